@@ -1,0 +1,1 @@
+"""Measures executors beside each other: ``python -m benchmarks``."""

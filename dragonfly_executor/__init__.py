@@ -1,0 +1,107 @@
+"""A `concurrent.futures.Executor` on an elastic pool of runners: machines that appear when they are needed.
+
+    from dragonfly_executor import DragonflyExecutor
+
+    with DragonflyExecutor() as executor:
+        future = executor.submit(pow, 2, 10)
+
+All names are loaded when they are first used (PEP 562): a runner imports this package too, and must start fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dragonfly_executor.versions import __version__
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.base import Backend, BootRequest, Node
+    from dragonfly_executor.backends.local import LocalBackend
+    from dragonfly_executor.errors import (
+        BootError,
+        BootTimeoutError,
+        CallDeserializationError,
+        CallSerializationError,
+        CallTimeoutError,
+        DragonflyError,
+        ForkedExecutorError,
+        FrameTooLargeError,
+        InitializerError,
+        NestingError,
+        PoisonCallError,
+        PoolBrokenError,
+        ProtocolError,
+        RemoteCallError,
+        ResultDeserializationError,
+        ResultSerializationError,
+        RunnerLostError,
+        VersionMismatchError,
+    )
+    from dragonfly_executor.executor import DragonflyExecutor
+    from dragonfly_executor.future import Future
+    from dragonfly_executor.options import CallOptions
+    from dragonfly_executor.parent import Parent
+    from dragonfly_executor.pool import Pool, call, cast, configure
+
+__all__ = [
+    "Backend",
+    "BootError",
+    "BootRequest",
+    "BootTimeoutError",
+    "CallDeserializationError",
+    "CallOptions",
+    "CallSerializationError",
+    "CallTimeoutError",
+    "DragonflyError",
+    "DragonflyExecutor",
+    "ForkedExecutorError",
+    "FrameTooLargeError",
+    "Future",
+    "InitializerError",
+    "LocalBackend",
+    "NestingError",
+    "Node",
+    "Parent",
+    "PoisonCallError",
+    "Pool",
+    "PoolBrokenError",
+    "ProtocolError",
+    "RemoteCallError",
+    "ResultDeserializationError",
+    "ResultSerializationError",
+    "RunnerLostError",
+    "VersionMismatchError",
+    "__version__",
+    "call",
+    "cast",
+    "configure",
+]
+
+_ROOMS = {
+    "Backend": "backends.base",
+    "BootRequest": "backends.base",
+    "CallOptions": "options",
+    "DragonflyExecutor": "executor",
+    "Future": "future",
+    "LocalBackend": "backends.local",
+    "Node": "backends.base",
+    "Parent": "parent",
+    "Pool": "pool",
+    "call": "pool",
+    "cast": "pool",
+    "configure": "pool",
+}
+"""Where each public name lives; what is not here is an error."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,133 @@
+"""Runners on this machine: each an agent process of its own, with the slots that it forks.
+
+The link is an inherited socket pair: there is no listener, and nothing to attack.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor import errors
+from dragonfly_executor.parent import VARIABLE
+from dragonfly_executor.runner import processes
+from dragonfly_executor.versions import usable_cpus
+
+MARKER = "DRAGONFLY_RUNNER"
+"""Environment variable that all processes of a runner inherit, so that they can be found when their agent is gone."""
+STOP_PATIENCE = 5.0
+"""Seconds that an agent gets to end by itself once its link is closed."""
+SWEEPS = 20
+
+
+class LocalBackend(Backend):
+    """Boots runners as processes of this machine, with this interpreter.
+
+    Args:
+        python: the interpreter to run; default the one that runs the parent. Its minor version must be the same.
+        env: variables that the runners get in addition to the parent's environment.
+    """
+
+    name = "local"
+    default_max = 1
+
+    def __init__(self, *, python: str | None = None, env: dict[str, str] | None = None) -> None:
+        self._python = python or sys.executable
+        self._env = dict(env or {})
+
+    def __repr__(self) -> str:
+        return f"LocalBackend(python={self._python!r})"
+
+    def default_slots(self) -> int | None:
+        """The CPUs that this process may use."""
+        return usable_cpus()
+
+    def boot(self, request: BootRequest) -> Node:
+        """Start an agent process; `BootError` if it cannot be started."""
+        own_end, agent_end = socket.socketpair()
+        marker = secrets.token_hex(8)
+        environment = {
+            **os.environ,
+            **self._env,
+            VARIABLE: request.parent.encode(),
+            MARKER: marker,
+            "DRAGONFLY_PARENT_PID": str(os.getpid()),
+        }
+        try:
+            process = subprocess.Popen(
+                self._command(agent_end.fileno()),
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                pass_fds=[agent_end.fileno()],
+                # A Ctrl-C at the terminal reaches the parent alone; what becomes of the calls is the parent's to say.
+                start_new_session=True,
+            )
+        except OSError as error:
+            own_end.close()
+            raise errors.BootError(f"cannot start {self._python}: {error}") from error
+        finally:
+            agent_end.close()
+        return LocalNode(process, own_end, f"{MARKER}={marker}".encode())
+
+    def _command(self, fd: int) -> list[str]:
+        # The package may be importable in the parent alone, through its sys.path: the agent is told where it is.
+        home = str(Path(__file__).resolve().parents[2])
+        code = (
+            "import sys\n"
+            f"sys.path.insert(0, {home!r})\n"
+            "from dragonfly_executor.runner.__main__ import main\n"
+            f"main(['--fd', '{fd}'])"
+        )
+        return [self._python, *_interpreter_flags(), "-c", code]
+
+
+class LocalNode(Node):
+    """An agent process and all that belongs to it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], stream: socket.socket, marker: bytes) -> None:
+        self.stream = stream
+        self._process = process
+        self._marker = marker
+
+    def __repr__(self) -> str:
+        return f"LocalNode(pid={self._process.pid})"
+
+    def stop(self) -> None:
+        """Wait until the agent has ended, or kill it; then whatever it could not take with it."""
+        try:
+            self._process.wait(STOP_PATIENCE)
+        except subprocess.TimeoutExpired:
+            processes.kill_tree(self._process.pid)
+            self._process.wait()
+        if self._process.returncode != 0:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Kill what outlived an agent that was killed itself."""
+        for _ in range(SWEEPS):
+            left = processes.members([self._process.pid], self._marker)
+            if not left:
+                return
+            for pid in left:
+                processes.kill(pid)
+
+
+def _interpreter_flags() -> list[str]:
+    """The flags of this interpreter that change what code does."""
+    flags = []
+    if sys.flags.optimize:
+        flags.append("-" + "O" * sys.flags.optimize)
+    if sys.flags.dont_write_bytecode:
+        flags.append("-B")
+    if sys.flags.isolated:
+        flags.append("-I")
+    elif sys.flags.no_user_site:
+        flags.append("-s")
+    if sys.flags.dev_mode:
+        flags.extend(("-X", "dev"))
+    return flags

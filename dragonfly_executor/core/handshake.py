@@ -1,0 +1,76 @@
+"""What the two ends tell each other before the first pickle: JSON, small, and never trusted.
+
+A runner says HELLO with its versions. The parent compares them with its own and answers WELCOME, with the numbers of the
+session, or REFUSE, with the reason. Bytecode and pickles of another minor version of Python do not fail cleanly, they crash
+or run wrong code, so a difference that matters ends the boot.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dragonfly_executor.errors import ProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What has to match, and what the parent wants to know of a machine."""
+
+    protocol: int
+    package: str
+    python: str
+    implementation: str
+    byteorder: str
+    cpus: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A runner's first frame."""
+
+    runner_id: str
+    versions: Versions
+
+
+def hello(runner_id: str, versions: Versions) -> bytes:
+    """HELLO's payload."""
+    return json.dumps({"runner": runner_id, "versions": asdict(versions)}).encode()
+
+
+def read_hello(payload: bytes) -> Hello:
+    """What a HELLO says; `ProtocolError` if it is none."""
+    try:
+        said = json.loads(payload)
+        fields = {name: kind(said["versions"][name]) for name, kind in _FIELDS.items()}
+        return Hello(str(said["runner"]), Versions(**fields))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ProtocolError(f"not a HELLO: {error}") from None
+
+
+_FIELDS: dict[str, Any] = {
+    "protocol": int,
+    "package": str,
+    "python": str,
+    "implementation": str,
+    "byteorder": str,
+    "cpus": int,
+    "pid": int,
+}
+
+
+def mismatch(parent: Versions, runner: Versions) -> str | None:
+    """Why these two must not exchange pickles, naming both sides; None where they may."""
+    for what in ("protocol", "python", "implementation", "byteorder"):
+        ours, theirs = getattr(parent, what), getattr(runner, what)
+        if ours != theirs:
+            return f"{what} is {ours} in the parent and {theirs} on the runner"
+    return None
+
+
+def welcome(*, lease: float, setup_timeout: float, slots: int, calls_per_slot: int) -> bytes:
+    """WELCOME's payload: seconds, seconds, calls at once, and calls in a slot's life (0 for any number)."""
+    session = {"lease": lease, "setup_timeout": setup_timeout, "slots": slots, "calls_per_slot": calls_per_slot}
+    return json.dumps(session).encode()

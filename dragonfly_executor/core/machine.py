@@ -1,0 +1,62 @@
+"""The machine that decides for a pool: an event goes in, actions come out.
+
+An event's facts are recorded first; then the whole state is reconciled. So a lost runner, a failed boot, a resize and a
+burst of calls need no code of their own.
+"""
+
+from __future__ import annotations
+
+from dragonfly_executor.core.actions import Action
+from dragonfly_executor.core.events import Event
+from dragonfly_executor.core.facts import RECORD
+from dragonfly_executor.core.ledger import Call
+from dragonfly_executor.core.reconcile import idle_deadline, reconcile
+from dragonfly_executor.core.state import PoolLimits, PoolState
+from dragonfly_executor.core.stats import PoolStats
+from dragonfly_executor.core.summary import summarize
+
+__all__ = ["Machine", "PoolLimits"]
+
+
+class Machine:
+    """The state of a pool, and what it decides.
+
+    Its state changes through `handle` only. It is deterministic: the same log of ``(event, now)`` gives the same
+    actions. It is total: any event in any state gives a list of actions, never an exception.
+    """
+
+    def __init__(self, limits: PoolLimits) -> None:
+        self.pool = PoolState(limits)
+        self._now = float("-inf")
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take in what happened.
+
+        Args:
+            event: what happened.
+            now: monotonic seconds; a time before that of the last event counts as that one.
+
+        Returns:
+            What is to be done, in order.
+        """
+        self._now = now = max(now, self._now)
+        pool = self.pool
+        RECORD[type(event)](pool, event, now)
+        reconcile(pool, now)
+        actions = pool.actions
+        pool.actions = []
+        return actions
+
+    def deadline(self) -> float | None:
+        """When `handle` is to be called next if nothing happens before, in monotonic seconds; None = never."""
+        pool = self.pool
+        times = (pool.ledger.deadline(), pool.back_off.until, idle_deadline(pool))
+        return min((when for when in times if when is not None), default=None)
+
+    def unsettled(self) -> list[Call]:
+        """Every call that was accepted and has no outcome yet, in order of arrival."""
+        return list(self.pool.ledger.calls.values())
+
+    def stats(self, now: float) -> PoolStats:
+        """How the pool stands at `now` (monotonic seconds)."""
+        return summarize(self.pool, now)

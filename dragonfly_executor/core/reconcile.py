@@ -1,0 +1,136 @@
+"""What follows from a pool's state, whatever brought it about: steps look at how things are, not at what happened."""
+
+from __future__ import annotations
+
+from dragonfly_executor.core import verdicts
+from dragonfly_executor.core.actions import Boot, CheckIdle, Closed, Send, Settle
+from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.ledger import Call
+from dragonfly_executor.core.scaling import boots_for, boots_needed
+from dragonfly_executor.core.state import PoolState
+
+
+def reconcile(pool: PoolState, now: float) -> None:
+    """Budgets that ended, retries that are due, calls for runners, boots, stops: in this order."""
+    ledger = pool.ledger
+    expire(pool, now)
+    ledger.release(now)
+    if ledger.queued:
+        assign(pool)
+    if ledger.settled:
+        pool.actions.append(Settle(ledger.settled))
+        ledger.settled = []
+    grow(pool, now)
+    shrink(pool, now)
+    ledger.sweep()
+
+
+def expire(pool: PoolState, now: float) -> None:
+    """Settle the calls that have used a budget up."""
+    for call in pool.ledger.expired(now):
+        pool.tally.timed_out += 1
+        pool.end(call, verdicts.budget_ended(call, now))
+
+
+def assign(pool: PoolState) -> None:
+    """Give queued calls to free slots, over all runners; only then to credit beyond slots."""
+    ledger, roster = pool.ledger, pool.roster
+    room = ledger.queued
+    capped = pool.workers_bind
+    if capped:
+        room = min(room, (pool.limits.max_workers or 0) - roster.in_flight)
+    sends: dict[int, list[Call]] = {}
+    for ahead in (False,) if capped else (False, True):
+        while room > 0:
+            picked = roster.pick(ahead=ahead)
+            if picked is None:
+                break
+            runner, count = picked
+            calls = ledger.take(min(count, room))
+            roster.place(runner, calls)
+            room -= len(calls)
+            if runner.id in sends:
+                sends[runner.id] += calls
+            else:
+                sends[runner.id] = calls
+    pool.actions += [Send(runner_id, calls) for runner_id, calls in sends.items()]
+
+
+def grow(pool: PoolState, now: float) -> None:
+    """Boot what the waiting calls need, and what is missing from `min`."""
+    roster = pool.roster
+    waiting = pool.ledger.queued + roster.ahead
+    if not waiting and roster.up + len(roster.booting) >= pool.keep:
+        return
+    if not pool.starts_calls or pool.back_off.holds(now):
+        return
+    workers = pool.limits.max_workers
+    count = boots_needed(
+        waiting=waiting,
+        up=roster.up,
+        booting=len(roster.booting),
+        total=len(roster.runners),
+        at_least=pool.keep,
+        at_most=pool.max,
+        slots_hint=pool.slots_hint,
+        slots_allowed=None if workers is None else workers - roster.slots,
+    )
+    for _ in range(count):
+        pool.tally.boots_attempted += 1
+        # Boots are counted, so their count is a number that no runner has had.
+        runner_id = pool.tally.boots_attempted
+        roster.add(runner_id)
+        pool.actions.append(Boot(runner_id))
+
+
+def shrink(pool: PoolState, now: float) -> None:
+    """Stop the runners that nothing needs, and end a shutdown that has nothing left to wait for."""
+    roster = pool.roster
+    if pool.mode is not None:
+        drain(pool)
+    excess = roster.up + len(roster.booting) - pool.max
+    if excess > 0 or roster.retiring:
+        retire(pool, excess)
+    while roster.idle:
+        after = pool.idle_limit()
+        runner = next(iter(roster.idle.values()))
+        if after is None or runner.idle_since + after > now:
+            break
+        if pool.limits.idle_check:
+            roster.ask(runner)
+            pool.actions.append(CheckIdle(runner.id))
+        else:
+            pool.stop_idle(runner)
+    if pool.mode is not None and not pool.closed and not roster.runners and not pool.ledger.calls:
+        pool.closed = True
+        pool.actions.append(Closed())
+
+
+def drain(pool: PoolState) -> None:
+    """During a shutdown, keep no runner and no boot that no call can need any more."""
+    roster, ledger = pool.roster, pool.ledger
+    demand = 0
+    # A call that is on a runner and waits there for a slot may come back, and be glad of another one's.
+    waits_there = False
+    if pool.mode is ShutdownMode.DRAIN:
+        demand = ledger.queued + ledger.delayed + roster.ahead
+        waits_there = roster.in_flight > roster.busy
+    if not demand and not waits_there:
+        for runner in [*roster.idle.values(), *roster.asked.values()]:
+            pool.stop(runner, "shutdown")
+    pool.abort_boots(len(roster.booting) - boots_for(demand, pool.slots_hint), "shutdown")
+
+
+def retire(pool: PoolState, excess: int) -> None:
+    """After a resize: abort boots, have idle runners go now, and busy ones once they have nothing left."""
+    excess -= pool.abort_boots(excess, "resized")
+    for runner in pool.roster.retire(max(0, excess)):
+        pool.stop(runner, "resized")
+
+
+def idle_deadline(pool: PoolState) -> float | None:
+    """When the next runner will have been idle for too long."""
+    after = pool.idle_limit()
+    if after is None or not pool.roster.idle:
+        return None
+    return next(iter(pool.roster.idle.values())).idle_since + after

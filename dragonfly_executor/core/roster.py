@@ -1,0 +1,249 @@
+"""The runners of a pool: what they are, what they have, and which of them takes the next call.
+
+Sums and orders are kept up to date as calls come and go, so that no event looks at runners that it does not concern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from heapq import heapify, heappop, heappush
+from typing import Final, TypeAlias
+
+from dragonfly_executor.core.ledger import SLACK, Call, CallState
+from dragonfly_executor.core.scaling import cost_after, cost_of_stuck, prefetch
+
+Room: TypeAlias = list[tuple[int, int]]
+
+
+class RunnerState(Enum):
+    """Where a runner is in its life."""
+
+    BOOTING = "booting"
+    UP = "up"
+    STOPPING = "stopping"
+    """It was told to go, or was lost, and still counts against ``max``."""
+
+
+class Runner:
+    """One runner.
+
+    Attributes:
+        id: its number in the pool.
+        state: where it is in its life.
+        slots: calls that it runs at once.
+        prefetch: calls that it may have beyond those.
+        in_flight: by id, the calls that were sent to it and have not left it; settled ones that it is still to end
+            among them, since they occupy their place.
+        cost: seconds that a call runs here, as far as is known.
+        round_trip: seconds to it and back.
+        idle_since: since when it has had no call; meaningful while it has none.
+        retiring: it takes no more calls, because the pool was made smaller.
+        done: calls that ended here.
+    """
+
+    __slots__ = (
+        "cost", "done", "id", "idle_since", "in_flight", "prefetch", "retiring", "round_trip", "slots", "state",
+    )  # fmt: skip
+
+    def __init__(self, id: int) -> None:  # noqa: A002
+        self.id = id
+        self.state: RunnerState = RunnerState.BOOTING
+        self.slots = 0
+        self.prefetch = 0
+        self.in_flight: dict[int, Call] = {}
+        self.cost: float | None = None
+        self.round_trip = 0.0
+        self.idle_since = 0.0
+        self.retiring = False
+        self.done = 0
+
+    def __repr__(self) -> str:
+        return f"<Runner {self.id} {self.state.value} {len(self.in_flight)}/{self.slots}+{self.prefetch}>"
+
+
+class Roster:
+    """All runners that exist.
+
+    Attributes:
+        runners: by id.
+        booting: those that boot, first boot first.
+        up: how many are up.
+        slots, busy, in_flight: over those that are up: their slots, the slots that have a call, their calls.
+        most_slots: the largest number of slots that a runner has had.
+        idle: those without a call, idle for the longest time first.
+        asked: those without a call that were asked whether they may go.
+        retiring: those that are up and take no more calls.
+    """
+
+    def __init__(self, *, single_use: bool) -> None:
+        self.runners: dict[int, Runner] = {}
+        self.booting: dict[int, Runner] = {}
+        self.up = 0
+        self.slots = 0
+        self.busy = 0
+        self.in_flight = 0
+        self.most_slots = 0
+        self.idle: dict[int, Runner] = {}
+        self.asked: dict[int, Runner] = {}
+        self.retiring: dict[int, Runner] = {}
+        self._single_use: Final = single_use
+        # Heaps of (calls in flight, id) of runners with a free slot, and with credit left beyond their slots. An entry
+        # whose number no longer is the runner's is passed over.
+        self._free: Room = []
+        self._spare: Room = []
+
+    @property
+    def ahead(self) -> int:
+        """Calls on runners beyond what their slots run, less what free slots could take of them."""
+        return max(0, self.in_flight - self.slots)
+
+    def add(self, runner_id: int) -> None:
+        """A runner boots."""
+        self.runners[runner_id] = self.booting[runner_id] = Runner(runner_id)
+
+    def came_up(self, runner: Runner, slots: int, now: float) -> None:
+        """A boot succeeded."""
+        del self.booting[runner.id]
+        runner.state = RunnerState.UP
+        runner.slots = 1 if self._single_use else max(1, slots)
+        runner.idle_since = now
+        self.up += 1
+        self.slots += runner.slots
+        self.most_slots = max(self.most_slots, runner.slots)
+        self.idle[runner.id] = runner
+        self._set_prefetch(runner)
+        self._list(runner)
+
+    def stop(self, runner: Runner) -> None:
+        """Nothing of this runner counts any more but that it exists."""
+        if runner.state is RunnerState.UP:
+            load = len(runner.in_flight)
+            self.up -= 1
+            self.slots -= runner.slots
+            self.in_flight -= load
+            self.busy -= min(load, runner.slots)
+            runner.in_flight.clear()
+        for group in (self.booting, self.idle, self.asked, self.retiring):
+            group.pop(runner.id, None)
+        runner.state = RunnerState.STOPPING
+
+    def forget(self, runner: Runner) -> None:
+        """The runner no longer exists."""
+        self.stop(runner)
+        del self.runners[runner.id]
+
+    # -- calls ---------------------------------------------------------------------------------------------------------
+
+    def pick(self, *, ahead: bool) -> tuple[Runner, int] | None:
+        """The least-loaded runner with a free slot (if `ahead`, with credit beyond its slots), and how many calls it may
+        take before another one has less. It must be given some, with `place`.
+        """
+        room = self._spare if ahead else self._free
+        while room:
+            load, runner_id = heappop(room)
+            runner = self.runners.get(runner_id)
+            if runner is None or len(runner.in_flight) != load or runner.state is not RunnerState.UP or runner.retiring:
+                continue
+            limit = runner.slots + runner.prefetch if ahead else runner.slots
+            if load >= limit:
+                continue
+            if room:
+                limit = min(limit, room[0][0] + 1)
+            return runner, max(1, limit - load)
+        return None
+
+    def place(self, runner: Runner, calls: Sequence[Call]) -> None:
+        """Put calls on a runner."""
+        in_flight, runner_id = runner.in_flight, runner.id
+        before = len(in_flight)
+        sent = CallState.SENT
+        for call in calls:
+            call.state = sent
+            call.runner = runner_id
+            in_flight[call.id] = call
+        if not before:
+            self.idle.pop(runner_id, None)
+            self.asked.pop(runner_id, None)
+        self._count(runner, before)
+
+    def left(self, runner: Runner, before: int, now: float) -> None:
+        """Calls have left a runner that had `before` of them."""
+        if not runner.in_flight and before:
+            self.rest(runner, now)
+        self._count(runner, before)
+
+    def rest(self, runner: Runner, now: float) -> None:
+        """The runner is idle, from now on."""
+        self.asked.pop(runner.id, None)
+        runner.idle_since = now
+        self.idle[runner.id] = runner
+
+    def ask(self, runner: Runner) -> None:
+        """The runner is being asked whether it may go."""
+        del self.idle[runner.id]
+        self.asked[runner.id] = runner
+
+    def _count(self, runner: Runner, before: int) -> None:
+        load, slots = len(runner.in_flight), runner.slots
+        self.in_flight += load - before
+        self.busy += min(load, slots) - min(before, slots)
+        self._list(runner)
+
+    def _list(self, runner: Runner) -> None:
+        load = len(runner.in_flight)
+        if load < runner.slots:
+            room = self._free
+        elif load < runner.slots + runner.prefetch:
+            room = self._spare
+        else:
+            return
+        heappush(room, (load, runner.id))
+        if len(room) > 4 * len(self.runners) + SLACK:
+            room[:] = {entry for entry in room if self._is_current(*entry)}
+            heapify(room)
+
+    def _is_current(self, load: int, runner_id: int) -> bool:
+        runner = self.runners.get(runner_id)
+        return runner is not None and runner.state is RunnerState.UP and len(runner.in_flight) == load
+
+    # -- what is learnt about a runner ---------------------------------------------------------------------------------
+
+    def ran(self, runner: Runner, seconds: float, count: int) -> None:
+        """Calls have run there for so many seconds together."""
+        runner.done += count
+        runner.cost = cost_after(runner.cost, seconds, count)
+        self._set_prefetch(runner)
+
+    def stuck(self, runner: Runner) -> None:
+        """Calls there were stuck behind a long one."""
+        runner.cost = cost_of_stuck(runner.cost, runner.round_trip)
+        self._set_prefetch(runner)
+
+    def answered_in(self, runner: Runner, seconds: float) -> None:
+        """A round trip to it took so many seconds."""
+        runner.round_trip = seconds
+        self._set_prefetch(runner)
+        self._list(runner)
+
+    def _set_prefetch(self, runner: Runner) -> None:
+        runner.prefetch = 0 if self._single_use else prefetch(runner.cost, runner.slots, runner.round_trip)
+
+    # -- a smaller pool ------------------------------------------------------------------------------------------------
+
+    def retire(self, count: int) -> list[Runner]:
+        """Have so many runners take no more calls, those with the fewest first. Returns those of them without any."""
+        while len(self.retiring) > count:
+            runner = self.retiring.popitem()[1]
+            runner.retiring = False
+            self._list(runner)
+        if len(self.retiring) < count:
+            staying = [r for r in self.runners.values() if r.state is RunnerState.UP and not r.retiring]
+            staying.sort(key=lambda runner: (len(runner.in_flight), -runner.id))
+            self._retire(staying[: count - len(self.retiring)])
+        return [runner for runner in self.retiring.values() if not runner.in_flight]
+
+    def _retire(self, runners: Iterable[Runner]) -> None:
+        for runner in runners:
+            runner.retiring = True
+            self.retiring[runner.id] = runner

@@ -1,0 +1,123 @@
+"""How many runners, and how many calls on each: functions from numbers to numbers."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Final
+
+PREFETCH_SPAN: Final = 0.005
+"""Seconds of work that a slot may have waiting behind its call: enough to hide a hop between processes, and little
+enough that a call which waits there while a slot elsewhere becomes free loses nothing that anybody notices."""
+MAX_PREFETCH: Final = 128
+"""Calls that a slot may have waiting at most."""
+NEAR: Final = 0.001
+"""Seconds of round trip below which a runner is as good as here."""
+WORTHWHILE: Final = 0.1
+"""The share of a call's run time that a round trip must come to before calls are sent ahead because of it."""
+MEMORY: Final = 8
+"""Results after which half of a runner's estimate of what a call costs is theirs."""
+STUCK_COST: Final = 0.010
+"""Seconds that a call is taken to cost where calls were stuck behind it: long enough that none is sent ahead."""
+
+
+def prefetch(cost: float | None, slots: int, round_trip: float = 0.0) -> int:
+    """How many calls a runner may have beyond those that its slots run.
+
+    Args:
+        cost: seconds that a call runs there; None = unknown, which gives one a slot.
+        slots: calls at once on it.
+        round_trip: seconds to the runner and back. While they pass a slot would stand idle after each call, so that
+            many seconds of work are sent ahead, where they matter beside the cost.
+    """
+    if cost is None:
+        return slots
+    each = 0
+    if cost < PREFETCH_SPAN:
+        each = MAX_PREFETCH if cost * MAX_PREFETCH <= PREFETCH_SPAN else max(1, int(PREFETCH_SPAN / cost))
+    if round_trip > NEAR and round_trip > WORTHWHILE * cost:
+        each = MAX_PREFETCH if cost * MAX_PREFETCH <= round_trip else max(each, ceil(round_trip / cost))
+    return slots * each
+
+
+def cost_after(cost: float | None, seconds: float, count: int) -> float:
+    """A runner's cost of a call, once `count` more of them have run for `seconds` together."""
+    if cost is None:
+        return seconds / count
+    return cost + (seconds / count - cost) * count / (count + MEMORY)
+
+
+def cost_of_stuck(cost: float | None, round_trip: float) -> float:
+    """A runner's cost of a call, once it has given back calls that were stuck: so high that none is sent ahead."""
+    return max(cost or 0.0, STUCK_COST, 2 * round_trip / WORTHWHILE)
+
+
+def boots_for(waiting: int, slots_hint: int) -> int:
+    """How many runners of that many slots it takes to hold the waiting calls."""
+    return -(-waiting // slots_hint) if waiting > 0 else 0
+
+
+def boots_needed(
+    *,
+    waiting: int,
+    up: int,
+    booting: int,
+    total: int,
+    at_least: int,
+    at_most: int,
+    slots_hint: int,
+    slots_allowed: int | None,
+) -> int:
+    """How many boots to start now.
+
+    Args:
+        waiting: calls for which no slot is free.
+        up, booting, total: runners that are up, that boot, and all that exist, stopping ones included.
+        at_least, at_most: runners to keep, and to have at most.
+        slots_hint: slots that a runner is expected to have.
+        slots_allowed: slots that may be added before ``max_workers`` makes more of them useless; None = any number.
+    """
+    wanted = boots_for(waiting, slots_hint) - booting
+    if slots_allowed is not None:
+        wanted = min(wanted, boots_for(slots_allowed, slots_hint) - booting)
+    wanted = max(wanted, at_least - up - booting)
+    return max(0, min(wanted, at_most - total))
+
+
+class BackOff:
+    """The pause after failed boots, and their count. A voice of caution that is handed the time.
+
+    Attributes:
+        failures: boots that failed in a row.
+        until: monotonic seconds before which nothing boots, or None.
+    """
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.until: float | None = None
+
+    def failed(self, until: float | None = None) -> None:
+        """A boot came to nothing; `until` is when the next may begin."""
+        self.failures += 1
+        if until is not None and (self.until is None or until > self.until):
+            self.until = until
+
+    def succeeded(self) -> None:
+        """A boot worked: whatever was wrong is over."""
+        self.failures = 0
+        self.until = None
+
+    def gave_up(self) -> int:
+        """Start counting anew, and say how many boots had failed. The pause stays, or `min` would boot without any."""
+        failures, self.failures = self.failures, 0
+        return failures
+
+    def demanded(self) -> None:
+        """Somebody asks again after the pool gave up: the first boot need not wait."""
+        if self.failures == 0:
+            self.until = None
+
+    def holds(self, now: float) -> bool:
+        """Whether boots must wait."""
+        if self.until is not None and self.until <= now:
+            self.until = None
+        return self.until is not None

@@ -1,0 +1,202 @@
+"""The state of a pool, and the small steps that both the facts and the reconciling are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from dragonfly_executor.core import verdicts
+from dragonfly_executor.core.actions import CANCELLED, Action, Kill, Stop
+from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.ledger import Call, CallState, Ledger
+from dragonfly_executor.core.roster import Roster, Runner, RunnerState
+from dragonfly_executor.core.scaling import BackOff
+from dragonfly_executor.core.stats import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """What a pool may do. Durations are seconds; None = never, or no limit.
+
+    Args:
+        min: runners that are kept.
+        max: runners at most, those that boot and those that stop counted in.
+        max_workers: calls at once over the whole pool.
+        slots_hint: slots that a runner is expected to have, until one has been seen.
+        idle_after: how long a runner above `min` may be idle.
+        min_idle_after: how long the `min` runners may be; one that stopped for it is booted again when calls come.
+        idle_check: ask the runner before it is stopped for being idle.
+        single_use: a runner takes one call and goes.
+        max_boot_failures: failed boots in a row, with no runner up, after which waiting calls fail.
+        shutdown_grace: seconds that a runner may take to go.
+    """
+
+    min: int = 0
+    max: int = 1
+    max_workers: int | None = None
+    slots_hint: int = 1
+    idle_after: float | None = 30.0
+    min_idle_after: float | None = None
+    idle_check: bool = False
+    single_use: bool = False
+    max_boot_failures: int = 3
+    shutdown_grace: float = 30.0
+
+
+class PoolState:
+    """What is known of a pool.
+
+    Attributes:
+        limits: as they were given. min, max: as they are now.
+        ledger, roster: its calls and its runners.
+        back_off: the pause after failed boots.
+        mode: how it shuts down, or None. closed: whether that has ended.
+        broken: the error that broke it, or None.
+        resting: runners within `min` that went for being idle; `min` counts for that much less until calls come.
+        tally: what is only counted.
+        last_boot_error: of the last boot that failed.
+        actions: what is to be done, since the driver was told last.
+    """
+
+    def __init__(self, limits: PoolLimits) -> None:
+        self.limits: Final = limits
+        self.min = min(limits.min, limits.max)
+        self.max = limits.max
+        self.ledger: Final = Ledger()
+        self.roster: Final = Roster(single_use=limits.single_use)
+        self.back_off: Final = BackOff()
+        self.tally: Final = Tally()
+        self.mode: ShutdownMode | None = None
+        self.closed = False
+        self.broken: Exception | None = None
+        self.resting = 0
+        self.last_boot_error: Exception | None = None
+        self.actions: list[Action] = []
+
+    # -- what holds now ------------------------------------------------------------------------------------------------
+
+    @property
+    def starts_calls(self) -> bool:
+        """Whether calls that wait may still be started."""
+        return self.broken is None and (self.mode is None or self.mode is ShutdownMode.DRAIN)
+
+    @property
+    def keep(self) -> int:
+        """How many runners to keep whether there are calls or not."""
+        return 0 if self.mode is not None or self.broken is not None else self.min - self.resting
+
+    @property
+    def slots_hint(self) -> int:
+        """How many slots the next runner is expected to have."""
+        return 1 if self.limits.single_use else max(1, self.roster.most_slots or self.limits.slots_hint)
+
+    @property
+    def workers_bind(self) -> bool:
+        """Whether runners have more slots than ``max_workers`` lets run."""
+        workers = self.limits.max_workers
+        return workers is not None and self.roster.slots > workers
+
+    def idle_limit(self) -> float | None:
+        """How long the runner that is next to be stopped for being idle may be so."""
+        roster = self.roster
+        within_min = roster.up - len(roster.asked) <= (self.min if self.mode is None else 0)
+        return self.limits.min_idle_after if within_min else self.limits.idle_after
+
+    # -- calls ---------------------------------------------------------------------------------------------------------
+
+    def end(self, call: Call, outcome: object) -> None:
+        """Settle a call wherever it is. On a runner it keeps its place until it has left its slot."""
+        if call.runner is not None:
+            self.actions.append(Kill(call.runner, call))
+        self.ledger.settle(call, outcome)
+
+    def cancel(self, calls: Iterable[Call]) -> None:
+        """Give calls up."""
+        for call in calls:
+            self.tally.cancelled += 1
+            self.end(call, CANCELLED)
+
+    def fail(self, calls: Iterable[Call], error: Exception) -> None:
+        """Settle calls with the error of what would have carried them."""
+        for call in calls:
+            self.tally.failed += 1
+            self.ledger.settle(call, error)
+
+    def may_retry(self, call: Call) -> bool:
+        """Whether the call has an attempt left that may still be made."""
+        return call.attempt <= call.limits.retries and self.starts_calls
+
+    def retry(self, call: Call, now: float) -> None:
+        """Give a call its next attempt."""
+        self.tally.retried += 1
+        self.ledger.retry(call, now)
+
+    def hit(self, call: Call, error: Exception, now: float) -> None:
+        """What ran a call died, and the call may have started: that costs it an attempt."""
+        if call.state is CallState.SETTLED:
+            return
+        call.deaths += 1
+        if self.may_retry(call):
+            self.retry(call, now)
+        elif call.limits.retries and call.deaths == call.attempt > call.limits.retries:
+            self.fail((call,), verdicts.poisoned(call, error))
+        else:
+            self.fail((call,), error)
+
+    def never_started(self, call: Call, now: float) -> None:
+        """A call came back that did not run: it takes its place in the queue again, and loses nothing."""
+        if self.starts_calls:
+            self.ledger.requeue(call, now)
+        else:
+            self.tally.cancelled += 1
+            self.ledger.settle(call, CANCELLED)
+
+    # -- runners -------------------------------------------------------------------------------------------------------
+
+    def stop(self, runner: Runner, reason: str, grace: float | None = None) -> None:
+        """Have a runner go; at most once. `grace`: seconds, default the pool's."""
+        if runner.state is not RunnerState.STOPPING:
+            self.roster.stop(runner)
+            self.actions.append(Stop(runner.id, self.limits.shutdown_grace if grace is None else grace, reason))
+
+    def stop_all(self, reason: str) -> None:
+        """Have all runners go at once."""
+        for runner in list(self.roster.runners.values()):
+            self.stop(runner, reason, 0.0)
+
+    def stop_idle(self, runner: Runner) -> None:
+        """Have a runner go because nothing has run there for long."""
+        if self.roster.up <= self.min:
+            self.resting = min(self.min, self.resting + 1)
+        self.stop(runner, "idle")
+
+    def abort_boots(self, count: int, reason: str) -> int:
+        """Abort so many boots at most, the latest first; how many it were."""
+        count = max(0, min(count, len(self.roster.booting)))
+        for runner in list(self.roster.booting.values())[len(self.roster.booting) - count :]:
+            self.stop(runner, reason, 0.0)
+        return count
+
+    def lose(self, runner: Runner, error: Exception, now: float, next_boot: float) -> None:
+        """A runner is no more, or its boot came to nothing; `next_boot`: when the next one may begin in that case."""
+        state, calls = runner.state, list(runner.in_flight.values())
+        self.roster.stop(runner)
+        if state is RunnerState.BOOTING:
+            self._boot_failed(error, next_boot)
+        for call in calls:
+            self.hit(call, error, now)
+
+    def _boot_failed(self, error: Exception, next_boot: float) -> None:
+        self.tally.boots_failed += 1
+        self.last_boot_error = error
+        self.back_off.failed(next_boot)
+        if self.roster.up:
+            return
+        # Versions that do not fit will not fit the next time either: no reboot can help.
+        hopeless = verdicts.is_hopeless(error)
+        if hopeless or (self.back_off.failures >= self.limits.max_boot_failures and not self.roster.booting):
+            failures = self.back_off.gave_up()
+            waiting = self.ledger.waiting()
+            if waiting:
+                self.fail(waiting, verdicts.no_runner(error, failures))

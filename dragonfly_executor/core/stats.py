@@ -1,0 +1,100 @@
+"""How a pool stands, in numbers that answer "why did it not scale?"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class Tally:
+    """What is only counted. The names are those of `PoolStats`."""
+
+    __slots__ = ("boots_attempted", "boots_failed", "cancelled", "done", "failed", "retried", "stale", "timed_out")
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.failed = 0
+        self.cancelled = 0
+        self.timed_out = 0
+        self.retried = 0
+        self.stale = 0
+        self.boots_attempted = 0
+        self.boots_failed = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerStats:
+    """One runner: its number, "booting", "up" or "stopping", its slots, its calls, and how many ended on it."""
+
+    id: int
+    state: str
+    slots: int
+    in_flight: int
+    calls_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """A snapshot of a pool.
+
+    Attributes:
+        min, max: the bounds on runners, as they are now.
+        runners_up, runners_booting, runners_stopping: runners by state; idle ones are up and have no call.
+        runners: each of them.
+        slots_busy, slots_free: slots of runners that are up.
+        calls_queued: wait for a slot. calls_delayed: wait for the end of a retry's delay.
+        calls_sent: are on runners, started or not; those that slots have begun are calls_running.
+        calls_done: ended with an answer from a runner, be it a value or an error of their own.
+        calls_failed: ended because of what carries them: a lost runner, a failed boot, a broken pool.
+        calls_cancelled, calls_timed_out: given up by the user, and by a budget.
+        calls_retried: retries begun.
+        stale: messages that came too late to matter.
+        boots_attempted, boots_failed: since the pool began.
+        last_boot_error: the last one's text, or None.
+        back_off_until: monotonic seconds before which nothing boots, or None.
+        limits_that_bind: what keeps waiting calls from more runners: "max", "max_workers", "back-off", "shutdown",
+            "broken".
+    """
+
+    min: int
+    max: int
+    runners_up: int
+    runners_booting: int
+    runners_stopping: int
+    runners_idle: int
+    runners: tuple[RunnerStats, ...]
+    slots_busy: int
+    slots_free: int
+    calls_queued: int
+    calls_delayed: int
+    calls_sent: int
+    calls_running: int
+    calls_done: int
+    calls_failed: int
+    calls_cancelled: int
+    calls_timed_out: int
+    calls_retried: int
+    stale: int
+    boots_attempted: int
+    boots_failed: int
+    last_boot_error: str | None
+    back_off_until: float | None
+    limits_that_bind: tuple[str, ...]
+
+    @property
+    def explain(self) -> str:
+        """One line: what waits, what there is to run it, and what keeps it from being more."""
+        runners = f"{self.runners_up} of at most {self.max} runners up"
+        if self.runners_booting:
+            runners += f", {self.runners_booting} booting"
+        if self.runners_stopping:
+            runners += f", {self.runners_stopping} stopping"
+        slots = f"{self.slots_busy} of {self.slots_busy + self.slots_free} slots busy"
+        waiting = f"{self.calls_queued} calls wait"
+        if self.calls_delayed:
+            waiting += f" and {self.calls_delayed} for their retry"
+        text = f"{waiting}; {runners}; {slots}"
+        if self.limits_that_bind:
+            text += f"; held by {', '.join(self.limits_that_bind)}"
+        if self.last_boot_error is not None and (self.back_off_until is not None or not self.runners_up):
+            text += f"; last boot error: {self.last_boot_error}"
+        return text

@@ -1,0 +1,63 @@
+"""How a pool stands, told from its state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dragonfly_executor.core.ledger import CallState
+from dragonfly_executor.core.roster import Runner
+from dragonfly_executor.core.state import PoolState
+from dragonfly_executor.core.stats import PoolStats, RunnerStats
+
+
+def summarize(pool: PoolState, now: float) -> PoolStats:
+    """A snapshot of the pool at `now`. It counts the calls on runners, so it takes its time on a busy pool."""
+    ledger, roster, tally = pool.ledger, pool.roster, pool.tally
+    states = [call.state for call in ledger.calls.values()]
+    started = states.count(CallState.STARTED)
+    holds = pool.back_off.holds(now)
+    return PoolStats(
+        min=pool.min,
+        max=pool.max,
+        runners_up=roster.up,
+        runners_booting=len(roster.booting),
+        runners_stopping=len(roster.runners) - roster.up - len(roster.booting),
+        runners_idle=len(roster.idle) + len(roster.asked),
+        runners=tuple(_runner(runner) for runner in roster.runners.values()),
+        slots_busy=roster.busy,
+        slots_free=roster.slots - roster.busy,
+        calls_queued=ledger.queued,
+        calls_delayed=ledger.delayed,
+        calls_sent=states.count(CallState.SENT) + started,
+        calls_running=started,
+        calls_done=tally.done,
+        calls_failed=tally.failed,
+        calls_cancelled=tally.cancelled,
+        calls_timed_out=tally.timed_out,
+        calls_retried=tally.retried,
+        stale=tally.stale,
+        boots_attempted=tally.boots_attempted,
+        boots_failed=tally.boots_failed,
+        last_boot_error=None if pool.last_boot_error is None else str(pool.last_boot_error),
+        back_off_until=pool.back_off.until if holds else None,
+        limits_that_bind=tuple(_binding(pool, holds)),
+    )
+
+
+def _runner(runner: Runner) -> RunnerStats:
+    return RunnerStats(runner.id, runner.state.value, runner.slots, len(runner.in_flight), runner.done)
+
+
+def _binding(pool: PoolState, holds: bool) -> Iterator[str]:
+    roster, workers = pool.roster, pool.limits.max_workers
+    waits = pool.ledger.queued + roster.ahead > 0
+    if waits and len(roster.runners) >= pool.max:
+        yield "max"
+    if waits and workers is not None and roster.slots + len(roster.booting) * pool.slots_hint >= workers:
+        yield "max_workers"
+    if holds:
+        yield "back-off"
+    if pool.mode is not None:
+        yield "shutdown"
+    if pool.broken is not None:
+        yield "broken"

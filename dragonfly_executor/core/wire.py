@@ -1,0 +1,174 @@
+"""Bytes <-> frames.
+
+One frame is a fixed plain header and an opaque payload:
+
+    kind     u8    what the frame is (`Kind`)
+    flags    u8    `Flag` bits
+    attempt  u16   which attempt of the call, 1 for the first; 0 where no call is meant
+    detail   u32   a number whose meaning the kind gives
+    call id  u64   the call; 0 where no call is meant
+    length   u64   bytes of payload that follow
+
+The same frames travel on both hops (parent to agent, agent to slot), so an agent forwards them as they are. Ids and
+lengths stand outside the pickle: a payload that cannot be opened fails one call, and the stream stays in step.
+
+No frame is longer than `MAX_FRAME`. What is larger than `MAX_INLINE` travels as a head that carries `Flag.LARGE` and
+`Flag.MORE`, whose payload ends with the total length, and chunks, of which the last lacks `Flag.MORE`. So control frames
+always find a gap, and nothing is ever allocated from a length that the peer claims.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum, IntFlag
+from typing import NamedTuple
+
+from dragonfly_executor.errors import ProtocolError
+
+PROTOCOL_VERSION = 1
+HEADER = struct.Struct("!BBHIQQ")
+HEADER_SIZE = HEADER.size
+MAX_HANDSHAKE_FRAME = 4 * 1024
+MAX_INLINE = 64 * 1024
+"""Largest payload that travels in one frame; a call's packet to a slot must also fit a default socket buffer."""
+CHUNK_SIZE = 256 * 1024
+MAX_FRAME = 1024 * 1024
+MAX_DETAIL = 2**32 - 1
+LIMITS = struct.Struct("!dd")
+"""What `Flag.LIMITS` puts in front of a call: seconds left of its budget, seconds it may run (infinity for none)."""
+TOTAL = struct.Struct("!Q")
+"""What `Flag.LARGE` puts at the end of a head's payload: how many bytes the chunks will carry."""
+
+
+class Kind(IntEnum):
+    """What a frame is. The arrows say who sends it; `detail` is 0 unless said."""
+
+    HELLO = 1  # runner -> parent: JSON, versions and what the runner is
+    WELCOME = 2  # parent -> runner: JSON, the session's numbers
+    REFUSE = 3  # parent -> runner: JSON, why not; the link ends
+    SETUP = 4  # parent -> agent: what each slot needs before its first call; Flag.MORE until the last part
+    PING = 5  # both ways: answered by PONG with the same detail
+    PONG = 6
+    CALL = 7  # parent -> agent -> slot
+    CHUNK = 8  # a piece of a large payload, of the call named
+    PULL = 9  # slot's side -> parent: send `detail` more chunks of this call
+    KILL = 10  # parent -> agent: stop this call
+    STOP = 11  # parent -> agent: go away; detail = milliseconds that running calls may take
+    READY = 12  # slot -> agent: the initializer is done, calls may come
+    STARTED = 13  # agent -> parent: the call is running
+    RESULT = 14  # slot -> agent -> parent: detail = microseconds that the call took
+    RETURNED = 15  # agent -> parent: the call was never started; here it is back
+    LOST = 16  # agent -> parent: JSON, the call's slot died under it
+    TIMED_OUT = 17  # agent -> parent: the call was stopped at its limit
+    GONE = 18  # agent -> parent: the call that KILL named is no longer here
+    SETUP_FAILED = 19  # slot -> agent -> parent: the initializer failed; an error payload, or JSON without Flag.ERROR
+    CHECK_IDLE = 20  # parent -> agent: run this check in a slot
+    IDLE = 21  # agent -> parent: detail = 1 where the check says that the runner may go
+    SLOT_UP = 22  # agent -> parent: detail = the process id of a new slot
+    SLOT_DOWN = 23  # agent -> parent: detail = the process id of a slot that ended
+    BYE = 24  # agent -> parent: this runner goes now, and nothing is left on it
+
+
+class Flag(IntFlag):
+    """Bits of a frame's flags."""
+
+    ERROR = 1  # the payload is an error
+    RETRYABLE = 2  # ... which the caller said may be tried again
+    MORE = 4  # chunks follow
+    LIMITS = 8  # the payload starts with `LIMITS`
+    LARGE = 16  # the payload ends with `TOTAL`
+
+
+KIND_NUMBERS = frozenset(int(kind) for kind in Kind)
+
+
+class Frame(NamedTuple):
+    """One frame as it arrived; `raw` is header and payload together, so that it can be forwarded as it is."""
+
+    kind: int
+    flags: int
+    attempt: int
+    detail: int
+    call_id: int
+    raw: bytes
+
+    @property
+    def payload(self) -> memoryview:
+        """The payload, not copied."""
+        return memoryview(self.raw)[HEADER_SIZE:]
+
+
+def encode(
+    kind: int, call_id: int = 0, payload: bytes = b"", *, flags: int = 0, attempt: int = 0, detail: int = 0
+) -> bytes:
+    """One frame as bytes."""
+    return HEADER.pack(kind, flags, attempt, detail, call_id, len(payload)) + payload
+
+
+class Decoder:
+    """Turns bytes, split anywhere, into frames.
+
+    `feed` raises `ProtocolError` and nothing else; after an error the decoder stays in error, since a stream that is out
+    of step cannot be trusted again. It holds at most what has arrived.
+    """
+
+    def __init__(self, max_frame: int = MAX_FRAME, *, one_by_one: bool = False) -> None:
+        self.max_frame = max_frame
+        self.one_by_one = one_by_one
+        """Whether `feed` gives one frame at a time: the limit for the next one may hang on what this one says."""
+        self._pending = bytearray()
+        self._failure: str | None = None
+
+    @property
+    def pending(self) -> int:
+        """Bytes of an incomplete frame."""
+        return len(self._pending)
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that are complete with `data`."""
+        if self._failure is not None:
+            raise ProtocolError(self._failure)
+        if self._pending:
+            self._pending += data
+            if not self._complete():
+                return []
+            data = bytes(self._pending)
+        frames: list[Frame] = []
+        position = self._split(data, frames)
+        self._pending = bytearray(data[position:]) if position < len(data) else bytearray()
+        return frames
+
+    def _complete(self) -> bool:
+        """Whether the pending bytes hold a whole frame: without this check a long frame would be copied at each read."""
+        if len(self._pending) < HEADER_SIZE:
+            return False
+        header = HEADER.unpack_from(self._pending)
+        self._check(header[0], header[5])
+        return bool(len(self._pending) >= HEADER_SIZE + header[5])
+
+    def _check(self, kind: int, length: int) -> None:
+        if kind not in KIND_NUMBERS:
+            self._fail(f"unknown kind of frame: {kind}")
+        if length > self.max_frame:
+            self._fail(f"frame of {length} bytes, where {self.max_frame} are allowed")
+
+    def _fail(self, reason: str) -> None:
+        self._failure = reason
+        self._pending = bytearray()
+        raise ProtocolError(reason)
+
+    def _split(self, data: bytes, frames: list[Frame]) -> int:
+        position, end = 0, len(data)
+        unpack, limit, known, append = HEADER.unpack_from, self.max_frame, KIND_NUMBERS, frames.append
+        while end - position >= HEADER_SIZE:
+            kind, flags, attempt, detail, call_id, length = unpack(data, position)
+            if length > limit or kind not in known:
+                self._check(kind, length)
+            after = position + HEADER_SIZE + length
+            if after > end:
+                break
+            append(Frame(kind, flags, attempt, detail, call_id, data[position:after]))
+            position = after
+            if self.one_by_one:
+                break
+        return position

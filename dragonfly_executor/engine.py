@@ -1,0 +1,381 @@
+"""The parent's driver: one thread that owns all of a pool's state, feeds the core, and carries out what it decides."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import InvalidStateError
+from itertools import count
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dragonfly_executor import errors
+from dragonfly_executor.core import actions, events
+from dragonfly_executor.core.ledger import Call, CallLimits
+from dragonfly_executor.core.machine import Machine, PoolLimits
+from dragonfly_executor.future import Future, Outcome, Unopened
+from dragonfly_executor.lifecycle import ForkGuard, watch_exit
+from dragonfly_executor.narrator import Narrator
+from dragonfly_executor.runner_link import RunnerLink, Said, sendable
+from dragonfly_executor.runners import Runners
+from dragonfly_executor.threads import Crew
+from dragonfly_executor.transport.loop import Loop, Timer
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.core.stats import PoolStats
+    from dragonfly_executor.options import PoolOptions
+    from dragonfly_executor.payload import CallCodec
+
+T = TypeVar("T")
+JOIN_PATIENCE = 5.0
+"""Seconds after which a thread that does not end is complained about."""
+
+
+class Engine:
+    """Runs a pool's calls.
+
+    `submit`, `cancel`, `post`, `ask` and `shut_down` may be called from any thread; everything else belongs to the engine
+    thread, which starts with the first submit, or with `start`.
+    """
+
+    def __init__(self, options: PoolOptions, limits: PoolLimits, backend: Backend, codec: CallCodec) -> None:
+        self.options = options
+        self.codec = codec
+        self.forked = False
+        self._backend = backend
+        self._machine = Machine(limits)
+        # Reentrant: a garbage collection inside it may shut this very pool down.
+        self._lock = threading.RLock()
+        self._inbox: deque[Call] = deque()
+        self._inbox_is_due = False
+        self._refusal: str | None = None
+        self._failure: Exception | None = None
+        self._ids = count(1)
+        self._initializer = self._encode_initializer()
+        self._thread: threading.Thread | None = None
+        self._thread_id = 0
+        self._timer: Timer | None = None
+        self._loop: Loop
+        self._callbacks: Crew
+        self._runners: Runners
+        self._narrator: Narrator
+        self._do: dict[type, Callable[[Any], None]] = {
+            actions.Send: self._send,
+            actions.Settle: self._settle,
+            actions.Kill: self._kill,
+            actions.Boot: self._boot,
+            actions.Stop: self._stop,
+            actions.CheckIdle: self._check_idle,
+            actions.Closed: self._closed,
+        }
+        ForkGuard.of_this_process().add(self)
+
+    def _encode_initializer(self) -> bytes:
+        if self.options.initializer is None:
+            return b""
+        return b"".join(self.codec.encode_call(self.options.initializer, tuple(self.options.initargs), {}))
+
+    # -- from any thread ----------------------------------------------------------------------------------------------
+
+    def submit(self, parts: Sequence[bytes | memoryview], limits: CallLimits) -> Future[Any]:
+        """Accept a call.
+
+        Raises:
+            RuntimeError: the pool is shut down, or broken (`PoolBrokenError`), or belongs to another process
+                (`ForkedExecutorError`).
+            FrameTooLargeError: the payload is over ``max_payload``.
+        """
+        payload = sendable(parts)
+        if type(payload) is not bytes:
+            self._check_size(payload)
+        future: Future[Any] = Future(self)
+        call = Call(next(self._ids), payload, future, limits)
+        future.attach(call)
+        if self.forked:
+            raise errors.ForkedExecutorError("this pool belongs to the process that forked; make a new one here")
+        with self._lock:
+            self.check_open()
+            if self._thread is None:
+                self._start_thread()
+            self._inbox.append(call)
+            if self._inbox_is_due:
+                return future
+            self._inbox_is_due = True
+        self._loop.call_soon_threadsafe(self._take_inbox)
+        return future
+
+    def check_open(self) -> None:
+        """Raise what a submit would raise now."""
+        if self.forked:
+            raise errors.ForkedExecutorError("this pool belongs to the process that forked; make a new one here")
+        if self._failure is not None:
+            raise self._failure
+        if self._refusal is not None:
+            raise RuntimeError(self._refusal)
+
+    def _check_size(self, payload: Sequence[bytes | memoryview]) -> None:
+        size = sum(map(len, payload))
+        if size > self.options.max_payload:
+            raise errors.FrameTooLargeError(
+                f"the call's arguments take {size} bytes, and max_payload is {self.options.max_payload}"
+            )
+
+    def start(self) -> None:
+        """Start the thread before the first submit, as a pool with ``min`` runners does."""
+        with self._lock:
+            if self._thread is None and self._refusal is None:
+                self._start_thread()
+        self.post(events.Tick())
+
+    def cancel(self, call: Call) -> None:
+        """Stop a call whose future was cancelled."""
+        if not self.forked:
+            self.post(events.CancelRequested((call.id,)))
+
+    def post(self, event: object) -> None:
+        """Hand the core an event."""
+        if self._thread is not None:
+            self._loop.call_soon_threadsafe(lambda: self._handle(event))
+
+    def ask(self, question: Callable[[Machine], T]) -> T:
+        """The answer to a question about the pool's state, given on the engine thread."""
+        thread = self._thread
+        if thread is None or not thread.is_alive() or threading.get_ident() == self._thread_id:
+            return question(self._machine)
+        answers: SimpleQueue[T] = SimpleQueue()
+        self._loop.call_soon_threadsafe(lambda: answers.put(question(self._machine)))
+        while thread.is_alive():
+            try:
+                return answers.get(timeout=JOIN_PATIENCE)
+            except Empty:  # the thread may have ended in between
+                continue
+        return question(self._machine)
+
+    def stats(self) -> PoolStats:
+        """How the pool stands."""
+        return self.ask(lambda machine: machine.stats(Loop.time()))
+
+    def deferred(self, callback: Callable[[Any], object]) -> Callable[[Any], object]:
+        """The callback, made to run on the callback thread where the engine thread would run it."""
+
+        def run(future: Any) -> object:
+            if threading.get_ident() == self._thread_id:
+                return self._callbacks.run(callback, future)
+            return callback(future)
+
+        return run
+
+    def shut_down(self, mode: events.ShutdownMode, reason: str = "cannot schedule new futures after shutdown") -> None:
+        """Accept no more calls and go, the way `mode` says. Returns at once; `join` waits."""
+        if self.forked:
+            return
+        with self._lock:
+            if self._refusal is None:
+                self._refusal = reason
+        self.post(events.ShutdownRequested(mode))
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until nothing of the pool is left: no runner, no thread. Complains about a thread that stays."""
+        thread = self._thread
+        if thread is None or self.forked or threading.get_ident() == self._thread_id:
+            return
+        thread.join(timeout)
+        if thread.is_alive():
+            return
+        for left in (*self._runners.crew.join(JOIN_PATIENCE), *self._callbacks.join(JOIN_PATIENCE)):
+            self._narrator.complain(f"thread {left} has not ended; what it runs blocks")
+
+    def abandon_in_forked_child(self) -> None:
+        """Forget everything without a goodbye: it all belongs to the process that forked."""
+        self.forked = True
+        if self._thread is None:
+            return
+        for fd in (*self._runners.descriptors(), *self._loop.descriptors()):
+            try:
+                os.close(fd)
+            except OSError:
+                continue  # the parent was just closing it
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def _start_thread(self) -> None:
+        """All threads are started here, at the first call: at interpreter exit none can be."""
+        name = f"dragonfly-{self.options.name}"
+        self._loop = Loop()
+        self._narrator = Narrator(self.options, self._machine)
+        self._callbacks = Crew(f"{name}-callbacks", 1, self._narrator.callback_failed)
+        self._narrator.run_on(self._callbacks)
+        setup = self.codec.setup()
+        self._runners = Runners(self, self._backend, self._loop, setup, self._initializer, self._narrator)
+        self._thread = threading.Thread(target=self._run, name=f"{name}-engine", daemon=True)
+        self._thread.start()
+        watch_exit(self)
+
+    def _run(self) -> None:
+        self._thread_id = threading.get_ident()
+        try:
+            self._loop.run()
+        except BaseException as error:
+            self._collapse(error)
+        finally:
+            self._callbacks.close()
+            self._runners.crew.close()
+            self._loop.close()
+
+    def _take_inbox(self) -> None:
+        # The flag falls first: a submit after that asks for a pass of its own.
+        self._inbox_is_due = False
+        calls = []
+        inbox = self._inbox
+        while inbox:
+            calls.append(inbox.popleft())
+        if calls:
+            self._handle(events.Submitted(calls))
+
+    def _handle(self, event: Any) -> None:
+        now = self._loop.time()
+        for action in self._machine.handle(event, now):
+            self._do[type(action)](action)
+        self._arm_timer()
+
+    def _arm_timer(self) -> None:
+        """See to it that the core is called when it wants to be. A timer that rings early only costs a tick."""
+        deadline = self._machine.deadline()
+        if deadline is None or (self._timer is not None and self._timer.when <= deadline):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._handle(events.Tick())
+
+    def handle(self, event: object) -> None:
+        """Hand the core an event, on the engine thread."""
+        self._handle(event)
+
+    # -- actions ------------------------------------------------------------------------------------------------------
+
+    def _send(self, action: actions.Send) -> None:
+        runner = self._runners.get(action.runner_id)
+        now = self._loop.time()
+        if self.options.call.cancel_running:
+            for call in action.calls:
+                runner.send_call(call, now)
+            return
+        for call in action.calls:
+            # As in the standard library a call that is handed over counts as running, and cannot be cancelled.
+            future: Any = call.token
+            if call.attempt > 1 or future.set_running_or_notify_cancel():
+                runner.send_call(call, now)
+
+    def _settle(self, action: actions.Settle) -> None:
+        for call, outcome in action.outcomes:
+            future: Any = call.token
+            call.token = call.payload = None
+            if future is None:
+                continue
+            try:
+                if type(outcome) is Outcome:
+                    if outcome.is_error:
+                        future.set_exception(Unopened(outcome))
+                    else:
+                        future.set_result(outcome)
+                elif outcome is actions.CANCELLED:
+                    future.cancel_by_engine()
+                else:
+                    future.set_exception(outcome)
+            except InvalidStateError:
+                # It was cancelled an instant ago, and whoever waits for it has not been told.
+                future.cancel_by_engine()
+
+    def _kill(self, action: actions.Kill) -> None:
+        self._runners.get(action.runner_id).kill_call(action.call)
+
+    def _boot(self, action: actions.Boot) -> None:
+        self._runners.boot(action.runner_id)
+
+    def _stop(self, action: actions.Stop) -> None:
+        self._runners.stop(action.runner_id, action.grace, action.reason)
+
+    def _check_idle(self, action: actions.CheckIdle) -> None:
+        self._runners.check_idle(action.runner_id)
+
+    def _closed(self, action: actions.Closed) -> None:
+        self._runners.close()
+        self._loop.stop()
+
+    # -- runners ------------------------------------------------------------------------------------------------------
+
+    def runner_answered(self, runner: RunnerLink, said: Said) -> None:
+        """Tell the core what a runner said in one read."""
+        if said.started:
+            self._handle(events.CallsStarted(runner.id, said.started))
+        if said.results:
+            self._handle(events.ResultsArrived(runner.id, said.results))
+        if said.returned:
+            self._handle(events.CallsReturned(runner.id, said.returned))
+        for (call_id, attempt), how in said.lost:
+            self._handle(events.CallLost(runner.id, call_id, attempt, slot_lost(runner.id, how), True))
+        for call_id, attempt in said.timed_out:
+            self._handle(events.CallTimedOut(runner.id, call_id, attempt))
+        for call_id, attempt in said.gone:
+            self._handle(events.CallGone(runner.id, call_id, attempt))
+        if said.idle is not None:
+            self._handle(events.IdleChecked(runner.id, said.idle))
+        if said.setup_failure is not None:
+            self._setup_failed(*said.setup_failure)
+        if said.bye:
+            self._runners.said_bye(runner)
+
+    def _setup_failed(self, payload: bytes, is_error: bool) -> None:
+        """An initializer failed. What it raised is opened on the callback thread: it may be of the user's own type."""
+
+        def open_and_break() -> None:
+            error = initializer_error(self.codec, payload, is_error)
+            self._loop.call_soon_threadsafe(lambda: self._break(error))
+
+        self._callbacks.run(open_and_break)
+
+    def _break(self, error: Exception) -> None:
+        with self._lock:
+            self._failure = self._failure or error
+        self._handle(events.PoolBroke(error))
+
+    def _collapse(self, bug: BaseException) -> None:
+        """The engine itself has failed: nobody may wait for it, and no runner may stay."""
+        error = errors.PoolBrokenError(f"the pool's engine failed, which is a bug: {bug!r}")
+        error.__cause__ = bug
+        with self._lock:
+            self._failure = self._failure or error
+            left = [*self._inbox, *self._machine.unsettled()]
+            self._inbox.clear()
+        self._settle(actions.Settle([(call, error) for call in left]))
+        self._runners.abandon()
+        self._narrator.complain(str(error))
+
+
+def slot_lost(runner_id: int, how: dict[str, Any]) -> Exception:
+    """The error of a call whose slot died under it."""
+    from dragonfly_executor.errors.broken import describe_exit
+
+    end = describe_exit(how["code"], how["signal"])
+    text = f"the slot that ran this call (process {how['pid']} of runner {runner_id}) was lost: it {end}"
+    return errors.RunnerLostError(text, how["code"], how["signal"], runner_id)
+
+
+def initializer_error(codec: CallCodec, payload: bytes, is_error: bool) -> Exception:
+    """The `InitializerError` for what a slot reported."""
+    if is_error:
+        cause = codec.decode_error(payload)
+        error = errors.InitializerError(f"the initializer raised {type(cause).__name__}: {cause}")
+        error.__cause__ = cause
+        return error
+    import json
+
+    return errors.InitializerError(json.loads(payload)["text"])
+

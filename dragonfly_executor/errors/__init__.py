@@ -1,0 +1,84 @@
+"""The exception tree.
+
+    DragonflyError
+    ├── CallSerializationError (PicklingError)     a callable or its arguments cannot travel
+    ├── CallDeserializationError                   the runner cannot open a call
+    ├── ResultSerializationError (PicklingError)   a result cannot travel
+    ├── ResultDeserializationError                 the parent cannot open a result
+    ├── FrameTooLargeError (ValueError)            a payload is over the pool's maximum
+    ├── RemoteCallError                            stands in for an exception that cannot travel
+    ├── ProtocolError                              the peer broke the rules of the wire
+    ├── CallTimeoutError (TimeoutError)            a call's budget ran out
+    ├── RunnerLostError (BrokenProcessPool)        what ran the call died
+    │   └── PoisonCallError                        ... on every attempt that the call had
+    ├── BootError (BrokenProcessPool)              no runner could be booted
+    │   ├── BootTimeoutError (TimeoutError)
+    │   └── VersionMismatchError
+    ├── PoolBrokenError (BrokenProcessPool)        the pool cannot go on
+    │   └── InitializerError
+    ├── ForkedExecutorError (RuntimeError)         used in a forked child of the parent
+    └── NestingError (RuntimeError)                runners in runners in runners
+
+What a ``ProcessPoolExecutor`` reports as ``BrokenProcessPool`` is a ``BrokenProcessPool`` here as well, so that existing
+``except`` clauses hold. Importing that class imports all of ``multiprocessing``, which neither a runner nor a program
+without errors needs: `broken` is loaded when one of its names is first asked for (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dragonfly_executor.errors.base import (
+    CallDeserializationError,
+    CallSerializationError,
+    CallTimeoutError,
+    DragonflyError,
+    ForkedExecutorError,
+    FrameTooLargeError,
+    NestingError,
+    ProtocolError,
+    RemoteCallError,
+    RemoteTraceback,
+    ResultDeserializationError,
+    ResultSerializationError,
+)
+
+if TYPE_CHECKING:
+    from dragonfly_executor.errors.broken import (
+        BootError,
+        BootTimeoutError,
+        InitializerError,
+        PoisonCallError,
+        PoolBrokenError,
+        RunnerLostError,
+        VersionMismatchError,
+    )
+
+__all__ = [
+    "BootError",
+    "BootTimeoutError",
+    "CallDeserializationError",
+    "CallSerializationError",
+    "CallTimeoutError",
+    "DragonflyError",
+    "ForkedExecutorError",
+    "FrameTooLargeError",
+    "InitializerError",
+    "NestingError",
+    "PoisonCallError",
+    "PoolBrokenError",
+    "ProtocolError",
+    "RemoteCallError",
+    "RemoteTraceback",
+    "ResultDeserializationError",
+    "ResultSerializationError",
+    "RunnerLostError",
+    "VersionMismatchError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("dragonfly_executor.errors.broken"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,80 @@
+"""Errors that both ends of a link may raise: cheap to import."""
+
+from __future__ import annotations
+
+from pickle import PicklingError
+
+
+class DragonflyError(Exception):
+    """Every error that this package raises of its own."""
+
+
+class CallSerializationError(DragonflyError, PicklingError):
+    """A callable or its arguments could not be pickled; raised by the submit that was given them. Nothing was sent."""
+
+
+class CallDeserializationError(DragonflyError):
+    """The runner could not open a call's payload; its cause names what went wrong there. The call did not start."""
+
+
+class ResultSerializationError(DragonflyError, PicklingError):
+    """A call ran, and what it returned could not be pickled on the runner."""
+
+
+class ResultDeserializationError(DragonflyError):
+    """A call ran, and what it returned cannot be opened here; raised in the thread that asks for the result."""
+
+
+class FrameTooLargeError(DragonflyError, ValueError):
+    """A payload is larger than the pool's ``max_payload``. Nothing of it was sent."""
+
+
+class RemoteCallError(DragonflyError):
+    """Stands in for an exception that cannot travel.
+
+    Attributes:
+        type_name: qualified name of the exception's type on the runner.
+        text: ``str()`` of the exception there.
+        traceback_text: the traceback there, as text.
+    """
+
+    def __init__(self, type_name: str, text: str, traceback_text: str = "") -> None:
+        super().__init__(type_name, text, traceback_text)
+        self.type_name = type_name
+        self.text = text
+        self.traceback_text = traceback_text
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.text}" if self.text else self.type_name
+
+
+class RemoteTraceback(Exception):
+    """The cause of an exception that came back from a runner: its traceback there, as text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+class ProtocolError(DragonflyError):
+    """The peer broke the rules of the wire. The link is closed; what was on it is lost."""
+
+
+class CallTimeoutError(DragonflyError, TimeoutError):
+    """A call's budget ran out: it was not started in time, or it was stopped while it ran."""
+
+
+class ForkedExecutorError(DragonflyError, RuntimeError):
+    """A pool was used in a forked child of the process that owns it. Make a new one in the child."""
+
+
+class NestingError(DragonflyError, RuntimeError):
+    """A pool was made in a runner that is already too many runners deep."""
+
+
+for _public in list(vars().values()):
+    if isinstance(_public, type) and _public.__module__ == __name__:
+        _public.__module__ = "dragonfly_executor.errors"

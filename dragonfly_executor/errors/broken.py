@@ -1,0 +1,92 @@
+"""Errors that are a ``BrokenProcessPool`` to code written for ``ProcessPoolExecutor``."""
+
+from __future__ import annotations
+
+import signal
+from concurrent.futures.process import BrokenProcessPool
+
+from dragonfly_executor.errors.base import DragonflyError
+
+
+class RunnerLostError(DragonflyError, BrokenProcessPool):
+    """The slot or the runner that had a call died. Other calls are not affected.
+
+    Attributes:
+        exit_code: exit status of the process that died; None if a signal ended it, or if nobody knows.
+        signal: number of the signal that ended it, or None.
+        runner_id: the runner, as it stands in ``stats()``; None if unknown.
+        may_have_started: False only where the call provably never ran.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        exit_code: int | None = None,
+        signal: int | None = None,
+        runner_id: int | None = None,
+        may_have_started: bool = True,
+    ) -> None:
+        super().__init__(message, exit_code, signal, runner_id, may_have_started)
+        self.exit_code = exit_code
+        self.signal = signal
+        self.runner_id = runner_id
+        self.may_have_started = may_have_started
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class PoisonCallError(RunnerLostError):
+    """A call whose slot died on every attempt that its retries allowed. It is not tried again."""
+
+
+class BootError(DragonflyError, BrokenProcessPool):
+    """No runner could be booted for the calls that waited.
+
+    Attributes:
+        phase: how far the boot came: "create", "connect", "handshake", "setup" ...
+        attempts: boots that failed in a row.
+        output: the last of what the node printed, or "".
+    """
+
+    def __init__(self, message: str, phase: str = "create", attempts: int = 1, output: str = "") -> None:
+        super().__init__(message, phase, attempts, output)
+        self.phase = phase
+        self.attempts = attempts
+        self.output = output
+
+    def __str__(self) -> str:
+        text = f"{self.args[0]} (phase: {self.phase}, attempts: {self.attempts})"
+        return f"{text}\n{self.output}" if self.output else text
+
+
+class BootTimeoutError(BootError, TimeoutError):
+    """A boot did not finish within ``boot_timeout``."""
+
+
+class VersionMismatchError(BootError):
+    """Parent and runner cannot speak with each other: their versions of Python, of the protocol or of cloudpickle differ."""
+
+
+class PoolBrokenError(DragonflyError, BrokenProcessPool):
+    """The pool cannot go on. Make a new one."""
+
+
+class InitializerError(PoolBrokenError):
+    """The pool's initializer raised, hung or died in a slot; its traceback there is the cause."""
+
+
+def describe_exit(exit_code: int | None, signal_number: int | None) -> str:
+    """How a process ended, in words."""
+    if signal_number is not None:
+        try:
+            name = signal.Signals(signal_number).name
+        except ValueError:
+            name = f"signal {signal_number}"
+        return f"was killed by {name}"
+    return "ended for an unknown reason" if exit_code is None else f"exited with status {exit_code}"
+
+
+for _public in list(vars().values()):
+    if isinstance(_public, type) and _public.__module__ == __name__:
+        _public.__module__ = "dragonfly_executor.errors"

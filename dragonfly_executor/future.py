@@ -1,0 +1,141 @@
+"""The Future that a submit returns: decodes its result where it is asked for, cancels for real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future as BaseFuture
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dragonfly_executor.core.ledger import Call, CallState
+from dragonfly_executor.errors import ForkedExecutorError
+
+if TYPE_CHECKING:
+    from dragonfly_executor.engine import Engine
+    from dragonfly_executor.payload import CallCodec
+
+T = TypeVar("T")
+
+
+class Outcome:
+    """What came back for a call, still in bytes, until somebody asks for it."""
+
+    __slots__ = ("_codec", "_data", "_opened", "is_error")
+
+    def __init__(self, codec: CallCodec, data: bytes | bytearray | memoryview, is_error: bool) -> None:
+        self._codec = codec
+        self._data: bytes | bytearray | memoryview | None = data
+        self._opened: list[tuple[Any, BaseException | None]] = []
+        self.is_error = is_error
+
+    def open(self) -> tuple[Any, BaseException | None]:
+        """The value, or the error in its place; opened once, in the thread that asks first."""
+        if not self._opened:
+            data = self._data
+            if data is not None:
+                self._opened.append(self._decode(data))
+                self._data = None
+        # Threads that ask at the same time may each open it: the first to finish wins, so that all see one object.
+        return self._opened[0]
+
+    def _decode(self, data: bytes | bytearray | memoryview) -> tuple[Any, BaseException | None]:
+        if self.is_error:
+            return None, self._codec.decode_error(data)
+        try:
+            return self._codec.decode_result(data), None
+        except Exception as error:
+            return None, error
+
+
+class Unopened(Exception):
+    """Stands for a remote error in the base class's eyes, until somebody asks for it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
+class Future(BaseFuture[T]):
+    """A call's future. To the base class it stays pending until the call has ended; `running` is answered by the ledger.
+
+    So `cancel` stops a call that is running already: its process group is killed, and the slot is replaced. In a pool
+    with ``cancel_running=False`` it gives the standard library's answers instead.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self._engine = engine
+        self._call: Call | None = None
+        self._told = False
+
+    def attach(self, call: Call) -> None:
+        """Tie the future to its record in the ledger; the engine does this once."""
+        self._call = call
+
+    def cancel(self) -> bool:
+        """Cancel the call, and stop it where it runs. False if it has ended."""
+        if not super().cancel():
+            return False
+        if self._call is not None:
+            self._engine.cancel(self._call)
+        return True
+
+    def cancel_by_engine(self) -> None:
+        """Settle as cancelled, and tell whoever waits; on the engine thread."""
+        if super().cancel() and not self._told:
+            self._told = True
+            self.set_running_or_notify_cancel()
+
+    def running(self) -> bool:
+        """Whether the call is running on a slot now."""
+        if super().running():
+            return True
+        call = self._call
+        return call is not None and call.state is CallState.STARTED and not self.done()
+
+    def result(self, timeout: float | None = None) -> T:
+        """What the call returned; raises what it raised.
+
+        Args:
+            timeout: seconds to wait; None for as long as it takes.
+
+        Raises:
+            TimeoutError: it is not there yet.
+            CancelledError: the future was cancelled.
+            ResultDeserializationError: it came, and cannot be opened here.
+            RunnerLostError, CallTimeoutError, BootError, ...: the call did not end by itself.
+        """
+        self._refuse_in_forked_child()
+        try:
+            outcome: Any = super().result(timeout)
+        except Unopened as unopened:
+            error = unopened.outcome.open()[1]
+        else:
+            if type(outcome) is not Outcome:
+                return outcome  # type: ignore[no-any-return]  # set by other hands than the engine's
+            value, error = outcome.open()
+            if error is None:
+                return value  # type: ignore[no-any-return]
+        assert error is not None
+        try:
+            raise error from error.__cause__
+        finally:
+            # A traceback holds this frame, and this frame the error: without this the two would keep each other alive.
+            del error, self
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the call raised, None if it returned; waits and raises as `result` does."""
+        self._refuse_in_forked_child()
+        error = super().exception(timeout)
+        if type(error) is Unopened:
+            return error.outcome.open()[1]
+        if error is None and type(outcome := super().result(0)) is Outcome:
+            return outcome.open()[1]
+        return error
+
+    def add_done_callback(self, fn: Callable[[BaseFuture[T]], object]) -> None:
+        """Call ``fn(future)`` when the future is done: at once if it is, else on the pool's callback thread."""
+        super().add_done_callback(self._engine.deferred(fn))
+
+    def _refuse_in_forked_child(self) -> None:
+        if self._engine.forked and not self.done():
+            raise ForkedExecutorError("this call belongs to the process that forked; its result arrives only there")

@@ -1,0 +1,69 @@
+"""What a runner knows about who booted it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from dataclasses import asdict, dataclass
+
+VARIABLE = "DRAGONFLY_PARENT"
+"""Environment variable of a runner that holds its encoded `Parent`."""
+MAX_DEPTH_VARIABLE = "DRAGONFLY_MAX_DEPTH"
+DEFAULT_MAX_DEPTH = 2
+"""Runners may boot runners, and those none: a pool that boots itself on must end before the machine does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The parent's description inside a runner. It holds no secret.
+
+    Attributes:
+        pool: name of the pool that the runner belongs to.
+        runner_id: the runner's number in that pool, as ``stats()`` shows it.
+        backend: name of the backend that booted it.
+        pid: process id of the parent, on its own machine.
+        host: name of the parent's machine.
+        depth: how many runners deep this is; 1 for a runner of the user's own program.
+    """
+
+    pool: str
+    runner_id: int
+    backend: str
+    pid: int
+    host: str
+    depth: int = 1
+
+    @staticmethod
+    def get() -> Parent | None:
+        """The parent of the runner that this code runs on; None outside a runner.
+
+        An application uses it to leave out what must run only once: ``if not Parent.get(): serve()``.
+        """
+        encoded = os.environ.get(VARIABLE)
+        return Parent.decode(encoded) if encoded else None
+
+    @staticmethod
+    def new(pool: str, runner_id: int, backend: str) -> Parent:
+        """Describe this process as the parent of a runner that is about to be booted."""
+        own = Parent.get()
+        depth = own.depth + 1 if own else 1
+        return Parent(pool, runner_id, backend, os.getpid(), os.uname().nodename, depth)
+
+    def encode(self) -> str:
+        """The text that travels in ``DRAGONFLY_PARENT``."""
+        return base64.urlsafe_b64encode(json.dumps(asdict(self)).encode()).decode("ascii")
+
+    @staticmethod
+    def decode(text: str) -> Parent:
+        """The inverse of `encode`; ValueError for anything else."""
+        try:
+            return Parent(**json.loads(base64.urlsafe_b64decode(text)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{VARIABLE} does not hold a parent's description: {error}") from None
+
+
+def max_depth() -> int:
+    """How many runners deep a pool may still boot; ``DRAGONFLY_MAX_DEPTH``, 2 by default."""
+    text = os.environ.get(MAX_DEPTH_VARIABLE, "")
+    return int(text) if text.isdigit() else DEFAULT_MAX_DEPTH

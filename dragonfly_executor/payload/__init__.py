@@ -1,0 +1,27 @@
+"""Callables, arguments, results and exceptions to bytes and back.
+
+`CallCodec` is the parent's half, `SlotCodec` and `perform` a slot's. Each is loaded when it is asked for (PEP 562), so
+that a slot does not import what only the parent needs. What needs no by-value pickling never loads cloudpickle.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dragonfly_executor.payload.codec import CallCodec
+    from dragonfly_executor.payload.slot import SlotCodec, perform
+
+__all__ = ["CallCodec", "SlotCodec", "perform"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CallCodec":
+        from dragonfly_executor.payload import codec
+
+        return codec.CallCodec
+    if name in ("SlotCodec", "perform"):
+        from dragonfly_executor.payload import slot
+
+        return getattr(slot, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,149 @@
+"""The layout of a payload.
+
+A payload that is nothing but one pickle travels as that pickle: its first byte is pickle's own 0x80. Anything more is a
+box, whose first byte is below 0x80:
+
+    tag, flags, two spare bytes, number of buffers     8 bytes
+    length of the definitions                          8 bytes
+    length of the body                                 8 bytes
+    length of each buffer; the top bit says writable   8 bytes each
+    definitions, body
+    each buffer, at a multiple of 64 bytes from the payload's start
+
+A call of a function that lies in an importable ``__main__`` is the most frequent of the rest, and has a short form: one
+byte, then the pickle.
+"""
+
+from __future__ import annotations
+
+from pickle import PickleBuffer
+from struct import Struct, error
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TypeAlias
+
+    Buffer: TypeAlias = bytes | memoryview
+    Received: TypeAlias = bytes | bytearray | memoryview
+
+PICKLE = 0x80  # pickle's own first byte: no box
+BOX = 0x01
+MAIN_CALL = 0x02
+
+# Flags of a box.
+NEEDS_MAIN = 0x01  # the body refers to the script's own module: it has to be there before the body is opened
+BY_DILL = 0x02
+BY_CUSTOM = 0x04
+BY_NAME = 0x08  # the body's function is a name in __main__
+
+_HEAD = Struct("<BBxxI")
+_LENGTH = Struct("<Q")
+_WRITABLE = 1 << 63
+_ALIGN = 64
+# Below this a buffer is cheaper inside the pickle than beside it.
+IN_BAND_BELOW = 4096
+
+
+class Sink(list["bytes | bytearray | memoryview"]):
+    """The file that a C pickler writes to: it collects the pieces and copies nothing.
+
+    Small pieces arrive joined; a large ``bytes`` arrives as the very object that is being pickled.
+    """
+
+    write = list.append
+
+
+class Buffers:
+    """Collects the buffers that travel beside a pickle (PEP 574)."""
+
+    __slots__ = ("views",)
+
+    def __init__(self) -> None:
+        self.views: list[memoryview] = []
+
+    def add(self, buffer: PickleBuffer) -> bool:
+        """A pickler's ``buffer_callback``: True keeps a buffer inside the pickle."""
+        view = buffer.raw()
+        if view.nbytes < IN_BAND_BELOW:
+            return True
+        self.views.append(view)
+        return False
+
+
+def snapshot(pieces: Iterable[bytes | bytearray | memoryview]) -> list[Buffer]:
+    """The pieces, with a copy in the place of each one that its owner could still change."""
+    return [piece if type(piece) is bytes or _frozen(piece) else bytes(piece) for piece in pieces]  # type: ignore[misc]
+
+
+def views(pieces: Iterable[bytes | bytearray | memoryview]) -> list[Buffer]:
+    """The pieces without a copy."""
+    return [memoryview(piece) if isinstance(piece, bytearray) else piece for piece in pieces]
+
+
+def _frozen(piece: bytes | bytearray | memoryview) -> bool:
+    # A read-only view is only as constant as what it looks at: bytes are, an array whose flag was cleared is not ours
+    # to doubt (numpy's own rule for read-only arrays).
+    return isinstance(piece, memoryview) and piece.readonly
+
+
+def join(pieces: Iterable[Buffer]) -> bytes:
+    """The pieces as one object."""
+    return b"".join(pieces)
+
+
+def pack(flags: int, definitions: bytes, body: list[Buffer], buffers: list[memoryview], copy: bool) -> list[Buffer]:
+    """A box as the list of its pieces.
+
+    Args:
+        flags: what the far side has to know to open the body.
+        definitions: the pickled definitions, or nothing.
+        body: the pieces of the body's pickle.
+        buffers: what the body's pickle left out.
+        copy: whether to snapshot writable buffers, since their owner goes on using them.
+    """
+    size = sum(map(len, body))
+    head = [_HEAD.pack(BOX, flags, len(buffers)), _LENGTH.pack(len(definitions)), _LENGTH.pack(size)]
+    head += [_LENGTH.pack(view.nbytes | (0 if view.readonly else _WRITABLE)) for view in buffers]
+    head.append(definitions)
+    pieces: list[Buffer] = [b"".join(head), *body]
+    position = len(pieces[0]) + size
+    for view, held in zip(buffers, snapshot(buffers) if copy else buffers, strict=True):
+        padding = -position % _ALIGN
+        if padding:
+            pieces.append(bytes(padding))
+        pieces.append(held)
+        position += padding + view.nbytes
+    return pieces
+
+
+def unpack(data: Received) -> tuple[int, memoryview, memoryview, list[bytearray | memoryview]]:
+    """Take a box apart: flags, definitions, body, buffers.
+
+    Buffers are slices of ``data``; one that has to be writable is copied where ``data`` is not.
+
+    Raises:
+        ValueError: this is no whole box.
+    """
+    whole = memoryview(data)
+    try:
+        _, flags, count = _HEAD.unpack_from(whole)
+        lengths = [length for (length,) in _LENGTH.iter_unpack(whole[8 : 8 * (3 + count)])]
+    except error as exc:
+        raise ValueError("the payload is cut short") from exc
+    if len(lengths) != count + 2:
+        raise ValueError("the payload is cut short")
+    position = 8 * (3 + count)
+    body = position + lengths[0]
+    end = body + lengths[1]
+    buffers: list[bytearray | memoryview] = []
+    tail = end
+    for length in lengths[2:]:
+        size = length & ~_WRITABLE
+        tail += -tail % _ALIGN
+        view = whole[tail : tail + size]
+        buffers.append(bytearray(view) if length & _WRITABLE and view.readonly else view)
+        tail += size
+    if tail > len(whole):
+        raise ValueError("the payload is cut short")
+    return flags, whole[position:body], whole[body:end], buffers

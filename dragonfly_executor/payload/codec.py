@@ -1,0 +1,174 @@
+"""The parent's half: calls to bytes, results and exceptions from bytes. Any thread, at any time."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from pickle import Pickler
+from typing import TYPE_CHECKING, Any
+
+from dragonfly_executor import errors
+from dragonfly_executor.payload import failures
+from dragonfly_executor.payload.box import (
+    BOX,
+    BY_NAME,
+    MAIN_CALL,
+    NEEDS_MAIN,
+    PICKLE,
+    Buffers,
+    Sink,
+    join,
+    pack,
+    snapshot,
+    unpack,
+)
+from dragonfly_executor.payload.formats import MARK, Format
+from dragonfly_executor.payload.parent_main import ParentMain
+from dragonfly_executor.payload.script import describe
+from dragonfly_executor.payload.tracking import MAIN_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from dragonfly_executor.payload.box import Buffer, Received
+
+_MAIN_CALL = bytes([MAIN_CALL])
+
+
+class CallCodec:
+    """Turns calls into payloads for slots, and what comes back into values and exceptions.
+
+    Args:
+        serializer: how what cannot travel by reference travels: "cloudpickle" (the default), "dill", "pickle" (not at
+            all), or an object with ``dumps(obj) -> bytes`` and ``loads(bytes) -> obj``.
+
+    Raises:
+        ValueError: an unknown name, or dill is not installed.
+        TypeError: neither a name nor an object with dumps and loads.
+    """
+
+    def __init__(self, serializer: object = "cloudpickle") -> None:
+        self._format = Format(serializer)
+        self._main = ParentMain(self._define)
+
+    def encode_call(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        retry_on: tuple[type[BaseException], ...] = (),
+    ) -> list[Buffer]:
+        """A call as the pieces of a payload. The arguments are a snapshot: what happens to them later is not seen.
+
+        Raises:
+            CallSerializationError: something in it cannot travel; its cause says what.
+        """
+        try:
+            call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
+            if self._format.custom is not None:
+                return self._custom_call(call)
+            if getattr(fn, "__module__", None) in MAIN_NAMES:
+                return self._main_call(call)
+            sink, buffers = Sink(), Buffers()
+            try:
+                Pickler(sink, 5, buffer_callback=buffers.add).dump(call)
+            except Exception:  # it needs more than pickle; or it fails below as well, with the same error
+                return self._any_call(call)
+            if buffers.views or any(MARK in piece for piece in sink):
+                return self._any_call(call)
+            return snapshot(sink)
+        except (KeyboardInterrupt, errors.CallSerializationError):
+            raise
+        except BaseException as exc:  # __reduce__ and __getstate__ are user code
+            text = f"{_named(fn)} or its arguments cannot be pickled: {_text(exc)}"
+            raise errors.CallSerializationError(text) from exc
+
+    def decode_result(self, data: Received) -> Any:
+        """The value that a slot sent. Parts of it may be views of ``data``, which is not to be used again.
+
+        Raises:
+            ResultDeserializationError: it cannot be opened here; its cause says why.
+        """
+        try:
+            if data[0] == PICKLE:
+                return pickle.loads(data)
+            return self._open(data)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exc:  # __setstate__ is user code, it may even exit
+            raise errors.ResultDeserializationError(f"the result cannot be unpickled: {_text(exc)}") from exc
+
+    def decode_error(self, data: Received) -> BaseException:
+        """The exception that a slot sent, or a stand-in for it; its cause is the traceback there."""
+        return failures.decode(data, self._open)
+
+    def setup(self) -> bytes:
+        """What a slot has to know before the first call: where to import from, the script, the serializer.
+
+        Raises:
+            CallSerializationError: the serializer object itself cannot travel.
+        """
+        custom = self._format.custom
+        description = {
+            "path": [os.getcwd() if entry == "" else entry for entry in sys.path if isinstance(entry, str)],
+            "cwd": os.getcwd(),
+            "argv": [str(word) for word in getattr(sys, "argv", [])],
+            "main": describe(sys.modules["__main__"]),
+            "serializer": None if custom is not None else self._format.name,
+            "custom": None if custom is None else join(CallCodec().encode_call(_same, (custom,), {})),
+        }
+        return pickle.dumps(description, 5)
+
+    def _main_call(self, call: tuple[Any, ...]) -> list[Buffer]:
+        """A call of a function in ``__main__``: the name in the place of the function, if that is all it takes."""
+        name = self._main.name_of(call[0])
+        plain = None if name is None else self._format.plain((name, *call[1:]))
+        if name is None or plain is None:
+            return self._any_call(call)
+        body, buffers = plain
+        definitions = self._main.definitions(frozenset((name.partition(".")[0],)))
+        imported = self._main.imported is not None
+        if imported and not definitions and not buffers.views:
+            return [_MAIN_CALL + body[0]] if len(body) == 1 else [_MAIN_CALL, *snapshot(body)]
+        flags = BY_NAME | (NEEDS_MAIN if imported else 0)
+        return pack(flags, definitions, snapshot(body), buffers.views, copy=True)
+
+    def _any_call(self, call: tuple[Any, ...]) -> list[Buffer]:
+        sink, buffers, pickler = self._format.tracked(call, self._main)
+        names = frozenset(pickler.hard | pickler.soft)
+        definitions = self._main.definitions(names) if names else b""
+        flags = self._format.flags | (NEEDS_MAIN if names and self._main.imported is not None else 0)
+        return pack(flags, definitions, snapshot(sink), buffers.views, copy=True)
+
+    def _custom_call(self, call: tuple[Any, ...]) -> list[Buffer]:
+        body = bytes(self._format.custom.dumps(call))
+        flags = self._format.flags
+        if MARK in body and self._main.imported is not None:
+            flags |= NEEDS_MAIN
+        return pack(flags, b"", [body], [], copy=False)
+
+    def _define(self, values: Any, owners: frozenset[str]) -> tuple[bytes, set[str], set[str], set[str]]:
+        sink, _, pickler = self._format.tracked(values, self._main, owners, inline=True)
+        return join(snapshot(sink)), pickler.hard, pickler.soft, pickler.attributes
+
+    def _open(self, data: Received) -> Any:
+        if data[0] != BOX:
+            return pickle.loads(data)
+        flags, _, body, buffers = unpack(data)
+        return self._format.open(flags, body, buffers)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _named(fn: Any) -> str:
+    try:
+        return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
+    except Exception:  # a callable object's own __getattr__
+        return "the call"
+
+
+def _text(exc: BaseException) -> str:
+    return f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}"

@@ -1,0 +1,151 @@
+"""Exceptions to bytes and back, whatever they do when they are printed, pickled or opened."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from dragonfly_executor import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from dragonfly_executor.payload.box import Buffer, Received
+
+# What is sent beside an exception is for reading; the exception itself travels whole.
+_TEXT_LIMIT = 64 * 1024
+_CHAIN_LIMIT = 16
+
+
+def qualified_name(kind: type) -> str:
+    """A type's name as a traceback shows it."""
+    module = getattr(kind, "__module__", None)
+    name = getattr(kind, "__qualname__", kind.__name__)
+    return name if module in (None, "builtins") else f"{module}.{name}"
+
+
+def text_of(exc: BaseException) -> str:
+    """``str(exc)``, or why there is none."""
+    try:
+        return _shorten("".join([str(exc)]))  # joined: a subclass of str would be pickled as what it is
+    except BaseException as failure:  # str() is the exception's own code: it may do anything
+        return f"<str() of the exception raised {type(failure).__name__}>"
+
+
+def traceback_text(exc: BaseException) -> str:
+    """The traceback with its chain, from the first frame that is not this package's."""
+    try:
+        from traceback import format_exception
+
+        return _shorten("".join(format_exception(type(exc), exc, _outside_frames(exc.__traceback__))))
+    except BaseException as failure:  # formatting calls str(), __notes__ and __getattr__ of user code
+        shown = f"<the traceback could not be formatted: {type(failure).__name__}>"
+        return f"{qualified_name(type(exc))}: {text_of(exc)}\n{shown}"
+
+
+def encode(exc: BaseException, dumps: Callable[[Any], bytes], loads: Callable[[bytes], Any]) -> list[Buffer]:
+    """An exception as a payload; never raises.
+
+    Args:
+        exc: the exception. Its tracebacks are dropped, so that they keep nothing alive.
+        dumps: pickles what may need more than plain pickle.
+        loads: the inverse: an exception that cannot be opened again does not travel.
+    """
+    described = qualified_name(type(exc)), text_of(exc), traceback_text(exc)
+    try:
+        _forget_tracebacks(exc)
+        chain = _linked(exc)
+        whole = _probed(chain, dumps, loads)
+        if whole is None and len(chain) > 1:
+            whole = _probed([(exc, -1, -1, True)], dumps, loads)
+    except BaseException:  # a class may shadow __cause__ with code of its own; the description is enough then
+        whole = None
+    return [pickle.dumps((*described, whole), 5)]
+
+
+def decode(data: Received, loads: Callable[[bytes], Any]) -> BaseException:
+    """The exception in a payload, or a `errors.RemoteCallError` that stands in for it.
+
+    Its cause is a `errors.RemoteTraceback`. What was its own cause there is that one's ``__context__``, for who walks
+    the chain; it is not printed again, since the text shows it already.
+    """
+    try:
+        name, text, traceback, whole = pickle.loads(data)
+    except Exception as failure:
+        return errors.RemoteCallError("an exception that cannot be read", f"{type(failure).__name__}: {failure}")
+    exc, own_cause = _opened(whole, loads)
+    if exc is None:
+        exc = errors.RemoteCallError(name, text, traceback)
+    remote = errors.RemoteTraceback(traceback)
+    remote.__context__ = own_cause
+    remote.__suppress_context__ = True
+    _set(exc, "__cause__", remote)
+    return exc
+
+
+def _opened(whole: bytes | None, loads: Callable[[bytes], Any]) -> tuple[BaseException | None, BaseException | None]:
+    if whole is None:
+        return None, None
+    try:
+        links = loads(whole)
+        for exc, cause, context, suppress in links:
+            _set(exc, "__cause__", links[cause][0] if cause >= 0 else None)
+            _set(exc, "__context__", links[context][0] if context >= 0 else None)
+            _set(exc, "__suppress_context__", suppress)
+        top = links[0][0]
+        return top, top.__cause__ or top.__context__
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # user code: the class may be missing here, or its __setstate__ may raise or exit
+        return None, None
+
+
+def _probed(chain: list[tuple[BaseException, int, int, bool]], dumps: Any, loads: Any) -> bytes | None:
+    try:
+        whole: bytes = dumps(chain)
+        opened = loads(whole)
+        return whole if all(isinstance(link[0], BaseException) for link in opened) else None
+    except BaseException:  # the exception's own __reduce__ and __init__ run here: RecursionError, SystemExit ...
+        return None
+
+
+def _linked(exc: BaseException) -> list[tuple[BaseException, int, int, bool]]:
+    """An exception and those that it came from; the numbers are places in the list, -1 is none."""
+    found = [exc]
+    for link in found:
+        for other in (link.__cause__, link.__context__):
+            if other is not None and len(found) < _CHAIN_LIMIT and all(other is not known for known in found):
+                found.append(other)
+    places = {id(link): place for place, link in enumerate(found)}
+    return [
+        (link, places.get(id(link.__cause__), -1), places.get(id(link.__context__), -1), link.__suppress_context__)
+        for link in found
+    ]
+
+
+def _forget_tracebacks(exc: BaseException) -> None:
+    for link, *_ in _linked(exc):
+        _set(link, "__traceback__", None)
+        if isinstance(link, BaseExceptionGroup):
+            for member in link.exceptions:
+                _forget_tracebacks(member)
+
+
+def _set(exc: BaseException, name: str, value: object) -> None:
+    # Past the class's own __setattr__: frozen dataclasses refuse.
+    BaseException.__setattr__(exc, name, value)
+
+
+def _outside_frames(traceback: TracebackType | None) -> TracebackType | None:
+    package = __name__.rpartition(".")[0]
+    while traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith(package):
+        traceback = traceback.tb_next
+    return traceback
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= _TEXT_LIMIT:
+        return text
+    half = _TEXT_LIMIT // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"

@@ -1,0 +1,124 @@
+"""What a parent's ``__main__`` is: where its source lies, and what importing it would bind."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import ast
+    from collections.abc import Iterator
+    from types import ModuleType
+
+
+def describe(module: ModuleType) -> dict[str, Any]:
+    """How a slot finds the script again.
+
+    Keys: ``path`` (the file, or None), ``name`` (what ``python -m`` was given, or None; ``__main__`` for a directory or
+    a zip file), ``entry`` (that directory or zip file, or None), ``package``.
+    """
+    spec: Any = getattr(module, "__spec__", None)
+    path = getattr(module, "__file__", None)
+    if path is not None and path.startswith("<"):
+        path = None  # "<stdin>"
+    name = getattr(spec, "name", None)
+    entry = None
+    if name == "__main__" and path is not None:
+        entry = getattr(spec.loader, "archive", None) or os.path.dirname(os.path.abspath(path))
+    return {
+        "path": None if path is None else os.path.abspath(path),
+        "name": name,
+        "entry": entry,
+        "package": getattr(module, "__package__", None),
+    }
+
+
+def bound_by_import(module: ModuleType) -> frozenset[str] | None:
+    """The names that importing the script binds; None if it must not be imported.
+
+    A script can be imported where everything that it does, rather than defines, stands under
+    ``if __name__ == "__main__"``. That it has such a block is taken as its author's word for it.
+    """
+    source = _source(module)
+    if source is None or b"__main__" not in source:
+        return None
+    import ast
+
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return None
+    guards = [statement for statement in _statements(tree.body, ast) if _is_guard(statement, ast)]
+    if not guards:
+        return None
+    return frozenset(_bound(tree, frozenset(map(id, guards)), module, ast))
+
+
+def _source(module: ModuleType) -> bytes | None:
+    if hasattr(sys, "ps1") and not sys.flags.interactive:
+        return None  # a prompt: what __file__ says, if anything, is not where the names come from
+    spec = getattr(module, "__spec__", None)
+    path = getattr(module, "__file__", None)
+    try:
+        if spec is not None and spec.loader is not None:
+            text = spec.loader.get_source(spec.name)
+            return None if text is None else text.encode("utf-8", "surrogatepass")
+        if path is None or path.endswith(".pyc"):
+            return None
+        with open(path, "rb") as file:
+            return file.read()
+    except (OSError, ImportError, AttributeError, UnicodeError):
+        return None
+
+
+def _statements(body: list[ast.stmt], tools: Any) -> Iterator[ast.stmt]:
+    """The statements that run when a module runs, those inside if, try, with and loops included."""
+    for statement in body:
+        yield statement
+        if not isinstance(statement, (tools.FunctionDef, tools.AsyncFunctionDef, tools.ClassDef)):
+            for field in ("body", "orelse", "finalbody", "handlers"):
+                yield from _statements(getattr(statement, field, []), tools)
+
+
+def _is_guard(statement: ast.stmt, tools: Any) -> bool:
+    if not isinstance(statement, tools.If):
+        return False
+    for node in tools.walk(statement.test):
+        if isinstance(node, tools.Compare):
+            sides = [node.left, *node.comparators]
+            named = any(isinstance(side, tools.Name) and side.id == "__name__" for side in sides)
+            if named and any(isinstance(side, tools.Constant) and side.value == "__main__" for side in sides):
+                return True
+    return False
+
+
+def _bound(tree: Any, guards: frozenset[int], module: ModuleType, tools: Any) -> Iterator[str]:
+    """Every name that the script's top level binds outside the guards."""
+    scopes = (tools.FunctionDef, tools.AsyncFunctionDef, tools.ClassDef)
+    todo: list[Any] = list(tree.body)
+    while todo:
+        node = todo.pop()
+        if id(node) in guards:
+            todo.extend(node.orelse)
+        elif isinstance(node, scopes):
+            yield node.name
+        elif isinstance(node, (tools.Import, tools.ImportFrom)):
+            for alias in node.names:
+                name = alias.asname or alias.name.partition(".")[0]
+                yield from _starred(node, module) if name == "*" else [name]
+        elif isinstance(node, tools.Name) and isinstance(node.ctx, tools.Store):
+            yield node.id
+        elif isinstance(node, (tools.ExceptHandler, tools.MatchAs, tools.MatchStar)) and node.name:
+            yield node.name
+            todo.extend(tools.iter_child_nodes(node))
+        elif not isinstance(node, tools.Lambda):
+            todo.extend(tools.iter_child_nodes(node))
+
+
+def _starred(node: Any, module: ModuleType) -> list[str]:
+    parents = (module.__package__ or "").split(".")
+    base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
+    name = ".".join(filter(None, [base, node.module]))
+    source = vars(sys.modules[name]) if name in sys.modules else {}
+    return list(source.get("__all__") or (name for name in source if not name.startswith("_")))

@@ -1,0 +1,160 @@
+"""A slot's half: calls from bytes, results and exceptions to bytes. One thread."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from pickle import Pickler
+from typing import TYPE_CHECKING, Any
+
+from dragonfly_executor import errors
+from dragonfly_executor.payload import failures
+from dragonfly_executor.payload.box import (
+    BOX,
+    BY_NAME,
+    MAIN_CALL,
+    NEEDS_MAIN,
+    PICKLE,
+    Buffers,
+    Sink,
+    join,
+    pack,
+    unpack,
+    views,
+)
+from dragonfly_executor.payload.formats import MARK, Format
+from dragonfly_executor.payload.rebuild import main_attribute
+from dragonfly_executor.payload.slot_main import SlotMain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dragonfly_executor.payload.box import Buffer, Received
+
+
+
+class SlotCodec:
+    """Opens calls and closes results. Making one changes nothing in the process; `prepare` does.
+
+    Args:
+        setup: what the parent's ``CallCodec.setup()`` returned.
+    """
+
+    def __init__(self, setup: bytes) -> None:
+        self._setup: dict[str, Any] = pickle.loads(setup)
+        self._main = SlotMain(self._setup["main"])
+        self._format = Format(self._setup["serializer"] or "cloudpickle")
+
+    def prepare(self) -> None:
+        """Make the process look like the parent: import path, directory, arguments, ``__main__``. Once.
+
+        Raises:
+            CallDeserializationError: the parent's serializer object cannot be opened here.
+        """
+        own = [entry for entry in sys.path if entry not in self._setup["path"]]
+        sys.path[:] = [*self._setup["path"], *own]
+        sys.argv[:] = self._setup["argv"]
+        try:
+            os.chdir(self._setup["cwd"])
+        except OSError:
+            # The directory may be gone, or be on another machine. ProcessPoolExecutor's workers go on as well.
+            self._setup["cwd"] = os.getcwd()
+        self._main.install()
+        if self._setup["custom"] is not None:
+            _, (serializer,), _, _ = self.decode_call(self._setup["custom"])
+            self._format = Format(serializer)
+
+    def decode_call(
+        self, data: Received
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], tuple[type[BaseException], ...]]:
+        """The function, its arguments, and the exceptions that are worth another try.
+
+        Arrays among the arguments may be views of ``data``, which is not to be used again.
+
+        Raises:
+            CallDeserializationError: the payload cannot be opened here; its cause says why.
+        """
+        try:
+            call = pickle.loads(data) if data[0] == PICKLE else self._call(data)
+            return call if len(call) == 4 else (*call, ())
+        except BaseException as exc:  # imports and __setstate__ run user code, which may even exit
+            text = f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}"
+            raise errors.CallDeserializationError(f"the call cannot be unpickled on the runner: {text}") from exc
+
+    def encode_result(self, value: Any) -> list[Buffer]:
+        """A value as the pieces of a payload. They are views of it where it is large.
+
+        Raises:
+            ResultSerializationError: it cannot be pickled; its cause says why.
+        """
+        try:
+            return self._dump(value)
+        except BaseException as exc:  # __reduce__ and __getstate__ are user code
+            kind = failures.qualified_name(type(value))
+            text = f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}"
+            raise errors.ResultSerializationError(f"the result, of type {kind}, cannot be pickled: {text}") from exc
+
+    def encode_error(self, exc: BaseException) -> list[Buffer]:
+        """An exception as a payload. It loses its tracebacks, which are sent as text. Never raises."""
+        return failures.encode(exc, lambda chain: join(self._dump(chain)), self._open)
+
+    def _dump(self, value: Any) -> list[Buffer]:
+        if self._format.custom is not None:
+            return pack(self._format.flags, b"", [bytes(self._format.custom.dumps(value))], [], copy=False)
+        sink, buffers = Sink(), Buffers()
+        try:
+            Pickler(sink, 5, buffer_callback=buffers.add).dump(value)
+            done = not any(MARK in piece for piece in sink)
+        except Exception:  # it needs more than pickle; or it fails below as well, with the same error
+            done = False
+        if done and not buffers.views:
+            return views(sink)
+        flags = 0
+        if not done:
+            sink, buffers, _ = self._format.tracked(value, self._main, returning=True)
+            flags = self._format.flags
+        return pack(flags, b"", views(sink), buffers.views, copy=False)
+
+    def _call(self, data: Received) -> Any:
+        if data[0] == MAIN_CALL:
+            self._main.ensure_imported()
+            name, *rest = pickle.loads(memoryview(data)[1:])
+            return main_attribute(name), *rest
+        return self._open(data)
+
+    def _open(self, data: Received) -> Any:
+        if data[0] != BOX:
+            return pickle.loads(data)
+        flags, definitions, body, buffers = unpack(data)
+        if flags & NEEDS_MAIN:
+            self._main.ensure_imported()
+        if definitions:
+            self._main.apply(definitions)
+        opened = self._format.open(flags, body, buffers)
+        if flags & BY_NAME:
+            name, *rest = opened
+            return main_attribute(name), *rest
+        return opened
+
+
+def perform(codec: SlotCodec, data: Received) -> tuple[bool, bool, list[Buffer]]:
+    """Run the call in a payload.
+
+    Returns:
+        Whether it failed, whether its exception is one that the caller wants retried, and the payload to send back.
+        Nothing of the call is referred to any more, except by views in that payload.
+    """
+    retryable = False
+    try:
+        fn, args, kwargs, retry_on = codec.decode_call(data)
+        try:
+            value = fn(*args, **kwargs)
+        except BaseException as exc:
+            retryable = bool(retry_on) and isinstance(exc, retry_on)
+            raise
+        finally:
+            del fn, args, kwargs
+        return False, False, codec.encode_result(value)
+    except BaseException as exc:
+        return True, retryable, codec.encode_error(exc)

@@ -1,0 +1,358 @@
+"""Pool: a named, elastic set of runners; and the pools of this process by name."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dragonfly_executor import errors
+from dragonfly_executor.core.events import Resized, ShutdownMode
+from dragonfly_executor.core.machine import PoolLimits
+from dragonfly_executor.engine import Engine
+from dragonfly_executor.future import Future
+from dragonfly_executor.mapping import map_calls
+from dragonfly_executor.options import CallOptions, PoolOptions, default_max, whole
+from dragonfly_executor.parent import Parent, max_depth
+from dragonfly_executor.payload import CallCodec
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.core.ledger import CallLimits
+    from dragonfly_executor.core.stats import PoolStats
+
+T = TypeVar("T")
+
+
+class Registry:
+    """The pools of this process by name, and the backend that pools get where none is named.
+
+    Both belong to the program, as a logger's name does: `call("media", fn)` finds its pool from anywhere.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pools: weakref.WeakValueDictionary[str, Pool] = weakref.WeakValueDictionary()
+        self._backend: Backend | None = None
+
+    def configure(self, *, backend: Backend) -> None:
+        """Set the backend of the pools that are made without one from now on."""
+        if not callable(getattr(backend, "boot", None)):
+            raise TypeError(f"backend must be a Backend, not {type(backend).__name__}")
+        with self._lock:
+            self._backend = backend
+
+    def default_backend(self) -> Backend:
+        """What `configure` set, else the local backend."""
+        with self._lock:
+            if self._backend is not None:
+                return self._backend
+        from dragonfly_executor.backends.local import LocalBackend
+
+        return LocalBackend()
+
+    def add(self, pool: Pool) -> None:
+        """Make a pool known; ValueError if its name is taken."""
+        with self._lock:
+            known = self._pools.get(pool.name)
+            if known is not None and not known.is_shut_down:
+                raise ValueError(f"there is a pool named {pool.name!r} already; shut it down, or take another name")
+            self._pools[pool.name] = pool
+
+    def find(self, name: str) -> Pool:
+        """The pool of this name; KeyError, naming those that there are, if there is none."""
+        with self._lock:
+            pool = self._pools.get(name)
+            if pool is None:
+                raise KeyError(f"no pool is named {name!r}; there are: {', '.join(sorted(self._pools)) or 'none'}")
+            return pool
+
+
+registry = Registry()
+
+
+class Pool:
+    """A named, elastic set of runners, with Dragonfly's options and defaults. Durations are seconds or a `timedelta`.
+
+    Args:
+        name: what `call` and `cast` find the pool by.
+        min: runners that are kept booted, from now on, and again when one is lost. 0 inside a runner.
+        max: runners at most, those that boot counted in.
+        max_concurrency: calls at once on one runner.
+        single_use: a runner goes away after its first call.
+        backend: where runners are booted; default what `configure` set, else `LocalBackend()`.
+        log: level of the pool's own log lines (logger ``dragonfly_executor``); False for none.
+        timeout: a call's whole budget, waiting and running; None for no limit.
+        boot_timeout: for a boot: to create, to connect, to shake hands; and again for the initializer in each slot.
+        shutdown_timeout: grace for running calls when a runner is told to go.
+        idle_shutdown_after: how long a runner above `min` may be idle; or a pair with a check that is run on the runner
+            then: the runner goes if it returns true; None for never.
+        min_idle_shutdown_after: the same for the `min` runners.
+        on_grow_start: called with ``{"name", "count", "pid"}`` before a runner above `min` is booted.
+        on_grow_end: called with ``"ok"`` or the error, and the same mapping, when that has ended.
+        on_shrink: called with the same mapping when a runner goes.
+        options: `PoolOptions`' and `CallOptions`' other fields: max_workers, initializer, initargs,
+            max_tasks_per_child, serializer, max_payload, max_boot_failures, boot_wait, on_event, lease, heartbeat,
+            dead_after; queue_timeout, run_timeout, retries, retry_on, retry_wait, cancel_running.
+
+    Raises:
+        ValueError: an option is out of range, or the name is taken.
+        TypeError: an option has the wrong type, or there is none of that name.
+        NestingError: this process is a runner that is already as deep as runners may be.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        min: int,  # noqa: A002  # Dragonfly's word
+        max: int,  # noqa: A002
+        max_concurrency: int = 100,
+        single_use: bool = False,
+        backend: Backend | None = None,
+        log: int | str | bool = False,
+        timeout: Any = 30.0,
+        boot_timeout: Any = 30.0,
+        shutdown_timeout: Any = 30.0,
+        idle_shutdown_after: Any = 30.0,
+        min_idle_shutdown_after: Any = None,
+        on_grow_start: Callable[[Mapping[str, Any]], object] | None = None,
+        on_grow_end: Callable[[object, Mapping[str, Any]], object] | None = None,
+        on_shrink: Callable[[Mapping[str, Any]], object] | None = None,
+        **options: Any,
+    ) -> None:
+        named = {
+            "min": min,
+            "max": max,
+            "max_concurrency": max_concurrency,
+            "single_use": single_use,
+            "log": log,
+            "timeout": timeout,
+            "boot_timeout": boot_timeout,
+            "shutdown_timeout": shutdown_timeout,
+            "idle_shutdown_after": idle_shutdown_after,
+            "min_idle_shutdown_after": min_idle_shutdown_after,
+            "on_grow_start": on_grow_start,
+            "on_grow_end": on_grow_end,
+            "on_shrink": on_shrink,
+        }
+        self._set_up(name, backend, {**named, **options})
+        registry.add(self)
+        if self._engine.options.min:
+            self._engine.start()
+
+    def _set_up(self, name: str, backend: Backend | None, options: dict[str, Any]) -> None:
+        backend = backend or registry.default_backend()
+        depth = _depth()
+        if depth:
+            # A runner that boots the runners that its own start-up asks for would never end.
+            options["min"] = 0
+        pool_options = _read_options(name, backend, options)
+        self.name = name
+        self._backend = backend
+        codec = CallCodec(pool_options.serializer)
+        self._engine = Engine(pool_options, _core_limits(pool_options, backend), backend, codec)
+        self._codec = codec
+        # Without a pool nobody can ask for results that are not asked for yet, so what is pending finishes, and then
+        # the engine ends. It must not hold the pool itself.
+        self._finalizer = weakref.finalize(self, self._engine.shut_down, ShutdownMode.DRAIN)
+        self._finalizer.atexit = False
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Pool cannot travel to a runner: it owns processes and threads here. Make one in the call instead")
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.name!r}: {self.stats().explain}>"
+
+    @property
+    def call_options(self) -> CallOptions:
+        """What applies to calls where they do not say otherwise."""
+        return self._engine.options.call
+
+    @property
+    def is_shut_down(self) -> bool:
+        """Whether the pool accepts no more calls."""
+        try:
+            self._engine.check_open()
+        except RuntimeError:
+            return True
+        return False
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Run ``fn(*args, **kwargs)`` on a runner; see `DragonflyExecutor.submit`."""
+        return self.submit_with(self.call_options, None, fn, args, kwargs)
+
+    def submit_with(
+        self,
+        options: CallOptions,
+        limits: CallLimits | None,
+        fn: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Future[T]:
+        """Submit under these options; `limits` are theirs, where the caller has made them already."""
+        self._engine.check_open()
+        parts = self._codec.encode_call(fn, args, kwargs, options.retry_on)
+        return self._engine.submit(parts, limits if limits is not None else options.limits())
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Like the builtin ``map``, on the runners; see `DragonflyExecutor.map`."""
+        return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
+
+    def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt takes the remote work with it."""
+        return wait_linked(self.submit(fn, *args, **kwargs), link=True)
+
+    def cast(self, fn: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+        """Run ``fn(*args, **kwargs)`` on a runner, and forget it: without a limit on its time, and without a result."""
+        options = self.call_options.change({"timeout": None})
+        self.submit_with(options, None, fn, args, kwargs)
+
+    # -- the pool itself ----------------------------------------------------------------------------------------------
+
+    def resize(self, *, min: int | None = None, max: int | None = None) -> None:  # noqa: A002
+        """Change the bounds while the pool runs; None leaves one as it is.
+
+        Raises:
+            ValueError: a bound is out of range, or min is more than max.
+        """
+        current = self.stats()
+        new_min = current.min if min is None else whole(min, "min", 0)
+        new_max = current.max if max is None else whole(max, "max", 1)
+        if new_min > new_max:
+            raise ValueError(f"min must be at most max, and {new_min} is more than {new_max}")
+        self._engine.start()
+        self._engine.post(Resized(0 if _depth() else new_min, new_max))
+
+    def stats(self) -> PoolStats:
+        """How the pool stands, and why it does not grow."""
+        return self._engine.stats()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """See `DragonflyExecutor.shutdown`."""
+        self._engine.shut_down(ShutdownMode.CANCEL_QUEUED if cancel_futures else ShutdownMode.DRAIN)
+        if wait:
+            self._engine.join()
+
+    def kill(self) -> None:
+        """Stop all calls and all runners now. Futures that are not done fail or are cancelled."""
+        self._engine.shut_down(ShutdownMode.KILL)
+
+    def join(self) -> None:
+        """Wait until a pool that was shut down is gone."""
+        self._engine.join()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self.kill()
+        try:
+            self.shutdown()
+        except KeyboardInterrupt:
+            self.kill()
+            self.join()
+            raise
+
+
+def make_pool(name: str, backend: Backend | None, options: dict[str, Any]) -> Pool:
+    """A pool that is nobody's by name, for an executor of its own."""
+    pool = Pool.__new__(Pool)
+    pool._set_up(name, backend, options)  # noqa: SLF001
+    if pool._engine.options.min:  # noqa: SLF001
+        pool._engine.start()  # noqa: SLF001
+    return pool
+
+
+def _depth() -> int:
+    parent = Parent.get()
+    depth = parent.depth if parent else 0
+    if depth >= max_depth():
+        raise errors.NestingError(
+            f"this process is a runner, {depth} deep, and runners may be {max_depth()} deep at most; "
+            "a call that needs runners of its own can raise that with DRAGONFLY_MAX_DEPTH"
+        )
+    return depth
+
+
+def _read_options(name: str, backend: Backend, options: dict[str, Any]) -> PoolOptions:
+    """Split what the user gave into the pool's and the calls' options; TypeError for what is neither."""
+    calls = {key: options.pop(key) for key in list(options) if key in CallOptions.__dataclass_fields__}
+    for key in options:
+        if key not in PoolOptions.__dataclass_fields__ or key in ("name", "call"):
+            known = sorted({*PoolOptions.__dataclass_fields__, *CallOptions.__dataclass_fields__} - {"call"})
+            raise TypeError(f"no such option: {key!r}; there are {', '.join(known)}")
+    options.setdefault("boot_timeout", backend.default_boot_timeout)
+    options["max"] = default_max(backend, options.get("max"))
+    if options.get("max_workers") and options.get("max_concurrency") is None and backend.name == "local" and options["max"] == 1:
+        options["max_concurrency"] = options["max_workers"]
+    return PoolOptions(name, call=CallOptions(**calls), **options)
+
+
+def _core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
+    return PoolLimits(
+        min=options.min,
+        max=options.max,
+        max_workers=options.max_workers,
+        slots_hint=options.max_concurrency or backend.default_slots() or 1,
+        idle_after=options.idle_after,
+        min_idle_after=options.min_idle_shutdown_after,  # type: ignore[arg-type]  # a float since it was checked
+        idle_check=options.idle_check is not None,
+        single_use=options.single_use,
+        max_boot_failures=options.max_boot_failures,
+        shutdown_grace=options.shutdown_timeout,  # type: ignore[arg-type]
+    )
+
+
+def wait_linked(future: Future[T], *, link: bool) -> T:
+    """A future's result; where the wait is interrupted, the work is stopped too if it is linked."""
+    try:
+        return future.result()
+    except BaseException:
+        if link:
+            future.cancel()
+        raise
+
+
+def call(pool: Pool | str, func: Callable[[], T], *, timeout: Any = None, link: bool = True) -> T:
+    """Run a zero-argument callable on a runner of a pool and return its value.
+
+    Args:
+        pool: the pool, or its name.
+        func: a closure: what it captures travels with it.
+        timeout: seconds for waiting and running together; None for the pool's own.
+        link: where the wait is interrupted (Ctrl-C, an exception raised into this thread), stop the remote work too;
+            False lets it finish, within the pool's ``shutdown_timeout`` if the pool goes.
+
+    Raises:
+        KeyError: no pool has this name.
+        CallTimeoutError: the budget ran out; the work has been stopped.
+        Exception: what `func` raised.
+    """
+    found = registry.find(pool) if isinstance(pool, str) else pool
+    options = found.call_options if timeout is None else found.call_options.change({"timeout": timeout})
+    return wait_linked(found.submit_with(options, None, func, (), {}), link=link)
+
+
+def cast(pool: Pool | str, func: Callable[[], object]) -> None:
+    """Run a zero-argument callable on a runner of a pool, and forget it."""
+    (registry.find(pool) if isinstance(pool, str) else pool).cast(func)
+
+
+def configure(*, backend: Backend) -> None:
+    """Set the backend of the pools that are made without one from now on."""
+    registry.configure(backend=backend)

@@ -1,0 +1,327 @@
+"""The agent: the process of a runner that owns the link and never runs user code.
+
+It hands calls to slots, forks slots while calls wait, enforces limits, kills what it is told to kill, and goes when its
+parent is gone. It opens no payload. It is single-threaded, so that it may fork.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Any, NoReturn
+
+from dragonfly_executor.core import handshake
+from dragonfly_executor.core.wire import HEADER_SIZE, Flag, Frame, Kind, encode
+from dragonfly_executor.runner import processes
+from dragonfly_executor.runner.dispatch import Dispatcher
+from dragonfly_executor.runner.slots import Slot, Work
+from dragonfly_executor.transport.link import Link
+from dragonfly_executor.transport.loop import Loop, Timer
+from dragonfly_executor.versions import versions
+
+LEASE_CHECKS = 4
+"""How often within a lease the agent looks whether it still holds it."""
+SLOT_BACKLOG = 4 * 1024 * 1024
+"""Bytes that may wait for a slot before the parent is asked for less, and for the parent before a slot is read less."""
+MAX_SETUP_CRASHES = 3
+"""Slots in a row that may die before they are ready, until the setup itself is taken to be the reason."""
+
+
+def boot_clock() -> float:
+    """Seconds that go on while the machine sleeps: a lease that ran out over night has run out."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Agent:
+    """Everything that happens on a runner, from HELLO to BYE."""
+
+    def __init__(self, loop: Loop, sock: socket.socket, runner_id: str = "") -> None:
+        self._loop = loop
+        self._runner_id = runner_id
+        self._link = Link(loop, sock, self._on_frames, self._on_link_closed, handshake=True)
+        self._link.on_drained = self._resume_slots
+        self._setup_parts: list[bytes] = []
+        self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slot)
+        self._paused: list[Slot] = []
+        self._setup_crashes = 0
+        self._lease = 60.0
+        self._setup_timeout = 30.0
+        self._heard = boot_clock()
+        self._stop_timer: Timer | None = None
+        self._stopping = False
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Say hello; the rest follows from what the parent answers."""
+        self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, versions())))
+        self._link.flush()
+        processes.become_subreaper()
+        self._watch_signals()
+        self._watch_parent()
+        self._check_lease()
+
+    def _watch_signals(self) -> None:
+        receiver, sender = socket.socketpair()
+        receiver.setblocking(False)
+        sender.setblocking(False)
+        self._signals = (receiver, sender)
+        signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGTERM, lambda number, frame: self._loop.call_soon(lambda: self._stop(0.0)))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._loop.add_reader(receiver.fileno(), self._on_signal)
+
+    def _watch_parent(self) -> None:
+        """Notice the parent's death where a forked child of it keeps the link's other end open.
+
+        Only where the parent is this machine's process that started the agent, which is what the local backend says.
+        """
+        parent_pid = int(os.environ.get("DRAGONFLY_PARENT_PID", "0"))
+        self._parent_watch = -1
+        if not parent_pid:
+            return
+        if os.getppid() != parent_pid:
+            self.exit()
+        if hasattr(os, "pidfd_open"):
+            try:
+                self._parent_watch = os.pidfd_open(parent_pid)
+            except OSError:
+                return
+            self._loop.add_reader(self._parent_watch, self.exit)
+
+    def _check_lease(self) -> None:
+        if boot_clock() - self._heard > self._lease:
+            self.exit()
+        self._loop.call_later(self._lease / LEASE_CHECKS, self._check_lease)
+
+    def _on_link_closed(self, reason: Exception | None) -> None:
+        self.exit()
+
+    def exit(self) -> NoReturn:
+        """Kill everything that runs here, and go."""
+        for slot in list(self._dispatcher.slots.values()):
+            slot.kill()
+        self._kill_leftovers()
+        os._exit(0)
+
+    def _kill_leftovers(self) -> None:
+        """What is a child of this agent and not a slot outlived its slot."""
+        while True:
+            left = [pid for pid in processes.children(os.getpid()) if pid not in self._dispatcher.slots]
+            if not left:
+                return
+            for pid in left:
+                processes.kill_tree(pid)
+                try:
+                    os.waitpid(pid, 0)
+                except ChildProcessError:
+                    continue
+
+    def _stop(self, grace: float) -> None:
+        """Go: when all calls have ended, or at the latest after `grace` seconds."""
+        self._stopping = True
+        if self._stop_timer is not None:
+            self._stop_timer.cancel()
+        self._stop_timer = self._loop.call_later(grace, self._say_bye)
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._stopping and self._dispatcher.is_idle:
+            self._say_bye()
+
+    def _say_bye(self) -> None:
+        """End every slot, those that are done by themselves, then go."""
+        self._stopping = True
+        for slot in list(self._dispatcher.slots.values()):
+            if slot.in_flight:
+                slot.kill()
+            else:
+                slot.retire()
+        self._loop.call_later(0.5, self._leave)
+        self._leave_if_alone()
+
+    def _leave_if_alone(self) -> None:
+        if self._stopping and not self._dispatcher.slots and self._dispatcher.is_idle:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._link.send(encode(Kind.BYE))
+        self._link.flush()
+        self.exit()
+
+    # -- slots --------------------------------------------------------------------------------------------------------
+
+    def _fork_slot(self) -> Slot:
+        slot = Slot(self._loop, b"".join(self._setup_parts), self._descriptors, self._on_slot_frames)
+        slot.timer = self._loop.call_later(self._setup_timeout, lambda: self._setup_is_late(slot))
+        self._link.send(encode(Kind.SLOT_UP, detail=slot.pid))
+        return slot
+
+    def _descriptors(self) -> list[int]:
+        """All that a slot must not keep open: the link above all, which only the agent may hold."""
+        fds = [self._link.fileno(), *self._loop.descriptors(), *(end.fileno() for end in self._signals)]
+        if self._parent_watch >= 0:
+            fds.append(self._parent_watch)
+        for slot in self._dispatcher.slots.values():
+            fds.extend(slot.descriptors())
+        return fds
+
+    def _setup_is_late(self, slot: Slot) -> None:
+        if slot.ready or slot.pid not in self._dispatcher.slots:
+            return
+        slot.kill()
+        self._report_setup_failure(f"the initializer did not finish within {self._setup_timeout:g} s")
+
+    def _report_setup_failure(self, text: str) -> None:
+        self._link.send(encode(Kind.SETUP_FAILED, payload=json.dumps({"text": text}).encode()))
+
+    def _on_signal(self) -> None:
+        try:
+            self._signals[0].recv(256)
+        except BlockingIOError:
+            return
+        self._reap()
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            slot = self._dispatcher.slots.get(pid)
+            if slot is not None:
+                self._slot_ended(slot, status)
+        self._kill_leftovers()
+        self._end_if_done()
+        self._leave_if_alone()
+
+    def _slot_ended(self, slot: Slot, status: int) -> None:
+        processes.kill_group(slot.pid)
+        slot.link.drain_reads()
+        if slot.timer is not None:
+            slot.timer.cancel()
+        if not slot.ready and slot.kill_reason is None and not self._stopping:
+            self._setup_crashes += 1
+            if self._setup_crashes >= MAX_SETUP_CRASHES:
+                code = os.waitstatus_to_exitcode(status)
+                self._report_setup_failure(f"{self._setup_crashes} slots in a row died before they were ready ({code})")
+        self._dispatcher.slot_ended(slot, status)
+        if slot in self._paused:
+            self._paused.remove(slot)
+        slot.close()
+        self._link.send(encode(Kind.SLOT_DOWN, detail=slot.pid))
+
+    def _on_slot_frames(self, slot: Slot, frames: list[Frame]) -> None:
+        send = self._link.send
+        for frame in frames:
+            kind = frame.kind
+            if kind == Kind.RESULT:
+                send(frame.raw)
+                if not frame.flags & Flag.LARGE:
+                    self._dispatcher.answered(slot, frame)
+            elif kind == Kind.CHUNK:
+                self._link.send_bulk(frame.raw)
+                if not frame.flags & Flag.MORE:
+                    self._dispatcher.answered(slot, frame)
+            elif kind == Kind.READY:
+                self._setup_crashes = 0
+                slot.ready = True
+                if slot.timer is not None:
+                    slot.timer.cancel()
+                self._dispatcher.slot_is_ready(slot)
+            elif kind == Kind.PULL:
+                send(frame.raw)
+            elif kind == Kind.IDLE:
+                send(frame.raw)
+                self._dispatcher.answered(slot, frame)
+            elif kind == Kind.SETUP_FAILED:
+                slot.kill_reason = Kind.SETUP_FAILED
+                send(frame.raw)
+        if self._link.queued_bulk > SLOT_BACKLOG:
+            slot.link.pause()
+            self._paused.append(slot)
+        self._dispatcher.dispatch()
+        self._end_if_done()
+
+    def _resume_slots(self) -> None:
+        for slot in self._paused:
+            slot.link.resume()
+        self._paused.clear()
+
+    # -- the parent ---------------------------------------------------------------------------------------------------
+
+    def _on_frames(self, frames: list[Frame]) -> None:
+        self._heard = boot_clock()
+        for frame in frames:
+            kind = frame.kind
+            if kind == Kind.CALL:
+                self._dispatcher.waiting.append(Work(frame))
+            elif kind == Kind.CHUNK:
+                self._forward_chunk(frame)
+            else:
+                self._on_control(frame)
+        self._dispatcher.dispatch()
+
+    def _on_control(self, frame: Frame) -> None:
+        match frame.kind:
+            case Kind.WELCOME:
+                self._on_welcome(json.loads(bytes(frame.payload)))
+            case Kind.REFUSE:
+                sys.stderr.write(f"dragonfly runner: refused by the parent: {bytes(frame.payload)!r}\n")
+                self.exit()
+            case Kind.SETUP:
+                self._setup_parts.append(bytes(frame.payload))
+            case Kind.PING:
+                self._link.send(encode(Kind.PONG, detail=frame.detail))
+            case Kind.KILL:
+                self._dispatcher.kill(frame.call_id, frame.attempt)
+            case Kind.STOP:
+                self._stop(frame.detail / 1000)
+            case Kind.CHECK_IDLE:
+                self._dispatcher.check_idle(Work(frame))
+
+    def _on_welcome(self, session: dict[str, Any]) -> None:
+        self._link.end_handshake()
+        self._lease = session["lease"]
+        self._setup_timeout = session["setup_timeout"]
+        self._dispatcher.max_slots = session["slots"]
+        self._dispatcher.max_calls_per_slot = session["calls_per_slot"]
+
+    def _forward_chunk(self, frame: Frame) -> None:
+        work = self._dispatcher.works.get((frame.call_id, frame.attempt))
+        if work is None or work.slot is None:
+            return
+        slot = work.slot
+        work.missing -= len(frame.raw) - HEADER_SIZE
+        slot.link.send_bulk(frame.raw)
+        work.owed += 1
+        self._pull_more(work)
+
+    def _pull_more(self, work: Work) -> None:
+        slot = work.slot
+        if slot is None or not work.owed or work.missing <= 0:
+            return
+        if slot.link.queued_bulk > SLOT_BACKLOG:
+            slot.link.on_drained = lambda: self._pull_more(work)
+            return
+        self._link.send(encode(Kind.PULL, work.call_id, attempt=work.attempt, detail=work.owed))
+        work.owed = 0
+
+
+def run(sock: socket.socket, runner_id: str = "") -> None:
+    """Be an agent on this stream until the parent says stop or is gone. Does not return."""
+    loop = Loop()
+    agent = Agent(loop, sock, runner_id)
+    agent.start()
+    try:
+        loop.run()
+    finally:
+        # A bug in the agent must not leave slots behind either.
+        agent.exit()

@@ -1,0 +1,296 @@
+"""Which slot gets which call: the agent's share of scheduling.
+
+Cheap calls are queued in the slots, so that no slot waits for the agent between two of them. What turns out to sit behind
+a longer call is taken back within milliseconds and goes to another slot, or back to the parent if there is none. So two
+calls that wait for each other meet, whatever batch they came in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable
+
+from dragonfly_executor.core.wire import Frame, Kind, encode
+from dragonfly_executor.runner.slots import Slot, Work
+from dragonfly_executor.transport.loop import Loop, Timer
+
+REVIEW_AFTER = 0.003
+"""Seconds that a call may run before it counts as started in the parent's eyes, and as one that others are stuck behind."""
+STUCK_FACTOR = 3.0
+"""A call is not slow before it took this many times what calls took lately."""
+CHEAP = 0.001
+"""Calls that take less than this are queued in the slots."""
+AHEAD = 0.004
+"""Seconds of work that are queued in a slot."""
+MAX_AHEAD = 64
+COST_WEIGHT = 0.1
+
+
+class Dispatcher:
+    """The calls on this runner and the slots that run them."""
+
+    def __init__(self, loop: Loop, send: Callable[[bytes], None], fork_slot: Callable[[], Slot]) -> None:
+        self._loop = loop
+        self._send = send
+        self._fork_slot = fork_slot
+        self.max_slots = 1
+        self.max_calls_per_slot = 0
+        self.waiting: deque[Work] = deque()
+        """Calls that no slot has."""
+        self.works: dict[tuple[int, int], Work] = {}
+        """Calls that a slot has, by id and attempt."""
+        self.slots: dict[int, Slot] = {}
+        """Living slots by process id."""
+        self._cost: float | None = None
+        self._review_timer: Timer | None = None
+        self._progress = loop.time()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call is here."""
+        return not self.waiting and not self.works
+
+    # -- handing out --------------------------------------------------------------------------------------------------
+
+    def dispatch(self) -> None:
+        """Hand waiting calls to slots, as far as there are any."""
+        forked = False
+        while self.waiting:
+            slot = self._best_slot(self.waiting[0])
+            if slot is None:
+                if forked or not self._may_fork():
+                    break
+                # One a pass: while a slot is being forked, the others may work the queue off.
+                slot = self._fork_slot()
+                self.slots[slot.pid] = slot
+                forked = True
+            if not self._hand(slot, self.waiting[0]):
+                break
+            self.waiting.popleft()
+        if self.waiting and forked and self._may_fork():
+            self._loop.call_soon(self.dispatch)
+        if not self.waiting:
+            self._balance()
+        if self.works or self.waiting:
+            self._arm_review()
+
+    def _may_fork(self) -> bool:
+        return len(self.slots) < self.max_slots
+
+    def _depth(self) -> int:
+        """How many calls a slot may have, the running one included."""
+        if self._cost is None or self._cost >= CHEAP:
+            return 1
+        return 1 + min(MAX_AHEAD, int(AHEAD / max(self._cost, 1e-6)))
+
+    def _best_slot(self, work: Work) -> Slot | None:
+        """An idle slot; else the one with the fewest calls that still takes one."""
+        best: Slot | None = None
+        for slot in self.slots.values():
+            if slot.retired or slot.kill_reason is not None:
+                continue
+            if not slot.in_flight:
+                return slot
+            if slot.ready and not slot.stuck and (best is None or len(slot.in_flight) < len(best.in_flight)):
+                best = slot
+        if best is None or work.is_large or self._may_fork() or len(best.in_flight) >= self._depth():
+            return None
+        # A large payload needs the stream to itself until it has gone over.
+        return None if best.in_flight[-1].is_large else best
+
+    def _hand(self, slot: Slot, work: Work) -> bool:
+        starts_now = not slot.in_flight
+        if not slot.hand(work):
+            return False
+        if work.frame.kind == Kind.CALL:
+            self.works[work.call_id, work.attempt] = work
+        if starts_now:
+            self._became_first(slot)
+        if self.max_calls_per_slot and slot.handed >= self.max_calls_per_slot:
+            slot.retire()
+        return True
+
+    def _became_first(self, slot: Slot) -> None:
+        slot.since = self._progress = self._loop.time()
+        slot.stuck = False
+        work = slot.in_flight[0]
+        limit = min(work.budget, work.run_timeout)
+        if limit != float("inf"):
+            work.timer = self._loop.call_later(limit, lambda: self._over_limit(work))
+
+    def _balance(self) -> None:
+        """An idle slot takes over half of what waits in the fullest one."""
+        idle = [slot for slot in self.slots.values() if slot.ready and not (slot.in_flight or slot.retired or slot.kill_reason)]
+        if not idle:
+            return
+        fullest = max(self.slots.values(), key=lambda slot: len(slot.in_flight))
+        if len(fullest.in_flight) < 2 or fullest.retired:
+            return
+        taken = fullest.take_back()
+        keep = len(taken) // 2
+        for work in taken[:keep]:
+            if not fullest.hand(work):
+                self._put_back([work])
+        for work in taken[keep:]:
+            self._hand_or_wait(idle[0], work)
+
+    def _hand_or_wait(self, slot: Slot, work: Work) -> None:
+        if slot.retired or not self._hand(slot, work):
+            self._put_back([work])
+
+    def _put_back(self, works: list[Work]) -> None:
+        for work in reversed(works):
+            self.works.pop((work.call_id, work.attempt), None)
+            self.waiting.appendleft(work)
+
+    # -- what comes back ----------------------------------------------------------------------------------------------
+
+    def slot_is_ready(self, slot: Slot) -> None:
+        """Its initializer is done: the call that it was handed starts now."""
+        if slot.in_flight:
+            slot.since = self._loop.time()
+
+    def answered(self, slot: Slot, frame: Frame) -> None:
+        """The slot has finished its first call."""
+        if not slot.in_flight:
+            return
+        work = slot.in_flight.popleft()
+        self._forget(work)
+        slot.stuck = False
+        if frame.kind == Kind.RESULT:
+            cost = frame.detail * 1e-6
+            self._cost = cost if self._cost is None else self._cost + COST_WEIGHT * (cost - self._cost)
+        if slot.in_flight:
+            self._became_first(slot)
+
+    def _forget(self, work: Work) -> None:
+        self.works.pop((work.call_id, work.attempt), None)
+        if work.timer is not None:
+            work.timer.cancel()
+
+    def slot_ended(self, slot: Slot, status: int) -> None:
+        """Say what became of each call that the slot had."""
+        self.slots.pop(slot.pid, None)
+        unstarted = slot.take_back()
+        if not slot.ready:
+            # It never got as far as to take one.
+            unstarted = [*slot.in_flight, *unstarted]
+            slot.in_flight.clear()
+        for work in slot.in_flight:
+            self._forget(work)
+            self._report_end(work, slot, status)
+        slot.in_flight.clear()
+        self._put_back(unstarted)
+        self.dispatch()
+
+    def _report_end(self, work: Work, slot: Slot, status: int) -> None:
+        if work.frame.kind == Kind.CHECK_IDLE:
+            self._send(encode(Kind.IDLE))
+        elif slot.kill_reason == Kind.KILL:
+            self._send(encode(Kind.GONE, work.call_id, attempt=work.attempt))
+        elif slot.kill_reason == Kind.TIMED_OUT:
+            self._send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt))
+        elif work.missing > 0:
+            self._send(encode(Kind.RETURNED, work.call_id, attempt=work.attempt))
+        else:
+            code = os.waitstatus_to_exitcode(status)
+            text = json.dumps({"code": code if code >= 0 else None, "signal": -code if code < 0 else None, "pid": slot.pid})
+            self._send(encode(Kind.LOST, work.call_id, text.encode(), attempt=work.attempt))
+
+    # -- stopping calls -----------------------------------------------------------------------------------------------
+
+    def kill(self, call_id: int, attempt: int) -> None:
+        """Stop a call; GONE says that it is not here any more. Others are not touched."""
+        work = self.works.get((call_id, attempt))
+        if work is None:
+            self._drop_waiting(call_id, attempt)
+        elif work.slot is not None:
+            self._stop_in_slot(work, work.slot, Kind.KILL)
+
+    def _drop_waiting(self, call_id: int, attempt: int) -> None:
+        for work in self.waiting:
+            if work.call_id == call_id and work.attempt == attempt:
+                self.waiting.remove(work)
+                self._send(encode(Kind.GONE, call_id, attempt=attempt))
+                return
+
+    def _stop_in_slot(self, work: Work, slot: Slot, reason: int) -> None:
+        """Kill the slot, if this is the call that it runs.
+
+        First the calls behind it are taken back, then the results that are there are read. So if the call is still
+        unanswered after that, nothing but it can be running.
+        """
+        taken = slot.take_back()
+        if work in taken:
+            taken.remove(work)
+            self._forget(work)
+            answer = Kind.TIMED_OUT if reason == Kind.TIMED_OUT else Kind.GONE
+            self._send(encode(answer, work.call_id, attempt=work.attempt))
+        self._put_back(taken)
+        slot.link.drain_reads()
+        if work.slot is slot and work in slot.in_flight:
+            slot.kill_reason = reason
+            slot.kill()
+        self.dispatch()
+
+    def _over_limit(self, work: Work) -> None:
+        if work.slot is not None and (work.call_id, work.attempt) in self.works:
+            self._stop_in_slot(work, work.slot, Kind.TIMED_OUT)
+
+    def check_idle(self, work: Work) -> None:
+        """Run the user's idle check in a slot, unless calls are here."""
+        if not self.is_idle:
+            self._send(encode(Kind.IDLE))
+            return
+        self.waiting.append(work)
+
+    # -- review -------------------------------------------------------------------------------------------------------
+
+    def _arm_review(self) -> None:
+        if self._review_timer is None:
+            self._review_timer = self._loop.call_later(REVIEW_AFTER, self._review)
+
+    def _review(self) -> None:
+        """Report what has been running for a while, and take back what is stuck behind it."""
+        self._review_timer = None
+        now = self._loop.time()
+        stuck_after = max(REVIEW_AFTER, STUCK_FACTOR * (self._cost or 0.0))
+        again = False
+        for slot in self.slots.values():
+            if not slot.in_flight or not slot.ready:
+                continue
+            if now - slot.since < REVIEW_AFTER:
+                again = True
+                continue
+            first = slot.in_flight[0]
+            if not first.reported and first.frame.kind == Kind.CALL:
+                first.reported = True
+                self._send(encode(Kind.STARTED, first.call_id, attempt=first.attempt))
+            if len(slot.in_flight) > 1:
+                if now - slot.since >= stuck_after:
+                    slot.stuck = True
+                    self._put_back(slot.take_back())
+                else:
+                    again = True
+        self.dispatch()
+        if self.waiting:
+            again = self._return_stuck(now, stuck_after)
+        if again:
+            self._arm_review()
+        elif self._review_timer is not None:
+            self._review_timer.cancel()
+            self._review_timer = None
+
+    def _return_stuck(self, now: float, stuck_after: float) -> bool:
+        """Give what nobody here can start back to the parent; whether there is something left to look at."""
+        if now - self._progress < stuck_after or self._may_fork():
+            return True
+        for work in self.waiting:
+            if work.frame.kind == Kind.CALL:
+                self._send(encode(Kind.RETURNED, work.call_id, attempt=work.attempt))
+            else:
+                self._send(encode(Kind.IDLE))
+        self.waiting.clear()
+        return bool(any(not slot.ready for slot in self.slots.values()))

@@ -1,0 +1,119 @@
+"""Process trees: nobody is left behind.
+
+On Linux an agent and each of its slots are *child subreapers*: what a call leaves running becomes a child of its slot, and
+of the agent when the slot ends, however it was daemonized. So whoever is a child of an agent without being a slot is a
+leftover of a slot that ended. Elsewhere only process groups are known.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterable
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def _prctl(option: int, value: int) -> None:
+    if not sys.platform.startswith("linux"):
+        return
+    # Loading ctypes takes milliseconds; an agent does it while it waits for the parent.
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def become_subreaper() -> None:
+    """Adopt what this process's descendants leave behind (Linux; see prctl(2))."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Be killed when the process that forked this one dies; at once, if it is dead already (Linux)."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the direct children of `pid`; empty where /proc does not tell."""
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as listing:
+                found.extend(int(child) for child in listing.read().split())
+        except OSError:
+            continue
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of all that descend from `pid`, nearest first."""
+    found: list[int] = []
+    todo = [pid]
+    while todo:
+        below = children(todo.pop())
+        found.extend(below)
+        todo.extend(below)
+    return found
+
+
+def kill(pid: int) -> None:
+    """SIGKILL one process; fine if it is gone."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def kill_group(group: int) -> None:
+    """SIGKILL a process group; fine if it is gone."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL `pid`, its process group and everything that descends from it."""
+    # Stopped first, so that it forks nothing between the listing and the kill.
+    try:
+        os.kill(pid, signal.SIGSTOP)
+    except (ProcessLookupError, PermissionError):
+        kill_group(pid)
+        return
+    below = descendants(pid)
+    kill_group(pid)
+    kill(pid)
+    for process in below:
+        kill(process)
+
+
+def members(sessions: Iterable[int], marker: bytes) -> list[int]:
+    """Processes of this user that belong to one of `sessions`, or whose environment holds `marker` (Linux)."""
+    wanted = set(sessions)
+    found = []
+    own = os.getpid()
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return found
+    for name in names:
+        if not name.isdigit() or int(name) == own:
+            continue
+        try:
+            if os.getsid(int(name)) in wanted:
+                found.append(int(name))
+                continue
+            with open(f"/proc/{name}/environ", "rb") as environment:
+                if marker in environment.read().split(b"\0"):
+                    found.append(int(name))
+        except OSError:
+            continue
+    return found

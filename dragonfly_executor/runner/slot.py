@@ -1,0 +1,165 @@
+"""A slot: the process that runs the user's calls, one at a time, on its main thread.
+
+It takes each call as one packet from a socket whose reading end its agent holds too. So the kernel says who got a packet:
+what the slot has not taken, the agent can take back, and such a call provably never started. Results go out at once,
+each by itself, so that none waits for a call that runs longer.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+
+from dragonfly_executor.core.wire import (
+    CHUNK_SIZE,
+    HEADER,
+    HEADER_SIZE,
+    LIMITS,
+    MAX_DETAIL,
+    MAX_FRAME,
+    MAX_INLINE,
+    TOTAL,
+    Decoder,
+    Flag,
+    Kind,
+    encode,
+)
+from dragonfly_executor.payload import SlotCodec, perform
+from dragonfly_executor.runner import processes
+
+Buffer = bytes | bytearray | memoryview
+
+PACKET_SIZE = HEADER_SIZE + LIMITS.size + MAX_INLINE + TOTAL.size
+SETUP_PART = TOTAL
+"""In front of each of the parts of the setup: the codec's, then the initializer call's (empty for none)."""
+LARGE_WINDOW = 16
+"""Chunks of a large call that are asked for at first; the agent asks for more as they pass."""
+FAILED = 70
+"""Exit status (EX_SOFTWARE) of a slot whose initializer failed."""
+
+
+def main(calls: socket.socket, results: socket.socket, setup: bytes, agent_pid: int) -> None:
+    """Run calls until the agent closes `calls`. Runs in a forked child of the agent and does not return."""
+    status = 1
+    try:
+        _stand_alone(agent_pid)
+        status = _Slot(calls, results).serve(setup)
+        _flush_standard_streams()
+    finally:
+        os._exit(status)
+
+
+def _stand_alone(agent_pid: int) -> None:
+    os.setsid()
+    processes.die_with_parent(agent_pid)
+    processes.become_subreaper()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.enable()
+
+
+def _flush_standard_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            # A call may have closed or replaced it; what it held is the call's own loss.
+            continue
+
+
+class _Slot:
+    def __init__(self, calls: socket.socket, results: socket.socket) -> None:
+        self._calls = calls
+        self._results = results
+        self._pid = os.getpid()
+        self._codec: SlotCodec
+
+    def serve(self, setup: bytes) -> int:
+        """Prepare, then run calls; the exit status."""
+        (size,) = SETUP_PART.unpack_from(setup)
+        codec_setup = setup[SETUP_PART.size : SETUP_PART.size + size]
+        initializer = setup[SETUP_PART.size + size :]
+        self._codec = SlotCodec(codec_setup)
+        self._codec.prepare()
+        if initializer and not self._initialize(initializer):
+            return FAILED
+        self._results.sendall(encode(Kind.READY))
+        while packet := self._calls.recv(PACKET_SIZE):
+            self._run(packet)
+        return 0
+
+    def _initialize(self, initializer: bytes) -> bool:
+        is_error, _, parts = perform(self._codec, initializer)
+        if not is_error:
+            return True
+        payload = b"".join(parts)
+        self._results.sendall(encode(Kind.SETUP_FAILED, payload=payload[: MAX_FRAME // 2], flags=Flag.ERROR))
+        return False
+
+    def _run(self, packet: bytes) -> None:
+        kind, flags, attempt, _, call_id, _ = HEADER.unpack_from(packet)
+        data: Buffer = memoryview(packet)[HEADER_SIZE + (LIMITS.size if flags & Flag.LIMITS else 0) :]
+        if flags & Flag.LARGE:
+            data = self._receive_large(call_id, attempt, data)
+        if kind == Kind.CHECK_IDLE:
+            self._answer_idle_check(data)
+            return
+        began = time.perf_counter()
+        is_error, retryable, parts = perform(self._codec, data)
+        if os.getpid() != self._pid:
+            # The call forked, and its child came back here: the result is the parent's to give.
+            os._exit(0)
+        microseconds = min(int((time.perf_counter() - began) * 1e6), MAX_DETAIL)
+        _flush_standard_streams()
+        result_flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
+        self._send_result(call_id, attempt, microseconds, int(result_flags), parts)
+
+    def _answer_idle_check(self, data: Buffer) -> None:
+        try:
+            check, args, kwargs, _ = self._codec.decode_call(data)
+            may_go = bool(check(*args, **kwargs))
+        except BaseException:
+            # The user's own code: a check that fails must not make a runner go that is in use.
+            sys.excepthook(*sys.exc_info())
+            may_go = False
+        self._results.sendall(encode(Kind.IDLE, detail=int(may_go)))
+
+    def _receive_large(self, call_id: int, attempt: int, head: Buffer) -> bytearray:
+        """The payload of a large call: it is asked for only now, when nobody can take the call back any more."""
+        (total,) = TOTAL.unpack(head[-TOTAL.size :])
+        self._results.sendall(encode(Kind.PULL, call_id, attempt=attempt, detail=LARGE_WINDOW))
+        data = bytearray()
+        decoder = Decoder()
+        while len(data) < total:
+            received = self._results.recv(MAX_FRAME)
+            if not received:
+                os._exit(1)
+            for frame in decoder.feed(received):
+                data += frame.payload
+        return data
+
+    def _send_result(self, call_id: int, attempt: int, microseconds: int, flags: int, parts: list[Buffer]) -> None:
+        total = sum(map(len, parts)) if len(parts) > 1 else len(parts[0])
+        if total <= MAX_INLINE:
+            header = HEADER.pack(Kind.RESULT, flags, attempt, microseconds, call_id, total)
+            self._results.sendall(b"".join((header, *parts)))
+            return
+        flags |= Flag.LARGE | Flag.MORE
+        self._results.sendall(
+            encode(Kind.RESULT, call_id, TOTAL.pack(total), flags=flags, attempt=attempt, detail=microseconds)
+        )
+        sent = 0
+        for part in parts:
+            view = memoryview(part).cast("B")
+            for start in range(0, len(view), CHUNK_SIZE):
+                piece = view[start : start + CHUNK_SIZE]
+                sent += len(piece)
+                more = Flag.MORE if sent < total else 0
+                self._results.sendall(HEADER.pack(Kind.CHUNK, more, attempt, 0, call_id, len(piece)))
+                self._results.sendall(piece)

@@ -1,0 +1,132 @@
+"""The agent's side of a slot: fork it, hand it calls, take them back, kill it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+
+from dragonfly_executor.core.wire import HEADER, HEADER_SIZE, LIMITS, TOTAL, Flag, Frame
+from dragonfly_executor.runner import processes, slot
+from dragonfly_executor.transport.link import Link
+from dragonfly_executor.transport.loop import Loop, Timer
+
+# macOS has no SOCK_SEQPACKET for unix sockets; its datagrams between a pair are as reliable.
+PACKETS = socket.SOCK_SEQPACKET if sys.platform.startswith("linux") else socket.SOCK_DGRAM
+
+
+class Work:
+    """A call on this runner, from its frame to its end."""
+
+    __slots__ = ("attempt", "budget", "call_id", "frame", "missing", "owed", "reported", "run_timeout", "slot", "timer")
+
+    def __init__(self, frame: Frame) -> None:
+        self.call_id = frame.call_id
+        self.attempt = frame.attempt
+        self.frame = frame
+        self.slot: Slot | None = None
+        self.reported = False
+        self.timer: Timer | None = None
+        self.budget = self.run_timeout = float("inf")
+        if frame.flags & Flag.LIMITS:
+            self.budget, self.run_timeout = LIMITS.unpack_from(frame.raw, HEADER_SIZE)
+        self.missing = TOTAL.unpack(frame.raw[-TOTAL.size :])[0] if frame.flags & Flag.LARGE else 0
+        """Bytes of a large payload that have not come yet: until they have, the call cannot start."""
+        self.owed = 0
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its payload comes in chunks, when asked for."""
+        return bool(self.frame.flags & Flag.LARGE)
+
+
+class Slot:
+    """One forked process that runs calls, with the calls it was handed."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        setup: bytes,
+        inherited: Callable[[], list[int]],
+        on_frames: Callable[[Slot, list[Frame]], None],
+    ) -> None:
+        self._calls, self._taken_by_slot = socket.socketpair(socket.AF_UNIX, PACKETS)
+        own_end, slot_end = socket.socketpair()
+        agent_pid = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            for fd in (*inherited(), self._calls.fileno(), own_end.fileno()):
+                os.close(fd)
+            slot.main(self._taken_by_slot, slot_end, setup, agent_pid)
+        slot_end.close()
+        self.link = Link(loop, own_end, lambda frames: on_frames(self, frames), lambda reason: None)
+        self.in_flight: deque[Work] = deque()
+        """Calls handed over and not answered, oldest first: the first one is running."""
+        self.since = loop.time()
+        """When the first of them became the first."""
+        self.ready = False
+        self.stuck = False
+        self.handed = 0
+        self.kill_reason: int | None = None
+        self.timer: Timer | None = None
+
+    def descriptors(self) -> list[int]:
+        """What another slot must not keep open."""
+        return [fd for fd in (self._calls.fileno(), self._taken_by_slot.fileno(), self.link.fileno()) if fd >= 0]
+
+    def hand(self, work: Work) -> bool:
+        """Put a call into the slot's queue; False where the queue is full."""
+        try:
+            self._calls.send(work.frame.raw, socket.MSG_DONTWAIT)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            # It is dying: the end of its process says how.
+            return False
+        work.slot = self
+        self.in_flight.append(work)
+        self.handed += 1
+        return True
+
+    def take_back(self) -> list[Work]:
+        """The calls that the slot has not taken, in order: they have provably never started."""
+        packets: set[tuple[int, int]] = set()
+        while len(packets) < len(self.in_flight):
+            try:
+                packet = self._taken_by_slot.recv(HEADER_SIZE, socket.MSG_DONTWAIT)
+            except (BlockingIOError, InterruptedError):
+                break
+            if not packet:
+                break
+            _, _, attempt, _, call_id, _ = HEADER.unpack(packet)
+            packets.add((call_id, attempt))
+        if not packets:
+            return []
+        # By name, not by count: while this side reads, the slot may take one from between.
+        taken = [work for work in self.in_flight if (work.call_id, work.attempt) in packets]
+        self.in_flight = deque(work for work in self.in_flight if (work.call_id, work.attempt) not in packets)
+        for work in taken:
+            work.slot = None
+        self.handed -= len(taken)
+        return taken
+
+    def retire(self) -> None:
+        """Hand it no more: it ends when it has finished what it has."""
+        self._calls.close()
+
+    @property
+    def retired(self) -> bool:
+        """Whether it gets no more calls."""
+        return self._calls.fileno() < 0
+
+    def kill(self) -> None:
+        """SIGKILL the slot and everything that its calls started."""
+        processes.kill_tree(self.pid)
+
+    def close(self) -> None:
+        """Let go of its descriptors."""
+        self._calls.close()
+        self._taken_by_slot.close()
+        self.link.close()

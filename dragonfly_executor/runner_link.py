@@ -1,0 +1,277 @@
+"""The parent's side of one runner: its node, its link, and what travels on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dragonfly_executor import errors
+from dragonfly_executor.core import handshake
+from dragonfly_executor.core.ledger import Call
+from dragonfly_executor.core.wire import (
+    CHUNK_SIZE,
+    HEADER,
+    LIMITS,
+    MAX_INLINE,
+    TOTAL,
+    Flag,
+    Frame,
+    Kind,
+    encode,
+)
+from dragonfly_executor.future import Outcome
+from dragonfly_executor.transport.link import Buffer, Link, split_bulk
+from dragonfly_executor.transport.streams import as_socket
+from dragonfly_executor.versions import versions
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.base import Node, Stream
+    from dragonfly_executor.payload import CallCodec
+    from dragonfly_executor.transport.loop import Loop
+
+Ref = tuple[int, int]
+Result = tuple[int, int, float, Outcome, bool]
+INFINITY = float("inf")
+
+
+class Listener(Protocol):
+    """Who is told what a runner says; the engine."""
+
+    def runner_said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
+        """It is there, and its versions fit."""
+
+    def runner_broke(self, runner: RunnerLink, error: Exception) -> None:
+        """Its link has ended, or must."""
+
+    def runner_answered(self, runner: RunnerLink, said: Said) -> None:
+        """What one read brought."""
+
+
+@dataclass(slots=True)
+class Said:
+    """What a runner said in one read, sorted."""
+
+    started: list[Ref]
+    results: list[Result]
+    returned: list[Ref]
+    lost: list[tuple[Ref, dict[str, Any]]]
+    timed_out: list[Ref]
+    gone: list[Ref]
+    idle: bool | None = None
+    setup_failure: tuple[bytes, bool] | None = None
+    bye: bool = False
+
+
+class RunnerLink:
+    """Speaks with one runner. Belongs to the engine thread."""
+
+    def __init__(self, runner_id: int, node: Node, loop: Loop, codec: CallCodec, listener: Listener) -> None:
+        self.id = runner_id
+        self.node = node
+        self.slots = 0
+        self.slot_pids: set[int] = set()
+        self.pid: int | None = None
+        self.welcomed = False
+        self.said_bye = False
+        self._loop = loop
+        self._codec = codec
+        self._listener = listener
+        self._uploads: dict[Ref, Iterator[tuple[bytes, memoryview]]] = {}
+        self._downloads: dict[Ref, tuple[Frame, list[Buffer]]] = {}
+        self._link: Link | None = None
+        if node.stream is not None:
+            self.attach(node.stream)
+
+    def attach(self, stream: Stream) -> None:
+        """Speak over this stream from now on."""
+        self._link = Link(self._loop, as_socket(stream), self._on_frames, self._on_closed, handshake=True)
+
+    # -- saying -------------------------------------------------------------------------------------------------------
+
+    def welcome(self, session: bytes, setup: bytes) -> None:
+        """Let it in, and tell it what each slot needs."""
+        assert self._link is not None
+        self.welcomed = True
+        self._link.end_handshake()
+        self._link.send(encode(Kind.WELCOME, payload=session))
+        for start in range(0, len(setup), CHUNK_SIZE):
+            more = Flag.MORE if start + CHUNK_SIZE < len(setup) else 0
+            self._link.send(encode(Kind.SETUP, payload=setup[start : start + CHUNK_SIZE], flags=more))
+
+    def refuse(self, reason: str) -> None:
+        """Tell it why not; it goes by itself."""
+        self._say(encode(Kind.REFUSE, payload=json.dumps({"reason": reason}).encode()))
+        if self._link is not None:
+            self._link.flush()
+
+    def send_call(self, call: Call, now: float) -> None:
+        """Send a call, a large one as its head alone: its bytes follow when a slot asks for them."""
+        payload: Any = call.payload
+        flags = 0
+        prefix = b""
+        if call.limits.timeout is not None or call.limits.run_timeout is not None:
+            flags = int(Flag.LIMITS)
+            budget = INFINITY if call.deadline is None else max(0.0, call.deadline - now)
+            run_timeout = INFINITY if call.limits.run_timeout is None else call.limits.run_timeout
+            prefix = LIMITS.pack(budget, run_timeout)
+        if type(payload) is bytes:
+            header = HEADER.pack(Kind.CALL, flags, call.attempt, 0, call.id, len(prefix) + len(payload))
+            self._say(header + prefix + payload)
+            return
+        total = sum(map(len, payload))
+        head = encode(Kind.CALL, call.id, prefix + TOTAL.pack(total), flags=flags | Flag.LARGE, attempt=call.attempt)
+        self._uploads[call.id, call.attempt] = split_bulk(call.id, call.attempt, payload)
+        self._say(head)
+
+    def kill_call(self, call: Call) -> None:
+        """Stop this call where it runs."""
+        self._uploads.pop((call.id, call.attempt), None)
+        self._say(encode(Kind.KILL, call.id, attempt=call.attempt))
+
+    def check_idle(self, payload: bytes) -> None:
+        """Ask the runner's idle check."""
+        self._say(encode(Kind.CHECK_IDLE, payload=payload))
+
+    def ping(self) -> None:
+        """Show that the parent is alive, and ask the same."""
+        self._say(encode(Kind.PING))
+
+    def stop(self, grace: float) -> None:
+        """Tell it to go; calls that run may take `grace` seconds."""
+        self._say(encode(Kind.STOP, detail=min(int(grace * 1000), 2**32 - 1)))
+
+    def _say(self, frame: bytes) -> None:
+        if self._link is not None and not self._link.closed:
+            self._link.send(frame)
+
+    # -- hearing ------------------------------------------------------------------------------------------------------
+
+    @property
+    def last_heard(self) -> float:
+        """When the last byte came."""
+        return self._link.last_heard if self._link is not None else 0.0
+
+    def forgive(self, now: float) -> None:
+        """Count its silence from now on: it was this side that did not listen."""
+        if self._link is not None:
+            self._link.last_heard = now
+
+    def close(self) -> None:
+        """End the link."""
+        if self._link is not None:
+            self._link.close()
+        self._uploads.clear()
+        self._downloads.clear()
+
+    def descriptor(self) -> int:
+        """The link's descriptor, or -1."""
+        return -1 if self._link is None or self._link.closed else self._link.fileno()
+
+    def _on_closed(self, reason: Exception | None) -> None:
+        text = f"the link to runner {self.id} ended" if reason is None else f"the link to runner {self.id} broke: {reason}"
+        self._listener.runner_broke(self, reason if isinstance(reason, errors.ProtocolError) else ConnectionError(text))
+
+    def _on_frames(self, frames: Sequence[Frame]) -> None:
+        if not self.welcomed:
+            self._on_first_frame(frames[0])
+            return
+        said = Said([], [], [], [], [], [])
+        results, codec = said.results, self._codec
+        for frame in frames:
+            kind, flags, attempt, detail, call_id, raw = frame
+            if kind == Kind.RESULT and not flags & Flag.LARGE:
+                outcome = Outcome(codec, memoryview(raw)[24:], bool(flags & 1))
+                results.append((call_id, attempt, detail * 1e-6, outcome, bool(flags & 2)))
+            else:
+                self._sort(frame, said)
+        self._listener.runner_answered(self, said)
+
+    def _on_first_frame(self, frame: Frame) -> None:
+        try:
+            if frame.kind != Kind.HELLO:
+                raise errors.ProtocolError(f"the runner's first frame is not a HELLO but of kind {frame.kind}")
+            hello = handshake.read_hello(bytes(frame.payload))
+        except errors.ProtocolError as error:
+            self._listener.runner_broke(self, error)
+            return
+        reason = handshake.mismatch(versions(), hello.versions)
+        if reason is not None:
+            self.refuse(reason)
+            self._listener.runner_broke(self, errors.VersionMismatchError(f"runner {self.id}: {reason}", "handshake"))
+            return
+        self.pid = hello.versions.pid
+        self._listener.runner_said_hello(self, hello)
+
+    def _sort(self, frame: Frame, said: Said) -> None:
+        """Everything but a small result."""
+        ref = (frame.call_id, frame.attempt)
+        match frame.kind:
+            case Kind.RESULT:
+                self._downloads[ref] = (frame, [])
+            case Kind.CHUNK:
+                self._on_chunk(ref, frame, said)
+            case Kind.STARTED:
+                said.started.append(ref)
+            case Kind.PULL:
+                self._upload(ref, frame.detail)
+            case Kind.RETURNED:
+                self._uploads.pop(ref, None)
+                said.returned.append(ref)
+            case Kind.LOST:
+                self._forget(ref)
+                said.lost.append((ref, json.loads(bytes(frame.payload))))
+            case Kind.TIMED_OUT:
+                self._forget(ref)
+                said.timed_out.append(ref)
+            case Kind.GONE:
+                self._forget(ref)
+                said.gone.append(ref)
+            case Kind.IDLE:
+                said.idle = bool(frame.detail)
+            case Kind.SETUP_FAILED:
+                said.setup_failure = (bytes(frame.payload), bool(frame.flags & Flag.ERROR))
+            case Kind.SLOT_UP:
+                self.slot_pids.add(frame.detail)
+            case Kind.SLOT_DOWN:
+                self.slot_pids.discard(frame.detail)
+            case Kind.PING:
+                self._say(encode(Kind.PONG, detail=frame.detail))
+            case Kind.BYE:
+                said.bye = True
+
+    def _forget(self, ref: Ref) -> None:
+        self._uploads.pop(ref, None)
+        self._downloads.pop(ref, None)
+
+    def _upload(self, ref: Ref, chunks: int) -> None:
+        upload = self._uploads.get(ref)
+        if upload is None or self._link is None:
+            return
+        for _ in range(chunks):
+            piece = next(upload, None)
+            if piece is None:
+                del self._uploads[ref]
+                return
+            self._link.send_bulk(*piece)
+
+    def _on_chunk(self, ref: Ref, frame: Frame, said: Said) -> None:
+        download = self._downloads.get(ref)
+        if download is None:
+            return
+        head, chunks = download
+        chunks.append(frame.payload)
+        if frame.flags & Flag.MORE:
+            return
+        del self._downloads[ref]
+        data = bytearray().join(chunks)
+        outcome = Outcome(self._codec, data, bool(head.flags & Flag.ERROR))
+        said.results.append((*ref, head.detail * 1e-6, outcome, bool(head.flags & Flag.RETRYABLE)))
+
+
+def sendable(parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:
+    """A payload as a call keeps it: one `bytes` where it fits into a frame, else its parts as they are."""
+    if len(parts) == 1 and type(parts[0]) is bytes and len(parts[0]) <= MAX_INLINE:
+        return parts[0]
+    return b"".join(parts) if sum(map(len, parts)) <= MAX_INLINE else parts

@@ -1,0 +1,295 @@
+"""The engine's runners: booted, spoken with, stopped. Belongs to the engine thread; what blocks runs on the boot crew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dragonfly_executor import errors
+from dragonfly_executor.backends.base import BootRequest
+from dragonfly_executor.backoff import delay
+from dragonfly_executor.core import events, handshake
+from dragonfly_executor.core.wire import TOTAL
+from dragonfly_executor.parent import Parent
+from dragonfly_executor.runner_link import RunnerLink
+from dragonfly_executor.threads import Crew
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.base import Backend, Node
+    from dragonfly_executor.engine import Engine
+    from dragonfly_executor.narrator import Narrator
+    from dragonfly_executor.transport.loop import Loop, Timer
+
+BOOTS_AT_ONCE = 10
+STOP_SLACK = 2.0
+"""Seconds beyond its grace after which a runner that does not go has its link closed."""
+
+
+@dataclass(slots=True)
+class Booting:
+    """A boot that is under way."""
+
+    began: float
+    aborted: bool = False
+    timed_out: bool = False
+    timer: Timer | None = None
+    link: RunnerLink | None = None
+
+
+@dataclass(slots=True)
+class Stopping:
+    """A runner that was told to go."""
+
+    timer: Timer
+    released: bool = field(default=False)
+
+
+class Runners:
+    """All runners of a pool, by number."""
+
+    def __init__(
+        self, engine: Engine, backend: Backend, loop: Loop, setup: bytes, initializer: bytes, narrator: Narrator
+    ) -> None:
+        self._engine = engine
+        self._options = engine.options
+        self._backend = backend
+        self._loop = loop
+        self._setup = TOTAL.pack(len(setup)) + setup + initializer
+        self._narrator = narrator
+        self._booting: dict[int, Booting] = {}
+        self._up: dict[int, RunnerLink] = {}
+        self._stopping: dict[int, tuple[RunnerLink, Timer | None]] = {}
+        self._failures = 0
+        self._heartbeat: Timer | None = None
+        self._heartbeat_due = 0.0
+        self._idle_check = self._encode_idle_check()
+        size = min(self._options.max, BOOTS_AT_ONCE)
+        self.crew = Crew(f"dragonfly-{self._options.name}-boots", size, narrator.callback_failed)
+
+    def _encode_idle_check(self) -> bytes:
+        check = self._options.idle_check
+        return b"" if check is None else b"".join(self._engine.codec.encode_call(check, (), {}))
+
+    def get(self, runner_id: int) -> RunnerLink:
+        """The runner, up or on its way out."""
+        runner = self._up.get(runner_id)
+        return runner if runner is not None else self._stopping[runner_id][0]
+
+    def descriptors(self) -> list[int]:
+        """The links' descriptors."""
+        links = [*self._up.values(), *(entry[0] for entry in self._stopping.values())]
+        links += [boot.link for boot in self._booting.values() if boot.link is not None]
+        return [link.descriptor() for link in links if link.descriptor() >= 0]
+
+    @property
+    def _count(self) -> int:
+        return len(self._up) + len(self._booting)
+
+    # -- boot ---------------------------------------------------------------------------------------------------------
+
+    def boot(self, runner_id: int) -> None:
+        """Boot a runner; the core hears how it went."""
+        boot = Booting(self._loop.time())
+        timeout = float(self._options.boot_timeout)  # type: ignore[arg-type]  # a float since PoolOptions checked it
+        boot.timer = self._loop.call_later(timeout, lambda: self._boot_timed_out(runner_id, timeout))
+        self._booting[runner_id] = boot
+        parent = Parent.new(self._options.name, runner_id, self._backend.name)
+        request = BootRequest(runner_id, parent, timeout)
+        self._narrator.grow_started(runner_id, self._count)
+        self.crew.run(self._boot_node, request)
+
+    def _boot_node(self, request: BootRequest) -> None:
+        """On the boot crew."""
+        try:
+            node = self._backend.boot(request)
+        except Exception as raised:
+            error = raised if isinstance(raised, errors.BootError) else _boot_error(raised)
+            self._loop.call_soon_threadsafe(lambda: self._boot_failed(request.runner_id, error))
+            return
+        self._loop.call_soon_threadsafe(lambda: self._booted(request.runner_id, node))
+
+    def _booted(self, runner_id: int, node: Node) -> None:
+        boot = self._booting[runner_id]
+        boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self)
+        if boot.aborted:
+            self._release(boot.link, lambda: self._boot_ended_aborted(runner_id))
+        elif boot.timed_out:
+            self._boot_failed(runner_id, errors.BootTimeoutError("the node came up after boot_timeout", "create"))
+
+    def _boot_ended_aborted(self, runner_id: int) -> None:
+        boot = self._booting.pop(runner_id)
+        if boot.timer is not None:
+            boot.timer.cancel()
+        self._engine.handle(events.RunnerGone(runner_id))
+
+    def _boot_timed_out(self, runner_id: int, timeout: float) -> None:
+        boot = self._booting.get(runner_id)
+        if boot is None:
+            return
+        if boot.link is None:
+            # The backend still blocks, under the same limit; what it comes back with is given back.
+            boot.timed_out = True
+            return
+        text = f"runner {runner_id} did not say hello within {timeout:g} s"
+        self._boot_failed(runner_id, errors.BootTimeoutError(text, "connect"))
+
+    def _boot_failed(self, runner_id: int, error: errors.BootError) -> None:
+        """Give the node back first, then say so."""
+        boot = self._booting[runner_id]
+        if boot.timer is not None:
+            boot.timer.cancel()
+        if boot.link is None:
+            self._report_boot_failure(runner_id, error)
+            return
+        error.output = error.output or boot.link.node.output()
+        self._release(boot.link, lambda: self._report_boot_failure(runner_id, error))
+
+    def _report_boot_failure(self, runner_id: int, error: errors.BootError) -> None:
+        boot = self._booting.pop(runner_id)
+        if boot.aborted:
+            self._engine.handle(events.RunnerGone(runner_id))
+            return
+        self._failures += 1
+        self._narrator.grow_ended(runner_id, self._count, error, self._loop.time() - boot.began)
+        retry_in = delay(self._options.boot_wait, self._failures)
+        self._engine.handle(events.BootFailed(runner_id, error, retry_in))
+
+    def runner_said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
+        """The boot has succeeded, if nobody has given up on it."""
+        boot = self._booting.get(runner.id)
+        if boot is None or boot.aborted:
+            return
+        if boot.timer is not None:
+            boot.timer.cancel()
+        del self._booting[runner.id]
+        options = self._options
+        runner.slots = options.max_concurrency or self._backend.default_slots() or hello.versions.cpus
+        session = handshake.welcome(
+            lease=float(options.lease),  # type: ignore[arg-type]
+            setup_timeout=float(options.boot_timeout),  # type: ignore[arg-type]
+            slots=runner.slots,
+            calls_per_slot=options.max_tasks_per_child or 0,
+        )
+        runner.welcome(session, self._setup)
+        self._up[runner.id] = runner
+        self._failures = 0
+        self._narrator.grow_ended(runner.id, self._count, None, self._loop.time() - boot.began)
+        self._beat_on()
+        self._engine.handle(events.BootSucceeded(runner.id, runner.slots))
+
+    # -- up -----------------------------------------------------------------------------------------------------------
+
+    def runner_answered(self, runner: RunnerLink, said: object) -> None:
+        """Pass on what a runner said."""
+        self._engine.runner_answered(runner, said)  # type: ignore[arg-type]
+
+    def check_idle(self, runner_id: int) -> None:
+        """Ask the runner's idle check."""
+        self.get(runner_id).check_idle(self._idle_check)
+
+    def runner_broke(self, runner: RunnerLink, error: Exception) -> None:
+        """A link has ended: a boot has failed, a runner is lost, or one that was told to go is gone."""
+        if runner.id in self._booting:
+            if not self._booting[runner.id].aborted:
+                boot_error = error if isinstance(error, errors.BootError) else _boot_error(error, "handshake")
+                self._boot_failed(runner.id, boot_error)
+        elif runner.id in self._up:
+            runner.close()
+            lost = errors.RunnerLostError(f"runner {runner.id} (process {runner.pid}) was lost: {error}", runner_id=runner.id)
+            lost.__cause__ = error
+            self._engine.handle(events.RunnerLost(runner.id, lost))
+        elif runner.id in self._stopping:
+            self._leave(runner.id)
+
+    def _beat_on(self) -> None:
+        if self._heartbeat is None:
+            interval = float(self._options.heartbeat)  # type: ignore[arg-type]
+            self._heartbeat_due = self._loop.time() + interval
+            self._heartbeat = self._loop.call_at(self._heartbeat_due, self._beat)
+
+    def _beat(self) -> None:
+        """Ping all, and give up on those that were silent too long."""
+        self._heartbeat = None
+        now = self._loop.time()
+        # This process slept or was stopped: the silence was its own.
+        overslept = now - self._heartbeat_due > float(self._options.heartbeat)  # type: ignore[arg-type]
+        for runner in list(self._up.values()):
+            if overslept:
+                runner.forgive(now)
+            silent = now - runner.last_heard
+            if silent > float(self._options.dead_after):  # type: ignore[arg-type]
+                self.runner_broke(runner, TimeoutError(f"nothing heard from it for {silent:.1f} s"))
+            else:
+                runner.ping()
+        if self._up:
+            self._beat_on()
+
+    # -- stop ---------------------------------------------------------------------------------------------------------
+
+    def stop(self, runner_id: int, grace: float, reason: str) -> None:
+        """Tell a runner to go, or give up on its boot; the core hears `RunnerGone` when nothing of it is left."""
+        boot = self._booting.get(runner_id)
+        if boot is not None:
+            boot.aborted = True
+            if boot.link is not None:
+                self._release(boot.link, lambda: self._boot_ended_aborted(runner_id))
+            return
+        runner = self._up.pop(runner_id)
+        self._narrator.shrunk(runner_id, self._count, reason)
+        if runner.descriptor() < 0:
+            self._stopping[runner_id] = (runner, None)
+            self._release(runner, lambda: self._gone(runner_id))
+            return
+        timer = self._loop.call_later(grace + STOP_SLACK, lambda: self._leave(runner_id))
+        self._stopping[runner_id] = (runner, timer)
+        runner.stop(grace)
+
+    def said_bye(self, runner: RunnerLink) -> None:
+        """It has nothing left to say."""
+        if runner.id in self._stopping:
+            self._leave(runner.id)
+
+    def _leave(self, runner_id: int) -> None:
+        runner, timer = self._stopping[runner_id]
+        if timer is None:
+            return
+        timer.cancel()
+        self._stopping[runner_id] = (runner, None)
+        self._release(runner, lambda: self._gone(runner_id))
+
+    def _gone(self, runner_id: int) -> None:
+        del self._stopping[runner_id]
+        self._engine.handle(events.RunnerGone(runner_id))
+
+    def _release(self, runner: RunnerLink, then: object) -> None:
+        """Close the link and give the node back on the boot crew; then go on here."""
+        runner.close()
+
+        def give_back() -> None:
+            try:
+                runner.node.stop()
+            finally:
+                self._loop.call_soon_threadsafe(then)  # type: ignore[arg-type]
+
+        self.crew.run(give_back)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Nothing is left to beat for."""
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+
+    def abandon(self) -> None:
+        """Give every node back without asking: the engine has failed."""
+        booting = [boot.link for boot in self._booting.values() if boot.link is not None]
+        for runner in (*self._up.values(), *(entry[0] for entry in self._stopping.values()), *booting):
+            runner.close()
+            self.crew.run(runner.node.stop)
+
+
+def _boot_error(error: Exception, phase: str = "create") -> errors.BootError:
+    """A `BootError` that says what a backend raised, or how a link ended, while a runner booted."""
+    boot_error = errors.BootError(f"{type(error).__name__}: {error}", phase)
+    boot_error.__cause__ = error
+    return boot_error

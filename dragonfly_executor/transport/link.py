@@ -1,0 +1,231 @@
+"""Frames over a non-blocking socket, in two lanes.
+
+The first lane takes control frames and small payloads: what is queued in one pass of the loop goes out in one write. The
+second takes large payloads, a chunk at a time and only when the first lane is empty, so that a result of a gigabyte
+delays neither heartbeats nor other calls.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from dragonfly_executor.core.wire import CHUNK_SIZE, HEADER, MAX_FRAME, MAX_HANDSHAKE_FRAME, Decoder, Flag, Frame, Kind
+from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.transport.loop import Loop
+
+Buffer = bytes | bytearray | memoryview
+
+READ_SIZE = 64 * 1024
+LARGE_READ_SIZE = 1024 * 1024
+JOIN_LIMIT = 512 * 1024
+"""How much of the first lane goes into one write; joining more costs more than a second write."""
+BULK_AHEAD = 4 * CHUNK_SIZE
+"""How much of the second lane is handed to one write."""
+
+
+def split_bulk(call_id: int, attempt: int, parts: list[Buffer]) -> Iterator[tuple[bytes, memoryview]]:
+    """The chunk frames, as header and bytes, that carry `parts`; nothing is copied."""
+    views = [memoryview(part).cast("B") for part in parts if len(part)]
+    for number, view in enumerate(views):
+        for start in range(0, len(view), CHUNK_SIZE):
+            piece = view[start : start + CHUNK_SIZE]
+            last = number == len(views) - 1 and start + CHUNK_SIZE >= len(view)
+            flags = 0 if last else Flag.MORE
+            yield HEADER.pack(Kind.CHUNK, flags, attempt, 0, call_id, len(piece)), piece
+
+
+class Link:
+    """One end of a stream of frames.
+
+    `on_frames` gets what a read completed, as one list. `on_closed` is called once, from the loop, when the stream has
+    ended or broken, with the reason; not after `close`. With `handshake` frames are small, and come one by one, until
+    `end_handshake`.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        on_frames: Callable[[list[Frame]], None],
+        on_closed: Callable[[Exception | None], None],
+        *,
+        handshake: bool = False,
+    ) -> None:
+        sock.setblocking(False)
+        self._loop = loop
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._on_frames = on_frames
+        self._on_closed = on_closed
+        self._decoder = Decoder(MAX_HANDSHAKE_FRAME, one_by_one=True) if handshake else Decoder()
+        self._first_lane: deque[Buffer] = deque()
+        self._second_lane: deque[tuple[Buffer, Buffer]] = deque()
+        self._unsent: deque[memoryview] = deque()
+        self._flush_is_due = False
+        self._writer_is_on = False
+        self._read_size = READ_SIZE
+        self.queued_bulk = 0
+        """Bytes of the second lane that wait to be written."""
+        self.on_drained: Callable[[], None] | None = None
+        """Called when the second lane has shrunk below a few chunks."""
+        self.closed = False
+        self.last_heard = loop.time()
+        loop.add_reader(self._fd, self._on_readable)
+
+    def end_handshake(self) -> None:
+        """The peer is known: frames of any size, and as many as come."""
+        self._decoder.max_frame = MAX_FRAME
+        self._decoder.one_by_one = False
+
+    def send(self, frame: Buffer) -> None:
+        """Queue a frame in the first lane; it goes out with all others of this pass."""
+        self._first_lane.append(frame)
+        if not self._flush_is_due and not self._writer_is_on:
+            self._flush_is_due = True
+            self._loop.call_soon(self._flush)
+
+    def send_bulk(self, header: Buffer, piece: Buffer = b"") -> None:
+        """Queue a chunk frame in the second lane."""
+        self._second_lane.append((header, piece))
+        self.queued_bulk += len(header) + len(piece)
+        if not self._flush_is_due and not self._writer_is_on:
+            self._flush_is_due = True
+            self._loop.call_soon(self._flush)
+
+    def flush(self) -> None:
+        """Write what is queued, as far as the socket takes it at once."""
+        self._flush()
+
+    def pause(self) -> None:
+        """Stop reading: the peer then blocks, with bounded memory on this side."""
+        if not self.closed:
+            self._loop.remove_reader(self._fd)
+
+    def resume(self) -> None:
+        """Read again."""
+        if not self.closed:
+            self._loop.add_reader(self._fd, self._on_readable)
+
+    def drain_reads(self) -> None:
+        """Take in everything that has arrived, now."""
+        while not self.closed and self._read():
+            continue
+
+    def close(self) -> None:
+        """Let go of the socket. What was not written is dropped."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
+        self._sock.close()
+        self._first_lane.clear()
+        self._second_lane.clear()
+        self._unsent.clear()
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._fd
+
+    def _fail(self, reason: Exception | None) -> None:
+        if not self.closed:
+            self.close()
+            self._on_closed(reason)
+
+    def _on_readable(self) -> None:
+        self._read()
+
+    def _read(self) -> bool:
+        """One read; whether there may be more."""
+        try:
+            data = self._sock.recv(self._read_size)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            self._fail(error)
+            return False
+        if not data:
+            self._fail(None)
+            return False
+        self.last_heard = self._loop.time()
+        # A large buffer is mapped afresh for each read, which only pays while large payloads flow.
+        self._read_size = LARGE_READ_SIZE if len(data) == self._read_size else READ_SIZE
+        try:
+            frames = self._decoder.feed(data)
+            while frames:
+                self._on_frames(frames)
+                # In a handshake there may be more, under the limits that the last frame has set.
+                frames = self._decoder.feed(b"") if self._decoder.pending and not self.closed else []
+        except ProtocolError as error:
+            self._fail(error)
+            return False
+        return True
+
+    def _flush(self) -> None:
+        self._flush_is_due = False
+        if self.closed:
+            return
+        try:
+            while self._unsent or self._first_lane or self._second_lane:
+                if not self._unsent:
+                    self._fill()
+                if not self._write():
+                    self._want_writer(True)
+                    return
+        except OSError as error:
+            # The peer may have said why before it went: what it sent is read first.
+            self.drain_reads()
+            self._fail(error)
+            return
+        self._want_writer(False)
+
+    def _fill(self) -> None:
+        """Move frames from the lanes into the write that comes next."""
+        if self._first_lane:
+            taken: list[Buffer] = []
+            size = 0
+            while self._first_lane and size < JOIN_LIMIT:
+                frame = self._first_lane.popleft()
+                taken.append(frame)
+                size += len(frame)
+            self._unsent.append(memoryview(taken[0] if len(taken) == 1 else b"".join(taken)))
+            return
+        size = 0
+        while self._second_lane and size < BULK_AHEAD:
+            header, piece = self._second_lane.popleft()
+            size += len(header) + len(piece)
+            self._unsent.append(memoryview(header))
+            if len(piece):
+                self._unsent.append(memoryview(piece))
+        self.queued_bulk -= size
+        if self.on_drained is not None and self.queued_bulk < BULK_AHEAD:
+            self.on_drained()
+
+    def _write(self) -> bool:
+        """One write; False where the socket takes no more for now."""
+        try:
+            if len(self._unsent) == 1:
+                sent = self._sock.send(self._unsent[0])
+            else:
+                sent = self._sock.sendmsg(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            return False
+        while sent:
+            first = self._unsent[0]
+            if sent < len(first):
+                self._unsent[0] = first[sent:]
+                return True
+            sent -= len(first)
+            self._unsent.popleft()
+        return True
+
+    def _want_writer(self, wanted: bool) -> None:
+        if wanted == self._writer_is_on or self.closed:
+            return
+        self._writer_is_on = wanted
+        if wanted:
+            self._loop.add_writer(self._fd, self._flush)
+        else:
+            self._loop.remove_writer(self._fd)

@@ -1,0 +1,268 @@
+"""Transcode a video to 480p on runners.
+
+    python examples/transcode.py [VIDEO] [--backend local] [--runners 1] [--slots 2] [--segments 4] [--output FILE]
+
+ffmpeg cuts the video at keyframes, without decoding it. Each call takes one segment, as bytes, and runs an ffmpeg of
+its own on it; what comes back is bytes again, so a runner needs no disk in common with this machine. The segments are
+joined and the sound is put beside them. At the end the result is decoded once, and its frames and its duration are held
+against the original's.
+
+Ctrl-C stops the calls together with the ffmpeg that each of them runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from dragonfly_executor import DragonflyExecutor, LocalBackend, Parent
+
+HEIGHT = 480
+DEFAULT_VIDEO = Path(__file__).parent / "media" / "bigbuckbunny.mp4"
+BACKENDS = ("local", "ssh", "fly")
+# One thread for each ffmpeg: what runs side by side here is calls.
+ENCODE = ["-c:v", "libx264", "-preset", "medium", "-crf", "23", "-threads", "1", "-filter_threads", "1"]
+# Containers that can be read from a pipe and written to one. Pieces are NUT, which holds any codec with its timestamps
+# as they are; results are MP4 in fragments, which says how long the last frame lasts, so that joins leave no gap.
+PIECE = ["-f", "nut"]
+PART = ["-f", "mp4", "-movflags", "frag_keyframe+delay_moov"]
+
+
+@dataclass(frozen=True)
+class Video:
+    """What a decoder sees in a video: its frames and how long they last."""
+
+    frames: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.frames} frames, {self.seconds:.2f} s"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Frames `first` up to and without `last` of one piece of the video."""
+
+    piece: Path
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Transcoded:
+    """What a call brings back."""
+
+    data: bytes
+    frames: int
+    seconds: float
+    runner: str
+
+
+class Unusable(Exception):
+    """Something that the user should read as one line."""
+
+
+def transcode(piece: bytes, first: int, last: int) -> Transcoded:
+    """The call: runs on a runner. Scales the frames from `first` to `last` to 480p."""
+    started = time.monotonic()
+    frames = f"trim=start_frame={first}:end_frame={last},setpts=PTS-STARTPTS,scale=-2:{HEIGHT}"
+    data = ffmpeg(
+        *["-threads", "1", *PIECE, "-i", "pipe:0", "-map", "0:v:0", "-vf", frames, "-fps_mode", "passthrough"],
+        *[*ENCODE, *PART, "pipe:1"],
+        data=piece,
+    )
+    parent = Parent.get()
+    runner = f"runner {parent.runner_id} on {os.uname().nodename}" if parent else "no runner"
+    return Transcoded(data, last - first, time.monotonic() - started, runner)
+
+
+def ffmpeg(*arguments: str, data: bytes | None = None) -> bytes:
+    """Run ffmpeg and return what it wrote to its stdout; RuntimeError with its last words if it fails."""
+    command = [ffmpeg_path(), "-hide_banner", "-nostats", "-v", "error", "-y"]
+    command += [*arguments] if data is not None else ["-nostdin", *arguments]
+    ran = subprocess.run(command, input=data, capture_output=True, check=False)
+    if ran.returncode:
+        raise RuntimeError(f"ffmpeg failed with status {ran.returncode}: {ran.stderr.decode(errors='replace')[-2000:]}")
+    return ran.stdout
+
+
+def ffmpeg_path() -> str:
+    """The binary that imageio-ffmpeg carries, or one that the machine has."""
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+    except ImportError:
+        found = shutil.which("ffmpeg")
+        if found is None:
+            raise Unusable("there is no ffmpeg: pip install imageio-ffmpeg") from None
+        return found
+    return str(get_ffmpeg_exe())
+
+
+def measure(video: Path, *, decode: bool = True) -> Video:
+    """Frames and duration, as ffmpeg counts them: of decoded frames, or of the packets that hold them."""
+    copied = [] if decode else ["-c", "copy"]
+    report = ffmpeg("-i", str(video), "-map", "0:v:0", *copied, "-progress", "pipe:1", "-f", "null", os.devnull)
+    # The report is blocks of key=value, of which the last one counts.
+    values = dict(line.split("=", 1) for line in report.decode().splitlines() if "=" in line)
+    return Video(int(values["frame"]), int(values["out_time_us"]) / 1e6)
+
+
+def cut(video: Path, segments: int, folder: Path) -> list[Segment]:
+    """Cut the video into about `segments` segments of about the same length.
+
+    A video can be cut without decoding it only where a keyframe stands. Where it has too few of them, several segments
+    share a piece, and each takes its own frames out of it.
+    """
+    source = measure(video, decode=False)
+    length = max(source.seconds / segments, 0.001)
+    ffmpeg(
+        *["-fflags", "+genpts", "-i", str(video), "-map", "0:v:0", "-c", "copy"],
+        *["-f", "segment", "-segment_time", f"{length:.6f}"],
+        *["-reset_timestamps", "1", "-segment_format", "nut", str(folder / "piece-%06d.nut")],
+    )
+    planned = []
+    for piece in sorted(folder.glob("piece-*.nut")):
+        frames = measure(piece, decode=False).frames
+        parts = max(1, round(frames * segments / source.frames))
+        borders = [frames * part // parts for part in range(parts + 1)]
+        planned += [Segment(piece, first, last) for first, last in pairwise(borders)]
+    return planned
+
+
+def join(parts: Sequence[Path], video: Path, folder: Path) -> Path:
+    """Put the segments one after the other and the original's sound, if it has one, beside them."""
+    listing = folder / "parts.txt"
+    listing.write_text("".join(f"file '{part.name}'\n" for part in parts))
+    whole = folder / "whole.mp4"
+    ffmpeg(
+        *["-f", "concat", "-i", str(listing), "-i", str(video), "-map", "0:v:0", "-map", "1:a:0?"],
+        *["-c:v", "copy", "-c:a", "aac", str(whole)],
+    )
+    return whole
+
+
+def check(result: Video, source: Video) -> None:
+    """Unusable, unless the result has every frame of the source and lasts as long, up to one frame."""
+    frame = source.seconds / source.frames
+    if result.frames != source.frames or abs(result.seconds - source.seconds) > frame:
+        raise Unusable(
+            f"the result has {result}, and the original {source}. Frames that need another group of pictures than their"
+            " own (an open GOP) are lost where the video is cut; --segments 1 cuts nowhere."
+        )
+
+
+def one_process(video: Path, folder: Path) -> float:
+    """Seconds that one ffmpeg with one thread takes for the whole video."""
+    started = time.monotonic()
+    ffmpeg(
+        *["-threads", "1", "-i", str(video), "-map", "0:v:0", "-map", "0:a:0?", "-vf", f"scale=-2:{HEIGHT}"],
+        *["-fps_mode", "passthrough", *ENCODE, "-c:a", "aac", str(folder / "one-process.mp4")],
+    )
+    return time.monotonic() - started
+
+
+def open_executor(options: argparse.Namespace) -> DragonflyExecutor:
+    """The only part of this program that knows where its calls run."""
+    match options.backend:
+        case "local":
+            return DragonflyExecutor(
+                backend=LocalBackend(), max=options.runners, max_concurrency=options.slots, idle_shutdown_after=5
+            )
+        case other:
+            raise Unusable(f"--backend {other}: not in this version of dragonfly_executor")
+
+
+def transcode_all(executor: DragonflyExecutor, segments: Sequence[Segment], ahead: int) -> Iterator[Transcoded]:
+    """Results in order. Only `ahead` segments are in memory or on their way at a time."""
+    pieces = (segment.piece.read_bytes() for segment in segments)
+    firsts, lasts = (segment.first for segment in segments), (segment.last for segment in segments)
+    return executor.map(transcode, pieces, firsts, lasts, buffersize=ahead)
+
+
+def run(options: argparse.Namespace, folder: Path) -> None:
+    """The whole job."""
+    from tqdm import tqdm
+
+    source = measure(options.video)
+    print(f"{options.video.name}: {source}")
+    started = time.monotonic()
+    segments = cut(options.video, options.segments, folder)
+    parts, done = [], []
+    with (
+        open_executor(options) as executor,
+        tqdm(total=source.frames, unit=" frames", desc=f"{len(segments)} segments", disable=options.quiet) as bar,
+    ):
+        for number, transcoded in enumerate(transcode_all(executor, segments, 2 * options.runners * options.slots)):
+            part = folder / f"part-{number:06d}.mp4"
+            part.write_bytes(transcoded.data)
+            parts.append(part)
+            done.append((transcoded.runner, transcoded.seconds))
+            bar.update(transcoded.frames)
+    whole = join(parts, options.video, folder)
+    wall = time.monotonic() - started
+    result = measure(whole)
+    check(result, source)
+    shutil.move(whole, options.output)
+    runners = sorted({runner for runner, _ in done})
+    print(f"runners     {len(runners)} ({', '.join(runners)}), {options.slots} slots each")
+    print(f"calls       {len(done)}, {sum(seconds for _, seconds in done):.1f} s of work")
+    print(f"wall time   {wall:.1f} s", end="\n" if options.no_comparison else "", flush=True)
+    if not options.no_comparison:
+        alone = one_process(options.video, folder)
+        print(f"; one ffmpeg process with one thread {alone:.1f} s, {alone / wall:.1f} times as long")
+    print(f"result      {options.output}: {result}, as the original has")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, with what depends on other options filled in."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("video", nargs="?", type=Path, default=DEFAULT_VIDEO, help="default: a clip of Big Buck Bunny")
+    parser.add_argument("--backend", choices=BACKENDS, default="local", help="where the runners are (default: local)")
+    parser.add_argument("--runners", type=_at_least_one, default=1, help="runners at most (default: 1)")
+    parser.add_argument(
+        "--slots", type=_at_least_one, default=os.cpu_count() or 1, help="calls at once on a runner (default: CPUs)"
+    )
+    parser.add_argument("--segments", type=_at_least_one, help="default: two for each slot")
+    parser.add_argument("--output", type=Path, help=f"default: the video's name with .{HEIGHT}p.mp4, here")
+    parser.add_argument("--no-comparison", action="store_true", help="leave out the run in one process")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    options = parser.parse_args(arguments)
+    options.segments = options.segments or 2 * options.slots * options.runners
+    options.output = (options.output or Path(f"{options.video.stem}.{HEIGHT}p.mp4")).resolve()
+    if not options.video.is_file():
+        parser.error(f"no such video: {options.video}")
+    return options
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    options = parse(arguments)
+    try:
+        with tempfile.TemporaryDirectory(prefix="transcode-") as folder:
+            run(options, Path(folder))
+    except KeyboardInterrupt:
+        print("interrupted: nothing is left running", file=sys.stderr)
+        return 130
+    except (Unusable, OSError, RuntimeError) as error:
+        print(f"transcode: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What holds for every test: where temporary files go, a mark on processes, a census around each one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.census import Census
+
+CENSUS = pytest.StashKey[Census]()
+START = pytest.StashKey[object]()
+
+settings.register_profile("suite", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest keeps the tmp_path folders of the last runs where it always does; everybody else's temporary
+    # files go to a folder of this run's own, where whatever is found was left by a test.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    folder = tempfile.mkdtemp(prefix="dragonfly-")
+    os.environ["TMPDIR"] = folder
+    tempfile.tempdir = None
+    census = Census(folder)
+    census.mark()
+    config.stash[CENSUS] = census
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[START] = session.config.stash[CENSUS].look()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Whatever fixtures of a wider scope kept through their tests must be gone by now."""
+    census, start = session.config.stash[CENSUS], session.config.stash[START]
+    left = census.left_since(start)
+    if left.processes or left.files:
+        print(f"\nleft behind by this run:\n{census.describe(left)}")
+        census.end(left)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.stash[CENSUS].folder, ignore_errors=True)
+    del os.environ["TMPDIR"]
+    tempfile.tempdir = None
+
+
+@pytest.fixture(autouse=True)
+def _census(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves anything behind.
+
+    Autouse, so it comes before a test's own fixtures and goes after them.
+    """
+    mark = request.node.get_closest_marker("no_census")
+    if mark is not None:
+        assert mark.args or mark.kwargs, "no_census wants its reason"
+        yield
+        return
+    census = request.config.stash[CENSUS]
+    before = census.look()
+    yield
+    left = census.left_since(before)
+    if left:
+        text = census.describe(left)
+        census.end(left)
+        pytest.fail(f"left behind by this test:\n{text}", pytrace=False)
+
+
+@pytest.fixture
+def census(request: pytest.FixtureRequest) -> Census:
+    """This run's census, for tests that count processes themselves."""
+    return request.config.stash[CENSUS]
+
+
+@pytest.fixture(scope="session")
+def multiprocessing_helpers() -> Iterator[None]:
+    """For tests that use multiprocessing itself: its resource tracker lives as long as the process does."""
+    resource_tracker.ensure_running()
+    yield
+    resource_tracker._resource_tracker._stop()

@@ -1,0 +1,112 @@
+"""The main example: a real video, a real ffmpeg, and a Ctrl-C half way."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.census import Census
+from tests.examples.conftest import EXAMPLES, Run
+
+imageio_ffmpeg = pytest.importorskip(
+    "imageio_ffmpeg", reason="the example needs imageio-ffmpeg, which is in the extra 'examples'"
+)
+
+pytestmark = pytest.mark.slow
+
+
+def frame_sizes(video: Path) -> list[tuple[str, str]]:
+    """Width and height of each decoded frame: a count that shares nothing with the example's own."""
+    report = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-i", video, "-map", "0:v", "-vf", "showinfo", "-f", "null", "-"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+    ).stderr.decode()
+    return re.findall(r"showinfo.* s:(\d+)x(\d+) ", report)
+
+
+@pytest.fixture(scope="module")
+def striped_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six seconds without sound, with a keyframe in each half second, at a rate that is no whole number."""
+    video = tmp_path_factory.mktemp("video") / "striped.mkv"
+    source = "testsrc2=size=320x180:rate=30000/1001:duration=6"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", source, "-g", "15", video]
+    subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
+    return video
+
+
+def test_the_default_video_in_four_segments_on_two_slots(run_example: Run, tmp_path: Path) -> None:
+    ran = run_example("transcode.py", "--slots", "2")
+    assert ran.returncode == 0, ran.stderr
+    output = tmp_path / "bigbuckbunny.480p.mp4"
+    assert frame_sizes(output) == [("854", "480")] * 132
+    assert re.search(r"4 segments: 100%.*132/132", ran.stderr)
+    assert re.search(r"runners +1 \(runner \d+ on .*\), 2 slots each", ran.stdout)
+    assert re.search(r"calls +4,", ran.stdout)
+    assert re.search(r"wall time .* one ffmpeg process with one thread", ran.stdout)
+    assert f"{output}: 132 frames, 5.28 s, as the original has" in ran.stdout
+
+
+def test_two_runners_and_a_video_that_is_cut_at_its_keyframes(
+    run_example: Run, tmp_path: Path, striped_video: Path
+) -> None:
+    result = tmp_path / "result.mp4"
+    arguments = ["--runners", "2", "--slots", "1", "--segments", "6", "--quiet", "--no-comparison"]
+    ran = run_example("transcode.py", str(striped_video), *arguments, "--output", str(result))
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == ""
+    assert frame_sizes(result) == [("854", "480")] * 180
+    assert re.search(r"runners +2 ", ran.stdout)
+
+
+@pytest.mark.parametrize("backend", ["ssh", "fly"])
+def test_a_backend_that_is_not_there_is_said_so(run_example: Run, backend: str, tmp_path: Path) -> None:
+    ran = run_example("transcode.py", "--backend", backend)
+    assert ran.returncode == 1
+    assert ran.stderr == f"transcode: --backend {backend}: not in this version of dragonfly_executor\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_video_is_said_so(run_example: Run, tmp_path: Path) -> None:
+    ran = run_example("transcode.py", __file__)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("transcode: ffmpeg failed")
+    assert "Traceback" not in ran.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_half_way_leaves_no_ffmpeg_no_runner_and_no_file(census: Census, tmp_path: Path) -> None:
+    before = census.look()
+    process = subprocess.Popen(
+        [sys.executable, str(EXAMPLES / "transcode.py"), "--slots", "2", "--segments", "16"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        process_group=0,
+    )
+    assert process.stderr is not None
+    with process, process.stderr as stderr:
+        seen = b""
+        # The bar says when the first segment is done; the others run or wait then.
+        while not re.search(rb" [1-9]\d*/132", seen):
+            chunk = os.read(stderr.fileno(), 4096)
+            assert chunk, seen
+            seen += chunk
+        assert len((census.look() - before).processes) > 2
+        # What a terminal does: the whole foreground process group gets it.
+        os.killpg(process.pid, signal.SIGINT)
+        seen += stderr.read()
+    assert process.returncode == 130
+    assert b"interrupted: nothing is left running" in seen
+    assert b"Traceback" not in seen
+    left = census.left_since(before, patience=2)
+    assert not left, census.describe(left)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,202 @@
+"""Links over real sockets: order, lanes, closing, and a peer that reads slowly."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from dragonfly_executor.core.wire import CHUNK_SIZE, Decoder, Flag, Frame, Kind, encode
+from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.transport.link import Link, split_bulk
+from dragonfly_executor.transport.loop import Loop
+from dragonfly_executor.transport.streams import as_socket
+
+
+class End:
+    """A link under test and what it reported; its peer is a plain socket."""
+
+    def __init__(self, *, handshake: bool = False) -> None:
+        self.loop = Loop()
+        ours, self.peer = socket.socketpair()
+        self.frames: list[Frame] = []
+        self.closed: list[Exception | None] = []
+        self.link = Link(self.loop, ours, self._heard, self._ended, handshake=handshake)
+        self.enough = 0
+
+    def _heard(self, frames: list[Frame]) -> None:
+        self.frames += frames
+        if len(self.frames) >= self.enough:
+            self.loop.stop()
+
+    def _ended(self, reason: Exception | None) -> None:
+        self.closed.append(reason)
+        self.loop.stop()
+
+    def hear(self, number: int) -> list[Frame]:
+        """Run the loop until so many frames have come."""
+        self.enough = number
+        if len(self.frames) < number:
+            self.loop.run()
+        return self.frames
+
+    def close(self) -> None:
+        self.link.close()
+        self.peer.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def end() -> Iterator[End]:
+    end = End()
+    yield end
+    end.close()
+
+
+def read_frames(sock: socket.socket, number: int) -> list[Frame]:
+    """So many frames from a blocking socket."""
+    decoder = Decoder()
+    frames: list[Frame] = []
+    while len(frames) < number:
+        data = sock.recv(65536)
+        assert data, "the link ended early"
+        frames += decoder.feed(data)
+    return frames
+
+
+def test_frames_of_one_pass_go_out_in_one_write_and_in_order(end: End) -> None:
+    sent = [encode(Kind.CALL, number, b"x", attempt=1) for number in range(100)]
+    for frame in sent:
+        end.link.send(frame)
+    end.loop.call_soon(end.loop.stop)
+    end.loop.run()
+    assert end.peer.recv(1 << 20) == b"".join(sent)
+
+
+def test_frames_that_come_in_pieces_arrive_whole(end: End) -> None:
+    data = encode(Kind.RESULT, 1, b"value", attempt=1) + encode(Kind.PONG)
+    for position in range(len(data)):
+        end.loop.call_soon(lambda position=position: end.peer.send(data[position : position + 1]))  # type: ignore[misc]
+    assert [frame.kind for frame in end.hear(2)] == [Kind.RESULT, Kind.PONG]
+
+
+def test_the_end_of_the_stream_is_told_once_without_a_reason(end: End) -> None:
+    end.peer.close()
+    end.loop.run()
+    assert end.closed == [None]
+    assert end.link.closed
+
+
+def test_a_peer_that_breaks_the_rules_is_dropped_with_the_reason(end: End) -> None:
+    end.peer.send(b"\xff" * 100)
+    end.loop.run()
+    assert isinstance(end.closed[0], ProtocolError)
+
+
+def test_control_frames_overtake_a_large_payload(end: End) -> None:
+    payload = bytes(range(256)) * (64 * CHUNK_SIZE // 256)
+    for header, piece in split_bulk(9, 1, [payload]):
+        end.link.send_bulk(header, piece)
+    end.loop.call_soon(lambda: end.loop.call_soon(lambda: end.link.send(encode(Kind.PING))))
+    received: list[Frame] = []
+
+    def read() -> None:
+        received.extend(read_frames(end.peer, 65))
+        end.loop.call_soon_threadsafe(end.loop.stop)
+
+    reader = threading.Thread(target=read)
+    # The reader starts late: the socket is full by then, and most chunks still wait in the second lane.
+    end.loop.call_later(0.0, lambda: end.loop.call_soon(reader.start))
+    end.loop.run()
+    reader.join()
+    kinds = [frame.kind for frame in received]
+    assert kinds.index(Kind.PING) < 32
+    chunks = [frame for frame in received if frame.kind == Kind.CHUNK]
+    assert b"".join(frame.payload for frame in chunks) == payload
+    assert [bool(frame.flags & Flag.MORE) for frame in chunks] == [True] * 63 + [False]
+
+
+def test_a_slow_reader_gets_everything_in_the_end(end: End) -> None:
+    sent = [encode(Kind.CALL, number, b"y" * 5000, attempt=1) for number in range(400)]
+    for frame in sent:
+        end.link.send(frame)
+    received: list[Frame] = []
+
+    def read() -> None:
+        received.extend(read_frames(end.peer, 400))
+        end.loop.call_soon_threadsafe(end.loop.stop)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    end.loop.run()
+    reader.join()
+    assert [frame.raw for frame in received] == sent
+
+
+def test_writing_to_a_peer_that_is_gone_still_reads_what_it_said_last(end: End) -> None:
+    end.peer.send(encode(Kind.BYE))
+    end.peer.close()
+    end.link.send(encode(Kind.PING))
+    end.link.flush()
+    assert [frame.kind for frame in end.frames] == [Kind.BYE]
+    assert len(end.closed) == 1
+
+
+def test_a_stream_that_is_no_socket_is_pumped() -> None:
+    ours, theirs = socket.socketpair()
+
+    class Wrapped:
+        """Has nothing of a socket but the three methods."""
+
+        def recv(self, size: int) -> bytes:
+            return ours.recv(size)
+
+        def sendall(self, data: bytes) -> None:
+            ours.sendall(data)
+
+        def close(self) -> None:
+            ours.shutdown(socket.SHUT_RDWR)
+            ours.close()
+
+    sock = as_socket(Wrapped())
+    sock.sendall(b"there")
+    assert theirs.recv(100) == b"there"
+    theirs.sendall(b"back")
+    assert sock.recv(100) == b"back"
+    sock.close()
+    assert theirs.recv(100) == b""
+    theirs.close()
+
+
+def test_timers_ring_in_order_and_a_cancelled_one_does_not() -> None:
+    loop = Loop()
+    rang: list[str] = []
+    loop.call_later(0.002, lambda: rang.append("second"))
+    loop.call_later(0.001, lambda: rang.append("first"))
+    loop.call_later(0.0015, lambda: rang.append("never")).cancel()
+    loop.call_later(0.003, loop.stop)
+    loop.run()
+    loop.close()
+    assert rang == ["first", "second"]
+
+
+def test_calls_from_other_threads_wake_the_loop() -> None:
+    loop = Loop()
+    seen: list[int] = []
+    done = threading.Event()
+
+    def call() -> None:
+        for number in range(1000):
+            loop.call_soon_threadsafe(lambda number=number: seen.append(number))  # type: ignore[misc]
+        loop.call_soon_threadsafe(loop.stop)
+        done.set()
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    loop.run()
+    thread.join()
+    loop.close()
+    assert done.is_set()
+    assert seen == list(range(1000))
