@@ -11,11 +11,14 @@ All names are loaded when they are first used (PEP 562): a runner imports this p
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.versions import __version__
 
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
     from dragonfly_executor.backends.local import LocalBackend
     from dragonfly_executor.errors import (

@@ -13,7 +13,7 @@ def delay(wait: Wait | None, attempt: int) -> float:
     # Loaded when something has failed: a program in which nothing fails has no use for it.
     import tenacity
 
-    strategy = wait or tenacity.wait_exponential_jitter(initial=0.1, max=10.0, jitter=0.1)
+    strategy = wait or tenacity.wait_exponential(multiplier=0.1, max=10.0) + tenacity.wait_random(0.0, 0.1)
     state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
     state.attempt_number = attempt
     return max(0.0, float(strategy(state)))

@@ -94,8 +94,6 @@ class Engine:
         future: Future[Any] = Future(self)
         call = Call(next(self._ids), payload, future, limits)
         future.attach(call)
-        if self.forked:
-            raise errors.ForkedExecutorError("this pool belongs to the process that forked; make a new one here")
         with self._lock:
             self.check_open()
             if self._thread is None:
@@ -138,7 +136,7 @@ class Engine:
     def post(self, event: object) -> None:
         """Hand the core an event."""
         if self._thread is not None:
-            self._loop.call_soon_threadsafe(lambda: self._handle(event))
+            self._loop.call_soon_threadsafe(lambda: self.handle(event))
 
     def ask(self, question: Callable[[Machine], T]) -> T:
         """The answer to a question about the pool's state, given on the engine thread."""
@@ -233,12 +231,14 @@ class Engine:
         while inbox:
             calls.append(inbox.popleft())
         if calls:
-            self._handle(events.Submitted(calls))
+            self.handle(events.Submitted(calls))
 
-    def _handle(self, event: Any) -> None:
+    def handle(self, event: Any) -> None:
+        """Hand the core an event, on the engine thread, and do what it decides."""
         now = self._loop.time()
+        do = self._do
         for action in self._machine.handle(event, now):
-            self._do[type(action)](action)
+            do[type(action)](action)
         self._arm_timer()
 
     def _arm_timer(self) -> None:
@@ -252,11 +252,7 @@ class Engine:
 
     def _tick(self) -> None:
         self._timer = None
-        self._handle(events.Tick())
-
-    def handle(self, event: object) -> None:
-        """Hand the core an event, on the engine thread."""
-        self._handle(event)
+        self.handle(events.Tick())
 
     # -- actions ------------------------------------------------------------------------------------------------------
 
@@ -314,19 +310,19 @@ class Engine:
     def runner_answered(self, runner: RunnerLink, said: Said) -> None:
         """Tell the core what a runner said in one read."""
         if said.started:
-            self._handle(events.CallsStarted(runner.id, said.started))
+            self.handle(events.CallsStarted(runner.id, said.started))
         if said.results:
-            self._handle(events.ResultsArrived(runner.id, said.results))
+            self.handle(events.ResultsArrived(runner.id, said.results))
         if said.returned:
-            self._handle(events.CallsReturned(runner.id, said.returned))
+            self.handle(events.CallsReturned(runner.id, said.returned))
         for (call_id, attempt), how in said.lost:
-            self._handle(events.CallLost(runner.id, call_id, attempt, slot_lost(runner.id, how), True))
+            self.handle(events.CallLost(runner.id, call_id, attempt, slot_lost(runner.id, how), True))
         for call_id, attempt in said.timed_out:
-            self._handle(events.CallTimedOut(runner.id, call_id, attempt))
+            self.handle(events.CallTimedOut(runner.id, call_id, attempt))
         for call_id, attempt in said.gone:
-            self._handle(events.CallGone(runner.id, call_id, attempt))
+            self.handle(events.CallGone(runner.id, call_id, attempt))
         if said.idle is not None:
-            self._handle(events.IdleChecked(runner.id, said.idle))
+            self.handle(events.IdleChecked(runner.id, said.idle))
         if said.setup_failure is not None:
             self._setup_failed(*said.setup_failure)
         if said.bye:
@@ -344,7 +340,7 @@ class Engine:
     def _break(self, error: Exception) -> None:
         with self._lock:
             self._failure = self._failure or error
-        self._handle(events.PoolBroke(error))
+        self.handle(events.PoolBroke(error))
 
     def _collapse(self, bug: BaseException) -> None:
         """The engine itself has failed: nobody may wait for it, and no runner may stay."""

@@ -8,6 +8,7 @@ from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from dragonfly_executor import errors
 from dragonfly_executor.future import Future
 from dragonfly_executor.mapping import map_calls
 from dragonfly_executor.options import CallOptions
@@ -60,12 +61,16 @@ class PoolExecutor(Executor):
 
         The arguments are pickled before this returns: what happens to them later does not reach the call.
 
+        As in the standard library, a call that cannot travel fails in its future: with `CallSerializationError`, or
+        with `FrameTooLargeError` if it is larger than ``max_payload``.
+
         Raises:
             RuntimeError: the executor is shut down.
-            CallSerializationError: the function or its arguments cannot travel.
-            FrameTooLargeError: they are larger than ``max_payload``.
         """
-        return self._pool.submit_with(self._options, self._limits, fn, args, kwargs)
+        try:
+            return self._pool.submit_with(self._options, self._limits, fn, args, kwargs)
+        except (errors.CallSerializationError, errors.FrameTooLargeError) as error:
+            return self._pool.failed(error)
 
     def map(
         self,

@@ -45,14 +45,15 @@ def map_calls(
     def send(chunk: Any) -> Future[Any]:
         return submit(fn, *chunk) if chunksize == 1 else submit(run_chunk, fn, chunk)
 
+    sent = map(send, chunks)
     pending: deque[Future[Any]] = deque()
     try:
-        for chunk in islice(chunks, window):
-            pending.append(send(chunk))
+        pending.extend(islice(sent, window))
     except BaseException:
         _cancel(pending)
         raise
-    results = _results(pending, chunks, send, deadline)
+    # Once all are submitted the results must not hold the executor: one that was dropped winds down while they are taken.
+    results = _results(pending, iter(()) if window is None else sent, deadline)
     return results if chunksize == 1 else (value for values in results for value in values)
 
 
@@ -69,14 +70,11 @@ def _chunked(arguments: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[t
         yield chunk
 
 
-def _results(
-    pending: deque[Future[Any]], chunks: Iterator[Any], send: Callable[[Any], Future[Any]], deadline: float | None
-) -> Iterator[Any]:
+def _results(pending: deque[Future[Any]], sent: Iterator[Future[Any]], deadline: float | None) -> Iterator[Any]:
     try:
         while pending:
             # The next one goes out before this one is waited for: the slots stay busy while results are taken.
-            for chunk in islice(chunks, 1):
-                pending.append(send(chunk))
+            pending.extend(islice(sent, 1))
             yield _take(pending, deadline)
     finally:
         _cancel(pending)

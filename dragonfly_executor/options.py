@@ -150,7 +150,7 @@ class PoolOptions:
         whole(self.max, "max", 1)
         if self.min > self.max:
             raise ValueError(f"min must be at most max, and {self.min} is more than {self.max}")
-        for name in ("max_concurrency", "max_workers"):
+        for name in ("max_workers", "max_concurrency"):
             value = getattr(self, name)
             if value is not None and whole(value, name, -(2**63)) <= 0:
                 raise ValueError(f"{name} must be greater than 0")

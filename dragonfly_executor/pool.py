@@ -199,6 +199,12 @@ class Pool:
         parts = self._codec.encode_call(fn, args, kwargs, options.retry_on)
         return self._engine.submit(parts, limits if limits is not None else options.limits())
 
+    def failed(self, error: Exception) -> Future[Any]:
+        """The future of a call that failed before it could be submitted."""
+        future: Future[Any] = Future(self._engine)
+        future.set_exception(error)
+        return future
+
     def map(
         self,
         fn: Callable[..., T],

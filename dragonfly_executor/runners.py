@@ -11,7 +11,7 @@ from dragonfly_executor.backoff import delay
 from dragonfly_executor.core import events, handshake
 from dragonfly_executor.core.wire import TOTAL
 from dragonfly_executor.parent import Parent
-from dragonfly_executor.runner_link import RunnerLink
+from dragonfly_executor.runner_link import Result, RunnerLink, Said
 from dragonfly_executor.threads import Crew
 
 if TYPE_CHECKING:
@@ -179,9 +179,13 @@ class Runners:
 
     # -- up -----------------------------------------------------------------------------------------------------------
 
-    def runner_answered(self, runner: RunnerLink, said: object) -> None:
+    def results_arrived(self, runner: RunnerLink, results: list[Result]) -> None:
         """Pass on what a runner said."""
-        self._engine.runner_answered(runner, said)  # type: ignore[arg-type]
+        self._engine.handle(events.ResultsArrived(runner.id, results))
+
+    def runner_answered(self, runner: RunnerLink, said: Said) -> None:
+        """Pass on what a runner said."""
+        self._engine.runner_answered(runner, said)
 
     def check_idle(self, runner_id: int) -> None:
         """Ask the runner's idle check."""

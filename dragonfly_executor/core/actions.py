@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
 
 from dragonfly_executor.core.ledger import Call
+from dragonfly_executor.core.record import Record
 
 
 class Verdict(Enum):
@@ -19,62 +19,75 @@ CANCELLED: Final = Verdict.CANCELLED
 """The outcome of a call that its user, or a shutdown, gave up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Record):
     """Send these calls to the runner, in this order."""
 
-    runner_id: int
-    calls: list[Call]
+    __slots__ = __match_args__ = ("runner_id", "calls")
+
+    def __init__(self, runner_id: int, calls: list[Call]) -> None:
+        self.runner_id = runner_id
+        self.calls = calls
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(Record):
     """End this call on the runner; it is settled already. Answered by CallGone, or by whatever came first."""
 
-    runner_id: int
-    call: Call
+    __slots__ = __match_args__ = ("runner_id", "call")
+
+    def __init__(self, runner_id: int, call: Call) -> None:
+        self.runner_id = runner_id
+        self.call = call
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Record):
     """Tell each call's token its outcome.
 
     An outcome is what a ResultsArrived carried, or an exception that core made or was given, or `CANCELLED`.
     """
 
-    outcomes: list[tuple[Call, object]]
+    __slots__ = __match_args__ = ("outcomes",)
+
+    def __init__(self, outcomes: list[tuple[Call, object]]) -> None:
+        self.outcomes = outcomes
 
 
-@dataclass(frozen=True, slots=True)
-class Boot:
+class Boot(Record):
     """Boot a runner. Answered by BootSucceeded or BootFailed."""
 
-    runner_id: int
+    __slots__ = __match_args__ = ("runner_id",)
+
+    def __init__(self, runner_id: int) -> None:
+        self.runner_id = runner_id
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Record):
     """Release a runner, giving what runs there ``grace`` seconds. Answered by RunnerGone.
 
     It comes once per runner. Where the runner is still booting it stands: the boot is to be aborted (BootFailed is an
     answer as well), and a boot that succeeds nevertheless is to be undone by the driver.
     """
 
-    runner_id: int
-    grace: float
-    reason: str
+    __slots__ = __match_args__ = ("runner_id", "grace", "reason")
+
+    def __init__(self, runner_id: int, grace: float, reason: str) -> None:
+        self.runner_id = runner_id
+        self.grace = grace
+        self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class CheckIdle:
+class CheckIdle(Record):
     """Ask on the runner whether it may be stopped. Answered by IdleChecked."""
 
-    runner_id: int
+    __slots__ = __match_args__ = ("runner_id",)
+
+    def __init__(self, runner_id: int) -> None:
+        self.runner_id = runner_id
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(Record):
     """After a shutdown: no call and no runner is left. Comes once, and nothing comes after it."""
+
+    __slots__ = ()
 
 
 Action: TypeAlias = Send | Kill | Settle | Boot | Stop | CheckIdle | Closed

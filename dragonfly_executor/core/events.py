@@ -7,11 +7,11 @@ Events carry batches: the cost of an event is paid once for all the calls in it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
 from dragonfly_executor.core.ledger import Call
+from dragonfly_executor.core.record import Record
 
 Ref: TypeAlias = tuple[int, int]
 Result: TypeAlias = tuple[int, int, float, object, bool]
@@ -28,153 +28,188 @@ class ShutdownMode(IntEnum):
     """Nothing finishes: calls on runners fail, all others are cancelled, runners go at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(Record):
     """Calls were accepted; their ids are larger than every id before."""
 
-    calls: Sequence[Call]
+    __slots__ = __match_args__ = ("calls",)
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.calls = calls
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRequested:
+class CancelRequested(Record):
     """The user gave these calls up, wherever they are."""
 
-    call_ids: Sequence[int]
+    __slots__ = __match_args__ = ("call_ids",)
+
+    def __init__(self, call_ids: Sequence[int]) -> None:
+        self.call_ids = call_ids
 
 
-@dataclass(frozen=True, slots=True)
-class BootSucceeded:
+class BootSucceeded(Record):
     """A runner is up and takes ``slots`` calls at once."""
 
-    runner_id: int
-    slots: int
+    __slots__ = __match_args__ = ("runner_id", "slots")
+
+    def __init__(self, runner_id: int, slots: int) -> None:
+        self.runner_id = runner_id
+        self.slots = slots
 
 
-@dataclass(frozen=True, slots=True)
-class BootFailed:
+class BootFailed(Record):
     """A boot came to nothing and the driver has released what there was of it.
 
     ``retry_in``: seconds, from now, before the next boot.
     """
 
-    runner_id: int
-    error: Exception
-    retry_in: float
+    __slots__ = __match_args__ = ("runner_id", "error", "retry_in")
+
+    def __init__(self, runner_id: int, error: Exception, retry_in: float) -> None:
+        self.runner_id = runner_id
+        self.error = error
+        self.retry_in = retry_in
 
 
-@dataclass(frozen=True, slots=True)
-class RunnerLost:
+class RunnerLost(Record):
     """A runner's link died. What was in flight on it may have started."""
 
-    runner_id: int
-    error: Exception
+    __slots__ = __match_args__ = ("runner_id", "error")
+
+    def __init__(self, runner_id: int, error: Exception) -> None:
+        self.runner_id = runner_id
+        self.error = error
 
 
-@dataclass(frozen=True, slots=True)
-class RunnerGone:
+class RunnerGone(Record):
     """A stopped runner no longer exists. Until then it counts against ``max``."""
 
-    runner_id: int
+    __slots__ = __match_args__ = ("runner_id",)
+
+    def __init__(self, runner_id: int) -> None:
+        self.runner_id = runner_id
 
 
-@dataclass(frozen=True, slots=True)
-class CallsStarted:
+class CallsStarted(Record):
     """Slots have begun to run these calls."""
 
-    runner_id: int
-    refs: Sequence[Ref]
+    __slots__ = __match_args__ = ("runner_id", "refs")
+
+    def __init__(self, runner_id: int, refs: Sequence[Ref]) -> None:
+        self.runner_id = runner_id
+        self.refs = refs
 
 
-@dataclass(frozen=True, slots=True)
-class ResultsArrived:
+class ResultsArrived(Record):
     """Calls ended by themselves.
 
     ``results``: ``(call id, attempt, seconds it ran, outcome, retryable)`` each; ``outcome`` is opaque, ``retryable``
     says that it is an error which the call's options allow to be tried again.
     """
 
-    runner_id: int
-    results: Sequence[Result]
+    __slots__ = __match_args__ = ("runner_id", "results")
+
+    def __init__(self, runner_id: int, results: Sequence[Result]) -> None:
+        self.runner_id = runner_id
+        self.results = results
 
 
-@dataclass(frozen=True, slots=True)
-class CallsReturned:
+class CallsReturned(Record):
     """The agent gave back calls that provably never started."""
 
-    runner_id: int
-    refs: Sequence[Ref]
+    __slots__ = __match_args__ = ("runner_id", "refs")
+
+    def __init__(self, runner_id: int, refs: Sequence[Ref]) -> None:
+        self.runner_id = runner_id
+        self.refs = refs
 
 
-@dataclass(frozen=True, slots=True)
-class CallLost:
+class CallLost(Record):
     """A call's slot died under it. ``error``: the RunnerLostError that says how."""
 
-    runner_id: int
-    call_id: int
-    attempt: int
-    error: Exception
-    may_have_started: bool
+    __slots__ = __match_args__ = ("runner_id", "call_id", "attempt", "error", "may_have_started")
+
+    def __init__(self, runner_id: int, call_id: int, attempt: int, error: Exception, may_have_started: bool) -> None:
+        self.runner_id = runner_id
+        self.call_id = call_id
+        self.attempt = attempt
+        self.error = error
+        self.may_have_started = may_have_started
 
 
-@dataclass(frozen=True, slots=True)
-class CallTimedOut:
+class CallTimedOut(Record):
     """The agent killed a call at the end of its ``run_timeout`` or of its budget."""
 
-    runner_id: int
-    call_id: int
-    attempt: int
+    __slots__ = __match_args__ = ("runner_id", "call_id", "attempt")
+
+    def __init__(self, runner_id: int, call_id: int, attempt: int) -> None:
+        self.runner_id = runner_id
+        self.call_id = call_id
+        self.attempt = attempt
 
 
-@dataclass(frozen=True, slots=True)
-class CallGone:
+class CallGone(Record):
     """A call that was to be killed has left its slot."""
 
-    runner_id: int
-    call_id: int
-    attempt: int
+    __slots__ = __match_args__ = ("runner_id", "call_id", "attempt")
+
+    def __init__(self, runner_id: int, call_id: int, attempt: int) -> None:
+        self.runner_id = runner_id
+        self.call_id = call_id
+        self.attempt = attempt
 
 
-@dataclass(frozen=True, slots=True)
-class RoundTrip:
+class RoundTrip(Record):
     """A round trip to the runner and back took this many seconds."""
 
-    runner_id: int
-    seconds: float
+    __slots__ = __match_args__ = ("runner_id", "seconds")
+
+    def __init__(self, runner_id: int, seconds: float) -> None:
+        self.runner_id = runner_id
+        self.seconds = seconds
 
 
-@dataclass(frozen=True, slots=True)
-class PoolBroke:
+class PoolBroke(Record):
     """The pool cannot go on (its initializer failed, or the engine did): every call fails with ``error``."""
 
-    error: Exception
+    __slots__ = __match_args__ = ("error",)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
-@dataclass(frozen=True, slots=True)
-class IdleChecked:
+class IdleChecked(Record):
     """The answer to a CheckIdle: may the runner be stopped?"""
 
-    runner_id: int
-    idle: bool
+    __slots__ = __match_args__ = ("runner_id", "idle")
+
+    def __init__(self, runner_id: int, idle: bool) -> None:
+        self.runner_id = runner_id
+        self.idle = idle
 
 
-@dataclass(frozen=True, slots=True)
-class Resized:
+class Resized(Record):
     """New bounds for the number of runners."""
 
-    min: int
-    max: int
+    __slots__ = __match_args__ = ("min", "max")
+
+    def __init__(self, min: int, max: int) -> None:  # noqa: A002
+        self.min = min
+        self.max = max
 
 
-@dataclass(frozen=True, slots=True)
-class ShutdownRequested:
+class ShutdownRequested(Record):
     """No calls are accepted any more; what becomes of those that were is the mode's to say."""
 
-    mode: ShutdownMode
+    __slots__ = __match_args__ = ("mode",)
+
+    def __init__(self, mode: ShutdownMode) -> None:
+        self.mode = mode
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Record):
     """Time has passed: what `Machine.deadline` asked for."""
+
+    __slots__ = ()
 
 
 Event: TypeAlias = (

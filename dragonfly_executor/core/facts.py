@@ -157,8 +157,8 @@ def _idle_checked(pool: PoolState, event: events.IdleChecked, now: float) -> Non
     if runner is None:
         pool.tally.stale += 1
         return
-    after = pool.idle_limit()
-    if event.idle and after is not None and runner.idle_since + after <= now:
+    until = pool.idle_until(runner)
+    if event.idle and until is not None and until <= now:
         pool.stop_idle(runner)
     else:
         pool.roster.rest(runner, now)

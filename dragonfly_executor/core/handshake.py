@@ -8,36 +8,40 @@ or run wrong code, so a difference that matters ends the boot.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from dragonfly_executor.errors import ProtocolError
 
 
-@dataclass(frozen=True, slots=True)
 class Versions:
     """What has to match, and what the parent wants to know of a machine."""
 
-    protocol: int
-    package: str
-    python: str
-    implementation: str
-    byteorder: str
-    cpus: int
-    pid: int
+    __slots__ = ("byteorder", "cpus", "implementation", "package", "pid", "protocol", "python")
+
+    def __init__(
+        self, *, protocol: int, package: str, python: str, implementation: str, byteorder: str, cpus: int, pid: int
+    ) -> None:
+        self.protocol = protocol
+        self.package = package
+        self.python = python
+        self.implementation = implementation
+        self.byteorder = byteorder
+        self.cpus = cpus
+        self.pid = pid
 
 
-@dataclass(frozen=True, slots=True)
 class Hello:
     """A runner's first frame."""
 
-    runner_id: str
-    versions: Versions
+    __slots__ = ("runner_id", "versions")
+
+    def __init__(self, runner_id: str, versions: Versions) -> None:
+        self.runner_id = runner_id
+        self.versions = versions
 
 
 def hello(runner_id: str, versions: Versions) -> bytes:
     """HELLO's payload."""
-    return json.dumps({"runner": runner_id, "versions": asdict(versions)}).encode()
+    return json.dumps({"runner": runner_id, "versions": {name: getattr(versions, name) for name in Versions.__slots__}}).encode()
 
 
 def read_hello(payload: bytes) -> Hello:
@@ -50,7 +54,7 @@ def read_hello(payload: bytes) -> Hello:
         raise ProtocolError(f"not a HELLO: {error}") from None
 
 
-_FIELDS: dict[str, Any] = {
+_FIELDS: dict[str, type] = {
     "protocol": int,
     "package": str,
     "python": str,

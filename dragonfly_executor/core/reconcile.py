@@ -59,10 +59,11 @@ def assign(pool: PoolState) -> None:
 def grow(pool: PoolState, now: float) -> None:
     """Boot what the waiting calls need, and what is missing from `min`."""
     roster = pool.roster
+    paused = pool.back_off.holds(now)
     waiting = pool.ledger.queued + roster.ahead
     if not waiting and roster.up + len(roster.booting) >= pool.keep:
         return
-    if not pool.starts_calls or pool.back_off.holds(now):
+    if paused or not pool.starts_calls:
         return
     workers = pool.limits.max_workers
     count = boots_needed(
@@ -91,11 +92,8 @@ def shrink(pool: PoolState, now: float) -> None:
     excess = roster.up + len(roster.booting) - pool.max
     if excess > 0 or roster.retiring:
         retire(pool, excess)
-    while roster.idle:
-        after = pool.idle_limit()
+    while (until := idle_deadline(pool)) is not None and until <= now:
         runner = next(iter(roster.idle.values()))
-        if after is None or runner.idle_since + after > now:
-            break
         if pool.limits.idle_check:
             roster.ask(runner)
             pool.actions.append(CheckIdle(runner.id))
@@ -130,7 +128,7 @@ def retire(pool: PoolState, excess: int) -> None:
 
 def idle_deadline(pool: PoolState) -> float | None:
     """When the next runner will have been idle for too long."""
-    after = pool.idle_limit()
-    if after is None or not pool.roster.idle:
-        return None
-    return next(iter(pool.roster.idle.values())).idle_since + after
+    # All have the same patience: the one that is idle for the longest time is first.
+    for runner in pool.roster.idle.values():
+        return pool.idle_until(runner)
+    return None

@@ -136,8 +136,9 @@ class Roster:
     # -- calls ---------------------------------------------------------------------------------------------------------
 
     def pick(self, *, ahead: bool) -> tuple[Runner, int] | None:
-        """The least-loaded runner with a free slot (if `ahead`, with credit beyond its slots), and how many calls it may
-        take before another one has less. It must be given some, with `place`.
+        """The least-loaded runner with a free slot, and how many calls it may take before another one has less.
+
+        With `ahead` it is one with credit beyond its slots. What is picked must be given calls, with `place`.
         """
         room = self._spare if ahead else self._free
         while room:

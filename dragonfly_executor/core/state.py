@@ -97,11 +97,15 @@ class PoolState:
         workers = self.limits.max_workers
         return workers is not None and self.roster.slots > workers
 
-    def idle_limit(self) -> float | None:
-        """How long the runner that is next to be stopped for being idle may be so."""
+    def idle_until(self, runner: Runner) -> float | None:
+        """When a runner that is idle, and not being asked, will have been so for too long; None = never as things are."""
         roster = self.roster
+        if roster.in_flight > roster.slots - runner.slots:
+            # Calls wait behind others on their runners. Should they come back, this one's slots are what they need.
+            return None
         within_min = roster.up - len(roster.asked) <= (self.min if self.mode is None else 0)
-        return self.limits.min_idle_after if within_min else self.limits.idle_after
+        after = self.limits.min_idle_after if within_min else self.limits.idle_after
+        return None if after is None else runner.idle_since + after
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 

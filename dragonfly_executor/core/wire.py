@@ -20,8 +20,8 @@ always find a gap, and nothing is ever allocated from a length that the peer cla
 from __future__ import annotations
 
 import struct
-from enum import IntEnum, IntFlag
-from typing import NamedTuple
+from collections import namedtuple
+from enum import IntEnum
 
 from dragonfly_executor.errors import ProtocolError
 
@@ -69,8 +69,8 @@ class Kind(IntEnum):
     BYE = 24  # agent -> parent: this runner goes now, and nothing is left on it
 
 
-class Flag(IntFlag):
-    """Bits of a frame's flags."""
+class Flag:
+    """Bits of a frame's flags. Plain numbers: an IntFlag's operators run in Python, at every frame."""
 
     ERROR = 1  # the payload is an error
     RETRYABLE = 2  # ... which the caller said may be tried again
@@ -82,9 +82,10 @@ class Flag(IntFlag):
 KIND_NUMBERS = frozenset(int(kind) for kind in Kind)
 
 
-class Frame(NamedTuple):
+class Frame(namedtuple("Frame", "kind flags attempt detail call_id raw")):  # noqa: PYI024  # typing is slow to import
     """One frame as it arrived; `raw` is header and payload together, so that it can be forwarded as it is."""
 
+    __slots__ = ()
     kind: int
     flags: int
     attempt: int

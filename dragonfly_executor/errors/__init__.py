@@ -1,23 +1,23 @@
 """The exception tree.
 
     DragonflyError
-    ├── CallSerializationError (PicklingError)     a callable or its arguments cannot travel
-    ├── CallDeserializationError                   the runner cannot open a call
-    ├── ResultSerializationError (PicklingError)   a result cannot travel
-    ├── ResultDeserializationError                 the parent cannot open a result
-    ├── FrameTooLargeError (ValueError)            a payload is over the pool's maximum
-    ├── RemoteCallError                            stands in for an exception that cannot travel
-    ├── ProtocolError                              the peer broke the rules of the wire
-    ├── CallTimeoutError (TimeoutError)            a call's budget ran out
-    ├── RunnerLostError (BrokenProcessPool)        what ran the call died
-    │   └── PoisonCallError                        ... on every attempt that the call had
-    ├── BootError (BrokenProcessPool)              no runner could be booted
+    ├── CallSerializationError (PicklingError)        a callable or its arguments cannot travel
+    ├── CallDeserializationError (BrokenProcessPool)  the runner cannot open a call
+    ├── ResultSerializationError (PicklingError)      a result cannot travel
+    ├── ResultDeserializationError (BrokenProcessPool)the parent cannot open a result
+    ├── FrameTooLargeError (ValueError)               a payload is over the pool's maximum
+    ├── RemoteCallError                               stands in for an exception that cannot travel
+    ├── ProtocolError                                 the peer broke the rules of the wire
+    ├── CallTimeoutError (TimeoutError)               a call's budget ran out
+    ├── RunnerLostError (BrokenProcessPool)           what ran the call died
+    │   └── PoisonCallError                           ... on every attempt that the call had
+    ├── BootError (BrokenProcessPool)                 no runner could be booted
     │   ├── BootTimeoutError (TimeoutError)
     │   └── VersionMismatchError
-    ├── PoolBrokenError (BrokenProcessPool)        the pool cannot go on
+    ├── PoolBrokenError (BrokenProcessPool)           the pool cannot go on
     │   └── InitializerError
-    ├── ForkedExecutorError (RuntimeError)         used in a forked child of the parent
-    └── NestingError (RuntimeError)                runners in runners in runners
+    ├── ForkedExecutorError (RuntimeError)            used in a forked child of the parent
+    └── NestingError (RuntimeError)                   runners in runners in runners
 
 What a ``ProcessPoolExecutor`` reports as ``BrokenProcessPool`` is a ``BrokenProcessPool`` here as well, so that existing
 ``except`` clauses hold. Importing that class imports all of ``multiprocessing``, which neither a runner nor a program
@@ -27,10 +27,8 @@ without errors needs: `broken` is loaded when one of its names is first asked fo
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.errors.base import (
-    CallDeserializationError,
     CallSerializationError,
     CallTimeoutError,
     DragonflyError,
@@ -40,17 +38,22 @@ from dragonfly_executor.errors.base import (
     ProtocolError,
     RemoteCallError,
     RemoteTraceback,
-    ResultDeserializationError,
     ResultSerializationError,
 )
 
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from dragonfly_executor.errors.broken import (
         BootError,
         BootTimeoutError,
+        CallDeserializationError,
         InitializerError,
         PoisonCallError,
         PoolBrokenError,
+        ResultDeserializationError,
         RunnerLostError,
         VersionMismatchError,
     )

@@ -10,19 +10,11 @@ class DragonflyError(Exception):
 
 
 class CallSerializationError(DragonflyError, PicklingError):
-    """A callable or its arguments could not be pickled; raised by the submit that was given them. Nothing was sent."""
-
-
-class CallDeserializationError(DragonflyError):
-    """The runner could not open a call's payload; its cause names what went wrong there. The call did not start."""
+    """A callable or its arguments could not be pickled; a pool's submit raises it, an executor's future has it."""
 
 
 class ResultSerializationError(DragonflyError, PicklingError):
     """A call ran, and what it returned could not be pickled on the runner."""
-
-
-class ResultDeserializationError(DragonflyError):
-    """A call ran, and what it returned cannot be opened here; raised in the thread that asks for the result."""
 
 
 class FrameTooLargeError(DragonflyError, ValueError):

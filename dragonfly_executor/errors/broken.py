@@ -68,6 +68,14 @@ class VersionMismatchError(BootError):
     """Parent and runner cannot speak with each other: their versions of Python, of the protocol or of cloudpickle differ."""
 
 
+class CallDeserializationError(DragonflyError, BrokenProcessPool):
+    """The runner could not open a call's payload; its cause names what went wrong there. The call did not start."""
+
+
+class ResultDeserializationError(DragonflyError, BrokenProcessPool):
+    """A call ran, and what it returned cannot be opened here; raised in the thread that asks for the result."""
+
+
 class PoolBrokenError(DragonflyError, BrokenProcessPool):
     """The pool cannot go on. Make a new one."""
 

@@ -73,12 +73,17 @@ class Buffers:
 
 def snapshot(pieces: Iterable[bytes | bytearray | memoryview]) -> list[Buffer]:
     """The pieces, with a copy in the place of each one that its owner could still change."""
-    return [piece if type(piece) is bytes or _frozen(piece) else bytes(piece) for piece in pieces]  # type: ignore[misc]
+    return [piece if type(piece) is bytes or _frozen(piece) else _copy(piece) for piece in pieces]  # type: ignore[misc]
 
 
 def views(pieces: Iterable[bytes | bytearray | memoryview]) -> list[Buffer]:
     """The pieces without a copy."""
     return [memoryview(piece) if isinstance(piece, bytearray) else piece for piece in pieces]
+
+
+def _copy(piece: bytes | bytearray | memoryview | PickleBuffer) -> bytes:
+    # A large buffer that is kept inside a pickle comes as itself, and its bytes are meant as they lie in memory.
+    return bytes(piece.raw() if isinstance(piece, PickleBuffer) else piece)
 
 
 def _frozen(piece: bytes | bytearray | memoryview) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class DillPickler(ByValue, dill.Pickler):  # type: ignore[misc]
     """dill, but for functions and classes, which go the way they go with cloudpickle."""
 
-    def homeless_function(self, function: FunctionType) -> Any:  # noqa: ARG002
+    def homeless_function(self, function: FunctionType) -> Any:
         """As dill does it."""
         return NotImplemented
 

@@ -6,10 +6,12 @@ used here and in `rebuild` have been in every release since 3.0, and both ends r
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import sys
 import typing
 import weakref
+from pickle import PickleBuffer
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from cloudpickle import Pickler, cloudpickle
 
 from dragonfly_executor.payload import rebuild
 from dragonfly_executor.payload.code_names import code_names, submodules
-from dragonfly_executor.payload.tracking import Tracking, importable
+from dragonfly_executor.payload.tracking import MAIN_NAMES, Tracking, importable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,8 +53,8 @@ class ByValue(Tracking):
     def reducer_override(self, found: Any) -> Any:
         """As `Tracking`'s, and for what the standard library cannot pickle though it could."""
         kind = type(found)
-        if kind is ModuleType and found is sys.modules.get("__main__"):
-            return rebuild.main_module, ()
+        if kind is ModuleType:
+            return self._module(found)
         if issubclass(kind, type) and getattr(found, "__module__", None) == "builtins":
             return cloudpickle._class_reduce(found)  # noqa: SLF001  # NoneType and its like have no name to go by
         reduced = super().reducer_override(found)
@@ -69,14 +71,28 @@ class ByValue(Tracking):
             return self._class(found)
         # What is neither would pickle as a name that cannot be found. cloudpickle knows type variables.
         reduce = _REDUCERS.get(kind) or Pickler.dispatch_table.get(kind)
-        return super().by_value(found) if reduce is None else reduce(found)
+        if reduce is not None:
+            return reduce(found)
+        if kind.__module__ in MAIN_NAMES:  # a singleton that is being defined: its parts, as if it had no __reduce__
+            return copyreg.__newobj__, (kind,), object.__getstate__(found)  # type: ignore[attr-defined]
+        return super().by_value(found)
 
     def homeless_function(self, function: FunctionType) -> Any:
         """A function whose globals are no module's."""
         raise NotImplementedError
 
+    def _module(self, found: ModuleType) -> Any:
+        if found is sys.modules.get("__main__"):
+            return rebuild.main_module, ()
+        if importable(found.__name__):
+            return rebuild.module, (found.__name__,)
+        contents = {name: value for name, value in vars(found).items() if name != "__builtins__"}
+        return cloudpickle.dynamic_subimport, (found.__name__, contents)
+
     def _class(self, found: Any) -> Any:
         build, args, state, _, _, _ = cloudpickle._dynamic_class_reduce(found)  # noqa: SLF001
+        if vars(found).get("__slots__") and isinstance(args[3], dict):
+            args[3]["__slots__"] = vars(found)["__slots__"]  # set afterwards they would have no effect
         fill = rebuild.keep_class if self.returning else rebuild.update_class
         tracker_id = cloudpickle._get_or_create_tracker_id(found)  # noqa: SLF001
         return rebuild.new_class, (build, tracker_id, args), (state, found.__qualname__), None, None, fill
@@ -151,12 +167,19 @@ def _type_parameters(found: Any) -> Any:
     return rebuild.typing_name, (found.__module__, type(found), found.__name__)
 
 
+def _view(found: memoryview) -> Any:
+    if not found.c_contiguous:
+        return bytes, (found.tobytes(),)
+    return rebuild.view, (PickleBuffer(found), found.format, found.shape)
+
+
 def _weak_mapping(found: Any) -> Any:
     return type(found), (dict(found),)
 
 
 _REDUCERS: dict[type, Callable[[Any], Any]] = {
     type(functools.lru_cache(_contents)): _cached_function,
+    memoryview: _view,
     functools.cached_property: _cached_attribute,
     typing.NewType: _new_type,
     typing.ParamSpec: _type_parameters,

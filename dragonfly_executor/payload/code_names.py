@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,8 @@ def all_names(code: CodeType) -> set[str]:
     return names
 
 
-def code_names(code: CodeType) -> tuple[set[str], set[str]]:
+@lru_cache(maxsize=1024)
+def code_names(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
     """The globals that a code reads, assigns or deletes, nested codes included; and every name in it."""
     from dis import get_instructions  # 10 ms, and most calls do without
 
@@ -33,7 +35,7 @@ def code_names(code: CodeType) -> tuple[set[str], set[str]]:
             inner, inner_everything = code_names(constant)
             names |= inner
             everything |= inner_everything
-    return names, everything
+    return frozenset(names), frozenset(everything)
 
 
 def submodules(module: ModuleType, names: Iterable[str]) -> tuple[str, ...]:

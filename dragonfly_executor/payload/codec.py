@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
 from dragonfly_executor.payload import failures
+from dragonfly_executor.payload.authkey import own_key
 from dragonfly_executor.payload.box import (
     BOX,
     BY_NAME,
@@ -26,7 +27,7 @@ from dragonfly_executor.payload.box import (
 from dragonfly_executor.payload.formats import MARK, Format
 from dragonfly_executor.payload.parent_main import ParentMain
 from dragonfly_executor.payload.script import describe
-from dragonfly_executor.payload.tracking import MAIN_NAMES
+from dragonfly_executor.payload.tracking import MAIN_NAMES, importable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,6 +52,7 @@ class CallCodec:
     def __init__(self, serializer: object = "cloudpickle") -> None:
         self._format = Format(serializer)
         self._main = ParentMain(self._define)
+        self._importable: set[str | None] = set()
 
     def encode_call(
         self,
@@ -68,8 +70,13 @@ class CallCodec:
             call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
             if self._format.custom is not None:
                 return self._custom_call(call)
-            if getattr(fn, "__module__", None) in MAIN_NAMES:
-                return self._main_call(call)
+            home = getattr(fn, "__module__", None)
+            if home not in self._importable:
+                if home in MAIN_NAMES:
+                    return self._main_call(call)
+                if home is not None and not importable(home):
+                    return self._any_call(call)
+                self._importable.add(home)
             sink, buffers = Sink(), Buffers()
             try:
                 Pickler(sink, 5, buffer_callback=buffers.add).dump(call)
@@ -110,9 +117,14 @@ class CallCodec:
             CallSerializationError: the serializer object itself cannot travel.
         """
         custom = self._format.custom
+        try:
+            cwd = os.getcwd()
+        except FileNotFoundError:
+            cwd = "/"  # it was removed under the program
         description = {
-            "path": [os.getcwd() if entry == "" else entry for entry in sys.path if isinstance(entry, str)],
-            "cwd": os.getcwd(),
+            "path": [cwd if entry == "" else entry for entry in sys.path],
+            "cwd": cwd,
+            "authkey": own_key(),
             "argv": [str(word) for word in getattr(sys, "argv", [])],
             "main": describe(sys.modules["__main__"]),
             "serializer": None if custom is not None else self._format.name,
@@ -128,7 +140,7 @@ class CallCodec:
             return self._any_call(call)
         body, buffers = plain
         definitions = self._main.definitions(frozenset((name.partition(".")[0],)))
-        imported = self._main.imported is not None
+        imported = self._main.script is not None
         if imported and not definitions and not buffers.views:
             return [_MAIN_CALL + body[0]] if len(body) == 1 else [_MAIN_CALL, *snapshot(body)]
         flags = BY_NAME | (NEEDS_MAIN if imported else 0)
@@ -138,13 +150,13 @@ class CallCodec:
         sink, buffers, pickler = self._format.tracked(call, self._main)
         names = frozenset(pickler.hard | pickler.soft)
         definitions = self._main.definitions(names) if names else b""
-        flags = self._format.flags | (NEEDS_MAIN if names and self._main.imported is not None else 0)
+        flags = self._format.flags | (NEEDS_MAIN if names and self._main.script is not None else 0)
         return pack(flags, definitions, snapshot(sink), buffers.views, copy=True)
 
     def _custom_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         body = bytes(self._format.custom.dumps(call))
         flags = self._format.flags
-        if MARK in body and self._main.imported is not None:
+        if MARK in body and self._main.script is not None:
             flags |= NEEDS_MAIN
         return pack(flags, b"", [body], [], copy=False)
 

@@ -22,6 +22,8 @@ def qualified_name(kind: type) -> str:
     """A type's name as a traceback shows it."""
     module = getattr(kind, "__module__", None)
     name = getattr(kind, "__qualname__", kind.__name__)
+    if module == "__mp_main__":
+        module = "__main__"  # what the program calls it
     return name if module in (None, "builtins") else f"{module}.{name}"
 
 

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 from dragonfly_executor import errors
 from dragonfly_executor.payload.code_names import all_names, code_names, submodules
 from dragonfly_executor.payload.rebuild import Importing
-from dragonfly_executor.payload.script import bound_by_import
+from dragonfly_executor.payload.script import Bindings, bindings
 from dragonfly_executor.payload.stable import fingerprint, same
 from dragonfly_executor.payload.tracking import name_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from collections.abc import Set as AbstractSet
 
     # Pickles an object whose parts with these names are embedded: bytes, hard names, soft names, attribute names.
+    # For each definition, by its names: a number that grows when the bytes change, and the bytes.
+    Versions = dict[tuple[str, ...], tuple[int, bytes]]
     Define = Callable[[Any, frozenset[str]], tuple[bytes, set[str], set[str], set[str]]]
 
 
@@ -45,6 +48,11 @@ class _Definition:
         self.parts: list[Any] | None = None  # fingerprint; None: it may change in itself
         self.modules = 0  # for a module: how many were imported when its submodules were looked up
 
+    @property
+    def lasting(self) -> bool:
+        """Whether it is worth remembering. What may change in itself is looked at anew each time, and not kept."""
+        return self.data is None or self.modules > 0 or self.parts is not None
+
     def unchanged(self, value: Any) -> bool:
         """Whether the global is still what this was made of."""
         if value is not self.value:
@@ -57,18 +65,22 @@ class _Definition:
 class _Plan:
     """What one set of names came to, for as long as nothing of it changes."""
 
-    __slots__ = ("absent", "data", "sent")
+    __slots__ = ("absent", "data", "entries", "versions")
 
-    def __init__(self, sent: dict[str, _Definition], absent: set[str], data: bytes) -> None:
-        self.sent = sent
+    def __init__(self, entries: dict[str, _Definition], absent: set[str], versions: Versions, data: bytes) -> None:
+        self.entries = entries
         self.absent = absent
+        self.versions = versions
         self.data = data
 
-    def holds(self, namespace: dict[str, Any]) -> bool:
+    def holds(self, namespace: dict[str, Any], current: Versions) -> bool:
         """Whether it still says what has to travel."""
         if not namespace.keys().isdisjoint(self.absent):
             return False
-        return all(entry.unchanged(namespace.get(name)) for name, entry in self.sent.items())
+        # A global that changed and changed back has a newer version than the one here, and slots may have met it.
+        if any(current[group] is not version for group, version in self.versions.items()):
+            return False
+        return all(entry.unchanged(namespace.get(name)) for name, entry in self.entries.items())
 
 
 class ParentMain:
@@ -81,11 +93,11 @@ class ParentMain:
         self._define = define
         self._lock = Lock()
         self._counter = 0
-        self._sent: dict[tuple[str, ...], tuple[int, bytes]] = {}
+        self._versions: Versions = {}
         self._known: dict[str, _Definition] = {}
         self._plans: dict[frozenset[str], _Plan] = {}
         self._attributes: frozenset[str] = frozenset()
-        self._script: tuple[ModuleType | None, frozenset[str] | None] = (None, None)
+        self._script: tuple[ModuleType | None, Bindings | None] = (None, None)
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -93,14 +105,14 @@ class ParentMain:
         return sys.modules["__main__"].__dict__
 
     @property
-    def imported(self) -> frozenset[str] | None:
-        """The names that a slot gets by importing the script; None where nothing is imported."""
+    def script(self) -> Bindings | None:
+        """What a slot gets by importing the script; None where nothing is imported."""
         main = sys.modules["__main__"]
-        known, bound = self._script
+        known, script = self._script
         if known is not main:
-            bound = bound_by_import(main)
-            self._script = main, bound
-        return bound
+            script = bindings(main)
+            self._script = main, script
+        return script
 
     def name_of(self, found: Any) -> str | None:
         """The name of an object in ``__main__``, or None."""
@@ -113,18 +125,20 @@ class ParentMain:
             CallSerializationError: a global that the code uses cannot be pickled.
         """
         plan = self._plans.get(roots)
-        if plan is not None and plan.holds(self.namespace):
+        if plan is not None and plan.holds(self.namespace, self._versions):
             return plan.data
         found, absent = self._collect(roots)
         travelling = {name: entry for name, entry in found.items() if entry.data is not None}
-        sent = []
+        versions: Versions = {}
         for group in _grouped(travelling):
             data = found[group[0]].data if len(group) == 1 else self._bundle(group, found)
-            sent.append((group, self._version(group, data or b""), data))
-        plan = _Plan(travelling, absent, pickle.dumps(sent, 5) if sent else b"")
-        if len(self._plans) >= _PLANS:
-            self._plans = {}
-        self._plans[roots] = plan
+            versions[group] = self._version(group, data or b"")
+        sent = [(group, *version) for group, version in versions.items()]
+        plan = _Plan(travelling, absent, versions, pickle.dumps(sent, 5) if sent else b"")
+        if all(entry.lasting for entry in travelling.values()):
+            if len(self._plans) >= _PLANS:
+                self._plans = {}
+            self._plans[roots] = plan
         return plan.data
 
     def _collect(self, roots: Iterable[str]) -> tuple[dict[str, _Definition], set[str]]:
@@ -153,19 +167,30 @@ class ParentMain:
         entry = self._known.get(name)
         if entry is not None and entry.unchanged(value):
             return entry
-        bound = self.imported
-        if bound is not None and name in bound:
-            entry = _Definition(value, None, set(), _names_used(value, self.namespace, bound))
+        script = self.script
+        if script is not None and name in script.imported:
+            entry = _Definition(value, None, set(), _names_used(value, self.namespace, script.imported))
         elif type(value) is ModuleType and value is not sys.modules.get("__main__"):
             return _Definition(value, _LATER, set(), set())
         else:
-            parts = fingerprint(value)
+            entry = self._defined(name, value, script)
+        if entry.lasting:
+            self._known[name] = entry
+        return entry
+
+    def _defined(self, name: str, value: Any, script: Bindings | None) -> _Definition:
+        parts = fingerprint(value)
+        try:
             data, hard, soft, attributes = self._pickled({name: value}, name)
-            if not self._attributes >= attributes:
-                self._attributes |= attributes
-            entry = _Definition(value, data, hard, soft)
-            entry.parts = parts
-        self._known[name] = entry
+        except errors.CallSerializationError:
+            if script is None or name in script.guarded:
+                raise
+            # Code that runs on import may bind it, by a global statement or through globals(): leave it to that.
+            return _Definition(value, None, set(), set())
+        with self._lock:
+            self._attributes |= attributes
+        entry = _Definition(value, data, hard, soft)
+        entry.parts = parts
         return entry
 
     def _module(self, name: str, value: ModuleType) -> _Definition:
@@ -188,20 +213,20 @@ class ParentMain:
                 f"the global {shown!r} of __main__, which the call uses, cannot be pickled: {type(exc).__name__}: {exc}"
             ) from exc
 
-    def _version(self, group: tuple[str, ...], data: bytes) -> int:
+    def _version(self, group: tuple[str, ...], data: bytes) -> tuple[int, bytes]:
         with self._lock:
-            known = self._sent.get(group)
-            if known is not None and known[1] == data:
-                return known[0]
-            self._counter += 1
-            self._sent[group] = self._counter, data
-            return self._counter
+            known = self._versions.get(group)
+            if known is None or known[1] != data:
+                self._counter += 1
+                known = self._versions[group] = self._counter, data
+            return known
 
 
 def _grouped(found: dict[str, _Definition]) -> list[tuple[str, ...]]:
     """Definitions in an order in which they can be opened; what needs each other stands in one group."""
     reach = {name: _reach(name, found) for name in found}
-    groups = {name: tuple(sorted({name} | {other for other in reach[name] if name in reach[other]})) for name in found}
+    mutual = {name: {other for other in reach[name] if name in reach[other]} for name in found}
+    groups = {name: tuple(sorted({name} | mutual[name])) for name in found}
     order: list[tuple[str, ...]] = []
     begun: set[tuple[str, ...]] = set()
 
@@ -228,9 +253,9 @@ def _reach(name: str, found: dict[str, _Definition]) -> set[str]:
     reached: set[str] = set()
     todo = [name]
     while todo:
-        new = found[todo.pop()].hard - reached
+        new = (found[todo.pop()].hard & found.keys()) - reached
         reached |= new
-        todo += [other for other in new if other in found]
+        todo += new
     return reached
 
 
@@ -242,7 +267,7 @@ def _names_used(value: Any, namespace: dict[str, Any], bound: frozenset[str]) ->
     return names
 
 
-def _precise(code: CodeType, bound: frozenset[str]) -> set[str]:
+def _precise(code: CodeType, bound: frozenset[str]) -> AbstractSet[str]:
     every = all_names(code)
     if every <= bound or not every - bound - vars(builtins).keys():
         return every & bound

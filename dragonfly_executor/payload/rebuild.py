@@ -111,6 +111,12 @@ def cached_attribute(function: Any, name: str | None) -> Any:
     return made
 
 
+def view(buffer: Any, code: str, shape: tuple[int, ...]) -> memoryview:
+    """A memoryview of a buffer that travelled beside the pickle, or in it."""
+    whole = memoryview(buffer).cast("B")
+    return whole if code == "B" and len(shape) == 1 else whole.cast(code, shape)  # type: ignore[call-overload,no-any-return]
+
+
 def typing_name(module_name: str, kind: Callable[..., Any], *args: Any) -> Any:
     """A `typing.NewType` or its like; it would take this module for its home."""
     made = kind(*args)

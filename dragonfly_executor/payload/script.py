@@ -22,6 +22,8 @@ def describe(module: ModuleType) -> dict[str, Any]:
     path = getattr(module, "__file__", None)
     if path is not None and path.startswith("<"):
         path = None  # "<stdin>"
+    if _at_a_prompt():
+        spec = path = None
     name = getattr(spec, "name", None)
     entry = None
     if name == "__main__" and path is not None:
@@ -34,8 +36,23 @@ def describe(module: ModuleType) -> dict[str, Any]:
     }
 
 
-def bound_by_import(module: ModuleType) -> frozenset[str] | None:
-    """The names that importing the script binds; None if it must not be imported.
+class Bindings:
+    """What a script's top level binds.
+
+    Attributes:
+        imported: names that importing it binds.
+        guarded: names that only running it binds, in the block under its guard.
+    """
+
+    __slots__ = ("guarded", "imported")
+
+    def __init__(self, imported: frozenset[str], guarded: frozenset[str]) -> None:
+        self.imported = imported
+        self.guarded = guarded - imported
+
+
+def bindings(module: ModuleType) -> Bindings | None:
+    """The names that importing the script binds, and those that it does not; None if it must not be imported.
 
     A script can be imported where everything that it does, rather than defines, stands under
     ``if __name__ == "__main__"``. That it has such a block is taken as its author's word for it.
@@ -49,15 +66,19 @@ def bound_by_import(module: ModuleType) -> frozenset[str] | None:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return None
-    guards = [statement for statement in _statements(tree.body, ast) if _is_guard(statement, ast)]
+    guards: list[Any] = [statement for statement in _statements(tree.body, ast) if _is_guard(statement, ast)]
     if not guards:
         return None
-    return frozenset(_bound(tree, frozenset(map(id, guards)), module, ast))
+    skipped = frozenset(map(id, guards))
+    inside = [statement for guard in guards for statement in guard.body]
+    return Bindings(
+        frozenset(_bound(tree.body, skipped, module, ast)), frozenset(_bound(inside, skipped, module, ast))
+    )
 
 
 def _source(module: ModuleType) -> bytes | None:
-    if hasattr(sys, "ps1") and not sys.flags.interactive:
-        return None  # a prompt: what __file__ says, if anything, is not where the names come from
+    if _at_a_prompt():
+        return None
     spec = getattr(module, "__spec__", None)
     path = getattr(module, "__file__", None)
     try:
@@ -70,6 +91,11 @@ def _source(module: ModuleType) -> bytes | None:
             return file.read()
     except (OSError, ImportError, AttributeError, UnicodeError):
         return None
+
+
+def _at_a_prompt() -> bool:
+    # What __file__ says, if anything, is not where the names come from then. After -i it is.
+    return hasattr(sys, "ps1") and not sys.flags.interactive
 
 
 def _statements(body: list[ast.stmt], tools: Any) -> Iterator[ast.stmt]:
@@ -93,10 +119,10 @@ def _is_guard(statement: ast.stmt, tools: Any) -> bool:
     return False
 
 
-def _bound(tree: Any, guards: frozenset[int], module: ModuleType, tools: Any) -> Iterator[str]:
-    """Every name that the script's top level binds outside the guards."""
+def _bound(body: list[ast.stmt], guards: frozenset[int], module: ModuleType, tools: Any) -> Iterator[str]:
+    """Every name that statements bind, but for what stands under a guard."""
     scopes = (tools.FunctionDef, tools.AsyncFunctionDef, tools.ClassDef)
-    todo: list[Any] = list(tree.body)
+    todo: list[Any] = list(body)
     while todo:
         node = todo.pop()
         if id(node) in guards:

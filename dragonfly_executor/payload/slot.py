@@ -9,7 +9,7 @@ from pickle import Pickler
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
-from dragonfly_executor.payload import failures
+from dragonfly_executor.payload import authkey, failures
 from dragonfly_executor.payload.box import (
     BOX,
     BY_NAME,
@@ -60,6 +60,8 @@ class SlotCodec:
         except OSError:
             # The directory may be gone, or be on another machine. ProcessPoolExecutor's workers go on as well.
             self._setup["cwd"] = os.getcwd()
+        if self._setup["authkey"] is not None:
+            authkey.adopt(self._setup["authkey"])
         self._main.install()
         if self._setup["custom"] is not None:
             _, (serializer,), _, _ = self.decode_call(self._setup["custom"])
@@ -87,10 +89,11 @@ class SlotCodec:
 
         Raises:
             ResultSerializationError: it cannot be pickled; its cause says why.
+            SystemExit: what it is made of called ``sys.exit()``; that is the call's end as it is within the call.
         """
         try:
             return self._dump(value)
-        except BaseException as exc:  # __reduce__ and __getstate__ are user code
+        except Exception as exc:  # __reduce__ and __getstate__ are user code
             kind = failures.qualified_name(type(value))
             text = f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}"
             raise errors.ResultSerializationError(f"the result, of type {kind}, cannot be pickled: {text}") from exc

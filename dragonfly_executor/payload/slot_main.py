@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -89,6 +90,9 @@ class SlotMain:
         self.namespace.update(own, __doc__=None, __loader__=None, __spec__=None)
         if path is None:
             del self.namespace["__file__"]
+        if self._description["name"] is not None:
+            # Without a loader yet; it tells a pool inside a call what this process's script is.
+            self.module.__spec__ = ModuleSpec(self._description["name"], None, origin=path)
 
     def _load_code(self) -> CodeType:
         name = self._description["name"]

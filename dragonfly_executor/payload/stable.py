@@ -23,7 +23,8 @@ _CONSTANT = frozenset({
 # In a class: written once when the class is made. Some are dicts, which nobody changes afterwards.
 _CLASS_OWN = frozenset({
     "__abc_impl", "_abc_impl", "__annotations__", "__abstractmethods__", "__dataclass_fields__", "__dataclass_params__",
-    "__orig_bases__", "__parameters__", "__slots__", "__static_attributes__", "__match_args__", "_field_defaults",
+    "__match_args__", "__orig_bases__", "__parameters__", "__slotnames__", "__slots__", "__static_attributes__",
+    "_field_defaults",
 })  # fmt: skip
 _DEEPEST = 8
 
@@ -51,6 +52,8 @@ def _collect(value: Any, parts: list[Any], depth: int) -> bool:
         return True
     if depth > _DEEPEST:
         return False
+    if depth and any(value is known for known in parts[:-1]):
+        return True  # a method's own class
     if kind is FunctionType:
         return _function(value, parts, depth)
     if kind is tuple:

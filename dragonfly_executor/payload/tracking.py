@@ -54,9 +54,9 @@ def name_in(namespace: dict[str, Any], found: Any) -> str | None:
     return None
 
 
-def importable(name: str | None) -> bool:
+def importable(name: object) -> bool:
     """Whether the far side can import a module of this name: it was imported here, not made by hand."""
-    module = sys.modules.get(name) if name else None
+    module = sys.modules.get(name) if isinstance(name, str) else None
     return name not in MAIN_NAMES and getattr(module, "__spec__", None) is not None
 
 
@@ -119,8 +119,6 @@ class Tracking:
         if getattr(found, "__module__", None) not in MAIN_NAMES:
             return NotImplemented
         kind = type(found)
-        if kind.__module__ not in MAIN_NAMES:
-            return self._by_name(found) or self.by_value(found)
         if (kind.__reduce_ex__, kind.__reduce__) == _DEFAULT_REDUCE or kind in copyreg.dispatch_table:
             return NotImplemented
         reduced = found.__reduce_ex__(5)

@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, NoReturn
 
 from dragonfly_executor.core import handshake
 from dragonfly_executor.core.wire import HEADER_SIZE, Flag, Frame, Kind, encode
@@ -23,6 +22,11 @@ from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.versions import versions
 
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
 LEASE_CHECKS = 4
 """How often within a lease the agent looks whether it still holds it."""
 SLOT_BACKLOG = 4 * 1024 * 1024
@@ -31,9 +35,13 @@ MAX_SETUP_CRASHES = 3
 """Slots in a row that may die before they are ready, until the setup itself is taken to be the reason."""
 
 
+BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""It goes on while the machine sleeps: a lease that ran out over night has run out."""
+
+
 def boot_clock() -> float:
-    """Seconds that go on while the machine sleeps: a lease that ran out over night has run out."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    """Seconds on the clock of the lease."""
+    return time.clock_gettime(BOOT_CLOCK)
 
 
 class Agent:
@@ -248,7 +256,8 @@ class Agent:
             slot.link.pause()
             self._paused.append(slot)
         self._dispatcher.dispatch()
-        self._end_if_done()
+        if self._stopping:
+            self._end_if_done()
 
     def _resume_slots(self) -> None:
         for slot in self._paused:

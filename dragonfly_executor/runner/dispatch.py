@@ -71,9 +71,9 @@ class Dispatcher:
             self.waiting.popleft()
         if self.waiting and forked and self._may_fork():
             self._loop.call_soon(self.dispatch)
-        if not self.waiting:
+        if not self.waiting and len(self.works) > 1:
             self._balance()
-        if self.works or self.waiting:
+        if self._review_timer is None and (self.works or self.waiting):
             self._arm_review()
 
     def _may_fork(self) -> bool:
@@ -159,7 +159,7 @@ class Dispatcher:
         work = slot.in_flight.popleft()
         self._forget(work)
         slot.stuck = False
-        if frame.kind == Kind.RESULT:
+        if frame.call_id:
             cost = frame.detail * 1e-6
             self._cost = cost if self._cost is None else self._cost + COST_WEIGHT * (cost - self._cost)
         if slot.in_flight:

@@ -49,6 +49,11 @@ def main(calls: socket.socket, results: socket.socket, setup: bytes, agent_pid: 
         _stand_alone(agent_pid)
         status = _Slot(calls, results).serve(setup)
         _flush_standard_streams()
+    except OSError:
+        # The agent is gone, or a call closed what belongs to the slot: the agent tells whose call that was.
+        return
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
 
@@ -118,7 +123,7 @@ class _Slot:
         microseconds = min(int((time.perf_counter() - began) * 1e6), MAX_DETAIL)
         _flush_standard_streams()
         result_flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
-        self._send_result(call_id, attempt, microseconds, int(result_flags), parts)
+        self._send_result(call_id, attempt, microseconds, result_flags, parts)
 
     def _answer_idle_check(self, data: Buffer) -> None:
         try:

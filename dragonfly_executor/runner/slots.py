@@ -13,6 +13,11 @@ from dragonfly_executor.runner import processes, slot
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 # macOS has no SOCK_SEQPACKET for unix sockets; its datagrams between a pair are as reliable.
 PACKETS = socket.SOCK_SEQPACKET if sys.platform.startswith("linux") else socket.SOCK_DGRAM
 
@@ -57,9 +62,7 @@ class Slot:
         agent_pid = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            for fd in (*inherited(), self._calls.fileno(), own_end.fileno()):
-                os.close(fd)
-            slot.main(self._taken_by_slot, slot_end, setup, agent_pid)
+            self._become_slot(inherited, own_end, slot_end, setup, agent_pid)
         slot_end.close()
         self.link = Link(loop, own_end, lambda frames: on_frames(self, frames), lambda reason: None)
         self.in_flight: deque[Work] = deque()
@@ -71,6 +74,19 @@ class Slot:
         self.handed = 0
         self.kill_reason: int | None = None
         self.timer: Timer | None = None
+
+    def _become_slot(
+        self, inherited: Callable[[], list[int]], own_end: socket.socket, slot_end: socket.socket, setup: bytes, agent: int
+    ) -> NoReturn:
+        """In the forked child: let go of what is the agent's, and run calls. Nothing of the agent may go on here."""
+        try:
+            for fd in (*inherited(), self._calls.fileno(), own_end.fileno()):
+                os.close(fd)
+            slot.main(self._taken_by_slot, slot_end, setup, agent)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(1)
 
     def descriptors(self) -> list[int]:
         """What another slot must not keep open."""

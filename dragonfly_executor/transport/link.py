@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
+from time import monotonic
 
 from dragonfly_executor.core.wire import CHUNK_SIZE, HEADER, MAX_FRAME, MAX_HANDSHAKE_FRAME, Decoder, Flag, Frame, Kind
 from dragonfly_executor.errors import ProtocolError
@@ -72,7 +73,7 @@ class Link:
         """Called when the second lane has shrunk below a few chunks."""
         self.closed = False
         self.last_heard = loop.time()
-        loop.add_reader(self._fd, self._on_readable)
+        loop.add_reader(self._fd, self._read)
 
     def end_handshake(self) -> None:
         """The peer is known: frames of any size, and as many as come."""
@@ -106,7 +107,7 @@ class Link:
     def resume(self) -> None:
         """Read again."""
         if not self.closed:
-            self._loop.add_reader(self._fd, self._on_readable)
+            self._loop.add_reader(self._fd, self._read)
 
     def drain_reads(self) -> None:
         """Take in everything that has arrived, now."""
@@ -134,9 +135,6 @@ class Link:
             self.close()
             self._on_closed(reason)
 
-    def _on_readable(self) -> None:
-        self._read()
-
     def _read(self) -> bool:
         """One read; whether there may be more."""
         try:
@@ -149,7 +147,7 @@ class Link:
         if not data:
             self._fail(None)
             return False
-        self.last_heard = self._loop.time()
+        self.last_heard = monotonic()
         # A large buffer is mapped afresh for each read, which only pays while large payloads flow.
         self._read_size = LARGE_READ_SIZE if len(data) == self._read_size else READ_SIZE
         try:
@@ -179,18 +177,22 @@ class Link:
             self.drain_reads()
             self._fail(error)
             return
-        self._want_writer(False)
+        if self._writer_is_on:
+            self._want_writer(False)
 
     def _fill(self) -> None:
         """Move frames from the lanes into the write that comes next."""
         if self._first_lane:
+            if len(self._first_lane) == 1:
+                self._unsent.append(memoryview(self._first_lane.popleft()))
+                return
             taken: list[Buffer] = []
             size = 0
             while self._first_lane and size < JOIN_LIMIT:
                 frame = self._first_lane.popleft()
                 taken.append(frame)
                 size += len(frame)
-            self._unsent.append(memoryview(taken[0] if len(taken) == 1 else b"".join(taken)))
+            self._unsent.append(memoryview(b"".join(taken)))
             return
         size = 0
         while self._second_lane and size < BULK_AHEAD:

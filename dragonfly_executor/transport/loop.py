@@ -8,14 +8,15 @@ needs. For the same reason nothing here imports logging.
 from __future__ import annotations
 
 import heapq
-import selectors
-import socket
-import time
 from collections import deque
 from collections.abc import Callable
 from itertools import count
+from time import monotonic
 
-Callback = Callable[[], None]
+from dragonfly_executor.transport.poller import READABLE, WRITABLE, make_poller
+from dragonfly_executor.transport.waker import make_waker
+
+Callback = Callable[[], object]
 
 
 class Timer:
@@ -40,7 +41,7 @@ class Loop:
     """
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._poller = make_poller()
         self._readers: dict[int, Callback] = {}
         self._writers: dict[int, Callback] = {}
         self._soon: deque[Callback] = deque()
@@ -49,15 +50,11 @@ class Loop:
         self._order = count()
         self._running = False
         self._wake_is_sent = False
-        self._wake_receiver, self._wake_sender = socket.socketpair()
-        self._wake_receiver.setblocking(False)
-        self._wake_sender.setblocking(False)
-        self.add_reader(self._wake_receiver.fileno(), self._on_wake)
+        self._waker = make_waker()
+        self.add_reader(self._waker.fd, self._on_wake)
 
-    @staticmethod
-    def time() -> float:
-        """Seconds on the clock of the timers; it only ever goes forward."""
-        return time.monotonic()
+    time = staticmethod(monotonic)
+    """Seconds on the clock of the timers; it only ever goes forward."""
 
     def add_reader(self, fd: int, callback: Callback) -> None:
         """Call back, again and again, while `fd` has something to read."""
@@ -80,17 +77,7 @@ class Loop:
             self._watch(fd)
 
     def _watch(self, fd: int) -> None:
-        events = (selectors.EVENT_READ if fd in self._readers else 0) | (
-            selectors.EVENT_WRITE if fd in self._writers else 0
-        )
-        known = fd in self._selector.get_map()
-        if not events:
-            if known:
-                self._selector.unregister(fd)
-        elif known:
-            self._selector.modify(fd, events)
-        else:
-            self._selector.register(fd, events)
+        self._poller.watch(fd, fd in self._readers, fd in self._writers)
 
     def call_soon(self, callback: Callback) -> None:
         """Call back in the next pass."""
@@ -109,76 +96,63 @@ class Loop:
     def call_soon_threadsafe(self, callback: Callback) -> None:
         """Call back in the next pass; from any thread, also from a garbage collection in any thread."""
         self._from_threads.append(callback)
-        self.wake()
-
-    def wake(self) -> None:
-        """Make the loop take a pass. Wakes are coalesced: however many come, at most one byte waits in the pipe."""
-        if self._wake_is_sent:
-            return
-        self._wake_is_sent = True
-        try:
-            self._wake_sender.send(b"w")
-        except OSError:
-            # Full (then a wake is under way) or closed (then there is nobody to wake).
-            return
+        # Wakes are coalesced: until the loop has seen one, there is no need for another.
+        if not self._wake_is_sent:
+            self._wake_is_sent = True
+            self._waker.wake()
 
     def _on_wake(self) -> None:
         # The flag falls before the queue is read: what is added after that sends a wake of its own.
         self._wake_is_sent = False
-        try:
-            self._wake_receiver.recv(64)
-        except BlockingIOError:
-            return
+        self._waker.clear()
 
     def run(self) -> None:
         """Run until `stop`."""
         self._running = True
+        poll, readers, writers = self._poller.poll, self._readers, self._writers
+        from_threads, soon = self._from_threads, self._soon
         while self._running:
-            self._run_once()
+            for fd, events in poll(0.0 if soon or from_threads else self._patience()):
+                # Errors and hang-ups are told by the read or write that meets them.
+                if events & ~WRITABLE and (reader := readers.get(fd)) is not None:
+                    reader()
+                if events & ~READABLE and (writer := writers.get(fd)) is not None:
+                    writer()
+            if self._timers:
+                self._run_due_timers()
+            # Only what is there now: a callback that adds another must not starve the descriptors.
+            for _ in range(len(from_threads)):
+                from_threads.popleft()()
+            for _ in range(len(soon)):
+                soon.popleft()()
 
     def stop(self) -> None:
         """Make `run` return after this pass."""
         self._running = False
 
-    def _run_once(self) -> None:
-        for key, events in self._selector.select(self._patience()):
-            fd = key.fd
-            if events & selectors.EVENT_READ and (reader := self._readers.get(fd)) is not None:
-                reader()
-            if events & selectors.EVENT_WRITE and (writer := self._writers.get(fd)) is not None:
-                writer()
-        self._run_due_timers()
-        for queue in (self._from_threads, self._soon):
-            # Only what is there now: a callback that adds another must not starve the descriptors.
-            for _ in range(len(queue)):
-                queue.popleft()()
-
     def _patience(self) -> float | None:
-        if self._soon or self._from_threads:
-            return 0.0
-        while self._timers and self._timers[0][2].callback is None:
-            heapq.heappop(self._timers)
-        if not self._timers:
+        timers = self._timers
+        while timers and timers[0][2].callback is None:
+            heapq.heappop(timers)
+        if not timers:
             return None
-        return max(0.0, self._timers[0][0] - self.time())
+        return max(0.0, timers[0][0] - monotonic())
 
     def _run_due_timers(self) -> None:
-        if not self._timers:
-            return
-        now = self.time()
+        now = monotonic()
         while self._timers and self._timers[0][0] <= now:
             callback = heapq.heappop(self._timers)[2].callback
             if callback is not None:
                 callback()
 
     def descriptors(self) -> tuple[int, ...]:
-        """The descriptors that are the loop's own: a forked child closes them."""
-        own = [self._wake_receiver.fileno(), self._wake_sender.fileno()]
-        fileno = getattr(self._selector, "fileno", None)
-        return (*own, fileno()) if fileno is not None else tuple(own)
+        """The descriptors that are the loop's own: a forked child closes them. None of a loop that is closed."""
+        if self._waker.fd < 0:
+            return ()
+        return (*self._waker.descriptors(), self._poller.fileno())
 
     def close(self) -> None:
         """Give the loop's descriptors back."""
-        self._selector.close()
-        self._wake_receiver.close()
-        self._wake_sender.close()
+        # The waker first: whether it is open tells `descriptors`, in a child forked meanwhile, whether the rest is.
+        self._waker.close()
+        self._poller.close()

@@ -17,7 +17,7 @@ import psutil
 from tests.cpython.upstream import SOURCE
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 60.0  # seconds for one test, interpreter start and exit included
+LIMIT = 40.0  # seconds for one test, interpreter start and exit included
 GRACE = 5.0  # seconds after its end until everything that it started is to be gone
 MARK = "UPSTREAM_TEST_MARK"
 # Written by the interpreter where an error has no caller to go to.
@@ -54,6 +54,8 @@ class Harness:
         with tempfile.TemporaryDirectory() as folder:
             report, log = Path(folder, "report"), Path(folder, "log")
             options = {"executor": self.executor, "start-method": self.start_method, "source": self.source}
+            # Under its folder, temporary files of a test that had to be killed go with it.
+            environment = {**os.environ, MARK: mark, "TMPDIR": folder}
             command = [sys.executable, "-m", "tests.cpython.one", "--report", str(report), f"--limit={self.limit}"]
             command += [f"--{name}={value}" for name, value in options.items()]
             # A file, not a pipe: what a test leaves behind must not keep the harness waiting for the pipe's end.
@@ -61,7 +63,7 @@ class Harness:
                 child = subprocess.Popen(
                     [*command, *test_id],
                     cwd=ROOT,
-                    env={**os.environ, MARK: mark},
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

@@ -10,6 +10,7 @@ import faulthandler
 import json
 import resource
 import sys
+import traceback
 import unittest
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,20 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+class _Told(unittest.TestResult):
+    """Says at once what went wrong: a test that failed half way may well hang after that."""
+
+    def addError(self, test: Any, err: Any) -> None:  # noqa: N802  # unittest's names
+        super().addError(test, err)
+        traceback.print_exception(*err)
+
+    def addFailure(self, test: Any, err: Any) -> None:  # noqa: N802
+        super().addFailure(test, err)
+        traceback.print_exception(*err)
+
+
 def _run(test: unittest.TestCase) -> tuple[str, str]:
-    result = unittest.TestResult()
+    result = _Told()
     unittest.TestSuite([test]).run(result)
     for _, detail in result.errors + result.failures:
         return "failed", detail

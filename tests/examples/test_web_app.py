@@ -57,4 +57,4 @@ def test_requests_are_answered_by_runners_that_serve_nothing_themselves(server: 
     assert where["runner"]["serves"] is False
     assert where["runner"]["pid"] != where["server"]["pid"]
     stats = server.get("/stats").json()
-    assert stats["done"] == 2
+    assert stats["calls_done"] == 2

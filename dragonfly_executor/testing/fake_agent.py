@@ -1,0 +1,198 @@
+"""The agent of a fake runner: the far side of the wire, on threads."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from dragonfly_executor.core import handshake
+from dragonfly_executor.core.handshake import Versions
+from dragonfly_executor.core.wire import HEADER_SIZE, LIMITS, MAX_INLINE, TOTAL, Decoder, Flag, Frame, Kind, encode
+from dragonfly_executor.payload import SlotCodec, perform
+from dragonfly_executor.transport.link import split_bulk
+
+Ref = tuple[int, int]
+Buffer = bytes | memoryview
+Received = bytes | bytearray | memoryview
+EVERYTHING = 2**31
+"""Chunks to ask for at once; a fake runner has room."""
+
+
+class FakeAgent(threading.Thread):
+    """Reads frames on its own thread, and runs calls on as many others as it has slots.
+
+    Args:
+        sock: the runner's end of the link.
+        claimed: the versions to say hello with; None to say nothing.
+        dies_after: calls to answer before the link ends at the next one; None for no such end.
+    """
+
+    def __init__(self, sock: socket.socket, claimed: Versions | None, dies_after: int | None) -> None:
+        super().__init__(name="fake-agent", daemon=True)
+        self._sock = sock
+        self._claimed = claimed
+        self._calls_left = dies_after
+        self._speaking = threading.Lock()
+        self._frozen = False
+        self._codec: SlotCodec
+        self._slots: ThreadPoolExecutor | None = None
+        self._setup = b""
+        self._live: set[Ref] = set()
+        self._uploads: dict[Ref, bytearray] = {}
+        self._changed = threading.Condition()
+        self._on: dict[int, Callable[[Frame], None]] = {
+            Kind.WELCOME: self._on_welcome,
+            Kind.SETUP: self._on_setup,
+            Kind.PING: lambda frame: self._say(Kind.PONG, detail=frame.detail),
+            Kind.CALL: self._on_call,
+            Kind.CHUNK: self._on_chunk,
+            Kind.KILL: self._on_kill,
+            Kind.CHECK_IDLE: self._on_check_idle,
+            Kind.STOP: self._on_stop,
+        }
+
+    # -- from outside -------------------------------------------------------------------------------------------------
+
+    def cut(self) -> None:
+        """End the link, in both directions."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it has ended
+
+    def freeze(self) -> None:
+        """Say nothing any more."""
+        self._frozen = True
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Be an agent until the link ends."""
+        decoder = Decoder()
+        with self._sock:
+            if self._claimed is not None:
+                self._say(Kind.HELLO, payload=handshake.hello("fake", self._claimed))
+            while data := self._receive():
+                for frame in decoder.feed(data):
+                    self._on.get(frame.kind, self._on_other)(frame)
+            with self._speaking:
+                self._frozen = True
+        if self._slots is not None:
+            self._slots.shutdown(wait=False, cancel_futures=True)
+
+    def _receive(self) -> bytes:
+        try:
+            return self._sock.recv(64 * 1024)
+        except OSError:
+            return b""
+
+    def _say(self, kind: int, ref: Ref = (0, 0), payload: bytes = b"", *, flags: int = 0, detail: int = 0) -> None:
+        self._send(encode(kind, ref[0], payload, flags=flags, attempt=ref[1], detail=detail))
+
+    def _send(self, *pieces: Buffer) -> None:
+        with self._speaking:
+            if self._frozen:
+                return
+            try:
+                for piece in pieces:
+                    self._sock.sendall(piece)
+            except OSError:
+                return  # the parent has gone: the reading side ends the thread
+
+    # -- what the parent says -----------------------------------------------------------------------------------------
+
+    def _on_other(self, frame: Frame) -> None:
+        if frame.kind == Kind.REFUSE:
+            self.cut()
+
+    def _on_welcome(self, frame: Frame) -> None:
+        session = json.loads(bytes(frame.payload))
+        self._slots = ThreadPoolExecutor(session["slots"], "fake-slot")
+
+    def _on_setup(self, frame: Frame) -> None:
+        self._setup += frame.payload
+        if frame.flags & Flag.MORE:
+            return
+        (size,) = TOTAL.unpack_from(self._setup)
+        own = self._setup[TOTAL.size :]
+        # Not prepared: that would make this process look like the parent, which it is.
+        self._codec = SlotCodec(own[:size])
+        if initializer := own[size:]:
+            is_error, _, parts = perform(self._codec, initializer)
+            if is_error:
+                self._say(Kind.SETUP_FAILED, payload=b"".join(parts), flags=Flag.ERROR)
+
+    def _on_call(self, frame: Frame) -> None:
+        if self._calls_left is not None:
+            if not self._calls_left:
+                self.cut()
+                return
+            self._calls_left -= 1
+        ref = (frame.call_id, frame.attempt)
+        self._live.add(ref)
+        if frame.flags & Flag.LARGE:
+            self._uploads[ref] = bytearray()
+            self._say(Kind.PULL, ref, detail=EVERYTHING)
+            return
+        start = HEADER_SIZE + (LIMITS.size if frame.flags & Flag.LIMITS else 0)
+        self._run_in_slot(ref, memoryview(frame.raw)[start:])
+
+    def _on_chunk(self, frame: Frame) -> None:
+        ref = (frame.call_id, frame.attempt)
+        data = self._uploads.get(ref)
+        if data is None:
+            return
+        data += frame.payload
+        if not frame.flags & Flag.MORE:
+            self._run_in_slot(ref, self._uploads.pop(ref))
+
+    def _on_kill(self, frame: Frame) -> None:
+        ref = (frame.call_id, frame.attempt)
+        self._uploads.pop(ref, None)
+        if self._settle(ref):
+            self._say(Kind.GONE, ref)
+
+    def _on_check_idle(self, frame: Frame) -> None:
+        check, args, kwargs, _ = self._codec.decode_call(frame.payload)
+        self._say(Kind.IDLE, detail=int(bool(check(*args, **kwargs))))
+
+    def _on_stop(self, frame: Frame) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._live, frame.detail / 1000)
+        self._say(Kind.BYE)
+        self.cut()
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def _run_in_slot(self, ref: Ref, data: Received) -> None:
+        assert self._slots is not None
+        self._slots.submit(self._run, ref, data)
+
+    def _run(self, ref: Ref, data: Received) -> None:
+        """On a slot's thread."""
+        if ref not in self._live:
+            return  # it was stopped while it waited for a slot
+        self._say(Kind.STARTED, ref)
+        is_error, retryable, parts = perform(self._codec, data)
+        flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
+        if self._settle(ref):
+            self._say_result(ref, flags, parts)
+
+    def _settle(self, ref: Ref) -> bool:
+        """Whether this call was still to be answered; it is not from now on."""
+        with self._changed:
+            known = ref in self._live
+            self._live.discard(ref)
+            self._changed.notify_all()
+            return known
+
+    def _say_result(self, ref: Ref, flags: int, parts: Sequence[Buffer]) -> None:
+        size = sum(map(len, parts))
+        if size <= MAX_INLINE:
+            self._say(Kind.RESULT, ref, b"".join(parts), flags=flags)
+            return
+        head = encode(Kind.RESULT, ref[0], TOTAL.pack(size), flags=flags | Flag.LARGE | Flag.MORE, attempt=ref[1])
+        self._send(head, *(piece for chunk in split_bulk(*ref, list(parts)) for piece in chunk))

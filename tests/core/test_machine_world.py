@@ -1,0 +1,192 @@
+"""A world plays with the machine: whatever happens, in whatever order, the six invariants hold.
+
+1. No more runners than max, and no runner with more calls than its slots and its credit.
+2. Every accepted call is in exactly one place, and settles exactly once.
+3. Nobody waits for nothing.
+4. After a shutdown nothing boots and nothing is sent, everything settles, every runner is stopped exactly once.
+5. Any event in any state gives a list of actions, never an exception.
+6. `min` runners are kept.
+
+What a state shows is checked in `validate`, what only the course of events shows in `World`.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from dragonfly_executor import errors
+from dragonfly_executor.core import events
+from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.ledger import CallLimits
+from dragonfly_executor.core.machine import PoolLimits
+from tests.core.world import World, lost, token_of
+
+LIMITS = [
+    CallLimits(),
+    CallLimits(timeout=4.0),
+    CallLimits(queue_timeout=2.0),
+    CallLimits(timeout=8.0, queue_timeout=3.0, run_timeout=5.0),
+    CallLimits(retries=1),
+    CallLimits(retries=2, retry_delays=(1.0,)),
+    CallLimits(timeout=6.0, queue_timeout=1.5, retries=3, retry_delays=(0.5, 2.0, 5.0)),
+]
+POOLS = st.builds(
+    PoolLimits,
+    min=st.integers(0, 2),
+    max=st.integers(1, 3),
+    max_workers=st.sampled_from([None, None, 1, 3]),
+    slots_hint=st.integers(1, 3),
+    idle_after=st.sampled_from([None, 5.0]),
+    min_idle_after=st.sampled_from([None, 3.0, 9.0]),
+    idle_check=st.booleans(),
+    single_use=st.sampled_from([False, False, False, True]),
+    max_boot_failures=st.integers(1, 3),
+)
+SMALL = st.integers(0, 7)
+COSTS = st.sampled_from([0.0, 1e-5, 0.002, 0.02, 3.0])
+
+
+class MachineAndWorld(RuleBasedStateMachine):
+    """Rules choose by small numbers, taken modulo what there is to choose from: so every step does something."""
+
+    @initialize(limits=POOLS, calls=st.lists(st.sampled_from(LIMITS), max_size=6), warm=st.booleans())
+    def open(self, limits: PoolLimits, calls: list[CallLimits], warm: bool) -> None:
+        self.world = World(limits)
+        self.world.submit(calls)
+        if warm:
+            for runner_id in list(self.world.nodes):
+                self.world.feed(events.BootSucceeded(runner_id, 2))
+
+    def runner(self, which: int, *, up: bool, unknown: bool = False) -> int:
+        known = [i for i, node in self.world.nodes.items() if node.up == up and (up or not node.stopped)]
+        return known[which % len(known)] if known and not unknown else which
+
+    def flying(self, runner_id: int) -> list[tuple[int, int]]:
+        node = self.world.nodes.get(runner_id)
+        return list(node.flying.items()) if node is not None else []
+
+    @rule(steps=st.integers(1, 3))
+    def things_go_well(self, steps: int) -> None:
+        for _ in range(steps):
+            self.world.feed(self.world.what_is_next())
+
+    @rule(first=st.sampled_from(LIMITS), count=st.sampled_from([0, 1, 1, 2, 5]), last=st.sampled_from(LIMITS))
+    def submit(self, first: CallLimits, count: int, last: CallLimits) -> None:
+        self.world.submit([*[first] * count, last])
+
+    @rule(which=st.lists(st.integers(1, 12), min_size=1, max_size=3))
+    def cancel(self, which: list[int]) -> None:
+        self.world.feed(events.CancelRequested(which))
+
+    @rule(which=SMALL, slots=st.integers(0, 4), later=st.sampled_from([0.0, 2.0]))
+    def boot_succeeds(self, which: int, slots: int, later: float) -> None:
+        self.world.now += later
+        self.world.feed(events.BootSucceeded(self.runner(which, up=False), slots))
+
+    @rule(which=SMALL, retry_in=st.sampled_from([0.0, 1.0, 7.0]), kind=SMALL)
+    def boot_fails(self, which: int, retry_in: float, kind: int) -> None:
+        error = [errors.BootError("no"), OSError("no"), errors.VersionMismatchError("3.11 and 3.12")][min(kind // 3, 2)]
+        self.world.feed(events.BootFailed(self.runner(which, up=False), error, retry_in))
+
+    @rule(which=SMALL, calls=SMALL, cost=COSTS, retryable=st.booleans(), twice=st.booleans())
+    def results_arrive(self, which: int, calls: int, cost: float, retryable: bool, twice: bool) -> None:
+        runner_id = self.runner(which, up=True)
+        results = [(i, n, cost, token_of(i, n), retryable) for i, n in self.flying(runner_id)[: calls + 1]]
+        self.world.feed(events.ResultsArrived(runner_id, results * (2 if twice else 1)))
+
+    @rule(which=SMALL, calls=SMALL)
+    def calls_start(self, which: int, calls: int) -> None:
+        runner_id = self.runner(which, up=True)
+        self.world.feed(events.CallsStarted(runner_id, self.flying(runner_id)[: calls + 1]))
+
+    @rule(which=SMALL, calls=SMALL)
+    def calls_are_returned(self, which: int, calls: int) -> None:
+        runner_id = self.runner(which, up=True)
+        self.world.feed(events.CallsReturned(runner_id, self.flying(runner_id)[calls:]))
+
+    @rule(which=SMALL, call=SMALL, how=st.sampled_from(["lost", "unstarted", "timed out", "gone"]))
+    def call_leaves(self, which: int, call: int, how: str) -> None:
+        runner_id = self.runner(which, up=True)
+        flying = self.flying(runner_id) or [(call, 1)]
+        ref = flying[call % len(flying)]
+        if how == "timed out":
+            self.world.feed(events.CallTimedOut(runner_id, *ref))
+        elif how == "gone":
+            self.world.feed(events.CallGone(runner_id, *ref))
+        else:
+            self.world.feed(events.CallLost(runner_id, *ref, lost(runner_id), how == "lost"))
+
+    @rule(which=SMALL, up=st.booleans())
+    def runner_is_lost(self, which: int, up: bool) -> None:
+        runner_id = self.runner(which, up=up)
+        self.world.feed(events.RunnerLost(runner_id, lost(runner_id)))
+
+    @rule(which=SMALL, up=st.booleans())
+    def runner_is_gone(self, which: int, up: bool) -> None:
+        stopped = [i for i, node in self.world.nodes.items() if node.stopped]
+        runner_id = stopped[which % len(stopped)] if stopped and which else self.runner(which, up=up)
+        self.world.feed(events.RunnerGone(runner_id))
+
+    @rule(kind=SMALL, runner=st.integers(0, 6), call=st.integers(0, 12), attempt=st.integers(1, 4))
+    def something_late_arrives(self, kind: int, runner: int, call: int, attempt: int) -> None:
+        """From a runner, about a call, that may be anything: known or not, there or long gone."""
+        late: list[events.Event] = [
+            events.ResultsArrived(runner, [(call, attempt, 0.01, token_of(call, attempt), False)]),
+            events.CallsReturned(runner, [(call, attempt)]),
+            events.CallsStarted(runner, [(call, attempt)]),
+            events.CallLost(runner, call, attempt, lost(runner), True),
+            events.CallTimedOut(runner, call, attempt),
+            events.CallGone(runner, call, attempt),
+            events.BootSucceeded(runner, attempt),
+            events.BootFailed(runner, OSError("late"), 1.0),
+        ]
+        self.world.feed(late[kind])
+
+    @rule(which=SMALL, idle=st.booleans())
+    def idle_is_checked(self, which: int, idle: bool) -> None:
+        asked = [i for i, node in self.world.nodes.items() if node.asked]
+        runner_id = asked[which % len(asked)] if asked else self.runner(which, up=True)
+        self.world.feed(events.IdleChecked(runner_id, idle))
+
+    @rule(which=SMALL, seconds=st.sampled_from([0.0001, 0.005, 0.3]))
+    def round_trip_is_measured(self, which: int, seconds: float) -> None:
+        self.world.feed(events.RoundTrip(self.runner(which, up=True), seconds))
+
+    @rule(seconds=st.sampled_from([0.0, 0.4, 2.0, 6.0, 100.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.now += seconds
+        self.world.feed(events.Tick())
+
+    @rule()
+    def the_deadline_comes(self) -> None:
+        deadline = self.world.machine.deadline()
+        if deadline is not None:
+            self.world.now = deadline
+            self.world.feed(events.Tick())
+
+    @rule(low=st.integers(0, 3), high=st.integers(1, 4))
+    def resize(self, low: int, high: int) -> None:
+        self.world.feed(events.Resized(min(low, high), high))
+
+    # Rare, or hardly anything would happen before the end.
+    @rule(mode=st.sampled_from(ShutdownMode), really=SMALL)
+    def shut_down(self, mode: ShutdownMode, really: int) -> None:
+        if really == 0:
+            self.world.feed(events.ShutdownRequested(mode))
+
+    @rule(really=st.integers(0, 15))
+    def break_pool(self, really: int) -> None:
+        if really == 0:
+            self.world.feed(events.PoolBroke(errors.InitializerError("the initializer raised")))
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.play_out()
+
+
+@pytest.mark.slow
+def test_any_course_of_events_keeps_the_invariants() -> None:
+    run_state_machine_as_test(MachineAndWorld, settings=settings(max_examples=2000, stateful_step_count=30, deadline=None))

@@ -1,0 +1,132 @@
+"""What must hold of a machine between any two events."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from dragonfly_executor.core.ledger import CallState
+from dragonfly_executor.core.machine import Machine
+from dragonfly_executor.core.roster import Runner, RunnerState
+from dragonfly_executor.core.state import PoolState
+
+
+def validate(machine: Machine, now: float) -> None:
+    """Check all that can be seen in a state. `now`: the time of the last event."""
+    pool = machine.pool
+    check_sums(pool)
+    check_places(pool)
+    check_bounds(pool)
+    check_nobody_waits_for_nothing(pool, now)
+    check_min(pool, now)
+    check_deadline(machine, now)
+
+
+def in_state(pool: PoolState, state: RunnerState) -> list[Runner]:
+    return [runner for runner in pool.roster.runners.values() if runner.state is state]
+
+
+def check_sums(pool: PoolState) -> None:
+    roster = pool.roster
+    up = in_state(pool, RunnerState.UP)
+    assert roster.up == len(up)
+    assert list(roster.booting.values()) == in_state(pool, RunnerState.BOOTING)
+    assert roster.slots == sum(runner.slots for runner in up)
+    assert roster.in_flight == sum(len(runner.in_flight) for runner in up)
+    assert roster.busy == sum(min(len(runner.in_flight), runner.slots) for runner in up)
+    assert {**roster.idle, **roster.asked} == {runner.id: runner for runner in up if not runner.in_flight}
+    assert not roster.idle.keys() & roster.asked.keys()
+    since = [runner.idle_since for runner in roster.idle.values()]
+    assert since == sorted(since), "the runner that is idle for the longest time is not first"
+    assert roster.retiring == {runner.id: runner for runner in up if runner.retiring}
+
+
+def check_places(pool: PoolState) -> None:
+    """Invariant 2: every unsettled call is in exactly one place."""
+    ledger = pool.ledger
+    queued = [call for call in ledger._fresh if call.state is CallState.QUEUED]
+    queued += [call for _, call in ledger._again if call.state is CallState.QUEUED]
+    delayed = [call_id for _, call_id in ledger._retries if call_id in ledger.calls]
+    flying = [
+        call.id
+        for runner in pool.roster.runners.values()
+        for call in runner.in_flight.values()
+        if call.state is not CallState.SETTLED
+    ]
+    places = sorted([*(call.id for call in queued), *delayed, *flying])
+    assert places == sorted(ledger.calls), "a call is in no place, or in two"
+    assert (ledger.queued, ledger.delayed) == (len(queued), len(delayed))
+    for call_id, call in ledger.calls.items():
+        assert call.id == call_id
+        if call.state in (CallState.SENT, CallState.STARTED):
+            assert call.runner is not None
+            assert pool.roster.runners[call.runner].in_flight[call_id] is call
+        else:
+            assert call.runner is None
+    assert len(ledger._fresh) + len(ledger._again) <= 2 * ledger.queued + 64
+    assert len(ledger._retries) <= 2 * ledger.delayed + 64
+    assert len(ledger._alarms) <= 2 * len(ledger.calls) + 64
+    assert ledger.settled == []
+
+
+def check_bounds(pool: PoolState) -> None:
+    """Invariant 1, as far as a state shows it: what is beyond max after a resize is on its way out."""
+    roster = pool.roster
+    excess = roster.up + len(roster.booting) - pool.max
+    assert excess <= 0 or (excess == len(roster.retiring) and not roster.booting)
+    assert all(runner.in_flight for runner in roster.retiring.values())
+    for runner in roster.runners.values():
+        if runner.state is not RunnerState.UP:
+            assert not runner.in_flight
+        if pool.limits.single_use:
+            assert runner.slots <= 1
+            assert runner.prefetch == 0
+
+
+def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
+    """Invariant 3."""
+    roster, ledger, workers = pool.roster, pool.ledger, pool.limits.max_workers
+    if not pool.starts_calls:
+        assert not ledger.queued
+        assert not ledger.delayed
+        return
+    binds = workers is not None and roster.slots > workers
+    if ledger.queued and not (binds and roster.in_flight >= (workers or 0)):
+        for runner in in_state(pool, RunnerState.UP):
+            assert runner.retiring or len(runner.in_flight) >= runner.slots, f"calls wait, and {runner} has room"
+    waiting = ledger.queued + max(0, roster.in_flight - roster.slots)
+    assert (
+        waiting <= len(roster.booting) * pool.slots_hint
+        or len(roster.runners) >= pool.max
+        or (pool.back_off.until is not None and pool.back_off.until > now)
+        or (workers is not None and roster.slots + len(roster.booting) * pool.slots_hint >= workers)
+    ), f"{waiting} calls wait for nothing"
+    assert all(due > now for due, call_id in ledger._retries if call_id in ledger.calls)
+
+
+def check_min(pool: PoolState, now: float) -> None:
+    """Invariant 6."""
+    roster = pool.roster
+    assert 0 <= pool.resting <= pool.min <= pool.max
+    if pool.limits.min_idle_after is None:
+        assert pool.resting == 0
+    if pool.mode is None and pool.broken is None:
+        kept = roster.up + len(roster.booting) >= pool.min - pool.resting
+        assert kept or len(roster.runners) >= pool.max or (pool.back_off.until is not None and pool.back_off.until > now)
+
+
+def check_deadline(machine: Machine, now: float) -> None:
+    """What is due has been done, and what will be due has been asked for."""
+    deadline = machine.deadline()
+    assert deadline is None or deadline > now
+    ends = [call.deadline for call in machine.unsettled() if call.deadline is not None]
+    assert all(end > now for end in ends)
+    if ends:
+        assert deadline is not None
+        assert deadline <= min(ends)
+
+
+def boots_are_needed(pool: PoolState) -> bool:
+    """Whether the last of the boots that are under way is needed, by waiting calls or by min; after an event with boots."""
+    others = len(pool.roster.booting) - 1
+    waiting = pool.ledger.queued + max(0, pool.roster.in_flight - pool.roster.slots)
+    return others < ceil(waiting / pool.slots_hint) or pool.roster.up + others < pool.min

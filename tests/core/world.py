@@ -1,0 +1,292 @@
+"""The world that a machine lives in: a driver, runners and users, as far as the machine can tell.
+
+`World.feed` hands the machine an event, carries its actions out on the world's own books, and checks them there. The books
+are kept from actions and events alone, never from the machine's state.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from dragonfly_executor import errors
+from dragonfly_executor.core import actions, events
+from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.ledger import Call, CallLimits
+from dragonfly_executor.core.machine import Machine, PoolLimits
+from tests.core.validate import boots_are_needed, validate
+
+Ref = tuple[int, int]
+
+
+@dataclass
+class Node:
+    """A runner as the world sees it."""
+
+    slots: int = 0
+    up: bool = False
+    stopped: bool = False
+    flying: dict[int, int] = field(default_factory=dict)
+    """Call ids and attempts that are there."""
+    had: int = 0
+    asked: bool = False
+
+
+@dataclass
+class Account:
+    """A call as the world sees it."""
+
+    call: Call
+    outcomes: list[object] = field(default_factory=list)
+    attempts_begun: set[int] = field(default_factory=set)
+    """Attempts that may have run: none of them may be sent again."""
+    tokens: list[object] = field(default_factory=list)
+
+
+class World:
+    def __init__(self, limits: PoolLimits) -> None:
+        self.limits = limits
+        self.machine = Machine(limits)
+        self.now = 0.0
+        self.nodes: dict[int, Node] = {}
+        self.accounts: dict[int, Account] = {}
+        self.mode: ShutdownMode | None = None
+        self.broken = False
+        self.closed = False
+        self.last_event: events.Event = events.Tick()
+        # To play it again: how to make each event, since calls change, and what came of it.
+        self.log: list[tuple[Callable[[], events.Event], float, str]] = []
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def submit(self, limits: Iterable[CallLimits]) -> list[int]:
+        batch = list(limits)
+        first = len(self.accounts) + 1
+
+        def make() -> events.Event:
+            return events.Submitted([Call(first + i, b"", None, each) for i, each in enumerate(batch)])
+
+        event = make()
+        assert isinstance(event, events.Submitted)
+        self.accounts |= {call.id: Account(call) for call in event.calls}
+        self.feed(event, make)
+        return [call.id for call in event.calls]
+
+    def feed(self, event: events.Event, make: Callable[[], events.Event] | None = None) -> list[actions.Action]:
+        """Let something happen now."""
+        self.last_event = event
+        self._note(event)
+        result = self.machine.handle(event, self.now)
+        assert isinstance(result, list)
+        self.log.append((make or (lambda: event), self.now, describe(result)))
+        sent_before = {call_id for node in self.nodes.values() for call_id in node.flying}
+        for action in result:
+            assert not self.closed or isinstance(action, actions.Settle), f"{action} after Closed"
+            CARRY_OUT[type(action)](self, action)
+        self._check_order(sent_before)
+        if any(isinstance(action, actions.Boot) for action in result):
+            assert boots_are_needed(self.machine.pool)
+        validate(self.machine, self.now)
+        self._check_accounts()
+        return result
+
+    def _note(self, event: events.Event) -> None:
+        """Keep the books on what an event tells."""
+        node = self.nodes.get(getattr(event, "runner_id", 0))
+        match event:
+            case events.ShutdownRequested(mode):
+                self.mode = max(self.mode or mode, mode)
+            case events.PoolBroke():
+                self.broken = True
+            case events.BootSucceeded(_, slots):
+                if node is not None and not node.up and not node.stopped:
+                    node.up, node.slots = True, max(1, slots)
+            case events.BootFailed() | events.RunnerGone() if node is not None:
+                self._lose(node)
+                del self.nodes[event.runner_id]
+            case events.RunnerLost() if node is not None:
+                self._lose(node)
+            case events.ResultsArrived(_, results) if node is not None:
+                for call_id, attempt, _, outcome, _ in results:
+                    if self._leaves(node, call_id, attempt, may_have_run=True):
+                        self.accounts[call_id].tokens.append(outcome)
+            case events.CallsReturned(_, refs) if node is not None:
+                for call_id, attempt in refs:
+                    self._leaves(node, call_id, attempt, may_have_run=False)
+            case events.CallLost(_, call_id, attempt, _, may) if node is not None:
+                self._leaves(node, call_id, attempt, may_have_run=may)
+            case events.CallTimedOut(_, call_id, attempt) | events.CallGone(_, call_id, attempt) if node is not None:
+                self._leaves(node, call_id, attempt, may_have_run=True)
+            case events.IdleChecked() if node is not None:
+                node.asked = False
+
+    def _leaves(self, node: Node, call_id: int, attempt: int, *, may_have_run: bool) -> bool:
+        if node.flying.get(call_id) != attempt:
+            return False
+        del node.flying[call_id]
+        if may_have_run:
+            self.accounts[call_id].attempts_begun.add(attempt)
+        return True
+
+    def _lose(self, node: Node) -> None:
+        for call_id, attempt in list(node.flying.items()):
+            self._leaves(node, call_id, attempt, may_have_run=True)
+
+    # -- actions -------------------------------------------------------------------------------------------------------
+
+    def _send(self, action: actions.Send) -> None:
+        node = self.nodes[action.runner_id]
+        assert node.up
+        assert not node.stopped, "a call is sent to a runner that was told to go"
+        assert not self.broken
+        assert self.mode in (None, ShutdownMode.DRAIN), "a call is sent after a shutdown"
+        assert action.calls
+        for call in action.calls:
+            account = self.accounts[call.id]
+            assert not account.outcomes, "a settled call is sent"
+            assert all(call.id not in other.flying for other in self.nodes.values()), "a call is on two runners"
+            assert call.attempt not in account.attempts_begun, "an attempt that may have run is sent again"
+            assert call.attempt <= 1 + call.limits.retries
+            node.flying[call.id] = call.attempt
+            node.had += 1
+        node.asked = False
+        runner = self.machine.pool.roster.runners[action.runner_id]
+        assert len(node.flying) <= node.slots + runner.prefetch, "more calls than slots and credit"
+        if self.limits.single_use:
+            assert node.had == 1, "a single-use runner has a second call"
+        up = [other for other in self.nodes.values() if other.up and not other.stopped]
+        slots = len(up) if self.limits.single_use else sum(other.slots for other in up)
+        workers = self.limits.max_workers
+        if workers is not None and slots > workers:
+            assert sum(len(other.flying) for other in up) <= workers, "more calls than max_workers"
+
+    def _check_order(self, sent_before: set[int]) -> None:
+        """Calls leave the queue in the order in which they came."""
+        sent = {call_id for node in self.nodes.values() for call_id in node.flying} - sent_before
+        ledger = self.machine.pool.ledger
+        queued = [call.id for call in ledger.calls.values() if call.state == 0]
+        if sent and queued:
+            assert max(sent) < min(queued), "a call was overtaken"
+
+    def _kill(self, action: actions.Kill) -> None:
+        assert self.nodes[action.runner_id].flying[action.call.id] == action.call.attempt
+        assert self.accounts[action.call.id].call.state == 4, "a call is killed that nobody has given up"
+
+    def _settle(self, action: actions.Settle) -> None:
+        for call, outcome in action.outcomes:
+            account = self.accounts[call.id]
+            account.outcomes.append(outcome)
+            assert len(account.outcomes) == 1, f"{call} is settled twice"
+            own = isinstance(outcome, Exception) or outcome is actions.CANCELLED
+            assert own or outcome is account.tokens[-1], f"{call} is settled with an outcome that is not its own"
+            if not own:
+                # Another call's result could look the same: tokens name their call and attempt.
+                assert outcome == f"result of {call.id}.{call.attempt}"
+
+    def _boot(self, action: actions.Boot) -> None:
+        assert action.runner_id not in self.nodes
+        assert not self.broken
+        assert self.mode in (None, ShutdownMode.DRAIN), "a boot after a shutdown"
+        self.nodes[action.runner_id] = Node()
+        assert len(self.nodes) <= self.machine.pool.max, "more runners than max"
+
+    def _stop(self, action: actions.Stop) -> None:
+        node = self.nodes[action.runner_id]
+        assert not node.stopped, "a runner is stopped twice"
+        assert action.grace >= 0
+        live = [i for i in node.flying if not self.accounts[i].outcomes]
+        assert not live or self.broken or self.mode is ShutdownMode.KILL, "a runner is stopped under its calls"
+        node.stopped = True
+        node.flying.clear()
+
+    def _check_idle(self, action: actions.CheckIdle) -> None:
+        node = self.nodes[action.runner_id]
+        assert self.limits.idle_check
+        assert not node.flying
+        assert not node.asked, "a runner is asked twice"
+        node.asked = True
+
+    def _closed(self, action: actions.Closed) -> None:
+        assert self.mode is not None
+        assert not self.nodes, "closed, and runners are left"
+        self.closed = True
+
+    def _check_accounts(self) -> None:
+        """Invariant 2, from outside: what has no outcome is known to the machine, and nothing else is."""
+        pending = [i for i, account in self.accounts.items() if not account.outcomes]
+        assert pending == [call.id for call in self.machine.unsettled()]
+        if self.broken or self.mode is ShutdownMode.KILL:
+            assert not pending
+        if self.mode is not None and not pending and not self.nodes:
+            assert self.closed, "nothing is left, and the pool does not close"
+        assert not (self.closed and pending)
+        stats = self.machine.stats(self.now)
+        assert stats.calls_queued + stats.calls_delayed + stats.calls_sent == len(pending)
+        ended = stats.calls_done + stats.calls_failed + stats.calls_cancelled + stats.calls_timed_out
+        assert ended == len(self.accounts) - len(pending)
+        assert len(stats.runners) == len(self.nodes)
+        assert stats.explain
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def play_out(self) -> None:
+        """Shut down, be a world in which everything works from now on, and see everything end."""
+        if self.mode is None:
+            self.feed(events.ShutdownRequested(ShutdownMode.DRAIN))
+        for _ in range(50 + 10 * len(self.accounts)):
+            if self.closed:
+                break
+            event = self.what_is_next()
+            if isinstance(event, events.Tick):
+                deadline = self.machine.deadline()
+                assert deadline is not None, "the pool waits for nothing, and does not close"
+                self.now = max(self.now, deadline)
+            self.feed(event)
+        assert self.closed, "the pool does not come to its end"
+        assert all(len(account.outcomes) == 1 for account in self.accounts.values())
+        self.play_again()
+
+    def what_is_next(self) -> events.Event:
+        """What comes next where everything works."""
+        for runner_id, node in self.nodes.items():
+            if node.stopped:
+                return events.RunnerGone(runner_id)
+            if not node.up:
+                return events.BootSucceeded(runner_id, 2)
+            if node.flying:
+                results = [(i, n, 0.01, token_of(i, n), False) for i, n in node.flying.items()]
+                return events.ResultsArrived(runner_id, results)
+            if node.asked:
+                return events.IdleChecked(runner_id, idle=True)
+        return events.Tick()
+
+    def play_again(self) -> None:
+        """The same log gives the same actions."""
+        machine = Machine(self.limits)
+        for make, now, described in self.log:
+            assert describe(machine.handle(make(), now)) == described
+
+
+def token_of(call_id: int, attempt: int) -> str:
+    return f"result of {call_id}.{attempt}"
+
+
+def lost(runner_id: int) -> errors.RunnerLostError:
+    return errors.RunnerLostError("killed by SIGKILL", signal=9, runner_id=runner_id)
+
+
+def describe(result: list[actions.Action]) -> str:
+    """Actions as text, without what differs from one run to the next."""
+    return re.sub(r" object at 0x[0-9a-f]+", "", repr(result))
+
+
+CARRY_OUT: dict[type, Callable[[World, object], None]] = {
+    actions.Send: World._send,
+    actions.Kill: World._kill,
+    actions.Settle: World._settle,
+    actions.Boot: World._boot,
+    actions.Stop: World._stop,
+    actions.CheckIdle: World._check_idle,
+    actions.Closed: World._closed,
+}  # type: ignore[dict-item]

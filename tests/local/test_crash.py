@@ -1,0 +1,244 @@
+"""Slots and agents that die: only what was hit fails, and nothing of it stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+
+from dragonfly_executor import Pool
+from dragonfly_executor.errors import RunnerLostError
+from tests import payloads
+from tests.local.conftest import Make
+from tests.support import SOON, Gate, Mailbox, all_ended, error_of, values, watching
+
+WAYS = {
+    "SIGKILL": (payloads.die_by, (signal.SIGKILL,), None, signal.SIGKILL),
+    "SIGTERM": (payloads.die_by, (signal.SIGTERM,), None, signal.SIGTERM),
+    "SIGSEGV": (payloads.segfault, (), None, signal.SIGSEGV),
+    "abort": (os.abort, (), None, signal.SIGABRT),
+    "exit 0": (payloads.leave, (0,), 0, None),
+    "exit 1": (payloads.leave, (1,), 1, None),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_dying_slot_fails_its_own_call_and_no_other(
+    way: str, make: Make, mailbox: Mailbox, gate: Gate, log: Path
+) -> None:
+    """Checklist 5. One neighbour runs, many wait, and each of them runs once."""
+    fn, args, code, number = WAYS[way]
+    ex = make(2)
+    neighbour = ex.submit(payloads.hold, mailbox.path, gate.path, "neighbour")
+    mailbox.read()
+    victim = ex.submit(fn, *args)
+    waiting = [ex.submit(payloads.log_run, str(log), n) for n in range(50)]
+
+    error = error_of(victim, SOON)
+
+    assert isinstance(error, RunnerLostError)
+    assert isinstance(error, BrokenProcessPool)
+    assert (error.exit_code, error.signal, error.may_have_started) == (code, number, True)
+    values(waiting)
+    gate.open()
+    assert neighbour.result(SOON) == "neighbour"
+    assert sorted(int(line.split()[0]) for line in log.read_text().splitlines()) == list(range(50))
+    assert ex.submit(payloads.echo, "later").result(SOON) == "later"
+
+
+def test_a_slot_killed_from_outside_says_which_signal_and_which_process(make: Make, mailbox: Mailbox) -> None:
+    """Checklist 5. The error names what the user can look for in the kernel's log."""
+    ex = make(1)
+    victim = ex.submit(payloads.hold_for_good, mailbox.path)
+    slot = int(mailbox.read())
+    os.kill(slot, signal.SIGKILL)
+    error = error_of(victim, SOON)
+    assert isinstance(error, RunnerLostError)
+    assert error.signal == signal.SIGKILL
+    assert error.runner_id == 1
+    assert str(slot) in str(error)
+    assert "SIGKILL" in str(error)
+
+
+def test_a_slot_that_dies_without_a_call_is_replaced_when_calls_come(make: Make) -> None:
+    """Checklist 5. Nobody is to blame for the death of an idle slot, and nobody pays for it."""
+    ex = make(1)
+    for _ in range(10):
+        slot = ex.submit(payloads.pid).result(SOON)
+        with watching(slot) as watches:
+            os.kill(slot, signal.SIGKILL)
+            # No waiting for its end: this one may be handed to the dying slot.
+            assert ex.submit(payloads.pid).result(SOON) != slot
+            assert all_ended(watches)
+
+
+def test_every_slot_of_a_runner_may_die_at_once(make: Make, mailbox: Mailbox) -> None:
+    """Checklist 5. As when the kernel picks them one after the other."""
+    ex = make(4)
+    victims = [ex.submit(payloads.hold_for_good, mailbox.path) for _ in range(4)]
+    for slot in mailbox.numbers(4):
+        os.kill(slot, signal.SIGKILL)
+    assert [type(error_of(victim, SOON)) for victim in victims] == [RunnerLostError] * 4
+    assert values(ex.submit(payloads.echo, n) for n in range(8)) == list(range(8))
+
+
+def test_many_crashes_in_a_row_do_not_wear_the_pool_out(make: Make) -> None:
+    """Checklist 5. Every second call kills its slot; the others are not touched."""
+    ex = make(2)
+    futures = [ex.submit(payloads.leave, 1) if n % 2 else ex.submit(payloads.echo, n) for n in range(60)]
+    ends = [future.exception(SOON * 4) or future.result() for future in futures]
+    assert [end for end in ends if not isinstance(end, RunnerLostError)] == list(range(0, 60, 2))
+    assert sum(isinstance(end, RunnerLostError) for end in ends) == 30
+
+
+def test_memory_that_runs_out_in_a_call_is_that_calls_error(make: Make) -> None:
+    """Checklist 5. MemoryError is an error like others: the slot lives, and has its memory back."""
+    ex = make(1)
+    slot = ex.submit(payloads.pid).result(SOON)
+    assert isinstance(error_of(ex.submit(payloads.fill_memory, 64 << 20)), MemoryError)
+    assert ex.submit(payloads.pid).result(SOON) == slot
+    assert len(ex.submit(payloads.big_result, 16 << 20).result(SOON)) == 16 << 20
+
+
+def test_memory_that_runs_out_over_a_result_is_that_calls_error(make: Make) -> None:
+    """Checklist 5, 14. The value exists, its pickle does not fit."""
+    ex = make(1)
+    error = error_of(ex.submit(payloads.swelling_result, 64 << 20, 16 << 20))
+    assert "MemoryError" in repr(error) + str(error)
+    assert ex.submit(payloads.echo, 1).result(SOON) == 1
+
+
+def test_memory_that_runs_out_over_an_argument_is_that_calls_error(make: Make) -> None:
+    """Checklist 5, 13. The slot cannot hold what it is sent; it must neither end nor be tried again for ever."""
+    ex = make(1)
+    ex.submit(payloads.limit_memory, 16 << 20).result(SOON)
+    error = error_of(ex.submit(len, bytes(64 << 20)))
+    assert "MemoryError" in repr(error) + str(error) or isinstance(error, RunnerLostError)
+    assert ex.submit(payloads.echo, 1).result(SOON) == 1
+
+
+def test_slots_that_die_over_an_argument_each_time_do_not_try_it_for_ever(make: Make) -> None:
+    """Checklist 5, 24. It never starts, so no retry is spent: something else must end this."""
+    ex = make(2, initializer=payloads.limit_memory, initargs=(16 << 20,))
+    future = ex.submit(len, bytes(256 << 20))
+    assert isinstance(error_of(future), (RunnerLostError, MemoryError)) or "MemoryError" in str(future.exception())
+    assert ex.submit(payloads.echo, 1).result(SOON) == 1
+
+
+def test_the_agents_death_fails_every_call_on_it_and_the_pool_boots_anew(make: Make, mailbox: Mailbox) -> None:
+    """Checklist 5. All slots go with it."""
+    ex = make(3)
+    agent = ex.submit(payloads.agent_pid).result(SOON)
+    futures = [ex.submit(payloads.hold_for_good, mailbox.path) for _ in range(3)]
+    slots = mailbox.numbers(3)
+    with watching(agent, *slots) as watches:
+        os.kill(agent, signal.SIGKILL)
+        errors = [error_of(future, SOON) for future in futures]
+        assert [type(error) for error in errors] == [RunnerLostError] * 3
+        assert all(error.may_have_started for error in errors)
+        assert all_ended(watches)
+    assert ex.submit(payloads.agent_pid).result(SOON) != agent
+
+
+def test_a_call_may_kill_its_own_agent(make: Make) -> None:
+    """Checklist 5, 21. Queued calls go on with the next runner, and this one is not tried again."""
+    ex = make(1)
+    hit = ex.submit(payloads.kill_agent)
+    after = ex.submit(payloads.echo, "after")
+    assert isinstance(error_of(hit, SOON), RunnerLostError)
+    # It may have been on the agent already, waiting for the slot; if it was not, it must run.
+    end = after.exception(SOON)
+    assert end is None or isinstance(end, RunnerLostError)
+    assert ex.submit(payloads.echo, 1).result(SOON) == 1
+
+
+def test_the_death_of_an_idle_agent_costs_no_call(make: Make) -> None:
+    """Checklist 5."""
+    ex = make(1)
+    for _ in range(3):
+        agent = ex.submit(payloads.agent_pid).result(SOON)
+        with watching(agent) as watches:
+            os.kill(agent, signal.SIGKILL)
+            assert all_ended(watches)
+        # The kernel closed the link before it reported the end: the engine hears of that before of this call.
+        assert ex.submit(payloads.agent_pid).result(SOON) != agent
+
+
+def test_one_runner_of_several_dies_and_the_others_keep_their_calls(mailbox: Mailbox, gate: Gate) -> None:
+    """Checklist 5. Runners are apart from each other."""
+    with Pool("apart", min=0, max=3, max_concurrency=1, timeout=None) as pool:
+        futures = [pool.submit(payloads.hold, mailbox.path, gate.path, n) for n in range(3)]
+        slots = mailbox.numbers(3)
+        os.kill(_parent_of(slots[0]), signal.SIGKILL)
+        gate.open(2)
+        ends = [future.exception(SOON) for future in futures]
+        assert sorted(type(end).__name__ for end in ends) == ["NoneType", "NoneType", "RunnerLostError"]
+
+
+def _parent_of(pid: int) -> int:
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+        return int(stat.read().rpartition(")")[2].split()[1])
+
+
+SLEEPERS = ["plain", "session", "daemon", "exec", "exec session", "exec empty", "exec empty session"]
+
+
+@pytest.mark.parametrize("how", SLEEPERS)
+def test_a_grandchild_neither_hides_its_slots_death_nor_outlives_it(how: str, make: Make, mailbox: Mailbox) -> None:
+    """Checklist 38. A forked one holds every descriptor of the slot open."""
+    ex = make(2)
+    future = ex.submit(payloads.hold_with_sleeper, mailbox.path, how)
+    slot, sleeper = map(int, mailbox.read().split())
+    with watching(slot, sleeper) as watches:
+        os.kill(slot, signal.SIGKILL)
+        assert isinstance(error_of(future, SOON), RunnerLostError)
+        assert all_ended(watches)
+    assert ex.submit(payloads.echo, 1).result(SOON) == 1
+
+
+@pytest.mark.parametrize("how", SLEEPERS)
+def test_a_grandchild_neither_hides_its_agents_death_nor_outlives_it(how: str, make: Make, mailbox: Mailbox) -> None:
+    """Checklist 38, 5."""
+    ex = make(2)
+    agent = ex.submit(payloads.agent_pid).result(SOON)
+    future = ex.submit(payloads.hold_with_sleeper, mailbox.path, how)
+    slot, sleeper = map(int, mailbox.read().split())
+    with watching(agent, slot, sleeper) as watches:
+        os.kill(agent, signal.SIGKILL)
+        assert isinstance(error_of(future, SOON), RunnerLostError)
+        assert all_ended(watches)
+    assert ex.submit(payloads.agent_pid).result(SOON) != agent
+
+
+def test_what_a_call_left_running_goes_with_the_slot_at_the_latest(make: Make) -> None:
+    """Checklist 38. The call is over, its children are not: shutdown leaves none."""
+    ex = make(1)
+    sleepers = [ex.submit(payloads.start_sleeper, how).result(SOON) for how in SLEEPERS]
+    with watching(*sleepers) as watches:
+        ex.shutdown()
+        assert all_ended(watches)
+
+
+def test_a_process_that_goes_on_forking_does_not_escape(make: Make, mailbox: Mailbox) -> None:
+    """Checklist 38, 64. Each generation starts the next one, in a session of its own, and ends."""
+    ex = make(1)
+    future = ex.submit(payloads.keep_forking, mailbox.path)
+    mailbox.numbers(20)
+    assert future.cancel()
+    ex.shutdown()
+    # The census of this test finds whoever is left.
+    assert future.cancelled()
+
+
+def test_sys_exit_and_keyboard_interrupt_are_results_like_others(make: Make) -> None:
+    """Checklist 15. They end the call, and not the slot."""
+    ex = make(1)
+    slot = ex.submit(payloads.pid).result(SOON)
+    for raised in (SystemExit(3), KeyboardInterrupt(), GeneratorExit(), payloads.Base("base")):
+        error = error_of(ex.submit(payloads.fail, raised), SOON)
+        assert type(error) is type(raised)
+        assert error.args == raised.args
+    assert ex.submit(payloads.pid).result(SOON) == slot

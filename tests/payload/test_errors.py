@@ -1,0 +1,308 @@
+"""Exceptions come back whole, or as a stand-in; nothing that they do harms anything else."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import traceback
+from typing import Any
+
+import pytest
+
+from dragonfly_executor.errors import (
+    CallDeserializationError,
+    RemoteCallError,
+    RemoteTraceback,
+    ResultDeserializationError,
+    ResultSerializationError,
+)
+from dragonfly_executor.payload import failures
+from tests.payload import modules
+from tests.payload.far import Far
+from tests.payload.support import Near
+
+
+def fail(error: Any) -> None:
+    raise error
+
+
+def fail_with(kind: Any, *args: Any) -> None:
+    raise kind(*args)
+
+
+def fail_from(kind: Any, cause: Any, *args: Any) -> None:
+    try:
+        raise cause(*args)
+    except cause as exc:
+        raise kind("outer") from exc
+
+
+def fail_while_handling() -> None:
+    try:
+        raise KeyError("inner")
+    except KeyError:
+        raise ValueError("outer")  # noqa: B904
+
+
+@pytest.mark.parametrize("error", [ValueError("text"), KeyError("k"), OSError(2, "gone", "file"), StopIteration(5)])
+def test_type_and_arguments(error: Exception) -> None:
+    there = Near().error(fail, error)
+    assert type(there) is type(error)
+    assert there.args == error.args
+    assert str(there) == str(error)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, BaseException])
+def test_every_base_exception_travels(kind: Any) -> None:
+    there = Near().error(fail_with, kind, 3)
+    assert type(there) is kind
+    assert there.args == (3,)
+
+
+def test_remote_traceback_is_the_cause() -> None:
+    there = Near().error(fail, ValueError("text"))
+    assert isinstance(there.__cause__, RemoteTraceback)
+    text = there.__cause__.text
+    assert text.startswith("Traceback (most recent call last):\n")
+    assert "in fail\n" in text
+    assert text.endswith("ValueError: text\n")
+    assert "payload" not in text.replace("tests/payload", "")  # none of this package's own frames
+    shown = "".join(traceback.format_exception(there))
+    assert shown.count("in fail\n") == 1
+
+
+def test_attributes_and_notes() -> None:
+    error = modules.WithState("text", 5)
+    error.add_note("a note")
+    there = Near().error(fail, error)
+    assert there.code == 5
+    assert there.__notes__ == ["a note"]
+    assert "a note" in there.__cause__.text
+
+
+def test_chain_travels_and_is_printed_once() -> None:
+    there = Near().error(fail_from, ValueError, KeyError, "inner")
+    assert "KeyError: 'inner'" in there.__cause__.text
+    assert "direct cause" in there.__cause__.text
+    inner = there.__cause__.__context__
+    assert type(inner) is KeyError
+    assert type(there.__context__) is KeyError
+    assert "".join(traceback.format_exception(there)).count("KeyError: 'inner'") == 1
+    there = Near().error(fail_while_handling)
+    assert "During handling" in there.__cause__.text
+    assert type(there.__context__) is KeyError
+
+
+def test_cause_that_does_not_travel_does_not_take_its_error_along() -> None:
+    there = Near().error(fail_from, ValueError, modules.NeedsTwo, 1, 2)
+    assert type(there) is ValueError
+    assert there.__context__ is None
+    assert "NeedsTwo: 1 and 2" in there.__cause__.text
+
+
+def test_chain_in_a_circle() -> None:
+    one, two = ValueError("one"), KeyError("two")
+    one.__context__, two.__context__ = two, one
+    assert type(Near().error(fail, one)) is ValueError
+
+
+def test_group() -> None:
+    there = Near().error(fail, ExceptionGroup("several", [ValueError(1), ExceptionGroup("more", [KeyError(2)])]))
+    assert isinstance(there, ExceptionGroup)
+    assert [type(error) for error in there.exceptions] == [ValueError, ExceptionGroup]
+    assert "several" in there.__cause__.text
+
+
+class ReducesToText(Exception):
+    def __reduce__(self) -> Any:
+        return str, ("not an exception",)
+
+
+class RaisesInReduce(Exception):
+    def __reduce__(self) -> Any:
+        raise RuntimeError
+
+
+class ExitsInReduce(Exception):
+    def __reduce__(self) -> Any:
+        raise SystemExit
+
+
+class ExitsInSetState(Exception):
+    def __reduce__(self) -> Any:
+        return sys.exit, (3,)
+
+
+class Holds(Exception):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.held = (item for item in ())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [kind("t") for kind in (ReducesToText, RaisesInReduce, ExitsInReduce, ExitsInSetState, Holds)]
+    + [modules.NeedsTwo(1, 2)],
+    ids=lambda error: type(error).__name__,
+)
+def test_stand_in_for_what_does_not_travel(error: Exception) -> None:
+    slot, codec = Near().slot, Near().codec
+    there = codec.decode_error(b"".join(slot.encode_error(error)))
+    assert isinstance(there, RemoteCallError)
+    assert there.type_name == f"{type(error).__module__}.{type(error).__qualname__}"
+    assert there.text == str(error)
+    assert there.traceback_text.endswith(f"{there.type_name}: {error}\n")
+    assert isinstance(there.__cause__, RemoteTraceback)
+
+
+class BadText(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+    __repr__ = __str__
+
+
+class ExitingText(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+    __repr__ = __str__
+
+
+class HugeText(Exception):
+    def __str__(self) -> str:
+        return "x" * 50_000_000
+
+
+class Subtext(str):
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        raise RuntimeError
+
+
+class OddText(Exception):
+    def __str__(self) -> str:
+        return Subtext("odd")
+
+
+class BadNotes(Exception):
+    __notes__ = 5
+
+
+class OwnCause(Exception):
+    @property
+    def __cause__(self) -> Any:
+        raise RuntimeError
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+    def __reduce__(self) -> Any:
+        return Frozen, (self.code,)
+
+
+@pytest.mark.parametrize("kind", [BadText, ExitingText, HugeText, OddText, BadNotes, OwnCause])
+def test_exceptions_that_misbehave(kind: Any) -> None:
+    near = Near()
+    error = near.error(fail_with, kind, 1)
+    assert type(error) in (kind, RemoteCallError)
+    assert near(modules.add, 1) == 2
+
+
+def test_long_texts_are_cut_in_the_middle() -> None:
+    name, text, shown, _ = __import__("pickle").loads(b"".join(Near().slot.encode_error(HugeText("t"))))
+    assert name.endswith("HugeText")
+    assert len(text) < 100_000
+    assert len(shown) < 100_000
+    assert "left out" in text
+
+
+def test_frozen_exception() -> None:
+    there = Near().error(fail, Frozen(5))
+    assert there == Frozen(5)
+    assert isinstance(there.__cause__, RemoteTraceback)
+
+
+class Nowhere(Exception):
+    """Cannot be found in the parent: its module is taken away there."""
+
+
+def test_class_that_cannot_be_imported_in_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    near = Near()
+    _, _, data = near.perform(fail, Nowhere("text"))
+    monkeypatch.delattr(sys.modules[__name__], "Nowhere")
+    there = near.codec.decode_error(data)
+    assert isinstance(there, RemoteCallError)
+    assert (there.type_name, there.text) == (f"{__name__}.Nowhere", "text")
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", b"\x80\x05N.", b"\x80\x05K\x01K\x02\x86."])
+def test_error_payload_that_cannot_be_read(data: bytes) -> None:
+    there = Near().codec.decode_error(data)
+    assert isinstance(there, RemoteCallError)
+
+
+class FailsToOpen:
+    def __init__(self, kind: Any = None) -> None:
+        self.kind = kind
+
+    def __reduce__(self) -> Any:
+        return fail_with, (self.kind, "on opening")
+
+
+def make(kind: Any) -> Any:
+    return FailsToOpen(kind)
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
+def test_call_that_cannot_be_opened(kind: Any) -> None:
+    near = Near()
+    error = near.error(modules.same, FailsToOpen(kind))
+    assert type(error) is CallDeserializationError
+    assert f"{kind.__name__}: on opening" in str(error)
+    assert type(error.__context__) is kind
+    assert near(modules.add, 1) == 2
+
+
+def test_result_that_cannot_be_opened() -> None:
+    near = Near()
+    with pytest.raises(ResultDeserializationError, match="ValueError: on opening") as caught:
+        near(make, ValueError)
+    assert type(caught.value.__cause__) is ValueError
+    with pytest.raises(ResultDeserializationError, match="SystemExit"):
+        near(make, SystemExit)
+    with pytest.raises(KeyboardInterrupt):
+        near(make, KeyboardInterrupt)
+
+
+def unpicklable_result() -> Any:
+    return [1], (n for n in range(3))
+
+
+def test_result_that_cannot_be_pickled() -> None:
+    near = Near()
+    error = near.error(unpicklable_result)
+    assert type(error) is ResultSerializationError
+    assert "tuple" in str(error)
+    assert "generator" in str(error)
+    assert near(modules.add, 1) == 2
+
+
+def test_missing_module_in_the_slot(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "only_here.py").write_text("def work(): return 1\n")
+    with Far() as far:  # its import path was taken before the folder was on it
+        monkeypatch.syspath_prepend(tmp_path)
+        work = __import__("only_here").work
+        error = far.error(work)
+        assert type(error) is CallDeserializationError
+        assert "No module named 'only_here'" in str(error)
+        assert far(modules.add, 1) == 2
+    del sys.modules["only_here"]
+
+
+def test_qualified_names() -> None:
+    assert failures.qualified_name(ValueError) == "ValueError"
+    assert failures.qualified_name(Nowhere) == f"{__name__}.Nowhere"

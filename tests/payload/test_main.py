@@ -1,0 +1,257 @@
+"""``__main__`` in every form that it has: what a script's calls see of its globals."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.payload.far import ROOT
+
+SCRIPT = (Path(__file__).parent / "main_script.py").read_text()
+PLAIN = SCRIPT + "\n\nIMPORTED = False\nrun()\n"
+GUARDED = SCRIPT + '\n\nIMPORTED = True\nif __name__ == "__main__":\n    in_guard = 1\n    run()\n'
+
+
+def run(command: list[str], folder: Path, stdin: str | None = None, **environment: str) -> str:
+    path = f"{ROOT}{os.pathsep}{folder}"
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, input=stdin, env=environment, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def launch(way: str, text: str, folder: Path, **environment: str) -> str:
+    """Run a script's text in one of the ways in which Python runs one."""
+    if way == "file":
+        (folder / "script.py").write_text(text)
+        return run(["script.py"], folder, **environment)
+    if way in ("module", "package"):
+        (folder / "app").mkdir()
+        (folder / "app" / "__init__.py").write_text("")
+        (folder / "app" / ("__main__.py" if way == "package" else "tool.py")).write_text(text)
+        return run(["-m", "app" if way == "package" else "app.tool"], folder, **environment)
+    if way == "directory":
+        (folder / "program").mkdir()
+        (folder / "program" / "__main__.py").write_text(text)
+        return run(["program"], folder, **environment)
+    if way == "zip":
+        with zipfile.ZipFile(folder / "program.zip", "w") as archive:
+            archive.writestr("__main__.py", text)
+        return run(["program.zip"], folder, **environment)
+    if way == "-c":
+        return run(["-c", text], folder, **environment)
+    assert way == "stdin"
+    return run(["-"], folder, stdin=text, **environment)
+
+
+@pytest.mark.parametrize("way", ["file", "module", "package", "directory", "zip"])
+def test_script_with_guard_is_imported(way: str, tmp_path: Path) -> None:
+    assert launch(way, GUARDED, tmp_path) == "all well\n"
+
+
+@pytest.mark.parametrize("way", ["file", "module", "package", "directory", "zip", "-c", "stdin"])
+def test_script_without_guard_travels_by_value(way: str, tmp_path: Path) -> None:
+    assert launch(way, PLAIN, tmp_path) == "all well\n"
+
+
+@pytest.mark.parametrize("way", ["-c", "stdin"])
+def test_guard_without_a_file_travels_by_value(way: str, tmp_path: Path) -> None:
+    assert launch(way, GUARDED.replace("IMPORTED = True", "IMPORTED = False"), tmp_path) == "all well\n"
+
+
+@pytest.mark.parametrize("text", [PLAIN, GUARDED], ids=["plain", "guarded"])
+def test_dill(text: str, tmp_path: Path) -> None:
+    pytest.importorskip("dill", reason="dill is an extra")
+    text = text.replace("def case_unpicklable_global", "def no_case")  # dill does pickle locks
+    assert launch("file", text, tmp_path, MAIN_SCRIPT_SERIALIZER="dill") == "all well\n"
+
+
+FAR = "from tests.payload.far import Far\n"
+
+
+def test_prompt(tmp_path: Path) -> None:
+    """A REPL: every statement by itself, functions defined anew, no file."""
+    lines = """
+from tests.payload.far import Far
+far = Far()
+factor = 2
+def scale(x): return x * factor
+
+print("first", far(scale, 10))
+factor = 3
+print("second", far(scale, 10))
+def scale(x): return -x * factor
+
+print("third", far(scale, 10))
+class Thing: pass
+
+print("fourth", type(far(Thing)) is Thing, far(lambda: factor))
+far.__exit__()
+"""
+    shown = run(["-i", "-q"], tmp_path, stdin=lines)
+    assert re.findall(r"(first|second|third|fourth) (.*)", shown) == [
+        ("first", "20"), ("second", "30"), ("third", "-30"), ("fourth", "True 3"),
+    ]  # fmt: skip
+
+
+def test_names_bound_in_the_guard_travel(tmp_path: Path) -> None:
+    text = FAR + """
+OUTSIDE = [1]
+
+def scaled(x):
+    return x * FACTOR, late(x)
+
+class Early:
+    pass
+
+def main():
+    global SET_BY_MAIN
+    SET_BY_MAIN = "by main"
+    OUTSIDE.append("only here")
+    with Far() as far:
+        print(far(scaled, 2), far(read), far(Late).x, type(far(Late)) is Late, far(Late.base_is_early))
+        print(far(lambda: scaled(1)), far(outside))
+
+def read():
+    return SET_BY_MAIN
+
+def outside():
+    return OUTSIDE
+
+if OUTSIDE and "__main__" == __name__:
+    FACTOR = 5
+    def late(x):
+        return x + FACTOR
+    class Late(Early):
+        x = FACTOR
+        @classmethod
+        def base_is_early(cls):
+            return cls.__mro__[1] is Early
+    main()
+"""
+    assert launch("file", text, tmp_path) == "(10, 7) by main 5 True True\n(5, 6) [1]\n"
+
+
+def test_what_the_slot_sets_survives_what_travels(tmp_path: Path) -> None:
+    """A global of the guard block, set by the slot's own code: it stays until the parent's changes."""
+    text = FAR + """
+def set_it(value):
+    global STATE
+    STATE = value
+
+def get_it():
+    return STATE
+
+if __name__ == "__main__":
+    STATE = 0
+    with Far() as far:
+        far(set_it, "slot")
+        print(far(get_it))
+        STATE = 1
+        print(far(get_it))
+"""
+    assert launch("file", text, tmp_path) == "slot\n1\n"
+
+
+def test_script_is_imported_once_and_only_when_needed(tmp_path: Path) -> None:
+    text = FAR + """
+import math, os
+with open("imports", "a") as file:
+    print(os.getpid(), file=file)
+
+def count():
+    return len(open("imports").readlines())
+
+if __name__ == "__main__":
+    with Far() as far:
+        far(math.sqrt, 4)
+        print(count())
+        print(far(count), far(count), far(lambda: count()))
+"""
+    assert launch("file", text, tmp_path) == "1\n2 2 2\n"
+
+
+def test_import_of_the_script_that_fails_fails_the_call(tmp_path: Path) -> None:
+    text = FAR + """
+import math, os
+if os.environ.get("IN_SLOT"):
+    raise SystemExit("not here")
+
+def work():
+    return 1
+
+if __name__ == "__main__":
+    with Far() as far:
+        far(os.putenv, "X", "1")
+        far(exec, "import os; os.environ['IN_SLOT'] = '1'")
+        for attempt in range(2):
+            error = far.error(work)
+            print(type(error).__name__, "SystemExit: not here" in str(error))
+        far(exec, "import os; del os.environ['IN_SLOT']")
+        print(far(work), far(math.sqrt, 4))
+"""
+    assert launch("file", text, tmp_path) == "CallDeserializationError True\n" * 2 + "1 2.0\n"
+
+
+def test_relative_imports_and_star_imports(tmp_path: Path) -> None:
+    text = FAR + """
+from .names import *
+from . import names
+
+def work():
+    return public, names.public, LOCK is names.LOCK
+
+if __name__ == "__main__":
+    with Far() as far:
+        print(far(work), far(lambda: public))
+"""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "__init__.py").write_text("")
+    (tmp_path / "app" / "names.py").write_text("import threading\npublic = 1\nLOCK = threading.Lock()\n")
+    (tmp_path / "app" / "tool.py").write_text(text)
+    assert run(["-m", "app.tool"], tmp_path) == "(1, 1, True) 1\n"
+
+
+def test_pickle_refuses_what_is_only_in_main(tmp_path: Path) -> None:
+    text = FAR + """
+from dragonfly_executor.errors import CallSerializationError
+import math
+def work():
+    return 1
+
+def attempt(far, function):
+    try:
+        return far(function)
+    except CallSerializationError as error:
+        return "by reference only" in str(error)
+
+def main():
+    with Far("pickle") as far:
+        print(attempt(far, work), attempt(far, lambda: 1), far(math.sqrt, 4))
+
+"""
+    assert launch("file", text + "main()", tmp_path) == "True True 2.0\n"
+    assert launch("file", text + "if __name__ == '__main__': main()", tmp_path) == "1 True 2.0\n"
+
+
+def test_arguments_of_the_process(tmp_path: Path) -> None:
+    text = FAR + """
+import sys, os
+def look():
+    return sys.argv, os.getcwd(), sys.path[0], __file__
+
+if __name__ == "__main__":
+    with Far() as far:
+        there = far(look)
+        print(there == look(), there[0][1:])
+"""
+    (tmp_path / "script.py").write_text(text)
+    assert run(["script.py", "one", "two"], tmp_path) == "True ['one', 'two']\n"

@@ -1,0 +1,392 @@
+"""What tests run on slots. A slot imports this module, so it imports little."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+# -- speaking with the test --------------------------------------------------------------------------------------------
+
+
+def tell(mailbox: str, *words: object) -> None:
+    """Write a line, in one piece."""
+    fd = os.open(mailbox, os.O_WRONLY)
+    try:
+        os.write(fd, (" ".join(map(str, words)) + "\n").encode())
+    finally:
+        os.close(fd)
+
+
+def wait_at(gate: str) -> None:
+    """Wait until the test lets this call through."""
+    fd = os.open(gate, os.O_RDONLY)
+    try:
+        os.read(fd, 1)
+    finally:
+        os.close(fd)
+
+
+def log(path: str, *words: object) -> None:
+    """Add a line to a file that many write to."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(fd, (" ".join(map(str, words)) + "\n").encode())
+    finally:
+        os.close(fd)
+
+
+def nothing(*_: object) -> None:
+    """The cheapest call."""
+
+
+def echo(value: Any) -> Any:
+    return value
+
+
+def pid(*_: object) -> int:
+    """The slot that ran this."""
+    return os.getpid()
+
+
+def agent_pid() -> int:
+    return os.getppid()
+
+
+def hold(mailbox: str, gate: str, value: Any = None) -> Any:
+    """Say which slot runs this, and run until the test opens the gate."""
+    tell(mailbox, os.getpid())
+    wait_at(gate)
+    return value
+
+
+def hold_for_good(mailbox: str, *_: object) -> None:
+    """Say which slot runs this, and never end by itself."""
+    tell(mailbox, os.getpid())
+    while True:
+        signal.pause()
+
+
+def log_and_hold(path: str, name: object, mailbox: str, gate: str) -> int:
+    log(path, name, os.getpid())
+    return hold(mailbox, gate, os.getpid())
+
+
+def log_run(path: str, name: object) -> int:
+    log(path, name, os.getpid())
+    return os.getpid()
+
+
+# -- dying -------------------------------------------------------------------------------------------------------------
+
+
+def die_by(number: int) -> None:
+    os.kill(os.getpid(), number)
+    signal.pause()
+
+
+def segfault(*_: object) -> None:
+    import ctypes
+    import faulthandler
+
+    faulthandler.disable()
+    ctypes.string_at(0)
+
+
+def leave(code: int) -> None:
+    """End the process past everything that Python would do."""
+    os._exit(code)
+
+
+def log_and_leave(path: str, name: object, code: int = 9) -> None:
+    log(path, name, os.getpid())
+    os._exit(code)
+
+
+def kill_agent() -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    signal.pause()
+
+
+def limit_memory(extra: int) -> None:
+    """From now on this slot may have so many bytes more than it has."""
+    import resource
+
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        has = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (has + extra, resource.RLIM_INFINITY))
+
+
+def unlimit_memory() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def fill_memory(extra: int) -> int:
+    """Run out of memory, a little at a time."""
+    limit_memory(extra)
+    hoard = []
+    while True:
+        hoard.append(bytearray(65536))
+
+
+def big_result(size: int, limit: int | None = None) -> bytes:
+    if limit is not None:
+        limit_memory(limit)
+    return bytes(size)
+
+
+class Swells:
+    """Small in memory, large as a pickle."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __reduce__(self) -> Any:
+        return bytes, (bytes(self.size),)
+
+
+def swelling_result(size: int, limit: int) -> Swells:
+    limit_memory(limit)
+    return Swells(size)
+
+
+# -- what a call leaves behind -----------------------------------------------------------------------------------------
+
+
+def _sleep_for_good() -> None:
+    while True:
+        signal.pause()
+
+
+def fork_sleeper(mailbox: str, how: str) -> int:
+    """Start a process that holds all descriptors of this slot and stays; its number."""
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        if how in ("session", "daemon"):
+            os.setsid()
+        if how == "daemon" and os.fork():
+            os._exit(0)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        os.write(writer, str(os.getpid()).encode())
+        _sleep_for_good()
+    if how == "daemon":
+        os.wait()
+    sleeper = int(os.read(reader, 32))
+    os.close(reader)
+    os.close(writer)
+    return sleeper
+
+
+def exec_sleeper(how: str) -> int:
+    """The same with a program of its own, whose environment may be empty."""
+    command = [sys.executable, "-S", "-c", "import signal\nprint(flush=True)\nsignal.pause()"]
+    environment = {} if "empty" in how else None
+    sleeper = subprocess.Popen(
+        command, env=environment, start_new_session="session" in how, stdout=subprocess.PIPE
+    )
+    assert sleeper.stdout is not None
+    sleeper.stdout.readline()
+    return sleeper.pid
+
+
+def start_sleeper(how: str) -> int:
+    return exec_sleeper(how) if how.startswith("exec") else fork_sleeper("", how)
+
+
+def hold_with_sleeper(mailbox: str, how: str) -> None:
+    """Say which slot and which sleeper there are, and never end."""
+    tell(mailbox, os.getpid(), start_sleeper(how))
+    _sleep_for_good()
+
+
+def fork_and_return(mailbox: str) -> int:
+    """Both the slot and its fork return from this."""
+    child = os.fork()
+    if child == 0:
+        tell(mailbox, os.getpid())
+        return -1
+    return child
+
+
+def fork_and_raise(mailbox: str) -> int:
+    """The fork raises, the slot returns."""
+    child = os.fork()
+    if child == 0:
+        tell(mailbox, os.getpid())
+        raise ValueError("raised in the fork")
+    return child
+
+
+def daemonize(mailbox: str) -> None:
+    """What old programs do: the slot goes, and what goes on is its grandchild."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    tell(mailbox, os.getpid())
+    _sleep_for_good()
+
+
+def keep_forking(mailbox: str) -> None:
+    """Each generation starts the next one and ends."""
+    if os.fork() == 0:
+        while True:
+            os.setsid()
+            tell(mailbox, os.getpid())
+            if os.fork():
+                os._exit(0)
+    _sleep_for_good()
+
+
+# -- spoiling the slot -------------------------------------------------------------------------------------------------
+
+
+def close_descriptors(first: int, last: int) -> None:
+    os.closerange(first, last)
+
+
+def write_junk(fd: int) -> int:
+    return os.write(fd, b"\x80\x04junk that is no frame\xff\x00" * 64)
+
+
+def change_process_state(folder: str) -> None:
+    """Signal handlers, directory, umask and environment, as a careless library does."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
+    os.chdir(folder)
+    os.umask(0o777)
+    os.environ.clear()
+    sys.path.clear()
+
+
+def process_state() -> tuple[str, int]:
+    mask = os.umask(0)
+    os.umask(mask)
+    return os.getcwd(), mask
+
+
+def make_session() -> int:
+    """The slot leads its session already, so this raises."""
+    os.setsid()
+    return os.getpid()
+
+
+# -- running long ------------------------------------------------------------------------------------------------------
+
+
+def hold_the_gil(mailbox: str = "") -> None:
+    """One call into C that never ends, never lets another thread run, and looks at no signal."""
+    import collections
+    import itertools
+
+    if mailbox:
+        tell(mailbox, os.getpid())
+    collections.deque(itertools.repeat(None), maxlen=0)
+
+
+def hold_the_gil_by_power(mailbox: str) -> int:
+    """The same with an end that nobody waits for."""
+    tell(mailbox, os.getpid())
+    return len(bin(7 ** (10**8)))
+
+
+def ignore_signals_and_run(mailbox: str) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    tell(mailbox, os.getpid())
+    _sleep_for_good()
+
+
+def catch_everything(mailbox: str) -> None:
+    """Cannot be stopped by an exception."""
+    tell(mailbox, os.getpid())
+    while True:
+        try:
+            _sleep_for_good()
+        except BaseException:
+            continue
+
+
+def nap(seconds: float, value: Any = None) -> Any:
+    time.sleep(seconds)
+    return value
+
+
+class Base(BaseException):
+    """Nothing that ``except Exception`` stops."""
+
+
+# -- failing -----------------------------------------------------------------------------------------------------------
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+def fail_until(path: str, name: object, good: int, how: str) -> int:
+    """Fail this way until the `good`-th attempt, which is its value."""
+    log(path, name, os.getpid())
+    with open(path, encoding="utf-8") as lines:
+        attempt = sum(line.split()[0] == str(name) for line in lines)
+    if attempt < good:
+        FAILURES[how]()
+    return attempt
+
+
+def _raise_key_error() -> None:
+    raise KeyError("not yet")
+
+
+def _raise_value_error() -> None:
+    raise ValueError("not yet")
+
+
+FAILURES: dict[str, Callable[[], None]] = {
+    "die": lambda: os._exit(3),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "KeyError": _raise_key_error,
+    "ValueError": _raise_value_error,
+}
+
+# -- meeting -----------------------------------------------------------------------------------------------------------
+
+
+def meet(here: str, there: str, value: Any = None) -> Any:
+    """Return once another call, with the two places swapped, runs at the same time."""
+    # Each opens its own side first in the same order of paths: open() of a FIFO waits for the other side.
+    first, second = sorted((here, there))
+    modes = (os.O_WRONLY, os.O_RDONLY) if here == first else (os.O_RDONLY, os.O_WRONLY)
+    for path, mode in zip((first, second), modes, strict=True):
+        os.close(os.open(path, mode))
+    return value
+
+
+# -- initializers ------------------------------------------------------------------------------------------------------
+
+READY: list[int] = []
+
+
+def remember_ready(value: int) -> None:
+    READY.append(value)
+
+
+def is_ready() -> list[int]:
+    return READY
+
+
+def init_fails() -> None:
+    raise RuntimeError("no model to load")
+
+
+def init_holds(mailbox: str, gate: str) -> None:
+    tell(mailbox, os.getpid())
+    wait_at(gate)
