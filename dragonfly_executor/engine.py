@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.options import PoolOptions
     from dragonfly_executor.payload import CallCodec
+    from dragonfly_executor.transport.link import Buffer
 
 T = TypeVar("T")
 JOIN_PATIENCE = 5.0
@@ -80,7 +81,7 @@ class Engine:
 
     # -- from any thread ----------------------------------------------------------------------------------------------
 
-    def submit(self, parts: Sequence[bytes | memoryview], limits: CallLimits) -> Future[Any]:
+    def submit(self, parts: Sequence[Buffer], limits: CallLimits) -> Future[Any]:
         """Accept a call.
 
         Raises:
@@ -89,7 +90,7 @@ class Engine:
             FrameTooLargeError: the payload is over ``max_payload``.
         """
         payload = sendable(parts)
-        if type(payload) is not bytes:
+        if not isinstance(payload, bytes):
             self._check_size(payload)
         future: Future[Any] = Future(self)
         call = Call(next(self._ids), payload, future, limits)
@@ -114,7 +115,7 @@ class Engine:
         if self._refusal is not None:
             raise RuntimeError(self._refusal)
 
-    def _check_size(self, payload: Sequence[bytes | memoryview]) -> None:
+    def _check_size(self, payload: Sequence[Buffer]) -> None:
         size = sum(map(len, payload))
         if size > self.options.max_payload:
             raise errors.FrameTooLargeError(
@@ -154,15 +155,16 @@ class Engine:
 
     def stats(self) -> PoolStats:
         """How the pool stands."""
-        return self.ask(lambda machine: machine.stats(Loop.time()))
+        return self.ask(lambda machine: machine.stats((Loop if self._thread is None else self._loop).time()))
 
     def deferred(self, callback: Callable[[Any], object]) -> Callable[[Any], object]:
         """The callback, made to run on the callback thread where the engine thread would run it."""
 
         def run(future: Any) -> object:
-            if threading.get_ident() == self._thread_id:
-                return self._callbacks.run(callback, future)
-            return callback(future)
+            if threading.get_ident() != self._thread_id:
+                return callback(future)
+            self._callbacks.run(callback, future)
+            return None
 
         return run
 
@@ -202,7 +204,7 @@ class Engine:
     def _start_thread(self) -> None:
         """All threads are started here, at the first call: at interpreter exit none can be."""
         name = f"dragonfly-{self.options.name}"
-        self._loop = Loop()
+        self._loop = self._backend.make_loop()
         self._narrator = Narrator(self.options, self._machine)
         self._callbacks = Crew(f"{name}-callbacks", 1, self._narrator.callback_failed)
         self._narrator.run_on(self._callbacks)
@@ -262,6 +264,8 @@ class Engine:
         if self.options.call.cancel_running:
             for call in action.calls:
                 runner.send_call(call, now)
+            # Now, not at the end of the pass: the calls start that much sooner.
+            runner.flush()
             return
         for call in action.calls:
             # As in the standard library a call that is handed over counts as running, and cannot be cancelled.

@@ -128,9 +128,8 @@ class Future(BaseFuture[T]):
         error = super().exception(timeout)
         if type(error) is Unopened:
             return error.outcome.open()[1]
-        if error is None and type(outcome := super().result(0)) is Outcome:
-            return outcome.open()[1]
-        return error
+        outcome: Any = super().result(0) if error is None else None
+        return outcome.open()[1] if type(outcome) is Outcome else error
 
     def add_done_callback(self, fn: Callable[[BaseFuture[T]], object]) -> None:
         """Call ``fn(future)`` when the future is done: at once if it is, else on the pool's callback thread."""

@@ -4,35 +4,44 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dragonfly_executor.core.ledger import CallLimits
+from dragonfly_executor.core.record import Record
 
 if TYPE_CHECKING:
-    from dragonfly_executor.backends.base import Backend
-    from dragonfly_executor.core.ledger import CallLimits
+    from datetime import timedelta
+    from typing import TypeAlias
 
-Seconds = float | int | timedelta
-IdleCheck = Callable[[], object]
-Hook = Callable[[Mapping[str, Any]], object]
+    from dragonfly_executor.backends.base import Backend
+
+    Seconds: TypeAlias = float | int | timedelta
+    IdleCheck: TypeAlias = Callable[[], object]
+    Hook: TypeAlias = Callable[[Mapping[str, Any]], object]
+    Wait: TypeAlias = Callable[[Any], float]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_PAYLOAD = 8 * 1024**3
-SERIALIZERS = ("cloudpickle", "dill", "pickle")
 
 
 def seconds(value: Seconds | None, name: str, *, positive: bool = False) -> float | None:
-    """A duration in seconds; None stays None.
+    """A duration in seconds; None stays None. Raises as `duration` does."""
+    return None if value is None else duration(value, name, positive=positive)
+
+
+def duration(value: Seconds, name: str, *, positive: bool = False) -> float:
+    """A duration in seconds.
 
     Raises:
         TypeError: it is no number and no `timedelta`.
         ValueError: it is negative, or zero where it must be positive.
     """
-    if value is None:
-        return None
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds or a timedelta, not {type(value).__name__}")
+        total_seconds = getattr(value, "total_seconds", None)
+        if total_seconds is None:
+            raise TypeError(f"{name} must be a number of seconds or a timedelta, not {type(value).__name__}")
+        value = float(total_seconds())
     if value != value or value < 0 or (positive and value == 0):
         raise ValueError(f"{name} must be {'greater than' if positive else 'at least'} 0, not {value!r}")
     return float(value)
@@ -47,159 +56,179 @@ def whole(value: int, name: str, least: int) -> int:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class CallOptions:
-    """What applies to the calls of one view of a pool.
+class CallOptions(Record):
+    """What applies to the calls of one view of a pool. Durations are seconds or a `timedelta`.
 
-    Attributes:
-        timeout: seconds that a call may take from its submit on, waiting and running together; None for no limit.
-        queue_timeout: seconds that it may wait for a slot.
-        run_timeout: seconds that it may run, on each attempt.
+    Args:
+        timeout: how long a call may take from its submit on, waiting and running together; None for no limit.
+        queue_timeout: how long it may wait for a slot.
+        run_timeout: how long it may run, on each attempt.
         retries: how often a call is tried again when its slot or runner was lost.
         retry_on: exception types that, raised by the call itself, are tried again as well.
         retry_wait: a tenacity wait strategy for the pauses between attempts; None for an exponential one with jitter,
             from a tenth of a second to ten seconds.
         cancel_running: whether `Future.cancel` stops a call that is running; False gives the standard library's answers.
+
+    Raises:
+        TypeError: a value has the wrong type.
+        ValueError: it is out of range.
     """
 
-    timeout: Seconds | None = None
-    queue_timeout: Seconds | None = None
-    run_timeout: Seconds | None = None
-    retries: int = 0
-    retry_on: tuple[type[BaseException], ...] = ()
-    retry_wait: Callable[[Any], float] | None = None
-    cancel_running: bool = True
+    __slots__ = __match_args__ = (
+        "timeout", "queue_timeout", "run_timeout", "retries", "retry_on", "retry_wait", "cancel_running",
+    )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        for name in ("timeout", "queue_timeout", "run_timeout"):
-            object.__setattr__(self, name, seconds(getattr(self, name), name, positive=True))
-        whole(self.retries, "retries", 0)
-        types = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
+    def __init__(
+        self,
+        *,
+        timeout: Seconds | None = None,
+        queue_timeout: Seconds | None = None,
+        run_timeout: Seconds | None = None,
+        retries: int = 0,
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
+        retry_wait: Wait | None = None,
+        cancel_running: bool = True,
+    ) -> None:
+        self.timeout = seconds(timeout, "timeout", positive=True)
+        self.queue_timeout = seconds(queue_timeout, "queue_timeout", positive=True)
+        self.run_timeout = seconds(run_timeout, "run_timeout", positive=True)
+        self.retries = whole(retries, "retries", 0)
+        types = retry_on if isinstance(retry_on, tuple) else (retry_on,)
         for kind in types:
             if not (isinstance(kind, type) and issubclass(kind, BaseException)):
                 raise TypeError(f"retry_on must hold exception types, not {kind!r}")
-        object.__setattr__(self, "retry_on", types)
-        if self.retry_wait is not None and not callable(self.retry_wait):
-            raise TypeError("retry_wait must be a tenacity wait strategy")
+        self.retry_on = types
+        self.retry_wait = hook(retry_wait, "retry_wait")
+        self.cancel_running = bool(cancel_running)
 
     def change(self, changes: Mapping[str, Any]) -> CallOptions:
         """These options with some changed; TypeError for a name that is none of them."""
-        known = {option.name for option in fields(self)}
         for name in changes:
-            if name not in known:
-                raise TypeError(f"no such call option: {name!r}; there are {', '.join(sorted(known))}")
-        return replace(self, **changes)
+            if name not in CallOptions.__slots__:
+                raise TypeError(f"no such call option: {name!r}; there are {', '.join(sorted(CallOptions.__slots__))}")
+        return CallOptions(**{**{name: getattr(self, name) for name in CallOptions.__slots__}, **changes})
 
     def limits(self) -> CallLimits:
         """The part that the ledger enforces, with the pauses between attempts drawn."""
-        from dragonfly_executor.core.ledger import CallLimits
-
         delays: tuple[float, ...] = ()
         if self.retries:
             from dragonfly_executor.backoff import delays as draw
 
             delays = draw(self.retry_wait, self.retries)
         return CallLimits(
-            timeout=_number(self.timeout),
-            queue_timeout=_number(self.queue_timeout),
-            run_timeout=_number(self.run_timeout),
+            timeout=self.timeout,
+            queue_timeout=self.queue_timeout,
+            run_timeout=self.run_timeout,
             retries=self.retries,
             retry_delays=delays,
         )
 
 
-def _number(value: Seconds | None) -> float | None:
-    return value if value is None or isinstance(value, float) else seconds(value, "duration")
-
-
-@dataclass(frozen=True, slots=True)
 class PoolOptions:
-    """What a pool is made with; `Pool` documents each of them."""
+    """What a pool is made with, checked. `Pool` documents each of them."""
 
-    name: str
-    min: int
-    max: int
-    max_concurrency: int | None = None
-    max_workers: int | None = None
-    single_use: bool = False
-    log: int | str | bool = False
-    boot_timeout: Seconds = 30.0
-    shutdown_timeout: Seconds = 30.0
-    idle_shutdown_after: Seconds | None | tuple[Seconds, IdleCheck] = 30.0
-    min_idle_shutdown_after: Seconds | None = None
-    on_grow_start: Hook | None = None
-    on_grow_end: Callable[[object, Mapping[str, Any]], object] | None = None
-    on_shrink: Hook | None = None
-    on_event: Hook | None = None
-    initializer: Callable[..., object] | None = None
-    initargs: tuple[Any, ...] = ()
-    max_tasks_per_child: int | None = None
-    serializer: Any = "cloudpickle"
-    max_payload: int = MAX_PAYLOAD
-    max_boot_failures: int = 3
-    boot_wait: Callable[[Any], float] | None = None
-    lease: Seconds = 60.0
-    heartbeat: Seconds = 5.0
-    dead_after: Seconds = 30.0
-    call: CallOptions = field(default_factory=CallOptions)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
+    def __init__(
+        self,
+        name: str,
+        *,
+        min: int,  # noqa: A002  # Dragonfly's word
+        max: int,  # noqa: A002
+        max_concurrency: int | None = None,
+        max_workers: int | None = None,
+        single_use: bool = False,
+        log: int | str | bool = False,
+        boot_timeout: Seconds = 30.0,
+        shutdown_timeout: Seconds = 30.0,
+        idle_shutdown_after: Seconds | None | tuple[Seconds | None, IdleCheck] = 30.0,
+        min_idle_shutdown_after: Seconds | None = None,
+        on_grow_start: Hook | None = None,
+        on_grow_end: Callable[[object, Mapping[str, Any]], object] | None = None,
+        on_shrink: Hook | None = None,
+        on_event: Hook | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        max_tasks_per_child: int | None = None,
+        serializer: Any = "cloudpickle",
+        max_payload: int = MAX_PAYLOAD,
+        max_boot_failures: int = 3,
+        boot_wait: Wait | None = None,
+        lease: Seconds = 60.0,
+        heartbeat: Seconds = 5.0,
+        dead_after: Seconds = 30.0,
+        call: CallOptions | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not name:
             raise ValueError("name must be a text that is not empty")
-        whole(self.min, "min", 0)
-        whole(self.max, "max", 1)
+        self.name = name
+        self.min = whole(min, "min", 0)
+        self.max = whole(max, "max", 1)
         if self.min > self.max:
-            raise ValueError(f"min must be at most max, and {self.min} is more than {self.max}")
-        for name in ("max_workers", "max_concurrency"):
-            value = getattr(self, name)
-            if value is not None and whole(value, name, -(2**63)) <= 0:
-                raise ValueError(f"{name} must be greater than 0")
-        self._check_durations()
-        self._check_callables()
-        if self.max_tasks_per_child is not None:
-            if isinstance(self.max_tasks_per_child, bool) or not isinstance(self.max_tasks_per_child, int):
-                raise TypeError("max_tasks_per_child must be an integer")
-            if self.max_tasks_per_child <= 0:
-                raise ValueError("max_tasks_per_child must be >= 1")
-        whole(self.max_payload, "max_payload", 1)
-        whole(self.max_boot_failures, "max_boot_failures", 1)
-        object.__setattr__(self, "log", log_level(self.log))
+            raise ValueError(f"min must be at most max, and {min} is more than {max}")
+        self.max_concurrency = _more_than_none(max_concurrency, "max_concurrency")
+        self.max_workers = _more_than_none(max_workers, "max_workers")
+        self.single_use = bool(single_use)
+        self.log = log_level(log)
+        self.boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
+        self.shutdown_timeout = duration(shutdown_timeout, "shutdown_timeout")
+        self.idle_after, self.idle_check = _idle(idle_shutdown_after)
+        self.min_idle_after = seconds(min_idle_shutdown_after, "min_idle_shutdown_after")
+        self.on_grow_start = hook(on_grow_start, "on_grow_start")
+        self.on_grow_end = hook(on_grow_end, "on_grow_end")
+        self.on_shrink = hook(on_shrink, "on_shrink")
+        self.on_event = hook(on_event, "on_event")
+        self.initializer = hook(initializer, "initializer")
+        self.initargs = tuple(initargs)
+        self.max_tasks_per_child = _tasks(max_tasks_per_child)
+        self.serializer = serializer
+        self.max_payload = whole(max_payload, "max_payload", 1)
+        self.max_boot_failures = whole(max_boot_failures, "max_boot_failures", 1)
+        self.boot_wait = hook(boot_wait, "boot_wait")
+        self.lease = duration(lease, "lease", positive=True)
+        self.heartbeat = duration(heartbeat, "heartbeat", positive=True)
+        self.dead_after = duration(dead_after, "dead_after", positive=True)
+        self.call = call or CallOptions()
 
-    def _check_durations(self) -> None:
-        for name in ("boot_timeout", "lease", "heartbeat", "dead_after"):
-            object.__setattr__(self, name, seconds(getattr(self, name), name, positive=True))
-        for name in ("shutdown_timeout", "min_idle_shutdown_after"):
-            object.__setattr__(self, name, seconds(getattr(self, name), name))
-        if isinstance(self.idle_shutdown_after, tuple):
-            after, check = self.idle_shutdown_after
-            if not callable(check):
-                raise TypeError("idle_shutdown_after as a pair must be (seconds, check), and check a callable")
-            checked = (seconds(after, "idle_shutdown_after"), check)
-            object.__setattr__(self, "idle_shutdown_after", checked)
-        else:
-            object.__setattr__(self, "idle_shutdown_after", seconds(self.idle_shutdown_after, "idle_shutdown_after"))
+    @staticmethod
+    def names() -> list[str]:
+        """The options that a user may give, `CallOptions`' own aside."""
+        known = PoolOptions.__init__.__kwdefaults__ or {}
+        return ["max", "min", *(name for name in known if name != "call")]
 
-    def _check_callables(self) -> None:
-        for name in ("initializer", "on_grow_start", "on_grow_end", "on_shrink", "on_event", "boot_wait"):
-            value = getattr(self, name)
-            if value is not None and not callable(value):
-                raise TypeError(f"{name} must be a callable")
-        if isinstance(self.serializer, str):
-            if self.serializer not in SERIALIZERS:
-                raise ValueError(f"serializer must be one of {', '.join(SERIALIZERS)}, or an object with dumps and loads")
-        elif not (callable(getattr(self.serializer, "dumps", None)) and callable(getattr(self.serializer, "loads", None))):
-            raise TypeError("serializer must be a name, or an object with dumps and loads")
 
-    @property
-    def idle_after(self) -> float | None:
-        """Seconds of idleness after which a runner goes."""
-        after = self.idle_shutdown_after
-        return _number(after[0] if isinstance(after, tuple) else after)
+def hook(value: F | None, name: str) -> F | None:
+    """A callable or None; TypeError for anything else."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be a callable")
+    return value
 
-    @property
-    def idle_check(self) -> IdleCheck | None:
-        """What is asked on an idle runner before it goes."""
-        return self.idle_shutdown_after[1] if isinstance(self.idle_shutdown_after, tuple) else None
+
+def _more_than_none(value: int | None, name: str) -> int | None:
+    if value is None:
+        return None
+    if whole(value, name, -(2**63)) <= 0:
+        # ProcessPoolExecutor's words.
+        raise ValueError(f"{name} must be greater than 0")
+    return value
+
+
+def _tasks(value: int | None) -> int | None:
+    """`max_tasks_per_child`, refused in ProcessPoolExecutor's words."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("max_tasks_per_child must be an integer")
+    if value <= 0:
+        raise ValueError("max_tasks_per_child must be >= 1")
+    return value
+
+
+def _idle(after: Seconds | None | tuple[Seconds | None, IdleCheck]) -> tuple[float | None, IdleCheck | None]:
+    """Seconds of idleness after which a runner goes, and what is asked on it before."""
+    if not isinstance(after, tuple):
+        return seconds(after, "idle_shutdown_after"), None
+    if len(after) != 2 or not callable(after[1]):
+        raise TypeError("idle_shutdown_after as a pair must be (seconds, check), and check a callable")
+    return seconds(after[0], "idle_shutdown_after"), after[1]
 
 
 def log_level(log: int | str | bool) -> int | bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 VARIABLE = "DRAGONFLY_PARENT"
 """Environment variable of a runner that holds its encoded `Parent`."""
@@ -14,8 +14,7 @@ DEFAULT_MAX_DEPTH = 2
 """Runners may boot runners, and those none: a pool that boots itself on must end before the machine does."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parent:
+class Parent(NamedTuple):
     """The parent's description inside a runner. It holds no secret.
 
     Attributes:
@@ -52,7 +51,7 @@ class Parent:
 
     def encode(self) -> str:
         """The text that travels in ``DRAGONFLY_PARENT``."""
-        return base64.urlsafe_b64encode(json.dumps(asdict(self)).encode()).decode("ascii")
+        return base64.urlsafe_b64encode(json.dumps(self._asdict()).encode()).decode("ascii")
 
     @staticmethod
     def decode(text: str) -> Parent:

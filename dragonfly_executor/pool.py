@@ -297,10 +297,10 @@ def _depth() -> int:
 
 def _read_options(name: str, backend: Backend, options: dict[str, Any]) -> PoolOptions:
     """Split what the user gave into the pool's and the calls' options; TypeError for what is neither."""
-    calls = {key: options.pop(key) for key in list(options) if key in CallOptions.__dataclass_fields__}
+    calls = {key: options.pop(key) for key in list(options) if key in CallOptions.__slots__}
     for key in options:
-        if key not in PoolOptions.__dataclass_fields__ or key in ("name", "call"):
-            known = sorted({*PoolOptions.__dataclass_fields__, *CallOptions.__dataclass_fields__} - {"call"})
+        if key not in PoolOptions.names():
+            known = sorted({*PoolOptions.names(), *CallOptions.__slots__})
             raise TypeError(f"no such option: {key!r}; there are {', '.join(known)}")
     options.setdefault("boot_timeout", backend.default_boot_timeout)
     options["max"] = default_max(backend, options.get("max"))
@@ -316,11 +316,11 @@ def _core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
         max_workers=options.max_workers,
         slots_hint=options.max_concurrency or backend.default_slots() or 1,
         idle_after=options.idle_after,
-        min_idle_after=options.min_idle_shutdown_after,  # type: ignore[arg-type]  # a float since it was checked
+        min_idle_after=options.min_idle_after,
         idle_check=options.idle_check is not None,
         single_use=options.single_use,
         max_boot_failures=options.max_boot_failures,
-        shutdown_grace=options.shutdown_timeout,  # type: ignore[arg-type]
+        shutdown_grace=options.shutdown_timeout,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dragonfly_executor import errors
@@ -55,19 +54,19 @@ class Listener(Protocol):
         """What one read brought."""
 
 
-@dataclass(slots=True)
 class Said:
     """What a runner said in one read, sorted."""
 
-    results: list[Result]
-    started: list[Ref] = field(default_factory=list)
-    returned: list[Ref] = field(default_factory=list)
-    lost: list[tuple[Ref, dict[str, Any]]] = field(default_factory=list)
-    timed_out: list[Ref] = field(default_factory=list)
-    gone: list[Ref] = field(default_factory=list)
-    idle: bool | None = None
-    setup_failure: tuple[bytes, bool] | None = None
-    bye: bool = False
+    def __init__(self, results: list[Result]) -> None:
+        self.results = results
+        self.started: list[Ref] = []
+        self.returned: list[Ref] = []
+        self.lost: list[tuple[Ref, dict[str, Any]]] = []
+        self.timed_out: list[Ref] = []
+        self.gone: list[Ref] = []
+        self.idle: bool | None = None
+        self.setup_failure: tuple[bytes, bool] | None = None
+        self.bye = False
 
 
 class RunnerLink:
@@ -133,6 +132,11 @@ class RunnerLink:
         head = encode(Kind.CALL, call.id, prefix + TOTAL.pack(total), flags=flags | Flag.LARGE, attempt=call.attempt)
         self._uploads[call.id, call.attempt] = split_bulk(call.id, call.attempt, payload)
         self._say(head)
+
+    def flush(self) -> None:
+        """Write what was said, without waiting for the end of the loop's pass."""
+        if self._link is not None:
+            self._link.flush()
 
     def kill_call(self, call: Call) -> None:
         """Stop this call where it runs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dragonfly_executor import errors
@@ -25,23 +25,15 @@ STOP_SLACK = 2.0
 """Seconds beyond its grace after which a runner that does not go has its link closed."""
 
 
-@dataclass(slots=True)
 class Booting:
     """A boot that is under way."""
 
-    began: float
-    aborted: bool = False
-    timed_out: bool = False
-    timer: Timer | None = None
-    link: RunnerLink | None = None
-
-
-@dataclass(slots=True)
-class Stopping:
-    """A runner that was told to go."""
-
-    timer: Timer
-    released: bool = field(default=False)
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.aborted = False
+        self.timed_out = False
+        self.timer: Timer | None = None
+        self.link: RunnerLink | None = None
 
 
 class Runners:
@@ -90,7 +82,7 @@ class Runners:
     def boot(self, runner_id: int) -> None:
         """Boot a runner; the core hears how it went."""
         boot = Booting(self._loop.time())
-        timeout = float(self._options.boot_timeout)  # type: ignore[arg-type]  # a float since PoolOptions checked it
+        timeout = self._options.boot_timeout
         boot.timer = self._loop.call_later(timeout, lambda: self._boot_timed_out(runner_id, timeout))
         self._booting[runner_id] = boot
         parent = Parent.new(self._options.name, runner_id, self._backend.name)
@@ -165,8 +157,8 @@ class Runners:
         options = self._options
         runner.slots = options.max_concurrency or self._backend.default_slots() or hello.versions.cpus
         session = handshake.welcome(
-            lease=float(options.lease),  # type: ignore[arg-type]
-            setup_timeout=float(options.boot_timeout),  # type: ignore[arg-type]
+            lease=options.lease,
+            setup_timeout=options.boot_timeout,
             slots=runner.slots,
             calls_per_slot=options.max_tasks_per_child or 0,
         )
@@ -207,7 +199,7 @@ class Runners:
 
     def _beat_on(self) -> None:
         if self._heartbeat is None:
-            interval = float(self._options.heartbeat)  # type: ignore[arg-type]
+            interval = self._options.heartbeat
             self._heartbeat_due = self._loop.time() + interval
             self._heartbeat = self._loop.call_at(self._heartbeat_due, self._beat)
 
@@ -216,12 +208,12 @@ class Runners:
         self._heartbeat = None
         now = self._loop.time()
         # This process slept or was stopped: the silence was its own.
-        overslept = now - self._heartbeat_due > float(self._options.heartbeat)  # type: ignore[arg-type]
+        overslept = now - self._heartbeat_due > self._options.heartbeat
         for runner in list(self._up.values()):
             if overslept:
                 runner.forgive(now)
             silent = now - runner.last_heard
-            if silent > float(self._options.dead_after):  # type: ignore[arg-type]
+            if silent > self._options.dead_after:
                 self.runner_broke(runner, TimeoutError(f"nothing heard from it for {silent:.1f} s"))
             else:
                 runner.ping()
@@ -265,7 +257,7 @@ class Runners:
         del self._stopping[runner_id]
         self._engine.handle(events.RunnerGone(runner_id))
 
-    def _release(self, runner: RunnerLink, then: object) -> None:
+    def _release(self, runner: RunnerLink, then: Callable[[], object]) -> None:
         """Close the link and give the node back on the boot crew; then go on here."""
         runner.close()
 
@@ -273,7 +265,7 @@ class Runners:
             try:
                 runner.node.stop()
             finally:
-                self._loop.call_soon_threadsafe(then)  # type: ignore[arg-type]
+                self._loop.call_soon_threadsafe(then)
 
         self.crew.run(give_back)
 

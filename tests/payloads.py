@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -356,6 +358,170 @@ FAILURES: dict[str, Callable[[], None]] = {
     "KeyError": _raise_key_error,
     "ValueError": _raise_value_error,
 }
+
+class NeedsArguments(Exception):
+    def __init__(self, reason: str, number: int) -> None:
+        super().__init__(f"{reason}: {number}")
+
+
+class NeedsKeywords(Exception):
+    def __init__(self, *, code: int) -> None:
+        super().__init__(f"code {code}")
+        self.code = code
+
+
+class ChangesItsArguments(Exception):
+    """Opens as something else than it was, or not at all: its argument is no text any more."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(len(text), text.upper())
+
+
+class LockError(Exception):
+    def __init__(self) -> None:
+        super().__init__("holds a lock")
+        self.lock = threading.Lock()
+
+
+class ExitsError(Exception):
+    def __reduce__(self) -> Any:
+        raise SystemExit(5)
+
+
+class RecursiveError(Exception):
+    def __reduce__(self) -> Any:
+        return RecursiveError, (RecursiveError(),)
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class FrozenError(Exception):
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("frozen")
+
+
+class CrashesError(Exception):
+    def __reduce__(self) -> Any:
+        return segfault, ()
+
+
+class ExitsInParentError(Exception):
+    def __reduce__(self) -> Any:
+        return _exits_in_parent, ()
+
+
+def _exits_in_parent() -> Exception:
+    if "DRAGONFLY_PARENT" not in os.environ:
+        raise SystemExit(6)
+    return ExitsInParentError()
+
+
+def raise_one(name: str) -> None:
+    """Raise one of the exceptions above."""
+    if name == "xmlrpc":
+        import xmlrpc.client
+
+        raise xmlrpc.client.ProtocolError("https://example.org/", 404, "Not Found", {})
+    made: dict[str, Callable[[], Exception]] = {
+        "NeedsArguments": lambda: NeedsArguments("code", 7),
+        "NeedsKeywords": lambda: NeedsKeywords(code=7),
+        "ChangesItsArguments": lambda: ChangesItsArguments("what"),
+        "Lock": LockError,
+        "Exits": ExitsError,
+        "Recursive": RecursiveError,
+        "Unprintable": UnprintableError,
+        "Frozen": FrozenError,
+        "Crashes": CrashesError,
+        "ExitsInParent": ExitsInParentError,
+    }
+    raise made[name]()
+
+
+def make_from_module(folder: str, module: str, name: str) -> Any:
+    """An instance of a class that only the runner can import."""
+    sys.path.insert(0, folder)
+    try:
+        return getattr(importlib.import_module(module), name)()
+    finally:
+        sys.path.remove(folder)
+
+
+def raise_from_module(folder: str, module: str, name: str) -> None:
+    sys.path.insert(0, folder)
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    finally:
+        sys.path.remove(folder)
+    raise kind("from there")
+
+
+def _recursion() -> None:
+    _recursion()
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+HARMS: dict[str, Callable[[], object]] = {
+    "raise": _raise_value_error,
+    "exit": lambda: sys.exit(4),
+    "interrupt": _interrupt,
+    "recursion": _recursion,
+    "lock": lambda: (threading.Lock, (threading.Lock(),)),
+    "segfault": segfault,
+    "leave": lambda: os._exit(7),
+    "kill": lambda: die_by(signal.SIGKILL),
+}
+
+
+def open_harm(where: str, how: str) -> Any:
+    """What opening a harmful payload does, where it was meant for."""
+    on_slot = "DRAGONFLY_PARENT" in os.environ
+    if on_slot == (where == "open on slot"):
+        HARMS[how]()
+    return Harm(where, how)
+
+
+class Harm:
+    """Does harm when it is pickled, opened on a slot, or opened in the parent."""
+
+    def __init__(self, where: str, how: str) -> None:
+        self.where = where
+        self.how = how
+
+    def __reduce__(self) -> Any:
+        if self.where == "pickle":
+            return HARMS[self.how]() or (Harm, (self.where, self.how))
+        return open_harm, (self.where, self.how)
+
+
+def make_harm(where: str, how: str) -> Harm:
+    return Harm(where, how)
+
+
+def write_junk_everywhere() -> int:
+    """Write to every descriptor that there is, as a stray pointer of a C library may."""
+    written = 0
+    for fd in range(3, 64):
+        try:
+            os.set_blocking(fd, False)
+            written += os.write(fd, b"\xff" * 4096)
+        except OSError:
+            continue
+    return written
+
+
+def digest(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
+
 
 # -- meeting -----------------------------------------------------------------------------------------------------------
 

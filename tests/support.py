@@ -11,10 +11,11 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
@@ -191,6 +192,28 @@ def _pump(source: socket.socket, target: socket.socket, meddle: Meddle) -> None:
     source.close()
 
 
+class Stall:
+    """Lets bytes pass, until it is told to stop after so many more; then again when it is told to go on."""
+
+    def __init__(self) -> None:
+        self.stalled = threading.Event()
+        self.go_on = threading.Event()
+        self._left: int | None = None
+
+    def after(self, size: int) -> None:
+        """Stop after so many bytes from now on."""
+        self._left = size
+
+    def __call__(self, data: bytes) -> bytes:
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left <= 0:
+                self._left = None
+                self.stalled.set()
+                assert self.go_on.wait(PATIENCE)
+        return data
+
+
 class ScriptedBackend(Backend):
     """Runners that are a thread each, which says what the test wants: peers that no real agent would be.
 
@@ -242,3 +265,25 @@ def frames_from(sock: socket.socket) -> Iterator[Frame]:
 def first_call(frames: Iterator[Frame]) -> Frame:
     """The next call that the parent sends."""
     return next(frame for frame in frames if frame.kind == Kind.CALL)
+
+
+class Events:
+    """What a pool tells its `on_event` hook."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
+        self.heard: list[str] = []
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        self._queue.put(event)
+
+    def wait(self, what: str, patience: float = PATIENCE) -> Mapping[str, Any]:
+        """The next event of this kind; fails if there is none in time."""
+        while True:
+            try:
+                event = self._queue.get(timeout=patience)
+            except Empty:
+                raise AssertionError(f"no event {what!r} came; before it: {self.heard}") from None
+            self.heard.append(event["event"])
+            if event["event"] == what:
+                return event

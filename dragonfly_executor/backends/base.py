@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dragonfly_executor.parent import Parent
+
+if TYPE_CHECKING:
+    from dragonfly_executor.transport.loop import Loop
 
 Buffer = bytes | bytearray | memoryview
 
@@ -23,8 +25,7 @@ class Stream(Protocol):
         """End the stream in both directions."""
 
 
-@dataclass(frozen=True, slots=True)
-class BootRequest:
+class BootRequest(NamedTuple):
     """What a backend is told about the runner it shall boot.
 
     Attributes:
@@ -72,6 +73,12 @@ class Backend:
     def default_slots(self) -> int | None:
         """Calls at once on a runner where the user does not say; None for the CPU count that the runner reports."""
         return None
+
+    def make_loop(self) -> Loop:
+        """The loop of a pool on this backend. A backend for tests may have one that goes by a clock of its own."""
+        from dragonfly_executor.transport.loop import Loop
+
+        return Loop()
 
     def boot(self, request: BootRequest) -> Node:
         """Boot a node and start an agent on it; blocks, on a thread that may. Raises `BootError`."""

@@ -6,11 +6,9 @@ The link is an inherited socket pair: there is no listener, and nothing to attac
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor import errors
@@ -50,7 +48,7 @@ class LocalBackend(Backend):
     def boot(self, request: BootRequest) -> Node:
         """Start an agent process; `BootError` if it cannot be started."""
         own_end, agent_end = socket.socketpair()
-        marker = secrets.token_hex(8)
+        marker = os.urandom(8).hex()
         environment = {
             **os.environ,
             **self._env,
@@ -76,7 +74,7 @@ class LocalBackend(Backend):
 
     def _command(self, fd: int) -> list[str]:
         # The package may be importable in the parent alone, through its sys.path: the agent is told where it is.
-        home = str(Path(__file__).resolve().parents[2])
+        home = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
         code = (
             "import sys\n"
             f"sys.path.insert(0, {home!r})\n"
@@ -90,7 +88,7 @@ class LocalNode(Node):
     """An agent process and all that belongs to it."""
 
     def __init__(self, process: subprocess.Popen[bytes], stream: socket.socket, marker: bytes) -> None:
-        self.stream = stream
+        self.stream = self._socket = stream
         self._process = process
         self._marker = marker
 
@@ -99,6 +97,7 @@ class LocalNode(Node):
 
     def stop(self) -> None:
         """Wait until the agent has ended, or kill it; then whatever it could not take with it."""
+        self._socket.close()
         try:
             self._process.wait(STOP_PATIENCE)
         except subprocess.TimeoutExpired:

@@ -50,7 +50,8 @@ def read_hello(payload: bytes) -> Hello:
         said = json.loads(payload)
         fields = {name: kind(said["versions"][name]) for name, kind in _FIELDS.items()}
         return Hello(str(said["runner"]), Versions(**fields))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ArithmeticError, ValueError, KeyError, TypeError, RecursionError) as error:
+        # Arithmetic: JSON knows Infinity, and int() of that overflows.
         raise ProtocolError(f"not a HELLO: {error}") from None
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
 from typing import Final, TypeVar
+
+from dragonfly_executor.core.record import Record
 
 Entry = TypeVar("Entry", tuple[int, "Call"], tuple[float, int])
 
@@ -31,8 +32,7 @@ class CallState(IntEnum):
     SETTLED = 4
 
 
-@dataclass(frozen=True, slots=True)
-class CallLimits:
+class CallLimits(Record):
     """What a call may take. One object serves all calls of a view of an executor.
 
     Args:
@@ -43,11 +43,21 @@ class CallLimits:
         retry_delays: seconds before each retry, in order; a missing one is 0.
     """
 
-    timeout: float | None = None
-    queue_timeout: float | None = None
-    run_timeout: float | None = None
-    retries: int = 0
-    retry_delays: tuple[float, ...] = ()
+    __slots__ = __match_args__ = ("timeout", "queue_timeout", "run_timeout", "retries", "retry_delays")
+
+    def __init__(
+        self,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        run_timeout: float | None = None,
+        retries: int = 0,
+        retry_delays: tuple[float, ...] = (),
+    ) -> None:
+        self.timeout = timeout
+        self.queue_timeout = queue_timeout
+        self.run_timeout = run_timeout
+        self.retries = retries
+        self.retry_delays = retry_delays
 
 
 class Call:
@@ -181,6 +191,11 @@ class Ledger:
     def waiting(self) -> list[Call]:
         """The queued and delayed calls, in order of arrival."""
         return [call for call in self.calls.values() if call.state <= CallState.DELAYED]
+
+    def may_be_due(self, now: float) -> bool:
+        """Whether `expired` and `release` are worth calling."""
+        alarms, retries = self._alarms, self._retries
+        return bool((alarms and alarms[0][0] <= now) or (retries and retries[0][0] <= now))
 
     def expired(self, now: float) -> list[Call]:
         """The calls of which a budget has ended by now; they are still unsettled."""

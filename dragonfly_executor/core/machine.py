@@ -6,14 +6,17 @@ burst of calls need no code of their own.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dragonfly_executor.core.actions import Action
 from dragonfly_executor.core.events import Event
 from dragonfly_executor.core.facts import RECORD
 from dragonfly_executor.core.ledger import Call
 from dragonfly_executor.core.reconcile import idle_deadline, reconcile
 from dragonfly_executor.core.state import PoolLimits, PoolState
-from dragonfly_executor.core.stats import PoolStats
-from dragonfly_executor.core.summary import summarize
+
+if TYPE_CHECKING:
+    from dragonfly_executor.core.stats import PoolStats
 
 __all__ = ["Machine", "PoolLimits"]
 
@@ -50,8 +53,11 @@ class Machine:
     def deadline(self) -> float | None:
         """When `handle` is to be called next if nothing happens before, in monotonic seconds; None = never."""
         pool = self.pool
-        times = (pool.ledger.deadline(), pool.back_off.until, idle_deadline(pool))
-        return min((when for when in times if when is not None), default=None)
+        deadline = pool.ledger.deadline()
+        for when in (pool.back_off.until, idle_deadline(pool)):
+            if when is not None and (deadline is None or when < deadline):
+                deadline = when
+        return deadline
 
     def unsettled(self) -> list[Call]:
         """Every call that was accepted and has no outcome yet, in order of arrival."""
@@ -59,4 +65,7 @@ class Machine:
 
     def stats(self, now: float) -> PoolStats:
         """How the pool stands at `now` (monotonic seconds)."""
+        # Not every program asks, and what this loads costs a cold start milliseconds.
+        from dragonfly_executor.core.summary import summarize
+
         return summarize(self.pool, now)

@@ -13,16 +13,17 @@ from dragonfly_executor.core.state import PoolState
 def reconcile(pool: PoolState, now: float) -> None:
     """Budgets that ended, retries that are due, calls for runners, boots, stops: in this order."""
     ledger = pool.ledger
-    expire(pool, now)
-    ledger.release(now)
+    if ledger.may_be_due(now):
+        expire(pool, now)
+        ledger.release(now)
     if ledger.queued:
         assign(pool)
     if ledger.settled:
         pool.actions.append(Settle(ledger.settled))
         ledger.settled = []
+        ledger.sweep()
     grow(pool, now)
     shrink(pool, now)
-    ledger.sweep()
 
 
 def expire(pool: PoolState, now: float) -> None:
@@ -60,8 +61,8 @@ def grow(pool: PoolState, now: float) -> None:
     """Boot what the waiting calls need, and what is missing from `min`."""
     roster = pool.roster
     paused = pool.back_off.holds(now)
-    waiting = pool.ledger.queued + roster.ahead
-    if not waiting and roster.up + len(roster.booting) >= pool.keep:
+    waiting, booting = pool.ledger.queued + roster.ahead, len(roster.booting)
+    if not waiting and roster.up + booting >= pool.keep:
         return
     if paused or not pool.starts_calls:
         return
@@ -69,7 +70,7 @@ def grow(pool: PoolState, now: float) -> None:
     count = boots_needed(
         waiting=waiting,
         up=roster.up,
-        booting=len(roster.booting),
+        booting=booting,
         total=len(roster.runners),
         at_least=pool.keep,
         at_most=pool.max,
@@ -92,7 +93,7 @@ def shrink(pool: PoolState, now: float) -> None:
     excess = roster.up + len(roster.booting) - pool.max
     if excess > 0 or roster.retiring:
         retire(pool, excess)
-    while (until := idle_deadline(pool)) is not None and until <= now:
+    while roster.idle and (until := idle_deadline(pool)) is not None and until <= now:
         runner = next(iter(roster.idle.values()))
         if pool.limits.idle_check:
             roster.ask(runner)

@@ -1,7 +1,7 @@
 """What events and actions have in common.
 
-They are plain classes, written out: generating one frozen dataclass takes about a millisecond, and a program whose first
-call waits for a first runner would pay for thirty of them.
+They are plain classes, written out: generating one frozen dataclass takes about a millisecond, and a program whose
+first call waits for a first runner would pay for thirty of them.
 """
 
 from __future__ import annotations

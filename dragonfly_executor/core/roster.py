@@ -188,7 +188,7 @@ class Roster:
     def _count(self, runner: Runner, before: int) -> None:
         load, slots = len(runner.in_flight), runner.slots
         self.in_flight += load - before
-        self.busy += min(load, slots) - min(before, slots)
+        self.busy += (min(slots, load)) - (min(slots, before))
         self._list(runner)
 
     def _list(self, runner: Runner) -> None:

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from dragonfly_executor.core import verdicts
 from dragonfly_executor.core.actions import CANCELLED, Action, Kill, Stop
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.ledger import Call, CallState, Ledger
+from dragonfly_executor.core.record import Record
 from dragonfly_executor.core.roster import Roster, Runner, RunnerState
 from dragonfly_executor.core.scaling import BackOff
-from dragonfly_executor.core.stats import Tally
 
 
-@dataclass(frozen=True, slots=True)
-class PoolLimits:
+class Tally:
+    """What is only counted. The names are those of `PoolStats`."""
+
+    __slots__ = ("boots_attempted", "boots_failed", "cancelled", "done", "failed", "retried", "stale", "timed_out")
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.failed = 0
+        self.cancelled = 0
+        self.timed_out = 0
+        self.retried = 0
+        self.stale = 0
+        self.boots_attempted = 0
+        self.boots_failed = 0
+
+
+class PoolLimits(Record):
     """What a pool may do. Durations are seconds; None = never, or no limit.
 
     Args:
@@ -32,16 +46,35 @@ class PoolLimits:
         shutdown_grace: seconds that a runner may take to go.
     """
 
-    min: int = 0
-    max: int = 1
-    max_workers: int | None = None
-    slots_hint: int = 1
-    idle_after: float | None = 30.0
-    min_idle_after: float | None = None
-    idle_check: bool = False
-    single_use: bool = False
-    max_boot_failures: int = 3
-    shutdown_grace: float = 30.0
+    __slots__ = __match_args__ = (
+        "min", "max", "max_workers", "slots_hint", "idle_after", "min_idle_after", "idle_check", "single_use",
+        "max_boot_failures", "shutdown_grace",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        min: int = 0,  # noqa: A002  # Dragonfly's word
+        max: int = 1,  # noqa: A002
+        max_workers: int | None = None,
+        slots_hint: int = 1,
+        idle_after: float | None = 30.0,
+        min_idle_after: float | None = None,
+        idle_check: bool = False,
+        single_use: bool = False,
+        max_boot_failures: int = 3,
+        shutdown_grace: float = 30.0,
+    ) -> None:
+        self.min = min
+        self.max = max
+        self.max_workers = max_workers
+        self.slots_hint = slots_hint
+        self.idle_after = idle_after
+        self.min_idle_after = min_idle_after
+        self.idle_check = idle_check
+        self.single_use = single_use
+        self.max_boot_failures = max_boot_failures
+        self.shutdown_grace = shutdown_grace
 
 
 class PoolState:
@@ -98,7 +131,7 @@ class PoolState:
         return workers is not None and self.roster.slots > workers
 
     def idle_until(self, runner: Runner) -> float | None:
-        """When a runner that is idle, and not being asked, will have been so for too long; None = never as things are."""
+        """When a runner that is idle, and not being asked, has been so for too long; None = never as things are."""
         roster = self.roster
         if roster.in_flight > roster.slots - runner.slots:
             # Calls wait behind others on their runners. Should they come back, this one's slots are what they need.

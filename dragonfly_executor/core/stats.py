@@ -5,22 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-class Tally:
-    """What is only counted. The names are those of `PoolStats`."""
-
-    __slots__ = ("boots_attempted", "boots_failed", "cancelled", "done", "failed", "retried", "stale", "timed_out")
-
-    def __init__(self) -> None:
-        self.done = 0
-        self.failed = 0
-        self.cancelled = 0
-        self.timed_out = 0
-        self.retried = 0
-        self.stale = 0
-        self.boots_attempted = 0
-        self.boots_failed = 0
-
-
 @dataclass(frozen=True, slots=True)
 class RunnerStats:
     """One runner: its number, "booting", "up" or "stopping", its slots, its calls, and how many ended on it."""

@@ -24,18 +24,19 @@ class Format:
         name: "cloudpickle", "dill", "pickle" or "custom".
         custom: the user's object with dumps and loads, or None.
         flags: what a box written by this has to say.
+        standard_flags: the same for what is written without the user's object.
     """
 
     def __init__(self, serializer: object) -> None:
         self.custom: Any = None
-        self.flags = 0
+        self.flags = self.standard_flags = 0
         if isinstance(serializer, str):
             if serializer not in ("cloudpickle", "dill", "pickle"):
                 known = "'cloudpickle', 'dill' or 'pickle', or an object with dumps and loads"
                 raise ValueError(f"serializer must be {known}, not {serializer!r}")
             self.name = serializer
             if serializer == "dill":
-                self.flags = BY_DILL
+                self.flags = self.standard_flags = BY_DILL
                 _require_dill()
         elif callable(getattr(serializer, "dumps", None)) and callable(getattr(serializer, "loads", None)):
             self.name, self.custom, self.flags = "custom", serializer, BY_CUSTOM

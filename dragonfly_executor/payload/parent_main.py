@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from collections.abc import Set as AbstractSet
 
-    # Pickles an object whose parts with these names are embedded: bytes, hard names, soft names, attribute names.
     # For each definition, by its names: a number that grows when the bytes change, and the bytes.
     Versions = dict[tuple[str, ...], tuple[int, bytes]]
+    # Pickles an object whose parts with these names are embedded: bytes, hard names, soft names, attribute names.
     Define = Callable[[Any, frozenset[str]], tuple[bytes, set[str], set[str], set[str]]]
 
 

@@ -114,7 +114,7 @@ def cached_attribute(function: Any, name: str | None) -> Any:
 def view(buffer: Any, code: str, shape: tuple[int, ...]) -> memoryview:
     """A memoryview of a buffer that travelled beside the pickle, or in it."""
     whole = memoryview(buffer).cast("B")
-    return whole if code == "B" and len(shape) == 1 else whole.cast(code, shape)  # type: ignore[call-overload,no-any-return]
+    return whole if code == "B" and len(shape) == 1 else whole.cast(code, shape)  # type: ignore[call-overload]
 
 
 def typing_name(module_name: str, kind: Callable[..., Any], *args: Any) -> Any:

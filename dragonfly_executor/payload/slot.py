@@ -100,11 +100,15 @@ class SlotCodec:
 
     def encode_error(self, exc: BaseException) -> list[Buffer]:
         """An exception as a payload. It loses its tracebacks, which are sent as text. Never raises."""
-        return failures.encode(exc, lambda chain: join(self._dump(chain)), self._open)
+        # Not with a serializer of the user's: an exception says what went wrong with that one, too.
+        return failures.encode(exc, lambda chain: join(self._dump_standard(chain)), self._open)
 
     def _dump(self, value: Any) -> list[Buffer]:
-        if self._format.custom is not None:
-            return pack(self._format.flags, b"", [bytes(self._format.custom.dumps(value))], [], copy=False)
+        if self._format.custom is None:
+            return self._dump_standard(value)
+        return pack(self._format.flags, b"", [bytes(self._format.custom.dumps(value))], [], copy=False)
+
+    def _dump_standard(self, value: Any) -> list[Buffer]:
         sink, buffers = Sink(), Buffers()
         try:
             Pickler(sink, 5, buffer_callback=buffers.add).dump(value)
@@ -116,7 +120,7 @@ class SlotCodec:
         flags = 0
         if not done:
             sink, buffers, _ = self._format.tracked(value, self._main, returning=True)
-            flags = self._format.flags
+            flags = self._format.standard_flags
         return pack(flags, b"", views(sink), buffers.views, copy=False)
 
     def _call(self, data: Received) -> Any:

@@ -31,6 +31,9 @@ LEASE_CHECKS = 4
 """How often within a lease the agent looks whether it still holds it."""
 SLOT_BACKLOG = 4 * 1024 * 1024
 """Bytes that may wait for a slot before the parent is asked for less, and for the parent before a slot is read less."""
+# As plain module names: looking a member up in its enum takes longer than comparing with it.
+CALL, RESULT, CHUNK, IDLE = int(Kind.CALL), int(Kind.RESULT), int(Kind.CHUNK), int(Kind.IDLE)
+LARGE, MORE = Flag.LARGE, Flag.MORE
 MAX_SETUP_CRASHES = 3
 """Slots in a row that may die before they are ready, until the setup itself is taken to be the reason."""
 
@@ -227,37 +230,44 @@ class Agent:
         self._link.send(encode(Kind.SLOT_DOWN, detail=slot.pid))
 
     def _on_slot_frames(self, slot: Slot, frames: list[Frame]) -> None:
-        send = self._link.send
+        answers = []
         for frame in frames:
-            kind = frame.kind
-            if kind == Kind.RESULT:
-                send(frame.raw)
-                if not frame.flags & Flag.LARGE:
-                    self._dispatcher.answered(slot, frame)
-            elif kind == Kind.CHUNK:
-                self._link.send_bulk(frame.raw)
-                if not frame.flags & Flag.MORE:
-                    self._dispatcher.answered(slot, frame)
-            elif kind == Kind.READY:
-                self._setup_crashes = 0
-                slot.ready = True
-                if slot.timer is not None:
-                    slot.timer.cancel()
-                self._dispatcher.slot_is_ready(slot)
-            elif kind == Kind.PULL:
-                send(frame.raw)
-            elif kind == Kind.IDLE:
-                send(frame.raw)
-                self._dispatcher.answered(slot, frame)
-            elif kind == Kind.SETUP_FAILED:
-                slot.kill_reason = Kind.SETUP_FAILED
-                send(frame.raw)
+            kind, flags, raw = frame.kind, frame.flags, frame.raw
+            if kind == RESULT:
+                self._link.send(raw)
+                if not flags & LARGE:
+                    answers.append(frame)
+            elif kind == CHUNK:
+                self._link.send_bulk(raw)
+                if not flags & MORE:
+                    answers.append(frame)
+            elif kind == IDLE:
+                self._link.send(raw)
+                answers.append(frame)
+            else:
+                self._on_slot_control(slot, frame)
+        # First what others wait for, then the books.
+        self._link.flush()
+        for frame in answers:
+            self._dispatcher.answered(slot, frame)
         if self._link.queued_bulk > SLOT_BACKLOG:
             slot.link.pause()
             self._paused.append(slot)
         self._dispatcher.dispatch()
         if self._stopping:
             self._end_if_done()
+
+    def _on_slot_control(self, slot: Slot, frame: Frame) -> None:
+        if frame.kind == Kind.READY:
+            self._setup_crashes = 0
+            slot.ready = True
+            if slot.timer is not None:
+                slot.timer.cancel()
+            self._dispatcher.slot_is_ready(slot)
+            return
+        if frame.kind == Kind.SETUP_FAILED:
+            slot.kill_reason = Kind.SETUP_FAILED
+        self._link.send(frame.raw)
 
     def _resume_slots(self) -> None:
         for slot in self._paused:
@@ -270,9 +280,9 @@ class Agent:
         self._heard = boot_clock()
         for frame in frames:
             kind = frame.kind
-            if kind == Kind.CALL:
+            if kind == CALL:
                 self._dispatcher.waiting.append(Work(frame))
-            elif kind == Kind.CHUNK:
+            elif kind == CHUNK:
                 self._forward_chunk(frame)
             else:
                 self._on_control(frame)

@@ -98,7 +98,7 @@ def kill_tree(pid: int) -> None:
 def members(sessions: Iterable[int], marker: bytes) -> list[int]:
     """Processes of this user that belong to one of `sessions`, or whose environment holds `marker` (Linux)."""
     wanted = set(sessions)
-    found = []
+    found: list[int] = []
     own = os.getpid()
     try:
         names = os.listdir("/proc")

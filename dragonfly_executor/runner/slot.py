@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 
 from dragonfly_executor.core.wire import (
     CHUNK_SIZE,
@@ -149,7 +150,7 @@ class _Slot:
                 data += frame.payload
         return data
 
-    def _send_result(self, call_id: int, attempt: int, microseconds: int, flags: int, parts: list[Buffer]) -> None:
+    def _send_result(self, call_id: int, attempt: int, microseconds: int, flags: int, parts: Sequence[Buffer]) -> None:
         total = sum(map(len, parts)) if len(parts) > 1 else len(parts[0])
         if total <= MAX_INLINE:
             header = HEADER.pack(Kind.RESULT, flags, attempt, microseconds, call_id, total)

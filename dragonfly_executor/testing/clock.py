@@ -57,7 +57,7 @@ class VirtualLoop(Loop):
 
     def __init__(self, time: Callable[[], float]) -> None:
         super().__init__()
-        self.time = time  # type: ignore[method-assign]  # the class's own is a plain function as well
+        self.time = time  # in the place of the class's own function
         self._lock = threading.Lock()
         self._closed = False
         self._rounds: set[threading.Event] = set()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dragonfly_executor import errors
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.testing.fake_agent import FakeAgent
 from dragonfly_executor.versions import versions
@@ -21,7 +22,7 @@ class FakeRunner:
     """What is wrong with a runner; nothing, by default.
 
     Attributes:
-        error: `boot` raises this.
+        error: `boot` raises a `BootError` with this as its cause; a `BootError` is raised as it is.
         hold: `boot` comes back only when this is set.
         silent: it never says hello.
         python: the version of Python that it claims, as "3.9"; None for this one.
@@ -41,15 +42,19 @@ class FakeRunner:
     output: str = ""
 
 
+GOOD = FakeRunner()
+
+
 class FakeBackend(Backend):
     """Boots runners that are threads of this process, and so come up at once.
 
-    Their calls run here as well: one that is cancelled counts as stopped, and goes on without anybody listening. What a
-    runner sees to by itself, ``run_timeout`` and its lease, is not seen to. The initializer runs once on a runner, and a
-    serializer of the user's own cannot be used.
+    Their calls run here as well: one that is cancelled counts as stopped, and goes on without anybody listening. What
+    a runner sees to by itself, ``run_timeout`` and its lease, is not seen to. The initializer runs once on a runner,
+    and a serializer of the user's own cannot be used.
 
     Args:
-        script: what is wrong with the first runner that boots, the second, and so on; nothing with all that follow.
+        script: what is wrong with the first runner that boots, the second, and so on.
+        then: what is wrong with all that follow.
         slots: calls at once on a runner, where the pool does not say.
         clock: what the pools on this backend take for the time; None for the machine's own clock.
 
@@ -61,8 +66,11 @@ class FakeBackend(Backend):
     name = "fake"
     default_max = 1
 
-    def __init__(self, *script: FakeRunner, slots: int = 2, clock: VirtualClock | None = None) -> None:
+    def __init__(
+        self, *script: FakeRunner, then: FakeRunner = GOOD, slots: int = 2, clock: VirtualClock | None = None
+    ) -> None:
         self._script = list(script)
+        self._then = then
         self._slots = slots
         self._clock = clock
         self._lock = threading.Lock()
@@ -90,11 +98,13 @@ class FakeBackend(Backend):
         with self._lock:
             number = len(self.requests)
             self.requests.append(request)
-        runner = self._script[number] if number < len(self._script) else FakeRunner()
+        runner = self._script[number] if number < len(self._script) else self._then
         if runner.hold is not None:
             runner.hold.wait()
         if runner.error is not None:
-            raise runner.error
+            if isinstance(runner.error, errors.BootError):
+                raise runner.error
+            raise errors.BootError(f"the fake boot failed: {runner.error}") from runner.error
         node = FakeNode(runner)
         with self._lock:
             self.nodes.append(node)
@@ -109,14 +119,15 @@ class FakeNode(Node):
     """
 
     def __init__(self, runner: FakeRunner) -> None:
-        self.stream, agent_end = socket.socketpair()
+        own_end, agent_end = socket.socketpair()
+        self.stream = self._socket = own_end
         self._runner = runner
         self.stops = 0
         claimed = versions()
         if runner.python is not None:
-            claimed = replace(claimed, python=runner.python)
+            claimed.python = runner.python
         if runner.protocol is not None:
-            claimed = replace(claimed, protocol=runner.protocol)
+            claimed.protocol = runner.protocol
         self.agent = FakeAgent(agent_end, None if runner.silent else claimed, runner.dies_after)
         self.agent.start()
 
@@ -138,7 +149,7 @@ class FakeNode(Node):
         self.stops += 1
         if self._runner.hold_stop is not None:
             self._runner.hold_stop.wait()
-        self.agent.cut()
+        self._socket.close()
         self.agent.join()
 
     def output(self) -> str:

@@ -38,7 +38,7 @@ class FakeAgent(threading.Thread):
         self._speaking = threading.Lock()
         self._frozen = False
         self._codec: SlotCodec
-        self._slots: ThreadPoolExecutor | None = None
+        self._slots = ThreadPoolExecutor(1)
         self._setup = b""
         self._live: set[Ref] = set()
         self._uploads: dict[Ref, bytearray] = {}
@@ -80,8 +80,7 @@ class FakeAgent(threading.Thread):
                     self._on.get(frame.kind, self._on_other)(frame)
             with self._speaking:
                 self._frozen = True
-        if self._slots is not None:
-            self._slots.shutdown(wait=False, cancel_futures=True)
+        self._slots.shutdown(wait=False, cancel_futures=True)
 
     def _receive(self) -> bytes:
         try:
@@ -168,7 +167,6 @@ class FakeAgent(threading.Thread):
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def _run_in_slot(self, ref: Ref, data: Received) -> None:
-        assert self._slots is not None
         self._slots.submit(self._run, ref, data)
 
     def _run(self, ref: Ref, data: Received) -> None:

@@ -80,7 +80,8 @@ def test_waiting_calls_fail_after_so_many_failed_boots_and_the_next_one_tries_ag
     story.submit_calls(1, CallLimits(retries=1))
     story.fails(1, retry_in=1.0)
     story.at(1.0)
-    assert story.fails(2, errors.BootError("quota", "create", output="no quota left"), retry_in=9.0) == ["1 = BootError"]
+    last = errors.BootError("quota", "create", output="no quota left")
+    assert story.fails(2, last, retry_in=9.0) == ["1 = BootError"]
     error = story.errors[1]
     assert isinstance(error, errors.BootError)
     assert (error.attempts, error.output) == (2, "no quota left")
@@ -137,7 +138,7 @@ def test_versions_that_do_not_fit_fail_what_waits_at_once() -> None:
     story = Story(max=2)
     story.submit_calls(3)
     mismatch = errors.VersionMismatchError("3.11 here and 3.12 there", "handshake")
-    assert story.fails(1, mismatch) == ["1 = VersionMismatchError", "2 = VersionMismatchError", "3 = VersionMismatchError"]
+    assert story.fails(1, mismatch) == [f"{i} = VersionMismatchError" for i in (1, 2, 3)]
     assert story.fails(2, mismatch, retry_in=4.0) == []
     assert story.machine.deadline() == 4.0
     assert story.at(4.0) == [], "and nothing boots again until somebody asks"

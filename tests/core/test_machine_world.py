@@ -188,5 +188,7 @@ class MachineAndWorld(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # half a minute on a core of its own
 def test_any_course_of_events_keeps_the_invariants() -> None:
-    run_state_machine_as_test(MachineAndWorld, settings=settings(max_examples=2000, stateful_step_count=30, deadline=None))
+    course = settings(max_examples=2000, stateful_step_count=30, deadline=None)
+    run_state_machine_as_test(MachineAndWorld, settings=course)

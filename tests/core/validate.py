@@ -111,7 +111,8 @@ def check_min(pool: PoolState, now: float) -> None:
         assert pool.resting == 0
     if pool.mode is None and pool.broken is None:
         kept = roster.up + len(roster.booting) >= pool.min - pool.resting
-        assert kept or len(roster.runners) >= pool.max or (pool.back_off.until is not None and pool.back_off.until > now)
+        paused = pool.back_off.until is not None and pool.back_off.until > now
+        assert kept or paused or len(roster.runners) >= pool.max, "less than min are kept"
 
 
 def check_deadline(machine: Machine, now: float) -> None:
@@ -126,7 +127,7 @@ def check_deadline(machine: Machine, now: float) -> None:
 
 
 def boots_are_needed(pool: PoolState) -> bool:
-    """Whether the last of the boots that are under way is needed, by waiting calls or by min; after an event with boots."""
+    """After an event with boots: whether the last of those under way is needed, by waiting calls or by min."""
     others = len(pool.roster.booting) - 1
     waiting = pool.ledger.queued + max(0, pool.roster.in_flight - pool.roster.slots)
     return others < ceil(waiting / pool.slots_hint) or pool.roster.up + others < pool.min

@@ -1,7 +1,7 @@
 """The world that a machine lives in: a driver, runners and users, as far as the machine can tell.
 
-`World.feed` hands the machine an event, carries its actions out on the world's own books, and checks them there. The books
-are kept from actions and events alone, never from the machine's state.
+`World.feed` hands the machine an event, carries its actions out on the world's own books, and checks them there. The
+books are kept from actions and events alone, never from the machine's state.
 """
 
 from __future__ import annotations

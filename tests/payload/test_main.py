@@ -255,3 +255,122 @@ if __name__ == "__main__":
 """
     (tmp_path / "script.py").write_text(text)
     assert run(["script.py", "one", "two"], tmp_path) == "True ['one', 'two']\n"
+
+
+def test_global_that_changes_back(tmp_path: Path) -> None:
+    """The value of before is new again to a slot that met another one between."""
+    text = FAR + """
+setting = "one"
+
+def read():
+    return setting
+
+def read_too():
+    return setting
+
+with Far() as far:
+    print(far(read), end=" ")
+    setting = "two"
+    print(far(read_too), end=" ")
+    setting = "one"
+    print(far(read), far(read_too))
+"""
+    assert launch("file", text, tmp_path) == "one two one one\n"
+
+
+def test_definitions_are_not_pickled_again_while_nothing_changes(tmp_path: Path) -> None:
+    text = """
+from dragonfly_executor.payload import CallCodec
+from dragonfly_executor.payload.formats import Format
+import dataclasses, functools, math
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    def up(self):
+        return helper(self) + FACTOR
+class Child(Point):
+    def up(self):
+        return super().up()
+def helper(point):
+    return math.floor(point.x)
+def keep(function):
+    @functools.wraps(function)
+    def wrapper(*args):
+        return function(*args)
+    return wrapper
+@keep
+def work(point):
+    return Child(1).up()
+FACTOR = 3
+codec = CallCodec()
+first = codec.encode_call(work, (Point(1),), {})
+pickled, tracked = [], Format.tracked
+def count(self, value, *args, **kwargs):
+    pickled.append(value)
+    return tracked(self, value, *args, **kwargs)
+Format.tracked = count
+second = codec.encode_call(work, (Point(1),), {})
+print(b"".join(first) == b"".join(second), len(pickled))
+Point.level = 5
+codec.encode_call(work, (Point(1),), {})
+print([list(value) for value in pickled[2:]])
+"""
+    assert launch("file", text, tmp_path) == "True 1\n[['Point']]\n"
+
+
+def test_a_global_that_only_code_on_import_can_make(tmp_path: Path) -> None:
+    """It is bound by a function that the import runs: as for multiprocessing, each process has its own."""
+    text = FAR + """
+import threading
+
+def prepare():
+    global lock, number
+    lock, number = threading.Lock(), 5
+
+prepare()
+
+def work():
+    with lock:
+        return number
+
+if __name__ == "__main__":
+    with Far() as far:
+        print(far(work), far(lambda: work() + number))
+"""
+    assert launch("file", text, tmp_path) == "5 10\n"
+
+
+def test_unpicklable_global_of_the_guard_is_named(tmp_path: Path) -> None:
+    text = FAR + """
+import threading
+
+def work():
+    with lock:
+        return 1
+
+if __name__ == "__main__":
+    lock = threading.Lock()
+    with Far() as far:
+        try:
+            far(work)
+        except Exception as error:
+            print(type(error).__name__, "'lock'" in str(error))
+"""
+    assert launch("file", text, tmp_path) == "CallSerializationError True\n"
+
+
+def test_array_of_main_is_assigned_once(tmp_path: Path) -> None:
+    pytest.importorskip("numpy", reason="numpy is not needed, only served well")
+    text = FAR + """
+import numpy as np
+table = np.arange(20000.0)
+
+def add():
+    table[0] += 1
+    return table[0], table.sum() - table[0]
+
+with Far() as far:
+    print([tuple(map(int, far(add))) for _ in range(2)], int(table[0]))
+"""
+    assert launch("file", text, tmp_path) == "[(1, 199990000), (2, 199990000)] 0\n"

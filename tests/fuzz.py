@@ -1,0 +1,105 @@
+"""The parsers of a peer's bytes under atheris, each for so many seconds: ``python -m tests.fuzz [SECONDS]``.
+
+``python -m tests.fuzz TARGET [LIBFUZZER OPTIONS]`` runs one, or repeats what it found, if that is the option.
+The promise: any bytes give frames, or a HELLO, or `ProtocolError`, and nothing else; however they are split, they give
+the same; and what is held back is never more than what arrived.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["dragonfly_executor.core"]):
+    from dragonfly_executor.core import handshake, wire
+
+from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.versions import versions
+
+SECONDS = 60
+Read = tuple[list[bytes], bool]
+
+
+def decode(pieces: list[bytes], limit: int) -> Read:
+    """The frames that these pieces of a stream give, and whether it broke off there."""
+    decoder = wire.Decoder(limit)
+    frames: list[bytes] = []
+    arrived = 0
+    for piece in pieces:
+        arrived += len(piece)
+        try:
+            frames += [frame.raw for frame in decoder.feed(piece)]
+        except ProtocolError:
+            return frames, True
+        assert decoder.pending <= arrived - sum(map(len, frames))
+    return frames, False
+
+
+def fuzz_wire(data: bytes) -> None:
+    """Frames come out as they went in, whole or in pieces."""
+    source = atheris.FuzzedDataProvider(data)
+    limit = source.PickValueInList([wire.MAX_HANDSHAKE_FRAME, wire.MAX_FRAME])
+    size = source.ConsumeIntInRange(1, 64)
+    stream = source.ConsumeBytes(sys.maxsize)
+    whole, broke = decode([stream], limit)
+    pieces, broke_too = decode([stream[start : start + size] for start in range(0, len(stream), size)], limit)
+    assert broke == broke_too
+    # In one piece the frames before the break are lost with it: the link is closed then in any case.
+    assert broke or whole == pieces
+    assert stream.startswith(b"".join(pieces))
+
+
+def fuzz_hello(data: bytes) -> None:
+    """A HELLO has all its fields, each of its type."""
+    try:
+        hello = handshake.read_hello(data)
+    except ProtocolError:
+        return
+    assert isinstance(hello.runner_id, str)
+    assert isinstance(hello.versions.python, str)
+    assert isinstance(hello.versions.cpus, int)
+    handshake.mismatch(hello.versions, hello.versions)
+
+
+def hellos() -> list[bytes]:
+    """Where fuzzing starts: a HELLO as runners send it, and some that only look like one."""
+    good = handshake.hello("1-a", versions())
+    said = json.loads(good)
+    wrong = [{**said["versions"], "cpus": value} for value in (float("inf"), 1e400, -1, "9" * 5000, [[]], None, {})]
+    return [good, *(json.dumps({**said, "versions": value}).encode() for value in wrong), b"[" * 3000, b"\xff"]
+
+
+def streams() -> list[bytes]:
+    """A few frames in a row, and one that claims more than may be."""
+    frames = [wire.encode(kind, 7, bytes(size)) for kind, size in zip(wire.Kind, range(50), strict=False)]
+    return [b"".join(frames), wire.HEADER.pack(wire.Kind.CALL, 0, 1, 0, 7, 2**63)]
+
+
+TARGETS = {"wire": (fuzz_wire, streams), "hello": (fuzz_hello, hellos)}
+
+
+def fuzz(target: str, seconds: str) -> int:
+    """Fuzz one target in a process of its own: atheris ends the one that it runs in."""
+    with tempfile.TemporaryDirectory() as corpus:
+        for number, seed in enumerate(TARGETS[target][1]()):
+            Path(corpus, str(number)).write_bytes(seed)
+        command = [sys.executable, "-m", "tests.fuzz", target, f"-max_total_time={seconds}", corpus]
+        return subprocess.call(command)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status: 0 if nothing was found."""
+    if arguments and arguments[0] in TARGETS:
+        atheris.Setup([sys.argv[0], *arguments[1:]], TARGETS[arguments[0]][0])
+        atheris.Fuzz()
+    seconds = arguments[0] if arguments else str(SECONDS)
+    return max(fuzz(target, seconds) for target in TARGETS)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
