@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import InvalidStateError
 from itertools import count
 from queue import Empty, SimpleQueue
@@ -133,6 +133,13 @@ class Engine:
         """Stop a call whose future was cancelled."""
         if not self.forked:
             self.post(events.CancelRequested((call.id,)))
+
+    def cancel_all(self, *, but: Container[Any]) -> None:
+        """Cancel every call that is not done, except those whose futures are in `but`."""
+        futures = self.ask(lambda machine: [call.token for call in machine.unsettled()])
+        for future in futures:
+            if isinstance(future, Future) and future not in but:
+                future.cancel()
 
     def post(self, event: object) -> None:
         """Hand the core an event."""
@@ -327,6 +334,8 @@ class Engine:
             self.handle(events.CallGone(runner.id, call_id, attempt))
         if said.idle is not None:
             self.handle(events.IdleChecked(runner.id, said.idle))
+        if said.round_trip is not None:
+            self.handle(events.RoundTrip(runner.id, said.round_trip))
         if said.setup_failure is not None:
             self._setup_failed(*said.setup_failure)
         if said.bye:

@@ -27,7 +27,6 @@ class PoolExecutor(Executor):
     def __init__(self, pool: Pool, options: CallOptions, *, owns_pool: bool) -> None:
         self._pool = pool
         self._options = options
-        self._limits = None if options.retries else options.limits()
         self._owns_pool = owns_pool
 
     def __reduce__(self) -> Any:
@@ -68,7 +67,7 @@ class PoolExecutor(Executor):
             RuntimeError: the executor is shut down.
         """
         try:
-            return self._pool.submit_with(self._options, self._limits, fn, args, kwargs)
+            return self._pool.submit_with(self._options, fn, args, kwargs)
         except (errors.CallSerializationError, errors.FrameTooLargeError) as error:
             return self._pool.failed(error)
 
@@ -122,15 +121,7 @@ class PoolExecutor(Executor):
         if not self._owns_pool:
             return None
         interrupted = kind is not None and not issubclass(kind, Exception)
-        if interrupted:
-            # Ctrl-C: whoever pressed it does not want to wait for the calls.
-            self._pool.kill()
-        try:
-            self.shutdown(wait=True)
-        except KeyboardInterrupt:
-            self._pool.kill()
-            self._pool.join()
-            raise
+        self._pool.leave(interrupted=interrupted)
         return None
 
 

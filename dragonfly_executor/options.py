@@ -74,9 +74,10 @@ class CallOptions(Record):
         ValueError: it is out of range.
     """
 
-    __slots__ = __match_args__ = (
+    __match_args__ = (
         "timeout", "queue_timeout", "run_timeout", "retries", "retry_on", "retry_wait", "cancel_running",
     )  # fmt: skip
+    __slots__ = (*__match_args__, "_limits")
 
     def __init__(
         self,
@@ -100,28 +101,34 @@ class CallOptions(Record):
         self.retry_on = types
         self.retry_wait = hook(retry_wait, "retry_wait")
         self.cancel_running = bool(cancel_running)
+        self._limits: CallLimits | None = None
 
     def change(self, changes: Mapping[str, Any]) -> CallOptions:
         """These options with some changed; TypeError for a name that is none of them."""
         for name in changes:
-            if name not in CallOptions.__slots__:
-                raise TypeError(f"no such call option: {name!r}; there are {', '.join(sorted(CallOptions.__slots__))}")
-        return CallOptions(**{**{name: getattr(self, name) for name in CallOptions.__slots__}, **changes})
+            if name not in self.__match_args__:
+                raise TypeError(f"no such call option: {name!r}; there are {', '.join(sorted(self.__match_args__))}")
+        return CallOptions(**{**{name: getattr(self, name) for name in self.__match_args__}, **changes})
 
     def limits(self) -> CallLimits:
         """The part that the ledger enforces, with the pauses between attempts drawn."""
+        if self._limits is not None:
+            return self._limits
         delays: tuple[float, ...] = ()
         if self.retries:
             from dragonfly_executor.backoff import delays as draw
 
             delays = draw(self.retry_wait, self.retries)
-        return CallLimits(
+        limits = CallLimits(
             timeout=self.timeout,
             queue_timeout=self.queue_timeout,
             run_timeout=self.run_timeout,
             retries=self.retries,
             retry_delays=delays,
         )
+        # Pauses are drawn anew for each call, so that calls that failed together do not come back together.
+        self._limits = None if self.retries else limits
+        return limits
 
 
 class PoolOptions:

@@ -20,7 +20,6 @@ from dragonfly_executor.payload import CallCodec
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
-    from dragonfly_executor.core.ledger import CallLimits
     from dragonfly_executor.core.stats import PoolStats
 
 T = TypeVar("T")
@@ -155,6 +154,7 @@ class Pool:
         codec = CallCodec(pool_options.serializer)
         self._engine = Engine(pool_options, _core_limits(pool_options, backend), backend, codec)
         self._codec = codec
+        self._unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         # Without a pool nobody can ask for results that are not asked for yet, so what is pending finishes, and then
         # the engine ends. It must not hold the pool itself.
         self._finalizer = weakref.finalize(self, self._engine.shut_down, ShutdownMode.DRAIN)
@@ -184,20 +184,15 @@ class Pool:
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run ``fn(*args, **kwargs)`` on a runner; see `DragonflyExecutor.submit`."""
-        return self.submit_with(self.call_options, None, fn, args, kwargs)
+        return self.submit_with(self.call_options, fn, args, kwargs)
 
     def submit_with(
-        self,
-        options: CallOptions,
-        limits: CallLimits | None,
-        fn: Callable[..., T],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, options: CallOptions, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[T]:
-        """Submit under these options; `limits` are theirs, where the caller has made them already."""
+        """Submit under these options."""
         self._engine.check_open()
         parts = self._codec.encode_call(fn, args, kwargs, options.retry_on)
-        return self._engine.submit(parts, limits if limits is not None else options.limits())
+        return self._engine.submit(parts, options.limits())
 
     def failed(self, error: Exception) -> Future[Any]:
         """The future of a call that failed before it could be submitted."""
@@ -223,7 +218,11 @@ class Pool:
     def cast(self, fn: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """Run ``fn(*args, **kwargs)`` on a runner, and forget it: without a limit on its time, and without a result."""
         options = self.call_options.change({"timeout": None})
-        self.submit_with(options, None, fn, args, kwargs)
+        self.submit_with(options, fn, args, kwargs)
+
+    def unlink(self, future: Future[Any]) -> None:
+        """Let this call outlive an interrupt of whoever waits for it."""
+        self._unlinked.add(future)
 
     # -- the pool itself ----------------------------------------------------------------------------------------------
 
@@ -255,9 +254,29 @@ class Pool:
         """Stop all calls and all runners now. Futures that are not done fail or are cancelled."""
         self._engine.shut_down(ShutdownMode.KILL)
 
-    def join(self) -> None:
-        """Wait until a pool that was shut down is gone."""
-        self._engine.join()
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until a pool that was shut down is gone; `timeout` seconds at most."""
+        self._engine.join(timeout)
+
+    def leave(self, *, interrupted: bool) -> None:
+        """The end of a ``with`` block: wait for everything, or, after a Ctrl-C, for what was called with ``link=False``.
+
+        Those calls have ``shutdown_timeout`` to finish. A Ctrl-C while this waits stops everything.
+        """
+        try:
+            if not interrupted:
+                self.shutdown()
+            elif self._unlinked:
+                self._engine.cancel_all(but=self._unlinked)
+                self.shutdown(wait=False)
+                self.join(self._engine.options.shutdown_timeout)
+        except KeyboardInterrupt:
+            interrupted = True
+            raise
+        finally:
+            if interrupted:
+                self.kill()
+                self.join()
 
     def __enter__(self) -> Pool:
         return self
@@ -265,14 +284,7 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is not None and not issubclass(kind, Exception):
-            self.kill()
-        try:
-            self.shutdown()
-        except KeyboardInterrupt:
-            self.kill()
-            self.join()
-            raise
+        self.leave(interrupted=kind is not None and not issubclass(kind, Exception))
 
 
 def make_pool(name: str, backend: Backend | None, options: dict[str, Any]) -> Pool:
@@ -351,7 +363,10 @@ def call(pool: Pool | str, func: Callable[[], T], *, timeout: Any = None, link: 
     """
     found = registry.find(pool) if isinstance(pool, str) else pool
     options = found.call_options if timeout is None else found.call_options.change({"timeout": timeout})
-    return wait_linked(found.submit_with(options, None, func, (), {}), link=link)
+    future = found.submit_with(options, func, (), {})
+    if not link:
+        found.unlink(future)
+    return wait_linked(future, link=link)
 
 
 def cast(pool: Pool | str, func: Callable[[], object]) -> None:

@@ -14,6 +14,7 @@ from dragonfly_executor.core.wire import (
     HEADER,
     HEADER_SIZE,
     LIMITS,
+    MAX_DETAIL,
     MAX_INLINE,
     TOTAL,
     Flag,
@@ -66,6 +67,7 @@ class Said:
         self.gone: list[Ref] = []
         self.idle: bool | None = None
         self.setup_failure: tuple[bytes, bool] | None = None
+        self.round_trip: float | None = None
         self.bye = False
 
 
@@ -148,8 +150,11 @@ class RunnerLink:
         self._say(encode(Kind.CHECK_IDLE, payload=payload))
 
     def ping(self) -> None:
-        """Show that the parent is alive, and ask the same."""
-        self._say(encode(Kind.PING))
+        """Show that the parent is alive, and ask the same. The answer carries when that was."""
+        self._say(encode(Kind.PING, detail=self._microseconds()))
+
+    def _microseconds(self) -> int:
+        return int(self._loop.time() * 1e6) & MAX_DETAIL
 
     def stop(self, grace: float) -> None:
         """Tell it to go; calls that run may take `grace` seconds."""
@@ -256,6 +261,8 @@ class RunnerLink:
                 self.slot_pids.discard(frame.detail)
             case Kind.PING:
                 self._say(encode(Kind.PONG, detail=frame.detail))
+            case Kind.PONG:
+                said.round_trip = ((self._microseconds() - frame.detail) & MAX_DETAIL) / 1e6
             case Kind.BYE:
                 said.bye = True
 

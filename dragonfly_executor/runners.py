@@ -163,6 +163,7 @@ class Runners:
             calls_per_slot=options.max_tasks_per_child or 0,
         )
         runner.welcome(session, self._setup)
+        runner.ping()
         self._up[runner.id] = runner
         self._failures = 0
         self._narrator.grow_ended(runner.id, self._count, None, self._loop.time() - boot.began)

@@ -177,8 +177,10 @@ def _shutdown_requested(pool: PoolState, event: events.ShutdownRequested, _now: 
     if pool.mode is not None and event.mode <= pool.mode:
         return
     pool.mode = event.mode
-    if event.mode >= ShutdownMode.CANCEL_QUEUED:
-        pool.cancel(pool.ledger.waiting())
+    if event.mode is ShutdownMode.CANCEL_QUEUED:
+        pool.cancel_waiting(pool.slots_coming)
+    if event.mode is ShutdownMode.KILL:
+        pool.cancel_waiting()
     if event.mode is ShutdownMode.KILL:
         running = list(pool.ledger.calls.values())
         if running:

@@ -18,6 +18,9 @@ def reconcile(pool: PoolState, now: float) -> None:
         ledger.release(now)
     if ledger.queued:
         assign(pool)
+    if pool.mode is ShutdownMode.CANCEL_QUEUED and ledger.queued and not pool.roster.booting:
+        # What was to take them did not come.
+        pool.cancel_waiting()
     if ledger.settled:
         pool.actions.append(Settle(ledger.settled))
         ledger.settled = []
@@ -111,6 +114,8 @@ def drain(pool: PoolState) -> None:
     demand = 0
     # A call that is on a runner and waits there for a slot may come back, and be glad of another one's.
     waits_there = False
+    if pool.mode is ShutdownMode.CANCEL_QUEUED:
+        demand = ledger.queued
     if pool.mode is ShutdownMode.DRAIN:
         demand = ledger.queued + ledger.delayed + roster.ahead
         waits_there = roster.in_flight > roster.busy

@@ -125,6 +125,13 @@ class PoolState:
         return 1 if self.limits.single_use else max(1, self.roster.most_slots or self.limits.slots_hint)
 
     @property
+    def slots_coming(self) -> int:
+        """How many calls the runners that boot will take at once. As where processes start, these count as begun."""
+        coming = len(self.roster.booting) * self.slots_hint
+        workers = self.limits.max_workers
+        return coming if workers is None else max(0, min(coming, workers - self.roster.in_flight))
+
+    @property
     def workers_bind(self) -> bool:
         """Whether runners have more slots than ``max_workers`` lets run."""
         workers = self.limits.max_workers
@@ -153,6 +160,14 @@ class PoolState:
         for call in calls:
             self.tally.cancelled += 1
             self.end(call, CANCELLED)
+
+    def cancel_waiting(self, spare: int = 0) -> None:
+        """Give up the calls that wait, but for the first so many of the queue."""
+        for call in self.ledger.waiting():
+            if spare and call.state is CallState.QUEUED:
+                spare -= 1
+            else:
+                self.cancel((call,))
 
     def fail(self, calls: Iterable[Call], error: Exception) -> None:
         """Settle calls with the error of what would have carried them."""

@@ -46,7 +46,12 @@ class VirtualClock:
         """
         if seconds < 0:
             raise ValueError(f"time goes forward only, and {seconds} is less than 0")
+        # First what has been handed over to the pools so far: it happened before.
+        self._settle()
         self._now += seconds
+        self._settle()
+
+    def _settle(self) -> None:
         for loop in list(self._loops):
             if not loop.come_round(PATIENCE):
                 raise TimeoutError("a pool's loop did not come round")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
-from time import monotonic
 
 from dragonfly_executor.core.wire import CHUNK_SIZE, HEADER, MAX_FRAME, MAX_HANDSHAKE_FRAME, Decoder, Flag, Frame, Kind
 from dragonfly_executor.errors import ProtocolError
@@ -72,6 +71,7 @@ class Link:
         self.on_drained: Callable[[], None] | None = None
         """Called when the second lane has shrunk below a few chunks."""
         self.closed = False
+        self._time = loop.time
         self.last_heard = loop.time()
         loop.add_reader(self._fd, self._read)
 
@@ -147,7 +147,7 @@ class Link:
         if not data:
             self._fail(None)
             return False
-        self.last_heard = monotonic()
+        self.last_heard = self._time()
         # A large buffer is mapped afresh for each read, which only pays while large payloads flow.
         self._read_size = LARGE_READ_SIZE if len(data) == self._read_size else READ_SIZE
         try:

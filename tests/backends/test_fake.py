@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,8 +18,16 @@ from tests.payloads import echo, fail, init_fails
 from tests.support import PATIENCE, Events, error_of
 
 
-def executor_on(backend: FakeBackend, **options: Any) -> DragonflyExecutor:
-    return DragonflyExecutor(backend=backend, **options)
+@contextmanager
+def executor_on(backend: FakeBackend, **options: Any) -> Iterator[DragonflyExecutor]:
+    executor = DragonflyExecutor(backend=backend, **options)
+    try:
+        yield executor
+    except BaseException:
+        executor.kill_workers()
+        raise
+    finally:
+        executor.shutdown()
 
 
 def test_calls_run_in_this_process_and_errors_come_back() -> None:

@@ -116,6 +116,16 @@ def test_cancelling_what_waits_lets_what_runs_finish() -> None:
     assert story.results(1, 5) == ["5 = result of 5.1", "stop 1: shutdown"]
 
 
+def test_cancelling_what_waits_spares_the_calls_whose_slots_are_booting() -> None:
+    story = Story(max=2)
+    story.submit_calls(7, CallLimits(retries=1, retry_delays=(5.0,)))
+    assert story.shuts_down(CANCEL_QUEUED) == ["5 = cancelled", "6 = cancelled", "7 = cancelled"]
+    assert story.boots(1, slots=1) == ["send 1.1 to 1", "send 2.1 to 1"]
+    assert story.fails(2) == ["3 = cancelled", "4 = cancelled"]
+    assert story.results(1, 1, 2) == ["1 = result of 1.1", "2 = result of 2.1", "stop 1: shutdown"]
+    assert story.is_gone(1) == ["closed"]
+
+
 def test_what_comes_back_unstarted_after_cancelling_is_cancelled_and_what_is_lost_fails() -> None:
     story = Story().up(1)
     story.submit_calls(2, CallLimits(retries=5))
