@@ -65,7 +65,6 @@ class Engine:
         self._narrator: Narrator
         self._do: dict[type, Callable[[Any], None]] = {
             actions.Send: self._send,
-            actions.Settle: self._settle,
             actions.Kill: self._kill,
             actions.Boot: self._boot,
             actions.Stop: self._stop,
@@ -93,8 +92,7 @@ class Engine:
         if not isinstance(payload, bytes):
             self._check_size(payload)
         future: Future[Any] = Future(self)
-        call = Call(next(self._ids), payload, future, limits)
-        future.attach(call)
+        call = future.call = Call(next(self._ids), payload, future, limits)
         with self._lock:
             self.check_open()
             if self._thread is None:
@@ -245,10 +243,16 @@ class Engine:
     def handle(self, event: Any) -> None:
         """Hand the core an event, on the engine thread, and do what it decides."""
         now = self._loop.time()
-        do = self._do
+        do, settle = self._do, None
         for action in self._machine.handle(event, now):
-            do[type(action)](action)
+            if type(action) is actions.Settle:
+                settle = action
+            else:
+                do[type(action)](action)
         self._arm_timer()
+        # Last: whoever waits for a result also waits for this thread to let go of the interpreter.
+        if settle is not None:
+            self._settle(settle)
 
     def _arm_timer(self) -> None:
         """See to it that the core is called when it wants to be. A timer that rings early only costs a tick."""

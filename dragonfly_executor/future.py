@@ -64,19 +64,16 @@ class Future(BaseFuture[T]):
     def __init__(self, engine: Engine) -> None:
         super().__init__()
         self._engine = engine
-        self._call: Call | None = None
+        self.call: Call | None = None
+        """Its record in the ledger; the engine sets it once."""
         self._told = False
-
-    def attach(self, call: Call) -> None:
-        """Tie the future to its record in the ledger; the engine does this once."""
-        self._call = call
 
     def cancel(self) -> bool:
         """Cancel the call, and stop it where it runs. False if it has ended."""
         if not super().cancel():
             return False
-        if self._call is not None:
-            self._engine.cancel(self._call)
+        if self.call is not None:
+            self._engine.cancel(self.call)
         return True
 
     def cancel_by_engine(self) -> None:
@@ -89,7 +86,7 @@ class Future(BaseFuture[T]):
         """Whether the call is running on a slot now."""
         if super().running():
             return True
-        call = self._call
+        call = self.call
         return call is not None and call.state is CallState.STARTED and not self.done()
 
     def result(self, timeout: float | None = None) -> T:

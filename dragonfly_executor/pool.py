@@ -190,9 +190,10 @@ class Pool:
         self, options: CallOptions, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[T]:
         """Submit under these options."""
-        self._engine.check_open()
-        parts = self._codec.encode_call(fn, args, kwargs, options.retry_on)
-        return self._engine.submit(parts, options.limits())
+        engine = self._engine
+        # Before anything is pickled: that may take long, and run the user's code.
+        engine.check_open()
+        return engine.submit(self._codec.encode_call(fn, args, kwargs, options.retry_on), options.limits())
 
     def failed(self, error: Exception) -> Future[Any]:
         """The future of a call that failed before it could be submitted."""

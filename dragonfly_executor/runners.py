@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import threading
 from typing import TYPE_CHECKING
 
 from dragonfly_executor import errors
@@ -31,7 +32,7 @@ class Booting:
     def __init__(self, began: float) -> None:
         self.began = began
         self.aborted = False
-        self.timed_out = False
+        self.ending = False
         self.timer: Timer | None = None
         self.link: RunnerLink | None = None
 
@@ -55,8 +56,10 @@ class Runners:
         self._heartbeat: Timer | None = None
         self._heartbeat_due = 0.0
         self._idle_check = self._encode_idle_check()
-        size = min(self._options.max, BOOTS_AT_ONCE)
-        self.crew = Crew(f"dragonfly-{self._options.name}-boots", size, narrator.callback_failed)
+        self._handover = threading.Lock()
+        self._arrived: dict[int, Node] = {}
+        self._ended = False
+        self.crew = Crew(f"dragonfly-{self._options.name}-boots", BOOTS_AT_ONCE, narrator.callback_failed)
 
     def _encode_idle_check(self) -> bytes:
         check = self._options.idle_check
@@ -92,53 +95,64 @@ class Runners:
 
     def _boot_node(self, request: BootRequest) -> None:
         """On the boot crew."""
+        runner_id = request.runner_id
+        boot = self._booting.get(runner_id)
+        if boot is None or boot.aborted:
+            # It was given up before there was a thread for it.
+            self._loop.call_soon_threadsafe(lambda: self._end_boot(runner_id))
+            return
         try:
             node = self._backend.boot(request)
-        except Exception as raised:
+        except BaseException as raised:  # a backend may be anybody's, and may even call sys.exit()
             error = raised if isinstance(raised, errors.BootError) else _boot_error(raised)
-            self._loop.call_soon_threadsafe(lambda: self._boot_failed(request.runner_id, error))
+            self._loop.call_soon_threadsafe(lambda: self._end_boot(runner_id, error))
             return
-        self._loop.call_soon_threadsafe(lambda: self._booted(request.runner_id, node))
+        with self._handover:
+            if not self._ended:
+                self._arrived[runner_id] = node
+                self._loop.call_soon_threadsafe(lambda: self._booted(runner_id))
+                return
+        node.stop()
 
-    def _booted(self, runner_id: int, node: Node) -> None:
-        boot = self._booting[runner_id]
-        boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self)
-        if boot.aborted:
-            self._release(boot.link, lambda: self._boot_ended_aborted(runner_id))
-        elif boot.timed_out:
-            self._boot_failed(runner_id, errors.BootTimeoutError("the node came up after boot_timeout", "create"))
-
-    def _boot_ended_aborted(self, runner_id: int) -> None:
-        boot = self._booting.pop(runner_id)
-        if boot.timer is not None:
-            boot.timer.cancel()
-        self._engine.handle(events.RunnerGone(runner_id))
-
-    def _boot_timed_out(self, runner_id: int, timeout: float) -> None:
+    def _booted(self, runner_id: int) -> None:
+        node = self._arrived.pop(runner_id)
         boot = self._booting.get(runner_id)
         if boot is None:
+            # It came after it was given up: nobody waits for this.
+            self.crew.run(node.stop)
             return
-        if boot.link is None:
-            # The backend still blocks, under the same limit; what it comes back with is given back.
-            boot.timed_out = True
-            return
-        text = f"runner {runner_id} did not say hello within {timeout:g} s"
-        self._boot_failed(runner_id, errors.BootTimeoutError(text, "connect"))
+        boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self)
+        if boot.aborted:
+            self._end_boot(runner_id)
 
-    def _boot_failed(self, runner_id: int, error: errors.BootError) -> None:
-        """Give the node back first, then say so."""
+    def _boot_timed_out(self, runner_id: int, timeout: float) -> None:
         boot = self._booting[runner_id]
+        if boot.link is not None:
+            text = f"runner {runner_id} did not say hello within {timeout:g} s"
+            self._end_boot(runner_id, errors.BootTimeoutError(text, "connect"))
+            return
+        # Nobody waits for a backend that hangs. What it may come back with is given back then.
+        text = f"the {self._backend.name} backend did not come back with a node within {timeout:g} s"
+        self._end_boot(runner_id, errors.BootTimeoutError(text))
+
+    def _end_boot(self, runner_id: int, error: errors.BootError | None = None) -> None:
+        """A boot has failed, or was aborted: give back what there is of it, once, and then say so."""
+        boot = self._booting.get(runner_id)
+        if boot is None or boot.ending:
+            return
+        boot.ending = True
         if boot.timer is not None:
             boot.timer.cancel()
         if boot.link is None:
-            self._report_boot_failure(runner_id, error)
+            self._boot_ended(runner_id, error)
             return
-        error.output = error.output or boot.link.node.output()
-        self._release(boot.link, lambda: self._report_boot_failure(runner_id, error))
+        if error is not None:
+            error.output = error.output or boot.link.node.output()
+        self._release(boot.link, lambda: self._boot_ended(runner_id, error))
 
-    def _report_boot_failure(self, runner_id: int, error: errors.BootError) -> None:
+    def _boot_ended(self, runner_id: int, error: errors.BootError | None) -> None:
         boot = self._booting.pop(runner_id)
-        if boot.aborted:
+        if boot.aborted or error is None:
             self._engine.handle(events.RunnerGone(runner_id))
             return
         self._failures += 1
@@ -149,7 +163,7 @@ class Runners:
     def runner_said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
         """The boot has succeeded, if nobody has given up on it."""
         boot = self._booting.get(runner.id)
-        if boot is None or boot.aborted:
+        if boot is None or boot.ending:
             return
         if boot.timer is not None:
             boot.timer.cancel()
@@ -187,9 +201,8 @@ class Runners:
     def runner_broke(self, runner: RunnerLink, error: Exception) -> None:
         """A link has ended: a boot has failed, a runner is lost, or one that was told to go is gone."""
         if runner.id in self._booting:
-            if not self._booting[runner.id].aborted:
-                boot_error = error if isinstance(error, errors.BootError) else _boot_error(error, "handshake")
-                self._boot_failed(runner.id, boot_error)
+            boot_error = error if isinstance(error, errors.BootError) else _boot_error(error, "handshake")
+            self._end_boot(runner.id, boot_error)
         elif runner.id in self._up:
             runner.close()
             lost = errors.RunnerLostError(f"runner {runner.id} (process {runner.pid}) was lost: {error}", runner_id=runner.id)
@@ -229,7 +242,7 @@ class Runners:
         if boot is not None:
             boot.aborted = True
             if boot.link is not None:
-                self._release(boot.link, lambda: self._boot_ended_aborted(runner_id))
+                self._end_boot(runner_id)
             return
         runner = self._up.pop(runner_id)
         self._narrator.shrunk(runner_id, self._count, reason)
@@ -273,9 +286,10 @@ class Runners:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Nothing is left to beat for."""
+        """All runners are gone: nothing is left to beat for."""
         if self._heartbeat is not None:
             self._heartbeat.cancel()
+        self._give_back_late_nodes()
 
     def abandon(self) -> None:
         """Give every node back without asking: the engine has failed."""
@@ -283,9 +297,17 @@ class Runners:
         for runner in (*self._up.values(), *(entry[0] for entry in self._stopping.values()), *booting):
             runner.close()
             self.crew.run(runner.node.stop)
+        self._give_back_late_nodes()
+
+    def _give_back_late_nodes(self) -> None:
+        """Nodes that nobody has asked for any more, and those that come from now on."""
+        with self._handover:
+            self._ended = True
+        while self._arrived:
+            self.crew.run(self._arrived.popitem()[1].stop)
 
 
-def _boot_error(error: Exception, phase: str = "create") -> errors.BootError:
+def _boot_error(error: BaseException, phase: str = "create") -> errors.BootError:
     """A `BootError` that says what a backend raised, or how a link ended, while a runner booted."""
     boot_error = errors.BootError(f"{type(error).__name__}: {error}", phase)
     boot_error.__cause__ = error

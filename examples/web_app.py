@@ -99,7 +99,9 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: 8000)")
-    uvicorn.run(app, port=parser.parse_args().port)
+    options = parser.parse_args()
+    if app is not None:
+        uvicorn.run(app, port=options.port)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,11 @@ def log_and_hold(path: str, name: object, mailbox: str, gate: str) -> int:
     return hold(mailbox, gate, os.getpid())
 
 
+def wait_and_log(gate: str, path: str, name: object) -> None:
+    wait_at(gate)
+    log(path, name, os.getpid())
+
+
 def log_run(path: str, name: object) -> int:
     log(path, name, os.getpid())
     return os.getpid()
@@ -253,6 +258,12 @@ def keep_forking(mailbox: str) -> None:
 
 def close_descriptors(first: int, last: int) -> None:
     os.closerange(first, last)
+
+
+def print_and_close_standard_streams() -> str:
+    print("what is still in the buffer")
+    os.closerange(0, 3)
+    return "closed"
 
 
 def write_junk(fd: int) -> int:
@@ -556,3 +567,14 @@ def init_fails() -> None:
 def init_holds(mailbox: str, gate: str) -> None:
     tell(mailbox, os.getpid())
     wait_at(gate)
+
+
+# -- runners in runners ------------------------------------------------------------------------------------------------
+
+
+def in_runner_of_its_own(fn: Callable[..., Any], *args: Any) -> Any:
+    """Run this on a runner that this call boots."""
+    from dragonfly_executor import DragonflyExecutor
+
+    with DragonflyExecutor(1) as executor:
+        return executor.submit(fn, *args).result()

@@ -16,6 +16,9 @@ def reconcile(pool: PoolState, now: float) -> None:
     if ledger.may_be_due(now):
         expire(pool, now)
         ledger.release(now)
+    if pool.roster.retiring:
+        # Where the pool may be larger again, or has lost others, they are there for the calls that wait.
+        pool.roster.retire_at_most(max(0, pool.excess))
     if ledger.queued:
         assign(pool)
     if pool.mode is ShutdownMode.CANCEL_QUEUED and ledger.queued and not pool.roster.booting:
@@ -93,9 +96,8 @@ def shrink(pool: PoolState, now: float) -> None:
     roster = pool.roster
     if pool.mode is not None:
         drain(pool)
-    excess = roster.up + len(roster.booting) - pool.max
-    if excess > 0 or roster.retiring:
-        retire(pool, excess)
+    if pool.excess > 0 or roster.retiring:
+        retire(pool, pool.excess)
     while roster.idle and (until := idle_deadline(pool)) is not None and until <= now:
         runner = next(iter(roster.idle.values()))
         if pool.limits.idle_check:

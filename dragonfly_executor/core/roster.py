@@ -234,15 +234,19 @@ class Roster:
 
     def retire(self, count: int) -> list[Runner]:
         """Have so many runners take no more calls, those with the fewest first. Returns those of them without any."""
-        while len(self.retiring) > count:
-            runner = self.retiring.popitem()[1]
-            runner.retiring = False
-            self._list(runner)
+        self.retire_at_most(count)
         if len(self.retiring) < count:
             staying = [r for r in self.runners.values() if r.state is RunnerState.UP and not r.retiring]
             staying.sort(key=lambda runner: (len(runner.in_flight), -runner.id))
             self._retire(staying[: count - len(self.retiring)])
         return [runner for runner in self.retiring.values() if not runner.in_flight]
+
+    def retire_at_most(self, count: int) -> None:
+        """Have those that retire beyond so many take calls again."""
+        while len(self.retiring) > count:
+            runner = self.retiring.popitem()[1]
+            runner.retiring = False
+            self._list(runner)
 
     def _retire(self, runners: Iterable[Runner]) -> None:
         for runner in runners:

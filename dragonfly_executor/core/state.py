@@ -125,6 +125,11 @@ class PoolState:
         return 1 if self.limits.single_use else max(1, self.roster.most_slots or self.limits.slots_hint)
 
     @property
+    def excess(self) -> int:
+        """How many runners there are beyond `max`, those left out that go already."""
+        return self.roster.up + len(self.roster.booting) - self.max
+
+    @property
     def slots_coming(self) -> int:
         """How many calls the runners that boot will take at once. As where processes start, these count as begun."""
         coming = len(self.roster.booting) * self.slots_hint

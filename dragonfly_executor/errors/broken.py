@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import signal
-from concurrent.futures.process import BrokenProcessPool
 
 from dragonfly_executor.errors.base import DragonflyError
+
+try:
+    from concurrent.futures.process import BrokenProcessPool
+except RuntimeError:
+    # The interpreter is ending, and that module can only be imported before. Then nobody has its class, to catch it.
+    from concurrent.futures import BrokenExecutor as BrokenProcessPool  # type: ignore[assignment]
 
 
 class RunnerLostError(DragonflyError, BrokenProcessPool):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from pickle import PickleBuffer
 from struct import Struct, error
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +45,7 @@ _ALIGN = 64
 IN_BAND_BELOW = 4096
 
 
-class Sink(list["bytes | bytearray | memoryview"]):
+class Sink(list[Any]):
     """The file that a C pickler writes to: it collects the pieces and copies nothing.
 
     Small pieces arrive joined; a large ``bytes`` arrives as the very object that is being pickled.

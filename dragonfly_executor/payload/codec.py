@@ -53,6 +53,10 @@ class CallCodec:
         self._format = Format(serializer)
         self._main = ParentMain(self._define)
         self._importable: set[str | None] = set()
+        if self._format.custom is not None:
+            # What a slot's import of the script calls itself. Our own picklers translate; the user's object cannot, and
+            # this is multiprocessing's answer to the same question.
+            sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
 
     def encode_call(
         self,
@@ -82,9 +86,13 @@ class CallCodec:
                 Pickler(sink, 5, buffer_callback=buffers.add).dump(call)
             except Exception:  # it needs more than pickle; or it fails below as well, with the same error
                 return self._any_call(call)
-            if buffers.views or any(MARK in piece for piece in sink):
-                return self._any_call(call)
-            return snapshot(sink)
+            if not buffers.views:
+                if len(sink) == 1:
+                    if MARK not in sink[0]:
+                        return [sink[0]]
+                elif not any(MARK in piece for piece in sink):
+                    return snapshot(sink)
+            return self._any_call(call)
         except (KeyboardInterrupt, errors.CallSerializationError):
             raise
         except BaseException as exc:  # __reduce__ and __getstate__ are user code

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.payload.box import Received
     from dragonfly_executor.payload.tracking import MainView
 
-MARK: Any = b"_main__"  # in every reference to __main__ and to __mp_main__ (typed Any: it is looked for in any buffer)
+MARK = b"_main__"  # in every reference to __main__ and to __mp_main__
 
 
 class Format:

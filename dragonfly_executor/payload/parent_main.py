@@ -14,7 +14,7 @@ from dragonfly_executor.payload.code_names import all_names, code_names, submodu
 from dragonfly_executor.payload.rebuild import Importing
 from dragonfly_executor.payload.script import Bindings, bindings
 from dragonfly_executor.payload.stable import fingerprint, same
-from dragonfly_executor.payload.tracking import name_in
+from dragonfly_executor.payload.tracking import importable, name_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -170,7 +170,7 @@ class ParentMain:
         script = self.script
         if script is not None and name in script.imported:
             entry = _Definition(value, None, set(), _names_used(value, self.namespace, script.imported))
-        elif type(value) is ModuleType and value is not sys.modules.get("__main__"):
+        elif type(value) is ModuleType and importable(value.__name__):
             return _Definition(value, _LATER, set(), set())
         else:
             entry = self._defined(name, value, script)

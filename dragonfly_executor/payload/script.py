@@ -66,14 +66,16 @@ def bindings(module: ModuleType) -> Bindings | None:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return None
-    guards: list[Any] = [statement for statement in _statements(tree.body, ast) if _is_guard(statement, ast)]
+    guards: dict[int, tuple[list[Any], list[Any]]] = {}
+    for statement in _statements(tree.body, ast):
+        guard = _guard(statement, ast)
+        if guard is not None:
+            guards[id(statement)] = guard
     if not guards:
         return None
-    skipped = frozenset(map(id, guards))
-    inside = [statement for guard in guards for statement in guard.body]
-    return Bindings(
-        frozenset(_bound(tree.body, skipped, module, ast)), frozenset(_bound(inside, skipped, module, ast))
-    )
+    skipped = [inner for guard in guards.values() for inner in guard[0]]
+    imported = frozenset(_bound(tree.body, guards, module, ast))
+    return Bindings(imported, frozenset(_bound(skipped, guards, module, ast)))
 
 
 def _source(module: ModuleType) -> bytes | None:
@@ -107,26 +109,31 @@ def _statements(body: list[ast.stmt], tools: Any) -> Iterator[ast.stmt]:
                 yield from _statements(getattr(statement, field, []), tools)
 
 
-def _is_guard(statement: ast.stmt, tools: Any) -> bool:
-    if not isinstance(statement, tools.If):
-        return False
-    for node in tools.walk(statement.test):
+def _guard(statement: Any, tools: Any) -> tuple[list[Any], list[Any]] | None:
+    """The statements under a guard that an import skips, and those that it runs; None if it is no guard."""
+    if isinstance(statement, tools.If):
+        tests, bodies = statement.test, (statement.body, statement.orelse)
+    elif isinstance(statement, tools.Expr) and isinstance(statement.value, (tools.BoolOp, tools.IfExp)):
+        tests, bodies = statement.value, ([], [])  # __name__ == "__main__" and main()
+    else:
+        return None
+    for node in tools.walk(tests):
         if isinstance(node, tools.Compare):
             sides = [node.left, *node.comparators]
             named = any(isinstance(side, tools.Name) and side.id == "__name__" for side in sides)
             if named and any(isinstance(side, tools.Constant) and side.value == "__main__" for side in sides):
-                return True
-    return False
+                return bodies[::-1] if isinstance(node.ops[0], tools.NotEq) else bodies
+    return None
 
 
-def _bound(body: list[ast.stmt], guards: frozenset[int], module: ModuleType, tools: Any) -> Iterator[str]:
-    """Every name that statements bind, but for what stands under a guard."""
+def _bound(body: list[Any], guards: dict[int, Any], module: ModuleType, tools: Any) -> Iterator[str]:
+    """Every name that statements bind on import."""
     scopes = (tools.FunctionDef, tools.AsyncFunctionDef, tools.ClassDef)
-    todo: list[Any] = list(body)
+    todo = list(body)
     while todo:
         node = todo.pop()
         if id(node) in guards:
-            todo.extend(node.orelse)
+            todo.extend(guards[id(node)][1])
         elif isinstance(node, scopes):
             yield node.name
         elif isinstance(node, (tools.Import, tools.ImportFrom)):

@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 from pickle import Pickler
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.payload.box import Buffer, Received
 
+
+_ATOMS = frozenset({NoneType, bool, int, float})  # they need no look inside
 
 
 class SlotCodec:
@@ -91,6 +94,8 @@ class SlotCodec:
             ResultSerializationError: it cannot be pickled; its cause says why.
             SystemExit: what it is made of called ``sys.exit()``; that is the call's end as it is within the call.
         """
+        if type(value) in _ATOMS and self._format.custom is None:
+            return [pickle.dumps(value, 5)]
         try:
             return self._dump(value)
         except Exception as exc:  # __reduce__ and __getstate__ are user code
@@ -112,7 +117,7 @@ class SlotCodec:
         sink, buffers = Sink(), Buffers()
         try:
             Pickler(sink, 5, buffer_callback=buffers.add).dump(value)
-            done = not any(MARK in piece for piece in sink)
+            done = MARK not in sink[0] if len(sink) == 1 else not any(MARK in piece for piece in sink)
         except Exception:  # it needs more than pickle; or it fails below as well, with the same error
             done = False
         if done and not buffers.views:
@@ -137,12 +142,15 @@ class SlotCodec:
         if flags & NEEDS_MAIN:
             self._main.ensure_imported()
         if definitions:
-            self._main.apply(definitions)
+            self._main.apply(definitions, self._definition)
         opened = self._format.open(flags, body, buffers)
         if flags & BY_NAME:
             name, *rest = opened
             return main_attribute(name), *rest
         return opened
+
+    def _definition(self, data: bytes) -> Any:
+        return self._format.open(self._format.standard_flags, data, [])
 
 
 def perform(codec: SlotCodec, data: Received) -> tuple[bool, bool, list[Buffer]]:

@@ -6,9 +6,12 @@ import pickle
 import sys
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.payload.tracking import name_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class SlotMain:
@@ -61,13 +64,13 @@ class SlotMain:
         self.namespace.update(kept)
         self._imported = True
 
-    def apply(self, definitions: memoryview) -> None:
-        """Assign the definitions that are newer than what is there."""
+    def apply(self, definitions: memoryview, loads: Callable[[bytes], dict[str, Any]]) -> None:
+        """Assign the definitions that are newer than what is there; ``loads`` opens each."""
         for names, version, data in pickle.loads(definitions):
             fresh = [name for name in names if version > self._versions.get(name, 0)]
             if not fresh:
                 continue
-            values = pickle.loads(data)
+            values = loads(data)
             for name in fresh:
                 # Bound already, and not by a definition: the slot's own code came first.
                 if name in self._versions or name not in self.namespace:

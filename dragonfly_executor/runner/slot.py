@@ -122,9 +122,10 @@ class _Slot:
             # The call forked, and its child came back here: the result is the parent's to give.
             os._exit(0)
         microseconds = min(int((time.perf_counter() - began) * 1e6), MAX_DETAIL)
-        _flush_standard_streams()
         result_flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
         self._send_result(call_id, attempt, microseconds, result_flags, parts)
+        # What the call printed is seen now, not when the slot ends.
+        _flush_standard_streams()
 
     def _answer_idle_check(self, data: Buffer) -> None:
         try:

@@ -264,6 +264,17 @@ def test_a_larger_max_boots_at_once_what_waits() -> None:
     assert (story.stats.min, story.stats.max) == (0, 3)
 
 
+def test_runners_that_need_not_go_after_all_take_the_calls_that_wait_at_once() -> None:
+    story = Story(min=2, max=2)
+    story.submit_calls(1)
+    story.boots(1)
+    story.boots(2)
+    story.submit_calls(1)
+    story.tell(events.Resized(0, 1))
+    assert story.submit_calls(4) == ["send 3.1 to 1", "send 4.1 to 1", "send 5.1 to 1"]
+    assert story.tell(events.Resized(0, 2)) == ["send 6.1 to 2"]
+
+
 def test_a_smaller_max_stops_boots_and_idle_runners_at_once_and_busy_ones_when_they_have_drained() -> None:
     story = Story(max=4).up(1, 1, 1)
     story.submit_calls(2)

@@ -131,8 +131,17 @@ class MachineAndWorld(RuleBasedStateMachine):
         self.world.feed(events.RunnerGone(runner_id))
 
     @rule(kind=SMALL, runner=st.integers(0, 6), call=st.integers(0, 12), attempt=st.integers(1, 4))
-    def something_late_arrives(self, kind: int, runner: int, call: int, attempt: int) -> None:
+    def something_strange_arrives(self, kind: int, runner: int, call: int, attempt: int) -> None:
         """From a runner, about a call, that may be anything: known or not, there or long gone."""
+        self.message(kind, runner, call, attempt)
+
+    @rule(kind=st.integers(0, 5), back=SMALL)
+    def something_late_arrives(self, kind: int, back: int) -> None:
+        """About a sending that there was, over or not."""
+        if self.world.flown:
+            self.message(kind, *self.world.flown[-1 - back % len(self.world.flown)])
+
+    def message(self, kind: int, runner: int, call: int, attempt: int) -> None:
         late: list[events.Event] = [
             events.ResultsArrived(runner, [(call, attempt, 0.01, token_of(call, attempt), False)]),
             events.CallsReturned(runner, [(call, attempt)]),

@@ -88,7 +88,7 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
     roster, ledger, workers = pool.roster, pool.ledger, pool.limits.max_workers
     if not pool.starts_calls:
         # Calls whose slots are booting count as begun.
-        assert ledger.queued <= (pool.slots_coming if pool.mode is ShutdownMode.CANCEL_QUEUED else 0)
+        assert not ledger.queued or (pool.mode is ShutdownMode.CANCEL_QUEUED and roster.booting)
         assert not ledger.delayed
         return
     binds = workers is not None and roster.slots > workers

@@ -54,6 +54,8 @@ class World:
         self.mode: ShutdownMode | None = None
         self.broken = False
         self.closed = False
+        self.flown: list[tuple[int, int, int]] = []
+        """Every sending there was: runner, call, attempt."""
         self.last_event: events.Event = events.Tick()
         # To play it again: how to make each event, since calls change, and what came of it.
         self.log: list[tuple[Callable[[], events.Event], float, str]] = []
@@ -140,7 +142,7 @@ class World:
         assert node.up
         assert not node.stopped, "a call is sent to a runner that was told to go"
         assert not self.broken
-        assert self.mode in (None, ShutdownMode.DRAIN), "a call is sent after a shutdown"
+        assert self.mode is not ShutdownMode.KILL, "a call is sent after a shutdown"
         assert action.calls
         for call in action.calls:
             account = self.accounts[call.id]
@@ -150,6 +152,7 @@ class World:
             assert call.attempt <= 1 + call.limits.retries
             node.flying[call.id] = call.attempt
             node.had += 1
+            self.flown.append((action.runner_id, call.id, call.attempt))
         node.asked = False
         runner = self.machine.pool.roster.runners[action.runner_id]
         assert len(node.flying) <= node.slots + runner.prefetch, "more calls than slots and credit"

@@ -306,3 +306,15 @@ def test_missing_module_in_the_slot(tmp_path: Any, monkeypatch: pytest.MonkeyPat
 def test_qualified_names() -> None:
     assert failures.qualified_name(ValueError) == "ValueError"
     assert failures.qualified_name(Nowhere) == f"{__name__}.Nowhere"
+
+
+class ExitsInPickling:
+    def __reduce__(self) -> Any:
+        raise SystemExit(5)
+
+
+def test_result_that_exits_when_it_is_pickled() -> None:
+    near = Near()
+    error = near.error(ExitsInPickling)
+    assert type(error) is SystemExit
+    assert error.code == 5

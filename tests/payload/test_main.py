@@ -374,3 +374,97 @@ with Far() as far:
     print([tuple(map(int, far(add))) for _ in range(2)], int(table[0]))
 """
     assert launch("file", text, tmp_path) == "[(1, 199990000), (2, 199990000)] 0\n"
+
+
+@pytest.mark.parametrize(
+    ("ending", "shown"),
+    [
+        ("if __name__ == '__main__': main()", "imported"),
+        ("if '__main__' == __name__ and True: main()", "imported"),
+        ("if __name__ != '__main__':\n    pass\nelse:\n    main()", "imported"),
+        ("try:\n    if __name__ == '__main__':\n        main()\nfinally:\n    pass", "imported"),
+        ("__name__ == '__main__' and main()", "imported"),
+        ("if __name__ == '__main__':\n    if True:\n        main()", "imported"),
+        ("name = '__main__'\nmain()", "by value"),
+        ("if __name__ in ('no guard',): pass\nmain()", "by value"),
+        ("def no_guard():\n    if __name__ == '__main__': pass\nmain()", "by value"),
+    ],
+)
+def test_what_a_guard_is(ending: str, shown: str, tmp_path: Path) -> None:
+    text = """
+from dragonfly_executor.payload import CallCodec
+def work(): return 1
+def main():
+    print("by value" if len(b"".join(CallCodec().encode_call(work, (), {}))) > 100 else "imported")
+"""
+    assert launch("file", text + ending, tmp_path) == shown + "\n"
+
+
+def test_guard_turned_around(tmp_path: Path) -> None:
+    text = FAR + """
+def work():
+    return ROLE, FACTOR
+
+def main():
+    with Far() as far:
+        print(far(work))
+
+if __name__ != "__main__":
+    ROLE = "imported"
+else:
+    ROLE, FACTOR = "ran", 3
+    main()
+"""
+    assert launch("file", text, tmp_path) == "('imported', 3)\n"
+
+
+def test_serializer_of_the_users_and_an_imported_script(tmp_path: Path) -> None:
+    text = FAR + """
+import pickle
+
+class Point:
+    def __init__(self, x):
+        self.x = x
+
+def work(point):
+    return Point(point.x + 1)
+
+if __name__ == "__main__":
+    with Far(pickle) as far:
+        there = far(work, Point(1))
+        print(type(there) is Point, there.x)
+"""
+    assert launch("file", text, tmp_path) == "True 2\n"
+
+
+def test_threads_and_globals(tmp_path: Path) -> None:
+    text = FAR + """
+import threading
+offset = 0
+
+def shifted(x):
+    return x + offset
+
+def work(number):
+    return shifted(number)
+
+def submit(number):
+    for step in range(50):
+        pieces = far.codec.encode_call(work if step % 2 else lambda x: work(x), (number,), {})
+        with lock:
+            failed, _, data = far.send(pieces)
+            answers.append(not failed and far.codec.decode_result(data) - number)
+
+lock, answers = threading.Lock(), []
+far = Far()
+threads = [threading.Thread(target=submit, args=(number,)) for number in range(4)]
+for thread in threads:
+    thread.start()
+for value in range(1, 100):
+    offset = value
+for thread in threads:
+    thread.join()
+print(len(answers), all(type(answer) is int and 0 <= answer < 100 for answer in answers), far(work, 1))
+far.__exit__()
+"""
+    assert launch("file", text, tmp_path) == "200 True 100\n"

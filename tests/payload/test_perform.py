@@ -153,3 +153,18 @@ def test_garbage() -> None:
     failed, _, pieces = perform(near.slot, b"\x80garbage")
     assert failed
     assert isinstance(near.codec.decode_error(b"".join(pieces)), CallDeserializationError)
+
+
+class Looks:
+    """Says, while it is pickled, whether the argument of its call is still there."""
+
+    def __reduce__(self) -> Any:
+        return bool, (Tracked.last() is not None,)
+
+
+def look(thing: Any) -> Any:
+    return Looks()
+
+
+def test_arguments_are_let_go_before_the_result_is_pickled(without_collector: None) -> None:
+    assert Near()(look, Tracked()) is False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import operator
 import pickle
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,3 +185,17 @@ def test_empty_payload() -> None:
         Near().slot.decode_call(b"")
     with pytest.raises(ResultDeserializationError):
         CallCodec().decode_result(b"")
+
+
+def test_module_that_no_finder_knows_travels_by_value(tmp_path: Path) -> None:
+    """Loaded from a path under a name of the user's choice: a runner could not import it."""
+    (tmp_path / "file.py").write_text("FACTOR = 2\ndef helper(x): return x * FACTOR\ndef work(x): return helper(x)\n")
+    spec = importlib.util.spec_from_file_location("a_plugin", tmp_path / "file.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["a_plugin"] = module
+    spec.loader.exec_module(module)
+    try:
+        with Far() as far:
+            assert far(module.work, 2) == 4
+    finally:
+        del sys.modules["a_plugin"]

@@ -1,0 +1,360 @@
+"""Cancelling stops the work, wherever it is, and nothing but that."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections import Counter
+from concurrent.futures import CancelledError, Future, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dragonfly_executor import DragonflyExecutor
+from dragonfly_executor.errors import RunnerLostError
+from tests import payloads
+from tests.local.conftest import Make
+from tests.support import PATIENCE, SOON, Gate, Mailbox, all_ended, values, watching
+
+STUBBORN = {
+    "waits": payloads.hold_for_good,
+    "ignores signals": payloads.ignore_signals_and_run,
+    "catches everything": payloads.catch_everything,
+    "holds the GIL": payloads.hold_the_gil,
+    "one long number": payloads.hold_the_gil_by_power,
+}
+
+
+@pytest.mark.parametrize("how", STUBBORN)
+def test_cancel_ends_a_running_call_whatever_it_does(how: str, make: Make, mailbox: Mailbox, gate: Gate) -> None:
+    """Checklist 40, 39. Its process is gone, its slot runs others, and its neighbour noticed nothing."""
+    ex = make(2)
+    neighbour = ex.submit(payloads.hold, mailbox.path, gate.path, "unharmed")
+    mailbox.read()
+    running = ex.submit(STUBBORN[how], mailbox.path)
+    with watching(int(mailbox.read())) as watches:
+        assert running.cancel()
+        assert running.cancelled()
+        assert all_ended(watches)
+    with pytest.raises(CancelledError):
+        running.result(SOON)
+    assert values(ex.submit(payloads.echo, n) for n in range(20)) == list(range(20))
+    gate.open()
+    assert neighbour.result(SOON) == "unharmed"
+
+
+@pytest.mark.parametrize("how", ["plain", "session", "daemon", "exec", "exec session", "exec empty session"])
+def test_cancel_ends_everything_that_the_call_started(how: str, make: Make, mailbox: Mailbox) -> None:
+    """Checklist 40. Whatever session it is in and whatever it inherited."""
+    ex = make(1)
+    running = ex.submit(payloads.hold_with_sleeper, mailbox.path, how)
+    with watching(*map(int, mailbox.read().split())) as watches:
+        assert running.cancel()
+        assert all_ended(watches)
+
+
+def test_cancelling_queued_calls_leaves_no_trace_of_them(make: Make, mailbox: Mailbox, gate: Gate, log: Path) -> None:
+    """Checklist 35, 40. What was not started never runs."""
+    ex = make(1)
+    running = ex.submit(payloads.hold, mailbox.path, gate.path, "ran")
+    mailbox.read()
+    futures = [ex.submit(payloads.log_run, str(log), n) for n in range(100)]
+    cancelled = [future.cancel() for future in futures[::2]]
+    gate.open()
+    values(futures[1::2])
+    assert running.result(SOON) == "ran"
+    assert cancelled == [True] * 50
+    assert all(future.cancelled() for future in futures[::2])
+    assert sorted(int(line.split()[0]) for line in log.read_text().splitlines()) == list(range(1, 100, 2))
+
+
+def test_cancel_of_a_call_that_has_ended_says_no(make: Make) -> None:
+    """Checklist 35. Twice is as good as once, too."""
+    ex = make(1)
+    future = ex.submit(payloads.echo, 1)
+    assert future.result(SOON) == 1
+    assert not future.cancel()
+    assert future.result() == 1
+    waiting = ex.submit(payloads.nap, 60)
+    assert waiting.cancel()
+    assert waiting.cancel()
+
+
+def test_a_cancelled_future_wakes_who_waits_for_it(make: Make, mailbox: Mailbox) -> None:
+    """Checklist 40. `wait`, `as_completed` and callbacks, exactly once."""
+    ex = make(1)
+    running = ex.submit(payloads.hold_for_good, mailbox.path)
+    mailbox.read()
+    called: list[Future[Any]] = []
+    running.add_done_callback(called.append)
+    threading.Timer(0.05, running.cancel).start()
+    done, _ = wait([running], PATIENCE)
+    assert done == {running}
+    ex.shutdown()
+    assert called == [running]
+
+
+def test_only_the_cancelled_call_is_hit_when_others_wait_in_the_same_slot(make: Make, log: Path) -> None:
+    """Checklist 35, 21. Cheap calls are queued in slots; a kill must not reach those before and behind."""
+    ex = make(2)
+    values(ex.submit(payloads.nothing) for _ in range(2000))
+    for round_ in range(40):
+        futures = [ex.submit(payloads.log_run, str(log), (round_, n)) for n in range(60)]
+        picked = random.Random(round_).sample(futures, 5)
+        for future in picked:
+            future.cancel()
+        for future in futures:
+            if future not in picked:
+                assert isinstance(future.result(PATIENCE), int)
+    runs = Counter(line.rpartition(" ")[0] for line in log.read_text().splitlines())
+    assert set(runs.values()) == {1}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_cancel_races_completion(workers: int, make: Make, log: Path) -> None:
+    """Checklist 35, 21. Each call has a result or is cancelled, and the answer of `cancel` says which."""
+    ex = make(workers)
+    total = 10_000
+    left: list[tuple[Future[Any], int]] = []
+    ready = threading.Semaphore(0)
+    answers: dict[int, bool] = {}
+
+    def cancel_all() -> None:
+        numbers = random.Random(7)
+        for position in range(total):
+            ready.acquire()
+            future, number = left[position]
+            if numbers.random() < 0.5:
+                answers[number] = future.cancel()
+
+    canceller = threading.Thread(target=cancel_all)
+    canceller.start()
+    for number in range(total):
+        left.append((ex.submit(payloads.echo, number), number))
+        ready.release()
+    canceller.join()
+    ends: Counter[str] = Counter()
+    for future, number in left:
+        try:
+            assert future.result(PATIENCE) == number
+            assert not answers.get(number, False)
+            ends["result"] += 1
+        except CancelledError:
+            assert answers[number]
+            ends["cancelled"] += 1
+    assert ends.total() == total
+    assert ends["cancelled"]
+    assert ends["result"]
+    assert values(ex.submit(payloads.echo, n) for n in range(100)) == list(range(100))
+
+
+def test_a_cancelled_call_never_ran_or_is_dead_and_others_ran_once(make: Make, log: Path) -> None:
+    """Checklist 35, 21. The same race with calls that leave a trace and take their time."""
+    ex = make(2)
+    futures = [ex.submit(payloads.log_run, str(log), n) for n in range(1500)]
+    cancelled = {n for n in range(0, 1500, 3) if futures[n].cancel()}
+    for n, future in enumerate(futures):
+        if n not in cancelled:
+            assert isinstance(future.result(PATIENCE), int)
+    ex.shutdown()
+    runs = Counter(int(line.split()[0]) for line in log.read_text().splitlines())
+    assert max(runs.values()) == 1
+    assert set(range(1500)) - cancelled <= set(runs)
+
+
+# -- submit against shutdown -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["wait", "nowait", "cancel", "kill"])
+def test_submit_races_shutdown_from_eight_threads(how: str) -> None:
+    """Checklist 31. Each submit raises RuntimeError or gives a future that settles."""
+    for round_ in range(13):
+        ex = DragonflyExecutor(2)
+        if round_ % 3:
+            ex.submit(payloads.nothing)
+        start = threading.Barrier(9)
+        futures: list[list[Future[Any]]] = [[] for _ in range(8)]
+        refusals: list[BaseException] = []
+
+        def submit(mine: list[Future[Any]], ex: DragonflyExecutor = ex, start: threading.Barrier = start) -> None:
+            start.wait()
+            try:
+                while True:
+                    mine.append(ex.submit(payloads.echo, len(mine)))
+            except RuntimeError as error:
+                refusals.append(error)
+
+        threads = [threading.Thread(target=submit, args=(mine,)) for mine in futures]
+        for thread in threads:
+            thread.start()
+        start.wait()
+        threading.Event().wait(0.0005 * round_)
+        if how == "kill":
+            ex.kill_workers()
+        else:
+            ex.shutdown(wait=how == "wait", cancel_futures=how == "cancel")
+        for thread in threads:
+            thread.join()
+        ex.shutdown()
+        assert len(refusals) == 8
+        for mine in futures:
+            for number, future in enumerate(mine):
+                assert future.done(), f"{how}, round {round_}: a future was forgotten"
+                if future.cancelled():
+                    assert how in ("cancel", "kill")
+                elif (error := future.exception()) is not None:
+                    assert how == "kill"
+                    assert isinstance(error, RunnerLostError)
+                else:
+                    assert future.result() == number
+
+
+def test_shutdown_twice_and_from_many_threads_is_one_shutdown(make: Make, mailbox: Mailbox, gate: Gate) -> None:
+    """Checklist 28. What runs and what waits is finished first."""
+    ex = make(1)
+    running = ex.submit(payloads.hold, mailbox.path, gate.path, "ran")
+    queued = [ex.submit(payloads.echo, n) for n in range(20)]
+    mailbox.read()
+    threads = [threading.Thread(target=ex.shutdown) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    gate.open()
+    for thread in threads:
+        thread.join(PATIENCE)
+    ex.shutdown()
+    assert not any(thread.is_alive() for thread in threads)
+    assert running.result(0) == "ran"
+    assert [future.result(0) for future in queued] == list(range(20))
+    assert not threading.enumerate()[1:]
+
+
+# -- the standard library's answers ------------------------------------------------------------------------------------
+
+
+def _as_a_pool_option(make: Make, workers: int) -> Any:
+    return make(workers, cancel_running=False)
+
+
+def _as_a_view(make: Make, workers: int) -> Any:
+    return make(workers).options(cancel_running=False)
+
+
+standard = pytest.mark.parametrize("standard", [_as_a_pool_option, _as_a_view], ids=lambda how: how.__name__[1:])
+
+
+@standard
+def test_without_cancel_running_a_running_call_cannot_be_cancelled(
+    standard: Any, make: Make, mailbox: Mailbox, gate: Gate
+) -> None:
+    """Checklist 40. The answers are those of a ProcessPoolExecutor's futures."""
+    ex = standard(make, 1)
+    running = ex.submit(payloads.hold, mailbox.path, gate.path, "ran")
+    mailbox.read()
+    assert running.running()
+    assert not running.cancel()
+    assert not running.cancelled()
+    queued = [ex.submit(payloads.echo, n) for n in range(50)]
+    assert queued[-1].cancel()
+    gate.open()
+    assert running.result(SOON) == "ran"
+    assert values(queued[:-1]) == list(range(49))
+
+
+@standard
+def test_without_cancel_running_calls_may_still_change_their_slot(standard: Any, make: Make, tmp_path: Path) -> None:
+    """Checklist 40. What was handed over and comes back unstarted is handed over again."""
+    ex = standard(make, 2)
+    values(ex.submit(payloads.nothing) for _ in range(2000))
+    for number in range(5):
+        here, there = _places(tmp_path, number)
+        futures = [
+            ex.submit(payloads.meet, here, there, "a"),
+            *[ex.submit(payloads.echo, n) for n in range(30)],
+            ex.submit(payloads.meet, there, here, "b"),
+            *[ex.submit(payloads.echo, n) for n in range(30)],
+        ]
+        assert values(futures) == ["a", *range(30), "b", *range(30)]
+
+
+@standard
+def test_without_cancel_running_a_cancelling_shutdown_settles_all(
+    standard: Any, make: Make, mailbox: Mailbox, gate: Gate
+) -> None:
+    """Checklist 28, 40. Calls that were handed over and come back unstarted among them."""
+    ex = standard(make, 1)
+    running = ex.submit(payloads.hold, mailbox.path, gate.path, "ran")
+    queued = [ex.submit(payloads.echo, n) for n in range(50)]
+    mailbox.read()
+    make_pool_executor = ex.pool
+    make_pool_executor.shutdown(wait=False, cancel_futures=True)
+    threading.Timer(0.1, gate.open).start()
+    make_pool_executor.shutdown(wait=True)
+    assert running.result(0) == "ran"
+    assert all(future.done() for future in queued)
+    assert sum(future.cancelled() for future in queued) >= 48
+
+
+def _places(folder: Path, number: int) -> tuple[str, str]:
+    import os
+
+    names = str(folder / f"{number}-here"), str(folder / f"{number}-there")
+    for name in names:
+        os.mkfifo(name)
+    return names
+
+
+# -- asyncio -----------------------------------------------------------------------------------------------------------
+
+
+def test_cancelling_an_asyncio_task_stops_the_work(make: Make, mailbox: Mailbox) -> None:
+    """Checklist 40. As it awaits `run_in_executor`."""
+    ex = make(1)
+
+    async def main() -> bool:
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(loop.run_in_executor(ex, payloads.hold_with_sleeper, mailbox.path, "session"))
+        pids = (await asyncio.to_thread(mailbox.read)).split()
+        with watching(*map(int, pids)) as watches:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return await asyncio.to_thread(all_ended, watches)
+
+    assert asyncio.run(main())
+    assert ex.submit(payloads.echo, 1).result(SOON) == 1
+
+
+def test_an_asyncio_timeout_stops_the_work(make: Make, mailbox: Mailbox) -> None:
+    """Checklist 40. The others of a gather go on."""
+    ex = make(2)
+
+    async def main() -> tuple[bool, list[int]]:
+        loop = asyncio.get_running_loop()
+        others = [loop.run_in_executor(ex, payloads.echo, n) for n in range(10)]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(loop.run_in_executor(ex, payloads.hold_for_good, mailbox.path), 0.5)
+        with watching_if_there(int(mailbox.read())) as watches:
+            return await asyncio.to_thread(all_ended, watches), await asyncio.gather(*others)
+
+    assert asyncio.run(main()) == (True, list(range(10)))
+
+
+def watching_if_there(pid: int) -> Any:
+    """A watch on a process that may be gone by now."""
+    try:
+        return watching(pid)
+    except ProcessLookupError:
+        return watching()
+
+
+def test_a_cancelled_view_with_a_timeout_in_asyncio(make: Make) -> None:
+    """Checklist 40. A view is an executor for `run_in_executor`, and its budget is the call's."""
+    view = make(1).options(timeout=0.3)
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.get_running_loop().run_in_executor(view, payloads.nap, 60)
+
+    asyncio.run(main())
