@@ -38,8 +38,8 @@ JOIN_PATIENCE = 5.0
 class Engine:
     """Runs a pool's calls.
 
-    `submit`, `cancel`, `post`, `ask` and `shut_down` may be called from any thread; everything else belongs to the engine
-    thread, which starts with the first submit, or with `start`.
+    `submit`, `cancel`, `post`, `ask` and `shut_down` may be called from any thread; everything else belongs to the
+    engine thread, which starts with the first submit, or with `start`.
     """
 
     def __init__(self, options: PoolOptions, limits: PoolLimits, backend: Backend, codec: CallCodec) -> None:
@@ -58,6 +58,8 @@ class Engine:
         self._initializer = self._encode_initializer()
         self._thread: threading.Thread | None = None
         self._thread_id = 0
+        self._some_stay = False
+        """Whether there may be calls that cannot be cancelled once they were handed over."""
         self._timer: Timer | None = None
         self._loop: Loop
         self._callbacks: Crew
@@ -80,8 +82,8 @@ class Engine:
 
     # -- from any thread ----------------------------------------------------------------------------------------------
 
-    def submit(self, parts: Sequence[Buffer], limits: CallLimits) -> Future[Any]:
-        """Accept a call.
+    def submit(self, parts: Sequence[Buffer], limits: CallLimits, *, cancel_running: bool = True) -> Future[Any]:
+        """Accept a call. Without `cancel_running` its future cannot be cancelled once it was handed to a runner.
 
         Raises:
             RuntimeError: the pool is shut down, or broken (`PoolBrokenError`), or belongs to another process
@@ -89,10 +91,16 @@ class Engine:
             FrameTooLargeError: the payload is over ``max_payload``.
         """
         payload = sendable(parts)
-        if not isinstance(payload, bytes):
-            self._check_size(payload)
+        size = len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
+        if size > self.options.max_payload:
+            raise errors.FrameTooLargeError(
+                f"the call's arguments take {size} bytes, and max_payload is {self.options.max_payload}"
+            )
         future: Future[Any] = Future(self)
         call = future.call = Call(next(self._ids), payload, future, limits)
+        if not cancel_running:
+            future.cancels_running = False
+            self._some_stay = True
         with self._lock:
             self.check_open()
             if self._thread is None:
@@ -112,13 +120,6 @@ class Engine:
             raise self._failure
         if self._refusal is not None:
             raise RuntimeError(self._refusal)
-
-    def _check_size(self, payload: Sequence[Buffer]) -> None:
-        size = sum(map(len, payload))
-        if size > self.options.max_payload:
-            raise errors.FrameTooLargeError(
-                f"the call's arguments take {size} bytes, and max_payload is {self.options.max_payload}"
-            )
 
     def start(self) -> None:
         """Start the thread before the first submit, as a pool with ``min`` runners does."""
@@ -180,6 +181,9 @@ class Engine:
         with self._lock:
             if self._refusal is None:
                 self._refusal = reason
+        if self._thread is not None:
+            # A submit that was accepted just before may not have asked for this yet.
+            self._loop.call_soon_threadsafe(self._take_inbox)
         self.post(events.ShutdownRequested(mode))
 
     def join(self, timeout: float | None = None) -> None:
@@ -272,17 +276,12 @@ class Engine:
     def _send(self, action: actions.Send) -> None:
         runner = self._runners.get(action.runner_id)
         now = self._loop.time()
-        if self.options.call.cancel_running:
-            for call in action.calls:
-                runner.send_call(call, now)
-            # Now, not at the end of the pass: the calls start that much sooner.
-            runner.flush()
-            return
-        for call in action.calls:
-            # As in the standard library a call that is handed over counts as running, and cannot be cancelled.
-            future: Any = call.token
-            if call.attempt > 1 or future.set_running_or_notify_cancel():
-                runner.send_call(call, now)
+        # One that was cancelled an instant ago stays here: the core says KILL next, and hears that it is gone.
+        calls = [call for call in action.calls if _hand_over(call)] if self._some_stay else action.calls
+        for call in calls:
+            runner.send_call(call, now)
+        # Now, not at the end of the pass: the calls start that much sooner.
+        runner.flush()
 
     def _settle(self, action: actions.Settle) -> None:
         for call, outcome in action.outcomes:
@@ -370,6 +369,11 @@ class Engine:
         self._settle(actions.Settle([(call, error) for call in left]))
         self._runners.abandon()
         self._narrator.complain(str(error))
+
+
+def _hand_over(call: Call) -> bool:
+    future: Any = call.token
+    return bool(future.hand_over())
 
 
 def slot_lost(runner_id: int, how: dict[str, Any]) -> Exception:

@@ -43,7 +43,7 @@ class PoolExecutor(Executor):
     def options(self, **changes: Any) -> PoolExecutor:
         """A view of this executor with other call options; it is an `Executor` itself.
 
-        ``ex.options(timeout=60, retries=2).submit(fn, key=1)``: options never travel among the function's own arguments.
+        ``ex.options(timeout=60, retries=2).submit(fn, key=1)``: options never travel among its arguments.
         Shutting down a view shuts down nothing.
 
         Args:
@@ -120,7 +120,7 @@ class PoolExecutor(Executor):
     ) -> bool | None:
         if not self._owns_pool:
             return None
-        interrupted = kind is not None and not issubclass(kind, Exception)
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         self._pool.leave(interrupted=interrupted)
         return None
 

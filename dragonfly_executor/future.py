@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from concurrent.futures import Future as BaseFuture
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,11 +56,14 @@ class Unopened(Exception):
 
 
 class Future(BaseFuture[T]):
-    """A call's future. To the base class it stays pending until the call has ended; `running` is answered by the ledger.
+    """A call's future. To the base class it stays pending until the call has ended; the ledger answers `running`.
 
-    So `cancel` stops a call that is running already: its process group is killed, and the slot is replaced. In a pool
-    with ``cancel_running=False`` it gives the standard library's answers instead.
+    So `cancel` stops a call that is running already: its process group is killed, and the slot is replaced. With the
+    option ``cancel_running=False`` it gives the standard library's answers instead.
     """
+
+    cancels_running = True
+    _handed_over = False
 
     def __init__(self, engine: Engine) -> None:
         super().__init__()
@@ -76,9 +80,24 @@ class Future(BaseFuture[T]):
             self._engine.cancel(self.call)
         return True
 
+    def hand_over(self) -> bool:
+        """The call goes to a runner, the first time or again; False if it was cancelled before. On the engine thread.
+
+        As in the standard library a call that is handed over counts as running, and cannot be cancelled, where
+        ``cancel_running`` is off.
+        """
+        if not (self.cancels_running or self._handed_over):
+            self._handed_over = self.set_running_or_notify_cancel()
+            return self._handed_over
+        return True
+
     def cancel_by_engine(self) -> None:
         """Settle as cancelled, and tell whoever waits; on the engine thread."""
-        if super().cancel() and not self._told:
+        if not super().cancel():
+            if not self.done():
+                # It was handed over for good, and came back unstarted in a shutdown.
+                self.set_exception(CancelledError())
+        elif not self._told:
             self._told = True
             self.set_running_or_notify_cancel()
 
@@ -112,9 +131,8 @@ class Future(BaseFuture[T]):
             value, error = outcome.open()
             if error is None:
                 return value  # type: ignore[no-any-return]
-        assert error is not None
         try:
-            raise error from error.__cause__
+            raise error from error.__cause__  # type: ignore[misc, union-attr]  # no value, so an error
         finally:
             # A traceback holds this frame, and this frame the error: without this the two would keep each other alive.
             del error, self

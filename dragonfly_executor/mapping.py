@@ -52,7 +52,7 @@ def map_calls(
     except BaseException:
         _cancel(pending)
         raise
-    # Once all are submitted the results must not hold the executor: one that was dropped winds down while they are taken.
+    # Once all are submitted the results must not hold the executor: one that was dropped winds down meanwhile.
     results = _results(pending, iter(()) if window is None else sent, deadline)
     return results if chunksize == 1 else (value for values in results for value in values)
 

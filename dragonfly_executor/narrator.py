@@ -70,4 +70,5 @@ class Narrator:
         if hook is not None:
             self._later(hook, {**self._facts(count), "event": what, "runner_id": runner_id, "text": text})
         if level is not False and isinstance(level, int):
-            self._later(logger.log, level, "pool %s: %s (%d of %d runners)", self._options.name, text, count, self._options.max)
+            form = "pool %s: %s (%d of %d runners)"
+            self._later(logger.log, level, form, self._options.name, text, count, self._options.max)

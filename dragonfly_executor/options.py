@@ -42,7 +42,7 @@ def duration(value: Seconds, name: str, *, positive: bool = False) -> float:
         if total_seconds is None:
             raise TypeError(f"{name} must be a number of seconds or a timedelta, not {type(value).__name__}")
         value = float(total_seconds())
-    if value != value or value < 0 or (positive and value == 0):
+    if not value >= 0 or (positive and value == 0):
         raise ValueError(f"{name} must be {'greater than' if positive else 'at least'} 0, not {value!r}")
     return float(value)
 
@@ -67,7 +67,7 @@ class CallOptions(Record):
         retry_on: exception types that, raised by the call itself, are tried again as well.
         retry_wait: a tenacity wait strategy for the pauses between attempts; None for an exponential one with jitter,
             from a tenth of a second to ten seconds.
-        cancel_running: whether `Future.cancel` stops a call that is running; False gives the standard library's answers.
+        cancel_running: whether `Future.cancel` stops a call that is running; False gives the standard answers.
 
     Raises:
         TypeError: a value has the wrong type.
@@ -146,7 +146,7 @@ class PoolOptions:
         log: int | str | bool = False,
         boot_timeout: Seconds = 30.0,
         shutdown_timeout: Seconds = 30.0,
-        idle_shutdown_after: Seconds | None | tuple[Seconds | None, IdleCheck] = 30.0,
+        idle_shutdown_after: Seconds | tuple[Seconds | None, IdleCheck] | None = 30.0,
         min_idle_shutdown_after: Seconds | None = None,
         on_grow_start: Hook | None = None,
         on_grow_end: Callable[[object, Mapping[str, Any]], object] | None = None,
@@ -229,7 +229,7 @@ def _tasks(value: int | None) -> int | None:
     return value
 
 
-def _idle(after: Seconds | None | tuple[Seconds | None, IdleCheck]) -> tuple[float | None, IdleCheck | None]:
+def _idle(after: Seconds | tuple[Seconds | None, IdleCheck] | None) -> tuple[float | None, IdleCheck | None]:
     """Seconds of idleness after which a runner goes, and what is asked on it before."""
     if not isinstance(after, tuple):
         return seconds(after, "idle_shutdown_after"), None
@@ -246,10 +246,10 @@ def log_level(log: int | str | bool) -> int | bool:
         return logging.INFO
     if isinstance(log, int):
         return log
-    level = logging.getLevelName(str(log).upper())
-    if not isinstance(level, int):
+    levels = logging.getLevelNamesMapping()
+    if str(log).upper() not in levels:
         raise ValueError(f"log must be False, True or a logging level, not {log!r}")
-    return level
+    return levels[str(log).upper()]
 
 
 def default_max(backend: Backend, max_runners: int | None) -> int:

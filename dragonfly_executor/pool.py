@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from dragonfly_executor import errors
 from dragonfly_executor.core.events import Resized, ShutdownMode
@@ -161,7 +161,9 @@ class Pool:
         self._finalizer.atexit = False
 
     def __reduce__(self) -> Any:
-        raise TypeError("a Pool cannot travel to a runner: it owns processes and threads here. Make one in the call instead")
+        raise TypeError(
+            "a Pool cannot travel to a runner: it owns processes and threads here. Make one in the call instead"
+        )
 
     def __repr__(self) -> str:
         return f"<Pool {self.name!r}: {self.stats().explain}>"
@@ -260,7 +262,7 @@ class Pool:
         self._engine.join(timeout)
 
     def leave(self, *, interrupted: bool) -> None:
-        """The end of a ``with`` block: wait for everything, or, after a Ctrl-C, for what was called with ``link=False``.
+        """The end of a ``with`` block: wait for all, or, after a Ctrl-C, for what was called with ``link=False``.
 
         Those calls have ``shutdown_timeout`` to finish. A Ctrl-C while this waits stops everything.
         """
@@ -279,13 +281,13 @@ class Pool:
                 self.kill()
                 self.join()
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.leave(interrupted=kind is not None and not issubclass(kind, Exception))
+        self.leave(interrupted=kind is not None and issubclass(kind, KeyboardInterrupt))
 
 
 def make_pool(name: str, backend: Backend | None, options: dict[str, Any]) -> Pool:
@@ -310,14 +312,15 @@ def _depth() -> int:
 
 def _read_options(name: str, backend: Backend, options: dict[str, Any]) -> PoolOptions:
     """Split what the user gave into the pool's and the calls' options; TypeError for what is neither."""
-    calls = {key: options.pop(key) for key in list(options) if key in CallOptions.__slots__}
+    calls = {key: options.pop(key) for key in list(options) if key in CallOptions.__match_args__}
     for key in options:
         if key not in PoolOptions.names():
-            known = sorted({*PoolOptions.names(), *CallOptions.__slots__})
+            known = sorted({*PoolOptions.names(), *CallOptions.__match_args__})
             raise TypeError(f"no such option: {key!r}; there are {', '.join(known)}")
     options.setdefault("boot_timeout", backend.default_boot_timeout)
     options["max"] = default_max(backend, options.get("max"))
-    if options.get("max_workers") and options.get("max_concurrency") is None and backend.name == "local" and options["max"] == 1:
+    one_local_runner = backend.name == "local" and options["max"] == 1
+    if one_local_runner and options.get("max_workers") and options.get("max_concurrency") is None:
         options["max_concurrency"] = options["max_workers"]
     return PoolOptions(name, call=CallOptions(**calls), **options)
 

@@ -99,13 +99,13 @@ class RunnerLink:
 
     def welcome(self, session: bytes, setup: bytes) -> None:
         """Let it in, and tell it what each slot needs."""
-        assert self._link is not None
         self.welcomed = True
-        self._link.end_handshake()
-        self._link.send(encode(Kind.WELCOME, payload=session))
+        if self._link is not None:
+            self._link.end_handshake()
+        self._say(encode(Kind.WELCOME, payload=session))
         for start in range(0, len(setup), CHUNK_SIZE):
             more = Flag.MORE if start + CHUNK_SIZE < len(setup) else 0
-            self._link.send(encode(Kind.SETUP, payload=setup[start : start + CHUNK_SIZE], flags=more))
+            self._say(encode(Kind.SETUP, payload=setup[start : start + CHUNK_SIZE], flags=more))
 
     def refuse(self, reason: str) -> None:
         """Tell it why not; it goes by itself."""
@@ -188,7 +188,8 @@ class RunnerLink:
         return -1 if self._link is None or self._link.closed else self._link.fileno()
 
     def _on_closed(self, reason: Exception | None) -> None:
-        text = f"the link to runner {self.id} ended" if reason is None else f"the link to runner {self.id} broke: {reason}"
+        how = "ended" if reason is None else f"broke: {reason}"
+        text = f"the link to runner {self.id} {how}"
         self._listener.runner_broke(self, reason if isinstance(reason, errors.ProtocolError) else ConnectionError(text))
 
     def _on_frames(self, frames: Sequence[Frame]) -> None:
@@ -229,18 +230,24 @@ class RunnerLink:
 
     def _sort(self, frame: Frame, said: Said) -> None:
         """Everything but a small result."""
-        ref = (frame.call_id, frame.attempt)
+        if frame.call_id:
+            self._on_call_frame((frame.call_id, frame.attempt), frame, said)
+        else:
+            self._on_runner_frame(frame, said)
+
+    def _on_call_frame(self, ref: Ref, frame: Frame, said: Said) -> None:
+        """What became of one call."""
         match frame.kind:
             case Kind.RESULT:
                 self._downloads[ref] = (frame, [])
             case Kind.CHUNK:
                 self._on_chunk(ref, frame, said)
-            case Kind.STARTED:
-                said.started.append(ref)
             case Kind.PULL:
                 self._upload(ref, frame.detail)
+            case Kind.STARTED:
+                said.started.append(ref)
             case Kind.RETURNED:
-                self._uploads.pop(ref, None)
+                self._forget(ref)
                 said.returned.append(ref)
             case Kind.LOST:
                 self._forget(ref)
@@ -251,6 +258,10 @@ class RunnerLink:
             case Kind.GONE:
                 self._forget(ref)
                 said.gone.append(ref)
+
+    def _on_runner_frame(self, frame: Frame, said: Said) -> None:
+        """What concerns the runner as a whole."""
+        match frame.kind:
             case Kind.IDLE:
                 said.idle = bool(frame.detail)
             case Kind.SETUP_FAILED:

@@ -10,8 +10,8 @@ import socket
 import subprocess
 import sys
 
-from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor import errors
+from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.runner import processes
 from dragonfly_executor.versions import usable_cpus
@@ -74,7 +74,7 @@ class LocalBackend(Backend):
 
     def _command(self, fd: int) -> list[str]:
         # The package may be importable in the parent alone, through its sys.path: the agent is told where it is.
-        home = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+        home = __file__.rpartition("/dragonfly_executor/")[0]
         code = (
             "import sys\n"
             f"sys.path.insert(0, {home!r})\n"

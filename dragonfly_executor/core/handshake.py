@@ -1,8 +1,8 @@
 """What the two ends tell each other before the first pickle: JSON, small, and never trusted.
 
-A runner says HELLO with its versions. The parent compares them with its own and answers WELCOME, with the numbers of the
-session, or REFUSE, with the reason. Bytecode and pickles of another minor version of Python do not fail cleanly, they crash
-or run wrong code, so a difference that matters ends the boot.
+A runner says HELLO with its versions. The parent compares them with its own and answers WELCOME, with the numbers of
+the session, or REFUSE, with the reason. Bytecode and pickles of another minor version of Python do not fail cleanly,
+they crash or run wrong code, so a difference that matters ends the boot.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Hello:
 
 def hello(runner_id: str, versions: Versions) -> bytes:
     """HELLO's payload."""
-    return json.dumps({"runner": runner_id, "versions": {name: getattr(versions, name) for name in Versions.__slots__}}).encode()
+    said = {name: getattr(versions, name) for name in Versions.__slots__}
+    return json.dumps({"runner": runner_id, "versions": said}).encode()
 
 
 def read_hello(payload: bytes) -> Hello:

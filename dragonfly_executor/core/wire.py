@@ -12,9 +12,9 @@ One frame is a fixed plain header and an opaque payload:
 The same frames travel on both hops (parent to agent, agent to slot), so an agent forwards them as they are. Ids and
 lengths stand outside the pickle: a payload that cannot be opened fails one call, and the stream stays in step.
 
-No frame is longer than `MAX_FRAME`. What is larger than `MAX_INLINE` travels as a head that carries `Flag.LARGE` and
-`Flag.MORE`, whose payload ends with the total length, and chunks, of which the last lacks `Flag.MORE`. So control frames
-always find a gap, and nothing is ever allocated from a length that the peer claims.
+No frame is longer than `MAX_FRAME`. What is larger than `MAX_INLINE` travels as a head that carries `Flag.LARGE`,
+whose payload ends with the total length, and chunks, of which the last lacks `Flag.MORE`. So control frames always
+find a gap, and nothing is ever allocated from a length that the peer claims.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def encode(
 class Decoder:
     """Turns bytes, split anywhere, into frames.
 
-    `feed` raises `ProtocolError` and nothing else; after an error the decoder stays in error, since a stream that is out
-    of step cannot be trusted again. It holds at most what has arrived.
+    `feed` raises `ProtocolError` and nothing else; after an error the decoder stays in error, since a stream that is
+    out of step cannot be trusted again. It holds at most what has arrived.
     """
 
     def __init__(self, max_frame: int = MAX_FRAME, *, one_by_one: bool = False) -> None:
@@ -140,7 +140,7 @@ class Decoder:
         return frames
 
     def _complete(self) -> bool:
-        """Whether the pending bytes hold a whole frame: without this check a long frame would be copied at each read."""
+        """Whether the pending bytes hold a whole frame: else a long one would be copied at each read."""
         if len(self._pending) < HEADER_SIZE:
             return False
         header = HEADER.unpack_from(self._pending)

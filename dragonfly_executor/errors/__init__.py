@@ -19,9 +19,9 @@
     ├── ForkedExecutorError (RuntimeError)            used in a forked child of the parent
     └── NestingError (RuntimeError)                   runners in runners in runners
 
-What a ``ProcessPoolExecutor`` reports as ``BrokenProcessPool`` is a ``BrokenProcessPool`` here as well, so that existing
-``except`` clauses hold. Importing that class imports all of ``multiprocessing``, which neither a runner nor a program
-without errors needs: `broken` is loaded when one of its names is first asked for (PEP 562).
+What a ``ProcessPoolExecutor`` reports as ``BrokenProcessPool`` is a ``BrokenProcessPool`` here as well, so that
+existing ``except`` clauses hold. Importing that class imports all of ``multiprocessing``, which neither a runner nor a
+program without errors needs: `broken` is loaded when one of its names is first asked for (PEP 562).
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class BootTimeoutError(BootError, TimeoutError):
 
 
 class VersionMismatchError(BootError):
-    """Parent and runner cannot speak with each other: their versions of Python, of the protocol or of cloudpickle differ."""
+    """Parent and runner cannot speak with each other: their versions of Python or of the protocol differ."""
 
 
 class CallDeserializationError(DragonflyError, BrokenProcessPool):

@@ -1,8 +1,8 @@
 """Which slot gets which call: the agent's share of scheduling.
 
-Cheap calls are queued in the slots, so that no slot waits for the agent between two of them. What turns out to sit behind
-a longer call is taken back within milliseconds and goes to another slot, or back to the parent if there is none. So two
-calls that wait for each other meet, whatever batch they came in.
+Cheap calls are queued in the slots, so that no slot waits for the agent between two of them. What turns out to sit
+behind a longer call is taken back within milliseconds and goes to another slot, or back to the parent if there is none.
+So two calls that wait for each other meet, whatever batch they came in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dragonfly_executor.runner.slots import Slot, Work
 from dragonfly_executor.transport.loop import Loop, Timer
 
 REVIEW_AFTER = 0.003
-"""Seconds that a call may run before it counts as started in the parent's eyes, and as one that others are stuck behind."""
+"""Seconds after which a call that runs is reported as started, and others behind it count as stuck."""
 STUCK_FACTOR = 3.0
 """A call is not slow before it took this many times what calls took lately."""
 CHEAP = 0.001
@@ -122,7 +122,7 @@ class Dispatcher:
 
     def _balance(self) -> None:
         """An idle slot takes over half of what waits in the fullest one."""
-        idle = [slot for slot in self.slots.values() if slot.ready and not (slot.in_flight or slot.retired or slot.kill_reason)]
+        idle = [slot for slot in self.slots.values() if slot.is_idle]
         if not idle:
             return
         fullest = max(self.slots.values(), key=lambda slot: len(slot.in_flight))
@@ -196,7 +196,8 @@ class Dispatcher:
             self._send(encode(Kind.RETURNED, work.call_id, attempt=work.attempt))
         else:
             code = os.waitstatus_to_exitcode(status)
-            text = json.dumps({"code": code if code >= 0 else None, "signal": -code if code < 0 else None, "pid": slot.pid})
+            end = {"code": code, "signal": None} if code >= 0 else {"code": None, "signal": -code}
+            text = json.dumps({**end, "pid": slot.pid})
             self._send(encode(Kind.LOST, work.call_id, text.encode(), attempt=work.attempt))
 
     # -- stopping calls -----------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Process trees: nobody is left behind.
 
-On Linux an agent and each of its slots are *child subreapers*: what a call leaves running becomes a child of its slot, and
-of the agent when the slot ends, however it was daemonized. So whoever is a child of an agent without being a slot is a
-leftover of a slot that ended. Elsewhere only process groups are known.
+On Linux an agent and each of its slots are *child subreapers*: what a call leaves running becomes a child of its slot,
+and of the agent when the slot ends, however it was daemonized. So whoever is a child of an agent without being a slot
+is a leftover of a slot that ended. Elsewhere only process groups are known.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A slot: the process that runs the user's calls, one at a time, on its main thread.
 
-It takes each call as one packet from a socket whose reading end its agent holds too. So the kernel says who got a packet:
-what the slot has not taken, the agent can take back, and such a call provably never started. Results go out at once,
-each by itself, so that none waits for a call that runs longer.
+It takes each call as one packet from a socket whose reading end its agent holds too. So the kernel says who got a
+packet: what the slot has not taken, the agent can take back, and such a call provably never started. Results go out at
+once, each by itself, so that none waits for a call that runs longer.
 """
 
 from __future__ import annotations

@@ -76,7 +76,12 @@ class Slot:
         self.timer: Timer | None = None
 
     def _become_slot(
-        self, inherited: Callable[[], list[int]], own_end: socket.socket, slot_end: socket.socket, setup: bytes, agent: int
+        self,
+        inherited: Callable[[], list[int]],
+        own_end: socket.socket,
+        slot_end: socket.socket,
+        setup: bytes,
+        agent: int,
     ) -> NoReturn:
         """In the forked child: let go of what is the agent's, and run calls. Nothing of the agent may go on here."""
         try:
@@ -131,6 +136,11 @@ class Slot:
     def retire(self) -> None:
         """Hand it no more: it ends when it has finished what it has."""
         self._calls.close()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it could start a call now."""
+        return self.ready and not (self.in_flight or self.retired or self.kill_reason)
 
     @property
     def retired(self) -> bool:

@@ -1,8 +1,8 @@
 """Frames over a non-blocking socket, in two lanes.
 
-The first lane takes control frames and small payloads: what is queued in one pass of the loop goes out in one write. The
-second takes large payloads, a chunk at a time and only when the first lane is empty, so that a result of a gigabyte
-delays neither heartbeats nor other calls.
+The first lane takes control frames and small payloads: what is queued in one pass of the loop goes out in one write.
+The second takes large payloads, some chunks at a time and only when the first lane is empty, so that a result of a
+gigabyte delays neither heartbeats nor other calls.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ READ_SIZE = 64 * 1024
 LARGE_READ_SIZE = 1024 * 1024
 JOIN_LIMIT = 512 * 1024
 """How much of the first lane goes into one write; joining more costs more than a second write."""
+MAX_PIECES = 512
+"""Of one write; the kernel takes 1,024 (IOV_MAX)."""
 BULK_AHEAD = 4 * CHUNK_SIZE
 """How much of the second lane is handed to one write."""
 
@@ -195,7 +197,7 @@ class Link:
             self._unsent.append(memoryview(b"".join(taken)))
             return
         size = 0
-        while self._second_lane and size < BULK_AHEAD:
+        while self._second_lane and size < BULK_AHEAD and len(self._unsent) < MAX_PIECES:
             header, piece = self._second_lane.popleft()
             size += len(header) + len(piece)
             self._unsent.append(memoryview(header))
@@ -208,10 +210,8 @@ class Link:
     def _write(self) -> bool:
         """One write; False where the socket takes no more for now."""
         try:
-            if len(self._unsent) == 1:
-                sent = self._sock.send(self._unsent[0])
-            else:
-                sent = self._sock.sendmsg(self._unsent)
+            one = len(self._unsent) == 1
+            sent = self._sock.send(self._unsent[0]) if one else self._sock.sendmsg(self._unsent)
         except (BlockingIOError, InterruptedError):
             return False
         while sent:

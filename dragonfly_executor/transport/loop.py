@@ -1,8 +1,8 @@
 """The loop that one thread runs: readiness of descriptors, timers, and calls from other threads.
 
-Both ends of a link run it, the parent's engine thread and the runner's agent. It is asyncio's loop cut down to what they
-need, because importing asyncio takes longer than booting a local runner does, and pulls in ssl, which a runner never
-needs. For the same reason nothing here imports logging.
+Both ends of a link run it, the parent's engine thread and the runner's agent. It is asyncio's loop cut down to what
+they need, because importing asyncio takes longer than booting a local runner does, and pulls in ssl, which a runner
+never needs. For the same reason nothing here imports logging.
 """
 
 from __future__ import annotations
@@ -102,9 +102,10 @@ class Loop:
             self._waker.wake()
 
     def _on_wake(self) -> None:
-        # The flag falls before the queue is read: what is added after that sends a wake of its own.
-        self._wake_is_sent = False
+        # In this order: a wake that comes in between must not be cleared away while the flag says that it is under way.
+        # And the flag falls before the queue is read: what is added after that sends a wake of its own.
         self._waker.clear()
+        self._wake_is_sent = False
 
     def run(self) -> None:
         """Run until `stop`."""

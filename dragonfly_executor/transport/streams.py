@@ -1,7 +1,7 @@
 """Any stream as a non-blocking socket.
 
-A socket is one. What only has blocking `recv` and `sendall` (a paramiko channel, a pipe to a program) is pumped through a
-socket pair by two threads, so that the loop waits for one kind of thing only.
+A socket is one. What only has blocking `recv` and `sendall` (a paramiko channel, a pipe to a program) is pumped
+through a socket pair by two threads, so that the loop waits for one kind of thing only.
 """
 
 from __future__ import annotations

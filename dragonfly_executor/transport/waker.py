@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 
 
 class Waker:
@@ -39,12 +40,15 @@ class EventWaker(Waker):
 
     def __init__(self) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Between a look at the number and the write it may be closed, and be somebody else's file. Reentrant, because a
+        # garbage collection in here may wake this loop as well.
+        self._lock = threading.RLock()
 
     def wake(self) -> None:
         """See `Waker`."""
-        fd = self.fd
-        if fd >= 0:
-            os.eventfd_write(fd, 1)
+        with self._lock:
+            if self.fd >= 0:
+                os.eventfd_write(self.fd, 1)
 
     def clear(self) -> None:
         """See `Waker`."""
@@ -59,7 +63,8 @@ class EventWaker(Waker):
 
     def close(self) -> None:
         """See `Waker`."""
-        fd, self.fd = self.fd, -1
+        with self._lock:
+            fd, self.fd = self.fd, -1
         os.close(fd)
 
 

@@ -54,6 +54,8 @@ class World:
         self.mode: ShutdownMode | None = None
         self.broken = False
         self.closed = False
+        self.spared: set[int] = set()
+        """Calls that may still be sent after a shutdown that cancels what waits: those that a boot will take."""
         self.flown: list[tuple[int, int, int]] = []
         """Every sending there was: runner, call, attempt."""
         self.last_event: events.Event = events.Tick()
@@ -87,11 +89,20 @@ class World:
             assert not self.closed or isinstance(action, actions.Settle), f"{action} after Closed"
             CARRY_OUT[type(action)](self, action)
         self._check_order(sent_before)
+        if isinstance(event, events.ShutdownRequested):
+            self._spare()
         if any(isinstance(action, actions.Boot) for action in result):
             assert boots_are_needed(self.machine.pool)
         validate(self.machine, self.now)
         self._check_accounts()
         return result
+
+    def _spare(self) -> None:
+        booting = sum(not node.up and not node.stopped for node in self.nodes.values())
+        flying = {call_id for node in self.nodes.values() for call_id in node.flying}
+        self.spared = {i for i, account in self.accounts.items() if not account.outcomes} - flying
+        if self.mode is ShutdownMode.CANCEL_QUEUED:
+            assert len(self.spared) <= booting * self.machine.pool.slots_hint, "calls wait, and no boot will take them"
 
     def _note(self, event: events.Event) -> None:
         """Keep the books on what an event tells."""
@@ -145,6 +156,9 @@ class World:
         assert self.mode is not ShutdownMode.KILL, "a call is sent after a shutdown"
         assert action.calls
         for call in action.calls:
+            if self.mode is ShutdownMode.CANCEL_QUEUED:
+                assert call.id in self.spared, "a call is sent after a shutdown"
+                self.spared.remove(call.id)
             account = self.accounts[call.id]
             assert not account.outcomes, "a settled call is sent"
             assert all(call.id not in other.flying for other in self.nodes.values()), "a call is on two runners"

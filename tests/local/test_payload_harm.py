@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib
 import os
 import pickle
 import signal
@@ -155,15 +155,14 @@ def test_a_call_that_cannot_be_opened_fails_alone_and_the_slot_lives(ex: Dragonf
     assert ex.submit(payloads.pid).result(SOON) == slot
 
 
-def test_a_function_that_the_runner_cannot_import_fails_alone(ex: DragonflyExecutor, tmp_path: Path) -> None:
-    """Checklist 13."""
+def test_a_function_that_the_runner_cannot_import_fails_alone(
+    ex: DragonflyExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checklist 13. A runner's import path is the parent's of when it was booted."""
+    assert ex.submit(payloads.echo, 1).result(SOON) == 1
     (tmp_path / "only_here.py").write_text("def here():\n    return 1\n")
-    spec = importlib.util.spec_from_file_location("only_here", tmp_path / "only_here.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules["only_here"] = module
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("only_here")
     try:
         error = error_of(ex.submit(module.here), SOON)
     finally:
