@@ -24,6 +24,8 @@ def main() -> int:
     options = _options()
     names = [BASELINE, *(name for name in options.executors if name != BASELINE)]
     results: dict[str, Figures] = {taken: {name: [] for name in names} for taken in options.measures}
+    for name in names:
+        _figure("cold_start", name, options.workers)  # compiles what is not compiled yet; does not count
     for number in range(options.rounds):
         for taken, figures in results.items():
             # Each round begins with another one, so that none always comes first.

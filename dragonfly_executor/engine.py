@@ -142,7 +142,8 @@ class Engine:
 
     def post(self, event: object) -> None:
         """Hand the core an event."""
-        if self._thread is not None:
+        # In a forked child the loop's descriptors are closed, and their numbers may be somebody else's.
+        if self._thread is not None and not self.forked:
             self._loop.call_soon_threadsafe(lambda: self.handle(event))
 
     def ask(self, question: Callable[[Machine], T]) -> T:
@@ -330,7 +331,8 @@ class Engine:
         if said.returned:
             self.handle(events.CallsReturned(runner.id, said.returned))
         for (call_id, attempt), how in said.lost:
-            self.handle(events.CallLost(runner.id, call_id, attempt, slot_lost(runner.id, how), True))
+            error = slot_lost(runner.id, how)
+            self.handle(events.CallLost(runner.id, call_id, attempt, error, error.may_have_started))
         for call_id, attempt in said.timed_out:
             self.handle(events.CallTimedOut(runner.id, call_id, attempt))
         for call_id, attempt in said.gone:
@@ -376,13 +378,13 @@ def _hand_over(call: Call) -> bool:
     return bool(future.hand_over())
 
 
-def slot_lost(runner_id: int, how: dict[str, Any]) -> Exception:
+def slot_lost(runner_id: int, how: dict[str, Any]) -> errors.RunnerLostError:
     """The error of a call whose slot died under it."""
     from dragonfly_executor.errors.broken import describe_exit
 
     end = describe_exit(how["code"], how["signal"])
     text = f"the slot that ran this call (process {how['pid']} of runner {runner_id}) was lost: it {end}"
-    return errors.RunnerLostError(text, how["code"], how["signal"], runner_id)
+    return errors.RunnerLostError(text, how["code"], how["signal"], runner_id, how["started"])
 
 
 def initializer_error(codec: CallCodec, payload: bytes, is_error: bool) -> Exception:

@@ -83,7 +83,7 @@ class PoolExecutor(Executor):
 
         Iterables with a length are submitted at once, as in the standard library. Of others (a generator, an endless
         counter) only a window is submitted ahead of the results that were taken. Closing the iterator stops what is
-        left.
+        left. What goes wrong with an argument, in its iterator or its pickling, is raised after the results before it.
 
         Args:
             timeout: seconds until ``__next__`` raises TimeoutError, counted from this call; None for no limit.

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from dragonfly_executor.future import Future
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 UNSIZED_WINDOW = 1024
@@ -19,6 +17,28 @@ UNSIZED_WINDOW = 1024
 def run_chunk(fn: Callable[..., T], chunk: Sequence[tuple[Any, ...]]) -> list[T]:
     """One call for many arguments; runs on a slot."""
     return [fn(*arguments) for arguments in chunk]
+
+
+class Results(Iterator[T]):
+    """The results of a map. Closing it stops what is left, at any time.
+
+    Dropping it does so only once it was begun, as in the standard library: a map that nobody looks at runs for its
+    effects.
+    """
+
+    def __init__(self, results: Generator[T, None, None], pending: deque[Future[Any]]) -> None:
+        self._results = results
+        self._pending = pending
+
+    def __next__(self) -> T:
+        return next(self._results)
+
+    def close(self) -> None:
+        """Cancel what is left; there are no more results."""
+        self._results.close()
+        # A generator that has not begun has nothing to clean up, in Python's eyes.
+        _cancel(self._pending)
+        self._pending.clear()
 
 
 def map_calls(
@@ -45,7 +65,7 @@ def map_calls(
     def send(chunk: Any) -> Future[Any]:
         return submit(fn, *chunk) if chunksize == 1 else submit(run_chunk, fn, chunk)
 
-    sent = map(send, chunks)
+    sent = _submitted(chunks, send)
     pending: deque[Future[Any]] = deque()
     try:
         pending.extend(islice(sent, window))
@@ -54,7 +74,7 @@ def map_calls(
         raise
     # Once all are submitted the results must not hold the executor: one that was dropped winds down meanwhile.
     results = _results(pending, iter(()) if window is None else sent, deadline)
-    return results if chunksize == 1 else (value for values in results for value in values)
+    return Results(results if chunksize == 1 else (value for values in results for value in values), pending)
 
 
 def _window(iterables: Sequence[Iterable[Any]], chunksize: int, buffersize: int | None) -> int | None:
@@ -70,7 +90,28 @@ def _chunked(arguments: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[t
         yield chunk
 
 
-def _results(pending: deque[Future[Any]], sent: Iterator[Future[Any]], deadline: float | None) -> Iterator[Any]:
+def _submitted(chunks: Iterator[Any], send: Callable[[Any], Future[Any]]) -> Iterator[Future[Any]]:
+    """The calls' futures, each submitted when it is asked for. What the arguments' iterator raises waits its turn."""
+
+    def submit_next() -> Future[Any] | None:
+        nonlocal chunks
+        try:
+            chunk = next(chunks)
+        except StopIteration:
+            return None
+        except Exception as error:  # an interrupt is not put off
+            chunks = iter(())
+            failed: Future[Any] = Future()
+            failed.set_exception(error)
+            return failed
+        return send(chunk)
+
+    return iter(submit_next, None)
+
+
+def _results(
+    pending: deque[Future[Any]], sent: Iterator[Future[Any]], deadline: float | None
+) -> Generator[Any, None, None]:
     try:
         while pending:
             # The next one goes out before this one is waited for: the slots stay busy while results are taken.

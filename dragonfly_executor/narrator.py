@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dragonfly_executor import errors
+
 if TYPE_CHECKING:
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.options import PoolOptions
@@ -22,6 +24,7 @@ class Narrator:
         self._options = options
         self._machine = machine
         self._crew: Crew | None = None
+        self._growing: set[int] = set()
 
     def run_on(self, crew: Crew) -> None:
         """Run hooks and log handlers on this crew from now on."""
@@ -41,20 +44,32 @@ class Narrator:
 
     def grow_started(self, runner_id: int, count: int) -> None:
         """A boot begins."""
-        hook = self._options.on_grow_start
-        if hook is not None and count > self._options.min:
-            self._later(hook, self._facts(count))
+        if count > self._machine.pool.min:
+            self._growing.add(runner_id)
+            if self._options.on_grow_start is not None:
+                self._later(self._options.on_grow_start, self._facts(count))
         self._tell("boot", runner_id, f"boots runner {runner_id}", count)
 
     def grow_ended(self, runner_id: int, count: int, error: Exception | None, took: float) -> None:
         """A boot has ended, well or not."""
-        hook = self._options.on_grow_end
-        if hook is not None and count > self._options.min:
-            self._later(hook, "ok" if error is None else error, self._facts(count))
+        self._end_growth(runner_id, count, lambda: "ok" if error is None else error)
         if error is None:
             self._tell("up", runner_id, f"runner {runner_id} is up after {took * 1000:.0f} ms", count)
         else:
             self._tell("boot failed", runner_id, f"runner {runner_id} failed to boot: {error}", count)
+
+    def growth_given_up(self, runner_id: int, count: int, reason: str) -> None:
+        """A boot was aborted, because nobody needs the runner any more."""
+        self._end_growth(runner_id, count, lambda: errors.BootError(f"the boot was given up: {reason}"))
+        self._tell("boot given up", runner_id, f"gives up runner {runner_id}, which boots: {reason}", count)
+
+    def _end_growth(self, runner_id: int, count: int, result: Callable[[], object]) -> None:
+        """Every start of a growth that a hook was told of has its end."""
+        hook = self._options.on_grow_end
+        if runner_id in self._growing and hook is not None:
+            facts = self._facts(count)
+            self._later(lambda: hook(result(), facts))
+        self._growing.discard(runner_id)
 
     def shrunk(self, runner_id: int, count: int, reason: str) -> None:
         """A runner goes or is gone."""
@@ -71,4 +86,4 @@ class Narrator:
             self._later(hook, {**self._facts(count), "event": what, "runner_id": runner_id, "text": text})
         if level is not False and isinstance(level, int):
             form = "pool %s: %s (%d of %d runners)"
-            self._later(logger.log, level, form, self._options.name, text, count, self._options.max)
+            self._later(logger.log, level, form, self._options.name, text, count, self._machine.pool.max)

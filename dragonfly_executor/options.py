@@ -171,8 +171,9 @@ class PoolOptions:
         self.max = whole(max, "max", 1)
         if self.min > self.max:
             raise ValueError(f"min must be at most max, and {min} is more than {max}")
-        self.max_concurrency = _more_than_none(max_concurrency, "max_concurrency")
+        # First, because max_concurrency may have been made of it: an error names what the user gave.
         self.max_workers = _more_than_none(max_workers, "max_workers")
+        self.max_concurrency = _more_than_none(max_concurrency, "max_concurrency")
         self.single_use = bool(single_use)
         self.log = log_level(log)
         self.boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)

@@ -38,8 +38,7 @@ class Registry:
 
     def configure(self, *, backend: Backend) -> None:
         """Set the backend of the pools that are made without one from now on."""
-        if not callable(getattr(backend, "boot", None)):
-            raise TypeError(f"backend must be a Backend, not {type(backend).__name__}")
+        _check_backend(backend)
         with self._lock:
             self._backend = backend
 
@@ -143,7 +142,8 @@ class Pool:
             self._engine.start()
 
     def _set_up(self, name: str, backend: Backend | None, options: dict[str, Any]) -> None:
-        backend = backend or registry.default_backend()
+        backend = registry.default_backend() if backend is None else backend
+        _check_backend(backend)
         depth = _depth()
         if depth:
             # A runner that boots the runners that its own start-up asks for would never end.
@@ -195,7 +195,8 @@ class Pool:
         engine = self._engine
         # Before anything is pickled: that may take long, and run the user's code.
         engine.check_open()
-        return engine.submit(self._codec.encode_call(fn, args, kwargs, options.retry_on), options.limits())
+        parts = self._codec.encode_call(fn, args, kwargs, options.retry_on)
+        return engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
 
     def failed(self, error: Exception) -> Future[Any]:
         """The future of a call that failed before it could be submitted."""
@@ -234,7 +235,9 @@ class Pool:
 
         Raises:
             ValueError: a bound is out of range, or min is more than max.
+            RuntimeError: the pool is shut down.
         """
+        self._engine.check_open()
         current = self.stats()
         new_min = current.min if min is None else whole(min, "min", 0)
         new_max = current.max if max is None else whole(max, "max", 1)
@@ -297,6 +300,11 @@ def make_pool(name: str, backend: Backend | None, options: dict[str, Any]) -> Po
     if pool._engine.options.min:  # noqa: SLF001
         pool._engine.start()  # noqa: SLF001
     return pool
+
+
+def _check_backend(backend: Backend) -> None:
+    if isinstance(backend, type) or not callable(getattr(backend, "boot", None)):
+        raise TypeError(f"backend must be a Backend, as LocalBackend() is, not {backend!r}")
 
 
 def _depth() -> int:

@@ -78,7 +78,9 @@ class RunnerLink:
         self.id = runner_id
         self.node = node
         self.slots = 0
-        self.slot_pids: set[int] = set()
+        # Each slot leads a session of its own. If the agent is killed, that is how the node finds what was in it.
+        self._sessions: set[int] = set()
+        node.sessions = self._sessions
         self.pid: int | None = None
         self.welcomed = False
         self.said_bye = False
@@ -142,7 +144,7 @@ class RunnerLink:
 
     def kill_call(self, call: Call) -> None:
         """Stop this call where it runs."""
-        self._uploads.pop((call.id, call.attempt), None)
+        self._stop_upload((call.id, call.attempt))
         self._say(encode(Kind.KILL, call.id, attempt=call.attempt))
 
     def check_idle(self, payload: bytes) -> None:
@@ -267,9 +269,9 @@ class RunnerLink:
             case Kind.SETUP_FAILED:
                 said.setup_failure = (bytes(frame.payload), bool(frame.flags & Flag.ERROR))
             case Kind.SLOT_UP:
-                self.slot_pids.add(frame.detail)
+                self._sessions.add(frame.detail)
             case Kind.SLOT_DOWN:
-                self.slot_pids.discard(frame.detail)
+                self._sessions.discard(frame.detail)
             case Kind.PING:
                 self._say(encode(Kind.PONG, detail=frame.detail))
             case Kind.PONG:
@@ -278,8 +280,14 @@ class RunnerLink:
                 said.bye = True
 
     def _forget(self, ref: Ref) -> None:
-        self._uploads.pop(ref, None)
+        self._stop_upload(ref)
         self._downloads.pop(ref, None)
+
+    def _stop_upload(self, ref: Ref) -> None:
+        """Send no more of a large call. A slot that gets the same call again must not be sent pieces of this time."""
+        self._uploads.pop(ref, None)
+        if self._link is not None:
+            self._link.drop_bulk(*ref)
 
     def _upload(self, ref: Ref, chunks: int) -> None:
         upload = self._uploads.get(ref)

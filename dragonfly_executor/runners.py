@@ -1,4 +1,4 @@
-"""The engine's runners: booted, spoken with, stopped. Belongs to the engine thread; what blocks runs on the boot crew."""
+"""The engine's runners: booted, spoken with, stopped. All on the engine thread; what blocks runs on the boot crew."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backoff import delay
 from dragonfly_executor.core import events, handshake
-from dragonfly_executor.core.wire import TOTAL
+from dragonfly_executor.core.wire import SETUP_HEAD
 from dragonfly_executor.parent import Parent
 from dragonfly_executor.runner_link import Result, RunnerLink, Said
 from dragonfly_executor.threads import Crew
@@ -31,7 +31,7 @@ class Booting:
 
     def __init__(self, began: float) -> None:
         self.began = began
-        self.aborted = False
+        self.aborted: str | None = None
         self.ending = False
         self.timer: Timer | None = None
         self.link: RunnerLink | None = None
@@ -47,7 +47,7 @@ class Runners:
         self._options = engine.options
         self._backend = backend
         self._loop = loop
-        self._setup = TOTAL.pack(len(setup)) + setup + initializer
+        self._setup = SETUP_HEAD.pack(self._options.max_payload, len(setup)) + setup + initializer
         self._narrator = narrator
         self._booting: dict[int, Booting] = {}
         self._up: dict[int, RunnerLink] = {}
@@ -153,6 +153,7 @@ class Runners:
     def _boot_ended(self, runner_id: int, error: errors.BootError | None) -> None:
         boot = self._booting.pop(runner_id)
         if boot.aborted or error is None:
+            self._narrator.growth_given_up(runner_id, self._count, boot.aborted or "")
             self._engine.handle(events.RunnerGone(runner_id))
             return
         self._failures += 1
@@ -205,7 +206,8 @@ class Runners:
             self._end_boot(runner.id, boot_error)
         elif runner.id in self._up:
             runner.close()
-            lost = errors.RunnerLostError(f"runner {runner.id} (process {runner.pid}) was lost: {error}", runner_id=runner.id)
+            text = f"runner {runner.id} (process {runner.pid}) was lost: {error}"
+            lost = errors.RunnerLostError(text, runner_id=runner.id)
             lost.__cause__ = error
             self._engine.handle(events.RunnerLost(runner.id, lost))
         elif runner.id in self._stopping:
@@ -240,7 +242,7 @@ class Runners:
         """Tell a runner to go, or give up on its boot; the core hears `RunnerGone` when nothing of it is left."""
         boot = self._booting.get(runner_id)
         if boot is not None:
-            boot.aborted = True
+            boot.aborted = reason
             if boot.link is not None:
                 self._end_boot(runner_id)
             return

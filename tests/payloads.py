@@ -578,3 +578,83 @@ def in_runner_of_its_own(fn: Callable[..., Any], *args: Any) -> Any:
 
     with DragonflyExecutor(1) as executor:
         return executor.submit(fn, *args).result()
+
+
+def nested_stats(minimum: int) -> tuple[int, int]:
+    """`min` of a pool that is made in this call, and the boots that it begins by itself."""
+    from dragonfly_executor import Pool
+
+    with Pool("nested", min=minimum, max=3) as pool:
+        stats = pool.stats()
+        return stats.min, stats.boots_attempted
+
+
+# -- telling where one runs --------------------------------------------------------------------------------------------
+
+
+def hold_and_say_where(mailbox: str, gate: str) -> None:
+    """Say which slot and which agent this is, and run until the test opens the gate."""
+    tell(mailbox, os.getpid(), os.getppid())
+    wait_at(gate)
+
+
+def hold_and_say_when_done(mailbox: str, gate: str) -> None:
+    tell(mailbox, os.getpid())
+    wait_at(gate)
+    tell(mailbox, "done")
+
+
+def say_where_and_agree(mailbox: str) -> bool:
+    tell(mailbox, os.getpid(), os.getppid())
+    return True
+
+
+def say_where_and_fail(mailbox: str) -> bool:
+    tell(mailbox, os.getpid(), os.getppid())
+    raise LookupError("the check itself fails")
+
+
+def hold_the_gil_for(seconds: float) -> str:
+    """One call into C after the other, none of which lets another thread run."""
+    import collections
+    import itertools
+
+    end = time.monotonic() + seconds
+    sys.setswitchinterval(1000)
+    while time.monotonic() < end:
+        collections.deque(itertools.repeat(None, 10_000_000), maxlen=0)
+    return "done"
+
+
+def log_and_nap(path: str, name: object, seconds: float) -> None:
+    log(path, name, os.getpid())
+    time.sleep(seconds)
+
+
+def log_and_divide(path: str, divisor: int) -> float:
+    log(path, divisor)
+    return 1 / divisor
+
+
+def leave_if(condition: bool) -> None:
+    if condition:
+        os._exit(1)
+
+
+def hold_unless(mailbox: str, held: bool) -> str:
+    if held:
+        hold_for_good(mailbox)
+    return "not held"
+
+
+def init_holds_the_gil(mailbox: str, _gate: str) -> None:
+    hold_the_gil(mailbox)
+
+
+def close_descriptors_and_hold(mailbox: str) -> None:
+    os.closerange(3, 256)
+    hold_for_good(mailbox)
+
+
+def log_filled(path: str, name: object, _filler: bytes) -> None:
+    log(path, name)

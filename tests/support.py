@@ -79,16 +79,16 @@ class Watch:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._fd = os.pidfd_open(pid)
+        self.fd = os.pidfd_open(pid)
 
     def ended(self, patience: float = PATIENCE) -> bool:
         """Whether it ends within so many seconds."""
         poll = select.poll()
-        poll.register(self._fd, select.POLLIN)
+        poll.register(self.fd, select.POLLIN)
         return bool(poll.poll(patience * 1000))
 
     def close(self) -> None:
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 @contextmanager
@@ -108,6 +108,20 @@ def all_ended(watches: Iterable[Watch], patience: float = SOON) -> bool:
     return all(watch.ended(max(0.0, deadline - time.monotonic())) for watch in watches)
 
 
+def ended_of(watches: Iterable[Watch], count: int, patience: float = SOON) -> int:
+    """How many have ended when at least `count` have, or when so many seconds have passed."""
+    poll = select.poll()
+    for watch in watches:
+        poll.register(watch.fd, select.POLLIN)
+    ended: set[int] = set()
+    deadline = time.monotonic() + patience
+    while len(ended) < count and (ready := poll.poll(max(0.0, deadline - time.monotonic()) * 1000)):
+        for fd, _ in ready:
+            poll.unregister(fd)
+            ended.add(fd)
+    return len(ended)
+
+
 def error_of(future: Future[Any], patience: float = PATIENCE) -> BaseException:
     """What a call ended with; fails if it returned."""
     error = future.exception(timeout=patience)
@@ -116,8 +130,8 @@ def error_of(future: Future[Any], patience: float = PATIENCE) -> BaseException:
 
 
 def values(futures: Iterable[Future[Any]], patience: float = PATIENCE) -> list[Any]:
-    """What the calls returned, in order."""
-    return [future.result(timeout=patience) for future in futures]
+    """What the calls returned, in order. A generator's are all submitted first."""
+    return [future.result(timeout=patience) for future in list(futures)]
 
 
 class Settled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dragonfly_executor.parent import Parent
@@ -44,9 +45,11 @@ class Node:
 
     Attributes:
         stream: the link's bytes; None where the runner dials back to the parent's listener.
+        sessions: the process sessions of the slots that live there, as the agent has reported them; kept by the pool.
     """
 
     stream: Stream | None = None
+    sessions: Collection[int] = ()
 
     def stop(self) -> None:
         """Give the node back, and leave nothing running on it. Twice is fine, never raises; blocks until it is done."""

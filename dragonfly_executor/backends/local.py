@@ -109,7 +109,7 @@ class LocalNode(Node):
     def _sweep(self) -> None:
         """Kill what outlived an agent that was killed itself."""
         for _ in range(SWEEPS):
-            left = processes.members([self._process.pid], self._marker)
+            left = processes.members([self._process.pid, *self.sessions], self._marker)
             if not left:
                 return
             for pid in left:

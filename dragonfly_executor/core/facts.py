@@ -95,7 +95,7 @@ def _call_lost(pool: PoolState, event: events.CallLost, now: float) -> None:
         if event.may_have_started:
             pool.hit(call, event.error, now)
         else:
-            pool.never_started(call, now)
+            pool.fell_over(call, event.error, now)
 
 
 def _call_timed_out(pool: PoolState, event: events.CallTimedOut, now: float) -> None:
@@ -181,7 +181,6 @@ def _shutdown_requested(pool: PoolState, event: events.ShutdownRequested, _now: 
         pool.cancel_waiting(pool.slots_coming)
     if event.mode is ShutdownMode.KILL:
         pool.cancel_waiting()
-    if event.mode is ShutdownMode.KILL:
         running = list(pool.ledger.calls.values())
         if running:
             pool.fail(running, verdicts.terminated())

@@ -72,13 +72,15 @@ class Call:
         state: where it is.
         runner: id of the runner that has it, or None.
         deaths: attempts that ended with the death of their slot.
+        false_starts: slots that died before it could begin there.
         submitted_at: when the core accepted it, in monotonic seconds.
         deadline: monotonic seconds at which its whole budget ends, or None; set when it is accepted.
         alarm: when the ledger looks at its budgets next, or None.
     """
 
     __slots__ = (
-        "alarm", "attempt", "deadline", "deaths", "id", "limits", "payload", "runner", "state", "submitted_at", "token",
+        "alarm", "attempt", "deadline", "deaths", "false_starts", "id", "limits", "payload", "runner", "state",
+        "submitted_at", "token",
     )  # fmt: skip
 
     def __init__(self, id: int, payload: object, token: object, limits: CallLimits) -> None:  # noqa: A002
@@ -90,6 +92,7 @@ class Call:
         self.state: CallState = CallState.QUEUED
         self.runner: int | None = None
         self.deaths = 0
+        self.false_starts = 0
         self.submitted_at = 0.0
         self.deadline: float | None = None
         self.alarm: float | None = None

@@ -11,14 +11,13 @@ from dragonfly_executor.core.state import PoolState
 
 
 def reconcile(pool: PoolState, now: float) -> None:
-    """Budgets that ended, retries that are due, calls for runners, boots, stops: in this order."""
+    """Budgets that ended, retries that are due, bounds, calls for runners, boots, stops: in this order."""
     ledger = pool.ledger
     if ledger.may_be_due(now):
         expire(pool, now)
         ledger.release(now)
-    if pool.roster.retiring:
-        # Where the pool may be larger again, or has lost others, they are there for the calls that wait.
-        pool.roster.retire_at_most(max(0, pool.excess))
+    if pool.excess > 0 or pool.roster.retiring:
+        fit(pool)
     if ledger.queued:
         assign(pool)
     if pool.mode is ShutdownMode.CANCEL_QUEUED and ledger.queued and not pool.roster.booting:
@@ -27,9 +26,14 @@ def reconcile(pool: PoolState, now: float) -> None:
     if ledger.settled:
         pool.actions.append(Settle(ledger.settled))
         ledger.settled = []
-        ledger.sweep()
     grow(pool, now)
+    bound = pool.workers_bind
     shrink(pool, now)
+    if bound and ledger.queued and not pool.workers_bind:
+        # Fewer slots than max_workers are left, and each of them may have a call.
+        assign(pool)
+    if pool.actions:
+        ledger.sweep()
 
 
 def expire(pool: PoolState, now: float) -> None:
@@ -37,6 +41,16 @@ def expire(pool: PoolState, now: float) -> None:
     for call in pool.ledger.expired(now):
         pool.tally.timed_out += 1
         pool.end(call, verdicts.budget_ended(call, now))
+
+
+def fit(pool: PoolState) -> None:
+    """After a resize: abort boots beyond `max`, and have as many runners retire as are beyond it still.
+
+    It comes before calls are given out: where the pool may be larger again, or has lost others, those that were to
+    retire are there for the calls that wait; and no call waits for a boot that is aborted.
+    """
+    pool.abort_boots(pool.excess, "resized")
+    pool.roster.retire(max(0, pool.excess))
 
 
 def assign(pool: PoolState) -> None:
@@ -96,8 +110,8 @@ def shrink(pool: PoolState, now: float) -> None:
     roster = pool.roster
     if pool.mode is not None:
         drain(pool)
-    if pool.excess > 0 or roster.retiring:
-        retire(pool, pool.excess)
+    for runner in [runner for runner in roster.retiring.values() if not runner.in_flight]:
+        pool.stop(runner, "resized")
     while roster.idle and (until := idle_deadline(pool)) is not None and until <= now:
         runner = next(iter(roster.idle.values()))
         if pool.limits.idle_check:
@@ -125,13 +139,6 @@ def drain(pool: PoolState) -> None:
         for runner in [*roster.idle.values(), *roster.asked.values()]:
             pool.stop(runner, "shutdown")
     pool.abort_boots(len(roster.booting) - boots_for(demand, pool.slots_hint), "shutdown")
-
-
-def retire(pool: PoolState, excess: int) -> None:
-    """After a resize: abort boots, have idle runners go now, and busy ones once they have nothing left."""
-    excess -= pool.abort_boots(excess, "resized")
-    for runner in pool.roster.retire(max(0, excess)):
-        pool.stop(runner, "resized")
 
 
 def idle_deadline(pool: PoolState) -> float | None:

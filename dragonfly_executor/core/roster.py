@@ -5,7 +5,7 @@ Sums and orders are kept up to date as calls come and go, so that no event looks
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from heapq import heapify, heappop, heappush
 from typing import Final, TypeAlias
@@ -232,23 +232,15 @@ class Roster:
 
     # -- a smaller pool ------------------------------------------------------------------------------------------------
 
-    def retire(self, count: int) -> list[Runner]:
-        """Have so many runners take no more calls, those with the fewest first. Returns those of them without any."""
-        self.retire_at_most(count)
-        if len(self.retiring) < count:
-            staying = [r for r in self.runners.values() if r.state is RunnerState.UP and not r.retiring]
-            staying.sort(key=lambda runner: (len(runner.in_flight), -runner.id))
-            self._retire(staying[: count - len(self.retiring)])
-        return [runner for runner in self.retiring.values() if not runner.in_flight]
-
-    def retire_at_most(self, count: int) -> None:
-        """Have those that retire beyond so many take calls again."""
+    def retire(self, count: int) -> None:
+        """Have so many runners take no more calls, those with the fewest first, and all others take them again."""
         while len(self.retiring) > count:
             runner = self.retiring.popitem()[1]
             runner.retiring = False
             self._list(runner)
-
-    def _retire(self, runners: Iterable[Runner]) -> None:
-        for runner in runners:
-            runner.retiring = True
-            self.retiring[runner.id] = runner
+        if len(self.retiring) < count:
+            staying = [r for r in self.runners.values() if r.state is RunnerState.UP and not r.retiring]
+            staying.sort(key=lambda runner: (len(runner.in_flight), -runner.id))
+            for runner in staying[: count - len(self.retiring)]:
+                runner.retiring = True
+                self.retiring[runner.id] = runner

@@ -77,6 +77,10 @@ class PoolLimits(Record):
         self.shutdown_grace = shutdown_grace
 
 
+MAX_FALSE_STARTS: Final = 3
+"""Slots that may die over a call that they could not begin, until it is taken to be the reason."""
+
+
 class PoolState:
     """What is known of a pool.
 
@@ -115,9 +119,14 @@ class PoolState:
         return self.broken is None and (self.mode is None or self.mode is ShutdownMode.DRAIN)
 
     @property
+    def floor(self) -> int:
+        """`min`, as long as it counts."""
+        return self.min if self.mode is None and self.broken is None else 0
+
+    @property
     def keep(self) -> int:
         """How many runners to keep whether there are calls or not."""
-        return 0 if self.mode is not None or self.broken is not None else self.min - self.resting
+        return max(0, self.floor - self.resting)
 
     @property
     def slots_hint(self) -> int:
@@ -126,7 +135,7 @@ class PoolState:
 
     @property
     def excess(self) -> int:
-        """How many runners there are beyond `max`, those left out that go already."""
+        """How many runners there are beyond `max`, without those that go already; negative where more may be."""
         return self.roster.up + len(self.roster.booting) - self.max
 
     @property
@@ -148,7 +157,7 @@ class PoolState:
         if roster.in_flight > roster.slots - runner.slots:
             # Calls wait behind others on their runners. Should they come back, this one's slots are what they need.
             return None
-        within_min = roster.up - len(roster.asked) <= (self.min if self.mode is None else 0)
+        within_min = roster.up - len(roster.asked) <= self.floor
         after = self.limits.min_idle_after if within_min else self.limits.idle_after
         return None if after is None else runner.idle_since + after
 
@@ -201,6 +210,14 @@ class PoolState:
         else:
             self.fail((call,), error)
 
+    def fell_over(self, call: Call, error: Exception, now: float) -> None:
+        """Its slot died before the call began. That costs no attempt, but one that no slot survives has to end."""
+        call.false_starts += 1
+        if call.false_starts < MAX_FALSE_STARTS:
+            self.never_started(call, now)
+        else:
+            self.fail((call,), error)
+
     def never_started(self, call: Call, now: float) -> None:
         """A call came back that did not run: it takes its place in the queue again, and loses nothing."""
         if self.starts_calls:
@@ -224,7 +241,7 @@ class PoolState:
 
     def stop_idle(self, runner: Runner) -> None:
         """Have a runner go because nothing has run there for long."""
-        if self.roster.up <= self.min:
+        if self.roster.up <= self.floor:
             self.resting = min(self.min, self.resting + 1)
         self.stop(runner, "idle")
 

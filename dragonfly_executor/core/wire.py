@@ -38,6 +38,9 @@ LIMITS = struct.Struct("!dd")
 """What `Flag.LIMITS` puts in front of a call: seconds left of its budget, seconds it may run (infinity for none)."""
 TOTAL = struct.Struct("!Q")
 """What `Flag.LARGE` puts at the end of a head's payload: how many bytes the chunks will carry."""
+SETUP_HEAD = struct.Struct("!QQ")
+"""What SETUP begins with: the pool's ``max_payload``, and the bytes of the codec's part; the initializer's call follows
+that one (nothing for none)."""
 
 
 class Kind(IntEnum):

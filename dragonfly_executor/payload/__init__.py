@@ -6,9 +6,11 @@ that a slot does not import what only the parent needs. What needs no by-value p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from dragonfly_executor.payload.codec import CallCodec
     from dragonfly_executor.payload.slot import SlotCodec, perform
 

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from pickle import PickleBuffer
 from struct import Struct, error
-from typing import TYPE_CHECKING, Any
 
+# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import TypeAlias
+    from typing import Any, TypeAlias
 
     Buffer: TypeAlias = bytes | memoryview
     Received: TypeAlias = bytes | bytearray | memoryview
@@ -45,7 +46,7 @@ _ALIGN = 64
 IN_BAND_BELOW = 4096
 
 
-class Sink(list[Any]):
+class Sink(list["Any"]):
     """The file that a C pickler writes to: it collects the pieces and copies nothing.
 
     Small pieces arrive joined; a large ``bytes`` arrives as the very object that is being pickled.

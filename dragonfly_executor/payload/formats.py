@@ -5,12 +5,15 @@ from __future__ import annotations
 import pickle
 from importlib import import_module
 from pickle import Pickler
-from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.payload.box import BY_CUSTOM, BY_DILL, Buffers, Sink
 from dragonfly_executor.payload.tracking import NamePickler, NeedsValue, Tracking
 
+# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from dragonfly_executor.payload.box import Received
     from dragonfly_executor.payload.tracking import MainView
 

@@ -14,7 +14,7 @@ from dragonfly_executor.payload.code_names import all_names, code_names, submodu
 from dragonfly_executor.payload.rebuild import Importing
 from dragonfly_executor.payload.script import Bindings, bindings
 from dragonfly_executor.payload.stable import fingerprint, same
-from dragonfly_executor.payload.tracking import importable, name_in
+from dragonfly_executor.payload.tracking import MainView, importable, name_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -83,7 +83,7 @@ class _Plan:
         return all(entry.unchanged(namespace.get(name)) for name, entry in self.entries.items())
 
 
-class ParentMain:
+class ParentMain(MainView):
     """Follows names from what a call refers to, through code, to every global that has to travel.
 
     Thread-safe: pickling, which runs user code, holds no lock. What is remembered is replaced, never changed.

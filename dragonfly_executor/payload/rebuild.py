@@ -8,10 +8,12 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
 
+# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 _UNFINISHED = "__dragonfly_unfinished__"
 

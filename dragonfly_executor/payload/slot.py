@@ -7,7 +7,6 @@ import pickle
 import sys
 from pickle import Pickler
 from types import NoneType
-from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
 from dragonfly_executor.payload import authkey, failures
@@ -28,8 +27,11 @@ from dragonfly_executor.payload.formats import MARK, Format
 from dragonfly_executor.payload.rebuild import main_attribute
 from dragonfly_executor.payload.slot_main import SlotMain
 
+# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from dragonfly_executor.payload.box import Buffer, Received
 

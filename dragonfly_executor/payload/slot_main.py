@@ -6,15 +6,17 @@ import pickle
 import sys
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, Any
 
-from dragonfly_executor.payload.tracking import name_in
+from dragonfly_executor.payload.tracking import MainView, name_in
 
+# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 
-class SlotMain:
+class SlotMain(MainView):
     """A slot's ``__main__``.
 
     It is a new module, so that the names of the process that the slot was forked from are not in it. A name that comes

@@ -11,9 +11,13 @@ import sys
 from functools import lru_cache
 from pickle import Pickler, PicklingError
 from types import FunctionType
-from typing import Any, Protocol
 
 from dragonfly_executor.payload import rebuild
+
+# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # What the script's own module is called: in the parent, and in a process that imported it (as multiprocessing does).
 MAIN_NAMES = frozenset({"__main__", "__mp_main__"})
@@ -26,15 +30,17 @@ class NeedsValue(PicklingError):
     """Something in here cannot be found by name on the far side."""
 
 
-class MainView(Protocol):
+class MainView:
     """One side's idea of ``__main__``."""
 
     @property
     def namespace(self) -> dict[str, Any]:
         """The module's dictionary."""
+        raise NotImplementedError
 
     def name_of(self, found: Any) -> str | None:
         """The name under which the far side has this very object too, or None."""
+        raise NotImplementedError
 
 
 def lookup(namespace: dict[str, Any], qualname: str) -> Any:

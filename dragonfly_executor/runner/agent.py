@@ -108,7 +108,7 @@ class Agent:
     def _check_lease(self) -> None:
         if boot_clock() - self._heard > self._lease:
             self.exit()
-        self._loop.call_later(self._lease / LEASE_CHECKS, self._check_lease)
+        self._lease_timer = self._loop.call_later(self._lease / LEASE_CHECKS, self._check_lease)
 
     def _on_link_closed(self, reason: Exception | None) -> None:
         self.exit()
@@ -309,6 +309,8 @@ class Agent:
     def _on_welcome(self, session: dict[str, Any]) -> None:
         self._link.end_handshake()
         self._lease = session["lease"]
+        self._lease_timer.cancel()
+        self._check_lease()
         self._setup_timeout = session["setup_timeout"]
         self._dispatcher.max_slots = session["slots"]
         self._dispatcher.max_calls_per_slot = session["calls_per_slot"]

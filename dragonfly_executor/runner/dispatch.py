@@ -116,7 +116,10 @@ class Dispatcher:
         slot.since = self._progress = self._loop.time()
         slot.stuck = False
         work = slot.in_flight[0]
-        limit = min(work.budget, work.run_timeout)
+        # It does not run before its slot is ready.
+        limit = min(work.budget, work.run_timeout) if slot.ready else work.budget
+        if work.timer is not None:
+            work.timer.cancel()
         if limit != float("inf"):
             work.timer = self._loop.call_later(limit, lambda: self._over_limit(work))
 
@@ -150,7 +153,7 @@ class Dispatcher:
     def slot_is_ready(self, slot: Slot) -> None:
         """Its initializer is done: the call that it was handed starts now."""
         if slot.in_flight:
-            slot.since = self._loop.time()
+            self._became_first(slot)
 
     def answered(self, slot: Slot, frame: Frame) -> None:
         """The slot has finished its first call."""
@@ -192,12 +195,11 @@ class Dispatcher:
             self._send(encode(Kind.GONE, work.call_id, attempt=work.attempt))
         elif slot.kill_reason == Kind.TIMED_OUT:
             self._send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt))
-        elif work.missing > 0:
-            self._send(encode(Kind.RETURNED, work.call_id, attempt=work.attempt))
         else:
             code = os.waitstatus_to_exitcode(status)
             end = {"code": code, "signal": None} if code >= 0 else {"code": None, "signal": -code}
-            text = json.dumps({**end, "pid": slot.pid})
+            # A large one does not start before all of it has come.
+            text = json.dumps({**end, "pid": slot.pid, "started": work.missing <= 0})
             self._send(encode(Kind.LOST, work.call_id, text.encode(), attempt=work.attempt))
 
     # -- stopping calls -----------------------------------------------------------------------------------------------
@@ -214,8 +216,9 @@ class Dispatcher:
         for work in self.waiting:
             if work.call_id == call_id and work.attempt == attempt:
                 self.waiting.remove(work)
-                self._send(encode(Kind.GONE, call_id, attempt=attempt))
-                return
+                break
+        # Also where it never was, or has left: whoever counts it here must hear that it is not.
+        self._send(encode(Kind.GONE, call_id, attempt=attempt))
 
     def _stop_in_slot(self, work: Work, slot: Slot, reason: int) -> None:
         """Kill the slot, if this is the call that it runs.
@@ -223,6 +226,8 @@ class Dispatcher:
         First the calls behind it are taken back, then the results that are there are read. So if the call is still
         unanswered after that, nothing but it can be running.
         """
+        # From here on it gets no call, though what is read below makes room in it: that one would die for this one.
+        slot.kill_reason = reason
         taken = slot.take_back()
         if work in taken:
             taken.remove(work)
@@ -232,8 +237,9 @@ class Dispatcher:
         self._put_back(taken)
         slot.link.drain_reads()
         if work.slot is slot and work in slot.in_flight:
-            slot.kill_reason = reason
             slot.kill()
+        else:
+            slot.kill_reason = None
         self.dispatch()
 
     def _over_limit(self, work: Work) -> None:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from dragonfly_executor import errors
 from dragonfly_executor.core.wire import (
     CHUNK_SIZE,
     HEADER,
@@ -23,8 +24,8 @@ from dragonfly_executor.core.wire import (
     MAX_DETAIL,
     MAX_FRAME,
     MAX_INLINE,
+    SETUP_HEAD,
     TOTAL,
-    Decoder,
     Flag,
     Kind,
     encode,
@@ -35,8 +36,6 @@ from dragonfly_executor.runner import processes
 Buffer = bytes | bytearray | memoryview
 
 PACKET_SIZE = HEADER_SIZE + LIMITS.size + MAX_INLINE + TOTAL.size
-SETUP_PART = TOTAL
-"""In front of each of the parts of the setup: the codec's, then the initializer call's (empty for none)."""
 LARGE_WINDOW = 16
 """Chunks of a large call that are asked for at first; the agent asks for more as they pass."""
 FAILED = 70
@@ -84,13 +83,14 @@ class _Slot:
         self._calls = calls
         self._results = results
         self._pid = os.getpid()
+        self._max_payload = 0
         self._codec: SlotCodec
 
     def serve(self, setup: bytes) -> int:
         """Prepare, then run calls; the exit status."""
-        (size,) = SETUP_PART.unpack_from(setup)
-        codec_setup = setup[SETUP_PART.size : SETUP_PART.size + size]
-        initializer = setup[SETUP_PART.size + size :]
+        self._max_payload, size = SETUP_HEAD.unpack_from(setup)
+        codec_setup = setup[SETUP_HEAD.size : SETUP_HEAD.size + size]
+        initializer = setup[SETUP_HEAD.size + size :]
         self._codec = SlotCodec(codec_setup)
         self._codec.prepare()
         if initializer and not self._initialize(initializer):
@@ -112,7 +112,11 @@ class _Slot:
         kind, flags, attempt, _, call_id, _ = HEADER.unpack_from(packet)
         data: Buffer = memoryview(packet)[HEADER_SIZE + (LIMITS.size if flags & Flag.LIMITS else 0) :]
         if flags & Flag.LARGE:
-            data = self._receive_large(call_id, attempt, data)
+            try:
+                data = self._receive_large(call_id, attempt, data)
+            except MemoryError as error:
+                self._send_error(call_id, attempt, errors.CallDeserializationError(f"MemoryError: {error}"))
+                return
         if kind == Kind.CHECK_IDLE:
             self._answer_idle_check(data)
             return
@@ -141,18 +145,42 @@ class _Slot:
         """The payload of a large call: it is asked for only now, when nobody can take the call back any more."""
         (total,) = TOTAL.unpack(head[-TOTAL.size :])
         self._results.sendall(encode(Kind.PULL, call_id, attempt=attempt, detail=LARGE_WINDOW))
-        data = bytearray()
-        decoder = Decoder()
-        while len(data) < total:
-            received = self._results.recv(MAX_FRAME)
-            if not received:
-                os._exit(1)
-            for frame in decoder.feed(received):
-                data += frame.payload
+        try:
+            # The one place that believes a length before the bytes are there: the parent counted what it has.
+            data, fits = bytearray(total), True
+        except MemoryError:
+            data, fits = bytearray(CHUNK_SIZE), False
+        view = memoryview(data)
+        header = memoryview(bytearray(HEADER_SIZE))
+        received = 0
+        while received < total:
+            self._read_into(header)
+            length = HEADER.unpack(header)[5]
+            start = received if fits else 0
+            self._read_into(view[start : start + length])
+            received += length
+        if not fits:
+            raise MemoryError(f"the slot has no room for a call of {total} bytes")
         return data
+
+    def _read_into(self, view: memoryview) -> None:
+        """Fill the view; where the stream ends before, the agent is gone."""
+        while view:
+            size = self._results.recv_into(view)
+            if not size:
+                os._exit(1)
+            view = view[size:]
+
+    def _send_error(self, call_id: int, attempt: int, error: Exception) -> None:
+        """What the slot itself has to say about a call."""
+        self._send_result(call_id, attempt, 0, Flag.ERROR, self._codec.encode_error(error))
 
     def _send_result(self, call_id: int, attempt: int, microseconds: int, flags: int, parts: Sequence[Buffer]) -> None:
         total = sum(map(len, parts)) if len(parts) > 1 else len(parts[0])
+        if total > self._max_payload and not flags & Flag.ERROR:
+            text = f"the call's result takes {total} bytes, and max_payload is {self._max_payload}"
+            self._send_error(call_id, attempt, errors.FrameTooLargeError(text))
+            return
         if total <= MAX_INLINE:
             header = HEADER.pack(Kind.RESULT, flags, attempt, microseconds, call_id, total)
             self._results.sendall(b"".join((header, *parts)))

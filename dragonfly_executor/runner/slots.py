@@ -95,7 +95,9 @@ class Slot:
 
     def descriptors(self) -> list[int]:
         """What another slot must not keep open."""
-        return [fd for fd in (self._calls.fileno(), self._taken_by_slot.fileno(), self.link.fileno()) if fd >= 0]
+        # A slot that has closed its end lives on; this side's number may be another's by now.
+        link = -1 if self.link.closed else self.link.fileno()
+        return [fd for fd in (self._calls.fileno(), self._taken_by_slot.fileno(), link) if fd >= 0]
 
     def hand(self, work: Work) -> bool:
         """Put a call into the slot's queue; False where the queue is full."""

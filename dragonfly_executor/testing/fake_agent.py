@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from dragonfly_executor.core import handshake
 from dragonfly_executor.core.handshake import Versions
-from dragonfly_executor.core.wire import HEADER_SIZE, LIMITS, MAX_INLINE, TOTAL, Decoder, Flag, Frame, Kind, encode
+from dragonfly_executor.core.wire import (
+    HEADER_SIZE,
+    LIMITS,
+    MAX_INLINE,
+    SETUP_HEAD,
+    TOTAL,
+    Decoder,
+    Flag,
+    Frame,
+    Kind,
+    encode,
+)
 from dragonfly_executor.payload import SlotCodec, perform
 from dragonfly_executor.transport.link import split_bulk
 
@@ -22,7 +33,7 @@ EVERYTHING = 2**31
 
 
 class FakeAgent(threading.Thread):
-    """Reads frames on its own thread, and runs calls on as many others as it has slots.
+    """Reads frames on its own thread, and runs each call on another, as many at once as it has slots.
 
     Args:
         sock: the runner's end of the link.
@@ -38,7 +49,7 @@ class FakeAgent(threading.Thread):
         self._speaking = threading.Lock()
         self._frozen = False
         self._codec: SlotCodec
-        self._slots = ThreadPoolExecutor(1)
+        self._slots = 0
         self._setup = b""
         self._live: set[Ref] = set()
         self._uploads: dict[Ref, bytearray] = {}
@@ -80,7 +91,6 @@ class FakeAgent(threading.Thread):
                     self._on.get(frame.kind, self._on_other)(frame)
             with self._speaking:
                 self._frozen = True
-        self._slots.shutdown(wait=False, cancel_futures=True)
 
     def _receive(self) -> bytes:
         try:
@@ -108,15 +118,14 @@ class FakeAgent(threading.Thread):
             self.cut()
 
     def _on_welcome(self, frame: Frame) -> None:
-        session = json.loads(bytes(frame.payload))
-        self._slots = ThreadPoolExecutor(session["slots"], "fake-slot")
+        self._slots = json.loads(bytes(frame.payload))["slots"]
 
     def _on_setup(self, frame: Frame) -> None:
         self._setup += frame.payload
         if frame.flags & Flag.MORE:
             return
-        (size,) = TOTAL.unpack_from(self._setup)
-        own = self._setup[TOTAL.size :]
+        _, size = SETUP_HEAD.unpack_from(self._setup)
+        own = self._setup[SETUP_HEAD.size :]
         # Not prepared: that would make this process look like the parent, which it is.
         self._codec = SlotCodec(own[:size])
         if initializer := own[size:]:
@@ -125,12 +134,16 @@ class FakeAgent(threading.Thread):
                 self._say(Kind.SETUP_FAILED, payload=b"".join(parts), flags=Flag.ERROR)
 
     def _on_call(self, frame: Frame) -> None:
+        ref = (frame.call_id, frame.attempt)
+        if len(self._live) >= self._slots:
+            # It was sent ahead: what would wait here may start at once elsewhere.
+            self._say(Kind.RETURNED, ref)
+            return
         if self._calls_left is not None:
             if not self._calls_left:
                 self.cut()
                 return
             self._calls_left -= 1
-        ref = (frame.call_id, frame.attempt)
         self._live.add(ref)
         if frame.flags & Flag.LARGE:
             self._uploads[ref] = bytearray()
@@ -155,8 +168,13 @@ class FakeAgent(threading.Thread):
             self._say(Kind.GONE, ref)
 
     def _on_check_idle(self, frame: Frame) -> None:
-        check, args, kwargs, _ = self._codec.decode_call(frame.payload)
-        self._say(Kind.IDLE, detail=int(bool(check(*args, **kwargs))))
+        try:
+            check, args, kwargs, _ = self._codec.decode_call(frame.payload)
+            may_go = bool(check(*args, **kwargs))
+        except BaseException:  # the user's own code
+            sys.excepthook(*sys.exc_info())
+            may_go = False
+        self._say(Kind.IDLE, detail=int(may_go))
 
     def _on_stop(self, frame: Frame) -> None:
         with self._changed:
@@ -167,12 +185,10 @@ class FakeAgent(threading.Thread):
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def _run_in_slot(self, ref: Ref, data: Received) -> None:
-        self._slots.submit(self._run, ref, data)
+        threading.Thread(target=self._run, args=(ref, data), name="fake-slot", daemon=True).start()
 
     def _run(self, ref: Ref, data: Received) -> None:
         """On a slot's thread."""
-        if ref not in self._live:
-            return  # it was stopped while it waited for a slot
         self._say(Kind.STARTED, ref)
         is_error, retryable, parts = perform(self._codec, data)
         flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)

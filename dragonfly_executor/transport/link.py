@@ -38,6 +38,11 @@ def split_bulk(call_id: int, attempt: int, parts: list[Buffer]) -> Iterator[tupl
             yield HEADER.pack(Kind.CHUNK, flags, attempt, 0, call_id, len(piece)), piece
 
 
+def _is_of(header: Buffer, call_id: int, attempt: int) -> bool:
+    _, _, of_attempt, _, of_call, _ = HEADER.unpack_from(header)
+    return bool(of_call == call_id and of_attempt == attempt)
+
+
 class Link:
     """One end of a stream of frames.
 
@@ -96,6 +101,14 @@ class Link:
         if not self._flush_is_due and not self._writer_is_on:
             self._flush_is_due = True
             self._loop.call_soon(self._flush)
+
+    def drop_bulk(self, call_id: int, attempt: int) -> None:
+        """Take a call's chunks out of the second lane again. What is being written already still goes out first."""
+        if not self._second_lane:
+            return
+        kept = [chunk for chunk in self._second_lane if not _is_of(chunk[0], call_id, attempt)]
+        self._second_lane = deque(kept)
+        self.queued_bulk = sum(len(header) + len(piece) for header, piece in kept)
 
     def flush(self) -> None:
         """Write what is queued, as far as the socket takes it at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import threading
+from _thread import RLock
 
 
 class Waker:
@@ -42,7 +42,7 @@ class EventWaker(Waker):
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Between a look at the number and the write it may be closed, and be somebody else's file. Reentrant, because a
         # garbage collection in here may wake this loop as well.
-        self._lock = threading.RLock()
+        self._lock = RLock()
 
     def wake(self) -> None:
         """See `Waker`."""

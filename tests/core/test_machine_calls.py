@@ -284,6 +284,15 @@ def test_a_call_that_provably_never_started_is_sent_again_and_loses_nothing() ->
     assert story.call(3).deaths == 0
 
 
+def test_a_call_over_which_slots_die_before_they_begin_it_ends_too() -> None:
+    story = Story().up(1)
+    story.submit_calls(2, CallLimits(retries=9))
+    assert story.loses(1, 3, may_have_started=False) == ["send 3.1 to 1"]
+    assert story.loses(1, 3, may_have_started=False) == ["send 3.1 to 1"]
+    assert story.loses(1, 3, may_have_started=False) == ["3 = RunnerLostError"]
+    assert story.results(1, 4) == ["4 = result of 4.1"]
+
+
 def test_a_call_that_waits_for_its_retry_can_be_cancelled_and_can_time_out() -> None:
     story = Story().up(1)
     story.submit_calls(2, CallLimits(retries=1, retry_delays=(50.0,), timeout=5.0))

@@ -304,6 +304,22 @@ def test_a_runner_that_was_to_retire_stays_when_it_is_needed_after_all() -> None
     assert not story.machine.pool.roster.retiring, "the other one is within max now"
 
 
+def test_slots_that_max_workers_kept_free_are_used_when_others_have_gone() -> None:
+    story = Story(min=3, max=3, max_workers=8)
+    story.tell(events.Tick())
+    story.boots(1, 3)
+    story.submit_calls(6)
+    story.boots(2, 4)
+    story.boots(3, 4)
+    assert story.submit_calls(2) == ["send 7.1 to 2", "send 8.1 to 3"]
+    assert story.submit_calls(3) == [], "eight are on runners, three of them behind others"
+    story.tell(events.Resized(0, 2))
+    assert story.results(3, 8) == [
+        *("send 9.1 to 2", "8 = result of 8.1", "stop 3: resized"),
+        *("send 10.1 to 2", "send 11.1 to 2"),  # seven slots are left, which is less than eight
+    ]
+
+
 def test_min_is_new_at_once() -> None:
     story = Story(max=3)
     assert story.tell(events.Resized(2, 3)) == ["boot 1", "boot 2"]

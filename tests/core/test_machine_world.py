@@ -12,6 +12,9 @@ What a state shows is checked in `validate`, what only the course of events show
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -50,19 +53,26 @@ COSTS = st.sampled_from([0.0, 1e-5, 0.002, 0.02, 3.0])
 
 
 class MachineAndWorld(RuleBasedStateMachine):
-    """Rules choose by small numbers, taken modulo what there is to choose from: so every step does something."""
+    """Rules choose by small numbers, taken modulo what there is to choose from: so nearly every step does something.
 
-    @initialize(limits=POOLS, calls=st.lists(st.sampled_from(LIMITS), max_size=6), warm=st.booleans())
+    What destroys much is rare, or there would never be much.
+    """
+
+    @initialize(
+        limits=POOLS, calls=st.lists(st.sampled_from(LIMITS), max_size=9), warm=st.sampled_from([True, True, False])
+    )
     def open(self, limits: PoolLimits, calls: list[CallLimits], warm: bool) -> None:
         self.world = World(limits)
         self.world.submit(calls)
         if warm:
-            for runner_id in list(self.world.nodes):
-                self.world.feed(events.BootSucceeded(runner_id, 2))
+            self.all_runners_come_and_go(slots=2)
 
-    def runner(self, which: int, *, up: bool, unknown: bool = False) -> int:
-        known = [i for i, node in self.world.nodes.items() if node.up == up and (up or not node.stopped)]
-        return known[which % len(known)] if known and not unknown else which
+    def runner(self, which: int, *, up: bool) -> int:
+        """One that is up (first of all one that has calls), or one that boots; if there is none, any number."""
+        nodes = self.world.nodes.items()
+        known = [i for i, node in nodes if node.flying] if up else []
+        known = known or [i for i, node in nodes if node.up == up and not node.stopped]
+        return known[which % len(known)] if known else which
 
     def flying(self, runner_id: int) -> list[tuple[int, int]]:
         node = self.world.nodes.get(runner_id)
@@ -73,11 +83,20 @@ class MachineAndWorld(RuleBasedStateMachine):
         for _ in range(steps):
             self.world.feed(self.world.what_is_next())
 
+    @rule(slots=st.integers(1, 4))
+    def all_runners_come_and_go(self, slots: int) -> None:
+        for runner_id, node in list(self.world.nodes.items()):
+            if node.stopped:
+                self.world.feed(events.RunnerGone(runner_id))
+        for runner_id, node in list(self.world.nodes.items()):
+            if not node.up:
+                self.world.feed(events.BootSucceeded(runner_id, slots))
+
     @rule(first=st.sampled_from(LIMITS), count=st.sampled_from([0, 1, 1, 2, 5]), last=st.sampled_from(LIMITS))
     def submit(self, first: CallLimits, count: int, last: CallLimits) -> None:
         self.world.submit([*[first] * count, last])
 
-    @rule(which=st.lists(st.integers(1, 12), min_size=1, max_size=3))
+    @rule(which=st.lists(st.integers(1, 20), min_size=1, max_size=2))
     def cancel(self, which: list[int]) -> None:
         self.world.feed(events.CancelRequested(which))
 
@@ -91,7 +110,7 @@ class MachineAndWorld(RuleBasedStateMachine):
         error = [errors.BootError("no"), OSError("no"), errors.VersionMismatchError("3.11 and 3.12")][min(kind // 3, 2)]
         self.world.feed(events.BootFailed(self.runner(which, up=False), error, retry_in))
 
-    @rule(which=SMALL, calls=SMALL, cost=COSTS, retryable=st.booleans(), twice=st.booleans())
+    @rule(which=SMALL, calls=st.integers(0, 2), cost=COSTS, retryable=st.booleans(), twice=st.booleans())
     def results_arrive(self, which: int, calls: int, cost: float, retryable: bool, twice: bool) -> None:
         runner_id = self.runner(which, up=True)
         results = [(i, n, cost, token_of(i, n), retryable) for i, n in self.flying(runner_id)[: calls + 1]]
@@ -119,16 +138,28 @@ class MachineAndWorld(RuleBasedStateMachine):
         else:
             self.world.feed(events.CallLost(runner_id, *ref, lost(runner_id), how == "lost"))
 
-    @rule(which=SMALL, up=st.booleans())
-    def runner_is_lost(self, which: int, up: bool) -> None:
-        runner_id = self.runner(which, up=up)
-        self.world.feed(events.RunnerLost(runner_id, lost(runner_id)))
+    @rule(which=SMALL, call=SMALL, kind=st.integers(0, 5))
+    def a_lost_call_answers_after_all(self, which: int, call: int, kind: int) -> None:
+        """Its retry may be on the same runner by then."""
+        runner_id = self.runner(which, up=True)
+        for ref in self.flying(runner_id)[call % 4 :][:1]:
+            self.world.feed(events.CallLost(runner_id, *ref, lost(runner_id), True))
+            self.the_deadline_comes()
+            self.message(kind, runner_id, *ref)
 
-    @rule(which=SMALL, up=st.booleans())
-    def runner_is_gone(self, which: int, up: bool) -> None:
+    @rule(which=SMALL, up=st.booleans(), rare=SMALL)
+    def runner_is_lost(self, which: int, up: bool, rare: int) -> None:
+        if rare < 3:
+            runner_id = self.runner(which, up=up)
+            self.world.feed(events.RunnerLost(runner_id, lost(runner_id)))
+
+    @rule(which=SMALL, up=st.booleans(), rare=SMALL)
+    def runner_is_gone(self, which: int, up: bool, rare: int) -> None:
         stopped = [i for i, node in self.world.nodes.items() if node.stopped]
-        runner_id = stopped[which % len(stopped)] if stopped and which else self.runner(which, up=up)
-        self.world.feed(events.RunnerGone(runner_id))
+        if stopped and rare:
+            self.world.feed(events.RunnerGone(stopped[which % len(stopped)]))
+        elif rare == 0:
+            self.world.feed(events.RunnerGone(self.runner(which, up=up)))
 
     @rule(kind=SMALL, runner=st.integers(0, 6), call=st.integers(0, 12), attempt=st.integers(1, 4))
     def something_strange_arrives(self, kind: int, runner: int, call: int, attempt: int) -> None:
@@ -137,9 +168,12 @@ class MachineAndWorld(RuleBasedStateMachine):
 
     @rule(kind=st.integers(0, 5), back=SMALL)
     def something_late_arrives(self, kind: int, back: int) -> None:
-        """About a sending that there was, over or not."""
-        if self.world.flown:
-            self.message(kind, *self.world.flown[-1 - back % len(self.world.flown)])
+        """About a sending that there was: of a call that was sent again since, if there is one."""
+        flying = {(runner, *ref) for runner, node in self.world.nodes.items() for ref in node.flying.items()}
+        again = {call for _, call, _ in flying}
+        flown = [each for each in self.world.flown if each[1] in again and each not in flying] or self.world.flown
+        if flown:
+            self.message(kind, *flown[-1 - back % len(flown)])
 
     def message(self, kind: int, runner: int, call: int, attempt: int) -> None:
         late: list[events.Event] = [
@@ -176,23 +210,23 @@ class MachineAndWorld(RuleBasedStateMachine):
             self.world.now = deadline
             self.world.feed(events.Tick())
 
-    @rule(low=st.integers(0, 3), high=st.integers(1, 4))
-    def resize(self, low: int, high: int) -> None:
-        self.world.feed(events.Resized(min(low, high), high))
+    @rule(low=st.integers(0, 3), high=st.integers(1, 4), rare=SMALL)
+    def resize(self, low: int, high: int, rare: int) -> None:
+        if rare < 4:
+            self.world.feed(events.Resized(min(low, high), high))
 
-    # Rare, or hardly anything would happen before the end.
-    @rule(mode=st.sampled_from(ShutdownMode), really=SMALL)
-    def shut_down(self, mode: ShutdownMode, really: int) -> None:
-        if really == 0:
+    @rule(mode=st.sampled_from(ShutdownMode), rare=SMALL)
+    def shut_down(self, mode: ShutdownMode, rare: int) -> None:
+        if rare == 0:
             self.world.feed(events.ShutdownRequested(mode))
 
-    @rule(really=st.integers(0, 15))
-    def break_pool(self, really: int) -> None:
-        if really == 0:
+    @rule(rare=st.integers(0, 15))
+    def break_pool(self, rare: int) -> None:
+        if rare == 0:
             self.world.feed(events.PoolBroke(errors.InitializerError("the initializer raised")))
 
     def teardown(self) -> None:
-        if hasattr(self, "world"):
+        if hasattr(self, "world") and self.world.sound:
             self.world.play_out()
 
 
@@ -201,3 +235,52 @@ class MachineAndWorld(RuleBasedStateMachine):
 def test_any_course_of_events_keeps_the_invariants() -> None:
     course = settings(max_examples=2000, stateful_step_count=30, deadline=None)
     run_state_machine_as_test(MachineAndWorld, settings=course)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_long_course_of_events_with_many_calls_keeps_them_too(seed: int) -> None:
+    """Queues and heaps that grow, are swept and grow again: more than a search for small examples makes."""
+    dice = random.Random(seed)
+    state = MachineAndWorld()
+    state.open(limits=PoolLimits(min=1, max=4, slots_hint=3, idle_after=5.0, max_workers=9), calls=LIMITS, warm=True)
+    world = state.world
+
+    def cancel_some() -> None:
+        world.feed(events.CancelRequested(dice.sample(sorted(world.accounts)[-400:], 5)))
+
+    def submit_some() -> None:
+        if len(world.machine.unsettled()) < 300:
+            world.submit([dice.choice(LIMITS)] * dice.choice([1, 10, 100]))
+
+    def number() -> int:
+        return dice.randrange(8)
+
+    def results_arrive() -> None:
+        cost = dice.choice([0.0, 0.002, 2.0])
+        state.results_arrive(number(), number(), cost, retryable=number() == 0, twice=number() == 0)
+
+    steps: list[tuple[int, Callable[[], object]]] = [
+        (9, submit_some),
+        (3, lambda: state.all_runners_come_and_go(dice.choice([2, 4]))),
+        (9, lambda: state.things_go_well(steps=2)),
+        (9, results_arrive),
+        (3, lambda: state.calls_start(number(), number())),
+        (3, lambda: state.calls_are_returned(number(), number())),
+        (3, lambda: state.call_leaves(number(), number(), dice.choice(["lost", "unstarted", "timed out", "gone"]))),
+        (3, lambda: state.boot_succeeds(number(), 4, 0.1)),
+        (3, lambda: state.time_passes(dice.choice([0.01, 0.3, 3.0]))),
+        (3, cancel_some),
+        (2, state.the_deadline_comes),
+        (2, lambda: state.something_late_arrives(number() % 6, number())),
+        (1, lambda: state.boot_fails(number(), 0.5, 0)),
+        (1, lambda: state.runner_is_lost(number(), up=True, rare=0)),
+        (1, lambda: state.resize(1, dice.choice([2, 4]), rare=0)),
+        (1, lambda: state.round_trip_is_measured(number(), 0.01)),
+    ]
+    weights = [weight for weight, _ in steps]
+    for _, step in dice.choices(steps, weights, k=1500):
+        step()
+    assert len(world.accounts) > 1000
+    state.teardown()
+    assert world.closed

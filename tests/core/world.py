@@ -42,6 +42,8 @@ class Account:
     attempts_begun: set[int] = field(default_factory=set)
     """Attempts that may have run: none of them may be sent again."""
     tokens: list[object] = field(default_factory=list)
+    false_starts: int = 0
+    """Slots that died under it before it began."""
 
 
 class World:
@@ -54,6 +56,8 @@ class World:
         self.mode: ShutdownMode | None = None
         self.broken = False
         self.closed = False
+        self.sound = True
+        """Whether the last event was got over without a broken promise."""
         self.spared: set[int] = set()
         """Calls that may still be sent after a shutdown that cancels what waits: those that a boot will take."""
         self.flown: list[tuple[int, int, int]] = []
@@ -79,6 +83,7 @@ class World:
 
     def feed(self, event: events.Event, make: Callable[[], events.Event] | None = None) -> list[actions.Action]:
         """Let something happen now."""
+        self.sound = False
         self.last_event = event
         self._note(event)
         result = self.machine.handle(event, self.now)
@@ -95,6 +100,7 @@ class World:
             assert boots_are_needed(self.machine.pool)
         validate(self.machine, self.now)
         self._check_accounts()
+        self.sound = True
         return result
 
     def _spare(self) -> None:
@@ -128,7 +134,8 @@ class World:
                 for call_id, attempt in refs:
                     self._leaves(node, call_id, attempt, may_have_run=False)
             case events.CallLost(_, call_id, attempt, _, may) if node is not None:
-                self._leaves(node, call_id, attempt, may_have_run=may)
+                if self._leaves(node, call_id, attempt, may_have_run=may) and not may:
+                    self.accounts[call_id].false_starts += 1
             case events.CallTimedOut(_, call_id, attempt) | events.CallGone(_, call_id, attempt) if node is not None:
                 self._leaves(node, call_id, attempt, may_have_run=True)
             case events.IdleChecked() if node is not None:
@@ -197,9 +204,36 @@ class World:
             assert len(account.outcomes) == 1, f"{call} is settled twice"
             own = isinstance(outcome, Exception) or outcome is actions.CANCELLED
             assert own or outcome is account.tokens[-1], f"{call} is settled with an outcome that is not its own"
-            if not own:
+            if own:
+                self._check_reason(account, outcome)
+            else:
                 # Another call's result could look the same: tokens name their call and attempt.
                 assert outcome == f"result of {call.id}.{call.attempt}"
+
+    def _check_reason(self, account: Account, outcome: object) -> None:
+        """A call ends without an answer of its own only for a reason that there is."""
+        call, limits = account.call, account.call.limits
+        flying = any(call.id in node.flying for node in self.nodes.values())
+        match outcome:
+            case errors.CallTimeoutError():
+                told = isinstance(self.last_event, events.CallTimedOut)
+                late = limits.timeout is not None and self.now >= call.submitted_at + limits.timeout
+                queued_for_long = limits.queue_timeout is not None and not flying
+                assert told or late or queued_for_long, "a call timed out before its time"
+            case errors.BootError():
+                # Nonsense, but survived: the boot failed of a runner that was up already, and had the call.
+                was_up = isinstance(self.last_event, events.BootFailed) and call.attempt in account.attempts_begun
+                assert was_up or not flying
+                assert was_up or not any(node.up for node in self.nodes.values() if not node.stopped), "a runner is up"
+            case errors.RunnerLostError():
+                died = call.attempt in account.attempts_begun
+                killed = self.mode is ShutdownMode.KILL
+                assert died or killed or account.false_starts >= 3, "nothing that ran the call was lost"
+                ending = self.mode not in (None, ShutdownMode.DRAIN)
+                assert not died or ending or call.attempt > limits.retries, "it had a retry left"
+            case actions.CANCELLED:
+                asked = isinstance(self.last_event, events.CancelRequested) and call.id in self.last_event.call_ids
+                assert asked or (self.mode or 0) >= ShutdownMode.CANCEL_QUEUED, "nobody cancelled it"
 
     def _boot(self, action: actions.Boot) -> None:
         assert action.runner_id not in self.nodes

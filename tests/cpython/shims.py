@@ -9,7 +9,6 @@ import threading
 import time
 import traceback
 import unittest
-import weakref
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -49,11 +48,12 @@ class Slots:
     """The slot processes of this test's pools, as ``_processes`` shows the other class's: by process id."""
 
     def __len__(self) -> int:
-        """How many there are once the number has stood still for a moment: slots start while the test goes on."""
-        number, since, end = -1, 0.0, time.monotonic() + PATIENCE
-        while (now := time.monotonic()) < end and (len(_slots()) != number or now - since < 0.5):
-            if len(_slots()) != number:
-                number, since = len(_slots()), now
+        """How many there are once there are any and their number stands still: they start while the test goes on."""
+        number, since, end = 0, 0.0, time.monotonic() + PATIENCE
+        while (now := time.monotonic()) < end and not (number and now - since > 0.5):
+            found = len(_slots())
+            if found != number:
+                number, since = found, now
             threading.Event().wait(0.02)
         return number
 
@@ -76,11 +76,9 @@ class TravellingSemaphore:
     """A semaphore that can be an argument of a call; multiprocessing's can only be inherited."""
 
     def __init__(self, value: int) -> None:
-        folder = tempfile.mkdtemp()
-        self.path = str(Path(folder, "tokens"))
+        self.path = str(Path(tempfile.mkdtemp(), "tokens"))
         os.mkfifo(self.path)
         self._end = os.open(self.path, os.O_RDWR)
-        weakref.finalize(self, _discard, folder, self._end)
         for _ in range(value):
             self.release()
 
@@ -94,20 +92,22 @@ class TravellingSemaphore:
     def release(self) -> None:
         os.write(self._end, b"x")
 
-
-def _discard(folder: str, end: int) -> None:
-    os.close(end)
-    shutil.rmtree(folder)
+    def discard(self) -> None:
+        os.close(self._end)
+        shutil.rmtree(Path(self.path).parent)
 
 
 class Context:
-    """A multiprocessing context whose primitives travel."""
+    """A multiprocessing context whose primitives travel, and last as long as the test's pool."""
 
-    def __init__(self, original: Any) -> None:
+    def __init__(self, original: Any, test: unittest.TestCase) -> None:
         self._original = original
+        self._test = test
 
     def Semaphore(self, value: int) -> TravellingSemaphore:  # noqa: N802  # multiprocessing's name
-        return TravellingSemaphore(value)
+        semaphore = TravellingSemaphore(value)
+        self._test.addCleanup(semaphore.discard)
+        return semaphore
 
     def Queue(self) -> None:  # noqa: N802
         """For the log lines of a slot; `assert_initializer_error` looks at the error instead."""
@@ -150,7 +150,7 @@ def install(test: unittest.TestCase) -> None:
     kind: Any = type(test)
     if hasattr(kind, "get_context"):
         original = kind.get_context
-        kind.get_context = lambda self: Context(original(self))
+        kind.get_context = lambda self: Context(original(self), self)
     if hasattr(kind, "_assert_logged"):
         kind._assert_logged = assert_initializer_error
 

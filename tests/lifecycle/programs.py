@@ -8,16 +8,21 @@ from __future__ import annotations
 import atexit
 import ctypes
 import fcntl
+import gc
+import multiprocessing
 import os
+import queue
 import signal
 import sys
 import termios
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, as_completed
 from typing import Any
 
 from dragonfly_executor import BootRequest, DragonflyExecutor, LocalBackend, Node, Pool
+from dragonfly_executor.backends import local
 from tests import payloads
 from tests.payloads import tell
 
@@ -201,6 +206,7 @@ def end_at_once(log: str, gate: str) -> None:
 
 @program
 def end_with_failing_boots(python: str) -> None:
+    local.STOP_PATIENCE = 0.2
     executor = DragonflyExecutor(2, backend=LocalBackend(python=python), boot_wait=lambda state: 0.01, boot_timeout=0.5)
     future = executor.submit(payloads.nothing)
     future.add_done_callback(lambda future: say(type(future.exception()).__name__))
@@ -269,6 +275,177 @@ def unused_pool() -> None:
     """Runners that were booted for nothing."""
     pool = Pool("kept", min=2, max=2)
     pool.submit(payloads.nothing).result()
+
+
+# -- sleep -------------------------------------------------------------------------------------------------------------
+
+
+@program
+def sleeps(mailbox: str, gate: str, lease: str, dead_after: str) -> None:
+    """Two calls run while the test stops this process for a while."""
+    executor = DragonflyExecutor(2, lease=float(lease), heartbeat=0.1, dead_after=float(dead_after))
+    futures = [executor.submit(payloads.hold, mailbox, gate, "held") for _ in range(2)]
+    for future in futures:
+        error = future.exception()
+        say(future.result() if error is None else type(error).__name__)
+    say(executor.submit(pow, 2, 10).result(), executor.pool.stats().boots_attempted)
+
+
+# -- forks -------------------------------------------------------------------------------------------------------------
+
+
+def fork() -> int:
+    with warnings.catch_warnings():
+        # That there are threads is the point.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def fate_of(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def tried(what: Callable[..., object], *args: Any, **kwargs: Any) -> str:
+    """What comes of it, in a word."""
+    try:
+        what(*args, **kwargs)
+    except BaseException as error:
+        return type(error).__name__
+    return "fine"
+
+
+def use_up_descriptors(path: str) -> list[int]:
+    """Open a file so often that every number which was given back is taken."""
+    return [os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(64)]
+
+
+@program
+def use_in_fork(mailbox: str, gate: str) -> None:
+    """Whatever a forked child tries with the pool, and what the pool does after that."""
+    executor = DragonflyExecutor(2)
+    done = executor.submit(payloads.echo, "early")
+    assert done.result() == "early"
+    held = executor.submit(payloads.hold, mailbox, gate, "late")
+    child = fork()
+    if child == 0:
+        say("submit", tried(executor.submit, payloads.nothing))
+        say("map", tried(executor.map, payloads.echo, [1, 2]))
+        say("view", tried(executor.options(timeout=5).submit, payloads.nothing))
+        say("result", tried(held.result))
+        say("exception", tried(held.exception))
+        say("resize", tried(executor.pool.resize, max=3))
+        say("done", tried(done.result))
+        say("shutdown", tried(executor.shutdown))
+        say("kill", tried(executor.kill_workers))
+        os._exit(7)
+    say(fate_of(child))
+    tell(mailbox, "forked")
+    say(held.result(), executor.submit(payloads.echo, "again").result())
+
+
+@program
+def fork_that_returns(mailbox: str) -> None:
+    """A child that ends as programs do, exit handlers and all."""
+    executor = DragonflyExecutor(2)
+    agent = executor.submit(payloads.agent_pid).result()
+    child = fork()
+    if child:
+        say(fate_of(child), executor.submit(payloads.agent_pid).result() == agent)
+
+
+@program
+def pool_of_a_fork() -> None:
+    """A child makes a pool of its own."""
+    executor = DragonflyExecutor(1)
+    executor.submit(payloads.nothing).result()
+    child = fork()
+    if child == 0:
+        with DragonflyExecutor(1) as own:
+            say(own.submit(pow, 2, 10).result())
+        os._exit(0)
+    say(fate_of(child), executor.submit(pow, 2, 11).result())
+
+
+@program
+def descriptors_of_a_fork(path: str) -> None:
+    """A child keeps none of the pool's descriptors, and does nothing to those that get their numbers."""
+    before = set(os.listdir("/proc/self/fd"))
+    executor = DragonflyExecutor(1)
+    held = executor.submit(payloads.echo, 1)
+    held.result()
+    child = fork()
+    if child == 0:
+        say(sorted(set(os.listdir("/proc/self/fd")) - before))
+        own = use_up_descriptors(path)
+        tried(executor.pool.resize, max=2)
+        tried(executor.submit, payloads.nothing)
+        held.cancel()
+        executor.shutdown()
+        del executor, held
+        gc.collect()
+        say(len([fd for fd in own if os.fstat(fd)]), os.path.getsize(path))
+        os._exit(0)
+    say(fate_of(child), executor.submit(pow, 2, 11).result())
+
+
+@program
+def hundred_forks() -> None:
+    """Forks while all threads of the pool are busy, in the middle of whatever they do."""
+    executor = DragonflyExecutor(2)
+    enough = threading.Event()
+
+    def keep_busy() -> None:
+        while not enough.is_set():
+            assert list(executor.map(payloads.echo, range(200))) == list(range(200))
+
+    busy = [threading.Thread(target=keep_busy) for _ in range(2)]
+    for thread in busy:
+        thread.start()
+    fates = set()
+    for _ in range(100):
+        pending = executor.submit(payloads.nothing)
+        child = fork()
+        if child == 0:
+            known = {"ForkedExecutorError"}
+            os._exit(0 if {tried(executor.submit, payloads.nothing), tried(pending.result)} <= {*known, "fine"} else 1)
+        fates.add(fate_of(child))
+    enough.set()
+    for thread in busy:
+        thread.join()
+    say(fates, executor.submit(pow, 2, 10).result())
+
+
+@program
+def fork_in_a_callback() -> None:
+    """On the pool's own callback thread."""
+    executor = DragonflyExecutor(1)
+    forked: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def callback(_future: Any) -> None:
+        child = fork()
+        if child == 0:
+            os._exit(3 if tried(executor.submit, payloads.nothing) == "ForkedExecutorError" else 1)
+        forked.put(fate_of(child))
+
+    executor.submit(payloads.nap, 0.01).add_done_callback(callback)
+    say(forked.get(), executor.submit(pow, 2, 10).result())
+
+
+@program
+def multiprocessing_fork() -> None:
+    """A forked process of multiprocessing's, with the executor among its arguments."""
+    executor = DragonflyExecutor(1)
+    executor.submit(payloads.nothing).result()
+    process = multiprocessing.get_context("fork").Process(target=_use_inherited, args=(executor,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+    process.join()
+    say(process.exitcode, executor.submit(pow, 2, 10).result())
+
+
+def _use_inherited(executor: DragonflyExecutor) -> None:
+    say(tried(executor.submit, payloads.nothing))
 
 
 if __name__ == "__main__":

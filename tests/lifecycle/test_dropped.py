@@ -1,0 +1,115 @@
+"""Executors that nobody shuts down, and nobody refers to any more."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from dragonfly_executor import DragonflyExecutor, Pool
+from dragonfly_executor.testing import FakeBackend
+from tests import payloads
+from tests.census import Census
+from tests.support import PATIENCE, Gate, Mailbox, values, watching
+
+
+@pytest.fixture
+def eager_gc() -> Iterator[None]:
+    """Garbage is collected all the time, in whatever thread and in the middle of whatever it does."""
+    before = gc.get_threshold()
+    gc.set_threshold(2, 2, 2)
+    yield
+    gc.set_threshold(*before)
+
+
+@pytest.mark.slow
+def test_hundreds_of_dropped_executors_leave_nothing(census: Census) -> None:
+    """Checklist 68: the census around this test counts threads, descriptors and processes."""
+    started = {thread.name for thread in threading.enumerate()}
+    futures = []
+    for number in range(500):
+        executor = DragonflyExecutor(1)
+        if number % 10 == 0:
+            futures.append(executor.submit(payloads.echo, number))
+        if number % 25 == 0:
+            # Not the last reference either: a cycle that the collector has to find.
+            executor.itself = executor  # type: ignore[attr-defined]
+        if number % 50 == 0:
+            gc.collect()
+    del executor
+    assert values(futures) == list(range(0, 500, 10))
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name not in started:
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), thread.name
+
+
+def test_a_dropped_executor_is_gone_at_once() -> None:
+    """Checklist 68: nothing that goes on, its threads least of all, refers to it."""
+    executor = DragonflyExecutor(1)
+    executor.submit(payloads.nothing).result(PATIENCE)
+    references = weakref.ref(executor), weakref.ref(executor.pool)
+    del executor
+    assert [reference() for reference in references] == [None, None]
+
+
+def test_calls_of_a_dropped_executor_finish(mailbox: Mailbox, gate: Gate) -> None:
+    """Checklist 68."""
+    executor = DragonflyExecutor(2)
+    futures = [executor.submit(payloads.hold, mailbox.path, gate.path, number) for number in range(5)]
+    with watching(*mailbox.numbers(2)) as watches:
+        del executor
+        gc.collect()
+        gate.open(5)
+        assert values(futures) == list(range(5))
+        assert all(watch.ended() for watch in watches)
+
+
+def test_a_dropped_map_finishes_what_is_taken() -> None:
+    """Checklist 68: the iterator is all that is left."""
+    results = DragonflyExecutor(2).map(payloads.echo, range(50))
+    gc.collect()
+    assert list(results) == list(range(50))
+
+
+def test_a_dropped_pool_frees_its_name() -> None:
+    """Checklist 68."""
+    for number in range(3):
+        pool = Pool("dropped", min=0, max=1, max_concurrency=1)
+        assert pool.call(payloads.echo, number) == number
+        del pool
+
+
+def test_a_garbage_collection_anywhere_stops_pools_and_deadlocks_nobody(eager_gc: None) -> None:
+    """Checklist 68: pools that end in the middle of another pool's submit, in any of four threads."""
+    failures: list[BaseException] = []
+
+    def make_and_drop() -> None:
+        try:
+            for number in range(30):
+                executor = DragonflyExecutor(backend=FakeBackend())
+                executor.itself = executor  # type: ignore[attr-defined]
+                assert executor.submit(payloads.echo, number).result(PATIENCE) == number
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=make_and_drop) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert failures == []
+
+
+def test_a_future_outlives_its_executor_and_its_threads() -> None:
+    """Checklist 68: what came back is opened when somebody asks."""
+    future = DragonflyExecutor(1).submit(payloads.echo, ["late"])
+    assert future.exception(PATIENCE) is None
+    gc.collect()
+    assert future.result() == ["late"]
+    assert future.result() is future.result()

@@ -1,0 +1,289 @@
+"""Links that go wrong: cut anywhere, spoiled, or with a peer at the other end that is no runner at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dragonfly_executor import Pool
+from dragonfly_executor.core.wire import HEADER, HEADER_SIZE, MAX_FRAME, Decoder, Kind, encode
+from dragonfly_executor.errors import BootError, ProtocolError, RunnerLostError
+from tests import payloads
+from tests.local.conftest import Make
+from tests.support import (
+    PATIENCE,
+    SOON,
+    Meddle,
+    ScriptedBackend,
+    SpoiledBackend,
+    Stall,
+    all_ended,
+    error_of,
+    first_call,
+    frames_from,
+    say_hello,
+    values,
+    watching,
+)
+
+# -- peers that are no runners -----------------------------------------------------------------------------------------
+
+LIES: dict[str, bytes] = {
+    "a frame over the limit": HEADER.pack(Kind.RESULT, 0, 1, 0, 1, MAX_FRAME + 1),
+    "a length of 2**63": HEADER.pack(Kind.RESULT, 0, 1, 0, 1, 2**63),
+    "all ones": b"\xff" * 4096,
+    "an unknown kind": HEADER.pack(200, 0, 1, 0, 1, 4) + b"what",
+    "zeros": bytes(4096),
+    "text": b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10,
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_runner_that_breaks_the_rules_is_dropped_and_its_calls_are_lost(lie: str, make: Make) -> None:
+    """Checklist 42, 43, 44. The next runner, which keeps them, gets the next call."""
+
+    def script(sock: socket.socket, number: int) -> None:
+        say_hello(sock)
+        frames = frames_from(sock)
+        call = first_call(frames)
+        if number == 1:
+            sock.sendall(LIES[lie])
+        else:
+            sock.sendall(encode(Kind.RESULT, call.call_id, _pickled("real"), attempt=call.attempt))
+        for _ in frames:
+            continue
+
+    ex = make(1, backend=ScriptedBackend(script))
+    error = error_of(ex.submit(payloads.echo, 1), SOON)
+    assert isinstance(error, RunnerLostError)
+    assert error.may_have_started
+    assert isinstance(error.__cause__, ProtocolError)
+    assert ex.submit(payloads.echo, 2).result(SOON) == "real"
+
+
+@pytest.mark.parametrize("lie", [*LIES, "a result first", "a hello that is none", "nothing", "a long hello"])
+def test_a_peer_that_does_not_say_hello_fails_the_boot(lie: str, make: Make) -> None:
+    """Checklist 43, 44. Nothing of what it says is opened, and calls that wait hear why after some tries."""
+    first = {
+        "a result first": encode(Kind.RESULT, 1, b"\x80\x04cposix\nsystem\n", attempt=1),
+        "a hello that is none": encode(Kind.HELLO, payload=b"{}"),
+        "nothing": b"",
+        "a long hello": encode(Kind.HELLO, payload=b" " * 5000),
+    }
+
+    def script(sock: socket.socket, _number: int) -> None:
+        sock.sendall(LIES.get(lie) or first[lie])
+
+    ex = make(1, backend=ScriptedBackend(script), boot_wait=lambda _: 0.0)
+    error = error_of(ex.submit(payloads.echo, 1), SOON)
+    assert isinstance(error, BootError)
+    assert error.attempts == 3
+    assert isinstance(error.__cause__, (ProtocolError, ConnectionError))
+
+
+def test_a_peer_that_never_says_anything_fails_the_boot_in_time(make: Make) -> None:
+    """Checklist 44. A boot that hangs is a boot that failed."""
+
+    def script(sock: socket.socket, _number: int) -> None:
+        for _ in frames_from(sock):
+            continue
+
+    ex = make(1, backend=ScriptedBackend(script), boot_timeout=0.2, boot_wait=lambda _: 0.0)
+    assert isinstance(error_of(ex.submit(payloads.echo, 1), SOON), BootError)
+
+
+def test_messages_about_calls_that_are_not_there_are_ignored(make: Make) -> None:
+    """Checklist 44. Late, doubled, unknown: they are counted, and nothing else."""
+
+    def script(sock: socket.socket, _number: int) -> None:
+        say_hello(sock)
+        frames = frames_from(sock)
+        call = first_call(frames)
+        ref = {"call_id": call.call_id, "attempt": call.attempt}
+        for kind in (Kind.STARTED, Kind.RETURNED, Kind.TIMED_OUT, Kind.GONE, Kind.PULL, Kind.CHUNK):
+            sock.sendall(encode(kind, call.call_id + 1000, attempt=1))
+            sock.sendall(encode(kind, call.call_id, attempt=call.attempt + 1))
+        sock.sendall(encode(Kind.LOST, 77, json.dumps({"code": 1, "signal": None, "pid": 1, "started": True}).encode()))
+        sock.sendall(encode(Kind.RESULT, payload=_pickled("wrong"), call_id=call.call_id, attempt=9))
+        for _ in range(3):
+            sock.sendall(encode(Kind.RESULT, payload=_pickled("right"), **ref))
+        for _ in frames:
+            continue
+
+    ex = make(1, backend=ScriptedBackend(script))
+    assert ex.submit(payloads.echo, 1).result(SOON) == "right"
+    assert ex.pool.stats().stale > 0
+    assert ex.pool.stats().boots_attempted == 1
+
+
+@pytest.mark.parametrize("broken", [b"not json", b"{}", b"[]", b'{"code": 1}'])
+def test_a_report_that_cannot_be_read_loses_the_runner_and_not_the_pool(broken: bytes, make: Make) -> None:
+    """Checklist 44. A peer's JSON is the peer's, too."""
+
+    def script(sock: socket.socket, number: int) -> None:
+        say_hello(sock)
+        frames = frames_from(sock)
+        call = first_call(frames)
+        if number == 1:
+            sock.sendall(encode(Kind.LOST, call.call_id, broken, attempt=call.attempt))
+        else:
+            sock.sendall(encode(Kind.RESULT, call.call_id, _pickled("real"), attempt=call.attempt))
+        for _ in frames:
+            continue
+
+    ex = make(1, backend=ScriptedBackend(script))
+    assert isinstance(error_of(ex.submit(payloads.echo, 1), SOON), RunnerLostError)
+    assert ex.submit(payloads.echo, 2).result(SOON) == "real"
+
+
+def _pickled(value: Any) -> bytes:
+    import pickle
+
+    return pickle.dumps(value, 5)
+
+
+# -- real runners on links that go wrong -------------------------------------------------------------------------------
+
+
+def cut_after(size: int) -> Callable[[], Meddle]:
+    """The first runner's link ends after so many bytes of the call; those of later runners do not."""
+    runners = iter([True])
+
+    def make_meddle() -> Meddle:
+        first = next(runners, False)
+        decoder = Decoder()
+        left: int | None = None
+
+        def meddle(data: bytes) -> bytes | None:
+            nonlocal left
+            if not first:
+                return data
+            passed = b""
+            for position in range(len(data)):
+                byte = data[position : position + 1]
+                if left is None and decoder.pending == 0 and data[position] == Kind.CALL:
+                    left = size
+                if left is not None:
+                    if left == 0:
+                        return passed or None
+                    left -= 1
+                else:
+                    decoder.feed(byte)
+                passed += byte
+            return passed
+
+        return meddle
+
+    return make_meddle
+
+
+@pytest.mark.parametrize("size", [*range(0, HEADER_SIZE + 2, 5), 40, 80, 120])
+def test_a_link_cut_within_a_call_loses_it_or_runs_it_once(size: int, make: Make, log: Path) -> None:
+    """Checklist 23, 21. What was cut off on the way is not known here to be unread; nothing runs twice."""
+    backend = SpoiledBackend(to_runner=cut_after(size))
+    ex = make(1, backend=backend)
+    end = ex.submit(payloads.log_run, str(log), "call").exception(SOON)
+    assert isinstance(end, RunnerLostError)
+    assert ex.submit(payloads.echo, 1).result(SOON) == 1
+    runs = len(log.read_text().splitlines()) if log.exists() else 0
+    assert runs <= 1
+    assert backend.boots == 2
+
+
+def test_calls_that_never_left_go_to_the_next_runner(log: Path) -> None:
+    """Checklist 23, 21. The link is full when its runner dies: what was not written provably did not start.
+
+    No retry is spent on it, since there is none.
+    """
+    stall = Stall()
+    backend = SpoiledBackend(to_runner=lambda: stall)
+    with Pool("full", min=0, max=1, max_concurrency=100, timeout=None, backend=backend) as pool:
+        agent = pool.submit(payloads.agent_pid).result(SOON)
+        stall.after(1)
+        filler = bytes(60_000)
+        futures = [pool.submit(payloads.log_filled, str(log), n, filler) for n in range(60)]
+        assert stall.stalled.wait(SOON)
+        pool.stats()
+        with watching(agent) as watches:
+            os.kill(agent, signal.SIGKILL)
+            assert all_ended(watches)
+        stall.go_on.set()
+        ends = [future.exception(PATIENCE) for future in futures]
+    lost = [n for n, end in enumerate(ends) if end is not None]
+    assert all(isinstance(ends[n], RunnerLostError) for n in lost)
+    assert lost == list(range(len(lost)))
+    assert len(lost) < 30
+    runs = Counter(int(line.split()[0]) for line in log.read_text().splitlines())
+    assert runs == Counter(range(len(lost), 60))
+
+
+def test_a_large_call_whose_bytes_had_not_all_left_goes_to_the_next_runner(make: Make) -> None:
+    """Checklist 23. Its slot cannot have begun."""
+    stall = Stall()
+    ex = make(1, backend=SpoiledBackend(to_runner=lambda: stall))
+    agent = ex.submit(payloads.agent_pid).result(SOON)
+    data = os.urandom(32 << 20)
+    stall.after(1 << 20)
+    future = ex.submit(payloads.digest, data)
+    assert stall.stalled.wait(SOON)
+    with watching(agent) as watches:
+        os.kill(agent, signal.SIGKILL)
+        assert all_ended(watches)
+    stall.go_on.set()
+    import hashlib
+
+    assert future.result(PATIENCE) == hashlib.sha256(data).hexdigest()
+
+
+def flip_one(seed: int) -> Callable[[], Meddle]:
+    """One byte of the first runner's traffic is another one, after the handshake."""
+    runners = iter([True])
+
+    def make_meddle() -> Meddle:
+        first = next(runners, False)
+        numbers = random.Random(seed)
+        left = numbers.randrange(400, 4000)
+
+        def meddle(data: bytes) -> bytes:
+            nonlocal left
+            if not first or left < 0:
+                return data
+            left -= len(data)
+            if left >= 0:
+                return data
+            position = numbers.randrange(len(data))
+            return data[:position] + bytes([data[position] ^ (1 << numbers.randrange(8))]) + data[position + 1 :]
+
+        return meddle
+
+    return make_meddle
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_flipped_bit_on_the_way_back_hangs_nothing(seed: int, make: Make) -> None:
+    """Checklist 44. A link is trusted to carry what was sent; if it does not, each call still comes to an end."""
+    ex = make(2, backend=SpoiledBackend(to_parent=flip_one(seed)), heartbeat=0.2, dead_after=1.0)
+    futures: list[Future[Any]] = [ex.options(timeout=8).submit(payloads.echo, n) for n in range(120)]
+    for future in futures:
+        future.exception(PATIENCE)
+    assert values(ex.submit(payloads.echo, n) for n in range(10)) == list(range(10))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_flipped_bit_on_the_way_there_hangs_nothing(seed: int, make: Make) -> None:
+    """Checklist 44."""
+    ex = make(2, backend=SpoiledBackend(to_runner=flip_one(seed)), heartbeat=0.2, dead_after=1.0)
+    futures = [ex.options(timeout=8).submit(payloads.echo, n) for n in range(120)]
+    for future in futures:
+        future.exception(PATIENCE)
+    assert values(ex.submit(payloads.echo, n) for n in range(10)) == list(range(10))

@@ -1,0 +1,62 @@
+"""Pools, mailboxes and gates; all of it is gone when a test ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dragonfly_executor import DragonflyExecutor, Pool
+from tests.support import Gate, Mailbox
+
+MakePool = Callable[..., Pool]
+MakeExecutor = Callable[..., DragonflyExecutor]
+numbers = count(1)
+
+
+@pytest.fixture
+def make_pool() -> Iterator[MakePool]:
+    """Makes pools without a limit on calls, and ends them whatever runs there."""
+    made: list[Pool] = []
+
+    def make(name: str | None = None, **options: Any) -> Pool:
+        pool = Pool(name or f"pool-{next(numbers)}", **{"min": 0, "max": 1, "timeout": None} | options)
+        made.append(pool)
+        return pool
+
+    yield make
+    for pool in made:
+        pool.kill()
+        pool.join()
+
+
+@pytest.fixture
+def make() -> Iterator[MakeExecutor]:
+    """Makes executors, and ends them whatever runs there."""
+    made: list[DragonflyExecutor] = []
+
+    def make(max_workers: int | None = 2, **options: Any) -> DragonflyExecutor:
+        executor = DragonflyExecutor(max_workers, **options)
+        made.append(executor)
+        return executor
+
+    yield make
+    for executor in made:
+        executor.kill_workers()
+        executor.shutdown()
+
+
+@pytest.fixture
+def mailbox(tmp_path: Path) -> Iterator[Mailbox]:
+    with closing(Mailbox(tmp_path / "mailbox")) as mailbox:
+        yield mailbox
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    with closing(Gate(tmp_path / "gate")) as gate:
+        yield gate

@@ -1,0 +1,286 @@
+"""Boots that fail, hang, come too late, or are given up while something else happens to them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dragonfly_executor import Backend, BootError, BootRequest, BootTimeoutError, LocalBackend, Node
+from dragonfly_executor.backends import local
+from dragonfly_executor.testing import FakeBackend, FakeNode, FakeRunner, VirtualClock
+from tests.payloads import echo
+from tests.pool.conftest import MakeExecutor, MakePool
+from tests.support import PATIENCE, Events, Mailbox, error_of, watching
+
+AT_ONCE: dict[str, Any] = {"boot_wait": lambda state: 0.0}
+WRITE_TO_ALL = """
+import os, stat, sys
+for fd in range(3, 256):
+    try:
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            os.write(fd, sys.argv[1].encode())
+    except OSError:
+        pass
+"""
+
+
+def script(path: Path, text: str) -> str:
+    """A program that stands in for the interpreter."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that does not go by itself is killed soon."""
+    monkeypatch.setattr(local, "STOP_PATIENCE", 0.1)
+
+
+# -- on this machine ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_calls_learn_that_the_interpreter_does_not_exist(make: MakeExecutor, attempts: int) -> None:
+    """Checklist 8: every call that waits gets the error, with how far the boots came and how many there were."""
+    executor = make(backend=LocalBackend(python="/nowhere/python"), max_boot_failures=attempts, **AT_ONCE)
+    for future in [executor.submit(echo, number) for number in range(3)]:
+        error = error_of(future)
+        assert isinstance(error, BootError)
+        assert isinstance(error, BrokenProcessPool)
+        assert (error.phase, error.attempts) == ("create", attempts)
+        assert "/nowhere/python" in str(error)
+        assert isinstance(error.__cause__, FileNotFoundError)
+
+
+def test_later_calls_try_again(make: MakeExecutor, tmp_path: Path) -> None:
+    """Checklist 8: the pool is not broken for good."""
+    python = tmp_path / "python"
+    executor = make(backend=LocalBackend(python=str(python)), **AT_ONCE)
+    assert isinstance(error_of(executor.submit(echo, 1)), BootError)
+    python.symlink_to(sys.executable)
+    assert executor.submit(echo, 2).result(PATIENCE) == 2
+    stats = executor.pool.stats()
+    assert (stats.boots_failed, stats.boots_attempted) == (3, 4)
+
+
+def test_a_program_that_never_says_hello_is_given_up_and_killed(
+    make: MakeExecutor, impatient: None, tmp_path: Path, mailbox: Mailbox
+) -> None:
+    """Checklist 7: BootTimeoutError, and the node is given back before that is said."""
+    python = script(tmp_path / "python", f"echo $$ > {mailbox.path}\nexec sleep 1000")
+    executor = make(backend=LocalBackend(python=python), boot_timeout=0.5, max_boot_failures=2, **AT_ONCE)
+    future = executor.submit(echo, 1)
+    with watching(int(mailbox.read())) as first, watching(int(mailbox.read())) as second:
+        error = error_of(future)
+        assert first[0].ended(0.0)
+        assert second[0].ended(0.0)
+    assert isinstance(error, BootTimeoutError)
+    assert isinstance(error, TimeoutError)
+    assert (error.phase, error.attempts) == ("connect", 2)
+    assert "did not say hello within 0.5 s" in str(error)
+
+
+@pytest.mark.parametrize("text", ["exit 1", "kill -9 $$", "echo no such library >&2; exit 127"])
+def test_a_program_that_ends_at_once_is_a_boot_that_failed(make: MakeExecutor, tmp_path: Path, text: str) -> None:
+    """Checklist 8: the stream ends before the hello."""
+    executor = make(backend=LocalBackend(python=script(tmp_path / "python", text)), **AT_ONCE)
+    error = error_of(executor.submit(echo, 1))
+    assert isinstance(error, BootError)
+    assert not isinstance(error, BootTimeoutError)
+    assert (error.phase, error.attempts) == ("handshake", 3)
+
+
+def test_a_program_that_says_something_else_is_a_boot_that_failed(make: MakeExecutor, tmp_path: Path) -> None:
+    """Checklist 44: a banner, say, on the stream."""
+    # The agent's descriptor is the only one beyond the standard streams.
+    text = "Welcome to this machine. Last login: yesterday."
+    python = script(tmp_path / "python", f'exec {sys.executable} -S -c "{WRITE_TO_ALL}" "{text}"')
+    error = error_of(make(backend=LocalBackend(python=python), **AT_ONCE).submit(echo, 1))
+    assert isinstance(error, BootError)
+    assert "unknown kind of frame" in str(error)
+
+
+def test_min_runners_that_cannot_boot_leave_the_pool_usable(make_pool: MakePool, tmp_path: Path) -> None:
+    """Checklist 8: nobody waits, so nobody is told; it goes on trying, and in the end it succeeds."""
+    events = Events()
+    python = tmp_path / "python"
+    pool = make_pool(min=1, backend=LocalBackend(python=str(python)), boot_wait=lambda state: 0.01, on_event=events)
+    for _ in range(5):
+        events.wait("boot failed")
+    python.symlink_to(sys.executable)
+    events.wait("up")
+    assert pool.call(echo, 1) == 1
+
+
+def test_pauses_between_boots_grow(make: MakeExecutor) -> None:
+    """Design §6: tenacity's strategies are told the number of the attempt."""
+    seen: list[int] = []
+
+    def wait(state: Any) -> float:
+        seen.append(state.attempt_number)
+        return 0.0
+
+    broken = FakeRunner(error=OSError("no capacity"))
+    executor = make(backend=FakeBackend(*[broken] * 4, slots=1), max_boot_failures=9, boot_wait=wait)
+    assert executor.submit(echo, 1).result(PATIENCE) == 1
+    assert seen == [1, 2, 3, 4]
+
+
+# -- backends that are not as they should be ---------------------------------------------------------------------------
+
+
+class Rude(Backend):
+    """Raises whatever it is told to."""
+
+    name = "rude"
+    default_max = 1
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def boot(self, request: BootRequest) -> Node:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [OSError("no disk"), SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_whatever_a_backend_raises_is_a_boot_that_failed(make: MakeExecutor, error: BaseException) -> None:
+    """Checklist 8: a backend may be anybody's code."""
+    caught = error_of(make(backend=Rude(error), **AT_ONCE).submit(echo, 1))
+    assert isinstance(caught, BootError)
+    assert caught.__cause__ is error
+    assert type(error).__name__ in str(caught)
+
+
+def test_a_backend_that_hangs_is_not_waited_for_longer_than_boot_timeout(make: MakeExecutor) -> None:
+    """Checklist 7, 8: and what it comes back with in the end is given back."""
+    clock, hold = VirtualClock(), threading.Event()
+    backend = FakeBackend(FakeRunner(hold=hold), clock=clock)
+    executor = make(backend=backend, boot_timeout=30, max_boot_failures=1, **AT_ONCE)
+    future = executor.submit(echo, 1)
+    clock.advance(29)
+    assert not future.done()
+    clock.advance(2)
+    error = error_of(future)
+    assert isinstance(error, BootTimeoutError)
+    assert error.phase == "create"
+    assert executor.submit(echo, 2).result(PATIENCE) == 2
+    hold.set()
+    executor.shutdown()
+    assert backend.running == []
+    assert [node.stops for node in backend.nodes] == [1, 1]
+
+
+def test_a_node_that_comes_after_the_pools_end_is_given_back(make: MakeExecutor) -> None:
+    """Checklist 30: its backend hung until then."""
+    clock, hold = VirtualClock(), threading.Event()
+    backend = FakeBackend(FakeRunner(hold=hold), clock=clock)
+    executor = make(backend=backend, boot_timeout=30, max_boot_failures=1)
+    future = executor.submit(echo, 1)
+    clock.advance(31)
+    error_of(future)
+    executor.shutdown(wait=False)
+    _wait_for_thread("-engine")
+    hold.set()
+    _wait_for_thread("-boots-")
+    assert backend.running == []
+    assert [node.stops for node in backend.nodes] == [1]
+
+
+def _wait_for_thread(part: str) -> None:
+    for thread in threading.enumerate():
+        if part in thread.name:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+# -- two things at once ------------------------------------------------------------------------------------------------
+
+
+class SlowToStop(FakeBackend):
+    """Giving a node back takes until the test says so."""
+
+    def __init__(self, runner: FakeRunner, clock: VirtualClock) -> None:
+        super().__init__(runner, clock=clock)
+        self.stopping = threading.Event()
+
+    def boot(self, request: BootRequest) -> Node:
+        node = super().boot(request)
+        assert isinstance(node, FakeNode)
+        stop = node.stop
+
+        def tell_and_stop() -> None:
+            self.stopping.set()
+            stop()
+
+        node.stop = tell_and_stop  # type: ignore[method-assign]
+        return node
+
+
+def _pending(make: MakeExecutor, clock: VirtualClock, backend: FakeBackend) -> tuple[Any, Future[int]]:
+    executor = make(backend=backend, boot_timeout=30, **AT_ONCE)
+    future = executor.submit(echo, 1)
+    while not backend.nodes:
+        clock.advance(0)
+    clock.advance(0)
+    return executor, future
+
+
+def test_a_boot_can_be_given_up_while_its_failure_is_being_cleared_away(make: MakeExecutor) -> None:
+    """Checklist 66: the node is given back once, and the engine goes on."""
+    clock, hold = VirtualClock(), threading.Event()
+    backend = SlowToStop(FakeRunner(silent=True, hold_stop=hold), clock)
+    executor, future = _pending(make, clock, backend)
+    clock.advance(31)
+    assert backend.stopping.wait(PATIENCE)
+    executor.shutdown(wait=False, cancel_futures=True)
+    clock.advance(0)
+    hold.set()
+    executor.shutdown()
+    assert future.cancelled()
+    assert [node.stops for node in backend.nodes] == [1]
+    assert executor.pool.stats().limits_that_bind == ("shutdown",)
+
+
+def test_a_boot_can_time_out_while_it_is_being_given_up(make: MakeExecutor) -> None:
+    """Checklist 66: the node is given back once, and the engine goes on."""
+    clock, hold = VirtualClock(), threading.Event()
+    backend = SlowToStop(FakeRunner(silent=True, hold_stop=hold), clock)
+    executor, future = _pending(make, clock, backend)
+    assert future.cancel()
+    executor.shutdown(wait=False)
+    assert backend.stopping.wait(PATIENCE)
+    clock.advance(31)
+    hold.set()
+    executor.shutdown()
+    assert [node.stops for node in backend.nodes] == [1]
+
+
+def test_a_boot_that_waits_for_a_thread_is_not_begun_when_nobody_needs_it_any_more(make: MakeExecutor) -> None:
+    """Design §6: eleven boots at once, of which ten have a thread."""
+    hold = threading.Event()
+    backend = FakeBackend(then=FakeRunner(hold=hold), slots=1)
+    executor = make(None, max=11, backend=backend)
+    futures = [executor.submit(echo, number) for number in range(11)]
+    assert executor.pool.stats().runners_booting == 11
+    for future in futures:
+        assert future.cancel()
+    executor.shutdown(wait=False)
+    assert executor.pool.stats().runners_stopping == 11
+    hold.set()
+    executor.shutdown()
+    assert len(backend.requests) == 10
+    assert backend.running == []
+
+
+def test_the_agent_is_started_with_a_session_of_its_own_and_an_empty_stdin(make: MakeExecutor, tmp_path: Path) -> None:
+    """Checklist 33: whatever reads the terminal, it is not a runner."""
+    answer = make(1).submit(lambda: (os.getsid(os.getppid()) == os.getppid(), sys.stdin.read())).result(PATIENCE)
+    assert answer == (True, "")

@@ -1,0 +1,52 @@
+"""The wall clock may do what it likes: nothing looks at it."""
+
+from __future__ import annotations
+
+import ast
+import time
+from pathlib import Path
+
+import pytest
+
+import dragonfly_executor
+from dragonfly_executor import CallTimeoutError
+from tests.payloads import echo, hold_for_good
+from tests.pool.conftest import MakeExecutor
+from tests.support import PATIENCE, Mailbox, error_of
+
+PACKAGE = Path(dragonfly_executor.__file__).parent
+WALL_CLOCKS = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "time.CLOCK_REALTIME"}
+
+
+@pytest.mark.parametrize("jump", [86400.0, -86400.0])
+def test_a_wall_clock_that_jumps_has_no_effect(
+    make: MakeExecutor, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    """Checklist 53: a day forward, or back, while calls run and wait."""
+    executor = make(1, heartbeat=0.05, lease=5.0, dead_after=2.0, idle_shutdown_after=30.0)
+    assert executor.submit(echo, 1).result(PATIENCE) == 1
+    held = executor.submit(hold_for_good, mailbox.path)
+    mailbox.numbers(1)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+    error = error_of(executor.options(timeout=0.3).submit(echo, 2))
+    assert isinstance(error, CallTimeoutError)
+    assert not held.done()
+    assert held.cancel()
+    assert executor.submit(echo, 3).result(PATIENCE) == 3
+    assert executor.pool.stats().boots_attempted == 1
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_module_asks_the_wall_clock(path: Path) -> None:
+    """Checklist 53: on a runner as in the parent."""
+    tree = ast.parse(path.read_text())
+    asked = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & WALL_CLOCKS
+    imported = {
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert not asked | imported & WALL_CLOCKS
+    assert not [name for name in imported if name.startswith("datetime.date")]
