@@ -24,6 +24,14 @@ def main() -> int:
     options = _options()
     names = [BASELINE, *(name for name in options.executors if name != BASELINE)]
     results: dict[str, Figures] = {taken: {name: [] for name in names} for taken in options.measures}
+    # What else the machine does is what disturbs figures most: it stands beside them.
+    machine = {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "cpus": os.cpu_count(),
+        "workers": options.workers,
+        "load before": round(os.getloadavg()[0], 2),
+    }
     for name in names:
         _figure("cold_start", name, options.workers)  # compiles what is not compiled yet; does not count
     for number in range(options.rounds):
@@ -33,10 +41,12 @@ def main() -> int:
             for name in names[start:] + names[:start]:
                 figures[name].append(_figure(taken, name, options.workers))
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
+    machine["load after"] = round(os.getloadavg()[0], 2)
+    print(", ".join(f"{name}: {value}" for name, value in machine.items()))
     print(*(table(taken, figures) for taken, figures in results.items()), sep="\n")
     verdicts = [verdict(taken, figures) for taken, figures in results.items()]
     print(f"\n{'ratio to ' + BASELINE:<40}{'target':>8}{'got':>8}", *(line for _, line in verdicts), sep="\n")
-    _write(Path(options.json), results, options.workers)
+    _write(Path(options.json), machine, results)
     return 1 if options.check and not all(met for met, _ in verdicts) else 0
 
 
@@ -61,14 +71,8 @@ def _figure(taken: str, name: str, workers: int) -> float | None:
         return None
 
 
-def _write(path: Path, results: Mapping[str, Figures], workers: int) -> None:
+def _write(path: Path, machine: Mapping[str, object], results: Mapping[str, Figures]) -> None:
     """Figures of a rate in 1/s, of a time in seconds, of memory in bytes."""
-    machine = {
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "cpus": os.cpu_count(),
-        "workers": workers,
-    }
     measured = {
         taken: {
             "rounds": figures,

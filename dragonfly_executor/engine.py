@@ -52,6 +52,8 @@ class Engine:
         self._lock = threading.RLock()
         self._inbox: deque[Call] = deque()
         self._inbox_is_due = False
+        self._taken: list[Call] = []
+        self._untold: list[Call] = []
         self._refusal: str | None = None
         self._failure: Exception | None = None
         self._ids = count(1)
@@ -117,7 +119,8 @@ class Engine:
         if self.forked:
             raise errors.ForkedExecutorError("this pool belongs to the process that forked; make a new one here")
         if self._failure is not None:
-            raise self._failure
+            # One error for every submit: it must not collect the traceback of each.
+            raise self._failure.with_traceback(None)
         if self._refusal is not None:
             raise RuntimeError(self._refusal)
 
@@ -238,26 +241,36 @@ class Engine:
     def _take_inbox(self) -> None:
         # The flag falls first: a submit after that asks for a pass of its own.
         self._inbox_is_due = False
-        calls = []
+        calls: list[Call] = []
         inbox = self._inbox
+        self._taken = calls
         while inbox:
             calls.append(inbox.popleft())
         if calls:
             self.handle(events.Submitted(calls))
+        self._taken = []
 
     def handle(self, event: Any) -> None:
         """Hand the core an event, on the engine thread, and do what it decides."""
         now = self._loop.time()
         do, settle = self._do, None
-        for action in self._machine.handle(event, now):
-            if type(action) is actions.Settle:
-                settle = action
-            else:
-                do[type(action)](action)
-        self._arm_timer()
-        # Last: whoever waits for a result also waits for this thread to let go of the interpreter.
-        if settle is not None:
-            self._settle(settle)
+        decided = self._machine.handle(event, now)
+        try:
+            for action in decided:
+                if type(action) is actions.Settle:
+                    settle = action
+                else:
+                    do[type(action)](action)
+            self._arm_timer()
+            # Last: whoever waits for a result also waits for this thread to let go of the interpreter.
+            if settle is not None:
+                self._settle(settle)
+        except BaseException:
+            # The core has done with these calls: they are known from here alone.
+            for action in decided:
+                if type(action) is actions.Settle:
+                    self._untold += [call for call, _ in action.outcomes]
+            raise
 
     def _arm_timer(self) -> None:
         """See to it that the core is called when it wants to be. A timer that rings early only costs a tick."""
@@ -287,7 +300,6 @@ class Engine:
     def _settle(self, action: actions.Settle) -> None:
         for call, outcome in action.outcomes:
             future: Any = call.token
-            call.token = call.payload = None
             if future is None:
                 continue
             try:
@@ -303,6 +315,7 @@ class Engine:
             except InvalidStateError:
                 # It was cancelled an instant ago, and whoever waits for it has not been told.
                 future.cancel_by_engine()
+            call.token = call.payload = None
 
     def _kill(self, action: actions.Kill) -> None:
         self._runners.get(action.runner_id).kill_call(action.call)
@@ -366,11 +379,13 @@ class Engine:
         error.__cause__ = bug
         with self._lock:
             self._failure = self._failure or error
-            left = [*self._inbox, *self._machine.unsettled()]
+            left = [*self._inbox, *self._taken, *self._machine.unsettled(), *self._untold]
             self._inbox.clear()
-        self._settle(actions.Settle([(call, error) for call in left]))
-        self._runners.abandon()
-        self._narrator.complain(str(error))
+        try:
+            self._settle(actions.Settle([(call, error) for call in left]))
+        finally:
+            self._runners.abandon()
+            self._narrator.complain(str(error))
 
 
 def _hand_over(call: Call) -> bool:
@@ -394,7 +409,5 @@ def initializer_error(codec: CallCodec, payload: bytes, is_error: bool) -> Excep
         error = errors.InitializerError(f"the initializer raised {type(cause).__name__}: {cause}")
         error.__cause__ = cause
         return error
-    import json
-
-    return errors.InitializerError(json.loads(payload)["text"])
+    return errors.InitializerError(payload.decode(errors="replace"))
 

@@ -65,12 +65,14 @@ class Future(BaseFuture[T]):
     cancels_running = True
     _handed_over = False
 
+    # On the class, where it costs the many futures nothing that are never cancelled.
+    _told = False
+
     def __init__(self, engine: Engine) -> None:
         super().__init__()
         self._engine = engine
         self.call: Call | None = None
         """Its record in the ledger; the engine sets it once."""
-        self._told = False
 
     def cancel(self) -> bool:
         """Cancel the call, and stop it where it runs. False if it has ended."""

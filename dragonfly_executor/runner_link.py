@@ -82,6 +82,10 @@ class RunnerLink:
         self._sessions: set[int] = set()
         node.sessions = self._sessions
         self.pid: int | None = None
+        self.never_left: set[Ref] = set()
+        """Once the link has ended: the calls of which the runner cannot have everything, so that they never started."""
+        self.last_frame = loop.time()
+        """When the last whole frame came."""
         self.welcomed = False
         self.said_bye = False
         self._loop = loop
@@ -175,6 +179,7 @@ class RunnerLink:
 
     def forgive(self, now: float) -> None:
         """Count its silence from now on: it was this side that did not listen."""
+        self.last_frame = now
         if self._link is not None:
             self._link.last_heard = now
 
@@ -182,6 +187,8 @@ class RunnerLink:
         """End the link."""
         if self._link is not None:
             self._link.close()
+            self.never_left |= self._link.unwritten
+        self.never_left |= {ref for ref, upload in self._uploads.items() if next(upload, None) is not None}
         self._uploads.clear()
         self._downloads.clear()
 
@@ -198,6 +205,7 @@ class RunnerLink:
         if not self.welcomed:
             self._on_first_frame(frames[0])
             return
+        self.last_frame = self.last_heard
         results: list[Result] = []
         codec, said = self._codec, None
         for frame in frames:
@@ -253,7 +261,7 @@ class RunnerLink:
                 said.returned.append(ref)
             case Kind.LOST:
                 self._forget(ref)
-                said.lost.append((ref, json.loads(bytes(frame.payload))))
+                said.lost.append((ref, _read_end(frame)))
             case Kind.TIMED_OUT:
                 self._forget(ref)
                 said.timed_out.append(ref)
@@ -312,6 +320,16 @@ class RunnerLink:
         data = bytearray().join(chunks)
         outcome = Outcome(self._codec, data, bool(head.flags & Flag.ERROR))
         said.results.append((*ref, head.detail * 1e-6, outcome, bool(head.flags & Flag.RETRYABLE)))
+
+
+def _read_end(frame: Frame) -> dict[str, Any]:
+    """How a slot ended, as a LOST tells it."""
+    try:
+        said = json.loads(bytes(frame.payload))
+        numbers = {name: None if said[name] is None else int(said[name]) for name in ("code", "signal", "pid")}
+        return {**numbers, "started": bool(said["started"])}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise errors.ProtocolError(f"a LOST that cannot be read: {error!r}") from None
 
 
 def sendable(parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.loop import Loop, Timer
 
 BOOTS_AT_ONCE = 10
+MUMBLING = 4
+"""How many times ``dead_after`` bytes may come that make no frame: a length on which the two ends do not agree would
+otherwise swallow everything for ever, heartbeats too."""
 STOP_SLACK = 2.0
 """Seconds beyond its grace after which a runner that does not go has its link closed."""
 
@@ -209,7 +212,7 @@ class Runners:
             text = f"runner {runner.id} (process {runner.pid}) was lost: {error}"
             lost = errors.RunnerLostError(text, runner_id=runner.id)
             lost.__cause__ = error
-            self._engine.handle(events.RunnerLost(runner.id, lost))
+            self._engine.handle(events.RunnerLost(runner.id, lost, runner.never_left))
         elif runner.id in self._stopping:
             self._leave(runner.id)
 
@@ -228,9 +231,11 @@ class Runners:
         for runner in list(self._up.values()):
             if overslept:
                 runner.forgive(now)
-            silent = now - runner.last_heard
+            silent, mumbling = now - runner.last_heard, now - runner.last_frame
             if silent > self._options.dead_after:
                 self.runner_broke(runner, TimeoutError(f"nothing heard from it for {silent:.1f} s"))
+            elif mumbling > MUMBLING * self._options.dead_after:
+                self.runner_broke(runner, TimeoutError(f"nothing that makes sense came from it for {mumbling:.1f} s"))
             else:
                 runner.ping()
         if self._up:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # -- speaking with the test --------------------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ def change_process_state(folder: str) -> None:
 def process_state() -> tuple[str, int]:
     mask = os.umask(0)
     os.umask(mask)
-    return os.getcwd(), mask
+    return str(Path.cwd()), mask
 
 
 def make_session() -> int:

@@ -154,8 +154,16 @@ class Settled:
 
 # -- links that go wrong -----------------------------------------------------------------------------------------------
 
-Meddle = Callable[[bytes], bytes | None]
-"""What is done to bytes on their way; None ends the link."""
+Meddle = Callable[[bytes], bytes]
+"""What is done to bytes on their way."""
+
+
+class Cut(Exception):
+    """Ends the link, after the bytes that still pass."""
+
+    def __init__(self, last: bytes) -> None:
+        super().__init__()
+        self.last = last
 
 
 def unchanged(data: bytes) -> bytes:
@@ -194,11 +202,11 @@ class SpoiledBackend(LocalBackend):
 
 def _pump(source: socket.socket, target: socket.socket, meddle: Meddle) -> None:
     with suppress(OSError):
-        while data := source.recv(65536):
-            passed = meddle(data)
-            if passed is None:
-                break
-            target.sendall(passed)
+        try:
+            while data := source.recv(65536):
+                target.sendall(meddle(data))
+        except Cut as cut:
+            target.sendall(cut.last)
     for end in (source, target):
         with suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
@@ -246,7 +254,8 @@ class ScriptedBackend(Backend):
 
     def boot(self, request: BootRequest) -> Node:
         ours, theirs = socket.socketpair()
-        thread = threading.Thread(target=self._play, args=(theirs, request.runner_id), name="scripted-runner", daemon=True)
+        args = (theirs, request.runner_id)
+        thread = threading.Thread(target=self._play, args=args, name="scripted-runner", daemon=True)
         thread.start()
         return _ScriptedNode(ours, thread)
 

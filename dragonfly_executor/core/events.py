@@ -6,7 +6,7 @@ Events carry batches: the cost of an event is paid once for all the calls in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -71,13 +71,14 @@ class BootFailed(Record):
 
 
 class RunnerLost(Record):
-    """A runner's link died. What was in flight on it may have started."""
+    """A runner's link died. What was in flight on it may have started, but for what never left the parent whole."""
 
-    __slots__ = __match_args__ = ("runner_id", "error")
+    __slots__ = __match_args__ = ("runner_id", "error", "never_left")
 
-    def __init__(self, runner_id: int, error: Exception) -> None:
+    def __init__(self, runner_id: int, error: Exception, never_left: Collection[Ref] = ()) -> None:
         self.runner_id = runner_id
         self.error = error
+        self.never_left = never_left
 
 
 class RunnerGone(Record):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dragonfly_executor.core.actions import Action
+from dragonfly_executor.core.actions import Action, Settle
 from dragonfly_executor.core.events import Event
 from dragonfly_executor.core.facts import RECORD
 from dragonfly_executor.core.ledger import Call
@@ -60,8 +60,14 @@ class Machine:
         return deadline
 
     def unsettled(self) -> list[Call]:
-        """Every call that was accepted and has no outcome yet, in order of arrival."""
-        return list(self.pool.ledger.calls.values())
+        """Every call that was accepted and whose outcome the driver has not been told, in order of arrival."""
+        pool = self.pool
+        # Between two events there are none but those that the ledger has.
+        settled = [*pool.ledger.settled]
+        for action in pool.actions:
+            if isinstance(action, Settle):
+                settled += action.outcomes
+        return [*pool.ledger.calls.values(), *(call for call, _ in settled)]
 
     def stats(self, now: float) -> PoolStats:
         """How the pool stands at `now` (monotonic seconds)."""

@@ -27,11 +27,13 @@ def reconcile(pool: PoolState, now: float) -> None:
         pool.actions.append(Settle(ledger.settled))
         ledger.settled = []
     grow(pool, now)
-    bound = pool.workers_bind
+    up = pool.roster.up
     shrink(pool, now)
-    if bound and ledger.queued and not pool.workers_bind:
-        # Fewer slots than max_workers are left, and each of them may have a call.
-        assign(pool)
+    if pool.roster.up < up:
+        # With others gone a runner need not retire any more, and max_workers may not keep slots free.
+        fit(pool)
+        if ledger.queued:
+            assign(pool)
     if pool.actions:
         ledger.sweep()
 

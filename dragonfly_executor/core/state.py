@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from dragonfly_executor.core import verdicts
 from dragonfly_executor.core.actions import CANCELLED, Action, Kill, Stop
-from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.events import Ref, ShutdownMode
 from dragonfly_executor.core.ledger import Call, CallState, Ledger
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.core.roster import Roster, Runner, RunnerState
@@ -252,14 +252,27 @@ class PoolState:
             self.stop(runner, reason, 0.0)
         return count
 
-    def lose(self, runner: Runner, error: Exception, now: float, next_boot: float) -> None:
-        """A runner is no more, or its boot came to nothing; `next_boot`: when the next one may begin in that case."""
+    def lose(
+        self, runner: Runner, error: Exception, now: float, next_boot: float, never_left: Collection[Ref] = ()
+    ) -> None:
+        """A runner is no more, or its boot came to nothing.
+
+        Args:
+            runner: the runner.
+            error: what its calls are settled with, if they may not be tried again.
+            now: monotonic seconds.
+            next_boot: when the next boot may begin, if this was one.
+            never_left: the calls of which the runner cannot have got everything.
+        """
         state, calls = runner.state, list(runner.in_flight.values())
         self.roster.stop(runner)
         if state is RunnerState.BOOTING:
             self._boot_failed(error, next_boot)
         for call in calls:
-            self.hit(call, error, now)
+            if (call.id, call.attempt) not in never_left:
+                self.hit(call, error, now)
+            elif call.state is not CallState.SETTLED:
+                self.never_started(call, now)
 
     def _boot_failed(self, error: Exception, next_boot: float) -> None:
         self.tally.boots_failed += 1

@@ -64,7 +64,7 @@ class Kind(IntEnum):
     LOST = 16  # agent -> parent: JSON, the call's slot died under it
     TIMED_OUT = 17  # agent -> parent: the call was stopped at its limit
     GONE = 18  # agent -> parent: the call that KILL named is no longer here
-    SETUP_FAILED = 19  # slot -> agent -> parent: the initializer failed; an error payload, or JSON without Flag.ERROR
+    SETUP_FAILED = 19  # slot -> agent -> parent: the initializer failed; an error payload; without Flag.ERROR text
     CHECK_IDLE = 20  # parent -> agent: run this check in a slot
     IDLE = 21  # agent -> parent: detail = 1 where the check says that the runner may go
     SLOT_UP = 22  # agent -> parent: detail = the process id of a new slot

@@ -189,7 +189,7 @@ class Agent:
         self._report_setup_failure(f"the initializer did not finish within {self._setup_timeout:g} s")
 
     def _report_setup_failure(self, text: str) -> None:
-        self._link.send(encode(Kind.SETUP_FAILED, payload=json.dumps({"text": text}).encode()))
+        self._link.send(encode(Kind.SETUP_FAILED, payload=text.encode()))
 
     def _on_signal(self) -> None:
         try:

@@ -11,7 +11,17 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from dragonfly_executor.core.wire import CHUNK_SIZE, HEADER, MAX_FRAME, MAX_HANDSHAKE_FRAME, Decoder, Flag, Frame, Kind
+from dragonfly_executor.core.wire import (
+    CHUNK_SIZE,
+    HEADER,
+    HEADER_SIZE,
+    MAX_FRAME,
+    MAX_HANDSHAKE_FRAME,
+    Decoder,
+    Flag,
+    Frame,
+    Kind,
+)
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.transport.loop import Loop
 
@@ -38,9 +48,10 @@ def split_bulk(call_id: int, attempt: int, parts: list[Buffer]) -> Iterator[tupl
             yield HEADER.pack(Kind.CHUNK, flags, attempt, 0, call_id, len(piece)), piece
 
 
-def _is_of(header: Buffer, call_id: int, attempt: int) -> bool:
-    _, _, of_attempt, _, of_call, _ = HEADER.unpack_from(header)
-    return bool(of_call == call_id and of_attempt == attempt)
+def _ref(header: Buffer) -> tuple[int, int]:
+    """Which sending of which call a frame is about."""
+    _, _, attempt, _, call_id, _ = HEADER.unpack_from(header)
+    return call_id, attempt
 
 
 class Link:
@@ -70,6 +81,7 @@ class Link:
         self._first_lane: deque[Buffer] = deque()
         self._second_lane: deque[tuple[Buffer, Buffer]] = deque()
         self._unsent: deque[memoryview] = deque()
+        self._unsent_is_bulk = False
         self._flush_is_due = False
         self._writer_is_on = False
         self._read_size = READ_SIZE
@@ -77,6 +89,8 @@ class Link:
         """Bytes of the second lane that wait to be written."""
         self.on_drained: Callable[[], None] | None = None
         """Called when the second lane has shrunk below a few chunks."""
+        self.unwritten: set[tuple[int, int]] = set()
+        """Once it is closed: by id and attempt, the calls of which no peer can have everything."""
         self.closed = False
         self._time = loop.time
         self.last_heard = loop.time()
@@ -106,7 +120,7 @@ class Link:
         """Take a call's chunks out of the second lane again. What is being written already still goes out first."""
         if not self._second_lane:
             return
-        kept = [chunk for chunk in self._second_lane if not _is_of(chunk[0], call_id, attempt)]
+        kept = [chunk for chunk in self._second_lane if _ref(chunk[0]) != (call_id, attempt)]
         self._second_lane = deque(kept)
         self.queued_bulk = sum(len(header) + len(piece) for header, piece in kept)
 
@@ -137,9 +151,25 @@ class Link:
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
         self._sock.close()
+        self.unwritten = self._unwritten_calls()
         self._first_lane.clear()
         self._second_lane.clear()
         self._unsent.clear()
+
+    def _unwritten_calls(self) -> set[tuple[int, int]]:
+        found = {_ref(header) for header, _ in self._second_lane}
+        # What is being written is the rest of a batch of frames.
+        rest = memoryview(b"") if self._unsent_is_bulk or not self._unsent else self._unsent[0]
+        batch = b"".join((rest.obj,))
+        frames = b"".join((batch, *self._first_lane))
+        written = len(batch) - len(rest)
+        position = 0
+        while position < len(frames):
+            kind, _, attempt, _, call_id, length = HEADER.unpack_from(frames, position)
+            position += HEADER_SIZE + length
+            if kind == Kind.CALL and position > written:
+                found.add((call_id, attempt))
+        return found
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -197,6 +227,7 @@ class Link:
 
     def _fill(self) -> None:
         """Move frames from the lanes into the write that comes next."""
+        self._unsent_is_bulk = not self._first_lane
         if self._first_lane:
             if len(self._first_lane) == 1:
                 self._unsent.append(memoryview(self._first_lane.popleft()))

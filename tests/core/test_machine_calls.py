@@ -223,6 +223,14 @@ def test_a_lost_runner_fails_its_calls_and_the_rest_goes_on_elsewhere() -> None:
     assert story.loses_runner(1) == []
 
 
+def test_a_call_that_never_left_for_a_runner_that_was_lost_goes_to_another() -> None:
+    story = Story(max=2).up(1, 1)
+    story.submit_calls(2, CallLimits(retries=1))
+    story.tell(events.RunnerLost(1, lost(1), [(5, 1)]))
+    assert story.nodes[2].flying == {6: 1, 5: 1}
+    assert story.call(5).deaths == 0
+
+
 def test_retries_run_a_call_again_after_their_delays() -> None:
     story = Story().up(1)
     story.submit_calls(1, CallLimits(retries=2, retry_delays=(1.5,)))

@@ -68,11 +68,17 @@ class MachineAndWorld(RuleBasedStateMachine):
             self.all_runners_come_and_go(slots=2)
 
     def runner(self, which: int, *, up: bool) -> int:
-        """One that is up (first of all one that has calls), or one that boots; if there is none, any number."""
-        nodes = self.world.nodes.items()
-        known = [i for i, node in nodes if node.flying] if up else []
-        known = known or [i for i, node in nodes if node.up == up and not node.stopped]
+        """One that is up, or one that boots; if there is none, any number."""
+        known = [i for i, node in self.world.nodes.items() if node.up == up and not node.stopped]
         return known[which % len(known)] if known else which
+
+    def busy_runner(self, which: int) -> int:
+        """One that has calls; if there is none, calls come first, and runners for them."""
+        if not any(node.flying for node in self.world.nodes.values()):
+            self.world.submit([LIMITS[which % len(LIMITS)]] * 3)
+            self.all_runners_come_and_go(slots=2)
+        busy = [i for i, node in self.world.nodes.items() if node.flying]
+        return busy[which % len(busy)] if busy else which
 
     def flying(self, runner_id: int) -> list[tuple[int, int]]:
         node = self.world.nodes.get(runner_id)
@@ -112,23 +118,23 @@ class MachineAndWorld(RuleBasedStateMachine):
 
     @rule(which=SMALL, calls=st.integers(0, 2), cost=COSTS, retryable=st.booleans(), twice=st.booleans())
     def results_arrive(self, which: int, calls: int, cost: float, retryable: bool, twice: bool) -> None:
-        runner_id = self.runner(which, up=True)
+        runner_id = self.busy_runner(which)
         results = [(i, n, cost, token_of(i, n), retryable) for i, n in self.flying(runner_id)[: calls + 1]]
         self.world.feed(events.ResultsArrived(runner_id, results * (2 if twice else 1)))
 
     @rule(which=SMALL, calls=SMALL)
     def calls_start(self, which: int, calls: int) -> None:
-        runner_id = self.runner(which, up=True)
+        runner_id = self.busy_runner(which)
         self.world.feed(events.CallsStarted(runner_id, self.flying(runner_id)[: calls + 1]))
 
     @rule(which=SMALL, calls=SMALL)
     def calls_are_returned(self, which: int, calls: int) -> None:
-        runner_id = self.runner(which, up=True)
+        runner_id = self.busy_runner(which)
         self.world.feed(events.CallsReturned(runner_id, self.flying(runner_id)[calls:]))
 
     @rule(which=SMALL, call=SMALL, how=st.sampled_from(["lost", "unstarted", "timed out", "gone"]))
     def call_leaves(self, which: int, call: int, how: str) -> None:
-        runner_id = self.runner(which, up=True)
+        runner_id = self.busy_runner(which)
         flying = self.flying(runner_id) or [(call, 1)]
         ref = flying[call % len(flying)]
         if how == "timed out":
@@ -141,17 +147,20 @@ class MachineAndWorld(RuleBasedStateMachine):
     @rule(which=SMALL, call=SMALL, kind=st.integers(0, 5))
     def a_lost_call_answers_after_all(self, which: int, call: int, kind: int) -> None:
         """Its retry may be on the same runner by then."""
-        runner_id = self.runner(which, up=True)
-        for ref in self.flying(runner_id)[call % 4 :][:1]:
+        runner_id = self.busy_runner(which)
+        flying = self.flying(runner_id)
+        if flying:
+            ref = flying[call % len(flying)]
             self.world.feed(events.CallLost(runner_id, *ref, lost(runner_id), True))
             self.the_deadline_comes()
             self.message(kind, runner_id, *ref)
 
-    @rule(which=SMALL, up=st.booleans(), rare=SMALL)
-    def runner_is_lost(self, which: int, up: bool, rare: int) -> None:
+    @rule(which=SMALL, up=st.booleans(), rare=SMALL, got=SMALL)
+    def runner_is_lost(self, which: int, up: bool, rare: int, got: int) -> None:
         if rare < 3:
             runner_id = self.runner(which, up=up)
-            self.world.feed(events.RunnerLost(runner_id, lost(runner_id)))
+            never_left = self.flying(runner_id)[got:]
+            self.world.feed(events.RunnerLost(runner_id, lost(runner_id), never_left))
 
     @rule(which=SMALL, up=st.booleans(), rare=SMALL)
     def runner_is_gone(self, which: int, up: bool, rare: int) -> None:
@@ -274,7 +283,7 @@ def test_a_long_course_of_events_with_many_calls_keeps_them_too(seed: int) -> No
         (2, state.the_deadline_comes),
         (2, lambda: state.something_late_arrives(number() % 6, number())),
         (1, lambda: state.boot_fails(number(), 0.5, 0)),
-        (1, lambda: state.runner_is_lost(number(), up=True, rare=0)),
+        (1, lambda: state.runner_is_lost(number(), up=True, rare=0, got=number())),
         (1, lambda: state.resize(1, dice.choice([2, 4]), rare=0)),
         (1, lambda: state.round_trip_is_measured(number(), 0.01)),
     ]

@@ -124,7 +124,9 @@ class World:
             case events.BootFailed() | events.RunnerGone() if node is not None:
                 self._lose(node)
                 del self.nodes[event.runner_id]
-            case events.RunnerLost() if node is not None:
+            case events.RunnerLost(_, _, never_left) if node is not None:
+                for call_id, attempt in never_left:
+                    self._leaves(node, call_id, attempt, may_have_run=False)
                 self._lose(node)
             case events.ResultsArrived(_, results) if node is not None:
                 for call_id, attempt, _, outcome, _ in results:
@@ -203,7 +205,8 @@ class World:
             account.outcomes.append(outcome)
             assert len(account.outcomes) == 1, f"{call} is settled twice"
             own = isinstance(outcome, Exception) or outcome is actions.CANCELLED
-            assert own or outcome is account.tokens[-1], f"{call} is settled with an outcome that is not its own"
+            its_own = any(outcome is token for token in account.tokens)
+            assert own or its_own, f"{call} is settled with an outcome that is not its own"
             if own:
                 self._check_reason(account, outcome)
             else:

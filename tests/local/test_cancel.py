@@ -167,6 +167,17 @@ def test_a_cancelled_call_never_ran_or_is_dead_and_others_ran_once(make: Make, l
 # -- submit against shutdown -------------------------------------------------------------------------------------------
 
 
+def _submit_until_refused(
+    ex: DragonflyExecutor, start: threading.Barrier, mine: list[Future[Any]], refusals: list[BaseException]
+) -> None:
+    start.wait()
+    try:
+        while True:
+            mine.append(ex.submit(payloads.echo, len(mine)))
+    except RuntimeError as error:
+        refusals.append(error)
+
+
 @pytest.mark.parametrize("how", ["wait", "nowait", "cancel", "kill"])
 def test_submit_races_shutdown_from_eight_threads(how: str) -> None:
     """Checklist 31. Each submit raises RuntimeError or gives a future that settles."""
@@ -177,16 +188,7 @@ def test_submit_races_shutdown_from_eight_threads(how: str) -> None:
         start = threading.Barrier(9)
         futures: list[list[Future[Any]]] = [[] for _ in range(8)]
         refusals: list[BaseException] = []
-
-        def submit(mine: list[Future[Any]], ex: DragonflyExecutor = ex, start: threading.Barrier = start) -> None:
-            start.wait()
-            try:
-                while True:
-                    mine.append(ex.submit(payloads.echo, len(mine)))
-            except RuntimeError as error:
-                refusals.append(error)
-
-        threads = [threading.Thread(target=submit, args=(mine,)) for mine in futures]
+        threads = [threading.Thread(target=_submit_until_refused, args=(ex, start, mine, refusals)) for mine in futures]
         for thread in threads:
             thread.start()
         start.wait()

@@ -1,4 +1,4 @@
-"""Payloads that fail, exit or crash when they are pickled or opened, on either side: one call fails, and nothing else."""
+"""Payloads that fail, exit or crash when they are pickled or opened, on either side: one call fails, and no other."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def test_a_call_that_changes_the_process_leaves_a_slot_that_works(make: Make, tm
     assert ex.submit(payloads.pid).result(SOON) == slot
 
 
-def test_a_slot_that_ignores_every_signal_still_ends_with_its_pool(make: Make, tmp_path: Path, mailbox: Mailbox) -> None:
+def test_a_slot_that_ignores_every_signal_can_still_be_stopped(make: Make, tmp_path: Path, mailbox: Mailbox) -> None:
     """Checklist 64. Blocked and ignored: it cannot block the one that is used."""
     ex = make(1)
     ex.submit(payloads.change_process_state, str(tmp_path)).result(SOON)

@@ -12,9 +12,9 @@ import pytest
 from dragonfly_executor import DragonflyExecutor
 from dragonfly_executor.core.wire import Flag, Frame, Kind, encode
 from tests.payloads import echo
-from tests.support import PATIENCE, ScriptedBackend, first_call, frames_from, say_hello
+from tests.support import PATIENCE, ScriptedBackend, frames_from, say_hello
 
-LOST = json.dumps({"code": 1, "signal": None, "pid": 1}).encode()
+LOST = json.dumps({"code": 1, "signal": None, "pid": 1, "started": True}).encode()
 STRANGE = {
     "a result": encode(Kind.RESULT, 999, b"\x80\x05N.", attempt=1),
     "a result of another attempt": encode(Kind.RESULT, 1, b"\x80\x05N.", attempt=7),
@@ -43,10 +43,13 @@ def answer(sock: socket.socket, call: Frame) -> None:
 
 
 def calls(sock: socket.socket) -> Iterator[Frame]:
+    """The calls that come, until the parent says that the runner is to go."""
     say_hello(sock)
-    frames = frames_from(sock)
-    while True:
-        yield first_call(frames)
+    for frame in frames_from(sock):
+        if frame.kind == Kind.CALL:
+            yield frame
+        elif frame.kind == Kind.STOP:
+            return
 
 
 @pytest.mark.parametrize("name", STRANGE)

@@ -1,0 +1,61 @@
+"""A loop hears of every call from another thread, whenever it comes."""
+
+from __future__ import annotations
+
+import threading
+
+from dragonfly_executor.transport.loop import Loop
+
+
+def test_a_wake_that_comes_while_one_is_being_cleared_is_not_the_last() -> None:
+    """The other thread is played by the waker: it asks just before the loop makes its descriptor unreadable."""
+    loop = Loop()
+    ran: list[str] = []
+    clear = loop._waker.clear
+
+    def clear_late() -> None:
+        loop._waker.clear = clear  # type: ignore[method-assign]
+        loop.call_soon_threadsafe(lambda: ran.append("meanwhile"))
+        clear()
+        # A third one comes when the loop waits again; without a wake it would wait for ever.
+        threading.Timer(0.05, loop.call_soon_threadsafe, [loop.stop]).start()
+
+    loop._waker.clear = clear_late  # type: ignore[method-assign]
+    loop.call_soon_threadsafe(lambda: ran.append("first"))
+    loop.run()
+    loop.close()
+    assert ran == ["first", "meanwhile"]
+
+
+def test_every_one_of_many_calls_from_many_threads_runs() -> None:
+    """Each thread waits for its call to have run before it makes the next: a lost wake stops it for good."""
+    loop = Loop()
+    total, threads = 4000, 4
+    ran: list[int] = []
+
+    def ask(number: int) -> None:
+        done = threading.Event()
+        for _ in range(total // threads):
+            done.clear()
+            loop.call_soon_threadsafe(lambda: (ran.append(number), done.set()))
+            assert done.wait(20)
+
+    askers = [threading.Thread(target=ask, args=(number,)) for number in range(threads)]
+    runner = threading.Thread(target=loop.run)
+    for thread in (runner, *askers):
+        thread.start()
+    for thread in askers:
+        thread.join()
+    loop.call_soon_threadsafe(loop.stop)
+    runner.join()
+    loop.close()
+    assert len(ran) == total
+
+
+def test_a_wake_after_the_end_touches_no_descriptor_of_somebody_else() -> None:
+    """A future may be cancelled when its pool has gone, and its loop's number may be a file by then."""
+    loop = Loop()
+    loop.close()
+    ran: list[int] = []
+    loop.call_soon_threadsafe(lambda: ran.append(1))
+    assert ran == []
