@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import InvalidStateError
 from itertools import count
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dragonfly_executor import errors
@@ -54,6 +54,8 @@ class Engine:
         self._inbox_is_due = False
         self._taken: list[Call] = []
         self._untold: list[Call] = []
+        self._asked: list[SimpleQueue[Any]] = []
+        self._ended = False
         self._refusal: str | None = None
         self._failure: Exception | None = None
         self._ids = count(1)
@@ -151,17 +153,16 @@ class Engine:
 
     def ask(self, question: Callable[[Machine], T]) -> T:
         """The answer to a question about the pool's state, given on the engine thread."""
-        thread = self._thread
-        if thread is None or not thread.is_alive() or threading.get_ident() == self._thread_id:
+        if self._thread is None or self._ended or self.forked or threading.get_ident() == self._thread_id:
             return question(self._machine)
-        answers: SimpleQueue[T] = SimpleQueue()
-        self._loop.call_soon_threadsafe(lambda: answers.put(question(self._machine)))
-        while thread.is_alive():
-            try:
-                return answers.get(timeout=JOIN_PATIENCE)
-            except Empty:  # the thread may have ended in between
-                continue
-        return question(self._machine)
+        answers: SimpleQueue[list[T]] = SimpleQueue()
+        self._asked.append(answers)
+        self._loop.call_soon_threadsafe(lambda: answers.put([question(self._machine)]))
+        if self._ended:
+            answers.put([])
+        answer = answers.get()
+        self._asked.remove(answers)
+        return answer[0] if answer else question(self._machine)
 
     def stats(self) -> PoolStats:
         """How the pool stands."""
@@ -237,6 +238,10 @@ class Engine:
             self._callbacks.close()
             self._runners.crew.close()
             self._loop.close()
+            # First the flag: who asks from now on looks at it after having got in line.
+            self._ended = True
+            for answers in list(self._asked):
+                answers.put([])
 
     def _take_inbox(self) -> None:
         # The flag falls first: a submit after that asks for a pass of its own.

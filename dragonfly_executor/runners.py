@@ -118,14 +118,16 @@ class Runners:
         node.stop()
 
     def _booted(self, runner_id: int) -> None:
-        node = self._arrived.pop(runner_id)
+        node = self._arrived[runner_id]
         boot = self._booting.get(runner_id)
         if boot is None:
             # It came after it was given up: nobody waits for this.
             self.crew.run(node.stop)
-            return
-        boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self)
-        if boot.aborted:
+        else:
+            boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self)
+        # Not before: until then nothing else knows the node.
+        del self._arrived[runner_id]
+        if boot is not None and boot.aborted:
             self._end_boot(runner_id)
 
     def _boot_timed_out(self, runner_id: int, timeout: float) -> None:
@@ -171,6 +173,7 @@ class Runners:
             return
         if boot.timer is not None:
             boot.timer.cancel()
+        self._up[runner.id] = runner
         del self._booting[runner.id]
         options = self._options
         runner.slots = options.max_concurrency or self._backend.default_slots() or hello.versions.cpus
@@ -182,7 +185,6 @@ class Runners:
         )
         runner.welcome(session, self._setup)
         runner.ping()
-        self._up[runner.id] = runner
         self._failures = 0
         self._narrator.grow_ended(runner.id, self._count, None, self._loop.time() - boot.began)
         self._beat_on()
