@@ -1,8 +1,7 @@
-"""Pool: a named, elastic set of runners; and the pools of this process by name."""
+"""Pool: a named, elastic set of runners; and `call` and `cast`, which find a pool by its name."""
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
@@ -17,58 +16,13 @@ from dragonfly_executor.mapping import map_calls
 from dragonfly_executor.options import CallOptions, PoolOptions, default_max, whole
 from dragonfly_executor.parent import Parent, max_depth
 from dragonfly_executor.payload import CallCodec
+from dragonfly_executor.registry import check_backend, registry
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
 
 T = TypeVar("T")
-
-
-class Registry:
-    """The pools of this process by name, and the backend that pools get where none is named.
-
-    Both belong to the program, as a logger's name does: `call("media", fn)` finds its pool from anywhere.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pools: weakref.WeakValueDictionary[str, Pool] = weakref.WeakValueDictionary()
-        self._backend: Backend | None = None
-
-    def configure(self, *, backend: Backend) -> None:
-        """Set the backend of the pools that are made without one from now on."""
-        _check_backend(backend)
-        with self._lock:
-            self._backend = backend
-
-    def default_backend(self) -> Backend:
-        """What `configure` set, else the local backend."""
-        with self._lock:
-            if self._backend is not None:
-                return self._backend
-        from dragonfly_executor.backends.local import LocalBackend
-
-        return LocalBackend()
-
-    def add(self, pool: Pool) -> None:
-        """Make a pool known; ValueError if its name is taken."""
-        with self._lock:
-            known = self._pools.get(pool.name)
-            if known is not None and not known.is_shut_down:
-                raise ValueError(f"there is a pool named {pool.name!r} already; shut it down, or take another name")
-            self._pools[pool.name] = pool
-
-    def find(self, name: str) -> Pool:
-        """The pool of this name; KeyError, naming those that there are, if there is none."""
-        with self._lock:
-            pool = self._pools.get(name)
-            if pool is None:
-                raise KeyError(f"no pool is named {name!r}; there are: {', '.join(sorted(self._pools)) or 'none'}")
-            return pool
-
-
-registry = Registry()
 
 
 class Pool:
@@ -143,7 +97,7 @@ class Pool:
 
     def _set_up(self, name: str, backend: Backend | None, options: dict[str, Any]) -> None:
         backend = registry.default_backend() if backend is None else backend
-        _check_backend(backend)
+        check_backend(backend)
         depth = _depth()
         if depth:
             # A runner that boots the runners that its own start-up asks for would never end.
@@ -300,11 +254,6 @@ def make_pool(name: str, backend: Backend | None, options: dict[str, Any]) -> Po
     if pool._engine.options.min:  # noqa: SLF001
         pool._engine.start()  # noqa: SLF001
     return pool
-
-
-def _check_backend(backend: Backend) -> None:
-    if isinstance(backend, type) or not callable(getattr(backend, "boot", None)):
-        raise TypeError(f"backend must be a Backend, as LocalBackend() is, not {backend!r}")
 
 
 def _depth() -> int:

@@ -23,7 +23,7 @@ LAYERS = (
     {"backoff", "parent", "payload", "threads", "transport", "versions"},
     {"future", "lifecycle", "options", "runner"},
     {"backends", "mapping", "narrator", "runner_link"},
-    {"runners"},
+    {"registry", "runners"},
     {"engine"},
     {"pool"},
     {"executor"},

@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor import BootError, DragonflyExecutor, InitializerError, Pool, RunnerLostError, VersionMismatchError
+from dragonfly_executor import (
+    BootError,
+    DragonflyExecutor,
+    InitializerError,
+    Pool,
+    RunnerLostError,
+    VersionMismatchError,
+)
 from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.parent import Parent
 from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock

@@ -1,8 +1,9 @@
-"""The wire's promises: any split gives the same frames, garbage gives frames or ProtocolError, nothing is allocated ahead."""
+"""The wire: any split gives the same frames, garbage gives frames or ProtocolError, nothing is allocated ahead."""
 
 from __future__ import annotations
 
 import tracemalloc
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -39,7 +40,7 @@ frames = st.builds(
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
     """`data` cut at these places."""
     places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(places)]
 
 
 def feed_all(decoder: Decoder, pieces: list[bytes]) -> list[Frame]:

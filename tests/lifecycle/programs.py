@@ -19,6 +19,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, as_completed
+from pathlib import Path
 from typing import Any
 
 from dragonfly_executor import BootRequest, DragonflyExecutor, LocalBackend, Node, Pool
@@ -314,6 +315,11 @@ def tried(what: Callable[..., object], *args: Any, **kwargs: Any) -> str:
     return "fine"
 
 
+def descriptors() -> set[str]:
+    """The open ones, by number. The one that lists them is among them, and the same each time."""
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
 def use_up_descriptors(path: str) -> list[int]:
     """Open a file so often that every number which was given back is taken."""
     return [os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(64)]
@@ -369,13 +375,13 @@ def pool_of_a_fork() -> None:
 @program
 def descriptors_of_a_fork(path: str) -> None:
     """A child keeps none of the pool's descriptors, and does nothing to those that get their numbers."""
-    before = set(os.listdir("/proc/self/fd"))
+    before = descriptors()
     executor = DragonflyExecutor(1)
     held = executor.submit(payloads.echo, 1)
     held.result()
     child = fork()
     if child == 0:
-        say(sorted(set(os.listdir("/proc/self/fd")) - before))
+        say(sorted(descriptors() - before))
         own = use_up_descriptors(path)
         tried(executor.pool.resize, max=2)
         tried(executor.submit, payloads.nothing)
@@ -383,7 +389,7 @@ def descriptors_of_a_fork(path: str) -> None:
         executor.shutdown()
         del executor, held
         gc.collect()
-        say(len([fd for fd in own if os.fstat(fd)]), os.path.getsize(path))
+        say(len([fd for fd in own if os.fstat(fd)]), Path(path).stat().st_size)
         os._exit(0)
     say(fate_of(child), executor.submit(pow, 2, 11).result())
 

@@ -228,7 +228,7 @@ def test_a_larger_min_boots_and_a_smaller_one_lets_go(make_pool: MakePool) -> No
 @pytest.mark.parametrize("bounds", [{"max": 0}, {"min": -1}, {"min": 3}, {"max": 1, "min": 2}])
 def test_bounds_that_make_no_sense_are_refused(make_pool: MakePool, bounds: dict[str, int]) -> None:
     pool = make_pool(min=0, max=2)
-    with pytest.raises(ValueError, match="m(ax|in) must be at"):
+    with pytest.raises(ValueError, match=r"m(ax|in) must be at"):
         pool.resize(**bounds)
     assert (pool.stats().min, pool.stats().max) == (0, 2)
 

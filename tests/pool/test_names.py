@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dragonfly_executor import CallTimeoutError, DragonflyExecutor, LocalBackend, Pool, call, cast, configure
-from dragonfly_executor.pool import registry
+from dragonfly_executor.registry import registry
 from dragonfly_executor.testing import FakeBackend
 from tests.payloads import agent_pid, hold_for_good, tell
 from tests.pool.conftest import MakePool
@@ -45,7 +45,7 @@ def test_cast_runs_it_and_waits_for_nothing(make_pool: MakePool, mailbox: Mailbo
 def test_an_unknown_name_is_an_error_that_names_the_known_ones(make_pool: MakePool) -> None:
     make_pool("audio")
     make_pool("video")
-    with pytest.raises(KeyError, match="no pool is named 'media'; there are: .*audio, .*video"):
+    with pytest.raises(KeyError, match=r"no pool is named 'media'; there are: .*audio, .*video"):
         call("media", int)
     with pytest.raises(KeyError, match="no pool is named 'media'"):
         cast("media", int)
@@ -80,7 +80,7 @@ def test_call_takes_a_budget_of_its_own(make_pool: MakePool, mailbox: Mailbox) -
     """Design §4: timeout=."""
     make_pool("media", timeout=3600)
     path = mailbox.path
-    with pytest.raises(CallTimeoutError, match="0.2 s"):
+    with pytest.raises(CallTimeoutError, match=r"0\.2 s"):
         call("media", lambda: hold_for_good(path), timeout=0.2)
     assert call("media", lambda: 1, timeout=PATIENCE) == 1
 
@@ -88,7 +88,7 @@ def test_call_takes_a_budget_of_its_own(make_pool: MakePool, mailbox: Mailbox) -
 def test_the_pools_budget_holds_where_call_names_none(make_pool: MakePool, mailbox: Mailbox) -> None:
     make_pool("media", timeout=0.2)
     path = mailbox.path
-    with pytest.raises(CallTimeoutError, match="0.2 s"):
+    with pytest.raises(CallTimeoutError, match=r"0\.2 s"):
         call("media", lambda: hold_for_good(path))
 
 

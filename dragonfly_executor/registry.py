@@ -1,0 +1,63 @@
+"""The pools of this process by name, and the backend that pools get where none is named."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.pool import Pool
+
+
+class Registry:
+    """The pools of this process by name, and the backend that pools get where none is named.
+
+    Both belong to the program, as a logger's name does: `call("media", fn)` finds its pool from anywhere.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pools: weakref.WeakValueDictionary[str, Pool] = weakref.WeakValueDictionary()
+        self._backend: Backend | None = None
+
+    def configure(self, *, backend: Backend) -> None:
+        """Set the backend of the pools that are made without one from now on."""
+        check_backend(backend)
+        with self._lock:
+            self._backend = backend
+
+    def default_backend(self) -> Backend:
+        """What `configure` set, else the local backend."""
+        with self._lock:
+            if self._backend is not None:
+                return self._backend
+        from dragonfly_executor.backends.local import LocalBackend
+
+        return LocalBackend()
+
+    def add(self, pool: Pool) -> None:
+        """Make a pool known; ValueError if its name is taken."""
+        with self._lock:
+            known = self._pools.get(pool.name)
+            if known is not None and not known.is_shut_down:
+                raise ValueError(f"there is a pool named {pool.name!r} already; shut it down, or take another name")
+            self._pools[pool.name] = pool
+
+    def find(self, name: str) -> Pool:
+        """The pool of this name; KeyError, naming those that there are, if there is none."""
+        with self._lock:
+            pool = self._pools.get(name)
+            if pool is None:
+                raise KeyError(f"no pool is named {name!r}; there are: {', '.join(sorted(self._pools)) or 'none'}")
+            return pool
+
+
+def check_backend(backend: Backend) -> None:
+    """TypeError for what cannot boot."""
+    if isinstance(backend, type) or not callable(getattr(backend, "boot", None)):
+        raise TypeError(f"backend must be a Backend, as LocalBackend() is, not {backend!r}")
+
+
+registry = Registry()
