@@ -132,6 +132,7 @@ class FakeAgent(threading.Thread):
             is_error, _, parts = perform(self._codec, initializer)
             if is_error:
                 self._say(Kind.SETUP_FAILED, payload=b"".join(parts), flags=Flag.ERROR)
+                self._on[Kind.CALL] = lambda frame: None  # no slot, no answer: the pool breaks
 
     def _on_call(self, frame: Frame) -> None:
         ref = (frame.call_id, frame.attempt)
