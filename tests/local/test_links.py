@@ -280,3 +280,25 @@ def test_after_a_flipped_bit_every_call_ends_and_the_pool_goes_on(seed: int, way
     harmed = (RunnerLostError, CallTimeoutError, ResultDeserializationError, CallDeserializationError)
     assert all(end is None or isinstance(end, harmed) for end in ends)
     assert values(futures) == list(range(20))
+
+
+def test_a_runner_whose_bytes_make_no_frame_is_given_up(make: Make) -> None:
+    """Checklist 44. It announced a frame that swallows all it says from then on, its heartbeats among that."""
+
+    def script(sock: socket.socket, number: int) -> None:
+        say_hello(sock)
+        frames = frames_from(sock)
+        call = first_call(frames)
+        if number == 1:
+            sock.sendall(HEADER.pack(Kind.RESULT, 0, call.attempt, 0, call.call_id, MAX_FRAME))
+        else:
+            sock.sendall(encode(Kind.RESULT, call.call_id, _pickled("real"), attempt=call.attempt))
+        for frame in frames:
+            if frame.kind == Kind.PING:
+                sock.sendall(encode(Kind.PONG, detail=frame.detail))
+
+    ex = make(1, backend=ScriptedBackend(script), heartbeat=0.05, dead_after=0.2)
+    error = error_of(ex.submit(payloads.echo, 1), SOON)
+    assert isinstance(error, RunnerLostError)
+    assert "makes sense" in str(error)
+    assert ex.submit(payloads.echo, 2).result(SOON) == "real"

@@ -40,8 +40,8 @@ def test_every_one_of_many_calls_from_many_threads_runs() -> None:
             loop.call_soon_threadsafe(lambda: (ran.append(number), done.set()))
             assert done.wait(20)
 
-    askers = [threading.Thread(target=ask, args=(number,)) for number in range(threads)]
-    runner = threading.Thread(target=loop.run)
+    askers = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(threads)]
+    runner = threading.Thread(target=loop.run, daemon=True)
     for thread in (runner, *askers):
         thread.start()
     for thread in askers:
