@@ -11,7 +11,7 @@ from itertools import count
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dragonfly_executor import errors
+from dragonfly_executor import errors, reports
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.ledger import Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
@@ -342,23 +342,8 @@ class Engine:
 
     def runner_answered(self, runner: RunnerLink, said: Said) -> None:
         """Tell the core what a runner said in one read."""
-        if said.started:
-            self.handle(events.CallsStarted(runner.id, said.started))
-        if said.results:
-            self.handle(events.ResultsArrived(runner.id, said.results))
-        if said.returned:
-            self.handle(events.CallsReturned(runner.id, said.returned))
-        for (call_id, attempt), how in said.lost:
-            error = slot_lost(runner.id, how)
-            self.handle(events.CallLost(runner.id, call_id, attempt, error, error.may_have_started))
-        for call_id, attempt in said.timed_out:
-            self.handle(events.CallTimedOut(runner.id, call_id, attempt))
-        for call_id, attempt in said.gone:
-            self.handle(events.CallGone(runner.id, call_id, attempt))
-        if said.idle is not None:
-            self.handle(events.IdleChecked(runner.id, said.idle))
-        if said.round_trip is not None:
-            self.handle(events.RoundTrip(runner.id, said.round_trip))
+        for event in reports.events_of(runner.id, said):
+            self.handle(event)
         if said.setup_failure is not None:
             self._setup_failed(*said.setup_failure)
         if said.bye:
@@ -368,7 +353,7 @@ class Engine:
         """An initializer failed. What it raised is opened on the callback thread: it may be of the user's own type."""
 
         def open_and_break() -> None:
-            error = initializer_error(self.codec, payload, is_error)
+            error = reports.initializer_error(self.codec, payload, is_error)
             self._loop.call_soon_threadsafe(lambda: self._break(error))
 
         self._callbacks.run(open_and_break)
@@ -396,23 +381,3 @@ class Engine:
 def _hand_over(call: Call) -> bool:
     future: Any = call.token
     return bool(future.hand_over())
-
-
-def slot_lost(runner_id: int, how: dict[str, Any]) -> errors.RunnerLostError:
-    """The error of a call whose slot died under it."""
-    from dragonfly_executor.errors.broken import describe_exit
-
-    end = describe_exit(how["code"], how["signal"])
-    text = f"the slot that ran this call (process {how['pid']} of runner {runner_id}) was lost: it {end}"
-    return errors.RunnerLostError(text, how["code"], how["signal"], runner_id, how["started"])
-
-
-def initializer_error(codec: CallCodec, payload: bytes, is_error: bool) -> Exception:
-    """The `InitializerError` for what a slot reported."""
-    if is_error:
-        cause = codec.decode_error(payload)
-        error = errors.InitializerError(f"the initializer raised {type(cause).__name__}: {cause}")
-        error.__cause__ = cause
-        return error
-    return errors.InitializerError(payload.decode(errors="replace"))
-

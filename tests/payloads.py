@@ -129,10 +129,14 @@ def limit_memory(extra: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (has + extra, resource.RLIM_INFINITY))
 
 
-def unlimit_memory() -> None:
-    import resource
+def die_of_large_arguments() -> None:
+    """From now on this slot is killed when it begins to take an argument that comes in pieces."""
+    from dragonfly_executor.runner import slot
 
-    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    def die(*_: object) -> None:
+        die_by(signal.SIGKILL)
+
+    slot._Slot._read_into = die  # type: ignore[method-assign]
 
 
 def fill_memory(extra: int) -> int:

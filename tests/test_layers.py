@@ -23,7 +23,7 @@ LAYERS = (
     {"backoff", "parent", "payload", "threads", "transport", "versions"},
     {"future", "lifecycle", "options", "runner"},
     {"backends", "mapping", "narrator", "runner_link"},
-    {"registry", "runners"},
+    {"registry", "reports", "runners"},
     {"engine"},
     {"pool"},
     {"executor"},

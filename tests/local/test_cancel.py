@@ -6,14 +6,16 @@ import asyncio
 import random
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dragonfly_executor import DragonflyExecutor
+from dragonfly_executor import DragonflyExecutor, LocalBackend
 from dragonfly_executor.errors import RunnerLostError
+from dragonfly_executor.transport.loop import Loop
 from tests import payloads
 from tests.local.conftest import Make
 from tests.support import PATIENCE, SOON, Gate, Mailbox, all_ended, values, watching
@@ -179,6 +181,50 @@ def _submit_until_refused(
         refusals.append(error)
 
 
+class SlowToPost(Loop):
+    """Lets a submit in one thread be overtaken between being accepted and being told to the loop."""
+
+    def __init__(self, reached: threading.Event, go_on: threading.Event) -> None:
+        super().__init__()
+        self._held = (reached, go_on)
+
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        if threading.current_thread().name == "slow":
+            reached, go_on = self._held
+            reached.set()
+            assert go_on.wait(PATIENCE)
+        super().call_soon_threadsafe(callback)
+
+
+class SlowToPostBackend(LocalBackend):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def make_loop(self) -> Loop:
+        return SlowToPost(self.reached, self.go_on)
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["first submit", "later submit"])
+def test_a_submit_that_a_shutdown_overtakes_is_not_forgotten(used: bool, make: Make) -> None:
+    """Checklist 31. It was accepted, so it runs."""
+    backend = SlowToPostBackend()
+    ex = make(1, backend=backend)
+    if used:
+        ex.submit(payloads.nothing).result(SOON)
+    accepted: list[Future[Any]] = []
+    slow = threading.Thread(target=lambda: accepted.append(ex.submit(payloads.echo, "ran")), name="slow")
+    slow.start()
+    assert backend.reached.wait(PATIENCE)
+    shut_down = threading.Thread(target=ex.shutdown)
+    shut_down.start()
+    shut_down.join(SOON if used else 0.5)
+    backend.go_on.set()
+    slow.join()
+    shut_down.join(SOON)
+    assert accepted[0].result(SOON) == "ran"
+
+
 @pytest.mark.parametrize("how", ["wait", "nowait", "cancel", "kill"])
 def test_submit_races_shutdown_from_eight_threads(how: str) -> None:
     """Checklist 31. Each submit raises RuntimeError or gives a future that settles."""
@@ -263,6 +309,20 @@ def test_without_cancel_running_a_running_call_cannot_be_cancelled(
     gate.open()
     assert running.result(SOON) == "ran"
     assert values(queued[:-1]) == list(range(49))
+
+
+@standard
+def test_without_cancel_running_calls_cancelled_at_the_last_moment_leave_no_gap(standard: Any, make: Make) -> None:
+    """Checklist 35, 40. Those that were not sent any more must not count as being on the runner."""
+    ex = standard(make, 1)
+    futures = []
+    for n in range(3000):
+        ex.submit(payloads.nothing).cancel()
+        futures.append(ex.submit(payloads.echo, n))
+    assert values(futures) == list(range(3000))
+    ex.submit(payloads.echo, 1).result(SOON)
+    stats = ex.pool.stats()
+    assert [runner.in_flight for runner in stats.runners] == [0]
 
 
 @standard

@@ -127,6 +127,26 @@ def test_they_meet_on_runners_of_one_slot_each(places: Places) -> None:
             assert values(futures) == [1, 2]
 
 
+def test_the_first_two_calls_of_a_pool_meet_on_two_runners(places: Places) -> None:
+    """Both go to the runner that is up first, whose agent has one slot: one of them must come back."""
+    for _ in range(3):
+        with Pool("cold", min=0, max=2, max_concurrency=1, timeout=None) as pool:
+            here, there = places()
+            futures = [pool.submit(payloads.meet, here, there, 1), pool.submit(payloads.meet, there, here, 2)]
+            assert values(futures) == [1, 2]
+
+
+def test_calls_queued_in_the_only_slot_meet_on_a_runner_that_comes_later(places: Places) -> None:
+    """No slot at hand can take what is stuck in this one: it goes back all the way."""
+    with Pool("later", min=0, max=1, max_concurrency=1, timeout=None) as pool:
+        values(pool.submit(payloads.nothing) for _ in range(3000))
+        here, there = places()
+        futures = [pool.submit(payloads.meet, here, there, 1), pool.submit(payloads.meet, there, here, 2)]
+        futures += [pool.submit(payloads.echo, n) for n in range(20)]
+        pool.resize(max=2)
+        assert values(futures) == [1, 2, *range(20)]
+
+
 def test_they_meet_as_large_payloads(make: Make, places: Places) -> None:
     """A large argument is on its way to one slot while the other call waits for its own."""
     ex = make(2)

@@ -315,8 +315,10 @@ def test_a_fork_that_comes_back_from_its_call_ends_there(
     """Checklist 64. The result is the slot's to give, once."""
     future = ex.submit(fn, mailbox.path)
     child = future.result(SOON)
-    assert int(mailbox.read()) == child
     assert child > 0
+    with watching(child) as watches:
+        assert int(mailbox.read()) == child
+        assert all_ended(watches)
     assert ex.pool.stats().stale == 0
 
 

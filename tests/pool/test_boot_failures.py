@@ -240,7 +240,7 @@ def test_a_boot_can_be_given_up_while_its_failure_is_being_cleared_away(make: Ma
     executor, future = _pending(make, clock, backend)
     clock.advance(31)
     assert backend.stopping.wait(PATIENCE)
-    executor.shutdown(wait=False, cancel_futures=True)
+    executor.kill_workers()
     clock.advance(0)
     hold.set()
     executor.shutdown()
