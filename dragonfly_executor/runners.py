@@ -161,6 +161,9 @@ class Runners:
             self._narrator.growth_given_up(runner_id, self._count, boot.aborted or "")
             self._engine.handle(events.RunnerGone(runner_id))
             return
+        if boot.link is not None:
+            # Some know only now that the node is gone how it ended.
+            error.output = error.output or boot.link.node.output()
         self._failures += 1
         self._narrator.grow_ended(runner_id, self._count, error, self._loop.time() - boot.began)
         retry_in = delay(self._options.boot_wait, self._failures)

@@ -91,6 +91,7 @@ class LocalNode(Node):
         self.stream = self._socket = stream
         self._process = process
         self._marker = marker
+        self._ended_by_itself = False
 
     def __repr__(self) -> str:
         return f"LocalNode(pid={self._process.pid})"
@@ -103,8 +104,19 @@ class LocalNode(Node):
         except subprocess.TimeoutExpired:
             processes.kill_tree(self._process.pid)
             self._process.wait()
+        else:
+            self._ended_by_itself = True
         if self._process.returncode != 0:
             self._sweep()
+
+    def output(self) -> str:
+        """How the agent ended, if it did so by itself; what it printed went to the parent's own stderr."""
+        code = self._process.returncode
+        if code is None or not self._ended_by_itself:
+            return ""
+        from dragonfly_executor.errors.broken import describe_exit
+
+        return f"process {self._process.pid} {describe_exit(*((code, None) if code >= 0 else (None, -code)))}"
 
     def _sweep(self) -> None:
         """Kill what outlived an agent that was killed itself."""

@@ -27,6 +27,8 @@ def instructions(function: Callable[[], object]) -> int:
         return trace
 
     before = sys.gettrace()
+    # 3.12 looks, when tracing begins, whether any frame wants opcodes: one that asks for them later comes too late.
+    sys._getframe().f_trace_opcodes = True
     sys.settrace(trace)
     try:
         function()

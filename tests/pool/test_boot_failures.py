@@ -88,14 +88,25 @@ def test_a_program_that_never_says_hello_is_given_up_and_killed(
     assert "did not say hello within 0.5 s" in str(error)
 
 
-@pytest.mark.parametrize("text", ["exit 1", "kill -9 $$", "echo no such library >&2; exit 127"])
-def test_a_program_that_ends_at_once_is_a_boot_that_failed(make: MakeExecutor, tmp_path: Path, text: str) -> None:
-    """Checklist 8: the stream ends before the hello."""
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("exit 1", "exited with status 1"),
+        ("kill -9 $$", "was killed by SIGKILL"),
+        ("echo no such library >&2; exit 127", "exited with status 127"),
+    ],
+)
+def test_a_program_that_ends_at_once_is_a_boot_that_failed(
+    make: MakeExecutor, tmp_path: Path, text: str, end: str
+) -> None:
+    """Checklist 8: the stream ends before the hello, and the error says how the program ended."""
     executor = make(backend=LocalBackend(python=script(tmp_path / "python", text)), **AT_ONCE)
     error = error_of(executor.submit(echo, 1))
     assert isinstance(error, BootError)
     assert not isinstance(error, BootTimeoutError)
     assert (error.phase, error.attempts) == ("handshake", 3)
+    assert error.output.endswith(end)
+    assert end in str(error)
 
 
 def test_a_program_that_says_something_else_is_a_boot_that_failed(make: MakeExecutor, tmp_path: Path) -> None:
@@ -118,6 +129,20 @@ def test_min_runners_that_cannot_boot_leave_the_pool_usable(make_pool: MakePool,
     python.symlink_to(sys.executable)
     events.wait("up")
     assert pool.call(echo, 1) == 1
+
+
+def test_the_error_carries_what_the_node_printed_last(make: MakeExecutor) -> None:
+    """Checklist 7: the console's tail."""
+    clock = VirtualClock()
+    backend = FakeBackend(FakeRunner(silent=True, output="kernel panic: no root"), clock=clock)
+    future = make(backend=backend, boot_timeout=30, max_boot_failures=1).submit(echo, 1)
+    while not backend.nodes:
+        clock.advance(0)
+    clock.advance(31)
+    error = error_of(future)
+    assert isinstance(error, BootTimeoutError)
+    assert error.output == "kernel panic: no root"
+    assert str(error).endswith("\nkernel panic: no root")
 
 
 def test_pauses_between_boots_grow(make: MakeExecutor) -> None:
