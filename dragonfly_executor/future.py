@@ -88,10 +88,12 @@ class Future(BaseFuture[T]):
         As in the standard library a call that is handed over counts as running, and cannot be cancelled, where
         ``cancel_running`` is off.
         """
-        if not (self.cancels_running or self._handed_over):
+        if self.cancels_running or self._handed_over:
+            return True
+        if not self._told:
             self._handed_over = self.set_running_or_notify_cancel()
-            return self._handed_over
-        return True
+            self._told = not self._handed_over
+        return self._handed_over
 
     def cancel_by_engine(self) -> None:
         """Settle as cancelled, and tell whoever waits; on the engine thread."""

@@ -18,7 +18,7 @@ from dragonfly_executor.versions import usable_cpus
 
 MARKER = "DRAGONFLY_RUNNER"
 """Environment variable that all processes of a runner inherit, so that they can be found when their agent is gone."""
-STOP_PATIENCE = 5.0
+STOP_PATIENCE = 2.0
 """Seconds that an agent gets to end by itself once its link is closed."""
 SWEEPS = 20
 

@@ -14,7 +14,7 @@ import pytest
 
 from dragonfly_executor import Backend, BootError, BootRequest, BootTimeoutError, LocalBackend, Node
 from dragonfly_executor.backends import local
-from dragonfly_executor.testing import FakeBackend, FakeNode, FakeRunner, VirtualClock
+from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock
 from tests.payloads import echo
 from tests.pool.conftest import MakeExecutor, MakePool
 from tests.support import PATIENCE, Events, Mailbox, error_of, watching
@@ -42,6 +42,38 @@ def script(path: Path, text: str) -> str:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that does not go by itself is killed soon."""
     monkeypatch.setattr(local, "STOP_PATIENCE", 0.1)
+
+
+class ObservedBackend(FakeBackend):
+    """Tells when a boot begins, and when the engine takes a node and gives it back."""
+
+    def __init__(self, runner: FakeRunner, clock: VirtualClock) -> None:
+        super().__init__(runner, clock=clock)
+        self.begun = threading.Event()
+        self.taken = threading.Event()
+        self.stopping = threading.Event()
+
+    def boot(self, request: BootRequest) -> Node:
+        self.begun.set()
+        return ObservedNode(super().boot(request), self)
+
+
+class ObservedNode(Node):
+    def __init__(self, node: Node, backend: ObservedBackend) -> None:
+        self._node = node
+        self._backend = backend
+
+    @property
+    def stream(self) -> Any:
+        self._backend.taken.set()
+        return self._node.stream
+
+    def stop(self) -> None:
+        self._backend.stopping.set()
+        self._node.stop()
+
+    def output(self) -> str:
+        return self._node.output()
 
 
 # -- on this machine ---------------------------------------------------------------------------------------------------
@@ -134,10 +166,9 @@ def test_min_runners_that_cannot_boot_leave_the_pool_usable(make_pool: MakePool,
 def test_the_error_carries_what_the_node_printed_last(make: MakeExecutor) -> None:
     """Checklist 7: the console's tail."""
     clock = VirtualClock()
-    backend = FakeBackend(FakeRunner(silent=True, output="kernel panic: no root"), clock=clock)
+    backend = ObservedBackend(FakeRunner(silent=True, output="kernel panic: no root"), clock)
     future = make(backend=backend, boot_timeout=30, max_boot_failures=1).submit(echo, 1)
-    while not backend.nodes:
-        clock.advance(0)
+    assert backend.taken.wait(PATIENCE)
     clock.advance(31)
     error = error_of(future)
     assert isinstance(error, BootTimeoutError)
@@ -206,9 +237,10 @@ def test_a_backend_that_hangs_is_not_waited_for_longer_than_boot_timeout(make: M
 def test_a_node_that_comes_after_the_pools_end_is_given_back(make: MakeExecutor) -> None:
     """Checklist 30: its backend hung until then."""
     clock, hold = VirtualClock(), threading.Event()
-    backend = FakeBackend(FakeRunner(hold=hold), clock=clock)
+    backend = ObservedBackend(FakeRunner(hold=hold), clock)
     executor = make(backend=backend, boot_timeout=30, max_boot_failures=1)
     future = executor.submit(echo, 1)
+    assert backend.begun.wait(PATIENCE)
     clock.advance(31)
     error_of(future)
     executor.shutdown(wait=False)
@@ -229,31 +261,10 @@ def _wait_for_thread(part: str) -> None:
 # -- two things at once ------------------------------------------------------------------------------------------------
 
 
-class SlowToStop(FakeBackend):
-    """Giving a node back takes until the test says so."""
-
-    def __init__(self, runner: FakeRunner, clock: VirtualClock) -> None:
-        super().__init__(runner, clock=clock)
-        self.stopping = threading.Event()
-
-    def boot(self, request: BootRequest) -> Node:
-        node = super().boot(request)
-        assert isinstance(node, FakeNode)
-        stop = node.stop
-
-        def tell_and_stop() -> None:
-            self.stopping.set()
-            stop()
-
-        node.stop = tell_and_stop  # type: ignore[method-assign]
-        return node
-
-
-def _pending(make: MakeExecutor, clock: VirtualClock, backend: FakeBackend) -> tuple[Any, Future[int]]:
+def _pending(make: MakeExecutor, clock: VirtualClock, backend: ObservedBackend) -> tuple[Any, Future[int]]:
     executor = make(backend=backend, boot_timeout=30, **AT_ONCE)
     future = executor.submit(echo, 1)
-    while not backend.nodes:
-        clock.advance(0)
+    assert backend.taken.wait(PATIENCE)
     clock.advance(0)
     return executor, future
 
@@ -261,7 +272,7 @@ def _pending(make: MakeExecutor, clock: VirtualClock, backend: FakeBackend) -> t
 def test_a_boot_can_be_given_up_while_its_failure_is_being_cleared_away(make: MakeExecutor) -> None:
     """Checklist 66: the node is given back once, and the engine goes on."""
     clock, hold = VirtualClock(), threading.Event()
-    backend = SlowToStop(FakeRunner(silent=True, hold_stop=hold), clock)
+    backend = ObservedBackend(FakeRunner(silent=True, hold_stop=hold), clock)
     executor, future = _pending(make, clock, backend)
     clock.advance(31)
     assert backend.stopping.wait(PATIENCE)
@@ -277,7 +288,7 @@ def test_a_boot_can_be_given_up_while_its_failure_is_being_cleared_away(make: Ma
 def test_a_boot_can_time_out_while_it_is_being_given_up(make: MakeExecutor) -> None:
     """Checklist 66: the node is given back once, and the engine goes on."""
     clock, hold = VirtualClock(), threading.Event()
-    backend = SlowToStop(FakeRunner(silent=True, hold_stop=hold), clock)
+    backend = ObservedBackend(FakeRunner(silent=True, hold_stop=hold), clock)
     executor, future = _pending(make, clock, backend)
     assert future.cancel()
     executor.shutdown(wait=False)

@@ -42,7 +42,8 @@ def test_five_runners_of_two_slots_are_five_agents(make_pool: MakePool, mailbox:
     assert stats.limits_that_bind == ("max",)
     gate.open(12)
     values(futures)
-    assert set(places(mailbox, 2)) <= set(agents)
+    # The last two may have had the same slot, one after the other.
+    assert {int(mailbox.read().split()[1]) for _ in range(2)} <= set(agents)
 
 
 @pytest.mark.parametrize(("calls", "runners"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
