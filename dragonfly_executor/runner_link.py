@@ -92,7 +92,7 @@ class RunnerLink:
         self._codec = codec
         self._listener = listener
         self._uploads: dict[Ref, Iterator[tuple[bytes, memoryview]]] = {}
-        self._downloads: dict[Ref, tuple[Frame, list[Buffer]]] = {}
+        self._downloads: dict[Ref, tuple[Frame, bytearray]] = {}
         self._link: Link | None = None
         if node.stream is not None:
             self.attach(node.stream)
@@ -249,7 +249,7 @@ class RunnerLink:
         """What became of one call."""
         match frame.kind:
             case Kind.RESULT:
-                self._downloads[ref] = (frame, [])
+                self._downloads[ref] = (frame, bytearray())
             case Kind.CHUNK:
                 self._on_chunk(ref, frame, said)
             case Kind.PULL:
@@ -312,12 +312,12 @@ class RunnerLink:
         download = self._downloads.get(ref)
         if download is None:
             return
-        head, chunks = download
-        chunks.append(frame.payload)
+        head, data = download
+        # Grown as it comes, not joined at the end: that would need the room twice.
+        data += frame.payload
         if frame.flags & Flag.MORE:
             return
         del self._downloads[ref]
-        data = bytearray().join(chunks)
         outcome = Outcome(self._codec, data, bool(head.flags & Flag.ERROR))
         said.results.append((*ref, head.detail * 1e-6, outcome, bool(head.flags & Flag.RETRYABLE)))
 

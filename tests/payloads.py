@@ -168,6 +168,12 @@ def swelling_result(size: int, limit: int) -> Swells:
     return Swells(size)
 
 
+def most_memory() -> int:
+    """The most bytes that this process has had in memory."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
+
+
 # -- what a call leaves behind -----------------------------------------------------------------------------------------
 
 
@@ -631,9 +637,10 @@ def hold_the_gil_for(seconds: float) -> str:
     return "done"
 
 
-def log_and_nap(path: str, name: object, seconds: float) -> None:
+def log_and_nap(path: str, name: object, seconds: float, _filler: bytes = b"") -> object:
     log(path, name, os.getpid())
     time.sleep(seconds)
+    return name
 
 
 def log_and_divide(path: str, divisor: int) -> float:
