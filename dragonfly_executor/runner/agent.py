@@ -14,7 +14,7 @@ import sys
 import time
 
 from dragonfly_executor.core import handshake
-from dragonfly_executor.core.wire import HEADER_SIZE, Flag, Frame, Kind, encode
+from dragonfly_executor.core.wire import HEADER_SIZE, SETUP_HEAD, Flag, Frame, Kind, encode
 from dragonfly_executor.runner import processes
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.slots import Slot, Work
@@ -182,6 +182,11 @@ class Agent:
             fds.extend(slot.descriptors())
         return fds
 
+    @property
+    def _has_initializer(self) -> bool:
+        setup = b"".join(self._setup_parts)
+        return len(setup) > SETUP_HEAD.size + SETUP_HEAD.unpack_from(setup)[1]
+
     def _setup_is_late(self, slot: Slot) -> None:
         if slot.ready or slot.pid not in self._dispatcher.slots:
             return
@@ -218,12 +223,14 @@ class Agent:
         slot.link.drain_reads()
         if slot.timer is not None:
             slot.timer.cancel()
-        if not slot.ready and slot.kill_reason is None and not self._stopping:
+        crashed = not slot.ready and slot.kill_reason is None and not self._stopping
+        if crashed and self._has_initializer:
             self._setup_crashes += 1
             if self._setup_crashes >= MAX_SETUP_CRASHES:
                 code = os.waitstatus_to_exitcode(status)
                 self._report_setup_failure(f"{self._setup_crashes} slots in a row died before they were ready ({code})")
-        self._dispatcher.slot_ended(slot, status)
+        # Without user code in its setup nothing speaks for the next slot to fare the same: then its call is told.
+        self._dispatcher.slot_ended(slot, status, tell=crashed and not self._has_initializer)
         if slot in self._paused:
             self._paused.remove(slot)
         slot.close()

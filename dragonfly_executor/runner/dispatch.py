@@ -173,14 +173,16 @@ class Dispatcher:
         if work.timer is not None:
             work.timer.cancel()
 
-    def slot_ended(self, slot: Slot, status: int) -> None:
-        """Say what became of each call that the slot had."""
+    def slot_ended(self, slot: Slot, status: int, *, tell: bool) -> None:
+        """Say what became of each call that the slot had; with `tell` also of the one that it was to begin with."""
         self.slots.pop(slot.pid, None)
         unstarted = slot.take_back()
         if not slot.ready:
             # It never got as far as to take one.
             unstarted = [*slot.in_flight, *unstarted]
             slot.in_flight.clear()
+            if tell and unstarted:
+                slot.in_flight.append(unstarted.pop(0))
         for work in slot.in_flight:
             self._forget(work)
             self._report_end(work, slot, status)
@@ -199,7 +201,7 @@ class Dispatcher:
             code = os.waitstatus_to_exitcode(status)
             end = {"code": code, "signal": None} if code >= 0 else {"code": None, "signal": -code}
             # A large one does not start before all of it has come.
-            text = json.dumps({**end, "pid": slot.pid, "started": work.missing <= 0})
+            text = json.dumps({**end, "pid": slot.pid, "started": slot.ready and work.missing <= 0})
             self._send(encode(Kind.LOST, work.call_id, text.encode(), attempt=work.attempt))
 
     # -- stopping calls -----------------------------------------------------------------------------------------------

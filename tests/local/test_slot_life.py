@@ -191,6 +191,18 @@ def test_one_slot_that_dies_while_it_is_set_up_does_not_break_the_pool(
     assert future.result(SOON) == "ran"
 
 
+def test_slots_that_die_before_they_are_ready_fail_calls_and_not_the_pool(make: Make) -> None:
+    """Checklist 5, 62. Without an initializer the user has said nothing that a broken pool would follow from."""
+    ex = make(2, serializer=payloads.DeadlySerializer())
+    for _ in range(2):
+        futures = [ex.submit(payloads.echo, n) for n in range(3)]
+        for future in futures:
+            error = error_of(future, SOON)
+            assert isinstance(error, RunnerLostError)
+            assert error.signal == signal.SIGKILL
+            assert not error.may_have_started
+
+
 def test_a_call_can_be_cancelled_and_time_out_while_its_slot_is_set_up(
     make: Make, mailbox: Mailbox, gate: Gate
 ) -> None:
