@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import InvalidStateError
@@ -22,6 +23,7 @@ from dragonfly_executor.runner_link import RunnerLink, Said, sendable
 from dragonfly_executor.runners import Runners
 from dragonfly_executor.threads import Crew
 from dragonfly_executor.transport.loop import Loop, Timer
+from dragonfly_executor.versions import usable_cpus
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
@@ -46,6 +48,8 @@ class Engine:
         self.options = options
         self.codec = codec
         self.forked = False
+        self.unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+        """Calls that outlive an interrupt of whoever waits for them."""
         self._backend = backend
         self._machine = Machine(limits)
         # Reentrant: a garbage collection inside it may shut this very pool down.
@@ -59,6 +63,7 @@ class Engine:
         self._refusal: str | None = None
         self._failure: Exception | None = None
         self._ids = count(1)
+        self._cpus = usable_cpus()
         self._initializer = self._encode_initializer()
         self._thread: threading.Thread | None = None
         self._thread_id = 0
@@ -113,7 +118,11 @@ class Engine:
             if self._inbox_is_due:
                 return future
             self._inbox_is_due = True
-        self._loop.call_soon_threadsafe(self._take_inbox)
+        try:
+            self._loop.call_soon_threadsafe(self._take_inbox)
+        except BaseException:  # a Ctrl-C: the next submit has to ask again
+            self._inbox_is_due = False
+            raise
         return future
 
     def check_open(self) -> None:
@@ -267,6 +276,7 @@ class Engine:
                 else:
                     do[type(action)](action)
             self._arm_timer()
+            self._loop.expects_news = 0 < self._machine.in_flight < self._cpus
             # Last: whoever waits for a result also waits for this thread to let go of the interpreter.
             if settle is not None:
                 self._settle(settle)
@@ -295,10 +305,10 @@ class Engine:
     def _send(self, action: actions.Send) -> None:
         runner = self._runners.get(action.runner_id)
         now = self._loop.time()
-        # One that was cancelled an instant ago stays here: the core says KILL next, and hears that it is gone.
-        calls = [call for call in action.calls if _hand_over(call)] if self._some_stay else action.calls
-        for call in calls:
-            runner.send_call(call, now)
+        for call in action.calls:
+            # One that was cancelled an instant ago stays here: the core says KILL next, and hears that it is gone.
+            if not self._some_stay or _hand_over(call):
+                runner.send_call(call, now)
         # Now, not at the end of the pass: the calls start that much sooner.
         runner.flush()
 

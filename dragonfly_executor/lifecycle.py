@@ -1,9 +1,10 @@
-"""What happens to pools when the interpreter ends, and when the process forks."""
+"""What happens to pools when their block ends, when the interpreter does, and when the process forks."""
 
 from __future__ import annotations
 
 import atexit
 import os
+import sys
 import weakref
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,8 +14,30 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine import Engine
 
 
+def leave(engine: Engine, *, interrupted: bool, reason: str = "cannot schedule new futures after shutdown") -> None:
+    """Shut a pool down and wait for all of it; after a Ctrl-C only for the calls that are not linked.
+
+    Those have ``shutdown_timeout`` to finish, and all others are cancelled. A Ctrl-C while this waits stops everything.
+    """
+    try:
+        if interrupted:
+            engine.cancel_all(but=engine.unlinked)
+        engine.shut_down(events.ShutdownMode.DRAIN, reason)
+        engine.join(engine.options.shutdown_timeout if interrupted else None)
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
+    finally:
+        if interrupted:
+            engine.shut_down(events.ShutdownMode.KILL, reason)
+            engine.join()
+
+
 def watch_exit(engine: Engine) -> None:
-    """Let the pool finish its calls when the interpreter ends, as the standard library's executors do."""
+    """Let the pool finish its calls when the interpreter ends, as the standard library's executors do.
+
+    Where it ends because of a Ctrl-C that nobody caught, nobody waits for them: theirs would have been hit by it, too.
+    """
     atexit.register(_ExitHook(engine))
 
 
@@ -30,8 +53,15 @@ class _ExitHook:
     def __call__(self) -> None:
         engine = self._engine()
         if engine is not None:
-            engine.shut_down(events.ShutdownMode.DRAIN, "cannot schedule new futures after interpreter shutdown")
-            engine.join()
+            reason = "cannot schedule new futures after interpreter shutdown"
+            leave(engine, interrupted=_ended_by_interrupt(), reason=reason)
+
+
+def _ended_by_interrupt() -> bool:
+    """Whether what ends the interpreter is a KeyboardInterrupt. At a prompt it was only the end of a statement."""
+    at_prompt = hasattr(sys, "ps1") or sys.flags.interactive
+    kind = getattr(sys, "last_type", None)
+    return not at_prompt and isinstance(kind, type) and issubclass(kind, KeyboardInterrupt)
 
 
 class ForkGuard:

@@ -12,6 +12,7 @@ from dragonfly_executor.core.events import Resized, ShutdownMode
 from dragonfly_executor.core.machine import PoolLimits
 from dragonfly_executor.engine import Engine
 from dragonfly_executor.future import Future
+from dragonfly_executor.lifecycle import leave
 from dragonfly_executor.mapping import map_calls
 from dragonfly_executor.options import CallOptions, PoolOptions, default_max, whole
 from dragonfly_executor.parent import Parent, max_depth
@@ -108,7 +109,6 @@ class Pool:
         codec = CallCodec(pool_options.serializer)
         self._engine = Engine(pool_options, _core_limits(pool_options, backend), backend, codec)
         self._codec = codec
-        self._unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         # Without a pool nobody can ask for results that are not asked for yet, so what is pending finishes, and then
         # the engine ends. It must not hold the pool itself.
         self._finalizer = weakref.finalize(self, self._engine.shut_down, ShutdownMode.DRAIN)
@@ -180,7 +180,7 @@ class Pool:
 
     def unlink(self, future: Future[Any]) -> None:
         """Let this call outlive an interrupt of whoever waits for it."""
-        self._unlinked.add(future)
+        self._engine.unlinked.add(future)
 
     # -- the pool itself ----------------------------------------------------------------------------------------------
 
@@ -223,20 +223,7 @@ class Pool:
 
         Those calls have ``shutdown_timeout`` to finish. A Ctrl-C while this waits stops everything.
         """
-        try:
-            if not interrupted:
-                self.shutdown()
-            elif self._unlinked:
-                self._engine.cancel_all(but=self._unlinked)
-                self.shutdown(wait=False)
-                self.join(self._engine.options.shutdown_timeout)
-        except KeyboardInterrupt:
-            interrupted = True
-            raise
-        finally:
-            if interrupted:
-                self.kill()
-                self.join()
+        leave(self._engine, interrupted=interrupted)
 
     def __enter__(self) -> Self:
         return self

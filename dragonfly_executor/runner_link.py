@@ -120,29 +120,30 @@ class RunnerLink:
             self._link.flush()
 
     def send_call(self, call: Call, now: float) -> None:
-        """Send a call, a large one as its head alone: its bytes follow when a slot asks for them."""
-        payload: Any = call.payload
-        if type(payload) is bytes and call.limits.timeout is None and call.limits.run_timeout is None:
-            self._say(HEADER.pack(CALL, 0, call.attempt, 0, call.id, len(payload)) + payload)
+        """Queue a call, a large one as its head alone: its bytes follow when a slot asks for them. `flush` sends it."""
+        payload, limits, link = call.payload, call.limits, self._link
+        if link is None or link.closed:
+            return
+        if type(payload) is bytes and limits.timeout is None and limits.run_timeout is None:
+            link.queue(HEADER.pack(CALL, 0, call.attempt, 0, call.id, len(payload)) + payload)
             return
         flags = 0
         prefix = b""
-        if call.limits.timeout is not None or call.limits.run_timeout is not None:
+        if limits.timeout is not None or limits.run_timeout is not None:
             flags = Flag.LIMITS
             budget = INFINITY if call.deadline is None else max(0.0, call.deadline - now)
-            run_timeout = INFINITY if call.limits.run_timeout is None else call.limits.run_timeout
+            run_timeout = INFINITY if limits.run_timeout is None else limits.run_timeout
             prefix = LIMITS.pack(budget, run_timeout)
         if type(payload) is bytes:
-            header = HEADER.pack(Kind.CALL, flags, call.attempt, 0, call.id, len(prefix) + len(payload))
-            self._say(header + prefix + payload)
+            link.queue(encode(Kind.CALL, call.id, prefix + payload, flags=flags, attempt=call.attempt))
             return
-        total = sum(map(len, payload))
-        head = encode(Kind.CALL, call.id, prefix + TOTAL.pack(total), flags=flags | Flag.LARGE, attempt=call.attempt)
-        self._uploads[call.id, call.attempt] = split_bulk(call.id, call.attempt, payload)
-        self._say(head)
+        parts: Any = payload
+        total = TOTAL.pack(sum(map(len, parts)))
+        self._uploads[call.id, call.attempt] = split_bulk(call.id, call.attempt, parts)
+        link.queue(encode(Kind.CALL, call.id, prefix + total, flags=flags | Flag.LARGE, attempt=call.attempt))
 
     def flush(self) -> None:
-        """Write what was said, without waiting for the end of the loop's pass."""
+        """Write what was said or queued, without waiting for the end of the loop's pass."""
         if self._link is not None:
             self._link.flush()
 

@@ -140,11 +140,11 @@ class Ledger:
 
     def take(self, count: int) -> list[Call]:
         """The next calls in order of arrival, at most ``count``. They are no longer queued: the caller places them."""
-        count = min(count, self.queued)
-        fresh = self._fresh
-        self.queued -= count
-        if not self._again and len(fresh) == self.queued + count:
-            return [fresh.popleft() for _ in range(count)]
+        fresh, queued = self._fresh, self.queued
+        count = min(count, queued)
+        self.queued = queued - count
+        if not self._again and len(fresh) == queued:
+            return [fresh.popleft()] if count == 1 else [fresh.popleft() for _ in range(count)]
         taken: list[Call] = []
         while len(taken) < count:
             call = heappop(self._again)[1] if self._again else fresh.popleft()
@@ -198,6 +198,8 @@ class Ledger:
     def may_be_due(self, now: float) -> bool:
         """Whether `expired` and `release` are worth calling."""
         alarms, retries = self._alarms, self._retries
+        if not alarms and not retries:
+            return False
         return bool((alarms and alarms[0][0] <= now) or (retries and retries[0][0] <= now))
 
     def expired(self, now: float) -> list[Call]:
@@ -214,6 +216,8 @@ class Ledger:
     def deadline(self) -> float | None:
         """When the next budget or retry's delay ends."""
         retries = self._retries
+        if not retries and not self._alarms:
+            return None
         while retries and retries[0][1] not in self.calls:
             heappop(retries)
         alarm = self._next_alarm()

@@ -59,6 +59,11 @@ class Machine:
                 deadline = when
         return deadline
 
+    @property
+    def in_flight(self) -> int:
+        """How many calls are on runners."""
+        return self.pool.roster.in_flight
+
     def unsettled(self) -> list[Call]:
         """Every call that was accepted and whose outcome the driver has not been told, in order of arrival."""
         pool = self.pool

@@ -5,35 +5,42 @@ from __future__ import annotations
 from dragonfly_executor.core import verdicts
 from dragonfly_executor.core.actions import Boot, CheckIdle, Closed, Send, Settle
 from dragonfly_executor.core.events import ShutdownMode
-from dragonfly_executor.core.ledger import Call
 from dragonfly_executor.core.scaling import boots_for, boots_needed
 from dragonfly_executor.core.state import PoolState
 
 
 def reconcile(pool: PoolState, now: float) -> None:
     """Budgets that ended, retries that are due, bounds, calls for runners, boots, stops: in this order."""
-    ledger = pool.ledger
+    ledger, roster = pool.ledger, pool.roster
     if ledger.may_be_due(now):
         expire(pool, now)
         ledger.release(now)
-    if pool.excess > 0 or pool.roster.retiring:
+    if roster.retiring or roster.up + len(roster.booting) > pool.max:
         fit(pool)
     if ledger.queued:
         assign(pool)
-    if pool.mode is ShutdownMode.CANCEL_QUEUED and ledger.queued and not pool.roster.booting:
-        # What was to take them did not come.
-        pool.cancel_waiting()
+        if pool.mode is ShutdownMode.CANCEL_QUEUED and ledger.queued and not roster.booting:
+            # What was to take them did not come.
+            pool.cancel_waiting()
     if ledger.settled:
         pool.actions.append(Settle(ledger.settled))
         ledger.settled = []
-    grow(pool, now)
-    up = pool.roster.up
-    shrink(pool, now)
-    if pool.roster.up < up:
-        # With others gone a runner need not retire any more, and max_workers may not keep slots free.
-        fit(pool)
-        if ledger.queued:
-            assign(pool)
+    # `min` is the most that is ever kept. Where nothing waits either, no numbers need looking at.
+    if (
+        ledger.queued
+        or roster.in_flight > roster.slots
+        or roster.up + len(roster.booting) < pool.min
+        or pool.back_off.until is not None
+    ):
+        grow(pool, now)
+    if roster.idle or roster.retiring or pool.mode is not None:
+        up = roster.up
+        shrink(pool, now)
+        if roster.up < up:
+            # With others gone a runner need not retire any more, and max_workers may not keep slots free.
+            fit(pool)
+            if ledger.queued:
+                assign(pool)
     if pool.actions:
         ledger.sweep()
 
@@ -59,24 +66,29 @@ def assign(pool: PoolState) -> None:
     """Give queued calls to free slots, over all runners; only then to credit beyond slots."""
     ledger, roster = pool.ledger, pool.roster
     room = ledger.queued
-    capped = pool.workers_bind
+    workers = pool.limits.max_workers
+    capped = workers is not None and roster.slots > workers
     if capped:
-        room = min(room, (pool.limits.max_workers or 0) - roster.in_flight)
-    sends: dict[int, list[Call]] = {}
-    for ahead in (False,) if capped else (False, True):
-        while room > 0:
-            picked = roster.pick(ahead=ahead)
-            if picked is None:
+        room = min(room, (workers or 0) - roster.in_flight)
+    sends: dict[int, Send] = {}
+    ahead = False
+    while room > 0:
+        picked = roster.pick(ahead)
+        if picked is None:
+            if ahead or capped:
                 break
-            runner, count = picked
-            calls = ledger.take(min(count, room))
-            roster.place(runner, calls)
-            room -= len(calls)
-            if runner.id in sends:
-                sends[runner.id] += calls
-            else:
-                sends[runner.id] = calls
-    pool.actions += [Send(runner_id, calls) for runner_id, calls in sends.items()]
+            ahead = True
+            continue
+        runner, count = picked
+        calls = ledger.take(min(room, count))
+        roster.place(runner, calls)
+        room -= len(calls)
+        send = sends.get(runner.id)
+        if send is None:
+            sends[runner.id] = send = Send(runner.id, calls)
+            pool.actions.append(send)
+        else:
+            send.calls += calls
 
 
 def grow(pool: PoolState, now: float) -> None:
@@ -112,8 +124,9 @@ def shrink(pool: PoolState, now: float) -> None:
     roster = pool.roster
     if pool.mode is not None:
         drain(pool)
-    for runner in [runner for runner in roster.retiring.values() if not runner.in_flight]:
-        pool.stop(runner, "resized")
+    if roster.retiring:
+        for runner in [runner for runner in roster.retiring.values() if not runner.in_flight]:
+            pool.stop(runner, "resized")
     while roster.idle and (until := idle_deadline(pool)) is not None and until <= now:
         runner = next(iter(roster.idle.values()))
         if pool.limits.idle_check:

@@ -25,6 +25,10 @@ class RunnerState(Enum):
     """It was told to go, or was lost, and still counts against ``max``."""
 
 
+UP: Final = RunnerState.UP
+"""As a plain name: looking a member up in its enum takes longer than comparing with it."""
+
+
 class Runner:
     """One runner.
 
@@ -32,7 +36,7 @@ class Runner:
         id: its number in the pool.
         state: where it is in its life.
         slots: calls that it runs at once.
-        prefetch: calls that it may have beyond those.
+        prefetch: calls that it may have beyond those; kept up to date while all slots have one.
         in_flight: by id, the calls that were sent to it and have not left it; settled ones that it is still to end
             among them, since they occupy their place.
         cost: seconds that a call runs here, as far as is known.
@@ -112,7 +116,6 @@ class Roster:
         self.slots += runner.slots
         self.most_slots = max(self.most_slots, runner.slots)
         self.idle[runner.id] = runner
-        self._set_prefetch(runner)
         self._list(runner)
 
     def stop(self, runner: Runner) -> None:
@@ -135,7 +138,7 @@ class Roster:
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
-    def pick(self, *, ahead: bool) -> tuple[Runner, int] | None:
+    def pick(self, ahead: bool) -> tuple[Runner, int] | None:
         """The least-loaded runner with a free slot, and how many calls it may take before another one has less.
 
         With `ahead` it is one with credit beyond its slots. What is picked must be given calls, with `place`.
@@ -144,14 +147,14 @@ class Roster:
         while room:
             load, runner_id = heappop(room)
             runner = self.runners.get(runner_id)
-            if runner is None or len(runner.in_flight) != load or runner.state is not RunnerState.UP or runner.retiring:
+            if runner is None or len(runner.in_flight) != load or runner.state is not UP or runner.retiring:
                 continue
             limit = runner.slots + runner.prefetch if ahead else runner.slots
             if load >= limit:
                 continue
-            if room:
-                limit = min(limit, room[0][0] + 1)
-            return runner, max(1, limit - load)
+            if room and room[0][0] < limit:
+                limit = room[0][0] + 1
+            return runner, limit - load if limit > load else 1
         return None
 
     def place(self, runner: Runner, calls: Sequence[Call]) -> None:
@@ -165,7 +168,8 @@ class Roster:
             in_flight[call.id] = call
         if not before:
             self.idle.pop(runner_id, None)
-            self.asked.pop(runner_id, None)
+            if self.asked:
+                self.asked.pop(runner_id, None)
         self._count(runner, before)
 
     def left(self, runner: Runner, before: int, now: float) -> None:
@@ -176,7 +180,8 @@ class Roster:
 
     def rest(self, runner: Runner, now: float) -> None:
         """The runner is idle, from now on."""
-        self.asked.pop(runner.id, None)
+        if self.asked:
+            self.asked.pop(runner.id, None)
         runner.idle_since = now
         self.idle[runner.id] = runner
 
@@ -188,17 +193,19 @@ class Roster:
     def _count(self, runner: Runner, before: int) -> None:
         load, slots = len(runner.in_flight), runner.slots
         self.in_flight += load - before
-        self.busy += (min(slots, load)) - (min(slots, before))
+        self.busy += min(slots, load) - min(slots, before)
         self._list(runner)
 
     def _list(self, runner: Runner) -> None:
         load = len(runner.in_flight)
         if load < runner.slots:
             room = self._free
-        elif load < runner.slots + runner.prefetch:
-            room = self._spare
         else:
-            return
+            # Only here does it matter, so that calls which come one by one do not pay for it.
+            runner.prefetch = 0 if self._single_use else prefetch(runner.cost, runner.slots, runner.round_trip)
+            if load >= runner.slots + runner.prefetch:
+                return
+            room = self._spare
         heappush(room, (load, runner.id))
         if len(room) > 4 * len(self.runners) + SLACK:
             room[:] = {entry for entry in room if self._is_current(*entry)}
@@ -214,21 +221,15 @@ class Roster:
         """Calls have run there for so many seconds together."""
         runner.done += count
         runner.cost = cost_after(runner.cost, seconds, count)
-        self._set_prefetch(runner)
 
     def stuck(self, runner: Runner) -> None:
         """Calls there were stuck behind a long one."""
         runner.cost = cost_of_stuck(runner.cost, runner.round_trip)
-        self._set_prefetch(runner)
 
     def answered_in(self, runner: Runner, seconds: float) -> None:
         """A round trip to it took so many seconds."""
         runner.round_trip = seconds
-        self._set_prefetch(runner)
         self._list(runner)
-
-    def _set_prefetch(self, runner: Runner) -> None:
-        runner.prefetch = 0 if self._single_use else prefetch(runner.cost, runner.slots, runner.round_trip)
 
     # -- a smaller pool ------------------------------------------------------------------------------------------------
 

@@ -145,12 +145,6 @@ class PoolState:
         workers = self.limits.max_workers
         return coming if workers is None else max(0, min(coming, workers - self.roster.in_flight))
 
-    @property
-    def workers_bind(self) -> bool:
-        """Whether runners have more slots than ``max_workers`` lets run."""
-        workers = self.limits.max_workers
-        return workers is not None and self.roster.slots > workers
-
     def idle_until(self, runner: Runner) -> float | None:
         """When a runner that is idle, and not being asked, has been so for too long; None = never as things are."""
         roster = self.roster

@@ -164,6 +164,7 @@ class Decoder:
     def _split(self, data: bytes, frames: list[Frame]) -> int:
         position, end = 0, len(data)
         unpack, limit, known, append = HEADER.unpack_from, self.max_frame, KIND_NUMBERS, frames.append
+        new = tuple.__new__  # what a named tuple's own constructor calls, in Python
         while end - position >= HEADER_SIZE:
             kind, flags, attempt, detail, call_id, length = unpack(data, position)
             if length > limit or kind not in known:
@@ -171,7 +172,7 @@ class Decoder:
             after = position + HEADER_SIZE + length
             if after > end:
                 break
-            append(Frame(kind, flags, attempt, detail, call_id, data[position:after]))
+            append(new(Frame, (kind, flags, attempt, detail, call_id, data[position:after])))
             position = after
             if self.one_by_one:
                 break

@@ -20,7 +20,7 @@ from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.slots import Slot, Work
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
-from dragonfly_executor.versions import versions
+from dragonfly_executor.versions import usable_cpus, versions
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -64,6 +64,7 @@ class Agent:
         self._heard = boot_clock()
         self._stop_timer: Timer | None = None
         self._stopping = False
+        self._may_linger = usable_cpus() > 1
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -185,7 +186,8 @@ class Agent:
     @property
     def _has_initializer(self) -> bool:
         setup = b"".join(self._setup_parts)
-        return len(setup) > SETUP_HEAD.size + SETUP_HEAD.unpack_from(setup)[1]
+        codec_size: int = SETUP_HEAD.unpack_from(setup)[1]
+        return len(setup) > SETUP_HEAD.size + codec_size
 
     def _setup_is_late(self, slot: Slot) -> None:
         if slot.ready or slot.pid not in self._dispatcher.slots:
@@ -238,10 +240,11 @@ class Agent:
 
     def _on_slot_frames(self, slot: Slot, frames: list[Frame]) -> None:
         answers = []
+        queue = self._link.queue
         for frame in frames:
             kind, flags, raw = frame.kind, frame.flags, frame.raw
             if kind == RESULT:
-                self._link.send(raw)
+                queue(raw)
                 if not flags & LARGE:
                     answers.append(frame)
             elif kind == CHUNK:
@@ -249,7 +252,7 @@ class Agent:
                 if not flags & MORE:
                     answers.append(frame)
             elif kind == IDLE:
-                self._link.send(raw)
+                queue(raw)
                 answers.append(frame)
             else:
                 self._on_slot_control(slot, frame)
@@ -261,6 +264,8 @@ class Agent:
             slot.link.pause()
             self._paused.append(slot)
         self._dispatcher.dispatch()
+        # The next call often follows the answer. While calls run here the processors are theirs.
+        self._loop.expects_news = self._may_linger and self._dispatcher.is_idle
         if self._stopping:
             self._end_if_done()
 
@@ -294,6 +299,7 @@ class Agent:
             else:
                 self._on_control(frame)
         self._dispatcher.dispatch()
+        self._loop.expects_news = self._may_linger and self._dispatcher.is_idle
 
     def _on_control(self, frame: Frame) -> None:
         match frame.kind:

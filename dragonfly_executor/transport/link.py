@@ -108,6 +108,10 @@ class Link:
             self._flush_is_due = True
             self._loop.call_soon(self._flush)
 
+    def queue(self, frame: Buffer) -> None:
+        """Put a frame into the first lane; it goes out with the `flush` that has to follow."""
+        self._first_lane.append(frame)
+
     def send_bulk(self, header: Buffer, piece: Buffer = b"") -> None:
         """Queue a chunk frame in the second lane."""
         self._second_lane.append((header, piece))
@@ -126,7 +130,24 @@ class Link:
 
     def flush(self) -> None:
         """Write what is queued, as far as the socket takes it at once."""
-        self._flush()
+        # One small frame and nothing else is what calls that come one by one are made of.
+        if len(self._first_lane) != 1 or self._unsent or self.closed or not self._write_one():
+            self._flush()
+
+    def _write_one(self) -> bool:
+        """Write the first lane's only frame; whether that leaves nothing to do."""
+        frame = self._first_lane[0]
+        try:
+            sent = self._sock.send(frame)
+        except OSError:
+            # Whatever it is meets the write that follows, too.
+            return False
+        self._first_lane.clear()
+        if sent < len(frame):
+            self._unsent.append(memoryview(frame)[sent:])
+            self._unsent_is_bulk = False
+            return False
+        return not self._second_lane and not self._writer_is_on
 
     def pause(self) -> None:
         """Stop reading: the peer then blocks, with bounded memory on this side."""

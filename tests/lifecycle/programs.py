@@ -136,6 +136,13 @@ def interrupted_for_good(mailbox: str) -> None:
         executor.submit(payloads.hold_with_sleeper, mailbox, "daemon").result()
 
 
+@program
+def interrupted_without_a_block(mailbox: str) -> None:
+    """The same, without a `with` block."""
+    take_terminal()
+    DragonflyExecutor(2).submit(payloads.hold_with_sleeper, mailbox, "daemon").result()
+
+
 # -- interpreters that end ---------------------------------------------------------------------------------------------
 
 

@@ -65,11 +65,12 @@ def test_ctrl_c_stops_the_work_and_is_raised(
     assert stdout == "interrupted done done done done\n"
 
 
+@pytest.mark.parametrize("program", ["interrupted_for_good", "interrupted_without_a_block"])
 def test_ctrl_c_that_nobody_catches_ends_the_program_with_one_traceback(
-    start: Start, mailbox: Mailbox, terminal: Terminal
+    start: Start, mailbox: Mailbox, terminal: Terminal, program: str
 ) -> None:
     """Checklist 33."""
-    process = start("interrupted_for_good", mailbox.path, stdin=terminal.end)
+    process = start(program, mailbox.path, stdin=terminal.end)
     watches = watch_calls(mailbox, 1)
     terminal.type(CTRL_C)
     _, stderr, code = end_of(process)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from dragonfly_executor.transport.loop import Loop
 
 
@@ -25,6 +27,28 @@ def test_a_wake_that_comes_while_one_is_being_cleared_is_not_the_last() -> None:
     loop.run()
     loop.close()
     assert ran == ["first", "meanwhile"]
+
+
+def test_an_interrupt_in_a_wake_costs_no_later_call_its_own() -> None:
+    """Checklist 33. A Ctrl-C may come between any two steps of whoever hands something over."""
+    loop = Loop()
+    ran: list[str] = []
+    wake = loop._waker.wake
+
+    def interrupted_wake() -> None:
+        loop._waker.wake = wake  # type: ignore[method-assign]
+        raise KeyboardInterrupt
+
+    loop._waker.wake = interrupted_wake  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        loop.call_soon_threadsafe(lambda: ran.append("interrupted"))
+    loop.call_soon(loop.stop)
+    loop.run()
+    # The loop has seen no wake. What is handed over while it waits has to send one.
+    threading.Timer(0.05, loop.call_soon_threadsafe, [loop.stop]).start()
+    loop.run()
+    loop.close()
+    assert ran == ["interrupted"]
 
 
 def test_every_one_of_many_calls_from_many_threads_runs() -> None:

@@ -1,0 +1,98 @@
+"""A loop looks for what it expects before it sleeps: only then, not for long, and not again after it was in vain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from dragonfly_executor.transport import loop as loop_module
+from dragonfly_executor.transport.loop import LINGER, Loop
+from dragonfly_executor.transport.poller import Poller
+
+LOOK = LINGER / 10
+SHORT, LONG = LINGER / 2, LINGER * 5
+NEWS = [(0, 0)]
+
+
+class ScriptedPoller(Poller):
+    """News comes so many seconds after each wait began; a look takes a tenth of LINGER."""
+
+    def __init__(self, news_after: list[float]) -> None:
+        self.now = 100.0
+        self.sleeps: list[int] = []
+        self.looks: list[int] = []
+        self.waits = 0
+        self._news_after = iter(news_after)
+        self._news_at: float | None = None
+
+    def begin(self) -> None:
+        self._news_at = self.now + next(self._news_after)
+        self.waits += 1
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        assert self._news_at is not None
+        if timeout == 0.0:
+            self.looks.append(self.waits)
+            self.now += LOOK
+            return NEWS if self.now >= self._news_at else []
+        self.sleeps.append(self.waits)
+        self.now = max(self.now, self._news_at)
+        return NEWS
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    poller = loop._poller
+    yield loop
+    loop._poller = poller
+    loop.close()
+
+
+def wait(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, news_after: list[float], expects: Callable[[int], bool]
+) -> ScriptedPoller:
+    poller = loop._poller = ScriptedPoller(news_after)
+    monkeypatch.setattr(loop_module, "monotonic", lambda: poller.now)
+    for number in range(len(news_after)):
+        loop.expects_news = expects(number)
+        poller.begin()
+        assert loop._wait() == NEWS
+    return poller
+
+
+def test_a_loop_that_expects_nothing_always_sleeps(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    poller = wait(loop, monkeypatch, [SHORT] * 4, lambda number: False)
+    assert (poller.looks, poller.sleeps) == ([], [1, 2, 3, 4])
+
+
+def test_after_a_short_wait_it_looks_before_it_sleeps(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    poller = wait(loop, monkeypatch, [SHORT] * 3, lambda number: True)
+    assert set(poller.looks) == {2, 3}
+    assert poller.sleeps == [1]
+
+
+def test_lingering_in_vain_ends_and_is_not_repeated(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    poller = wait(loop, monkeypatch, [SHORT, LONG, LONG, LONG], lambda number: True)
+    assert set(poller.looks) == {2}
+    assert len(poller.looks) <= LINGER / LOOK + 1
+    assert poller.sleeps == [1, 2, 3, 4]
+
+
+def test_waits_in_which_nothing_was_expected_say_nothing_about_others(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine waits for its callers, too, and they take their time."""
+    poller = wait(loop, monkeypatch, [SHORT, LONG, SHORT], lambda number: number != 1)
+    assert set(poller.looks) == {3}
+    assert poller.sleeps == [1, 2]
+
+
+def test_what_is_due_in_the_loop_waits_for_no_news(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    poller = loop._poller = ScriptedPoller([LONG])
+    monkeypatch.setattr(loop_module, "monotonic", lambda: poller.now)
+    poller.begin()
+    loop.call_soon(lambda: None)
+    assert loop._wait() == []
+    assert poller.sleeps == []
