@@ -25,6 +25,8 @@ BOOTS_AT_ONCE = 10
 MUMBLING = 4
 """How many times ``dead_after`` bytes may come that make no frame: a length on which the two ends do not agree would
 otherwise swallow everything for ever, heartbeats too."""
+GIVE_BACK = 60.0
+"""Seconds that a backend may take to give a node back. After that nobody waits for it, a shutdown least of all."""
 STOP_SLACK = 2.0
 """Seconds beyond its grace after which a runner that does not go has its link closed."""
 
@@ -284,15 +286,27 @@ class Runners:
         self._engine.handle(events.RunnerGone(runner_id))
 
     def _release(self, runner: RunnerLink, then: Callable[[], object]) -> None:
-        """Close the link and give the node back on the boot crew; then go on here."""
+        """Close the link and give the node back on the boot crew; then, or when that takes too long, go on here."""
         runner.close()
+        going_on = [then]
+
+        def go_on() -> None:
+            limit.cancel()
+            while going_on:
+                going_on.pop()()
+
+        def give_up() -> None:
+            backend = self._backend.name
+            self._narrator.complain(f"the {backend} backend did not give runner {runner.id} back in {GIVE_BACK:g} s")
+            go_on()
 
         def give_back() -> None:
             try:
                 runner.node.stop()
             finally:
-                self._loop.call_soon_threadsafe(then)
+                self._loop.call_soon_threadsafe(go_on)
 
+        limit = self._loop.call_later(GIVE_BACK, give_up)
         self.crew.run(give_back)
 
     # -- the end ------------------------------------------------------------------------------------------------------

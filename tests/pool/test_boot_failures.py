@@ -14,6 +14,7 @@ import pytest
 
 from dragonfly_executor import Backend, BootError, BootRequest, BootTimeoutError, LocalBackend, Node
 from dragonfly_executor.backends import local
+from dragonfly_executor.runners import GIVE_BACK
 from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock
 from tests.payloads import echo
 from tests.pool.conftest import MakeExecutor, MakePool
@@ -297,6 +298,22 @@ def test_a_boot_can_time_out_while_it_is_being_given_up(make: MakeExecutor) -> N
     hold.set()
     executor.shutdown()
     assert [node.stops for node in backend.nodes] == [1]
+
+
+def test_a_backend_that_does_not_give_a_node_back_holds_nobody_up(
+    make: MakeExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Checklist 7: the call hears of its boot all the same, and the pool says who is late."""
+    clock, hold = VirtualClock(), threading.Event()
+    backend = ObservedBackend(FakeRunner(silent=True, hold_stop=hold), clock)
+    _, future = _pending(lambda **options: make(max_boot_failures=1, **options), clock, backend)
+    clock.advance(31)
+    assert backend.stopping.wait(PATIENCE)
+    assert not future.done()
+    clock.advance(GIVE_BACK + 1)
+    assert isinstance(error_of(future), BootTimeoutError)
+    hold.set()
+    assert "the fake backend did not give runner 1 back in 60 s" in caplog.text
 
 
 def test_a_boot_that_waits_for_a_thread_is_not_begun_when_nobody_needs_it_any_more(make: MakeExecutor) -> None:
