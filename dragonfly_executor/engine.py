@@ -63,7 +63,7 @@ class Engine:
         self._refusal: str | None = None
         self._failure: Exception | None = None
         self._ids = count(1)
-        self._cpus = usable_cpus()
+        self._may_linger = usable_cpus() > 1
         self._initializer = self._encode_initializer()
         self._thread: threading.Thread | None = None
         self._thread_id = 0
@@ -276,7 +276,9 @@ class Engine:
                 else:
                     do[type(action)](action)
             self._arm_timer()
-            self._loop.expects_news = 0 < self._machine.in_flight < self._cpus
+            # One call at a time is somebody who waits for each. With more of them this thread would take processors from
+            # the slots, and the interpreter from the callers.
+            self._loop.expects_news = self._may_linger and self._machine.in_flight == 1
             # Last: whoever waits for a result also waits for this thread to let go of the interpreter.
             if settle is not None:
                 self._settle(settle)
