@@ -276,8 +276,8 @@ class Engine:
                 else:
                     do[type(action)](action)
             self._arm_timer()
-            # One call at a time is somebody who waits for each. With more of them this thread would take processors from
-            # the slots, and the interpreter from the callers.
+            # One call at a time is somebody who waits for each. With more of them this thread would take processors
+            # from the slots, and the interpreter from the callers.
             self._loop.expects_news = self._may_linger and self._machine.in_flight == 1
             # Last: whoever waits for a result also waits for this thread to let go of the interpreter.
             if settle is not None:
