@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
@@ -50,11 +50,14 @@ class Narrator:
                 self._later(self._options.on_grow_start, self._facts(count))
         self._tell("boot", runner_id, f"boots runner {runner_id}", count)
 
-    def grow_ended(self, runner_id: int, count: int, error: Exception | None, took: float) -> None:
-        """A boot has ended, well or not."""
+    def grow_ended(
+        self, runner_id: int, count: int, error: Exception | None, took: float, node: Mapping[str, str] | None = None
+    ) -> None:
+        """A boot has ended, well or not; `node`: what the backend found out about it."""
         self._end_growth(runner_id, count, lambda: "ok" if error is None else error)
         if error is None:
-            self._tell("up", runner_id, f"runner {runner_id} is up after {took * 1000:.0f} ms", count)
+            text = f"runner {runner_id} is up after {took * 1000:.0f} ms"
+            self._tell("up", runner_id, text, count, node=dict(node or {}))
         else:
             self._tell("boot failed", runner_id, f"runner {runner_id} failed to boot: {error}", count)
 
@@ -80,10 +83,10 @@ class Narrator:
     def _facts(self, count: int) -> dict[str, Any]:
         return {"name": self._options.name, "count": count, "pid": os.getpid()}
 
-    def _tell(self, what: str, runner_id: int, text: str, count: int) -> None:
+    def _tell(self, what: str, runner_id: int, text: str, count: int, **more: object) -> None:
         level, hook = self._options.log, self._options.on_event
         if hook is not None:
-            self._later(hook, {**self._facts(count), "event": what, "runner_id": runner_id, "text": text})
+            self._later(hook, {**self._facts(count), "event": what, "runner_id": runner_id, "text": text, **more})
         if level is not False and isinstance(level, int):
             form = "pool %s: %s (%d of %d runners)"
             self._later(logger.log, level, form, self._options.name, text, count, self._machine.pool.max)

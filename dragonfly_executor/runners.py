@@ -191,7 +191,7 @@ class Runners:
         runner.welcome(session, self._setup)
         runner.ping()
         self._failures = 0
-        self._narrator.grow_ended(runner.id, self._count, None, self._loop.time() - boot.began)
+        self._narrator.grow_ended(runner.id, self._count, None, self._loop.time() - boot.began, runner.node.facts)
         self._beat_on()
         self._engine.handle(events.BootSucceeded(runner.id, runner.slots))
 

@@ -27,7 +27,9 @@ LAYERS = (
     {"engine"},
     {"pool"},
     {"executor"},
-    {"testing"},
+    {"testing", "doctor"},
+    {"command"},
+    {"__main__"},
 )
 # The standard library's data modules: what holds and orders values, and does nothing.
 DATA_MODULES = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dragonfly_executor.parent import Parent
@@ -46,10 +47,12 @@ class Node:
     Attributes:
         stream: the link's bytes; None where the runner dials back to the parent's listener.
         sessions: the process sessions of the slots that live there, as the agent has reported them; kept by the pool.
+        facts: what the backend found out on the way, by the phase of the boot in which it did, for people to read.
     """
 
     stream: Stream | None = None
     sessions: Collection[int] = ()
+    facts: Mapping[str, str] = MappingProxyType({})
 
     def stop(self) -> None:
         """Give the node back, and leave nothing running on it. Twice is fine, never raises; blocks until it is done."""
@@ -67,11 +70,13 @@ class Backend:
         name: the word for it in logs and in `Parent`.
         default_max: runners at most where the user does not say; None where the user has to say it.
         default_boot_timeout: seconds.
+        phases: the steps of a boot, in order, by the names that its `BootError`s give them.
     """
 
     name: str = "backend"
     default_max: int | None = None
     default_boot_timeout: float = 30.0
+    phases: tuple[str, ...] = ("create", "connect", "handshake")
 
     def default_slots(self) -> int | None:
         """Calls at once on a runner where the user does not say; None for the CPU count that the runner reports."""

@@ -1,0 +1,39 @@
+"""What to do about what the doctor finds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dragonfly_executor import errors
+
+LITTLE_DISK = 256 * 1024 * 1024
+"""Bytes below which a scratch directory is too full for a project and its segments."""
+FREE_DISK = "free some space there, or point TMPDIR at a larger disk in the backend's env="
+
+_BY_PHASE = {
+    "create": "look at the backend's own message: nothing could be started",
+    "resolve": "check the name: ssh HOST must find it; names in ~/.ssh/config count",
+    "connect": "check that the host is up and its port is open from here: ssh -v HOST",
+    "host key": (
+        "compare the fingerprint with the host's own (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then "
+        "add it: ssh-keyscan HOST >> ~/.ssh/known_hosts, or give host_key=. A key that has changed may be an attack"
+    ),
+    "auth": "check user=, key_filename= and the agent: ssh -o BatchMode=yes HOST true must work without a question",
+    "python": "install a Python of the same minor version there, or name one with python=",
+    "bootstrap": "check that the home directory there can be written to, and has room",
+    "handshake": "see what the host printed; a longer boot_timeout= may be all that it needs",
+    "sync": "check the room on the disk there, and what sync= takes along",
+    "requirements": "the installer's last lines stand above; try the same requirements there by hand",
+    "initializer": "the initializer itself failed there: its traceback stands above",
+}
+
+
+def for_boot(error: errors.BootError) -> str:
+    """What to do about a boot that failed."""
+    return _BY_PHASE.get(error.phase, "see the message; a longer boot_timeout= may be all that it needs")
+
+
+def for_call(error: errors.DragonflyError) -> str:
+    """What to do about a runner that came up and could not do a call."""
+    return f"the runner came up, and its first call ended with {type(error).__name__}: look at limits and memory there"
