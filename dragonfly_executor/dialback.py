@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dragonfly_executor import errors
@@ -54,16 +55,28 @@ class Door(NamedTuple):
 
 
 class DialBack:
-    """The boots of a pool whose runners dial back."""
+    """The boots of a pool whose runners dial back.
+
+    Args:
+        backend: says where to listen.
+        loop, crew: the pool's.
+        host: is told what happens.
+        make_listener: makes the `Listener`, each time that the door opens.
+    """
 
     def __init__(
-        self, backend: Backend, loop: Loop, crew: Crew, host: Host, *, deadline: float = listener.DEADLINE
+        self,
+        backend: Backend,
+        loop: Loop,
+        crew: Crew,
+        host: Host,
+        make_listener: Callable[..., Listener] = Listener,
     ) -> None:
         self._backend = backend
         self._loop = loop
         self._crew = crew
         self._host = host
-        self._deadline = deadline
+        self._make_listener = make_listener
         self._tokens = Tokens(os.urandom(SECRET_SIZE))
         self._waiting: dict[int, BootRequest] = {}
         self._joined: dict[int, TlsSocket] = {}
@@ -147,9 +160,7 @@ class DialBack:
             return  # it was closed meanwhile
         self._is_opening = False
         self._door = door
-        self._listener = Listener(
-            self._loop, door.sock, door.context, self._make_side, self, deadline=self._deadline
-        )
+        self._listener = self._make_listener(self._loop, door.sock, door.context, self._make_side, self)
         self.last_refusal = None
         self._warn_of_wildcard(door.sock.getsockname()[0])
         self._hand_out()

@@ -35,7 +35,7 @@ class TlsSocket(ssl.SSLSocket):
             OSError: the connection broke, or is no TLS.
         """
         if self._sslobj is None:
-            return super().recv(buflen, flags)  # the base class, that looks whether a peer spoke before TLS could begin
+            return self._peek(buflen, flags)
         pieces: list[bytes] = []
         got = 0
         try:
@@ -52,11 +52,22 @@ class TlsSocket(ssl.SSLSocket):
             # What came before it counts first; the next read meets it again.
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def _peek(self, buflen: int, flags: int) -> bytes:
+        """The base class looks, of a connection that is gone before TLS could begin, whether something was said on it.
+
+        What an error leaves behind there would never be closed; the handshake finds it out again.
+        """
+        try:
+            return super().recv(buflen, flags)
+        except OSError:
+            return b""
+
     def send(self, data: Buffer, flags: int = 0) -> int:  # type: ignore[override]
         """Write what the peer's window takes; how many bytes of `data` that was.
 
         A record at a time: one that is only half on its way cannot be opened by the peer, so what does not count as
-        sent has provably not arrived. It is finished by the next `send`, which must begin with the same bytes.
+        sent has provably not arrived. It is finished by the next `send`, whose data must begin with the same bytes and
+        be no shorter: a link, which writes its buffers in order, keeps to that.
 
         Raises:
             BlockingIOError: nothing can be written for now.
