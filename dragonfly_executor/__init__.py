@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         RemoteCallError,
         ResultDeserializationError,
         ResultSerializationError,
+        RunnerAuthError,
         RunnerLostError,
         VersionMismatchError,
     )
@@ -73,6 +74,7 @@ __all__ = [
     "RemoteCallError",
     "ResultDeserializationError",
     "ResultSerializationError",
+    "RunnerAuthError",
     "RunnerLostError",
     "VersionMismatchError",
     "__version__",

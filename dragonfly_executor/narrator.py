@@ -38,6 +38,10 @@ class Narrator:
         """Something is wrong that nobody may miss."""
         logger.error("pool %s: %s", self._options.name, text)
 
+    def warn(self, text: str) -> None:
+        """Something that whoever runs this should know, and that stops nothing."""
+        self._later(logger.warning, "pool %s: %s", self._options.name, text)
+
     def callback_failed(self, error: BaseException) -> None:
         """A done callback or a hook raised: it is logged, and nothing else happens."""
         logger.error("pool %s: exception in a callback", self._options.name, exc_info=error)

@@ -15,7 +15,7 @@ DEFAULT_MAX_DEPTH = 2
 
 
 class Parent(NamedTuple):
-    """The parent's description inside a runner. It holds no secret.
+    """The parent's description inside a runner. It holds no secret there: the token is used up and gone by then.
 
     Attributes:
         pool: name of the pool that the runner belongs to.
@@ -24,6 +24,9 @@ class Parent(NamedTuple):
         pid: process id of the parent, on its own machine.
         host: name of the parent's machine.
         depth: how many runners deep this is; 1 for a runner of the user's own program.
+        address: where a runner that dials back finds the parent, as ``host:port``; None for all others.
+        fingerprint: SHA-256 of the certificate that the parent has there, in hexadecimal.
+        token: what such a runner proves once, to be let in; in hexadecimal. None in slots, and never shown.
     """
 
     pool: str
@@ -32,6 +35,13 @@ class Parent(NamedTuple):
     pid: int
     host: str
     depth: int = 1
+    address: str | None = None
+    fingerprint: str | None = None
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        shown = {**self._asdict(), "token": None if self.token is None else "..."}
+        return f"Parent({', '.join(f'{name}={value!r}' for name, value in shown.items() if value is not None)})"
 
     @staticmethod
     def get() -> Parent | None:
@@ -51,7 +61,8 @@ class Parent(NamedTuple):
 
     def encode(self) -> str:
         """The text that travels in ``DRAGONFLY_PARENT``."""
-        return base64.urlsafe_b64encode(json.dumps(self._asdict()).encode()).decode("ascii")
+        said = {name: value for name, value in self._asdict().items() if value is not None}
+        return base64.urlsafe_b64encode(json.dumps(said).encode()).decode("ascii")
 
     @staticmethod
     def decode(text: str) -> Parent:

@@ -17,6 +17,7 @@ from dragonfly_executor.threads import Crew
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend, Node
+    from dragonfly_executor.dialback import DialBack
     from dragonfly_executor.engine import Engine
     from dragonfly_executor.narrator import Narrator
     from dragonfly_executor.transport.loop import Loop, Timer
@@ -65,6 +66,13 @@ class Runners:
         self._arrived: dict[int, Node] = {}
         self._ended = False
         self.crew = Crew(f"dragonfly-{self._options.name}-boots", BOOTS_AT_ONCE, narrator.callback_failed)
+        self._dial_back = self._make_dial_back() if backend.dials_back else None
+
+    def _make_dial_back(self) -> DialBack:
+        # It loads ssl, which no other backend needs.
+        from dragonfly_executor.dialback import DialBack
+
+        return DialBack(self._backend, self._loop, self.crew, self)
 
     def _encode_idle_check(self) -> bytes:
         check = self._options.idle_check
@@ -79,7 +87,8 @@ class Runners:
         """The links' descriptors."""
         links = [*self._up.values(), *(entry[0] for entry in self._stopping.values())]
         links += [boot.link for boot in self._booting.values() if boot.link is not None]
-        return [link.descriptor() for link in links if link.descriptor() >= 0]
+        found = [link.descriptor() for link in links if link.descriptor() >= 0]
+        return found if self._dial_back is None else [*found, *self._dial_back.descriptors()]
 
     @property
     def _count(self) -> int:
@@ -96,7 +105,34 @@ class Runners:
         parent = Parent.new(self._options.name, runner_id, self._backend.name)
         request = BootRequest(runner_id, parent, timeout)
         self._narrator.grow_started(runner_id, self._count)
+        if self._dial_back is None:
+            self.boot_is_expected(request)
+        else:
+            self._dial_back.expect(request)
+
+    def boot_is_expected(self, request: BootRequest) -> None:
+        """Have the backend boot a node: if it has to dial back, it may do so from now on."""
         self.crew.run(self._boot_node, request)
+
+    def boot_cannot_be_expected(self, runner_id: int, error: errors.BootError) -> None:
+        """It would have nowhere to dial."""
+        self._end_boot(runner_id, error)
+
+    def runner_dialed_in(self, runner_id: int) -> None:
+        """It has proved that it is the one; its hello is still to come."""
+        boot = self._booting.get(runner_id)
+        # Otherwise it was faster than its backend, which has yet to come back with the node.
+        if boot is not None and boot.link is not None:
+            self._let_speak(boot.link)
+
+    def _let_speak(self, runner: RunnerLink) -> None:
+        sock = None if self._dial_back is None else self._dial_back.take(runner.id)
+        if sock is not None:
+            runner.attach(sock)
+
+    def warn(self, text: str) -> None:
+        """Tell whoever runs this."""
+        self._narrator.warn(text)
 
     def _boot_node(self, request: BootRequest) -> None:
         """On the boot crew."""
@@ -127,6 +163,7 @@ class Runners:
             self.crew.run(node.stop)
         else:
             boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self)
+            self._let_speak(boot.link)
         # Not before: until then nothing else knows the node.
         del self._arrived[runner_id]
         if boot is not None and boot.aborted:
@@ -135,8 +172,10 @@ class Runners:
     def _boot_timed_out(self, runner_id: int, timeout: float) -> None:
         boot = self._booting[runner_id]
         if boot.link is not None:
-            text = f"runner {runner_id} did not say hello within {timeout:g} s"
-            self._end_boot(runner_id, errors.BootTimeoutError(text, "connect"))
+            what = "say hello" if boot.link.descriptor() >= 0 else "dial back"
+            error = errors.BootTimeoutError(f"runner {runner_id} did not {what} within {timeout:g} s", "connect")
+            error.__cause__ = None if self._dial_back is None else self._dial_back.last_refusal
+            self._end_boot(runner_id, error)
             return
         # Nobody waits for a backend that hangs. What it may come back with is given back then.
         text = f"the {self._backend.name} backend did not come back with a node within {timeout:g} s"
@@ -150,6 +189,8 @@ class Runners:
         boot.ending = True
         if boot.timer is not None:
             boot.timer.cancel()
+        if self._dial_back is not None:
+            self._dial_back.forget(runner_id)
         if boot.link is None:
             self._boot_ended(runner_id, error)
             return
@@ -326,7 +367,9 @@ class Runners:
         self._give_back_late_nodes()
 
     def _give_back_late_nodes(self) -> None:
-        """Nodes that nobody has asked for any more, and those that come from now on."""
+        """Nodes that nobody has asked for any more, and those that come from now on. No runner can dial in any more."""
+        if self._dial_back is not None:
+            self._dial_back.close()
         with self._handover:
             self._ended = True
         while self._arrived:

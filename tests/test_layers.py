@@ -23,7 +23,8 @@ LAYERS = (
     {"backoff", "parent", "payload", "threads", "transport", "versions"},
     {"future", "lifecycle", "options", "runner"},
     {"backends", "mapping", "narrator", "runner_link"},
-    {"registry", "reports", "runners"},
+    {"dialback", "registry", "reports"},
+    {"runners"},
     {"engine"},
     {"pool"},
     {"executor"},
@@ -31,10 +32,10 @@ LAYERS = (
     {"command"},
     {"__main__"},
 )
-# The standard library's data modules: what holds and orders values, and does nothing.
+# The standard library's data modules: what holds, orders and computes values, and does nothing.
 DATA_MODULES = {
-    "__future__", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools", "json", "math",
-    "operator", "struct", "types", "typing",
+    "__future__", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "hmac", "itertools",
+    "json", "math", "operator", "struct", "types", "typing",
 }  # fmt: skip
 HEAVY = {
     "asyncio", "cloudpickle", "cryptography", "dill", "httpx", "multiprocessing", "numpy", "paramiko", "ssl",

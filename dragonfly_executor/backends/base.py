@@ -32,7 +32,8 @@ class BootRequest(NamedTuple):
 
     Attributes:
         runner_id: the runner's number in its pool.
-        parent: what the runner is to find in its environment, as ``DRAGONFLY_PARENT``.
+        parent: what the runner is to find in its environment, as ``DRAGONFLY_PARENT``. Where it dials back, the token
+            in it lets that runner in, once, until `timeout` has passed.
         timeout: seconds that the boot may take; the pool gives up on it after that.
     """
 
@@ -71,12 +72,24 @@ class Backend:
         default_max: runners at most where the user does not say; None where the user has to say it.
         default_boot_timeout: seconds.
         phases: the steps of a boot, in order, by the names that its `BootError`s give them.
+        dials_back: whether the runners connect to the parent, which listens for them. ``Node.stream`` is None then, and
+            ``request.parent`` has address, fingerprint and token, for the ``DRAGONFLY_PARENT`` of the node.
+        advertised_host: the host that such runners dial, where it is not the one that the parent binds.
     """
 
     name: str = "backend"
     default_max: int | None = None
     default_boot_timeout: float = 30.0
     phases: tuple[str, ...] = ("create", "connect", "handshake")
+    dials_back: bool = False
+    advertised_host: str | None = None
+
+    def listen_address(self) -> tuple[str, int]:
+        """Host and port (0 for any) that the parent binds where runners dial back; the loopback, if not overridden.
+
+        May block.
+        """
+        return "127.0.0.1", 0
 
     def default_slots(self) -> int | None:
         """Calls at once on a runner where the user does not say; None for the CPU count that the runner reports."""

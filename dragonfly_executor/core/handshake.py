@@ -2,7 +2,8 @@
 
 A runner says HELLO with its versions. The parent compares them with its own and answers WELCOME, with the numbers of
 the session, or REFUSE, with the reason. Bytecode and pickles of another minor version of Python do not fail cleanly,
-they crash or run wrong code, so a difference that matters ends the boot.
+they crash or run wrong code, so a difference that matters ends the boot. A runner that dials in over a network has
+proved before that it may speak (`dialback`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,11 @@ from __future__ import annotations
 import json
 
 from dragonfly_executor.errors import ProtocolError
+
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Versions:
@@ -39,21 +45,54 @@ class Hello:
         self.versions = versions
 
 
+class Greeting:
+    """What the parent says of itself to a runner that has dialed back, and how many seconds WELCOME may take."""
+
+    __slots__ = ("patience", "versions")
+
+    def __init__(self, versions: Versions, patience: float) -> None:
+        self.versions = versions
+        self.patience = patience
+
+
+UNREADABLE = (ArithmeticError, ValueError, KeyError, TypeError, RecursionError)
+"""What reading foreign JSON may raise. Arithmetic: JSON knows Infinity, and int() of that overflows."""
+
+
 def hello(runner_id: str, versions: Versions) -> bytes:
     """HELLO's payload."""
-    said = {name: getattr(versions, name) for name in Versions.__slots__}
-    return json.dumps({"runner": runner_id, "versions": said}).encode()
+    return json.dumps({"runner": runner_id, "versions": _fields(versions)}).encode()
 
 
 def read_hello(payload: bytes) -> Hello:
     """What a HELLO says; `ProtocolError` if it is none."""
     try:
         said = json.loads(payload)
-        fields = {name: kind(said["versions"][name]) for name, kind in _FIELDS.items()}
-        return Hello(str(said["runner"]), Versions(**fields))
-    except (ArithmeticError, ValueError, KeyError, TypeError, RecursionError) as error:
-        # Arithmetic: JSON knows Infinity, and int() of that overflows.
+        return Hello(str(said["runner"]), _versions(said))
+    except UNREADABLE as error:
         raise ProtocolError(f"not a HELLO: {error}") from None
+
+
+def greeting(versions: Versions, patience: float) -> bytes:
+    """VERSIONS' payload."""
+    return json.dumps({"patience": patience, "versions": _fields(versions)}).encode()
+
+
+def read_greeting(payload: bytes) -> Greeting:
+    """What a VERSIONS says; `ProtocolError` if it is none."""
+    try:
+        said = json.loads(payload)
+        return Greeting(_versions(said), float(said["patience"]))
+    except UNREADABLE as error:
+        raise ProtocolError(f"not a VERSIONS: {error}") from None
+
+
+def _fields(versions: Versions) -> dict[str, object]:
+    return {name: getattr(versions, name) for name in Versions.__slots__}
+
+
+def _versions(said: Any) -> Versions:
+    return Versions(**{name: kind(said["versions"][name]) for name, kind in _FIELDS.items()})
 
 
 _FIELDS: dict[str, type] = {

@@ -70,6 +70,12 @@ class Kind(IntEnum):
     SLOT_UP = 22  # agent -> parent: detail = the process id of a new slot
     SLOT_DOWN = 23  # agent -> parent: detail = the process id of a slot that ended
     BYE = 24  # agent -> parent: this runner goes now, and nothing is left on it
+    # Where a runner dials back, these come before its HELLO; see `core/dialback.py`.
+    DIAL = 30  # runner -> parent: version of the handshake, nonce, number of the runner
+    CHALLENGE = 31  # parent -> runner: nonce
+    PROOF = 32  # runner -> parent: MAC under the boot's token
+    PARENT_PROOF = 33  # parent -> runner: MAC under the same token
+    VERSIONS = 34  # parent -> runner: JSON, the parent's versions, and how long WELCOME may take
 
 
 class Flag:

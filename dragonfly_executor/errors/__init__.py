@@ -13,6 +13,7 @@
     │   └── PoisonCallError                           ... on every attempt that the call had
     ├── BootError (BrokenProcessPool)                 no runner could be booted
     │   ├── BootTimeoutError (TimeoutError)
+    │   ├── RunnerAuthError                           who dialed in could not prove that it may
     │   └── VersionMismatchError
     ├── PoolBrokenError (BrokenProcessPool)           the pool cannot go on
     │   └── InitializerError
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         PoisonCallError,
         PoolBrokenError,
         ResultDeserializationError,
+        RunnerAuthError,
         RunnerLostError,
         VersionMismatchError,
     )
@@ -76,6 +78,7 @@ __all__ = [
     "RemoteTraceback",
     "ResultDeserializationError",
     "ResultSerializationError",
+    "RunnerAuthError",
     "RunnerLostError",
     "VersionMismatchError",
 ]

@@ -69,6 +69,10 @@ class BootTimeoutError(BootError, TimeoutError):
     """A boot did not finish within ``boot_timeout``."""
 
 
+class RunnerAuthError(BootError):
+    """Somebody who dialed in could not prove that it is the runner that is waited for."""
+
+
 class VersionMismatchError(BootError):
     """Parent and runner cannot speak with each other: their versions of Python or of the protocol differ."""
 

@@ -50,7 +50,7 @@ def boot_clock() -> float:
 class Agent:
     """Everything that happens on a runner, from HELLO to BYE."""
 
-    def __init__(self, loop: Loop, sock: socket.socket, runner_id: str = "") -> None:
+    def __init__(self, loop: Loop, sock: socket.socket, runner_id: str = "", patience: float = 60.0) -> None:
         self._loop = loop
         self._runner_id = runner_id
         self._link = Link(loop, sock, self._on_frames, self._on_link_closed, handshake=True)
@@ -59,7 +59,7 @@ class Agent:
         self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slot)
         self._paused: list[Slot] = []
         self._setup_crashes = 0
-        self._lease = 60.0
+        self._lease = patience
         self._setup_timeout = 30.0
         self._heard = boot_clock()
         self._stop_timer: Timer | None = None
@@ -349,10 +349,12 @@ class Agent:
         work.owed = 0
 
 
-def run(sock: socket.socket, runner_id: str = "") -> None:
-    """Be an agent on this stream until the parent says stop or is gone. Does not return."""
+def run(sock: socket.socket, runner_id: str = "", patience: float = 60.0) -> None:
+    """Be an agent on this stream until the parent says stop or is gone, or does not welcome it within `patience`
+    seconds. Does not return.
+    """
     loop = Loop()
-    agent = Agent(loop, sock, runner_id)
+    agent = Agent(loop, sock, runner_id, patience)
     agent.start()
     try:
         loop.run()

@@ -1,0 +1,29 @@
+"""Receptions, and the pools of the other tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.dialback.support import Reception
+from tests.pool.conftest import gate, mailbox, make, make_pool
+
+__all__ = ["gate", "mailbox", "make", "make_pool"]
+
+Receive = Callable[..., Reception]
+
+
+@pytest.fixture
+def receive() -> Iterator[Receive]:
+    """Makes receptions, and closes them."""
+    made: list[Reception] = []
+
+    def receive(*args: Any, **limits: Any) -> Reception:
+        made.append(Reception(*args, **limits))
+        return made[-1]
+
+    yield receive
+    for reception in made:
+        reception.close()

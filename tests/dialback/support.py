@@ -1,0 +1,287 @@
+"""Runners that are plain processes and dial back over TLS, the door that they dial, and peers of other kinds."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from dragonfly_executor import BootError
+from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.core.dialback import SECRET_SIZE, RunnerSide
+from dragonfly_executor.core.wire import Decoder, Frame
+from dragonfly_executor.dialback import DialBack
+from dragonfly_executor.parent import VARIABLE, Parent
+from dragonfly_executor.runner import processes
+from dragonfly_executor.threads import Crew
+from dragonfly_executor.transport.listener import Listener
+from dragonfly_executor.transport.loop import Loop
+from dragonfly_executor.transport.tcp import split_address
+from dragonfly_executor.transport.tls import TlsSocket, connect
+from tests.support import PATIENCE
+
+T = TypeVar("T")
+MARKER = "DRAGONFLY_DIALING_RUNNER"
+STOP_PATIENCE = 5.0
+
+
+def start_runner(
+    parent: Parent, *arguments: str, on_stdin: bool = False, marker: str = "", **options: Any
+) -> subprocess.Popen[bytes]:
+    """A runner that dials this parent."""
+    env = {**os.environ, MARKER: marker}
+    if on_stdin:
+        arguments = ("--parent-on-stdin", *arguments)
+    else:
+        env[VARIABLE] = parent.encode()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dragonfly_executor.runner", *arguments],
+        stdin=subprocess.PIPE if on_stdin else subprocess.DEVNULL,
+        env=env,
+        start_new_session=True,
+        **options,
+    )
+    if on_stdin:
+        assert process.stdin is not None
+        with process.stdin:
+            process.stdin.write(parent.encode().encode() + b"\n")
+    return process
+
+
+class DialingBackend(Backend):
+    """A process of this machine for each runner, that is told by its environment, or by its stdin, where to dial.
+
+    Attributes:
+        nodes: all that it has booted.
+    """
+
+    name = "dialing"
+    default_max = 1
+    dials_back = True
+
+    def __init__(self, *, on_stdin: bool = False, python: str | None = None) -> None:
+        self._on_stdin = on_stdin
+        self._options: dict[str, Any] = {} if python is None else {"executable": python}
+        self.nodes: list[DialingNode] = []
+
+    def default_slots(self) -> int:
+        return 2
+
+    def boot(self, request: BootRequest) -> Node:
+        marker = os.urandom(8).hex()
+        try:
+            process = start_runner(request.parent, on_stdin=self._on_stdin, marker=marker, **self._options)
+        except OSError as error:
+            raise BootError(f"cannot start a runner: {error}") from error
+        self.nodes.append(DialingNode(process, marker))
+        return self.nodes[-1]
+
+
+class DialingNode(Node):
+    def __init__(self, process: subprocess.Popen[bytes], marker: str) -> None:
+        self.process = process
+        self._marker = f"{MARKER}={marker}".encode()
+        self.stops = 0
+
+    def kill(self) -> None:
+        processes.kill(self.process.pid)
+
+    def left(self) -> list[int]:
+        return processes.members([self.process.pid, *self.sessions], self._marker)
+
+    def stop(self) -> None:
+        self.stops += 1
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_PATIENCE)
+        except subprocess.TimeoutExpired:
+            processes.kill_tree(self.process.pid)
+            self.process.wait()
+        while left := self.left():
+            for pid in left:
+                processes.kill(pid)
+
+
+class HeldBackend(Backend):
+    """Nodes on which nothing runs: the test is told who may dial in, and has somebody do it, or nobody."""
+
+    name = "held"
+    default_max = 1
+    dials_back = True
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0, advertised: str | None = None) -> None:
+        self._address = (host, port)
+        self.advertised_host = advertised
+        self.requests: SimpleQueue[BootRequest] = SimpleQueue()
+        self.stopped: SimpleQueue[int] = SimpleQueue()
+
+    def listen_address(self) -> tuple[str, int]:
+        return self._address
+
+    def default_slots(self) -> int:
+        return 2
+
+    def boot(self, request: BootRequest) -> Node:
+        self.requests.put(request)
+        node = Node()
+        node.stop = lambda: self.stopped.put(request.runner_id)  # type: ignore[method-assign]
+        return node
+
+    def expected(self) -> Parent:
+        """The parent of the next boot."""
+        return self.requests.get(timeout=PATIENCE).parent
+
+
+class Reception:
+    """A door on a loop of its own, as an engine has one, and what the engine would be told.
+
+    Args:
+        limits: of the `Listener`.
+    """
+
+    def __init__(self, backend: Backend | None = None, **limits: Any) -> None:
+        self.loop = Loop()
+        self.bugs: list[BaseException] = []
+        self.crew = Crew("reception-crew", 1, self.bugs.append)
+        self.allowed: SimpleQueue[BootRequest] = SimpleQueue()
+        self.failed: SimpleQueue[tuple[int, BootError]] = SimpleQueue()
+        self.joined: SimpleQueue[int] = SimpleQueue()
+        self.warnings: SimpleQueue[str] = SimpleQueue()
+        make = partial(Listener, **limits)
+        self.dial_back = DialBack(backend or HeldBackend(), self.loop, self.crew, self, make)
+        self._thread = threading.Thread(target=self.loop.run, name="reception")
+        self._thread.start()
+
+    # What the engine is to a door.
+    def boot_is_expected(self, request: BootRequest) -> None:
+        self.allowed.put(request)
+
+    def boot_cannot_be_expected(self, runner_id: int, error: BootError) -> None:
+        self.failed.put((runner_id, error))
+
+    def runner_dialed_in(self, runner_id: int) -> None:
+        self.joined.put(runner_id)
+
+    def warn(self, text: str) -> None:
+        self.warnings.put(text)
+
+    # What a test does with it.
+    def ask(self, question: Callable[[], T]) -> T:
+        """The answer to a question, given on the loop's thread."""
+        answers: SimpleQueue[T] = SimpleQueue()
+        self.loop.call_soon_threadsafe(lambda: answers.put(question()))
+        return answers.get(timeout=PATIENCE)
+
+    def begin(self, number: int = 1, timeout: float = PATIENCE) -> None:
+        """Want a runner."""
+        request = BootRequest(number, Parent.new("reception", number, "held"), timeout)
+        self.ask(lambda: self.dial_back.expect(request))
+
+    def expect(self, number: int = 1, timeout: float = PATIENCE) -> Parent:
+        """Want a runner; what it has to know."""
+        self.begin(number, timeout)
+        return self.allowed.get(timeout=PATIENCE).parent
+
+    def forget(self, number: int = 1) -> None:
+        self.ask(lambda: self.dial_back.forget(number))
+
+    def take(self, number: int = 1) -> TlsSocket | None:
+        return self.ask(lambda: self.dial_back.take(number))
+
+    def descriptors(self) -> list[int]:
+        return self.ask(self.dial_back.descriptors)
+
+    def close(self) -> None:
+        self.ask(self.dial_back.close)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+        self.crew.close()
+        self.crew.join()
+        assert self.bugs == []
+
+
+def plain(parent: Parent) -> socket.socket:
+    """A connection to the parent that speaks no TLS."""
+    assert parent.address is not None
+    return socket.create_connection(split_address(parent.address), PATIENCE)
+
+
+def encrypted(parent: Parent) -> TlsSocket:
+    """A connection to the parent that speaks TLS, and nothing yet within."""
+    assert parent.address is not None
+    assert parent.fingerprint is not None
+    return connect(*split_address(parent.address), bytes.fromhex(parent.fingerprint), PATIENCE)
+
+
+def side_of(parent: Parent, **other: Any) -> RunnerSide:
+    """A runner's half of the handshake; or an impostor's, of whom something is `other`."""
+    known: dict[str, Any] = {
+        "runner_id": str(parent.runner_id),
+        "token": bytes.fromhex(parent.token or ""),
+        "fingerprint": bytes.fromhex(parent.fingerprint or ""),
+        "nonce": os.urandom(SECRET_SIZE),
+    }
+    return RunnerSide(**{**known, **other})
+
+
+def everything(sock: socket.socket) -> bytes:
+    """What comes until the end of the stream."""
+    received = b""
+    try:
+        while data := sock.recv(65536):
+            received += data
+    except ConnectionResetError:
+        pass
+    return received
+
+
+class Dialed:
+    """A handshake as it goes over the wire.
+
+    Attributes:
+        sent, received: all that passed.
+        side: the runner's half.
+    """
+
+    def __init__(self, sock: TlsSocket, side: RunnerSide) -> None:
+        self.sock = sock
+        self.side = side
+        self.sent: list[bytes] = []
+        self.received = b""
+        self._decoder = Decoder(one_by_one=True)
+
+    def say(self, data: bytes) -> None:
+        self.sent.append(data)
+        self.sock.send(data)
+
+    def frame(self) -> Frame:
+        """The next one; EOFError at the end of the stream."""
+        frames = self._decoder.feed(b"") if self._decoder.pending else []
+        while not frames:
+            data = self.sock.recv(65536)
+            if not data:
+                raise EOFError
+            self.received += data
+            frames = self._decoder.feed(data)
+        return frames[0]
+
+    def go(self) -> Dialed:
+        """All of it; raises what the runner's half raises."""
+        self.say(self.side.dial())
+        while self.side.greeting is None:
+            answer = self.side.hear(self.frame())
+            if answer:
+                self.say(answer)
+        return self
+
+
+def dial(parent: Parent, **other: Any) -> Dialed:
+    """Dial in as the right runner, or as one of whom something is `other`; not yet begun."""
+    return Dialed(encrypted(parent), side_of(parent, **other))
