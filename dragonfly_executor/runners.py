@@ -77,7 +77,7 @@ class Runners:
         """The links' descriptors."""
         links = [*self._up.values(), *(entry[0] for entry in self._stopping.values())]
         links += [boot.link for boot in self._booting.values() if boot.link is not None]
-        return [link.descriptor() for link in links if link.descriptor() >= 0]
+        return [fd for link in links for fd in link.descriptors()]
 
     @property
     def _count(self) -> int:
@@ -179,7 +179,8 @@ class Runners:
         self._up[runner.id] = runner
         del self._booting[runner.id]
         options = self._options
-        runner.slots = options.max_concurrency or self._backend.default_slots() or hello.versions.cpus
+        wanted = runner.node.slots or options.max_concurrency or self._backend.default_slots()
+        runner.slots = wanted or hello.versions.cpus
         session = handshake.welcome(
             lease=options.lease,
             setup_timeout=options.boot_timeout,
@@ -289,7 +290,8 @@ class Runners:
 
         def give_back() -> None:
             try:
-                runner.node.stop()
+                for thread in runner.give_back():
+                    self._narrator.complain(f"thread {thread} of runner {runner.id} has not ended")
             finally:
                 self._loop.call_soon_threadsafe(then)
 
@@ -308,7 +310,7 @@ class Runners:
         booting = [boot.link for boot in self._booting.values() if boot.link is not None]
         for runner in (*self._up.values(), *(entry[0] for entry in self._stopping.values()), *booting):
             runner.close()
-            self.crew.run(runner.node.stop)
+            self.crew.run(runner.give_back)
         self._give_back_late_nodes()
 
     def _give_back_late_nodes(self) -> None:

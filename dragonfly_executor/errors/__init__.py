@@ -13,6 +13,7 @@
     │   └── PoisonCallError                           ... on every attempt that the call had
     ├── BootError (BrokenProcessPool)                 no runner could be booted
     │   ├── BootTimeoutError (TimeoutError)
+    │   ├── HostKeyError                              a host is not known, or not the one that it was
     │   └── VersionMismatchError
     ├── PoolBrokenError (BrokenProcessPool)           the pool cannot go on
     │   └── InitializerError
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         BootError,
         BootTimeoutError,
         CallDeserializationError,
+        HostKeyError,
         InitializerError,
         PoisonCallError,
         PoolBrokenError,
@@ -67,6 +69,7 @@ __all__ = [
     "DragonflyError",
     "ForkedExecutorError",
     "FrameTooLargeError",
+    "HostKeyError",
     "InitializerError",
     "NestingError",
     "PoisonCallError",
