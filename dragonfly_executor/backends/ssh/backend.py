@@ -171,8 +171,9 @@ class SSHBackend(Backend):
                 channel.exec_command(command(python, archive.digest, self._cache))
                 bootstrap.run(archive, {**self._env, **host.env, VARIABLE: request.parent.encode()})
                 stream.no_deadline()
+            except TimeoutError as error:
+                raise errors.BootError(f"{host} did not run the command in the time that a boot has", "bootstrap") from error
             except (paramiko.SSHException, EOFError, OSError) as error:
-                # A boot that has taken too long is one of these as well.
                 text = f"{host}: the connection broke during the bootstrap: {str(error) or type(error).__name__}"
                 raise errors.BootError(text, "bootstrap") from error
         except BaseException as error:

@@ -59,10 +59,12 @@ def command(python: str | None, digest: str, cache: str | None) -> str:
     script = (
         f"found=; for python in {' '.join(map(_word, candidates))}; do version=missing; "
         'if command -v "$python" >/dev/null 2>&1; then '
-        f'version=$("$python" -E -S -c {shlex.quote(ask)} </dev/null) || version=broken; fi; '
+        f'version=$("$python" -E -S -c {shlex.quote(ask)} </dev/null) || version=broken; '
+        r"else printf '%s: not found\n' "'"$python" >&2; fi; '
         f'if [ "$version" = {NEEDED} ]; then exec "$python" -I -c {shlex.quote(code)} {arguments}; fi; '
         'found="$found $version"; done; '
-        r"""printf '\036dragonfly-1\037none%s\n' "$found"; exit 127"""
+        # In two pieces: a profile may print the command, and some shells' echo makes bytes of such numbers.
+        r"""printf '\036%s\037none%s\n' dragonfly-1 "$found"; exit 127"""
     )
     return f"sh -c {shlex.quote(script)}"
 

@@ -141,7 +141,7 @@ class Connector:
     def _dial(self, target: Target, deadline: Deadline) -> socket.socket:
         try:
             sock = socket.create_connection((target.address, target.port), deadline.left(self._patience(target)))
-        except socket.gaierror as error:
+        except (socket.gaierror, UnicodeError) as error:
             text = f"{target.label}: there is no address for {target.address!r}: {error}"
             raise BootError(text, "resolve") from error
         except OSError as error:
