@@ -1,8 +1,9 @@
-"""What tests run on hosts. A host cannot import this module, so each of these makes a function that travels by value."""
+"""What tests run on hosts, which cannot import this module: each of these makes a function that travels by value."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
 
 def hold(mailbox: str, gate: str) -> Callable[[], int]:
     """Says its own number and its agent's, then waits to be let through."""
@@ -71,4 +72,3 @@ def close_descriptors(first: int, last: int) -> Callable[[], None]:
         os.closerange(first, last)
 
     return call
-

@@ -84,7 +84,8 @@ def make() -> Iterator[Make]:
     made: list[DragonflyExecutor] = []
 
     def make(backend: Any, **options: Any) -> DragonflyExecutor:
-        executor = DragonflyExecutor(backend=backend, **{"max_concurrency": 2, "boot_wait": lambda state: 0.0} | options)
+        defaults: dict[str, Any] = {"max_concurrency": 2, "boot_wait": lambda state: 0.0}
+        executor = DragonflyExecutor(backend=backend, **defaults | options)
         made.append(executor)
         return executor
 

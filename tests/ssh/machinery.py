@@ -171,9 +171,7 @@ class Host:
 
     def _config(self) -> str:
         login = self.folder / "login"
-        login.write_text(
-            f'cd "$HOME"\n. {self.folder}/profile\nexec /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n'
-        )
+        login.write_text(f'cd "$HOME"\n. {self.folder}/profile\nexec /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n')
         mark = os.environ.get("DRAGONFLY_TEST_CENSUS", "")
         environment = {
             "HOME": self.home,

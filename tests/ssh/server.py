@@ -1,4 +1,4 @@
-"""An SSH server of paramiko's own, for what a real one cannot be made to show here: passwords, and who was shown what."""
+"""An SSH server of paramiko's own, for what a real one cannot be made to show: passwords, and what it was shown."""
 
 from __future__ import annotations
 

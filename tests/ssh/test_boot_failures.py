@@ -87,9 +87,9 @@ def test_while_it_is_set_aside_a_host_is_left_alone(make_host: MakeHost, make_ba
     backend.boot(REQUEST).stop()
     down.start()
     for _ in range(3):
-        first = backend.boot(REQUEST)
-        assert node.host == up.spec
-        node.stop()
+        booted = backend.boot(REQUEST)
+        assert booted.host == up.spec
+        booted.stop()
     assert not any("Connection from" in line for line in down.log)
 
 
@@ -169,7 +169,9 @@ def test_a_host_with_another_python_is_not_used_again_and_others_are(
     assert executor.submit(variable("HOME")).result(PATIENCE) == str(fitting.home)
 
 
-def test_an_interpreter_that_leads_nowhere_is_passed_over(make_host: MakeHost, make_backend: MakeBackend, make: Make) -> None:
+def test_an_interpreter_that_leads_nowhere_is_passed_over(
+    make_host: MakeHost, make_backend: MakeBackend, make: Make
+) -> None:
     """As pyenv's shims do where no version is chosen."""
     host = make_host()
     shim = host.bin / f"python{NEEDED}"
@@ -188,9 +190,15 @@ def test_an_interpreter_that_leads_nowhere_is_passed_over(make_host: MakeHost, m
 
 @pytest.mark.parametrize(
     "commands",
-    ["echo welcome", "echo welcome >&2", "printf 'no end of line'", "head -c 100000 /dev/urandom", "set -x; echo $SSH_ORIGINAL_COMMAND"],
+    [
+        "echo welcome",
+        "echo welcome >&2",
+        "printf 'no end of line'",
+        "head -c 100000 /dev/urandom",
+        "set -x; echo $SSH_ORIGINAL_COMMAND",
+    ],
     ids=["stdout", "stderr", "no newline", "junk", "the command itself"],
-)  # fmt: skip
+)
 def test_what_a_profile_prints_is_not_on_the_stream(
     host: Host, make_backend: MakeBackend, make: Make, commands: str
 ) -> None:

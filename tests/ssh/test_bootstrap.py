@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from dragonfly_executor import BootError
 from dragonfly_executor.backends.ssh import stage0
 from dragonfly_executor.backends.ssh.archive import make_archive
 from dragonfly_executor.backends.ssh.bootstrap import MAX_NOISE, Bootstrap, command
-from tests.ssh.conftest import Make, MakeBackend, MakeHost
+from tests.ssh.conftest import Make, MakeBackend
 from tests.ssh.machinery import Host
 from tests.ssh.relay import Relay
 from tests.ssh.test_boot_failures import REQUEST, boot_error
@@ -61,8 +62,8 @@ def test_the_archive_is_all_that_a_runner_and_a_slot_import(tmp_path: Path) -> N
     assert {f"{name}c" for name in names if name.endswith(".py")} == {name for name in names if name.endswith(".pyc")}
     code = (
         "import sys; sys.path = [sys.argv[1], *(entry for entry in sys.path if 'site-packages' not in entry)]\n"
-        "import dragonfly_executor.runner.hosted, dragonfly_executor.payload.by_dill, dragonfly_executor.payload.by_value\n"
-        "import tenacity, linecache, inspect\n"
+        "import dragonfly_executor.runner.hosted, tenacity\n"
+        "import dragonfly_executor.payload.by_dill, dragonfly_executor.payload.by_value\n"
         "from dragonfly_executor.runner import agent\n"
         "assert agent.__file__.endswith('agent.pyc'), agent.__file__\n"
         "assert 'def exit' in agent.__loader__.get_source(agent.__name__)\n"
@@ -125,7 +126,9 @@ def test_an_archive_that_is_not_what_it_was_is_shipped_anew(
     assert whole(archive)
 
 
-def test_a_link_in_an_archives_place_is_not_followed(host: Host, make_backend: MakeBackend, make: Make, tmp_path: Path) -> None:
+def test_a_link_in_an_archives_place_is_not_followed(
+    host: Host, make_backend: MakeBackend, make: Make, tmp_path: Path
+) -> None:
     """Somebody else's file would be read, and might change after it was."""
     runs(make, make_backend(host))
     (archive,) = host.archives
@@ -286,8 +289,6 @@ def test_nothing_of_the_users_is_said_before_the_host_has_spoken() -> None:
 
 @pytest.mark.parametrize("shell", ["sh", "bash", "dash", "zsh", "fish", "csh", "tcsh", "ksh"])
 def test_the_command_is_the_same_for_any_login_shell(shell: str, tmp_path: Path) -> None:
-    import shutil
-
     program = shutil.which(shell)
     if program is None:
         pytest.skip(f"no {shell} here")

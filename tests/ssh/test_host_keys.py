@@ -119,7 +119,8 @@ def test_an_error_names_the_host_the_keys_and_what_to_do(file: Path, first: Key,
         verify(file, "gpu1", second)
     text = str(caught.value)
     assert caught.value.phase == "host key"
-    assert all(part in text for part in ("the host", fingerprint(first.blob), fingerprint(second.blob), "ssh-keygen -R"))
+    expected = ("the host", fingerprint(first.blob), fingerprint(second.blob), "ssh-keygen -R")
+    assert all(part in text for part in expected)
     with pytest.raises(HostKeyError) as unknown:
         verify(file, "gpu2", second)
     assert all(part in str(unknown.value) for part in ("gpu2", fingerprint(second.blob), str(file), "host_key="))

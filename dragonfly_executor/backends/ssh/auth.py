@@ -111,12 +111,21 @@ class Credentials:
             if path.suffix == ".pub":
                 continue  # it says which of the agent's keys is meant
             try:
-                # With its certificate, where there is one beside it.
-                key = paramiko.PKey.from_path(path, self._passphrase)
+                key = _load(path, self._passphrase)
             except Exception as error:  # paramiko and cryptography raise many things, TypeError among them
                 tried.append(f"{file} cannot be used: {_without_secrets(error)}")
                 continue
             yield str(file), _by_key(target.user, key)
+
+
+def _load(path: Path, passphrase: bytes | None) -> paramiko.PKey:
+    """A key, with its certificate where there is one beside it. A passphrase is for those that have one."""
+    try:
+        return paramiko.PKey.from_path(path, None)
+    except (TypeError, paramiko.PasswordRequiredException):
+        if passphrase is None:
+            raise
+    return paramiko.PKey.from_path(path, passphrase)
 
 
 def _by_key(user: str, key: paramiko.PKey) -> Callable[[paramiko.Transport], list[str]]:

@@ -172,7 +172,8 @@ class SSHBackend(Backend):
                 bootstrap.run(archive, {**self._env, **host.env, VARIABLE: request.parent.encode()})
                 stream.no_deadline()
             except TimeoutError as error:
-                raise errors.BootError(f"{host} did not run the command in the time that a boot has", "bootstrap") from error
+                text = f"{host} did not run the command in the time that a boot has"
+                raise errors.BootError(text, "bootstrap") from error
             except (paramiko.SSHException, EOFError, OSError) as error:
                 text = f"{host}: the connection broke during the bootstrap: {str(error) or type(error).__name__}"
                 raise errors.BootError(text, "bootstrap") from error

@@ -60,7 +60,8 @@ def command(python: str | None, digest: str, cache: str | None) -> str:
         f"found=; for python in {' '.join(map(_word, candidates))}; do version=missing; "
         'if command -v "$python" >/dev/null 2>&1; then '
         f'version=$("$python" -E -S -c {shlex.quote(ask)} </dev/null) || version=broken; '
-        r"else printf '%s: not found\n' "'"$python" >&2; fi; '
+        r"else printf '%s: not found\n' "
+        '"$python" >&2; fi; '
         f'if [ "$version" = {NEEDED} ]; then exec "$python" -I -c {shlex.quote(code)} {arguments}; fi; '
         'found="$found $version"; done; '
         # In two pieces: a profile may print the command, and some shells' echo makes bytes of such numbers.
