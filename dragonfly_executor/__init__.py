@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
     from dragonfly_executor.backends.local import LocalBackend
+    from dragonfly_executor.backends.ssh.backend import SSHBackend
+    from dragonfly_executor.backends.ssh.hosts import SSHHost
     from dragonfly_executor.errors import (
         BootError,
         BootTimeoutError,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         DragonflyError,
         ForkedExecutorError,
         FrameTooLargeError,
+        HostKeyError,
         InitializerError,
         NestingError,
         PoisonCallError,
@@ -62,6 +65,7 @@ __all__ = [
     "ForkedExecutorError",
     "FrameTooLargeError",
     "Future",
+    "HostKeyError",
     "InitializerError",
     "LocalBackend",
     "NestingError",
@@ -76,6 +80,8 @@ __all__ = [
     "ResultSerializationError",
     "RunnerAuthError",
     "RunnerLostError",
+    "SSHBackend",
+    "SSHHost",
     "VersionMismatchError",
     "__version__",
     "call",
@@ -93,6 +99,8 @@ _ROOMS = {
     "Node": "backends.base",
     "Parent": "parent",
     "Pool": "pool",
+    "SSHBackend": "backends.ssh.backend",
+    "SSHHost": "backends.ssh.hosts",
     "call": "pool",
     "cast": "pool",
     "configure": "pool",

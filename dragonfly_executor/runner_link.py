@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Node, Stream
     from dragonfly_executor.payload import CallCodec
     from dragonfly_executor.transport.loop import Loop
+    from dragonfly_executor.transport.pump import Pump
 
 Ref = tuple[int, int]
 Result = tuple[int, int, float, Outcome, bool]
 INFINITY = float("inf")
+PUMP_PATIENCE = 5.0
+"""Seconds after which a thread that moves bytes, and does not end though the link has, is complained about."""
 # As plain module names: looking a member up in its enum takes longer than comparing with it.
 CALL, RESULT, LARGE, ERROR, RETRYABLE = int(Kind.CALL), int(Kind.RESULT), Flag.LARGE, Flag.ERROR, Flag.RETRYABLE
 
@@ -94,12 +97,14 @@ class RunnerLink:
         self._uploads: dict[Ref, Iterator[tuple[bytes, memoryview]]] = {}
         self._downloads: dict[Ref, tuple[Frame, bytearray]] = {}
         self._link: Link | None = None
+        self._pump: Pump | None = None
         if node.stream is not None:
             self.attach(node.stream)
 
     def attach(self, stream: Stream) -> None:
         """Speak over this stream from now on."""
-        self._link = Link(self._loop, as_socket(stream), self._on_frames, self._on_closed, handshake=True)
+        sock, self._pump = as_socket(stream)
+        self._link = Link(self._loop, sock, self._on_frames, self._on_closed, handshake=True)
 
     # -- saying -------------------------------------------------------------------------------------------------------
 
@@ -196,6 +201,16 @@ class RunnerLink:
     def descriptor(self) -> int:
         """The link's descriptor, or -1."""
         return -1 if self._link is None or self._link.closed else self._link.fileno()
+
+    def descriptors(self) -> list[int]:
+        """All that belongs to the link and its node, and that a forked child must not keep."""
+        pumped = -1 if self._pump is None else self._pump.fileno()
+        return [fd for fd in (self.descriptor(), pumped, *self.node.descriptors()) if fd >= 0]
+
+    def give_back(self) -> list[str]:
+        """Give the node back, and wait for what moved the link's bytes; blocks. Names of threads that do not end."""
+        self.node.stop()
+        return [] if self._pump is None else self._pump.join(PUMP_PATIENCE)
 
     def _on_closed(self, reason: Exception | None) -> None:
         how = "ended" if reason is None else f"broke: {reason}"

@@ -87,7 +87,7 @@ class Runners:
         """The links' descriptors."""
         links = [*self._up.values(), *(entry[0] for entry in self._stopping.values())]
         links += [boot.link for boot in self._booting.values() if boot.link is not None]
-        found = [link.descriptor() for link in links if link.descriptor() >= 0]
+        found = [fd for link in links for fd in link.descriptors()]
         return found if self._dial_back is None else [*found, *self._dial_back.descriptors()]
 
     @property
@@ -222,7 +222,8 @@ class Runners:
         self._up[runner.id] = runner
         del self._booting[runner.id]
         options = self._options
-        runner.slots = options.max_concurrency or self._backend.default_slots() or hello.versions.cpus
+        wanted = runner.node.slots or options.max_concurrency or self._backend.default_slots()
+        runner.slots = wanted or hello.versions.cpus
         session = handshake.welcome(
             lease=options.lease,
             setup_timeout=options.boot_timeout,
@@ -343,7 +344,8 @@ class Runners:
 
         def give_back() -> None:
             try:
-                runner.node.stop()
+                for thread in runner.give_back():
+                    self._narrator.complain(f"thread {thread} of runner {runner.id} has not ended")
             finally:
                 self._loop.call_soon_threadsafe(go_on)
 
@@ -363,7 +365,7 @@ class Runners:
         booting = [boot.link for boot in self._booting.values() if boot.link is not None]
         for runner in (*self._up.values(), *(entry[0] for entry in self._stopping.values()), *booting):
             runner.close()
-            self.crew.run(runner.node.stop)
+            self.crew.run(runner.give_back)
         self._give_back_late_nodes()
 
     def _give_back_late_nodes(self) -> None:

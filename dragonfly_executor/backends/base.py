@@ -47,17 +47,25 @@ class Node:
 
     Attributes:
         stream: the link's bytes; None where the runner dials back to the parent's listener.
+        shares_disk: whether the node sees the files of the parent's machine.
+        slots: calls at once on this node where it has a say in that; it comes before what the pool was given.
         sessions: the process sessions of the slots that live there, as the agent has reported them; kept by the pool.
         facts: what the backend found out on the way, by the phase of the boot in which it did, for people to read.
     """
 
     stream: Stream | None = None
+    shares_disk: bool = True
+    slots: int | None = None
     sessions: Collection[int] = ()
     facts: Mapping[str, str] = MappingProxyType({})
 
     def stop(self) -> None:
         """Give the node back, and leave nothing running on it. Twice is fine, never raises; blocks until it is done."""
         raise NotImplementedError
+
+    def descriptors(self) -> Collection[int]:
+        """What a forked child of the parent must not keep open, so that the node learns when the parent is gone."""
+        return ()
 
     def output(self) -> str:
         """The last of what the node printed, for the error of a boot that failed; "" where nobody knows."""

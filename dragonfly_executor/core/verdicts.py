@@ -55,7 +55,7 @@ def poisoned(call: Call, error: Exception) -> errors.PoisonCallError:
 
 def is_hopeless(error: Exception) -> bool:
     """Whether every further boot must end as this one did."""
-    return isinstance(error, errors.VersionMismatchError)
+    return isinstance(error, errors.VersionMismatchError | errors.HostKeyError)
 
 
 def no_runner(error: Exception, failures: int) -> errors.BootError:

@@ -13,6 +13,7 @@
     │   └── PoisonCallError                           ... on every attempt that the call had
     ├── BootError (BrokenProcessPool)                 no runner could be booted
     │   ├── BootTimeoutError (TimeoutError)
+    │   ├── HostKeyError                              a host is not known, or not the one that it was
     │   ├── RunnerAuthError                           who dialed in could not prove that it may
     │   └── VersionMismatchError
     ├── PoolBrokenError (BrokenProcessPool)           the pool cannot go on
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         BootError,
         BootTimeoutError,
         CallDeserializationError,
+        HostKeyError,
         InitializerError,
         PoisonCallError,
         PoolBrokenError,
@@ -69,6 +71,7 @@ __all__ = [
     "DragonflyError",
     "ForkedExecutorError",
     "FrameTooLargeError",
+    "HostKeyError",
     "InitializerError",
     "NestingError",
     "PoisonCallError",

@@ -49,7 +49,8 @@ class BootError(DragonflyError, BrokenProcessPool):
     """No runner could be booted for the calls that waited.
 
     Attributes:
-        phase: how far the boot came: "create", "connect", "handshake", "setup" ...
+        phase: how far the boot came: "create", "connect", "handshake", "setup" ...; by SSH also "resolve", "host key",
+            "auth", "python" and "bootstrap".
         attempts: boots that failed in a row.
         output: the last of what the node printed, or "".
     """
@@ -75,6 +76,10 @@ class RunnerAuthError(BootError):
 
 class VersionMismatchError(BootError):
     """Parent and runner cannot speak with each other: their versions of Python or of the protocol differ."""
+
+
+class HostKeyError(BootError):
+    """A host showed a key that nobody vouches for, or another one than it used to. It is not tried again."""
 
 
 class CallDeserializationError(DragonflyError, BrokenProcessPool):

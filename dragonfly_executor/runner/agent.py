@@ -20,6 +20,7 @@ from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.slots import Slot, Work
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
+from dragonfly_executor.transport.streams import DescriptorPair
 from dragonfly_executor.versions import usable_cpus, versions
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
@@ -50,7 +51,9 @@ def boot_clock() -> float:
 class Agent:
     """Everything that happens on a runner, from HELLO to BYE."""
 
-    def __init__(self, loop: Loop, sock: socket.socket, runner_id: str = "", patience: float = 60.0) -> None:
+    def __init__(
+        self, loop: Loop, sock: socket.socket | DescriptorPair, runner_id: str = "", patience: float = 60.0
+    ) -> None:
         self._loop = loop
         self._runner_id = runner_id
         self._link = Link(loop, sock, self._on_frames, self._on_link_closed, handshake=True)
@@ -123,16 +126,7 @@ class Agent:
 
     def _kill_leftovers(self) -> None:
         """What is a child of this agent and not a slot outlived its slot."""
-        while True:
-            left = [pid for pid in processes.children(os.getpid()) if pid not in self._dispatcher.slots]
-            if not left:
-                return
-            for pid in left:
-                processes.kill_tree(pid)
-                try:
-                    os.waitpid(pid, 0)
-                except ChildProcessError:
-                    continue
+        processes.kill_children(but=self._dispatcher.slots)
 
     def _stop(self, grace: float) -> None:
         """Go: when all calls have ended, or at the latest after `grace` seconds."""
@@ -176,7 +170,7 @@ class Agent:
 
     def _descriptors(self) -> list[int]:
         """All that a slot must not keep open: the link above all, which only the agent may hold."""
-        fds = [self._link.fileno(), *self._loop.descriptors(), *(end.fileno() for end in self._signals)]
+        fds = [*self._link.descriptors(), *self._loop.descriptors(), *(end.fileno() for end in self._signals)]
         if self._parent_watch >= 0:
             fds.append(self._parent_watch)
         for slot in self._dispatcher.slots.values():
@@ -349,7 +343,7 @@ class Agent:
         work.owed = 0
 
 
-def run(sock: socket.socket, runner_id: str = "", patience: float = 60.0) -> None:
+def run(sock: socket.socket | DescriptorPair, runner_id: str = "", patience: float = 60.0) -> None:
     """Be an agent on this stream until the parent says stop or is gone, or does not welcome it within `patience`
     seconds. Does not return.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -93,6 +93,17 @@ def kill_tree(pid: int) -> None:
     kill(pid)
     for process in below:
         kill(process)
+
+
+def kill_children(but: Container[int] = ()) -> None:
+    """SIGKILL the children of this process, but for these, with all that descends from them, and reap them."""
+    while left := [pid for pid in children(os.getpid()) if pid not in but]:
+        for pid in left:
+            kill_tree(pid)
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                continue
 
 
 def members(sessions: Iterable[int], marker: bytes) -> list[int]:

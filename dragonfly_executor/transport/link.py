@@ -24,6 +24,7 @@ from dragonfly_executor.core.wire import (
 )
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.transport.loop import Loop
+from dragonfly_executor.transport.streams import DescriptorPair
 
 Buffer = bytes | bytearray | memoryview
 
@@ -65,7 +66,7 @@ class Link:
     def __init__(
         self,
         loop: Loop,
-        sock: socket.socket,
+        sock: socket.socket | DescriptorPair,
         on_frames: Callable[[list[Frame]], None],
         on_closed: Callable[[Exception | None], None],
         *,
@@ -75,6 +76,7 @@ class Link:
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
+        self._write_fd = sock.write_fileno() if isinstance(sock, DescriptorPair) else self._fd
         self._on_frames = on_frames
         self._on_closed = on_closed
         self._decoder = Decoder(MAX_HANDSHAKE_FRAME, one_by_one=True) if handshake else Decoder()
@@ -170,7 +172,7 @@ class Link:
             return
         self.closed = True
         self._loop.remove_reader(self._fd)
-        self._loop.remove_writer(self._fd)
+        self._loop.remove_writer(self._write_fd)
         self._sock.close()
         self.unwritten = self._unwritten_calls()
         self._first_lane.clear()
@@ -193,8 +195,12 @@ class Link:
         return found
 
     def fileno(self) -> int:
-        """The socket's descriptor."""
+        """The descriptor that is read."""
         return self._fd
+
+    def descriptors(self) -> set[int]:
+        """All that a forked child must not keep."""
+        return {self._fd, self._write_fd}
 
     def _fail(self, reason: Exception | None) -> None:
         if not self.closed:
@@ -293,6 +299,6 @@ class Link:
             return
         self._writer_is_on = wanted
         if wanted:
-            self._loop.add_writer(self._fd, self._flush)
+            self._loop.add_writer(self._write_fd, self._flush)
         else:
-            self._loop.remove_writer(self._fd)
+            self._loop.remove_writer(self._write_fd)

@@ -1,67 +1,86 @@
-"""Any stream as a non-blocking socket.
+"""Any stream as something that the loop can wait for.
 
 A socket is one. What only has blocking `recv` and `sendall` (a paramiko channel, a pipe to a program) is pumped
-through a socket pair by two threads, so that the loop waits for one kind of thing only.
+through a socket pair by two threads, so that the loop waits for one kind of thing only. Where a stream is two
+descriptors, as a program's standard input and output are, `DescriptorPair` makes them look like one socket.
 """
 
 from __future__ import annotations
 
+import os
 import socket
-import threading
-from typing import Protocol
 
-PUMP_SIZE = 256 * 1024
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Protocol
+
+    from dragonfly_executor.transport.pump import Pump
+
+    Buffer = bytes | bytearray | memoryview
+
+    class Stream(Protocol):
+        """See `dragonfly_executor.backends.base.Stream`."""
+
+        def recv(self, size: int, /) -> bytes:
+            """At least one byte; nothing at the end."""
+
+        def sendall(self, data: bytes, /) -> None:
+            """Write everything."""
+
+        def close(self) -> None:
+            """End it."""
 
 
-class Stream(Protocol):
-    """See `dragonfly_executor.backends.base.Stream`."""
+class DescriptorPair:
+    """Two descriptors, one to read and one to write, with the methods of a socket that a link uses."""
 
-    def recv(self, size: int, /) -> bytes:
-        """At least one byte; nothing at the end."""
+    def __init__(self, reading: int, writing: int) -> None:
+        self._reading = reading
+        self._writing = writing
 
-    def sendall(self, data: bytes, /) -> None:
-        """Write everything."""
+    def recv(self, size: int) -> bytes:
+        """What is there, at most `size` bytes; nothing at the end."""
+        return os.read(self._reading, size)
+
+    def send(self, data: Buffer) -> int:
+        """How much of it was written."""
+        return os.write(self._writing, data)
+
+    def sendmsg(self, buffers: Sequence[Buffer]) -> int:
+        """How much of all of them was written."""
+        return os.writev(self._writing, buffers)
+
+    def setblocking(self, blocking: bool) -> None:
+        """Of both."""
+        os.set_blocking(self._reading, blocking)
+        os.set_blocking(self._writing, blocking)
+
+    def fileno(self) -> int:
+        """The one to read."""
+        return self._reading
+
+    def write_fileno(self) -> int:
+        """The one to write."""
+        return self._writing
 
     def close(self) -> None:
-        """End it."""
+        """Both. Twice is fine."""
+        reading, self._reading = self._reading, -1
+        writing, self._writing = self._writing, -1
+        for fd in {reading, writing} - {-1}:
+            os.close(fd)
 
 
-def as_socket(stream: Stream) -> socket.socket:
-    """A socket whose bytes are the stream's; the stream is closed when the socket's other side is."""
+def as_socket(stream: Stream) -> tuple[socket.socket, Pump | None]:
+    """A socket whose bytes are the stream's, and what pumps them, if anything must.
+
+    The stream is closed when the socket's other side is. Whoever closes the socket joins the pump after that.
+    """
     if isinstance(stream, socket.socket):
-        return stream
+        return stream, None
+    from dragonfly_executor.transport.pump import Pump
+
     ours, theirs = socket.socketpair()
-    for name, pump in (("in", _pump_in), ("out", _pump_out)):
-        threading.Thread(target=pump, args=(stream, theirs), name=f"dragonfly-pump-{name}", daemon=True).start()
-    return ours
-
-
-def _pump_in(stream: Stream, sock: socket.socket) -> None:
-    """From the stream to the socket, until either ends."""
-    try:
-        while data := stream.recv(PUMP_SIZE):
-            sock.sendall(data)
-    except OSError:
-        return  # the link is told by the shutdown below
-    finally:
-        _shut_down(sock, socket.SHUT_WR)
-
-
-def _pump_out(stream: Stream, sock: socket.socket) -> None:
-    """From the socket to the stream, until either ends."""
-    try:
-        while data := sock.recv(PUMP_SIZE):
-            stream.sendall(data)
-    except OSError:
-        return  # the other pump sees the stream's end
-    finally:
-        stream.close()
-        _shut_down(sock, socket.SHUT_RD)
-        sock.close()
-
-
-def _shut_down(sock: socket.socket, how: int) -> None:
-    try:
-        sock.shutdown(how)
-    except OSError:
-        return  # it is gone already
+    return ours, Pump(stream, theirs)

@@ -1,10 +1,12 @@
-"""Links over real sockets: order, lanes, closing, and a peer that reads slowly."""
+"""Links over real sockets and pipes: order, lanes, closing, and a peer that reads slowly."""
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -12,7 +14,8 @@ from dragonfly_executor.core.wire import CHUNK_SIZE, Decoder, Flag, Frame, Kind,
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.transport.link import Link, split_bulk
 from dragonfly_executor.transport.loop import Loop
-from dragonfly_executor.transport.streams import as_socket
+from dragonfly_executor.transport.streams import DescriptorPair, as_socket
+from tests.support import PATIENCE
 
 
 class End:
@@ -144,30 +147,113 @@ def test_writing_to_a_peer_that_is_gone_still_reads_what_it_said_last(end: End) 
     assert len(end.closed) == 1
 
 
+class Wrapped:
+    """Has nothing of a socket but the three methods."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def recv(self, size: int) -> bytes:
+        return self._sock.recv(size)
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.sendall(data)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+
 def test_a_stream_that_is_no_socket_is_pumped() -> None:
     ours, theirs = socket.socketpair()
+    with ours, theirs:
+        sock, pump = as_socket(Wrapped(ours))
+        assert pump is not None
+        sock.sendall(b"there")
+        assert theirs.recv(100) == b"there"
+        theirs.sendall(b"back")
+        assert sock.recv(100) == b"back"
+        sock.close()
+        assert theirs.recv(100) == b""
+        assert pump.join(PATIENCE) == []
+        assert pump.fileno() == -1
 
-    class Wrapped:
-        """Has nothing of a socket but the three methods."""
 
-        def recv(self, size: int) -> bytes:
-            return ours.recv(size)
+def test_a_pump_ends_with_its_stream() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        sock, pump = as_socket(Wrapped(ours))
+        assert pump is not None
+        with sock:
+            theirs.sendall(b"last words")
+            theirs.close()
+            assert sock.recv(100) == b"last words"
+            assert sock.recv(100) == b""
+        assert pump.join(PATIENCE) == []
 
-        def sendall(self, data: bytes) -> None:
-            ours.sendall(data)
 
+def test_a_pump_whose_stream_does_not_end_is_told_of() -> None:
+    ours, theirs = socket.socketpair()
+
+    class Endless(Wrapped):
         def close(self) -> None:
-            ours.shutdown(socket.SHUT_RDWR)
-            ours.close()
+            """It goes on."""
 
-    sock = as_socket(Wrapped())
-    sock.sendall(b"there")
-    assert theirs.recv(100) == b"there"
-    theirs.sendall(b"back")
-    assert sock.recv(100) == b"back"
-    sock.close()
-    assert theirs.recv(100) == b""
-    theirs.close()
+    with theirs:
+        sock, pump = as_socket(Endless(ours))
+        assert pump is not None
+        sock.close()
+        assert sorted(pump.join(0.05)) == ["dragonfly-pump-in", "dragonfly-pump-out"]
+        theirs.shutdown(socket.SHUT_RDWR)
+        assert pump.join(PATIENCE) == []
+    ours.close()
+
+
+def test_a_socket_needs_no_pump() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert as_socket(ours) == (ours, None)
+
+
+@pytest.fixture
+def pipes() -> Iterator[tuple[DescriptorPair, DescriptorPair]]:
+    """Both ends of a stream that is made of two pipes."""
+    first, second = os.pipe(), os.pipe()
+    ends = DescriptorPair(first[0], second[1]), DescriptorPair(second[0], first[1])
+    yield ends
+    for end in ends:
+        end.close()
+
+
+def test_two_descriptors_carry_frames_like_one_socket(pipes: tuple[DescriptorPair, DescriptorPair]) -> None:
+    """More than a pipe holds at once, both ways, in both lanes."""
+    loop = Loop()
+    sent = [encode(Kind.CALL, number, b"y" * 50_000, attempt=1) for number in range(40)]
+    received: list[bytes] = []
+    closed: list[Exception | None] = []
+
+    def back(frames: list[Frame]) -> None:
+        for frame in frames:
+            echo.send_bulk(bytes(frame.raw))
+
+    def arrived(frames: list[Frame]) -> None:
+        received.extend(bytes(frame.raw) for frame in frames)
+        if len(received) == len(sent):
+            link.close()
+
+    def ended(reason: Exception | None) -> None:
+        closed.append(reason)
+        loop.stop()
+
+    link = Link(loop, pipes[0], arrived, lambda reason: None)
+    echo = Link(loop, pipes[1], back, ended)
+    assert len(link.descriptors()) == 2
+    for frame in sent:
+        link.send(frame)
+    loop.run()
+    loop.close()
+    assert received == sent
+    assert closed == [None]
 
 
 def test_timers_ring_in_order_and_a_cancelled_one_does_not() -> None:

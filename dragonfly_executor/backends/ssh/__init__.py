@@ -1,0 +1,1 @@
+"""Runners on hosts that can be reached by SSH, with nothing installed there but Python."""

@@ -1,0 +1,154 @@
+"""Who the user is: keys of an agent, key files with their certificates, a password."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import paramiko
+
+from dragonfly_executor.backends.ssh.config import Target
+from dragonfly_executor.errors import BootError
+
+DEFAULT_KEY_FILES = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
+Method = tuple[str, Callable[[paramiko.Transport], list[str]]]
+"""What to call it in an error, and how to try it: what the server wants besides, empty where that was all."""
+
+
+class Credentials:
+    """What may be shown to a host to be let in.
+
+    Args:
+        key_files: private keys, before those that the configuration names.
+        passphrase: of key files that have one.
+        password: tried last. Jump hosts never see it.
+        use_agent: whether keys of an SSH agent count.
+    """
+
+    def __init__(
+        self,
+        key_files: Iterable[str] = (),
+        passphrase: str | None = None,
+        password: str | None = None,
+        *,
+        use_agent: bool = True,
+    ) -> None:
+        self._key_files = tuple(key_files)
+        self._passphrase = None if passphrase is None else passphrase.encode()
+        self._password = password
+        self._use_agent = use_agent
+
+    def __repr__(self) -> str:
+        return f"Credentials(key_files={self._key_files!r})"
+
+    def without_password(self) -> Credentials:
+        """The same for a host on the way."""
+        passphrase = None if self._passphrase is None else self._passphrase.decode()
+        return Credentials(self._key_files, passphrase, use_agent=self._use_agent)
+
+    def log_in(self, transport: paramiko.Transport, target: Target) -> None:
+        """Try everything in its order until the host is content.
+
+        Raises:
+            BootError: it never was; phase "auth". What was tried is in it, and nothing secret.
+        """
+        tried: list[str] = []
+        agent = self._agent(tried)
+        try:
+            for name, method in self._methods(agent, target, tried):
+                try:
+                    wanted = method(transport)
+                except paramiko.BadAuthenticationType as error:
+                    tried.append(f"{name}: the host takes only {', '.join(error.allowed_types)}")
+                except paramiko.AuthenticationException:
+                    tried.append(f"{name}: refused")
+                except (paramiko.SSHException, EOFError, OSError) as error:
+                    tried.append(f"{name}: {type(error).__name__}: {error}")
+                else:
+                    if transport.is_authenticated() and not wanted:
+                        return
+                    tried.append(f"{name}: accepted, but the host also wants {', '.join(wanted)}")
+                if not transport.is_active():
+                    tried.append("then the host ended the connection")
+                    break
+        finally:
+            if agent is not None:
+                agent.close()
+        said = "; ".join(tried) or "there is no key, no agent and no password to try: give key_filename="
+        raise BootError(f"{target.label} does not let {target.user} in: {said}", "auth")
+
+    def _agent(self, tried: list[str]) -> paramiko.Agent | None:
+        try:
+            return paramiko.Agent() if self._use_agent else None
+        except (paramiko.SSHException, OSError) as error:
+            tried.append(f"the SSH agent does not answer: {error}")
+            return None
+
+    def _methods(self, agent: paramiko.Agent | None, target: Target, tried: list[str]) -> Iterator[Method]:
+        """All that there is to try; what cannot be tried is added to `tried`.
+
+        What the user names comes first: hosts count, and an agent may hold more keys than they let one try.
+        """
+        yield from self._by_files(self._key_files, target, tried)
+        named = (*self._key_files, *target.key_files)
+        if agent is not None:
+            keys = [(_is_one_of(named, key), key) for key in agent.get_keys()]
+            for fits, key in sorted(keys, key=lambda entry: not entry[0]):
+                if fits or not target.identities_only:
+                    yield f"the agent's {key.get_name()} key", _by_key(target.user, key)
+        if target.key_files or target.identities_only:
+            yield from self._by_files(target.key_files, target, tried)
+        elif not self._key_files:
+            there = [file for file in DEFAULT_KEY_FILES if Path(file).expanduser().is_file()]
+            yield from self._by_files(there, target, tried)
+        if self._password is not None:
+            password = self._password
+            yield "password", lambda transport: transport.auth_password(target.user, password)
+
+    def _by_files(self, files: Iterable[str], target: Target, tried: list[str]) -> Iterator[Method]:
+        for file in files:
+            path = Path(file).expanduser()
+            if path.suffix == ".pub":
+                continue  # it says which of the agent's keys is meant
+            try:
+                key = _load(path, self._passphrase)
+            except Exception as error:  # paramiko and cryptography raise many things, TypeError among them
+                tried.append(f"{file} cannot be used: {_without_secrets(error)}")
+                continue
+            yield str(file), _by_key(target.user, key)
+
+
+def _load(path: Path, passphrase: bytes | None) -> paramiko.PKey:
+    """A key, with its certificate where there is one beside it. A passphrase is for those that have one."""
+    try:
+        return paramiko.PKey.from_path(path, None)
+    except (TypeError, paramiko.PasswordRequiredException):
+        if passphrase is None:
+            raise
+    return paramiko.PKey.from_path(path, passphrase)
+
+
+def _by_key(user: str, key: paramiko.PKey) -> Callable[[paramiko.Transport], list[str]]:
+    return lambda transport: transport.auth_publickey(user, key)
+
+
+def _is_one_of(files: Iterable[str], key: paramiko.PKey) -> bool:
+    """Whether a key of the agent belongs to one of the files, of which the private half may be anywhere."""
+    for file in files:
+        public = Path(file if file.endswith(".pub") else f"{file}.pub").expanduser()
+        try:
+            words = public.read_text(encoding="utf-8", errors="replace").split()
+        except OSError:
+            continue
+        if len(words) > 1 and words[1] == key.get_base64():
+            return True
+    return False
+
+
+def _without_secrets(error: Exception) -> str:
+    """What is wrong with a key file, in words that cannot hold anything of what is in it."""
+    if isinstance(error, paramiko.PasswordRequiredException | TypeError):
+        return "it has a passphrase: give passphrase=, or add it to an agent"
+    if isinstance(error, OSError):
+        return str(error)
+    return f"{type(error).__name__} (wrong passphrase, or a kind of key that is not known)"

@@ -1,0 +1,277 @@
+"""Runners on hosts that can be reached by SSH. Nothing need be installed there but Python."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import paramiko
+
+from dragonfly_executor import errors
+from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.backends.ssh.archive import Archive, make_archive
+from dragonfly_executor.backends.ssh.auth import Credentials
+from dragonfly_executor.backends.ssh.bootstrap import Bootstrap, command
+from dragonfly_executor.backends.ssh.config import Config
+from dragonfly_executor.backends.ssh.connect import PACKET, WINDOW, Connection, Connector, Deadline
+from dragonfly_executor.backends.ssh.hostkeys import SYSTEM_FILES, USER_FILES, HostKeys, parse_key
+from dragonfly_executor.backends.ssh.hosts import HostBook, SSHHost, port_number, user_name, variables
+from dragonfly_executor.backends.ssh.node import ChannelStream, SSHNode, StderrReader, describe, end
+from dragonfly_executor.backoff import delay
+from dragonfly_executor.options import duration, hook, whole
+from dragonfly_executor.parent import VARIABLE
+
+if TYPE_CHECKING:
+    from dragonfly_executor.options import Seconds, Wait
+
+    PathLike = str | Path
+
+logger = logging.getLogger("dragonfly_executor")
+
+
+class SSHBackend(Backend):
+    """Boots runners on hosts, one connection each.
+
+    A host needs sshd and a Python of the same minor version as the parent's. What a runner needs besides is sent there
+    once and kept in a cache. The runner speaks over the SSH channel: no port is opened on either side.
+
+    Host keys are verified against known_hosts, always. Hosts take turns, the one that carries the fewest runners first.
+    One on which a boot fails is set aside for a while, and the boot goes on with the others; one that shows an unknown
+    key, or has no fitting Python, is not used again.
+
+    Args:
+        hosts: names, addresses, aliases of ``~/.ssh/config``, ``user@name:port``, or `SSHHost` objects.
+        user, port: for hosts that say nothing else; they come before the configuration.
+        key_filename: a private key, or several, tried first. A certificate beside one (``...-cert.pub``) is used.
+        passphrase: of these keys. Keys that an SSH agent holds need none.
+        password: tried last, on the hosts themselves and never on the way there.
+        use_agent: whether the keys of an SSH agent count.
+        known_hosts: a file, or several, instead of the user's and the system's own known_hosts.
+        host_key: the key that the hosts must show, or several, as in a ``.pub`` file; then no file is asked.
+        insecure_accept_any_host_key: let anybody answer in a host's place who can. For tests alone.
+        config: the SSH configuration file; None for none.
+        python: the interpreter on the hosts, a name or a path; default what is found there.
+        env: variables for the runners. They travel on the connection, and in no command line.
+        cache: the folder on the hosts for what is sent there; default ``$XDG_CACHE_HOME`` or ``~/.cache``.
+        runners_per_host: runners at once on a host that does not say itself.
+        connect_timeout: seconds (or a `timedelta`) for each of reaching a host, agreeing on keys, and logging in.
+        host_wait: a tenacity wait strategy for how long a host that failed is set aside; None for an exponential one
+            with jitter, from a second to five minutes.
+
+    Raises:
+        TypeError, ValueError: an argument is none of these.
+        OSError: the configuration file cannot be read.
+    """
+
+    name = "ssh"
+    default_boot_timeout = 60.0
+
+    def __init__(
+        self,
+        hosts: Iterable[str | SSHHost],
+        *,
+        user: str | None = None,
+        port: int | None = None,
+        key_filename: PathLike | Iterable[PathLike] | None = None,
+        passphrase: str | None = None,
+        password: str | None = None,
+        use_agent: bool = True,
+        known_hosts: PathLike | Iterable[PathLike] | None = None,
+        host_key: str | Iterable[str] | None = None,
+        insecure_accept_any_host_key: bool = False,
+        config: PathLike | None = "~/.ssh/config",
+        python: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cache: str | None = None,
+        runners_per_host: int = 1,
+        connect_timeout: Seconds = 15.0,
+        host_wait: Wait | None = None,
+    ) -> None:
+        if isinstance(hosts, str | SSHHost):
+            raise TypeError("hosts must be a list of hosts, not one of them")
+        self.hosts = [host if isinstance(host, SSHHost) else SSHHost(host) for host in hosts]
+        if not self.hosts:
+            raise ValueError("hosts must name at least one host")
+        self._user, self._port = user_name(user), port_number(port)
+        self._python, self._cache = python, cache
+        self._env = variables(env)
+        self._config = Config(None if config is None else str(config))
+        self._wait = hook(host_wait, "host_wait")
+        per_host = whole(runners_per_host, "runners_per_host", 1)
+        self._book = HostBook(host.runners or per_host for host in self.hosts)
+        self._lock = threading.Lock()
+        """Of the book: boots run at the same time."""
+        self._archive: Archive | None = None
+        self._archive_lock = threading.Lock()
+        self._connector = Connector(
+            HostKeys(
+                _texts(known_hosts) if known_hosts is not None else [*USER_FILES, *SYSTEM_FILES],
+                map(parse_key, _texts(host_key)),
+                accept_any=insecure_accept_any_host_key,
+            ),
+            Credentials(_texts(key_filename), passphrase, password, use_agent=use_agent),
+            duration(connect_timeout, "connect_timeout", positive=True),
+            lambda text: self._config.resolve(SSHHost(text)),
+        )
+        self.default_max = self._book.size
+
+    def __repr__(self) -> str:
+        return f"SSHBackend({[str(host) for host in self.hosts]})"
+
+    def boot(self, request: BootRequest) -> Node:
+        """Boot a runner on the host whose turn it is, or on the next one if that fails.
+
+        Raises:
+            HostKeyError, VersionMismatchError: no host is left, and this is why.
+            BootError: none of the hosts could be used this time. Its phase is one of "resolve", "connect", "host key",
+                "auth", "python", "bootstrap" and "handshake".
+        """
+        deadline = Deadline(request.timeout)
+        tried: dict[int, errors.BootError] = {}
+        while True:
+            with self._lock:
+                place = self._book.choose(time.monotonic(), tried)
+            if place is None:
+                raise self._nothing_left(tried)
+            try:
+                node = self._boot_on(place, request, deadline)
+            except BaseException as error:
+                with self._lock:
+                    self._book.release(place)
+                if not isinstance(error, errors.BootError):
+                    raise
+                tried[place] = error
+                self._failed(place, error)
+            else:
+                with self._lock:
+                    self._book.worked(place)
+                return node
+
+    # -- one host -----------------------------------------------------------------------------------------------------
+
+    def _boot_on(self, place: int, request: BootRequest, deadline: Deadline) -> Node:
+        host = self.hosts[place]
+        target = self._config.resolve(host, self._user, self._port)
+        connection = self._connector.connect(target, deadline)
+        try:
+            channel = _open_channel(connection, deadline)
+        except BaseException:
+            connection.close()
+            raise
+        stream, stderr = ChannelStream(channel, deadline), StderrReader(channel, str(host))
+        python = host.python or self._python
+        archive = self._make_archive()
+        bootstrap = Bootstrap(str(host), stream, python)
+        try:
+            try:
+                channel.exec_command(command(python, archive.digest, self._cache))
+                bootstrap.run(archive, {**self._env, **host.env, VARIABLE: request.parent.encode()})
+                stream.no_deadline()
+            except TimeoutError as error:
+                text = f"{host} did not run the command in the time that a boot has"
+                raise errors.BootError(text, "bootstrap") from error
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                text = f"{host}: the connection broke during the bootstrap: {str(error) or type(error).__name__}"
+                raise errors.BootError(text, "bootstrap") from error
+        except BaseException as error:
+            end(connection, channel, stderr)
+            if isinstance(error, errors.BootError):
+                error.output = describe(bootstrap.noise, stderr.tail())
+            raise
+        stderr.pass_on()
+        return SSHNode(
+            connection,
+            channel,
+            stream,
+            stderr,
+            noise=bootstrap.noise,
+            slots=host.max_concurrency,
+            release=self._releaser(place),
+        )
+
+    def _releaser(self, place: int) -> Callable[[], None]:
+        def release() -> None:
+            with self._lock:
+                self._book.release(place)
+
+        return release
+
+    def _make_archive(self) -> Archive:
+        """Made once: compiling takes longer than connecting."""
+        with self._archive_lock:
+            if self._archive is None:
+                self._archive = make_archive()
+            return self._archive
+
+    # -- failures -----------------------------------------------------------------------------------------------------
+
+    def _failed(self, place: int, error: errors.BootError) -> None:
+        if isinstance(error, errors.HostKeyError | errors.VersionMismatchError):
+            with self._lock:
+                self._book.refuse(place, error)
+            logger.warning("host %s is not used any more: %s", self.hosts[place], error.args[0])
+            return
+        with self._lock:
+            failures = self._book.failed(place)
+        pause = delay(self._wait or _default_wait(), failures)
+        with self._lock:
+            self._book.set_aside(place, time.monotonic() + pause)
+        logger.warning("host %s is set aside for %.1f s: %s", self.hosts[place], pause, error.args[0])
+
+    def _nothing_left(self, tried: Mapping[int, errors.BootError]) -> errors.BootError:
+        """Why there is no host for a runner."""
+        with self._lock:
+            refused = {place: entry.refused for place, entry in enumerate(self._book.entries) if entry.refused}
+            full = [place for place, entry in enumerate(self._book.entries) if entry.runners >= entry.size]
+        causes: dict[int, Exception] = {**refused, **tried}
+        hopeless = len(refused) == len(self.hosts)
+        first = next(iter(causes.values()), None)
+        if len(self.hosts) == 1 and first is not None:
+            return _again(first) if hopeless and not tried else tried[0]
+        told = [f"{self.hosts[place]}: {error.args[0]} (phase: {_phase(error)})" for place, error in causes.items()]
+        told += [f"{self.hosts[place]} carries as many runners as it may" for place in full if place not in causes]
+        text = "no host can carry a runner:\n  " + "\n  ".join(told)
+        kind = type(first) if hopeless and isinstance(first, errors.BootError) else errors.BootError
+        outputs = [error.output for error in tried.values() if error.output]
+        combined = kind(text, _phase(first), output="\n".join(outputs))
+        combined.__cause__ = first
+        return combined
+
+
+def _open_channel(connection: Connection, deadline: Deadline) -> paramiko.Channel:
+    try:
+        return connection.transport.open_session(WINDOW, PACKET, timeout=deadline.left())
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        text = f"{connection.target.label} lets us in, but runs no commands: {str(error) or type(error).__name__}"
+        raise errors.BootError(text, "bootstrap") from error
+
+
+def _default_wait() -> Wait:
+    # Loaded when something has failed: a program in which nothing fails has no use for it.
+    import tenacity
+
+    wait: Wait = tenacity.wait_exponential(multiplier=1.0, max=300.0) + tenacity.wait_random(0.0, 1.0)
+    return wait
+
+
+def _again(error: Exception) -> errors.BootError:
+    """An error for another boot: each collects a traceback of its own."""
+    kind = type(error) if isinstance(error, errors.BootError) else errors.BootError
+    copy = kind(str(error.args[0]), _phase(error), output=getattr(error, "output", ""))
+    copy.__cause__ = error.__cause__ or error
+    return copy
+
+
+def _phase(error: Exception | None) -> str:
+    return error.phase if isinstance(error, errors.BootError) else "create"
+
+
+def _texts(value: PathLike | Iterable[PathLike] | None) -> list[str]:
+    """One text or path, or several, or none."""
+    if value is None:
+        return []
+    return [str(value)] if isinstance(value, str | Path) else [str(item) for item in value]

@@ -1,0 +1,273 @@
+"""A connection to a host: reached, known, and let in. Through other hosts, or a program, where the user says so."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import paramiko
+
+from dragonfly_executor.backends.ssh.auth import Credentials
+from dragonfly_executor.backends.ssh.config import Target
+from dragonfly_executor.backends.ssh.hostkeys import HostKeys
+from dragonfly_executor.errors import BootError
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Through: TypeAlias = "Connection | Proxy | None"
+
+WINDOW = 8 * 1024 * 1024
+"""Bytes under way to the parent at most: 40 ms of a link of 200 MB/s."""
+PACKET = 256 * 1024
+"""The largest packet that the host may send: each costs the parent's interpreter the same."""
+FAST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+JOIN_PATIENCE = 5.0
+MAX_JUMPS = 8
+LOG_CHANNEL = "dragonfly_executor.paramiko"
+# What goes wrong is told by the error that it ends in. Without a handler Python would print paramiko's tracebacks.
+logging.getLogger(LOG_CHANNEL).addHandler(logging.NullHandler())
+
+
+class Deadline:
+    """Until when something has to be done."""
+
+    def __init__(self, seconds: float) -> None:
+        self._when = time.monotonic() + seconds
+
+    def left(self, at_most: float = float("inf")) -> float:
+        """Seconds that are left, but never none: what is late fails by itself, and says of what."""
+        return max(0.01, min(at_most, self._when - time.monotonic()))
+
+
+class Connection:
+    """An SSH connection on which commands can be run. It holds whatever it goes through.
+
+    Attributes:
+        transport: paramiko's.
+        target: the host.
+    """
+
+    def __init__(self, target: Target, transport: paramiko.Transport, through: Through) -> None:
+        self.target = target
+        self.transport = transport
+        self._through = through
+
+    def descriptors(self) -> list[int]:
+        """What holds it open."""
+        if self._through is not None:
+            return self._through.descriptors()
+        sock: socket.socket = self.transport.sock
+        return [sock.fileno()] if sock.fileno() >= 0 else []
+
+    def close(self) -> None:
+        """End it and all that it goes through. Twice is fine, never raises."""
+        _end(self.transport)
+        if self._through is not None:
+            self._through.close()
+
+
+class Connector:
+    """Makes connections.
+
+    Args:
+        host_keys: which hosts are known.
+        credentials: what to be let in with.
+        connect_timeout: seconds for each of reaching a host, agreeing on keys, and being let in.
+        resolve: what the configuration says of a jump host that the user writes so.
+    """
+
+    def __init__(
+        self,
+        host_keys: HostKeys,
+        credentials: Credentials,
+        connect_timeout: float,
+        resolve: Callable[[str], Target],
+    ) -> None:
+        self._host_keys = host_keys
+        self._credentials = credentials
+        self._connect_timeout = connect_timeout
+        self._resolve = resolve
+
+    def connect(self, target: Target, deadline: Deadline) -> Connection:
+        """Connect to a host.
+
+        Raises:
+            HostKeyError: the host, or one on the way, is not known, or not by this key.
+            BootError: it cannot be reached, or lets nobody in; phase "resolve", "connect" or "auth".
+        """
+        return self._connect(target, deadline, self._credentials, MAX_JUMPS)
+
+    def _connect(self, target: Target, deadline: Deadline, credentials: Credentials, jumps: int) -> Connection:
+        sock, through = self._reach(target, deadline, jumps)
+        transport = self._transport(target, sock)
+        try:
+            self._agree(target, transport, deadline)
+            transport.auth_timeout = deadline.left(self._patience(target))
+            credentials.log_in(transport, target)
+        except BaseException:
+            Connection(target, transport, through).close()
+            raise
+        transport.set_keepalive(target.keepalive)
+        return Connection(target, transport, through)
+
+    def _patience(self, target: Target) -> float:
+        return target.connect_timeout or self._connect_timeout
+
+    # -- a way to the host --------------------------------------------------------------------------------------------
+
+    def _reach(self, target: Target, deadline: Deadline, jumps: int) -> tuple[Any, Through]:
+        """Something with a socket's methods that leads to the host's sshd, and what it goes through."""
+        if target.proxy_command is not None:
+            proxy = Proxy(target)
+            return proxy.sock, proxy
+        if not target.jumps:
+            return self._dial(target, deadline), None
+        jump = self._jump(target, deadline, jumps)
+        try:
+            return self._channel_through(jump, target, deadline), jump
+        except BaseException:
+            jump.close()
+            raise
+
+    def _dial(self, target: Target, deadline: Deadline) -> socket.socket:
+        try:
+            sock = socket.create_connection((target.address, target.port), deadline.left(self._patience(target)))
+        except (socket.gaierror, UnicodeError) as error:
+            text = f"{target.label}: there is no address for {target.address!r}: {error}"
+            raise BootError(text, "resolve") from error
+        except OSError as error:
+            where = f"{target.address} port {target.port}"
+            raise BootError(f"{target.label}: cannot connect to {where}: {error}", "connect") from error
+        # Calls are small and wait for answers; and a peer that is gone must be noticed with data under way, too.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+        return sock
+
+    def _jump(self, target: Target, deadline: Deadline, jumps: int) -> Connection:
+        """A connection to the last host on the way."""
+        if jumps <= 0:
+            text = f"{target.label}: more than {MAX_JUMPS} hosts to jump through; do they go in a ring?"
+            raise BootError(text, "resolve")
+        *earlier, last = target.jumps
+        on_the_way = self._resolve(last)
+        if earlier:
+            on_the_way = on_the_way._replace(jumps=tuple(earlier), proxy_command=None)
+        return self._connect(on_the_way, deadline, self._credentials.without_password(), jumps - 1)
+
+    def _channel_through(self, jump: Connection, target: Target, deadline: Deadline) -> paramiko.Channel:
+        try:
+            return jump.transport.open_channel(
+                "direct-tcpip",
+                (target.address, target.port),
+                ("127.0.0.1", 0),
+                window_size=WINDOW,
+                timeout=deadline.left(self._patience(target)),
+            )
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            where = f"{target.address} port {target.port}"
+            text = f"{target.label}: {jump.target.label} cannot connect to {where}: {_text_of(error)}"
+            raise BootError(text, "connect") from error
+
+    # -- keys and people ----------------------------------------------------------------------------------------------
+
+    def _transport(self, target: Target, sock: Any) -> paramiko.Transport:
+        transport = paramiko.Transport(sock, default_window_size=WINDOW, default_max_packet_size=PACKET)
+        transport.name = f"dragonfly-ssh-{target.label}"
+        transport.set_log_channel(LOG_CHANNEL)
+        options = transport.get_security_options()
+        fast = [cipher for cipher in FAST_CIPHERS if cipher in options.ciphers]
+        options.ciphers = tuple(dict.fromkeys((*fast, *options.ciphers)))
+        known = self._host_keys.types(target.key_name)
+        wanted = [name for kind in known for name in _algorithms(kind) if name in options.key_types]
+        options.key_types = tuple(dict.fromkeys((*wanted, *options.key_types)))
+        return transport
+
+    def _agree(self, target: Target, transport: paramiko.Transport, deadline: Deadline) -> None:
+        """Exchange keys, and look whose they are. Nothing of the user's is shown before that."""
+        patience = deadline.left(self._patience(target))
+        transport.banner_timeout = transport.handshake_timeout = patience
+        done = threading.Event()
+        try:
+            transport.start_client(event=done)
+            in_time = done.wait(patience)
+            error: BaseException | None = transport.get_exception()
+        except (paramiko.SSHException, EOFError, OSError) as raised:
+            in_time, error = True, raised
+        if not in_time or error is not None or not transport.is_active():
+            why = f"no answer within {patience:.3g} s" if not in_time else _text_of(error)
+            text = f"{target.label}: this is no SSH server that one can speak with: {why}"
+            raise BootError(text, "connect") from error
+        self._host_keys.verify(target.label, target.key_name, transport.get_remote_server_key().asbytes())
+
+
+def _algorithms(kind: str) -> tuple[str, ...]:
+    """By which signatures a host can prove that it has a key of this type."""
+    return ("rsa-sha2-512", "rsa-sha2-256") if kind == "ssh-rsa" else (kind,)
+
+
+def _text_of(error: BaseException | None) -> str:
+    if error is None:
+        return "the connection was closed"
+    return str(error) or type(error).__name__
+
+
+def _end(transport: paramiko.Transport) -> None:
+    """Close it, and wait for its thread."""
+    transport.close()
+    transport.sock.close()
+    if transport.is_alive():
+        transport.join(JOIN_PATIENCE)
+    if transport.is_alive():
+        logging.getLogger("dragonfly_executor").error("thread %s has not ended", transport.name)
+
+
+class Proxy:
+    """A program that connects to a host, in the way of ssh's ProxyCommand: its input and output are the connection.
+
+    Attributes:
+        sock: the connection's own end.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.sock, theirs = socket.socketpair()
+        command = f"exec {target.proxy_command}"
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    ["/bin/sh", "-c", command],
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    # A Ctrl-C at the terminal is the parent's to deal with.
+                    start_new_session=True,
+                )
+            except OSError as error:
+                self.sock.close()
+                quoted = shlex.quote(command)
+                raise BootError(f"{target.label}: cannot run {quoted}: {error}", "connect") from error
+
+    def descriptors(self) -> list[int]:
+        """What holds it open."""
+        return [self.sock.fileno()] if self.sock.fileno() >= 0 else []
+
+    def close(self) -> None:
+        """End the program. Twice is fine."""
+        self.sock.close()
+        try:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.wait(JOIN_PATIENCE)
+        except ProcessLookupError:
+            self._process.wait()
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()

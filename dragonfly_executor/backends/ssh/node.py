@@ -1,0 +1,206 @@
+"""A runner on a host, as the parent holds it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+import paramiko
+
+from dragonfly_executor.backends.base import Node
+from dragonfly_executor.backends.ssh.bootstrap import OUTPUT_SIZE
+from dragonfly_executor.backends.ssh.connect import Connection, Deadline
+
+STOP_PATIENCE = 5.0
+"""Seconds that a runner gets to end by itself once its link has."""
+JOIN_PATIENCE = 5.0
+SEND_SIZE = 32 * 1024
+"""What OpenSSH takes in one packet."""
+MAX_LINE = 8 * 1024
+
+
+class ChannelStream:
+    """A command's input and output. Its `close` says that nothing follows; what the command still says can be read.
+
+    Args:
+        channel: paramiko's.
+        deadline: until when the host has to have answered, up to `no_deadline`.
+    """
+
+    def __init__(self, channel: paramiko.Channel, deadline: Deadline) -> None:
+        self._channel = channel
+        self._deadline: Deadline | None = deadline
+        self._unread = b""
+
+    def no_deadline(self) -> None:
+        """From now on wait for as long as it takes."""
+        self._deadline = None
+        self._channel.settimeout(None)
+
+    def recv(self, size: int, /) -> bytes:
+        """See `Stream`."""
+        if self._unread:
+            data, self._unread = self._unread[:size], self._unread[size:]
+            return data
+        self._set_timeout()
+        return bytes(self._channel.recv(size))
+
+    def sendall(self, data: bytes, /) -> None:
+        """See `Stream`."""
+        view = memoryview(data)
+        while view:
+            self._set_timeout()
+            sent = self._channel.send(bytes(view[:SEND_SIZE]))
+            if not sent:
+                raise ConnectionError("the channel is closed")
+            view = view[sent:]
+
+    def unread(self, data: bytes) -> None:
+        """Let the next `recv` return this."""
+        self._unread = data + self._unread
+
+    def close(self) -> None:
+        """See `Stream`."""
+        with suppress(OSError, EOFError, paramiko.SSHException):
+            self._channel.shutdown_write()
+
+    def _set_timeout(self) -> None:
+        if self._deadline is not None:
+            self._channel.settimeout(self._deadline.left())
+
+
+class StderrReader:
+    """Reads what a host's runner prints outside of calls: keeps the end of it, and passes lines on to this stderr.
+
+    Args:
+        channel: paramiko's.
+        host: what to write before each line.
+    """
+
+    def __init__(self, channel: paramiko.Channel, host: str) -> None:
+        self._channel = channel
+        self._host = host
+        self._tail = b""
+        self._passes_on = False
+        self._held = b""
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._read, name=f"dragonfly-stderr-{host}", daemon=True)
+        self._thread.start()
+
+    def pass_on(self) -> None:
+        """From now on, lines are for the user; what comes in a boot is told by its error, should it fail."""
+        with self._lock:
+            self._passes_on = True
+
+    def tail(self) -> bytes:
+        """The last that came."""
+        return self._tail
+
+    def join(self, timeout: float) -> bool:
+        """Wait until it has read all; whether it has."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _read(self) -> None:
+        rest = b""
+        try:
+            while data := self._channel.recv_stderr(64 * 1024):
+                self._tail = (self._tail + data)[-OUTPUT_SIZE:]
+                with self._lock:
+                    passes_on = self._passes_on
+                if passes_on:
+                    *lines, rest = (rest + data).split(b"\n")
+                    if len(rest) > MAX_LINE:
+                        lines, rest = [*lines, rest], b""
+                    self._print(lines)
+        except (OSError, EOFError):
+            pass  # the connection is gone: that is told elsewhere
+        if rest:
+            self._print([rest])
+
+    def _print(self, lines: list[bytes]) -> None:
+        text = "".join(f"[{self._host}] {line.decode(errors='replace')}\n" for line in lines)
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except (OSError, ValueError, AttributeError):
+            return  # it is closed, or there is none
+
+
+class SSHNode(Node):
+    """A host with a runner on it.
+
+    Args:
+        connection: to the host.
+        channel: the command's.
+        stream: the command's input and output.
+        stderr: reads the rest of what it says.
+        noise: what the host said before the runner did.
+        slots: calls at once there, or None.
+        release: is called once, when the node is given back.
+    """
+
+    shares_disk = False
+
+    def __init__(
+        self,
+        connection: Connection,
+        channel: paramiko.Channel,
+        stream: ChannelStream,
+        stderr: StderrReader,
+        *,
+        noise: bytes = b"",
+        slots: int | None = None,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.stream = stream
+        self.slots = slots
+        self.host = connection.target.label
+        self._connection = connection
+        self._channel = channel
+        self._stderr = stderr
+        self._noise = noise
+        self._release = release
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def __repr__(self) -> str:
+        return f"SSHNode({self.host!r})"
+
+    def descriptors(self) -> list[int]:
+        """See `Node`."""
+        return self._connection.descriptors()
+
+    def stop(self) -> None:
+        """End the link, wait until the runner has gone, or for long enough, and end the connection."""
+        with self._lock:
+            stopped, self._stopped = self._stopped, True
+        if stopped:
+            return
+        try:
+            end(self._connection, self._channel, self._stderr)
+        finally:
+            self._release()
+
+    def output(self) -> str:
+        """What the host printed before the runner spoke, and the last of the runner's stderr."""
+        return describe(self._noise, self._stderr.tail())
+
+
+def end(connection: Connection, channel: paramiko.Channel, stderr: StderrReader) -> None:
+    """End a command and the connection that it has for itself."""
+    with suppress(OSError, EOFError, paramiko.SSHException):
+        channel.shutdown_write()
+    # Set as well when the channel closes without a status, or the connection is gone.
+    channel.status_event.wait(STOP_PATIENCE)
+    channel.close()
+    connection.close()
+    stderr.join(JOIN_PATIENCE)
+
+
+def describe(noise: bytes, stderr: bytes) -> str:
+    """What a host has printed, as a text for a `BootError`."""
+    parts = [part.decode(errors="replace").strip() for part in (noise, stderr)]
+    return "\n".join(part for part in parts if part)[-2 * OUTPUT_SIZE :]

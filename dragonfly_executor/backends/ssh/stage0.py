@@ -1,0 +1,163 @@
+"""The first that runs on a host: it has itself sent what is missing, and becomes a runner's agent.
+
+This file travels in a command line, so it is short, holds no secret, and imports nothing but the standard library. What
+it says to the parent are lines of JSON, the first of them after `MAGIC`, since a host may have printed anything before.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import sys
+import time
+from contextlib import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MAGIC = b"\x1edragonfly-1\x1f"
+KEPT = 4
+"""Archives that stay in the cache: those that were used last."""
+STALE = 3600.0
+"""Seconds after which a file that nobody finished writing is litter."""
+
+
+def main(digest: str, cache: str) -> None:
+    """Speak with the parent, then be an agent. Does not return."""
+    reading, writing = _move_aside()
+    try:
+        folder = _cache_folder(cache)
+        path = os.path.join(folder, digest + ".zip")
+        lock = _verified(path, digest)
+        version = "{}.{}.{}".format(*sys.version_info)
+        _say(writing, {"cached": lock >= 0, "python": version, "executable": sys.executable}, MAGIC)
+        order, rest = _hear(reading)
+        if lock < 0:
+            _store(path, digest, _read(reading, order["size"], rest))
+            lock = _verified(path, digest)
+            if lock < 0:
+                raise OSError(f"what was written to {path} cannot be read again")
+            _clean_up(folder)
+        os.environ.update(order["env"])
+        os.environ.pop("DRAGONFLY_PARENT_PID", None)
+        sys.path.insert(0, path)
+        from dragonfly_executor.runner.hosted import run
+    except BaseException as error:
+        _say(writing, {"error": f"{type(error).__name__}: {error}"}, MAGIC)
+        os._exit(1)
+    _say(writing, {"ready": True})
+    run(reading, writing)
+
+
+def _move_aside() -> tuple[int, int]:
+    """The parent's stream under numbers that nobody uses; what is printed goes to stderr from now on."""
+    reading, writing = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in (0, 1))
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    if null > 2:
+        os.close(null)
+    return reading, writing
+
+
+def _say(writing: int, message: dict[str, object], before: bytes = b"") -> None:
+    data = before + json.dumps(message).encode() + b"\n"
+    while data:
+        data = data[os.write(writing, data) :]
+
+
+def _hear(reading: int) -> tuple[dict[str, Any], bytes]:
+    """A line from the parent, and what came with it."""
+    data = b""
+    while b"\n" not in data:
+        data += _some(reading)
+    line, _, rest = data.partition(b"\n")
+    return json.loads(line), rest
+
+
+def _read(reading: int, size: int, data: bytes) -> bytes:
+    pieces, missing = [data], size - len(data)
+    while missing:
+        pieces.append(_some(reading))
+        missing -= len(pieces[-1])
+    return b"".join(pieces)
+
+
+def _some(reading: int) -> bytes:
+    data = os.read(reading, 1 << 20)
+    if not data:
+        os._exit(1)  # the parent has given up
+    return data
+
+
+def _cache_folder(cache: str) -> str:
+    """Where archives are: nobody else can put one there."""
+    above = os.path.expanduser(cache or os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    folder = os.path.join(above, "dragonfly_executor")
+    if not os.path.isabs(above):
+        raise OSError(f"{above} is no absolute path, so there is no place to keep anything")
+    os.makedirs(folder, 0o700, exist_ok=True)
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise OSError(f"{folder} is no folder of this user's")
+    if found.st_mode & 0o077:
+        os.chmod(folder, 0o700)
+    return folder
+
+
+def _verified(path: str, digest: str) -> int:
+    """A descriptor of the archive if it is there and whole, else -1. While it is open nobody cleans the archive up."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return -1
+    with suppress(OSError):  # it is being cleaned up at this moment, or the file system has no locks
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    with open(fd, "rb", closefd=False) as file:
+        if hashlib.sha256(file.read()).hexdigest() == digest and os.fstat(fd).st_nlink:
+            with suppress(OSError):  # it only counts as older than it is
+                os.utime(path)
+            return fd
+    os.close(fd)
+    return -1
+
+
+def _store(path: str, digest: str, data: bytes) -> None:
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise OSError("the archive came over the connection with another content than it was sent with")
+    part = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.part"
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+        os.rename(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
+
+
+def _clean_up(folder: str) -> None:
+    """Remove the archives that were not used for the longest time, but none that a runner uses."""
+    found = []
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        try:
+            found.append((os.lstat(path).st_mtime, path))
+        except OSError:
+            continue
+    parts = [path for used, path in found if path.endswith(".part") and used < time.time() - STALE]
+    archives = [path for used, path in sorted(found, reverse=True) if path.endswith(".zip")]
+    for path in parts + archives[KEPT:]:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+            finally:
+                os.close(fd)
+        except OSError:
+            continue

@@ -1,0 +1,32 @@
+"""A runner on a host that is not the parent's: a keeper, which clears away what an agent leaves, and the agent."""
+
+from __future__ import annotations
+
+import os
+
+from dragonfly_executor.runner import agent, processes
+from dragonfly_executor.transport.streams import DescriptorPair
+
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def run(reading: int, writing: int) -> NoReturn:
+    """Be a runner on the stream that these two descriptors are. Does not return.
+
+    Nobody on the host can be asked to sweep after an agent that was killed, and slots alone die with it: what their
+    calls have started would go on. So the agent is a child of this process, which waits for its end.
+    """
+    pid = os.fork()
+    if pid == 0:
+        agent.run(DescriptorPair(reading, writing))
+        os._exit(1)
+    for fd in {reading, writing}:
+        os.close(fd)
+    processes.become_subreaper()
+    _, status = os.waitpid(pid, 0)
+    processes.kill_children()
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else 128 - code)

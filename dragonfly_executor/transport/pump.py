@@ -1,0 +1,77 @@
+"""Moves bytes between a blocking stream and a socket."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dragonfly_executor.transport.streams import Stream
+
+PUMP_SIZE = 256 * 1024
+"""Bytes that are moved at a time, and that the kernel may hold on the way: smaller steps cost a large payload a
+change of threads each."""
+
+
+class Pump:
+    """Two threads, one for each direction; they end when either side does, and close both.
+
+    Args:
+        stream: the blocking one.
+        sock: the other one.
+    """
+
+    def __init__(self, stream: Stream, sock: socket.socket) -> None:
+        self._stream = stream
+        self._sock = sock
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PUMP_SIZE)
+        self._threads = [
+            threading.Thread(target=pump, name=f"dragonfly-pump-{name}", daemon=True)
+            for name, pump in (("in", self._pump_in), ("out", self._pump_out))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def fileno(self) -> int:
+        """The socket's descriptor, which a forked child must not keep; -1 once it is closed."""
+        return self._sock.fileno()
+
+    def join(self, timeout: float) -> list[str]:
+        """Wait for the threads, so many seconds at most; names of those that are still there."""
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return [thread.name for thread in self._threads if thread.is_alive()]
+
+    def _pump_in(self) -> None:
+        """From the stream to the socket, until either ends."""
+        try:
+            while data := self._stream.recv(PUMP_SIZE):
+                self._sock.sendall(data)
+        except OSError:
+            return  # the link is told by the shutdown below
+        finally:
+            self._shut_down(socket.SHUT_WR)
+
+    def _pump_out(self) -> None:
+        """From the socket to the stream, until either ends."""
+        try:
+            while data := self._sock.recv(PUMP_SIZE):
+                self._stream.sendall(data)
+        except OSError:
+            return  # the other pump sees the stream's end
+        finally:
+            self._stream.close()
+            self._shut_down(socket.SHUT_RDWR)
+            # The other one may be about to write: it must not find a stranger under the same number.
+            if self._threads[0].is_alive():
+                self._threads[0].join()
+            self._sock.close()
+
+    def _shut_down(self, how: int) -> None:
+        try:
+            self._sock.shutdown(how)
+        except OSError:
+            return  # it is gone already

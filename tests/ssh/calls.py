@@ -1,0 +1,74 @@
+"""What tests run on hosts, which cannot import this module: each of these makes a function that travels by value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+def hold(mailbox: str, gate: str) -> Callable[[], int]:
+    """Says its own number and its agent's, then waits to be let through."""
+
+    def call() -> int:
+        import os
+
+        with open(mailbox, "w") as box:
+            box.write(f"{os.getpid()} {os.getppid()}\n")
+        os.read(os.open(gate, os.O_RDONLY), 1)
+        return os.getpid()
+
+    return call
+
+
+def hold_with_family(mailbox: str, gate: str) -> Callable[[], None]:
+    """The same, having started a child and a daemon; says slot, agent, child and daemon."""
+
+    def call() -> None:
+        import os
+        import subprocess
+        import sys
+
+        child = subprocess.Popen([sys.executable, "-I", "-c", "import signal; signal.pause()"])
+        daemon = "import os, signal; os.setsid(); print(os.fork() or '', flush=True) or signal.pause()"
+        started = subprocess.Popen([sys.executable, "-I", "-c", daemon], stdout=subprocess.PIPE, text=True)
+        assert started.stdout
+        number = started.stdout.readline().strip()
+        started.kill()
+        started.wait()
+        with open(mailbox, "w") as box:
+            box.write(f"{os.getpid()} {os.getppid()} {child.pid} {number}\n")
+        os.read(os.open(gate, os.O_RDONLY), 1)
+
+    return call
+
+
+def variable(name: str) -> Callable[[], str | None]:
+    """What a variable of the environment is."""
+
+    def call() -> str | None:
+        import os
+
+        return os.environ.get(name)
+
+    return call
+
+
+def write(fd: int, data: bytes) -> Callable[[], int]:
+    """Writes to a descriptor."""
+
+    def call() -> int:
+        import os
+
+        return os.write(fd, data)
+
+    return call
+
+
+def close_descriptors(first: int, last: int) -> Callable[[], None]:
+    """Closes whatever there is."""
+
+    def call() -> None:
+        import os
+
+        os.closerange(first, last)
+
+    return call

@@ -1,0 +1,115 @@
+"""Hosts, backends that know them, executors on those; all of it is gone when a test ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dragonfly_executor import DragonflyExecutor, SSHBackend
+from tests.ssh.machinery import Host, make_bare_python, make_key, missing
+from tests.support import Gate, Mailbox
+
+MakeHost = Callable[..., Host]
+MakeBackend = Callable[..., Any]
+Make = Callable[..., DragonflyExecutor]
+
+
+@pytest.fixture(scope="session")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The key that all hosts let in."""
+    if reason := missing():
+        pytest.skip(reason)
+    return make_key(tmp_path_factory.mktemp("user") / "id_test")
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a Python with nothing but its standard library."""
+    return make_bare_python(tmp_path_factory.mktemp("bare") / "python")
+
+
+@pytest.fixture
+def make_host(tmp_path: Path, key: Path, bare_python: Path) -> Iterator[MakeHost]:
+    """Starts hosts; without `programs` the host has the bare Python."""
+    made: list[Host] = []
+    numbers = count(1)
+
+    def make(*, programs: list[Path] | None = None, started: bool = True, **options: Any) -> Host:
+        folder = tmp_path / f"host-{next(numbers)}"
+        host = Host(folder, key, [bare_python] if programs is None else programs, **options)
+        made.append(host)
+        if started:
+            host.start()
+        return host
+
+    yield make
+    for host in made:
+        host.stop()
+
+
+@pytest.fixture
+def host(make_host: MakeHost) -> Host:
+    """One host."""
+    return make_host()
+
+
+@pytest.fixture
+def make_backend(tmp_path: Path, key: Path) -> MakeBackend:
+    """Backends for hosts that it knows, and that look at nothing of the user's own."""
+    numbers = count(1)
+
+    def make(*hosts: Any, **options: Any) -> SSHBackend:
+        known = tmp_path / f"known_hosts-{next(numbers)}"
+        known.write_text("".join(host.known_as for host in hosts if isinstance(host, Host)))
+        defaults: dict[str, Any] = {
+            "key_filename": key,
+            "known_hosts": known,
+            "config": None,
+            "use_agent": False,
+        }
+        return SSHBackend([host.spec if isinstance(host, Host) else host for host in hosts], **defaults | options)
+
+    return make
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes executors, and ends them whatever runs there."""
+    made: list[DragonflyExecutor] = []
+
+    def make(backend: Any, **options: Any) -> DragonflyExecutor:
+        defaults: dict[str, Any] = {"max_concurrency": 2, "boot_wait": lambda state: 0.0}
+        executor = DragonflyExecutor(backend=backend, **defaults | options)
+        made.append(executor)
+        return executor
+
+    yield make
+    for executor in made:
+        executor.kill_workers()
+        executor.shutdown()
+
+
+@pytest.fixture
+def mailbox(tmp_path: Path) -> Iterator[Mailbox]:
+    with closing(Mailbox(tmp_path / "mailbox")) as mailbox:
+        yield mailbox
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    with closing(Gate(tmp_path / "gate")) as gate:
+        yield gate
+
+
+@pytest.fixture
+def user() -> str:
+    """Who runs the tests, and whom the hosts let in."""
+    import pwd
+
+    return pwd.getpwuid(os.getuid()).pw_name

@@ -1,0 +1,30 @@
+"""A program that a test kills: it holds a call with all that it has started on a host.
+
+python -m tests.ssh.program SPEC KNOWN_HOSTS KEY MAILBOX GATE LEASE [fork]
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from dragonfly_executor import DragonflyExecutor, SSHBackend
+from tests.ssh.calls import hold_with_family
+
+
+def main(spec: str, known_hosts: str, key: str, mailbox: str, gate: str, lease: str, fork: str = "") -> None:
+    """Does not return by itself."""
+    backend = SSHBackend([spec], known_hosts=known_hosts, key_filename=key, config=None, use_agent=False)
+    executor = DragonflyExecutor(backend=backend, lease=float(lease))
+    if fork:
+        executor.submit(pow, 2, 10).result()
+        # A fork of the parent keeps whatever is open.
+        if os.fork() == 0:
+            signal.pause()
+    executor.submit(hold_with_family(mailbox, gate))
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
