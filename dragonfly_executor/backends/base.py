@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from dragonfly_executor.parent import Parent
 
 if TYPE_CHECKING:
+    from dragonfly_executor.sync import Sync
     from dragonfly_executor.transport.loop import Loop
 
 Buffer = bytes | bytearray | memoryview
@@ -46,10 +47,12 @@ class Node:
     Attributes:
         stream: the link's bytes; None where the runner dials back to the parent's listener.
         sessions: the process sessions of the slots that live there, as the agent has reported them; kept by the pool.
+        shares_disk: whether the node sees the files of the parent's machine.
     """
 
     stream: Stream | None = None
     sessions: Collection[int] = ()
+    shares_disk: bool = True
 
     def stop(self) -> None:
         """Give the node back, and leave nothing running on it. Twice is fine, never raises; blocks until it is done."""
@@ -67,11 +70,15 @@ class Backend:
         name: the word for it in logs and in `Parent`.
         default_max: runners at most where the user does not say; None where the user has to say it.
         default_boot_timeout: seconds.
+        sync: what of the parent's files travels to its nodes. A backend whose nodes do not share the parent's disk has
+            one, also where nothing is to travel: ``self.sync = Sync(sync, requirements=requirements)`` in its
+            constructor is all that it takes. None where all nodes share it.
     """
 
     name: str = "backend"
     default_max: int | None = None
     default_boot_timeout: float = 30.0
+    sync: Sync | None = None
 
     def default_slots(self) -> int | None:
         """Calls at once on a runner where the user does not say; None for the CPU count that the runner reports."""
