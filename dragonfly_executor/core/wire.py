@@ -72,9 +72,7 @@ class Kind(IntEnum):
     BYE = 24  # agent -> parent: this runner goes now, and nothing is left on it
     SYNC_BEGIN = 26  # parent -> agent: JSON, a step: how the files there change; detail = its number; Flag.MORE
     SYNC_HAVE = 27  # agent -> parent: one bit for each content that the step needs: is it there? detail = its number
-    SYNC_DATA = (
-        28  # parent -> agent: a piece of the content whose place in that list, from 1, is the call id; Flag.MORE
-    )
+    SYNC_DATA = 28  # parent -> agent: a piece of a content; call id = its place among those, from 1; Flag.MORE
     SYNC_END = 29  # parent -> agent: all was sent. agent -> parent: one bit for each change: was it not as announced?
 
 

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import stat
+import sys
 import time
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
@@ -77,6 +78,8 @@ class Scanner:
         self._listed: dict[str, list[str]] = {}
         self._warned: set[str] = set()
         self._last: Snapshot | None = None
+        self._modules: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        self._imported: dict[units.Unit, set[str]] = {}
         self._last_units: dict[units.Unit, set[str]] = {}
 
     def scan(self, doubted: Collection[str] = ()) -> Snapshot:
@@ -108,7 +111,10 @@ class Scanner:
     def _units(self) -> dict[units.Unit, set[str]]:
         if not self._plan.auto:
             return {}
-        found = units.imported(self._layout)
+        modules = tuple(sys.modules), tuple(sys.path)
+        if modules != self._modules:
+            self._modules, self._imported = modules, units.imported(self._layout)
+        found = dict(self._imported)
         if self._script is not None:
             found.setdefault(self._script, set())
         for path in self._plan.extra:

@@ -99,7 +99,10 @@ class Sender:
         self._sending: tuple[_Transfer, Iterator[Piece]] | None = None
         self._reading = False
         self._rounds = 0
-        self._left_out: dict[str, Entry] = {}
+        self._left_out: set[str] = set()
+        """Files that are not tried again in this sync."""
+        self._restless: set[str] = set()
+        """Files that were left out once: the next time one try is enough."""
         self.sent = 0
         """Bytes of contents."""
         outlet.when_drained(self._read_on)
@@ -118,7 +121,7 @@ class Sender:
         if snapshot is None or (snapshot is self._last and not always):
             return
         first = self._last is None
-        wanted = self._without_left_out(snapshot.manifest)
+        wanted = {path: entry for path, entry in snapshot.manifest.items() if path not in self._left_out}
         difference = diff(self._manifest, wanted)
         moved = snapshot.import_path != self._import_path
         self._last, self._manifest, self._import_path = snapshot, wanted, snapshot.import_path
@@ -134,11 +137,6 @@ class Sender:
             more = Flag.MORE if start + CHUNK_SIZE < len(data) else 0
             piece = data[start : start + CHUNK_SIZE]
             self._outlet.say(encode(Kind.SYNC_BEGIN, payload=piece, flags=more, detail=self._number))
-
-    def _without_left_out(self, manifest: dict[str, Entry]) -> dict[str, Entry]:
-        """A file that could never be read as it was announced is left out, until it has changed again."""
-        self._left_out = {path: entry for path, entry in self._left_out.items() if manifest.get(path) == entry}
-        return {path: entry for path, entry in manifest.items() if path not in self._left_out}
 
     def heard(self, frame: Frame) -> None:
         """The runner has said something about it.
@@ -178,15 +176,17 @@ class Sender:
         if not stale:
             if not self._transfers:
                 self._rounds = 0
+                self._left_out = set()
                 self._listener.synced()
             return
         # These files did not come out as announced: they were changed while they were read. Look again.
         self._rounds += 1
         doubted = [transfer.sources[path] for path in stale]
-        if self._rounds >= ROUNDS:
-            for path in stale:
-                self._left_out[path] = transfer.step.difference.changed[path]
-            logger.warning("%s changed whenever it was read, and is not sent to runners", ", ".join(doubted))
+        given_up = set(stale) if self._rounds >= ROUNDS else self._restless.intersection(stale)
+        for path in sorted(given_up - self._restless):
+            logger.warning("%s changes whenever it is read, and is not sent to runners", transfer.sources[path])
+        self._left_out |= given_up
+        self._restless |= given_up
         self._manifest = {path: entry for path, entry in self._manifest.items() if path not in set(stale)}
         self._run(self._look_again, doubted)
 
