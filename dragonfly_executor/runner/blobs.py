@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import time
 
 MAX_TOTAL = 4 * 1024**3
 """Bytes that are kept; beyond that, what was not used for the longest time goes."""
@@ -93,11 +92,13 @@ class Blobs:
         except OSError:
             return
 
-    def trim(self, limit: int = MAX_TOTAL, now: float | None = None) -> None:
+    def trim(self, limit: int = MAX_TOTAL) -> None:
         """Take away what is beyond the limit, and what was begun long ago and never became complete."""
-        now = time.time() if now is None else now
         kept = []
         try:
+            # The clock that stamps files is asked for its time through one of them.
+            os.utime(self.folder)
+            now = os.stat(self.folder).st_mtime
             with os.scandir(self.folder) as entries:
                 for entry in entries:
                     status = entry.stat(follow_symlinks=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 
 from dragonfly_executor.core.manifest import DIRECTORY, LINK, Difference, Entry, merged
 from dragonfly_executor.runner.session import remove_tree
@@ -104,8 +103,8 @@ class Tree:
             whole = self._blobs.copy(entry.digest, entry.size, fd)
             os.fchmod(fd, entry.mode)
             # Bytecode is taken for that of a source with the same size, written in the same second.
-            now = time.time()
-            os.utime(fd, (now, now if before is None else max(now, int(before.st_mtime) + 1)))
+            if before is not None and os.fstat(fd).st_mtime < int(before.st_mtime) + 1:
+                os.utime(fd, (before.st_mtime + 1, before.st_mtime + 1))
         except BaseException:
             os.unlink(name, dir_fd=folder)
             raise

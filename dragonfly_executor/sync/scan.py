@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 import sys
-import time
+import tempfile
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
@@ -24,6 +24,8 @@ logger = logging.getLogger("dragonfly_executor")
 YOUNG = 1_000_000_000
 """Nanoseconds: what was changed less than this before a look may change again without its status showing it."""
 LARGEST = 3
+MOST_NAMED = 10
+"""Files at most that a warning names."""
 READ_AGAIN = 3
 Status = tuple[int, ...]
 
@@ -77,7 +79,9 @@ class Scanner:
         self._folders: dict[str, _Known] = {}
         self._listed: dict[str, list[str]] = {}
         self._warned: set[str] = set()
+        self._too_large: dict[str, int] = {}
         self._last: Snapshot | None = None
+        self._now = 0
         self._modules: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
         self._imported: dict[units.Unit, set[str]] = {}
         self._last_units: dict[units.Unit, set[str]] = {}
@@ -96,6 +100,7 @@ class Scanner:
         found = self._units()
         if self._last is not None and not doubted and found == self._last_units and self._unchanged():
             return self._last
+        self._now = _file_clock()
         snapshot = self._build(found)
         self._last_units = found
         if self._last is None or snapshot != self._last:
@@ -107,6 +112,10 @@ class Scanner:
             return os.path.getsize(path) <= self._plan.max_file
         except OSError:
             return False
+
+    def _is_settled(self, status: Status | None) -> bool:
+        """Whether another change would show in the status: not where the clock of files has hardly moved on since."""
+        return status is None or abs(self._now - max(status[0], status[1])) > YOUNG
 
     def _units(self) -> dict[units.Unit, set[str]]:
         if not self._plan.auto:
@@ -144,6 +153,7 @@ class Scanner:
                     manifest[path] = entry
                     sources[path] = local
         self._files = {path: known for path, known in self._files.items() if path in visited}
+        self._warn_of_large_files()
         self._refuse_too_much(manifest)
         roots = sorted({(unit.order, unit.root) for unit in found if unit.root})
         for _, root in roots:
@@ -177,7 +187,7 @@ class Scanner:
         for path in _folders_of(folder, names):
             # What came into it after it was listed has made it too young to be settled.
             status = _status(path, follow=True)
-            self._folders[path] = _Known(status, _is_settled(status), None)
+            self._folders[path] = _Known(status, self._is_settled(status), None)
         return names
 
     def _entry(self, local: str) -> Entry | None:
@@ -192,7 +202,7 @@ class Scanner:
             if after == status:
                 break
             status = after
-        self._files[local] = _Known(status, _is_settled(status), entry)
+        self._files[local] = _Known(status, self._is_settled(status), entry)
         return entry
 
     def _read(self, local: str) -> Entry | None:
@@ -208,8 +218,7 @@ class Scanner:
             if not stat.S_ISREG(status.st_mode):
                 return None  # a socket, a pipe, a device
             if status.st_size > self._plan.max_file:
-                size = f"{status.st_size / MIB:.1f} MiB, and max_file is {self._plan.max_file / MIB:.1f}"
-                self._warn(local, f"is too large to be sent to runners ({size})")
+                self._too_large.setdefault(local, status.st_size)
                 return None
             with open(local, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -239,6 +248,15 @@ class Scanner:
             f"{len(manifest)} files of {total / MIB:.1f} MiB together would be sent to runners, and max_total is "
             f"{self._plan.max_total / MIB:.1f} MiB; the largest are {shown}. Have git ignore what calls do not need"
         )
+
+    def _warn_of_large_files(self) -> None:
+        new = [path for path in self._too_large if path not in self._warned]
+        self._warned.update(new)
+        if new:
+            shown = ", ".join(f"{path} ({self._too_large[path] / MIB:.1f} MiB)" for path in new[:MOST_NAMED])
+            more = f", and {len(new) - MOST_NAMED} more" if len(new) > MOST_NAMED else ""
+            limit = f"max_file is {self._plan.max_file / MIB:.1f} MiB"
+            logger.warning("not sent to runners, since %s: %s%s", limit, shown, more)
 
     def _warn(self, path: str, text: str) -> None:
         if path not in self._warned:
@@ -273,6 +291,7 @@ def _status(path: str, *, follow: bool) -> Status | None:
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_mode
 
 
-def _is_settled(status: Status | None) -> bool:
-    """Whether another change would show in the status: not where the clock of the files has not moved on since."""
-    return status is None or abs(time.time_ns() - max(status[0], status[1])) > YOUNG
+def _file_clock() -> int:
+    """Nanoseconds on the clock that stamps files: no other one is compared with what they say."""
+    with tempfile.TemporaryFile() as file:
+        return os.fstat(file.fileno()).st_mtime_ns

@@ -23,7 +23,6 @@ from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.runner import blobs, synced
 from dragonfly_executor.runner.synced import Synced
 from dragonfly_executor.sync import Keeper, Sender, Sync
-from dragonfly_executor.sync.sender import ROUNDS
 from tests.sync.projects import write
 from tests.sync.trees import digest, file_of, on_disk
 
@@ -128,7 +127,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("dragonfly_executor.runner.session.temporary_folder", lambda: str(tmp_path / "temporary"))
     monkeypatch.chdir(tmp_path / "work")
-    write(tmp_path / "work", {"data/a.bin": bytes(700_000), "data/b.txt": "b", "data/deep/c.py": "c = 1\n", "data/e": ""})
+    write(
+        tmp_path / "work", {"data/a.bin": bytes(700_000), "data/b.txt": "b", "data/deep/c.py": "c = 1\n", "data/e": ""}
+    )
     return tmp_path / "work"
 
 

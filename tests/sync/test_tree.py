@@ -54,9 +54,7 @@ def world(tmp_path: Path) -> World:
 
 @given(manifests(), manifests())
 @settings(max_examples=60)
-def test_the_difference_of_two_trees_makes_the_files_of_the_other(
-    old: dict[str, Entry], new: dict[str, Entry]
-) -> None:
+def test_the_difference_of_two_trees_makes_the_files_of_the_other(old: dict[str, Entry], new: dict[str, Entry]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         world = World(folder)
         assert world.become(old) == []
@@ -73,12 +71,14 @@ def test_a_link_that_calls_put_where_a_folder_was_is_not_followed(world: World, 
     remove_tree(str(world.top / "a"))
     (world.top / "a").symlink_to(tmp_path)
     (tmp_path / "b").symlink_to(outside)
-    world.become({
-        "a": a_directory(),
-        "a/b": a_directory(),
-        "a/b/old.py": file_of(b"value = 1\n"),
-        "a/b/victim.py": file_of(b"x"),
-    })
+    world.become(
+        {
+            "a": a_directory(),
+            "a/b": a_directory(),
+            "a/b/old.py": file_of(b"value = 1\n"),
+            "a/b/victim.py": file_of(b"x"),
+        }
+    )
     assert sorted(path.name for path in outside.iterdir()) == ["victim.py"]
     assert (outside / "victim.py").read_text() == "mine"
     assert (world.top / "a/b/victim.py").read_bytes() == b"x"
@@ -165,12 +165,13 @@ def test_contents_that_were_not_used_for_the_longest_time_go_first(world: World)
     for age, content in enumerate(CONTENTS):
         os.utime(world.blobs.path(digest(content)), (now - age, now - age))
     unfinished = world.blobs.receive(digest(b"y"), 1)
-    world.blobs.trim(limit=30, now=now)
+    world.blobs.trim(limit=30)
     assert {BY_DIGEST[name] for name in os.listdir(world.blobs.folder) if name[0] != "."} == set(CONTENTS[:4])  # noqa: PTH208
     assert unfinished.write(memoryview(b"y"))
     assert unfinished.finish()
     abandoned = world.blobs.receive(digest(b"z"), 1)
-    world.blobs.trim(now=now + 2 * 24 * 3600)
+    os.utime(abandoned.fd, (now - 2 * 24 * 3600, now - 2 * 24 * 3600))
+    world.blobs.trim()
     assert not abandoned.finish()
     assert not [name for name in os.listdir(world.blobs.folder) if name[0] == "."]  # noqa: PTH208
 
