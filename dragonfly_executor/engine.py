@@ -318,7 +318,7 @@ class Engine:
     def _send(self, action: actions.Send) -> None:
         runner = self._runners.get(action.runner_id)
         if self._keeper is not None:
-            self._runners.update(runner)
+            self._runners.update(runner, action.calls)
         now = self._loop.time()
         for call in action.calls:
             # One that was cancelled an instant ago stays here: the core says KILL next, and hears that it is gone.

@@ -92,6 +92,8 @@ class RunnerLink:
         self.said_bye = False
         self.sender: Sender | None = None
         """Sends the parent's files, where the node does not see them."""
+        self.held: set[Ref] = set()
+        """Calls that the runner does not begin before it has said that it has those files."""
         self._loop = loop
         self._codec = codec
         self._listener = listener

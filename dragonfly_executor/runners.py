@@ -17,6 +17,7 @@ from dragonfly_executor.threads import Crew
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend, Node
+    from dragonfly_executor.core.ledger import Call
     from dragonfly_executor.core.wire import Frame
     from dragonfly_executor.engine import Engine
     from dragonfly_executor.narrator import Narrator
@@ -241,10 +242,12 @@ class Runners:
 
     # -- the parent's files -------------------------------------------------------------------------------------------
 
-    def update(self, runner: RunnerLink) -> None:
-        """Send what has changed since, ahead of the calls that come next."""
+    def update(self, runner: RunnerLink, calls: list[Call]) -> None:
+        """Send what has changed since, ahead of these calls."""
         if runner.sender is not None:
             runner.sender.update()
+            if runner.sender.is_busy:
+                runner.held.update((call.id, call.attempt) for call in calls)
 
     def synced(self, runner: RunnerLink, frames: list[Frame]) -> None:
         """A runner has said how its share of the files stands."""
@@ -255,12 +258,14 @@ class Runners:
 
     def runner_is_synced(self, runner: RunnerLink) -> None:
         """It has everything: for one that boots this was the last step."""
+        runner.held.clear()
         boot = self._booting.get(runner.id)
         if boot is not None and not boot.ending:
             self._came_up(runner)
 
     def runner_is_not_synced(self, runner: RunnerLink, phase: str, text: str) -> None:
-        """It cannot have what it needs."""
+        """It cannot have what it needs. It has said so itself: what it held has not started, and will not."""
+        runner.never_left |= runner.held
         self.runner_broke(runner, errors.BootError(f"runner {runner.id}: {text}", phase))
 
     # -- up -----------------------------------------------------------------------------------------------------------

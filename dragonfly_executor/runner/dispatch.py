@@ -170,13 +170,6 @@ class Dispatcher:
         self._progress = self._loop.time()
         self.dispatch()
 
-    def give_back_held(self) -> None:
-        """Give the calls that were held back to the parent, and go on without holding any."""
-        for work in self._held:
-            self._give_back(work)
-        self._held.clear()
-        self.arriving = self.waiting
-
     # -- what comes back ----------------------------------------------------------------------------------------------
 
     def slot_is_ready(self, slot: Slot) -> None:
@@ -329,12 +322,9 @@ class Dispatcher:
         if any(slot.retired and not slot.in_flight for slot in self.slots.values()):
             return True  # it is about to make room
         for work in self.waiting:
-            self._give_back(work)
+            if work.frame.kind == Kind.CALL:
+                self._send(encode(Kind.RETURNED, work.call_id, attempt=work.attempt))
+            else:
+                self._send(encode(Kind.IDLE))
         self.waiting.clear()
         return bool(any(not slot.ready for slot in self.slots.values()))
-
-    def _give_back(self, work: Work) -> None:
-        if work.frame.kind == Kind.CALL:
-            self._send(encode(Kind.RETURNED, work.call_id, attempt=work.attempt))
-        else:
-            self._send(encode(Kind.IDLE))

@@ -221,12 +221,11 @@ class Synced:
             self._dispatcher.release(fresh=fresh)
 
     def _fail(self, phase: str, text: str) -> None:
-        """Nothing more can be synced here. Calls that waited for it have not started, and go back."""
+        """Nothing more can be synced here. Calls that wait for it never start: the parent knows which these are."""
         self._failed = True
         if self._receiving is not None:
             self._receiving[1].drop()
             self._receiving = None
-        self._dispatcher.give_back_held()
         said = {"phase": phase, "text": text}
         self._send(encode(Kind.SYNC_END, payload=json.dumps(said).encode(), flags=Flag.ERROR))
 

@@ -103,6 +103,8 @@ class Sender:
         """Files that are not tried again in this sync."""
         self._restless: set[str] = set()
         """Files that were left out once: the next time one try is enough."""
+        self.is_busy = False
+        """Whether the runner holds the calls that it is sent: it has not said yet that it has everything."""
         self.sent = 0
         """Bytes of contents."""
         outlet.when_drained(self._read_on)
@@ -130,6 +132,7 @@ class Sender:
         # Slots from before go on where only data has changed: what they have loaded may have cost much.
         fresh = moved or any(path.endswith(CODE) for path in (*difference.changed, *difference.deleted))
         self._number += 1
+        self.is_busy = True
         step = Step(difference, snapshot.import_path, fresh, self._keeper.requirements)
         self._transfers.append(_Transfer(self._number, step, snapshot.sources))
         data = step.dump()
@@ -177,6 +180,7 @@ class Sender:
             if not self._transfers:
                 self._rounds = 0
                 self._left_out = set()
+                self.is_busy = False
                 self._listener.synced()
             return
         # These files did not come out as announced: they were changed while they were read. Look again.

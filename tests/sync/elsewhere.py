@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import cloudpickle
@@ -40,6 +41,11 @@ def bundle(path: Path) -> Path:
 class ElsewhereNode(LocalNode):
     shares_disk = False
 
+    def stop(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # also where a test reads from it on a thread of its own
+        super().stop()
+
 
 class ElsewhereBackend(LocalBackend):
     """Boots agents that see nothing of this process's.
@@ -47,17 +53,19 @@ class ElsewhereBackend(LocalBackend):
     Args:
         home: the folder that is everything there: home, directory and the bundle.
         sync: what travels.
+        first: a statement that agents run before all else.
         env: variables that the agents get in addition.
     """
 
     name = "elsewhere"
 
-    def __init__(self, home: Path, sync: Sync | None = None, **env: str) -> None:
+    def __init__(self, home: Path, sync: Sync | None = None, *, first: str = "", **env: str) -> None:
         super().__init__(python=INTERPRETER)
         home.mkdir(exist_ok=True)
         self.sync = sync if sync is not None else Sync(check_every=0)
         self._home = home
         self._more = env
+        self._first = first
         self._bundle = home / "bundle.zip"
         if not self._bundle.exists():
             bundle(self._bundle)
@@ -75,7 +83,7 @@ class ElsewhereBackend(LocalBackend):
             **self._more,
         }
         code = (
-            f"import sys; sys.path.insert(0, {str(self._bundle)!r})\n"
+            f"{self._first}\nimport sys; sys.path.insert(0, {str(self._bundle)!r})\n"
             "from dragonfly_executor.runner.__main__ import main\n"
             f"main(['--fd', '{agent_end.fileno()}'])"
         )

@@ -74,9 +74,6 @@ class Talk:
     def release(self, *, fresh: bool) -> None:
         self.dispatched.append("fresh" if fresh else "go on")
 
-    def give_back_held(self) -> None:
-        self.dispatched.append("give back")
-
     def _answer(self, frame: bytes) -> None:
         (arrived,) = Decoder().feed(frame)
         self._todo.append(lambda: self.sender.heard(arrived))
@@ -320,7 +317,7 @@ def test_without_a_home_nothing_is_kept(
 
 
 def test_a_full_disk_is_told_as_it_is(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checklist 56: and calls that waited go back, since they have not started."""
+    """Checklist 56: and calls that wait are not begun."""
     talk = start()
     talk.sync()
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/cache/blobs/x")
@@ -332,7 +329,8 @@ def test_a_full_disk_is_told_as_it_is(start: Start, monkeypatch: pytest.MonkeyPa
     Path("data/new").write_text("new")
     talk.sync()
     assert talk.heard == ["synced", "sync: No space left on device (/cache/blobs/x)"]
-    assert talk.dispatched[-2:] == ["hold", "give back"]
+    assert talk.dispatched[-1] == "hold"
+    assert talk.sender.is_busy
 
 
 # -- what no peer says -------------------------------------------------------------------------------------------------
