@@ -285,7 +285,9 @@ class Runners:
     def runner_broke(self, runner: RunnerLink, error: Exception) -> None:
         """A link has ended: a boot has failed, a runner is lost, or one that was told to go is gone."""
         if runner.id in self._booting:
-            boot_error = error if isinstance(error, errors.BootError) else _boot_error(error, "handshake")
+            sender = runner.sender
+            phase = "handshake" if sender is None else sender.progress[0]
+            boot_error = error if isinstance(error, errors.BootError) else _boot_error(error, phase)
             self._end_boot(runner.id, boot_error)
         elif runner.id in self._up:
             runner.close()

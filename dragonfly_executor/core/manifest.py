@@ -131,16 +131,25 @@ def read(said: Any) -> Difference:
 
 def checked_path(path: Any) -> str:
     """A path that stays in the tree, whatever it is joined to; `ProtocolError` for any other."""
-    if not isinstance(path, str) or not path or len(path) > MAX_PATH or "\0" in path:
+    if not isinstance(path, str) or not path or not _is_name(path):
         raise ProtocolError(f"not a path: {str(path)[:80]!r}")
     if any(part in ("", ".", "..") for part in path.split("/")):
         raise ProtocolError(f"a path that may lead out of the tree: {path[:80]!r}")
     return path
 
 
+def _is_name(text: str) -> bool:
+    """Whether a file system could have this as a path."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return len(text) <= MAX_PATH and "\0" not in text
+
+
 def _entry(kind: Any, mode: Any, size: Any, digest: Any, target: Any) -> Entry:
     numbers = type(mode) is int and type(size) is int and 0 <= mode <= MODE_BITS and 0 <= size <= MAX_SIZE
-    texts = isinstance(digest, str) and isinstance(target, str) and len(target) <= MAX_PATH and "\0" not in target
+    texts = isinstance(digest, str) and isinstance(target, str) and _is_name(target)
     if numbers and texts:
         if kind == FILE and len(digest) == DIGEST_LENGTH and _HEX.issuperset(digest) and not target:
             return Entry(kind, mode, size, digest, "")

@@ -49,7 +49,7 @@ class BootError(DragonflyError, BrokenProcessPool):
     """No runner could be booted for the calls that waited.
 
     Attributes:
-        phase: how far the boot came: "create", "connect", "handshake", "setup" ...
+        phase: how far the boot came: "create", "connect", "handshake", "sync", "requirements" ...
         attempts: boots that failed in a row.
         output: the last of what the node printed, or "".
     """

@@ -29,6 +29,7 @@ class Place(namedtuple("Place", "root cwd import_path site")):  # noqa: PYI024  
         sys.path[:] = [*self.import_path, *own]
         if self.site:
             self._add_site()
+        os.makedirs(self.cwd, exist_ok=True)  # a call may have removed it
         os.chdir(self.cwd)
 
     def _add_site(self) -> None:

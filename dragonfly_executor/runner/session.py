@@ -39,7 +39,7 @@ class Session:
             self.path = os.path.join(within, f"{PREFIX}{os.geteuid()}-{os.urandom(6).hex()}")
             os.mkdir(self.path, 0o700)
             self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            if _locked(self.fd) and os.fstat(self.fd).st_nlink > 0:
+            if _lock(self.fd) is not False and os.fstat(self.fd).st_nlink > 0:
                 return
             # Between the two steps it looked like one that was left behind, and somebody took it away.
             os.close(self.fd)
@@ -64,7 +64,7 @@ def sweep(within: str | None = None) -> list[str]:
         except OSError:
             continue
         try:
-            if os.fstat(fd).st_uid == os.geteuid() and _locked(fd):
+            if os.fstat(fd).st_uid == os.geteuid() and _lock(fd):
                 remove_tree(path)
                 swept.append(path)
         finally:
@@ -98,9 +98,12 @@ def _listed(path: str) -> list[str]:
         return []
 
 
-def _locked(fd: int) -> bool:
+def _lock(fd: int) -> bool | None:
+    """Lock a directory for as long as it is open: False where another process has it, None where nobody can."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True

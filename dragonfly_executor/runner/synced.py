@@ -65,6 +65,7 @@ class Synced:
         self._stale: list[str] = []
         self._fresh = False
         self._failed = False
+        self._is_trimmed = False
         self._import_path: list[str] = []
         self._site = ""
         self._installed: list[str] = []
@@ -217,7 +218,9 @@ class Synced:
             self._ask()
         elif not stale:
             fresh, self._fresh = self._fresh, False
-            self._blobs.trim()
+            if not self._is_trimmed:
+                self._is_trimmed = True
+                self._blobs.trim()
             self._dispatcher.release(fresh=fresh)
 
     def _fail(self, phase: str, text: str) -> None:

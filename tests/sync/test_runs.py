@@ -46,6 +46,9 @@ def optional():
         import no_such
     except ImportError:
         raise ValueError("because of something else")
+def remove_everything():
+    import shutil
+    shutil.rmtree(os.getcwd())
 STATE = []
 def remember(value): STATE.append(value)
 def remembered(): return STATE, os.getpid()
@@ -383,6 +386,22 @@ def test_a_link_that_ends_amid_a_sync_is_a_boot_that_failed(
     assert executor.submit(module.exists, "data/large").result(PATIENCE)
     assert executor.pool.stats().boots_attempted == 2
     assert len(sessions()) == 1
+
+
+def test_a_boot_that_fails_amid_a_sync_says_so(make: MakeElsewhere, module: Any, project: Path, home: Path) -> None:
+    write(project, {"data/large": os.urandom(1_000_000)})
+
+    def cut(data: bytes) -> bytes:
+        raise Cut(data[:100])
+
+    backend = TappedBackend(home, to_runner=cut, sync=Sync(["data"]))
+    assert boot_error(make(backend=backend, max_boot_failures=1), module.version).phase == "sync"
+
+
+def test_a_directory_that_calls_have_removed_is_there_for_the_next_slot(make: MakeElsewhere, module: Any) -> None:
+    executor = make(1, max_tasks_per_child=1)
+    assert executor.submit(module.remove_everything).result(PATIENCE) is None
+    assert executor.submit(os.listdir, ".").result(PATIENCE) == []
 
 
 def test_a_project_that_is_too_large_boots_nothing(make: MakeElsewhere, module: Any, home: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import time
@@ -214,6 +215,17 @@ def test_a_session_is_swept_when_its_owner_is_gone_and_not_before(tmp_path: Path
     mine.remove()
     os.close(mine.fd)
     assert not Path(mine.path).exists()
+
+
+def test_where_there_are_no_locks_a_session_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    session = Session(str(tmp_path))
+    os.close(session.fd)
+    assert sweep(str(tmp_path)) == []
+    assert Path(session.path).exists()
 
 
 def test_a_tree_is_removed_without_following_links(tmp_path: Path) -> None:
