@@ -17,6 +17,7 @@ from pathlib import Path
 import cloudpickle
 
 import dragonfly_executor
+from dragonfly_executor import errors
 from dragonfly_executor.backends.base import BootRequest, Node
 from dragonfly_executor.backends.local import LocalBackend, LocalNode
 from dragonfly_executor.parent import VARIABLE
@@ -59,8 +60,10 @@ class ElsewhereBackend(LocalBackend):
 
     name = "elsewhere"
 
-    def __init__(self, home: Path, sync: Sync | None = None, *, first: str = "", **env: str) -> None:
-        super().__init__(python=INTERPRETER)
+    def __init__(
+        self, home: Path, sync: Sync | None = None, *, first: str = "", python: str = INTERPRETER, **env: str
+    ) -> None:
+        super().__init__(python=python)
         home.mkdir(exist_ok=True)
         self.sync = sync if sync is not None else Sync(check_every=0)
         self._home = home
@@ -87,14 +90,19 @@ class ElsewhereBackend(LocalBackend):
             "from dragonfly_executor.runner.__main__ import main\n"
             f"main(['--fd', '{agent_end.fileno()}'])"
         )
-        process = subprocess.Popen(
-            [self._python, "-I", "-c", code],
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            cwd=self._home,
-            pass_fds=[agent_end.fileno()],
-            start_new_session=True,
-        )
-        agent_end.close()
+        try:
+            process = subprocess.Popen(
+                [self._python, "-I", "-c", code],
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                cwd=self._home,
+                pass_fds=[agent_end.fileno()],
+                start_new_session=True,
+            )
+        except OSError as error:
+            own_end.close()
+            raise errors.BootError(f"cannot start {self._python}: {error}") from error
+        finally:
+            agent_end.close()
         self.nodes.append(ElsewhereNode(process, own_end, f"{MARKER}={marker}".encode()))
         return self.nodes[-1]

@@ -370,6 +370,27 @@ def test_a_change_that_keeps_size_and_time_is_seen(work: Path) -> None:
     assert found.require() is not before
 
 
+def test_a_change_that_a_coarse_clock_does_not_show_is_seen(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems stamp two changes within a tick with one time."""
+
+    def coarse(path: str, *, follow: bool) -> tuple[int, ...] | None:
+        try:
+            found = os.stat(path, follow_symlinks=follow)  # noqa: PTH116
+        except OSError:
+            return None
+        tick = 100_000_000
+        return found.st_mtime_ns // tick * tick, found.st_ctime_ns // tick * tick, found.st_size
+
+    monkeypatch.setattr("dragonfly_executor.sync.scan._status", coarse)
+    write(work, {"data/a": "000"})
+    found = keeper(["data"])
+    for number in range(1, 50):
+        before = found.require()
+        (work / "data" / "a").write_text(f"{number:03}")
+        found.look()
+        assert found.require() is not before
+
+
 def test_files_that_rest_are_not_read_again(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(work, {"data/a": "one", "data/b": "two"})
     monkeypatch.setattr("dragonfly_executor.sync.scan.YOUNG", -1)  # as if they had rested for long
