@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.options import PoolOptions
     from dragonfly_executor.payload import CallCodec
+    from dragonfly_executor.sync import Keeper
     from dragonfly_executor.transport.link import Buffer
 
 T = TypeVar("T")
@@ -44,9 +45,18 @@ class Engine:
     engine thread, which starts with the first submit, or with `start`.
     """
 
-    def __init__(self, options: PoolOptions, limits: PoolLimits, backend: Backend, codec: CallCodec) -> None:
+    def __init__(
+        self,
+        options: PoolOptions,
+        limits: PoolLimits,
+        backend: Backend,
+        codec: CallCodec,
+        keeper: Keeper | None = None,
+    ) -> None:
         self.options = options
         self.codec = codec
+        self._keeper = keeper
+        """Knows what of this machine's files runners need; None where they see them."""
         self.forked = False
         self.unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         """Calls that outlive an interrupt of whoever waits for them."""
@@ -105,6 +115,8 @@ class Engine:
             raise errors.FrameTooLargeError(
                 f"the call's arguments take {size} bytes, and max_payload is {self.options.max_payload}"
             )
+        if self._keeper is not None:
+            self._keeper.look()
         future: Future[Any] = Future(self)
         call = future.call = Call(next(self._ids), payload, future, limits)
         if not cancel_running:
@@ -208,8 +220,9 @@ class Engine:
         thread.join(timeout)
         if thread.is_alive():
             return
-        for left in (*self._runners.crew.join(JOIN_PATIENCE), *self._callbacks.join(JOIN_PATIENCE)):
-            self._narrator.complain(f"thread {left} has not ended; what it runs blocks")
+        for crew in (*self._runners.crews, self._callbacks):
+            for left in crew.join(JOIN_PATIENCE):
+                self._narrator.complain(f"thread {left} has not ended; what it runs blocks")
 
     def abandon_in_forked_child(self) -> None:
         """Forget everything without a goodbye: it all belongs to the process that forked."""
@@ -231,8 +244,7 @@ class Engine:
         self._narrator = Narrator(self.options, self._machine)
         self._callbacks = Crew(f"{name}-callbacks", 1, self._narrator.callback_failed)
         self._narrator.run_on(self._callbacks)
-        setup = self.codec.setup()
-        self._runners = Runners(self, self._backend, self._loop, setup, self._initializer, self._narrator)
+        self._runners = Runners(self, self._backend, self._loop, self._initializer, self._narrator, self._keeper)
         self._thread = threading.Thread(target=self._run, name=f"{name}-engine", daemon=True)
         self._thread.start()
         watch_exit(self)
@@ -245,7 +257,8 @@ class Engine:
             self._collapse(error)
         finally:
             self._callbacks.close()
-            self._runners.crew.close()
+            for crew in self._runners.crews:
+                crew.close()
             self._loop.close()
             # First the flag: who asks from now on looks at it after having got in line.
             self._ended = True
@@ -306,6 +319,8 @@ class Engine:
 
     def _send(self, action: actions.Send) -> None:
         runner = self._runners.get(action.runner_id)
+        if self._keeper is not None:
+            self._runners.update(runner, action.calls)
         now = self._loop.time()
         for call in action.calls:
             # One that was cancelled an instant ago stays here: the core says KILL next, and hears that it is gone.
@@ -358,6 +373,8 @@ class Engine:
             self.handle(event)
         if said.setup_failure is not None:
             self._setup_failed(*said.setup_failure)
+        if said.synced:
+            self._runners.synced(runner, said.synced)
         if said.bye:
             self._runners.said_bye(runner)
 

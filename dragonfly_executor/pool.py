@@ -22,6 +22,7 @@ from dragonfly_executor.registry import check_backend, registry
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
+    from dragonfly_executor.sync import Keeper
 
 T = TypeVar("T")
 
@@ -106,8 +107,9 @@ class Pool:
         pool_options = _read_options(name, backend, options)
         self.name = name
         self._backend = backend
-        codec = CallCodec(pool_options.serializer)
-        self._engine = Engine(pool_options, _core_limits(pool_options, backend), backend, codec)
+        keeper = _keeper(backend)
+        codec = CallCodec(pool_options.serializer, script_travels=keeper is None or keeper.script_travels)
+        self._engine = Engine(pool_options, _core_limits(pool_options, backend), backend, codec, keeper)
         self._codec = codec
         # Without a pool nobody can ask for results that are not asked for yet, so what is pending finishes, and then
         # the engine ends. It must not hold the pool itself.
@@ -252,6 +254,15 @@ def _depth() -> int:
             "a call that needs runners of its own can raise that with DRAGONFLY_MAX_DEPTH"
         )
     return depth
+
+
+def _keeper(backend: Backend) -> Keeper | None:
+    """Who knows what of this machine's files the runners need; None where they see them."""
+    if backend.sync is None:
+        return None
+    from dragonfly_executor.sync import Keeper
+
+    return Keeper(backend.sync)
 
 
 def _read_options(name: str, backend: Backend, options: dict[str, Any]) -> PoolOptions:

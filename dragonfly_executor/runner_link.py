@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dragonfly_executor import errors
@@ -30,6 +30,7 @@ from dragonfly_executor.versions import versions
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Node, Stream
     from dragonfly_executor.payload import CallCodec
+    from dragonfly_executor.sync import Sender
     from dragonfly_executor.transport.loop import Loop
     from dragonfly_executor.transport.pump import Pump
 
@@ -71,6 +72,7 @@ class Said:
         self.idle: bool | None = None
         self.setup_failure: tuple[bytes, bool] | None = None
         self.round_trip: float | None = None
+        self.synced: list[Frame] = []
         self.bye = False
 
 
@@ -91,6 +93,10 @@ class RunnerLink:
         """When the last whole frame came."""
         self.welcomed = False
         self.said_bye = False
+        self.sender: Sender | None = None
+        """Sends the parent's files, where the node does not see them."""
+        self.held: set[Ref] = set()
+        """Calls that the runner does not begin before it has said that it has those files."""
         self._loop = loop
         self._codec = codec
         self._listener = listener
@@ -171,6 +177,20 @@ class RunnerLink:
     def stop(self, grace: float) -> None:
         """Tell it to go; calls that run may take `grace` seconds."""
         self._say(encode(Kind.STOP, detail=min(int(grace * 1000), 2**32 - 1)))
+
+    def say(self, frame: bytes) -> None:
+        """Say anything, ahead of all that is large."""
+        self._say(frame)
+
+    def say_bulk(self, header: bytes, piece: bytes = b"") -> None:
+        """Say anything, behind what is large."""
+        if self._link is not None and not self._link.closed:
+            self._link.send_bulk(header, piece)
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Call back, again and again, when little that is large is left to be written."""
+        if self._link is not None:
+            self._link.on_drained = callback
 
     def _say(self, frame: bytes) -> None:
         if self._link is not None and not self._link.closed:
@@ -300,6 +320,8 @@ class RunnerLink:
                 self._say(encode(Kind.PONG, detail=frame.detail))
             case Kind.PONG:
                 said.round_trip = ((self._microseconds() - frame.detail) & MAX_DETAIL) / 1e6
+            case Kind.SYNC_HAVE | Kind.SYNC_END:
+                said.synced.append(frame)
             case Kind.BYE:
                 said.bye = True
 

@@ -17,9 +17,12 @@ from dragonfly_executor.threads import Crew
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend, Node
+    from dragonfly_executor.core.ledger import Call
+    from dragonfly_executor.core.wire import Frame
     from dragonfly_executor.dialback import DialBack
     from dragonfly_executor.engine import Engine
     from dragonfly_executor.narrator import Narrator
+    from dragonfly_executor.sync import Keeper
     from dragonfly_executor.transport.loop import Loop, Timer
 
 BOOTS_AT_ONCE = 10
@@ -41,19 +44,28 @@ class Booting:
         self.ending = False
         self.timer: Timer | None = None
         self.link: RunnerLink | None = None
+        self.hello: handshake.Hello | None = None
+        """What the runner said first; None until it did."""
 
 
 class Runners:
     """All runners of a pool, by number."""
 
     def __init__(
-        self, engine: Engine, backend: Backend, loop: Loop, setup: bytes, initializer: bytes, narrator: Narrator
+        self,
+        engine: Engine,
+        backend: Backend,
+        loop: Loop,
+        initializer: bytes,
+        narrator: Narrator,
+        keeper: Keeper | None = None,
     ) -> None:
         self._engine = engine
         self._options = engine.options
         self._backend = backend
         self._loop = loop
-        self._setup = SETUP_HEAD.pack(self._options.max_payload, len(setup)) + setup + initializer
+        self._setup = self._encode_setup(engine.codec.setup(), initializer)
+        self._keeper = keeper
         self._narrator = narrator
         self._booting: dict[int, Booting] = {}
         self._up: dict[int, RunnerLink] = {}
@@ -65,14 +77,24 @@ class Runners:
         self._handover = threading.Lock()
         self._arrived: dict[int, Node] = {}
         self._ended = False
-        self.crew = Crew(f"dragonfly-{self._options.name}-boots", BOOTS_AT_ONCE, narrator.callback_failed)
+        name = f"dragonfly-{self._options.name}"
+        self.crew = Crew(f"{name}-boots", BOOTS_AT_ONCE, narrator.callback_failed)
         self._dial_back = self._make_dial_back() if backend.dials_back else None
+        self.crews = [self.crew]
+        if keeper is not None:
+            self._setup_elsewhere = self._encode_setup(engine.codec.setup_elsewhere(keeper.main), initializer)
+            # Of its own: files are read while backends block.
+            self._readers = Crew(f"{name}-sync", 1, narrator.callback_failed)
+            self.crews.append(self._readers)
 
     def _make_dial_back(self) -> DialBack:
         # It loads ssl, which no other backend needs.
         from dragonfly_executor.dialback import DialBack
 
         return DialBack(self._backend, self._loop, self.crew, self)
+
+    def _encode_setup(self, setup: bytes, initializer: bytes) -> bytes:
+        return SETUP_HEAD.pack(self._options.max_payload, len(setup)) + setup + initializer
 
     def _encode_idle_check(self) -> bytes:
         check = self._options.idle_check
@@ -143,6 +165,9 @@ class Runners:
             self._loop.call_soon_threadsafe(lambda: self._end_boot(runner_id))
             return
         try:
+            if self._keeper is not None:
+                self._keeper.look()
+                self._keeper.require()
             node = self._backend.boot(request)
         except BaseException as raised:  # a backend may be anybody's, and may even call sys.exit()
             error = raised if isinstance(raised, errors.BootError) else _boot_error(raised)
@@ -171,6 +196,11 @@ class Runners:
 
     def _boot_timed_out(self, runner_id: int, timeout: float) -> None:
         boot = self._booting[runner_id]
+        if boot.link is not None and boot.link.sender is not None:
+            phase, how_far = boot.link.sender.progress
+            text = f"runner {runner_id} was not ready within {timeout:g} s: {how_far}"
+            self._end_boot(runner_id, errors.BootTimeoutError(text, phase))
+            return
         if boot.link is not None:
             what = "say hello" if boot.link.descriptor() >= 0 else "dial back"
             error = errors.BootTimeoutError(f"runner {runner_id} did not {what} within {timeout:g} s", "connect")
@@ -213,14 +243,10 @@ class Runners:
         self._engine.handle(events.BootFailed(runner_id, error, retry_in))
 
     def runner_said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
-        """The boot has succeeded, if nobody has given up on it."""
+        """The node is there, if nobody has given up on it; one that does not see the parent's files gets them first."""
         boot = self._booting.get(runner.id)
         if boot is None or boot.ending:
             return
-        if boot.timer is not None:
-            boot.timer.cancel()
-        self._up[runner.id] = runner
-        del self._booting[runner.id]
         options = self._options
         wanted = runner.node.slots or options.max_concurrency or self._backend.default_slots()
         runner.slots = wanted or hello.versions.cpus
@@ -230,12 +256,61 @@ class Runners:
             slots=runner.slots,
             calls_per_slot=options.max_tasks_per_child or 0,
         )
-        runner.welcome(session, self._setup)
+        if runner.node.shares_disk:
+            runner.welcome(session, self._setup)
+            self._came_up(runner)
+        elif self._keeper is None:
+            text = f"nodes of the {self._backend.name} backend do not share this machine's disk, and it has no `sync`"
+            self._end_boot(runner.id, errors.BootError(text, "sync"))
+        else:
+            runner.welcome(session, self._setup_elsewhere)
+            boot.hello = hello
+            run, on_engine = self._readers.run, self._loop.call_soon_threadsafe
+            from dragonfly_executor.sync import Sender
+
+            runner.sender = Sender(self._keeper, runner, _Syncing(self, runner), run, on_engine)
+            self._beat_on()
+            runner.sender.update()
+
+    def _came_up(self, runner: RunnerLink) -> None:
+        """The boot has succeeded."""
+        boot = self._booting.pop(runner.id)
+        if boot.timer is not None:
+            boot.timer.cancel()
+        self._up[runner.id] = runner
         runner.ping()
         self._failures = 0
         self._narrator.grow_ended(runner.id, self._count, None, self._loop.time() - boot.began, runner.node.facts)
         self._beat_on()
         self._engine.handle(events.BootSucceeded(runner.id, runner.slots))
+
+    # -- the parent's files -------------------------------------------------------------------------------------------
+
+    def update(self, runner: RunnerLink, calls: list[Call]) -> None:
+        """Send what has changed since, ahead of these calls."""
+        if runner.sender is not None:
+            runner.sender.update()
+            if runner.sender.is_busy:
+                runner.held.update((call.id, call.attempt) for call in calls)
+
+    def synced(self, runner: RunnerLink, frames: list[Frame]) -> None:
+        """A runner has said how its share of the files stands."""
+        for frame in frames:
+            if runner.sender is None:
+                raise errors.ProtocolError("an answer to a sync from a runner that has none")
+            runner.sender.heard(frame)
+
+    def runner_is_synced(self, runner: RunnerLink) -> None:
+        """It has everything: for one that boots this was the last step."""
+        runner.held.clear()
+        boot = self._booting.get(runner.id)
+        if boot is not None and not boot.ending:
+            self._came_up(runner)
+
+    def runner_is_not_synced(self, runner: RunnerLink, phase: str, text: str) -> None:
+        """It cannot have what it needs. It has said so itself: what it held has not started, and will not."""
+        runner.never_left |= runner.held
+        self.runner_broke(runner, errors.BootError(f"runner {runner.id}: {text}", phase))
 
     # -- up -----------------------------------------------------------------------------------------------------------
 
@@ -254,7 +329,9 @@ class Runners:
     def runner_broke(self, runner: RunnerLink, error: Exception) -> None:
         """A link has ended: a boot has failed, a runner is lost, or one that was told to go is gone."""
         if runner.id in self._booting:
-            boot_error = error if isinstance(error, errors.BootError) else _boot_error(error, "handshake")
+            sender = runner.sender
+            phase = "handshake" if sender is None else sender.progress[0]
+            boot_error = error if isinstance(error, errors.BootError) else _boot_error(error, phase)
             self._end_boot(runner.id, boot_error)
         elif runner.id in self._up:
             runner.close()
@@ -287,7 +364,11 @@ class Runners:
                 self.runner_broke(runner, TimeoutError(f"nothing that makes sense came from it for {mumbling:.1f} s"))
             else:
                 runner.ping()
-        if self._up:
+        # What is sent before a runner is up may take longer than its lease.
+        syncing = [boot.link for boot in self._booting.values() if boot.link is not None and boot.hello is not None]
+        for runner in syncing:
+            runner.ping()
+        if self._up or syncing:
             self._beat_on()
 
     # -- stop ---------------------------------------------------------------------------------------------------------
@@ -376,6 +457,22 @@ class Runners:
             self._ended = True
         while self._arrived:
             self.crew.run(self._arrived.popitem()[1].stop)
+
+
+class _Syncing:
+    """Hears for one runner how its sync goes."""
+
+    def __init__(self, runners: Runners, runner: RunnerLink) -> None:
+        self._runners = runners
+        self._runner = runner
+
+    def synced(self) -> None:
+        """See `sync.sender.Listener`."""
+        self._runners.runner_is_synced(self._runner)
+
+    def sync_failed(self, phase: str, text: str) -> None:
+        """See `sync.sender.Listener`."""
+        self._runners.runner_is_not_synced(self._runner, phase, text)
 
 
 def _boot_error(error: BaseException, phase: str = "create") -> errors.BootError:

@@ -16,7 +16,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["dragonfly_executor.core"]):
-    from dragonfly_executor.core import handshake, wire
+    from dragonfly_executor.core import handshake, manifest, wire
 
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.versions import versions
@@ -66,6 +66,32 @@ def fuzz_hello(data: bytes) -> None:
     handshake.mismatch(hello.versions, hello.versions)
 
 
+def fuzz_step(data: bytes) -> None:
+    """A step changes a tree, and names nothing that lies outside of it."""
+    try:
+        step = manifest.read_step(data)
+        tree = manifest.merged({}, step.difference)
+    except ProtocolError:
+        return
+    for path in (*tree, *step.difference.deleted, *step.import_path):
+        assert not path.startswith("/")
+        assert ".." not in path.split("/")
+    assert manifest.read_step(step.dump()) == step
+
+
+def steps() -> list[bytes]:
+    """A step as parents send it, and some that lead out of the tree."""
+    file = manifest.a_file("0" * 64, 3)
+    changes = [
+        {"cwd": manifest.a_directory(), "cwd/a.py": file, "cwd/link": manifest.a_link("a.py")},
+        {"../a": file},
+        {"/a": file},
+        {"a": manifest.a_link("/"), "a/b": file},
+    ]
+    made = [manifest.Step(manifest.Difference(change, ["old"]), ["cwd"], True, ["attrs"]) for change in changes]
+    return [*(step.dump() for step in made), b"[" * 3000, b"\xff", b"{}"]
+
+
 def hellos() -> list[bytes]:
     """Where fuzzing starts: a HELLO as runners send it, and some that only look like one."""
     good = handshake.hello("1-a", versions())
@@ -80,7 +106,7 @@ def streams() -> list[bytes]:
     return [b"".join(frames), wire.HEADER.pack(wire.Kind.CALL, 0, 1, 0, 7, 2**63)]
 
 
-TARGETS = {"wire": (fuzz_wire, streams), "hello": (fuzz_hello, hellos)}
+TARGETS = {"wire": (fuzz_wire, streams), "hello": (fuzz_hello, hellos), "step": (fuzz_step, steps)}
 
 
 def fuzz(target: str, seconds: str) -> int:

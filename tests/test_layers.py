@@ -19,9 +19,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom up: a room imports from the rooms of the lines above its own, and from itself.
 LAYERS = (
     {"errors"},
-    {"core"},
-    {"backoff", "parent", "payload", "threads", "transport", "versions"},
-    {"future", "lifecycle", "options", "runner"},
+    {"core", "parent"},
+    {"backoff", "payload", "threads", "transport", "versions"},
+    {"future", "lifecycle", "options", "runner", "sync"},
     {"backends", "mapping", "narrator", "runner_link"},
     {"dialback", "registry", "reports"},
     {"runners"},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from dragonfly_executor.parent import Parent
 
 if TYPE_CHECKING:
+    from dragonfly_executor.sync import Sync
     from dragonfly_executor.transport.loop import Loop
 
 Buffer = bytes | bytearray | memoryview
@@ -83,11 +84,15 @@ class Backend:
         dials_back: whether the runners connect to the parent, which listens for them. ``Node.stream`` is None then, and
             ``request.parent`` has address, fingerprint and token, for the ``DRAGONFLY_PARENT`` of the node.
         advertised_host: the host that such runners dial, where it is not the one that the parent binds.
+        sync: what of the parent's files travels to its nodes. A backend whose nodes do not share the parent's disk has
+            one, also where nothing is to travel: ``self.sync = Sync(sync, requirements=requirements)`` in its
+            constructor is all that it takes. None where all nodes share it.
     """
 
     name: str = "backend"
     default_max: int | None = None
     default_boot_timeout: float = 30.0
+    sync: Sync | None = None
     phases: tuple[str, ...] = ("create", "connect", "handshake")
     dials_back: bool = False
     advertised_host: str | None = None

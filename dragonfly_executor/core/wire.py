@@ -70,6 +70,10 @@ class Kind(IntEnum):
     SLOT_UP = 22  # agent -> parent: detail = the process id of a new slot
     SLOT_DOWN = 23  # agent -> parent: detail = the process id of a slot that ended
     BYE = 24  # agent -> parent: this runner goes now, and nothing is left on it
+    SYNC_BEGIN = 26  # parent -> agent: JSON, a step: how the files there change; detail = its number; Flag.MORE
+    SYNC_HAVE = 27  # agent -> parent: one bit for each content that the step needs: is it there? detail = its number
+    SYNC_DATA = 28  # parent -> agent: a piece of a content; call id = its place among those, from 1; Flag.MORE
+    SYNC_END = 29  # parent -> agent: all was sent. agent -> parent: one bit for each change: was it not as announced?
     # Where a runner dials back, these come before its HELLO; see `core/dialback.py`.
     DIAL = 30  # runner -> parent: version of the handshake, nonce, number of the runner
     CHALLENGE = 31  # parent -> runner: nonce

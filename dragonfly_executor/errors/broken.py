@@ -49,8 +49,8 @@ class BootError(DragonflyError, BrokenProcessPool):
     """No runner could be booted for the calls that waited.
 
     Attributes:
-        phase: how far the boot came: "create", "connect", "handshake", "setup" ...; by SSH also "resolve", "host key",
-            "auth", "python" and "bootstrap".
+        phase: how far the boot came: "create", "connect", "handshake", "sync", "requirements" ...; by SSH also
+            "resolve", "host key", "auth", "python" and "bootstrap".
         attempts: boots that failed in a row.
         output: the last of what the node printed, or "".
     """

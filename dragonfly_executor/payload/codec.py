@@ -43,15 +43,17 @@ class CallCodec:
     Args:
         serializer: how what cannot travel by reference travels: "cloudpickle" (the default), "dill", "pickle" (not at
             all), or an object with ``dumps(obj) -> bytes`` and ``loads(bytes) -> obj``.
+        script_travels: whether slots can import the script; if not, what is in it travels by value.
 
     Raises:
         ValueError: an unknown name, or dill is not installed.
         TypeError: neither a name nor an object with dumps and loads.
     """
 
-    def __init__(self, serializer: object = "cloudpickle") -> None:
+    def __init__(self, serializer: object = "cloudpickle", *, script_travels: bool = True) -> None:
         self._format = Format(serializer)
-        self._main = ParentMain(self._define)
+        self._main = ParentMain(self._define, script_travels=script_travels)
+        self._script_travels = script_travels
         self._importable: set[str | None] = set()
         if self._format.custom is not None:
             # What a slot's import of the script calls itself. Our own picklers translate; the user's object cannot, and
@@ -124,20 +126,39 @@ class CallCodec:
         Raises:
             CallSerializationError: the serializer object itself cannot travel.
         """
-        custom = self._format.custom
         try:
             cwd = os.getcwd()
         except FileNotFoundError:
             cwd = "/"  # it was removed under the program
-        description = {
+        here = {
             "path": [cwd if entry == "" else entry for entry in sys.path],
             "cwd": cwd,
             "authkey": own_key(),
-            "argv": [str(word) for word in getattr(sys, "argv", [])],
             "main": describe(sys.modules["__main__"]),
-            "serializer": None if custom is not None else self._format.name,
-            "custom": None if custom is None else join(CallCodec().encode_call(_same, (custom,), {})),
         }
+        return self._described(here, [str(word) for word in getattr(sys, "argv", [])])
+
+    def setup_elsewhere(self, main: dict[str, Any]) -> bytes:
+        """The same for a slot that does not see this machine's files. It says nothing of where they lie here.
+
+        Neither does it have multiprocessing's key: what that opens listens on this machine, for processes of it.
+
+        Args:
+            main: the script, as `script.describe` has it, with its files where the runner has them.
+
+        Raises:
+            CallSerializationError: the serializer object itself cannot travel.
+        """
+        first, *rest = [str(word) for word in getattr(sys, "argv", [])] or [""]
+        elsewhere: dict[str, Any] = {"path": [], "cwd": None, "authkey": None, "main": main}
+        return self._described(elsewhere, [os.path.basename(first), *rest])
+
+    def _described(self, place: dict[str, Any], argv: list[str]) -> bytes:
+        description = {**place, "argv": argv, "serializer": self._format.name, "custom": None}
+        custom = self._format.custom
+        if custom is not None:
+            plain = CallCodec(script_travels=self._script_travels)
+            description |= {"serializer": None, "custom": join(plain.encode_call(_same, (custom,), {}))}
         return pickle.dumps(description, 5)
 
     def _main_call(self, call: tuple[Any, ...]) -> list[Buffer]:

@@ -89,8 +89,9 @@ class ParentMain(MainView):
     Thread-safe: pickling, which runs user code, holds no lock. What is remembered is replaced, never changed.
     """
 
-    def __init__(self, define: Define) -> None:
+    def __init__(self, define: Define, *, script_travels: bool = True) -> None:
         self._define = define
+        self._script_travels = script_travels
         self._lock = Lock()
         self._counter = 0
         self._versions: Versions = {}
@@ -110,7 +111,7 @@ class ParentMain(MainView):
         main = sys.modules["__main__"]
         known, script = self._script
         if known is not main:
-            script = bindings(main)
+            script = bindings(main) if self._script_travels else None
             self._script = main, script
         return script
 

@@ -24,6 +24,7 @@ from dragonfly_executor.payload.box import (
     views,
 )
 from dragonfly_executor.payload.formats import MARK, Format
+from dragonfly_executor.payload.missing import explain_missing_module
 from dragonfly_executor.payload.rebuild import main_attribute
 from dragonfly_executor.payload.slot_main import SlotMain
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.payload.box import Buffer, Received
+    from dragonfly_executor.payload.place import Place
 
 
 _ATOMS = frozenset({NoneType, bool, int, float})  # they need no look inside
@@ -44,11 +46,13 @@ class SlotCodec:
 
     Args:
         setup: what the parent's ``CallCodec.setup()`` returned.
+        place: where the parent's files lie; None where they are seen as the parent sees them.
     """
 
-    def __init__(self, setup: bytes) -> None:
+    def __init__(self, setup: bytes, place: Place | None = None) -> None:
         self._setup: dict[str, Any] = pickle.loads(setup)
-        self._main = SlotMain(self._setup["main"])
+        self._place = place
+        self._main = SlotMain(self._setup["main"] if place is None else self._moved_main(place.root))
         self._format = Format(self._setup["serializer"] or "cloudpickle")
 
     def prepare(self) -> None:
@@ -57,20 +61,34 @@ class SlotCodec:
         Raises:
             CallDeserializationError: the parent's serializer object cannot be opened here.
         """
-        own = [entry for entry in sys.path if entry not in self._setup["path"]]
-        sys.path[:] = [*self._setup["path"], *own]
+        if self._place is None:
+            self._enter_parents_directory()
+        else:
+            self._place.enter()
         sys.argv[:] = self._setup["argv"]
-        try:
-            os.chdir(self._setup["cwd"])
-        except OSError:
-            # The directory may be gone, or be on another machine. ProcessPoolExecutor's workers go on as well.
-            self._setup["cwd"] = os.getcwd()
         if self._setup["authkey"] is not None:
             authkey.adopt(self._setup["authkey"])
         self._main.install()
         if self._setup["custom"] is not None:
             _, (serializer,), _, _ = self.decode_call(self._setup["custom"])
             self._format = Format(serializer)
+
+    def _enter_parents_directory(self) -> None:
+        own = [entry for entry in sys.path if entry not in self._setup["path"]]
+        sys.path[:] = [*self._setup["path"], *own]
+        try:
+            os.chdir(self._setup["cwd"])
+        except OSError:
+            # The directory may be gone. ProcessPoolExecutor's workers go on as well.
+            return
+
+    def _moved_main(self, root: str) -> dict[str, Any]:
+        """The script's description, with its files where they lie on this host."""
+        main = dict(self._setup["main"])
+        for key in ("path", "entry"):
+            if main[key] is not None:
+                main[key] = os.path.join(root, main[key])
+        return main
 
     def decode_call(
         self, data: Received
@@ -107,6 +125,8 @@ class SlotCodec:
 
     def encode_error(self, exc: BaseException) -> list[Buffer]:
         """An exception as a payload. It loses its tracebacks, which are sent as text. Never raises."""
+        if self._place is not None:
+            explain_missing_module(exc)
         # Not with a serializer of the user's: an exception says what went wrong with that one, too.
         return failures.encode(exc, lambda chain: join(self._dump_standard(chain)), self._open)
 

@@ -16,6 +16,7 @@ import time
 from dragonfly_executor.core import handshake
 from dragonfly_executor.core.wire import HEADER_SIZE, SETUP_HEAD, Flag, Frame, Kind, encode
 from dragonfly_executor.runner import processes
+from dragonfly_executor.runner import slot as slot_main
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.slots import Slot, Work
 from dragonfly_executor.transport.link import Link
@@ -26,7 +27,10 @@ from dragonfly_executor.versions import usable_cpus, versions
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
+
+    from dragonfly_executor.runner.synced import Synced
 
 LEASE_CHECKS = 4
 """How often within a lease the agent looks whether it still holds it."""
@@ -67,6 +71,9 @@ class Agent:
         self._heard = boot_clock()
         self._stop_timer: Timer | None = None
         self._stopping = False
+        self._synced: Synced | None = None
+        self._helpers: dict[int, Callable[[int], None]] = {}
+        """Children that are no slots, by process id, and who is told how they ended."""
         self._may_linger = usable_cpus() > 1
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -121,12 +128,15 @@ class Agent:
         """Kill everything that runs here, and go."""
         for slot in list(self._dispatcher.slots.values()):
             slot.kill()
+        self._helpers.clear()
         self._kill_leftovers()
+        if self._synced is not None:
+            self._synced.remove()
         os._exit(0)
 
     def _kill_leftovers(self) -> None:
         """What is a child of this agent and not a slot outlived its slot."""
-        processes.kill_children(but=self._dispatcher.slots)
+        processes.kill_children(but=self._dispatcher.slots.keys() | self._helpers.keys())
 
     def _stop(self, grace: float) -> None:
         """Go: when all calls have ended, or at the latest after `grace` seconds."""
@@ -163,7 +173,8 @@ class Agent:
     # -- slots --------------------------------------------------------------------------------------------------------
 
     def _fork_slot(self) -> Slot:
-        slot = Slot(self._loop, b"".join(self._setup_parts), self._descriptors, self._on_slot_frames)
+        place = None if self._synced is None else self._synced.place
+        slot = Slot(self._loop, b"".join(self._setup_parts), place, self._descriptors, self._on_slot_frames)
         slot.timer = self._loop.call_later(self._setup_timeout, lambda: self._setup_is_late(slot))
         self._link.send(encode(Kind.SLOT_UP, detail=slot.pid))
         return slot
@@ -173,9 +184,29 @@ class Agent:
         fds = [*self._link.descriptors(), *self._loop.descriptors(), *(end.fileno() for end in self._signals)]
         if self._parent_watch >= 0:
             fds.append(self._parent_watch)
+        if self._synced is not None:
+            fds.extend(self._synced.descriptors())
         for slot in self._dispatcher.slots.values():
             fds.extend(slot.descriptors())
         return fds
+
+    def _run_helper(self, job: Callable[[], int], on_end: Callable[[int], None]) -> None:
+        """Run something that blocks in a child, and tell `on_end` the status with which that ended."""
+        agent_pid = os.getpid()
+        pid = os.fork()
+        if pid:
+            self._helpers[pid] = on_end
+            return
+        status = 1
+        try:
+            slot_main.stand_alone(agent_pid)
+            for fd in self._descriptors():
+                os.close(fd)
+            status = job()
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(status)
 
     @property
     def _has_initializer(self) -> bool:
@@ -210,6 +241,8 @@ class Agent:
             slot = self._dispatcher.slots.get(pid)
             if slot is not None:
                 self._slot_ended(slot, status)
+            elif pid in self._helpers:
+                self._helpers.pop(pid)(status)
         self._kill_leftovers()
         self._end_if_done()
         self._leave_if_alone()
@@ -287,7 +320,7 @@ class Agent:
         for frame in frames:
             kind = frame.kind
             if kind == CALL:
-                self._dispatcher.waiting.append(Work(frame))
+                self._dispatcher.arriving.append(Work(frame))
             elif kind == CHUNK:
                 self._forward_chunk(frame)
             else:
@@ -312,6 +345,16 @@ class Agent:
                 self._stop(frame.detail / 1000)
             case Kind.CHECK_IDLE:
                 self._dispatcher.check_idle(Work(frame))
+            case Kind.SYNC_BEGIN | Kind.SYNC_DATA | Kind.SYNC_END:
+                self._receive_sync(frame)
+
+    def _receive_sync(self, frame: Frame) -> None:
+        if self._synced is None:
+            # Only where the runner does not see the parent's files.
+            from dragonfly_executor.runner.synced import Synced
+
+            self._synced = Synced(self._loop, self._link.send, self._dispatcher, self._run_helper)
+        self._synced.receive(frame)
 
     def _on_welcome(self, session: dict[str, Any]) -> None:
         self._link.end_handshake()

@@ -39,6 +39,9 @@ class Dispatcher:
         self.max_calls_per_slot = 0
         self.waiting: deque[Work] = deque()
         """Calls that no slot has."""
+        self._held: deque[Work] = deque()
+        self.arriving = self.waiting
+        """Where calls go that come from the parent: they wait, or they are held until a sync has ended."""
         self.works: dict[tuple[int, int], Work] = {}
         """Calls that a slot has, by id and attempt."""
         self.slots: dict[int, Slot] = {}
@@ -50,7 +53,7 @@ class Dispatcher:
     @property
     def is_idle(self) -> bool:
         """Whether no call is here."""
-        return not self.waiting and not self.works
+        return not self.waiting and not self.works and not self._held
 
     # -- handing out --------------------------------------------------------------------------------------------------
 
@@ -148,6 +151,25 @@ class Dispatcher:
             self.works.pop((work.call_id, work.attempt), None)
             self.waiting.appendleft(work)
 
+    # -- while files change -------------------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Begin no call that comes from now on."""
+        self.arriving = self._held
+
+    def release(self, *, fresh: bool) -> None:
+        """Begin the calls that were held; with `fresh` only in slots that are forked from now on."""
+        if fresh:
+            for slot in self.slots.values():
+                if not slot.retired and slot.kill_reason is None:
+                    self._put_back(slot.take_back())
+                    slot.retire()
+        self.arriving = self.waiting
+        self.waiting.extend(self._held)
+        self._held.clear()
+        self._progress = self._loop.time()
+        self.dispatch()
+
     # -- what comes back ----------------------------------------------------------------------------------------------
 
     def slot_is_ready(self, slot: Slot) -> None:
@@ -215,10 +237,11 @@ class Dispatcher:
             self._stop_in_slot(work, work.slot, Kind.KILL)
 
     def _drop_waiting(self, call_id: int, attempt: int) -> None:
-        for work in self.waiting:
-            if work.call_id == call_id and work.attempt == attempt:
-                self.waiting.remove(work)
-                break
+        for line in (self.waiting, self._held):
+            for work in line:
+                if work.call_id == call_id and work.attempt == attempt:
+                    line.remove(work)
+                    break
         # Also where it never was, or has left: whoever counts it here must hear that it is not.
         self._send(encode(Kind.GONE, call_id, attempt=attempt))
 
@@ -296,6 +319,8 @@ class Dispatcher:
         """Give what nobody here can start back to the parent; whether there is something left to look at."""
         if now - self._progress < stuck_after or self._may_fork():
             return True
+        if any(slot.retired and not slot.in_flight for slot in self.slots.values()):
+            return True  # it is about to make room
         for work in self.waiting:
             if work.frame.kind == Kind.CALL:
                 self._send(encode(Kind.RETURNED, work.call_id, attempt=work.attempt))

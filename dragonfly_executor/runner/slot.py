@@ -33,6 +33,11 @@ from dragonfly_executor.core.wire import (
 from dragonfly_executor.payload import SlotCodec, perform
 from dragonfly_executor.runner import processes
 
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dragonfly_executor.payload.place import Place
+
 Buffer = bytes | bytearray | memoryview
 
 PACKET_SIZE = HEADER_SIZE + LIMITS.size + MAX_INLINE + TOTAL.size
@@ -42,12 +47,12 @@ FAILED = 70
 """Exit status (EX_SOFTWARE) of a slot whose initializer failed."""
 
 
-def main(calls: socket.socket, results: socket.socket, setup: bytes, agent_pid: int) -> None:
+def main(calls: socket.socket, results: socket.socket, setup: bytes, place: Place | None, agent_pid: int) -> None:
     """Run calls until the agent closes `calls`. Runs in a forked child of the agent and does not return."""
     status = 1
     try:
-        _stand_alone(agent_pid)
-        status = _Slot(calls, results).serve(setup)
+        stand_alone(agent_pid)
+        status = _Slot(calls, results).serve(setup, place)
         _flush_standard_streams()
     except OSError:
         # The agent is gone, or a call closed what belongs to the slot: the agent tells whose call that was.
@@ -58,7 +63,8 @@ def main(calls: socket.socket, results: socket.socket, setup: bytes, agent_pid: 
         os._exit(status)
 
 
-def _stand_alone(agent_pid: int) -> None:
+def stand_alone(agent_pid: int) -> None:
+    """Be a child of the agent's that leads a session of its own, and has none of its signal handlers."""
     os.setsid()
     processes.die_with_parent(agent_pid)
     processes.become_subreaper()
@@ -86,12 +92,12 @@ class _Slot:
         self._max_payload = 0
         self._codec: SlotCodec
 
-    def serve(self, setup: bytes) -> int:
+    def serve(self, setup: bytes, place: Place | None) -> int:
         """Prepare, then run calls; the exit status."""
         self._max_payload, size = SETUP_HEAD.unpack_from(setup)
         codec_setup = setup[SETUP_HEAD.size : SETUP_HEAD.size + size]
         initializer = setup[SETUP_HEAD.size + size :]
-        self._codec = SlotCodec(codec_setup)
+        self._codec = SlotCodec(codec_setup, place)
         self._codec.prepare()
         if initializer and not self._initialize(initializer):
             return FAILED

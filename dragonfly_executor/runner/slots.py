@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from dragonfly_executor.payload.place import Place
+
 # macOS has no SOCK_SEQPACKET for unix sockets; its datagrams between a pair are as reliable.
 PACKETS = socket.SOCK_SEQPACKET if sys.platform.startswith("linux") else socket.SOCK_DGRAM
 
@@ -54,6 +56,7 @@ class Slot:
         self,
         loop: Loop,
         setup: bytes,
+        place: Place | None,
         inherited: Callable[[], list[int]],
         on_frames: Callable[[Slot, list[Frame]], None],
     ) -> None:
@@ -62,7 +65,7 @@ class Slot:
         agent_pid = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            self._become_slot(inherited, own_end, slot_end, setup, agent_pid)
+            self._become_slot(inherited, own_end, slot_end, setup, place, agent_pid)
         slot_end.close()
         self.link = Link(loop, own_end, lambda frames: on_frames(self, frames), lambda reason: None)
         self.in_flight: deque[Work] = deque()
@@ -81,13 +84,14 @@ class Slot:
         own_end: socket.socket,
         slot_end: socket.socket,
         setup: bytes,
+        place: Place | None,
         agent: int,
     ) -> NoReturn:
         """In the forked child: let go of what is the agent's, and run calls. Nothing of the agent may go on here."""
         try:
             for fd in (*inherited(), self._calls.fileno(), own_end.fileno()):
                 os.close(fd)
-            slot.main(self._taken_by_slot, slot_end, setup, agent)
+            slot.main(self._taken_by_slot, slot_end, setup, place, agent)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:

@@ -162,6 +162,7 @@ class _Recording(Backend):
 
     def __init__(self, real: Backend) -> None:
         self.real = real
+        self.sync = self.real.sync
         self.nodes: list[Node] = []
         self.name, self.default_max, self.default_boot_timeout = real.name, real.default_max, real.default_boot_timeout
 

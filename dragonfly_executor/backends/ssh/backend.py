@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +25,7 @@ from dragonfly_executor.backends.ssh.node import ChannelStream, SSHNode, StderrR
 from dragonfly_executor.backoff import delay
 from dragonfly_executor.options import duration, hook, whole
 from dragonfly_executor.parent import VARIABLE
+from dragonfly_executor.sync.plan import Sync
 
 if TYPE_CHECKING:
     from dragonfly_executor.options import Seconds, Wait
@@ -56,6 +58,11 @@ class SSHBackend(Backend):
         config: the SSH configuration file; None for none.
         python: the interpreter on the hosts, a name or a path; default what is found there.
         env: variables for the runners. They travel on the connection, and in no command line.
+        sync: what of this program's own files travels: "auto" for the modules that it has imported from outside its
+            site-packages and standard library, and its script; a list of files and folders for those in addition; None
+            for nothing; or a `Sync` with limits of its own. Only what has changed is sent, also before later calls.
+        requirements: third-party packages for the hosts, as lines of a requirements file or the path of one. They are
+            installed there once, into an environment of their own.
         cache: the folder on the hosts for what is sent there; default ``$XDG_CACHE_HOME`` or ``~/.cache``.
         runners_per_host: runners at once on a host that does not say itself.
         connect_timeout: seconds (or a `timedelta`) for each of reaching a host, agreeing on keys, and logging in.
@@ -69,6 +76,7 @@ class SSHBackend(Backend):
 
     name = "ssh"
     default_boot_timeout = 60.0
+    phases = ("resolve", "connect", "host key", "auth", "python", "bootstrap", "handshake", "sync", "requirements")
 
     def __init__(
         self,
@@ -86,6 +94,8 @@ class SSHBackend(Backend):
         config: PathLike | None = "~/.ssh/config",
         python: str | None = None,
         env: Mapping[str, str] | None = None,
+        sync: Sync | str | Iterable[str | os.PathLike[str]] | None = "auto",
+        requirements: Iterable[str] | str | os.PathLike[str] | None = None,
         cache: str | None = None,
         runners_per_host: int = 1,
         connect_timeout: Seconds = 15.0,
@@ -99,6 +109,9 @@ class SSHBackend(Backend):
         self._user, self._port = user_name(user), port_number(port)
         self._python, self._cache = python, cache
         self._env = variables(env)
+        if isinstance(sync, Sync) and requirements is not None:
+            raise TypeError("requirements go into the Sync that is given")
+        self.sync = sync if isinstance(sync, Sync) else Sync(sync, requirements=requirements)
         self._config = Config(None if config is None else str(config))
         self._wait = hook(host_wait, "host_wait")
         per_host = whole(runners_per_host, "runners_per_host", 1)

@@ -1,0 +1,43 @@
+"""Where a slot starts that does not see the parent's files."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import namedtuple
+
+
+class Place(namedtuple("Place", "root cwd import_path site")):  # noqa: PYI024  # typing is slow to import
+    """The parent's files as they lie on the runner.
+
+    Attributes:
+        root: the top of the tree that came from the parent; the parent names its script by a path in it.
+        cwd: the directory in which calls run.
+        import_path: what comes first on ``sys.path``.
+        site: the site-packages of the environment with the pool's requirements; "" for none.
+    """
+
+    __slots__ = ()
+    root: str
+    cwd: str
+    import_path: list[str]
+    site: str
+
+    def enter(self) -> None:
+        """Make this process start here: directory and import path. What the host itself has comes last."""
+        own = [entry for entry in sys.path if entry not in self.import_path]
+        sys.path[:] = [*self.import_path, *own]
+        if self.site:
+            self._add_site()
+        os.makedirs(self.cwd, exist_ok=True)  # a call may have removed it
+        os.chdir(self.cwd)
+
+    def _add_site(self) -> None:
+        import site
+
+        before = list(sys.path)
+        # With what the packages' .pth files add. It puts it all last; it has to come before what the host has.
+        site.addsitedir(self.site)
+        added = [entry for entry in sys.path if entry not in before]
+        first = len(self.import_path)
+        sys.path[:] = [*before[:first], *added, *before[first:]]

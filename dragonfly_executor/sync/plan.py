@@ -1,0 +1,100 @@
+"""What a user may say about the files that travel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+MIB = 1024 * 1024
+
+
+class Sync:
+    """What travels to runners that do not see this machine's files.
+
+    Args:
+        files: "auto" for the modules and packages that this program has imported from outside its site-packages and
+            standard library, and its script; a list of files and folders, relative to the working directory, for those
+            in addition (folders can be imported from); None for nothing.
+        max_file: bytes; a file that is larger does not travel, and a warning names it.
+        max_total: bytes; a project that is larger does not travel, and boots fail.
+        requirements: third-party packages, as a list of what stands in a requirements file, or as the path of one. They
+            are installed on the host, once for each list.
+        check_every: seconds after a look for changed files in which calls are taken not to need another; 0 looks before
+            each call. Where a look is quick it comes more often, after twenty times what the last one took.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: a folder is the whole home directory or more, a number is negative, or a requirement names what only
+            this machine has.
+        OSError: the requirements file cannot be read.
+    """
+
+    def __init__(
+        self,
+        files: str | Iterable[str | os.PathLike[str]] | None = "auto",
+        *,
+        max_file: int = 64 * MIB,
+        max_total: int = 1024 * MIB,
+        requirements: Iterable[str] | str | os.PathLike[str] | None = None,
+        check_every: float = 0.2,
+    ) -> None:
+        self.auto = files is not None
+        self.extra = () if files is None or files == "auto" else _paths(files)
+        self.max_file = _size(max_file, "max_file")
+        self.max_total = _size(max_total, "max_total")
+        if not check_every >= 0:
+            raise ValueError(f"check_every must be at least 0, not {check_every!r}")
+        self.check_every = float(check_every)
+        self.requirements = _requirements(requirements)
+
+    def __repr__(self) -> str:
+        # Not the requirements: the address of an index may hold a password.
+        return f"Sync(auto={self.auto}, extra={list(self.extra)!r}, {len(self.requirements)} lines of requirements)"
+
+
+def too_much(folder: str) -> bool:
+    """Whether a folder is, or holds, the home directory: nobody means to send all of that."""
+    home = os.path.realpath(os.path.expanduser("~"))
+    folder = os.path.realpath(folder)
+    return folder in {"/", home} or home.startswith(f"{folder}/")
+
+
+def _paths(files: str | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    if isinstance(files, (str, bytes)) or not isinstance(files, Iterable):
+        raise TypeError(f'sync must be "auto", None, or a list of files and folders, not {files!r}')
+    found = []
+    for path in files:
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"sync must hold files and folders, not {path!r}")
+        absolute = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        if too_much(absolute):
+            raise ValueError(f"sync would send all of {absolute}: name what calls need of it")
+        found.append(absolute)
+    return tuple(found)
+
+
+def _size(value: int, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number of bytes, not {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be at least 0, not {value}")
+    return value
+
+
+def _requirements(given: Iterable[str] | str | os.PathLike[str] | None) -> list[str]:
+    """The lines that matter."""
+    if given is None:
+        return []
+    if isinstance(given, (str, os.PathLike)):
+        lines = Path(given).read_text(encoding="utf-8").splitlines()
+    else:
+        lines = list(given)
+    for line in lines:
+        if not isinstance(line, str):
+            raise TypeError(f"requirements must be texts, as in a requirements file, not {line!r}")
+    kept = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    for line in kept:
+        if line.split()[0].partition("=")[0] in ("-r", "--requirement", "-c", "--constraint", "-e", "--editable"):
+            raise ValueError(f"a requirement must not name a file of this machine, which no other has: {line!r}")
+    return kept

@@ -1,0 +1,297 @@
+"""The tree that a runner is to have, as the parent's files are now.
+
+A look at files that have not changed asks the kernel for their status and nothing more. Contents are read, and folders
+listed, only where the status is another one, or so young that a change might not show in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from dragonfly_executor.core.manifest import MAX_ENTRIES, Entry, a_directory, a_file, a_link
+from dragonfly_executor.sync import units
+from dragonfly_executor.sync.listing import listed
+from dragonfly_executor.sync.plan import MIB, Sync, too_much
+
+logger = logging.getLogger("dragonfly_executor")
+YOUNG = 1_000_000_000
+"""Nanoseconds: what was changed less than this before a look may change again without its status showing it."""
+LARGEST = 3
+MOST_NAMED = 10
+"""Files at most that a warning names."""
+READ_AGAIN = 3
+Status = tuple[int, ...]
+
+
+class Snapshot(NamedTuple):
+    """What is to be on runners.
+
+    Attributes:
+        manifest: the tree.
+        sources: where each file of it lies here.
+        import_path: where slots import from, as paths in the tree.
+    """
+
+    manifest: dict[str, Entry]
+    sources: dict[str, str]
+    import_path: list[str]
+
+
+class SyncRefused(Exception):
+    """The project is too large to be sent."""
+
+
+class _Known(NamedTuple):
+    """A path as it was when it was last looked at."""
+
+    status: Status | None
+    settled: bool
+    entry: Entry | None
+
+
+class Scanner:
+    """Looks at this machine's files. One thread at a time.
+
+    Attributes:
+        script: the description of the script where it lies on a runner; None where it does not travel.
+    """
+
+    def __init__(self, plan: Sync) -> None:
+        self._plan = plan
+        try:
+            cwd = os.getcwd()
+        except FileNotFoundError:
+            cwd = "/"  # it was removed under the program
+        self._layout = units.Layout(cwd)
+        script = units.of_script(self._layout) if plan.auto else None
+        if script is not None and not self._may_travel(script[0].local):
+            script = None
+        self._script = None if script is None else script[0]
+        self.script = None if script is None else script[1]
+        self._files: dict[str, _Known] = {}
+        self._folders: dict[str, _Known] = {}
+        self._listed: dict[str, list[str]] = {}
+        self._warned: set[str] = set()
+        self._too_large: dict[str, int] = {}
+        self._last: Snapshot | None = None
+        self._now = 0
+        self._modules: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        self._imported: dict[units.Unit, set[str]] = {}
+        self._last_units: dict[units.Unit, set[str]] = {}
+
+    def scan(self, doubted: Collection[str] = ()) -> Snapshot:
+        """The tree now: the same object as last time if nothing has changed.
+
+        Args:
+            doubted: files of this machine whose contents are to be read again, whatever their status says.
+
+        Raises:
+            SyncRefused: it is larger than it may be.
+        """
+        for path in doubted:
+            self._files.pop(path, None)
+        found = self._units()
+        if self._last is not None and not doubted and found == self._last_units and self._unchanged():
+            return self._last
+        self._now = _file_clock()
+        snapshot = self._build(found)
+        self._last_units = found
+        if self._last is None or snapshot != self._last:
+            self._last = snapshot
+        return self._last
+
+    def _may_travel(self, path: str) -> bool:
+        try:
+            return os.path.getsize(path) <= self._plan.max_file
+        except OSError:
+            return False
+
+    def _is_settled(self, status: Status | None) -> bool:
+        """Whether another change would show in the status: not where the clock of files has hardly moved on since."""
+        return status is None or abs(self._now - max(status[0], status[1])) > YOUNG
+
+    def _units(self) -> dict[units.Unit, set[str]]:
+        if not self._plan.auto:
+            return {}
+        modules = tuple(sys.modules), tuple(sys.path)
+        if modules != self._modules:
+            self._modules, self._imported = modules, units.imported(self._layout)
+        found = dict(self._imported)
+        if self._script is not None:
+            found.setdefault(self._script, set())
+        for path in self._plan.extra:
+            found.setdefault(units.named(path, self._layout), set())
+        return found
+
+    def _unchanged(self) -> bool:
+        for known, follow in ((self._files, False), (self._folders, True)):
+            if any(not was.settled or _status(path, follow=follow) != was.status for path, was in known.items()):
+                return False
+        return True
+
+    # -- the tree -----------------------------------------------------------------------------------------------------
+
+    def _build(self, found: dict[units.Unit, set[str]]) -> Snapshot:
+        manifest: dict[str, Entry] = {"cwd": a_directory()}
+        sources: dict[str, str] = {}
+        visited: set[str] = set()
+        for unit, modules in found.items():
+            for path, local in self._contents(unit, modules):
+                if path in manifest:
+                    continue
+                visited.add(local)
+                entry = self._entry(local)
+                if entry is not None:
+                    _add_above(manifest, path)
+                    manifest[path] = entry
+                    sources[path] = local
+        self._files = {path: known for path, known in self._files.items() if path in visited}
+        self._warn_of_large_files()
+        self._refuse_too_much(manifest)
+        roots = sorted({(unit.order, unit.root) for unit in found if unit.root})
+        for _, root in roots:
+            # A folder that nothing lies in yet can be imported from all the same; a zip file stands there already.
+            _add_above(manifest, f"{root}/")
+        return Snapshot(manifest, sources, list(dict.fromkeys(root for _, root in roots)))
+
+    def _contents(self, unit: units.Unit, modules: Iterable[str]) -> Iterable[tuple[str, str]]:
+        """Path in the tree and path here, of each file of a unit."""
+        if not os.path.isdir(unit.local):
+            return [(unit.remote, unit.local)]
+        if too_much(unit.local):
+            self._warn(unit.local, "is, or holds, the home directory; it is not sent to runners")
+            return []
+        names = dict.fromkeys(self._list(unit.local))
+        # What is imported is needed, though git may ignore it: what a build has made, for example.
+        names.update(dict.fromkeys(module[len(unit.local) + 1 :] for module in modules))
+        return [(f"{unit.remote}/{name}", f"{unit.local}/{name}") for name in names]
+
+    def _list(self, folder: str) -> list[str]:
+        """What lies in a folder and below, listed anew only where one of its folders has changed."""
+        names = self._listed.get(folder)
+        if names is not None and all(
+            known is not None and known.settled and _status(path, follow=True) == known.status
+            for path in _folders_of(folder, names)
+            for known in (self._folders.get(path),)
+        ):
+            return names
+        names = self._listed[folder] = listed(folder)
+        self._folders = {path: known for path, known in self._folders.items() if not path.startswith(f"{folder}/")}
+        for path in _folders_of(folder, names):
+            # What came into it after it was listed has made it too young to be settled.
+            status = _status(path, follow=True)
+            self._folders[path] = _Known(status, self._is_settled(status), None)
+        return names
+
+    def _entry(self, local: str) -> Entry | None:
+        """The entry of a file or link; None for what does not travel."""
+        status = _status(local, follow=False)
+        known = self._files.get(local)
+        if known is not None and known.settled and known.status == status:
+            return known.entry
+        for _ in range(READ_AGAIN):
+            entry = self._read(local)
+            after = _status(local, follow=False)
+            if after == status:
+                break
+            status = after
+        self._files[local] = _Known(status, self._is_settled(status), entry)
+        return entry
+
+    def _read(self, local: str) -> Entry | None:
+        try:
+            status = os.lstat(local)
+            if stat.S_ISLNK(status.st_mode):
+                target = self._inside(local, os.readlink(local))
+                if target is not None:
+                    return a_link(target)
+                if not os.path.isfile(local):
+                    return a_link(os.readlink(local))
+                status = os.stat(local)  # a link to a file that does not travel: the file does
+            if not stat.S_ISREG(status.st_mode):
+                return None  # a socket, a pipe, a device
+            if status.st_size > self._plan.max_file:
+                self._too_large.setdefault(local, status.st_size)
+                return None
+            with open(local, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                return a_file(digest, os.fstat(file.fileno()).st_size, status.st_mode)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._warn(local, f"cannot be read, and is not sent to runners: {error.strerror}")
+            return None
+
+    def _inside(self, local: str, target: str) -> str | None:
+        """Where a link leads, as seen from it, if that lies in the same unit; else None."""
+        above = os.path.dirname(local)
+        leads_to = os.path.normpath(os.path.join(above, target))
+        for folder in self._listed:
+            if local.startswith(f"{folder}/") and (leads_to == folder or leads_to.startswith(f"{folder}/")):
+                return os.path.relpath(leads_to, above)
+        return None
+
+    def _refuse_too_much(self, manifest: dict[str, Entry]) -> None:
+        total = sum(entry.size for entry in manifest.values())
+        if total <= self._plan.max_total and len(manifest) <= MAX_ENTRIES:
+            return
+        largest = sorted(manifest, key=lambda path: manifest[path].size, reverse=True)[:LARGEST]
+        shown = ", ".join(f"{path} ({manifest[path].size / MIB:.1f} MiB)" for path in largest)
+        raise SyncRefused(
+            f"{len(manifest)} files of {total / MIB:.1f} MiB together would be sent to runners, and max_total is "
+            f"{self._plan.max_total / MIB:.1f} MiB; the largest are {shown}. Have git ignore what calls do not need"
+        )
+
+    def _warn_of_large_files(self) -> None:
+        new = [path for path in self._too_large if path not in self._warned]
+        self._warned.update(new)
+        if new:
+            shown = ", ".join(f"{path} ({self._too_large[path] / MIB:.1f} MiB)" for path in new[:MOST_NAMED])
+            more = f", and {len(new) - MOST_NAMED} more" if len(new) > MOST_NAMED else ""
+            limit = f"max_file is {self._plan.max_file / MIB:.1f} MiB"
+            logger.warning("not sent to runners, since %s: %s%s", limit, shown, more)
+
+    def _warn(self, path: str, text: str) -> None:
+        if path not in self._warned:
+            self._warned.add(path)
+            logger.warning("%s %s", path, text)
+
+
+def _add_above(manifest: dict[str, Entry], path: str) -> None:
+    """The folders in which a path lies."""
+    above = path.rpartition("/")[0]
+    while above and above not in manifest:
+        manifest[above] = a_directory()
+        above = above.rpartition("/")[0]
+
+
+def _folders_of(folder: str, names: Iterable[str]) -> set[str]:
+    """The folder, and those below it in which something lies."""
+    found = {folder}
+    for name in names:
+        above = name.rpartition("/")[0]
+        while above and f"{folder}/{above}" not in found:
+            found.add(f"{folder}/{above}")
+            above = above.rpartition("/")[0]
+    return found
+
+
+def _status(path: str, *, follow: bool) -> Status | None:
+    try:
+        found = os.stat(path, follow_symlinks=follow)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_mode
+
+
+def _file_clock() -> int:
+    """Nanoseconds on the clock that stamps files: no other one is compared with what they say."""
+    with tempfile.TemporaryFile() as file:
+        return os.fstat(file.fileno()).st_mtime_ns

@@ -1,0 +1,264 @@
+"""One runner's share of a sync: what it has, what it lacks, and the sending of it.
+
+Belongs to the engine thread. Files are read by a crew, some chunks at a time, as the link takes them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from importlib.machinery import all_suffixes
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dragonfly_executor.core.manifest import FILE, Entry, Step, diff, read_bits
+from dragonfly_executor.core.wire import CHUNK_SIZE, HEADER, Flag, Frame, Kind, encode
+from dragonfly_executor.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from dragonfly_executor.sync.keeper import Keeper
+    from dragonfly_executor.sync.scan import Snapshot
+
+logger = logging.getLogger("dragonfly_executor")
+CODE = tuple(all_suffixes())
+READ_AHEAD = 4 * 1024 * 1024
+"""Bytes that are read before the link takes them."""
+ROUNDS = 5
+"""How often a file that keeps changing while it is read is tried, until it is left out."""
+Piece = tuple[bytes, bytes]
+
+
+class Outlet(Protocol):
+    """What a sender needs of a link."""
+
+    def say(self, frame: bytes) -> None:
+        """Send a frame, ahead of all that is large."""
+
+    def say_bulk(self, header: bytes, piece: bytes = b"") -> None:
+        """Send a frame behind what is large."""
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Call back, again and again, when little that is large is left to be written."""
+
+
+class Listener(Protocol):
+    """Who is told how it goes."""
+
+    def synced(self) -> None:
+        """The runner has everything."""
+
+    def sync_failed(self, phase: str, text: str) -> None:
+        """It cannot have it."""
+
+
+class _Transfer:
+    """A step that the runner has not finished."""
+
+    def __init__(self, number: int, step: Step, sources: dict[str, str]) -> None:
+        self.number = number
+        self.step = step
+        self.sources = sources
+        self.wanted = list(step.difference.digests.items())
+        self.is_asked = True
+        """Whether the runner has yet to say what of it is there."""
+        self.is_sent = False
+        self.size = sum(step.difference.digests.values())
+
+
+class Sender:
+    """Sees to it that one runner has what the keeper's snapshot says.
+
+    Args:
+        keeper: knows what that is.
+        outlet: the link to the runner.
+        listener: hears about the end.
+        run: runs a function on a thread that may read files.
+        on_engine: runs a function on the engine thread; from any thread.
+    """
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        outlet: Outlet,
+        listener: Listener,
+        run: Callable[..., None],
+        on_engine: Callable[[Callable[[], object]], None],
+    ) -> None:
+        self._keeper = keeper
+        self._outlet = outlet
+        self._listener = listener
+        self._run = run
+        self._on_engine = on_engine
+        self._last: Snapshot | None = None
+        self._manifest: dict[str, Entry] = {}
+        self._import_path: list[str] = []
+        self._transfers: deque[_Transfer] = deque()
+        self._number = 0
+        self._sending: tuple[_Transfer, Iterator[Piece]] | None = None
+        self._reading = False
+        self._rounds = 0
+        self._left_out: set[str] = set()
+        """Files that are not tried again in this sync."""
+        self._restless: set[str] = set()
+        """Files that were left out once: the next time one try is enough."""
+        self.is_busy = False
+        """Whether the runner holds the calls that it is sent: it has not said yet that it has everything."""
+        self.sent = 0
+        """Bytes of contents."""
+        outlet.when_drained(self._read_on)
+
+    @property
+    def progress(self) -> tuple[str, str]:
+        """The phase of a boot that this is, and how far it has come."""
+        lacking = sum(transfer.size for transfer in self._transfers)
+        if self._keeper.requirements and self._transfers and self._transfers[0].is_sent:
+            return "requirements", "it was installing the requirements"
+        return "sync", f"it had been sent {self.sent} bytes of files, of {lacking} at most"
+
+    def update(self, *, always: bool = False) -> None:
+        """Send what has changed since the last time; `always` also if that is nothing."""
+        snapshot = self._keeper.snapshot
+        if snapshot is None or (snapshot is self._last and not always):
+            return
+        first = self._last is None
+        wanted = {path: entry for path, entry in snapshot.manifest.items() if path not in self._left_out}
+        difference = diff(self._manifest, wanted)
+        moved = snapshot.import_path != self._import_path
+        self._last, self._manifest, self._import_path = snapshot, wanted, snapshot.import_path
+        if not (first or moved or always or difference.changed or difference.deleted):
+            return
+        # Slots from before go on where only data has changed: what they have loaded may have cost much.
+        fresh = moved or any(path.endswith(CODE) for path in (*difference.changed, *difference.deleted))
+        self._number += 1
+        self.is_busy = True
+        step = Step(difference, snapshot.import_path, fresh, self._keeper.requirements)
+        self._transfers.append(_Transfer(self._number, step, snapshot.sources))
+        data = step.dump()
+        for start in range(0, len(data), CHUNK_SIZE):
+            more = Flag.MORE if start + CHUNK_SIZE < len(data) else 0
+            piece = data[start : start + CHUNK_SIZE]
+            self._outlet.say(encode(Kind.SYNC_BEGIN, payload=piece, flags=more, detail=self._number))
+
+    def heard(self, frame: Frame) -> None:
+        """The runner has said something about it.
+
+        Raises:
+            ProtocolError: it makes no sense.
+        """
+        if frame.kind == Kind.SYNC_END and frame.flags & Flag.ERROR:
+            self._failed(bytes(frame.payload))
+            return
+        if not self._transfers or self._transfers[0].number != frame.detail:
+            raise ProtocolError("an answer to a sync that did not begin")
+        transfer = self._transfers[0]
+        if frame.kind == Kind.SYNC_HAVE and transfer.is_asked:
+            transfer.is_asked = False
+            have = read_bits(bytes(frame.payload), len(transfer.wanted))
+            pieces = pieces_of(transfer.step.difference.changed, transfer.sources, transfer.wanted, have)
+            self._sending = transfer, pieces
+            self._read_on()
+        elif frame.kind == Kind.SYNC_HAVE or not transfer.is_sent:
+            raise ProtocolError("an answer to a sync that was not asked for")
+        else:
+            changed = transfer.step.difference.changed
+            stale = read_bits(bytes(frame.payload), len(changed))
+            self._transfers.popleft()
+            self._ended(transfer, [path for path, is_stale in zip(changed, stale, strict=True) if is_stale])
+
+    def _failed(self, payload: bytes) -> None:
+        try:
+            said: Any = json.loads(payload)
+            phase, text = str(said["phase"]), str(said["text"])
+        except (LookupError, TypeError, ValueError, RecursionError) as error:
+            raise ProtocolError(f"a SYNC_END that cannot be read: {error!r}") from None
+        self._listener.sync_failed(phase, text)
+
+    def _ended(self, transfer: _Transfer, stale: list[str]) -> None:
+        if not stale:
+            if not self._transfers:
+                self._rounds = 0
+                self._left_out = set()
+                self.is_busy = False
+                self._listener.synced()
+            return
+        # These files did not come out as announced: they were changed while they were read. Look again.
+        self._rounds += 1
+        doubted = [transfer.sources[path] for path in stale]
+        given_up = set(stale) if self._rounds >= ROUNDS else self._restless.intersection(stale)
+        for path in sorted(given_up - self._restless):
+            logger.warning("%s changes whenever it is read, and is not sent to runners", transfer.sources[path])
+        self._left_out |= given_up
+        self._restless |= given_up
+        self._manifest = {path: entry for path, entry in self._manifest.items() if path not in set(stale)}
+        self._run(self._look_again, doubted)
+
+    def _look_again(self, doubted: list[str]) -> None:
+        """On the crew."""
+        self._keeper.refresh(doubted)
+        self._on_engine(lambda: self.update(always=True))
+
+    # -- contents -----------------------------------------------------------------------------------------------------
+
+    def _read_on(self) -> None:
+        if self._sending is not None and not self._reading:
+            self._reading = True
+            self._run(self._read, *self._sending)
+
+    def _read(self, transfer: _Transfer, pieces: Iterator[Piece]) -> None:
+        """On the crew: read some, and hand it over."""
+        batch: list[Piece] = []
+        size = 0
+        for piece in pieces:
+            batch.append(piece)
+            size += len(piece[1])
+            if size >= READ_AHEAD:
+                break
+        self._on_engine(lambda: self._send(transfer, batch, is_last=size < READ_AHEAD))
+
+    def _send(self, transfer: _Transfer, batch: list[Piece], *, is_last: bool) -> None:
+        self._reading = False
+        for header, piece in batch:
+            self.sent += len(piece)
+            self._outlet.say_bulk(header, piece)
+        if is_last:
+            self._sending = None
+            transfer.is_sent = True
+            # Behind the contents, not ahead of them as control frames go.
+            self._outlet.say_bulk(encode(Kind.SYNC_END, detail=transfer.number))
+
+
+def pieces_of(
+    changed: dict[str, Entry], sources: dict[str, str], wanted: list[tuple[str, int]], have: list[bool]
+) -> Iterator[Piece]:
+    """The frames, as header and bytes, with the contents that a runner has not.
+
+    A file that cannot be read, or is shorter than announced, gives what there is: the runner finds that it is not what
+    its digest says.
+    """
+    lacking = {digest: place for place, ((digest, _), has) in enumerate(zip(wanted, have, strict=True), 1) if not has}
+    for path, entry in changed.items():
+        place = lacking.pop(entry.digest, None) if entry.kind == FILE else None
+        if place is not None:
+            yield from _file_pieces(sources[path], place, entry.size)
+
+
+def _file_pieces(source: str, place: int, size: int) -> Iterator[Piece]:
+    left = size
+    try:
+        with open(source, "rb", opener=_open) as file:
+            while True:
+                piece = file.read(min(left, CHUNK_SIZE))
+                left -= len(piece)
+                more = Flag.MORE if left and piece else 0
+                yield HEADER.pack(Kind.SYNC_DATA, more, 0, 0, place, len(piece)), piece
+                if not more:
+                    return
+    except OSError:
+        yield HEADER.pack(Kind.SYNC_DATA, 0, 0, 0, place, 0), b""
+
+
+def _open(path: str, flags: int) -> int:
+    # A file may have become a pipe since: that must not block.
+    return os.open(path, flags | os.O_NONBLOCK)
