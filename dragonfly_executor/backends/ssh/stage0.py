@@ -12,7 +12,6 @@ import json
 import os
 import stat
 import sys
-import time
 from contextlib import suppress
 
 TYPE_CHECKING = False
@@ -149,7 +148,9 @@ def _clean_up(folder: str) -> None:
             found.append((os.lstat(path).st_mtime, path))
         except OSError:
             continue
-    parts = [path for used, path in found if path.endswith(".part") and used < time.time() - STALE]
+    # By the clock that stamped them: the newest is the archive that was just written.
+    now = max(used for used, _ in found)
+    parts = [path for used, path in found if path.endswith(".part") and used < now - STALE]
     archives = [path for used, path in sorted(found, reverse=True) if path.endswith(".zip")]
     for path in parts + archives[KEPT:]:
         try:
