@@ -26,7 +26,6 @@ class Pump:
     def __init__(self, stream: Stream, sock: socket.socket) -> None:
         self._stream = stream
         self._sock = sock
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PUMP_SIZE)
         self._threads = [
             threading.Thread(target=pump, name=f"dragonfly-pump-{name}", daemon=True)
             for name, pump in (("in", self._pump_in), ("out", self._pump_out))

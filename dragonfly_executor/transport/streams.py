@@ -80,7 +80,9 @@ def as_socket(stream: Stream) -> tuple[socket.socket, Pump | None]:
     """
     if isinstance(stream, socket.socket):
         return stream, None
-    from dragonfly_executor.transport.pump import Pump
+    from dragonfly_executor.transport.pump import PUMP_SIZE, Pump
 
     ours, theirs = socket.socketpair()
+    for sock in (ours, theirs):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PUMP_SIZE)
     return ours, Pump(stream, theirs)

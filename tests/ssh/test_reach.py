@@ -318,6 +318,18 @@ def test_a_password_is_tried_last(
     assert [method for method, _ in server.shown] == ["publickey", "password"]
 
 
+def test_a_password_is_not_for_hosts_on_the_way(
+    server: PasswordServer, make_backend: MakeBackend, make: Make, tmp_path: Path
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(f"Host target\n  HostName 127.0.0.1\n  ProxyJump 127.0.0.1:{server.port}\n")
+    backend = make_backend("target", config=config, known_hosts=known_by(server, tmp_path), password="open sesame")
+    error = error_of(make(backend).submit(pow, 2, 10))
+    assert isinstance(error, BootError)
+    assert error.phase == "auth"
+    assert {method for method, _ in server.shown} == {"publickey"}
+
+
 def test_a_wrong_password_is_in_no_error(
     server: PasswordServer, make_backend: MakeBackend, make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -118,7 +119,7 @@ class SSHBackend(Backend):
         self._book = HostBook(host.runners or per_host for host in self.hosts)
         self._lock = threading.Lock()
         """Of the book: boots run at the same time."""
-        self._archive: Archive | None = None
+        self._archives: dict[tuple[str, ...], Archive] = {}
         self._archive_lock = threading.Lock()
         self._connector = Connector(
             HostKeys(
@@ -215,10 +216,12 @@ class SSHBackend(Backend):
 
     def _make_archive(self) -> Archive:
         """Made once: compiling takes longer than connecting."""
+        # A pool whose serializer it is has loaded it by now.
+        more = ("dill",) if "dill" in sys.modules else ()
         with self._archive_lock:
-            if self._archive is None:
-                self._archive = make_archive()
-            return self._archive
+            if more not in self._archives:
+                self._archives[more] = make_archive(*more)
+            return self._archives[more]
 
     # -- failures -----------------------------------------------------------------------------------------------------
 

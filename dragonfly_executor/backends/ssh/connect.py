@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     Through: TypeAlias = "Connection | Proxy | None"
 
-WINDOW = 8 * 1024 * 1024
-"""Bytes under way to the parent at most: 40 ms of a link of 200 MB/s."""
-PACKET = 256 * 1024
-"""The largest packet that the host may send: each costs the parent's interpreter the same."""
+WINDOW = 2 * 1024 * 1024
+"""Bytes under way to the parent at most. On a slow link whatever comes next waits behind so many."""
+PACKET = 64 * 1024
+"""The largest packet that the host may send. Each costs the interpreter some time; larger ones cost fresh memory."""
 FAST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 JOIN_PATIENCE = 5.0
 MAX_JUMPS = 8

@@ -12,7 +12,6 @@ import json
 import os
 import stat
 import sys
-import time
 from contextlib import suppress
 
 TYPE_CHECKING = False
@@ -41,7 +40,8 @@ def main(digest: str, cache: str) -> None:
             lock = _verified(path, digest)
             if lock < 0:
                 raise OSError(f"what was written to {path} cannot be read again")
-            _clean_up(folder)
+            with suppress(OSError):  # the next one will
+                _clean_up(folder)
         os.environ.update(order["env"])
         os.environ.pop("DRAGONFLY_PARENT_PID", None)
         sys.path.insert(0, path)
@@ -149,7 +149,9 @@ def _clean_up(folder: str) -> None:
             found.append((os.lstat(path).st_mtime, path))
         except OSError:
             continue
-    parts = [path for used, path in found if path.endswith(".part") and used < time.time() - STALE]
+    # By the clock that stamped them: the newest is the archive that was just written.
+    now = max((used for used, _ in found), default=0.0)
+    parts = [path for used, path in found if path.endswith(".part") and used < now - STALE]
     archives = [path for used, path in sorted(found, reverse=True) if path.endswith(".zip")]
     for path in parts + archives[KEPT:]:
         try:

@@ -1,0 +1,183 @@
+"""Measure the SSH backend over loopback, beside what the same paramiko does bare: ``python -m benchmarks.ssh``.
+
+It starts an sshd of its own, as the tests do, and needs openssh-server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import paramiko
+
+from dragonfly_executor import DragonflyExecutor, SSHBackend
+from tests.ssh.machinery import Host, make_bare_python, make_key, missing
+
+SIZE = 64 * 1024 * 1024
+CALLS = 5_000
+SLOTS = 2
+ECHO = (
+    f"import os\nsize = {SIZE}\ndata = bytearray()\nwhile len(data) < size: data += os.read(0, 1 << 20)\n"
+    "view = memoryview(data)\nwhile view: view = view[os.write(1, view):]"
+)
+
+
+class Place(NamedTuple):
+    """A host, and what lets one in."""
+
+    host: Host
+    key: Path
+    known_hosts: Path
+
+    def backend(self) -> SSHBackend:
+        """A backend for it."""
+        return SSHBackend(
+            [self.host.spec], key_filename=self.key, known_hosts=self.known_hosts, config=None, use_agent=False
+        )
+
+    def bare(self) -> paramiko.Transport:
+        """A connection as paramiko's own examples make it, with our ciphers: the link is compared, not the cipher."""
+        sock = socket.create_connection((self.host.address, self.host.port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport = paramiko.Transport(sock)
+        options = transport.get_security_options()
+        fast = [cipher for cipher in options.ciphers if "gcm" in cipher]
+        options.ciphers = tuple(dict.fromkeys((*fast, *options.ciphers)))
+        transport.start_client()
+        transport.auth_publickey(pwd.getpwuid(os.getuid()).pw_name, paramiko.PKey.from_path(self.key))
+        return transport
+
+
+def bare_transfer(place: Place) -> float:
+    """Seconds for 64 MiB there and back over a channel."""
+    transport = place.bare()
+    channel = transport.open_session()
+    channel.exec_command(f"python3 -c '{ECHO}'")
+    data = memoryview(bytes(SIZE))
+    began = time.perf_counter()
+    while data:
+        data = data[channel.send(bytes(data[:32768])) :]
+    received = 0
+    while received < SIZE:
+        received += len(channel.recv(1 << 18))
+    taken = time.perf_counter() - began
+    transport.close()
+    return taken
+
+
+def our_transfer(place: Place) -> float:
+    """The same as a call's argument and result."""
+    data = bytes(SIZE)
+    with DragonflyExecutor(backend=place.backend(), max_concurrency=1) as executor:
+        executor.submit(pow, 2, 10).result()
+        began = time.perf_counter()
+        assert len(executor.submit(lambda value: value, data).result()) == SIZE
+        return time.perf_counter() - began
+
+
+def bare_start(place: Place) -> float:
+    """Seconds to connect and run ``python -c pass``."""
+    began = time.perf_counter()
+    transport = place.bare()
+    channel = transport.open_session()
+    channel.exec_command("python3 -c pass")
+    channel.recv_exit_status()
+    taken = time.perf_counter() - began
+    transport.close()
+    return taken
+
+
+def our_start(place: Place) -> float:
+    """Seconds to a first result, on a host that has been used before, from a backend that has been, too."""
+    backend = place.backend()
+    for _ in range(2):
+        began = time.perf_counter()
+        with DragonflyExecutor(backend=backend, max_concurrency=1) as executor:
+            executor.submit(pow, 2, 10).result()
+            taken = time.perf_counter() - began
+    return taken
+
+
+def process_calls(_place: Place) -> float:
+    """Seconds for a no-op call of many, with `ProcessPoolExecutor`."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(SLOTS, mp_context=get_context("forkserver")) as pool:
+        return _seconds_a_call(pool.submit)
+
+
+def our_calls(place: Place) -> float:
+    """The same over SSH."""
+    with DragonflyExecutor(backend=place.backend(), max_concurrency=SLOTS) as executor:
+        return _seconds_a_call(executor.submit)
+
+
+def _seconds_a_call(submit: Callable[..., object]) -> float:
+    taken = 0.0
+    for count in (500, CALLS):
+        began = time.perf_counter()
+        futures = [submit(abs, -1) for _ in range(count)]
+        for future in futures:
+            future.result()  # type: ignore[attr-defined]
+        taken = (time.perf_counter() - began) / count
+    return taken
+
+
+MEASURES: dict[str, tuple[str, Callable[[Place], float], Callable[[Place], float], float]] = {
+    "transfer": ("64 MiB there and back, against a bare channel", bare_transfer, our_transfer, 1 / 0.8),
+    "start": ("second boot, against connect and python -c pass", bare_start, our_start, 2.0),
+    "calls": (f"no-op call, {SLOTS} slots, against ProcessPoolExecutor", process_calls, our_calls, 1.0),
+}
+
+
+@contextmanager
+def a_place() -> Iterator[Place]:
+    """A host of our own."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        key = make_key(home / "key")
+        host = Host(home / "host", key, [make_bare_python(home / "python")])
+        host.start()
+        (home / "known_hosts").write_text(host.known_as)
+        try:
+            yield Place(host, key, home / "known_hosts")
+        finally:
+            host.stop()
+
+
+def main() -> int:
+    """Print the medians of some rounds."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ssh", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--measures", nargs="+", choices=list(MEASURES), default=list(MEASURES))
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
+    options = parser.parse_args()
+    if reason := missing():
+        print(reason, file=sys.stderr)
+        return 2
+    missed = False
+    print(f"{'':<54}{'theirs, ms':>12}{'ours, ms':>12}{'ratio':>8}{'target':>10}")
+    with a_place() as place:
+        for name in options.measures:
+            title, theirs, ours, bound = MEASURES[name]
+            rounds = [(theirs(place), ours(place)) for _ in range(options.rounds)]
+            ratio = median(mine / bare for bare, mine in rounds)
+            columns = [median(column) * 1e3 for column in zip(*rounds, strict=True)]
+            print(f"{title:<54}{columns[0]:>12.3f}{columns[1]:>12.3f}{ratio:>8.2f}{f'<= {bound:.2f}':>10}")
+            missed |= ratio > bound
+    return 1 if missed and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
