@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -51,7 +52,19 @@ def start_runner(
         assert process.stdin is not None
         with process.stdin:
             process.stdin.write(parent.encode().encode() + b"\n")
+        process.stdin = None
     return process
+
+
+@contextmanager
+def runner_of(parent: Parent, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The same, and it is gone afterwards, whatever happens."""
+    with start_runner(parent, *arguments) as process:
+        try:
+            yield process
+        except BaseException:
+            processes.kill_tree(process.pid)
+            raise
 
 
 class DialingBackend(Backend):
