@@ -148,11 +148,13 @@ class DialBack:
 
     def _cannot_open(self, error: errors.BootError) -> None:
         self._is_opening = False
-        while self._waiting:
+        # Those that wait now: the host may want others instead at once.
+        waiting, self._waiting = self._waiting, {}
+        for runner_id in waiting:
             # Each boot has its own error: it collects what becomes of it.
             own = errors.BootError(str(error.args[0]), error.phase)
             own.__cause__ = error.__cause__
-            self._host.boot_cannot_be_expected(self._waiting.popitem()[0], own)
+            self._host.boot_cannot_be_expected(runner_id, own)
 
     def _open(self) -> None:
         door, self._made = self._made, None

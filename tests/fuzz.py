@@ -2,7 +2,8 @@
 
 ``python -m tests.fuzz TARGET [LIBFUZZER OPTIONS]`` runs one, or repeats what it found, if that is the option.
 The promise: any bytes give frames, or a HELLO, or `ProtocolError`, and nothing else; however they are split, they give
-the same; and what is held back is never more than what arrived.
+the same; and what is held back is never more than what arrived. Nobody who does not know the token is let in, or taken
+for the parent.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["dragonfly_executor.core"]):
-    from dragonfly_executor.core import handshake, manifest, wire
+    from dragonfly_executor.core import dialback, handshake, manifest, wire
 
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.versions import versions
@@ -92,6 +93,72 @@ def steps() -> list[bytes]:
     return [*(step.dump() for step in made), b"[" * 3000, b"\xff", b"{}"]
 
 
+TOKEN, FINGERPRINT, NONCE = b"t" * 32, b"f" * 32, b"n" * 32
+"""A fuzzer does not find the HMAC under this token."""
+
+
+def frames_of(stream: bytes) -> list[wire.Frame]:
+    """Those that a listener would see, one after the other."""
+    decoder = wire.Decoder(wire.MAX_HANDSHAKE_FRAME, one_by_one=True)
+    frames: list[wire.Frame] = []
+    try:
+        found = decoder.feed(stream)
+        while found:
+            frames += found
+            found = decoder.feed(b"") if decoder.pending else []
+    except ProtocolError:
+        return frames
+    return frames
+
+
+def fuzz_dial(data: bytes) -> None:
+    """A parent answers, or refuses, and admits nobody."""
+    tokens = dialback.Tokens(b"d" * 32)
+    tokens.grant("1", TOKEN, 2.0)
+    side = dialback.ParentSide(tokens, FINGERPRINT, NONCE, versions())
+    for frame in frames_of(data):
+        try:
+            answer = side.hear(frame, 1.0)
+        except ProtocolError:
+            break
+        assert len(answer) <= wire.MAX_HANDSHAKE_FRAME
+    assert side.admitted is None
+    assert len(tokens) == 1
+
+
+def fuzz_answer(data: bytes) -> None:
+    """A runner answers, or gives up, and believes nobody; what a real parent adds then is read without harm."""
+    for begin in (b"", data_of_a_parent()):
+        side = dialback.RunnerSide("1", TOKEN, FINGERPRINT, NONCE)
+        for frame in frames_of(begin + data):
+            try:
+                answer = side.hear(frame)
+            except ProtocolError:
+                break
+            assert len(answer) <= wire.MAX_HANDSHAKE_FRAME
+        assert side.greeting is None or (begin and isinstance(side.greeting.patience, float))
+
+
+def data_of_a_parent() -> bytes:
+    """What one that knows the token says before it tells its versions."""
+    proof = dialback.mac(dialback.PARENT, TOKEN, FINGERPRINT, "1", NONCE, NONCE)
+    return wire.encode(wire.Kind.CHALLENGE, payload=NONCE) + wire.encode(wire.Kind.PARENT_PROOF, payload=proof)
+
+
+def dials() -> list[bytes]:
+    """What a runner says, without the right token."""
+    side = dialback.RunnerSide("1", b"x" * 32, FINGERPRINT, NONCE)
+    dial = side.dial()
+    (challenge,) = frames_of(wire.encode(wire.Kind.CHALLENGE, payload=NONCE))
+    return [dial, dial + side.hear(challenge), dial + dial, dialback.REFUSAL]
+
+
+def answers() -> list[bytes]:
+    """What a parent says, and what only looks like it."""
+    greeting = wire.encode(wire.Kind.VERSIONS, payload=handshake.greeting(versions(), 30.0))
+    return [greeting, data_of_a_parent()[:-1] + b"x" + greeting, dialback.REFUSAL, greeting + greeting]
+
+
 def hellos() -> list[bytes]:
     """Where fuzzing starts: a HELLO as runners send it, and some that only look like one."""
     good = handshake.hello("1-a", versions())
@@ -106,7 +173,13 @@ def streams() -> list[bytes]:
     return [b"".join(frames), wire.HEADER.pack(wire.Kind.CALL, 0, 1, 0, 7, 2**63)]
 
 
-TARGETS = {"wire": (fuzz_wire, streams), "hello": (fuzz_hello, hellos), "step": (fuzz_step, steps)}
+TARGETS = {
+    "wire": (fuzz_wire, streams),
+    "step": (fuzz_step, steps),
+    "hello": (fuzz_hello, hellos),
+    "dial": (fuzz_dial, dials),
+    "answer": (fuzz_answer, answers),
+}
 
 
 def fuzz(target: str, seconds: str) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.backends.base import Backend, BootRequest, Node, Stream
 from dragonfly_executor.core.handshake import read_hello
 from dragonfly_executor.core.wire import Decoder, Frame, Kind
 from dragonfly_executor.executor import DragonflyExecutor
@@ -58,59 +58,72 @@ class BackendContract:
     def test_the_first_that_a_runner_says_is_hello(self) -> None:
         """Nothing, a login banner least of all, comes before it on the stream."""
         backend = self.make_backend()
-        node = backend.boot(self._request(backend))
-        try:
-            if node.stream is not None:
-                read_hello(bytes(_first_frame(node).payload))
-        finally:
-            node.stop()
+        with self._door(backend) as door:
+            node = backend.boot(door.request(1))
+            try:
+                read_hello(bytes(_first_frame(door.stream(node, 1)).payload))
+            finally:
+                node.stop()
         self._nothing_is_left(backend)
 
     def test_two_nodes_at_once_are_two(self) -> None:
         """Nodes are booted independently, and to stop one leaves the other alone."""
         backend = self.make_backend()
-        first, second = backend.boot(self._request(backend, 1)), backend.boot(self._request(backend, 2))
-        try:
-            first.stop()
-            if second.stream is not None:
-                _same(_first_frame(second).kind, Kind.HELLO)
-        finally:
-            second.stop()
+        with self._door(backend) as door:
+            first, second = backend.boot(door.request(1)), backend.boot(door.request(2))
+            try:
+                first.stop()
+                _same(_first_frame(door.stream(second, 2)).kind, Kind.HELLO)
+            finally:
+                second.stop()
         self._nothing_is_left(backend)
 
     def test_a_node_can_be_stopped_twice(self) -> None:
         """The second time does nothing, and raises nothing."""
         backend = self.make_backend()
-        node = backend.boot(self._request(backend))
-        node.stop()
-        node.stop()
+        with self._door(backend) as door:
+            node = backend.boot(door.request(1))
+            node.stop()
+            node.stop()
         self._nothing_is_left(backend)
 
     def test_a_node_can_be_stopped_before_anybody_spoke_with_it(self) -> None:
         """Whatever the agent on it was about to do, nothing of it is left."""
         backend = self.make_backend()
-        backend.boot(self._request(backend)).stop()
+        with self._door(backend) as door:
+            backend.boot(door.request(1)).stop()
+        self._nothing_is_left(backend)
+
+    def test_a_node_can_be_stopped_when_nobody_waits_for_its_runner(self) -> None:
+        """It dials back too late, and is refused: that is how a boot ends that was given up."""
+        backend = self.make_backend()
+        with self._door(backend) as door:
+            request = door.request(1)
+            door.forget(1)
+            backend.boot(request).stop()
         self._nothing_is_left(backend)
 
     def test_a_killed_runner_ends_its_stream(self) -> None:
         """That is how the parent learns of it."""
         backend = self.make_backend()
-        node = backend.boot(self._request(backend))
-        try:
-            if node.stream is not None:
-                _first_frame(node)
+        with self._door(backend) as door:
+            node = backend.boot(door.request(1))
+            try:
+                stream = door.stream(node, 1)
+                _first_frame(stream)
                 self.kill(node)
-                _ends(node)
-        finally:
-            node.stop()
+                _ends(stream)
+            finally:
+                node.stop()
         self._nothing_is_left(backend)
 
     def test_a_killed_runner_can_still_be_stopped(self) -> None:
         """`stop` clears away what is left of the node, and raises nothing."""
         backend = self.make_backend()
-        node = backend.boot(self._request(backend))
-        self.kill(node)
-        node.stop()
+        with self._door(backend) as door:
+            node = backend.boot(door.request(1))
+            self.kill(node)
+            node.stop()
         self._nothing_is_left(backend)
 
     def test_a_killed_runner_is_replaced(self) -> None:
@@ -127,13 +140,14 @@ class BackendContract:
     def test_a_boot_that_fails_raises_a_boot_error_with_its_cause(self) -> None:
         """The cause is what went wrong, in the words of whoever noticed it."""
         backend = self.make_broken_backend()
-        try:
-            node = backend.boot(self._request(backend))
-        except errors.BootError as error:
-            _check(error.__cause__ is not None or bool(error.output), f"{error!r} does not say what caused it")
-        else:
-            node.stop()
-            raise AssertionError("the boot did not fail")
+        with self._door(backend) as door:
+            try:
+                node = backend.boot(door.request(1))
+            except errors.BootError as error:
+                _check(error.__cause__ is not None or bool(error.output), f"{error!r} does not say what caused it")
+            else:
+                node.stop()
+                raise AssertionError("the boot did not fail")
         self._nothing_is_left(backend)
 
     def test_calls_learn_why_no_runner_boots(self) -> None:
@@ -149,12 +163,76 @@ class BackendContract:
     def _executor(self, backend: Backend, **options: Any) -> DragonflyExecutor:
         return DragonflyExecutor(backend=backend, max=1, max_concurrency=2, **options)
 
-    def _request(self, backend: Backend, number: int = 1) -> BootRequest:
-        return BootRequest(number, Parent.new("contract", number, backend.name), self.patience)
+    def _door(self, backend: Backend) -> _Door:
+        return _DialedDoor(backend, self.patience) if backend.dials_back else _Door(backend, self.patience)
 
     def _nothing_is_left(self, backend: Backend) -> None:
         left = list(self.left_running(backend))
         _check(not left, f"still there: {left}")
+
+
+class _Door:
+    """How one gets at the streams of a backend's nodes; most have them."""
+
+    def __init__(self, backend: Backend, patience: float) -> None:
+        self._backend = backend
+        self._patience = patience
+
+    def request(self, number: int) -> BootRequest:
+        """What to boot this runner with."""
+        return BootRequest(number, Parent.new("contract", number, self._backend.name), self._patience)
+
+    def forget(self, number: int) -> None:
+        """Do not wait for this runner."""
+
+    def stream(self, node: Node, number: int) -> Stream:
+        """What the runner says."""
+        if node.stream is None:
+            raise AssertionError("the node has no stream, and the backend does not say that its runners dial back")
+        return node.stream
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing was opened."""
+
+
+class _DialedDoor(_Door):
+    """Those of others come in from outside."""
+
+    def __init__(self, backend: Backend, patience: float) -> None:
+        # It loads ssl, which no other backend needs.
+        from dragonfly_executor.testing.reception import Reception
+
+        super().__init__(backend, patience)
+        self._reception = Reception(backend, patience)
+        self._streams: list[Stream] = []
+
+    def request(self, number: int) -> BootRequest:
+        """See `_Door`."""
+        return self._reception.request(number)
+
+    def forget(self, number: int) -> None:
+        """See `_Door`."""
+        self._reception.forget(number)
+
+    def stream(self, node: Node, number: int) -> Stream:
+        """See `_Door`. The first one may have dialed in as well, before it was stopped."""
+        _check(node.stream is None, "the node has a stream, and the backend says that its runners dial back")
+        while self._reception.joined.get(timeout=self._patience) != number:
+            continue
+        stream = self._reception.take(number)
+        if stream is None:
+            raise AssertionError("the runner has left")
+        stream.settimeout(self._patience)
+        self._streams.append(stream)
+        return stream
+
+    def __exit__(self, *_: object) -> None:
+        for stream in self._streams:
+            stream.close()
+        self._reception.close()
 
 
 class _Recording(Backend):
@@ -165,6 +243,11 @@ class _Recording(Backend):
         self.sync = self.real.sync
         self.nodes: list[Node] = []
         self.name, self.default_max, self.default_boot_timeout = real.name, real.default_max, real.default_boot_timeout
+        self.dials_back, self.advertised_host = real.dials_back, real.advertised_host
+
+    def listen_address(self) -> tuple[str, int]:
+        """See `Backend`."""
+        return self.real.listen_address()
 
     def default_slots(self) -> int | None:
         """See `Backend`."""
@@ -176,19 +259,19 @@ class _Recording(Backend):
         return self.nodes[-1]
 
 
-def _first_frame(node: Node) -> Frame:
+def _first_frame(stream: Stream) -> Frame:
     """What the runner says first, in however many pieces it comes."""
     decoder = Decoder(one_by_one=True)
-    while node.stream is not None and (data := node.stream.recv(4096)):
+    while data := stream.recv(4096):
         if frames := decoder.feed(data):
             return frames[0]
     raise AssertionError("the stream ended before the runner had said anything")
 
 
-def _ends(node: Node) -> None:
+def _ends(stream: Stream) -> None:
     """Read to the end of the stream, which a broken connection is as well."""
     try:
-        while node.stream is not None and node.stream.recv(4096):
+        while stream.recv(4096):
             continue
     except OSError:
         return

@@ -9,6 +9,7 @@ from dragonfly_executor import LocalBackend
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.runner import processes
 from dragonfly_executor.testing import BackendContract, FakeBackend, FakeRunner
+from tests.dialback.support import DialingBackend
 
 
 class RememberingBackend(LocalBackend):
@@ -35,6 +36,22 @@ class TestLocalBackend(BackendContract):
 
     def left_running(self, backend: Any) -> Sequence[object]:
         return [pid for node in backend.nodes for pid in processes.members([node._process.pid], node._marker)]
+
+
+class TestDialingBackend(BackendContract):
+    """Issue 3 §4: runners that come in over TLS."""
+
+    def make_backend(self) -> Backend:
+        return DialingBackend()
+
+    def make_broken_backend(self) -> Backend:
+        return DialingBackend(python="/nowhere/python")
+
+    def kill(self, node: Any) -> None:
+        node.kill()
+
+    def left_running(self, backend: Any) -> Sequence[object]:
+        return [pid for node in backend.nodes for pid in node.left()]
 
 
 class TestFakeBackend(BackendContract):

@@ -6,27 +6,22 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 from dragonfly_executor import BootError
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.core.dialback import SECRET_SIZE, RunnerSide
 from dragonfly_executor.core.wire import Decoder, Frame
-from dragonfly_executor.dialback import DialBack
 from dragonfly_executor.parent import VARIABLE, Parent
 from dragonfly_executor.runner import processes
-from dragonfly_executor.threads import Crew
-from dragonfly_executor.transport.listener import Listener
-from dragonfly_executor.transport.loop import Loop
+from dragonfly_executor.testing import reception
 from dragonfly_executor.transport.tcp import split_address
 from dragonfly_executor.transport.tls import TlsSocket, connect
 from tests.support import PATIENCE
 
-T = TypeVar("T")
 MARKER = "DRAGONFLY_DIALING_RUNNER"
 STOP_PATIENCE = 5.0
 
@@ -51,7 +46,19 @@ def start_runner(
         assert process.stdin is not None
         with process.stdin:
             process.stdin.write(parent.encode().encode() + b"\n")
+        process.stdin = None
     return process
+
+
+@contextmanager
+def runner_of(parent: Parent, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The same, and it is gone afterwards, whatever happens."""
+    with start_runner(parent, *arguments) as process:
+        try:
+            yield process
+        except BaseException:
+            processes.kill_tree(process.pid)
+            raise
 
 
 class DialingBackend(Backend):
@@ -138,73 +145,18 @@ class HeldBackend(Backend):
         return self.requests.get(timeout=PATIENCE).parent
 
 
-class Reception:
-    """A door on a loop of its own, as an engine has one, and what the engine would be told.
-
-    Args:
-        limits: of the `Listener`.
-    """
+class Reception(reception.Reception):
+    """A door through which, if nothing else is said, the runners of a `HeldBackend` come."""
 
     def __init__(self, backend: Backend | None = None, **limits: Any) -> None:
-        self.loop = Loop()
-        self.bugs: list[BaseException] = []
-        self.crew = Crew("reception-crew", 1, self.bugs.append)
-        self.allowed: SimpleQueue[BootRequest] = SimpleQueue()
-        self.failed: SimpleQueue[tuple[int, BootError]] = SimpleQueue()
-        self.joined: SimpleQueue[int] = SimpleQueue()
-        self.warnings: SimpleQueue[str] = SimpleQueue()
-        make = partial(Listener, **limits)
-        self.dial_back = DialBack(backend or HeldBackend(), self.loop, self.crew, self, make)
-        self._thread = threading.Thread(target=self.loop.run, name="reception")
-        self._thread.start()
-
-    # What the engine is to a door.
-    def boot_is_expected(self, request: BootRequest) -> None:
-        self.allowed.put(request)
-
-    def boot_cannot_be_expected(self, runner_id: int, error: BootError) -> None:
-        self.failed.put((runner_id, error))
-
-    def runner_dialed_in(self, runner_id: int) -> None:
-        self.joined.put(runner_id)
-
-    def warn(self, text: str) -> None:
-        self.warnings.put(text)
-
-    # What a test does with it.
-    def ask(self, question: Callable[[], T]) -> T:
-        """The answer to a question, given on the loop's thread."""
-        answers: SimpleQueue[T] = SimpleQueue()
-        self.loop.call_soon_threadsafe(lambda: answers.put(question()))
-        return answers.get(timeout=PATIENCE)
-
-    def begin(self, number: int = 1, timeout: float = PATIENCE) -> None:
-        """Want a runner."""
-        request = BootRequest(number, Parent.new("reception", number, "held"), timeout)
-        self.ask(lambda: self.dial_back.expect(request))
+        super().__init__(backend or HeldBackend(), PATIENCE, **limits)
 
     def expect(self, number: int = 1, timeout: float = PATIENCE) -> Parent:
         """Want a runner; what it has to know."""
-        self.begin(number, timeout)
-        return self.allowed.get(timeout=PATIENCE).parent
-
-    def forget(self, number: int = 1) -> None:
-        self.ask(lambda: self.dial_back.forget(number))
-
-    def take(self, number: int = 1) -> TlsSocket | None:
-        return self.ask(lambda: self.dial_back.take(number))
+        return self.request(number, timeout).parent
 
     def descriptors(self) -> list[int]:
         return self.ask(self.dial_back.descriptors)
-
-    def close(self) -> None:
-        self.ask(self.dial_back.close)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
-        self.crew.close()
-        self.crew.join()
-        assert self.bugs == []
 
 
 def plain(parent: Parent) -> socket.socket:
