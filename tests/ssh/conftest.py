@@ -61,7 +61,7 @@ def host(make_host: MakeHost) -> Host:
 
 @pytest.fixture
 def make_backend(tmp_path: Path, key: Path) -> MakeBackend:
-    """Backends for hosts that it knows, and that look at nothing of the user's own."""
+    """Backends for hosts that it knows, and that look at nothing of the user's own, and send nothing of it."""
     numbers = count(1)
 
     def make(*hosts: Any, **options: Any) -> SSHBackend:
@@ -71,6 +71,7 @@ def make_backend(tmp_path: Path, key: Path) -> MakeBackend:
             "key_filename": key,
             "known_hosts": known,
             "config": None,
+            "sync": None,
             "use_agent": False,
         }
         return SSHBackend([host.spec if isinstance(host, Host) else host for host in hosts], **defaults | options)
