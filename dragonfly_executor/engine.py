@@ -116,7 +116,7 @@ class Engine:
                 f"the call's arguments take {size} bytes, and max_payload is {self.options.max_payload}"
             )
         if self._keeper is not None:
-            self._keeper.look()
+            self._keeper.look_again()
         future: Future[Any] = Future(self)
         call = future.call = Call(next(self._ids), payload, future, limits)
         if not cancel_running:

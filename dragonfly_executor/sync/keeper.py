@@ -56,6 +56,14 @@ class Keeper:
         if len(sys.modules) != self._modules or self._clock() >= self._due:
             self.refresh()
 
+    def look_again(self) -> None:
+        """The same before a call, unless nothing was looked at yet: the boot that the call needs sees to that.
+
+        The first look reads everything, and whoever submits a call is not to wait for it.
+        """
+        if self._began != float("-inf"):
+            self.look()
+
     def refresh(self, doubted: Collection[str] = ()) -> None:
         """See now whether anything has changed. Never raises: what cannot be sent leaves the picture as it was.
 

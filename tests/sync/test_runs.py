@@ -21,6 +21,7 @@ from dragonfly_executor import DragonflyExecutor, LocalBackend, errors
 from dragonfly_executor.backends.base import BootRequest, Node
 from dragonfly_executor.runner.session import PREFIX
 from dragonfly_executor.sync import Sync
+from dragonfly_executor.sync.scan import Scanner
 from tests.support import PATIENCE, Cut, Gate, Mailbox, Stall, _pump, error_of, unchanged, values, watching
 from tests.sync.conftest import MakeElsewhere
 from tests.sync.elsewhere import ElsewhereBackend
@@ -233,6 +234,24 @@ def test_each_runner_is_told_before_its_next_call(make: MakeElsewhere, module: A
     for version in (2, 3):
         change_version(project, version)
         assert set(values(executor.submit(module.version, number) for number in range(10))) == {version}
+
+
+def test_the_first_look_at_the_files_is_the_boots_own(
+    make: MakeElsewhere, module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads everything: an event loop that submits a call must not wait for that."""
+    threads: list[str] = []
+    scan = Scanner.scan
+
+    def noting(self: Scanner, *args: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return scan(self, *args)
+
+    monkeypatch.setattr(Scanner, "scan", noting)
+    executor = make()
+    assert executor.submit(module.version).result(PATIENCE) == 1
+    assert executor.submit(module.version).result(PATIENCE) == 1
+    assert threads == [f"dragonfly-{executor.pool.name}-boots-1", threading.current_thread().name]
 
 
 # -- what is sent, and what is left ------------------------------------------------------------------------------------
