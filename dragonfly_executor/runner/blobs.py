@@ -18,7 +18,13 @@ _PIECE = 1024 * 1024
 
 
 def cache_folder() -> str | None:
-    """This user's folder for what may be made again, ours within it; None where there is no home to have it in."""
+    """This user's folder for what may be made again, ours within it; None where there is no home to have it in.
+
+    Where the backend has chosen one, it says so by ``DRAGONFLY_CACHE``.
+    """
+    chosen = os.environ.get("DRAGONFLY_CACHE", "")
+    if os.path.isabs(chosen):
+        return chosen
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):
         home = os.path.expanduser("~")

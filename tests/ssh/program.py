@@ -15,7 +15,7 @@ from tests.ssh.calls import hold_with_family
 
 def main(spec: str, known_hosts: str, key: str, mailbox: str, gate: str, lease: str, fork: str = "") -> None:
     """Does not return by itself."""
-    backend = SSHBackend([spec], known_hosts=known_hosts, key_filename=key, config=None, use_agent=False)
+    backend = SSHBackend([spec], known_hosts=known_hosts, key_filename=key, config=None, use_agent=False, sync=None)
     executor = DragonflyExecutor(backend=backend, lease=float(lease))
     if fork:
         executor.submit(pow, 2, 10).result()

@@ -43,6 +43,7 @@ def main(digest: str, cache: str) -> None:
             with suppress(OSError):  # the next one will
                 _clean_up(folder)
         os.environ.update(order["env"])
+        os.environ["DRAGONFLY_CACHE"] = folder
         os.environ.pop("DRAGONFLY_PARENT_PID", None)
         sys.path.insert(0, path)
         from dragonfly_executor.runner.hosted import run
