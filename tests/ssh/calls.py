@@ -28,7 +28,8 @@ def hold_with_family(mailbox: str, gate: str) -> Callable[[], None]:
         import sys
 
         child = subprocess.Popen([sys.executable, "-I", "-c", "import signal; signal.pause()"])
-        daemon = "import os, signal; os.setsid(); print(os.fork() or '', flush=True) or signal.pause()"
+        # In a session of its own, and its parent gone.
+        daemon = "import os, signal; os.setsid(); pid = os.fork(); pid and print(pid, flush=True); signal.pause()"
         started = subprocess.Popen([sys.executable, "-I", "-c", daemon], stdout=subprocess.PIPE, text=True)
         assert started.stdout
         number = started.stdout.readline().strip()

@@ -42,9 +42,11 @@ def other_python() -> Path | None:
         for candidate in (shutil.which(f"python{name}"), *sorted(map(str, pyenv.glob(f"{name}.*/bin/python")))):
             if candidate is None:
                 continue
-            ask = [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-            if subprocess.run(ask, capture_output=True, text=True).stdout.strip() == name:
-                return Path(candidate)
+            # What is on PATH may be a shim: the interpreter itself is what the host gets.
+            ask = [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"]
+            found, _, executable = subprocess.run(ask, capture_output=True, text=True).stdout.strip().partition(" ")
+            if found == name:
+                return Path(executable)
     return None
 
 
