@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+
+def free(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function with globals of its own, so that it belongs to no module; what is none stays as it is."""
+    if not isinstance(fn, FunctionType):
+        return fn
+    return FunctionType(fn.__code__, dict(fn.__globals__), fn.__name__, fn.__defaults__, fn.__closure__)
 
 
 def hold(mailbox: str, gate: str) -> Callable[[], int]:

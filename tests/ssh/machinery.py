@@ -122,9 +122,9 @@ class Host:
 
     @property
     def archives(self) -> list[Path]:
-        """What is in its cache, oldest first."""
+        """The archives in its cache, oldest first."""
         folder = self.cache / "dragonfly_executor"
-        found = folder.iterdir() if folder.is_dir() else ()
+        found = folder.glob("*.zip*") if folder.is_dir() else ()
         return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
     def authorize(self, key: Path, options: str = "") -> None:

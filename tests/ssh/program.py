@@ -10,7 +10,7 @@ import signal
 import sys
 
 from dragonfly_executor import DragonflyExecutor, SSHBackend
-from tests.ssh.calls import hold_with_family
+from tests.ssh.calls import free, hold_with_family
 
 
 def main(spec: str, known_hosts: str, key: str, mailbox: str, gate: str, lease: str, fork: str = "") -> None:
@@ -22,7 +22,7 @@ def main(spec: str, known_hosts: str, key: str, mailbox: str, gate: str, lease: 
         # A fork of the parent keeps whatever is open.
         if os.fork() == 0:
             signal.pause()
-    executor.submit(hold_with_family(mailbox, gate))
+    executor.submit(free(hold_with_family(mailbox, gate)))
     signal.pause()
 
 

@@ -99,7 +99,7 @@ def test_the_second_boot_ships_nothing(
 
 def test_dill_is_sent_where_it_is_the_serializer(host: Host, make_backend: MakeBackend, make: Make) -> None:
     executor = make(make_backend(host), serializer="dill")
-    assert executor.submit(lambda: 2**10).result(PATIENCE) == 1024
+    assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
     assert "dill/__init__.py" in zipfile.ZipFile(host.archives[-1]).namelist()
 
 
@@ -159,7 +159,9 @@ def test_a_folder_that_cannot_be_made_is_named(host: Host, make_backend: MakeBac
 
 def test_a_cache_may_be_anywhere(host: Host, make_backend: MakeBackend, make: Make) -> None:
     runs(make, make_backend(host, cache="~/my cache"))
-    assert len(list((host.home / "my cache" / "dragonfly_executor").iterdir())) == 1
+    assert len(list((host.home / "my cache" / "dragonfly_executor").glob("*.zip"))) == 1
+    assert (host.home / "my cache" / "dragonfly_executor" / "blobs").is_dir()
+    assert not (host.home / ".cache").exists()
     assert host.archives == []
 
 

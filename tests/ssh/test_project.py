@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dragonfly_executor import DragonflyExecutor
+from dragonfly_executor.sync import Sync
 from tests.ssh.conftest import Make, MakeBackend
 from tests.ssh.machinery import Host
 from tests.support import PATIENCE, error_of
@@ -44,7 +46,7 @@ if __name__ == "__main__":
 
 
 def test_a_script_runs_there_with_its_modules_and_its_files(host: Host, key: Path, tmp_path: Path) -> None:
-    """Issue of the drop-in: nothing is named but the host, and one file of data."""
+    """Nothing is named but the host, and one file of data."""
     project = tmp_path / "project"
     files: dict[str, str | bytes] = {
         "job.py": SCRIPT,
@@ -61,15 +63,13 @@ def test_a_script_runs_there_with_its_modules_and_its_files(host: Host, key: Pat
 
 
 def test_changed_code_is_there_before_the_next_call(
-    host: Host, make_backend: MakeBackend, make: Make, tmp_path: Path
+    host: Host, make_backend: MakeBackend, tmp_path: Path
 ) -> None:
     """Dragonfly's code_sync: no restart, and slots that have never seen the old code."""
-    from dragonfly_executor.sync import Sync
-
     project = tmp_path / "project"
     projects.write(project, {"rules/__init__.py": "", "rules/price.py": "def price(): return 'old'\n"})
-    with projects.imported(project, "rules.price") as (module,):
-        executor = make(make_backend(host, sync=Sync("auto", check_every=0)))
+    backend = make_backend(host, sync=Sync("auto", check_every=0))
+    with projects.imported(project, "rules.price") as (module,), DragonflyExecutor(backend=backend) as executor:
         assert executor.submit(module.price).result(PATIENCE) == "old"
         projects.write(project, {"rules/price.py": "def price(): return 'new and longer'\n"})
         assert executor.submit(module.price).result(PATIENCE) == "new and longer"

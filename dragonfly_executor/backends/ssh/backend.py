@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import paramiko
-
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
-from dragonfly_executor.backends.ssh.archive import Archive, make_archive
-from dragonfly_executor.backends.ssh.auth import Credentials
-from dragonfly_executor.backends.ssh.bootstrap import Bootstrap, command
-from dragonfly_executor.backends.ssh.config import Config
-from dragonfly_executor.backends.ssh.connect import PACKET, WINDOW, Connection, Connector, Deadline
-from dragonfly_executor.backends.ssh.hostkeys import SYSTEM_FILES, USER_FILES, HostKeys, parse_key
+from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.hosts import HostBook, SSHHost, port_number, user_name, variables
-from dragonfly_executor.backends.ssh.node import ChannelStream, SSHNode, StderrReader, describe, end
 from dragonfly_executor.backoff import delay
 from dragonfly_executor.options import duration, hook, whole
-from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.sync.plan import Sync
 
 if TYPE_CHECKING:
@@ -73,6 +63,7 @@ class SSHBackend(Backend):
     Raises:
         TypeError, ValueError: an argument is none of these.
         OSError: the configuration file cannot be read.
+        ImportError: paramiko is not installed.
     """
 
     name = "ssh"
@@ -107,30 +98,35 @@ class SSHBackend(Backend):
         self.hosts = [host if isinstance(host, SSHHost) else SSHHost(host) for host in hosts]
         if not self.hosts:
             raise ValueError("hosts must name at least one host")
-        self._user, self._port = user_name(user), port_number(port)
-        self._python, self._cache = python, cache
-        self._env = variables(env)
         if isinstance(sync, Sync) and requirements is not None:
             raise TypeError("requirements go into the Sync that is given")
         self.sync = sync if isinstance(sync, Sync) else Sync(sync, requirements=requirements)
-        self._config = Config(None if config is None else str(config))
         self._wait = hook(host_wait, "host_wait")
         per_host = whole(runners_per_host, "runners_per_host", 1)
         self._book = HostBook(host.runners or per_host for host in self.hosts)
         self._lock = threading.Lock()
         """Of the book: boots run at the same time."""
-        self._archives: dict[tuple[str, ...], Archive] = {}
-        self._archive_lock = threading.Lock()
-        self._connector = Connector(
-            HostKeys(
-                _texts(known_hosts) if known_hosts is not None else [*USER_FILES, *SYSTEM_FILES],
-                map(parse_key, _texts(host_key)),
-                accept_any=insecure_accept_any_host_key,
-            ),
-            Credentials(_texts(key_filename), passphrase, password, use_agent=use_agent),
-            duration(connect_timeout, "connect_timeout", positive=True),
-            lambda text: self._config.resolve(SSHHost(text)),
+        try:
+            from dragonfly_executor.backends.ssh.booter import HostBooter, Means
+        except ImportError as error:
+            raise ImportError("SSHBackend needs paramiko: pip install 'dragonfly-executor[ssh]'") from error
+        means = Means(
+            config=None if config is None else str(config),
+            user=user_name(user),
+            port=port_number(port),
+            key_filenames=_texts(key_filename),
+            passphrase=passphrase,
+            password=password,
+            use_agent=use_agent,
+            known_hosts=None if known_hosts is None else _texts(known_hosts),
+            host_keys=_texts(host_key),
+            accept_any_host_key=insecure_accept_any_host_key,
+            connect_timeout=duration(connect_timeout, "connect_timeout", positive=True),
+            python=python,
+            env=variables(env),
+            cache=cache,
         )
+        self._booter = HostBooter(means)
         self.default_max = self._book.size
 
     def __repr__(self) -> str:
@@ -152,7 +148,7 @@ class SSHBackend(Backend):
             if place is None:
                 raise self._nothing_left(tried)
             try:
-                node = self._boot_on(place, request, deadline)
+                node = self._booter.boot(self.hosts[place], request, deadline, self._releaser(place))
             except BaseException as error:
                 with self._lock:
                     self._book.release(place)
@@ -165,63 +161,12 @@ class SSHBackend(Backend):
                     self._book.worked(place)
                 return node
 
-    # -- one host -----------------------------------------------------------------------------------------------------
-
-    def _boot_on(self, place: int, request: BootRequest, deadline: Deadline) -> Node:
-        host = self.hosts[place]
-        target = self._config.resolve(host, self._user, self._port)
-        connection = self._connector.connect(target, deadline)
-        try:
-            channel = _open_channel(connection, deadline)
-        except BaseException:
-            connection.close()
-            raise
-        stream, stderr = ChannelStream(channel, deadline), StderrReader(channel, str(host))
-        python = host.python or self._python
-        archive = self._make_archive()
-        bootstrap = Bootstrap(str(host), stream, python)
-        try:
-            try:
-                channel.exec_command(command(python, archive.digest, self._cache))
-                bootstrap.run(archive, {**self._env, **host.env, VARIABLE: request.parent.encode()})
-                stream.no_deadline()
-            except TimeoutError as error:
-                text = f"{host} did not run the command in the time that a boot has"
-                raise errors.BootError(text, "bootstrap") from error
-            except (paramiko.SSHException, EOFError, OSError) as error:
-                text = f"{host}: the connection broke during the bootstrap: {str(error) or type(error).__name__}"
-                raise errors.BootError(text, "bootstrap") from error
-        except BaseException as error:
-            end(connection, channel, stderr)
-            if isinstance(error, errors.BootError):
-                error.output = describe(bootstrap.noise, stderr.tail())
-            raise
-        stderr.pass_on()
-        return SSHNode(
-            connection,
-            channel,
-            stream,
-            stderr,
-            noise=bootstrap.noise,
-            slots=host.max_concurrency,
-            release=self._releaser(place),
-        )
-
     def _releaser(self, place: int) -> Callable[[], None]:
         def release() -> None:
             with self._lock:
                 self._book.release(place)
 
         return release
-
-    def _make_archive(self) -> Archive:
-        """Made once: compiling takes longer than connecting."""
-        # A pool whose serializer it is has loaded it by now.
-        more = ("dill",) if "dill" in sys.modules else ()
-        with self._archive_lock:
-            if more not in self._archives:
-                self._archives[more] = make_archive(*more)
-            return self._archives[more]
 
     # -- failures -----------------------------------------------------------------------------------------------------
 
@@ -256,14 +201,6 @@ class SSHBackend(Backend):
         combined = kind(text, _phase(first), output="\n".join(outputs))
         combined.__cause__ = first
         return combined
-
-
-def _open_channel(connection: Connection, deadline: Deadline) -> paramiko.Channel:
-    try:
-        return connection.transport.open_session(WINDOW, PACKET, timeout=deadline.left())
-    except (paramiko.SSHException, EOFError, OSError) as error:
-        text = f"{connection.target.label} lets us in, but runs no commands: {str(error) or type(error).__name__}"
-        raise errors.BootError(text, "bootstrap") from error
 
 
 def _default_wait() -> Wait:

@@ -85,7 +85,7 @@ class Bootstrap:
     """
 
     def __init__(self, host: str, talk: Talk, python: str | None) -> None:
-        self._host = host
+        self.host = host
         self._talk = talk
         self._python = python
         self._data = b""
@@ -157,12 +157,12 @@ class Bootstrap:
         return said
 
     def _error(self, text: str) -> BootError:
-        return BootError(f"{self._host} {text}", "bootstrap")
+        return BootError(f"{self.host} {text}", "bootstrap")
 
     def _no_python(self, versions: list[str]) -> BootError:
         candidates = [self._python] if self._python else [f"python{NEEDED}", "python3"]
         tried = ", ".join(f"{name} is {_version(found)}" for name, found in zip(candidates, versions, strict=False))
-        text = f"{self._host} has no Python {NEEDED}, which the parent runs: {tried}"
+        text = f"{self.host} has no Python {NEEDED}, which the parent runs: {tried}"
         if any(version[:1].isdecimal() for version in versions):
             return VersionMismatchError(f"{text}. Install it there, or say with python= where it is", "python")
         return BootError(f"{text}. Install it there, or say with python= where it is", "python")

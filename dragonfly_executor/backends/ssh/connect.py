@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import paramiko
 
 from dragonfly_executor.backends.ssh.auth import Credentials
 from dragonfly_executor.backends.ssh.config import Target
+from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.hostkeys import HostKeys
 from dragonfly_executor.errors import BootError
 
@@ -35,17 +35,6 @@ MAX_JUMPS = 8
 LOG_CHANNEL = "dragonfly_executor.paramiko"
 # What goes wrong is told by the error that it ends in. Without a handler Python would print paramiko's tracebacks.
 logging.getLogger(LOG_CHANNEL).addHandler(logging.NullHandler())
-
-
-class Deadline:
-    """Until when something has to be done."""
-
-    def __init__(self, seconds: float) -> None:
-        self._when = time.monotonic() + seconds
-
-    def left(self, at_most: float = float("inf")) -> float:
-        """Seconds that are left, but never none: what is late fails by itself, and says of what."""
-        return max(0.01, min(at_most, self._when - time.monotonic()))
 
 
 class Connection:

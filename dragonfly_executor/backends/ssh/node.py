@@ -11,7 +11,8 @@ import paramiko
 
 from dragonfly_executor.backends.base import Node
 from dragonfly_executor.backends.ssh.bootstrap import OUTPUT_SIZE
-from dragonfly_executor.backends.ssh.connect import Connection, Deadline
+from dragonfly_executor.backends.ssh.connect import Connection
+from dragonfly_executor.backends.ssh.deadline import Deadline
 
 STOP_PATIENCE = 5.0
 """Seconds that a runner gets to end by itself once its link has."""

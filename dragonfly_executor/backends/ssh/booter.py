@@ -1,0 +1,148 @@
+"""The boot of a runner on one host: connect, run the command, send what is missing.
+
+This loads paramiko. Hosts have none, and a script that names `SSHBackend` is imported there as well, so `backend` loads
+this only when it is used.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import paramiko
+
+from dragonfly_executor import errors
+from dragonfly_executor.backends.ssh.archive import Archive, make_archive
+from dragonfly_executor.backends.ssh.auth import Credentials
+from dragonfly_executor.backends.ssh.bootstrap import Bootstrap, command
+from dragonfly_executor.backends.ssh.config import Config
+from dragonfly_executor.backends.ssh.connect import PACKET, WINDOW, Connection, Connector
+from dragonfly_executor.backends.ssh.deadline import Deadline
+from dragonfly_executor.backends.ssh.hostkeys import SYSTEM_FILES, USER_FILES, HostKeys, parse_key
+from dragonfly_executor.backends.ssh.hosts import SSHHost
+from dragonfly_executor.backends.ssh.node import ChannelStream, SSHNode, StderrReader, describe, end
+from dragonfly_executor.parent import VARIABLE
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.base import BootRequest
+
+
+class Means(NamedTuple):
+    """How hosts are reached, and what runs there; as `SSHBackend` documents it."""
+
+    config: str | None
+    user: str | None
+    port: int | None
+    key_filenames: list[str]
+    passphrase: str | None
+    password: str | None
+    use_agent: bool
+    known_hosts: list[str] | None
+    host_keys: Iterable[str]
+    accept_any_host_key: bool
+    connect_timeout: float
+    python: str | None
+    env: Mapping[str, str]
+    cache: str | None
+
+    def __repr__(self) -> str:
+        # Neither password nor passphrase, nor what stands in env.
+        return f"Means(config={self.config!r}, user={self.user!r}, port={self.port!r})"
+
+
+class HostBooter:
+    """Boots runners on hosts, by the same means on each; any thread.
+
+    Raises:
+        ValueError: a key cannot be read.
+        OSError: a file of them cannot.
+    """
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._config = Config(means.config)
+        self._archives: dict[tuple[str, ...], Archive] = {}
+        self._archive_lock = threading.Lock()
+        self._connector = Connector(
+            HostKeys(
+                means.known_hosts if means.known_hosts is not None else [*USER_FILES, *SYSTEM_FILES],
+                map(parse_key, means.host_keys),
+                accept_any=means.accept_any_host_key,
+            ),
+            Credentials(means.key_filenames, means.passphrase, means.password, use_agent=means.use_agent),
+            means.connect_timeout,
+            lambda text: self._config.resolve(SSHHost(text)),
+        )
+
+    def boot(self, host: SSHHost, request: BootRequest, deadline: Deadline, release: Callable[[], None]) -> SSHNode:
+        """Boot a runner on a host.
+
+        Args:
+            host: where.
+            request: as the backend got it.
+            deadline: until when it has to be done.
+            release: called once, when the node has been given back.
+
+        Raises:
+            BootError: with the phase that it came to, and what the host had to say.
+        """
+        means = self._means
+        connection = self._connector.connect(self._config.resolve(host, means.user, means.port), deadline)
+        try:
+            channel = _open_channel(connection, deadline)
+        except BaseException:
+            connection.close()
+            raise
+        stream, stderr = ChannelStream(channel, deadline), StderrReader(channel, str(host))
+        bootstrap = Bootstrap(str(host), stream, host.python or means.python)
+        try:
+            channel_runs = command(host.python or means.python, self._make_archive().digest, means.cache)
+            env = {**means.env, **host.env, VARIABLE: request.parent.encode()}
+            self._run(bootstrap, channel, channel_runs, env, stream)
+        except BaseException as error:
+            end(connection, channel, stderr)
+            if isinstance(error, errors.BootError):
+                error.output = describe(bootstrap.noise, stderr.tail())
+            raise
+        stderr.pass_on()
+        slots = host.max_concurrency
+        return SSHNode(connection, channel, stream, stderr, noise=bootstrap.noise, slots=slots, release=release)
+
+    def _run(
+        self,
+        bootstrap: Bootstrap,
+        channel: paramiko.Channel,
+        command_line: str,
+        env: Mapping[str, str],
+        stream: ChannelStream,
+    ) -> None:
+        host = bootstrap.host
+        try:
+            channel.exec_command(command_line)
+            bootstrap.run(self._make_archive(), env)
+            stream.no_deadline()
+        except TimeoutError as error:
+            text = f"{host} did not run the command in the time that a boot has"
+            raise errors.BootError(text, "bootstrap") from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            text = f"{host}: the connection broke during the bootstrap: {str(error) or type(error).__name__}"
+            raise errors.BootError(text, "bootstrap") from error
+
+    def _make_archive(self) -> Archive:
+        """Made once: compiling takes longer than connecting."""
+        # A pool whose serializer it is has loaded it by now.
+        more = ("dill",) if "dill" in sys.modules else ()
+        with self._archive_lock:
+            if more not in self._archives:
+                self._archives[more] = make_archive(*more)
+            return self._archives[more]
+
+
+def _open_channel(connection: Connection, deadline: Deadline) -> paramiko.Channel:
+    try:
+        return connection.transport.open_session(WINDOW, PACKET, timeout=deadline.left())
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        text = f"{connection.target.label} lets us in, but runs no commands: {str(error) or type(error).__name__}"
+        raise errors.BootError(text, "bootstrap") from error
