@@ -71,10 +71,11 @@ def test_a_parent_that_is_late_is_waited_for(receive: Receive) -> None:
 
 
 def pump(source: socket.socket, target: socket.socket) -> None:
-    """Hand on what comes, and its end."""
+    """Hand on what comes, and its end, of whatever kind."""
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)
+    with contextlib.suppress(OSError):
         target.shutdown(socket.SHUT_WR)
 
 
