@@ -116,7 +116,7 @@ def test_whoever_has_another_certificate_is_told_nothing(receive: Receive) -> No
     """Checklist 2: an impostor at the parent's address."""
     reception = receive()
     parent = reception.expect()
-    status, said = run(parent._replace(fingerprint="00" * 32), "--failsafe", "0.3")
+    status, said = run(parent._replace(fingerprint="00" * 32), "--failsafe", "2")
     assert status == 1
     assert "the certificate at the parent's address is not the parent's" in said
     assert "left before it had proved anything" in reception.warnings.get(timeout=PATIENCE)
