@@ -78,6 +78,7 @@ def dial_back(parent: Parent, failsafe: float) -> tuple[socket.socket, str, floa
         _give_up(f"{VARIABLE} does not hold a parent's description: {type(error).__name__}")
     runner_id = str(parent.runner_id)
     end = time.monotonic() + failsafe
+    trouble: Exception | None = None
     while True:
         left = max(0.001, end - time.monotonic())
         try:
@@ -85,9 +86,11 @@ def dial_back(parent: Parent, failsafe: float) -> tuple[socket.socket, str, floa
         except RefusedError as error:
             _give_up(str(error))
         except (OSError, ProtocolError) as error:
+            # The last attempt may have been cut short: then the one before it says more.
+            trouble = trouble if trouble is not None and isinstance(error, TimeoutError) else error
             left = end - time.monotonic()
             if left <= 0:
-                _give_up(f"could not reach the parent at {parent.address} within {failsafe:g} s: {error}")
+                _give_up(f"could not reach the parent at {parent.address} within {failsafe:g} s: {trouble}")
             time.sleep(min(PAUSE, left))
         else:
             _compare(greeting)

@@ -28,7 +28,8 @@ class TlsSocket(ssl.SSLSocket):
     def recv(self, buflen: int = RECORD, flags: int = 0) -> bytes:
         """About `buflen` bytes at most, at least one; nothing at the end of the stream.
 
-        It may be up to a record more: what is decrypted must not stay in here, where no poller sees it.
+        It may be up to a record more: whole ones are read, since what is decrypted must not stay in here, where no
+        poller sees it.
 
         Raises:
             BlockingIOError: nothing is there yet.
@@ -39,12 +40,12 @@ class TlsSocket(ssl.SSLSocket):
         pieces: list[bytes] = []
         got = 0
         try:
-            while got < buflen or self.pending():
+            while got < buflen:
                 piece = self.read(RECORD)
                 pieces.append(piece)
                 got += len(piece)
                 # Short of a whole record: most likely there is no other, and if there is, the poller says so.
-                if not piece or (len(piece) < RECORD and not self.pending()):
+                if len(piece) < RECORD:
                     break
         except OSError as error:
             if not pieces:

@@ -44,9 +44,9 @@ def start_runner(
     )
     if on_stdin:
         assert process.stdin is not None
-        with process.stdin:
-            process.stdin.write(parent.encode().encode() + b"\n")
-        process.stdin = None
+        # It stays open: what the runner takes from it is this line alone.
+        process.stdin.write(parent.encode().encode() + b"\n")
+        process.stdin.flush()
     return process
 
 
@@ -110,6 +110,8 @@ class DialingNode(Node):
         except subprocess.TimeoutExpired:
             processes.kill_tree(self.process.pid)
             self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         while left := self.left():
             for pid in left:
                 processes.kill(pid)

@@ -71,10 +71,11 @@ def test_a_parent_that_is_late_is_waited_for(receive: Receive) -> None:
 
 
 def pump(source: socket.socket, target: socket.socket) -> None:
-    """Hand on what comes, and its end."""
+    """Hand on what comes, and its end, of whatever kind."""
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)
+    with contextlib.suppress(OSError):
         target.shutdown(socket.SHUT_WR)
 
 
@@ -115,7 +116,7 @@ def test_whoever_has_another_certificate_is_told_nothing(receive: Receive) -> No
     """Checklist 2: an impostor at the parent's address."""
     reception = receive()
     parent = reception.expect()
-    status, said = run(parent._replace(fingerprint="00" * 32), "--failsafe", "0.3")
+    status, said = run(parent._replace(fingerprint="00" * 32), "--failsafe", "2")
     assert status == 1
     assert "the certificate at the parent's address is not the parent's" in said
     assert "left before it had proved anything" in reception.warnings.get(timeout=PATIENCE)
