@@ -52,6 +52,7 @@ class Runners:
         self._loop = loop
         self._setup = SETUP_HEAD.pack(self._options.max_payload, len(setup)) + setup + initializer
         self._narrator = narrator
+        self._outputs = engine.outputs
         self._booting: dict[int, Booting] = {}
         self._up: dict[int, RunnerLink] = {}
         self._stopping: dict[int, tuple[RunnerLink, Timer | None]] = {}
@@ -124,7 +125,7 @@ class Runners:
             # It came after it was given up: nobody waits for this.
             self.crew.run(node.stop)
         else:
-            boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self)
+            boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self, self._outputs)
         # Not before: until then nothing else knows the node.
         del self._arrived[runner_id]
         if boot is not None and boot.aborted:
@@ -179,12 +180,15 @@ class Runners:
         self._up[runner.id] = runner
         del self._booting[runner.id]
         options = self._options
+        output, log_level = self._outputs.wanted(shares_disk=runner.node.shares_disk)
         runner.slots = options.max_concurrency or self._backend.default_slots() or hello.versions.cpus
         session = handshake.welcome(
             lease=options.lease,
             setup_timeout=options.boot_timeout,
             slots=runner.slots,
             calls_per_slot=options.max_tasks_per_child or 0,
+            output=output,
+            log_level=log_level,
         )
         runner.welcome(session, self._setup)
         runner.ping()

@@ -21,7 +21,7 @@ LAYERS = (
     {"errors"},
     {"core"},
     {"backoff", "parent", "payload", "threads", "transport", "versions"},
-    {"future", "lifecycle", "options", "runner"},
+    {"future", "lifecycle", "options", "outputs", "runner"},
     {"backends", "mapping", "narrator", "runner_link"},
     {"registry", "reports", "runners"},
     {"engine"},

@@ -46,10 +46,12 @@ class Node:
     Attributes:
         stream: the link's bytes; None where the runner dials back to the parent's listener.
         sessions: the process sessions of the slots that live there, as the agent has reported them; kept by the pool.
+        shares_disk: whether the node sees the files of the parent's machine.
     """
 
     stream: Stream | None = None
     sessions: Collection[int] = ()
+    shares_disk: bool = True
 
     def stop(self) -> None:
         """Give the node back, and leave nothing running on it. Twice is fine, never raises; blocks until it is done."""

@@ -17,7 +17,7 @@ from dragonfly_executor.core import handshake
 from dragonfly_executor.core.wire import HEADER_SIZE, SETUP_HEAD, Flag, Frame, Kind, encode
 from dragonfly_executor.runner import processes
 from dragonfly_executor.runner.dispatch import Dispatcher
-from dragonfly_executor.runner.slots import Slot, Work
+from dragonfly_executor.runner.slots import Slot, SlotOutput, Work
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.versions import usable_cpus, versions
@@ -25,6 +25,7 @@ from dragonfly_executor.versions import usable_cpus, versions
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 LEASE_CHECKS = 4
@@ -57,6 +58,7 @@ class Agent:
         self._link.on_drained = self._resume_slots
         self._setup_parts: list[bytes] = []
         self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slot)
+        self._make_output: Callable[[], SlotOutput] = lambda: SlotOutput(self._link)
         self._paused: list[Slot] = []
         self._setup_crashes = 0
         self._lease = 60.0
@@ -169,7 +171,8 @@ class Agent:
     # -- slots --------------------------------------------------------------------------------------------------------
 
     def _fork_slot(self) -> Slot:
-        slot = Slot(self._loop, b"".join(self._setup_parts), self._descriptors, self._on_slot_frames)
+        setup, output = b"".join(self._setup_parts), self._make_output()
+        slot = Slot(self._loop, setup, self._descriptors, self._on_slot_frames, output)
         slot.timer = self._loop.call_later(self._setup_timeout, lambda: self._setup_is_late(slot))
         self._link.send(encode(Kind.SLOT_UP, detail=slot.pid))
         return slot
@@ -223,6 +226,7 @@ class Agent:
     def _slot_ended(self, slot: Slot, status: int) -> None:
         processes.kill_group(slot.pid)
         slot.link.drain_reads()
+        slot.output.slot_has_ended(slot)
         if slot.timer is not None:
             slot.timer.cancel()
         crashed = not slot.ready and slot.kill_reason is None and not self._stopping
@@ -236,7 +240,7 @@ class Agent:
         if slot in self._paused:
             self._paused.remove(slot)
         slot.close()
-        self._link.send(encode(Kind.SLOT_DOWN, detail=slot.pid))
+        slot.output.send(encode(Kind.SLOT_DOWN, detail=slot.pid))
 
     def _on_slot_frames(self, slot: Slot, frames: list[Frame]) -> None:
         answers = []
@@ -244,7 +248,7 @@ class Agent:
         for frame in frames:
             kind, flags, raw = frame.kind, frame.flags, frame.raw
             if kind == RESULT:
-                queue(raw)
+                (slot.answer or queue)(raw)
                 if not flags & LARGE:
                     answers.append(frame)
             elif kind == CHUNK:
@@ -270,9 +274,13 @@ class Agent:
             self._end_if_done()
 
     def _on_slot_control(self, slot: Slot, frame: Frame) -> None:
+        if frame.kind == Kind.OUTPUT:
+            slot.output.forward(slot, frame)
+            return
         if frame.kind == Kind.READY:
             self._setup_crashes = 0
             slot.ready = True
+            slot.output.slot_is_ready(slot)
             if slot.timer is not None:
                 slot.timer.cancel()
             self._dispatcher.slot_is_ready(slot)
@@ -318,6 +326,10 @@ class Agent:
                 self._stop(frame.detail / 1000)
             case Kind.CHECK_IDLE:
                 self._dispatcher.check_idle(Work(frame))
+            case Kind.OUTPUT:
+                slot = self._dispatcher.slots.get(frame.detail)
+                if slot is not None:
+                    slot.output.consumed(slot, frame.call_id)
 
     def _on_welcome(self, session: dict[str, Any]) -> None:
         self._link.end_handshake()
@@ -327,6 +339,10 @@ class Agent:
         self._setup_timeout = session["setup_timeout"]
         self._dispatcher.max_slots = session["slots"]
         self._dispatcher.max_calls_per_slot = session["calls_per_slot"]
+        if session["output"] != "inherit":
+            from dragonfly_executor.runner.output import maker
+
+            self._make_output = maker(session, self._loop, self._link, self._dispatcher)
 
     def _forward_chunk(self, frame: Frame) -> None:
         work = self._dispatcher.works.get((frame.call_id, frame.attempt))
