@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 from tests.payloads import tell, wait_at
 
@@ -21,6 +23,29 @@ def say(text: str, stream: str = "stdout") -> str:
 def write(data: bytes, fd: int = 1) -> None:
     """Past Python's streams."""
     os.write(fd, data)
+
+
+def sleep_and_say(text: str) -> None:
+    """Runs long enough for the agent to read what it writes."""
+    time.sleep(0.01)
+    print(text)
+    time.sleep(0.01)
+
+
+def say_and_agree() -> bool:
+    """An idle check."""
+    print("may go")
+    return True
+
+
+def enable_faulthandler() -> None:
+    """Let a crash write where it was."""
+    faulthandler.enable()
+
+
+def crash() -> None:
+    """Read what is nowhere."""
+    ctypes.string_at(0)
 
 
 def say_everywhere(text: str) -> None:
@@ -57,13 +82,16 @@ def write_in_pieces(gate: str, pieces: list[bytes]) -> None:
         os.write(1, piece)
 
 
-def flood(mailbox: str, size: int | None = None) -> int:
-    """Write as fast as it goes, for good or so many bytes."""
+def flood(mailbox: str, size: int | None = None, say_at: int | None = None) -> int:
+    """Write as fast as it goes, for good or so many bytes; the test is told at the start, and after so many."""
     tell(mailbox, os.getpid())
     line = b"x" * 1023 + b"\n"
     written = 0
     while size is None or written < size:
         written += os.write(1, line * 64)
+        if say_at is not None and written >= say_at:
+            tell(mailbox, "written", written)
+            say_at = None
     return written
 
 
@@ -88,7 +116,7 @@ def die_once(path: str) -> str:
 
 def leave_a_child(gate: str, text: str) -> None:
     """Start a process that writes when the gate opens, long after this call."""
-    subprocess.Popen(["/bin/sh", "-c", f"read _ < {gate}; echo {text}"])
+    subprocess.Popen(["/bin/sh", "-c", f"head -c 1 < {gate} > /dev/null; echo {text}"])
 
 
 def leave_a_silent_child() -> int:
