@@ -102,6 +102,13 @@ def say_and_die(text: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def write_and_die(mailbox: str, size: int) -> None:
+    """So many bytes, and a last line."""
+    os.write(1, b"x" * size + b"the end\n")
+    tell(mailbox, os.getpid())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def die_once(path: str) -> str:
     """Dies on its first attempt only."""
     if os.path.exists(path):  # noqa: PTH110
