@@ -304,6 +304,14 @@ def test_what_the_initializer_writes_belongs_to_the_runner(make: Make) -> None:
     assert found == {call_id(future): [f"line {number}"] for number, future in enumerate(futures)}
 
 
+def test_a_line_that_a_slot_never_finishes_comes_when_the_slot_ends(make: Make) -> None:
+    """Not only when the runner does."""
+    heard = Heard()
+    ex = make(1, output=heard, initializer=os.write, initargs=(1, b"unfinished"), max_tasks_per_child=1)
+    ex.submit(payloads.nothing).result(SOON)
+    assert heard.next() == OutputLine(1, 0, "stdout", "unfinished")
+
+
 def test_what_outlives_its_call_belongs_to_the_runner(make: Make, gate: Gate) -> None:
     """Checklist 38. It holds the pipe, and nobody waits for that."""
     heard = Heard()

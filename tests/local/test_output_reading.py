@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor.core.wire import Decoder, Flag, Frame, Kind
+from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.output import LIVE_AFTER, SentOutput
 
 
@@ -157,6 +158,21 @@ def test_the_end_of_a_calls_text_is_said_once_and_before_its_result(scene: Scene
         (Kind.OUTPUT, 0), (Kind.OUTPUT, Flag.END), (Kind.RESULT, 0),
     ]  # fmt: skip
     assert scene.slot.answer is None
+
+
+def test_how_a_slot_ended_is_said_behind_what_its_call_wrote(scene: Scene) -> None:
+    """Also where that takes the link's second lane."""
+    said: list[bytes] = []
+    dispatcher = Dispatcher(SimpleNamespace(time=lambda: 0.0), said.append, lambda: scene.slot)  # type: ignore[arg-type]
+    scene.run(1)
+    os.write(scene.stdout, b"text")
+    scene.look()
+    work: Any = SimpleNamespace(call_id=1, attempt=1, missing=0, frame=SimpleNamespace(kind=Kind.CALL))
+    scene.slot.kill_reason, scene.slot.output = None, scene.output
+    dispatcher._report_end(work, scene.slot, 9)
+    frames = Decoder().feed(b"".join(scene.sent))
+    assert [frame.kind for frame in frames] == [Kind.OUTPUT, Kind.OUTPUT, Kind.LOST]
+    assert said == []
 
 
 SLOT = """
