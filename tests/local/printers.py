@@ -95,6 +95,22 @@ def flood(mailbox: str, size: int | None = None, say_at: int | None = None) -> i
     return written
 
 
+class TellsWhenFlushed:
+    """A slot flushes its standard streams when it has sent a result."""
+
+    def __init__(self, mailbox: str) -> None:
+        self.mailbox = mailbox
+
+    def flush(self) -> None:
+        sys.stdout = sys.__stdout__
+        tell(self.mailbox, "answered")
+
+
+def tell_when_answered(mailbox: str) -> None:
+    """The test hears of it when the agent has the result."""
+    sys.stdout = TellsWhenFlushed(mailbox)  # type: ignore[assignment]
+
+
 def say_and_die(text: str) -> None:
     """The last words of a process."""
     print(text)
@@ -102,11 +118,11 @@ def say_and_die(text: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def write_and_die(mailbox: str, size: int) -> None:
-    """So many bytes, and a last line."""
+def write_and_hold(mailbox: str, size: int) -> None:
+    """So many bytes, and a last line; then nothing any more."""
     os.write(1, b"x" * size + b"the end\n")
     tell(mailbox, os.getpid())
-    os.kill(os.getpid(), signal.SIGKILL)
+    signal.pause()
 
 
 def die_once(path: str) -> str:
