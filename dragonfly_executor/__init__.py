@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.executor import DragonflyExecutor
     from dragonfly_executor.future import Future
     from dragonfly_executor.options import CallOptions
+    from dragonfly_executor.outputs import OutputLine
     from dragonfly_executor.parent import Parent
     from dragonfly_executor.pool import Pool, call, cast, configure
 
@@ -70,6 +71,7 @@ __all__ = [
     "LocalBackend",
     "NestingError",
     "Node",
+    "OutputLine",
     "Parent",
     "PoisonCallError",
     "Pool",
@@ -97,6 +99,7 @@ _ROOMS = {
     "Future": "future",
     "LocalBackend": "backends.local",
     "Node": "backends.base",
+    "OutputLine": "outputs",
     "Parent": "parent",
     "Pool": "pool",
     "SSHBackend": "backends.ssh.backend",

@@ -19,6 +19,7 @@ from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.future import Future, Outcome, Unopened
 from dragonfly_executor.lifecycle import ForkGuard, watch_exit
 from dragonfly_executor.narrator import Narrator
+from dragonfly_executor.outputs import Outputs
 from dragonfly_executor.runner_link import RunnerLink, Said, sendable
 from dragonfly_executor.runners import Runners
 from dragonfly_executor.threads import Crew
@@ -84,6 +85,7 @@ class Engine:
         self._callbacks: Crew
         self._runners: Runners
         self._narrator: Narrator
+        self.outputs: Outputs
         self._do: dict[type, Callable[[Any], None]] = {
             actions.Send: self._send,
             actions.Kill: self._kill,
@@ -244,6 +246,8 @@ class Engine:
         self._narrator = Narrator(self.options, self._machine)
         self._callbacks = Crew(f"{name}-callbacks", 1, self._narrator.callback_failed)
         self._narrator.run_on(self._callbacks)
+        on_engine, failed = self._loop.call_soon_threadsafe, self._narrator.callback_failed
+        self.outputs = Outputs(self.options.output, self._callbacks, on_engine, self._future_of, failed)
         self._runners = Runners(self, self._backend, self._loop, self._initializer, self._narrator, self._keeper)
         self._thread = threading.Thread(target=self._run, name=f"{name}-engine", daemon=True)
         self._thread.start()
@@ -264,6 +268,10 @@ class Engine:
             self._ended = True
             for answers in list(self._asked):
                 answers.put([])
+
+    def _future_of(self, call_id: int) -> Future[Any] | None:
+        call = self._machine.find(call_id)
+        return None if call is None else call.token  # type: ignore[return-value]  # the core does not look at it
 
     def _take_inbox(self) -> None:
         # The flag falls first: a submit after that asks for a pass of its own.
@@ -350,7 +358,9 @@ class Engine:
             call.token = call.payload = None
 
     def _kill(self, action: actions.Kill) -> None:
-        self._runners.get(action.runner_id).kill_call(action.call)
+        call = action.call
+        self.outputs.keep(call.token, call.id)  # type: ignore[arg-type]  # the core does not look at it
+        self._runners.get(action.runner_id).kill_call(call)
 
     def _boot(self, action: actions.Boot) -> None:
         self._runners.boot(action.runner_id)

@@ -138,8 +138,8 @@ class DragonflyExecutor(PoolExecutor):
         backend: where runners are booted; default the one that `configure` set, else `LocalBackend()`.
         pool: use this pool instead of one of its own; no other pool option may be given then, and shutting the executor
             down leaves the pool alone.
-        options: all others are `Pool`'s options and `CallOptions`' fields, with the defaults of a drop-in: ``min=0``,
-            ``max`` as the backend knows it, ``timeout=None``.
+        options: all others are `Pool`'s options (``output`` among them) and `CallOptions`' fields, with the defaults of
+            a drop-in: ``min=0``, ``max`` as the backend knows it, ``timeout=None``.
 
     Raises:
         ValueError: an argument is out of range.

@@ -12,6 +12,7 @@ from dragonfly_executor.errors import ForkedExecutorError
 
 if TYPE_CHECKING:
     from dragonfly_executor.engine import Engine
+    from dragonfly_executor.outputs import Captured
     from dragonfly_executor.payload import CallCodec
 
 T = TypeVar("T")
@@ -67,6 +68,8 @@ class Future(BaseFuture[T]):
 
     # On the class, where it costs the many futures nothing that are never cancelled.
     _told = False
+    captured: Captured | None = None
+    """What the call has written; the engine sets it."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__()
@@ -149,6 +152,22 @@ class Future(BaseFuture[T]):
             return error.outcome.open()[1]
         outcome: Any = super().result(0) if error is None else None
         return outcome.open()[1] if type(outcome) is Outcome else error
+
+    def output(self) -> str:
+        """What the call has written so far to stdout and stderr, in a pool with ``output="capture"``.
+
+        That is all that came through its descriptors 1 and 2, what its children and C libraries write there included,
+        in the order in which it was read. The last 1,048,576 characters are kept; a first line says how many were
+        dropped. Once the call is done it is complete. Where the future was cancelled, or was given up at its
+        ``timeout``, the last of it may come a moment later. Of a call that was tried again it is the last attempt's.
+
+        Raises:
+            RuntimeError: the pool does not capture.
+        """
+        option = self._engine.options.output
+        if option != "capture":
+            raise RuntimeError(f"only a pool made with output='capture' keeps what calls write; this has {option!r}")
+        return "" if self.captured is None else self.captured.text()
 
     def add_done_callback(self, fn: Callable[[BaseFuture[T]], object]) -> None:
         """Call ``fn(future)`` when the future is done: at once if it is, else on the pool's callback thread."""

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     IdleCheck: TypeAlias = Callable[[], object]
     Hook: TypeAlias = Callable[[Mapping[str, Any]], object]
     Wait: TypeAlias = Callable[[Any], float]
+    Output: TypeAlias = str | Callable[[Any], object]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+OUTPUTS = ("inherit", "tag", "capture", "drop")
 MAX_PAYLOAD = 8 * 1024**3
 
 
@@ -156,6 +158,7 @@ class PoolOptions:
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
         serializer: Any = "cloudpickle",
+        output: Output = "inherit",
         max_payload: int = MAX_PAYLOAD,
         max_boot_failures: int = 3,
         boot_wait: Wait | None = None,
@@ -188,6 +191,7 @@ class PoolOptions:
         self.initargs = tuple(initargs)
         self.max_tasks_per_child = _tasks(max_tasks_per_child)
         self.serializer = serializer
+        self.output = _output(output)
         self.max_payload = whole(max_payload, "max_payload", 1)
         self.max_boot_failures = whole(max_boot_failures, "max_boot_failures", 1)
         self.boot_wait = hook(boot_wait, "boot_wait")
@@ -216,6 +220,16 @@ def _more_than_none(value: int | None, name: str) -> int | None:
     if whole(value, name, -(2**63)) <= 0:
         # ProcessPoolExecutor's words.
         raise ValueError(f"{name} must be greater than 0")
+    return value
+
+
+def _output(value: Output) -> Output:
+    choices = f"output must be {', '.join(map(repr, OUTPUTS))} or a callable, not"
+    if isinstance(value, str):
+        if value not in OUTPUTS:
+            raise ValueError(f"{choices} {value!r}")
+    elif not callable(value):
+        raise TypeError(f"{choices} {type(value).__name__}")
     return value
 
 

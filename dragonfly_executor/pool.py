@@ -47,6 +47,14 @@ class Pool:
         on_grow_start: called with ``{"name", "count", "pid"}`` before a runner above `min` is booted.
         on_grow_end: called with ``"ok"`` or the error, and the same mapping, when that has ended.
         on_shrink: called with the same mapping when a runner goes.
+        output: what becomes of what calls write to stdout and stderr, their children included. "inherit" (the default):
+            on this machine slots write where the parent does; from elsewhere the text comes over the link, and is
+            written as it is. "tag": each line is printed as ``[runner 1, call 12] text``, on the same stream.
+            "capture": nothing is shown, and `Future.output` has it. "drop": it is thrown away on the runner. A
+            callable is called with an `OutputLine` for each line, on the pool's callback thread. With "tag" and a
+            callable records of `logging` come back as records: a slot's root logger has the level of the parent's, and
+            they are handled by the parent's loggers, with ``dragonfly_runner`` and ``dragonfly_call`` as attributes, or
+            given to the callable. Lines are cut after 64 KiB. A call that writes faster than the parent consumes waits.
         options: `PoolOptions`' and `CallOptions`' other fields: max_workers, initializer, initargs,
             max_tasks_per_child, serializer, max_payload, max_boot_failures, boot_wait, on_event, lease, heartbeat,
             dead_after; queue_timeout, run_timeout, retries, retry_on, retry_wait, cancel_running.

@@ -40,7 +40,7 @@ def slot_lost(runner_id: int, how: dict[str, Any]) -> errors.RunnerLostError:
 
     end = describe_exit(how["code"], how["signal"])
     text = f"the slot that ran this call (process {how['pid']} of runner {runner_id}) was lost: it {end}"
-    return errors.RunnerLostError(text, how["code"], how["signal"], runner_id, how["started"])
+    return errors.RunnerLostError(text, how["code"], how["signal"], runner_id, how["started"], how["output"])
 
 
 def initializer_error(codec: CallCodec, payload: bytes, is_error: bool) -> Exception:

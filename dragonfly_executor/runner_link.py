@@ -29,6 +29,7 @@ from dragonfly_executor.versions import versions
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Node, Stream
+    from dragonfly_executor.outputs import Outputs
     from dragonfly_executor.payload import CallCodec
     from dragonfly_executor.sync import Sender
     from dragonfly_executor.transport.loop import Loop
@@ -79,7 +80,9 @@ class Said:
 class RunnerLink:
     """Speaks with one runner. Belongs to the engine thread."""
 
-    def __init__(self, runner_id: int, node: Node, loop: Loop, codec: CallCodec, listener: Listener) -> None:
+    def __init__(
+        self, runner_id: int, node: Node, loop: Loop, codec: CallCodec, listener: Listener, outputs: Outputs
+    ) -> None:
         self.id = runner_id
         self.node = node
         self.slots = 0
@@ -100,6 +103,7 @@ class RunnerLink:
         self._loop = loop
         self._codec = codec
         self._listener = listener
+        self._outputs = outputs
         self._uploads: dict[Ref, Iterator[tuple[bytes, memoryview]]] = {}
         self._downloads: dict[Ref, tuple[Frame, bytearray]] = {}
         self._link: Link | None = None
@@ -171,6 +175,10 @@ class RunnerLink:
         """Show that the parent is alive, and ask the same. The answer carries when that was."""
         self._say(encode(Kind.PING, detail=self._microseconds()))
 
+    def output_consumed(self, slot: int, amount: int) -> None:
+        """Tell it that of what this slot wrote so much more is done with."""
+        self._say(encode(Kind.OUTPUT, amount, detail=slot))
+
     def _microseconds(self) -> int:
         return int(self._loop.time() * 1e6) & MAX_DETAIL
 
@@ -217,6 +225,7 @@ class RunnerLink:
         self.never_left |= {ref for ref, upload in self._uploads.items() if next(upload, None) is not None}
         self._uploads.clear()
         self._downloads.clear()
+        self._outputs.runner_is_gone(self)
 
     def descriptor(self) -> int:
         """The link's descriptor, or -1."""
@@ -276,7 +285,9 @@ class RunnerLink:
 
     def _sort(self, frame: Frame, said: Said) -> None:
         """Everything but a small result."""
-        if frame.call_id:
+        if frame.kind == Kind.OUTPUT:
+            self._outputs.arrived(self, frame)
+        elif frame.call_id:
             self._on_call_frame((frame.call_id, frame.attempt), frame, said)
         else:
             self._on_runner_frame(frame, said)
@@ -316,6 +327,7 @@ class RunnerLink:
                 self._sessions.add(frame.detail)
             case Kind.SLOT_DOWN:
                 self._sessions.discard(frame.detail)
+                self._outputs.slot_is_down(self, frame.detail)
             case Kind.PING:
                 self._say(encode(Kind.PONG, detail=frame.detail))
             case Kind.PONG:
@@ -365,8 +377,8 @@ def _read_end(frame: Frame) -> dict[str, Any]:
     try:
         said = json.loads(bytes(frame.payload))
         numbers = {name: None if said[name] is None else int(said[name]) for name in ("code", "signal", "pid")}
-        return {**numbers, "started": bool(said["started"])}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return {**numbers, "started": bool(said["started"]), "output": str(said.get("output", ""))}
+    except (AttributeError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise errors.ProtocolError(f"a LOST that cannot be read: {error!r}") from None
 
 

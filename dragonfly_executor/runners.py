@@ -67,6 +67,7 @@ class Runners:
         self._setup = self._encode_setup(engine.codec.setup(), initializer)
         self._keeper = keeper
         self._narrator = narrator
+        self._outputs = engine.outputs
         self._booting: dict[int, Booting] = {}
         self._up: dict[int, RunnerLink] = {}
         self._stopping: dict[int, tuple[RunnerLink, Timer | None]] = {}
@@ -187,7 +188,7 @@ class Runners:
             # It came after it was given up: nobody waits for this.
             self.crew.run(node.stop)
         else:
-            boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self)
+            boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self, self._outputs)
             self._let_speak(boot.link)
         # Not before: until then nothing else knows the node.
         del self._arrived[runner_id]
@@ -248,6 +249,7 @@ class Runners:
         if boot is None or boot.ending:
             return
         options = self._options
+        output, log_level = self._outputs.wanted(shares_disk=runner.node.shares_disk)
         wanted = runner.node.slots or options.max_concurrency or self._backend.default_slots()
         runner.slots = wanted or hello.versions.cpus
         session = handshake.welcome(
@@ -255,6 +257,8 @@ class Runners:
             setup_timeout=options.boot_timeout,
             slots=runner.slots,
             calls_per_slot=options.max_tasks_per_child or 0,
+            output=output,
+            log_level=log_level,
         )
         if runner.node.shares_disk:
             runner.welcome(session, self._setup)

@@ -21,7 +21,7 @@ LAYERS = (
     {"errors"},
     {"core", "parent"},
     {"backoff", "payload", "threads", "transport", "versions"},
-    {"future", "lifecycle", "options", "runner", "sync"},
+    {"future", "lifecycle", "options", "outputs", "runner", "sync"},
     {"backends", "mapping", "narrator", "runner_link"},
     {"dialback", "registry", "reports"},
     {"runners"},

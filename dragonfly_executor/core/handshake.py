@@ -115,7 +115,26 @@ def mismatch(parent: Versions, runner: Versions) -> str | None:
     return None
 
 
-def welcome(*, lease: float, setup_timeout: float, slots: int, calls_per_slot: int) -> bytes:
-    """WELCOME's payload: seconds, seconds, calls at once, and calls in a slot's life (0 for any number)."""
-    session = {"lease": lease, "setup_timeout": setup_timeout, "slots": slots, "calls_per_slot": calls_per_slot}
+def welcome(
+    *,
+    lease: float,
+    setup_timeout: float,
+    slots: int,
+    calls_per_slot: int,
+    output: str = "inherit",
+    log_level: int | None = None,
+) -> bytes:
+    """WELCOME's payload: seconds, seconds, calls at once, and calls in a slot's life (0 for any number).
+
+    `output`: "inherit" leaves what slots write alone, "drop" throws it away, "send" sends it to the parent; then with
+    records of the root logger from `log_level` on, unless that is None.
+    """
+    session = {
+        "lease": lease,
+        "setup_timeout": setup_timeout,
+        "slots": slots,
+        "calls_per_slot": calls_per_slot,
+        "output": output,
+        "log_level": log_level,
+    }
     return json.dumps(session).encode()

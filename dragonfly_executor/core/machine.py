@@ -59,6 +59,10 @@ class Machine:
                 deadline = when
         return deadline
 
+    def find(self, call_id: int) -> Call | None:
+        """The call with this id, unless it is settled."""
+        return self.pool.ledger.calls.get(call_id)
+
     @property
     def in_flight(self) -> int:
         """How many calls are on runners."""

@@ -57,7 +57,7 @@ class Kind(IntEnum):
     PULL = 9  # slot's side -> parent: send `detail` more chunks of this call
     KILL = 10  # parent -> agent: stop this call
     STOP = 11  # parent -> agent: go away; detail = milliseconds that running calls may take
-    READY = 12  # slot -> agent: the initializer is done, calls may come
+    READY = 12  # slot -> agent: the initializer is done, calls may come; where output is read: answered by the same
     STARTED = 13  # agent -> parent: the call is running
     RESULT = 14  # slot -> agent -> parent: detail = microseconds that the call took
     RETURNED = 15  # agent -> parent: the call was never started; here it is back
@@ -70,6 +70,9 @@ class Kind(IntEnum):
     SLOT_UP = 22  # agent -> parent: detail = the process id of a new slot
     SLOT_DOWN = 23  # agent -> parent: detail = the process id of a slot that ended
     BYE = 24  # agent -> parent: this runner goes now, and nothing is left on it
+    # slot -> agent -> parent: what a call wrote (call 0: the runner); detail = process id of the slot. And parent ->
+    # agent: of what this slot wrote so much (call id: a weight, see `core.output`) has been consumed.
+    OUTPUT = 25
     SYNC_BEGIN = 26  # parent -> agent: JSON, a step: how the files there change; detail = its number; Flag.MORE
     SYNC_HAVE = 27  # agent -> parent: one bit for each content that the step needs: is it there? detail = its number
     SYNC_DATA = 28  # parent -> agent: a piece of a content; call id = its place among those, from 1; Flag.MORE
@@ -90,6 +93,9 @@ class Flag:
     MORE = 4  # chunks follow
     LIMITS = 8  # the payload starts with `LIMITS`
     LARGE = 16  # the payload ends with `TOTAL`
+    STDERR = 32  # an OUTPUT is from stderr, not stdout
+    LOG = 64  # an OUTPUT is a log record: JSON
+    END = 128  # an OUTPUT is empty: there is no more of this call's
 
 
 KIND_NUMBERS = frozenset(int(kind) for kind in Kind)

@@ -21,6 +21,7 @@ class RunnerLostError(DragonflyError, BrokenProcessPool):
         signal: number of the signal that ended it, or None.
         runner_id: the runner, as it stands in ``stats()``; None if unknown.
         may_have_started: False only where the call provably never ran.
+        output: the last 4 KiB that the call wrote to stderr, where the pool's ``output`` is read; else "".
     """
 
     def __init__(
@@ -30,15 +31,17 @@ class RunnerLostError(DragonflyError, BrokenProcessPool):
         signal: int | None = None,
         runner_id: int | None = None,
         may_have_started: bool = True,
+        output: str = "",
     ) -> None:
-        super().__init__(message, exit_code, signal, runner_id, may_have_started)
+        super().__init__(message, exit_code, signal, runner_id, may_have_started, output)
         self.exit_code = exit_code
         self.signal = signal
         self.runner_id = runner_id
         self.may_have_started = may_have_started
+        self.output = output
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        return f"{self.args[0]}\n{self.output}" if self.output else str(self.args[0])
 
 
 class PoisonCallError(RunnerLostError):

@@ -18,7 +18,7 @@ from dragonfly_executor.core.wire import HEADER_SIZE, SETUP_HEAD, Flag, Frame, K
 from dragonfly_executor.runner import processes
 from dragonfly_executor.runner import slot as slot_main
 from dragonfly_executor.runner.dispatch import Dispatcher
-from dragonfly_executor.runner.slots import Slot, Work
+from dragonfly_executor.runner.slots import Slot, SlotOutput, Work
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.transport.streams import DescriptorPair
@@ -64,6 +64,7 @@ class Agent:
         self._link.on_drained = self._resume_slots
         self._setup_parts: list[bytes] = []
         self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slot)
+        self._make_output: Callable[[], SlotOutput] = lambda: SlotOutput(self._link)
         self._paused: list[Slot] = []
         self._setup_crashes = 0
         self._lease = patience
@@ -174,7 +175,8 @@ class Agent:
 
     def _fork_slot(self) -> Slot:
         place = None if self._synced is None else self._synced.place
-        slot = Slot(self._loop, b"".join(self._setup_parts), place, self._descriptors, self._on_slot_frames)
+        setup, output = b"".join(self._setup_parts), self._make_output()
+        slot = Slot(self._loop, setup, place, self._descriptors, self._on_slot_frames, output)
         slot.timer = self._loop.call_later(self._setup_timeout, lambda: self._setup_is_late(slot))
         self._link.send(encode(Kind.SLOT_UP, detail=slot.pid))
         return slot
@@ -250,6 +252,7 @@ class Agent:
     def _slot_ended(self, slot: Slot, status: int) -> None:
         processes.kill_group(slot.pid)
         slot.link.drain_reads()
+        slot.output.slot_has_ended(slot)
         if slot.timer is not None:
             slot.timer.cancel()
         crashed = not slot.ready and slot.kill_reason is None and not self._stopping
@@ -263,7 +266,7 @@ class Agent:
         if slot in self._paused:
             self._paused.remove(slot)
         slot.close()
-        self._link.send(encode(Kind.SLOT_DOWN, detail=slot.pid))
+        slot.output.send(encode(Kind.SLOT_DOWN, detail=slot.pid))
 
     def _on_slot_frames(self, slot: Slot, frames: list[Frame]) -> None:
         answers = []
@@ -271,7 +274,7 @@ class Agent:
         for frame in frames:
             kind, flags, raw = frame.kind, frame.flags, frame.raw
             if kind == RESULT:
-                queue(raw)
+                (slot.answer or queue)(raw)
                 if not flags & LARGE:
                     answers.append(frame)
             elif kind == CHUNK:
@@ -297,9 +300,13 @@ class Agent:
             self._end_if_done()
 
     def _on_slot_control(self, slot: Slot, frame: Frame) -> None:
+        if frame.kind == Kind.OUTPUT:
+            slot.output.forward(slot, frame)
+            return
         if frame.kind == Kind.READY:
             self._setup_crashes = 0
             slot.ready = True
+            slot.output.slot_is_ready(slot)
             if slot.timer is not None:
                 slot.timer.cancel()
             self._dispatcher.slot_is_ready(slot)
@@ -345,6 +352,10 @@ class Agent:
                 self._stop(frame.detail / 1000)
             case Kind.CHECK_IDLE:
                 self._dispatcher.check_idle(Work(frame))
+            case Kind.OUTPUT:
+                slot = self._dispatcher.slots.get(frame.detail)
+                if slot is not None:
+                    slot.output.consumed(slot, frame.call_id)
             case Kind.SYNC_BEGIN | Kind.SYNC_DATA | Kind.SYNC_END:
                 self._receive_sync(frame)
 
@@ -364,6 +375,10 @@ class Agent:
         self._setup_timeout = session["setup_timeout"]
         self._dispatcher.max_slots = session["slots"]
         self._dispatcher.max_calls_per_slot = session["calls_per_slot"]
+        if session["output"] != "inherit":
+            from dragonfly_executor.runner.output import maker
+
+            self._make_output = maker(session, self._loop, self._link, self._dispatcher)
 
     def _forward_chunk(self, frame: Frame) -> None:
         work = self._dispatcher.works.get((frame.call_id, frame.attempt))

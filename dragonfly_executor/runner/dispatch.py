@@ -170,6 +170,12 @@ class Dispatcher:
         self._progress = self._loop.time()
         self.dispatch()
 
+    def hold_back(self, slot: Slot) -> None:
+        """Let the slot have nothing behind the call that it runs, until that one is answered."""
+        slot.stuck = True
+        self._put_back(slot.take_back())
+        self.dispatch()
+
     # -- what comes back ----------------------------------------------------------------------------------------------
 
     def slot_is_ready(self, slot: Slot) -> None:
@@ -213,18 +219,21 @@ class Dispatcher:
         self.dispatch()
 
     def _report_end(self, work: Work, slot: Slot, status: int) -> None:
+        send = slot.answer or self._send
         if work.frame.kind == Kind.CHECK_IDLE:
             self._send(encode(Kind.IDLE))
         elif slot.kill_reason == Kind.KILL:
-            self._send(encode(Kind.GONE, work.call_id, attempt=work.attempt))
+            send(encode(Kind.GONE, work.call_id, attempt=work.attempt))
         elif slot.kill_reason == Kind.TIMED_OUT:
-            self._send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt))
+            send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt))
         else:
             code = os.waitstatus_to_exitcode(status)
             end = {"code": code, "signal": None} if code >= 0 else {"code": None, "signal": -code}
             # A large one does not start before all of it has come.
-            text = json.dumps({**end, "pid": slot.pid, "started": slot.ready and work.missing <= 0})
-            self._send(encode(Kind.LOST, work.call_id, text.encode(), attempt=work.attempt))
+            started = slot.ready and work.missing <= 0
+            output = slot.output.last_words()
+            text = json.dumps({**end, "pid": slot.pid, "started": started, "output": output})
+            send(encode(Kind.LOST, work.call_id, text.encode(), attempt=work.attempt))
 
     # -- stopping calls -----------------------------------------------------------------------------------------------
 

@@ -37,6 +37,8 @@ from dragonfly_executor.runner import processes
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dragonfly_executor.payload.place import Place
+    from dragonfly_executor.runner.slot_output import OwnOutput
+    from dragonfly_executor.runner.slots import SlotOutput
 
 Buffer = bytes | bytearray | memoryview
 
@@ -47,12 +49,19 @@ FAILED = 70
 """Exit status (EX_SOFTWARE) of a slot whose initializer failed."""
 
 
-def main(calls: socket.socket, results: socket.socket, setup: bytes, place: Place | None, agent_pid: int) -> None:
+def main(
+    calls: socket.socket,
+    results: socket.socket,
+    setup: bytes,
+    place: Place | None,
+    agent_pid: int,
+    output: SlotOutput,
+) -> None:
     """Run calls until the agent closes `calls`. Runs in a forked child of the agent and does not return."""
     status = 1
     try:
         stand_alone(agent_pid)
-        status = _Slot(calls, results).serve(setup, place)
+        status = _Slot(calls, results, output.take_over(results)).serve(setup, place)
         _flush_standard_streams()
     except OSError:
         # The agent is gone, or a call closed what belongs to the slot: the agent tells whose call that was.
@@ -85,9 +94,10 @@ def _flush_standard_streams() -> None:
 
 
 class _Slot:
-    def __init__(self, calls: socket.socket, results: socket.socket) -> None:
+    def __init__(self, calls: socket.socket, results: socket.socket, output: OwnOutput | None) -> None:
         self._calls = calls
         self._results = results
+        self._output = output
         self._pid = os.getpid()
         self._max_payload = 0
         self._codec: SlotCodec
@@ -101,7 +111,11 @@ class _Slot:
         self._codec.prepare()
         if initializer and not self._initialize(initializer):
             return FAILED
+        if self._output is not None:
+            self._output.end_call(0, 0)
         self._results.sendall(encode(Kind.READY))
+        if self._output is not None:
+            self._output.wait_for_agent()
         while packet := self._calls.recv(PACKET_SIZE):
             self._run(packet)
         return 0
@@ -132,6 +146,8 @@ class _Slot:
             # The call forked, and its child came back here: the result is the parent's to give.
             os._exit(0)
         microseconds = min(int((time.perf_counter() - began) * 1e6), MAX_DETAIL)
+        if self._output is not None:
+            self._output.end_call(call_id, attempt)
         result_flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
         self._send_result(call_id, attempt, microseconds, result_flags, parts)
         # What the call printed is seen now, not when the slot ends.
@@ -145,6 +161,8 @@ class _Slot:
             # The user's own code: a check that fails must not make a runner go that is in use.
             sys.excepthook(*sys.exc_info())
             may_go = False
+        if self._output is not None:
+            self._output.end_call(0, 0)
         self._results.sendall(encode(Kind.IDLE, detail=int(may_go)))
 
     def _receive_large(self, call_id: int, attempt: int, head: Buffer) -> bytearray:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from dragonfly_executor.payload.place import Place
+    from dragonfly_executor.runner.slot_output import OwnOutput
 
 # macOS has no SOCK_SEQPACKET for unix sockets; its datagrams between a pair are as reliable.
 PACKETS = socket.SOCK_SEQPACKET if sys.platform.startswith("linux") else socket.SOCK_DGRAM
@@ -49,6 +50,47 @@ class Work:
         return bool(self.frame.flags & Flag.LARGE)
 
 
+class SlotOutput:
+    """What becomes of what a slot writes: nothing here, it goes where the agent's own output does. See `output`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def take_over(self, results: socket.socket) -> OwnOutput | None:
+        """In the forked slot: what reads what its calls write; None if nothing does."""
+        return None
+
+    def slot_is_forked(self, slot: Slot) -> None:
+        """The agent's part begins."""
+
+    def slot_is_ready(self, slot: Slot) -> None:
+        """What it writes from now on is its calls'."""
+
+    def forward(self, slot: Slot, frame: Frame) -> None:
+        """The slot has read something itself."""
+
+    def consumed(self, slot: Slot, amount: int) -> None:
+        """The parent has room again for so much."""
+
+    def slot_has_ended(self, slot: Slot) -> None:
+        """Take what it has left."""
+
+    def last_words(self) -> str:
+        """The end of what the call that runs wrote to stderr, as far as that is known."""
+        return ""
+
+    def send(self, frame: bytes) -> None:
+        """Tell the parent something behind all that the slot wrote."""
+        self._link.send(frame)
+
+    def descriptors(self) -> list[int]:
+        """What another slot must not inherit."""
+        return []
+
+    def close(self) -> None:
+        """Let go of its descriptors."""
+
+
 class Slot:
     """One forked process that runs calls, with the calls it was handed."""
 
@@ -59,7 +101,11 @@ class Slot:
         place: Place | None,
         inherited: Callable[[], list[int]],
         on_frames: Callable[[Slot, list[Frame]], None],
+        output: SlotOutput,
     ) -> None:
+        self.output = output
+        self.answer: Callable[[bytes], None] | None = None
+        """Tells the parent how the call ended that runs, behind what it wrote; None where it wrote nothing."""
         self._calls, self._taken_by_slot = socket.socketpair(socket.AF_UNIX, PACKETS)
         own_end, slot_end = socket.socketpair()
         agent_pid = os.getpid()
@@ -77,6 +123,7 @@ class Slot:
         self.handed = 0
         self.kill_reason: int | None = None
         self.timer: Timer | None = None
+        output.slot_is_forked(self)
 
     def _become_slot(
         self,
@@ -91,7 +138,7 @@ class Slot:
         try:
             for fd in (*inherited(), self._calls.fileno(), own_end.fileno()):
                 os.close(fd)
-            slot.main(self._taken_by_slot, slot_end, setup, place, agent)
+            slot.main(self._taken_by_slot, slot_end, setup, place, agent, self.output)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -101,7 +148,8 @@ class Slot:
         """What another slot must not keep open."""
         # A slot that has closed its end lives on; this side's number may be another's by now.
         link = -1 if self.link.closed else self.link.fileno()
-        return [fd for fd in (self._calls.fileno(), self._taken_by_slot.fileno(), link) if fd >= 0]
+        fds = (self._calls.fileno(), self._taken_by_slot.fileno(), link, *self.output.descriptors())
+        return [fd for fd in fds if fd >= 0]
 
     def hand(self, work: Work) -> bool:
         """Put a call into the slot's queue; False where the queue is full."""
@@ -162,3 +210,4 @@ class Slot:
         self._calls.close()
         self._taken_by_slot.close()
         self.link.close()
+        self.output.close()

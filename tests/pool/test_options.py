@@ -97,6 +97,8 @@ def test_a_context_of_multiprocessing_is_accepted_and_has_no_effect(make: MakeEx
         ({"log": "loud"}, ValueError, "log must be False, True or a logging level"),
         ({"serializer": "json"}, ValueError, "serializer must be 'cloudpickle', 'dill' or 'pickle'"),
         ({"serializer": 1}, TypeError, "serializer must be a name or have dumps and loads"),
+        ({"output": "both"}, ValueError, "must be 'inherit', 'tag', 'capture', 'drop' or a callable, not 'both'"),
+        ({"output": None}, TypeError, "output must be .* or a callable, not NoneType"),
         ({"max_payload": 0}, ValueError, "max_payload must be at least 1"),
         ({"max_boot_failures": 0}, ValueError, "max_boot_failures must be at least 1"),
         ({"retries": -1}, ValueError, "retries must be at least 0"),
@@ -127,6 +129,7 @@ def test_a_pool_has_dragonflys_defaults(make_pool: MakePool) -> None:
         assert (options.max_concurrency, options.boot_timeout, options.shutdown_timeout) == (100, 30.0, 30.0)
         assert (options.idle_after, options.idle_check, options.min_idle_after) == (30.0, None, None)
         assert (options.single_use, options.log, options.max_workers) == (False, False, None)
+        assert options.output == "inherit"
 
 
 def test_an_executor_has_the_defaults_of_a_drop_in(make: MakeExecutor) -> None:

@@ -1,0 +1,304 @@
+"""What calls print, in the parent: shown, tagged, captured, or given to a function of the user's.
+
+Frames arrive on the engine thread. What is captured is kept there; all else is the user's code or may block (a terminal
+that is halted, a pipe that nobody reads), and so is done on the callback thread. Either way the agent is told what has
+been consumed, and sends no more than a window ahead of that.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from dragonfly_executor.core.output import GRANT, LOG_FIELDS, Lines, Text, weight
+from dragonfly_executor.core.wire import Flag, Frame
+
+if TYPE_CHECKING:
+    from typing import TextIO, TypeAlias
+
+    from dragonfly_executor.future import Future
+    from dragonfly_executor.threads import Crew
+
+    Write: TypeAlias = Callable[["Source", str, list[str]], None]
+
+CAPTURED = 1024 * 1024
+"""Characters of a call's output that are kept: the last ones."""
+SMALL = 4 * 1024
+"""Pieces of text that are shorter are joined, so that a million of single characters takes no million objects."""
+
+
+class OutputLine(NamedTuple):
+    """A line that a call wrote, or a record of `logging` that it made.
+
+    Attributes:
+        runner_id: the runner, as it stands in ``stats()``.
+        call_id: the call, by its number in the pool; 0 for what no call wrote: an initializer, or a process that
+            outlived its call.
+        stream: "stdout", "stderr" or "log".
+        text: the line without its end; of a record its message, and its exception's traceback.
+        record: the record; None for a line.
+    """
+
+    runner_id: int
+    call_id: int
+    stream: str
+    text: str
+    record: logging.LogRecord | None = None
+
+
+class Source(NamedTuple):
+    """Who wrote something: one attempt of a call in one slot of a runner."""
+
+    runner_id: int
+    slot: int
+    call_id: int
+    attempt: int
+
+
+class Runner(Protocol):
+    """Where frames come from; a runner's link."""
+
+    id: int
+
+    def output_consumed(self, slot: int, amount: int) -> None:
+        """Tell its agent."""
+
+
+class Captured:
+    """What one call has written: its last attempt's, the two streams in the order in which they were read."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begin(0)
+
+    def _begin(self, attempt: int) -> None:
+        self._attempt = attempt
+        self._texts = (Text(), Text())
+        self._pieces: deque[str] = deque()
+        self._size = 0
+        self._dropped = 0
+
+    def add(self, frame: Frame) -> None:
+        """Take in what it wrote; of an earlier attempt nothing counts any more."""
+        with self._lock:
+            if frame.attempt > self._attempt:
+                self._begin(frame.attempt)
+            if frame.attempt < self._attempt:
+                return
+            if frame.flags & Flag.END:
+                self._keep([*self._texts[0].end(), *self._texts[1].end()])
+            else:
+                self._keep(self._texts[bool(frame.flags & Flag.STDERR)].feed(bytes(frame.payload)))
+
+    def _keep(self, texts: list[str]) -> None:
+        for text in texts:
+            self._size += len(text)
+            if self._pieces and len(self._pieces[-1]) < SMALL:
+                self._pieces[-1] += text
+            else:
+                self._pieces.append(text)
+        while self._size - len(self._pieces[0] if self._pieces else "") >= CAPTURED:
+            first = self._pieces.popleft()
+            self._size -= len(first)
+            self._dropped += len(first)
+
+    def text(self) -> str:
+        """All of it, or its end and how much was dropped."""
+        with self._lock:
+            text = "".join(self._pieces)
+            beyond = max(0, len(text) - CAPTURED)
+            dropped = self._dropped + beyond
+        return f"[{dropped} characters were dropped]\n{text[beyond:]}" if dropped else text
+
+
+class Outputs:
+    """What becomes of the output of a pool's calls.
+
+    Args:
+        output: the option.
+        crew: the callback thread.
+        call_soon: has something done on the engine thread.
+        find: the future of a call that is not settled yet, by its id.
+        failed: is told what the user's function raised.
+    """
+
+    def __init__(
+        self,
+        output: str | Callable[[OutputLine], object],
+        crew: Crew,
+        call_soon: Callable[[Callable[[], object]], None],
+        find: Callable[[int], Future[Any] | None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._output = output
+        self._crew = crew
+        self._call_soon = call_soon
+        self._find = find
+        self._captures = output == "capture"
+        self._kept: weakref.WeakValueDictionary[int, Future[Any]] = weakref.WeakValueDictionary()
+        self._owed: dict[tuple[int, int], int] = {}
+        """What was consumed and the agents have not been told, by runner and slot; of the thread that consumes."""
+        self._printer = Printer(output, failed)
+
+    def wanted(self, *, shares_disk: bool) -> tuple[str, int | None]:
+        """What an agent is told: what to do with output, and from which level on it sends log records."""
+        if self._output == "inherit":
+            return ("inherit" if shares_disk else "send"), None
+        if isinstance(self._output, str) and self._output != "tag":
+            return ("drop" if self._output == "drop" else "send"), None
+        return "send", logging.getLogger().level
+
+    # -- on the engine thread -----------------------------------------------------------------------------------------
+
+    def arrived(self, runner: Runner, frame: Frame) -> None:
+        """A runner has sent some."""
+        if not self._captures:
+            self._crew.run(self._consume, runner, frame)
+            return
+        future = self._kept.get(frame.call_id) or self._find(frame.call_id)
+        if future is not None:
+            if future.captured is None:
+                future.captured = Captured()
+            future.captured.add(frame)
+        amount = self._consumed(runner, frame)
+        if amount:
+            runner.output_consumed(frame.detail, amount)
+
+    def keep(self, future: Future[Any] | None, call_id: int) -> None:
+        """This call is settled before its slot has ended: what it wrote until then may still come."""
+        if self._captures and future is not None:
+            self._kept[call_id] = future
+
+    def slot_is_down(self, runner: Runner, slot: int) -> None:
+        """A slot has ended."""
+        if self._captures:
+            self._owed.pop((runner.id, slot), None)
+        else:
+            self._crew.run(self._end, runner.id, slot)
+
+    def runner_is_gone(self, runner: Runner) -> None:
+        """Nothing will come from it any more."""
+        if not self._captures:
+            self._crew.run(self._end, runner.id, None)
+
+    # -- on the thread that consumes ----------------------------------------------------------------------------------
+
+    def _consume(self, runner: Runner, frame: Frame) -> None:
+        try:
+            self._printer.print(Source(runner.id, frame.detail, frame.call_id, frame.attempt), frame)
+        finally:
+            amount = self._consumed(runner, frame)
+            if amount:
+                self._call_soon(lambda: runner.output_consumed(frame.detail, amount))
+
+    def _consumed(self, runner: Runner, frame: Frame) -> int:
+        """How much the agent is to be told of now, or 0: it need not hear of every piece."""
+        key = (runner.id, frame.detail)
+        amount = self._owed.get(key, 0) + weight(frame.raw)
+        self._owed[key] = 0 if amount >= GRANT else amount
+        return amount if amount >= GRANT else 0
+
+    def _end(self, runner_id: int, slot: int | None) -> None:
+        for key in [key for key in self._owed if key[0] == runner_id and slot in (None, key[1])]:
+            del self._owed[key]
+        self._printer.end(lambda source: source.runner_id == runner_id and slot in (None, source.slot))
+
+
+class Printer:
+    """Makes text of what calls write, and hands it on. Belongs to the callback thread."""
+
+    def __init__(self, output: str | Callable[[OutputLine], object], failed: Callable[[BaseException], None]) -> None:
+        self._by_lines = output != "inherit"
+        self._write: Write = lambda source, stream, texts: _print(stream, "".join(texts))
+        self._function = None if isinstance(output, str) else output
+        self._failed = failed
+        if output == "tag":
+            self._write = _print_tagged
+        elif self._function is not None:
+            self._write = self._tell
+        self._open: dict[Source, dict[str, Text | Lines]] = {}
+
+    def print(self, source: Source, frame: Frame) -> None:
+        """Hand on what is complete with this frame."""
+        if frame.flags & Flag.END:
+            self._finish(source)
+        elif frame.flags & Flag.LOG:
+            self._log(source, bytes(frame.payload))
+        else:
+            stream = "stderr" if frame.flags & Flag.STDERR else "stdout"
+            texts = self._open.setdefault(source, {})
+            text = texts.get(stream)
+            if text is None:
+                text = texts[stream] = Lines() if self._by_lines else Text()
+            pieces = text.feed(bytes(frame.payload))
+            if pieces:
+                self._write(source, stream, pieces)
+
+    def end(self, which: Callable[[Source], bool]) -> None:
+        """Hand on what these have left unfinished."""
+        for source in [source for source in self._open if which(source)]:
+            self._finish(source)
+
+    def _finish(self, source: Source) -> None:
+        for stream, text in self._open.pop(source, {}).items():
+            pieces = text.end()
+            if pieces:
+                self._write(source, stream, pieces)
+
+    def _tell(self, source: Source, stream: str, lines: list[str]) -> None:
+        self._call(OutputLine(source.runner_id, source.call_id, stream, line) for line in lines)
+
+    def _call(self, lines: Any) -> None:
+        first: BaseException | None = None
+        for line in lines:
+            try:
+                if self._function is not None:
+                    self._function(line)
+            except BaseException as error:  # the user's code, and it may even call sys.exit()
+                first = first or error
+        if first is not None:
+            # One complaint for many lines: a function that always raises is not to drown all else.
+            self._failed(first)
+
+    def _log(self, source: Source, data: bytes) -> None:
+        record = _record(source, data)
+        if self._function is not None:
+            text = record.getMessage() + (f"\n{record.exc_text}" if record.exc_text else "")
+            self._call([OutputLine(source.runner_id, source.call_id, "log", text, record)])
+            return
+        logger = logging.getLogger(record.name)
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+
+
+def _record(source: Source, data: bytes) -> logging.LogRecord:
+    """The record that a call has made, with two attributes more."""
+    said: dict[str, Any] = json.loads(data)
+    record = logging.makeLogRecord({name: said[name] for name in LOG_FIELDS} | {"msg": said["message"]})
+    record.dragonfly_runner = source.runner_id
+    record.dragonfly_call = source.call_id
+    return record
+
+
+def _print_tagged(source: Source, stream: str, lines: list[str]) -> None:
+    who = f"runner {source.runner_id}" + (f", call {source.call_id}" if source.call_id else "")
+    _print(stream, "".join(f"[{who}] {line}\n" for line in lines))
+
+
+def _print(name: str, text: str) -> None:
+    # Looked up each time: a program may exchange them.
+    stream: TextIO | None = getattr(sys, name)
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
