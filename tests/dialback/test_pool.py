@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 from concurrent.futures.process import BrokenProcessPool
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from dragonfly_executor.backends.base import BootRequest, Node
 from dragonfly_executor.core.dialback import RefusedError
 from dragonfly_executor.dialback import DialBack
 from dragonfly_executor.runner import processes
+from dragonfly_executor.transport import certificate
 from dragonfly_executor.transport.tcp import split_address
 from tests.dialback.support import DialingBackend, HeldBackend, dial, plain, runner_of
 from tests.lifecycle.conftest import start
@@ -116,6 +118,21 @@ def test_several_runners_dial_in_at_once(make_pool: MakePool, mailbox: Mailbox, 
     gate.open(3)
     assert values(futures) == [0, 1, 2]
     assert pool.stats().runners_up == 3
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+def test_clocks_that_differ_keep_no_runner_out(
+    make: MakeExecutor, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """Checklist 53: the parent's is a year off, so its certificate has ended, or has yet to begin."""
+
+    class Off(datetime):
+        @classmethod
+        def now(cls, zone: Any = None) -> Any:
+            return datetime.now(zone) + timedelta(days=days)
+
+    monkeypatch.setattr(certificate, "datetime", Off)
+    assert make(1, backend=DialingBackend()).submit(echo, 1).result(PATIENCE) == 1
 
 
 def test_nothing_is_left_after_a_shutdown(make: MakeExecutor) -> None:
