@@ -100,6 +100,8 @@ def grow(pool: PoolState, now: float) -> None:
         return
     if paused or not pool.starts_calls:
         return
+    if pool.last_boots:
+        return
     workers = pool.limits.max_workers
     count = boots_needed(
         waiting=waiting,

@@ -129,6 +129,12 @@ class PoolState:
         return max(0, self.floor - self.resting)
 
     @property
+    def last_boots(self) -> bool:
+        """Whether so many boots have failed that only those under way are waited for: more would put the end off."""
+        enough = self.back_off.failures >= self.limits.max_boot_failures
+        return enough and bool(self.roster.booting) and not self.roster.up
+
+    @property
     def slots_hint(self) -> int:
         """How many slots the next runner is expected to have."""
         return 1 if self.limits.single_use else max(1, self.roster.most_slots or self.limits.slots_hint)

@@ -126,6 +126,15 @@ def test_failed_boots_fail_nothing_while_a_runner_is_up_or_may_yet_come() -> Non
     assert story.fails(4) == []
 
 
+def test_boots_that_fail_one_after_another_come_to_an_end_without_any_pause() -> None:
+    """Checklist 8. There would always be one under way if each that failed were followed by another."""
+    story = Story(max=2, max_boot_failures=2)
+    story.submit_calls(4)
+    assert story.fails(1, retry_in=0.0) == ["boot 3"]
+    assert story.fails(2, retry_in=0.0) == []
+    assert story.fails(3, retry_in=0.0) == [f"{i} = BootError" for i in (1, 2, 3, 4)]
+
+
 def test_min_that_cannot_be_booted_is_tried_again_with_pauses_for_ever() -> None:
     story = Story(min=1, max_boot_failures=2)
     story.tell(events.Tick())

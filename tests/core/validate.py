@@ -100,6 +100,7 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
         waiting <= len(roster.booting) * pool.slots_hint
         or len(roster.runners) >= pool.max
         or (pool.back_off.until is not None and pool.back_off.until > now)
+        or pool.last_boots
         or (workers is not None and roster.slots + len(roster.booting) * pool.slots_hint >= workers)
     ), f"{waiting} calls wait for nothing"
     assert all(due > now for due, call_id in ledger._retries if call_id in ledger.calls)
@@ -114,7 +115,7 @@ def check_min(pool: PoolState, now: float) -> None:
     if pool.mode is None and pool.broken is None:
         kept = roster.up + len(roster.booting) >= pool.min - pool.resting
         paused = pool.back_off.until is not None and pool.back_off.until > now
-        assert kept or paused or len(roster.runners) >= pool.max, "less than min are kept"
+        assert kept or paused or pool.last_boots or len(roster.runners) >= pool.max, "less than min are kept"
 
 
 def check_deadline(machine: Machine, now: float) -> None:

@@ -22,6 +22,7 @@ from dragonfly_executor.backends.base import BootRequest, Node
 from dragonfly_executor.core.wire import Decoder, Kind
 from dragonfly_executor.errors import CallTimeoutError, RunnerLostError
 from dragonfly_executor.outputs import CAPTURED, OutputLine
+from dragonfly_executor.sync import Sync
 from tests import payloads
 from tests.local import printers
 from tests.local.conftest import Make
@@ -31,7 +32,9 @@ MiB = 1024 * 1024
 
 
 class Elsewhere(LocalBackend):
-    """Runners that are told that they are on another machine."""
+    """Runners that are told that they are on another machine, and need none of this one's files."""
+
+    sync = Sync(None)
 
     def boot(self, request: BootRequest) -> Node:
         node = super().boot(request)
