@@ -1,11 +1,14 @@
 """Transcode a video to 480p on runners.
 
-    python examples/transcode.py [VIDEO] [--backend local] [--runners 1] [--slots 2] [--segments 4] [--output FILE]
+    python examples/transcode.py [VIDEO] [--runners 1] [--slots 2] [--segments 4] [--output FILE]
+    python examples/transcode.py [VIDEO] --backend ssh --hosts gpu1,user@10.0.0.7:2222 [--install-ffmpeg]
 
 ffmpeg cuts the video at keyframes, without decoding it. Each call takes one segment, as bytes, and runs an ffmpeg of
 its own on it; what comes back is bytes again, so a runner needs no disk in common with this machine. The segments are
 joined and the sound is put beside them. At the end the result is decoded once, and its frames and its duration are held
 against the original's.
+
+A host needs an ffmpeg, or a Python that can install one (`--install-ffmpeg`). This script and what it imports travel.
 
 Ctrl-C stops the calls together with the ffmpeg that each of them runs.
 """
@@ -177,6 +180,13 @@ def open_executor(options: argparse.Namespace) -> DragonflyExecutor:
             return DragonflyExecutor(
                 backend=LocalBackend(), max=options.runners, max_concurrency=options.slots, idle_shutdown_after=5
             )
+        case "ssh":
+            # It needs paramiko, which the hosts have not: this script is imported there, too.
+            from dragonfly_executor import SSHBackend
+
+            requirements = ["imageio-ffmpeg"] if options.install_ffmpeg else None
+            backend = SSHBackend(options.hosts, requirements=requirements)
+            return DragonflyExecutor(backend=backend, max=options.runners, max_concurrency=options.slots)
         case other:
             raise Unusable(f"--backend {other}: not in this version of dragonfly_executor")
 
@@ -227,7 +237,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("video", nargs="?", type=Path, default=DEFAULT_VIDEO, help="default: a clip of Big Buck Bunny")
     parser.add_argument("--backend", choices=BACKENDS, default="local", help="where the runners are (default: local)")
-    parser.add_argument("--runners", type=_at_least_one, default=1, help="runners at most (default: 1)")
+    parser.add_argument("--hosts", type=_hosts, default=[], help="for --backend ssh: hosts, with commas between them")
+    parser.add_argument("--install-ffmpeg", action="store_true", help="for --backend ssh: have pip install one there")
+    parser.add_argument("--runners", type=_at_least_one, help="runners at most (default: 1, or one for each host)")
     parser.add_argument(
         "--slots", type=_at_least_one, default=os.cpu_count() or 1, help="calls at once on a runner (default: CPUs)"
     )
@@ -236,11 +248,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-comparison", action="store_true", help="leave out the run in one process")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
+    if (options.backend == "ssh") != bool(options.hosts):
+        parser.error("--backend ssh goes with --hosts")
+    options.runners = options.runners or len(options.hosts) or 1
     options.segments = options.segments or 2 * options.slots * options.runners
     options.output = (options.output or Path(f"{options.video.stem}.{HEIGHT}p.mp4")).resolve()
     if not options.video.is_file():
         parser.error(f"no such video: {options.video}")
     return options
+
+
+def _hosts(text: str) -> list[str]:
+    hosts = [host.strip() for host in text.split(",")]
+    if not all(hosts):
+        raise argparse.ArgumentTypeError(f"{text!r} names no host between two commas")
+    return hosts
 
 
 def _at_least_one(text: str) -> int:
@@ -258,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing is left running", file=sys.stderr)
         return 130
-    except (Unusable, OSError, RuntimeError) as error:
+    except (Unusable, OSError, RuntimeError, ImportError) as error:
         print(f"transcode: {error}", file=sys.stderr)
         return 1
     return 0

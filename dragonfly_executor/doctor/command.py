@@ -23,6 +23,10 @@ def add_to(commands: Any) -> None:
     where = "for --backend ssh: [user@]host[:port], or a name from ~/.ssh/config"
     parser.add_argument("hosts", nargs="*", metavar="HOST", help=where)
     parser.add_argument("--backend", choices=sorted(PLACES), default="local")
+    parser.add_argument("--config", metavar="FILE", help="for --backend ssh: instead of ~/.ssh/config")
+    parser.add_argument("--known-hosts", metavar="FILE", help="for --backend ssh: instead of your own and the system's")
+    parser.add_argument("--key-filename", metavar="FILE", help="for --backend ssh: a private key to try first")
+    parser.add_argument("--requirements", metavar="FILE", help="for --backend ssh: packages that are installed there")
     parser.add_argument("--python", help="the interpreter there; default: one of this minor version")
     parser.add_argument("--timeout", type=_seconds, help="seconds for each boot; default: the backend's own")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
@@ -70,7 +74,27 @@ def _local(options: argparse.Namespace) -> Places:
     return [("this machine", LocalBackend(python=options.python))]
 
 
-PLACES: dict[str, Callable[[argparse.Namespace], Places]] = {"local": _local}
+def _ssh(options: argparse.Namespace) -> Places:
+    from dragonfly_executor.backends.ssh.backend import SSHBackend
+
+    if not options.hosts:
+        raise ValueError("--backend ssh needs at least one host")
+    # One each: with several the backend would go on to the next, and nobody would hear of the first.
+    return [(host, SSHBackend([host], python=options.python, **_ways(options))) for host in options.hosts]
+
+
+def _ways(options: argparse.Namespace) -> dict[str, Any]:
+    """What else an `SSHBackend` is told, where the user has said it."""
+    given = {
+        "config": options.config,
+        "known_hosts": options.known_hosts,
+        "key_filename": options.key_filename,
+        "requirements": options.requirements,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+PLACES: dict[str, Callable[[argparse.Namespace], Places]] = {"local": _local, "ssh": _ssh}
 """By backend: the places to examine, each with a backend that boots there and nowhere else."""
 
 

@@ -66,12 +66,18 @@ def test_two_runners_and_a_video_that_is_cut_at_its_keyframes(
     assert re.search(r"runners +2 ", ran.stdout)
 
 
-@pytest.mark.parametrize("backend", ["ssh", "fly"])
-def test_a_backend_that_is_not_there_is_said_so(run_example: Run, backend: str, tmp_path: Path) -> None:
-    ran = run_example("transcode.py", "--backend", backend)
+def test_a_backend_that_is_not_there_is_said_so(run_example: Run, tmp_path: Path) -> None:
+    ran = run_example("transcode.py", "--backend", "fly")
     assert ran.returncode == 1
-    assert ran.stderr == f"transcode: --backend {backend}: not in this version of dragonfly_executor\n"
+    assert ran.stderr == "transcode: --backend fly: not in this version of dragonfly_executor\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["--backend", "ssh"], ["--hosts", "a"], ["--backend", "ssh", "--hosts", "a,,b"]])
+def test_hosts_and_ssh_go_together(run_example: Run, arguments: list[str]) -> None:
+    ran = run_example("transcode.py", *arguments)
+    assert ran.returncode == 2
+    assert "usage" in ran.stderr
 
 
 def test_what_is_no_video_is_said_so(run_example: Run, tmp_path: Path) -> None:

@@ -218,7 +218,9 @@ class Host:
     def processes(self) -> list[int]:
         """All that runs on it, sshd itself aside."""
         assert self._process is not None
-        return [pid for pid in descendants(self._process.pid) if not _name_of(pid).startswith("sshd")]
+        names = {pid: _name_of(pid) for pid in descendants(self._process.pid)}
+        # One without a name has ended since it was found.
+        return [pid for pid, name in names.items() if name and not name.startswith("sshd")]
 
 
 def descendants(pid: int) -> list[int]:

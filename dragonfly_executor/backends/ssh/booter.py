@@ -20,7 +20,7 @@ from dragonfly_executor.backends.ssh.bootstrap import Bootstrap, command
 from dragonfly_executor.backends.ssh.config import Config
 from dragonfly_executor.backends.ssh.connect import PACKET, WINDOW, Connection, Connector
 from dragonfly_executor.backends.ssh.deadline import Deadline
-from dragonfly_executor.backends.ssh.hostkeys import SYSTEM_FILES, USER_FILES, HostKeys, parse_key
+from dragonfly_executor.backends.ssh.hostkeys import SYSTEM_FILES, USER_FILES, HostKeys, fingerprint, parse_key
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.node import ChannelStream, SSHNode, StderrReader, describe, end
 from dragonfly_executor.parent import VARIABLE
@@ -108,7 +108,9 @@ class HostBooter:
             raise
         stderr.pass_on()
         slots = host.max_concurrency
-        return SSHNode(connection, channel, stream, stderr, noise=bootstrap.noise, slots=slots, release=release)
+        node = SSHNode(connection, channel, stream, stderr, noise=bootstrap.noise, slots=slots, release=release)
+        node.facts = _facts(connection, bootstrap)
+        return node
 
     def _run(
         self,
@@ -138,6 +140,19 @@ class HostBooter:
             if more not in self._archives:
                 self._archives[more] = make_archive(*more)
             return self._archives[more]
+
+
+def _facts(connection: Connection, bootstrap: Bootstrap) -> Mapping[str, str]:
+    """What was found out on the way, by phase."""
+    target, key = connection.target, connection.transport.get_remote_server_key()
+    sent = f"sent {bootstrap.shipped} bytes" if bootstrap.shipped else "what a runner needs was there"
+    return {
+        "resolve": f"{target.address}, port {target.port}",
+        "host key": f"{key.get_name()} {fingerprint(key.asbytes())}",
+        "auth": f"as {target.user}",
+        "python": bootstrap.interpreter,
+        "bootstrap": sent,
+    }
 
 
 def _open_channel(connection: Connection, deadline: Deadline) -> paramiko.Channel:

@@ -93,6 +93,8 @@ class Bootstrap:
         """The last of what the host printed before it said anything."""
         self.shipped = 0
         """Bytes of the archive that had to be sent."""
+        self.interpreter = ""
+        """What the host says of the Python that it runs."""
 
     def run(self, archive: Archive, env: Mapping[str, str]) -> None:
         """Get the agent going. What is on the stream after this is the agent's.
@@ -109,6 +111,7 @@ class Bootstrap:
         if first.startswith(b"none"):
             raise self._no_python(first.decode("ascii", "replace").split()[1:])
         said = self._read(first)
+        self.interpreter = f"{said.get('python')} ({said.get('executable')})"
         size = 0 if said.get("cached") else len(archive.data)
         self._talk.sendall(json.dumps({"size": size, "env": dict(env)}).encode() + b"\n")
         for start in range(0, size, PART_SIZE):
