@@ -1,6 +1,7 @@
 """Measure the SSH backend over loopback, beside what the same paramiko does bare: ``python -m benchmarks.ssh``.
 
-It starts an sshd of its own, as the tests do, and needs openssh-server.
+It starts an sshd of its own, as the tests do, and needs openssh-server. With ``--delay`` the way there is longer by so
+many milliseconds in each direction.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -21,11 +22,13 @@ from typing import NamedTuple
 import paramiko
 
 from dragonfly_executor import DragonflyExecutor, SSHBackend
-from tests.ssh.machinery import Host, make_bare_python, make_key, missing
+from tests.fault_proxy import FaultProxy
+from tests.ssh.machinery import Host, make_bare_python, make_key, missing, public_half
 
 SIZE = 64 * 1024 * 1024
 CALLS = 5_000
 SLOTS = 2
+BUSY_CALLS, BUSY_SLOTS, BUSY_SECONDS = 800, 8, 0.020
 ECHO = (
     f"import os\nsize = {SIZE}\ndata = bytearray()\nwhile len(data) < size: data += os.read(0, 1 << 20)\n"
     "view = memoryview(data)\nwhile view: view = view[os.write(1, view):]"
@@ -33,21 +36,20 @@ ECHO = (
 
 
 class Place(NamedTuple):
-    """A host, and what lets one in."""
+    """A host: where it answers, and what lets one in."""
 
-    host: Host
+    address: tuple[str, int]
     key: Path
-    known_hosts: Path
+    host_key: str
 
     def backend(self) -> SSHBackend:
         """A backend for it."""
-        return SSHBackend(
-            [self.host.spec], key_filename=self.key, known_hosts=self.known_hosts, config=None, use_agent=False
-        )
+        host = "{}:{}".format(*self.address)
+        return SSHBackend([host], key_filename=self.key, host_key=self.host_key, config=None, use_agent=False)
 
     def bare(self) -> paramiko.Transport:
         """A connection as paramiko's own examples make it, with our ciphers: the link is compared, not the cipher."""
-        sock = socket.create_connection((self.host.address, self.host.port))
+        sock = socket.create_connection(self.address)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport = paramiko.Transport(sock)
         options = transport.get_security_options()
@@ -123,6 +125,22 @@ def our_calls(place: Place) -> float:
         return _seconds_a_call(executor.submit)
 
 
+def no_gaps(_place: Place) -> float:
+    """Seconds that the slots need for the calls of `our_gaps` if they never wait for one."""
+    return BUSY_CALLS * BUSY_SECONDS / BUSY_SLOTS
+
+
+def our_gaps(place: Place) -> float:
+    """Seconds for calls of 20 ms on eight slots, once it is known what they take."""
+    with DragonflyExecutor(backend=place.backend(), max_concurrency=BUSY_SLOTS) as executor:
+        for future in [executor.submit(time.sleep, BUSY_SECONDS) for _ in range(20 * BUSY_SLOTS)]:
+            future.result()
+        began = time.perf_counter()
+        for future in [executor.submit(time.sleep, BUSY_SECONDS) for _ in range(BUSY_CALLS)]:
+            future.result()
+        return time.perf_counter() - began
+
+
 def _seconds_a_call(submit: Callable[..., object]) -> float:
     taken = 0.0
     for count in (500, CALLS):
@@ -137,21 +155,25 @@ def _seconds_a_call(submit: Callable[..., object]) -> float:
 MEASURES: dict[str, tuple[str, Callable[[Place], float], Callable[[Place], float], float]] = {
     "transfer": ("64 MiB there and back, against a bare channel", bare_transfer, our_transfer, 1 / 0.8),
     "start": ("second boot, against connect and python -c pass", bare_start, our_start, 2.0),
+    "gaps": ("20 ms calls on 8 slots, against slots that never wait", no_gaps, our_gaps, 1 / 0.9),
     "calls": (f"no-op call, {SLOTS} slots, against ProcessPoolExecutor", process_calls, our_calls, 1.0),
 }
 
 
 @contextmanager
-def a_place() -> Iterator[Place]:
-    """A host of our own."""
+def a_place(delay: float) -> Iterator[Place]:
+    """A host of our own, so many seconds away."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         key = make_key(home / "key")
         host = Host(home / "host", key, [make_bare_python(home / "python")])
         host.start()
-        (home / "known_hosts").write_text(host.known_as)
+        near = (host.address, host.port)
         try:
-            yield Place(host, key, home / "known_hosts")
+            with FaultProxy(near) if delay else nullcontext() as proxy:
+                if proxy is not None:
+                    proxy.slow(delay=delay)
+                yield Place(near if proxy is None else proxy.address, key, public_half(host.key))
         finally:
             host.stop()
 
@@ -161,6 +183,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ssh", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--measures", nargs="+", choices=list(MEASURES), default=list(MEASURES))
+    parser.add_argument("--delay", type=float, default=0.0, help="milliseconds more, each way")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
     options = parser.parse_args()
     if reason := missing():
@@ -168,7 +191,7 @@ def main() -> int:
         return 2
     missed = False
     print(f"{'':<54}{'theirs, ms':>12}{'ours, ms':>12}{'ratio':>8}{'target':>10}")
-    with a_place() as place:
+    with a_place(options.delay / 1000) as place:
         for name in options.measures:
             title, theirs, ours, bound = MEASURES[name]
             rounds = [(theirs(place), ours(place)) for _ in range(options.rounds)]

@@ -16,6 +16,8 @@ WORTHWHILE: Final = 0.1
 """The share of a call's run time that a round trip must come to before calls are sent ahead because of it."""
 MEMORY: Final = 8
 """Results after which half of a runner's estimate of what a call costs is theirs."""
+UNDER_LOAD: Final = 2.0
+"""How much longer a call's way there and back may be than that of a ping, which finds the line free."""
 STUCK_COST: Final = 0.010
 """Seconds that a call is taken to cost where calls were stuck behind it: long enough that none is sent ahead."""
 
@@ -26,7 +28,7 @@ def prefetch(cost: float | None, slots: int, round_trip: float = 0.0) -> int:
     Args:
         cost: seconds that a call runs there; None = unknown, which gives one a slot.
         slots: calls at once on it.
-        round_trip: seconds to the runner and back. While they pass a slot would stand idle after each call, so that
+        round_trip: seconds to the runner and back, of a ping. While a call's pass a slot would stand idle, so that
             many seconds of work are sent ahead, where they matter beside the cost.
     """
     if cost is None:
@@ -35,7 +37,8 @@ def prefetch(cost: float | None, slots: int, round_trip: float = 0.0) -> int:
     if cost < PREFETCH_SPAN:
         each = MAX_PREFETCH if cost * MAX_PREFETCH <= PREFETCH_SPAN else max(1, int(PREFETCH_SPAN / cost))
     if round_trip > NEAR and round_trip > WORTHWHILE * cost:
-        each = MAX_PREFETCH if cost * MAX_PREFETCH <= round_trip else max(each, ceil(round_trip / cost))
+        span = UNDER_LOAD * round_trip
+        each = MAX_PREFETCH if cost * MAX_PREFETCH <= span else max(each, ceil(span / cost))
     return slots * each
 
 

@@ -30,8 +30,8 @@ DEFAULTS = {"waiting": 0, "up": 0, "booting": 0, "total": 0, "at_least": 0, "at_
         (0.005, 3, 0.0, 0),  # long enough to wait for one by one
         (10.0, 3, 0.0, 0),
         (0.010, 2, 0.0005, 0),  # near: a round trip does not count
-        (0.010, 2, 0.030, 6),  # far: three calls a slot cover it
-        (0.010, 2, 0.031, 8),
+        (0.010, 2, 0.030, 12),  # far: three calls a slot cover it, twice as many under load
+        (0.010, 2, 0.031, 14),
         (0.0005, 1, 0.002, 10),  # the span covers the round trip already
         (0.0001, 1, 1.0, MAX_PREFETCH),
         (0.4, 2, 0.1, 2),  # a quarter of the slot's time would be lost
