@@ -28,8 +28,8 @@ def prefetch(cost: float | None, slots: int, round_trip: float = 0.0) -> int:
     Args:
         cost: seconds that a call runs there; None = unknown, which gives one a slot.
         slots: calls at once on it.
-        round_trip: seconds to the runner and back, of a ping. While a call's pass a slot would stand idle, so that
-            many seconds of work are sent ahead, where they matter beside the cost.
+        round_trip: seconds to the runner and back, of a ping. While a call's own pass, a slot would stand idle; so
+            work for that long is sent ahead, where it matters beside the cost.
     """
     if cost is None:
         return slots
