@@ -20,9 +20,9 @@ from dragonfly_executor.future import Future, Outcome, Unopened
 from dragonfly_executor.lifecycle import ForkGuard, watch_exit
 from dragonfly_executor.narrator import Narrator
 from dragonfly_executor.outputs import Outputs
-from dragonfly_executor.runner_link import RunnerLink, Said, sendable
 from dragonfly_executor.runners import Runners
 from dragonfly_executor.threads import Crew
+from dragonfly_executor.transfers import sendable
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.versions import usable_cpus
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.options import PoolOptions
     from dragonfly_executor.payload import CallCodec
+    from dragonfly_executor.runner_link import RunnerLink
     from dragonfly_executor.sync import Keeper
     from dragonfly_executor.transport.link import Buffer
 
@@ -377,7 +378,7 @@ class Engine:
 
     # -- runners ------------------------------------------------------------------------------------------------------
 
-    def runner_answered(self, runner: RunnerLink, said: Said) -> None:
+    def runner_answered(self, runner: RunnerLink, said: reports.Said) -> None:
         """Tell the core what a runner said in one read."""
         for event in reports.events_of(runner.id, said):
             self.handle(event)

@@ -1,16 +1,40 @@
-"""What a runner reports, as the events and errors that it means in the parent."""
+"""What a runner reports, sorted, and as the events and errors that it means in the parent."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
+from dragonfly_executor.future import Outcome
 
 if TYPE_CHECKING:
+    from dragonfly_executor.core.wire import Frame
     from dragonfly_executor.payload import CallCodec
-    from dragonfly_executor.runner_link import Said
+
+Ref = tuple[int, int]
+"""A call's id, and which attempt at it."""
+Result = tuple[int, int, float, Outcome, bool]
+"""A call's id and attempt, the seconds it ran, what came back, and whether it is an error that may be tried again."""
+
+
+class Said:
+    """What a runner said in one read, sorted."""
+
+    def __init__(self, results: list[Result]) -> None:
+        self.results = results
+        self.started: list[Ref] = []
+        self.returned: list[Ref] = []
+        self.lost: list[tuple[Ref, dict[str, Any]]] = []
+        self.timed_out: list[Ref] = []
+        self.gone: list[Ref] = []
+        self.idle: bool | None = None
+        self.setup_failure: tuple[bytes, bool] | None = None
+        self.round_trip: float | None = None
+        self.synced: list[Frame] = []
+        self.bye = False
 
 
 def events_of(runner_id: int, said: Said) -> Iterator[events.Event]:
@@ -32,6 +56,20 @@ def events_of(runner_id: int, said: Said) -> Iterator[events.Event]:
         yield events.IdleChecked(runner_id, said.idle)
     if said.round_trip is not None:
         yield events.RoundTrip(runner_id, said.round_trip)
+
+
+def read_end(frame: Frame) -> dict[str, Any]:
+    """How a slot ended, as a LOST tells it.
+
+    Raises:
+        ProtocolError: it makes no sense.
+    """
+    try:
+        said = json.loads(bytes(frame.payload))
+        numbers = {name: None if said[name] is None else int(said[name]) for name in ("code", "signal", "pid")}
+        return {**numbers, "started": bool(said["started"]), "output": str(said.get("output", ""))}
+    except (AttributeError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise errors.ProtocolError(f"a LOST that cannot be read: {error!r}") from None
 
 
 def slot_lost(runner_id: int, how: dict[str, Any]) -> errors.RunnerLostError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dragonfly_executor import errors
@@ -15,7 +15,6 @@ from dragonfly_executor.core.wire import (
     HEADER_SIZE,
     LIMITS,
     MAX_DETAIL,
-    MAX_INLINE,
     TOTAL,
     Flag,
     Frame,
@@ -23,7 +22,9 @@ from dragonfly_executor.core.wire import (
     encode,
 )
 from dragonfly_executor.future import Outcome
-from dragonfly_executor.transport.link import Buffer, Link, split_bulk
+from dragonfly_executor.reports import Ref, Result, Said, read_end
+from dragonfly_executor.transfers import Transfers
+from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.streams import as_socket
 from dragonfly_executor.versions import versions
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.loop import Loop
     from dragonfly_executor.transport.pump import Pump
 
-Ref = tuple[int, int]
-Result = tuple[int, int, float, Outcome, bool]
 INFINITY = float("inf")
 PUMP_PATIENCE = 5.0
 """Seconds after which a thread that moves bytes, and does not end though the link has, is complained about."""
@@ -58,23 +57,6 @@ class Listener(Protocol):
 
     def runner_answered(self, runner: RunnerLink, said: Said) -> None:
         """What one read brought."""
-
-
-class Said:
-    """What a runner said in one read, sorted."""
-
-    def __init__(self, results: list[Result]) -> None:
-        self.results = results
-        self.started: list[Ref] = []
-        self.returned: list[Ref] = []
-        self.lost: list[tuple[Ref, dict[str, Any]]] = []
-        self.timed_out: list[Ref] = []
-        self.gone: list[Ref] = []
-        self.idle: bool | None = None
-        self.setup_failure: tuple[bytes, bool] | None = None
-        self.round_trip: float | None = None
-        self.synced: list[Frame] = []
-        self.bye = False
 
 
 class RunnerLink:
@@ -104,8 +86,7 @@ class RunnerLink:
         self._codec = codec
         self._listener = listener
         self._outputs = outputs
-        self._uploads: dict[Ref, Iterator[tuple[bytes, memoryview]]] = {}
-        self._downloads: dict[Ref, tuple[Frame, bytearray]] = {}
+        self._transfers = Transfers(codec)
         self._link: Link | None = None
         self._pump: Pump | None = None
         if node.stream is not None:
@@ -115,6 +96,7 @@ class RunnerLink:
         """Speak over this stream from now on."""
         sock, self._pump = as_socket(stream)
         self._link = Link(self._loop, sock, self._on_frames, self._on_closed, handshake=True)
+        self._transfers.attach(self._link)
 
     # -- saying -------------------------------------------------------------------------------------------------------
 
@@ -154,7 +136,7 @@ class RunnerLink:
             return
         parts: Any = payload
         total = TOTAL.pack(sum(map(len, parts)))
-        self._uploads[call.id, call.attempt] = split_bulk(call.id, call.attempt, parts)
+        self._transfers.offer((call.id, call.attempt), parts)
         link.queue(encode(Kind.CALL, call.id, prefix + total, flags=flags | Flag.LARGE, attempt=call.attempt))
 
     def flush(self) -> None:
@@ -164,7 +146,7 @@ class RunnerLink:
 
     def kill_call(self, call: Call) -> None:
         """Stop this call where it runs."""
-        self._stop_upload((call.id, call.attempt))
+        self._transfers.stop_upload((call.id, call.attempt))
         self._say(encode(Kind.KILL, call.id, attempt=call.attempt))
 
     def check_idle(self, payload: bytes) -> None:
@@ -222,9 +204,7 @@ class RunnerLink:
         if self._link is not None:
             self._link.close()
             self.never_left |= self._link.unwritten
-        self.never_left |= {ref for ref, upload in self._uploads.items() if next(upload, None) is not None}
-        self._uploads.clear()
-        self._downloads.clear()
+        self.never_left |= self._transfers.close()
         self._outputs.runner_is_gone(self)
 
     def descriptor(self) -> int:
@@ -296,24 +276,26 @@ class RunnerLink:
         """What became of one call."""
         match frame.kind:
             case Kind.RESULT:
-                self._downloads[ref] = (frame, bytearray())
+                self._transfers.expect(ref, frame)
             case Kind.CHUNK:
-                self._on_chunk(ref, frame, said)
+                result = self._transfers.chunk_arrived(ref, frame)
+                if result is not None:
+                    said.results.append(result)
             case Kind.PULL:
-                self._upload(ref, frame.detail)
+                self._transfers.upload(ref, frame.detail)
             case Kind.STARTED:
                 said.started.append(ref)
             case Kind.RETURNED:
-                self._forget(ref)
+                self._transfers.forget(ref)
                 said.returned.append(ref)
             case Kind.LOST:
-                self._forget(ref)
-                said.lost.append((ref, _read_end(frame)))
+                self._transfers.forget(ref)
+                said.lost.append((ref, read_end(frame)))
             case Kind.TIMED_OUT:
-                self._forget(ref)
+                self._transfers.forget(ref)
                 said.timed_out.append(ref)
             case Kind.GONE:
-                self._forget(ref)
+                self._transfers.forget(ref)
                 said.gone.append(ref)
 
     def _on_runner_frame(self, frame: Frame, said: Said) -> None:
@@ -336,54 +318,3 @@ class RunnerLink:
                 said.synced.append(frame)
             case Kind.BYE:
                 said.bye = True
-
-    def _forget(self, ref: Ref) -> None:
-        self._stop_upload(ref)
-        self._downloads.pop(ref, None)
-
-    def _stop_upload(self, ref: Ref) -> None:
-        """Send no more of a large call. A slot that gets the same call again must not be sent pieces of this time."""
-        self._uploads.pop(ref, None)
-        if self._link is not None:
-            self._link.drop_bulk(*ref)
-
-    def _upload(self, ref: Ref, chunks: int) -> None:
-        upload = self._uploads.get(ref)
-        if upload is None or self._link is None:
-            return
-        for _ in range(chunks):
-            piece = next(upload, None)
-            if piece is None:
-                del self._uploads[ref]
-                return
-            self._link.send_bulk(*piece)
-
-    def _on_chunk(self, ref: Ref, frame: Frame, said: Said) -> None:
-        download = self._downloads.get(ref)
-        if download is None:
-            return
-        head, data = download
-        # Grown as it comes, not joined at the end: that would need the room twice.
-        data += frame.payload
-        if frame.flags & Flag.MORE:
-            return
-        del self._downloads[ref]
-        outcome = Outcome(self._codec, data, bool(head.flags & Flag.ERROR))
-        said.results.append((*ref, head.detail * 1e-6, outcome, bool(head.flags & Flag.RETRYABLE)))
-
-
-def _read_end(frame: Frame) -> dict[str, Any]:
-    """How a slot ended, as a LOST tells it."""
-    try:
-        said = json.loads(bytes(frame.payload))
-        numbers = {name: None if said[name] is None else int(said[name]) for name in ("code", "signal", "pid")}
-        return {**numbers, "started": bool(said["started"]), "output": str(said.get("output", ""))}
-    except (AttributeError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise errors.ProtocolError(f"a LOST that cannot be read: {error!r}") from None
-
-
-def sendable(parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:
-    """A payload as a call keeps it: one `bytes` where it fits into a frame, else its parts as they are."""
-    if len(parts) == 1 and type(parts[0]) is bytes and len(parts[0]) <= MAX_INLINE:
-        return parts[0]
-    return b"".join(parts) if sum(map(len, parts)) <= MAX_INLINE else parts

@@ -14,7 +14,7 @@ import pytest
 
 from dragonfly_executor import Backend, BootError, BootRequest, BootTimeoutError, LocalBackend, Node
 from dragonfly_executor.backends import local
-from dragonfly_executor.runners import GIVE_BACK
+from dragonfly_executor.release import GIVE_BACK
 from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock
 from tests.payloads import echo
 from tests.pool.conftest import MakeExecutor, MakePool

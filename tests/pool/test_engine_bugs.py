@@ -14,15 +14,19 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import DragonflyExecutor, PoolBrokenError
+from dragonfly_executor.boots import Boots
 from dragonfly_executor.core import events
 from dragonfly_executor.core.facts import RECORD
 from dragonfly_executor.core.machine import Machine
 from dragonfly_executor.engine import Engine
+from dragonfly_executor.release import Releaser
 from dragonfly_executor.runner_link import RunnerLink
 from dragonfly_executor.runners import Runners
 from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock
+from dragonfly_executor.transfers import Transfers
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop
+from dragonfly_executor.welcome import Welcome
 from tests.payloads import agent_pid, echo, hold_for_good
 from tests.pool.conftest import MakeExecutor
 from tests.support import PATIENCE, Mailbox, all_ended, error_of, watching
@@ -189,14 +193,18 @@ PARTS: list[tuple[type, str]] = [
         "_take_inbox", "handle", "_arm_timer", "_tick", "_send", "_settle", "_kill", "_boot", "_stop", "_check_idle",
         "_closed", "runner_answered",
     )),
+    *((Boots, name) for name in ("boot", "boot_is_expected", "_booted", "said_hello", "_came_up")),
+    (Welcome, "let_in"),
     *((Runners, name) for name in (
-        "boot", "_booted", "runner_said_hello", "results_arrived", "runner_answered", "check_idle", "runner_broke",
-        "_beat_on", "_beat", "stop", "said_bye", "_leave", "_gone", "_release", "get",
+        "boot", "runner_said_hello", "adopt", "results_arrived", "runner_answered", "check_idle", "runner_broke",
+        "beat_on", "_beat", "stop", "said_bye", "_leave", "_gone", "get",
     )),
+    (Releaser, "release"),
     *((RunnerLink, name) for name in (
         "attach", "welcome", "send_call", "kill_call", "check_idle", "ping", "stop", "close", "_say", "_on_frames",
-        "_on_first_frame", "_sort", "_upload", "_on_chunk", "_on_closed",
+        "_on_first_frame", "_sort", "_on_closed",
     )),
+    *((Transfers, name) for name in ("offer", "upload", "stop_upload", "expect", "chunk_arrived", "forget", "close")),
     *((Link, name) for name in ("_read", "flush", "send", "send_bulk", "end_handshake", "close")),
     *((Loop, name) for name in ("call_soon", "call_later", "call_at")),
     (Machine, "handle"),
@@ -206,7 +214,7 @@ PARTS: list[tuple[type, str]] = [
 
 ONCE_OR_TWICE = {
     "_tick", "_kill", "_check_idle", "_closed", "results_arrived", "check_idle", "runner_broke", "_beat", "said_bye",
-    "_leave", "kill_call", "_upload", "_on_closed",
+    "_leave", "kill_call", "upload", "_on_closed", "offer", "stop_upload", "expect", "forget",
 }  # fmt: skip
 """Parts that have their turn less than three times."""
 

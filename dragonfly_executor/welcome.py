@@ -1,0 +1,52 @@
+"""What a runner is told when it is let in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dragonfly_executor.core import handshake
+from dragonfly_executor.core.wire import SETUP_HEAD
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.engine import Engine
+    from dragonfly_executor.runner_link import RunnerLink
+    from dragonfly_executor.sync import Keeper
+
+
+class Welcome:
+    """The pool's terms for its runners, and what each of their slots needs to begin.
+
+    Args:
+        engine: whose options, codec and outputs count.
+        backend: says how many slots a node has, where neither the node nor the options do.
+        initializer: what each slot runs first, encoded.
+        keeper: knows the parent's ``__main__`` for runners elsewhere; None where they see this machine's files.
+    """
+
+    def __init__(self, engine: Engine, backend: Backend, initializer: bytes, keeper: Keeper | None) -> None:
+        self._options = engine.options
+        self._outputs = engine.outputs
+        self._backend = backend
+        self._setup = self._encode_setup(engine.codec.setup(), initializer)
+        if keeper is not None:
+            self._setup_elsewhere = self._encode_setup(engine.codec.setup_elsewhere(keeper.main), initializer)
+
+    def _encode_setup(self, setup: bytes, initializer: bytes) -> bytes:
+        return SETUP_HEAD.pack(self._options.max_payload, len(setup)) + setup + initializer
+
+    def let_in(self, runner: RunnerLink, hello: handshake.Hello) -> None:
+        """Say it all to a runner, which from then on has so many slots. One elsewhere takes a keeper."""
+        options, shares_disk = self._options, runner.node.shares_disk
+        output, log_level = self._outputs.wanted(shares_disk=shares_disk)
+        wanted = runner.node.slots or options.max_concurrency or self._backend.default_slots()
+        runner.slots = wanted or hello.versions.cpus
+        session = handshake.welcome(
+            lease=options.lease,
+            setup_timeout=options.boot_timeout,
+            slots=runner.slots,
+            calls_per_slot=options.max_tasks_per_child or 0,
+            output=output,
+            log_level=log_level,
+        )
+        runner.welcome(session, self._setup if shares_disk else self._setup_elsewhere)
