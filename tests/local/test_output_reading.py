@@ -35,7 +35,7 @@ class Scene:
             call_later=self._call_later,
         )
         link: Any = SimpleNamespace(send=self.sent.append, send_bulk=self.sent.append, queued_bulk=0)
-        dispatcher: Any = SimpleNamespace(hold=self._hold)
+        dispatcher: Any = SimpleNamespace(hold_back=self._hold)
         self.output = SentOutput(loop, link, dispatcher, None)
         # What the slot would make its own.
         self.stdout, self.stderr = map(os.dup, self.output._pipes._writing)
@@ -194,7 +194,7 @@ parent = os.getpid()
 if os.fork() == 0:
     calls.close()
     agent.close()
-    slot.main(taken, results, setup, parent, output)
+    slot.main(taken, results, setup, None, parent, output)
 results.close()
 assert agent.recv(HEADER_SIZE)[0] == Kind.READY
 # For as long as anything may take: this is about what does not come.
