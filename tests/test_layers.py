@@ -20,9 +20,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors"},
     {"core", "parent"},
-    {"backoff", "payload", "threads", "transport", "versions"},
+    {"backoff", "payload", "questions", "threads", "transport", "versions"},
     {"future", "lifecycle", "options", "outputs", "runner", "sync"},
-    {"backends", "mapping", "narrator", "runner_link"},
+    {"backends", "mapping", "narrator", "performer", "runner_link"},
     {"dialback", "registry", "reports"},
     {"runners"},
     {"engine"},
