@@ -1,4 +1,4 @@
-"""The parent's driver: one thread that owns all of a pool's state, feeds the core, and carries out what it decides."""
+"""The parent's driver: one thread that owns all of a pool's state, feeds the core, and has done what it decides."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Container, Sequence
-from concurrent.futures import InvalidStateError
 from itertools import count
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dragonfly_executor import errors, reports
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.ledger import Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
-from dragonfly_executor.future import Future, Outcome, Unopened
+from dragonfly_executor.future import Future
 from dragonfly_executor.lifecycle import ForkGuard, watch_exit
 from dragonfly_executor.narrator import Narrator
 from dragonfly_executor.outputs import Outputs
+from dragonfly_executor.performer import Performer, settle
+from dragonfly_executor.questions import Questions
+from dragonfly_executor.runner_link import RunnerLink
 from dragonfly_executor.runners import Runners
 from dragonfly_executor.threads import Crew
 from dragonfly_executor.transfers import sendable
@@ -70,8 +71,7 @@ class Engine:
         self._inbox_is_due = False
         self._taken: list[Call] = []
         self._untold: list[Call] = []
-        self._asked: list[SimpleQueue[Any]] = []
-        self._ended = False
+        self._questions = Questions(self._machine)
         self._refusal: str | None = None
         self._failure: Exception | None = None
         self._ids = count(1)
@@ -79,22 +79,14 @@ class Engine:
         self._initializer = self._encode_initializer()
         self._thread: threading.Thread | None = None
         self._thread_id = 0
-        self._some_stay = False
-        """Whether there may be calls that cannot be cancelled once they were handed over."""
         self._timer: Timer | None = None
         self._loop: Loop
         self._callbacks: Crew
         self._runners: Runners
         self._narrator: Narrator
+        self._performer: Performer
+        self._do: dict[type, Callable[[Any], None]]
         self.outputs: Outputs
-        self._do: dict[type, Callable[[Any], None]] = {
-            actions.Send: self._send,
-            actions.Kill: self._kill,
-            actions.Boot: self._boot,
-            actions.Stop: self._stop,
-            actions.CheckIdle: self._check_idle,
-            actions.Closed: self._closed,
-        }
         ForkGuard.of_this_process().add(self)
 
     def _encode_initializer(self) -> bytes:
@@ -122,13 +114,13 @@ class Engine:
             self._keeper.look_again()
         future: Future[Any] = Future(self)
         call = future.call = Call(next(self._ids), payload, future, limits)
-        if not cancel_running:
-            future.cancels_running = False
-            self._some_stay = True
         with self._lock:
             self.check_open()
             if self._thread is None:
                 self._start_thread()
+            if not cancel_running:
+                future.cancels_running = False
+                self._performer.some_stay = True
             self._inbox.append(call)
             if self._inbox_is_due:
                 return future
@@ -177,16 +169,9 @@ class Engine:
 
     def ask(self, question: Callable[[Machine], T]) -> T:
         """The answer to a question about the pool's state, given on the engine thread."""
-        if self._thread is None or self._ended or self.forked or threading.get_ident() == self._thread_id:
+        if self._thread is None or self.forked or threading.get_ident() == self._thread_id:
             return question(self._machine)
-        answers: SimpleQueue[list[T]] = SimpleQueue()
-        self._asked.append(answers)
-        self._loop.call_soon_threadsafe(lambda: answers.put([question(self._machine)]))
-        if self._ended:
-            answers.put([])
-        answer = answers.get()
-        self._asked.remove(answers)
-        return answer[0] if answer else question(self._machine)
+        return self._questions.ask(self._loop, question)
 
     def stats(self) -> PoolStats:
         """How the pool stands."""
@@ -250,6 +235,8 @@ class Engine:
         on_engine, failed = self._loop.call_soon_threadsafe, self._narrator.callback_failed
         self.outputs = Outputs(self.options.output, self._callbacks, on_engine, self._future_of, failed)
         self._runners = Runners(self, self._backend, self._loop, self._initializer, self._narrator, self._keeper)
+        self._performer = Performer(self._loop, self._runners, self.outputs, self._keeper)
+        self._do = self._performer.do
         self._thread = threading.Thread(target=self._run, name=f"{name}-engine", daemon=True)
         self._thread.start()
         watch_exit(self)
@@ -265,10 +252,7 @@ class Engine:
             for crew in self._runners.crews:
                 crew.close()
             self._loop.close()
-            # First the flag: who asks from now on looks at it after having got in line.
-            self._ended = True
-            for answers in list(self._asked):
-                answers.put([])
+            self._questions.end()
 
     def _future_of(self, call_id: int) -> Future[Any] | None:
         call = self._machine.find(call_id)
@@ -289,12 +273,12 @@ class Engine:
     def handle(self, event: Any) -> None:
         """Hand the core an event, on the engine thread, and do what it decides."""
         now = self._loop.time()
-        do, settle = self._do, None
+        do, settled = self._do, None
         decided = self._machine.handle(event, now)
         try:
             for action in decided:
                 if type(action) is actions.Settle:
-                    settle = action
+                    settled = action
                 else:
                     do[type(action)](action)
             self._arm_timer()
@@ -302,8 +286,8 @@ class Engine:
             # from the slots, and the interpreter from the callers.
             self._loop.expects_news = self._may_linger and self._machine.in_flight == 1
             # Last: whoever waits for a result also waits for this thread to let go of the interpreter.
-            if settle is not None:
-                self._settle(settle)
+            if settled is not None:
+                settle(settled)
         except BaseException:
             # The core has done with these calls: they are known from here alone.
             for action in decided:
@@ -323,58 +307,6 @@ class Engine:
     def _tick(self) -> None:
         self._timer = None
         self.handle(events.Tick())
-
-    # -- actions ------------------------------------------------------------------------------------------------------
-
-    def _send(self, action: actions.Send) -> None:
-        runner = self._runners.get(action.runner_id)
-        if self._keeper is not None:
-            self._runners.update(runner, action.calls)
-        now = self._loop.time()
-        for call in action.calls:
-            # One that was cancelled an instant ago stays here: the core says KILL next, and hears that it is gone.
-            if not self._some_stay or _hand_over(call):
-                runner.send_call(call, now)
-        # Now, not at the end of the pass: the calls start that much sooner.
-        runner.flush()
-
-    def _settle(self, action: actions.Settle) -> None:
-        for call, outcome in action.outcomes:
-            future: Any = call.token
-            if future is None:
-                continue
-            try:
-                if type(outcome) is Outcome:
-                    if outcome.is_error:
-                        future.set_exception(Unopened(outcome))
-                    else:
-                        future.set_result(outcome)
-                elif outcome is actions.CANCELLED:
-                    future.cancel_by_engine()
-                else:
-                    future.set_exception(outcome)
-            except InvalidStateError:
-                # It was cancelled an instant ago, and whoever waits for it has not been told.
-                future.cancel_by_engine()
-            call.token = call.payload = None
-
-    def _kill(self, action: actions.Kill) -> None:
-        call = action.call
-        self.outputs.keep(call.token, call.id)  # type: ignore[arg-type]  # the core does not look at it
-        self._runners.get(action.runner_id).kill_call(call)
-
-    def _boot(self, action: actions.Boot) -> None:
-        self._runners.boot(action.runner_id)
-
-    def _stop(self, action: actions.Stop) -> None:
-        self._runners.stop(action.runner_id, action.grace, action.reason)
-
-    def _check_idle(self, action: actions.CheckIdle) -> None:
-        self._runners.check_idle(action.runner_id)
-
-    def _closed(self, action: actions.Closed) -> None:
-        self._runners.close()
-        self._loop.stop()
 
     # -- runners ------------------------------------------------------------------------------------------------------
 
@@ -412,12 +344,7 @@ class Engine:
             left = [*self._inbox, *self._taken, *self._machine.unsettled(), *self._untold]
             self._inbox.clear()
         try:
-            self._settle(actions.Settle([(call, error) for call in left]))
+            settle(actions.Settle([(call, error) for call in left]))
         finally:
             self._runners.abandon()
             self._narrator.complain(str(error))
-
-
-def _hand_over(call: Call) -> bool:
-    future: Any = call.token
-    return bool(future.hand_over())

@@ -20,9 +20,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors"},
     {"core", "parent"},
-    {"backoff", "payload", "threads", "transport", "versions"},
+    {"backoff", "payload", "questions", "threads", "transport", "versions"},
     {"future", "lifecycle", "options", "outputs", "runner", "sync"},
-    {"backends", "mapping", "narrator", "release", "reports", "transfers"},
+    {"backends", "mapping", "narrator", "performer", "release", "reports", "transfers"},
     {"dialback", "registry", "runner_link", "welcome"},
     {"boots"},
     {"runners"},

@@ -1,24 +1,25 @@
 """The agent: the process of a runner that owns the link and never runs user code.
 
 It hands calls to slots, forks slots while calls wait, enforces limits, kills what it is told to kill, and goes when its
-parent is gone. It opens no payload. It is single-threaded, so that it may fork.
+parent is gone. It opens no payload. It is single-threaded, so that it may fork. Here is its talk with the parent: which
+slot gets which call is the dispatcher's matter, the processes themselves are the household's.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import sys
 import time
 
 from dragonfly_executor.core import handshake
-from dragonfly_executor.core.wire import HEADER_SIZE, SETUP_HEAD, Flag, Frame, Kind, encode
+from dragonfly_executor.core.wire import HEADER_SIZE, Flag, Frame, Kind, encode
 from dragonfly_executor.runner import processes
-from dragonfly_executor.runner import slot as slot_main
 from dragonfly_executor.runner.dispatch import Dispatcher
+from dragonfly_executor.runner.household import Household
 from dragonfly_executor.runner.slots import Slot, SlotOutput, Work
+from dragonfly_executor.runner.watch import Watch
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.transport.streams import DescriptorPair
@@ -39,8 +40,6 @@ SLOT_BACKLOG = 4 * 1024 * 1024
 # As plain module names: looking a member up in its enum takes longer than comparing with it.
 CALL, RESULT, CHUNK, IDLE = int(Kind.CALL), int(Kind.RESULT), int(Kind.CHUNK), int(Kind.IDLE)
 LARGE, MORE = Flag.LARGE, Flag.MORE
-MAX_SETUP_CRASHES = 3
-"""Slots in a row that may die before they are ready, until the setup itself is taken to be the reason."""
 
 
 BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -61,20 +60,16 @@ class Agent:
         self._loop = loop
         self._runner_id = runner_id
         self._link = Link(loop, sock, self._on_frames, self._on_link_closed, handshake=True)
-        self._link.on_drained = self._resume_slots
-        self._setup_parts: list[bytes] = []
+        self._watch = Watch(loop)
         self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slot)
+        self._household = Household(loop, self._link, self._dispatcher, self._on_slot_frames, self._descriptors)
+        self._link.on_drained = self._household.resume
         self._make_output: Callable[[], SlotOutput] = lambda: SlotOutput(self._link)
-        self._paused: list[Slot] = []
-        self._setup_crashes = 0
         self._lease = patience
-        self._setup_timeout = 30.0
         self._heard = boot_clock()
         self._stop_timer: Timer | None = None
         self._stopping = False
         self._synced: Synced | None = None
-        self._helpers: dict[int, Callable[[int], None]] = {}
-        """Children that are no slots, by process id, and who is told how they ended."""
         self._may_linger = usable_cpus() > 1
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -84,38 +79,9 @@ class Agent:
         self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, versions())))
         self._link.flush()
         processes.become_subreaper()
-        self._watch_signals()
-        self._watch_parent()
+        self._watch.signals(self._on_children, lambda: self._stop(0.0))
+        self._watch.parent(self.exit)
         self._check_lease()
-
-    def _watch_signals(self) -> None:
-        receiver, sender = socket.socketpair()
-        receiver.setblocking(False)
-        sender.setblocking(False)
-        self._signals = (receiver, sender)
-        signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.signal(signal.SIGTERM, lambda number, frame: self._loop.call_soon(lambda: self._stop(0.0)))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._loop.add_reader(receiver.fileno(), self._on_signal)
-
-    def _watch_parent(self) -> None:
-        """Notice the parent's death where a forked child of it keeps the link's other end open.
-
-        Only where the parent is this machine's process that started the agent, which is what the local backend says.
-        """
-        parent_pid = int(os.environ.get("DRAGONFLY_PARENT_PID", "0"))
-        self._parent_watch = -1
-        if not parent_pid:
-            return
-        if os.getppid() != parent_pid:
-            self.exit()
-        if hasattr(os, "pidfd_open"):
-            try:
-                self._parent_watch = os.pidfd_open(parent_pid)
-            except OSError:
-                return
-            self._loop.add_reader(self._parent_watch, self.exit)
 
     def _check_lease(self) -> None:
         if boot_clock() - self._heard > self._lease:
@@ -127,17 +93,10 @@ class Agent:
 
     def exit(self) -> NoReturn:
         """Kill everything that runs here, and go."""
-        for slot in list(self._dispatcher.slots.values()):
-            slot.kill()
-        self._helpers.clear()
-        self._kill_leftovers()
+        self._household.kill()
         if self._synced is not None:
             self._synced.remove()
         os._exit(0)
-
-    def _kill_leftovers(self) -> None:
-        """What is a child of this agent and not a slot outlived its slot."""
-        processes.kill_children(but=self._dispatcher.slots.keys() | self._helpers.keys())
 
     def _stop(self, grace: float) -> None:
         """Go: when all calls have ended, or at the latest after `grace` seconds."""
@@ -171,102 +130,23 @@ class Agent:
         self._link.flush()
         self.exit()
 
+    def _on_children(self) -> None:
+        self._household.reap(stopping=self._stopping)
+        self._end_if_done()
+        self._leave_if_alone()
+
     # -- slots --------------------------------------------------------------------------------------------------------
 
     def _fork_slot(self) -> Slot:
         place = None if self._synced is None else self._synced.place
-        setup, output = b"".join(self._setup_parts), self._make_output()
-        slot = Slot(self._loop, setup, place, self._descriptors, self._on_slot_frames, output)
-        slot.timer = self._loop.call_later(self._setup_timeout, lambda: self._setup_is_late(slot))
-        self._link.send(encode(Kind.SLOT_UP, detail=slot.pid))
-        return slot
+        return self._household.fork_slot(place, self._make_output())
 
     def _descriptors(self) -> list[int]:
-        """All that a slot must not keep open: the link above all, which only the agent may hold."""
-        fds = [*self._link.descriptors(), *self._loop.descriptors(), *(end.fileno() for end in self._signals)]
-        if self._parent_watch >= 0:
-            fds.append(self._parent_watch)
+        """What only the agent may hold open."""
+        fds = [*self._link.descriptors(), *self._loop.descriptors(), *self._watch.descriptors()]
         if self._synced is not None:
             fds.extend(self._synced.descriptors())
-        for slot in self._dispatcher.slots.values():
-            fds.extend(slot.descriptors())
         return fds
-
-    def _run_helper(self, job: Callable[[], int], on_end: Callable[[int], None]) -> None:
-        """Run something that blocks in a child, and tell `on_end` the status with which that ended."""
-        agent_pid = os.getpid()
-        pid = os.fork()
-        if pid:
-            self._helpers[pid] = on_end
-            return
-        status = 1
-        try:
-            slot_main.stand_alone(agent_pid)
-            for fd in self._descriptors():
-                os.close(fd)
-            status = job()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            os._exit(status)
-
-    @property
-    def _has_initializer(self) -> bool:
-        setup = b"".join(self._setup_parts)
-        codec_size: int = SETUP_HEAD.unpack_from(setup)[1]
-        return len(setup) > SETUP_HEAD.size + codec_size
-
-    def _setup_is_late(self, slot: Slot) -> None:
-        if slot.ready or slot.pid not in self._dispatcher.slots:
-            return
-        slot.kill()
-        self._report_setup_failure(f"the initializer did not finish within {self._setup_timeout:g} s")
-
-    def _report_setup_failure(self, text: str) -> None:
-        self._link.send(encode(Kind.SETUP_FAILED, payload=text.encode()))
-
-    def _on_signal(self) -> None:
-        try:
-            self._signals[0].recv(256)
-        except BlockingIOError:
-            return
-        self._reap()
-
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            slot = self._dispatcher.slots.get(pid)
-            if slot is not None:
-                self._slot_ended(slot, status)
-            elif pid in self._helpers:
-                self._helpers.pop(pid)(status)
-        self._kill_leftovers()
-        self._end_if_done()
-        self._leave_if_alone()
-
-    def _slot_ended(self, slot: Slot, status: int) -> None:
-        processes.kill_group(slot.pid)
-        slot.link.drain_reads()
-        slot.output.slot_has_ended(slot)
-        if slot.timer is not None:
-            slot.timer.cancel()
-        crashed = not slot.ready and slot.kill_reason is None and not self._stopping
-        if crashed and self._has_initializer:
-            self._setup_crashes += 1
-            if self._setup_crashes >= MAX_SETUP_CRASHES:
-                code = os.waitstatus_to_exitcode(status)
-                self._report_setup_failure(f"{self._setup_crashes} slots in a row died before they were ready ({code})")
-        # Without user code in its setup nothing speaks for the next slot to fare the same: then its call is told.
-        self._dispatcher.slot_ended(slot, status, tell=crashed and not self._has_initializer)
-        if slot in self._paused:
-            self._paused.remove(slot)
-        slot.close()
-        slot.output.send(encode(Kind.SLOT_DOWN, detail=slot.pid))
 
     def _on_slot_frames(self, slot: Slot, frames: list[Frame]) -> None:
         answers = []
@@ -291,8 +171,7 @@ class Agent:
         for frame in answers:
             self._dispatcher.answered(slot, frame)
         if self._link.queued_bulk > SLOT_BACKLOG:
-            slot.link.pause()
-            self._paused.append(slot)
+            self._household.pause(slot)
         self._dispatcher.dispatch()
         # The next call often follows the answer. While calls run here the processors are theirs.
         self._loop.expects_news = self._may_linger and self._dispatcher.is_idle
@@ -304,21 +183,11 @@ class Agent:
             slot.output.forward(slot, frame)
             return
         if frame.kind == Kind.READY:
-            self._setup_crashes = 0
-            slot.ready = True
-            slot.output.slot_is_ready(slot)
-            if slot.timer is not None:
-                slot.timer.cancel()
-            self._dispatcher.slot_is_ready(slot)
+            self._household.slot_is_ready(slot)
             return
         if frame.kind == Kind.SETUP_FAILED:
             slot.kill_reason = Kind.SETUP_FAILED
         self._link.send(frame.raw)
-
-    def _resume_slots(self) -> None:
-        for slot in self._paused:
-            slot.link.resume()
-        self._paused.clear()
 
     # -- the parent ---------------------------------------------------------------------------------------------------
 
@@ -343,7 +212,7 @@ class Agent:
                 sys.stderr.write(f"dragonfly runner: refused by the parent: {bytes(frame.payload)!r}\n")
                 self.exit()
             case Kind.SETUP:
-                self._setup_parts.append(bytes(frame.payload))
+                self._household.setup_parts.append(bytes(frame.payload))
             case Kind.PING:
                 self._link.send(encode(Kind.PONG, detail=frame.detail))
             case Kind.KILL:
@@ -364,7 +233,7 @@ class Agent:
             # Only where the runner does not see the parent's files.
             from dragonfly_executor.runner.synced import Synced
 
-            self._synced = Synced(self._loop, self._link.send, self._dispatcher, self._run_helper)
+            self._synced = Synced(self._loop, self._link.send, self._dispatcher, self._household.run_helper)
         self._synced.receive(frame)
 
     def _on_welcome(self, session: dict[str, Any]) -> None:
@@ -372,7 +241,7 @@ class Agent:
         self._lease = session["lease"]
         self._lease_timer.cancel()
         self._check_lease()
-        self._setup_timeout = session["setup_timeout"]
+        self._household.setup_timeout = session["setup_timeout"]
         self._dispatcher.max_slots = session["slots"]
         self._dispatcher.max_calls_per_slot = session["calls_per_slot"]
         if session["output"] != "inherit":
@@ -410,6 +279,8 @@ def run(sock: socket.socket | DescriptorPair, runner_id: str = "", patience: flo
     agent.start()
     try:
         loop.run()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
     finally:
         # A bug in the agent must not leave slots behind either.
         agent.exit()

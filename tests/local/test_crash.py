@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dragonfly_executor import Pool
+from dragonfly_executor import LocalBackend, Pool
 from dragonfly_executor.errors import CallDeserializationError, RunnerLostError
 from tests import payloads
 from tests.local.conftest import Make
@@ -228,6 +228,41 @@ def test_a_grandchild_neither_hides_its_agents_death_nor_outlives_it(how: str, m
         os.kill(agent, signal.SIGKILL)
         assert isinstance(error_of(future, SOON), RunnerLostError)
         assert all_ended(watches)
+    assert ex.submit(payloads.agent_pid).result(SOON) != agent
+
+
+class BuggyBackend(LocalBackend):
+    """Its agents fail when they are told to stop a call."""
+
+    def _command(self, fd: int) -> list[str]:
+        *command, code = super()._command(fd)
+        bug = (
+            "from dragonfly_executor.runner.dispatch import Dispatcher\n"
+            "def injected_bug(*ignored):\n"
+            "    raise LookupError('injected')\n"
+            "Dispatcher.kill = injected_bug\n"
+        )
+        start = code.index("from dragonfly_executor")
+        return [*command, code[:start] + bug + code[start:]]
+
+
+def test_a_bug_in_the_agent_is_told_and_leaves_nothing_behind(
+    make: Make, mailbox: Mailbox, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Checklist 5, 38, 66. The sleeper is one that nobody but the agent could find."""
+    ex = make(2, backend=BuggyBackend())
+    agent = ex.submit(payloads.agent_pid).result(SOON)
+    cancelled, other = (ex.submit(payloads.hold_with_sleeper, mailbox.path, "exec empty session") for _ in range(2))
+    numbers = [int(number) for _ in range(2) for number in mailbox.read().split()]
+    with watching(agent, *numbers) as watches:
+        cancelled.cancel()
+        assert isinstance(error_of(other, SOON), RunnerLostError)
+        assert all_ended(watches)
+    told = capfd.readouterr().err
+    assert told.startswith("Traceback (most recent call last):\n")
+    assert "in injected_bug" in told
+    assert told.endswith("LookupError: injected\n")
+    assert told.count("Traceback") == 1
     assert ex.submit(payloads.agent_pid).result(SOON) != agent
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor import DragonflyExecutor, PoolBrokenError
+from dragonfly_executor import DragonflyExecutor, PoolBrokenError, engine
 from dragonfly_executor.boots import Boots
 from dragonfly_executor.core import events
 from dragonfly_executor.core.facts import RECORD
 from dragonfly_executor.core.machine import Machine
 from dragonfly_executor.engine import Engine
+from dragonfly_executor.performer import Performer
 from dragonfly_executor.release import Releaser
 from dragonfly_executor.runner_link import RunnerLink
 from dragonfly_executor.runners import Runners
@@ -188,11 +189,10 @@ def test_the_story_ends_well_where_nothing_is_broken(story: Story) -> None:
     assert (stats.calls_cancelled, stats.calls_timed_out, stats.calls_failed, stats.calls_done) == (1, 1, 1, 4)
 
 
-PARTS: list[tuple[type, str]] = [
-    *((Engine, name) for name in (
-        "_take_inbox", "handle", "_arm_timer", "_tick", "_send", "_settle", "_kill", "_boot", "_stop", "_check_idle",
-        "_closed", "runner_answered",
-    )),
+PARTS: list[tuple[Any, str]] = [
+    *((Engine, name) for name in ("_take_inbox", "handle", "_arm_timer", "_tick", "runner_answered")),
+    *((Performer, name) for name in ("_send", "_kill", "_boot", "_stop", "_check_idle", "_closed")),
+    (engine, "settle"),
     *((Boots, name) for name in ("boot", "boot_is_expected", "_booted", "said_hello", "_came_up")),
     (Welcome, "let_in"),
     *((Runners, name) for name in (
@@ -230,16 +230,11 @@ ONCE_OR_TWICE = {
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_bug_in_any_part_fails_every_call_and_ends_every_runner(
-    story: Story, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, after: int
+    story: Story, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, after: int
 ) -> None:
     """Checklist 66: the first time that the part has its turn, or the third."""
     fuse = Fuse(getattr(owner, name), after)
     monkeypatch.setattr(owner, name, fuse)
-    # Actions are looked up when the engine is made.
-    story.executor.pool._engine._do.update({
-        action: getattr(story.executor.pool._engine, method.__name__)
-        for action, method in story.executor.pool._engine._do.items()
-    })
     story.tell()
     assert fuse.blown.is_set(), f"{name} has no such turn in the story"
     with pytest.raises(PoolBrokenError, match=r"engine failed, which is a bug: Bug\('injected'\)") as caught:
@@ -326,7 +321,7 @@ def test_what_is_logged_says_that_it_is_a_bug(
     story: Story, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Checklist 66: even where nobody waits for a result."""
-    monkeypatch.setattr(Engine, "_closed", Fuse(Engine._closed))
+    monkeypatch.setattr(Performer, "_closed", Fuse(Performer._closed))
     with DragonflyExecutor(backend=FakeBackend()) as executor:
         executor.submit(echo, 1).result(PATIENCE)
     assert "the pool's engine failed, which is a bug: Bug('injected')" in caplog.text

@@ -1,0 +1,102 @@
+"""The carrying out of what the core decides: on runners, and on the futures of calls that have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import InvalidStateError
+from typing import TYPE_CHECKING, Any
+
+from dragonfly_executor.core import actions
+from dragonfly_executor.future import Outcome, Unopened
+
+if TYPE_CHECKING:
+    from dragonfly_executor.core.ledger import Call
+    from dragonfly_executor.outputs import Outputs
+    from dragonfly_executor.runners import Runners
+    from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.transport.loop import Loop
+
+
+class Performer:
+    """Carries out, on the engine thread, what is to be done with runners.
+
+    Args:
+        loop: the engine's; it is stopped when the pool has closed.
+        runners: those to be booted, spoken to and stopped.
+        outputs: what calls write.
+        keeper: knows what of this machine's files runners need; None where they see them.
+    """
+
+    def __init__(self, loop: Loop, runners: Runners, outputs: Outputs, keeper: Keeper | None) -> None:
+        self._loop = loop
+        self._runners = runners
+        self._outputs = outputs
+        self._keeper = keeper
+        self.some_stay = False
+        """Whether there may be calls that cannot be cancelled once they were handed over."""
+        self.do: dict[type, Callable[[Any], None]] = {
+            actions.Send: self._send,
+            actions.Kill: self._kill,
+            actions.Boot: self._boot,
+            actions.Stop: self._stop,
+            actions.CheckIdle: self._check_idle,
+            actions.Closed: self._closed,
+        }
+        """By type of action, what carries it out; for `actions.Settle` see `settle`."""
+
+    def _send(self, action: actions.Send) -> None:
+        runner = self._runners.get(action.runner_id)
+        if self._keeper is not None:
+            self._runners.update(runner, action.calls)
+        now = self._loop.time()
+        for call in action.calls:
+            # One that was cancelled an instant ago stays here: the core says KILL next, and hears that it is gone.
+            if not self.some_stay or _hand_over(call):
+                runner.send_call(call, now)
+        # Now, not at the end of the pass: the calls start that much sooner.
+        runner.flush()
+
+    def _kill(self, action: actions.Kill) -> None:
+        call = action.call
+        self._outputs.keep(call.token, call.id)  # type: ignore[arg-type]  # the core does not look at it
+        self._runners.get(action.runner_id).kill_call(call)
+
+    def _boot(self, action: actions.Boot) -> None:
+        self._runners.boot(action.runner_id)
+
+    def _stop(self, action: actions.Stop) -> None:
+        self._runners.stop(action.runner_id, action.grace, action.reason)
+
+    def _check_idle(self, action: actions.CheckIdle) -> None:
+        self._runners.check_idle(action.runner_id)
+
+    def _closed(self, action: actions.Closed) -> None:
+        self._runners.close()
+        self._loop.stop()
+
+
+def _hand_over(call: Call) -> bool:
+    future: Any = call.token
+    return bool(future.hand_over())
+
+
+def settle(action: actions.Settle) -> None:
+    """Make the futures of calls done."""
+    for call, outcome in action.outcomes:
+        future: Any = call.token
+        if future is None:
+            continue
+        try:
+            if type(outcome) is Outcome:
+                if outcome.is_error:
+                    future.set_exception(Unopened(outcome))
+                else:
+                    future.set_result(outcome)
+            elif outcome is actions.CANCELLED:
+                future.cancel_by_engine()
+            else:
+                future.set_exception(outcome)
+        except InvalidStateError:
+            # It was cancelled an instant ago, and whoever waits for it has not been told.
+            future.cancel_by_engine()
+        call.token = call.payload = None
