@@ -6,12 +6,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from multiprocessing import resource_tracker
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.census import Census
+from tests.support import Gate, Mailbox
 
 CENSUS = pytest.StashKey[Census]()
 START = pytest.StashKey[object]()
@@ -85,3 +88,17 @@ def multiprocessing_helpers() -> Iterator[None]:
     resource_tracker.ensure_running()
     yield
     resource_tracker._resource_tracker._stop()
+
+
+@pytest.fixture
+def mailbox(tmp_path: Path) -> Iterator[Mailbox]:
+    """Hears what calls have to say."""
+    with closing(Mailbox(tmp_path / "mailbox")) as mailbox:
+        yield mailbox
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """Holds calls until they are let through."""
+    with closing(Gate(tmp_path / "gate")) as gate:
+        yield gate

@@ -132,7 +132,7 @@ def test_each_kind_of_leak_fails_its_test_and_no_other(tmp_path: Path) -> None:
     """The real configuration and the real conftest, on a suite that leaks."""
     suite = tmp_path / "tests"
     suite.mkdir()
-    for name in ("conftest.py", "census.py", "__init__.py"):
+    for name in ("conftest.py", "census.py", "support.py", "__init__.py"):
         (suite / name).write_text((ROOT / "tests" / name).read_text())
     (suite / "conftest.py").write_text(
         (suite / "conftest.py").read_text().replace("left_since(", "left_since(patience=0.2, before=")

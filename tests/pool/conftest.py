@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dragonfly_executor import DragonflyExecutor, Pool
-from tests.support import Gate, Mailbox
 
 MakePool = Callable[..., Pool]
 MakeExecutor = Callable[..., DragonflyExecutor]
@@ -48,15 +45,3 @@ def make() -> Iterator[MakeExecutor]:
     for executor in made:
         executor.kill_workers()
         executor.shutdown()
-
-
-@pytest.fixture
-def mailbox(tmp_path: Path) -> Iterator[Mailbox]:
-    with closing(Mailbox(tmp_path / "mailbox")) as mailbox:
-        yield mailbox
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    with closing(Gate(tmp_path / "gate")) as gate:
-        yield gate

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 from dragonfly_executor import DragonflyExecutor, SSHBackend
 from tests.ssh.calls import free
 from tests.ssh.machinery import Host, make_bare_python, make_key, missing
-from tests.support import Gate, Mailbox
 
 
 class FreeExecutor(DragonflyExecutor):
@@ -103,18 +101,6 @@ def make() -> Iterator[Make]:
     for executor in made:
         executor.kill_workers()
         executor.shutdown()
-
-
-@pytest.fixture
-def mailbox(tmp_path: Path) -> Iterator[Mailbox]:
-    with closing(Mailbox(tmp_path / "mailbox")) as mailbox:
-        yield mailbox
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    with closing(Gate(tmp_path / "gate")) as gate:
-        yield gate
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 
 from dragonfly_executor import DragonflyExecutor
 from dragonfly_executor.sync import Sync, units
-from tests.support import Gate, Mailbox
 from tests.sync.elsewhere import ElsewhereBackend, bundle
 
 MakeElsewhere = Callable[..., DragonflyExecutor]
@@ -64,15 +62,3 @@ def make(home: Path, project: Path) -> Iterator[MakeElsewhere]:
     for executor in made:
         executor.kill_workers()
         executor.shutdown()
-
-
-@pytest.fixture
-def mailbox(tmp_path: Path) -> Iterator[Mailbox]:
-    with closing(Mailbox(tmp_path / "mailbox")) as mailbox:
-        yield mailbox
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    with closing(Gate(tmp_path / "gate")) as gate:
-        yield gate
