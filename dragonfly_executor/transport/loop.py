@@ -17,12 +17,17 @@ from dragonfly_executor.transport.poller import READABLE, WRITABLE, make_poller
 from dragonfly_executor.transport.waker import make_waker
 
 Callback = Callable[[], object]
-LINGER = 0.0003
+LINGER = 0.0001
 """Seconds for which a loop that expects news goes on looking before it sleeps.
 
 On a virtual machine it takes 30 to 50 us until a processor that has gone idle runs the thread that was woken, and all
 caches are cold then. The round trip of a call that costs nothing was mostly that.
 """
+WORTH_A_TRY = 0.0003
+"""A wait that took less, with all that waking up, may be over within `LINGER` without it."""
+MAX_ABSTENTION = 64
+"""Waits, at most, for which a loop that lingered in vain does not: where others need the processors, it is only in the
+way. The first time it is one, and each further time in a row twice as many."""
 
 
 class Timer:
@@ -57,7 +62,9 @@ class Loop:
         self._running = False
         self.expects_news = False
         """Whether something is likely to come at once. The owner says so, and only while a processor is free for it."""
-        self._lingering_pays = False
+        self._was_short = False
+        self._abstains = 0
+        self._next_abstention = 1
         self._wake_is_sent = False
         self._waker = make_waker()
         self.add_reader(self._waker.fd, self._on_wake)
@@ -156,13 +163,24 @@ class Loop:
             return poll(self._patience())
         began = monotonic()
         ready: list[tuple[int, int]] = []
-        if self._lingering_pays:
-            while not (ready := poll(0.0)) and monotonic() - began < LINGER:
-                continue
+        if self._abstains:
+            self._abstains -= 1
+        elif self._was_short:
+            ready = self._linger(began + LINGER)
         if not ready:
             ready = poll(self._patience())
-        # So who lingered in vain does it again only after a wait that was short: at worst this costs LINGER once.
-        self._lingering_pays = monotonic() - began < LINGER
+        self._was_short = monotonic() - began < WORTH_A_TRY
+        return ready
+
+    def _linger(self, until: float) -> list[tuple[int, int]]:
+        """Look again and again, and learn from how that went."""
+        poll = self._poller.poll
+        while not (ready := poll(0.0)):
+            if monotonic() >= until:
+                self._abstains = self._next_abstention
+                self._next_abstention = min(2 * self._next_abstention, MAX_ABSTENTION)
+                return []
+        self._next_abstention = 1
         return ready
 
     def _patience(self) -> float | None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
 
 from dragonfly_executor.transport import loop as loop_module
-from dragonfly_executor.transport.loop import LINGER, Loop
+from dragonfly_executor.transport.loop import LINGER, MAX_ABSTENTION, WORTH_A_TRY, Loop
 from dragonfly_executor.transport.poller import Poller
 
 LOOK = LINGER / 10
-SHORT, LONG = LINGER / 2, LINGER * 5
+SHORT, MEDIUM, LONG = LINGER / 2, (LINGER + WORTH_A_TRY) / 2, WORTH_A_TRY * 5
 NEWS = [(0, 0)]
 
 
@@ -73,11 +74,30 @@ def test_after_a_short_wait_it_looks_before_it_sleeps(loop: Loop, monkeypatch: p
     assert poller.sleeps == [1]
 
 
-def test_lingering_in_vain_ends_and_is_not_repeated(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lingering_in_vain_ends_and_is_not_repeated_after_a_long_wait(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     poller = wait(loop, monkeypatch, [SHORT, LONG, LONG, LONG], lambda number: True)
     assert set(poller.looks) == {2}
     assert len(poller.looks) <= LINGER / LOOK + 1
     assert poller.sleeps == [1, 2, 3, 4]
+
+
+def test_each_time_in_a_row_that_it_was_in_vain_it_is_left_alone_for_longer(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where others need the processors every wait is a little too long, for whoever is in their way."""
+    poller = wait(loop, monkeypatch, [SHORT] + [MEDIUM] * 300, lambda number: True)
+    tries = sorted(set(poller.looks))
+    abstentions = [later - sooner - 1 for sooner, later in pairwise(tries)]
+    assert abstentions[:6] == [1, 2, 4, 8, 16, 32]
+    assert set(abstentions[6:]) == {MAX_ABSTENTION}
+
+
+def test_a_success_makes_up_for_what_was_in_vain(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    news_after = [SHORT, MEDIUM, SHORT, SHORT, MEDIUM, SHORT, SHORT]
+    poller = wait(loop, monkeypatch, news_after, lambda number: True)
+    assert set(poller.looks) == {2, 4, 5, 7}
 
 
 def test_waits_in_which_nothing_was_expected_say_nothing_about_others(
