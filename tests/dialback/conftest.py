@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.dialback.support import Reception
-from tests.pool.conftest import gate, mailbox, make, make_pool
+from tests.pool.conftest import make, make_pool
 
-__all__ = ["gate", "mailbox", "make", "make_pool"]
+__all__ = ["make", "make_pool"]
 
 Receive = Callable[..., Reception]
 
