@@ -17,17 +17,15 @@ from dragonfly_executor.transport.poller import READABLE, WRITABLE, make_poller
 from dragonfly_executor.transport.waker import make_waker
 
 Callback = Callable[[], object]
-LINGER = 0.0001
+LINGER = 0.0003
 """Seconds for which a loop that expects news goes on looking before it sleeps.
 
 On a virtual machine it takes 30 to 50 us until a processor that has gone idle runs the thread that was woken, and all
 caches are cold then. The round trip of a call that costs nothing was mostly that.
 """
-WORTH_A_TRY = 0.0003
-"""A wait that took less, with all that waking up, may be over within `LINGER` without it."""
-MAX_ABSTENTION = 64
+MAX_ABSTENTION = 2
 """Waits, at most, for which a loop that lingered in vain does not: where others need the processors, it is only in the
-way. The first time it is one, and each further time in a row twice as many."""
+way. The first time it is one, and each further time in a row twice as many, so that most waits are free of it there."""
 
 
 class Timer:
@@ -169,7 +167,7 @@ class Loop:
             ready = self._linger(began + LINGER)
         if not ready:
             ready = poll(self._patience())
-        self._was_short = monotonic() - began < WORTH_A_TRY
+        self._was_short = monotonic() - began < LINGER
         return ready
 
     def _linger(self, until: float) -> list[tuple[int, int]]:

@@ -8,11 +8,11 @@ from itertools import pairwise
 import pytest
 
 from dragonfly_executor.transport import loop as loop_module
-from dragonfly_executor.transport.loop import LINGER, MAX_ABSTENTION, WORTH_A_TRY, Loop
+from dragonfly_executor.transport.loop import LINGER, MAX_ABSTENTION, Loop
 from dragonfly_executor.transport.poller import Poller
 
 LOOK = LINGER / 10
-SHORT, MEDIUM, LONG = LINGER / 2, (LINGER + WORTH_A_TRY) / 2, WORTH_A_TRY * 5
+SHORT, LONG = LINGER / 2, LINGER * 5
 NEWS = [(0, 0)]
 
 
@@ -31,7 +31,20 @@ class ScriptedPoller(Poller):
         self._news_at = self.now + next(self._news_after)
         self.waits += 1
 
+    def begin_contended(self) -> None:
+        """News comes soon for who sleeps, and for who looks not before it has given up."""
+        self._news_at = None
+        self.waits += 1
+
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        if self._news_at is None and timeout == 0.0:
+            self.looks.append(self.waits)
+            self.now += LOOK
+            return []
+        if self._news_at is None:
+            self.sleeps.append(self.waits)
+            self.now += SHORT
+            return NEWS
         assert self._news_at is not None
         if timeout == 0.0:
             self.looks.append(self.waits)
@@ -83,19 +96,27 @@ def test_lingering_in_vain_ends_and_is_not_repeated_after_a_long_wait(
     assert poller.sleeps == [1, 2, 3, 4]
 
 
-def test_each_time_in_a_row_that_it_was_in_vain_it_is_left_alone_for_longer(
+def test_where_it_is_in_vain_again_and_again_most_waits_are_free_of_it(
     loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where others need the processors every wait is a little too long, for whoever is in their way."""
-    poller = wait(loop, monkeypatch, [SHORT] + [MEDIUM] * 300, lambda number: True)
+    """Where others need the processors waits are short as long as nobody is in their way, and not when somebody is."""
+    poller = loop._poller = ScriptedPoller([])
+    monkeypatch.setattr(loop_module, "monotonic", lambda: poller.now)
+    loop.expects_news = True
+    for _ in range(100):
+        looks = len(poller.looks)
+        poller.begin_contended()
+        assert loop._wait() == NEWS
+        assert len(poller.looks) - looks <= LINGER / LOOK + 1
     tries = sorted(set(poller.looks))
     abstentions = [later - sooner - 1 for sooner, later in pairwise(tries)]
-    assert abstentions[:6] == [1, 2, 4, 8, 16, 32]
-    assert set(abstentions[6:]) == {MAX_ABSTENTION}
+    assert abstentions[0] == 1
+    assert set(abstentions[1:]) == {MAX_ABSTENTION}
 
 
 def test_a_success_makes_up_for_what_was_in_vain(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    news_after = [SHORT, MEDIUM, SHORT, SHORT, MEDIUM, SHORT, SHORT]
+    # After each that was in vain one wait passes that is short enough, and one for which it abstains.
+    news_after = [SHORT, LONG, SHORT, SHORT, LONG, SHORT, SHORT]
     poller = wait(loop, monkeypatch, news_after, lambda number: True)
     assert set(poller.looks) == {2, 4, 5, 7}
 
