@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from dragonfly_executor.executor import DragonflyExecutor
     from dragonfly_executor.future import Future
     from dragonfly_executor.options import CallOptions
-    from dragonfly_executor.outputs import OutputLine
     from dragonfly_executor.parent import Parent
     from dragonfly_executor.pool import Pool, call, cast, configure
+    from dragonfly_executor.printer import OutputLine
 
 __all__ = [
     "Backend",
@@ -99,7 +99,7 @@ _ROOMS = {
     "Future": "future",
     "LocalBackend": "backends.local",
     "Node": "backends.base",
-    "OutputLine": "outputs",
+    "OutputLine": "printer",
     "Parent": "parent",
     "Pool": "pool",
     "SSHBackend": "backends.ssh.backend",

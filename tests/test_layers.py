@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors"},
     {"core", "parent"},
-    {"backoff", "payload", "questions", "threads", "transport", "versions"},
+    {"backoff", "payload", "printer", "questions", "threads", "transport", "versions"},
     {"future", "lifecycle", "options", "outputs", "runner", "sync"},
     {"backends", "mapping", "narrator", "performer", "release", "reports", "transfers"},
     {"dialback", "registry", "runner_link", "welcome"},

@@ -21,7 +21,8 @@ from dragonfly_executor import DragonflyExecutor, LocalBackend
 from dragonfly_executor.backends.base import BootRequest, Node
 from dragonfly_executor.core.wire import Decoder, Kind
 from dragonfly_executor.errors import CallTimeoutError, RunnerLostError
-from dragonfly_executor.outputs import CAPTURED, OutputLine
+from dragonfly_executor.outputs import CAPTURED
+from dragonfly_executor.printer import OutputLine
 from dragonfly_executor.sync import Sync
 from tests import payloads
 from tests.local import printers
