@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-Wait = Callable[[Any], float]
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    Wait: TypeAlias = Callable[[Any], float]
 
 
 def delay(wait: Wait | None, attempt: int) -> float:

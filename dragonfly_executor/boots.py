@@ -6,7 +6,6 @@ All on the engine thread, but for the backends' `boot`, which blocks: it runs on
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Protocol
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import BootRequest
@@ -16,7 +15,10 @@ from dragonfly_executor.parent import Parent
 from dragonfly_executor.runner_link import Listener, RunnerLink
 from dragonfly_executor.threads import Crew
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from dragonfly_executor.backends.base import Backend, Node
     from dragonfly_executor.dialback import DialBack
     from dragonfly_executor.engine import Engine
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.sync import Keeper
     from dragonfly_executor.transport.loop import Loop, Timer
     from dragonfly_executor.welcome import Welcome
+else:
+    Protocol = object
 
 
 class Host(Listener, Protocol):

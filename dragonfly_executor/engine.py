@@ -8,7 +8,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Container, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from dragonfly_executor import errors, reports
 from dragonfly_executor.core import actions, events
@@ -27,7 +26,10 @@ from dragonfly_executor.transfers import sendable
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.versions import usable_cpus
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.options import PoolOptions
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.sync import Keeper
     from dragonfly_executor.transport.link import Buffer
 
-T = TypeVar("T")
+    T = TypeVar("T")
+
 JOIN_PATIENCE = 5.0
 """Seconds after which a thread that does not end is complained about."""
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from dragonfly_executor import errors
 from dragonfly_executor.future import Future
@@ -14,10 +13,14 @@ from dragonfly_executor.mapping import map_calls
 from dragonfly_executor.options import CallOptions
 from dragonfly_executor.pool import Pool, make_pool
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
     from dragonfly_executor.backends.base import Backend
 
-T = TypeVar("T")
+    T = TypeVar("T")
+
 _numbers = count(1)
 
 
@@ -177,5 +180,3 @@ class DragonflyExecutor(PoolExecutor):
             },
         )
         super().__init__(own_pool, own_pool.call_options, owns_pool=True)
-
-

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from concurrent.futures import Future as BaseFuture
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from dragonfly_executor.core.ledger import Call, CallState
 from dragonfly_executor.errors import ForkedExecutorError
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
     from dragonfly_executor.engine import Engine
     from dragonfly_executor.outputs import Captured
     from dragonfly_executor.payload import CallCodec
 
-T = TypeVar("T")
+    T = TypeVar("T")
+else:
+    T = object
 
 
 class Outcome:

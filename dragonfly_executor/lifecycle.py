@@ -6,11 +6,13 @@ import atexit
 import os
 import sys
 import weakref
-from typing import TYPE_CHECKING, ClassVar
 
 from dragonfly_executor.core import events
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    from typing import ClassVar
+
     from dragonfly_executor.engine import Engine
 
 

@@ -7,9 +7,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import islice
-from typing import Any, TypeVar
 
-T = TypeVar("T")
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
+else:
+    T = object
+
 UNSIZED_WINDOW = 1024
 """Calls that are submitted ahead of the results taken, where nobody knows how many there will be."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    from typing import Any
+
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.options import PoolOptions
     from dragonfly_executor.threads import Crew

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from dragonfly_executor.core.ledger import CallLimits
 from dragonfly_executor.core.record import Record
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from datetime import timedelta
-    from typing import TypeAlias
+    from typing import Any, TypeAlias, TypeVar
 
     from dragonfly_executor.backends.base import Backend
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Wait: TypeAlias = Callable[[Any], float]
     Output: TypeAlias = str | Callable[[Any], object]
 
-F = TypeVar("F", bound=Callable[..., Any])
+    F = TypeVar("F", bound=Callable[..., Any])
 
 OUTPUTS = ("inherit", "tag", "capture", "drop")
 MAX_PAYLOAD = 8 * 1024**3

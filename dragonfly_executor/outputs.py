@@ -12,13 +12,13 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.core.output import GRANT, Text, weight
 from dragonfly_executor.core.wire import Flag, Frame
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from dragonfly_executor.future import Future
     from dragonfly_executor.printer import OutputLine, Printer
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
         def output_consumed(self, slot: int, amount: int) -> None:
             """Tell its agent."""
+
 
 CAPTURED = 1024 * 1024
 """Characters of a call's output that are kept: the last ones."""

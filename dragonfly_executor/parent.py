@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 import os
-from typing import NamedTuple
+from collections import namedtuple
 
 VARIABLE = "DRAGONFLY_PARENT"
 """Environment variable of a runner that holds its encoded `Parent`."""
@@ -14,7 +14,12 @@ DEFAULT_MAX_DEPTH = 2
 """Runners may boot runners, and those none: a pool that boots itself on must end before the machine does."""
 
 
-class Parent(NamedTuple):
+_Fields = namedtuple(  # noqa: PYI024  # typing is slow to import
+    "_Fields", "pool runner_id backend pid host depth address fingerprint token", defaults=(1, None, None, None)
+)
+
+
+class Parent(_Fields):
     """The parent's description inside a runner. It holds no secret there: the token is used up and gone by then.
 
     Attributes:
@@ -29,15 +34,16 @@ class Parent(NamedTuple):
         token: what such a runner proves once, to be let in; in hexadecimal. None in slots, and never shown.
     """
 
+    __slots__ = ()
     pool: str
     runner_id: int
     backend: str
     pid: int
     host: str
-    depth: int = 1
-    address: str | None = None
-    fingerprint: str | None = None
-    token: str | None = None
+    depth: int
+    address: str | None
+    fingerprint: str | None
+    token: str | None
 
     def __repr__(self) -> str:
         shown = {**self._asdict(), "token": None if self.token is None else "..."}
@@ -62,13 +68,13 @@ class Parent(NamedTuple):
     def encode(self) -> str:
         """The text that travels in ``DRAGONFLY_PARENT``."""
         said = {name: value for name, value in self._asdict().items() if value is not None}
-        return base64.urlsafe_b64encode(json.dumps(said).encode()).decode("ascii")
+        return binascii.b2a_base64(json.dumps(said).encode(), newline=False).decode("ascii")
 
     @staticmethod
     def decode(text: str) -> Parent:
         """The inverse of `encode`; ValueError for anything else."""
         try:
-            return Parent(**json.loads(base64.urlsafe_b64decode(text)))
+            return Parent(**json.loads(binascii.a2b_base64(text)))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{VARIABLE} does not hold a parent's description: {error}") from None
 

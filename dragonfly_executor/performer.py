@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
-from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.core import actions
 from dragonfly_executor.future import Outcome, Unopened
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    from typing import Any
+
     from dragonfly_executor.core.ledger import Call
     from dragonfly_executor.outputs import Outputs
     from dragonfly_executor.runners import Runners

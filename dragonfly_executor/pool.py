@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from dragonfly_executor import errors
 from dragonfly_executor.core.events import Resized, ShutdownMode
@@ -19,12 +18,15 @@ from dragonfly_executor.parent import Parent, max_depth
 from dragonfly_executor.payload import CallCodec
 from dragonfly_executor.registry import check_backend, registry
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    from typing import Any, Self, TypeVar
+
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.sync import Keeper
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 
 class Pool:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.transport.loop import Loop
 
-S = TypeVar("S")
-T = TypeVar("T")
+    T = TypeVar("T")
 
 
-class Questions(Generic[S]):
-    """Questions about a state that a thread owns until it has ended, and that is anybody's then."""
+class Questions:
+    """Questions about a pool's state, which the engine thread owns until it has ended, and which is anybody's then."""
 
-    def __init__(self, state: S) -> None:
+    def __init__(self, state: Machine) -> None:
         self._state = state
         self._asked: list[SimpleQueue[Any]] = []
         self._ended = False
 
-    def ask(self, loop: Loop, question: Callable[[S], T]) -> T:
+    def ask(self, loop: Loop, question: Callable[[Machine], T]) -> T:
         """The answer, given on the thread that runs `loop`, or here if that has ended. Not for that thread itself."""
         if self._ended:
             return question(self._state)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.pool import Pool

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Node
     from dragonfly_executor.narrator import Narrator

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
 from dragonfly_executor.future import Outcome
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    from typing import Any
+
     from dragonfly_executor.core.wire import Frame
     from dragonfly_executor.payload import CallCodec
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import handshake
@@ -28,13 +27,18 @@ from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.streams import as_socket
 from dragonfly_executor.versions import versions
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    from typing import Any, Protocol
+
     from dragonfly_executor.backends.base import Node, Stream
     from dragonfly_executor.outputs import Outputs
     from dragonfly_executor.payload import CallCodec
     from dragonfly_executor.sync import Sender
     from dragonfly_executor.transport.loop import Loop
     from dragonfly_executor.transport.pump import Pump
+else:
+    Protocol = object
 
 INFINITY = float("inf")
 PUMP_PATIENCE = 5.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dragonfly_executor import errors
 from dragonfly_executor.boots import Boots
 from dragonfly_executor.core import events, handshake
@@ -11,6 +9,7 @@ from dragonfly_executor.release import Releaser
 from dragonfly_executor.threads import Crew
 from dragonfly_executor.welcome import Welcome
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.ledger import Call

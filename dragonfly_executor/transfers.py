@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from dragonfly_executor.core.wire import MAX_INLINE, Flag, Frame
 from dragonfly_executor.future import Outcome
 from dragonfly_executor.transport.link import Buffer, Link, split_bulk
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.payload import CallCodec
     from dragonfly_executor.reports import Ref, Result

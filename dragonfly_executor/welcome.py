@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dragonfly_executor.core import handshake
 from dragonfly_executor.core.wire import SETUP_HEAD
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.engine import Engine

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dragonfly_executor.parent import Parent
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from dragonfly_executor.sync import Sync
     from dragonfly_executor.transport.loop import Loop
+else:
+    Protocol = object
 
 Buffer = bytes | bytearray | memoryview
 
@@ -28,7 +33,7 @@ class Stream(Protocol):
         """End the stream in both directions."""
 
 
-class BootRequest(NamedTuple):
+class BootRequest(namedtuple("BootRequest", "runner_id parent timeout")):  # noqa: PYI024  # typing is slow to import
     """What a backend is told about the runner it shall boot.
 
     Attributes:
@@ -38,6 +43,7 @@ class BootRequest(NamedTuple):
         timeout: seconds that the boot may take; the pool gives up on it after that.
     """
 
+    __slots__ = ()
     runner_id: int
     parent: Parent
     timeout: float

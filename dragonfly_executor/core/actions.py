@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final, TypeAlias
 
 from dragonfly_executor.core.ledger import Call
 from dragonfly_executor.core.record import Record
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Final, TypeAlias
 
 
 class Verdict(Enum):

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from enum import IntEnum
-from typing import TypeAlias
 
 from dragonfly_executor.core.ledger import Call
 from dragonfly_executor.core.record import Record
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
 Ref: TypeAlias = tuple[int, int]
 Result: TypeAlias = tuple[int, int, float, object, bool]

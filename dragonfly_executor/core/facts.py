@@ -6,7 +6,6 @@ A message about what is not there (any more) is counted and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
 
 from dragonfly_executor.core import events, verdicts
 from dragonfly_executor.core.actions import Stop
@@ -14,6 +13,10 @@ from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.ledger import Call, CallState
 from dragonfly_executor.core.roster import Runner, RunnerState
 from dragonfly_executor.core.state import PoolState
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 # -- calls -------------------------------------------------------------------------------------------------------------
 

@@ -11,11 +11,15 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
-from typing import Final, TypeVar
 
 from dragonfly_executor.core.record import Record
 
-Entry = TypeVar("Entry", tuple[int, "Call"], tuple[float, int])
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Final, TypeVar
+
+    Entry = TypeVar("Entry", tuple[int, "Call"], tuple[float, int])
+
 
 # How many leftovers a queue or heap may hold before sweeping is worth looking at.
 SLACK: Final = 64

@@ -6,8 +6,6 @@ burst of calls need no code of their own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dragonfly_executor.core.actions import Action, Settle
 from dragonfly_executor.core.events import Event
 from dragonfly_executor.core.facts import RECORD
@@ -15,6 +13,7 @@ from dragonfly_executor.core.ledger import Call
 from dragonfly_executor.core.reconcile import idle_deadline, reconcile
 from dragonfly_executor.core.state import PoolLimits, PoolState
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.core.stats import PoolStats
 

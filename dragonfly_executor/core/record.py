@@ -6,7 +6,9 @@ first call waits for a first runner would pay for thirty of them.
 
 from __future__ import annotations
 
-from typing import ClassVar
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class Record:

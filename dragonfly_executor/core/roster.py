@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 from heapq import heapify, heappop, heappush
-from typing import Final, TypeAlias
 
 from dragonfly_executor.core.ledger import SLACK, Call, CallState
 from dragonfly_executor.core.scaling import cost_after, cost_of_stuck, prefetch
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Final, TypeAlias
 
 Room: TypeAlias = list[tuple[int, int]]
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Final
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Final
 
 PREFETCH_SPAN: Final = 0.005
 """Seconds of work that a slot may have waiting behind its call: enough to hide a hop between processes, and little

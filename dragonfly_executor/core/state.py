@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Final
 
 from dragonfly_executor.core import verdicts
 from dragonfly_executor.core.actions import CANCELLED, Action, Kill, Stop
@@ -12,6 +11,10 @@ from dragonfly_executor.core.ledger import Call, CallState, Ledger
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.core.roster import Roster, Runner, RunnerState
 from dragonfly_executor.core.scaling import BackOff
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Final
 
 
 class Tally:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

@@ -6,7 +6,6 @@ import os
 import pickle
 import sys
 from pickle import Pickler
-from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
 from dragonfly_executor.payload import failures
@@ -29,8 +28,10 @@ from dragonfly_executor.payload.parent_main import ParentMain
 from dragonfly_executor.payload.script import describe
 from dragonfly_executor.payload.tracking import MAIN_NAMES, importable
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from dragonfly_executor.payload.box import Buffer, Received
 

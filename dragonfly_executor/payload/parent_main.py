@@ -7,7 +7,6 @@ import pickle
 import sys
 from threading import Lock
 from types import CodeType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
 from dragonfly_executor.payload.code_names import all_names, code_names, submodules
@@ -16,15 +15,16 @@ from dragonfly_executor.payload.script import Bindings, bindings
 from dragonfly_executor.payload.stable import fingerprint, same
 from dragonfly_executor.payload.tracking import MainView, importable, name_in
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from collections.abc import Set as AbstractSet
+    from typing import Any
 
     # For each definition, by its names: a number that grows when the bytes change, and the bytes.
     Versions = dict[tuple[str, ...], tuple[int, bytes]]
     # Pickles an object whose parts with these names are embedded: bytes, hard names, soft names, attribute names.
     Define = Callable[[Any, frozenset[str]], tuple[bytes, set[str], set[str], set[str]]]
-
 
 # A module's own names: every module has its own, they never travel.
 MODULE_OWN = frozenset({

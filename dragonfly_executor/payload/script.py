@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     import ast
     from collections.abc import Iterator
     from types import ModuleType
+    from typing import Any
 
 
 def describe(module: ModuleType) -> dict[str, Any]:

@@ -12,9 +12,12 @@ from types import (
     NoneType,
     WrapperDescriptorType,
 )
-from typing import Any
 
 from dragonfly_executor.payload.tracking import MAIN_NAMES
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Any
 
 _CONSTANT = frozenset({
     bool, bytes, complex, float, int, str, NoneType, range, type(...), type(NotImplemented),
