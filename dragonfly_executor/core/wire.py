@@ -74,9 +74,10 @@ class Kind(IntEnum):
     # agent: of what this slot wrote so much (call id: a weight, see `core.output`) has been consumed.
     OUTPUT = 25
     SYNC_BEGIN = 26  # parent -> agent: JSON, a step: how the files there change; detail = its number; Flag.MORE
-    SYNC_HAVE = 27  # agent -> parent: one bit for each content that the step needs: is it there? detail = its number
+    SYNC_HAVE = 27  # agent -> parent: one bit for each content of the step: is it there? All set: nothing need follow
     SYNC_DATA = 28  # parent -> agent: a piece of a content; call id = its place among those, from 1; Flag.MORE
-    SYNC_END = 29  # parent -> agent: all was sent. agent -> parent: one bit for each change: was it not as announced?
+    # parent -> agent: what was missing was sent. agent -> parent: one bit for each change: was it not as announced?
+    SYNC_END = 29
     # Where a runner dials back, these come before its HELLO; see `core/dialback.py`.
     DIAL = 30  # runner -> parent: version of the handshake, nonce, number of the runner
     CHALLENGE = 31  # parent -> runner: nonce

@@ -1,9 +1,9 @@
 """The agent's end of a sync: the parent's files come, and slots start where they lie.
 
 A sync is a number of steps, each in its turn: the parent says what changes (SYNC_BEGIN), the agent which of the
-contents it has (SYNC_HAVE), the parent sends the others (SYNC_DATA, SYNC_END), and the agent changes its tree and says
-so (SYNC_END). Calls that come after a SYNC_BEGIN wait until then. Where a content did not come out as announced, since
-its file was just being changed, they go on waiting: the parent then sends another step.
+contents it has (SYNC_HAVE), the parent sends the others, if any (SYNC_DATA, SYNC_END), and the agent changes its tree
+and says so (SYNC_END). Calls that come after a SYNC_BEGIN wait until then. Where a content did not come out as
+announced, since its file was just being changed, they go on waiting: the parent then sends another step.
 """
 
 from __future__ import annotations
@@ -128,6 +128,9 @@ class Synced:
         self._all_sent = False
         have = [self._blobs.has(digest, size) for digest, size in self._wanted]
         self._send(encode(Kind.SYNC_HAVE, payload=pack_bits(have), detail=number))
+        if all(have):
+            # A warm runner need not be told that nothing follows: that would be a way there and back more.
+            self._apply()
 
     def _open_session(self) -> None:
         if self._session is not None:
@@ -164,6 +167,10 @@ class Synced:
     def _end(self, frame: Frame) -> None:
         if not self._steps or self._all_sent or self._receiving is not None or frame.detail != self._steps[0][0]:
             raise ProtocolError("an end of a sync that did not begin")
+        self._apply()
+
+    def _apply(self) -> None:
+        """Everything is here: change the tree."""
         self._all_sent = True
         self._stale = []
         self._work = self._tree.apply(self._steps[0][1].difference, self._stale)

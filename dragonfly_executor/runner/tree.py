@@ -188,7 +188,9 @@ def _forget_all_bytecode(folder: int, prefix: str = "") -> None:
         return
     try:
         for compiled in os.listdir(cache):
-            if compiled.startswith(prefix) and not _is_directory(cache, compiled):
+            # While it is being written it has a number behind its name.
+            is_bytecode = compiled.startswith(prefix) and (not prefix or ".pyc" in compiled)
+            if is_bytecode and not _is_directory(cache, compiled):
                 os.unlink(compiled, dir_fd=cache)
     except FileNotFoundError:
         pass  # a slot replaced it an instant ago

@@ -156,6 +156,10 @@ class Sender:
         if frame.kind == Kind.SYNC_HAVE and transfer.is_asked:
             transfer.is_asked = False
             have = read_bits(bytes(frame.payload), len(transfer.wanted))
+            if all(have):
+                # The runner goes on by itself.
+                transfer.is_sent = True
+                return
             pieces = pieces_of(transfer.step.difference.changed, transfer.sources, transfer.wanted, have)
             self._sending = transfer, pieces
             self._read_on()

@@ -268,6 +268,7 @@ def test_a_file_that_never_stays_as_it_is_is_left_out(
         talk.sync()
         assert talk.heard == ["synced"]
         told = len(talk.told)
+        change()
         talk.sync()
     assert talk.heard == ["synced"] * 2
     # Once it is known, it costs little.
@@ -290,6 +291,17 @@ def test_a_content_that_was_spoilt_on_the_host_is_sent_again(start: Start, proje
     assert talk.heard == ["synced"]
     assert same(talk, project)
     assert talk.sender.sent == 1
+
+
+def test_a_runner_whose_host_has_everything_is_only_told_so(start: Start, project: Path) -> None:
+    """Not even that nothing follows: each such word would be one way there and back more for a first call."""
+    start().sync()
+    talk = start()
+    talk.sync()
+    assert talk.heard == ["synced"]
+    assert talk.told == ["SYNC_BEGIN"]
+    assert same(talk, project)
+    assert talk.sender.sent == 0
 
 
 def test_changes_come_while_others_are_still_on_their_way(start: Start, project: Path) -> None:

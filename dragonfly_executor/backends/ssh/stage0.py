@@ -16,6 +16,7 @@ from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 MAGIC = b"\x1edragonfly-1\x1f"
@@ -34,6 +35,8 @@ def main(digest: str, cache: str) -> None:
         lock = _verified(path, digest)
         version = "{}.{}.{}".format(*sys.version_info)
         _say(writing, {"cached": lock >= 0, "python": version, "executable": sys.executable}, MAGIC)
+        # While the parent's answer is on its way.
+        run = _load(path) if lock >= 0 else None
         order, rest = _hear(reading)
         if lock < 0:
             _store(path, digest, _read(reading, order["size"], rest))
@@ -45,13 +48,20 @@ def main(digest: str, cache: str) -> None:
         os.environ.update(order["env"])
         os.environ["DRAGONFLY_CACHE"] = folder
         os.environ.pop("DRAGONFLY_PARENT_PID", None)
-        sys.path.insert(0, path)
-        from dragonfly_executor.runner.hosted import run
+        run = run or _load(path)
     except BaseException as error:
         _say(writing, {"error": f"{type(error).__name__}: {error}"}, MAGIC)
         os._exit(1)
     _say(writing, {"ready": True})
     run(reading, writing)
+
+
+def _load(path: str) -> Callable[[int, int], None]:
+    """The archive's own way to go on."""
+    sys.path.insert(0, path)
+    from dragonfly_executor.runner.hosted import run
+
+    return run
 
 
 def _move_aside() -> tuple[int, int]:
