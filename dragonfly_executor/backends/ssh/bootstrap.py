@@ -22,6 +22,8 @@ OUTPUT_SIZE = 4096
 """Of what a host printed, as much is told."""
 NEEDED = f"{sys.version_info.major}.{sys.version_info.minor}"
 PART_SIZE = 256 * 1024
+NOT_THIS_ONE = 113
+"""What an interpreter of another version ends with."""
 
 
 class Talk(Protocol):
@@ -50,19 +52,22 @@ def command(python: str | None, digest: str, cache: str | None) -> str:
     packed = binascii.b2a_base64(zlib.compress(source, 9), newline=False).decode()
     scope = '{"__name__": "dragonfly_stage0"}'
     code = (
-        f"import binascii, sys, zlib; scope = {scope}; "
+        f"import sys; sys.version_info[:2] == {sys.version_info[:2]} or sys.exit({NOT_THIS_ONE}); "
+        f"import binascii, zlib; scope = {scope}; "
         f'exec(zlib.decompress(binascii.a2b_base64("{packed}")), scope); scope["main"](*sys.argv[1:])'
     )
     ask = 'import sys; print("%d.%d" % sys.version_info[:2])'
     arguments = f"{digest} {_word(cache or '')}"
-    # A shim may be found that leads nowhere: so each is asked before one is trusted with the connection.
+    # A shim may be found that leads nowhere. So the shell stays, and asks what it was that failed; to ask before that
+    # would start two interpreters for each runner.
     script = (
         f"found=; for python in {' '.join(map(_word, candidates))}; do version=missing; "
         'if command -v "$python" >/dev/null 2>&1; then '
+        f'"$python" -I -c {shlex.quote(code)} {arguments} && exit; status=$?; '
         f'version=$("$python" -E -S -c {shlex.quote(ask)} </dev/null) || version=broken; '
+        f'if [ "$version" = {NEEDED} ]; then exit $status; fi; '
         r"else printf '%s: not found\n' "
         '"$python" >&2; fi; '
-        f'if [ "$version" = {NEEDED} ]; then exec "$python" -I -c {shlex.quote(code)} {arguments}; fi; '
         'found="$found $version"; done; '
         # In two pieces: a profile may print the command, and some shells' echo makes bytes of such numbers.
         r"""printf '\036%s\037none%s\n' dragonfly-1 "$found"; exit 127"""
