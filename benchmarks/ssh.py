@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from io import BytesIO
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -75,6 +76,30 @@ def bare_transfer(place: Place) -> float:
     taken = time.perf_counter() - began
     transport.close()
     return taken
+
+
+def sftp_transfer(place: Place) -> float:
+    """The same as a file, with paramiko's own SFTP."""
+    transport = place.bare()
+    channel = transport.open_session()
+    channel.exec_command(f"exec {sftp_server()}")
+    sftp = paramiko.SFTPClient(channel)
+    with tempfile.TemporaryDirectory() as folder:
+        remote = f"{folder}/file"
+        began = time.perf_counter()
+        sftp.putfo(BytesIO(bytes(SIZE)), remote)
+        back = BytesIO()
+        sftp.getfo(remote, back)
+        taken = time.perf_counter() - began
+    assert back.tell() == SIZE
+    transport.close()
+    return taken
+
+
+def sftp_server() -> str:
+    """Where OpenSSH keeps it."""
+    places = ("/usr/lib/openssh", "/usr/libexec/openssh", "/usr/lib/ssh", "/usr/libexec")
+    return next(path for place in places if os.access(path := f"{place}/sftp-server", os.X_OK))
 
 
 def our_transfer(place: Place) -> float:
@@ -154,6 +179,7 @@ def _seconds_a_call(submit: Callable[..., object]) -> float:
 
 MEASURES: dict[str, tuple[str, Callable[[Place], float], Callable[[Place], float], float]] = {
     "transfer": ("64 MiB there and back, against a bare channel", bare_transfer, our_transfer, 1 / 0.8),
+    "sftp": ("64 MiB there and back, against paramiko's own SFTP", sftp_transfer, our_transfer, 1 / 0.8),
     "start": ("second boot, against connect and python -c pass", bare_start, our_start, 2.0),
     "gaps": ("20 ms calls on 8 slots, against slots that never wait", no_gaps, our_gaps, 1 / 0.9),
     "calls": (f"no-op call, {SLOTS} slots, against ProcessPoolExecutor", process_calls, our_calls, 1.0),

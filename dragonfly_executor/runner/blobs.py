@@ -79,7 +79,8 @@ class Blobs:
         except OSError:
             return False
         try:
-            while piece := os.read(source, _PIECE):
+            # No more than it should be: room for a large piece is made anew for each file.
+            while piece := os.read(source, min(_PIECE, size - copied + 1)):
                 found.update(piece)
                 copied += len(piece)
                 _write(target, piece)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dragonfly_executor.sync.scan import Seen
 
 MIB = 1024 * 1024
 
@@ -22,6 +26,9 @@ class Sync:
             are installed on the host, once for each list.
         check_every: seconds after a look for changed files in which calls are taken not to need another; 0 looks before
             each call. Where a look is quick it comes more often, after twenty times what the last one took.
+
+    Attributes:
+        seen: what the pools with this plan have found, so that the next one need not read it all again; the scanner's.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -47,6 +54,7 @@ class Sync:
             raise ValueError(f"check_every must be at least 0, not {check_every!r}")
         self.check_every = float(check_every)
         self.requirements = _requirements(requirements)
+        self.seen: Seen | None = None
 
     def __repr__(self) -> str:
         # Not the requirements: the address of an index may hold a password.

@@ -56,6 +56,15 @@ class _Known(NamedTuple):
     entry: Entry | None
 
 
+class Seen(NamedTuple):
+    """What was found from one working directory: files, folders, and what lies in folders."""
+
+    cwd: str
+    files: dict[str, _Known]
+    folders: dict[str, _Known]
+    listed: dict[str, list[str]]
+
+
 class Scanner:
     """Looks at this machine's files. One thread at a time.
 
@@ -75,9 +84,9 @@ class Scanner:
             script = None
         self._script = None if script is None else script[0]
         self.script = None if script is None else script[1]
-        self._files: dict[str, _Known] = {}
-        self._folders: dict[str, _Known] = {}
-        self._listed: dict[str, list[str]] = {}
+        seen = plan.seen if plan.seen is not None and plan.seen.cwd == cwd else Seen(cwd, {}, {}, {})
+        # Copies: the pool that found it may still be there, and finds more.
+        self._files, self._folders, self._listed = dict(seen.files), dict(seen.folders), dict(seen.listed)
         self._warned: set[str] = set()
         self._too_large: dict[str, int] = {}
         self._last: Snapshot | None = None
@@ -102,6 +111,7 @@ class Scanner:
             return self._last
         self._now = _file_clock()
         snapshot = self._build(found)
+        self._plan.seen = Seen(self._layout.cwd, self._files, self._folders, self._listed)
         self._last_units = found
         if self._last is None or snapshot != self._last:
             self._last = snapshot

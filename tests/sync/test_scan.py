@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 from dragonfly_executor import errors
 from dragonfly_executor.core.manifest import LINK
-from dragonfly_executor.sync import Keeper, Sync, units
+from dragonfly_executor.sync import Keeper, Sync, scan, units
 from dragonfly_executor.sync.listing import listed
 from tests.sync import projects
 from tests.sync.projects import write
@@ -473,3 +474,38 @@ def _nothing_but_projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         return {unit: files for unit, files in found(layout).items() if unit.local.startswith(str(tmp_path))}
 
     monkeypatch.setattr(units, "imported", of_projects)
+
+
+# -- the next pool -----------------------------------------------------------------------------------------------------
+
+
+def test_the_next_pool_with_the_same_plan_reads_what_has_changed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And from another working directory everything: there links may lead elsewhere."""
+    write(work, {"data/a": "a", "data/b": "b", "data/c": "c"})
+    for path in (work / "data").iterdir():
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    # Status changes cannot be stamped: so the clock is told to have moved on.
+    monkeypatch.setattr(scan, "_file_clock", lambda: time.time_ns() + 10**10)
+    read: list[str] = []
+    reading = scan.Scanner._read
+
+    def noting(self: scan.Scanner, local: str) -> Any:
+        read.append(local)
+        return reading(self, local)
+
+    monkeypatch.setattr(scan.Scanner, "_read", noting)
+    monkeypatch.setattr(units, "imported", lambda layout: {})
+    monkeypatch.setattr(units, "of_script", lambda layout: None)
+    plan = Sync([str(work / "data")], check_every=0)
+    Keeper(plan).look()
+    assert len(read) == 3
+    (work / "data" / "b").write_text("bb")
+    again = Keeper(plan)
+    again.look()
+    assert read[3:] == [str(work / "data" / "b")]
+    assert again.require().manifest["cwd/data/b"].size == 2
+    monkeypatch.chdir(work.parent)
+    elsewhere = Keeper(plan)
+    elsewhere.look()
+    assert len(read) == 7
+    assert {path.rpartition("/")[2] for path in elsewhere.require().manifest} >= {"a", "b", "c"}

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import paramiko
@@ -32,6 +33,8 @@ PACKET = 64 * 1024
 FAST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 JOIN_PATIENCE = 5.0
 MAX_JUMPS = 8
+QUICK_ACK = getattr(socket, "TCP_QUICKACK", None)
+"""Linux has it."""
 LOG_CHANNEL = "dragonfly_executor.paramiko"
 # What goes wrong is told by the error that it ends in. Without a handler Python would print paramiko's tracebacks.
 logging.getLogger(LOG_CHANNEL).addHandler(logging.NullHandler())
@@ -141,7 +144,7 @@ class Connector:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
-        return sock
+        return PromptSocket(sock)
 
     def _jump(self, target: Target, deadline: Deadline, jumps: int) -> Connection:
         """A connection to the last host on the way."""
@@ -219,6 +222,32 @@ def _end(transport: paramiko.Transport) -> None:
         transport.join(JOIN_PATIENCE)
     if transport.is_alive():
         logging.getLogger("dragonfly_executor").error("thread %s has not ended", transport.name)
+
+
+class PromptSocket(socket.socket):
+    """A TCP connection that acknowledges at once what it has received.
+
+    sshd holds a small packet back until the one before is acknowledged (Nagle's algorithm), for sessions without a
+    terminal always. Together with a kernel that waits 40 ms for something to acknowledge it with, a boot would stop for
+    so long, and so would small results that follow each other.
+
+    Args:
+        sock: the connection; it is this one's from now on.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        timeout = sock.gettimeout()
+        super().__init__(sock.family, sock.type, sock.proto, sock.detach())
+        self.settimeout(timeout)
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """As a socket's."""
+        data = super().recv(size, flags)
+        if QUICK_ACK is not None:
+            # The kernel falls back by itself to waiting: so each time.
+            with suppress(OSError):  # it has just been closed
+                self.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 1)
+        return data
 
 
 class Proxy:

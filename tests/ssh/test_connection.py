@@ -1,0 +1,27 @@
+"""The connection to a host, below SSH."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from dragonfly_executor.backends.ssh.connect import QUICK_ACK, PromptSocket
+
+
+def test_what_a_host_sends_is_acknowledged_at_once() -> None:
+    """sshd holds the next small packet back until then."""
+    if QUICK_ACK is None:
+        pytest.skip("this system cannot be told to")
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as plain:
+        plain.settimeout(5.0)
+        with PromptSocket(plain) as prompt, listener.accept()[0] as host:
+            assert plain.fileno() == -1
+            assert prompt.gettimeout() == 5.0
+            # To send and to receive by turns is what makes the kernel wait.
+            for _ in range(5):
+                prompt.sendall(b"?")
+                assert host.recv(1) == b"?"
+                host.sendall(b"!")
+                assert prompt.recv(1) == b"!"
+                assert prompt.getsockopt(socket.IPPROTO_TCP, QUICK_ACK) == 1
