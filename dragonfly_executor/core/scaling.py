@@ -13,6 +13,8 @@ PREFETCH_SPAN: Final = 0.005
 enough that a call which waits there while a slot elsewhere becomes free loses nothing that anybody notices."""
 MAX_PREFETCH: Final = 128
 """Calls that a slot may have waiting at most."""
+MAX_AHEAD: Final = 512
+"""The same for a runner that is far away, where more are on their way than wait. Each may have 64 KiB with it."""
 NEAR: Final = 0.001
 """Seconds of round trip below which a runner is as good as here."""
 WORTHWHILE: Final = 0.1
@@ -41,7 +43,7 @@ def prefetch(cost: float | None, slots: int, round_trip: float = 0.0) -> int:
         each = MAX_PREFETCH if cost * MAX_PREFETCH <= PREFETCH_SPAN else max(1, int(PREFETCH_SPAN / cost))
     if round_trip > NEAR and round_trip > WORTHWHILE * cost:
         span = UNDER_LOAD * round_trip
-        each = MAX_PREFETCH if cost * MAX_PREFETCH <= span else max(each, ceil(span / cost))
+        each = MAX_AHEAD if cost * MAX_AHEAD <= span else max(each, ceil(span / cost))
     return slots * each
 
 

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragonfly_executor.core.scaling import (
+    MAX_AHEAD,
     MAX_PREFETCH,
+    NEAR,
     BackOff,
     boots_for,
     boots_needed,
@@ -33,7 +35,8 @@ DEFAULTS = {"waiting": 0, "up": 0, "booting": 0, "total": 0, "at_least": 0, "at_
         (0.010, 2, 0.030, 12),  # far: three calls a slot cover it, twice as many under load
         (0.010, 2, 0.031, 14),
         (0.0005, 1, 0.002, 10),  # the span covers the round trip already
-        (0.0001, 1, 1.0, MAX_PREFETCH),
+        (0.0001, 1, 1.0, MAX_AHEAD),
+        (0.0001, 2, 0.010, 2 * 200),  # far, and small: more than would wait on a runner here
         (0.4, 2, 0.1, 2),  # a quarter of the slot's time would be lost
         (1.0, 2, 0.1, 0),  # a tenth is not worth having calls wait behind a long one
     ],
@@ -44,7 +47,7 @@ def test_prefetch_follows_what_calls_cost(cost: float | None, slots: int, round_
 
 @given(st.none() | st.floats(0, 1e6), st.integers(1, 1000), st.floats(0, 1e3))
 def test_prefetch_is_bounded_and_never_negative(cost: float | None, slots: int, round_trip: float) -> None:
-    assert 0 <= prefetch(cost, slots, round_trip) <= slots * MAX_PREFETCH
+    assert 0 <= prefetch(cost, slots, round_trip) <= slots * (MAX_PREFETCH if round_trip <= NEAR else MAX_AHEAD)
 
 
 @given(st.floats(0, 1e3), st.floats(0, 1e3))
