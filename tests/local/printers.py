@@ -142,9 +142,10 @@ def leave_a_child(gate: str, text: str) -> None:
     subprocess.Popen(["/bin/sh", "-c", f"head -c 1 < {gate} > /dev/null; echo {text}"])
 
 
-def leave_a_silent_child() -> int:
-    """Start a process that holds the pipes and outlives the call."""
-    return subprocess.Popen(["/bin/sleep", "600"], start_new_session=True).pid
+def leave_a_silent_child(mailbox: str, gate: str) -> None:
+    """Start a process that holds the pipes and outlives the call, which ends when the gate is open."""
+    tell(mailbox, str(subprocess.Popen(["/bin/sleep", "600"], start_new_session=True).pid))
+    wait_at(gate)
 
 
 def from_threads(count: int) -> None:

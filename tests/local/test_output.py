@@ -415,11 +415,13 @@ def test_pipes_go_with_their_slots(make: Make) -> None:
     assert max(counts[-10:]) <= max(counts[:5]) + 2
 
 
-def test_a_child_that_holds_the_pipes_keeps_nobody(make: Make) -> None:
+def test_a_child_that_holds_the_pipes_keeps_nobody(make: Make, mailbox: Mailbox, gate: Gate) -> None:
     """Checklist 38. A slot that is replaced, and a pool that ends, wait for no end of a pipe."""
     ex = make(1, output="capture", max_tasks_per_child=1)
-    child = ex.submit(printers.leave_a_silent_child).result(SOON)
-    with watching(child) as (watch,):
+    left = ex.submit(printers.leave_a_silent_child, mailbox.path, gate.path)
+    with watching(int(mailbox.read())) as (watch,):
+        gate.open()
+        assert left.result(SOON) is None
         assert ex.submit(printers.say, "next").result(SOON) == "next"
         end(ex)
         assert watch.ended(SOON)
