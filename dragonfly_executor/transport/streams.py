@@ -33,12 +33,17 @@ if TYPE_CHECKING:
             """End it."""
 
 
+PIPE_SIZE = 1024 * 1024
+"""Bytes, which any user may have: with the usual 64 KiB a large payload costs many more changes of process."""
+
+
 class DescriptorPair:
     """Two descriptors, one to read and one to write, with the methods of a socket that a link uses."""
 
     def __init__(self, reading: int, writing: int) -> None:
         self._reading = reading
         self._writing = writing
+        _widen(reading, writing)
 
     def recv(self, size: int) -> bytes:
         """What is there, at most `size` bytes; nothing at the end."""
@@ -71,6 +76,17 @@ class DescriptorPair:
         writing, self._writing = self._writing, -1
         for fd in {reading, writing} - {-1}:
             os.close(fd)
+
+
+def _widen(*descriptors: int) -> None:
+    """Give pipes more room."""
+    import fcntl
+
+    for fd in descriptors:
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        except (AttributeError, OSError):
+            return  # not this system, no pipe, or more than this user may have
 
 
 def as_socket(stream: Stream) -> tuple[socket.socket, Pump | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import threading
@@ -14,7 +15,7 @@ from dragonfly_executor.core.wire import CHUNK_SIZE, Decoder, Flag, Frame, Kind,
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.transport.link import Link, split_bulk
 from dragonfly_executor.transport.loop import Loop
-from dragonfly_executor.transport.streams import DescriptorPair, as_socket
+from dragonfly_executor.transport.streams import PIPE_SIZE, DescriptorPair, as_socket
 from tests.support import PATIENCE
 
 
@@ -223,6 +224,12 @@ def pipes() -> Iterator[tuple[DescriptorPair, DescriptorPair]]:
     yield ends
     for end in ends:
         end.close()
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_GETPIPE_SZ"), reason="only Linux has pipes of other sizes")
+def test_pipes_have_room_for_large_payloads(pipes: tuple[DescriptorPair, DescriptorPair]) -> None:
+    for pair in pipes:
+        assert {fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) for fd in (pair.fileno(), pair.write_fileno())} == {PIPE_SIZE}
 
 
 def test_two_descriptors_carry_frames_like_one_socket(pipes: tuple[DescriptorPair, DescriptorPair]) -> None:
