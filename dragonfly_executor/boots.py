@@ -270,12 +270,12 @@ class Boots:
         boot = self._booting[runner_id]
         if boot.link is not None and boot.link.sender is not None:
             phase, how_far = boot.link.sender.progress
-            text = f"runner {runner_id} was not ready within {timeout:g} s: {how_far}"
+            text = f"{boot.link.name} was not ready within {timeout:g} s: {how_far}"
             self._end_boot(runner_id, errors.BootTimeoutError(text, phase))
             return
         if boot.link is not None:
-            what = "say hello" if boot.link.descriptor() >= 0 else "dial back"
-            error = errors.BootTimeoutError(f"runner {runner_id} did not {what} within {timeout:g} s", "connect")
+            what, phase = ("say hello", "handshake") if boot.link.descriptor() >= 0 else ("dial back", "connect")
+            error = errors.BootTimeoutError(f"{boot.link.name} did not {what} within {timeout:g} s", phase)
             error.__cause__ = None if self._dial_back is None else self._dial_back.last_refusal
             self._end_boot(runner_id, error)
             return
@@ -343,7 +343,7 @@ class _Syncing:
         """It has said so itself: what it held has not started, and will not."""
         runner = self._runner
         runner.never_left |= runner.held
-        self._host.runner_broke(runner, errors.BootError(f"runner {runner.id}: {text}", phase))
+        self._host.runner_broke(runner, errors.BootError(f"{runner.name}: {text}", phase))
 
 
 def _boot_error(error: BaseException, phase: str = "create") -> errors.BootError:

@@ -102,6 +102,11 @@ class RunnerLink:
         self._link = Link(self._loop, sock, self._on_frames, self._on_closed, handshake=True)
         self._transfers.attach(self._link)
 
+    @property
+    def name(self) -> str:
+        """What to call it in an error."""
+        return f"runner {self.id} on {self.node.host}" if self.node.host else f"runner {self.id}"
+
     # -- saying -------------------------------------------------------------------------------------------------------
 
     def welcome(self, session: bytes, setup: bytes) -> None:
@@ -227,7 +232,7 @@ class RunnerLink:
 
     def _on_closed(self, reason: Exception | None) -> None:
         how = "ended" if reason is None else f"broke: {reason}"
-        text = f"the link to runner {self.id} {how}"
+        text = f"the link to {self.name} {how}"
         self._listener.runner_broke(self, reason if isinstance(reason, errors.ProtocolError) else ConnectionError(text))
 
     def _on_frames(self, frames: Sequence[Frame]) -> None:
@@ -262,7 +267,7 @@ class RunnerLink:
         reason = handshake.mismatch(versions(), hello.versions)
         if reason is not None:
             self.refuse(reason)
-            self._listener.runner_broke(self, errors.VersionMismatchError(f"runner {self.id}: {reason}", "handshake"))
+            self._listener.runner_broke(self, errors.VersionMismatchError(f"{self.name}: {reason}", "handshake"))
             return
         self.pid = hello.versions.pid
         self._listener.runner_said_hello(self, hello)

@@ -125,7 +125,7 @@ class Runners:
             self._boots.broke(runner, error)
         elif runner.id in self._up:
             runner.close()
-            text = f"runner {runner.id} (process {runner.pid}) was lost: {error}"
+            text = f"{runner.name} (process {runner.pid}) was lost: {error}"
             lost = errors.RunnerLostError(text, runner_id=runner.id)
             lost.__cause__ = error
             self._engine.handle(events.RunnerLost(runner.id, lost, runner.never_left))

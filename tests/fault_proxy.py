@@ -30,9 +30,12 @@ class Way:
     Attributes:
         delay: seconds that each byte takes; jitter: seconds more at most, drawn anew for each piece.
         rate: bytes per second at most; None for any number.
+        step: bytes that go out at once, in a packet of their own; None for as many as there are.
         silent: bytes are taken in and never come out, as behind a firewall that drops them.
+        silent_after: so many bytes more come through, and then it is silent; None for never.
         stuck: bytes are not even taken in: the sender's window closes, as if the other side had stopped reading.
-        cut_after: so many bytes more come through, and then both directions end; None for never.
+        cut_after: so many bytes more come through, and then both directions end, of this connection; None for never.
+        abrupt: whether that end is a RST.
         flip: the number, counted from the connection's first byte, of a byte that has a bit turned over.
         passed: bytes that came through so far.
     """
@@ -40,14 +43,23 @@ class Way:
     def __init__(self, seed: int = 0) -> None:
         self.delay = 0.0
         self.jitter = 0.0
-        self.rate: float | None = None
-        self.silent = False
-        self.cut_after: int | None = None
-        self.flip: int | None = None
         self.passed = 0
         self._free = asyncio.Event()
-        self._free.set()
         self._random = random.Random(seed)
+        self.heal()
+
+    def heal(self) -> None:
+        """Nothing is wrong with it any more."""
+        self.delay = 0.0
+        self.jitter = 0.0
+        self.rate: float | None = None
+        self.step: int | None = None
+        self.silent = False
+        self.silent_after: int | None = None
+        self.cut_after: int | None = None
+        self.abrupt = False
+        self.flip: int | None = None
+        self._free.set()
 
     @property
     def stuck(self) -> bool:
@@ -66,6 +78,10 @@ class Way:
         """What comes through of these bytes, and whether the connection ends after them."""
         if self.silent:
             return b"", False
+        if self.silent_after is not None:
+            self.silent = len(data) >= self.silent_after
+            data = data[: self.silent_after]
+            self.silent_after -= len(data)
         cut = self.cut_after is not None and len(data) >= self.cut_after
         if self.cut_after is not None:
             data = data[: self.cut_after]
@@ -133,6 +149,10 @@ class FaultProxy:
         """What is sent these ways vanishes from now on; both, if none is named."""
         self.tell(lambda: [setattr(way, "silent", True) for way in ways or (self.up, self.down)])
 
+    def silence_after(self, way: Way, size: int) -> None:
+        """What is sent this way vanishes once so many more bytes have come through."""
+        self.tell(lambda: setattr(way, "silent_after", size))
+
     def stick(self, way: Way) -> None:
         """Take nothing in this way any more, until `release`."""
         self.tell(way._free.clear)
@@ -140,6 +160,22 @@ class FaultProxy:
     def release(self, way: Way) -> None:
         """Take in again what waits."""
         self.tell(way._free.set)
+
+    def heal(self) -> None:
+        """Nothing is wrong any more, for what comes from now on. Connections that were cut stay cut."""
+        self.tell(lambda: (self.up.heal(), self.down.heal()))
+
+    def cut_after(self, way: Way, size: int, *, abrupt: bool = False) -> None:
+        """End the connection that brings it to so many more bytes of one way; with a RST, if that is `abrupt`."""
+
+        def change() -> None:
+            way.cut_after, way.abrupt = size, abrupt
+
+        self.tell(change)
+
+    def flip_after(self, way: Way, size: int) -> None:
+        """Turn a bit over in the byte that comes after so many more of this way."""
+        self.tell(lambda: setattr(way, "flip", way.passed + size))
 
     def cut(self) -> None:
         """End all connections in an orderly way, now."""
@@ -150,8 +186,7 @@ class FaultProxy:
 
         def change() -> None:
             for end in self._ends:
-                sock = end.get_extra_info("socket")
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                _end_with_reset(end)
             self._close_all()
 
         self.tell(change)
@@ -229,11 +264,18 @@ class FaultProxy:
             if way.rate:
                 await asyncio.sleep(len(allowed) / way.rate)
             with suppress(OSError):
-                target.write(allowed)
-                await target.drain()
+                step = way.step or max(1, len(allowed))
+                for start in range(0, len(allowed), step):
+                    target.write(allowed[start : start + step])
+                    await target.drain()
+                    await asyncio.sleep(0)
         for end in (target, back) if ends else (target,):
+            if ends and way.abrupt:
+                _end_with_reset(end)
             end.close()
             self._ends.discard(end)
+        if ends:
+            way.cut_after, way.abrupt = None, False
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -245,3 +287,9 @@ class FaultProxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
+
+
+def _end_with_reset(end: asyncio.StreamWriter) -> None:
+    """When it is closed its peer gets a RST."""
+    sock = end.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

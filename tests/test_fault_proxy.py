@@ -112,6 +112,15 @@ def test_a_silent_way_swallows_bytes_and_the_end(proxy: FaultProxy, client: sock
     assert proxy.down.passed == 0
 
 
+def test_a_way_may_fall_silent_after_some_bytes(proxy: FaultProxy, client: socket.socket) -> None:
+    proxy.silence_after(proxy.up, 3)
+    client.sendall(b"abcdef")
+    assert exactly(client, 3) == b"abc"
+    client.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+
+
 def test_a_stuck_way_makes_the_sender_block_until_it_is_released(proxy: FaultProxy, client: socket.socket) -> None:
     proxy.stick(proxy.up)
     client.settimeout(0.2)
@@ -138,3 +147,30 @@ def test_a_cut_of_all_connections_is_an_end(proxy: FaultProxy, client: socket.so
     proxy.cut()
     assert client.recv(1) == b""
     assert proxy.connections == 1
+
+
+def test_a_cut_may_be_a_reset(proxy: FaultProxy, client: socket.socket) -> None:
+    client.sendall(b"x")
+    assert exactly(client, 1) == b"x"
+    proxy.cut_after(proxy.up, 1, abrupt=True)
+    client.sendall(b"abc")
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    assert proxy.up.passed == 2
+
+
+def test_bytes_that_drip_are_all_there(proxy: FaultProxy, client: socket.socket) -> None:
+    proxy.tell(lambda: setattr(proxy.up, "step", 1))
+    client.sendall(b"drop by drop")
+    assert exactly(client, 12) == b"drop by drop"
+
+
+def test_what_is_healed_does_nothing_wrong(proxy: FaultProxy, client: socket.socket) -> None:
+    proxy.slow(delay=3600.0)
+    proxy.silence()
+    proxy.stick(proxy.up)
+    proxy.flip_after(proxy.up, 0)
+    proxy.cut_after(proxy.down, 0)
+    proxy.heal()
+    client.sendall(b"hale")
+    assert exactly(client, 4) == b"hale"

@@ -13,15 +13,19 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
-def run(reading: int, writing: int) -> NoReturn:
+def run(reading: int, writing: int, patience: float = 60.0) -> NoReturn:
     """Be a runner on the stream that these two descriptors are. Does not return.
 
     Nobody on the host can be asked to sweep after an agent that was killed, and slots alone die with it: what their
     calls have started would go on. So the agent is a child of this process, which waits for its end.
+
+    Args:
+        reading, writing: the parent's stream.
+        patience: seconds until the parent has to have let it in.
     """
     pid = os.fork()
     if pid == 0:
-        agent.run(DescriptorPair(reading, writing))
+        agent.run(DescriptorPair(reading, writing), patience=patience)
         os._exit(1)
     for fd in {reading, writing}:
         os.close(fd)

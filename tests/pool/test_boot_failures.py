@@ -117,7 +117,7 @@ def test_a_program_that_never_says_hello_is_given_up_and_killed(
         assert second[0].ended(0.0)
     assert isinstance(error, BootTimeoutError)
     assert isinstance(error, TimeoutError)
-    assert (error.phase, error.attempts) == ("connect", 2)
+    assert (error.phase, error.attempts) == ("handshake", 2)
     assert "did not say hello within 0.5 s" in str(error)
 
 

@@ -94,3 +94,48 @@ def say_on_stderr_of_the_agent() -> Callable[[], int]:
             return stderr.write("from the agent\n")
 
     return call
+
+
+def log_run(path: str, name: object, filler: bytes = b"") -> Callable[[], object]:
+    """Adds a line to a file: that it ran."""
+
+    def call() -> object:
+        import os
+
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(fd, f"{name} {len(filler)}\n".encode())
+        os.close(fd)
+        return name
+
+    return call
+
+
+def digest_of(data: bytes, path: str) -> str:
+    """What came here; and a line in a file that something did."""
+    import hashlib
+    import os
+
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, b"ran\n")
+    os.close(fd)
+    return hashlib.sha256(data).hexdigest()
+
+
+def make_bytes(size: int, mailbox: str, path: str) -> bytes:
+    """Much to send back: says that it is made, here and in a file."""
+    import os
+
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, b"ran\n")
+    os.close(fd)
+    with open(mailbox, "w") as box:
+        box.write("made\n")
+    return bytes(range(256)) * (size // 256)
+
+
+def hold_the_interpreter(seconds: float) -> str:
+    """Lets no other thread of its process run meanwhile."""
+    import ctypes
+
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    return "done"

@@ -12,6 +12,7 @@ import pytest
 
 from dragonfly_executor import DragonflyExecutor, SSHBackend
 from tests.ssh.calls import free
+from tests.ssh.faults import FaultyWay
 from tests.ssh.machinery import Host, make_bare_python, make_key, missing
 
 
@@ -66,6 +67,22 @@ def host(make_host: MakeHost) -> Host:
     return make_host()
 
 
+@pytest.fixture(scope="module")
+def lasting_host(tmp_path_factory: pytest.TempPathFactory, key: Path, bare_python: Path) -> Iterator[Host]:
+    """One host for all tests of a file, which leave on it what boots leave there."""
+    host = Host(tmp_path_factory.mktemp("hosts") / "lasting", key, [bare_python])
+    host.start()
+    yield host
+    host.stop()
+
+
+@pytest.fixture
+def way(lasting_host: Host) -> Iterator[FaultyWay]:
+    """The way to that host, on which nothing is wrong yet."""
+    with FaultyWay(lasting_host) as way:
+        yield way
+
+
 @pytest.fixture
 def make_backend(tmp_path: Path, key: Path) -> MakeBackend:
     """Backends for hosts that it knows, and that look at nothing of the user's own, and send nothing of it."""
@@ -73,7 +90,7 @@ def make_backend(tmp_path: Path, key: Path) -> MakeBackend:
 
     def make(*hosts: Any, **options: Any) -> SSHBackend:
         known = tmp_path / f"known_hosts-{next(numbers)}"
-        known.write_text("".join(host.known_as for host in hosts if isinstance(host, Host)))
+        known.write_text("".join(host.known_as for host in hosts if isinstance(host, Host | FaultyWay)))
         defaults: dict[str, Any] = {
             "key_filename": key,
             "known_hosts": known,
@@ -81,7 +98,8 @@ def make_backend(tmp_path: Path, key: Path) -> MakeBackend:
             "sync": None,
             "use_agent": False,
         }
-        return SSHBackend([host.spec if isinstance(host, Host) else host for host in hosts], **defaults | options)
+        specs = [host.spec if isinstance(host, Host | FaultyWay) else host for host in hosts]
+        return SSHBackend(specs, **defaults | options)
 
     return make
 

@@ -1,6 +1,8 @@
 """A program that a test kills: it holds a call with all that it has started on a host.
 
-python -m tests.ssh.program SPEC KNOWN_HOSTS KEY MAILBOX GATE LEASE [fork]
+python -m tests.ssh.program SPEC KNOWN_HOSTS KEY MAILBOX GATE LEASE [fork | wait]
+
+With "wait" it is one that is only stopped for a while, and says on its mailbox how the call and the next one ended.
 """
 
 from __future__ import annotations
@@ -13,16 +15,20 @@ from dragonfly_executor import DragonflyExecutor, SSHBackend
 from tests.ssh.calls import free, hold_with_family
 
 
-def main(spec: str, known_hosts: str, key: str, mailbox: str, gate: str, lease: str, fork: str = "") -> None:
+def main(spec: str, known_hosts: str, key: str, mailbox: str, gate: str, lease: str, more: str = "") -> None:
     """Does not return by itself."""
     backend = SSHBackend([spec], known_hosts=known_hosts, key_filename=key, config=None, use_agent=False, sync=None)
     executor = DragonflyExecutor(backend=backend, lease=float(lease))
-    if fork:
+    if more == "fork":
         executor.submit(pow, 2, 10).result()
         # A fork of the parent keeps whatever is open.
         if os.fork() == 0:
             signal.pause()
-    executor.submit(free(hold_with_family(mailbox, gate)))
+    future = executor.submit(free(hold_with_family(mailbox, gate)))
+    if more == "wait":
+        error = future.exception()
+        with open(mailbox, "w") as box:
+            box.write(f"{type(error).__name__} {executor.submit(pow, 2, 10).result()}\n")
     signal.pause()
 
 

@@ -300,7 +300,7 @@ def test_the_command_is_the_same_for_any_login_shell(shell: str, tmp_path: Path)
     program = shutil.which(shell)
     if program is None:
         pytest.skip(f"no {shell} here")
-    text = command(sys.executable, "0" * 64, str(tmp_path / "it's a cache"))
+    text = command(sys.executable, "0" * 64, str(tmp_path / "it's a cache"), 60.0)
     assert text.isprintable()
     assert "!" not in text
     ran = subprocess.run([program, "-c", text], input=b"", capture_output=True, timeout=PATIENCE)

@@ -202,6 +202,30 @@ def test_when_the_parent_is_frozen_the_lease_ends(program: Any, host: Host, mail
         assert host.connections()
 
 
+def test_a_parent_that_slept_for_longer_than_a_lease_boots_a_new_runner(
+    program: Any, host: Host, mailbox: Mailbox
+) -> None:
+    """Checklist 52: its call is lost, which it learns when it wakes."""
+    parent = program(1.0, "wait")
+    with family(mailbox, host) as watches:
+        os.kill(parent.pid, signal.SIGSTOP)
+        assert all_ended(watches)
+    os.kill(parent.pid, signal.SIGCONT)
+    assert mailbox.read() == "RunnerLostError 1024"
+
+
+def test_a_nap_of_the_parent_costs_no_runner(program: Any, host: Host, mailbox: Mailbox, gate: Gate) -> None:
+    """Checklist 52: shorter than a lease."""
+    parent = program(4.0, "wait")
+    with family(mailbox, host) as watches:
+        os.kill(parent.pid, signal.SIGSTOP)
+        assert not watches[0].ended(1.0)
+        os.kill(parent.pid, signal.SIGCONT)
+        gate.open()
+        assert mailbox.read() == "NoneType 1024"
+        assert not watches[0].ended(0.0)
+
+
 # -- the network -------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import paramiko
 
 from dragonfly_executor.backends.ssh.config import Target
+from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.errors import BootError
 
 DEFAULT_KEY_FILES = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
@@ -46,30 +47,37 @@ class Credentials:
         passphrase = None if self._passphrase is None else self._passphrase.decode()
         return Credentials(self._key_files, passphrase, use_agent=self._use_agent)
 
-    def log_in(self, transport: paramiko.Transport, target: Target) -> None:
+    def log_in(self, transport: paramiko.Transport, target: Target, patience: float) -> None:
         """Try everything in its order until the host is content.
+
+        Args:
+            transport: paramiko's.
+            target: the host.
+            patience: seconds for all of it.
 
         Raises:
             BootError: it never was; phase "auth". What was tried is in it, and nothing secret.
         """
         tried: list[str] = []
         agent = self._agent(tried)
+        deadline = Deadline(patience)
         try:
             for name, method in self._methods(agent, target, tried):
+                transport.auth_timeout = deadline.left()
                 try:
                     wanted = method(transport)
                 except paramiko.BadAuthenticationType as error:
                     tried.append(f"{name}: the host takes only {', '.join(error.allowed_types)}")
                 except paramiko.AuthenticationException:
-                    tried.append(f"{name}: refused")
-                except (paramiko.SSHException, EOFError, OSError) as error:
-                    tried.append(f"{name}: {type(error).__name__}: {error}")
+                    # Of a host that says nothing more, or has gone, paramiko has the same to tell as of a refusal.
+                    tried.append(f"{name}: {_why(transport, deadline, patience)}")
+                except Exception as error:  # whatever ended the connection, of paramiko's or of what it stands on
+                    tried.append(f"{name}: {type(error).__name__}: {error}".rstrip(": "))
                 else:
                     if transport.is_authenticated() and not wanted:
                         return
                     tried.append(f"{name}: accepted, but the host also wants {', '.join(wanted)}")
-                if not transport.is_active():
-                    tried.append("then the host ended the connection")
+                if deadline.is_over or not transport.is_active():
                     break
         finally:
             if agent is not None:
@@ -116,6 +124,13 @@ class Credentials:
                 tried.append(f"{file} cannot be used: {_without_secrets(error)}")
                 continue
             yield str(file), _by_key(target.user, key)
+
+
+def _why(transport: paramiko.Transport, deadline: Deadline, patience: float) -> str:
+    """Why a host did not let somebody in."""
+    if not transport.is_active():
+        return "the connection ended before the host had answered"
+    return f"no answer within {patience:.3g} s" if deadline.is_over else "refused"
 
 
 def _load(path: Path, passphrase: bytes | None) -> paramiko.PKey:

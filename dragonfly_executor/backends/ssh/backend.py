@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     PathLike = str | Path
 
 logger = logging.getLogger("dragonfly_executor")
+SHARE_OF_BOOT = 0.9
+"""Of the time that a boot has. In the rest its runner says hello, or it is told what went wrong on which host."""
 
 
 class SSHBackend(Backend):
@@ -140,11 +142,11 @@ class SSHBackend(Backend):
             BootError: none of the hosts could be used this time. Its phase is one of "resolve", "connect", "host key",
                 "auth", "python", "bootstrap" and "handshake".
         """
-        deadline = Deadline(request.timeout)
+        deadline = Deadline(SHARE_OF_BOOT * request.timeout)
         tried: dict[int, errors.BootError] = {}
         while True:
             with self._lock:
-                place = self._book.choose(time.monotonic(), tried)
+                place = None if tried and deadline.is_over else self._book.choose(time.monotonic(), tried)
             if place is None:
                 raise self._nothing_left(tried)
             try:
@@ -188,6 +190,7 @@ class SSHBackend(Backend):
         with self._lock:
             refused = {place: entry.refused for place, entry in enumerate(self._book.entries) if entry.refused}
             full = [place for place, entry in enumerate(self._book.entries) if entry.runners >= entry.size]
+            aside = [place for place, entry in enumerate(self._book.entries) if entry.failures]
         causes: dict[int, Exception] = {**refused, **tried}
         hopeless = len(refused) == len(self.hosts)
         first = next(iter(causes.values()), None)
@@ -195,6 +198,9 @@ class SSHBackend(Backend):
             return _again(first) if hopeless and not tried else tried[0]
         told = [f"{self.hosts[place]}: {error.args[0]} (phase: {_phase(error)})" for place, error in causes.items()]
         told += [f"{self.hosts[place]} carries as many runners as it may" for place in full if place not in causes]
+        for place in set(range(len(self.hosts))).difference(causes, full):
+            why = "it is set aside after a failure" if place in aside else "the time that a boot has was over"
+            told.append(f"{self.hosts[place]} was not tried: {why}")
         text = "no host can carry a runner:\n  " + "\n  ".join(told)
         kind = type(first) if hopeless and isinstance(first, errors.BootError) else errors.BootError
         outputs = [error.output for error in tried.values() if error.output]

@@ -91,21 +91,25 @@ class HostBooter:
         means = self._means
         connection = self._connector.connect(self._config.resolve(host, means.user, means.port), deadline)
         try:
-            channel = _open_channel(connection, deadline)
+            channel = _open_channel(connection, deadline.left(means.connect_timeout))
         except BaseException:
             connection.close()
             raise
         stream, stderr = ChannelStream(channel, deadline), StderrReader(channel, str(host))
         bootstrap = Bootstrap(str(host), stream, host.python or means.python)
         try:
-            channel_runs = command(host.python or means.python, self._make_archive().digest, means.cache)
+            python, digest = host.python or means.python, self._make_archive().digest
+            channel_runs = command(python, digest, means.cache, request.timeout)
             env = {**means.env, **host.env, VARIABLE: request.parent.encode()}
-            self._run(bootstrap, channel, channel_runs, env, stream)
+            self._run(bootstrap, channel, channel_runs, env, stream, deadline)
         except BaseException as error:
+            if deadline.is_over:
+                connection.cut()  # it would be waited for
             end(connection, channel, stderr)
             if isinstance(error, errors.BootError):
                 error.output = describe(bootstrap.noise, stderr.tail())
             raise
+        connection.keep()
         stderr.pass_on()
         slots = host.max_concurrency
         node = SSHNode(connection, channel, stream, stderr, noise=bootstrap.noise, slots=slots, release=release)
@@ -119,16 +123,19 @@ class HostBooter:
         command_line: str,
         env: Mapping[str, str],
         stream: ChannelStream,
+        deadline: Deadline,
     ) -> None:
         host = bootstrap.host
         try:
             channel.exec_command(command_line)
             bootstrap.run(self._make_archive(), env)
             stream.no_deadline()
-        except TimeoutError as error:
-            text = f"{host} did not run the command in the time that a boot has"
-            raise errors.BootError(text, "bootstrap") from error
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except Exception as error:  # whatever ended the connection, of paramiko's or of what it stands on
+            if deadline.is_over:
+                text = f"{host} did not get a runner ready in the time that a boot has; boot_timeout= gives it more"
+                raise errors.BootTimeoutError(text, "bootstrap") from error
+            if isinstance(error, errors.BootError):
+                raise
             text = f"{host}: the connection broke during the bootstrap: {str(error) or type(error).__name__}"
             raise errors.BootError(text, "bootstrap") from error
 
@@ -155,9 +162,9 @@ def _facts(connection: Connection, bootstrap: Bootstrap) -> Mapping[str, str]:
     }
 
 
-def _open_channel(connection: Connection, deadline: Deadline) -> paramiko.Channel:
+def _open_channel(connection: Connection, patience: float) -> paramiko.Channel:
     try:
-        return connection.transport.open_session(WINDOW, PACKET, timeout=deadline.left())
-    except (paramiko.SSHException, EOFError, OSError) as error:
+        return connection.transport.open_session(WINDOW, PACKET, timeout=patience)
+    except Exception as error:
         text = f"{connection.target.label} lets us in, but runs no commands: {str(error) or type(error).__name__}"
         raise errors.BootError(text, "bootstrap") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import importlib.resources
 import json
+import math
 import shlex
 import sys
 import zlib
@@ -39,13 +40,14 @@ class Talk(Protocol):
         """Let the next `recv` return this."""
 
 
-def command(python: str | None, digest: str, cache: str | None) -> str:
+def command(python: str | None, digest: str, cache: str | None, patience: float) -> str:
     """What is run on the host, for any login shell: one line, and a word of it is one word for all of them.
 
     Args:
         python: the interpreter; None to look for one.
         digest: the archive's.
         cache: the folder for archives, or None for the user's own.
+        patience: seconds after which nobody waits for it any more.
     """
     candidates = [python] if python else [f"python{NEEDED}", "python3"]
     source = importlib.resources.files("dragonfly_executor.backends.ssh").joinpath("stage0.py").read_bytes()
@@ -57,7 +59,7 @@ def command(python: str | None, digest: str, cache: str | None) -> str:
         f'exec(zlib.decompress(binascii.a2b_base64("{packed}")), scope); scope["main"](*sys.argv[1:])'
     )
     ask = 'import sys; print("%d.%d" % sys.version_info[:2])'
-    arguments = f"{digest} {_word(cache or '')}"
+    arguments = f"{digest} {_word(cache or '')} {math.ceil(patience)}"
     # A shim may be found that leads nowhere. So the shell stays, and asks what it was that failed; to ask before that
     # would start two interpreters for each runner.
     script = (

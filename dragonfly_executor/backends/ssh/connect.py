@@ -52,6 +52,7 @@ class Connection:
         self.target = target
         self.transport = transport
         self._through = through
+        self._limit: threading.Timer | None = None
 
     def descriptors(self) -> list[int]:
         """What holds it open."""
@@ -60,8 +61,37 @@ class Connection:
         sock: socket.socket = self.transport.sock
         return [sock.fileno()] if sock.fileno() >= 0 else []
 
+    def cut_in(self, seconds: float) -> None:
+        """Cut it after so many seconds, unless `keep` or `close` comes first.
+
+        A host that says nothing more, or takes nothing more, is waited for inside paramiko in places where no time can
+        be given, and some of those hold locks that even ending the connection needs.
+        """
+        self.keep()
+        self._limit = threading.Timer(seconds, self.cut)
+        self._limit.name = f"dragonfly-ssh-limit-{self.target.label}"
+        self._limit.daemon = True
+        self._limit.start()
+
+    def keep(self) -> None:
+        """Do not cut it, as long as that may take."""
+        limit, self._limit = self._limit, None
+        if limit is not None:
+            limit.cancel()
+            limit.join()
+
+    def cut(self) -> None:
+        """Let nothing more through, so that whoever waits for it is told. Any thread; takes no locks."""
+        if self._through is not None:
+            self._through.cut()
+            return
+        with suppress(OSError):
+            self.transport.sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """End it and all that it goes through. Twice is fine, never raises."""
+        self.keep()
+        self.cut()
         _end(self.transport)
         if self._through is not None:
             self._through.close()
@@ -90,21 +120,22 @@ class Connector:
         self._resolve = resolve
 
     def connect(self, target: Target, deadline: Deadline) -> Connection:
-        """Connect to a host.
+        """Connect to a host. The connection is cut when the deadline is over, unless it is told to `keep`.
 
         Raises:
             HostKeyError: the host, or one on the way, is not known, or not by this key.
             BootError: it cannot be reached, or lets nobody in; phase "resolve", "connect" or "auth".
         """
-        return self._connect(target, deadline, self._credentials, MAX_JUMPS)
+        connection = self._connect(target, deadline, self._credentials, MAX_JUMPS)
+        connection.cut_in(deadline.left())
+        return connection
 
     def _connect(self, target: Target, deadline: Deadline, credentials: Credentials, jumps: int) -> Connection:
         sock, through = self._reach(target, deadline, jumps)
         transport = self._transport(target, sock)
         try:
             self._agree(target, transport, deadline)
-            transport.auth_timeout = deadline.left(self._patience(target))
-            credentials.log_in(transport, target)
+            credentials.log_in(transport, target, deadline.left(self._patience(target)))
         except BaseException:
             Connection(target, transport, through).close()
             raise
@@ -112,6 +143,7 @@ class Connector:
         return Connection(target, transport, through)
 
     def _patience(self, target: Target) -> float:
+        """Seconds for each step on the way in."""
         return target.connect_timeout or self._connect_timeout
 
     # -- a way to the host --------------------------------------------------------------------------------------------
@@ -166,7 +198,7 @@ class Connector:
                 window_size=WINDOW,
                 timeout=deadline.left(self._patience(target)),
             )
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except Exception as error:  # whatever ended the connection, of paramiko's or of what it stands on
             where = f"{target.address} port {target.port}"
             text = f"{target.label}: {jump.target.label} cannot connect to {where}: {_text_of(error)}"
             raise BootError(text, "connect") from error
@@ -277,6 +309,11 @@ class Proxy:
     def descriptors(self) -> list[int]:
         """What holds it open."""
         return [self.sock.fileno()] if self.sock.fileno() >= 0 else []
+
+    def cut(self) -> None:
+        """Let nothing more through."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End the program. Twice is fine."""

@@ -53,7 +53,10 @@ class ChannelStream:
         view = memoryview(data)
         while view:
             self._set_timeout()
-            sent = self._channel.send(bytes(view[:SEND_SIZE]))
+            try:
+                sent = self._channel.send(bytes(view[:SEND_SIZE]))
+            except (EOFError, paramiko.SSHException) as error:
+                raise ConnectionError(f"the connection is gone: {error or type(error).__name__}") from error
             if not sent:
                 raise ConnectionError("the channel is closed")
             view = view[sent:]
@@ -192,11 +195,12 @@ class SSHNode(Node):
 
 def end(connection: Connection, channel: paramiko.Channel, stderr: StderrReader) -> None:
     """End a command and the connection that it has for itself."""
+    connection.cut_in(STOP_PATIENCE)  # a host that takes nothing more cannot even be told so
     with suppress(OSError, EOFError, paramiko.SSHException):
         channel.shutdown_write()
     # Set as well when the channel closes without a status, or the connection is gone.
     channel.status_event.wait(STOP_PATIENCE)
-    channel.close()
+    # That ends the channel as well; to say so to a host that is gone would raise whatever paramiko stands on.
     connection.close()
     stderr.join(JOIN_PATIENCE)
 

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import stat
 import sys
 from contextlib import suppress
@@ -26,8 +27,16 @@ STALE = 3600.0
 """Seconds after which a file that nobody finished writing is litter."""
 
 
-def main(digest: str, cache: str) -> None:
-    """Speak with the parent, then be an agent. Does not return."""
+def main(digest: str, cache: str, patience: str) -> None:
+    """Speak with the parent, then be an agent. Does not return.
+
+    Args:
+        digest: the archive's.
+        cache: the folder for archives, or "" for the user's own.
+        patience: seconds after which the parent has given up, and may be unable to say so.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(patience))
     reading, writing = _move_aside()
     try:
         folder = _cache_folder(cache)
@@ -53,10 +62,11 @@ def main(digest: str, cache: str) -> None:
         _say(writing, {"error": f"{type(error).__name__}: {error}"}, MAGIC)
         os._exit(1)
     _say(writing, {"ready": True})
-    run(reading, writing)
+    signal.alarm(0)
+    run(reading, writing, int(patience))
 
 
-def _load(path: str) -> Callable[[int, int], None]:
+def _load(path: str) -> Callable[[int, int, float], None]:
     """The archive's own way to go on."""
     sys.path.insert(0, path)
     from dragonfly_executor.runner.hosted import run

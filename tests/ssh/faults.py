@@ -1,0 +1,73 @@
+"""A host behind a fault proxy, and a boot that is caught at each of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import paramiko
+import pytest
+
+from dragonfly_executor import SSHBackend
+from dragonfly_executor.backends.ssh import booter
+from dragonfly_executor.backends.ssh.auth import Credentials
+from dragonfly_executor.backends.ssh.bootstrap import Bootstrap
+from dragonfly_executor.backends.ssh.connect import Connector
+from dragonfly_executor.sync.sender import Sender
+from tests.fault_proxy import FaultProxy
+from tests.ssh.machinery import Host, public_half
+from tests.support import SOON, all_ended, watching
+
+STAGES: dict[str, tuple[tuple[Any, str], set[str]]] = {
+    "key exchange": ((Connector, "_agree"), {"connect"}),
+    "auth": ((Credentials, "log_in"), {"auth"}),
+    "session": ((booter, "_open_channel"), {"bootstrap"}),
+    "command": ((paramiko.Channel, "exec_command"), {"bootstrap"}),
+    "bootstrap": ((Bootstrap, "run"), {"bootstrap"}),
+    "handshake": ((SSHBackend, "boot"), {"handshake", "sync"}),
+    "sync": ((Sender, "update"), {"sync"}),
+}
+"""By name: what the parent calls when a boot comes to it (the handshake begins where the backend has done its part),
+and the phases that an error may tell then."""
+
+
+class FaultyWay(FaultProxy):
+    """The way to a host, and what is wrong with it."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__((host.address, host.port))
+        self.host = host
+
+    @property
+    def spec(self) -> str:
+        """As a user would write it."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def known_as(self) -> str:
+        """The host's line in a known_hosts file, by the name that it has here."""
+        return f"[127.0.0.1]:{self.port} {public_half(self.host.key)}\n"
+
+
+def at_stage(monkeypatch: pytest.MonkeyPatch, stage: str, action: Callable[[], object]) -> None:
+    """Act whenever a boot comes to this stage."""
+    (owner, name), _ = STAGES[stage]
+    original = getattr(owner, name)
+
+    def before(*args: Any, **kwargs: Any) -> Any:
+        action()
+        return original(*args, **kwargs)
+
+    def after(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        action()
+        return found
+
+    monkeypatch.setattr(owner, name, after if stage == "handshake" else before)
+
+
+def nothing_stays(host: Host) -> None:
+    """Fails unless all that runs on the host ends soon, however little of the network works."""
+    with watching(*host.processes()) as watches:
+        assert all_ended(watches, SOON), [Path(f"/proc/{watch.pid}/cmdline").read_bytes() for watch in watches]
