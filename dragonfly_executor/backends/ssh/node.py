@@ -20,6 +20,8 @@ JOIN_PATIENCE = 5.0
 SEND_SIZE = 32 * 1024
 """What OpenSSH takes in one packet."""
 MAX_LINE = 8 * 1024
+LAST_WORD = b"end\n"
+"""What ends a runner that has dialed back. The end of its input alone means that the connection broke."""
 
 
 class ChannelStream:
@@ -136,7 +138,7 @@ class SSHNode(Node):
     Args:
         connection: to the host.
         channel: the command's.
-        stream: the command's input and output.
+        stream: the command's input and output; None where the runner has dialed back.
         stderr: reads the rest of what it says.
         noise: what the host said before the runner did.
         slots: calls at once there, or None.
@@ -149,7 +151,7 @@ class SSHNode(Node):
         self,
         connection: Connection,
         channel: paramiko.Channel,
-        stream: ChannelStream,
+        stream: ChannelStream | None,
         stderr: StderrReader,
         *,
         noise: bytes = b"",
@@ -181,7 +183,7 @@ class SSHNode(Node):
         if stopped:
             return
         try:
-            end(self._connection, self._channel, self._stderr)
+            end(self._connection, self._channel, self._stderr, b"" if self.stream else LAST_WORD)
         finally:
             self._release()
 
@@ -190,9 +192,12 @@ class SSHNode(Node):
         return describe(self._noise, self._stderr.tail())
 
 
-def end(connection: Connection, channel: paramiko.Channel, stderr: StderrReader) -> None:
+def end(connection: Connection, channel: paramiko.Channel, stderr: StderrReader, last_word: bytes = b"") -> None:
     """End a command and the connection that it has for itself."""
     with suppress(OSError, EOFError, paramiko.SSHException):
+        if last_word:
+            channel.settimeout(STOP_PATIENCE)
+            channel.sendall(last_word)
         channel.shutdown_write()
     # Set as well when the channel closes without a status, or the connection is gone.
     channel.status_event.wait(STOP_PATIENCE)

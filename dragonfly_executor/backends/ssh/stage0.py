@@ -46,12 +46,12 @@ def main(digest: str, cache: str) -> None:
         os.environ["DRAGONFLY_CACHE"] = folder
         os.environ.pop("DRAGONFLY_PARENT_PID", None)
         sys.path.insert(0, path)
-        from dragonfly_executor.runner.hosted import run
+        from dragonfly_executor.runner import hosted
     except BaseException as error:
         _say(writing, {"error": f"{type(error).__name__}: {error}"}, MAGIC)
         os._exit(1)
     _say(writing, {"ready": True})
-    run(reading, writing)
+    hosted.run(reading, writing, order["dial"])
 
 
 def _move_aside() -> tuple[int, int]:
