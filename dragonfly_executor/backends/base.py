@@ -50,6 +50,7 @@ class Node:
     Attributes:
         stream: the link's bytes; None where the runner dials back to the parent's listener.
         shares_disk: whether the node sees the files of the parent's machine.
+        host: the machine that the node is on, where several may be on the same one; for people to read.
         slots: calls at once on this node where it has a say in that; it comes before what the pool was given.
         sessions: the process sessions of the slots that live there, as the agent has reported them; kept by the pool.
         facts: what the backend found out on the way, by the phase of the boot in which it did, for people to read.
@@ -57,6 +58,7 @@ class Node:
 
     stream: Stream | None = None
     shares_disk: bool = True
+    host: str | None = None
     slots: int | None = None
     sessions: Collection[int] = ()
     facts: Mapping[str, str] = MappingProxyType({})
