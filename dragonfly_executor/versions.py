@@ -48,7 +48,10 @@ def package_version(name: str) -> str:
         return str(getattr(loaded, "__version__", ""))
     from importlib.machinery import PathFinder
 
-    spec = PathFinder.find_spec(name)
+    try:
+        spec = PathFinder.find_spec(name)
+    except Exception:  # finders may be anybody's, and what they look into may have gone
+        return ""
     if spec is None:
         return ""
     read = getattr(spec.loader, "get_data", None)
@@ -56,7 +59,7 @@ def package_version(name: str) -> str:
     for path in (f"{place}{os.sep}{file}" for place in places for file in ("__init__.py", "__info__.py")):
         try:
             lines = read(path).splitlines() if read is not None else []
-        except OSError:
+        except Exception:
             continue
         for variable, _, value in (line.partition(b"=") for line in lines):
             if variable.strip() == b"__version__":

@@ -52,7 +52,12 @@ def run(reading: int, writing: int, parent: str, failsafe: float) -> int:
         _be_agent(writing, dialed, parent, failsafe)
     os.close(writing)
     os.close(dialed)
-    return _keep(pid, reading, dialing, children)
+    try:
+        return _keep(pid, reading, dialing, children)
+    finally:
+        # Others may end yet, and then there is nobody to wake.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
 
 
 def _be_agent(writing: int, dialed: int, parent: str, failsafe: float) -> NoReturn:

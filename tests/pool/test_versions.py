@@ -167,6 +167,14 @@ def test_the_version_of_a_package_is_found_without_importing_it(
     assert "package_of_a_test" not in sys.modules
 
 
-def test_the_version_of_what_is_not_there_is_unknown() -> None:
+def test_the_version_of_what_is_not_there_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor of what was there: an archive may be moved while a runner starts."""
     assert package_version("package_of_nowhere") == ""
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("package_of_a_test/__init__.py", '__version__ = "1"')
+    monkeypatch.syspath_prepend(archive)
+    assert package_version("package_of_a_test") == "1"
+    archive.unlink()
+    assert package_version("package_of_a_test") == ""
     assert package_version("cloudpickle") == cloudpickle.__version__

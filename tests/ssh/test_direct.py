@@ -341,7 +341,7 @@ def test_a_boot_that_is_given_up_ends_the_runner_that_dials(host: Host, make_bac
 
 
 def test_an_agent_that_is_killed_leaves_nothing_on_the_host(
-    host: Host, backend: Any, make: Make, mailbox: Mailbox, gate: Gate
+    host: Host, backend: Any, make: Make, mailbox: Mailbox, gate: Gate, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Checklist 5, 38: what its calls started is known to nobody else: not even a daemon stays."""
     executor = make(backend)
@@ -351,6 +351,9 @@ def test_an_agent_that_is_killed_leaves_nothing_on_the_host(
         assert isinstance(error_of(future, SOON), RunnerLostError)
         assert all_ended(watches)
     assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
+    executor.shutdown()
+    # What the keeper says about it would come over the SSH connection.
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.slow
