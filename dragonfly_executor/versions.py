@@ -59,7 +59,7 @@ def package_version(name: str) -> str:
     for path in (f"{place}{os.sep}{file}" for place in places for file in ("__init__.py", "__info__.py")):
         try:
             lines = read(path).splitlines() if read is not None else []
-        except Exception:
+        except (OSError, ImportError):
             continue
         for variable, _, value in (line.partition(b"=") for line in lines):
             if variable.strip() == b"__version__":

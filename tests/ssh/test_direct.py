@@ -268,7 +268,13 @@ def test_without_it_nothing_listens(host: Host, make_backend: MakeBackend, make:
 
 
 def test_calls_outlive_the_ssh_connection(
-    host: Host, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate, tmp_path: Path
+    host: Host,
+    make_backend: MakeBackend,
+    make: Make,
+    mailbox: Mailbox,
+    gate: Gate,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Checklist 54, for this way: the link is there. And nothing stays on the host when the pool has ended."""
     known = tmp_path / "known"
@@ -288,6 +294,7 @@ def test_calls_outlive_the_ssh_connection(
             assert executor.pool.stats().boots_attempted == 1
             executor.shutdown()
             assert all_ended(watches)
+    assert f"the SSH connection to {relay.spec} broke" in caplog.text
 
 
 def test_a_runner_that_dials_ends_with_the_ssh_connection(
@@ -341,8 +348,9 @@ def test_a_boot_that_is_given_up_ends_the_runner_that_dials(host: Host, make_bac
 
 
 def test_an_agent_that_is_killed_leaves_nothing_on_the_host(
-    host: Host, backend: Any, make: Make, mailbox: Mailbox, gate: Gate, capfd: pytest.CaptureFixture[str]
-) -> None:
+    host: Host, backend: Any, make: Make, mailbox: Mailbox, gate: Gate,
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     """Checklist 5, 38: what its calls started is known to nobody else: not even a daemon stays."""
     executor = make(backend)
     future = executor.submit(hold_with_family(mailbox.path, gate.path))
@@ -354,6 +362,7 @@ def test_an_agent_that_is_killed_leaves_nothing_on_the_host(
     executor.shutdown()
     # What the keeper says about it would come over the SSH connection.
     assert capfd.readouterr().err == ""
+    assert caplog.records == []
 
 
 @pytest.mark.slow

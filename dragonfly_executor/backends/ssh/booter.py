@@ -118,11 +118,11 @@ class HostBooter:
                 error.output = describe(bootstrap.noise, stderr.tail()) or _exit_status(channel)
             raise
         stream.no_deadline()
-        stderr.pass_on()
         slots, noise = host.max_concurrency, bootstrap.noise
         its_stream = stream if dial is None else None
         node = SSHNode(connection, channel, its_stream, stderr, noise=noise, slots=slots, release=release)
         node.facts = _facts(connection, bootstrap, request.parent.address)
+        stderr.pass_on(node.nothing_follows)
         return node
 
     def _dial(self, request: BootRequest, deadline: Deadline) -> Mapping[str, object] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from dragonfly_executor.backends.base import Node
 from dragonfly_executor.backends.ssh.bootstrap import OUTPUT_SIZE
 from dragonfly_executor.backends.ssh.connect import Connection
 from dragonfly_executor.backends.ssh.deadline import Deadline
+
+logger = logging.getLogger("dragonfly_executor")
 
 STOP_PATIENCE = 5.0
 """Seconds that a runner gets to end by itself once its link has."""
@@ -87,15 +90,24 @@ class StderrReader:
         self._host = host
         self._tail = b""
         self._passes_on = False
-        self._held = b""
+        self._then: Callable[[], object] = lambda: None
+        self._has_ended = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._read, name=f"dragonfly-stderr-{host}", daemon=True)
         self._thread.start()
 
-    def pass_on(self) -> None:
-        """From now on, lines are for the user; what comes in a boot is told by its error, should it fail."""
+    def pass_on(self, then: Callable[[], object]) -> None:
+        """From now on, lines are for the user; what comes in a boot is told by its error, should it fail.
+
+        Args:
+            then: is called when no more will come, on the thread that reads.
+        """
         with self._lock:
             self._passes_on = True
+            self._then = then
+            has_ended = self._has_ended
+        if has_ended:
+            then()
 
     def tail(self) -> bytes:
         """The last that came."""
@@ -122,6 +134,10 @@ class StderrReader:
             pass  # the connection is gone: that is told elsewhere
         if rest:
             self._print([rest])
+        with self._lock:
+            self._has_ended = True
+            then = self._then
+        then()
 
     def _print(self, lines: list[bytes]) -> None:
         text = "".join(f"[{self._host}] {line.decode(errors='replace')}\n" for line in lines)
@@ -171,6 +187,13 @@ class SSHNode(Node):
 
     def __repr__(self) -> str:
         return f"SSHNode({self.host!r})"
+
+    def nothing_follows(self) -> None:
+        """The command has ended, or the connection has; a runner that has dialed back may be there still."""
+        if self.stream is None and not self._stopped:
+            self._channel.status_event.wait(STOP_PATIENCE)
+            if self._channel.exit_status < 0 and not self._stopped:
+                logger.warning("the SSH connection to %s broke; its runner is there as long as its link", self.host)
 
     def descriptors(self) -> list[int]:
         """See `Node`."""
