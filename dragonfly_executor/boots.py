@@ -53,8 +53,13 @@ class Booting:
         self.link: RunnerLink | None = None
         self.hello: handshake.Hello | None = None
         """What the runner said first; None until it did."""
-        self.stop_watching: Callable[[], object] = lambda: None
-        """Ends the watch on the node of a runner that has yet to dial back."""
+        self.watches: list[Callable[[], object]] = []
+        """What ends the watch on the node of a runner that has yet to dial back."""
+
+    def stop_watching(self) -> None:
+        """Once is enough: its runner is there, or it has failed."""
+        while self.watches:
+            self.watches.pop()()
 
 
 class Boots:
@@ -203,7 +208,8 @@ class Boots:
             self._let_speak(boot.link)
             if boot.link.descriptor() < 0:
                 on_engine = self._loop.call_soon_threadsafe
-                boot.stop_watching = node.watch(lambda error: on_engine(lambda: self._node_ended(runner_id, error)))
+                watch = node.watch(lambda error: on_engine(lambda: self._node_ended(runner_id, error)))
+                boot.watches.append(watch)
         # Not before: until then nothing else knows the node.
         del self._arrived[runner_id]
         if boot is not None and boot.aborted:

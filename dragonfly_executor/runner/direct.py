@@ -104,7 +104,10 @@ def _keep(agent_pid: int, reading: int, dialing: int, children: socket.socket) -
             is_let_in = True
             news.unregister(dialing)
         if reading in found:
-            word = os.read(reading, 64)
+            try:
+                word = os.read(reading, 64)
+            except OSError:
+                word = b""
             if not word:
                 news.unregister(reading)
             if word or not is_let_in:

@@ -357,27 +357,47 @@ def test_the_error_of_a_node_that_ended_says_who_was_refused_meanwhile(make: Mak
 def test_a_node_is_watched_until_its_runner_is_there(make: MakeExecutor) -> None:
     """What ends it after that is told by its link."""
     begun: SimpleQueue[Callable[[BootError], object]] = SimpleQueue()
-    over = threading.Event()
+    over: SimpleQueue[None] = SimpleQueue()
 
     class Watching(HeldBackend):
         def boot(self, request: BootRequest) -> Node:
             node: Any = super().boot(request)
-            node.watch = lambda on_end: begun.put(on_end) or over.set
+            node.watch = lambda on_end: begun.put(on_end) or (lambda: over.put(None))
             return node
 
     backend = Watching()
     executor = make(1, backend=backend)
     future = executor.submit(echo, 1)
     on_end = begun.get(timeout=PATIENCE)
-    assert not over.is_set()
+    assert over.empty()
     with runner_of(backend.expected()):
         assert future.result(PATIENCE) == 1
-        assert over.is_set()
+        assert over.qsize() == 1
         # It comes too late to harm anybody.
         on_end(BootError("it is gone"))
         assert executor.submit(echo, 2).result(PATIENCE) == 2
         assert executor.pool.stats().runners_up == 1
         executor.shutdown()
+    assert over.qsize() == 1
+
+
+def test_a_watch_ends_once_where_the_boot_fails_after_its_runner_came(make: MakeExecutor) -> None:
+    begun: SimpleQueue[object] = SimpleQueue()
+    over: SimpleQueue[None] = SimpleQueue()
+
+    class Watching(HeldBackend):
+        def boot(self, request: BootRequest) -> Node:
+            node: Any = super().boot(request)
+            node.watch = lambda on_end: begun.put(on_end) or (lambda: over.put(None))
+            return node
+
+    backend = Watching()
+    future = make(1, backend=backend, **AT_ONCE).submit(echo, 1)
+    begun.get(timeout=PATIENCE)
+    dialed = dial(backend.expected()).go()
+    dialed.sock.close()
+    assert isinstance(error_of(future), BootError)
+    assert over.qsize() == 1
 
 
 def test_the_right_runner_gets_in_after_all_kinds_of_others(make: MakeExecutor, mailbox: Mailbox) -> None:
