@@ -6,6 +6,7 @@ All on the engine thread, but for the backends' `boot`, which blocks: it runs on
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import BootRequest
@@ -56,6 +57,13 @@ class Booting:
         self.link: RunnerLink | None = None
         self.hello: handshake.Hello | None = None
         """What the runner said first; None until it did."""
+        self.watches: list[Callable[[], object]] = []
+        """What ends the watch on the node of a runner that has yet to dial back."""
+
+    def stop_watching(self) -> None:
+        """Once is enough: its runner is there, or it has failed."""
+        while self.watches:
+            self.watches.pop()()
 
 
 class Boots:
@@ -157,6 +165,7 @@ class Boots:
         boot = self._booting.get(runner_id)
         # Otherwise it was faster than its backend, which has yet to come back with the node.
         if boot is not None and boot.link is not None:
+            boot.stop_watching()
             self._let_speak(boot.link)
 
     def _let_speak(self, runner: RunnerLink) -> None:
@@ -201,10 +210,21 @@ class Boots:
         else:
             boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self._host, self._engine.outputs)
             self._let_speak(boot.link)
+            if boot.link.descriptor() < 0:
+                on_engine = self._loop.call_soon_threadsafe
+                watch = node.watch(lambda error: on_engine(lambda: self._node_ended(runner_id, error)))
+                boot.watches.append(watch)
         # Not before: until then nothing else knows the node.
         del self._arrived[runner_id]
         if boot is not None and boot.aborted:
             self._end_boot(runner_id)
+
+    def _node_ended(self, runner_id: int, error: errors.BootError) -> None:
+        """The node of a runner that has yet to dial back has ended; if it just did, the end of its link says so."""
+        boot = self._booting.get(runner_id)
+        if boot is not None and boot.link is not None and boot.link.descriptor() < 0:
+            error.__cause__ = error.__cause__ or (None if self._dial_back is None else self._dial_back.last_refusal)
+            self._end_boot(runner_id, error)
 
     # -- to a runner that is up ---------------------------------------------------------------------------------------
 
@@ -291,6 +311,7 @@ class Boots:
         boot.ending = True
         if boot.timer is not None:
             boot.timer.cancel()
+        boot.stop_watching()
         if self._dial_back is not None:
             self._dial_back.forget(runner_id)
         if boot.link is None:

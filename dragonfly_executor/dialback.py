@@ -16,7 +16,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.core.dialback import SECRET_SIZE, ParentSide, Tokens
 from dragonfly_executor.transport import listener
 from dragonfly_executor.transport.listener import Listener
-from dragonfly_executor.transport.tcp import join_address
+from dragonfly_executor.transport.tcp import WILDCARDS, join_address
 from dragonfly_executor.transport.tls import TlsSocket, server_context
 from dragonfly_executor.versions import versions
 
@@ -169,7 +169,7 @@ class DialBack:
         self._close_if_unused()
 
     def _warn_of_wildcard(self, host: str) -> None:
-        if host in listener.WILDCARDS and not self._has_warned_of_wildcard:
+        if host in WILDCARDS and not self._has_warned_of_wildcard:
             self._has_warned_of_wildcard = True
             self.warn(f"listens on every network of this machine ({host}); name the address that runners are to dial")
 
@@ -232,12 +232,13 @@ def make_door(backend: Backend) -> Door:
     """
     host, port = backend.listen_address()
     advertised = backend.advertised_host or host
-    if advertised in listener.WILDCARDS:
+    if advertised in WILDCARDS:
         text = f"the {backend.name} backend listens on {host!r} and does not say which host its runners are to dial"
         raise errors.BootError(text)
     context, fingerprint = server_context()
     sock = listener.bind(host, port)
-    return Door(sock, context, fingerprint, join_address(advertised, sock.getsockname()[1]))
+    port = backend.advertised_port or sock.getsockname()[1]
+    return Door(sock, context, fingerprint, join_address(advertised, port))
 
 
 def _cannot_listen(error: BaseException) -> errors.BootError:

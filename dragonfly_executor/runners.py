@@ -52,7 +52,7 @@ class Runners:
         self._idle_check = self._encode_idle_check()
         crew = Crew(f"dragonfly-{self._options.name}-boots", BOOTS_AT_ONCE, narrator.callback_failed)
         self._releaser = Releaser(crew, loop, narrator, backend.name)
-        welcome = Welcome(engine, backend, initializer, keeper)
+        welcome = Welcome(engine, backend, initializer, keeper, narrator.warn)
         self._boots = Boots(engine, backend, loop, narrator, welcome, keeper, self._releaser, self)
         self.crews = self._boots.crews
 

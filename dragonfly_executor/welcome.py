@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dragonfly_executor.core import handshake
 from dragonfly_executor.core.wire import SETUP_HEAD
+from dragonfly_executor.versions import versions, versions_with_packages
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -21,9 +24,19 @@ class Welcome:
         backend: says how many slots a node has, where neither the node nor the options do.
         initializer: what each slot runs first, encoded.
         keeper: knows the parent's ``__main__`` for runners elsewhere; None where they see this machine's files.
+        warn: tells whoever runs this.
     """
 
-    def __init__(self, engine: Engine, backend: Backend, initializer: bytes, keeper: Keeper | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        backend: Backend,
+        initializer: bytes,
+        keeper: Keeper | None,
+        warn: Callable[[str], object],
+    ) -> None:
+        self._warn = warn
+        self._told: set[tuple[str, str]] = set()
         self._options = engine.options
         self._outputs = engine.outputs
         self._backend = backend
@@ -36,6 +49,7 @@ class Welcome:
 
     def let_in(self, runner: RunnerLink, hello: handshake.Hello) -> None:
         """Say it all to a runner, which from then on has so many slots. One elsewhere takes a keeper."""
+        self._compare(runner, hello)
         options, shares_disk = self._options, runner.node.shares_disk
         output, log_level = self._outputs.wanted(shares_disk=shares_disk)
         wanted = runner.node.slots or options.max_concurrency or self._backend.default_slots()
@@ -49,3 +63,12 @@ class Welcome:
             log_level=log_level,
         )
         runner.welcome(session, self._setup if shares_disk else self._setup_elsewhere)
+
+    def _compare(self, runner: RunnerLink, hello: handshake.Hello) -> None:
+        """Tell of versions that differ and may still meet, once for each host, or for each kind of runner."""
+        own = versions_with_packages() if hello.versions.packages else versions()
+        text = "; ".join(handshake.differences(own, hello.versions))
+        host = runner.node.host
+        if text and (host, text) not in self._told:
+            self._told.add((host, text))
+            self._warn(f"{runner.name} has other versions, with which calls may not do quite the same: {text}")

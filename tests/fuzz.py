@@ -64,7 +64,9 @@ def fuzz_hello(data: bytes) -> None:
     assert isinstance(hello.runner_id, str)
     assert isinstance(hello.versions.python, str)
     assert isinstance(hello.versions.cpus, int)
+    assert all(isinstance(text, str) for pair in hello.versions.packages.items() for text in pair)
     handshake.mismatch(hello.versions, hello.versions)
+    assert handshake.differences(hello.versions, hello.versions) == []
 
 
 def fuzz_step(data: bytes) -> None:
@@ -164,6 +166,7 @@ def hellos() -> list[bytes]:
     good = handshake.hello("1-a", versions())
     said = json.loads(good)
     wrong = [{**said["versions"], "cpus": value} for value in (float("inf"), 1e400, -1, "9" * 5000, [[]], None, {})]
+    wrong += [{**said["versions"], "packages": value} for value in ([], {"dill": {}}, "ab", [["dill"]], 7, None)]
     return [good, *(json.dumps({**said, "versions": value}).encode() for value in wrong), b"[" * 3000, b"\xff"]
 
 

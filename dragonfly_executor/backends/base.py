@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
 from dragonfly_executor.parent import Parent
@@ -12,6 +12,7 @@ TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from dragonfly_executor.errors import BootError
     from dragonfly_executor.sync import Sync
     from dragonfly_executor.transport.loop import Loop
 else:
@@ -55,7 +56,7 @@ class Node:
     Attributes:
         stream: the link's bytes; None where the runner dials back to the parent's listener.
         shares_disk: whether the node sees the files of the parent's machine.
-        host: where it is, as a person would say it; "" for this machine.
+        host: the machine that it is on, as a person would say it; "" for this one.
         slots: calls at once on this node where it has a say in that; it comes before what the pool was given.
         sessions: the process sessions of the slots that live there, as the agent has reported them; kept by the pool.
         facts: what the backend found out on the way, by the phase of the boot in which it did, for people to read.
@@ -76,6 +77,22 @@ class Node:
         """What a forked child of the parent must not keep open, so that the node learns when the parent is gone."""
         return ()
 
+    def watch(self, on_end: Callable[[BootError], object]) -> Callable[[], object]:
+        """Tell the pool if the node ends while its runner is waited for, so that the boot fails at once.
+
+        Only nodes whose runners dial back are asked this: where there is a stream, its end says it. By default nobody
+        is told, and such a boot fails when its time is over.
+
+        Args:
+            on_end: takes the error of the boot; any thread may call it, at any time, even now. What comes when nobody
+                waits any more is ignored.
+
+        Returns:
+            What the pool calls, once, when it need not be told any more: the runner is there, or the boot is over.
+            Neither may block or raise.
+        """
+        return lambda: None
+
     def output(self) -> str:
         """The last of what the node printed, for the error of a boot that failed; "" where nobody knows."""
         return ""
@@ -91,7 +108,7 @@ class Backend:
         phases: the steps of a boot, in order, by the names that its `BootError`s give them.
         dials_back: whether the runners connect to the parent, which listens for them. ``Node.stream`` is None then, and
             ``request.parent`` has address, fingerprint and token, for the ``DRAGONFLY_PARENT`` of the node.
-        advertised_host: the host that such runners dial, where it is not the one that the parent binds.
+        advertised_host, advertised_port: what such runners dial, where it is not what the parent binds.
         sync: what of the parent's files travels to its nodes. A backend whose nodes do not share the parent's disk has
             one, also where nothing is to travel: ``self.sync = Sync(sync, requirements=requirements)`` in its
             constructor is all that it takes. None where all nodes share it.
@@ -104,6 +121,7 @@ class Backend:
     phases: tuple[str, ...] = ("create", "connect", "handshake")
     dials_back: bool = False
     advertised_host: str | None = None
+    advertised_port: int | None = None
 
     def listen_address(self) -> tuple[str, int]:
         """Host and port (0 for any) that the parent binds where runners dial back; the loopback, if not overridden.

@@ -2,7 +2,8 @@
 
 A runner says HELLO with its versions. The parent compares them with its own and answers WELCOME, with the numbers of
 the session, or REFUSE, with the reason. Bytecode and pickles of another minor version of Python do not fail cleanly,
-they crash or run wrong code, so a difference that matters ends the boot. A runner that dials in over a network has
+they crash or run wrong code, so a difference that matters ends the boot. One in the rest is told, and lets the runner
+in. A runner that dials in over a network has
 proved before that it may speak (`dialback`).
 """
 
@@ -19,16 +20,35 @@ if TYPE_CHECKING:
 
 
 class Versions:
-    """What has to match, and what the parent wants to know of a machine."""
+    """What has to match, what better did, and what the parent wants to know of a machine.
 
-    __slots__ = ("byteorder", "cpus", "implementation", "package", "pid", "protocol", "python")
+    Attributes:
+        protocol, python, implementation, byteorder: have to match; of Python, its minor version.
+        release, package, packages: better did: the whole version of Python, that of this package, and those of others
+            that have a part in pickling, by name, as far as they are known.
+        cpus, pid: of the machine, and on it.
+    """
+
+    __slots__ = ("byteorder", "cpus", "implementation", "package", "packages", "pid", "protocol", "python", "release")
 
     def __init__(
-        self, *, protocol: int, package: str, python: str, implementation: str, byteorder: str, cpus: int, pid: int
+        self,
+        *,
+        protocol: int,
+        package: str,
+        python: str,
+        implementation: str,
+        byteorder: str,
+        cpus: int,
+        pid: int,
+        release: str = "",
+        packages: dict[str, str] | None = None,
     ) -> None:
         self.protocol = protocol
         self.package = package
+        self.packages = packages or {}
         self.python = python
+        self.release = release
         self.implementation = implementation
         self.byteorder = byteorder
         self.cpus = cpus
@@ -55,7 +75,7 @@ class Greeting:
         self.patience = patience
 
 
-UNREADABLE = (ArithmeticError, ValueError, KeyError, TypeError, RecursionError)
+UNREADABLE = (ArithmeticError, AttributeError, ValueError, KeyError, TypeError, RecursionError)
 """What reading foreign JSON may raise. Arithmetic: JSON knows Infinity, and int() of that overflows."""
 
 
@@ -92,7 +112,10 @@ def _fields(versions: Versions) -> dict[str, object]:
 
 
 def _versions(said: Any) -> Versions:
-    return Versions(**{name: kind(said["versions"][name]) for name, kind in _FIELDS.items()})
+    found = said["versions"]
+    packages = {str(name): str(version) for name, version in dict(found.get("packages", {})).items()}
+    needed = {name: kind(found[name]) for name, kind in _FIELDS.items()}
+    return Versions(**needed, release=str(found.get("release", "")), packages=packages)
 
 
 _FIELDS: dict[str, type] = {
@@ -113,6 +136,17 @@ def mismatch(parent: Versions, runner: Versions) -> str | None:
         if ours != theirs:
             return f"{what} is {ours} in the parent and {theirs} on the runner"
     return None
+
+
+def differences(parent: Versions, runner: Versions) -> list[str]:
+    """What is not the same though the two may exchange pickles, naming both sides; only what both of them know."""
+    pairs = [("Python", parent.release, runner.release), ("dragonfly-executor", parent.package, runner.package)]
+    pairs += [(name, parent.packages.get(name, ""), version) for name, version in sorted(runner.packages.items())]
+    return [
+        f"{what} is {ours} in the parent and {theirs} on the runner"
+        for what, ours, theirs in pairs
+        if ours and theirs and ours != theirs
+    ]
 
 
 def welcome(

@@ -37,7 +37,11 @@ def main(arguments: list[str]) -> None:
     # It loads ssl, which a runner with a stream of its own has no use for.
     from dragonfly_executor.runner import dial
 
-    run(*dial.dial_back(dial.take_parent(on_stdin=on_stdin), failsafe))
+    try:
+        place = dial.dial_back(dial.take_parent(on_stdin=on_stdin), failsafe)
+    except dial.NotLetInError as error:
+        sys.exit(f"dragonfly runner: {error}")
+    run(*place)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from dragonfly_executor.runner.watch import Watch
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.transport.streams import DescriptorPair
-from dragonfly_executor.versions import usable_cpus, versions
+from dragonfly_executor.versions import usable_cpus, versions, versions_with_packages
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -76,7 +76,9 @@ class Agent:
 
     def start(self) -> None:
         """Say hello; the rest follows from what the parent answers."""
-        self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, versions())))
+        # What the parent itself has started has the parent's own packages, and no time to lose.
+        own = versions() if "DRAGONFLY_PARENT_PID" in os.environ else versions_with_packages()
+        self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own)))
         self._link.flush()
         processes.become_subreaper()
         self._watch.signals(self._on_children, lambda: self._stop(0.0))

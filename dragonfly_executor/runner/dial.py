@@ -5,6 +5,7 @@ All of it blocks: there is no loop yet, and nothing else to do.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -19,25 +20,38 @@ from dragonfly_executor.transport.tcp import split_address
 from dragonfly_executor.versions import versions
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
-
 PAUSE = 0.1
 """Seconds between two attempts: the parent may be late, or may have had no room."""
 ATTEMPT = 10.0
 """Seconds that the steps of one attempt may take each."""
 
 
+class NotLetInError(Exception):
+    """This runner does not get to its parent, and ends.
+
+    Attributes:
+        phase: how far it came, as its boot's error will name it: "connect" or "handshake".
+    """
+
+    def __init__(self, reason: str, phase: str) -> None:
+        super().__init__(reason)
+        self.phase = phase
+
+
 def take_parent(*, on_stdin: bool) -> Parent:
-    """Who the parent is. The token is nowhere else from then on, and `Parent.get` tells the calls the rest."""
+    """Who the parent is. The token is nowhere else from then on, and `Parent.get` tells the calls the rest.
+
+    Raises:
+        NotLetInError: nobody says so.
+    """
     text = sys.stdin.readline().strip() if on_stdin else os.environ.get(VARIABLE, "")
     if on_stdin:
         _let_go_of_stdin()
     try:
         parent = Parent.decode(text)
     except ValueError as error:
-        _give_up(str(error) if text else f"nobody said who the parent is: {VARIABLE} is not set")
+        reason = str(error) if text else f"nobody said who the parent is: {VARIABLE} is not set"
+        raise NotLetInError(reason, "connect") from None
     _overwrite_variable()
     os.environ[VARIABLE] = parent._replace(token=None).encode()
     return parent
@@ -64,37 +78,57 @@ def _overwrite_variable() -> None:
         ctypes.memset(place, ord("-"), len(ctypes.string_at(place)))
 
 
-def dial_back(parent: Parent, failsafe: float) -> tuple[socket.socket, str, float]:
+def dial_back(parent: Parent, failsafe: float, sure_after: float | None = None) -> tuple[socket.socket, str, float]:
     """The connection to the parent, this runner's number, and the seconds until it is welcomed at the latest.
 
-    It tries for `failsafe` seconds to be let in. A runner that is refused, or too late, ends.
+    Args:
+        parent: whom to dial, with the token.
+        failsafe: seconds for which it tries to be let in.
+        sure_after: seconds after which it believes who answers that the parent is not there; default `failsafe`, as
+            where the parent may be late, or the network of a machine that has just started.
+
+    Raises:
+        NotLetInError: it was refused, or too late, or nobody can be reached.
     """
     if not (parent.address and parent.fingerprint and parent.token):
-        _give_up(f"{VARIABLE} does not say where to dial, or not with which token")
+        raise NotLetInError(f"{VARIABLE} does not say where to dial, or not with which token", "connect")
     try:
         host, port = split_address(parent.address)
         fingerprint, token = bytes.fromhex(parent.fingerprint), bytes.fromhex(parent.token)
     except ValueError as error:
-        _give_up(f"{VARIABLE} does not hold a parent's description: {type(error).__name__}")
+        reason = f"{VARIABLE} does not hold a parent's description: {type(error).__name__}"
+        raise NotLetInError(reason, "connect") from None
     runner_id = str(parent.runner_id)
-    end = time.monotonic() + failsafe
+    began = time.monotonic()
+    end = began + failsafe
     trouble: Exception | None = None
     while True:
         left = max(0.001, end - time.monotonic())
         try:
             sock, greeting = _attempt(host, port, fingerprint, runner_id, token, min(left, ATTEMPT))
         except RefusedError as error:
-            _give_up(str(error))
+            raise NotLetInError(str(error), "handshake") from None
         except (OSError, ProtocolError) as error:
             # The last attempt may have been cut short: then the one before it says more.
             trouble = trouble if trouble is not None and isinstance(error, TimeoutError) else error
-            left = end - time.monotonic()
+            until = began + sure_after if sure_after is not None and _is_definite(error) else end
+            left = min(until, end) - time.monotonic()
             if left <= 0:
-                _give_up(f"could not reach the parent at {parent.address} within {failsafe:g} s: {trouble}")
+                seconds = min(until, end) - began
+                reason = f"could not reach the parent at {parent.address} within {seconds:g} s: {trouble}"
+                phase = "handshake" if isinstance(trouble, ProtocolError) else "connect"
+                raise NotLetInError(reason, phase) from None
             time.sleep(min(PAUSE, left))
         else:
             _compare(greeting)
             return sock, runner_id, greeting.patience
+
+
+def _is_definite(error: Exception) -> bool:
+    """Whether somebody has answered that the parent is not there, and not just nobody anything."""
+    return isinstance(error, ProtocolError | ConnectionRefusedError | socket.gaierror) or (
+        isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH)
+    )
 
 
 def _attempt(
@@ -132,7 +166,3 @@ def _compare(greeting: handshake.Greeting) -> None:
     reason = handshake.mismatch(greeting.versions, versions())
     if reason is not None:
         sys.stderr.write(f"dragonfly runner: does not fit the parent: {reason}\n")
-
-
-def _give_up(reason: str) -> NoReturn:
-    sys.exit(f"dragonfly runner: {reason}")

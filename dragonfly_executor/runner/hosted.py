@@ -10,11 +10,11 @@ from dragonfly_executor.transport.streams import DescriptorPair
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 
-def run(reading: int, writing: int, patience: float = 60.0) -> NoReturn:
-    """Be a runner on the stream that these two descriptors are. Does not return.
+def run(reading: int, writing: int, patience: float = 60.0, dial: dict[str, Any] | None = None) -> NoReturn:
+    """Be a runner on the stream that these two descriptors are, or on a link of its own. Does not return.
 
     Nobody on the host can be asked to sweep after an agent that was killed, and slots alone die with it: what their
     calls have started would go on. So the agent is a child of this process, which waits for its end.
@@ -22,7 +22,22 @@ def run(reading: int, writing: int, patience: float = 60.0) -> NoReturn:
     Args:
         reading, writing: the parent's stream.
         patience: seconds until the parent has to have let it in.
+        dial: where the agent is to dial back to its parent instead, as `direct` has it.
     """
+    if dial is not None:
+        # It loads ssl, which a runner on a stream has no use for.
+        from dragonfly_executor.runner import direct
+
+        status = direct.run(reading, writing, dial["parent"], dial["failsafe"])
+    else:
+        status = _run_on_stream(reading, writing, patience)
+    processes.kill_children()
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _run_on_stream(reading: int, writing: int, patience: float) -> int:
+    """How the agent has ended, as waitpid has it."""
     pid = os.fork()
     if pid == 0:
         agent.run(DescriptorPair(reading, writing), patience=patience)
@@ -30,7 +45,4 @@ def run(reading: int, writing: int, patience: float = 60.0) -> NoReturn:
     for fd in {reading, writing}:
         os.close(fd)
     processes.become_subreaper()
-    _, status = os.waitpid(pid, 0)
-    processes.kill_children()
-    code = os.waitstatus_to_exitcode(status)
-    os._exit(code if code >= 0 else 128 - code)
+    return os.waitpid(pid, 0)[1]

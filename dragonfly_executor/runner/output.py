@@ -4,7 +4,8 @@ Whose text is it? A slot has several cheap calls at once and runs them without a
 each the slot itself reads what its pipes hold (`slot_output`), and sends it before the result. The agent reads the
 pipes only while it is certain what the slot does: while it has one call and nothing behind it, which is arranged for
 every call that runs longer than some milliseconds, while it has none, and until it is ready. Then the text goes out as
-it is written.
+it is written. The two take turns: while the slot has in its hand what was written first, the agent must not send what
+was written then.
 
 A slot that wrote more than `WINDOW` which nobody has consumed is not read any more, until the parent says otherwise:
 its pipe fills, and the call waits. What it wrote goes ahead of results as long as it is little; a flood takes the
@@ -98,12 +99,19 @@ class SentOutput(SlotOutput):
         """One of the pipes holds something."""
         if fd not in self._pipes.sources or self._is_full:
             return
-        # Results that are there first: what they end has nothing in the pipes.
+        if not self._pipes.take_turn():
+            self._leave_to_slot(slot)
+            return
+        try:
+            self._read_in_turn(slot, fd)
+        finally:
+            self._pipes.give_turn()
+
+    def _read_in_turn(self, slot: Slot, fd: int) -> None:
+        # What the slot has read and sent first; and results that are there: what they end has nothing in the pipes.
         slot.link.drain_reads()
         if self._is_unsure(slot) and not self._make_sure(slot):
-            self._ignore()
-            if self._look_again is None:
-                self._look_again = self._loop.call_later(LIVE_AFTER, lambda: self._look(slot))
+            self._leave_to_slot(slot)
             return
         call_id, attempt = self._running(slot)
         flags = self._pipes.sources[fd]
@@ -113,6 +121,12 @@ class SentOutput(SlotOutput):
                 return
         if fd not in self._pipes.sources:
             self._loop.remove_reader(fd)
+
+    def _leave_to_slot(self, slot: Slot) -> None:
+        """Look again in a moment."""
+        self._ignore()
+        if self._look_again is None:
+            self._look_again = self._loop.call_later(LIVE_AFTER, lambda: self._look(slot))
 
     def _look(self, slot: Slot) -> None:
         self._look_again = None

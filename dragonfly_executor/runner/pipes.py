@@ -1,11 +1,13 @@
 """What a slot writes goes through pipes: one for stdout, one for stderr, and a socket for records of `logging`.
 
-Agent and slot both hold the reading ends. Which of them reads when is what tells whose text it is: see `output`.
+Agent and slot both hold the reading ends. Which of them reads when is what tells whose text it is: see `output`. They
+never read at the same time: else what the one had read first could be sent after what the other read then.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Iterator
 
@@ -16,6 +18,8 @@ MOST_READS = 16
 """Of one pipe at a time. One read empties a pipe of the usual size; whoever fills it while it is read is not waited
 for."""
 MOST_RECORDS = 1024
+TURN_PATIENCE = 1.0
+"""Seconds that a slot waits for its turn; the agent takes some milliseconds, unless somebody has stopped it."""
 
 
 class Pipes:
@@ -26,6 +30,11 @@ class Pipes:
         """What is still read: descriptors, and the flags of what comes from them."""
         self._reading: list[int] = []
         self._writing: list[int] = []
+        self._turn = os.pipe()
+        """It holds one byte, while nobody reads."""
+        for fd in self._turn:
+            os.set_blocking(fd, False)
+        self.give_turn()
         self._add(0, *os.pipe())
         self._add(Flag.STDERR, *os.pipe())
         if logs:
@@ -37,6 +46,33 @@ class Pipes:
         self.sources[reading] = flags
         self._reading.append(reading)
         self._writing.append(writing)
+
+    def take_turn(self) -> bool:
+        """Begin to read, if the other side does not just now."""
+        try:
+            return bool(os.read(self._turn[0], 1))
+        except BlockingIOError:
+            return False
+
+    def wait_for_turn(self) -> bool:
+        """Begin to read when the other side does not; False where it cannot be asked."""
+        try:
+            turn = select.poll()
+            turn.register(self._turn[0], select.POLLIN)
+            # The other side may be quicker.
+            while turn.poll(TURN_PATIENCE * 1000):
+                if self.take_turn():
+                    return True
+        except OSError:
+            pass  # a call has closed this
+        return False
+
+    def give_turn(self) -> None:
+        """Let the other side read, who may find its end closed."""
+        try:
+            os.write(self._turn[1], b".")
+        except OSError:
+            return
 
     def frames(self, fd: int, call_id: int, attempt: int, pid: int) -> Iterator[bytes]:
         """What there is to read from one of the sources, as frames of this call."""
@@ -56,7 +92,7 @@ class Pipes:
 
     def descriptors(self) -> list[int]:
         """All that this process holds of them."""
-        return [*self._reading, *self._writing]
+        return [*self._reading, *self._writing, *self._turn]
 
     def keep_reading_ends(self) -> None:
         """In the agent, once the slot is forked: only who writes may hold a writing end."""
@@ -75,9 +111,11 @@ class Pipes:
     def close(self) -> None:
         """Let go of everything."""
         for fd in self.descriptors():
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
         self._reading.clear()
         self._writing.clear()
+        self._turn = (-1, -1)
         self.sources.clear()
 
 

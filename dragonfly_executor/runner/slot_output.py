@@ -49,11 +49,17 @@ class OwnOutput:
                 stream.flush()
             except (OSError, ValueError):
                 continue  # a call has closed it
-        for fd, _ in self._poll.poll(0):
+        found = self._poll.poll(0)
+        if not found:
+            return
+        has_turn = self._pipes.wait_for_turn()
+        for fd, _ in found:
             for frame in self._pipes.frames(fd, call_id, attempt, self._pid):
                 self._results.sendall(frame)
             if fd not in self._pipes.sources:
                 self._poll.unregister(fd)
+        if has_turn:
+            self._pipes.give_turn()
 
     def wait_for_agent(self) -> None:
         """Until it has heard that the slot is ready: what is written from now on is a call's."""

@@ -69,6 +69,8 @@ class Synced:
         self._import_path: list[str] = []
         self._site = ""
         self._installed: list[str] = []
+        self._environments: list[requirements.Environment] = []
+        """Those that slots use, or have used: their calls may go on."""
 
     @property
     def place(self) -> Place:
@@ -80,12 +82,15 @@ class Synced:
     def descriptors(self) -> list[int]:
         """What slots must not keep open."""
         fds = [] if self._session is None else [self._session.fd]
+        fds += [fd for fd in (environment.fileno() for environment in self._environments) if fd >= 0]
         return fds if self._receiving is None else [*fds, self._receiving[1].fd]
 
     def remove(self) -> None:
         """Take all of it away; the contents that other runners may use stay."""
         if self._receiving is not None:
             self._receiving[1].drop()
+        for environment in self._environments:
+            environment.leave()
         if self._session is not None:
             self._session.remove()
 
@@ -196,13 +201,13 @@ class Synced:
             self._finish()
             return
         environment = requirements.Environment(self._cache, lines)
-        if environment.is_ready():
+        if environment.take():
             self._installed_in(environment)
             return
         self._run_helper(environment.build, lambda status: self._install_ended(environment, status))
 
     def _install_ended(self, environment: requirements.Environment, status: int) -> None:
-        if environment.is_ready():
+        if environment.take():
             self._installed_in(environment)
         else:
             how = f"it ended with status {os.waitstatus_to_exitcode(status)}"
@@ -211,6 +216,9 @@ class Synced:
     def _installed_in(self, environment: requirements.Environment) -> None:
         self._installed = self._steps[0][1].requirements
         self._site = environment.site_packages
+        self._environments.append(environment)
+        if requirements.has_litter(self._cache):
+            self._run_helper(lambda: requirements.clean_up(self._cache), lambda status: None)
         self._finish()
 
     def _finish(self) -> None:

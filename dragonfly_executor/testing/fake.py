@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dragonfly_executor import errors
@@ -27,6 +28,9 @@ class FakeRunner:
         silent: it never says hello.
         python: the version of Python that it claims, as "3.9"; None for this one.
         protocol: the version of the protocol that it claims; None for this one.
+        release: the whole version of Python that it claims; None for this one.
+        packages: the versions of other packages that it claims.
+        host: the machine that its node is on.
         dies_after: it answers so many calls, and its link ends when the next one comes.
         hold_stop: giving the node back takes until this is set.
         output: the last that the node printed.
@@ -37,6 +41,9 @@ class FakeRunner:
     silent: bool = False
     python: str | None = None
     protocol: int | None = None
+    release: str | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
+    host: str = ""
     dies_after: int | None = None
     hold_stop: threading.Event | None = None
     output: str = ""
@@ -122,12 +129,16 @@ class FakeNode(Node):
         own_end, agent_end = socket.socketpair()
         self.stream = self._socket = own_end
         self._runner = runner
+        self.host = runner.host
         self.stops = 0
         claimed = versions()
         if runner.python is not None:
             claimed.python = runner.python
         if runner.protocol is not None:
             claimed.protocol = runner.protocol
+        if runner.release is not None:
+            claimed.release = runner.release
+        claimed.packages = dict(runner.packages)
         self.agent = FakeAgent(agent_end, None if runner.silent else claimed, runner.dies_after)
         self.agent.start()
 

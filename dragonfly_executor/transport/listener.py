@@ -25,7 +25,6 @@ DEADLINE = 10.0
 AT_ONCE = 64
 ACCEPT_PAUSE = 1.0
 OUT_OF_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-WILDCARDS = {"0.0.0.0", "::", ""}  # noqa: S104  # this is how they are found out
 
 
 class Host(Protocol):

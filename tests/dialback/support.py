@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 import subprocess
@@ -239,3 +240,10 @@ class Dialed:
 def dial(parent: Parent, **other: Any) -> Dialed:
     """Dial in as the right runner, or as one of whom something is `other`; not yet begun."""
     return Dialed(encrypted(parent), side_of(parent, **other))
+
+
+def spellings(token: str) -> list[bytes]:
+    """In hexadecimal, and wherever it may begin within a base64 text."""
+    text = token.encode()
+    shifted = [base64.urlsafe_b64encode(b"x" * shift + text)[4:-4] for shift in range(3)]
+    return [text, bytes.fromhex(token), *shifted]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timedelta
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -298,6 +301,103 @@ def test_a_runner_that_joins_and_goes_is_a_boot_that_failed_at_once(make: MakeEx
     assert isinstance(error, BootError)
     assert not isinstance(error, BootTimeoutError)
     assert error.phase == "handshake"
+
+
+class Watched(DialingBackend):
+    """Its nodes notice when they end.
+
+    Attributes:
+        watches: gets a word when a watch begins, and another when it is over.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.watches: SimpleQueue[str] = SimpleQueue()
+
+    def boot(self, request: BootRequest) -> Node:
+        node: Any = super().boot(request)
+
+        def watch(on_end: Callable[[BootError], object]) -> Callable[[], object]:
+            def wait() -> None:
+                on_end(BootError(f"the node exited with status {node.process.wait(PATIENCE)}", "create"))
+
+            self.watches.put("begun")
+            threading.Thread(target=wait).start()
+            return lambda: self.watches.put("over")
+
+        node.watch = watch
+        return node
+
+
+def test_a_node_that_ends_while_its_runner_is_waited_for_is_a_boot_that_failed_at_once(make: MakeExecutor) -> None:
+    """Checklist 7: in the backend's own words, and nobody waits for the rest of boot_timeout."""
+    backend = Watched(python=shutil.which("false"))
+    executor = make(1, backend=backend, boot_timeout=3600.0, **AT_ONCE)
+    error = error_of(executor.submit(echo, 1))
+    assert isinstance(error, BootError)
+    assert error.phase == "create"
+    assert "the node exited with status 1" in str(error)
+    assert backend.nodes[0].stops == 1
+    assert [backend.watches.get_nowait(), backend.watches.get_nowait()] == ["begun", "over"]
+
+
+def test_the_error_of_a_node_that_ended_says_who_was_refused_meanwhile(make: MakeExecutor) -> None:
+    """It was the runner itself, most likely."""
+
+    class Refused(Watched):
+        def boot(self, request: BootRequest) -> Node:
+            return super().boot(request._replace(parent=request.parent._replace(token="00" * 32)))
+
+    executor = make(1, backend=Refused(), boot_timeout=3600.0, **AT_ONCE)
+    error = error_of(executor.submit(echo, 1))
+    assert "the node exited with status 1" in str(error)
+    assert isinstance(error.__cause__, RunnerAuthError)
+
+
+def test_a_node_is_watched_until_its_runner_is_there(make: MakeExecutor) -> None:
+    """What ends it after that is told by its link."""
+    begun: SimpleQueue[Callable[[BootError], object]] = SimpleQueue()
+    over: SimpleQueue[None] = SimpleQueue()
+
+    class Watching(HeldBackend):
+        def boot(self, request: BootRequest) -> Node:
+            node: Any = super().boot(request)
+            node.watch = lambda on_end: begun.put(on_end) or (lambda: over.put(None))
+            return node
+
+    backend = Watching()
+    executor = make(1, backend=backend)
+    future = executor.submit(echo, 1)
+    on_end = begun.get(timeout=PATIENCE)
+    assert over.empty()
+    with runner_of(backend.expected()):
+        assert future.result(PATIENCE) == 1
+        assert over.qsize() == 1
+        # It comes too late to harm anybody.
+        on_end(BootError("it is gone"))
+        assert executor.submit(echo, 2).result(PATIENCE) == 2
+        assert executor.pool.stats().runners_up == 1
+        executor.shutdown()
+    assert over.qsize() == 1
+
+
+def test_a_watch_ends_once_where_the_boot_fails_after_its_runner_came(make: MakeExecutor) -> None:
+    begun: SimpleQueue[object] = SimpleQueue()
+    over: SimpleQueue[None] = SimpleQueue()
+
+    class Watching(HeldBackend):
+        def boot(self, request: BootRequest) -> Node:
+            node: Any = super().boot(request)
+            node.watch = lambda on_end: begun.put(on_end) or (lambda: over.put(None))
+            return node
+
+    backend = Watching()
+    future = make(1, backend=backend, **AT_ONCE).submit(echo, 1)
+    begun.get(timeout=PATIENCE)
+    dialed = dial(backend.expected()).go()
+    dialed.sock.close()
+    assert isinstance(error_of(future), BootError)
+    assert over.qsize() == 1
 
 
 def test_the_right_runner_gets_in_after_all_kinds_of_others(make: MakeExecutor, mailbox: Mailbox) -> None:

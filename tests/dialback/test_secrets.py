@@ -19,7 +19,7 @@ from dragonfly_executor.backends.base import BootRequest, Node
 from dragonfly_executor.parent import VARIABLE
 from tests.census import Census
 from tests.dialback.conftest import Receive
-from tests.dialback.support import DialingBackend, HeldBackend, dial, runner_of
+from tests.dialback.support import DialingBackend, HeldBackend, dial, runner_of, spellings
 from tests.payloads import echo, hold
 from tests.pool.conftest import MakeExecutor, MakePool
 from tests.support import PATIENCE, Events, Gate, Mailbox, error_of, values
@@ -64,13 +64,6 @@ def test_a_token_is_in_no_command_line_and_no_environment_of_a_runner_that_is_up
     described = json.loads(base64.urlsafe_b64decode(seen[VARIABLE]))
     assert described.keys() == {"pool", "runner_id", "backend", "pid", "host", "depth", "address", "fingerprint"}
     assert token not in repr(seen)
-
-
-def spellings(token: str) -> list[bytes]:
-    """In hexadecimal, and wherever it may begin within a base64 text."""
-    text = token.encode()
-    shifted = [base64.urlsafe_b64encode(b"x" * shift + text)[4:-4] for shift in range(3)]
-    return [text, bytes.fromhex(token), *shifted]
 
 
 def test_the_spellings_are_those_of_an_encoded_parent() -> None:

@@ -187,6 +187,33 @@ def log_much(size: int) -> None:
     logging.getLogger("tests.printers").error("é" * size)
 
 
+def configure_logging() -> None:
+    """As a program does for itself."""
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+
+
+def log_two() -> None:
+    """What is shown only where somebody wants it, and what always is."""
+    import logging
+
+    logging.getLogger("tests.printers").info("by the way")
+    logging.getLogger("tests.printers").warning("careful")
+
+
+def log_numbers(count: int, after: float) -> None:
+    """Records with the numbers from 0 on, when so many seconds of work are done."""
+    import logging
+    import time
+
+    until = time.perf_counter() + after
+    while time.perf_counter() < until:
+        continue
+    for number in range(count):
+        logging.getLogger("tests.printers").warning("%d", number)
+
+
 def log_and_fork() -> None:
     """From this process and from a forked child of it."""
     import logging

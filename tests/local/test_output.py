@@ -711,6 +711,15 @@ def test_records_of_a_forked_child_stay_whole_and_harm_nothing(make: Make) -> No
     assert [line.text for line in heard.all()] == ["parent", "child"] * 20
 
 
+def test_the_records_of_a_call_come_in_their_order(make: Make) -> None:
+    """Though both the agent and the slot read them: calls that end when the agent has just begun to look."""
+    heard = Heard()
+    ex = make(2, output=heard)
+    values(ex.submit(printers.log_numbers, 10, 0.005) for _ in range(150))
+    end(ex)
+    assert set(map(tuple, heard.by_call().values())) == {tuple(map(str, range(10)))}
+
+
 def test_a_record_that_is_too_long_is_cut(make: Make) -> None:
     heard = Heard()
     ex = make(1, output=heard)
@@ -741,6 +750,21 @@ def test_captured_records_are_in_the_text_where_the_slot_writes_them(
     future.result(SOON)
     assert future.output() == "careful\n"
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("configures", "expected"),
+    [(None, "careful\n"), (printers.configure_logging, "INFO: by the way\nWARNING: careful\n")],
+    ids=["nothing", "the initializer"],
+)
+def test_captured_records_are_what_the_slots_own_configuration_makes_of_them(
+    make: Make, caplog: pytest.LogCaptureFixture, configures: Callable[[], None] | None, expected: str
+) -> None:
+    """Not the parent's, whatever that is; as in the processes that ProcessPoolExecutor spawns."""
+    with caplog.at_level(logging.DEBUG):
+        future = make(1, output="capture", initializer=configures).submit(printers.log_two)
+        future.result(SOON)
+    assert future.output() == expected
 
 
 def test_the_idle_checks_text_belongs_to_the_runner(make: Make) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor.core.wire import Decoder, Flag, Frame, Kind
+from dragonfly_executor.core.wire import Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.output import LIVE_AFTER, SentOutput
+from dragonfly_executor.runner.pipes import Pipes
 
 
 class Scene:
@@ -136,6 +137,37 @@ def test_a_slot_that_has_begun_the_next_call_meanwhile_is_not_read(scene: Scene)
     look()
     scene.look()
     assert scene.texts() == [(2, b"text")]
+
+
+def test_while_the_slot_reads_its_pipes_the_agent_does_not(scene: Scene) -> None:
+    """What the slot has in its hand was written first, and has to be sent first."""
+    scene.run(1)
+    os.write(scene.stdout, b"second")
+    assert scene.output._pipes.wait_for_turn()
+    scene.look()
+    assert scene.texts() == []
+    assert not scene.readers
+    (look,) = scene.later
+    frame = encode(Kind.OUTPUT, 1, b"first", attempt=1, detail=scene.slot.pid)
+    scene.on_drain = lambda: scene.sent or scene.output.forward(scene.slot, Decoder().feed(frame)[0])
+    scene.output._pipes.give_turn()
+    look()
+    scene.look()
+    assert scene.texts() == [(1, b"first"), (1, b"second")]
+    # Either may have the next turn.
+    assert scene.output._pipes.take_turn()
+    assert not scene.output._pipes.take_turn()
+
+
+def test_a_slot_whose_call_has_closed_everything_waits_for_no_turn(scene: Scene) -> None:
+    """And harms nobody by it."""
+    pipes = Pipes(logs=False)
+    for fd in pipes._turn:
+        os.close(fd)
+    assert not pipes.wait_for_turn()
+    pipes.give_turn()
+    pipes._turn = (-1, -1)
+    pipes.close()
 
 
 def test_what_a_slot_writes_before_it_is_ready_is_no_calls(scene: Scene) -> None:

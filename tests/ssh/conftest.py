@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,9 +15,14 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import DragonflyExecutor, SSHBackend
+from tests.ssh import namespaces
 from tests.ssh.calls import free
 from tests.ssh.faults import FaultyWay
 from tests.ssh.machinery import Host, make_bare_python, make_key, missing
+from tests.ssh.namespaces import Namespace
+from tests.support import Gate, Mailbox, Watch, watching
+
+ROOT = Path(__file__).parents[2]
 
 
 class FreeExecutor(DragonflyExecutor):
@@ -21,6 +30,21 @@ class FreeExecutor(DragonflyExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         return super().submit(free(fn), *args, **kwargs)
+
+
+@contextmanager
+def family(mailbox: Mailbox, host: Host) -> Iterator[list[Watch]]:
+    """Watches on a call that `hold_with_family` made, on what it started, and on all else that runs on the host."""
+    slot, agent, child, daemon = map(int, mailbox.read().split())
+    running = host.processes()
+    assert {slot, agent, child, daemon} <= set(running)
+    with watching(agent, slot, child, daemon, *(set(running) - {agent, slot, child, daemon})) as watches:
+        try:
+            yield watches
+        finally:
+            for watch in watches:
+                if not watch.ended(0.0):
+                    os.kill(watch.pid, signal.SIGKILL)
 
 
 MakeHost = Callable[..., Host]
@@ -127,3 +151,31 @@ def user() -> str:
     import pwd
 
     return pwd.getpwuid(os.getuid()).pw_name
+
+
+@pytest.fixture
+def program(host: Host, key: Path, mailbox: Mailbox, gate: Gate, tmp_path: Path) -> Iterator[Any]:
+    """Starts `tests.ssh.program`, and kills it with all that is left of it."""
+    known = tmp_path / "known"
+    known.write_text(host.known_as)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(lease: float, *more: str, connect: str = "channel") -> subprocess.Popen[bytes]:
+        arguments = [host.spec, known, key, mailbox.path, gate.path, str(lease), connect, *more]
+        command = [sys.executable, "-m", "tests.ssh.program", *map(str, arguments)]
+        started.append(subprocess.Popen(command, cwd=ROOT, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    """A network of its own for a host."""
+    if reason := namespaces.missing():
+        pytest.skip(reason)
+    with closing(Namespace()) as namespace:
+        yield namespace

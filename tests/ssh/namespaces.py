@@ -34,6 +34,7 @@ class Namespace:
 
     Attributes:
         address: its end of the cable.
+        ours: the other end, by which it reaches this one.
         within: the command that runs another one in it.
     """
 
@@ -45,11 +46,11 @@ class Namespace:
         self._cable = f"df{os.getpid() % 100000}n{number % 1000}"
         # From the block that is set aside for tests of networks (RFC 2544).
         net = f"198.18.{number // 64}.{number % 64 * 4}".rsplit(".", 1)
-        ours, self.address = (f"{net[0]}.{int(net[1]) + end}" for end in (1, 2))
+        self.ours, self.address = (f"{net[0]}.{int(net[1]) + end}" for end in (1, 2))
         self.within = [str(find("ip")), "netns", "exec", self.name]
         ip("netns", "add", self.name)
         ip("link", "add", self._cable, "type", "veth", "peer", "name", "eth0", "netns", self.name)
-        ip("addr", "add", f"{ours}/30", "dev", self._cable)
+        ip("addr", "add", f"{self.ours}/30", "dev", self._cable)
         ip("link", "set", self._cable, "up")
         for words in (("addr", "add", f"{self.address}/30", "dev", "eth0"), ("link", "set", "eth0", "up")):
             ip("-n", self.name, *words)

@@ -1,6 +1,6 @@
 """A program that a test kills: it holds a call with all that it has started on a host.
 
-python -m tests.ssh.program SPEC KNOWN_HOSTS KEY MAILBOX GATE LEASE [fork | wait]
+python -m tests.ssh.program SPEC KNOWN_HOSTS KEY MAILBOX GATE LEASE CONNECT [fork | wait]
 
 With "wait" it is one that is only stopped for a while, and says on its mailbox how the call and the next one ended.
 """
@@ -15,9 +15,19 @@ from dragonfly_executor import DragonflyExecutor, SSHBackend
 from tests.ssh.calls import free, hold_with_family
 
 
-def main(spec: str, known_hosts: str, key: str, mailbox: str, gate: str, lease: str, more: str = "") -> None:
+def main(
+    spec: str, known_hosts: str, key: str, mailbox: str, gate: str, lease: str, connect: str, more: str = ""
+) -> None:
     """Does not return by itself."""
-    backend = SSHBackend([spec], known_hosts=known_hosts, key_filename=key, config=None, use_agent=False, sync=None)
+    backend = SSHBackend(
+        [spec],
+        known_hosts=known_hosts,
+        key_filename=key,
+        config=None,
+        use_agent=False,
+        sync=None,
+        connect=connect,
+    )
     executor = DragonflyExecutor(backend=backend, lease=float(lease))
     if more == "fork":
         executor.submit(pow, 2, 10).result()

@@ -15,12 +15,15 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from dragonfly_executor import BootError
 from dragonfly_executor.backends.ssh import stage0
 from dragonfly_executor.backends.ssh.archive import make_archive
 from dragonfly_executor.backends.ssh.bootstrap import MAX_NOISE, Bootstrap, command
+from dragonfly_executor.core.handshake import read_hello
+from dragonfly_executor.core.wire import Decoder
 from tests.ssh.conftest import Make, MakeBackend
 from tests.ssh.machinery import Host
 from tests.ssh.relay import Relay
@@ -37,6 +40,21 @@ def runs(make: Make, backend: Any) -> None:
 def whole(path: Path) -> bool:
     """Whether an archive is what its name says."""
     return hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
+
+
+def test_a_runner_says_of_which_versions_are_its_python_and_what_it_pickles_with(
+    host: Host, make_backend: MakeBackend
+) -> None:
+    """Checklist 17: the packages are those of the archive, which nobody has imported yet."""
+    node = make_backend(host).boot(REQUEST)
+    with closing(node.stream):
+        decoder, frames = Decoder(one_by_one=True), []
+        while not frames:
+            frames = decoder.feed(node.stream.recv(4096))
+        said = read_hello(bytes(frames[0].payload)).versions
+    node.stop()
+    assert said.release == sys.version.split()[0]
+    assert said.packages == {"cloudpickle": cloudpickle.__version__}
 
 
 # -- the archive -------------------------------------------------------------------------------------------------------

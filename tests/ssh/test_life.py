@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +14,16 @@ import pytest
 from dragonfly_executor import DragonflyExecutor, RunnerLostError
 from dragonfly_executor.backends.ssh import node
 from tests.census import Census
-from tests.ssh import namespaces
 from tests.ssh.calls import close_descriptors, hold, hold_with_family, say_on_stderr_of_the_agent, variable, write
-from tests.ssh.conftest import Make, MakeBackend, MakeHost
+from tests.ssh.conftest import Make, MakeBackend, MakeHost, family
 from tests.ssh.machinery import Host, public_half
 from tests.ssh.namespaces import Namespace
 from tests.ssh.relay import Relay
-from tests.support import PATIENCE, SOON, Gate, Mailbox, Watch, all_ended, error_of, values, watching
+from tests.support import PATIENCE, SOON, Gate, Mailbox, all_ended, error_of, values
 
-ROOT = Path(__file__).parents[2]
 CANARY = "canary-5e6c1f"
 QUICK: dict[str, Any] = {"heartbeat": 0.1, "dead_after": 0.6, "lease": 1.0}
 """Where a network has to be given up on, in the hundredth part of the time."""
-
-
-@contextmanager
-def family(mailbox: Mailbox, host: Host) -> Iterator[list[Watch]]:
-    """Watches on a call that `hold_with_family` made, on what it started, and on all else that runs on the host."""
-    slot, agent, child, daemon = map(int, mailbox.read().split())
-    running = host.processes()
-    assert {slot, agent, child, daemon} <= set(running)
-    with watching(agent, slot, child, daemon, *(set(running) - {agent, slot, child, daemon})) as watches:
-        try:
-            yield watches
-        finally:
-            for watch in watches:
-                if not watch.ended(0.0):
-                    os.kill(watch.pid, signal.SIGKILL)
 
 
 # -- the stream --------------------------------------------------------------------------------------------------------
@@ -163,25 +143,6 @@ def test_an_agent_that_is_frozen_is_given_up_on_and_goes_when_it_thaws(
         assert all_ended(watches)
 
 
-@pytest.fixture
-def program(host: Host, key: Path, mailbox: Mailbox, gate: Gate, tmp_path: Path) -> Iterator[Any]:
-    """Starts `tests.ssh.program`, and kills it with all that is left of it."""
-    known = tmp_path / "known"
-    known.write_text(host.known_as)
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(lease: float, *more: str) -> subprocess.Popen[bytes]:
-        arguments = [host.spec, known, key, mailbox.path, gate.path, str(lease), *more]
-        command = [sys.executable, "-m", "tests.ssh.program", *map(str, arguments)]
-        started.append(subprocess.Popen(command, cwd=ROOT, start_new_session=True))
-        return started[-1]
-
-    yield start
-    for process in started:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 @pytest.mark.parametrize("fork", [[], ["fork"]], ids=["alone", "with a fork that keeps its descriptors"])
 def test_when_the_parent_is_killed_nothing_stays_on_the_host(
     program: Any, host: Host, mailbox: Mailbox, fork: list[str]
@@ -227,14 +188,6 @@ def test_a_nap_of_the_parent_costs_no_runner(program: Any, host: Host, mailbox: 
 
 
 # -- the network -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    if reason := namespaces.missing():
-        pytest.skip(reason)
-    with closing(Namespace()) as namespace:
-        yield namespace
 
 
 def test_two_hosts_with_networks_of_their_own(

@@ -22,11 +22,17 @@ from dragonfly_executor.backends.ssh.connect import PACKET, WINDOW, Connection, 
 from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.hostkeys import SYSTEM_FILES, USER_FILES, HostKeys, fingerprint, parse_key
 from dragonfly_executor.backends.ssh.hosts import SSHHost
-from dragonfly_executor.backends.ssh.node import ChannelStream, SSHNode, StderrReader, describe, end
+from dragonfly_executor.backends.ssh.node import LAST_WORD, ChannelStream, SSHNode, StderrReader, describe, end
 from dragonfly_executor.parent import VARIABLE
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import BootRequest
+
+SHARE_OF_DIALING = 0.8
+"""Of the time that is left of a boot; in the rest its runner says why it did not get through."""
+
+SIGNALS = 128
+"""What shells, and keepers, add to the number of the signal that ended somebody."""
 
 
 class Means(NamedTuple):
@@ -46,6 +52,7 @@ class Means(NamedTuple):
     python: str | None
     env: Mapping[str, str]
     cache: str | None
+    is_direct: bool
 
     def __repr__(self) -> str:
         # Neither password nor passphrase, nor what stands in env.
@@ -97,24 +104,37 @@ class HostBooter:
             raise
         stream, stderr = ChannelStream(channel, deadline), StderrReader(channel, str(host))
         bootstrap = Bootstrap(str(host), stream, host.python or means.python)
+        dial = self._dial(request, deadline)
         try:
             python, digest = host.python or means.python, self._make_archive().digest
             channel_runs = command(python, digest, means.cache, request.timeout)
-            env = {**means.env, **host.env, VARIABLE: request.parent.encode()}
-            self._run(bootstrap, channel, channel_runs, env, stream, deadline)
+            # The token is for the agent alone, and not for what it starts.
+            env = {**means.env, **host.env, VARIABLE: request.parent._replace(token=None).encode()}
+            self._run(bootstrap, channel, channel_runs, env, dial, deadline)
+            if dial is not None:
+                self._wait_until_dialed(bootstrap, request.parent.address)
         except BaseException as error:
             if deadline.is_over:
                 connection.cut()  # it would be waited for
-            end(connection, channel, stderr)
+            end(connection, channel, stderr, b"" if dial is None else LAST_WORD)
             if isinstance(error, errors.BootError):
-                error.output = describe(bootstrap.noise, stderr.tail())
+                error.output = describe(bootstrap.noise, stderr.tail()) or _exit_status(channel)
             raise
         connection.keep()
-        stderr.pass_on()
-        slots = host.max_concurrency
-        node = SSHNode(connection, channel, stream, stderr, noise=bootstrap.noise, slots=slots, release=release)
-        node.facts = _facts(connection, bootstrap)
+        stream.no_deadline()
+        slots, noise = host.max_concurrency, bootstrap.noise
+        its_stream = stream if dial is None else None
+        node = SSHNode(connection, channel, its_stream, stderr, noise=noise, slots=slots, release=release)
+        node.facts = _facts(connection, bootstrap, request.parent.address)
+        stderr.pass_on(node.nothing_follows)
         return node
+
+    def _dial(self, request: BootRequest, deadline: Deadline) -> Mapping[str, object] | None:
+        """What a runner is told that is to dial back. It gives up early enough to say why."""
+        if not self._means.is_direct:
+            return None
+        failsafe = min(self._means.connect_timeout, SHARE_OF_DIALING * deadline.left())
+        return {"parent": request.parent.encode(), "failsafe": failsafe}
 
     def _run(
         self,
@@ -122,14 +142,13 @@ class HostBooter:
         channel: paramiko.Channel,
         command_line: str,
         env: Mapping[str, str],
-        stream: ChannelStream,
+        dial: Mapping[str, object] | None,
         deadline: Deadline,
     ) -> None:
         host = bootstrap.host
         try:
             channel.exec_command(command_line)
-            bootstrap.run(self._make_archive(), env)
-            stream.no_deadline()
+            bootstrap.run(self._make_archive(), env, dial)
         except Exception as error:  # whatever ended the connection, of paramiko's or of what it stands on
             if deadline.is_over:
                 text = f"{host} did not get a runner ready in the time that a boot has; boot_timeout= gives it more"
@@ -138,6 +157,17 @@ class HostBooter:
                 raise
             text = f"{host}: the connection broke during the bootstrap: {str(error) or type(error).__name__}"
             raise errors.BootError(text, "bootstrap") from error
+
+    def _wait_until_dialed(self, bootstrap: Bootstrap, address: str | None) -> None:
+        host = bootstrap.host
+        try:
+            bootstrap.wait_until_dialed()
+        except TimeoutError as error:
+            text = f"{host} has a runner that did not get to {address} in the time that a boot has"
+            raise errors.BootError(text, "connect") from error
+        except OSError as error:
+            text = f"{host}: the connection broke before its runner had dialed back: {error or type(error).__name__}"
+            raise errors.BootError(text, "connect") from error
 
     def _make_archive(self) -> Archive:
         """Made once: compiling takes longer than connecting."""
@@ -149,8 +179,8 @@ class HostBooter:
             return self._archives[more]
 
 
-def _facts(connection: Connection, bootstrap: Bootstrap) -> Mapping[str, str]:
-    """What was found out on the way, by phase."""
+def _facts(connection: Connection, bootstrap: Bootstrap, address: str | None) -> Mapping[str, str]:
+    """What was found out on the way, by phase; `address`: where the runner has dialed back, if it has."""
     target, key = connection.target, connection.transport.get_remote_server_key()
     sent = f"sent {bootstrap.shipped} bytes" if bootstrap.shipped else "what a runner needs was there"
     return {
@@ -159,7 +189,13 @@ def _facts(connection: Connection, bootstrap: Bootstrap) -> Mapping[str, str]:
         "auth": f"as {target.user}",
         "python": bootstrap.interpreter,
         "bootstrap": sent,
+        **({"handshake": f"over a connection of its own, to {address}"} if address else {}),
     }
+
+
+def _exit_status(channel: paramiko.Channel) -> str:
+    """What there is to tell of a command that printed nothing, because it was killed."""
+    return f"the command ended with exit status {channel.exit_status}" if channel.exit_status > SIGNALS else ""
 
 
 def _open_channel(connection: Connection, patience: float) -> paramiko.Channel:

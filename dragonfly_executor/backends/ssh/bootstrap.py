@@ -103,12 +103,13 @@ class Bootstrap:
         self.interpreter = ""
         """What the host says of the Python that it runs."""
 
-    def run(self, archive: Archive, env: Mapping[str, str]) -> None:
+    def run(self, archive: Archive, env: Mapping[str, str], dial: Mapping[str, object] | None = None) -> None:
         """Get the agent going. What is on the stream after this is the agent's.
 
         Args:
             archive: what the host has to have.
             env: variables for the agent. They are nowhere but on this connection and in its memory.
+            dial: whom the agent has to dial, where it does not speak on this stream; the same goes for that.
 
         Raises:
             VersionMismatchError: there is only another Python there.
@@ -120,7 +121,7 @@ class Bootstrap:
         said = self._read(first)
         self.interpreter = f"{said.get('python')} ({said.get('executable')})"
         size = 0 if said.get("cached") else len(archive.data)
-        self._talk.sendall(json.dumps({"size": size, "env": dict(env)}).encode() + b"\n")
+        self._talk.sendall(json.dumps({"size": size, "env": dict(env), "dial": dial}).encode() + b"\n")
         for start in range(0, size, PART_SIZE):
             self._talk.sendall(archive.data[start : start + PART_SIZE])
         self.shipped = size
@@ -128,6 +129,22 @@ class Bootstrap:
         if self._read(line).get("ready") is not True:
             raise self._error(f"does not keep to the rules: {line[:200]!r}")
         self._talk.unread(self._data)
+        self._data = b""
+
+    def wait_until_dialed(self) -> None:
+        """Wait until the agent has dialed back, where it was told to.
+
+        Raises:
+            BootError: it did not get there, or ended; phase "connect" or "handshake".
+        """
+        line = self._line("ended the runner before it had dialed back", "connect")
+        said = self._parse(line)
+        if "error" in said:
+            phase = "handshake" if said.get("phase") == "handshake" else "connect"
+            hint = " (parent_address= says where hosts reach this machine)" if phase == "connect" else ""
+            raise self._error(f"has a runner that does not get here: {said['error']}{hint}", phase)
+        if said.get("dialed") is not True:
+            raise self._error(f"does not keep to the rules: {line[:200]!r}")
 
     def _first_line(self) -> bytes:
         """What comes first after the mark; before it is whatever the host has to say to anybody."""
@@ -140,34 +157,38 @@ class Bootstrap:
         self._data = self._data[place + len(MAGIC) :]
         return self._line()
 
-    def _line(self) -> bytes:
+    def _line(self, otherwise: str = "ended the bootstrap", phase: str = "bootstrap") -> bytes:
         while b"\n" not in self._data:
             if len(self._data) > MAX_LINE:
                 raise self._error("sends a line without an end")
-            self._more("ended the bootstrap")
+            self._more(otherwise, phase)
         line, _, self._data = self._data.partition(b"\n")
         return line
 
-    def _more(self, otherwise: str) -> None:
+    def _more(self, otherwise: str, phase: str = "bootstrap") -> None:
         data = self._talk.recv(MAX_LINE)
         if not data:
-            raise self._error(otherwise)
+            raise self._error(otherwise, phase)
         self._data += data
 
-    def _read(self, line: bytes) -> Mapping[str, Any]:
+    def _parse(self, line: bytes) -> Mapping[str, Any]:
         try:
             said = json.loads(line)
         except (ValueError, RecursionError):
             said = None
         if not isinstance(said, dict):
             raise self._error(f"does not keep to the rules: {line[:200]!r}")
+        return said
+
+    def _read(self, line: bytes) -> Mapping[str, Any]:
+        said = self._parse(line)
         if "error" in said:
             hint = "cache= says where on the host there is room for what is sent there"
             raise self._error(f"cannot get ready: {said['error']} ({hint})")
         return said
 
-    def _error(self, text: str) -> BootError:
-        return BootError(f"{self.host} {text}", "bootstrap")
+    def _error(self, text: str, phase: str = "bootstrap") -> BootError:
+        return BootError(f"{self.host} {text}", phase)
 
     def _no_python(self, versions: list[str]) -> BootError:
         candidates = [self._python] if self._python else [f"python{NEEDED}", "python3"]

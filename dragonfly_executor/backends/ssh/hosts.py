@@ -91,6 +91,21 @@ def parse(text: str) -> tuple[str | None, str, int | None]:
     return user or None, name, port_number(int(port)) if port else None
 
 
+def address(text: str, what: str) -> tuple[str, int | None]:
+    """Host and port of ``host:port``; None for a port that is not there.
+
+    Raises:
+        TypeError: it is no text.
+        ValueError: there is no host in it, or more than that.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be a text, not {type(text).__name__}")
+    user, host, port = parse(text)
+    if user is not None:
+        raise ValueError(f"{what} must be HOST or HOST:PORT, not {text!r}")
+    return host, port
+
+
 def port_number(port: int | None) -> int | None:
     """A port, checked."""
     if port is not None and whole(port, "port", 1) > MAX_PORT:

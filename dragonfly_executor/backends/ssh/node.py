@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -14,12 +15,16 @@ from dragonfly_executor.backends.ssh.bootstrap import OUTPUT_SIZE
 from dragonfly_executor.backends.ssh.connect import Connection
 from dragonfly_executor.backends.ssh.deadline import Deadline
 
+logger = logging.getLogger("dragonfly_executor")
+
 STOP_PATIENCE = 5.0
 """Seconds that a runner gets to end by itself once its link has."""
 JOIN_PATIENCE = 5.0
 SEND_SIZE = 32 * 1024
 """What OpenSSH takes in one packet."""
 MAX_LINE = 8 * 1024
+LAST_WORD = b"end\n"
+"""What ends a runner that has dialed back. The end of its input alone means that the connection broke."""
 
 
 class ChannelStream:
@@ -88,15 +93,24 @@ class StderrReader:
         self._host = host
         self._tail = b""
         self._passes_on = False
-        self._held = b""
+        self._then: Callable[[], object] = lambda: None
+        self._has_ended = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._read, name=f"dragonfly-stderr-{host}", daemon=True)
         self._thread.start()
 
-    def pass_on(self) -> None:
-        """From now on, lines are for the user; what comes in a boot is told by its error, should it fail."""
+    def pass_on(self, then: Callable[[], object]) -> None:
+        """From now on, lines are for the user; what comes in a boot is told by its error, should it fail.
+
+        Args:
+            then: is called when no more will come, on the thread that reads.
+        """
         with self._lock:
             self._passes_on = True
+            self._then = then
+            has_ended = self._has_ended
+        if has_ended:
+            then()
 
     def tail(self) -> bytes:
         """The last that came."""
@@ -123,6 +137,10 @@ class StderrReader:
             pass  # the connection is gone: that is told elsewhere
         if rest:
             self._print([rest])
+        with self._lock:
+            self._has_ended = True
+            then = self._then
+        then()
 
     def _print(self, lines: list[bytes]) -> None:
         text = "".join(f"[{self._host}] {line.decode(errors='replace')}\n" for line in lines)
@@ -139,7 +157,7 @@ class SSHNode(Node):
     Args:
         connection: to the host.
         channel: the command's.
-        stream: the command's input and output.
+        stream: the command's input and output; None where the runner has dialed back.
         stderr: reads the rest of what it says.
         noise: what the host said before the runner did.
         slots: calls at once there, or None.
@@ -152,7 +170,7 @@ class SSHNode(Node):
         self,
         connection: Connection,
         channel: paramiko.Channel,
-        stream: ChannelStream,
+        stream: ChannelStream | None,
         stderr: StderrReader,
         *,
         noise: bytes = b"",
@@ -173,6 +191,13 @@ class SSHNode(Node):
     def __repr__(self) -> str:
         return f"SSHNode({self.host!r})"
 
+    def nothing_follows(self) -> None:
+        """The command has ended, or the connection has; a runner that has dialed back may be there still."""
+        if self.stream is None and not self._stopped:
+            self._channel.status_event.wait(STOP_PATIENCE)
+            if self._channel.exit_status < 0 and not self._stopped:
+                logger.warning("the SSH connection to %s broke; its runner is there as long as its link", self.host)
+
     def descriptors(self) -> list[int]:
         """See `Node`."""
         return self._connection.descriptors()
@@ -184,7 +209,7 @@ class SSHNode(Node):
         if stopped:
             return
         try:
-            end(self._connection, self._channel, self._stderr)
+            end(self._connection, self._channel, self._stderr, b"" if self.stream else LAST_WORD)
         finally:
             self._release()
 
@@ -193,10 +218,13 @@ class SSHNode(Node):
         return describe(self._noise, self._stderr.tail())
 
 
-def end(connection: Connection, channel: paramiko.Channel, stderr: StderrReader) -> None:
+def end(connection: Connection, channel: paramiko.Channel, stderr: StderrReader, last_word: bytes = b"") -> None:
     """End a command and the connection that it has for itself."""
     connection.cut_in(STOP_PATIENCE)  # a host that takes nothing more cannot even be told so
     with suppress(OSError, EOFError, paramiko.SSHException):
+        if last_word:
+            channel.settimeout(STOP_PATIENCE)
+            channel.sendall(last_word)
         channel.shutdown_write()
     # Set as well when the channel closes without a status, or the connection is gone.
     channel.status_event.wait(STOP_PATIENCE)

@@ -63,15 +63,15 @@ def main(digest: str, cache: str, patience: str) -> None:
         os._exit(1)
     _say(writing, {"ready": True})
     signal.alarm(0)
-    run(reading, writing, int(patience))
+    run(reading, writing, int(patience), order["dial"])
 
 
-def _load(path: str) -> Callable[[int, int, float], None]:
+def _load(path: str) -> Callable[[int, int, float, dict[str, Any] | None], None]:
     """The archive's own way to go on."""
     sys.path.insert(0, path)
-    from dragonfly_executor.runner.hosted import run
+    from dragonfly_executor.runner import hosted
 
-    return run
+    return hosted.run
 
 
 def _move_aside() -> tuple[int, int]:
