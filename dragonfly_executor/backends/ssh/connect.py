@@ -220,7 +220,8 @@ class Connector:
     def _agree(self, target: Target, transport: paramiko.Transport, deadline: Deadline) -> None:
         """Exchange keys, and look whose they are. Nothing of the user's is shown before that."""
         patience = deadline.left(self._patience(target))
-        transport.banner_timeout = transport.handshake_timeout = patience
+        # Longer, so that it is never paramiko's own that is over first: here is said what that means.
+        transport.banner_timeout = transport.handshake_timeout = patience + JOIN_PATIENCE
         done = threading.Event()
         try:
             transport.start_client(event=done)
