@@ -161,6 +161,10 @@ class FaultProxy:
         """Take in again what waits."""
         self.tell(way._free.set)
 
+    def hold_little(self) -> None:
+        """For connections to come: what a way that is stuck has yet to take is in the kernel, and is little."""
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE)
+
     def heal(self) -> None:
         """Nothing is wrong any more, for what comes from now on. Connections that were cut stay cut."""
         self.tell(lambda: (self.up.heal(), self.down.heal()))

@@ -1,4 +1,25 @@
-"""A host behind a fault proxy, and a boot that is caught at each of its stages."""
+"""A host behind a fault proxy, and a boot that is caught at each of its stages.
+
+Where the rows of the failure checklist that concern networks are shown over real SSH:
+
+| rows | what | where |
+|---|---|---|
+| 16, 17 | versions that do not fit | test_boot_failures (17 cannot be: both ends run what the parent has sent) |
+| 18, 19 | half-open links, busy and idle | test_call_faults, test_boot_faults, test_life (a cable is pulled) |
+| 20, 65 | frozen runners, what comes late | test_life, test_call_faults |
+| 21 to 23 | at most once, retries, what never left | test_call_faults |
+| 38 to 40 | what calls start, the GIL, limits and cancels | test_call_faults, test_life |
+| 41 to 43 | gigabytes, lies about lengths | not SSH's: tests/local, tests/core |
+| 44 | bits that turn over | test_boot_faults, test_call_faults: SSH's MAC catches them |
+| 45, 46, 69 | who listens | nobody does: tests/dialback |
+| 47, 48 | thin ways, parents that do not read | test_call_faults |
+| 52, 53 | sleep, clocks | test_life, test_rough_hosts |
+| 54 | links that drop | test_life, test_boot_faults, test_call_faults, test_rough_hosts |
+| 55, 57 | host keys, secrets | test_host_keys, test_reach, test_life |
+| 56 | hosts that cannot | test_boot_failures, test_bootstrap, test_rough_hosts |
+| 58, 59 | cloud APIs | not SSH's |
+| 63 | what calls print and close | test_life, test_boot_failures |
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from dragonfly_executor import BootError, RunnerLostError
 from dragonfly_executor.backends.ssh import node
+from dragonfly_executor.backends.ssh.connect import Connector
 from dragonfly_executor.sync import Sync
 from tests.ssh.calls import hold, hold_with_family
 from tests.ssh.conftest import Make, MakeBackend, MakeHost
@@ -31,14 +33,23 @@ def test_parents_that_come_at_once_to_a_host_that_has_nothing_are_all_served(
     host: Host, make_backend: MakeBackend, make: Make
 ) -> None:
     """Each ships the archive, none finds half of another's."""
-    backends = [make_backend(host) for _ in range(4)]
+    backends = [make_backend(host) for _ in range(6)]
     nodes: list[Any] = []
-    threads = [threading.Thread(target=lambda backend=one: nodes.append(backend.boot(REQUEST))) for one in backends]
+    errors: list[BootError] = []
+
+    def boot(backend: Any) -> None:
+        try:
+            nodes.append(backend.boot(REQUEST))
+        except BootError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=boot, args=(backend,)) for backend in backends]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(PATIENCE)
-    assert len(nodes) == 4
+    assert errors == []
+    assert len(nodes) == len(backends)
     (archive,) = host.archives
     assert whole(archive)
     for booted in nodes:
@@ -150,12 +161,12 @@ def behind(gate: FaultyWay, host: Host, tmp_path: Path) -> dict[str, Any]:
     return {"config": config, "known_hosts": known}
 
 
-@pytest.mark.parametrize("fault", ["goes down", "falls silent", "takes nothing more"])
+@pytest.mark.parametrize("fault", ["goes down", "falls silent"])
 def test_a_host_on_the_way_that_fails_loses_the_runner_behind_it(
     make_host: MakeHost, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, fault: str,
 ) -> None:  # fmt: skip
-    """Checklist 18, 54. The runner behind it goes, too; and nothing here is stuck between the two connections."""
+    """Checklist 18, 54. The runner behind it goes, too."""
     monkeypatch.setattr(node, "STOP_PATIENCE", 0.2)
     jump, host = make_host(), make_host()
     with FaultyWay(jump) as way:
@@ -164,11 +175,8 @@ def test_a_host_on_the_way_that_fails_loses_the_runner_behind_it(
         with family(mailbox, host) as watches:
             if fault == "goes down":
                 jump.stop()
-            elif fault == "falls silent":
-                way.silence()
             else:
-                way.stick(way.up)
-                filler = executor.submit(len, os.urandom(20 << 20))
+                way.silence()
             error = error_of(future)
             assert isinstance(error, RunnerLostError)
             assert "on target" in str(error)
@@ -177,10 +185,43 @@ def test_a_host_on_the_way_that_fails_loses_the_runner_behind_it(
             jump.start()
         way.heal()
         assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
-        if fault == "takes nothing more":
-            assert filler.result(PATIENCE) == 20 << 20
         executor.shutdown()
         nothing_stays(host)
+
+
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On loopback the kernel holds more than SSH sends unasked; on a network that loses packets it holds less."""
+    dial = Connector._dial
+
+    def dial_with_small_buffer(*args: Any) -> socket.socket:
+        sock = dial(*args)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+        return sock
+
+    monkeypatch.setattr(Connector, "_dial", dial_with_small_buffer)
+
+
+@pytest.mark.parametrize("through", [False, True], ids=["directly", "through another host"])
+def test_a_way_that_takes_nothing_more_does_not_hold_up_who_gives_its_runner_back(
+    make_host: MakeHost, make_backend: MakeBackend, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    through: bool,
+) -> None:  # fmt: skip
+    """Checklist 18, 23. A thread is in the middle of sending then, with locks of paramiko's that others need."""
+    monkeypatch.setattr(node, "STOP_PATIENCE", 0.2)
+    small_buffers(monkeypatch)
+    first, host = make_host(), make_host()
+    with FaultyWay(first) as way:
+        way.hold_little()
+        options = behind(way, host, tmp_path)
+        backend = make_backend("target" if through else way.spec, host, **options, connect_timeout=1.0)
+        executor = make(backend, max=1, **QUICK | {"max_concurrency": 100})
+        executor.submit(pow, 2, 10).result(PATIENCE)
+        way.stick(way.up)
+        retried = executor.options(retries=3, retry_wait=lambda state: 0.0)
+        futures = [retried.submit(len, os.urandom(60_000)) for _ in range(60)]
+        # There may be one runner only: another is booted, on the other host, when this one has been given back.
+        assert values(futures, PATIENCE / 2) == [60_000] * 60
+        executor.shutdown()
 
 
 def test_a_program_on_the_way_that_says_nothing_is_given_up_and_ended(

@@ -64,8 +64,8 @@ class SSHBackend(Backend):
             installed there once, into an environment of their own.
         cache: the folder on the hosts for what is sent there; default ``$XDG_CACHE_HOME`` or ``~/.cache``.
         runners_per_host: runners at once on a host that does not say itself.
-        connect_timeout: seconds (or a `timedelta`) for each of reaching a host, agreeing on keys, and logging in; with
-            "direct" also for its runner to get here.
+        connect_timeout: seconds (or a `timedelta`) for each of reaching a host, agreeing on keys, logging in, and
+            opening a session; with "direct" also for its runner to get here.
         host_wait: a tenacity wait strategy for how long a host that failed is set aside; None for an exponential one
             with jitter, from a second to five minutes.
         connect: "channel", or "direct" for runners that connect to this machine.

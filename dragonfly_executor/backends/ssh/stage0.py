@@ -132,19 +132,29 @@ def _cache_folder(cache: str) -> str:
 
 def _verified(path: str, digest: str) -> int:
     """A descriptor of the archive if it is there and whole, else -1. While it is open nobody cleans the archive up."""
+    while True:
+        fd, is_there = _opened(path, digest)
+        # Where it is not, another parent's has just come in its place: that will do as well.
+        if fd < 0 or is_there:
+            return fd
+        os.close(fd)
+
+
+def _opened(path: str, digest: str) -> tuple[int, bool]:
+    """The same, and whether what it opens still stands under this path."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return -1
+        return -1, False
     with suppress(OSError):  # it is being cleaned up at this moment, or the file system has no locks
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     with open(fd, "rb", closefd=False) as file:
-        if hashlib.sha256(file.read()).hexdigest() == digest and os.fstat(fd).st_nlink:
+        if hashlib.sha256(file.read()).hexdigest() == digest:
             with suppress(OSError):  # it only counts as older than it is
                 os.utime(path)
-            return fd
+            return fd, os.fstat(fd).st_nlink > 0
     os.close(fd)
-    return -1
+    return -1, False
 
 
 def _store(path: str, digest: str, data: bytes) -> None:
