@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -270,10 +271,12 @@ def test_calls_outlive_the_ssh_connection(
     mailbox: Mailbox,
     gate: Gate,
     tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Checklist 54, for this way: the link is there. And nothing stays on the host when the pool has ended."""
     known = tmp_path / "known"
+    warnings: SimpleQueue[str] = SimpleQueue()
+    monkeypatch.setattr(node.logger, "warning", lambda form, *values: warnings.put(form % values))
     with closing(Relay(host)) as relay:
         known.write_text(relay.known_as)
         executor = make(make_backend(relay.spec, known_hosts=known, connect="direct"), max_concurrency=2)
@@ -284,13 +287,13 @@ def test_calls_outlive_the_ssh_connection(
             relay.cut()
             # What served the connection alone; sshd itself stays.
             assert any(watch.ended(SOON) for watch in served)
+            assert f"the SSH connection to {relay.spec} broke" in warnings.get(timeout=PATIENCE)
             assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
             gate.open()
             assert future.result(PATIENCE) == slot
             assert executor.pool.stats().boots_attempted == 1
             executor.shutdown()
             assert all_ended(watches)
-    assert f"the SSH connection to {relay.spec} broke" in caplog.text
 
 
 def test_a_runner_that_dials_ends_with_the_ssh_connection(
