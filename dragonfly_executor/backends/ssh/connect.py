@@ -189,9 +189,9 @@ class Connector:
             on_the_way = on_the_way._replace(jumps=tuple(earlier), proxy_command=None)
         return self._connect(on_the_way, deadline, self._credentials.without_password(), jumps - 1)
 
-    def _channel_through(self, jump: Connection, target: Target, deadline: Deadline) -> paramiko.Channel:
+    def _channel_through(self, jump: Connection, target: Target, deadline: Deadline) -> Passage:
         try:
-            return jump.transport.open_channel(
+            channel = jump.transport.open_channel(
                 "direct-tcpip",
                 (target.address, target.port),
                 ("127.0.0.1", 0),
@@ -202,6 +202,7 @@ class Connector:
             where = f"{target.address} port {target.port}"
             text = f"{target.label}: {jump.target.label} cannot connect to {where}: {_text_of(error)}"
             raise BootError(text, "connect") from error
+        return Passage(channel)
 
     # -- keys and people ----------------------------------------------------------------------------------------------
 
@@ -255,6 +256,30 @@ def _end(transport: paramiko.Transport) -> None:
         transport.join(JOIN_PATIENCE)
     if transport.is_alive():
         logging.getLogger("dragonfly_executor").error("thread %s has not ended", transport.name)
+
+
+class Passage:
+    """A way through a host to the next one, with the methods of a socket that paramiko uses.
+
+    It may be closed by the next connection's own thread when the connection to that host is gone already, and nobody
+    takes an error there.
+
+    Args:
+        channel: through the connection to that host.
+    """
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+        self.recv = channel.recv
+        self.send = channel.send
+        self.settimeout = channel.settimeout
+        self._closed = False
+
+    def close(self) -> None:
+        """As a socket's: twice is fine, never raises."""
+        self._closed = True
+        with suppress(Exception):
+            self._channel.close()
 
 
 class PromptSocket(socket.socket):
