@@ -25,7 +25,7 @@ from dragonfly_executor.reports import Ref, Result, Said, read_end
 from dragonfly_executor.transfers import Transfers
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.streams import as_socket
-from dragonfly_executor.versions import versions
+from dragonfly_executor.versions import versions_beside
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ class RunnerLink:
         except errors.ProtocolError as error:
             self._listener.runner_broke(self, error)
             return
-        reason = handshake.mismatch(versions(), hello.versions)
+        reason = handshake.mismatch(versions_beside(hello.versions), hello.versions)
         if reason is not None:
             self.refuse(reason)
             self._listener.runner_broke(self, errors.VersionMismatchError(f"{self.name}: {reason}", "handshake"))

@@ -41,6 +41,11 @@ def versions_with_packages() -> Versions:
     return found
 
 
+def versions_beside(other: Versions) -> Versions:
+    """As much of this interpreter as the other end says of itself."""
+    return versions_with_packages() if other.packages else versions()
+
+
 def package_version(name: str) -> str:
     """The version of a package that is installed here; "" where nobody knows. It is not imported: that takes long."""
     loaded = sys.modules.get(name)

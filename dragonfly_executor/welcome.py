@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dragonfly_executor.core import handshake
 from dragonfly_executor.core.wire import SETUP_HEAD
-from dragonfly_executor.versions import versions, versions_with_packages
+from dragonfly_executor.versions import versions_beside
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ class Welcome:
 
     def _compare(self, runner: RunnerLink, hello: handshake.Hello) -> None:
         """Tell of versions that differ and may still meet, once for each host, or for each kind of runner."""
-        own = versions_with_packages() if hello.versions.packages else versions()
-        text = "; ".join(handshake.differences(own, hello.versions))
+        text = "; ".join(handshake.differences(versions_beside(hello.versions), hello.versions))
         host = runner.node.host
         if text and (host, text) not in self._told:
             self._told.add((host, text))

@@ -24,8 +24,9 @@ class Versions:
 
     Attributes:
         protocol, python, implementation, byteorder: have to match; of Python, its minor version.
-        release, package, packages: better did: the whole version of Python, that of this package, and those of others
-            that have a part in pickling, by name, as far as they are known.
+        release: the whole version of Python, which better did.
+        package, packages: the versions of this package, and of others that have a part in pickling, by name, as far as
+            they are known. They better matched too, and this one and cloudpickle must in their minor versions.
         cpus, pid: of the machine, and on it.
     """
 
@@ -75,6 +76,7 @@ class Greeting:
         self.patience = patience
 
 
+CLOUDPICKLE = "cloudpickle"
 UNREADABLE = (ArithmeticError, AttributeError, ValueError, KeyError, TypeError, RecursionError)
 """What reading foreign JSON may raise. Arithmetic: JSON knows Infinity, and int() of that overflows."""
 
@@ -135,6 +137,10 @@ def mismatch(parent: Versions, runner: Versions) -> str | None:
         ours, theirs = getattr(parent, what), getattr(runner, what)
         if ours != theirs:
             return f"{what} is {ours} in the parent and {theirs} on the runner"
+    ours, theirs = parent.packages.get(CLOUDPICKLE, ""), runner.packages.get(CLOUDPICKLE, "")
+    for name, own, other in (("dragonfly-executor", parent.package, runner.package), (CLOUDPICKLE, ours, theirs)):
+        if own and other and own.split(".")[:2] != other.split(".")[:2]:
+            return f"{name} is {own} in the parent and {other} on the runner"
     return None
 
 

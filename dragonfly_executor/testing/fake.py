@@ -29,6 +29,7 @@ class FakeRunner:
         python: the version of Python that it claims, as "3.9"; None for this one.
         protocol: the version of the protocol that it claims; None for this one.
         release: the whole version of Python that it claims; None for this one.
+        package: the version of this package that it claims; None for this one.
         packages: the versions of other packages that it claims.
         host: the machine that its node is on.
         dies_after: it answers so many calls, and its link ends when the next one comes.
@@ -42,6 +43,7 @@ class FakeRunner:
     python: str | None = None
     protocol: int | None = None
     release: str | None = None
+    package: str | None = None
     packages: Mapping[str, str] = field(default_factory=dict)
     host: str = ""
     dies_after: int | None = None
@@ -138,6 +140,8 @@ class FakeNode(Node):
             claimed.protocol = runner.protocol
         if runner.release is not None:
             claimed.release = runner.release
+        if runner.package is not None:
+            claimed.package = runner.package
         claimed.packages = dict(runner.packages)
         self.agent = FakeAgent(agent_end, None if runner.silent else claimed, runner.dies_after)
         self.agent.start()

@@ -86,6 +86,10 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
+def minor_version(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
 def boot_all(make_pool: MakePool, mailbox: Mailbox, gate: Gate, *runners: FakeRunner) -> None:
     """Have all of these up at the same time, with a call on each."""
     pool = make_pool(max=len(runners), max_concurrency=1, backend=FakeBackend(*runners, slots=1))
@@ -100,12 +104,13 @@ def test_what_differs_in_detail_is_told_once_and_lets_runners_in(
     make_pool: MakePool, mailbox: Mailbox, gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Checklist 17."""
-    other = FakeRunner(release=f"{OWN}.99", packages={"cloudpickle": "0.1", "dill": "", "unheard-of": "7"})
+    nearly = f"{minor_version(cloudpickle.__version__)}.99"
+    other = FakeRunner(release=f"{OWN}.99", packages={"cloudpickle": nearly, "dill": "", "unheard-of": "7"})
     boot_all(make_pool, mailbox, gate, other, other, other)
     (line,) = told(caplog)
     assert "has other versions" in line
     assert f"Python is {sys.version.split()[0]} in the parent and {OWN}.99 on the runner" in line
-    assert f"cloudpickle is {cloudpickle.__version__} in the parent and 0.1 on the runner" in line
+    assert f"cloudpickle is {cloudpickle.__version__} in the parent and {nearly} on the runner" in line
     assert "dill" not in line
     assert "unheard-of" not in line
 
@@ -114,11 +119,21 @@ def test_it_is_told_for_each_host_and_for_each_kind_of_runner(
     make_pool: MakePool, mailbox: Mailbox, gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Checklist 17."""
-    kinds = [FakeRunner(release=f"{OWN}.{patch}", host=host) for patch in (98, 99) for host in ("one", "two", None)]
+    kinds = [FakeRunner(release=f"{OWN}.{patch}", host=host) for patch in (98, 99) for host in ("one", "two", "")]
     boot_all(make_pool, mailbox, gate, *kinds, *kinds)
     lines = told(caplog)
     assert len(lines) == len(kinds)
     assert sum("on one has other versions" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize("claim", [{"packages": {"cloudpickle": "0.1.2"}}, {"package": "7.0.0"}])
+def test_another_minor_version_of_what_makes_pickles_is_a_mismatch(make: MakeExecutor, claim: dict[str, Any]) -> None:
+    """Checklist 17."""
+    executor = make(1, backend=FakeBackend(FakeRunner(**claim)))
+    error = error_of(executor.submit(echo, 1))
+    assert isinstance(error, VersionMismatchError)
+    assert "in the parent and" in str(error)
+    assert ("0.1.2 on the runner" in str(error)) == ("packages" in claim)
 
 
 def test_where_nothing_differs_nothing_is_told(
