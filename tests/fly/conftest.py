@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import tenacity
 
 from dragonfly_executor import DragonflyExecutor, FlyBackend
+from tests.dialback.conftest import receive
 
 if TYPE_CHECKING:
     from tests.fly_simulator.simulator import Simulator
+
+__all__ = ["receive"]
 
 MakeBackend = Callable[..., FlyBackend]
 Make = Callable[..., DragonflyExecutor]
@@ -46,6 +50,13 @@ def on_fly(fly: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return fly
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backends pause for a tenth of what they would between two tries."""
+    pauses = tenacity.wait_random_exponential(multiplier=0.025, max=0.4)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.client.full_jitter", pauses)
 
 
 @pytest.fixture
