@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from tests.fly.asking import Asker
     from tests.fly_simulator.simulator import Simulator
 
 
@@ -31,3 +33,12 @@ def fly(_fly_server: Simulator) -> Iterator[Simulator]:
     yield _fly_server
     troubles = _fly_server.reset()
     assert not troubles, "\n".join(troubles)
+
+
+@pytest.fixture
+def asker(fly: Simulator) -> Iterator[Asker]:
+    """Asks the simulator plainly."""
+    from tests.fly.asking import Asker
+
+    with closing(Asker(fly)) as asker:
+        yield asker

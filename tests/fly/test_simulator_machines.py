@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 
 from tests.fly.asking import ASLEEP, Asker
 from tests.fly_simulator.simulator import Simulator
 from tests.support import SOON, Mailbox, watching
-
-
-@pytest.fixture
-def asker(fly: Simulator) -> Iterator[Asker]:
-    with closing(Asker(fly)) as asker:
-        yield asker
 
 
 def test_a_machine_is_created_starts_ends_and_destroys_itself(fly: Simulator, asker: Asker) -> None:
@@ -43,7 +35,7 @@ def test_its_process_has_the_environment_of_a_machine_and_nothing_else(
         found.pop(own, None)
     assert set(found) == {
         "HOME", "PATH", "TERM", "TMPDIR", "DRAGONFLY_PARENT", "FLY_APP_NAME", "FLY_MACHINE_ID", "FLY_ALLOC_ID",
-        "FLY_MACHINE_VERSION", "FLY_REGION", "FLY_IMAGE_REF", "FLY_PRIVATE_IP", "FLY_VM_MEMORY_MB",
+        "FLY_MACHINE_VERSION", "FLY_REGION", "FLY_IMAGE_REF", "FLY_PRIVATE_IP", "FLY_VM_MEMORY_MB", "FLY_API_TOKEN",
     }  # fmt: skip
     assert found["FLY_MACHINE_ID"] == found["FLY_ALLOC_ID"] == machine.id
     assert found["FLY_MACHINE_VERSION"] == machine.instance_id

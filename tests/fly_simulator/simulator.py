@@ -8,6 +8,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -84,12 +85,17 @@ class Simulator:
         timing, rates, switches: how long, how often, and what is uncertain.
         images: the registry; may be added to.
         openapi: what did not fit the document.
+        app: the parent's app, with its secrets.
+        token, tokens: the parent's; all that are valid, each with the apps that it is good for (None: all).
         parent: the parent's own machine, which was not made by a request and has no process here.
         image: the name of the app's image.
     """
 
     def __init__(self, *, port: int = 0, app: str = "media", region: str = "cdg") -> None:
         self._app, self._region = app, region
+        # The time of day, unless somebody sets the clock meanwhile.
+        epoch = time.time() - time.monotonic()
+        self._clock = lambda: epoch + time.monotonic()
         self._folder = Path(tempfile.mkdtemp(prefix="fly-"))
         self._listener = socket.create_server(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -157,6 +163,14 @@ class Simulator:
         """As if somebody else had destroyed it."""
         self.do(self._machines.destroy, machine)
 
+    def finish_pull(self, machine: Machine) -> None:
+        """The image of a machine that is in `created` has arrived: it starts."""
+        self.do(self._machines.finish_pull, machine)
+
+    def run_out_of_memory(self, machine: Machine) -> None:
+        """The machine's kernel kills its process."""
+        self.do(self._machines.run_out_of_memory, machine)
+
     def lose_host(self, machine: Machine) -> None:
         """Nothing reaches the machine's host any more; what runs there goes on."""
         machine.host_is_lost = True
@@ -219,12 +233,13 @@ class Simulator:
         self.switches, self.timing, self.rates = Switches(), Timing(), Rates()
         self.images: dict[str, Image] = dict(self._registry)
         self.image = next(iter(self._registry))
-        self.world = World(switches=self.switches)
-        self.world.apps[self._app] = App(self._app, "personal")
-        self.world.listeners.append(self._changed)
-        self.history, self.faults, self.openapi = History(self.world), Faults(), OpenApi()
+        self.world = World(clock=self._clock, switches=self.switches)
         self.token = f"fm2_{secrets.token_hex(16)}"
         self.tokens: dict[str, frozenset[str] | None] = {self.token: frozenset({self._app})}
+        # That is how the parent comes to have it; so every machine has it that does not skip secrets.
+        self.app = self.world.apps[self._app] = App(self._app, "personal", {"FLY_API_TOKEN": f"FlyV1 {self.token}"})
+        self.world.listeners.append(self._changed)
+        self.history, self.faults, self.openapi = History(self.world), Faults(), OpenApi()
         self._folder.joinpath("machines").mkdir(exist_ok=True)
         machines = Path(tempfile.mkdtemp(dir=self._folder / "machines"))
         self._machines = Machines(self._loop, self.world, self.timing, self.images, self.addresses, machines)
@@ -258,7 +273,7 @@ class Simulator:
             "FLY_VM_MEMORY_MB": "256",
             "PRIMARY_REGION": self._region,
             "FLY_FLAPS_BASE_URL": self.url,
-            "FLY_API_TOKEN": f"FlyV1 {self.token}",
+            **self.app.secrets,
         }
 
     def _changed(self, _machine: Machine) -> None:
