@@ -17,6 +17,7 @@ from tests.fly_simulator.state import DESTROYABLE, ENDED, Machine, World
 from tests.fly_simulator.timing import Timing
 from tests.fly_simulator.waits import WAITED_FOR, Reached, wait_timeout
 
+METADATA = "metadata."
 NONCE = "fly-machine-lease-nonce"
 OWNER = "0e2c0a6e-2b0b-4d4e-9d4e-5d2f3b1c8a77@tokens.fly.io"
 OK = {"ok": True}
@@ -91,7 +92,7 @@ class Api:
         summary, leases = call.is_true("summary"), call.is_true("include_leases")
         found = self.world.listed(
             [call.app],
-            metadata=[(key.removeprefix("metadata."), value) for key, value in call.query if "metadata." in key],
+            metadata=[(key.removeprefix(METADATA), value) for key, value in call.query if key.startswith(METADATA)],
             states=_words(call, "state"),
             region=call.first("region"),
             include_deleted=call.is_true("include_deleted"),

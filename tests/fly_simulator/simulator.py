@@ -35,10 +35,18 @@ T = TypeVar("T")
 
 
 class OpenConnections:
-    """The connections of clients, by their address."""
+    """The connections of clients, by their address.
 
-    def __init__(self) -> None:
+    Args:
+        changed: called when one has ended.
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
         self._open: dict[tuple[str, int], asyncio.Transport] = {}
+        self._changed = changed
+
+    def __len__(self) -> int:
+        return len(self._open)
 
     def transport(self, peer: tuple[str, int]) -> asyncio.Transport | None:
         """The connection from there."""
@@ -51,7 +59,7 @@ class OpenConnections:
 
     def protocol(self) -> type[asyncio.Protocol]:
         """uvicorn's, which tells of its connections."""
-        open_ones = self._open
+        open_ones, changed = self._open, self._changed
 
         class Noted(H11Protocol):
             peer: tuple[str, int]
@@ -64,6 +72,7 @@ class OpenConnections:
             def connection_lost(self, exc: Exception | None) -> None:
                 open_ones.pop(self.peer, None)
                 super().connection_lost(exc)
+                changed()
 
         return Noted
 
@@ -85,6 +94,7 @@ class Simulator:
         timing, rates, switches: how long, how often, and what is uncertain.
         images: the registry; may be added to.
         openapi: what did not fit the document.
+        connections: those of clients that are open.
         app: the parent's app, with its secrets.
         token, tokens: the parent's; all that are valid, each with the apps that it is good for (None: all).
         parent: the parent's own machine, which was not made by a request and has no process here.
@@ -105,12 +115,12 @@ class Simulator:
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.addresses = Addresses()
         self._registry = registry(app, self._folder)
-        self._connections = OpenConnections()
         self._change = threading.Condition()
+        self.connections = OpenConnections(self._changed)
         self._loop = asyncio.new_event_loop()
         config = uvicorn.Config(
             Starlette(routes=routes(lambda: self._door)),
-            http=self._connections.protocol(),
+            http=self.connections.protocol(),
             loop="asyncio",
             ws="none",
             lifespan="off",
@@ -185,7 +195,7 @@ class Simulator:
 
     def cut_connections(self) -> None:
         """End all connections that are open now, unannounced."""
-        self.do(self._connections.cut)
+        self.do(self.connections.cut)
 
     def describe(self) -> str:
         """All machines with what became of them, for messages."""
@@ -228,7 +238,7 @@ class Simulator:
 
     async def _tear_down(self) -> None:
         await self._door.close()
-        self._connections.cut()
+        self.connections.cut()
         await self._machines.close()
         self.addresses.close()
 
@@ -251,7 +261,7 @@ class Simulator:
             self.world, self._machines, self.timing, self.addresses, lambda name: name in self.images, self._region
         )
         self._door = Door(
-            self.world, api, self.rates, self.faults, self.history, self.openapi, self.tokens, self._connections
+            self.world, api, self.rates, self.faults, self.history, self.openapi, self.tokens, self.connections
         )
         self.parent = self._parents_machine()
         self.environment = self._environment()
@@ -280,6 +290,6 @@ class Simulator:
             **self.app.secrets,
         }
 
-    def _changed(self, _machine: Machine) -> None:
+    def _changed(self, _machine: Machine | None = None) -> None:
         with self._change:
             self._change.notify_all()
