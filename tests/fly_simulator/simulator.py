@@ -59,7 +59,7 @@ class OpenConnections:
 
     def protocol(self) -> type[asyncio.Protocol]:
         """uvicorn's, which tells of its connections."""
-        open_ones, changed = self._open, self._changed
+        open_ones = self._open
 
         class Noted(H11Protocol):
             peer: tuple[str, int]
@@ -70,9 +70,13 @@ class OpenConnections:
                 super().connection_made(transport)
 
             def connection_lost(self, exc: Exception | None) -> None:
-                open_ones.pop(self.peer, None)
                 super().connection_lost(exc)
-                changed()
+                # The socket is closed only after this.
+                asyncio.get_running_loop().call_soon(forget, self.peer)
+
+        def forget(peer: tuple[str, int]) -> None:
+            del open_ones[peer]
+            self._changed()
 
         return Noted
 
