@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from dragonfly_executor import DragonflyExecutor, FlyBackend
 from tests.dialback.conftest import receive
 
 if TYPE_CHECKING:
+    from tests.fly.asking import Asker
     from tests.fly_simulator.simulator import Simulator
 
 __all__ = ["receive"]
@@ -41,6 +43,15 @@ def fly(_fly_server: Simulator) -> Iterator[Simulator]:
     yield _fly_server
     troubles = _fly_server.reset()
     assert not troubles, "\n".join(troubles)
+
+
+@pytest.fixture
+def asker(fly: Simulator) -> Iterator[Asker]:
+    """Asks the simulator plainly."""
+    from tests.fly.asking import Asker
+
+    with closing(Asker(fly)) as asker:
+        yield asker
 
 
 @pytest.fixture

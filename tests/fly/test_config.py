@@ -186,8 +186,9 @@ def test_every_pool_has_names_for_its_machines(pool: str) -> None:
 @pytest.mark.parametrize(
     "guest",
     [
-        Guest(), Guest("shared", 1, 256), Guest("shared", 1, 2048), Guest("shared", 8, 16384), Guest("performance", 1, 2048),
-        Guest("performance", 1, 3072), Guest("performance", 16, 131072), Guest("performance", 8, 16384, "a10"),
+        Guest(), Guest("shared", 1, 256), Guest("shared", 1, 2048), Guest("shared", 8, 16384),
+        Guest("performance", 1, 2048), Guest("performance", 1, 3072),
+        Guest("performance", 16, 131072), Guest("performance", 8, 16384, "a10"),
     ],
     ids=str,
 )  # fmt: skip
