@@ -223,8 +223,7 @@ def test_memory_may_run_out_in_the_middle(fly: Simulator, asker: Asker) -> None:
     assert machine.exits == [Exit(137, oom=True)]
 
 
-READY = "import signal, sys; {how}; open({path!r}, 'w').write('ready\\n'); signal.pause()"
-POLITE = "signal.signal(signal.{signal}, lambda *_: sys.exit(0))"
+READY = "import signal; {before}; open({path!r}, 'w').write('ready\\n'); {then}"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +238,10 @@ def test_a_stop_asks_first(
     fly: Simulator, asker: Asker, mailbox: Mailbox, sent: str, body: dict[str, str], config: dict[str, Any]
 ) -> None:
     """Section 3.4."""
-    machine = asker.created("runner-1", READY.format(how=POLITE.format(signal=sent), path=mailbox.path), **config)
+    # A signal that comes just before `pause` would be slept through: it is kept until it is waited for.
+    before, then = f"signal.pthread_sigmask(0, [signal.{sent}])", f"signal.sigwait([signal.{sent}])"
+    code = READY.format(before=before, then=then, path=mailbox.path)
+    machine = asker.created("runner-1", code, **config)
     assert mailbox.read() == "ready"
     assert asker.ask("POST", f"/{machine.id}/stop", json=body).json() == {"ok": True}
     fly.wait_for(machine, "destroyed")
@@ -250,8 +252,8 @@ def test_a_stop_asks_first(
 @pytest.mark.parametrize("timeout", ["100ms", 100_000_000])
 def test_a_stop_does_not_wait_for_ever(fly: Simulator, asker: Asker, mailbox: Mailbox, timeout: Any) -> None:
     """The grace is a duration, or a number of nanoseconds."""
-    how = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
-    code = READY.format(how=how, path=mailbox.path)
+    before = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    code = READY.format(before=before, then="signal.pause()", path=mailbox.path)
     machine = asker.created("runner-1", code, stop_config={"timeout": timeout})
     assert mailbox.read() == "ready"
     asker.ask("POST", f"/{machine.id}/stop")
@@ -262,7 +264,7 @@ def test_a_stop_does_not_wait_for_ever(fly: Simulator, asker: Asker, mailbox: Ma
 @pytest.mark.parametrize("name", ["SIGTERM", 15])
 def test_a_signal_is_sent(fly: Simulator, asker: Asker, mailbox: Mailbox, name: Any) -> None:
     """The OpenAPI document has the name, fly-go sends the number."""
-    machine = asker.created("runner-1", READY.format(how="0", path=mailbox.path))
+    machine = asker.created("runner-1", READY.format(before="0", then="signal.pause()", path=mailbox.path))
     assert mailbox.read() == "ready"
     assert asker.ask("POST", f"/{machine.id}/signal", json={"signal": name}).status_code == 200
     fly.wait_for(machine, "destroyed")

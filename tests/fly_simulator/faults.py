@@ -67,9 +67,14 @@ class Fault:
 
 
 class Faults:
-    """The faults to come. At most one meets a request: of those that want it, the one that was added first."""
+    """The faults to come. At most one meets a request: of those that want it, the one that was added first.
+
+    Attributes:
+        drawn: asked for a fault where none was added for a request.
+    """
 
     def __init__(self) -> None:
+        self.drawn: Callable[[Call], Fault | None] = lambda call: None
         self._lock = threading.Lock()
         self._faults: list[Fault] = []
 
@@ -104,7 +109,7 @@ class Faults:
         with self._lock:
             wanting = [fault for fault in self._faults if fault.wants(call)]
             if not wanting:
-                return None
+                return self.drawn(call)
             wanting[0].used += 1
             return wanting[0]
 

@@ -97,6 +97,7 @@ class Simulator:
         faults: what is to go wrong.
         timing, rates, switches: how long, how often, and what is uncertain.
         images: the registry; may be added to.
+        pulled: says which image a machine really gets; what its config says, at first.
         openapi: what did not fit the document.
         connections: those of clients that are open.
         app: the parent's app, with its secrets.
@@ -251,6 +252,7 @@ class Simulator:
         self.switches, self.timing, self.rates = Switches(), Timing(), Rates()
         self.images: dict[str, Image] = dict(self._registry)
         self.image = next(iter(self._registry))
+        self.pulled: Callable[[Machine], str] = lambda machine: machine.config["image"]
         self.world = World(clock=self._clock, switches=self.switches)
         self.token = f"fm2_{secrets.token_hex(16)}"
         self.tokens: dict[str, frozenset[str] | None] = {self.token: frozenset({self._app})}
@@ -260,7 +262,7 @@ class Simulator:
         self.history, self.faults, self.openapi = History(self.world), Faults(), OpenApi()
         self._folder.joinpath("machines").mkdir(exist_ok=True)
         machines = Path(tempfile.mkdtemp(dir=self._folder / "machines"))
-        self._machines = Machines(self._loop, self.world, self.timing, self.images, self.addresses, machines)
+        self._machines = Machines(self._loop, self.world, self.timing, self._image_of, self.addresses, machines)
         api = Api(
             self.world, self._machines, self.timing, self.addresses, lambda name: name in self.images, self._region
         )
@@ -277,6 +279,9 @@ class Simulator:
         machine = self.world.add(self._app, "old-sun-7", self._region, config, address, by_request=False)
         self.world.started(machine)
         return machine
+
+    def _image_of(self, machine: Machine) -> Image | None:
+        return self.images.get(self.pulled(machine))
 
     def _environment(self) -> dict[str, str]:
         return {
