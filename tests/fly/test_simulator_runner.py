@@ -16,7 +16,7 @@ from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.parent import VARIABLE
 from tests import payloads
 from tests.fly.asking import Asker
-from tests.fly_simulator.addresses import Addresses
+from tests.fly_simulator import addresses
 from tests.fly_simulator.images import REPOSITORY
 from tests.fly_simulator.simulator import Simulator
 from tests.fly_simulator.state import Machine
@@ -71,13 +71,13 @@ def test_addresses_come_and_go(fly: Simulator, asker: Asker) -> None:
     if fly.addresses.reason:
         pytest.skip(f"machines have no addresses of their own: {fly.addresses.reason}")
     machine = asker.created("runner-1", image="registry.fly.io/media:stuck")
-    addresses = {fly.parent.private_ip, machine.private_ip}
-    assert len(addresses) == 2
-    assert all(address.startswith("fdaa:") for address in addresses)
-    assert addresses <= on_loopback()
+    both = {fly.parent.private_ip, machine.private_ip}
+    assert len(both) == 2
+    assert all(address.startswith("fdaa:") for address in both)
+    assert both <= on_loopback()
     asker.destroy(machine)
     fly.wait_for(machine, "destroyed")
-    assert addresses & on_loopback() == {fly.parent.private_ip}
+    assert both & on_loopback() == {fly.parent.private_ip}
 
 
 def on_loopback() -> set[str]:
@@ -87,9 +87,12 @@ def on_loopback() -> set[str]:
 
 
 def test_without_the_right_to_add_them_all_have_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getuid", lambda: 1000)
-    addresses = Addresses()
-    assert (addresses.give(), addresses.reason) == ("::1", "only root can add addresses to loopback")
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(addresses, "change_loopback", refuse)
+    given = addresses.Addresses()
+    assert (given.give(), given.reason) == ("::1", "no address can be added to loopback: Operation not permitted")
 
 
 def test_by_hand() -> None:

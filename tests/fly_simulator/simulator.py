@@ -44,6 +44,7 @@ class OpenConnections:
     def __init__(self, changed: Callable[[], None]) -> None:
         self._open: dict[tuple[str, int], asyncio.Transport] = {}
         self._changed = changed
+        self._one_ended = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -56,6 +57,13 @@ class OpenConnections:
         """End all of them. Clients find out when they use them next."""
         for transport in tuple(self._open.values()):
             transport.abort()
+
+    async def close(self) -> None:
+        """The same, and all sockets are closed afterwards."""
+        self.cut()
+        while self._open:
+            self._one_ended.clear()
+            await self._one_ended.wait()
 
     def protocol(self) -> type[asyncio.Protocol]:
         """uvicorn's, which tells of its connections."""
@@ -76,6 +84,7 @@ class OpenConnections:
 
         def forget(peer: tuple[str, int]) -> None:
             del open_ones[peer]
+            self._one_ended.set()
             self._changed()
 
         return Noted
@@ -243,7 +252,7 @@ class Simulator:
 
     async def _tear_down(self) -> None:
         await self._door.close()
-        self.connections.cut()
+        await self.connections.close()
         await self._machines.close()
         self.addresses.close()
 
