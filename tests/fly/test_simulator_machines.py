@@ -12,7 +12,7 @@ import pytest
 from tests.fly.asking import ASLEEP, Asker
 from tests.fly_simulator.simulator import Simulator
 from tests.fly_simulator.state import Exit, Machine
-from tests.support import SOON, Mailbox, watching
+from tests.support import SOON, Gate, Mailbox, watching
 
 
 def states_of(machine: Machine) -> list[str]:
@@ -93,6 +93,24 @@ def test_a_forced_destroy_ends_whatever_runs_in_it(fly: Simulator, asker: Asker,
         fly.wait_for(machine, "destroyed")
         assert all(process.ended(SOON) for process in processes)
     assert machine.exits[0].code == 137
+
+
+def test_what_its_first_process_leaves_behind_ends_with_it(
+    fly: Simulator, asker: Asker, mailbox: Mailbox, gate: Gate
+) -> None:
+    code = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'], start_new_session=True)\n"
+        f"open({mailbox.path!r}, 'w').write(f'{{child.pid}}\\n')\n"
+        f"open({gate.path!r}, 'rb', 0).read(1)"
+    )
+    machine = asker.created("runner-1", code)
+    with watching(int(mailbox.read())) as (left,):
+        assert not left.ended(0.0)
+        gate.open()
+        assert left.ended(SOON)
+    fly.wait_for(machine, "destroyed")
+    assert machine.exits == [Exit(0)]
 
 
 @pytest.mark.parametrize("free", [False, True])
