@@ -2,7 +2,9 @@
 
     fly.faults.on("create", nth=2, reply=rate_limited("3600"))
     fly.faults.on("create", commit=True, cut=True)                 # carried out, and nobody is told
-    fly.faults.on("*", nth=k, before=lambda call: os.kill(pid, signal.SIGKILL))
+    fly.faults.on("*", nth=k, before=kill)                         # the parent dies, its request is carried out
+    fly.faults.on("*", nth=k, before=kill, commit=False, cut=True) # it dies before its request arrives
+    fly.faults.on("*", nth=k, after=kill)                          # it dies before it is answered
     fly.faults.on("get", times=math.inf, change=lambda body: body | {"state": "limbo"})
 """
 
