@@ -14,7 +14,8 @@ from tests.fly.asking import ASLEEP, Asker
 from tests.fly_simulator.images import SYSTEM_PATH
 from tests.fly_simulator.processes import environment_of
 from tests.fly_simulator.simulator import Simulator
-from tests.fly_simulator.state import Exit, Machine
+from tests.fly_simulator.state import Machine
+from tests.fly_simulator.values import Exit
 from tests.support import SOON, Gate, Mailbox, watching
 
 
