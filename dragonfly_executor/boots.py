@@ -6,12 +6,12 @@ All on the engine thread, but for the backends' `boot`, which blocks: it runs on
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.base import BootRequest
+from dragonfly_executor.backends.base import BootRequest, Node
 from dragonfly_executor.backoff import delay
 from dragonfly_executor.core import events, handshake
+from dragonfly_executor.lookout import Lookout
 from dragonfly_executor.parent import Parent
 from dragonfly_executor.runner_link import Listener, RunnerLink
 from dragonfly_executor.threads import Crew
@@ -55,15 +55,9 @@ class Booting:
         self.ending = False
         self.timer: Timer | None = None
         self.link: RunnerLink | None = None
+        self.given_up = threading.Event()
         self.hello: handshake.Hello | None = None
         """What the runner said first; None until it did."""
-        self.watches: list[Callable[[], object]] = []
-        """What ends the watch on the node of a runner that has yet to dial back."""
-
-    def stop_watching(self) -> None:
-        """Once is enough: its runner is there, or it has failed."""
-        while self.watches:
-            self.watches.pop()()
 
 
 class Boots:
@@ -110,6 +104,9 @@ class Boots:
             # Of its own: files are read while backends block.
             self._readers = Crew(f"dragonfly-{self._options.name}-sync", 1, narrator.callback_failed)
             self.crews.append(self._readers)
+        self._lookout = Lookout(self, loop, self._options.name, narrator) if self._dial_back is not None else None
+        if self._lookout is not None:
+            self.crews.append(self._lookout.crew)
 
     def _make_dial_back(self) -> DialBack:
         # It loads ssl, which no other backend needs.
@@ -145,7 +142,7 @@ class Boots:
         boot.timer = self._loop.call_later(timeout, lambda: self._boot_timed_out(runner_id, timeout))
         self._booting[runner_id] = boot
         parent = Parent.new(self._options.name, runner_id, self._backend.name)
-        request = BootRequest(runner_id, parent, timeout)
+        request = BootRequest(runner_id, parent, timeout, boot.given_up)
         self._narrator.grow_started(runner_id, self._host.count)
         if self._dial_back is None:
             self.boot_is_expected(request)
@@ -165,7 +162,6 @@ class Boots:
         boot = self._booting.get(runner_id)
         # Otherwise it was faster than its backend, which has yet to come back with the node.
         if boot is not None and boot.link is not None:
-            boot.stop_watching()
             self._let_speak(boot.link)
 
     def _let_speak(self, runner: RunnerLink) -> None:
@@ -210,21 +206,22 @@ class Boots:
         else:
             boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self._host, self._engine.outputs)
             self._let_speak(boot.link)
-            if boot.link.descriptor() < 0:
-                on_engine = self._loop.call_soon_threadsafe
-                watch = node.watch(lambda error: on_engine(lambda: self._node_ended(runner_id, error)))
-                boot.watches.append(watch)
+            if self._lookout is not None:
+                self._lookout.watch(boot.link)
         # Not before: until then nothing else knows the node.
         del self._arrived[runner_id]
         if boot is not None and boot.aborted:
             self._end_boot(runner_id)
 
-    def _node_ended(self, runner_id: int, error: errors.BootError) -> None:
-        """The node of a runner that has yet to dial back has ended; if it just did, the end of its link says so."""
-        boot = self._booting.get(runner_id)
-        if boot is not None and boot.link is not None and boot.link.descriptor() < 0:
-            error.__cause__ = error.__cause__ or (None if self._dial_back is None else self._dial_back.last_refusal)
-            self._end_boot(runner_id, error)
+    def node_ended(self, runner: RunnerLink, error: errors.BootError) -> None:
+        """The node of a runner that has yet to dial back has ended."""
+        error.__cause__ = error.__cause__ or (None if self._dial_back is None else self._dial_back.last_refusal)
+        self._end_boot(runner.id, error)
+
+    def is_waited_for(self, runner: RunnerLink) -> bool:
+        """Whether it is booting, and has yet to dial back."""
+        boot = self._booting.get(runner.id)
+        return boot is not None and not boot.ending and boot.link is runner and runner.descriptor() < 0
 
     # -- to a runner that is up ---------------------------------------------------------------------------------------
 
@@ -276,6 +273,7 @@ class Boots:
         """Nobody needs it any more; the core hears `RunnerGone` when nothing of it is left."""
         boot = self._booting[runner_id]
         boot.aborted = reason
+        boot.given_up.set()
         if boot.link is not None:
             self._end_boot(runner_id)
 
@@ -309,9 +307,9 @@ class Boots:
         if boot is None or boot.ending:
             return
         boot.ending = True
+        boot.given_up.set()
         if boot.timer is not None:
             boot.timer.cancel()
-        boot.stop_watching()
         if self._dial_back is not None:
             self._dial_back.forget(runner_id)
         if boot.link is None:

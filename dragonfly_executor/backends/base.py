@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from dragonfly_executor.parent import Parent
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    import threading
     from typing import Protocol
 
     from dragonfly_executor.errors import BootError
@@ -34,7 +35,12 @@ class Stream(Protocol):
         """End the stream in both directions."""
 
 
-class BootRequest(namedtuple("BootRequest", "runner_id parent timeout")):  # noqa: PYI024  # typing is slow to import
+_Request = namedtuple(  # noqa: PYI024  # typing is slow to import
+    "_Request", "runner_id parent timeout given_up", defaults=(None,)
+)
+
+
+class BootRequest(_Request):
     """What a backend is told about the runner it shall boot.
 
     Attributes:
@@ -42,12 +48,15 @@ class BootRequest(namedtuple("BootRequest", "runner_id parent timeout")):  # noq
         parent: what the runner is to find in its environment, as ``DRAGONFLY_PARENT``. Where it dials back, the token
             in it lets that runner in, once, until `timeout` has passed.
         timeout: seconds that the boot may take; the pool gives up on it after that.
+        given_up: set when the pool does not want this runner any more, so that who waits may stop; None where nobody
+            will say so.
     """
 
     __slots__ = ()
     runner_id: int
     parent: Parent
     timeout: float
+    given_up: threading.Event | None
 
 
 class Node:
@@ -77,21 +86,13 @@ class Node:
         """What a forked child of the parent must not keep open, so that the node learns when the parent is gone."""
         return ()
 
-    def watch(self, on_end: Callable[[BootError], object]) -> Callable[[], object]:
-        """Tell the pool if the node ends while its runner is waited for, so that the boot fails at once.
+    def ended(self, wait: float) -> BootError | None:
+        """Why the runner that is to dial back never will, once that is known; asked again and again until it has.
 
-        Only nodes whose runners dial back are asked this: where there is a stream, its end says it. By default nobody
-        is told, and such a boot fails when its time is over.
-
-        Args:
-            on_end: takes the error of the boot; any thread may call it, at any time, even now. What comes when nobody
-                waits any more is ignored.
-
-        Returns:
-            What the pool calls, once, when it need not be told any more: the runner is there, or the boot is over.
-            Neither may block or raise.
+        Only where runners dial back, and only if a node overrides it. Blocks for `wait` seconds or somewhat longer, on
+        a thread that may, and less when the node is stopped. None if it may still come. Never raises.
         """
-        return lambda: None
+        return None
 
     def output(self) -> str:
         """The last of what the node printed, for the error of a boot that failed; "" where nobody knows."""

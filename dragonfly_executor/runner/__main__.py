@@ -4,7 +4,8 @@
 
 ``python -m dragonfly_executor.runner`` dials back to the parent that the environment variable DRAGONFLY_PARENT
 describes; with ``--parent-on-stdin`` the description is the first line of standard input. ``--failsafe SECONDS`` says
-how long it may take until the parent has let it in (20).
+how long it may take until the parent has let it in (20). With ``--max-lifetime SECONDS`` a process of its own sees
+to it that the runner ends by then, and earlier if it hangs: as the main process of a machine.
 """
 
 from __future__ import annotations
@@ -14,7 +15,20 @@ import sys
 
 from dragonfly_executor.runner.agent import run
 
-USAGE = "usage: python -m dragonfly_executor.runner [--fd NUMBER | [--parent-on-stdin] [--failsafe SECONDS]]"
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from dragonfly_executor.parent import Parent
+    from dragonfly_executor.runner.agent import Agent
+    from dragonfly_executor.runner.dial import NotLetInError
+
+USAGE = (
+    "usage: python -m dragonfly_executor.runner "
+    "[--fd NUMBER | [--parent-on-stdin] [--failsafe SECONDS] [--max-lifetime SECONDS]]"
+)
 FAILSAFE = 20.0
 
 
@@ -28,20 +42,43 @@ def main(arguments: list[str]) -> None:
         run(sock)
         return
     on_stdin = arguments[:1] == ["--parent-on-stdin"]
-    failsafe = FAILSAFE
+    seconds = {"--failsafe": FAILSAFE, "--max-lifetime": 0.0}
     rest = arguments[on_stdin:]
-    if rest:
-        if len(rest) != 2 or rest[0] != "--failsafe" or not rest[1].replace(".", "", 1).isdigit():
+    for name, value in zip(rest[::2], [*rest[1::2], ""], strict=False):
+        if name not in seconds or not value.replace(".", "", 1).isdigit():
             sys.exit(USAGE)
-        failsafe = float(rest[1])
+        seconds[name] = float(value)
     # It loads ssl, which a runner with a stream of its own has no use for.
     from dragonfly_executor.runner import dial
 
     try:
-        place = dial.dial_back(dial.take_parent(on_stdin=on_stdin), failsafe)
+        parent, failsafe, max_lifetime = dial.take_parent(on_stdin=on_stdin), *seconds.values()
     except dial.NotLetInError as error:
-        sys.exit(f"dragonfly runner: {error}")
-    run(*place)
+        _give_up(error)
+    if not max_lifetime:
+        _run_once_let_in(parent, failsafe)
+        return
+    from dragonfly_executor.runner import watchdog
+
+    def be_agent(show_life: Callable[[], None]) -> None:
+        _run_once_let_in(parent, failsafe, lambda agent: agent.be_watched(show_life, watchdog.EVERY, watchdog.GRACE))
+
+    watchdog.guard(be_agent, max_lifetime, failsafe)
+
+
+def _run_once_let_in(parent: Parent, failsafe: float, prepare: Callable[[Agent], None] | None = None) -> None:
+    from dragonfly_executor.runner import dial
+
+    try:
+        place = dial.dial_back(parent, failsafe)
+    except dial.NotLetInError as error:
+        _give_up(error)
+    run(*place, prepare=prepare)
+
+
+def _give_up(error: NotLetInError) -> NoReturn:
+    sys.stderr.write(f"dragonfly runner: {error}\n")
+    sys.exit(error.status)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from dragonfly_executor.core.dialback import SECRET_SIZE, RefusedError, RunnerSi
 from dragonfly_executor.core.wire import MAX_HANDSHAKE_FRAME, Decoder
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.parent import VARIABLE, Parent
+from dragonfly_executor.runner import exits
 from dragonfly_executor.transport.tcp import split_address
 from dragonfly_executor.versions import versions
 
@@ -31,11 +32,13 @@ class NotLetInError(Exception):
 
     Attributes:
         phase: how far it came, as its boot's error will name it: "connect" or "handshake".
+        status: what it ends with.
     """
 
-    def __init__(self, reason: str, phase: str) -> None:
+    def __init__(self, reason: str, phase: str, status: int = 1) -> None:
         super().__init__(reason)
         self.phase = phase
+        self.status = status
 
 
 def take_parent(*, on_stdin: bool) -> Parent:
@@ -107,7 +110,7 @@ def dial_back(parent: Parent, failsafe: float, sure_after: float | None = None) 
         try:
             sock, greeting = _attempt(host, port, fingerprint, runner_id, token, min(left, ATTEMPT))
         except RefusedError as error:
-            raise NotLetInError(str(error), "handshake") from None
+            raise NotLetInError(str(error), "handshake", exits.REFUSED) from None
         except (OSError, ProtocolError) as error:
             # The last attempt may have been cut short: then the one before it says more.
             trouble = trouble if trouble is not None and isinstance(error, TimeoutError) else error
@@ -117,7 +120,7 @@ def dial_back(parent: Parent, failsafe: float, sure_after: float | None = None) 
                 seconds = min(until, end) - began
                 reason = f"could not reach the parent at {parent.address} within {seconds:g} s: {trouble}"
                 phase = "handshake" if isinstance(trouble, ProtocolError) else "connect"
-                raise NotLetInError(reason, phase) from None
+                raise NotLetInError(reason, phase, exits.UNREACHABLE) from None
             time.sleep(min(PAUSE, left))
         else:
             _compare(greeting)

@@ -62,35 +62,6 @@ def runner_of(parent: Parent, *arguments: str) -> Iterator[subprocess.Popen[byte
             raise
 
 
-class DialingBackend(Backend):
-    """A process of this machine for each runner, that is told by its environment, or by its stdin, where to dial.
-
-    Attributes:
-        nodes: all that it has booted.
-    """
-
-    name = "dialing"
-    default_max = 1
-    dials_back = True
-
-    def __init__(self, *, on_stdin: bool = False, python: str | None = None) -> None:
-        self._on_stdin = on_stdin
-        self._options: dict[str, Any] = {} if python is None else {"executable": python}
-        self.nodes: list[DialingNode] = []
-
-    def default_slots(self) -> int:
-        return 2
-
-    def boot(self, request: BootRequest) -> Node:
-        marker = os.urandom(8).hex()
-        try:
-            process = start_runner(request.parent, on_stdin=self._on_stdin, marker=marker, **self._options)
-        except OSError as error:
-            raise BootError(f"cannot start a runner: {error}") from error
-        self.nodes.append(DialingNode(process, marker))
-        return self.nodes[-1]
-
-
 class DialingNode(Node):
     def __init__(self, process: subprocess.Popen[bytes], marker: str) -> None:
         self.process = process
@@ -116,6 +87,37 @@ class DialingNode(Node):
         while left := self.left():
             for pid in left:
                 processes.kill(pid)
+
+
+class DialingBackend(Backend):
+    """A process of this machine for each runner, that is told by its environment, or by its stdin, where to dial.
+
+    Attributes:
+        nodes: all that it has booted.
+        node: their class.
+    """
+
+    node = DialingNode
+    name = "dialing"
+    default_max = 1
+    dials_back = True
+
+    def __init__(self, *, on_stdin: bool = False, python: str | None = None) -> None:
+        self._on_stdin = on_stdin
+        self._options: dict[str, Any] = {} if python is None else {"executable": python}
+        self.nodes: list[DialingNode] = []
+
+    def default_slots(self) -> int:
+        return 2
+
+    def boot(self, request: BootRequest) -> Node:
+        marker = os.urandom(8).hex()
+        try:
+            process = start_runner(request.parent, on_stdin=self._on_stdin, marker=marker, **self._options)
+        except OSError as error:
+            raise BootError(f"cannot start a runner: {error}") from error
+        self.nodes.append(self.node(process, marker))
+        return self.nodes[-1]
 
 
 class HeldBackend(Backend):

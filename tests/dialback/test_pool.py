@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -29,10 +29,11 @@ from dragonfly_executor import dialback as dialback_module
 from dragonfly_executor.backends.base import BootRequest, Node
 from dragonfly_executor.core.dialback import RefusedError
 from dragonfly_executor.dialback import DialBack
-from dragonfly_executor.runner import processes
+from dragonfly_executor.runner import exits, processes
 from dragonfly_executor.transport import certificate
 from dragonfly_executor.transport.tcp import split_address
-from tests.dialback.support import DialingBackend, HeldBackend, dial, plain, runner_of
+from dragonfly_executor.versions import versions
+from tests.dialback.support import DialingBackend, DialingNode, HeldBackend, dial, plain, runner_of
 from tests.lifecycle.conftest import start
 from tests.payloads import agent_pid, echo, hold, hold_for_good, leave, tell
 from tests.pool.conftest import MakeExecutor, MakePool
@@ -154,9 +155,9 @@ def test_a_runner_of_another_version_is_refused_by_both_sides(
     """Checklist 16: in JSON, both ways, before the first pickle."""
     from dragonfly_executor import runner_link
 
-    other = runner_link.versions()
+    other = versions()
     other.python = "3.9"
-    monkeypatch.setattr(runner_link, "versions", lambda: other)
+    monkeypatch.setattr(runner_link, "versions_beside", lambda _runner: other)
     monkeypatch.setattr(dialback_module, "versions", lambda: other)
     backend = DialingBackend()
     executor = make(1, backend=backend)
@@ -303,30 +304,18 @@ def test_a_runner_that_joins_and_goes_is_a_boot_that_failed_at_once(make: MakeEx
     assert error.phase == "handshake"
 
 
+class WatchedNode(DialingNode):
+    """It notices when its process ends."""
+
+    def ended(self, wait: float) -> BootError | None:
+        try:
+            return BootError(f"the node exited with status {self.process.wait(wait)}", "create")
+        except subprocess.TimeoutExpired:
+            return None
+
+
 class Watched(DialingBackend):
-    """Its nodes notice when they end.
-
-    Attributes:
-        watches: gets a word when a watch begins, and another when it is over.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.watches: SimpleQueue[str] = SimpleQueue()
-
-    def boot(self, request: BootRequest) -> Node:
-        node: Any = super().boot(request)
-
-        def watch(on_end: Callable[[BootError], object]) -> Callable[[], object]:
-            def wait() -> None:
-                on_end(BootError(f"the node exited with status {node.process.wait(PATIENCE)}", "create"))
-
-            self.watches.put("begun")
-            threading.Thread(target=wait).start()
-            return lambda: self.watches.put("over")
-
-        node.watch = watch
-        return node
+    node = WatchedNode
 
 
 def test_a_node_that_ends_while_its_runner_is_waited_for_is_a_boot_that_failed_at_once(make: MakeExecutor) -> None:
@@ -338,7 +327,6 @@ def test_a_node_that_ends_while_its_runner_is_waited_for_is_a_boot_that_failed_a
     assert error.phase == "create"
     assert "the node exited with status 1" in str(error)
     assert backend.nodes[0].stops == 1
-    assert [backend.watches.get_nowait(), backend.watches.get_nowait()] == ["begun", "over"]
 
 
 def test_the_error_of_a_node_that_ended_says_who_was_refused_meanwhile(make: MakeExecutor) -> None:
@@ -350,54 +338,66 @@ def test_the_error_of_a_node_that_ended_says_who_was_refused_meanwhile(make: Mak
 
     executor = make(1, backend=Refused(), boot_timeout=3600.0, **AT_ONCE)
     error = error_of(executor.submit(echo, 1))
-    assert "the node exited with status 1" in str(error)
+    assert "the node exited with status" in str(error)
     assert isinstance(error.__cause__, RunnerAuthError)
 
 
-def test_a_node_is_watched_until_its_runner_is_there(make: MakeExecutor) -> None:
+class Looks:
+    """Nodes that are looked at: a test hears of each look, and says what it finds."""
+
+    def __init__(self) -> None:
+        self.begun: SimpleQueue[None] = SimpleQueue()
+        self.findings: SimpleQueue[BootError | None] = SimpleQueue()
+
+    def ended(self, _wait: float) -> BootError | None:
+        self.begun.put(None)
+        return self.findings.get(timeout=PATIENCE)
+
+    def of(self, node: Node) -> Node:
+        kind = type(node)
+        node.__class__ = type(kind.__name__, (kind,), {"ended": lambda _node, wait: self.ended(wait)})
+        return node
+
+
+class Watching(HeldBackend):
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks = Looks()
+
+    def boot(self, request: BootRequest) -> Node:
+        return self.looks.of(super().boot(request))
+
+
+def test_a_node_is_looked_at_until_its_runner_is_there(make: MakeExecutor) -> None:
     """What ends it after that is told by its link."""
-    begun: SimpleQueue[Callable[[BootError], object]] = SimpleQueue()
-    over: SimpleQueue[None] = SimpleQueue()
-
-    class Watching(HeldBackend):
-        def boot(self, request: BootRequest) -> Node:
-            node: Any = super().boot(request)
-            node.watch = lambda on_end: begun.put(on_end) or (lambda: over.put(None))
-            return node
-
     backend = Watching()
     executor = make(1, backend=backend)
     future = executor.submit(echo, 1)
-    on_end = begun.get(timeout=PATIENCE)
-    assert over.empty()
+    for _ in range(2):
+        backend.looks.begun.get(timeout=PATIENCE)
+        backend.looks.findings.put(None)
+    backend.looks.begun.get(timeout=PATIENCE)
     with runner_of(backend.expected()):
         assert future.result(PATIENCE) == 1
-        assert over.qsize() == 1
         # It comes too late to harm anybody.
-        on_end(BootError("it is gone"))
+        backend.looks.findings.put(BootError("it is gone"))
         assert executor.submit(echo, 2).result(PATIENCE) == 2
         assert executor.pool.stats().runners_up == 1
         executor.shutdown()
-    assert over.qsize() == 1
+    assert backend.looks.begun.empty()
 
 
-def test_a_watch_ends_once_where_the_boot_fails_after_its_runner_came(make: MakeExecutor) -> None:
-    begun: SimpleQueue[object] = SimpleQueue()
-    over: SimpleQueue[None] = SimpleQueue()
-
-    class Watching(HeldBackend):
-        def boot(self, request: BootRequest) -> Node:
-            node: Any = super().boot(request)
-            node.watch = lambda on_end: begun.put(on_end) or (lambda: over.put(None))
-            return node
-
+def test_a_node_is_not_looked_at_once_its_boot_has_failed(make: MakeExecutor) -> None:
     backend = Watching()
-    future = make(1, backend=backend, **AT_ONCE).submit(echo, 1)
-    begun.get(timeout=PATIENCE)
+    executor = make(1, backend=backend, **AT_ONCE)
+    future = executor.submit(echo, 1)
+    backend.looks.begun.get(timeout=PATIENCE)
     dialed = dial(backend.expected()).go()
     dialed.sock.close()
     assert isinstance(error_of(future), BootError)
-    assert over.qsize() == 1
+    backend.looks.findings.put(None)
+    executor.shutdown()
+    assert backend.looks.begun.empty()
 
 
 def test_the_right_runner_gets_in_after_all_kinds_of_others(make: MakeExecutor, mailbox: Mailbox) -> None:
@@ -410,12 +410,12 @@ def test_the_right_runner_gets_in_after_all_kinds_of_others(make: MakeExecutor, 
         rude.sendall(b"\x80\x05" + b"x" * 100)
         wrong = parent._replace(token="00" * 32)
         with runner_of(wrong) as refused:
-            assert refused.wait(PATIENCE) == 1
+            assert refused.wait(PATIENCE) == exits.REFUSED
         with runner_of(parent) as process:
             assert future.result(PATIENCE) == process.pid
             with runner_of(parent, "--failsafe", "0.5") as second:
                 # Its token is used up, or there is nobody left to ask.
-                assert second.wait(PATIENCE) == 1
+                assert second.wait(PATIENCE) == exits.UNREACHABLE
             assert executor.submit(os.getppid).result(PATIENCE) == process.pid
             executor.shutdown()
             assert process.wait(PATIENCE) == 0

@@ -1,0 +1,51 @@
+"""Notices when a node has ended whose runner has yet to dial back: such a boot need not wait for its deadline."""
+
+from __future__ import annotations
+
+from dragonfly_executor.backends.base import Node
+from dragonfly_executor.threads import Crew
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from dragonfly_executor.boots import Boots
+    from dragonfly_executor.narrator import Narrator
+    from dragonfly_executor.runner_link import RunnerLink
+    from dragonfly_executor.transport.loop import Loop
+
+LOOK = 5.0
+"""Seconds that one look at a node takes."""
+LOOKS_AT_ONCE = 16
+
+
+class Lookout:
+    """Asks nodes, each again and again, on a crew of its own: a look takes as long as the node likes.
+
+    Args:
+        boots: whose nodes they are.
+        loop: the engine's.
+        name: of the pool.
+        narrator: hears of a node that raises.
+    """
+
+    def __init__(self, boots: Boots, loop: Loop, name: str, narrator: Narrator) -> None:
+        self._boots = boots
+        self._loop = loop
+        self.crew = Crew(f"dragonfly-{name}-watch", LOOKS_AT_ONCE, narrator.callback_failed)
+
+    def watch(self, runner: RunnerLink) -> None:
+        """Look at this runner's node until it has dialed back, or nobody waits for it. On the engine thread."""
+        if type(runner.node).ended is not Node.ended and self._boots.is_waited_for(runner):
+            self.crew.run(self._look, runner)
+
+    def _look(self, runner: RunnerLink) -> None:
+        """On the crew."""
+        error = runner.node.ended(LOOK)
+
+        def looked() -> None:
+            # If it has just dialed in, the end of its link says that it has ended.
+            if error is not None and self._boots.is_waited_for(runner):
+                self._boots.node_ended(runner, error)
+            else:
+                self.watch(runner)
+
+        self._loop.call_soon_threadsafe(looked)
