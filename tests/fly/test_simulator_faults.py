@@ -91,7 +91,7 @@ def test_no_answer(fly: Simulator, asker: Asker, how: str, error: type[Exception
     fly.faults.on("create", commit=commit, **{how: True})
     with pytest.raises(error):
         asker.ask("POST", json={"config": {"image": STUCK}}, timeout=0.1 if how == "hang" else PATIENCE)
-    assert len(fly.world.booted) == commit
+    fly.until(lambda world: fly.history.of("create") and len(world.booted) == commit)
     assert fly.history.statuses("create") == [None]
     assert asker.ask("GET").status_code == 200
 
@@ -154,7 +154,7 @@ def test_a_request_may_take_long_before_or_after(fly: Simulator, asker: Asker) -
         fly.faults.on("create", **{when: 60.0})
         with pytest.raises(httpx.ReadTimeout):
             asker.http.post("/v1/apps/media/machines", json={"config": {"image": STUCK}}, timeout=0.2)
-        assert len(fly.world.booted) == there
+        fly.until(lambda world: len(fly.history.calls) == there + 1 and len(world.booted) == there)
 
 
 def test_what_fails_in_a_hook_fails_the_test(fly: Simulator, asker: Asker) -> None:
