@@ -170,6 +170,7 @@ def test_a_slow_create(fly: Simulator, asker: Asker, late: bool) -> None:
     fly.switches.create_commits_late = late
     with pytest.raises(httpx.ReadTimeout):
         asker.http.post("/v1/apps/media/machines", json={"config": {"image": STUCK}}, timeout=0.2)
+    fly.until(lambda world: fly.history.of("create") and (late or world.booted))
     assert len(fly.world.booted) == (0 if late else 1)
 
 

@@ -91,7 +91,7 @@ def test_no_answer(fly: Simulator, asker: Asker, how: str, error: type[Exception
     fly.faults.on("create", commit=commit, **{how: True})
     with pytest.raises(error):
         asker.ask("POST", json={"config": {"image": STUCK}}, timeout=0.1 if how == "hang" else PATIENCE)
-    assert len(fly.world.booted) == commit
+    fly.until(lambda world: fly.history.of("create") and len(world.booted) == commit)
     assert fly.history.statuses("create") == [None]
     assert asker.ask("GET").status_code == 200
 
@@ -149,12 +149,12 @@ def test_a_test_acts_before_or_after_a_request_is_carried_out(fly: Simulator, as
     assert seen == [(2, "create", int(when == "after"), "fly-simulator-hook-2")]
 
 
-def test_a_request_may_take_long_before_or_after(fly: Simulator, asker: Asker) -> None:
-    for when, there in (("delay", 0), ("late", 1)):
-        fly.faults.on("create", **{when: 60.0})
-        with pytest.raises(httpx.ReadTimeout):
-            asker.http.post("/v1/apps/media/machines", json={"config": {"image": STUCK}}, timeout=0.2)
-        assert len(fly.world.booted) == there
+@pytest.mark.parametrize(("when", "there"), [("delay", 0), ("late", 1)])
+def test_a_request_may_take_long_before_or_after(fly: Simulator, asker: Asker, when: str, there: int) -> None:
+    fly.faults.on("create", **{when: 60.0})
+    with pytest.raises(httpx.ReadTimeout):
+        asker.http.post("/v1/apps/media/machines", json={"config": {"image": STUCK}}, timeout=0.2)
+    fly.until(lambda world: fly.history.calls and len(world.booted) == there)
 
 
 def test_what_fails_in_a_hook_fails_the_test(fly: Simulator, asker: Asker) -> None:

@@ -128,7 +128,7 @@ class Door:
             reply.body = fault.change(reply.body)
         self._sign(call, reply)
         if not (fault.cut or fault.reset or fault.hang):
-            call.reply = reply
+            self._history.answered(call, reply)
         return Answer(reply, fault, transport)
 
     def _noted(self, request: Request, raw: bytes, action: str, template: str) -> Call:
@@ -147,7 +147,7 @@ class Door:
                 call.body = json.loads(raw)
             except ValueError:
                 call.malformed = True
-        self._history.calls.append(call)
+        self._history.came(call)
         if action:
             self._openapi.check_request(call)
         return call

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tests.fly_simulator.calls import Call
+from tests.fly_simulator.calls import Call, Reply
 from tests.fly_simulator.state import ENDED, Machine, World
 
 BILLED = frozenset({"started", "stopping", "restarting"})
@@ -15,11 +15,25 @@ class History:
     """What was asked for, and what became of the machines.
 
     Machines that a test added itself (the parent's own) do not count.
+
+    Args:
+        changed: called when a request has come, and when it is answered.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, changed: Callable[[], None] = lambda: None) -> None:
         self._world = world
+        self._changed = changed
         self.calls: list[Call] = []
+
+    def came(self, call: Call) -> None:
+        """There is a request."""
+        self.calls.append(call)
+        self._changed()
+
+    def answered(self, call: Call, reply: Reply) -> None:
+        """Its sender is told."""
+        call.reply = reply
+        self._changed()
 
     def of(self, *actions: str) -> list[Call]:
         """The requests of these kinds, in order."""

@@ -268,7 +268,7 @@ class Simulator:
         # That is how the parent comes to have it; so every machine has it that does not skip secrets.
         self.app = self.world.apps[self._app] = App(self._app, "personal", {"FLY_API_TOKEN": f"FlyV1 {self.token}"})
         self.world.listeners.append(self._changed)
-        self.history, self.faults, self.openapi = History(self.world), Faults(), OpenApi()
+        self.history, self.faults, self.openapi = History(self.world, self._changed), Faults(), OpenApi()
         self._folder.joinpath("machines").mkdir(exist_ok=True)
         machines = Path(tempfile.mkdtemp(dir=self._folder / "machines"))
         self._machines = Machines(self._loop, self.world, self.timing, self._image_of, self.addresses, machines)
