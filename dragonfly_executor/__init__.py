@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
+    from dragonfly_executor.backends.fly.backend import FlyBackend
     from dragonfly_executor.backends.local import LocalBackend
     from dragonfly_executor.backends.ssh.backend import SSHBackend
     from dragonfly_executor.backends.ssh.hosts import SSHHost
@@ -63,6 +64,7 @@ __all__ = [
     "CallTimeoutError",
     "DragonflyError",
     "DragonflyExecutor",
+    "FlyBackend",
     "ForkedExecutorError",
     "FrameTooLargeError",
     "Future",
@@ -96,6 +98,7 @@ _ROOMS = {
     "BootRequest": "backends.base",
     "CallOptions": "options",
     "DragonflyExecutor": "executor",
+    "FlyBackend": "backends.fly.backend",
     "Future": "future",
     "LocalBackend": "backends.local",
     "Node": "backends.base",

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.base import BootRequest
+from dragonfly_executor.backends.base import BootRequest, Node
 from dragonfly_executor.backoff import delay
 from dragonfly_executor.core import events, handshake
 from dragonfly_executor.parent import Parent
@@ -17,7 +17,7 @@ from dragonfly_executor.runner_link import Listener, RunnerLink
 from dragonfly_executor.threads import Crew
 
 if TYPE_CHECKING:
-    from dragonfly_executor.backends.base import Backend, Node
+    from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.dialback import DialBack
     from dragonfly_executor.engine import Engine
     from dragonfly_executor.narrator import Narrator
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from dragonfly_executor.sync import Keeper
     from dragonfly_executor.transport.loop import Loop, Timer
     from dragonfly_executor.welcome import Welcome
+
+LOOK = 5.0
+"""Seconds that a look at a node takes whose runner has yet to dial back."""
+LOOKS_AT_ONCE = 16
 
 
 class Host(Listener, Protocol):
@@ -50,6 +54,7 @@ class Booting:
         self.ending = False
         self.timer: Timer | None = None
         self.link: RunnerLink | None = None
+        self.given_up = threading.Event()
         self.hello: handshake.Hello | None = None
         """What the runner said first; None until it did."""
 
@@ -98,6 +103,11 @@ class Boots:
             # Of its own: files are read while backends block.
             self._readers = Crew(f"dragonfly-{self._options.name}-sync", 1, narrator.callback_failed)
             self.crews.append(self._readers)
+        if self._dial_back is not None:
+            # Of its own: they take as long as boots do.
+            name = f"dragonfly-{self._options.name}-watch"
+            self._watchers = Crew(name, LOOKS_AT_ONCE, narrator.callback_failed)
+            self.crews.append(self._watchers)
 
     def _make_dial_back(self) -> DialBack:
         # It loads ssl, which no other backend needs.
@@ -133,7 +143,7 @@ class Boots:
         boot.timer = self._loop.call_later(timeout, lambda: self._boot_timed_out(runner_id, timeout))
         self._booting[runner_id] = boot
         parent = Parent.new(self._options.name, runner_id, self._backend.name)
-        request = BootRequest(runner_id, parent, timeout)
+        request = BootRequest(runner_id, parent, timeout, boot.given_up)
         self._narrator.grow_started(runner_id, self._host.count)
         if self._dial_back is None:
             self.boot_is_expected(request)
@@ -197,10 +207,33 @@ class Boots:
         else:
             boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self._host, self._engine.outputs)
             self._let_speak(boot.link)
+            if type(node).ended is not Node.ended:
+                self._watch(boot.link)
         # Not before: until then nothing else knows the node.
         del self._arrived[runner_id]
         if boot is not None and boot.aborted:
             self._end_boot(runner_id)
+
+    def _watch(self, runner: RunnerLink) -> None:
+        """While its runner has yet to dial back, notice when the node has ended."""
+        boot = self._booting.get(runner.id)
+        if boot is None or boot.ending or boot.link is not runner or runner.descriptor() >= 0:
+            return
+
+        def look() -> None:
+            """On the crew of watchers."""
+            error = runner.node.ended(LOOK)
+            self._loop.call_soon_threadsafe(lambda: self._looked(runner, error))
+
+        self._watchers.run(look)
+
+    def _looked(self, runner: RunnerLink, error: errors.BootError | None) -> None:
+        boot = self._booting.get(runner.id)
+        if error is not None and boot is not None and boot.link is runner and runner.descriptor() < 0:
+            error.__cause__ = error.__cause__ or (None if self._dial_back is None else self._dial_back.last_refusal)
+            self._end_boot(runner.id, error)
+        else:
+            self._watch(runner)
 
     # -- to a runner that is up ---------------------------------------------------------------------------------------
 
@@ -252,6 +285,7 @@ class Boots:
         """Nobody needs it any more; the core hears `RunnerGone` when nothing of it is left."""
         boot = self._booting[runner_id]
         boot.aborted = reason
+        boot.given_up.set()
         if boot.link is not None:
             self._end_boot(runner_id)
 
@@ -285,6 +319,7 @@ class Boots:
         if boot is None or boot.ending:
             return
         boot.ending = True
+        boot.given_up.set()
         if boot.timer is not None:
             boot.timer.cancel()
         if self._dial_back is not None:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from dragonfly_executor.parent import Parent
 
 if TYPE_CHECKING:
+    import threading
+
+    from dragonfly_executor import errors
     from dragonfly_executor.sync import Sync
     from dragonfly_executor.transport.loop import Loop
 
@@ -36,11 +39,14 @@ class BootRequest(NamedTuple):
         parent: what the runner is to find in its environment, as ``DRAGONFLY_PARENT``. Where it dials back, the token
             in it lets that runner in, once, until `timeout` has passed.
         timeout: seconds that the boot may take; the pool gives up on it after that.
+        given_up: set when the pool does not want this runner any more, so that who waits may stop; None where nobody
+            will say so.
     """
 
     runner_id: int
     parent: Parent
     timeout: float
+    given_up: threading.Event | None = None
 
 
 class Node:
@@ -67,6 +73,14 @@ class Node:
     def descriptors(self) -> Collection[int]:
         """What a forked child of the parent must not keep open, so that the node learns when the parent is gone."""
         return ()
+
+    def ended(self, wait: float) -> errors.BootError | None:
+        """Why the runner that is to dial back never will, once that is known; asked again and again until it has.
+
+        Only where runners dial back, and only if a node overrides it. Blocks for `wait` seconds or somewhat longer, on
+        a thread that may, and less when the node is stopped. None if it may still come. Never raises.
+        """
+        return None
 
     def output(self) -> str:
         """The last of what the node printed, for the error of a boot that failed; "" where nobody knows."""

@@ -1,0 +1,328 @@
+"""Runners on Fly.io machines: created when calls wait, and destroyed when nobody needs them any more."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dragonfly_executor import errors
+from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.backends.fly.journal import Entry, Journal, default_folder
+from dragonfly_executor.backends.fly.machine_config import (
+    Blueprint,
+    Guest,
+    check_config,
+    check_init,
+    check_services,
+    check_texts,
+)
+from dragonfly_executor.backends.fly.owner import Label, Owner
+from dragonfly_executor.backends.fly.patience import Patience
+from dragonfly_executor.backends.fly.settings import Access, Address, Place
+from dragonfly_executor.options import duration
+from dragonfly_executor.sync.plan import Sync
+from dragonfly_executor.transport.tcp import join_address
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.fly.creation import Creation
+    from dragonfly_executor.backends.fly.machines import Machine
+    from dragonfly_executor.backends.fly.sweep import Swept
+    from dragonfly_executor.options import Seconds
+
+logger = logging.getLogger("dragonfly_executor")
+
+MARGIN = 300.0
+"""Seconds that the clocks of parent, Fly and whoever sweeps may differ."""
+UNDO_PATIENCE = 20.0
+"""Seconds for destroying what came of a boot that failed."""
+SWEEP_PATIENCE = 60.0
+FIRST_SWEEP_PATIENCE = 10.0
+"""Seconds for the sweep that goes with the first boot: the machine starts meanwhile."""
+
+
+class FlyBackend(Backend):
+    """Boots runners on Fly.io machines of an app, one machine each.
+
+    In a machine on Fly, ``FlyBackend()`` needs nothing but a token among the app's secrets: runners are machines of the
+    same app, with the same image, in the same region. They dial back to this machine over Fly's private network.
+
+    No machine is left behind: a runner without a parent ends itself, Fly destroys a machine whose runner has ended, a
+    process on it that does not depend on the runner's health ends it after `max_lifetime`, and what is asked for is
+    written down first, here and on the machine, so that a later `sweep` knows it. A backend sweeps by itself when it
+    boots its first runner, while that one's machine starts.
+
+    Args:
+        app: the app whose machines the runners are; default FLY_APP_NAME.
+        image: what they run; default FLY_IMAGE_REF, the image of this machine. Python and dragonfly_executor must be in
+            it, of the parent's versions.
+        token: default FLY_API_TOKEN. A deploy token of the app is enough: ``fly tokens create deploy -a APP``.
+        region: one, or several in order of preference, as a list or with commas between; default FLY_REGION.
+        cpu_kind, cpus, memory_mb: the size of a machine. memory_mb is in MiB.
+        gpu_kind, gpus: passed on to Fly, which is about to give up GPUs.
+        env: variables for the runners. Fly shows them to whoever may see the machine: they are no place for secrets.
+        init: what starts the machine's main process, as in its config; merged over what starts the runner.
+        services: what Fly's proxy forwards to the machine, as in its config; none by default.
+        metadata: for the machines, besides what says whose they are.
+        host: the Machines API; default FLY_FLAPS_BASE_URL or https://api.machines.dev.
+        boot_timeout: seconds (or a `timedelta`) of a boot where the pool does not say.
+        max_lifetime: seconds after which a machine ends whatever it does: calls that run then are lost.
+        skip_secrets: whether the app's secrets, the token with them, are kept from the runners.
+        machine_config: merged over the config that all this makes: the way to what has no argument of its own.
+            ``auto_destroy`` and ``restart`` must not be in it.
+        parent_address: where runners dial this process, as HOST or HOST:PORT (an IPv6 address with a port stands in
+            brackets); default FLY_PRIVATE_IP. Needed outside of Fly: an address that Fly's private network reaches.
+        bind: the address to listen on where that is another one.
+        python: the interpreter in the image; default this one's path where the image is this machine's own, else
+            ``python3``.
+        sync: what of this program's own files travels; see `SSHBackend`. Default None, nothing, where the image is this
+            machine's own, for it has them; else "auto".
+        requirements: third-party packages to install on each machine; see `SSHBackend`. An image that has them is faster.
+        failsafe: seconds that a runner tries to reach its parent.
+        journal: the folder where boots are written down; default ``$XDG_STATE_HOME/dragonfly_executor/fly``. False goes
+            without, where there is no disk to write to: then machines of a parent that was killed are known by what is
+            written on them alone.
+        sweep: whether the first boot sweeps.
+
+    Raises:
+        ValueError: something is missing or cannot be right.
+        TypeError: an argument has the wrong type.
+        OSError: the journal's folder cannot be made.
+        ImportError: httpx is not installed.
+    """
+
+    name = "fly"
+    dials_back = True
+    default_max = None
+    default_boot_timeout = 120.0
+    phases = ("create", "start", "connect", "handshake", "sync", "requirements")
+
+    def __init__(
+        self,
+        *,
+        app: str | None = None,
+        image: str | None = None,
+        token: str | None = None,
+        region: str | Iterable[str] | None = None,
+        cpu_kind: str = "performance",
+        cpus: int = 2,
+        memory_mb: int = 4096,
+        gpu_kind: str | None = None,
+        gpus: int | None = None,
+        env: Mapping[str, str] | None = None,
+        init: Mapping[str, Any] | None = None,
+        services: Iterable[Mapping[str, Any]] = (),
+        metadata: Mapping[str, str] | None = None,
+        host: str | None = None,
+        boot_timeout: Seconds = 120.0,
+        max_lifetime: Seconds = 24 * 3600.0,
+        skip_secrets: bool = True,
+        machine_config: Mapping[str, Any] | None = None,
+        parent_address: str | None = None,
+        bind: str | None = None,
+        python: str | None = None,
+        sync: Sync | str | Iterable[str | os.PathLike[str]] | None = "default",
+        requirements: Iterable[str] | str | os.PathLike[str] | None = None,
+        failsafe: Seconds = 20.0,
+        journal: str | os.PathLike[str] | bool | None = None,
+        sweep: bool = True,
+    ) -> None:
+        access = Access.find(os.environ, app=app, token=token, host=host)
+        place = Place.find(os.environ, image=image, region=region)
+        self._address = Address.find(os.environ, parent_address=parent_address, bind=bind)
+        self._regions = place.regions
+        self.advertised_host = self._address.dialed
+        self.default_boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
+        self._max_lifetime = duration(max_lifetime, "max_lifetime", positive=True)
+        self.sync = _sync(sync, requirements, own_image=place.own_image)
+        interpreter = python or (sys.executable if place.own_image else "python3")
+        failsafe_seconds = duration(failsafe, "failsafe", positive=True)
+        limits = ("--failsafe", f"{failsafe_seconds:.3f}", "--max-lifetime", f"{self._max_lifetime:.3f}")
+        self.blueprint = Blueprint(
+            image=place.image,
+            guest=Guest(cpu_kind, cpus, memory_mb, gpu_kind, gpus).check(),
+            command=(interpreter, "-m", "dragonfly_executor.runner", *limits),
+            env=check_texts(env, "env"),
+            metadata=check_texts(metadata, "metadata"),
+            services=check_services(services),
+            init=check_init(init),
+            skip_secrets=bool(skip_secrets),
+            more=check_config(machine_config),
+        )
+        try:
+            from dragonfly_executor.backends.fly.client import MachinesAPI
+        except ImportError as error:
+            raise ImportError("FlyBackend needs httpx: pip install 'dragonfly-executor[fly]'") from error
+        self.api = MachinesAPI(access)
+        self.journal = _journal(journal)
+        self._sweeps = bool(sweep)
+        self._lock = threading.Lock()
+        """Of whether it has swept: boots run at the same time."""
+
+    def __repr__(self) -> str:
+        regions = ",".join(self._regions)
+        return f"FlyBackend(app={self.api.access.app!r}, image={self.blueprint.image!r}, region={regions!r})"
+
+    def listen_address(self) -> tuple[str, int]:
+        """The private address alone: the world has no business at this port."""
+        return self._address.bound, self._address.port
+
+    def boot(self, request: BootRequest) -> Node:
+        """Create a machine, which starts meanwhile.
+
+        Raises:
+            BootError: there is none. Its phase is "create".
+            BootTimeoutError: there was none in time.
+        """
+        from dragonfly_executor.backends.fly.creation import Creation
+
+        patience = Patience(request.timeout, request.given_up)
+        lifetime = request.timeout + self._max_lifetime + MARGIN
+        label = Label(os.urandom(16).hex(), request.parent.pool, Owner.me(), int(time.time() + lifetime))
+        name = machine_name(request.parent.pool)
+        encoded, written = request.parent.encode(), label.encode()
+
+        def make_body(region: str | None) -> Mapping[str, Any]:
+            return self.blueprint.body(name, region, encoded, written)
+
+        size = str(self.blueprint.guest)
+        with self.api:
+            entry = self._journaled(name, label)
+            creation = Creation(self.api, name, label.boot, make_body, self._regions, size)
+            try:
+                machine = creation.run(patience)
+            except BaseException:
+                self._undo(creation, entry)
+                raise
+            node = self._node(machine, entry, request)
+            if self._has_to_sweep():
+                self._sweep_first(request.given_up)
+            return node
+
+    def sweep(self) -> Swept:
+        """Destroy the machines of this app that pools have left behind; see the class for who does that besides.
+
+        Blocks, for a minute at most.
+
+        Returns:
+            What was destroyed, and what could not be.
+
+        Raises:
+            DragonflyError: Fly did not say which machines there are.
+        """
+        from dragonfly_executor.backends.fly.sweep import Sweeper
+
+        return Sweeper(self.api, self.journal).sweep(Patience(SWEEP_PATIENCE))
+
+    # -- one boot -----------------------------------------------------------------------------------------------------
+
+    def _journaled(self, name: str, label: Label) -> Entry:
+        """Written down before Fly hears of it."""
+        access = self.api.access
+        now = time.time()
+        region, guest = ",".join(self._regions), self.blueprint.guest.encode()
+        entry = Entry(name, access.app, access.host, label, now, float(label.expires), None, region, guest)
+        try:
+            self._write(entry)
+        except OSError as error:
+            text = f"the boot could not be written down, so nothing was asked of Fly: {error} (see journal=)"
+            raise errors.BootError(text, "create") from error
+        return entry
+
+    def _node(self, machine: Machine, entry: Entry, request: BootRequest) -> Node:
+        from dragonfly_executor.backends.fly.node import FlyNode
+
+        known = entry._replace(machine_id=machine.id, region=machine.region)
+        try:
+            self._write(known)
+        except OSError as error:
+            # The name is on the disk, and by that it is found as well.
+            logger.warning("the journal does not have the number of %s: %s", machine, error)
+        address = request.parent.address or join_address(self._address.dialed, self._address.port)
+        return FlyNode(self.api, machine, address, lambda: self._forget(known), lambda: self._abandon(known))
+
+    def _undo(self, creation: Creation, entry: Entry) -> None:
+        """A boot has failed: destroy what may have come of it, or write down that nobody wants it."""
+        if not creation.in_doubt:
+            self._forget(entry)
+            return
+        try:
+            gone, why = creation.undo(Patience(UNDO_PATIENCE)), "it is not to be found"
+        except errors.DragonflyError as trouble:
+            gone, why = False, str(trouble)
+        if gone:
+            self._forget(entry)
+            return
+        self._abandon(entry)
+        logger.warning("Fly may have created machine %s all the same: %s. A later sweep sees to it", entry.name, why)
+
+    def _write(self, entry: Entry) -> None:
+        if self.journal is not None:
+            self.journal.write(entry)
+
+    def _forget(self, entry: Entry) -> None:
+        if self.journal is not None:
+            self.journal.remove(entry.name)
+
+    def _abandon(self, entry: Entry) -> None:
+        try:
+            self._write(entry._replace(abandoned=True))
+        except OSError as error:
+            logger.warning("the journal does not say that machine %s is to be destroyed: %s", entry.name, error)
+
+    # -- the first boot's sweep ---------------------------------------------------------------------------------------
+
+    def _has_to_sweep(self) -> bool:
+        with self._lock:
+            has_to, self._sweeps = self._sweeps, False
+        return has_to
+
+    def _sweep_first(self, given_up: threading.Event | None) -> None:
+        from dragonfly_executor.backends.fly.sweep import Sweeper
+
+        try:
+            swept = Sweeper(self.api, self.journal).sweep(Patience(FIRST_SWEEP_PATIENCE, given_up))
+        except (errors.DragonflyError, OSError) as error:
+            logger.warning("could not look for machines that were left behind: %s", error)
+            return
+        for one in swept.destroyed:
+            logger.warning("destroyed machine %s, which was left behind: %s", one.name, one.why)
+        for one, what in swept.left:
+            logger.warning("machine %s was left behind and is not destroyed: %s", one.name, what)
+
+
+def machine_name(pool: str) -> str:
+    """A name that no other machine has: of lower-case letters, digits and dashes, and 63 at most."""
+    word = re.sub(r"[^a-z0-9]+", "-", pool.lower())[:24].strip("-")
+    return f"dragonfly-{word}-{os.urandom(10).hex()}" if word else f"dragonfly-{os.urandom(10).hex()}"
+
+
+def _sync(
+    sync: Sync | str | Iterable[str | os.PathLike[str]] | None,
+    requirements: Iterable[str] | str | os.PathLike[str] | None,
+    *,
+    own_image: bool,
+) -> Sync:
+    if isinstance(sync, Sync):
+        if requirements is not None:
+            raise TypeError("requirements go into the Sync that is given")
+        return sync
+    files = (None if own_image else "auto") if sync == "default" else sync
+    return Sync(files, requirements=requirements)
+
+
+def _journal(given: str | os.PathLike[str] | bool | None) -> Journal | None:
+    if given is False:
+        return None
+    if given is True:
+        given = None
+    try:
+        return Journal(default_folder(os.environ) if given is None else given)
+    except (OSError, RuntimeError) as error:
+        text = f"cannot keep a journal: {error}. Give a folder as journal=, or journal=False to go without"
+        raise OSError(text) from error

@@ -1,0 +1,137 @@
+"""One machine for one boot: not two, and not somebody else's, whatever becomes of the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dragonfly_executor import errors
+from dragonfly_executor.backends.fly.client import MachinesAPI, failure, persist
+from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, describe
+from dragonfly_executor.backends.fly.machines import Machine
+from dragonfly_executor.backends.fly.owner import BOOT
+from dragonfly_executor.backends.fly.patience import Patience
+from dragonfly_executor.backends.fly.verdicts import Verdict, classify, taken_by
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TRIES_ON_FULL_HOSTS = 3
+"""A host is chosen anew for each try."""
+DOING = "creating a machine"
+
+
+class Creation:
+    """Asks for a machine until there is one, under one name: Fly lets a name be used once, and so says what is there.
+
+    Args:
+        api: the app's machines.
+        name: of the machine.
+        boot: what stands in its metadata, by which it is known that it is this one.
+        make_body: the request, for a region.
+        regions: in order of preference; none lets Fly choose.
+        size: for errors.
+
+    Attributes:
+        in_doubt: whether there may be a machine of which nothing is known.
+    """
+
+    def __init__(
+        self,
+        api: MachinesAPI,
+        name: str,
+        boot: str,
+        make_body: Callable[[str | None], Mapping[str, Any]],
+        regions: Sequence[str],
+        size: str,
+    ) -> None:
+        self._api = api
+        self._name = name
+        self._boot = boot
+        self._make_body = make_body
+        self._regions: list[str | None] = [*regions] or [None]
+        self._size = size
+        self._place = 0
+        self._full_hosts = 0
+        self._refusals: list[str] = []
+        self.in_doubt = False
+
+    def run(self, patience: Patience) -> Machine:
+        """The machine.
+
+        Raises:
+            BootError: there is none, or (`in_doubt`) nobody knows.
+        """
+        try:
+            return persist(lambda: self._attempt(patience), patience)
+        except FlyAPIError as error:
+            if patience.left() <= 0:
+                text = f"no machine was created in the time that a boot has; {error}"
+                raise errors.BootTimeoutError(text, "create") from error
+            raise errors.BootError(str(error), "create") from error
+
+    def _attempt(self, patience: Patience) -> Machine:
+        body = self._make_body(self._regions[self._place])
+        # Whatever comes between the question and the answer.
+        was_in_doubt, self.in_doubt = self.in_doubt, True
+        reply = self._api.create(body, patience)
+        verdict = classify(reply)
+        if verdict is Verdict.OK:
+            machine = Machine.read(reply.json())
+            if machine is not None:
+                return machine
+            verdict = Verdict.AMBIGUOUS
+        if verdict is Verdict.NAME_TAKEN:
+            return self._adopt(taken_by(reply), patience, describe(reply, DOING))
+        if verdict is not Verdict.AMBIGUOUS:
+            self.in_doubt = was_in_doubt
+        if verdict in (Verdict.HOST_FULL, Verdict.CAPACITY, Verdict.QUOTA):
+            self._move_on(verdict, describe(reply, DOING))
+            verdict = Verdict.RATE  # that is: ask again
+        raise failure(reply, verdict, DOING)
+
+    def _move_on(self, verdict: Verdict, said: str) -> None:
+        """There is no room: try another host, then another region, then say so."""
+        region = self._regions[self._place]
+        if verdict is Verdict.HOST_FULL:
+            self._full_hosts += 1
+            if self._full_hosts < TRIES_ON_FULL_HOSTS:
+                return
+        self._full_hosts = 0
+        self._refusals.append(f"{region or 'any region'}: {said}")
+        self._place += 1
+        if self._place < len(self._regions):
+            return
+        told = "\n  ".join(self._refusals)
+        text = f"Fly has no room for a machine ({self._size}) in any region that may be used:\n  {told}"
+        raise FlyAPIError(text, verdict=verdict)
+
+    def _adopt(self, machine_id: str | None, patience: Patience, said: str) -> Machine:
+        """A machine has the name: it is this one if a try went through whose answer was lost."""
+        machine = self._find(patience) if machine_id is None else self._api.get(machine_id, patience)
+        if machine is None:
+            # It is gone again, or not to be seen yet: that will show.
+            raise Again(said, 409, Verdict.CONFLICT)
+        if machine.metadata is None:
+            # Nobody can say whose it is. But the name has been drawn for this boot, so it may well be ours.
+            raise FlyAPIError(f"{said}; and {machine.standing()}: its metadata is not known", 409, Verdict.CONFLICT)
+        if machine.metadata.get(BOOT) != self._boot:
+            self.in_doubt = False
+            raise FlyAPIError(f"{said}; and that machine is not of this boot: it is left alone", 409)
+        return machine
+
+    # -- where it ended in doubt --------------------------------------------------------------------------------------
+
+    def _find(self, patience: Patience) -> Machine | None:
+        """The machine of this boot, as far as Fly lists it."""
+        found = self._api.runners(patience, **{BOOT: self._boot})
+        return next((machine for machine in found if machine.name == self._name), None)
+
+    def undo(self, patience: Patience) -> bool:
+        """Destroy what may have come of it.
+
+        Returns:
+            Whether that is known to be gone. That nothing was found is no proof that nothing is there, or comes.
+        """
+        machine = self._find(patience)
+        return machine is not None and self._api.destroy(machine.id, patience)

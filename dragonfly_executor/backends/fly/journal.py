@@ -1,0 +1,174 @@
+"""The boots of this machine's pools, on disk: written before Fly is asked for a machine, gone when that is.
+
+A file for each, named after the machine, so that its name is known even if what it says is not. Files are replaced as a
+whole and reach the disk before anything follows. Processes share the folder, and each file has one that writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dragonfly_executor.backends.fly.owner import Label, Owner
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+SUFFIX = ".json"
+MAX_SIZE = 64 * 1024
+STALE = 3600.0
+"""Seconds after which half a write is not going on any more."""
+KEPT = 7 * 24 * 3600.0
+"""Seconds that a file is kept that does not say when it expires."""
+
+
+class Entry(NamedTuple):
+    """A boot.
+
+    Attributes:
+        name: the machine's: no other has it.
+        app, host: where it was asked for.
+        label: what is written on the machine; None where the file is damaged.
+        began: when, in seconds since the epoch.
+        expires: after that nobody has it any more.
+        machine_id: None where it is not known: perhaps there is none.
+        region, guest: what was asked for, or what came.
+        abandoned: its owner has let go of it, and could not tell whether it is gone.
+    """
+
+    name: str
+    app: str
+    host: str
+    label: Label | None
+    began: float
+    expires: float
+    machine_id: str | None = None
+    region: str = ""
+    guest: Mapping[str, Any] = {}
+    abandoned: bool = False
+
+
+class Journal:
+    """The entries of all processes of this user on this machine.
+
+    Args:
+        folder: where they lie; made if need be.
+
+    Raises:
+        OSError: it cannot be made, or is not this user's own.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = self.folder.stat()
+        if status.st_uid != os.geteuid():
+            raise PermissionError(f"the journal's folder {self.folder} belongs to another user")
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            self.folder.chmod(0o700)
+
+    def __repr__(self) -> str:
+        return f"Journal({str(self.folder)!r})"
+
+    def write(self, entry: Entry) -> None:
+        """Have this on the disk, instead of what there was of it.
+
+        Raises:
+            OSError: it is not.
+        """
+        path = self._path(entry.name)
+        draft = self.folder / f".{entry.name}.{os.getpid()}.{os.urandom(4).hex()}"
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with open(fd, "wb") as file:
+                file.write(_encode(entry))
+                file.flush()
+                os.fsync(fd)
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        self._sync()
+
+    def remove(self, name: str) -> None:
+        """The machine is gone; fine if there is no such entry."""
+        with suppress(FileNotFoundError):
+            self._path(name).unlink()
+            self._sync()
+
+    def entries(self) -> list[Entry]:
+        """All that there are; what has expired long ago is cleared away."""
+        found = []
+        for path in sorted(self.folder.iterdir()):
+            with suppress(FileNotFoundError):  # another process was faster
+                if path.name.startswith("."):
+                    if time.time() - path.stat().st_mtime > STALE:
+                        path.unlink()
+                elif path.suffix == SUFFIX and NAME.fullmatch(path.stem):
+                    found.append(_read(path))
+        return found
+
+    def _path(self, name: str) -> Path:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"no machine has such a name: {name!r}")
+        return self.folder / f"{name}{SUFFIX}"
+
+    def _sync(self) -> None:
+        """That a file was made or removed stands in the folder, which has to reach the disk, too."""
+        fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def default_folder(environment: Mapping[str, str]) -> Path:
+    """Where programs keep what they have to remember: below XDG_STATE_HOME, or ~/.local/state."""
+    given = environment.get("XDG_STATE_HOME", "")
+    # A relative path there is to be ignored: the standard says so.
+    state = Path(given) if given.startswith("/") else Path("~/.local/state")
+    return state / "dragonfly_executor" / "fly"
+
+
+def _encode(entry: Entry) -> bytes:
+    said = entry._asdict()
+    label = entry.label
+    said["label"] = None if label is None else [label.boot, label.pool, list(label.owner), label.expires]
+    return json.dumps(said).encode()
+
+
+def _read(path: Path) -> Entry:
+    status = path.stat()
+    with path.open("rb") as file:
+        data = file.read(MAX_SIZE)
+    try:
+        return _decode(path.stem, json.loads(data))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return Entry(path.stem, "", "", None, status.st_mtime, status.st_mtime + KEPT)
+
+
+def _decode(name: str, said: Any) -> Entry:
+    boot, pool, owner, expires = said["label"]
+    read = Owner.decode(owner)
+    if read is None or not isinstance(boot, str) or not isinstance(pool, str) or not isinstance(expires, int):
+        raise ValueError("the label is none")
+    machine_id, guest = said["machine_id"], said["guest"]
+    if not isinstance(machine_id, str | None) or not isinstance(guest, dict):
+        raise TypeError("the machine is none")
+    return Entry(
+        name,
+        str(said["app"]),
+        str(said["host"]),
+        Label(boot, pool, read, expires),
+        float(said["began"]),
+        float(said["expires"]),
+        machine_id,
+        str(said["region"]),
+        guest,
+        said["abandoned"] is True,
+    )

@@ -1,0 +1,125 @@
+"""What Fly says about a machine, read with care: anything may be missing, and words may be new. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+ENDED = frozenset({"stopped", "failed", "launch_failed", "destroying", "destroyed", "replaced", "suspended"})
+"""States in which no runner runs any more. Any other, and any that is not known, may have one."""
+GONE = frozenset({"destroyed", "replaced", "migrated"})
+"""States of what is there no more, and costs nothing."""
+MAX_EVENTS = 6
+
+
+class Exit(NamedTuple):
+    """How what ran on a machine ended.
+
+    Attributes:
+        code: its exit status.
+        oom_killed: whether it was because the machine had no memory left.
+        requested: whether somebody had asked for it.
+        error: what Fly adds, or "".
+    """
+
+    code: int
+    oom_killed: bool
+    requested: bool
+    error: str
+
+
+class Machine(NamedTuple):
+    """A machine as Fly describes it.
+
+    Attributes:
+        id, name, state, region: "" where it is not said.
+        metadata: None where it is not known, as when the machine's host cannot be reached.
+        guest: what it was given; empty where that is not known.
+        created_at: as Fly writes times.
+        events: newest first, as Fly sends them.
+        host_status: "ok", or that its host is in trouble.
+        private_ip: its address in the private network.
+    """
+
+    id: str
+    name: str
+    state: str
+    region: str
+    metadata: Mapping[str, str] | None
+    guest: Mapping[str, Any]
+    created_at: str
+    events: list[Mapping[str, Any]]
+    host_status: str
+    private_ip: str
+
+    @classmethod
+    def read(cls, said: object) -> Machine | None:
+        """From what was sent; None if that is no machine."""
+        if not isinstance(said, dict) or not isinstance(said.get("id"), str) or not said["id"]:
+            return None
+        config = next((found for key in ("config", "incomplete_config") if (found := _mapping(said.get(key)))), {})
+        metadata = config.get("metadata")
+        known = "config" in said or "incomplete_config" in said
+        if isinstance(metadata, dict):
+            metadata = {str(key): str(value) for key, value in metadata.items()}
+        else:
+            metadata = {} if known and config else None
+        events = said.get("events")
+        return cls(
+            id=said["id"],
+            name=_text(said, "name"),
+            state=_text(said, "state"),
+            region=_text(said, "region"),
+            metadata=metadata,
+            guest=_mapping(config.get("guest")),
+            created_at=_text(said, "created_at"),
+            events=[event for event in events if isinstance(event, dict)] if isinstance(events, list) else [],
+            host_status=_text(said, "host_status") or "ok",
+            private_ip=_text(said, "private_ip"),
+        )
+
+    @property
+    def exit(self) -> Exit | None:
+        """How what ran there ended last; None where no event tells."""
+        for event in self.events:
+            request = _mapping(event.get("request"))
+            for found in (request, _mapping(request.get("MonitorEvent"))):
+                told = found.get("exit_event")
+                if isinstance(told, dict):
+                    code = told.get("exit_code")
+                    # What is not said is nought: those who pass it on leave noughts out.
+                    return Exit(
+                        code if isinstance(code, int) else 0,
+                        told.get("oom_killed") is True,
+                        told.get("requested_stop") is True,
+                        _text(told, "error") or _text(told, "guest_error"),
+                    )
+        return None
+
+    def history(self) -> str:
+        """Its last events, oldest first, in words."""
+        words = [
+            "/".join(word for key in ("type", "status") if (word := _text(event, key))) or "?"
+            for event in self.events[:MAX_EVENTS]
+        ]
+        return " -> ".join(reversed(words))
+
+    def __str__(self) -> str:
+        where = f" in {self.region}" if self.region else ""
+        named = f" ({self.name})" if self.name else ""
+        return f"machine {self.id}{named}{where}"
+
+    def standing(self) -> str:
+        """How it stands, in words."""
+        trouble = "" if self.host_status == "ok" else f"; its host is {self.host_status}"
+        events = f"; events: {history}" if (history := self.history()) else ""
+        return f"{self}: state {self.state or 'unknown'}{trouble}{events}"
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(said: Mapping[str, Any], key: str) -> str:
+    value = said.get(key)
+    return value[:400] if isinstance(value, str) else ""

@@ -1,0 +1,139 @@
+"""A machine with a runner on it, as the parent holds it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from dragonfly_executor import errors
+from dragonfly_executor.backends.base import Node
+from dragonfly_executor.backends.fly.client import MachinesAPI
+from dragonfly_executor.backends.fly.errors import FlyAPIError
+from dragonfly_executor.backends.fly.machines import ENDED, Exit, Machine
+from dragonfly_executor.backends.fly.patience import Patience
+from dragonfly_executor.backends.fly.verdicts import Verdict
+from dragonfly_executor.runner import exits
+
+logger = logging.getLogger("dragonfly_executor")
+
+STOP_PATIENCE = 40.0
+"""Seconds for destroying a machine; the pool waits for as long as 60."""
+LOOK_PATIENCE = 10.0
+WATCHED = ("stopped", "failed", "destroyed")
+
+
+class FlyNode(Node):
+    """A machine.
+
+    Args:
+        api: its app's machines; in use until the node is given back.
+        machine: as it was created.
+        address: where its runner dials.
+        forget: called when the machine is known to be gone.
+        abandon: called when it is not, with what is known of it.
+    """
+
+    shares_disk = False
+
+    def __init__(
+        self,
+        api: MachinesAPI,
+        machine: Machine,
+        address: str,
+        forget: Callable[[], None],
+        abandon: Callable[[], None],
+    ) -> None:
+        self.machine_id = machine.id
+        self.facts = {"create": str(machine)}
+        self._api = api
+        self._seen = machine
+        self._address = address
+        self._forget = forget
+        self._abandon = abandon
+        self._lock = threading.Lock()
+        self._stopped = False
+        api.__enter__()
+
+    def __repr__(self) -> str:
+        return f"FlyNode({self._seen})"
+
+    def ended(self, wait: float) -> errors.BootError | None:
+        """See `Node`."""
+        patience = Patience(wait)
+        verdict = self._api.wait(self.machine_id, WATCHED, patience)
+        if verdict not in (Verdict.OK, Verdict.NOT_FOUND, Verdict.NOT_YET):
+            # Fly does not say. Whoever asks comes again.
+            patience.pause(wait)
+        try:
+            machine = self._api.get(self.machine_id, Patience(LOOK_PATIENCE))
+        except FlyAPIError:
+            return None
+        if machine is None:
+            return self._end("is gone")
+        self._seen = machine
+        return self._end(f"came to the state {machine.state!r}") if machine.state in ENDED else None
+
+    def _end(self, how: str) -> errors.BootError:
+        ending = self._seen.exit
+        text = f"{self._seen} {how} before its runner had dialed back"
+        if ending is not None:
+            text = f"{text}: {describe_exit(ending, self._address)}"
+        return errors.BootError(text, "start", output=self._seen.standing())
+
+    def output(self) -> str:
+        """How the machine stood when it was last looked at. Its log is with Fly: `fly logs` shows it."""
+        seen = self._seen
+        if seen.state == "started" and seen.exit is None:
+            return (
+                f"{seen.standing()}. Its runner was to dial {self._address}: is that address reachable from Fly's "
+                f"private network (6PN)? What it printed: fly logs -a {self._api.access.app} --machine {seen.id}"
+            )
+        return seen.standing()
+
+    def stop(self) -> None:
+        """Destroy the machine. If that cannot be seen to, the journal says so, and the next sweep goes on with it."""
+        with self._lock:
+            stopped, self._stopped = self._stopped, True
+        if stopped:
+            return
+        try:
+            gone, why = self._destroy()
+            if gone:
+                self._forget()
+                return
+            self._abandon()
+            logger.warning("%s could not be seen to be destroyed: %s. A later sweep sees to it", self._seen, why)
+        except Exception:
+            logger.exception("%s may not have been destroyed", self._seen)
+        finally:
+            self._api.__exit__(None, None, None)
+
+    def _destroy(self) -> tuple[bool, str]:
+        try:
+            return self._api.destroy(self.machine_id, Patience(STOP_PATIENCE)), "it was told to go, and has not yet"
+        except FlyAPIError as error:
+            return False, str(error)
+
+
+def describe_exit(ending: Exit, address: str) -> str:
+    """How what ran on a machine ended, and what that means."""
+    said = f"exit code {ending.code}"
+    if ending.oom_killed:
+        return f"{said}, killed for want of memory: give memory_mb= more"
+    if ending.error:
+        said = f"{said}, {ending.error}"
+    if ending.requested:
+        said = f"{said}, as somebody had asked for"
+    meaning = {
+        exits.UNREACHABLE: (
+            f"it could not reach the parent at {address}: is that address reachable from Fly's private network (6PN)?"
+        ),
+        exits.REFUSED: "the parent did not let it in, or not any more",
+        exits.EXPIRED: "max_lifetime had passed",
+        exits.SILENT: "its agent was silent for too long",
+        126: "what starts the runner cannot be run: look at init= and python=",
+        127: "what starts the runner is not there: look at init= and python=, and at what the image has",
+        1: "look at its log: is dragonfly_executor installed in the image, for the same version of Python?",
+    }.get(ending.code)
+    return f"{said}: {meaning}" if meaning else said

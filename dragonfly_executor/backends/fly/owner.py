@@ -1,0 +1,172 @@
+"""Who has a machine: written on it, so that whoever finds it later can tell whether anybody still does.
+
+A process is known by its number only together with when it was started, on which boot of which kernel, and in which
+namespace of numbers: a number alone is given out again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+PREFIX = "dragonfly_"
+KIND = f"{PREFIX}kind"
+RUNNER = "runner"
+BOOT = f"{PREFIX}boot"
+POOL = f"{PREFIX}pool"
+OWNER = f"{PREFIX}owner"
+EXPIRES = f"{PREFIX}expires"
+ON_FLY = "fly:"
+"""How the name of a host begins that is a machine on Fly: the machine's id follows."""
+
+
+class Liveness(Enum):
+    """Whether a process is still there."""
+
+    ALIVE = "alive"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+    """It is another machine's, or another container's."""
+
+
+class Owner(NamedTuple):
+    """A process that boots machines.
+
+    Attributes:
+        host: the machine that it is on, by a name that no other has.
+        boot: which boot of that machine's kernel.
+        space: its namespace of process numbers: a container has one of its own.
+        pid: its number there.
+        started: when it was started, in the kernel's ticks.
+    """
+
+    host: str
+    boot: str
+    space: str
+    pid: int
+    started: int
+
+    @classmethod
+    def me(cls) -> Owner:
+        """This process."""
+        return cls(_host(), _read("/proc/sys/kernel/random/boot_id"), _space(), os.getpid(), _started(os.getpid()) or 0)
+
+    def liveness(self, me: Owner, *, is_here: bool = False) -> Liveness:
+        """Whether it is still there.
+
+        Args:
+            me: who asks.
+            is_here: whether it was found on this machine's own disk: then a host of this name on another boot is this
+                one, earlier. Otherwise it may be a clone.
+        """
+        # Also what is found on this machine's disk may be another's, where a home directory is shared.
+        if self.host != me.host:
+            return Liveness.UNKNOWN
+        if not self.boot or self.boot != me.boot:
+            here = is_here or self.host.startswith(ON_FLY)
+            return Liveness.GONE if here and self.boot and me.boot else Liveness.UNKNOWN
+        if not self.space or self.space != me.space:
+            return Liveness.UNKNOWN
+        return Liveness.ALIVE if _started(self.pid) == self.started else Liveness.GONE
+
+    @property
+    def fly_machine(self) -> str | None:
+        """The machine on Fly that it is on; None if it is on none."""
+        return self.host.removeprefix(ON_FLY) if self.host.startswith(ON_FLY) else None
+
+    def encode(self) -> str:
+        """As it is written on a machine."""
+        return json.dumps(self, separators=(",", ":"))
+
+    @classmethod
+    def decode(cls, text: object) -> Owner | None:
+        """The inverse; None for anything else."""
+        try:
+            said = json.loads(text) if isinstance(text, str) else text
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(said, list) or len(said) != len(cls._fields):
+            return None
+        host, boot, space, pid, started = said
+        if not all(isinstance(word, str) for word in (host, boot, space)):
+            return None
+        if not all(isinstance(number, int) for number in (pid, started)):
+            return None
+        return cls(host, boot, space, pid, started)
+
+
+class Label(NamedTuple):
+    """What is written on a machine, as its metadata.
+
+    Attributes:
+        boot: the boot that it was made for: no other machine has this one.
+        pool: the pool's name.
+        owner: the process whose pool that is.
+        expires: seconds since the epoch. After that it is nobody's any more, whatever else there is to say.
+    """
+
+    boot: str
+    pool: str
+    owner: Owner
+    expires: int
+
+    def encode(self) -> dict[str, str]:
+        """As metadata."""
+        return {
+            KIND: RUNNER,
+            BOOT: self.boot,
+            POOL: self.pool[:200],
+            OWNER: self.owner.encode(),
+            EXPIRES: str(self.expires),
+        }
+
+    @classmethod
+    def decode(cls, metadata: Mapping[str, str] | None) -> Label | None:
+        """The inverse; None for the metadata of a machine that is none of ours, or that cannot be read."""
+        if not metadata or metadata.get(KIND) != RUNNER:
+            return None
+        boot, owner = metadata.get(BOOT), Owner.decode(metadata.get(OWNER))
+        expires = metadata.get(EXPIRES, "")
+        if not boot or owner is None or not (expires.isascii() and expires.isdigit() and len(expires) < 16):
+            return None
+        return cls(boot, metadata.get(POOL, ""), owner, int(expires))
+
+
+def _host() -> str:
+    machine = os.environ.get("FLY_MACHINE_ID")
+    if machine:
+        return f"{ON_FLY}{machine}"
+    name = os.uname().nodename
+    # A machine's id is not for others to see: systemd says so. What it hashes to is.
+    machine_id = hashlib.sha256(f"dragonfly {name} {_read('/etc/machine-id')}".encode()).hexdigest()[:16]
+    return f"{name[:100]}:{machine_id}"
+
+
+def _space() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115  # it links to no path
+    except OSError:
+        return ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _started(pid: int) -> int | None:
+    """When the process with this number was started; None if there is none, or nobody tells."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # The name in parentheses may hold anything, so fields are counted from its end.
+    fields = stat.rpartition(b")")[2].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])

@@ -1,0 +1,174 @@
+"""Finds the machines that were left behind, and destroys them.
+
+Two sources tell of them: what is written on the machines themselves, as far as Fly lists them, and this machine's
+journal, whose machines are asked for by name and number. A machine is left behind when its pool has let go of it, when
+the process whose pool it was is gone, or when its time is over. Where nobody can tell, it is left alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from dragonfly_executor.backends.fly.client import MachinesAPI
+from dragonfly_executor.backends.fly.errors import FlyAPIError
+from dragonfly_executor.backends.fly.journal import Entry, Journal
+from dragonfly_executor.backends.fly.machines import GONE, Machine
+from dragonfly_executor.backends.fly.owner import Label, Liveness, Owner
+from dragonfly_executor.backends.fly.patience import Patience
+
+MAX_PARENTS = 20
+"""Parents on Fly that are asked after in one sweep: each takes a request."""
+
+
+class Found(NamedTuple):
+    """A machine that is, or may be, a pool's.
+
+    Attributes:
+        machine: None where it is known from the journal alone.
+        entry: the journal's, if it has one.
+        liveness: of whoever has it.
+        why: in words.
+    """
+
+    machine: Machine | None
+    entry: Entry | None
+    liveness: Liveness
+    why: str
+
+    @property
+    def name(self) -> str:
+        """The machine's."""
+        return self.machine.name if self.machine is not None else self.entry.name if self.entry is not None else "?"
+
+
+class Swept(NamedTuple):
+    """What a sweep did.
+
+    Attributes:
+        destroyed: machines that are gone.
+        left: machines that should be, with what kept them.
+    """
+
+    destroyed: list[Found]
+    left: list[tuple[Found, str]]
+
+
+class Sweeper:
+    """Looks at one app's machines.
+
+    Args:
+        api: the app's.
+        journal: None for none.
+    """
+
+    def __init__(self, api: MachinesAPI, journal: Journal | None) -> None:
+        self._api = api
+        self._journal = journal
+        self._me = Owner.me()
+        self._parents: dict[str, Liveness] = {}
+
+    def look(self, patience: Patience) -> list[Found]:
+        """All machines of pools of this app, whoever's.
+
+        Raises:
+            FlyAPIError: they could not be listed.
+        """
+        now = time.time()
+        with self._api:
+            listed = {machine.name: machine for machine in self._api.runners(patience)}
+            found = []
+            for entry in self._entries():
+                machine = listed.pop(entry.name, None)
+                if machine is None and entry.machine_id is not None:
+                    # What is not listed may be there all the same.
+                    machine = self._api.get(entry.machine_id, patience)
+                    if machine is None or machine.state in GONE:
+                        self._forget(entry)
+                        continue
+                if machine is None and entry.expires < now:
+                    self._forget(entry)
+                    continue
+                found.append(self._judge(machine, entry, now, patience))
+            ours = [machine for machine in listed.values() if Label.decode(machine.metadata) is not None]
+            return [*found, *(self._judge(machine, None, now, patience) for machine in ours)]
+
+    def sweep(self, patience: Patience, found: Iterable[Found] | None = None) -> Swept:
+        """Destroy what was left behind.
+
+        Args:
+            patience: for all of it.
+            found: by `look`; None looks now.
+
+        Raises:
+            FlyAPIError: the machines could not be listed.
+        """
+        swept = Swept([], [])
+        with self._api:
+            for one in self.look(patience) if found is None else found:
+                if one.liveness is Liveness.GONE and one.machine is not None:
+                    self._destroy(one, one.machine, patience, swept)
+        return swept
+
+    def _destroy(self, one: Found, machine: Machine, patience: Patience, swept: Swept) -> None:
+        if patience.over:
+            swept.left.append((one, "there was no time left"))
+            return
+        try:
+            gone = self._api.destroy(machine.id, patience)
+        except FlyAPIError as error:
+            swept.left.append((one, str(error)))
+            return
+        if not gone:
+            swept.left.append((one, "it was told to go, and has not yet"))
+            return
+        swept.destroyed.append(one)
+        if one.entry is not None:
+            self._forget(one.entry)
+
+    def _entries(self) -> list[Entry]:
+        """Of this app; one that is damaged may be."""
+        entries = [] if self._journal is None else self._journal.entries()
+        here = (self._api.access.app, self._api.access.host)
+        return [entry for entry in entries if entry.label is None or (entry.app, entry.host) == here]
+
+    def _forget(self, entry: Entry) -> None:
+        if self._journal is not None:
+            self._journal.remove(entry.name)
+
+    # -- whose is it --------------------------------------------------------------------------------------------------
+
+    def _judge(self, machine: Machine | None, entry: Entry | None, now: float, patience: Patience) -> Found:
+        label = Label.decode(machine.metadata) if machine is not None else None
+        if entry is not None:
+            if entry.label is not None and label is not None and label.boot != entry.label.boot:
+                # Somebody has a machine of this name that is not the one in the journal.
+                entry = None
+            elif entry.abandoned:
+                return Found(machine, entry, Liveness.GONE, "its pool has let go of it")
+        written = label or (entry.label if entry is not None else None)
+        if written is None:
+            return Found(machine, entry, Liveness.UNKNOWN, "nothing says whose it is")
+        if written.expires < now:
+            return Found(machine, entry, Liveness.GONE, "its time is over")
+        liveness = written.owner.liveness(self._me, is_here=entry is not None and entry.label is not None)
+        if liveness is Liveness.UNKNOWN and written.owner.fly_machine is not None:
+            liveness = self._parent_on_fly(written.owner.fly_machine, patience)
+        process = f"process {written.owner.pid} on {written.owner.host}"
+        why = {
+            Liveness.ALIVE: f"{process} has it",
+            Liveness.GONE: f"{process} is gone",
+            Liveness.UNKNOWN: f"{process} cannot be asked after from here",
+        }[liveness]
+        return Found(machine, entry, liveness, why)
+
+    def _parent_on_fly(self, machine_id: str, patience: Patience) -> Liveness:
+        """Whether a parent's own machine still runs. One that is not known may be another app's."""
+        if machine_id not in self._parents:
+            if len(self._parents) >= MAX_PARENTS:
+                return Liveness.UNKNOWN
+            machine = self._api.get(machine_id, patience)
+            ended = machine is not None and machine.id == machine_id and machine.state in {*GONE, "stopped", "failed"}
+            self._parents[machine_id] = Liveness.GONE if ended else Liveness.UNKNOWN
+        return self._parents[machine_id]

@@ -1,0 +1,12 @@
+"""With which status a runner ends whom nobody can ask any more: what its machine's manager shows."""
+
+from __future__ import annotations
+
+UNREACHABLE = 69
+"""Nobody was there to let it in."""
+REFUSED = 77
+"""The parent did not let it in."""
+EXPIRED = 124
+"""It has been there for as long as it may."""
+SILENT = 125
+"""Its agent gave no sign of life."""
