@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import httpx
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import retry, stop_after_attempt, wait_random_exponential
 
 from dragonfly_executor import Backend, BootError
 from dragonfly_executor.backends.base import BootRequest, Node
@@ -24,9 +24,6 @@ from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.sync import Sync
 
 API = "http://docker/v1.44"
-PATIENCE = 60.0
-"""Seconds for one request: giving a container back takes a while on a busy disk."""
-LAST_LINES = 20
 
 
 class DockerBackend(Backend):
@@ -35,10 +32,10 @@ class DockerBackend(Backend):
     Args:
         image: has to be on this machine already.
         socket: where the Docker Engine listens.
-        network: of the containers; a network of their own needs `host`.
-        host: the address of this machine that they can reach; the pool listens there, for them alone.
+        host: the address of this machine that the containers can reach; the pool listens there.
         env: variables that the runners get.
-        host_config: more of the Engine's ``HostConfig``, such as ``{"NanoCpus": 2_000_000_000, "Memory": 2**31}``.
+        host_config: more of the Engine's ``HostConfig``, such as ``{"NanoCpus": 2_000_000_000, "Memory": 2**31}``, or
+            ``{"NetworkMode": "bridge"}``, which needs `host`.
         sync, requirements: what of this program travels, and which packages are installed; as in `Sync`.
     """
 
@@ -51,7 +48,6 @@ class DockerBackend(Backend):
         image: str,
         *,
         socket: str = "/var/run/docker.sock",
-        network: str = "host",
         host: str = "127.0.0.1",
         env: Mapping[str, str] | None = None,
         host_config: Mapping[str, Any] | None = None,
@@ -63,7 +59,7 @@ class DockerBackend(Backend):
         self._image = image
         self._host = host
         self._env = dict(env or {})
-        self._host_config = {"NetworkMode": network, "Init": True, **(host_config or {})}
+        self._host_config = {"NetworkMode": "host", "Init": True, **(host_config or {})}
 
     def listen_address(self) -> tuple[str, int]:
         """Where the containers find this machine."""
@@ -73,8 +69,7 @@ class DockerBackend(Backend):
         """Create a container and start it."""
         # The name is chosen here, before the Engine is asked: so it can be removed whatever becomes of the answer.
         node = DockerNode(self._engine, f"dragonfly-{os.urandom(8).hex()}")
-        parent = request.parent
-        environment = {**self._env, VARIABLE: parent.encode()}
+        parent, environment = request.parent, {**self._env, VARIABLE: request.parent.encode()}
         config = {
             "Image": self._image,
             "Cmd": ["python", "-m", "dragonfly_executor.runner"],
@@ -110,20 +105,26 @@ class DockerNode(Node):
         except httpx.HTTPError as error:
             logging.getLogger("dragonfly_executor").warning("container %s may still be there: %s", self.name, error)
 
-    @retry(
-        retry=retry_if_exception_type(httpx.TransportError),
-        stop=stop_after_attempt(3),
-        wait=wait_random_exponential(0.2, max=2),
-        reraise=True,
-    )
+    @retry(stop=stop_after_attempt(3), wait=wait_random_exponential(0.2, max=2), reraise=True)
     def _remove(self) -> None:
         # 409: somebody else is removing it just now. Whoever it is, wait for the end.
         self._engine.ask("DELETE", f"/containers/{self.name}", fine=(404, 409), params={"force": True, "v": True})
         self._engine.ask("POST", f"/containers/{self.name}/wait", fine=(404,), params={"condition": "removed"})
 
+    def ended(self, wait: float) -> BootError | None:
+        """Whether the container has ended, and its runner has yet to dial back: it never will."""
+        try:
+            answer = self._engine.ask("POST", f"/containers/{self.name}/wait", timeout=wait)
+        except httpx.TimeoutException:
+            return None
+        except httpx.HTTPError as error:
+            return BootError(f"nobody knows what became of the container: {error}", "connect")
+        status = answer.json()["StatusCode"]
+        return BootError(f"the container ended with status {status}", "connect", output=self.output())
+
     def output(self) -> str:
         """The last lines of its log."""
-        what = {"stdout": True, "stderr": True, "tail": LAST_LINES}
+        what = {"stdout": True, "stderr": True, "tail": 20}
         try:
             log = self._engine.ask("GET", f"/containers/{self.name}/logs", params=what).content
         except httpx.HTTPError:
@@ -144,7 +145,7 @@ class Engine:
 
     def ask(self, method: str, path: str, *, fine: tuple[int, ...] = (), **options: Any) -> httpx.Response:
         """Its answer; `httpx.HTTPError`, in the Engine's own words, where it says no with a status that is not fine."""
-        with httpx.Client(transport=httpx.HTTPTransport(uds=self._socket), base_url=API, timeout=PATIENCE) as client:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=self._socket), base_url=API, timeout=60.0) as client:
             answer = client.request(method, path, **options)
         if answer.is_error and answer.status_code not in fine:
             text = f"{method} {path}: {answer.status_code} {answer.text.strip()}"

@@ -118,16 +118,19 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                     self._find(name).start()
                     return 204, b""
                 case "POST", ["containers", name, "wait"]:
-                    assert query == {"condition": "removed"}
-                    self._find(name)
-                    raise AssertionError("nobody would remove it")
+                    waited_for = self._find(name)
                 case "DELETE", ["containers", name]:
                     return self._remove(name, query)
                 case "GET", ["containers", name, "logs"]:
                     assert query["stdout"] == query["stderr"] == "true"
                     lines = self._find(name).log.read_bytes().splitlines(keepends=True)[-int(query["tail"]) :]
                     return 200, b"".join(b"\x02\0\0\0" + len(line).to_bytes(4) + line for line in lines)
-        raise Refusal(404, "page not found")
+                case _:
+                    raise Refusal(404, "page not found")
+        # The only request that takes its time.
+        assert query.get("condition", "not-running") == "not-running", "nobody would remove it meanwhile"
+        assert waited_for.process is not None
+        return 200, json.dumps({"StatusCode": waited_for.process.wait()}).encode()
 
     def _find(self, name: str) -> Container:
         if name not in self.containers:

@@ -19,7 +19,6 @@ from dragonfly_executor.backends.base import Backend, BootRequest
 from dragonfly_executor.testing import BackendContract
 from tests.backends.fake_docker import IMAGE, FakeDocker
 
-pytest.importorskip("httpx", reason="the example speaks HTTP with httpx, which is in the extras 'examples' and 'fly'")
 pytestmark = pytest.mark.slow
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "backends" / "docker_engine.py"
@@ -114,9 +113,33 @@ def test_what_a_runner_said_before_it_ended_can_be_read(docker: FakeDocker, make
     (container,) = docker.containers.values()
     assert container.process is not None
     container.process.wait()
-    assert node.output() == "dragonfly runner: DRAGONFLY_PARENT does not say where to dial, or not with which token"
+    said = "dragonfly runner: DRAGONFLY_PARENT does not say where to dial, or not with which token"
+    assert node.output() == said
+    assert str(node.ended(5)) == f"the container ended with status 1 (phase: connect, attempts: 1)\n{said}"
     node.stop()
     assert node.output() == ""
+    assert "No such container" in str(node.ended(5))
+
+
+def test_a_runner_that_ends_while_it_boots_is_not_waited_for(docker: FakeDocker, make_backend: MakeBackend) -> None:
+    """Its interpreter does not get as far as to look who its parent is."""
+    with DragonflyExecutor(
+        backend=make_backend(env={"PYTHONHOME": "/nowhere"}), max=1, max_boot_failures=1
+    ) as executor:
+        error = executor.submit(pow, 2, 2).exception()
+    assert isinstance(error, BootError)
+    assert not isinstance(error, TimeoutError)
+    assert "the container ended with status 1 (phase: connect" in str(error)
+    assert "No module named 'encodings'" in error.output
+    assert docker.containers == {}
+
+
+def test_a_runner_that_may_yet_come_is_waited_for(docker: FakeDocker, make_backend: MakeBackend) -> None:
+    """It dials an address where nobody answers."""
+    parent = Parent.new("pool", 1, "docker")._replace(address="127.0.0.1:1", fingerprint="00" * 32, token="00" * 32)
+    node = make_backend().boot(BootRequest(1, parent, 5))
+    assert node.ended(0.1) is None
+    node.stop()
 
 
 def test_an_engine_that_is_not_there_is_a_boot_error(tmp_path: Path, make_backend: MakeBackend) -> None:
