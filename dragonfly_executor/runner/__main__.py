@@ -4,7 +4,8 @@
 
 ``python -m dragonfly_executor.runner`` dials back to the parent that the environment variable DRAGONFLY_PARENT
 describes; with ``--parent-on-stdin`` the description is the first line of standard input. ``--failsafe SECONDS`` says
-how long it may take until the parent has let it in (20).
+how long it may take until the parent has let it in (20). With ``--max-lifetime SECONDS`` a process of its own sees
+to it that the runner ends by then, and earlier if it hangs: as the main process of a machine.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ import sys
 
 from dragonfly_executor.runner.agent import run
 
-USAGE = "usage: python -m dragonfly_executor.runner [--fd NUMBER | [--parent-on-stdin] [--failsafe SECONDS]]"
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+USAGE = (
+    "usage: python -m dragonfly_executor.runner "
+    "[--fd NUMBER | [--parent-on-stdin] [--failsafe SECONDS] [--max-lifetime SECONDS]]"
+)
 FAILSAFE = 20.0
 
 
@@ -28,16 +37,28 @@ def main(arguments: list[str]) -> None:
         run(sock)
         return
     on_stdin = arguments[:1] == ["--parent-on-stdin"]
-    failsafe = FAILSAFE
+    seconds = {"--failsafe": FAILSAFE, "--max-lifetime": 0.0}
     rest = arguments[on_stdin:]
-    if rest:
-        if len(rest) != 2 or rest[0] != "--failsafe" or not rest[1].replace(".", "", 1).isdigit():
+    for name, value in zip(rest[::2], [*rest[1::2], ""], strict=False):
+        if name not in seconds or not value.replace(".", "", 1).isdigit():
             sys.exit(USAGE)
-        failsafe = float(rest[1])
+        seconds[name] = float(value)
     # It loads ssl, which a runner with a stream of its own has no use for.
     from dragonfly_executor.runner import dial
 
-    run(*dial.dial_back(dial.take_parent(on_stdin=on_stdin), failsafe))
+    parent, failsafe, max_lifetime = dial.take_parent(on_stdin=on_stdin), *seconds.values()
+    if not max_lifetime:
+        run(*dial.dial_back(parent, failsafe))
+        return
+    from dragonfly_executor.runner import watchdog
+
+    def be_agent(show_life: Callable[[], None]) -> None:
+        run(
+            *dial.dial_back(parent, failsafe),
+            prepare=lambda agent: agent.be_watched(show_life, watchdog.EVERY, watchdog.GRACE),
+        )
+
+    watchdog.guard(be_agent, max_lifetime, failsafe)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ class Agent:
         self._stopping = False
         self._synced: Synced | None = None
         self._may_linger = usable_cpus() > 1
+        self._grace = 0.0
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -79,9 +80,15 @@ class Agent:
         self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, versions())))
         self._link.flush()
         processes.become_subreaper()
-        self._watch.signals(self._on_children, lambda: self._stop(0.0))
+        self._watch.signals(self._on_children, lambda: self._stop(self._grace))
         self._watch.parent(self.exit)
         self._check_lease()
+
+    def be_watched(self, show_life: Callable[[], None], every: float, grace: float) -> None:
+        """Give a sign of life every so often; and when its machine is stopped, let calls finish for `grace` seconds."""
+        self._grace = grace
+        show_life()
+        self._loop.call_later(every, lambda: self.be_watched(show_life, every, grace))
 
     def _check_lease(self) -> None:
         if boot_clock() - self._heard > self._lease:
@@ -270,12 +277,19 @@ class Agent:
         work.owed = 0
 
 
-def run(sock: socket.socket | DescriptorPair, runner_id: str = "", patience: float = 60.0) -> None:
+def run(
+    sock: socket.socket | DescriptorPair,
+    runner_id: str = "",
+    patience: float = 60.0,
+    prepare: Callable[[Agent], None] | None = None,
+) -> None:
     """Be an agent on this stream until the parent says stop or is gone, or does not welcome it within `patience`
-    seconds. Does not return.
+    seconds. Does not return. Whoever watches it gets it first.
     """
     loop = Loop()
     agent = Agent(loop, sock, runner_id, patience)
+    if prepare is not None:
+        prepare(agent)
     agent.start()
     try:
         loop.run()

@@ -15,6 +15,7 @@ from dragonfly_executor.core.dialback import SECRET_SIZE, RefusedError, RunnerSi
 from dragonfly_executor.core.wire import MAX_HANDSHAKE_FRAME, Decoder
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.parent import VARIABLE, Parent
+from dragonfly_executor.runner import exits
 from dragonfly_executor.transport.tcp import split_address
 from dragonfly_executor.versions import versions
 
@@ -84,13 +85,14 @@ def dial_back(parent: Parent, failsafe: float) -> tuple[socket.socket, str, floa
         try:
             sock, greeting = _attempt(host, port, fingerprint, runner_id, token, min(left, ATTEMPT))
         except RefusedError as error:
-            _give_up(str(error))
+            _give_up(str(error), exits.REFUSED)
         except (OSError, ProtocolError) as error:
             # The last attempt may have been cut short: then the one before it says more.
             trouble = trouble if trouble is not None and isinstance(error, TimeoutError) else error
             left = end - time.monotonic()
             if left <= 0:
-                _give_up(f"could not reach the parent at {parent.address} within {failsafe:g} s: {trouble}")
+                text = f"could not reach the parent at {parent.address} within {failsafe:g} s: {trouble}"
+                _give_up(text, exits.UNREACHABLE)
             time.sleep(min(PAUSE, left))
         else:
             _compare(greeting)
@@ -134,5 +136,6 @@ def _compare(greeting: handshake.Greeting) -> None:
         sys.stderr.write(f"dragonfly runner: does not fit the parent: {reason}\n")
 
 
-def _give_up(reason: str) -> NoReturn:
-    sys.exit(f"dragonfly runner: {reason}")
+def _give_up(reason: str, status: int = 1) -> NoReturn:
+    sys.stderr.write(f"dragonfly runner: {reason}\n")
+    sys.exit(status)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor.parent import Parent
+from dragonfly_executor.runner import exits
 from tests.dialback.conftest import Receive
 from tests.dialback.support import dial, plain, start_runner
 from tests.support import PATIENCE
@@ -85,7 +86,7 @@ def test_a_runner_without_a_parent_gives_up_when_its_failsafe_ends() -> None:
     taken.close()
     parent = ADDRESSLESS._replace(address=f"127.0.0.1:{port}", fingerprint="00" * 32, token="00" * 32)
     status, said = run(parent, "--failsafe", "0.3")
-    assert status == 1
+    assert status == exits.UNREACHABLE
     assert f"could not reach the parent at 127.0.0.1:{port} within 0.3 s" in said
     assert "Connection refused" in said
     assert "Traceback" not in said
@@ -97,7 +98,7 @@ def test_a_parent_that_never_answers_does_not_keep_a_runner() -> None:
     with taken:
         parent = ADDRESSLESS._replace(address=f"127.0.0.1:{port}", fingerprint="00" * 32, token="00" * 32)
         status, said = run(parent, "--failsafe", "0.3")
-    assert status == 1
+    assert status == exits.UNREACHABLE
     assert "could not reach the parent" in said
 
 
@@ -107,7 +108,8 @@ def test_a_runner_that_comes_too_late_is_refused_and_ends(receive: Receive) -> N
     late, other = reception.expect(1), reception.expect(2)
     reception.forget(1)
     status, said = run(late, "--failsafe", "600")
-    assert (status, said) == (1, "dragonfly runner: the parent does not expect this runner, or not any more\n")
+    assert status == exits.REFUSED
+    assert said == "dragonfly runner: the parent does not expect this runner, or not any more\n"
     with closing(dial(other).go().sock):
         assert reception.joined.get(timeout=PATIENCE) == 2
 
@@ -117,7 +119,7 @@ def test_whoever_has_another_certificate_is_told_nothing(receive: Receive) -> No
     reception = receive()
     parent = reception.expect()
     status, said = run(parent._replace(fingerprint="00" * 32), "--failsafe", "2")
-    assert status == 1
+    assert status == exits.UNREACHABLE
     assert "the certificate at the parent's address is not the parent's" in said
     assert "left before it had proved anything" in reception.warnings.get(timeout=PATIENCE)
 
@@ -126,7 +128,7 @@ def test_whoever_has_the_certificate_and_not_the_token_is_not_believed(receive: 
     """Checklist 2: then it is refused itself, and the runner does not go on."""
     reception = receive()
     status, said = run(reception.expect()._replace(token="00" * 32))
-    assert status == 1
+    assert status == exits.REFUSED
     assert "does not expect this runner" in said
 
 

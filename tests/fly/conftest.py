@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dragonfly_executor import DragonflyExecutor, FlyBackend
+
 if TYPE_CHECKING:
     from tests.fly_simulator.simulator import Simulator
+
+MakeBackend = Callable[..., FlyBackend]
+Make = Callable[..., DragonflyExecutor]
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +37,38 @@ def fly(_fly_server: Simulator) -> Iterator[Simulator]:
     yield _fly_server
     troubles = _fly_server.reset()
     assert not troubles, "\n".join(troubles)
+
+
+@pytest.fixture
+def on_fly(fly: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Simulator:
+    """This process is the parent's machine: it has the environment of one."""
+    for name, value in fly.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return fly
+
+
+@pytest.fixture
+def make_backend(on_fly: Simulator) -> MakeBackend:
+    """Backends for the parent's own app and image. They do not sweep by themselves: most tests are about one boot."""
+
+    def make(**options: Any) -> FlyBackend:
+        return FlyBackend(**{"sweep": False, "region": None} | options)
+
+    return make
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes executors, and ends them whatever runs there."""
+    made: list[DragonflyExecutor] = []
+
+    def make(backend: Any, **options: Any) -> DragonflyExecutor:
+        defaults: dict[str, Any] = {"max": 1, "max_concurrency": 2, "boot_wait": lambda state: 0.0}
+        made.append(DragonflyExecutor(backend=backend, **defaults | options))
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.kill_workers()
+        executor.shutdown()

@@ -82,7 +82,7 @@ class FlyBackend(Backend):
             ``python3``.
         sync: what of this program's own files travels; see `SSHBackend`. Default None, nothing, where the image is this
             machine's own, for it has them; else "auto".
-        requirements: third-party packages to install on each machine; see `SSHBackend`. An image that has them is faster.
+        requirements: third-party packages to install on each machine; see `SSHBackend`. Best in the image.
         failsafe: seconds that a runner tries to reach its parent.
         journal: the folder where boots are written down; default ``$XDG_STATE_HOME/dragonfly_executor/fly``. False goes
             without, where there is no disk to write to: then machines of a parent that was killed are known by what is

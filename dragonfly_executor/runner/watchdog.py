@@ -1,0 +1,105 @@
+"""Who ends a runner that does not end itself: on a machine that costs money, and that nobody else looks after.
+
+It is the machine's main process, and the agent is its child. It holds no state, reads nothing and answers nobody: an
+agent that hangs, is stopped, or was killed changes nothing for it. When it ends the machine has no process, and stops.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from dragonfly_executor.runner import exits, processes
+from dragonfly_executor.runner.agent import boot_clock
+
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+SIGN_OF_LIFE = signal.SIGUSR1
+EVERY = 10.0
+"""Seconds between two signs of life of an agent."""
+SILENCE = 60.0
+"""Seconds without one after which an agent is taken to hang."""
+GRACE = 25.0
+"""Seconds that calls have to finish when the machine is stopped, of the 30 that its manager waits."""
+KILLING = 2.0
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+_AWAITED = {signal.SIGCHLD, SIGN_OF_LIFE, *_STOPPING}
+
+
+def guard(
+    agent: Callable[[Callable[[], None]], None], max_lifetime: float, start: float, silence: float = SILENCE
+) -> NoReturn:
+    """Run an agent in a child, and see to it that nothing of it is there longer than it may be. Does not return.
+
+    Args:
+        agent: be one; it gets what gives a sign of life.
+        max_lifetime: seconds from now on.
+        start: seconds until the first sign of life is due, in addition to `silence`.
+        silence: seconds from one sign of life to the next at most.
+    """
+    # First, so that none is missed: they are waited for, and no handler runs.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+    me = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
+        processes.die_with_parent(me)
+        agent(lambda: os.kill(me, SIGN_OF_LIFE))
+        os._exit(1)
+    processes.become_subreaper()
+    status = _watch(pid, max_lifetime, start, silence)
+    _kill_all()
+    os._exit(status)
+
+
+def _watch(pid: int, max_lifetime: float, start: float, silence: float) -> int:
+    """Wait for the agent's end, or for the time at which it has to come; the status to end with."""
+    end = boot_clock() + max_lifetime
+    due = boot_clock() + start + silence
+    while True:
+        left = min(end, due) - boot_clock()
+        if left <= 0:
+            expired = boot_clock() >= end
+            how = f"it has been here for {max_lifetime:g} s" if expired else "its agent gives no sign of life"
+            os.write(2, f"dragonfly runner: ended, because {how}\n".encode())
+            return exits.EXPIRED if expired else exits.SILENT
+        heard = signal.sigtimedwait(_AWAITED, left)
+        if heard is None:
+            continue
+        if heard.si_signo == SIGN_OF_LIFE:
+            due = boot_clock() + silence
+        elif heard.si_signo in _STOPPING:
+            os.kill(pid, signal.SIGTERM)
+        status = _reap(pid)
+        if status is not None:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+
+
+def _reap(agent: int) -> int | None:
+    """See to the children that have ended, strays too; the agent's status, if it is among them."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if pid == agent:
+            return status
+        if pid == 0:
+            return None
+
+
+def _kill_all() -> None:
+    """Kill what is left here, without waiting for what cannot be killed: the end of this process is the point."""
+    end = boot_clock() + KILLING
+    while left := processes.children(os.getpid()):
+        for pid in left:
+            processes.kill_tree(pid)
+        _reap(0)
+        if boot_clock() >= end:
+            return
+        signal.sigtimedwait({signal.SIGCHLD}, 0.05)
