@@ -14,7 +14,7 @@ from dragonfly_executor.engine import Engine
 from dragonfly_executor.future import Future
 from dragonfly_executor.lifecycle import leave
 from dragonfly_executor.mapping import map_calls
-from dragonfly_executor.options import CallOptions, PoolOptions, default_max, whole
+from dragonfly_executor.options import Budget, CallOptions, PoolOptions, caps, default_max, whole
 from dragonfly_executor.parent import Parent, max_depth
 from dragonfly_executor.payload import CallCodec
 from dragonfly_executor.registry import check_backend, registry
@@ -55,6 +55,7 @@ class Pool:
             callable records of `logging` come back as records: a slot's root logger has the level of the parent's, and
             they are handled by the parent's loggers, with ``dragonfly_runner`` and ``dragonfly_call`` as attributes, or
             given to the callable. Lines are cut after 64 KiB. A call that writes faster than the parent consumes waits.
+        budget: a `Budget`: the most that all runners together may use, in time or in money; ``stats()`` counts both.
         options: `PoolOptions`' and `CallOptions`' other fields: max_workers, initializer, initargs,
             max_tasks_per_child, serializer, max_payload, max_boot_failures, boot_wait, on_event, lease, heartbeat,
             dead_after; queue_timeout, run_timeout, retries, retry_on, retry_wait, cancel_running.
@@ -83,6 +84,7 @@ class Pool:
         on_grow_start: Callable[[Mapping[str, Any]], object] | None = None,
         on_grow_end: Callable[[object, Mapping[str, Any]], object] | None = None,
         on_shrink: Callable[[Mapping[str, Any]], object] | None = None,
+        budget: Budget | None = None,
         **options: Any,
     ) -> None:
         named = {
@@ -99,6 +101,7 @@ class Pool:
             "on_grow_start": on_grow_start,
             "on_grow_end": on_grow_end,
             "on_shrink": on_shrink,
+            "budget": budget,
         }
         self._set_up(name, backend, {**named, **options})
         registry.add(self)
@@ -300,6 +303,7 @@ def _core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
         single_use=options.single_use,
         max_boot_failures=options.max_boot_failures,
         shutdown_grace=options.shutdown_timeout,
+        caps=caps(options.budget, backend),
     )
 
 

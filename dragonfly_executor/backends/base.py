@@ -56,6 +56,7 @@ class Node:
         stream: the link's bytes; None where the runner dials back to the parent's listener.
         shares_disk: whether the node sees the files of the parent's machine.
         slots: calls at once on this node where it has a say in that; it comes before what the pool was given.
+        price: US dollars for a second of it, estimated; None where no more is known than what `Backend.price` says.
         sessions: the process sessions of the slots that live there, as the agent has reported them; kept by the pool.
         facts: what the backend found out on the way, by the phase of the boot in which it did, for people to read.
     """
@@ -63,6 +64,7 @@ class Node:
     stream: Stream | None = None
     shares_disk: bool = True
     slots: int | None = None
+    price: float | None = None
     sessions: Collection[int] = ()
     facts: Mapping[str, str] = MappingProxyType({})
 
@@ -120,6 +122,10 @@ class Backend:
 
     def default_slots(self) -> int | None:
         """Calls at once on a runner where the user does not say; None for the CPU count that the runner reports."""
+        return None
+
+    def price(self) -> float | None:
+        """US dollars for a second of a runner, estimated; None where nobody knows. Must not block."""
         return None
 
     def make_loop(self) -> Loop:
