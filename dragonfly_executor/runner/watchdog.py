@@ -43,6 +43,8 @@ def guard(
     """
     # First, so that none is missed: they are waited for, and no handler runs.
     signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+    # Nothing that the agent leaves behind may find another parent.
+    processes.become_subreaper()
     me = os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -50,7 +52,6 @@ def guard(
         processes.die_with_parent(me)
         agent(lambda: os.kill(me, SIGN_OF_LIFE))
         os._exit(1)
-    processes.become_subreaper()
     status = _watch(pid, max_lifetime, start, silence)
     _kill_all()
     os._exit(status)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import tenacity
 
 from dragonfly_executor import DragonflyExecutor, FlyBackend
+from tests.dialback.conftest import receive
 
 if TYPE_CHECKING:
+    from tests.fly.asking import Asker
     from tests.fly_simulator.simulator import Simulator
+
+__all__ = ["receive"]
 
 MakeBackend = Callable[..., FlyBackend]
 Make = Callable[..., DragonflyExecutor]
@@ -40,12 +46,28 @@ def fly(_fly_server: Simulator) -> Iterator[Simulator]:
 
 
 @pytest.fixture
+def asker(fly: Simulator) -> Iterator[Asker]:
+    """Asks the simulator plainly."""
+    from tests.fly.asking import Asker
+
+    with closing(Asker(fly)) as asker:
+        yield asker
+
+
+@pytest.fixture
 def on_fly(fly: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Simulator:
     """This process is the parent's machine: it has the environment of one."""
     for name, value in fly.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return fly
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backends pause for a tenth of what they would between two tries."""
+    pauses = tenacity.wait_random_exponential(multiplier=0.025, max=0.4)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.client.full_jitter", pauses)
 
 
 @pytest.fixture

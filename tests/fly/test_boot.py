@@ -1,4 +1,4 @@
-"""A machine for each runner: created, dialed back from, destroyed; and what the pool is told when it does not come so far."""
+"""A machine for each runner: created, dialed back from, destroyed; and what is told when it does not come so far."""
 
 from __future__ import annotations
 

@@ -13,12 +13,13 @@ from tests.fly_simulator.addresses import Addresses
 from tests.fly_simulator.calls import Call, Reply
 from tests.fly_simulator.machines import Machines
 from tests.fly_simulator.requested import check_create
-from tests.fly_simulator.state import DESTROYABLE, ENDED, PERSISTENT, Machine, World
+from tests.fly_simulator.state import DESTROYABLE, ENDED, Machine, World
 from tests.fly_simulator.timing import Timing
+from tests.fly_simulator.waits import WAITED_FOR, Reached, wait_timeout
 
+METADATA = "metadata."
 NONCE = "fly-machine-lease-nonce"
 OWNER = "0e2c0a6e-2b0b-4d4e-9d4e-5d2f3b1c8a77@tokens.fly.io"
-WAITED_FOR = frozenset({"started", "stopped", "suspended", "destroyed", "failed", "settled"})
 OK = {"ok": True}
 
 Handler = Callable[[Call], Awaitable[Reply]]
@@ -80,14 +81,18 @@ class Api:
     async def _get(self, call: Call) -> Reply:
         machine = self._seen(call)
         lease = self.world.lease_of(machine) if call.is_true("include_leases") else None
-        return Reply(200, bodies.machine_body(machine, lease=lease))
+        body = bodies.machine_body(machine, lease=lease)
+        if machine.gets_destroying and machine.state == "destroyed":
+            machine.gets_destroying -= 1
+            body["state"] = "destroying"
+        return Reply(200, body)
 
     async def _list(self, call: Call) -> Reply:
         self.world.app(call.app)
         summary, leases = call.is_true("summary"), call.is_true("include_leases")
         found = self.world.listed(
             [call.app],
-            metadata=[(key.removeprefix("metadata."), value) for key, value in call.query if "metadata." in key],
+            metadata=[(key.removeprefix(METADATA), value) for key, value in call.query if key.startswith(METADATA)],
             states=_words(call, "state"),
             region=call.first("region"),
             include_deleted=call.is_true("include_deleted"),
@@ -104,12 +109,12 @@ class Api:
         )  # fmt: skip
 
     async def _wait(self, call: Call) -> Reply:
-        seconds = _wait_timeout(call)
+        seconds = wait_timeout(call)
         wanted = _words(call, "state") or frozenset({"started"})
         if not wanted <= WAITED_FOR:
             raise errors.invalid(f"invalid WaitMachineRequest.State: {', '.join(sorted(wanted - WAITED_FOR))}")
         machine = self._seen(call)
-        reached = _Reached(machine, wanted, call.first("from_event_id"), self.world.switches.wait_stopped_is_404)
+        reached = Reached(machine, wanted, call.first("from_event_id"), self.world.switches.wait_stopped_is_404)
         self.world.listeners.append(reached.look)
         try:
             reached.look(machine)
@@ -180,8 +185,7 @@ class Api:
         body = call.body or {}
         if body.get("machine_version") not in {None, machine.instance_id}:
             raise errors.ApiError(412, "failed_precondition: machine_version does not match")
-        if call.method == "PUT":
-            machine.metadata.clear()
+        # PUT and PATCH are one operation in the OpenAPI document.
         for key, value in (body.get("metadata") or {}).items():
             _set(machine, key, value)
         self.world.changed(machine)
@@ -299,41 +303,12 @@ class Api:
         return machine
 
 
-class _Reached:
-    """Whether a machine is in one of the states that somebody waits for.
-
-    Attributes:
-        state: which, or the error that the wait ends with.
-    """
-
-    def __init__(self, machine: Machine, wanted: frozenset[str], from_event: str | None, stopped_is_404: bool) -> None:
-        self.state: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._machine = machine
-        self._wanted = wanted | (PERSISTENT if "settled" in wanted else frozenset())
-        self._from_event = from_event
-        self._stopped_is_404 = stopped_is_404 and bool(machine.config.get("auto_destroy"))
-
-    def look(self, machine: Machine) -> None:
-        """Called with whatever machine has changed."""
-        if machine is not self._machine or self.state.done():
-            return
-        ends = {"stopped", "destroying", "destroyed"}
-        if self._stopped_is_404 and "stopped" in self._wanted and machine.state in ends:
-            if "destroyed" not in self._wanted:
-                self.state.set_exception(errors.no_machine())
-                return
-            if machine.state == "stopped":
-                return
-        if machine.state in self._wanted and self._is_new():
-            self.state.set_result(machine.state)
-        elif machine.state in ENDED and "destroyed" not in self._wanted:
-            # It will never come: answered at the end of the wait, as for any other state.
-            return
-
-    def _is_new(self) -> bool:
-        if self._from_event is None:
-            return True
-        return any(event.id > self._from_event for event in self._machine.events)
+def _set(machine: Machine, key: str, value: str | None) -> None:
+    """Null and "" remove a key."""
+    if value:
+        machine.metadata[key] = value
+    else:
+        machine.metadata.pop(key, None)
 
 
 def _when(machine: Machine, event: asyncio.Event) -> Callable[[Machine], None]:
@@ -344,22 +319,7 @@ def _when(machine: Machine, event: asyncio.Event) -> Callable[[Machine], None]:
     return listener
 
 
-def _wait_timeout(call: Call) -> int:
-    text = call.first("timeout", "60") or ""
-    if not text.isdigit() or not 1 <= int(text) <= 60:
-        raise errors.wait_timeout_out_of_range()
-    return int(text)
-
-
 def _words(call: Call, name: str) -> frozenset[str]:
     """All values of a parameter that may be repeated, and may hold several between commas."""
     values: list[Any] = [value.split(",") for key, value in call.query if key == name]
     return frozenset(word.strip() for words in values for word in words if word.strip())
-
-
-def _set(machine: Machine, key: str, value: str | None) -> None:
-    """Null and "" remove a key."""
-    if value:
-        machine.metadata[key] = value
-    else:
-        machine.metadata.pop(key, None)

@@ -11,14 +11,10 @@ from tests.fly_simulator.values import Event, Lease, rfc3339
 
 def machine_body(machine: Machine, *, lease: Lease | None = None, summary: bool = False) -> dict[str, Any]:
     """A machine. `lease` is shown where it was asked for."""
-    state = machine.state
-    if machine.gets_destroying and state == "destroyed":
-        machine.gets_destroying -= 1
-        state = "destroying"
     body: dict[str, Any] = {
         "id": machine.id,
         "name": machine.name,
-        "state": state,
+        "state": machine.state,
         "region": machine.region,
         "instance_id": machine.instance_id,
         "private_ip": machine.private_ip,

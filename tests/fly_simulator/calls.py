@@ -40,6 +40,7 @@ class Call:
         query: in order, with repetitions.
         headers: lower-case names. `authorization` is not kept.
         body: the JSON of the body, None without one.
+        malformed: the body is no JSON.
         at: when it came.
         committed: it was carried out, whatever its sender was told.
         reply: what its sender was told; None if the connection was cut, or it is still waiting.
@@ -59,6 +60,7 @@ class Call:
     at: float
     authorization: str = field(repr=False, default="")
     body: Any = None
+    malformed: bool = False
     committed: bool = False
     reply: Reply | None = None
 

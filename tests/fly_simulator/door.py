@@ -106,7 +106,8 @@ class Door:
             fault = self._faults.take(call) or Fault()
             return await self._answer(call, fault, self._connections.transport(tuple(request.scope["client"])))
         except asyncio.CancelledError:
-            return Answer(None, Fault(cut=True), None)
+            # Only `close` does that.
+            return Answer(None, Fault(cut=True), self._connections.transport(tuple(request.scope["client"])))
         except Exception:
             self.troubles.append(traceback.format_exc())
             return Answer(Reply(500, "the simulator failed"), Fault(), None)
@@ -141,7 +142,14 @@ class Door:
             request.query_params.multi_items(), headers, raw, self._world.now(),
             authorization=headers.pop("authorization", ""),
         )  # fmt: skip
+        if raw:
+            try:
+                call.body = json.loads(raw)
+            except ValueError:
+                call.malformed = True
         self._history.calls.append(call)
+        if action:
+            self._openapi.check_request(call)
         return call
 
     async def _carry_out(self, call: Call) -> Reply:
@@ -149,7 +157,6 @@ class Door:
             self._admit(call)
             if not call.action:
                 raise errors.ApiError(404, "not_found: no such endpoint")
-            self._openapi.check_request(call)
             reply = await self._api.handle(call)
         except errors.ApiError as error:
             return Reply(error.status, error.body, dict(error.headers))
@@ -164,11 +171,8 @@ class Door:
         if call.app and not any(apps is None or call.app in apps for apps in allowed):
             raise errors.forbidden(call.app)
         self._admit_rate(call)
-        if call.raw:
-            try:
-                call.body = json.loads(call.raw)
-            except ValueError:
-                raise errors.invalid("json: invalid character") from None
+        if call.malformed:
+            raise errors.invalid("json: invalid character")
 
     def _admit_rate(self, call: Call) -> None:
         switches = self._world.switches

@@ -44,7 +44,7 @@ def registry(app: str, folder: Path) -> dict[str, Image]:
     return {
         f"{name}:deployment-01K": Image(env),
         f"{name}:no-python": Image({"PATH": str(folder)}),
-        f"{name}:broken-import": Image(env | {"PYTHONPATH": str(broken.parent)}),
+        f"{name}:broken-import": Image(env, workdir=str(broken.parent)),
         f"{name}:out-of-memory": Image(env, out_of_memory=True),
         f"{name}:stuck": Image(env, pull_time=None),
         f"{name}:launch-failed": Image(env, fails_to_launch=True),

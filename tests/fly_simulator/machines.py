@@ -47,7 +47,7 @@ class Machines:
         self._folder = folder
         self._timers: dict[str, set[asyncio.TimerHandle]] = {}
         self._processes: dict[str, MachineProcess] = {}
-        self._waiting_for_host: list[Machine] = []
+        self._unheard: dict[str, list[Callable[[], None]]] = {}
         self._ended = asyncio.Event()
         self._ooms: set[str] = set()
         self._closed = False
@@ -94,18 +94,26 @@ class Machines:
             return
         self._world.move(machine, "destroying")
         self._world.record(machine, "destroy", "user")
-        if machine.host_is_lost:
-            self._waiting_for_host.append(machine)
-            return
-        self._carry_out_destroy(machine)
+        self._when_reached(machine, lambda: self._carry_out_destroy(machine))
+
+    def finish_pull(self, machine: Machine) -> None:
+        """Its image is there, however long that would have taken."""
+        if machine.state == "created":
+            self._drop_timers(machine)
+            self._prepare(machine)
+
+    def run_out_of_memory(self, machine: Machine) -> None:
+        """The kernel of the machine kills its process."""
+        if machine.id in self._processes:
+            self._ooms.add(machine.id)
+            self._processes[machine.id].kill()
 
     def find_host_again(self, machine: Machine) -> None:
         """Its host is back: what could not be carried out is carried out now (P: C-21341)."""
         machine.host_is_lost = False
         self._world.changed(machine)
-        if machine in self._waiting_for_host:
-            self._waiting_for_host.remove(machine)
-            self._carry_out_destroy(machine)
+        for step in self._unheard.pop(machine.id, ()):
+            step()
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -131,6 +139,13 @@ class Machines:
             await self._ended.wait()
 
     # -- steps ---------------------------------------------------------------------------------------------------------
+
+    def _when_reached(self, machine: Machine, step: Callable[[], None]) -> None:
+        """Take a step as soon as its host can be reached."""
+        if machine.host_is_lost:
+            self._unheard.setdefault(machine.id, []).append(step)
+        else:
+            step()
 
     def _later(self, machine: Machine, seconds: float, step: Callable[[Machine], None]) -> None:
         timers = self._timers.setdefault(machine.id, set())
@@ -163,24 +178,25 @@ class Machines:
             image.workdir,
             self.log(machine),
             f"FLY_MACHINE_ID={machine.id}",
-            lambda code, number: self._exited(machine, code, number),
+            lambda code, number: self._gone(machine, code, number),
         )
         self._processes[machine.id] = process
         self._world.started(machine)
         if image.out_of_memory:
-            self._ooms.add(machine.id)
-            process.kill()
+            self.run_out_of_memory(machine)
 
     def _kill(self, machine: Machine) -> None:
         if machine.id in self._processes:
             self._processes[machine.id].kill()
 
-    def _exited(self, machine: Machine, code: int, number: int) -> None:
+    def _gone(self, machine: Machine, code: int, number: int) -> None:
         del self._processes[machine.id]
         self._drop_timers(machine)
         self._ended.set()
-        if self._closed:
-            return
+        if not self._closed:
+            self._when_reached(machine, lambda: self._exited(machine, code, number))
+
+    def _exited(self, machine: Machine, code: int, number: int) -> None:
         oom = machine.id in self._ooms
         self._ooms.discard(machine.id)
         ended = self._world.exited(machine, OOM if oom else code, signal=-1 if oom else number, oom=oom)
@@ -211,6 +227,8 @@ class Machines:
         self._later(machine, self._timing.destroy_time, self._destroyed)
 
     def _destroyed(self, machine: Machine) -> None:
+        if machine.state == "destroyed":
+            return
         self._drop_timers(machine)
         self._addresses.take_back(machine.private_ip)
         shutil.rmtree(self._folder / machine.id, ignore_errors=True)

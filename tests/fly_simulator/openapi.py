@@ -74,7 +74,8 @@ class Document:
         operation = self._document["paths"][call.template][call.method.lower()]
         queries = {each["name"]: each["schema"] for each in operation.get("parameters", ()) if each["in"] == "query"}
         for name, value in call.query:
-            known = name if name in queries else name.partition(".")[0] + ".{key}"
+            prefix, dot, _ = name.partition(".")
+            known = f"{prefix}.{{key}}" if dot else name
             if known not in queries:
                 yield f"unknown query parameter {name}"
             else:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,10 +35,18 @@ T = TypeVar("T")
 
 
 class OpenConnections:
-    """The connections of clients, by their address."""
+    """The connections of clients, by their address.
 
-    def __init__(self) -> None:
+    Args:
+        changed: called when one has ended.
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
         self._open: dict[tuple[str, int], asyncio.Transport] = {}
+        self._changed = changed
+
+    def __len__(self) -> int:
+        return len(self._open)
 
     def transport(self, peer: tuple[str, int]) -> asyncio.Transport | None:
         """The connection from there."""
@@ -61,8 +70,13 @@ class OpenConnections:
                 super().connection_made(transport)
 
             def connection_lost(self, exc: Exception | None) -> None:
-                open_ones.pop(self.peer, None)
                 super().connection_lost(exc)
+                # The socket is closed only after this.
+                asyncio.get_running_loop().call_soon(forget, self.peer)
+
+        def forget(peer: tuple[str, int]) -> None:
+            del open_ones[peer]
+            self._changed()
 
         return Noted
 
@@ -84,23 +98,33 @@ class Simulator:
         timing, rates, switches: how long, how often, and what is uncertain.
         images: the registry; may be added to.
         openapi: what did not fit the document.
+        connections: those of clients that are open.
+        app: the parent's app, with its secrets.
+        token, tokens: the parent's; all that are valid, each with the apps that it is good for (None: all).
         parent: the parent's own machine, which was not made by a request and has no process here.
         image: the name of the app's image.
     """
 
     def __init__(self, *, port: int = 0, app: str = "media", region: str = "cdg") -> None:
         self._app, self._region = app, region
+        # The time of day, unless somebody sets the clock meanwhile.
+        epoch = time.time() - time.monotonic()
+        self._clock = lambda: epoch + time.monotonic()
         self._folder = Path(tempfile.mkdtemp(prefix="fly-"))
-        self._listener = socket.create_server(("127.0.0.1", port))
+        # With its protocol named, or asyncio does not turn Nagle's algorithm off: 40 ms for every request.
+        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(("127.0.0.1", port))
+        self._listener.listen(256)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.addresses = Addresses()
         self._registry = registry(app, self._folder)
-        self._connections = OpenConnections()
         self._change = threading.Condition()
+        self.connections = OpenConnections(self._changed)
         self._loop = asyncio.new_event_loop()
         config = uvicorn.Config(
             Starlette(routes=routes(lambda: self._door)),
-            http=self._connections.protocol(),
+            http=self.connections.protocol(),
             loop="asyncio",
             ws="none",
             lifespan="off",
@@ -157,6 +181,14 @@ class Simulator:
         """As if somebody else had destroyed it."""
         self.do(self._machines.destroy, machine)
 
+    def finish_pull(self, machine: Machine) -> None:
+        """The image of a machine that is in `created` has arrived: it starts."""
+        self.do(self._machines.finish_pull, machine)
+
+    def run_out_of_memory(self, machine: Machine) -> None:
+        """The machine's kernel kills its process."""
+        self.do(self._machines.run_out_of_memory, machine)
+
     def lose_host(self, machine: Machine) -> None:
         """Nothing reaches the machine's host any more; what runs there goes on."""
         machine.host_is_lost = True
@@ -167,7 +199,7 @@ class Simulator:
 
     def cut_connections(self) -> None:
         """End all connections that are open now, unannounced."""
-        self.do(self._connections.cut)
+        self.do(self.connections.cut)
 
     def describe(self) -> str:
         """All machines with what became of them, for messages."""
@@ -210,7 +242,7 @@ class Simulator:
 
     async def _tear_down(self) -> None:
         await self._door.close()
-        self._connections.cut()
+        self.connections.cut()
         await self._machines.close()
         self.addresses.close()
 
@@ -219,12 +251,13 @@ class Simulator:
         self.switches, self.timing, self.rates = Switches(), Timing(), Rates()
         self.images: dict[str, Image] = dict(self._registry)
         self.image = next(iter(self._registry))
-        self.world = World(switches=self.switches)
-        self.world.apps[self._app] = App(self._app, "personal")
-        self.world.listeners.append(self._changed)
-        self.history, self.faults, self.openapi = History(self.world), Faults(), OpenApi()
+        self.world = World(clock=self._clock, switches=self.switches)
         self.token = f"fm2_{secrets.token_hex(16)}"
         self.tokens: dict[str, frozenset[str] | None] = {self.token: frozenset({self._app})}
+        # That is how the parent comes to have it; so every machine has it that does not skip secrets.
+        self.app = self.world.apps[self._app] = App(self._app, "personal", {"FLY_API_TOKEN": f"FlyV1 {self.token}"})
+        self.world.listeners.append(self._changed)
+        self.history, self.faults, self.openapi = History(self.world), Faults(), OpenApi()
         self._folder.joinpath("machines").mkdir(exist_ok=True)
         machines = Path(tempfile.mkdtemp(dir=self._folder / "machines"))
         self._machines = Machines(self._loop, self.world, self.timing, self.images, self.addresses, machines)
@@ -232,7 +265,7 @@ class Simulator:
             self.world, self._machines, self.timing, self.addresses, lambda name: name in self.images, self._region
         )
         self._door = Door(
-            self.world, api, self.rates, self.faults, self.history, self.openapi, self.tokens, self._connections
+            self.world, api, self.rates, self.faults, self.history, self.openapi, self.tokens, self.connections
         )
         self.parent = self._parents_machine()
         self.environment = self._environment()
@@ -258,9 +291,9 @@ class Simulator:
             "FLY_VM_MEMORY_MB": "256",
             "PRIMARY_REGION": self._region,
             "FLY_FLAPS_BASE_URL": self.url,
-            "FLY_API_TOKEN": f"FlyV1 {self.token}",
+            **self.app.secrets,
         }
 
-    def _changed(self, _machine: Machine) -> None:
+    def _changed(self, _machine: Machine | None = None) -> None:
         with self._change:
             self._change.notify_all()

@@ -39,7 +39,7 @@ class App:
     machine_limit: int | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Machine:
     """One machine. `config` is as the request had it.
 

@@ -31,14 +31,15 @@ class Bucket:
     rate: float
     burst: float
     left: float = field(init=False)
-    at: float = field(init=False, default=0.0)
+    at: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.left = self.burst
 
     def take(self, now: float) -> float:
         """0.0 if one may pass now, else the seconds until one may."""
-        self.left = min(self.burst, self.left + (now - self.at) * self.rate) if self.at else self.burst
+        if self.at is not None:
+            self.left = min(self.burst, self.left + (now - self.at) * self.rate)
         self.at = now
         if self.left < 1.0:
             return (1.0 - self.left) / self.rate

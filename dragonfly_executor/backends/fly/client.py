@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 import httpx
 import tenacity
 
-from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, describe
+from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, OutOfTimeError, describe
 from dragonfly_executor.backends.fly.http import Line
 from dragonfly_executor.backends.fly.machines import GONE, Machine
 from dragonfly_executor.backends.fly.owner import KIND, RUNNER
@@ -40,7 +40,22 @@ def persist(step: Callable[[], T], patience: Patience) -> T:
         sleep=patience.pause,
         reraise=True,
     )
-    return retrying(step)
+    last: Again | None = None
+
+    def attempt() -> T:
+        nonlocal last
+        try:
+            return step()
+        except OutOfTimeError:
+            if last is None:
+                raise
+            # What went wrong before says more.
+            raise last from None
+        except Again as error:
+            last = error
+            raise
+
+    return retrying(attempt)
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
@@ -100,15 +115,14 @@ class MachinesAPI:
             OK; NOT_YET; NOT_FOUND, which Fly also says of one that was destroyed meanwhile; or what went wrong.
         """
         seconds = max(1, min(WAIT_SLICE, int(patience.left())))
-        reply = self._line.exchange(
-            "wait",
-            machine_id,
-            "GET",
-            f"{self._machines}/{machine_id}/wait",
-            patience,
-            timeout=seconds + TIMEOUT,
-            params=[*(("state", state) for state in states), ("timeout", str(seconds))],
-        )
+        params = [*(("state", state) for state in states), ("timeout", str(seconds))]
+        path = f"{self._machines}/{machine_id}/wait"
+        try:
+            reply = self._line.exchange(
+                "wait", machine_id, "GET", path, patience, timeout=seconds + TIMEOUT, params=params
+            )
+        except OutOfTimeError:
+            return Verdict.NOT_YET
         return classify(reply, is_wait=True)
 
     # -- until there is an answer -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.fly.client import MachinesAPI, failure, persist
-from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, describe
+from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, OutOfTimeError, describe
 from dragonfly_executor.backends.fly.machines import Machine
 from dragonfly_executor.backends.fly.owner import BOOT
 from dragonfly_executor.backends.fly.patience import Patience
@@ -74,7 +74,11 @@ class Creation:
         body = self._make_body(self._regions[self._place])
         # Whatever comes between the question and the answer.
         was_in_doubt, self.in_doubt = self.in_doubt, True
-        reply = self._api.create(body, patience)
+        try:
+            reply = self._api.create(body, patience)
+        except OutOfTimeError:
+            self.in_doubt = was_in_doubt
+            raise
         verdict = classify(reply)
         if verdict is Verdict.OK:
             machine = Machine.read(reply.json())

@@ -35,6 +35,10 @@ class Again(FlyAPIError):
     after: float | None = None
 
 
+class OutOfTimeError(FlyAPIError):
+    """It would have been this request's turn too late, so it was not made."""
+
+
 def describe(reply: Reply, doing: str) -> str:
     """What was answered to what, in words."""
     status = f"HTTP {reply.status}: " if reply.status else ""

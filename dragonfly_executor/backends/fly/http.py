@@ -10,10 +10,11 @@ from typing import Any, Self
 
 import httpx
 
+from dragonfly_executor.backends.fly.errors import OutOfTimeError
 from dragonfly_executor.backends.fly.pacing import Pacer
 from dragonfly_executor.backends.fly.patience import Patience
 from dragonfly_executor.backends.fly.settings import Access
-from dragonfly_executor.backends.fly.verdicts import Reply
+from dragonfly_executor.backends.fly.verdicts import Reply, Verdict
 from dragonfly_executor.versions import __version__
 
 CONNECT_TIMEOUT = 10.0
@@ -103,13 +104,16 @@ class Line:
             patience: for waiting for the turn and for the answer together.
             timeout: seconds that each step of the answer may take.
             params, body: of the request.
+
+        Raises:
+            OutOfTimeError: its turn would come too late.
         """
         with self._lock:
             turn = self._pacer.reserve(action, thing, time.monotonic())
         if turn > 0:
             patience.pause(turn)
             if patience.over:
-                return Reply(0, failure="there was no time left to ask", sent=False)
+                raise OutOfTimeError(f"there was no time left to ask Fly ({action})", verdict=Verdict.TRANSIENT)
         with self:
             return self._ask(method, path, patience, timeout, params, body)
 

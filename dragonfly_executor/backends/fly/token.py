@@ -35,7 +35,8 @@ class Token:
 
     def blot(self, text: str) -> str:
         """A text without the token, wherever it may stand in there."""
-        for secret in {self.__header, *self.__header.partition(" ")[2].split(",")}:
+        # The whole first: then its parts are not found in it any more.
+        for secret in (self.__header, *self.__header.partition(" ")[2].split(",")):
             text = text.replace(secret, "...")
         return text
 

@@ -1,0 +1,61 @@
+"""How fast Fly is asked."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragonfly_executor.backends.fly.pacing import DEFAULT, MAX_BUCKETS, RATES, Pacer, Rate
+
+ACTIONS = ("create", "get")
+steps = st.lists(st.tuples(st.sampled_from(ACTIONS), st.floats(0, 3)), max_size=60)
+
+
+@given(steps)
+def test_it_is_never_faster_than_it_may_be_and_never_slower_than_it_has_to(waits: list[tuple[str, float]]) -> None:
+    """In any stretch of time there are no more requests than burst and rate allow; and one too many waits for one."""
+    pacer, now = Pacer(), 100.0
+    sent: dict[str, list[float]] = {action: [] for action in ACTIONS}
+    for action, pause in waits:
+        now += pause
+        sent[action].append(now + pacer.reserve(action, "app", now))
+    for action, times in sent.items():
+        rate = RATES.get(action, DEFAULT)
+        assert times == sorted(times)
+        for first in range(len(times)):
+            for last in range(first, len(times)):
+                count, seconds = last - first + 1, times[last] - times[first]
+                assert count <= rate.burst + seconds * rate.per_second + 1e-6
+        if len(times) <= rate.burst:
+            assert times == [t for t in times if t <= now + 1e-9]
+
+
+def test_eight_creates_at_once_take_five_seconds() -> None:
+    """Reference 1.5: 1 a second, 3 at once."""
+    pacer = Pacer()
+    assert [pacer.reserve("create", "app", 10.0) for _ in range(8)] == [0, 0, 0, 1, 2, 3, 4, 5]
+    assert pacer.reserve("create", "another app", 10.0) == 0
+    assert pacer.reserve("list", "app", 10.0) == 0
+    assert pacer.reserve("create", "app", 1000.0) == 0
+
+
+def test_get_is_faster() -> None:
+    pacer = Pacer()
+    turns = [pacer.reserve("get", "machine", 0.0) for _ in range(12)]
+    assert turns == pytest.approx([0] * 10 + [0.2, 0.4])
+
+
+@given(st.lists(st.floats(-1000, 1000), min_size=4, max_size=20))
+def test_a_clock_that_jumps_back_gives_nothing(times: list[float]) -> None:
+    pacer = Pacer()
+    free = sum(pacer.reserve("create", "app", now) == 0 for now in times)
+    assert free <= DEFAULT.burst + max(0.0, max(times) - min(times)) * DEFAULT.per_second + 1
+
+
+def test_machines_that_are_gone_are_forgotten() -> None:
+    pacer = Pacer()
+    for number in range(3 * MAX_BUCKETS):
+        pacer.reserve("destroy", str(number), float(number))
+    assert len(pacer._buckets) <= MAX_BUCKETS
+    assert Rate(1.0, 3) == DEFAULT
