@@ -2,18 +2,297 @@
 
 from __future__ import annotations
 
+import math
+import threading
+from typing import Any
+
+import pytest
+
+from dragonfly_executor import BootError, BootTimeoutError
+from dragonfly_executor.runner import exits
+from tests.fly.boots import ASLEEP_CONFIG, nothing_is_left
 from tests.fly.conftest import Make, MakeBackend
+from tests.fly_simulator import errors
+from tests.fly_simulator.calls import Reply
+from tests.fly_simulator.faults import rate_limited
 from tests.fly_simulator.simulator import Simulator
-from tests.support import PATIENCE
+from tests.support import PATIENCE, Events, error_of
 
 
 def test_a_call_runs_on_a_machine_which_is_gone_afterwards(
     on_fly: Simulator, make: Make, make_backend: MakeBackend
 ) -> None:
     backend = make_backend()
-    with make(backend) as executor:
+    events = Events()
+    with make(backend, on_event=events) as executor:
         assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
-        assert executor.submit(eval, "__import__('os').environ['FLY_MACHINE_ID']").result() == on_fly.machine().id
+        machine = on_fly.machine()
+        assert executor.submit(eval, "__import__('os').environ['FLY_MACHINE_ID']").result() == machine.id
+        assert machine.id in events.wait("up")["node"]["create"]
+    nothing_is_left(on_fly, backend)
+
+
+def test_two_runners_are_two_machines(on_fly: Simulator, make: Make, make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    with make(backend, max=2, max_concurrency=1) as executor:
+        ask = "__import__('threading').Event().wait(0.3) or __import__('os').environ['FLY_MACHINE_ID']"
+        ids = {future.result(PATIENCE) for future in [executor.submit(eval, ask) for _ in range(8)]}
+        assert ids == {machine.id for machine in on_fly.world.booted}
+        assert len(ids) == 2
+    nothing_is_left(on_fly, backend)
+
+
+def test_an_idle_runner_is_destroyed_and_the_next_call_has_another(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend
+) -> None:
+    backend = make_backend()
+    with make(backend, idle_shutdown_after=0.1) as executor:
+        assert executor.submit(pow, 2, 3).result(PATIENCE) == 8
+        on_fly.wait_for(on_fly.machine(), "destroyed")
+        assert executor.submit(pow, 2, 4).result(PATIENCE) == 16
+    assert len(on_fly.world.booted) == 2
+    nothing_is_left(on_fly, backend)
+
+
+def test_it_listens_on_the_private_address_and_on_no_other(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend
+) -> None:
+    """And what a machine is told is that address, and a token that is good once."""
+    seen: list[list[str]] = []
+
+    def look(_call: Any) -> None:
+        with open("/proc/net/tcp6", encoding="ascii") as table:
+            listening = [line.split()[1].partition(":")[0] for line in table if line.split()[3] == "0A"]
+        seen.append(listening)
+
+    on_fly.faults.on("create", before=look)
+    with make(make_backend()) as executor:
+        assert executor.submit(pow, 2, 3).result(PATIENCE) == 8
+    (listening,) = seen
+    assert in_the_kernels_words(on_fly.parent.private_ip) in listening
+    assert "0" * 32 not in listening
+
+
+def in_the_kernels_words(address: str) -> str:
+    import ipaddress
+
+    packed = ipaddress.IPv6Address(address).packed
+    return "".join(packed[at : at + 4][::-1].hex() for at in range(0, 16, 4)).upper()
+
+
+# -- a machine that ends while it boots --------------------------------------------------------------------------------
+
+
+def dies(on_fly: Simulator, make: Make, backend: Any, **options: Any) -> BootError:
+    """What the call is told; nothing is left, and nobody has waited for the end of the boot's time."""
+    with make(backend, boot_timeout=300.0, max_boot_failures=1, **options) as executor:
+        error = error_of(executor.submit(pow, 2, 3))
+    assert isinstance(error, BootError)
+    assert not isinstance(error, BootTimeoutError)
+    on_fly.until(lambda world: not world.alive)
+    nothing_is_left(on_fly, backend)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("image", "code", "says"),
+    [
+        ("no-python", 127, "what starts the runner is not there"),
+        ("broken-import", 1, "is dragonfly_executor installed in the image"),
+        ("out-of-memory", 137, "killed for want of memory: give memory_mb= more"),
+    ],
+)
+def test_what_ends_while_it_boots_says_how(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, image: str, code: int, says: str
+) -> None:
+    """Reference 5.3: with the exit code and the flag from its events, and not at the deadline."""
+    on_fly.switches.exit_event_omits_zero = code == 137
+    on_fly.switches.exit_event_nested = code == 1
+    error = dies(on_fly, make, make_backend(image=f"registry.fly.io/media:{image}"))
+    assert f"exit code {code}" in str(error)
+    assert says in str(error)
+    assert error.phase == "start"
+    assert "launch/created -> start/started -> exit/stopped" in error.output
+
+
+def test_a_machine_that_fails_to_launch_is_told(on_fly: Simulator, make: Make, make_backend: MakeBackend) -> None:
+    error = dies(on_fly, make, make_backend(image="registry.fly.io/media:launch-failed"))
+    assert "before its runner had dialed back" in str(error)
+
+
+def test_a_machine_that_somebody_else_destroys_is_told(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend
+) -> None:
+    backend = make_backend(machine_config=ASLEEP_CONFIG)
+    on_fly.faults.on("wait", before=lambda call: on_fly.destroy(on_fly.machine()))
+    error = dies(on_fly, make, backend)
+    assert "before its runner had dialed back" in str(error)
+
+
+def test_a_runner_that_cannot_reach_its_parent_says_so(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend
+) -> None:
+    """A laptop whose address is not routable: the machine's own log cannot be read, its exit code can."""
+    backend = make_backend(parent_address="[fdaa:dead:beef::1]:4369", bind="::1", failsafe=0.3)
+    error = dies(on_fly, make, backend)
+    assert f"exit code {exits.UNREACHABLE}" in str(error)
+    assert "could not reach the parent at [fdaa:dead:beef::1]:4369" in str(error)
+    assert "private network (6PN)" in str(error)
+
+
+@pytest.mark.parametrize("exit_is_404", [True, False])
+def test_both_ways_in_which_a_wait_ends_are_understood(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, exit_is_404: bool
+) -> None:
+    """Reference 2: a wait for `stopped` often ends with a 404 where machines destroy themselves."""
+    on_fly.switches.wait_stopped_is_404 = exit_is_404
+    on_fly.switches.gets_destroying_after_wait = 2
+    on_fly.timing.destroy_time = 0.5
+    error = dies(on_fly, make, make_backend(image="registry.fly.io/media:no-python"))
+    assert "exit code 127" in str(error)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": "limbo"},
+        {"state": "failed"},
+        {"state": None, "events": None, "config": None, "host_status": "unreachable"},
+        {"events": [None, 1, {"request": 1}, {"type": "exit", "request": {"exit_event": None}}]},
+        {"new": {"deep": []}, "checks": "x", "region": 1},
+    ],
+    ids=["unknown-state", "failed", "nothing-known", "strange-events", "strange-fields"],
+)
+def test_strange_descriptions_crash_nothing(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, change: dict[str, Any]
+) -> None:
+    """Reference 5.3: a typed error, or a call that runs."""
+    on_fly.faults.on("create", change=lambda body: {**body, **{k: v for k, v in change.items() if k != "state"}})
+    on_fly.faults.on("get", times=math.inf, change=lambda body: {**body, **change})
+    backend = make_backend()
+    with make(backend, max_boot_failures=1) as executor:
+        future = executor.submit(pow, 2, 3)
+        if change.get("state") == "failed":
+            assert isinstance(future.exception(PATIENCE), BootError | None)
+        else:
+            assert future.result(PATIENCE) == 8
+    nothing_is_left(on_fly, backend)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"reply": Reply(502, "<html>Bad Gateway</html>")},
+        {"reply": Reply(200, "<html>")},
+        {"reply": errors.rate_limited()},
+        {"truncate": 9},
+        {"reset": True},
+        {"cut": True},
+        {"reply": errors.no_machine()},
+    ],
+    ids=["502", "html", "429", "truncated", "reset", "cut", "404"],
+)
+@pytest.mark.parametrize("action", ["wait", "get"])
+def test_a_look_that_goes_wrong_ends_no_boot(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, action: str, trouble: dict[str, Any]
+) -> None:
+    """Unless it says, of the machine itself, that there is none. A slow machine is looked at often meanwhile."""
+    on_fly.timing.pull_time = 0.4
+    on_fly.faults.on(action, times=2, **trouble)
+    if action == "get":
+        on_fly.faults.on("wait", times=2, reply=errors.not_reached(["stopped"], "created"))
+    backend = make_backend()
+    with make(backend, max_boot_failures=1) as executor:
+        future = executor.submit(pow, 2, 3)
+        if action == "get" and trouble.get("reply") is not None and trouble["reply"].status == 404:
+            assert "is gone" in str(future.exception(PATIENCE))
+        else:
+            assert future.result(PATIENCE) == 8
+    on_fly.until(lambda world: not world.alive)
+    nothing_is_left(on_fly, backend)
+
+
+# -- a machine that takes too long -------------------------------------------------------------------------------------
+
+
+def times_out(make: Make, backend: Any, seconds: float) -> BootTimeoutError:
+    with make(backend, boot_timeout=seconds, max_boot_failures=1) as executor:
+        error = error_of(executor.submit(pow, 2, 3))
+    assert isinstance(error, BootTimeoutError)
+    return error
+
+
+def test_a_machine_that_never_starts_is_destroyed_before_it_is_told(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend
+) -> None:
+    """Reference 2: one was stuck in `created` for 2 hours and 20 minutes."""
+    backend = make_backend(image="registry.fly.io/media:stuck")
+    when: list[int] = []
+    with make(backend, boot_timeout=0.7, max_boot_failures=1) as executor:
+        future = executor.submit(pow, 2, 3)
+        future.add_done_callback(lambda _: when.append(len(on_fly.history.left)))
+        error = error_of(future)
+    assert isinstance(error, BootTimeoutError)
+    assert when == [0]
+    assert "did not dial back within 0.7 s" in str(error)
+    assert "state created" in error.output
+    nothing_is_left(on_fly, backend)
+
+
+def test_a_machine_whose_runner_says_nothing_is_told_with_what_was_waited_for(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend
+) -> None:
+    # A look takes seconds; here it is over at once, so that the next one sees the machine as it is.
+    on_fly.faults.on("wait", nth=1, reply=errors.not_reached(["stopped"], "created"), delay=0.3)
+    error = times_out(make, make_backend(machine_config=ASLEEP_CONFIG), 1.5)
+    assert "state started" in error.output
+    assert f"Its runner was to dial [{on_fly.parent.private_ip}]:" in error.output
+    assert "fly logs -a media" in error.output
     assert on_fly.history.left == []
+
+
+@pytest.mark.parametrize("door", ["closed", "open"])
+def test_a_machine_that_starts_too_late_is_refused_and_ends(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, door: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could not be destroyed either: Fly says no to that. Others are waited for, or nobody is."""
+    monkeypatch.setattr("dragonfly_executor.backends.fly.node.STOP_PATIENCE", 0.3)
+    on_fly.timing.pull_time = 1.5
+    on_fly.faults.on("destroy", times=math.inf, reply=errors.platform(503))
+    backend = make_backend(failsafe=1.0)
+    with make(backend, boot_timeout=0.5, max_boot_failures=1) as executor:
+        assert isinstance(error_of(executor.submit(pow, 2, 3)), BootTimeoutError)
+        (machine,) = on_fly.world.booted
+        if door == "open":
+            on_fly.images[on_fly.image] = on_fly.images["registry.fly.io/media:stuck"]
+            other = make(make_backend(sweep=False), boot_timeout=PATIENCE)
+            other.submit(pow, 2, 3)
+        on_fly.wait_for(machine, "destroyed")
+        assert machine.exits[0].code in (exits.UNREACHABLE, exits.REFUSED)
     assert backend.journal is not None
-    assert backend.journal.entries() == []
+    on_fly.faults.clear()
+    backend.sweep()
+    assert machine.name not in [entry.name for entry in backend.journal.entries()]
+
+
+def test_a_shutdown_does_not_wait_for_a_boot(on_fly: Simulator, make: Make, make_backend: MakeBackend) -> None:
+    """Neither for Fly's answer to be better, nor for a machine to start."""
+    asked = threading.Event()
+    on_fly.faults.on("create", times=math.inf, reply=rate_limited("60"), after=lambda call: asked.set())
+    backend = make_backend()
+    executor = make(backend, boot_timeout=3600.0)
+    future = executor.submit(pow, 2, 3)
+    assert asked.wait(PATIENCE)
+    future.cancel()
+    executor.kill_workers()
+    executor.shutdown()
+    nothing_is_left(on_fly, backend)
+
+    on_fly.faults.clear()
+    stuck = make_backend(image="registry.fly.io/media:stuck")
+    executor = make(stuck, boot_timeout=3600.0)
+    executor.submit(pow, 2, 3)
+    on_fly.machine()
+    executor.kill_workers()
+    executor.shutdown()
+    nothing_is_left(on_fly, stuck)

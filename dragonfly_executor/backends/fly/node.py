@@ -20,6 +20,8 @@ logger = logging.getLogger("dragonfly_executor")
 STOP_PATIENCE = 40.0
 """Seconds for destroying a machine; the pool waits for as long as 60."""
 LOOK_PATIENCE = 10.0
+PAUSE = 1.0
+"""Seconds until the next look, where Fly does not say how a machine stands."""
 WATCHED = ("stopped", "failed", "destroyed")
 
 
@@ -52,7 +54,7 @@ class FlyNode(Node):
         self._forget = forget
         self._abandon = abandon
         self._lock = threading.Lock()
-        self._stopped = False
+        self._stopping = threading.Event()
         api.__enter__()
 
     def __repr__(self) -> str:
@@ -60,13 +62,15 @@ class FlyNode(Node):
 
     def ended(self, wait: float) -> errors.BootError | None:
         """See `Node`."""
-        patience = Patience(wait)
+        patience = Patience(wait, self._stopping)
         verdict = self._api.wait(self.machine_id, WATCHED, patience)
         if verdict not in (Verdict.OK, Verdict.NOT_FOUND, Verdict.NOT_YET):
-            # Fly does not say. Whoever asks comes again.
-            patience.pause(wait)
+            # Fly does not say.
+            patience.pause(PAUSE)
+        if self._stopping.is_set():
+            return None
         try:
-            machine = self._api.get(self.machine_id, Patience(LOOK_PATIENCE))
+            machine = self._api.get(self.machine_id, Patience(LOOK_PATIENCE, self._stopping))
         except FlyAPIError:
             return None
         if machine is None:
@@ -94,9 +98,9 @@ class FlyNode(Node):
     def stop(self) -> None:
         """Destroy the machine. If that cannot be seen to, the journal says so, and the next sweep goes on with it."""
         with self._lock:
-            stopped, self._stopped = self._stopped, True
-        if stopped:
-            return
+            if self._stopping.is_set():
+                return
+            self._stopping.set()
         try:
             gone, why = self._destroy()
             if gone:
