@@ -237,9 +237,13 @@ class MachinesAPI:
             verdict = classify(reply)
             if verdict in (Verdict.OK, Verdict.NOT_FOUND):
                 return verdict is Verdict.NOT_FOUND
-            if reply.status not in (400, 401, 403):
+            if reply.status in (409, 412, 422):
+                machine = self.get(machine_id, patience)
+                if machine is None or machine.state in {*GONE, "destroying"}:
+                    # It was told before.
+                    return machine is None or machine.state in GONE
                 # Whatever is in the way, a lease or a state that was about to change: it does not last.
-                verdict = verdict if verdict in LATER else Verdict.CONFLICT
+                verdict = Verdict.CONFLICT
             raise failure(reply, verdict, doing)
 
         return persist(step, patience) or self._wait_until_gone(machine_id, patience)
