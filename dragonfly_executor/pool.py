@@ -40,6 +40,7 @@ class Pool:
         log: level of the pool's own log lines (logger ``dragonfly_executor``); False for none.
         timeout: a call's whole budget, waiting and running; None for no limit.
         boot_timeout: for a boot: to create, to connect, to shake hands; and again for the initializer in each slot.
+            The backend's own if not given: 30, by SSH 60, on Fly 120.
         shutdown_timeout: grace for running calls when a runner is told to go.
         idle_shutdown_after: how long a runner above `min` may be idle; or a pair with a check that is run on the runner
             then: the runner goes if it returns true; None for never.
@@ -77,7 +78,7 @@ class Pool:
         backend: Backend | None = None,
         log: int | str | bool = False,
         timeout: Any = 30.0,
-        boot_timeout: Any = 30.0,
+        boot_timeout: Any = ...,
         shutdown_timeout: Any = 30.0,
         idle_shutdown_after: Any = 30.0,
         min_idle_shutdown_after: Any = None,
@@ -94,7 +95,6 @@ class Pool:
             "single_use": single_use,
             "log": log,
             "timeout": timeout,
-            "boot_timeout": boot_timeout,
             "shutdown_timeout": shutdown_timeout,
             "idle_shutdown_after": idle_shutdown_after,
             "min_idle_shutdown_after": min_idle_shutdown_after,
@@ -103,7 +103,8 @@ class Pool:
             "on_shrink": on_shrink,
             "budget": budget,
         }
-        self._set_up(name, backend, {**named, **options})
+        own = {} if boot_timeout is ... else {"boot_timeout": boot_timeout}
+        self._set_up(name, backend, {**named, **own, **options})
         registry.add(self)
         if self._engine.options.min:
             self._engine.start()

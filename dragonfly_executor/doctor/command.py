@@ -104,6 +104,10 @@ def _fly(options: argparse.Namespace) -> Places:
 
     if options.hosts:
         raise ValueError("--backend fly takes no hosts; --app says where machines are booted")
+    try:
+        import dragonfly_executor.backends.fly.client  # noqa: F401  # said here, where usage is judged, not half way
+    except ImportError as error:
+        raise ImportError("--backend fly needs httpx: pip install 'dragonfly-executor[fly]'") from error
     checks = Checks(Given(options.app, options.image, options.region, options.parent_address))
 
     def findings() -> Iterable[Finding]:

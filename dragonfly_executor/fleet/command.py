@@ -53,7 +53,9 @@ def _runner(
             from dragonfly_executor.fleet.fleet import Fleet
 
             fleet = Fleet(options.app, options.journal)
-        except (ImportError, ValueError, OSError) as error:
+        except ImportError:
+            parser.error("this needs httpx: pip install 'dragonfly-executor[fly]'")
+        except (ValueError, OSError) as error:
             parser.error(str(error))
         try:
             return run(options, fleet)

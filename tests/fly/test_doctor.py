@@ -164,6 +164,18 @@ def test_an_image_without_a_tag_that_exists_is_a_finding(on_fly: Simulator, caps
     assert "fly image show" in found["advice"]
 
 
+@pytest.mark.parametrize("command", [["doctor", "--backend", "fly"], ["list"]])
+def test_who_lacks_httpx_is_told_what_to_install(
+    on_fly: Simulator, monkeypatch: pytest.MonkeyPatch, capsys: Capture, command: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "dragonfly_executor.backends.fly.client", None)
+    monkeypatch.setitem(sys.modules, "dragonfly_executor.fleet.fleet", None)
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    assert "pip install 'dragonfly-executor[fly]'" in capsys.readouterr().err
+
+
 def test_hosts_are_not_for_fly(on_fly: Simulator, capsys: Capture) -> None:
     with pytest.raises(SystemExit):
         main(["doctor", "--backend", "fly", "gpu1"])
