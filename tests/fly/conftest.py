@@ -23,7 +23,8 @@ MakeBackend = Callable[..., FlyBackend]
 Make = Callable[..., DragonflyExecutor]
 
 
-@pytest.fixture(scope="session")
+# Its thread is gone when tests of other packages run: some of them count threads, or fork.
+@pytest.fixture(scope="package")
 def _fly_server() -> Iterator[Simulator]:
     for needed in ("starlette", "uvicorn", "jsonschema"):
         pytest.importorskip(needed, reason=f"the simulator of Fly needs {needed}, which is in the extra 'test'")

@@ -12,7 +12,7 @@ import pytest
 from tests.fly.asking import ASLEEP, Asker
 from tests.fly_simulator.simulator import Simulator
 from tests.fly_simulator.state import Exit, Machine
-from tests.support import SOON, Mailbox, watching
+from tests.support import SOON, Gate, Mailbox, watching
 
 
 def states_of(machine: Machine) -> list[str]:
@@ -93,6 +93,24 @@ def test_a_forced_destroy_ends_whatever_runs_in_it(fly: Simulator, asker: Asker,
         fly.wait_for(machine, "destroyed")
         assert all(process.ended(SOON) for process in processes)
     assert machine.exits[0].code == 137
+
+
+def test_what_its_first_process_leaves_behind_ends_with_it(
+    fly: Simulator, asker: Asker, mailbox: Mailbox, gate: Gate
+) -> None:
+    code = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'], start_new_session=True)\n"
+        f"open({mailbox.path!r}, 'w').write(f'{{child.pid}}\\n')\n"
+        f"open({gate.path!r}, 'rb', 0).read(1)"
+    )
+    machine = asker.created("runner-1", code)
+    with watching(int(mailbox.read())) as (left,):
+        assert not left.ended(0.0)
+        gate.open()
+        assert left.ended(SOON)
+    fly.wait_for(machine, "destroyed")
+    assert machine.exits == [Exit(0)]
 
 
 @pytest.mark.parametrize("free", [False, True])
@@ -223,8 +241,7 @@ def test_memory_may_run_out_in_the_middle(fly: Simulator, asker: Asker) -> None:
     assert machine.exits == [Exit(137, oom=True)]
 
 
-READY = "import signal, sys; {how}; open({path!r}, 'w').write('ready\\n'); signal.pause()"
-POLITE = "signal.signal(signal.{signal}, lambda *_: sys.exit(0))"
+READY = "import signal; {before}; open({path!r}, 'w').write('ready\\n'); {then}"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +256,10 @@ def test_a_stop_asks_first(
     fly: Simulator, asker: Asker, mailbox: Mailbox, sent: str, body: dict[str, str], config: dict[str, Any]
 ) -> None:
     """Section 3.4."""
-    machine = asker.created("runner-1", READY.format(how=POLITE.format(signal=sent), path=mailbox.path), **config)
+    # A signal that comes just before `pause` would be slept through: it is kept until it is waited for.
+    before, then = f"signal.pthread_sigmask(0, [signal.{sent}])", f"signal.sigwait([signal.{sent}])"
+    code = READY.format(before=before, then=then, path=mailbox.path)
+    machine = asker.created("runner-1", code, **config)
     assert mailbox.read() == "ready"
     assert asker.ask("POST", f"/{machine.id}/stop", json=body).json() == {"ok": True}
     fly.wait_for(machine, "destroyed")
@@ -250,8 +270,8 @@ def test_a_stop_asks_first(
 @pytest.mark.parametrize("timeout", ["100ms", 100_000_000])
 def test_a_stop_does_not_wait_for_ever(fly: Simulator, asker: Asker, mailbox: Mailbox, timeout: Any) -> None:
     """The grace is a duration, or a number of nanoseconds."""
-    how = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
-    code = READY.format(how=how, path=mailbox.path)
+    before = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    code = READY.format(before=before, then="signal.pause()", path=mailbox.path)
     machine = asker.created("runner-1", code, stop_config={"timeout": timeout})
     assert mailbox.read() == "ready"
     asker.ask("POST", f"/{machine.id}/stop")
@@ -262,7 +282,7 @@ def test_a_stop_does_not_wait_for_ever(fly: Simulator, asker: Asker, mailbox: Ma
 @pytest.mark.parametrize("name", ["SIGTERM", 15])
 def test_a_signal_is_sent(fly: Simulator, asker: Asker, mailbox: Mailbox, name: Any) -> None:
     """The OpenAPI document has the name, fly-go sends the number."""
-    machine = asker.created("runner-1", READY.format(how="0", path=mailbox.path))
+    machine = asker.created("runner-1", READY.format(before="0", then="signal.pause()", path=mailbox.path))
     assert mailbox.read() == "ready"
     assert asker.ask("POST", f"/{machine.id}/signal", json={"signal": name}).status_code == 200
     fly.wait_for(machine, "destroyed")

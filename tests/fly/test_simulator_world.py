@@ -113,8 +113,12 @@ def test_how_many_machines_there_were_at_once(world: World, clock: Clock) -> Non
     at(world, clock, 1.0, first, "destroying")
     at(world, clock, 2.0, first, "destroyed")
     create(world)
-    at(world, clock, 3.0, second, "destroyed")
+    at(world, clock, 3.0, second, "destroying")
     assert history.most_at_once() == 2
+    third = create(world)
+    assert history.most_at_once() == 3
+    for machine in (second, third):
+        at(world, clock, 4.0, machine, "destroyed")
     assert [machine.state for machine in history.left] == ["created"]
 
 

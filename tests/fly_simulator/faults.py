@@ -2,7 +2,9 @@
 
     fly.faults.on("create", nth=2, reply=rate_limited("3600"))
     fly.faults.on("create", commit=True, cut=True)                 # carried out, and nobody is told
-    fly.faults.on("*", nth=k, before=lambda call: os.kill(pid, signal.SIGKILL))
+    fly.faults.on("*", nth=k, before=kill)                         # the parent dies, its request is carried out
+    fly.faults.on("*", nth=k, before=kill, commit=False, cut=True) # it dies before its request arrives
+    fly.faults.on("*", nth=k, after=kill)                          # it dies before it is answered
     fly.faults.on("get", times=math.inf, change=lambda body: body | {"state": "limbo"})
 """
 
@@ -67,9 +69,14 @@ class Fault:
 
 
 class Faults:
-    """The faults to come. At most one meets a request: of those that want it, the one that was added first."""
+    """The faults to come. At most one meets a request: of those that want it, the one that was added first.
+
+    Attributes:
+        drawn: asked for a fault where none was added for a request.
+    """
 
     def __init__(self) -> None:
+        self.drawn: Callable[[Call], Fault | None] = lambda call: None
         self._lock = threading.Lock()
         self._faults: list[Fault] = []
 
@@ -104,7 +111,7 @@ class Faults:
         with self._lock:
             wanting = [fault for fault in self._faults if fault.wants(call)]
             if not wanting:
-                return None
+                return self.drawn(call)
             wanting[0].used += 1
             return wanting[0]
 

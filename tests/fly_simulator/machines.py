@@ -27,6 +27,7 @@ class Machines:
     """Each machine's life beyond what is noted of it.
 
     Args:
+        image_of: what is pulled for a machine; None if there is no such image.
         folder: the machines' own files are below it.
     """
 
@@ -35,14 +36,15 @@ class Machines:
         loop: asyncio.AbstractEventLoop,
         world: World,
         timing: Timing,
-        images: Mapping[str, Image],
+        image_of: Callable[[Machine], Image | None],
         addresses: Addresses,
         folder: Path,
     ) -> None:
         self._loop = loop
         self._world = world
         self._timing = timing
-        self._images = images
+        self._image_of = image_of
+        self._pulled: dict[str, Image] = {}
         self._addresses = addresses
         self._folder = folder
         self._timers: dict[str, set[asyncio.TimerHandle]] = {}
@@ -56,11 +58,12 @@ class Machines:
 
     def launch(self, machine: Machine) -> None:
         """It was created: its image is pulled, then it starts."""
-        image = self._images.get(machine.config["image"])
+        image = self._image_of(machine)
         if image is None:
             if self._world.switches.missing_image == "launch_failed":
                 self._later(machine, self._timing.pull_time or 0.0, self._fail_to_launch)
             return
+        self._pulled[machine.id] = image
         usual = image.pull_time == "usual"
         seconds = self._timing.pull_time if usual else image.pull_time
         if seconds is not None:
@@ -98,7 +101,7 @@ class Machines:
 
     def finish_pull(self, machine: Machine) -> None:
         """Its image is there, however long that would have taken."""
-        if machine.state == "created":
+        if machine.state == "created" and machine.id in self._pulled:
             self._drop_timers(machine)
             self._prepare(machine)
 
@@ -167,7 +170,7 @@ class Machines:
         self._run(machine)
 
     def _run(self, machine: Machine) -> None:
-        image = self._images[machine.config["image"]]
+        image = self._pulled[machine.id]
         root = self._folder / machine.id
         for part in ("root", "tmp"):
             (root / part).mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,7 @@ class OpenConnections:
     def __init__(self, changed: Callable[[], None]) -> None:
         self._open: dict[tuple[str, int], asyncio.Transport] = {}
         self._changed = changed
+        self._one_ended = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -56,6 +57,13 @@ class OpenConnections:
         """End all of them. Clients find out when they use them next."""
         for transport in tuple(self._open.values()):
             transport.abort()
+
+    async def close(self) -> None:
+        """The same, and all sockets are closed afterwards."""
+        self.cut()
+        while self._open:
+            self._one_ended.clear()
+            await self._one_ended.wait()
 
     def protocol(self) -> type[asyncio.Protocol]:
         """uvicorn's, which tells of its connections."""
@@ -76,6 +84,7 @@ class OpenConnections:
 
         def forget(peer: tuple[str, int]) -> None:
             del open_ones[peer]
+            self._one_ended.set()
             self._changed()
 
         return Noted
@@ -97,6 +106,7 @@ class Simulator:
         faults: what is to go wrong.
         timing, rates, switches: how long, how often, and what is uncertain.
         images: the registry; may be added to.
+        pulled: says which image a machine really gets; what its config says, at first.
         openapi: what did not fit the document.
         connections: those of clients that are open.
         app: the parent's app, with its secrets.
@@ -242,7 +252,7 @@ class Simulator:
 
     async def _tear_down(self) -> None:
         await self._door.close()
-        self.connections.cut()
+        await self.connections.close()
         await self._machines.close()
         self.addresses.close()
 
@@ -251,6 +261,7 @@ class Simulator:
         self.switches, self.timing, self.rates = Switches(), Timing(), Rates()
         self.images: dict[str, Image] = dict(self._registry)
         self.image = next(iter(self._registry))
+        self.pulled: Callable[[Machine], str] = lambda machine: machine.config["image"]
         self.world = World(clock=self._clock, switches=self.switches)
         self.token = f"fm2_{secrets.token_hex(16)}"
         self.tokens: dict[str, frozenset[str] | None] = {self.token: frozenset({self._app})}
@@ -260,7 +271,7 @@ class Simulator:
         self.history, self.faults, self.openapi = History(self.world), Faults(), OpenApi()
         self._folder.joinpath("machines").mkdir(exist_ok=True)
         machines = Path(tempfile.mkdtemp(dir=self._folder / "machines"))
-        self._machines = Machines(self._loop, self.world, self.timing, self.images, self.addresses, machines)
+        self._machines = Machines(self._loop, self.world, self.timing, self._image_of, self.addresses, machines)
         api = Api(
             self.world, self._machines, self.timing, self.addresses, lambda name: name in self.images, self._region
         )
@@ -277,6 +288,9 @@ class Simulator:
         machine = self.world.add(self._app, "old-sun-7", self._region, config, address, by_request=False)
         self.world.started(machine)
         return machine
+
+    def _image_of(self, machine: Machine) -> Image | None:
+        return self.images.get(self.pulled(machine))
 
     def _environment(self) -> dict[str, str]:
         return {

@@ -235,8 +235,8 @@ class World:
     def exited(self, machine: Machine, code: int, *, signal: int = -1, oom: bool = False) -> Exit:
         """Its process has ended. Whether it is started again is in what is returned."""
         policy, tries = machine.restart_policy
-        again = policy == "always" or (policy == "on-failure" and code != 0)
-        restarting = again and machine.starts <= tries and machine.state == "started" and not machine.stop_requested
+        again = policy == "always" or (policy == "on-failure" and code != 0 and machine.starts <= tries)
+        restarting = again and machine.state == "started"
         ended = Exit(code, signal, oom, machine.stop_requested, restarting)
         machine.exits.append(ended)
         if machine.state != "destroying":
