@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.core import verdicts
-from dragonfly_executor.core.actions import CheckIdle, Closed, Send, Settle
+from dragonfly_executor.core.actions import CheckIdle, Closed, Send, Settle, Warn
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.scaling import boots_for, boots_needed
 from dragonfly_executor.core.state import PoolState
@@ -56,6 +56,10 @@ def expire(pool: PoolState, now: float) -> None:
 
 def spend_no_more(pool: PoolState, now: float) -> None:
     """A cap has been reached: what runs goes on to its end, and nothing else begins or is kept."""
+    if not pool.has_told_of_budget:
+        # Calls that nobody waits for would end without a word.
+        pool.has_told_of_budget = True
+        pool.actions.append(Warn(str(verdicts.over_budget(pool.meter, now))))
     waiting = pool.ledger.waiting()
     if waiting:
         pool.fail(waiting, verdicts.over_budget(pool.meter, now))

@@ -96,6 +96,7 @@ class PoolState:
         mode: how it shuts down, or None. closed: whether that has ended.
         broken: the error that broke it, or None.
         resting: runners within `min` that went for being idle; `min` counts for that much less until calls come.
+        has_told_of_budget: whether it was said that the budget is used up.
         tally: what is only counted.
         last_boot_error: of the last boot that failed.
         actions: what is to be done, since the driver was told last.
@@ -114,6 +115,7 @@ class PoolState:
         self.closed = False
         self.broken: Exception | None = None
         self.resting = 0
+        self.has_told_of_budget = False
         self.last_boot_error: Exception | None = None
         self.actions: list[Action] = []
 

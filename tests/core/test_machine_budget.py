@@ -10,6 +10,8 @@ from dragonfly_executor.core.ledger import CallLimits
 from dragonfly_executor.core.meter import Caps, Meter
 from tests.core.story import Story
 
+TOLD = "warn: the pool's budget of"
+
 
 def test_a_runner_counts_from_its_boot_until_nothing_of_it_is_left() -> None:
     story = Story(caps=Caps(price=0.5), idle_after=5.0)
@@ -59,7 +61,7 @@ def test_a_cap_that_is_reached_lets_what_runs_go_on_and_ends_the_rest() -> None:
     assert story.submit_calls(4) == ["send 4.1 to 2"]
     assert story.machine.deadline() == 10.0
     assert story.at(9.0) == []
-    assert story.at(10.0) == ["stop 3: budget", "5 = BudgetExceeded", "6 = BudgetExceeded", "7 = BudgetExceeded"]
+    assert story.at(10.0) == [TOLD, "stop 3: budget", "5 = BudgetExceeded", "6 = BudgetExceeded", "7 = BudgetExceeded"]
     assert story.stats.limits_that_bind[-1] == "budget"
     assert "held by max, budget" in story.stats.explain
     assert story.machine.deadline() is None, "there is nothing to wait for any more"
@@ -82,7 +84,7 @@ def test_idle_runners_and_min_are_given_back_too() -> None:
     story.boots(1)
     story.boots(2)
     story.submit_calls(1)
-    assert story.at(6.0) == ["stop 2: budget"]
+    assert story.at(6.0) == [TOLD, "stop 2: budget"]
     assert story.is_gone(2) == [], "min is not kept over it"
     assert story.results(1, 1) == ["stop 1: budget", "1 = result of 1.1"]
 
@@ -95,7 +97,7 @@ def test_a_price_that_becomes_known_moves_the_end() -> None:
     story.tell(events.BootSucceeded(1, 2, 1.0))
     assert story.machine.deadline() == 6.0
     story.submit_calls(1)
-    assert story.at(6.0) == []
+    assert story.at(6.0) == [TOLD]
     assert story.submit_calls(1) == ["3 = BudgetExceeded"]
 
 
@@ -113,7 +115,7 @@ def test_a_call_that_is_given_back_or_lost_then_does_not_begin_again() -> None:
     story = Story(caps=Caps(machine_seconds=10.0)).up(2)
     story.submit_calls(3, CallLimits(retries=2))
     story.now = 10.0
-    assert story.returns(1, 6) == ["6 = BudgetExceeded"]
+    assert story.returns(1, 6) == [TOLD, "6 = BudgetExceeded"]
     assert story.loses(1, 4) == ["4 = RunnerLostError"]
     assert story.results(1, 5, retryable=True) == ["stop 1: budget", "5 = result of 5.1"]
 
@@ -122,7 +124,7 @@ def test_a_pool_that_has_used_its_budget_still_shuts_down() -> None:
     story = Story(caps=Caps(machine_seconds=10.0)).up(2)
     story.submit_calls(1)
     story.now = 10.0
-    assert story.shuts_down() == []
+    assert story.shuts_down() == [TOLD]
     assert story.results(1, 4) == ["stop 1: budget", "4 = result of 4.1"]
     assert story.is_gone(1) == ["closed"]
 

@@ -17,6 +17,7 @@ from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.ledger import Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
+from dragonfly_executor.core.stats import PoolStats
 from tests.core.validate import boots_are_needed, validate
 
 Ref = tuple[int, int]
@@ -110,7 +111,6 @@ class World:
             self._spare()
         if any(isinstance(action, actions.Boot) for action in result):
             assert boots_are_needed(self.machine.pool)
-        self._check_spending()
         validate(self.machine, self.now)
         self._check_accounts()
         self.sound = True
@@ -195,8 +195,8 @@ class World:
     def paid_at_least(self) -> float:
         return self.paid + sum((self.now - node.since) * (node.price or 0.0) for node in self.nodes.values())
 
-    def _check_spending(self) -> None:
-        meter, stats = self.machine.pool.meter, self.machine.stats(self.now)
+    def _check_spending(self, stats: PoolStats) -> None:
+        meter = self.machine.pool.meter
         assert not meter.exhausted or self.may_be_spent or self.was_spent, "a cap is said to be reached before it is"
         assert meter.exhausted or not self.is_spent, "a cap is reached, and the machine has not noticed"
         self.was_spent = meter.exhausted
@@ -324,6 +324,10 @@ class World:
         assert not self.nodes, "closed, and runners are left"
         self.closed = True
 
+    def _warn(self, action: actions.Warn) -> None:
+        assert action.text
+        assert not self.was_spent, "somebody is told twice that a budget is used up"
+
     def _check_accounts(self) -> None:
         """Invariant 2, from outside: what has no outcome is known to the machine, and nothing else is."""
         pending = [i for i, account in self.accounts.items() if not account.outcomes]
@@ -338,6 +342,7 @@ class World:
         ended = stats.calls_done + stats.calls_failed + stats.calls_cancelled + stats.calls_timed_out
         assert ended == len(self.accounts) - len(pending)
         assert len(stats.runners) == len(self.nodes)
+        self._check_spending(stats)
         assert stats.explain
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -401,4 +406,5 @@ CARRY_OUT: dict[type, Callable[[World, object], None]] = {
     actions.Stop: World._stop,
     actions.CheckIdle: World._check_idle,
     actions.Closed: World._closed,
+    actions.Warn: World._warn,
 }  # type: ignore[dict-item]

@@ -99,6 +99,24 @@ def test_an_idle_runner_is_given_back_and_min_is_not_kept(make_pool: MakePool) -
     assert pool.stats().boots_attempted == 1
 
 
+def test_whoever_waits_for_no_call_reads_of_it_in_the_log(
+    make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`cast` has no future that could say it. Once is enough."""
+    clock, events = VirtualClock(), Events()
+    pool = make_pool(max=1, backend=PricedBackend(clock=clock), budget=Budget(machine_time=10), on_event=events)
+    pool.cast(echo, 1)
+    events.wait("up")
+    clock.advance(11)
+    events.wait("down")
+    for _ in range(3):
+        pool.cast(echo, 2)
+    pool.shutdown()
+    told = [record for record in caplog.records if "budget" in record.getMessage()]
+    assert [record.levelname for record in told] == ["WARNING"]
+    assert "the pool's budget of 10 machine-seconds is used up" in told[0].getMessage()
+
+
 def test_a_cost_that_nobody_can_tell_is_refused_at_construction() -> None:
     with pytest.raises(ValueError, match="the local backend does not know what a runner costs"):
         Pool("costs", min=0, max=1, backend=LocalBackend(), budget=Budget(cost=1))
