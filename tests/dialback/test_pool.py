@@ -26,7 +26,7 @@ from dragonfly_executor import dialback as dialback_module
 from dragonfly_executor.backends.base import BootRequest, Node
 from dragonfly_executor.core.dialback import RefusedError
 from dragonfly_executor.dialback import DialBack
-from dragonfly_executor.runner import processes
+from dragonfly_executor.runner import exits, processes
 from dragonfly_executor.transport import certificate
 from dragonfly_executor.transport.tcp import split_address
 from tests.dialback.support import DialingBackend, HeldBackend, dial, plain, runner_of
@@ -310,7 +310,7 @@ def test_the_right_runner_gets_in_after_all_kinds_of_others(make: MakeExecutor, 
         rude.sendall(b"\x80\x05" + b"x" * 100)
         wrong = parent._replace(token="00" * 32)
         with runner_of(wrong) as refused:
-            assert refused.wait(PATIENCE) == 1
+            assert refused.wait(PATIENCE) == exits.REFUSED
         with runner_of(parent) as process:
             assert future.result(PATIENCE) == process.pid
             with runner_of(parent, "--failsafe", "0.5") as second:

@@ -17,6 +17,7 @@ import pytest
 from dragonfly_executor import Parent
 from dragonfly_executor.backends.base import BootRequest, Node
 from dragonfly_executor.parent import VARIABLE
+from dragonfly_executor.runner import exits
 from tests.census import Census
 from tests.dialback.conftest import Receive
 from tests.dialback.support import DialingBackend, HeldBackend, dial, runner_of
@@ -135,9 +136,13 @@ def test_what_a_runner_prints_when_it_fails_holds_no_token(
 ) -> None:
     parent = receive().expect()
     assert parent.token is not None
-    for wrong in (parent._replace(runner_id=2), parent._replace(fingerprint="00" * 32), parent._replace(address="x")):
+    for wrong, status in (
+        (parent._replace(runner_id=2), exits.REFUSED),
+        (parent._replace(fingerprint="00" * 32), exits.UNREACHABLE),
+        (parent._replace(address="x"), 1),
+    ):
         with runner_of(wrong, "--failsafe", "0.2") as process:
-            assert process.wait(PATIENCE) == 1
+            assert process.wait(PATIENCE) == status
     said = capfd.readouterr().err
     assert said.count("dragonfly runner: ") == 3
     assert parent.token not in said
