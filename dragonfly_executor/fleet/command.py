@@ -70,15 +70,22 @@ def _runner(
 
 
 def _list(options: argparse.Namespace, fleet: Fleet) -> int:
-    sights = _sights(fleet.look())
+    status = 0
+    try:
+        found = fleet.look()
+    except errors.DragonflyError as error:
+        # Whoever looks for machines because something is wrong is glad of what there is.
+        print(f"dragonfly: {error}", file=sys.stderr)
+        found, status = fleet.written_down(), 1
+    sights = _sights(found)
     if options.json:
         _print_json(machines=[sight.record() for sight in sights])
-        return 0
+        return status
     _show(sights)
     gone = sum(sight.owner == "gone" and sight.id is not None for sight in sights)
     if gone:
         print(f"{gone} of them left behind: `dragonfly sweep` destroys them.")
-    return 0
+    return status
 
 
 def _sweep(options: argparse.Namespace, fleet: Fleet) -> int:

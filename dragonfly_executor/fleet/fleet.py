@@ -7,11 +7,12 @@ from collections.abc import Iterable
 
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.journal import Journal, default_folder
+from dragonfly_executor.backends.fly.owner import Liveness
 from dragonfly_executor.backends.fly.patience import Patience
 from dragonfly_executor.backends.fly.settings import Access
 from dragonfly_executor.backends.fly.sweep import Found, Sweeper, Swept
 
-LOOK_PATIENCE = 60.0
+LOOK_PATIENCE = 30.0
 """Seconds to find out which machines there are."""
 DESTROY_PATIENCE = 20.0
 """Seconds for each machine that is to be destroyed."""
@@ -44,6 +45,12 @@ class Fleet:
         return [
             (app, found) for app, sweeper in self.sweepers.items() for found in sweeper.look(Patience(LOOK_PATIENCE))
         ]
+
+    def written_down(self) -> list[tuple[str, Found]]:
+        """What the journal has, for who cannot ask Fly."""
+        why = "Fly could not be asked"
+        entries = [entry for entry in self.journal.entries() if entry.label is None or entry.app in self.sweepers]
+        return [(entry.app, Found(None, entry, Liveness.UNKNOWN, why)) for entry in entries]
 
     def find(self, words: Iterable[str]) -> tuple[list[tuple[str, Found]], list[str]]:
         """Those with these IDs or names, and the words that are none of them."""

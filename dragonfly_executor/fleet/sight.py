@@ -56,11 +56,16 @@ class Sight(NamedTuple):
         began = entry.began if began is None and entry is not None else began
         age = None if began is None else max(0.0, now - began)
         price = prices.per_second(guest, [region] if region else []) if guest else None
+        machine_id, state = None, "asked for"
+        if machine is not None:
+            machine_id, state = machine.id, machine.state or "unknown"
+        elif entry is not None and entry.machine_id is not None:
+            machine_id, state = entry.machine_id, "not known"
         return cls(
             app=app,
             name=found.name,
-            id=None if machine is None else machine.id,
-            state="asked for" if machine is None else machine.state or "unknown",
+            id=machine_id,
+            state=state,
             region=region,
             guest=dict(guest),
             age=age,

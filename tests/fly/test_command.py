@@ -152,6 +152,22 @@ def test_a_boot_that_only_the_journal_knows_of_is_shown_and_costs_nothing(
     assert "asked for" in run(capsys, "list")[1]
 
 
+def test_what_the_journal_has_is_shown_where_fly_cannot_be_asked(
+    on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    backend = make_backend(machine_config=ASLEEP_CONFIG, region="cdg")
+    node = boot(backend)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("FLY_API_TOKEN", "fm2_revoked")
+        status, out, err = run(capsys, "list", "--json")
+        assert (status, err.startswith("dragonfly: listing the machines of media: HTTP 401")) == (1, True)
+        (found,) = json.loads(out)["machines"]
+        assert (found["id"], found["state"], found["region"]) == (node.machine_id, "not known", "cdg")
+        assert (found["owner"], found["why"], found["may_run"]) == ("unknown", "Fly could not be asked", True)
+        assert (found["listed"], found["in_journal"]) == (False, True)
+    node.stop()
+
+
 def test_all_apps_of_the_journal_are_looked_at_where_none_is_named(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

@@ -76,6 +76,11 @@ def test_a_pool_on_fly_knows_what_it_costs(on_fly: Simulator, make_backend: Make
     assert runner.cost == pytest.approx(runner.machine_seconds * price)
 
 
+def test_a_number_is_no_price_list(make_backend: MakeBackend) -> None:
+    with pytest.raises(TypeError, match="prices must be Prices"):
+        make_backend(prices=0.1)
+
+
 def test_a_size_that_the_user_put_into_the_config_is_what_counts(make_backend: MakeBackend) -> None:
     backend = make_backend(region="ams", machine_config={"guest": {"cpus": 4, "memory_mb": 16384}})
     assert backend.price() == PRICES.per_second(guest("performance", 4, 16384), ["ams"])

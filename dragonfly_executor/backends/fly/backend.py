@@ -165,6 +165,8 @@ class FlyBackend(Backend):
         self.api = MachinesAPI(access)
         self.journal = _journal(journal)
         self._sweeps = bool(sweep)
+        if not isinstance(prices, Prices):
+            raise TypeError(f"prices must be Prices, such as PRICES._replace(...), not {type(prices).__name__}")
         self.prices = prices
         self._lock = threading.Lock()
         """Of whether it has swept: boots run at the same time."""
