@@ -83,27 +83,37 @@ class Checks:
     # -- what there is to go by ---------------------------------------------------------------------------------------
 
     def _settings(self) -> Iterator[Finding]:
-        from dragonfly_executor.backends.fly.settings import Access, Place
+        from dragonfly_executor.backends.fly.settings import Place
 
         given = self._given
-        app = self.app
-        try:
-            self._access = Access.find(self._environment, app=given.app)
-        except ValueError as error:
-            yield Finding("app", bool(app), app or "not known", str(error) if not app else "")
-            text = "not known" if not app else "there is none, or it cannot be one"
-            yield Finding("token", None if not app else False, text, str(error))
-        else:
-            yield Finding("app", True, f"{app}, by the API at {self._access.host}")
-            kind = self._access.token.header().partition(" ")[0]
-            yield Finding("token", True, f"there is one, sent as {kind!r}; what it may do is looked at below")
+        yield from self._access_to(self.app)
         try:
             self._place = Place.find(self._environment, image=given.image, region=given.region)
         except ValueError as error:
             yield Finding("image", False, "not known", str(error))
             return
         yield self._image(self._place)
-        yield self._price()
+        yield self._price(self._place)
+
+    def _access_to(self, app: str) -> Iterator[Finding]:
+        from dragonfly_executor.backends.fly.settings import Access
+
+        try:
+            # With any token, to see what is wrong with the app alone.
+            Access.find(self._environment, app=app, token="any")  # noqa: S106
+        except ValueError as error:
+            yield Finding("app", False, app or "not known", str(error))
+            yield Finding("token", None, "not reached")
+            return
+        try:
+            self._access = Access.find(self._environment, app=app)
+        except ValueError as error:
+            yield Finding("app", True, app)
+            yield Finding("token", False, "there is none, or it cannot be one", str(error))
+            return
+        kind = self._access.token.header().partition(" ")[0]
+        yield Finding("app", True, f"{app}, by the API at {self._access.host}")
+        yield Finding("token", True, f"there is one, sent as {kind!r}; what it may do is looked at below")
 
     def _image(self, place: Place) -> Finding:
         if place.own_image:
@@ -113,7 +123,7 @@ class Checks:
         text = f"{place.image}: it needs Python and dragonfly_executor, of this one's versions"
         return Finding("image", True, text)
 
-    def _price(self) -> Finding:
+    def _price(self, place: Place) -> Finding:
         try:
             backend = self.backend()
         except (ValueError, OSError, ImportError) as error:
@@ -122,6 +132,9 @@ class Checks:
         if price is None:
             return Finding("machine", True, f"{guest}; what it costs is not on the price list")
         text = f"{guest}; about {price * 3600:.4f} USD an hour, an estimate by prices as of {backend.prices.as_of}"
+        strange = [region for region in place.regions if region not in backend.prices.regions]
+        if strange or not place.regions:
+            text += f"; {', '.join(strange) or 'the region'} is not on the list, and taken for the dearest there"
         return Finding("machine", True, text, figures={"usd_per_second": price})
 
     # -- what Fly says ------------------------------------------------------------------------------------------------

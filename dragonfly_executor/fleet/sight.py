@@ -11,7 +11,7 @@ from dragonfly_executor.backends.fly.owner import Label
 from dragonfly_executor.backends.fly.prices import PRICES, Prices
 from dragonfly_executor.backends.fly.sweep import Found
 
-HEAD = ("MACHINE", "NAME", "STATE", "REGION", "SIZE", "AGE", "ABOUT", "POOL", "OWNER")
+HEAD = ("MACHINE", "NAME", "STATE", "REGION", "SIZE", "AGE", "COST", "POOL", "OWNER")
 
 
 class Sight(NamedTuple):

@@ -111,7 +111,7 @@ def test_people_get_a_table(on_fly: Simulator, left_behind: Any, dead: Owner, ca
     status, out, err = run(capsys, "list")
     assert (status, err) == (0, "")
     head, row, costs, advice = out.splitlines()
-    assert head.split() == ["MACHINE", "NAME", "STATE", "REGION", "SIZE", "AGE", "ABOUT", "POOL", "OWNER"]
+    assert head.split() == ["MACHINE", "NAME", "STATE", "REGION", "SIZE", "AGE", "COST", "POOL", "OWNER"]
     assert row.startswith(f"{machine.id}  runner-a  started")
     assert "performance-2x" in row
     assert " $0.0" in row

@@ -37,6 +37,7 @@ def test_without_a_boot_everything_is_looked_at_and_no_machine_made(
     assert found["app"]["text"] == f"media, by the API at {on_fly.url}"
     assert found["image"]["text"] == f"{on_fly.image}, which is this machine's own"
     assert found["machine"]["text"].startswith("performance-2x with 4096 MB; about ")
+    assert found["machine"]["text"].endswith("; cdg is not on the list, and taken for the dearest there")
     assert found["machine"]["figures"]["usd_per_second"] > 0
     assert found["region"]["text"] == "cdg"
     assert on_fly.parent.private_ip in found["address"]["text"]
@@ -79,6 +80,9 @@ def test_what_is_missing_is_named_with_where_to_get_it(
     status, found = examine(capsys, "--app", "media")
     assert found["app"]["ok"]
     assert "fly tokens create deploy -a media" in found["token"]["advice"]
+    status, found = examine(capsys, "--app", "no app")
+    assert (found["app"]["ok"], found["token"]["ok"]) == (False, None)
+    assert "no name of a Fly app" in found["app"]["advice"]
 
 
 @pytest.mark.parametrize(
