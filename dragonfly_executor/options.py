@@ -325,11 +325,11 @@ def default_max(backend: Backend, max_runners: int | None) -> int:
 def caps(budget: Budget | None, backend: Backend) -> Caps:
     """What the core goes by; ValueError for a cost that nobody can estimate."""
     if budget is None:
-        return Caps(price=backend.price())
-    price = backend.price() if budget.price is None else budget.price
+        return Caps(price=backend.price(), as_of=backend.prices_as_of())
+    price, as_of = (backend.price(), backend.prices_as_of()) if budget.price is None else (budget.price, "")
     if budget.cost is not None and price is None:
         raise ValueError(
             f"budget has a cost=, and the {backend.name} backend does not know what a runner costs: give the budget a "
             "price= (US dollars for a second of a runner), or limit its machine_time= instead"
         )
-    return Caps(machine_seconds=budget.machine_time, cost=budget.cost, price=price)
+    return Caps(machine_seconds=budget.machine_time, cost=budget.cost, price=price, as_of=as_of)

@@ -235,9 +235,9 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     runners = sorted({runner for runner, _ in done})
     print(f"runners     {len(runners)} ({', '.join(runners)}), {options.slots} slots each")
     print(f"calls       {len(done)}, {sum(seconds for _, seconds in done):.1f} s of work")
-    cost = executor.pool.stats().cost
-    if cost is not None:
-        print(f"cost        about {cost:.4f} USD, as far as it can be estimated")
+    stats = executor.pool.stats()
+    if stats.cost is not None:
+        print(f"cost        about {stats.cost:.4f} USD, an estimate by prices as of {stats.prices_as_of}")
     print(f"wall time   {wall:.1f} s", end="\n" if options.no_comparison else "", flush=True)
     if not options.no_comparison:
         alone = one_process(options.video, folder)

@@ -128,6 +128,10 @@ class Backend:
         """US dollars for a second of a runner, estimated; None where nobody knows. Must not block."""
         return None
 
+    def prices_as_of(self) -> str:
+        """When prices were those that `price` goes by, for people to read; "" where it goes by none."""
+        return ""
+
     def make_loop(self) -> Loop:
         """The loop of a pool on this backend. A backend for tests may have one that goes by a clock of its own."""
         from dragonfly_executor.transport.loop import Loop

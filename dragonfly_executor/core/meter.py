@@ -12,16 +12,23 @@ class Caps(Record):
         machine_seconds: seconds that runners exist, over all of them.
         cost: an estimate, in US dollars.
         price: US dollars for a second of a runner, where nothing more exact is known of it; None = unknown.
+        as_of: when prices were those that estimates go by; "" = unknown.
     """
 
-    __slots__ = __match_args__ = ("machine_seconds", "cost", "price")
+    __slots__ = __match_args__ = ("machine_seconds", "cost", "price", "as_of")
 
     def __init__(
-        self, *, machine_seconds: float | None = None, cost: float | None = None, price: float | None = None
+        self,
+        *,
+        machine_seconds: float | None = None,
+        cost: float | None = None,
+        price: float | None = None,
+        as_of: str = "",
     ) -> None:
         self.machine_seconds = machine_seconds
         self.cost = cost
         self.price = price
+        self.as_of = as_of
 
 
 class Meter:

@@ -46,6 +46,7 @@ class PoolStats:
         machine_seconds: what all runners have used since the pool began, each from its boot until nothing of it was
             left; those that are there are counted up to now.
         cost: what that is estimated to cost, in US dollars; None where the price of a runner is not known.
+        prices_as_of: when prices were those that this goes by; "" where nobody says.
     """
 
     min: int
@@ -74,6 +75,7 @@ class PoolStats:
     limits_that_bind: tuple[str, ...]
     machine_seconds: float
     cost: float | None
+    prices_as_of: str
 
     @property
     def explain(self) -> str:

@@ -43,6 +43,7 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
         limits_that_bind=tuple(_binding(pool, holds)),
         machine_seconds=pool.meter.seconds(now),
         cost=pool.meter.cost(now),
+        prices_as_of=pool.meter.caps.as_of,
     )
 
 

@@ -57,8 +57,9 @@ def poisoned(call: Call, error: Exception) -> errors.PoisonCallError:
 def over_budget(meter: Meter, now: float) -> errors.BudgetExceeded:
     """The pool's runners have used what they may."""
     seconds, cost = meter.seconds(now), meter.cost(now)
-    used = f"{seconds:.1f} machine-seconds" + ("" if cost is None else f" (estimated at {cost:.4f} USD)")
     caps = meter.caps
+    by = f", by prices as of {caps.as_of}" if caps.as_of else ""
+    used = f"{seconds:.1f} machine-seconds" + ("" if cost is None else f" (estimated at {cost:.4f} USD{by})")
     limits = [] if caps.machine_seconds is None else [f"{caps.machine_seconds:.0f} machine-seconds"]
     limits += [] if caps.cost is None else [f"{caps.cost:g} USD"]
     return errors.BudgetExceeded(

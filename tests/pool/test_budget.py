@@ -25,6 +25,9 @@ class PricedBackend(FakeBackend):
     def price(self) -> float:
         return 0.25
 
+    def prices_as_of(self) -> str:
+        return "last week"
+
     def boot(self, request: BootRequest) -> Node:
         node = super().boot(request)
         node.price = self._node_price
@@ -39,6 +42,7 @@ def test_what_runners_use_is_counted_without_a_budget_too(make_pool: MakePool) -
     clock.advance(8)
     stats = pool.stats()
     assert (stats.machine_seconds, stats.cost) == (pytest.approx(8), pytest.approx(2))
+    assert stats.prices_as_of == "last week"
     (runner,) = stats.runners
     assert (runner.machine_seconds, runner.cost) == (pytest.approx(8), pytest.approx(2))
 
@@ -58,6 +62,7 @@ def test_the_user_knows_best(make_pool: MakePool) -> None:
     pool.call(echo, 1)
     clock.advance(8)
     assert pool.stats().cost == pytest.approx(16)
+    assert pool.stats().prices_as_of == ""
 
 
 @pytest.mark.parametrize("budget", [Budget(cost=5), Budget(machine_time=timedelta(seconds=20))])
@@ -78,6 +83,7 @@ def test_calls_that_run_go_on_and_others_fail(
     assert error.machine_seconds == pytest.approx(20.5)
     assert error.cost == pytest.approx(5.125)
     assert "is used up" in str(error)
+    assert "(estimated at 5.1250 USD, by prices as of last week)" in str(error)
     assert "raise budget= in a new pool" in str(error)
     assert isinstance(error_of(pool.submit(echo, 4)), BudgetExceeded)
     assert not running.done()

@@ -184,6 +184,10 @@ class FlyBackend(Backend):
         guest = merge(self.blueprint.guest.encode(), self.blueprint.more.get("guest", {}))
         return self.prices.per_second(guest, self._regions)
 
+    def prices_as_of(self) -> str:
+        """As the price list says."""
+        return self.prices.as_of
+
     def boot(self, request: BootRequest) -> Node:
         """Create a machine, which starts meanwhile.
 
