@@ -315,7 +315,7 @@ def test_the_right_runner_gets_in_after_all_kinds_of_others(make: MakeExecutor, 
             assert future.result(PATIENCE) == process.pid
             with runner_of(parent, "--failsafe", "0.5") as second:
                 # Its token is used up, or there is nobody left to ask.
-                assert second.wait(PATIENCE) == 1
+                assert second.wait(PATIENCE) == exits.UNREACHABLE
             assert executor.submit(os.getppid).result(PATIENCE) == process.pid
             executor.shutdown()
             assert process.wait(PATIENCE) == 0

@@ -188,7 +188,7 @@ def test_all_apps_of_the_journal_are_looked_at_where_none_is_named(
 def test_a_sweep_destroys_what_is_left_behind_and_nothing_else(
     on_fly: Simulator, left_behind: Any, dead: Owner, asker: Asker, capsys: Capture
 ) -> None:
-    """Checklist: what is not ours is left alone, and so is what somebody may still have."""
+    """What is not ours is left alone, and so is what somebody may still have."""
     left_behind("runner-dead", here(dead))
     expired = left_behind("runner-expired", Owner("another", "boot", "space", 1, 1), lifetime=-1)
     alive = left_behind("runner-alive", Owner.me())
@@ -203,7 +203,7 @@ def test_a_sweep_destroys_what_is_left_behind_and_nothing_else(
 
 
 def test_what_a_killed_parent_has_left_is_known_at_once_and_goes(on_fly: Simulator, capsys: Capture) -> None:
-    """Checklist: kill -9. Its machine would go on sleeping for a day."""
+    """After kill -9. Its machine would go on sleeping for a day."""
     program = (
         "import signal; from dragonfly_executor import FlyBackend; from tests.fly.boots import ASLEEP_CONFIG, boot; "
         "node = boot(FlyBackend(machine_config=ASLEEP_CONFIG)); print(node.machine_id, flush=True); signal.pause()"

@@ -87,7 +87,7 @@ def height(video: bytes, tmp_path: Path) -> int:
 
 
 def test_an_upload_is_transcoded_on_a_machine_of_the_same_image(fly: Simulator, tmp_path: Path, clip: bytes) -> None:
-    """Issue 4 §4. The machine does not serve, does not know the token, and is gone with the application."""
+    """The machine does not serve, does not know the token, and is gone with the application."""
     with (
         serving(fly, make_image(fly, tmp_path, ":"), tmp_path) as (_, address),
         httpx.Client(base_url=address, timeout=30) as client,
@@ -112,7 +112,7 @@ def test_an_upload_is_transcoded_on_a_machine_of_the_same_image(fly: Simulator, 
 def test_a_deploy_lets_calls_that_run_finish(
     fly: Simulator, tmp_path: Path, clip: bytes, mailbox: Mailbox, gate: Gate
 ) -> None:
-    """Issue 4 §4: SIGTERM while ffmpeg is at it."""
+    """SIGTERM while ffmpeg is at it."""
     image = make_image(fly, tmp_path, f'echo at it > "{mailbox.path}"\nhead -c 1 "{gate.path}" > /dev/null')
     with serving(fly, image, tmp_path) as (process, address), ThreadPoolExecutor(1) as threads:
         answer = threads.submit(httpx.post, f"{address}/transcode", content=clip, timeout=60)

@@ -60,7 +60,12 @@ class Seen:
         if place.regions:
             body["region"] = ",".join(place.regions)
         began = time.monotonic()
-        reply = self.api.create(body, Patience(120))
+        patience = Patience(120)
+        reply = self.api.create(body, patience)
+        while classify(reply) is Verdict.RATE and not patience.over:
+            print(f"create {name}: HTTP {reply.status} {reply.text()!r}, headers {dict(reply.headers)}")
+            patience.pause(1.5)
+            reply = self.api.create(body, patience)
         print(f"create {name}: HTTP {reply.status} in {time.monotonic() - began:.1f} s, headers {dict(reply.headers)}")
         machine = Machine.read(reply.json())
         if machine is not None:

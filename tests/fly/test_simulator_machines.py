@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import subprocess
 from typing import Any
 
 import pytest
 
 from tests.fly.asking import ASLEEP, Asker
+from tests.fly_simulator.images import SYSTEM_PATH
+from tests.fly_simulator.processes import environment_of
 from tests.fly_simulator.simulator import Simulator
-from tests.fly_simulator.state import Exit, Machine
+from tests.fly_simulator.state import Machine
+from tests.fly_simulator.values import Exit
 from tests.support import SOON, Gate, Mailbox, watching
 
 
@@ -343,6 +347,31 @@ def test_what_is_asked_of_a_lost_host_is_done_when_it_is_back(fly: Simulator, as
         fly.find_host_again(machine)
         fly.wait_for(machine, "destroyed")
         assert process.ended(SOON)
+
+
+def test_a_machine_on_a_lost_host_starts_although_it_was_destroyed(
+    fly: Simulator, asker: Asker, mailbox: Mailbox
+) -> None:
+    """Section 2: a runner that was given up phones home."""
+    code = READY.format(before="0", then="signal.pause()", path=mailbox.path)
+    machine = asker.created("runner-1", code, image="registry.fly.io/media:stuck")
+    fly.lose_host(machine)
+    asker.destroy(machine)
+    fly.finish_pull(machine)
+    assert mailbox.read() == "ready"
+    assert asker.get(machine)["state"] == "destroying"
+    fly.find_host_again(machine)
+    fly.wait_for(machine, "destroyed")
+    assert states_of(machine) == ["created", "destroying", "destroyed"]
+
+
+def test_a_process_is_known_by_its_environment_in_the_middle_of_its_exec_too() -> None:
+    """A twentieth of those that have just been started show none."""
+    for _ in range(200):
+        with subprocess.Popen(["sleep", "60"], env={"MARK": "1", "PATH": SYSTEM_PATH}) as process:
+            found = environment_of(process.pid)
+            process.kill()
+        assert b"MARK=1" in found
 
 
 def test_nobody_hears_of_an_end_on_a_lost_host(fly: Simulator, asker: Asker) -> None:

@@ -15,6 +15,7 @@ from tests.fly_simulator.machines import Machines
 from tests.fly_simulator.requested import check_create
 from tests.fly_simulator.state import DESTROYABLE, ENDED, Machine, World
 from tests.fly_simulator.timing import Timing
+from tests.fly_simulator.values import rfc3339
 from tests.fly_simulator.waits import WAITED_FOR, Reached, wait_timeout
 
 METADATA = "metadata."
@@ -283,7 +284,7 @@ class Api:
         machine = self._seen(call)
         lease = self.world.lease_of(machine)
         if lease is not None and call.headers.get(NONCE) != lease.nonce:
-            raise errors.lease_held(machine.id, lease.owner, bodies.rfc3339(lease.expires_at))
+            raise errors.lease_held(machine.id, lease.owner, rfc3339(lease.expires_at))
         return machine
 
     async def _unleased(self, call: Call) -> Machine:

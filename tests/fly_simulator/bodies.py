@@ -44,7 +44,7 @@ def machine_body(machine: Machine, *, lease: Lease | None = None, summary: bool 
 
 def org_machine_body(machine: Machine, *, summary: bool) -> dict[str, Any]:
     """A machine in the list of an organization."""
-    body = {
+    body: dict[str, Any] = {
         "id": machine.id,
         "app_name": machine.app,
         "name": machine.name,

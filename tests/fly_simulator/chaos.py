@@ -35,8 +35,8 @@ def _platform(draw: random.Random) -> Fault:
 
 
 def _cut(draw: random.Random) -> Fault:
-    how = draw.choice(("cut", "reset"))
-    return Fault(commit=draw.random() < 0.5, **{how: True})
+    reset = draw.random() < 0.5
+    return Fault(commit=draw.random() < 0.5, cut=not reset, reset=reset)
 
 
 def _cut_after(_draw: random.Random) -> Fault:

@@ -100,8 +100,9 @@ class Machines:
         self._when_reached(machine, lambda: self._carry_out_destroy(machine))
 
     def finish_pull(self, machine: Machine) -> None:
-        """Its image is there, however long that would have taken."""
-        if machine.state == "created" and machine.id in self._pulled:
+        """Its image is there, however long that would have taken. A lost host has not heard of its destruction."""
+        waits = machine.state == "created" or (machine.state == "destroying" and machine.host_is_lost)
+        if waits and machine.id in self._pulled and machine.id not in self._processes:
             self._drop_timers(machine)
             self._prepare(machine)
 
@@ -165,7 +166,7 @@ class Machines:
             timer.cancel()
 
     def _prepare(self, machine: Machine) -> None:
-        if self._world.switches.starting_is_shown:
+        if self._world.switches.starting_is_shown and not machine.host_is_lost:
             self._world.move(machine, "starting")
         self._run(machine)
 
@@ -184,7 +185,8 @@ class Machines:
             lambda code, number: self._gone(machine, code, number),
         )
         self._processes[machine.id] = process
-        self._world.started(machine)
+        if not machine.host_is_lost:
+            self._world.started(machine)
         if image.out_of_memory:
             self.run_out_of_memory(machine)
 

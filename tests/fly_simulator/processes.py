@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 COMMAND_NOT_FOUND = 127
 COMMAND_NOT_EXECUTABLE = 126
 PATIENCE = 5.0
+KERNEL_THREAD = 0x00200000
 
 
 class MachineProcess:
@@ -86,20 +88,44 @@ class MachineProcess:
 
     def _kill_others(self) -> None:
         # Again and again: what is killed may have just forked.
-        while pids := self._others():
+        while pids := [pid for pid in marked(self._marker) if pid != self.pid]:
             for pid in pids:
                 _end(pid)
 
-    def _others(self) -> list[int]:
-        """Living processes that carry the marker."""
-        found = []
-        for name in os.listdir("/proc"):  # noqa: PTH208
-            if not name.isdigit() or int(name) == self.pid:
-                continue
-            with suppress(OSError), open(f"/proc/{name}/environ", "rb") as environ:
-                if self._marker in environ.read().split(b"\0"):
+
+def marked(marker: bytes) -> list[int]:
+    """Living processes in whose environment this entry is."""
+    found = []
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if name.isdigit():
+            with suppress(OSError):
+                if marker in environment_of(int(name)).split(b"\0"):
                     found.append(int(name))
-        return found
+    return found
+
+
+def environment_of(pid: int) -> bytes:
+    """A process's environment. In the middle of its exec it seems to have none: then this waits for the rest of it."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := _read_environment(pid)):
+        if not _is_in_exec(pid) or time.monotonic() > deadline:
+            # It may have come through since.
+            return _read_environment(pid)
+        time.sleep(0.001)
+    return found
+
+
+def _read_environment(pid: int) -> bytes:
+    with open(f"/proc/{pid}/environ", "rb") as environ:
+        return environ.read()
+
+
+def _is_in_exec(pid: int) -> bool:
+    """Whether it has its new memory already, and the kernel has not yet laid out its environment there."""
+    with open(f"/proc/{pid}/stat", "rb") as stat:
+        fields = stat.read().rpartition(b")")[2].split()
+    state, flags, environment_end = fields[0], int(fields[6]), int(fields[48])
+    return environment_end == 0 and state not in {b"Z", b"X"} and not flags & KERNEL_THREAD
 
 
 def _end(pid: int) -> None:

@@ -11,7 +11,7 @@ from tests.fly_simulator.uncertain import Switches
 CPUS = {"shared": (1, 2, 4, 6, 8), "performance": (1, 2, 4, 6, 8, 10, 12, 14, 16)}
 MB_PER_CPU = {"shared": (256, 2048), "performance": (2048, 8192)}
 GPUS = ("a100-pcie-40gb", "a100-sxm4-80gb", "l40s", "a10")
-DEFAULT_GUEST = {"cpu_kind": "shared", "cpus": 1, "memory_mb": 256}
+DEFAULT_GUEST: dict[str, Any] = {"cpu_kind": "shared", "cpus": 1, "memory_mb": 256}
 NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 

@@ -79,7 +79,8 @@ class Machine:
     @property
     def metadata(self) -> dict[str, str]:
         """What its owner noted on it."""
-        return self.config.setdefault("metadata", {})
+        metadata: dict[str, str] = self.config.setdefault("metadata", {})
+        return metadata
 
     @property
     def restart_policy(self) -> tuple[str, int]:

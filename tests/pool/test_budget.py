@@ -69,7 +69,7 @@ def test_the_user_knows_best(make_pool: MakePool) -> None:
 def test_calls_that_run_go_on_and_others_fail(
     make_pool: MakePool, mailbox: Mailbox, gate: Gate, budget: Budget
 ) -> None:
-    """Issue 4 §2: the cap refuses what would use more."""
+    """The cap refuses what would use more."""
     clock, events = VirtualClock(), Events()
     pool = make_pool(max=1, max_concurrency=1, backend=PricedBackend(clock=clock), budget=budget, on_event=events)
     running = pool.submit(hold, mailbox.path, gate.path)
@@ -95,7 +95,7 @@ def test_calls_that_run_go_on_and_others_fail(
 
 
 def test_an_idle_runner_is_given_back_and_min_is_not_kept(make_pool: MakePool) -> None:
-    """Checklist: nothing may run over the cap for ever."""
+    """Nothing may run over the cap for ever."""
     clock, events = VirtualClock(), Events()
     pool = make_pool(min=1, max=1, backend=PricedBackend(clock=clock), budget=Budget(machine_time=10), on_event=events)
     events.wait("up")
