@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.errors import (
         BootError,
         BootTimeoutError,
+        BudgetExceeded,
         CallDeserializationError,
         CallSerializationError,
         CallTimeoutError,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     )
     from dragonfly_executor.executor import DragonflyExecutor
     from dragonfly_executor.future import Future
-    from dragonfly_executor.options import CallOptions
+    from dragonfly_executor.options import Budget, CallOptions
     from dragonfly_executor.parent import Parent
     from dragonfly_executor.pool import Pool, call, cast, configure
     from dragonfly_executor.printer import OutputLine
@@ -58,6 +59,8 @@ __all__ = [
     "BootError",
     "BootRequest",
     "BootTimeoutError",
+    "Budget",
+    "BudgetExceeded",
     "CallDeserializationError",
     "CallOptions",
     "CallSerializationError",
@@ -96,6 +99,7 @@ __all__ = [
 _ROOMS = {
     "Backend": "backends.base",
     "BootRequest": "backends.base",
+    "Budget": "options",
     "CallOptions": "options",
     "DragonflyExecutor": "executor",
     "FlyBackend": "backends.fly.backend",

@@ -265,7 +265,10 @@ class Boots:
         seconds = self._loop.time() - boot.began
         self._narrator.grow_ended(runner.id, self._host.count, None, seconds, runner.node.facts)
         self._host.beat_on()
-        self._engine.handle(events.BootSucceeded(runner.id, runner.slots))
+        budget = self._options.budget
+        # What the user says that runners cost holds for all of them.
+        price = runner.node.price if budget is None or budget.price is None else None
+        self._engine.handle(events.BootSucceeded(runner.id, runner.slots, price))
 
     # -- to an error --------------------------------------------------------------------------------------------------
 

@@ -238,7 +238,7 @@ class Engine:
         on_engine, failed = self._loop.call_soon_threadsafe, self._narrator.callback_failed
         self.outputs = Outputs(self.options.output, self._callbacks, on_engine, self._future_of, failed)
         self._runners = Runners(self, self._backend, self._loop, self._initializer, self._narrator, self._keeper)
-        self._performer = Performer(self._loop, self._runners, self.outputs, self._keeper)
+        self._performer = Performer(self._loop, self._runners, self.outputs, self._keeper, self._narrator)
         self._do = self._performer.do
         self._thread = threading.Thread(target=self._run, name=f"{name}-engine", daemon=True)
         self._thread.start()

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from dragonfly_executor.core.ledger import CallLimits
+from dragonfly_executor.core.meter import Caps
 from dragonfly_executor.core.record import Record
 
 TYPE_CHECKING = False  # typing is slow to import
@@ -133,6 +134,37 @@ class CallOptions(Record):
         return limits
 
 
+class Budget(Record):
+    """The most that all runners of a pool together may use. At least one of the first two is given.
+
+    A runner counts from the moment at which its boot begins until nothing of it is left, busy or idle. When what was
+    used reaches a limit, nothing more begins: calls that wait, and all that come later, fail with `BudgetExceeded`;
+    boots are given up, and idle runners are given back, the `min` runners too. Calls that are on runners go on to
+    their end, and their runners with them: what is used beyond the limit is theirs, and ``run_timeout`` bounds it. A
+    budget is a pool's for its whole life. What other pools and processes use is not counted.
+
+    Args:
+        machine_time: how long runners may exist, added up over all of them: seconds or a `timedelta`.
+        cost: US dollars. It is estimated from prices: what is billed is the provider's to say.
+        price: US dollars for a second of a runner, where the backend does not know it, or you know better.
+
+    Raises:
+        TypeError: a value has the wrong type.
+        ValueError: one is not above 0, or there is no limit.
+    """
+
+    __slots__ = __match_args__ = ("machine_time", "cost", "price")
+
+    def __init__(
+        self, *, machine_time: Seconds | None = None, cost: float | None = None, price: float | None = None
+    ) -> None:
+        if machine_time is None and cost is None:
+            raise ValueError("a budget needs machine_time=, cost=, or both")
+        self.machine_time = seconds(machine_time, "machine_time", positive=True)
+        self.cost = _dollars(cost, "cost")
+        self.price = _dollars(price, "price")
+
+
 class PoolOptions:
     """What a pool is made with, checked. `Pool` documents each of them."""
 
@@ -162,6 +194,7 @@ class PoolOptions:
         max_payload: int = MAX_PAYLOAD,
         max_boot_failures: int = 3,
         boot_wait: Wait | None = None,
+        budget: Budget | None = None,
         lease: Seconds = 60.0,
         heartbeat: Seconds = 5.0,
         dead_after: Seconds = 30.0,
@@ -195,6 +228,9 @@ class PoolOptions:
         self.max_payload = whole(max_payload, "max_payload", 1)
         self.max_boot_failures = whole(max_boot_failures, "max_boot_failures", 1)
         self.boot_wait = hook(boot_wait, "boot_wait")
+        if budget is not None and not isinstance(budget, Budget):
+            raise TypeError(f"budget must be a Budget, such as Budget(cost=5.0), not {type(budget).__name__}")
+        self.budget = budget
         self.lease = duration(lease, "lease", positive=True)
         self.heartbeat = duration(heartbeat, "heartbeat", positive=True)
         self.dead_after = duration(dead_after, "dead_after", positive=True)
@@ -231,6 +267,16 @@ def _output(value: Output) -> Output:
     elif not callable(value):
         raise TypeError(f"{choices} {type(value).__name__}")
     return value
+
+
+def _dollars(value: float | None, name: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of US dollars, not {type(value).__name__}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be greater than 0, not {value!r}")
+    return float(value)
 
 
 def _tasks(value: int | None) -> int | None:
@@ -274,3 +320,16 @@ def default_max(backend: Backend, max_runners: int | None) -> int:
     if backend.default_max is None:
         raise ValueError(f"max is required with the {backend.name} backend: how many runners may be up at once?")
     return backend.default_max
+
+
+def caps(budget: Budget | None, backend: Backend) -> Caps:
+    """What the core goes by; ValueError for a cost that nobody can estimate."""
+    if budget is None:
+        return Caps(price=backend.price(), as_of=backend.prices_as_of())
+    price, as_of = (backend.price(), backend.prices_as_of()) if budget.price is None else (budget.price, "")
+    if budget.cost is not None and price is None:
+        raise ValueError(
+            f"budget has a cost=, and the {backend.name} backend does not know what a runner costs: give the budget a "
+            "price= (US dollars for a second of a runner), or limit its machine_time= instead"
+        )
+    return Caps(machine_seconds=budget.machine_time, cost=budget.cost, price=price, as_of=as_of)

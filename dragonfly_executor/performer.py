@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.core.ledger import Call
+    from dragonfly_executor.narrator import Narrator
     from dragonfly_executor.outputs import Outputs
     from dragonfly_executor.runners import Runners
     from dragonfly_executor.sync import Keeper
@@ -27,13 +28,17 @@ class Performer:
         runners: those to be booted, spoken to and stopped.
         outputs: what calls write.
         keeper: knows what of this machine's files runners need; None where they see them.
+        narrator: tells what is to be told.
     """
 
-    def __init__(self, loop: Loop, runners: Runners, outputs: Outputs, keeper: Keeper | None) -> None:
+    def __init__(
+        self, loop: Loop, runners: Runners, outputs: Outputs, keeper: Keeper | None, narrator: Narrator
+    ) -> None:
         self._loop = loop
         self._runners = runners
         self._outputs = outputs
         self._keeper = keeper
+        self._narrator = narrator
         self.some_stay = False
         """Whether there may be calls that cannot be cancelled once they were handed over."""
         self.do: dict[type, Callable[[Any], None]] = {
@@ -42,6 +47,7 @@ class Performer:
             actions.Boot: self._boot,
             actions.Stop: self._stop,
             actions.CheckIdle: self._check_idle,
+            actions.Warn: self._warn,
             actions.Closed: self._closed,
         }
         """By type of action, what carries it out; for `actions.Settle` see `settle`."""
@@ -71,6 +77,9 @@ class Performer:
 
     def _check_idle(self, action: actions.CheckIdle) -> None:
         self._runners.check_idle(action.runner_id)
+
+    def _warn(self, action: actions.Warn) -> None:
+        self._narrator.warn(action.text)
 
     def _closed(self, action: actions.Closed) -> None:
         self._runners.close()

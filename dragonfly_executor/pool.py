@@ -13,7 +13,7 @@ from dragonfly_executor.engine import Engine
 from dragonfly_executor.future import Future
 from dragonfly_executor.lifecycle import leave
 from dragonfly_executor.mapping import map_calls
-from dragonfly_executor.options import CallOptions, PoolOptions, default_max, whole
+from dragonfly_executor.options import Budget, CallOptions, PoolOptions, caps, default_max, whole
 from dragonfly_executor.parent import Parent, max_depth
 from dragonfly_executor.payload import CallCodec
 from dragonfly_executor.registry import check_backend, registry
@@ -42,6 +42,7 @@ class Pool:
         log: level of the pool's own log lines (logger ``dragonfly_executor``); False for none.
         timeout: a call's whole budget, waiting and running; None for no limit.
         boot_timeout: for a boot: to create, to connect, to shake hands; and again for the initializer in each slot.
+            The backend's own if not given: 30, by SSH 60, on Fly 120.
         shutdown_timeout: grace for running calls when a runner is told to go.
         idle_shutdown_after: how long a runner above `min` may be idle; or a pair with a check that is run on the runner
             then: the runner goes if it returns true; None for never.
@@ -57,6 +58,7 @@ class Pool:
             callable records of `logging` come back as records: a slot's root logger has the level of the parent's, and
             they are handled by the parent's loggers, with ``dragonfly_runner`` and ``dragonfly_call`` as attributes, or
             given to the callable. Lines are cut after 64 KiB. A call that writes faster than the parent consumes waits.
+        budget: a `Budget`: the most that all runners together may use, in time or in money; ``stats()`` counts both.
         options: `PoolOptions`' and `CallOptions`' other fields: max_workers, initializer, initargs,
             max_tasks_per_child, serializer, max_payload, max_boot_failures, boot_wait, on_event, lease, heartbeat,
             dead_after; queue_timeout, run_timeout, retries, retry_on, retry_wait, cancel_running.
@@ -78,13 +80,14 @@ class Pool:
         backend: Backend | None = None,
         log: int | str | bool = False,
         timeout: Any = 30.0,
-        boot_timeout: Any = 30.0,
+        boot_timeout: Any = ...,
         shutdown_timeout: Any = 30.0,
         idle_shutdown_after: Any = 30.0,
         min_idle_shutdown_after: Any = None,
         on_grow_start: Callable[[Mapping[str, Any]], object] | None = None,
         on_grow_end: Callable[[object, Mapping[str, Any]], object] | None = None,
         on_shrink: Callable[[Mapping[str, Any]], object] | None = None,
+        budget: Budget | None = None,
         **options: Any,
     ) -> None:
         named = {
@@ -94,15 +97,16 @@ class Pool:
             "single_use": single_use,
             "log": log,
             "timeout": timeout,
-            "boot_timeout": boot_timeout,
             "shutdown_timeout": shutdown_timeout,
             "idle_shutdown_after": idle_shutdown_after,
             "min_idle_shutdown_after": min_idle_shutdown_after,
             "on_grow_start": on_grow_start,
             "on_grow_end": on_grow_end,
             "on_shrink": on_shrink,
+            "budget": budget,
         }
-        self._set_up(name, backend, {**named, **options})
+        own = {} if boot_timeout is ... else {"boot_timeout": boot_timeout}
+        self._set_up(name, backend, {**named, **own, **options})
         registry.add(self)
         if self._engine.options.min:
             self._engine.start()
@@ -302,6 +306,7 @@ def _core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
         single_use=options.single_use,
         max_boot_failures=options.max_boot_failures,
         shutdown_grace=options.shutdown_timeout,
+        caps=caps(options.budget, backend),
     )
 
 

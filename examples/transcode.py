@@ -2,13 +2,15 @@
 
     python examples/transcode.py [VIDEO] [--runners 1] [--slots 2] [--segments 4] [--output FILE]
     python examples/transcode.py [VIDEO] --backend ssh --hosts gpu1,user@10.0.0.7:2222 [--install-ffmpeg]
+    python examples/transcode.py [VIDEO] --backend fly --runners 4 [--install-ffmpeg]    (on Fly: docs/fly.md)
 
 ffmpeg cuts the video at keyframes, without decoding it. Each call takes one segment, as bytes, and runs an ffmpeg of
 its own on it; what comes back is bytes again, so a runner needs no disk in common with this machine. The segments are
 joined and the sound is put beside them. At the end the result is decoded once, and its frames and its duration are held
 against the original's.
 
-A host needs an ffmpeg, or a Python that can install one (`--install-ffmpeg`). This script and what it imports travel.
+A host, or the image of a machine, needs an ffmpeg, or a Python that can install one (`--install-ffmpeg`). This script
+and what it imports travel.
 
 Ctrl-C stops the calls together with the ffmpeg that each of them runs.
 """
@@ -187,8 +189,16 @@ def open_executor(options: argparse.Namespace) -> DragonflyExecutor:
             requirements = ["imageio-ffmpeg"] if options.install_ffmpeg else None
             backend = SSHBackend(options.hosts, requirements=requirements)
             return DragonflyExecutor(backend=backend, max=options.runners, max_concurrency=options.slots)
-        case other:
-            raise Unusable(f"--backend {other}: not in this version of dragonfly_executor")
+        case _:
+            from dragonfly_executor import FlyBackend
+
+            requirements = ["imageio-ffmpeg"] if options.install_ffmpeg else None
+            try:
+                # Machines have this one's image, and perhaps not this script.
+                machines = FlyBackend(sync="auto", requirements=requirements)
+            except ValueError as error:
+                raise Unusable(f"--backend fly: {error}") from None
+            return DragonflyExecutor(backend=machines, max=options.runners, max_concurrency=options.slots)
 
 
 def transcode_all(executor: DragonflyExecutor, segments: Sequence[Segment], ahead: int) -> Iterator[Transcoded]:
@@ -225,6 +235,9 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     runners = sorted({runner for runner, _ in done})
     print(f"runners     {len(runners)} ({', '.join(runners)}), {options.slots} slots each")
     print(f"calls       {len(done)}, {sum(seconds for _, seconds in done):.1f} s of work")
+    stats = executor.pool.stats()
+    if stats.cost is not None:
+        print(f"cost        about {stats.cost:.4f} USD, an estimate by prices as of {stats.prices_as_of}")
     print(f"wall time   {wall:.1f} s", end="\n" if options.no_comparison else "", flush=True)
     if not options.no_comparison:
         alone = one_process(options.video, folder)
@@ -238,7 +251,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("video", nargs="?", type=Path, default=DEFAULT_VIDEO, help="default: a clip of Big Buck Bunny")
     parser.add_argument("--backend", choices=BACKENDS, default="local", help="where the runners are (default: local)")
     parser.add_argument("--hosts", type=_hosts, default=[], help="for --backend ssh: hosts, with commas between them")
-    parser.add_argument("--install-ffmpeg", action="store_true", help="for --backend ssh: have pip install one there")
+    parser.add_argument("--install-ffmpeg", action="store_true", help="for ssh and fly: have pip install one there")
     parser.add_argument("--runners", type=_at_least_one, help="runners at most (default: 1, or one for each host)")
     parser.add_argument(
         "--slots", type=_at_least_one, default=os.cpu_count() or 1, help="calls at once on a runner (default: CPUs)"

@@ -29,7 +29,7 @@ LAYERS = (
     {"engine"},
     {"pool"},
     {"executor"},
-    {"testing", "doctor"},
+    {"testing", "doctor", "fleet"},
     {"command"},
     {"__main__"},
 )

@@ -67,6 +67,7 @@ class Node:
         shares_disk: whether the node sees the files of the parent's machine.
         host: the machine that it is on, as a person would say it; "" for this one.
         slots: calls at once on this node where it has a say in that; it comes before what the pool was given.
+        price: US dollars for a second of it, estimated; None where no more is known than what `Backend.price` says.
         sessions: the process sessions of the slots that live there, as the agent has reported them; kept by the pool.
         facts: what the backend found out on the way, by the phase of the boot in which it did, for people to read.
     """
@@ -75,6 +76,7 @@ class Node:
     shares_disk: bool = True
     host: str = ""
     slots: int | None = None
+    price: float | None = None
     sessions: Collection[int] = ()
     facts: Mapping[str, str] = MappingProxyType({})
 
@@ -134,6 +136,14 @@ class Backend:
     def default_slots(self) -> int | None:
         """Calls at once on a runner where the user does not say; None for the CPU count that the runner reports."""
         return None
+
+    def price(self) -> float | None:
+        """US dollars for a second of a runner, estimated; None where nobody knows. Must not block."""
+        return None
+
+    def prices_as_of(self) -> str:
+        """When prices were those that `price` goes by, for people to read; "" where it goes by none."""
+        return ""
 
     def make_loop(self) -> Loop:
         """The loop of a pool on this backend. A backend for tests may have one that goes by a clock of its own."""

@@ -87,10 +87,19 @@ class CheckIdle(Record):
         self.runner_id = runner_id
 
 
+class Warn(Record):
+    """Tell whoever runs this; nothing else follows from it."""
+
+    __slots__ = __match_args__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
 class Closed(Record):
     """After a shutdown: no call and no runner is left. Comes once, and nothing comes after it."""
 
     __slots__ = ()
 
 
-Action: TypeAlias = Send | Kill | Settle | Boot | Stop | CheckIdle | Closed
+Action: TypeAlias = Send | Kill | Settle | Boot | Stop | CheckIdle | Warn | Closed

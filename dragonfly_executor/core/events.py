@@ -50,13 +50,17 @@ class CancelRequested(Record):
 
 
 class BootSucceeded(Record):
-    """A runner is up and takes ``slots`` calls at once."""
+    """A runner is up and takes ``slots`` calls at once.
 
-    __slots__ = __match_args__ = ("runner_id", "slots")
+    ``price``: US dollars for a second of it, where more is known of it than of the pool's runners.
+    """
 
-    def __init__(self, runner_id: int, slots: int) -> None:
+    __slots__ = __match_args__ = ("runner_id", "slots", "price")
+
+    def __init__(self, runner_id: int, slots: int, price: float | None = None) -> None:
         self.runner_id = runner_id
         self.slots = slots
+        self.price = price
 
 
 class BootFailed(Record):

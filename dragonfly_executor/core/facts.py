@@ -120,6 +120,8 @@ def _call_gone(pool: PoolState, event: events.CallGone, now: float) -> None:
 
 def _boot_succeeded(pool: PoolState, event: events.BootSucceeded, now: float) -> None:
     runner = _find(pool, event.runner_id)
+    if runner is not None and event.price is not None:
+        pool.meter.priced(runner.id, event.price, now)
     # A runner that was stopped while it booted stays stopped.
     if runner is not None and runner.state is RunnerState.BOOTING:
         pool.roster.came_up(runner, event.slots, now)
@@ -130,7 +132,7 @@ def _boot_failed(pool: PoolState, event: events.BootFailed, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is not None:
         pool.lose(runner, event.error, now, now + event.retry_in)
-        pool.roster.forget(runner)
+        pool.forget(runner, now)
 
 
 def _runner_lost(pool: PoolState, event: events.RunnerLost, now: float) -> None:
@@ -146,7 +148,7 @@ def _runner_gone(pool: PoolState, event: events.RunnerGone, now: float) -> None:
         return
     if runner.state is not RunnerState.STOPPING:
         pool.lose(runner, verdicts.vanished(runner.id), now, now)
-    pool.roster.forget(runner)
+    pool.forget(runner, now)
 
 
 def _round_trip(pool: PoolState, event: events.RoundTrip, _now: float) -> None:

@@ -53,7 +53,9 @@ class Machine:
         """When `handle` is to be called next if nothing happens before, in monotonic seconds; None = never."""
         pool = self.pool
         deadline = pool.ledger.deadline()
-        for when in (pool.back_off.until, idle_deadline(pool)):
+        meter = pool.meter
+        cap = None if meter.exhausted else meter.until
+        for when in (pool.back_off.until, idle_deadline(pool), cap):
             if when is not None and (deadline is None or when < deadline):
                 deadline = when
         return deadline

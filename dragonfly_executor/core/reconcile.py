@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dragonfly_executor.core import verdicts
-from dragonfly_executor.core.actions import Boot, CheckIdle, Closed, Send, Settle
+from dragonfly_executor.core.actions import CheckIdle, Closed, Send, Settle, Warn
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.scaling import boots_for, boots_needed
 from dragonfly_executor.core.state import PoolState
 
 
 def reconcile(pool: PoolState, now: float) -> None:
-    """Budgets that ended, retries that are due, bounds, calls for runners, boots, stops: in this order."""
+    """Caps and budgets that ended, retries that are due, bounds, calls for runners, boots, stops: in this order."""
     ledger, roster = pool.ledger, pool.roster
+    if pool.meter.is_capped and pool.meter.check(now):
+        spend_no_more(pool, now)
     if ledger.may_be_due(now):
         expire(pool, now)
         ledger.release(now)
@@ -50,6 +52,21 @@ def expire(pool: PoolState, now: float) -> None:
     for call in pool.ledger.expired(now):
         pool.tally.timed_out += 1
         pool.end(call, verdicts.budget_ended(call, now))
+
+
+def spend_no_more(pool: PoolState, now: float) -> None:
+    """A cap has been reached: what runs goes on to its end, and nothing else begins or is kept."""
+    if not pool.has_told_of_budget:
+        # Calls that nobody waits for would end without a word.
+        pool.has_told_of_budget = True
+        pool.actions.append(Warn(str(verdicts.over_budget(pool.meter, now))))
+    waiting = pool.ledger.waiting()
+    if waiting:
+        pool.fail(waiting, verdicts.over_budget(pool.meter, now))
+    roster = pool.roster
+    pool.abort_boots(len(roster.booting), "budget")
+    for runner in [*roster.idle.values(), *roster.asked.values()]:
+        pool.stop(runner, "budget")
 
 
 def fit(pool: PoolState) -> None:
@@ -98,7 +115,7 @@ def grow(pool: PoolState, now: float) -> None:
     waiting, booting = pool.ledger.queued + roster.ahead, len(roster.booting)
     if not waiting and roster.up + booting >= pool.keep:
         return
-    if paused or not pool.starts_calls:
+    if paused or not pool.starts_calls or pool.meter.exhausted:
         return
     if pool.last_boots:
         return
@@ -114,11 +131,7 @@ def grow(pool: PoolState, now: float) -> None:
         slots_allowed=None if workers is None else workers - roster.slots,
     )
     for _ in range(count):
-        pool.tally.boots_attempted += 1
-        # Boots are counted, so their count is a number that no runner has had.
-        runner_id = pool.tally.boots_attempted
-        roster.add(runner_id)
-        pool.actions.append(Boot(runner_id))
+        pool.boot(now)
 
 
 def shrink(pool: PoolState, now: float) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from dragonfly_executor.core import verdicts
-from dragonfly_executor.core.actions import CANCELLED, Action, Kill, Stop
+from dragonfly_executor.core.actions import CANCELLED, Action, Boot, Kill, Stop
 from dragonfly_executor.core.events import Ref, ShutdownMode
 from dragonfly_executor.core.ledger import Call, CallState, Ledger
+from dragonfly_executor.core.meter import Caps, Meter
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.core.roster import Roster, Runner, RunnerState
 from dragonfly_executor.core.scaling import BackOff
@@ -47,11 +48,12 @@ class PoolLimits(Record):
         single_use: a runner takes one call and goes.
         max_boot_failures: failed boots in a row, with no runner up, after which waiting calls fail.
         shutdown_grace: seconds that a runner may take to go.
+        caps: the most that all runners together may use.
     """
 
     __slots__ = __match_args__ = (
         "min", "max", "max_workers", "slots_hint", "idle_after", "min_idle_after", "idle_check", "single_use",
-        "max_boot_failures", "shutdown_grace",
+        "max_boot_failures", "shutdown_grace", "caps",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +69,7 @@ class PoolLimits(Record):
         single_use: bool = False,
         max_boot_failures: int = 3,
         shutdown_grace: float = 30.0,
+        caps: Caps | None = None,
     ) -> None:
         self.min = min
         self.max = max
@@ -78,6 +81,7 @@ class PoolLimits(Record):
         self.single_use = single_use
         self.max_boot_failures = max_boot_failures
         self.shutdown_grace = shutdown_grace
+        self.caps = caps or Caps()
 
 
 MAX_FALSE_STARTS: Final = 3
@@ -91,9 +95,11 @@ class PoolState:
         limits: as they were given. min, max: as they are now.
         ledger, roster: its calls and its runners.
         back_off: the pause after failed boots.
+        meter: what runners have used.
         mode: how it shuts down, or None. closed: whether that has ended.
         broken: the error that broke it, or None.
         resting: runners within `min` that went for being idle; `min` counts for that much less until calls come.
+        has_told_of_budget: whether it was said that the budget is used up.
         tally: what is only counted.
         last_boot_error: of the last boot that failed.
         actions: what is to be done, since the driver was told last.
@@ -106,11 +112,13 @@ class PoolState:
         self.ledger: Final = Ledger()
         self.roster: Final = Roster(single_use=limits.single_use)
         self.back_off: Final = BackOff()
+        self.meter: Final = Meter(limits.caps)
         self.tally: Final = Tally()
         self.mode: ShutdownMode | None = None
         self.closed = False
         self.broken: Exception | None = None
         self.resting = 0
+        self.has_told_of_budget = False
         self.last_boot_error: Exception | None = None
         self.actions: list[Action] = []
 
@@ -124,7 +132,7 @@ class PoolState:
     @property
     def floor(self) -> int:
         """`min`, as long as it counts."""
-        return self.min if self.mode is None and self.broken is None else 0
+        return self.min if self.mode is None and self.broken is None and not self.meter.exhausted else 0
 
     @property
     def keep(self) -> int:
@@ -194,7 +202,7 @@ class PoolState:
 
     def may_retry(self, call: Call) -> bool:
         """Whether the call has an attempt left that may still be made."""
-        return call.attempt <= call.limits.retries and self.starts_calls
+        return call.attempt <= call.limits.retries and self.starts_calls and not self.meter.exhausted
 
     def retry(self, call: Call, now: float) -> None:
         """Give a call its next attempt."""
@@ -230,6 +238,20 @@ class PoolState:
             self.ledger.settle(call, CANCELLED)
 
     # -- runners -------------------------------------------------------------------------------------------------------
+
+    def boot(self, now: float) -> None:
+        """Have a runner booted."""
+        self.tally.boots_attempted += 1
+        # Boots are counted, so their count is a number that no runner has had.
+        runner_id = self.tally.boots_attempted
+        self.roster.add(runner_id)
+        self.meter.began(runner_id, now)
+        self.actions.append(Boot(runner_id))
+
+    def forget(self, runner: Runner, now: float) -> None:
+        """Nothing of a runner is left."""
+        self.roster.forget(runner)
+        self.meter.ended(runner.id, now)
 
     def stop(self, runner: Runner, reason: str, grace: float | None = None) -> None:
         """Have a runner go; at most once. `grace`: seconds, default the pool's."""

@@ -7,13 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RunnerStats:
-    """One runner: its number, "booting", "up" or "stopping", its slots, its calls, and how many ended on it."""
+    """One runner: its number, "booting", "up" or "stopping", its slots, its calls, and how many ended on it.
+
+    Attributes:
+        machine_seconds: since its boot began. cost: an estimate, in US dollars; None where its price is not known.
+    """
 
     id: int
     state: str
     slots: int
     in_flight: int
     calls_done: int
+    machine_seconds: float
+    cost: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +41,12 @@ class PoolStats:
         boots_attempted, boots_failed: since the pool began.
         last_boot_error: the last one's text, or None.
         back_off_until: monotonic seconds before which nothing boots, or None.
-        limits_that_bind: what keeps waiting calls from more runners: "max", "max_workers", "back-off", "shutdown",
-            "broken".
+        limits_that_bind: what keeps waiting calls from more runners: "max", "max_workers", "back-off", "budget",
+            "shutdown", "broken".
+        machine_seconds: what all runners have used since the pool began, each from its boot until nothing of it was
+            left; those that are there are counted up to now.
+        cost: what that is estimated to cost, in US dollars; None where the price of a runner is not known.
+        prices_as_of: when prices were those that this goes by; "" where nobody says.
     """
 
     min: int
@@ -63,6 +73,9 @@ class PoolStats:
     last_boot_error: str | None
     back_off_until: float | None
     limits_that_bind: tuple[str, ...]
+    machine_seconds: float
+    cost: float | None
+    prices_as_of: str
 
     @property
     def explain(self) -> str:

@@ -23,7 +23,7 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
         runners_booting=len(roster.booting),
         runners_stopping=len(roster.runners) - roster.up - len(roster.booting),
         runners_idle=len(roster.idle) + len(roster.asked),
-        runners=tuple(_runner(runner) for runner in roster.runners.values()),
+        runners=tuple(_runner(pool, runner, now) for runner in roster.runners.values()),
         slots_busy=roster.busy,
         slots_free=roster.slots - roster.busy,
         calls_queued=ledger.queued,
@@ -41,11 +41,15 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
         last_boot_error=None if pool.last_boot_error is None else str(pool.last_boot_error),
         back_off_until=pool.back_off.until if holds else None,
         limits_that_bind=tuple(_binding(pool, holds)),
+        machine_seconds=pool.meter.seconds(now),
+        cost=pool.meter.cost(now),
+        prices_as_of=pool.meter.caps.as_of,
     )
 
 
-def _runner(runner: Runner) -> RunnerStats:
-    return RunnerStats(runner.id, runner.state.value, runner.slots, len(runner.in_flight), runner.done)
+def _runner(pool: PoolState, runner: Runner, now: float) -> RunnerStats:
+    used = pool.meter.used_by(runner.id, now)
+    return RunnerStats(runner.id, runner.state.value, runner.slots, len(runner.in_flight), runner.done, *used)
 
 
 def _binding(pool: PoolState, holds: bool) -> Iterator[str]:
@@ -57,6 +61,8 @@ def _binding(pool: PoolState, holds: bool) -> Iterator[str]:
         yield "max_workers"
     if holds:
         yield "back-off"
+    if pool.meter.exhausted:
+        yield "budget"
     if pool.mode is not None:
         yield "shutdown"
     if pool.broken is not None:

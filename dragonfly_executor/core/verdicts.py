@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dragonfly_executor import errors
 from dragonfly_executor.core.ledger import Call, CallState
+from dragonfly_executor.core.meter import Meter
 
 
 def budget_ended(call: Call, now: float) -> errors.CallTimeoutError:
@@ -51,6 +52,22 @@ def poisoned(call: Call, error: Exception) -> errors.PoisonCallError:
     )
     poison.__cause__ = error
     return poison
+
+
+def over_budget(meter: Meter, now: float) -> errors.BudgetExceeded:
+    """The pool's runners have used what they may."""
+    seconds, cost = meter.seconds(now), meter.cost(now)
+    caps = meter.caps
+    by = f", by prices as of {caps.as_of}" if caps.as_of else ""
+    used = f"{seconds:.1f} machine-seconds" + ("" if cost is None else f" (estimated at {cost:.4f} USD{by})")
+    limits = [] if caps.machine_seconds is None else [f"{caps.machine_seconds:.0f} machine-seconds"]
+    limits += [] if caps.cost is None else [f"{caps.cost:g} USD"]
+    return errors.BudgetExceeded(
+        f"the pool's budget of {' and '.join(limits)} is used up: its runners have used {used}. Calls that ran go on, "
+        "and no others begin; raise budget= in a new pool",
+        seconds,
+        cost,
+    )
 
 
 def is_hopeless(error: Exception) -> bool:

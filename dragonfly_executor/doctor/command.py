@@ -6,12 +6,9 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dragonfly_executor.doctor.examine import Finding, examine
-
-if TYPE_CHECKING:
-    from dragonfly_executor.backends.base import Backend
 
 MARKS = {True: "ok", False: "FAILED", None: "-"}
 
@@ -27,6 +24,13 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--known-hosts", metavar="FILE", help="for --backend ssh: instead of your own and the system's")
     parser.add_argument("--key-filename", metavar="FILE", help="for --backend ssh: a private key to try first")
     parser.add_argument("--requirements", metavar="FILE", help="for --backend ssh: packages that are installed there")
+    parser.add_argument("--app", help="for --backend fly: default FLY_APP_NAME")
+    parser.add_argument("--image", help="for --backend fly: what machines run; default FLY_IMAGE_REF")
+    parser.add_argument("--region", help="for --backend fly: one, or several with commas between; default FLY_REGION")
+    parser.add_argument("--parent-address", metavar="HOST[:PORT]", help="for --backend fly: default FLY_PRIVATE_IP")
+    parser.add_argument(
+        "--boot", action="store_true", help="for --backend fly: boot a machine, too, which costs a little"
+    )
     parser.add_argument("--python", help="the interpreter there; default: one of this minor version")
     parser.add_argument("--timeout", type=_seconds, help="seconds for each boot; default: the backend's own")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
@@ -41,8 +45,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(str(error))
     report: dict[str, list[dict[str, Any]]] = {}
     well = True
-    for name, backend in places:
-        findings = examine(backend, boot_timeout=options.timeout)
+    for name, findings in places:
         told = list(findings) if options.json else list(_print(name, findings))
         well = well and all(finding.ok is not False for finding in told)
         report[name] = [{**finding._asdict(), "figures": dict(finding.figures)} for finding in told]
@@ -63,7 +66,7 @@ def _print(name: str, findings: Iterable[Finding]) -> Iterable[Finding]:
         yield finding
 
 
-Places = Sequence[tuple[str, "Backend"]]
+Places = Sequence[tuple[str, Iterable[Finding]]]
 
 
 def _local(options: argparse.Namespace) -> Places:
@@ -71,7 +74,7 @@ def _local(options: argparse.Namespace) -> Places:
 
     if options.hosts:
         raise ValueError("--backend local takes no hosts; did you mean --backend ssh?")
-    return [("this machine", LocalBackend(python=options.python))]
+    return [("this machine", examine(LocalBackend(python=options.python), boot_timeout=options.timeout))]
 
 
 def _ssh(options: argparse.Namespace) -> Places:
@@ -80,7 +83,9 @@ def _ssh(options: argparse.Namespace) -> Places:
     if not options.hosts:
         raise ValueError("--backend ssh needs at least one host")
     # One each: with several the backend would go on to the next, and nobody would hear of the first.
-    return [(host, SSHBackend([host], python=options.python, **_ways(options))) for host in options.hosts]
+    backends = [SSHBackend([host], python=options.python, **_ways(options)) for host in options.hosts]
+    examinations = [examine(backend, boot_timeout=options.timeout) for backend in backends]
+    return list(zip(options.hosts, examinations, strict=True))
 
 
 def _ways(options: argparse.Namespace) -> dict[str, Any]:
@@ -94,8 +99,33 @@ def _ways(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-PLACES: dict[str, Callable[[argparse.Namespace], Places]] = {"local": _local, "ssh": _ssh}
-"""By backend: the places to examine, each with a backend that boots there and nowhere else."""
+def _fly(options: argparse.Namespace) -> Places:
+    from dragonfly_executor.doctor.fly import Checks, Given, for_boot
+
+    if options.hosts:
+        raise ValueError("--backend fly takes no hosts; --app says where machines are booted")
+    try:
+        import dragonfly_executor.backends.fly.client  # noqa: F401  # said here, where usage is judged, not half way
+    except ImportError as error:
+        raise ImportError("--backend fly needs httpx: pip install 'dragonfly-executor[fly]'") from error
+    checks = Checks(Given(options.app, options.image, options.region, options.parent_address))
+
+    def findings() -> Iterable[Finding]:
+        well = True
+        for finding in checks.run():
+            # What was left behind does not keep a machine from booting.
+            well = well and (finding.ok is not False or finding.name == "machines")
+            yield finding
+        if options.boot and well:
+            yield from examine(checks.backend(python=options.python), boot_timeout=options.timeout, advise=for_boot)
+        elif options.boot:
+            yield Finding("boot", None, "not reached")
+
+    return [(f"Fly, app {checks.app or '?'}", findings())]
+
+
+PLACES: dict[str, Callable[[argparse.Namespace], Places]] = {"local": _local, "ssh": _ssh, "fly": _fly}
+"""By backend: the places to examine, each with what is found there. Boots are in one place, and nowhere else."""
 
 
 def _seconds(text: str) -> float:

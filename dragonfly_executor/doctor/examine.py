@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from queue import SimpleQueue
 from statistics import median
 from types import MappingProxyType
@@ -39,12 +39,18 @@ class Finding(NamedTuple):
     figures: Mapping[str, float] = MappingProxyType({})
 
 
-def examine(backend: Backend, *, boot_timeout: float | None = None) -> Iterator[Finding]:
+def examine(
+    backend: Backend,
+    *,
+    boot_timeout: float | None = None,
+    advise: Callable[[errors.BootError], str] = advice.for_boot,
+) -> Iterator[Finding]:
     """Boot one runner through a backend, look at it, measure the way there, and give it back.
 
     Args:
         backend: with one host, where it has several.
         boot_timeout: seconds; None for the backend's own.
+        advise: says what to do about a boot that failed.
 
     Yields:
         A finding for each phase of the boot, and for all that is looked at after it.
@@ -56,13 +62,13 @@ def examine(backend: Backend, *, boot_timeout: float | None = None) -> Iterator[
         try:
             sight = executor.submit(probe.look).result()
         except errors.BootError as error:
-            yield from _phases(backend, error)
+            yield from _phases(backend, error, advise)
         except errors.DragonflyError as error:
-            yield from _phases(backend, None)
+            yield from _phases(backend, None, advise)
             yield Finding("call", False, _line(error), advice.for_call(error))
         else:
             seconds = time.monotonic() - began
-            yield from _phases(backend, None, _facts(heard))
+            yield from _phases(backend, None, advise, _facts(heard))
             yield from _node(sight, seconds)
             yield from _way(executor)
 
@@ -76,7 +82,10 @@ def _facts(heard: SimpleQueue[Mapping[str, Any]]) -> Mapping[str, str]:
 
 
 def _phases(
-    backend: Backend, error: errors.BootError | None, facts: Mapping[str, str] | None = None
+    backend: Backend,
+    error: errors.BootError | None,
+    advise: Callable[[errors.BootError], str],
+    facts: Mapping[str, str] | None = None,
 ) -> Iterator[Finding]:
     """What became of each phase: those before the one that failed went well."""
     failed = False
@@ -85,7 +94,7 @@ def _phases(
             yield Finding(phase, None, "not reached")
         elif error is not None and (error.phase == phase or error.phase not in backend.phases):
             failed = True
-            yield Finding(error.phase, False, _line(error), advice.for_boot(error))
+            yield Finding(error.phase, False, _line(error), advise(error))
         else:
             yield Finding(phase, True, (facts or {}).get(phase, ""))
 

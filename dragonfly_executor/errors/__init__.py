@@ -18,6 +18,7 @@
     │   └── VersionMismatchError
     ├── PoolBrokenError (BrokenProcessPool)           the pool cannot go on
     │   └── InitializerError
+    ├── BudgetExceeded (RuntimeError)                 runners have used what they may: no more calls begin
     ├── ForkedExecutorError (RuntimeError)            used in a forked child of the parent
     └── NestingError (RuntimeError)                   runners in runners in runners
 
@@ -31,6 +32,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from dragonfly_executor.errors.base import (
+    BudgetExceeded,
     CallSerializationError,
     CallTimeoutError,
     DragonflyError,
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BootError",
     "BootTimeoutError",
+    "BudgetExceeded",
     "CallDeserializationError",
     "CallSerializationError",
     "CallTimeoutError",

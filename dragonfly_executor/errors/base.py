@@ -59,6 +59,25 @@ class CallTimeoutError(DragonflyError, TimeoutError):
     """A call's budget ran out: it was not started in time, or it was stopped while it ran."""
 
 
+class BudgetExceeded(DragonflyError, RuntimeError):
+    """The pool's runners have used up its budget, so the call was not started, and none will be.
+
+    It is no ``BrokenProcessPool``: who answers that with a new pool would spend the budget again.
+
+    Attributes:
+        machine_seconds: what runners had used by then.
+        cost: what that is estimated to cost, in US dollars; None where that is not known.
+    """
+
+    def __init__(self, message: str, machine_seconds: float = 0.0, cost: float | None = None) -> None:
+        super().__init__(message, machine_seconds, cost)
+        self.machine_seconds = machine_seconds
+        self.cost = cost
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class ForkedExecutorError(DragonflyError, RuntimeError):
     """A pool was used in a forked child of the process that owns it. Make a new one in the child."""
 

@@ -103,6 +103,8 @@ class Story(World):
                     lines.append(f"stop {runner_id}: {reason}")
                 case actions.CheckIdle(runner_id):
                     lines.append(f"ask {runner_id}")
+                case actions.Warn(text):
+                    lines.append(f"warn: {text.partition(' of ')[0]} of")
                 case actions.Closed():
                     lines.append("closed")
         return lines

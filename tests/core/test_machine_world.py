@@ -25,6 +25,7 @@ from dragonfly_executor.core import events
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.ledger import CallLimits
 from dragonfly_executor.core.machine import PoolLimits
+from dragonfly_executor.core.meter import Caps
 from tests.core.world import World, lost, token_of
 
 LIMITS = [
@@ -35,6 +36,14 @@ LIMITS = [
     CallLimits(retries=1),
     CallLimits(retries=2, retry_delays=(1.0,)),
     CallLimits(timeout=6.0, queue_timeout=1.5, retries=3, retry_delays=(0.5, 2.0, 5.0)),
+]
+CAPS = [
+    *[Caps()] * 4,
+    Caps(price=0.5),
+    Caps(machine_seconds=30.0),
+    Caps(machine_seconds=6.0, price=0.25),
+    Caps(cost=20.0, price=0.5),
+    Caps(machine_seconds=200.0, cost=1.0, price=0.1),
 ]
 POOLS = st.builds(
     PoolLimits,
@@ -47,6 +56,7 @@ POOLS = st.builds(
     idle_check=st.booleans(),
     single_use=st.sampled_from([False, False, False, True]),
     max_boot_failures=st.integers(1, 3),
+    caps=st.sampled_from(CAPS),
 )
 SMALL = st.integers(0, 7)
 COSTS = st.sampled_from([0.0, 1e-5, 0.002, 0.02, 3.0])
@@ -106,10 +116,15 @@ class MachineAndWorld(RuleBasedStateMachine):
     def cancel(self, which: list[int]) -> None:
         self.world.feed(events.CancelRequested(which))
 
-    @rule(which=SMALL, slots=st.integers(0, 4), later=st.sampled_from([0.0, 2.0]))
-    def boot_succeeds(self, which: int, slots: int, later: float) -> None:
+    @rule(
+        which=SMALL,
+        slots=st.integers(0, 4),
+        later=st.sampled_from([0.0, 2.0]),
+        price=st.sampled_from([None, None, 0.1, 2.0]),
+    )
+    def boot_succeeds(self, which: int, slots: int, later: float, price: float | None = None) -> None:
         self.world.now += later
-        self.world.feed(events.BootSucceeded(self.runner(which, up=False), slots))
+        self.world.feed(events.BootSucceeded(self.runner(which, up=False), slots, price))
 
     @rule(which=SMALL, retry_in=st.sampled_from([0.0, 1.0, 7.0]), kind=SMALL)
     def boot_fails(self, which: int, retry_in: float, kind: int) -> None:

@@ -95,6 +95,10 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
     if ledger.queued and not (binds and roster.in_flight >= (workers or 0)):
         for runner in in_state(pool, RunnerState.UP):
             assert runner.retiring or len(runner.in_flight) >= runner.slots, f"calls wait, and {runner} has room"
+    if pool.meter.exhausted:
+        assert not ledger.queued, "a budget is used up, and calls wait"
+        assert not ledger.delayed
+        return
     waiting = ledger.queued + max(0, roster.in_flight - roster.slots)
     assert (
         waiting <= len(roster.booting) * pool.slots_hint
@@ -110,6 +114,11 @@ def check_min(pool: PoolState, now: float) -> None:
     """Invariant 6."""
     roster = pool.roster
     assert 0 <= pool.resting <= pool.min <= pool.max
+    if pool.meter.exhausted:
+        assert not roster.booting, "a budget is used up, and runners boot"
+        assert not roster.idle, "a budget is used up, and an idle runner is kept"
+        assert not roster.asked
+        return
     if pool.limits.min_idle_after is None:
         assert pool.resting == 0
     if pool.mode is None and pool.broken is None:

@@ -10,11 +10,14 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import pytest
+
 from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.ledger import Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
+from dragonfly_executor.core.stats import PoolStats
 from tests.core.validate import boots_are_needed, validate
 
 Ref = tuple[int, int]
@@ -31,6 +34,8 @@ class Node:
     """Call ids and attempts that are there."""
     had: int = 0
     asked: bool = False
+    since: float = 0.0
+    price: float | None = None
 
 
 @dataclass
@@ -58,6 +63,13 @@ class World:
         self.closed = False
         self.sound = True
         """Whether the last event was got over without a broken promise."""
+        self.used = 0.0
+        """Machine-seconds of the runners that are gone."""
+        self.paid = 0.0
+        self.unpriced = False
+        """Whether one of them had no price."""
+        self.is_spent = self.may_be_spent = self.was_spent = False
+        """Whether a cap is reached, or is too near to say; and whether the machine had said so."""
         self.spared: set[int] = set()
         """Calls that may still be sent after a shutdown that cancels what waits: those that a boot will take."""
         self.flown: list[tuple[int, int, int]] = []
@@ -86,6 +98,7 @@ class World:
         self.sound = False
         self.last_event = event
         self._note(event)
+        self._count_spending()
         result = self.machine.handle(event, self.now)
         assert isinstance(result, list)
         self.log.append((make or (lambda: event), self.now, describe(result)))
@@ -118,12 +131,17 @@ class World:
                 self.mode = max(self.mode or mode, mode)
             case events.PoolBroke():
                 self.broken = True
-            case events.BootSucceeded(_, slots):
+            case events.BootSucceeded(_, slots, price):
+                if node is not None and price is not None:
+                    node.price = price
                 if node is not None and not node.up and not node.stopped:
                     node.up, node.slots = True, max(1, slots)
             case events.BootFailed() | events.RunnerGone() if node is not None:
                 self._lose(node)
                 del self.nodes[event.runner_id]
+                self.used += self.now - node.since
+                self.paid += (self.now - node.since) * (node.price or 0.0)
+                self.unpriced |= node.price is None
             case events.RunnerLost(_, _, never_left) if node is not None:
                 for call_id, attempt in never_left:
                     self._leaves(node, call_id, attempt, may_have_run=False)
@@ -155,11 +173,47 @@ class World:
         for call_id, attempt in list(node.flying.items()):
             self._leaves(node, call_id, attempt, may_have_run=True)
 
+    # -- what is spent -------------------------------------------------------------------------------------------------
+
+    def seconds(self) -> float:
+        return self.used + sum(self.now - node.since for node in self.nodes.values())
+
+    def cost(self) -> float | None:
+        nodes = self.nodes.values()
+        if self.unpriced or any(node.price is None for node in nodes):
+            return None
+        return self.paid + sum((self.now - node.since) * (node.price or 0.0) for node in nodes)
+
+    def _count_spending(self) -> None:
+        """Whether a cap is reached; a hair's breadth from it nobody can say, and the machine is believed."""
+        caps = self.limits.caps
+        spent = [(self.seconds(), caps.machine_seconds), (self.paid_at_least(), caps.cost)]
+        near = any(cap is not None and abs(cap - used) < 1e-6 for used, cap in spent)
+        self.is_spent |= any(cap is not None and used >= cap for used, cap in spent) and not near
+        self.may_be_spent = self.is_spent or near
+
+    def paid_at_least(self) -> float:
+        return self.paid + sum((self.now - node.since) * (node.price or 0.0) for node in self.nodes.values())
+
+    def _check_spending(self, stats: PoolStats) -> None:
+        meter = self.machine.pool.meter
+        assert not meter.exhausted or self.may_be_spent or self.was_spent, "a cap is said to be reached before it is"
+        assert meter.exhausted or not self.is_spent, "a cap is reached, and the machine has not noticed"
+        self.was_spent = meter.exhausted
+        assert stats.machine_seconds == pytest.approx(self.seconds())
+        cost = self.cost()
+        assert (stats.cost is None) == (cost is None)
+        assert cost is None or stats.cost == pytest.approx(cost)
+        assert [runner.machine_seconds for runner in stats.runners] == pytest.approx(
+            [self.now - self.nodes[runner.id].since for runner in stats.runners]
+        )
+
     # -- actions -------------------------------------------------------------------------------------------------------
 
     def _send(self, action: actions.Send) -> None:
         node = self.nodes[action.runner_id]
         assert node.up
+        assert not self.is_spent, "a call is sent after a cap was reached"
         assert not node.stopped, "a call is sent to a runner that was told to go"
         assert not self.broken
         assert self.mode is not ShutdownMode.KILL, "a call is sent after a shutdown"
@@ -232,8 +286,11 @@ class World:
                 died = call.attempt in account.attempts_begun
                 killed = self.mode is ShutdownMode.KILL
                 assert died or killed or account.false_starts >= 3, "nothing that ran the call was lost"
-                ending = self.mode not in (None, ShutdownMode.DRAIN)
+                ending = self.mode not in (None, ShutdownMode.DRAIN) or self.machine.pool.meter.exhausted
                 assert not died or ending or call.attempt > limits.retries, "it had a retry left"
+            case errors.BudgetExceeded():
+                assert self.may_be_spent, "a budget is used up before its time"
+                assert not flying, "a call that runs goes on"
             case actions.CANCELLED:
                 asked = isinstance(self.last_event, events.CancelRequested) and call.id in self.last_event.call_ids
                 assert asked or (self.mode or 0) >= ShutdownMode.CANCEL_QUEUED, "nobody cancelled it"
@@ -242,7 +299,8 @@ class World:
         assert action.runner_id not in self.nodes
         assert not self.broken
         assert self.mode in (None, ShutdownMode.DRAIN), "a boot after a shutdown"
-        self.nodes[action.runner_id] = Node()
+        assert not self.is_spent, "a boot after a cap was reached"
+        self.nodes[action.runner_id] = Node(since=self.now, price=self.limits.caps.price)
         assert len(self.nodes) <= self.machine.pool.max, "more runners than max"
 
     def _stop(self, action: actions.Stop) -> None:
@@ -266,6 +324,10 @@ class World:
         assert not self.nodes, "closed, and runners are left"
         self.closed = True
 
+    def _warn(self, action: actions.Warn) -> None:
+        assert action.text
+        assert not self.was_spent, "somebody is told twice that a budget is used up"
+
     def _check_accounts(self) -> None:
         """Invariant 2, from outside: what has no outcome is known to the machine, and nothing else is."""
         pending = [i for i, account in self.accounts.items() if not account.outcomes]
@@ -280,6 +342,7 @@ class World:
         ended = stats.calls_done + stats.calls_failed + stats.calls_cancelled + stats.calls_timed_out
         assert ended == len(self.accounts) - len(pending)
         assert len(stats.runners) == len(self.nodes)
+        self._check_spending(stats)
         assert stats.explain
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -343,4 +406,5 @@ CARRY_OUT: dict[type, Callable[[World, object], None]] = {
     actions.Stop: World._stop,
     actions.CheckIdle: World._check_idle,
     actions.Closed: World._closed,
+    actions.Warn: World._warn,
 }  # type: ignore[dict-item]

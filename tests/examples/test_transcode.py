@@ -66,10 +66,15 @@ def test_two_runners_and_a_video_that_is_cut_at_its_keyframes(
     assert re.search(r"runners +2 ", ran.stdout)
 
 
-def test_a_backend_that_is_not_there_is_said_so(run_example: Run, tmp_path: Path) -> None:
+def test_who_is_not_on_fly_is_told_what_is_missing(
+    run_example: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("FLY_")]:
+        monkeypatch.delenv(name)
     ran = run_example("transcode.py", "--backend", "fly")
     assert ran.returncode == 1
-    assert ran.stderr == "transcode: --backend fly: not in this version of dragonfly_executor\n"
+    said = ran.stderr.splitlines()[-1]
+    assert said.startswith("transcode: --backend fly: which Fly app are the runners to belong to?")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,13 +10,14 @@ import pytest
 
 from dragonfly_executor import BootError, BootTimeoutError
 from dragonfly_executor.runner import exits
+from tests.fly.asking import Asker
 from tests.fly.boots import ASLEEP_CONFIG, nothing_is_left
 from tests.fly.conftest import Make, MakeBackend
 from tests.fly_simulator import errors
 from tests.fly_simulator.calls import Reply
 from tests.fly_simulator.faults import rate_limited
 from tests.fly_simulator.simulator import Simulator
-from tests.support import PATIENCE, Events, error_of
+from tests.support import PATIENCE, Events, Mailbox, error_of
 
 
 def test_a_call_runs_on_a_machine_which_is_gone_afterwards(
@@ -80,6 +81,24 @@ def in_the_kernels_words(address: str) -> str:
     return "".join(packed[at : at + 4][::-1].hex() for at in range(0, 16, 4)).upper()
 
 
+def test_a_machine_that_fly_stops_lets_calls_finish(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, mailbox: Mailbox, asker: Asker
+) -> None:
+    """As in a migration or by `fly machine stop`: the main process passes it on, and the agent drains."""
+    backend = make_backend()
+    with make(backend) as executor:
+        finishing = executor.submit(
+            eval, f"open({mailbox.path!r}, 'w').write('runs\\n') and __import__('time').sleep(1)"
+        )
+        assert mailbox.read() == "runs"
+        machine = on_fly.machine()
+        assert asker.ask("POST", f"/{machine.id}/stop", json={}).status_code == 200
+        assert finishing.result(PATIENCE) is None
+        on_fly.wait_for(machine, "destroyed")
+        assert executor.submit(pow, 2, 3).result(PATIENCE) == 8
+    nothing_is_left(on_fly, backend)
+
+
 # -- a machine that ends while it boots --------------------------------------------------------------------------------
 
 
@@ -140,7 +159,7 @@ def test_a_runner_that_cannot_reach_its_parent_says_so(
     assert "private network (6PN)" in str(error)
 
 
-@pytest.mark.parametrize("exit_is_404", [True, False])
+@pytest.mark.parametrize("exit_is_404", [True, False], ids=["404", "ok"])
 def test_both_ways_in_which_a_wait_ends_are_understood(
     on_fly: Simulator, make: Make, make_backend: MakeBackend, exit_is_404: bool
 ) -> None:

@@ -73,7 +73,8 @@ def test_two_hundred_boots_in_trouble(on_fly: Simulator, make: Make, make_backen
     calls_on_runners(on_fly, make, make_backend, boots=200, most=4, seconds=800.0)
 
 
-def test_two_hundred_machines_are_made_and_given_back_in_trouble(on_fly: Simulator, make_backend: MakeBackend) -> None:
+@pytest.mark.parametrize("boots", [60, pytest.param(500, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
+def test_machines_are_made_and_given_back_in_trouble(on_fly: Simulator, make_backend: MakeBackend, boots: int) -> None:
     """Without runners: a boot gives a node, or an error; a node that was given back is gone."""
     backend = make_backend(region=["cdg", "lhr"], machine_config=ASLEEP_CONFIG)
     let_loose(on_fly, backend, share=0.4, unfit=0.2)
@@ -90,9 +91,9 @@ def test_two_hundred_machines_are_made_and_given_back_in_trouble(on_fly: Simulat
         ends["booted"] += 1
 
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(one, range(200)))
-    assert ends.total() == 200
-    assert ends["booted"] > 150
+        list(threads.map(one, range(boots)))
+    assert ends.total() == boots
+    assert ends["booted"] > 0.7 * boots
     assert on_fly.history.most_at_once() <= 8
     statuses = Counter(on_fly.history.statuses("create"))
     assert statuses[409] > 0

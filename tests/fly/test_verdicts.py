@@ -6,7 +6,7 @@ import json
 from email.utils import formatdate
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragonfly_executor.backends.fly.machines import Machine
@@ -95,6 +95,7 @@ json_values = st.recursive(
 KEYS = ("id", "state", "name", "config", "incomplete_config", "metadata", "events", "request", "exit_event", "guest")
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from([*KEYS, "error", "status", "message", "exit_code"]), json_values), st.integers())
 def test_answers_of_any_shape_are_read_or_refused(said: dict[str, object], status: int) -> None:
     """Nothing that is missing, new, or of another type is a crash."""

@@ -76,10 +76,10 @@ def test_an_agent_without_a_sign_of_life_ends(mailbox: Mailbox) -> None:
 
 def test_signs_of_life_keep_it(mailbox: Mailbox) -> None:
     """It lives for longer than its silence may last: the second half of its words come after that."""
-    agent = "import time\n    for _ in range(20):\n        show_life(); tell('alive'); time.sleep(0.1)\n    os._exit(7)"
-    with watchdog(mailbox, agent, silence=1.0) as process:
+    agent = "import time\n    for _ in range(10):\n        show_life(); tell('alive'); time.sleep(0.1)\n    os._exit(7)"
+    with watchdog(mailbox, agent, silence=0.6) as process:
         assert process.wait(PATIENCE) == 7
-        assert [mailbox.read() for _ in range(20)] == ["alive"] * 20
+        assert [mailbox.read() for _ in range(10)] == ["alive"] * 10
 
 
 def test_the_agents_own_end_is_its_end(mailbox: Mailbox) -> None:
@@ -134,7 +134,7 @@ def test_a_runner_dials_back_and_is_ended_by_its_lifetime(receive: Receive, cens
     """The token is in neither process's environment, and no process outlives the first."""
     reception = receive()
     parent = reception.expect()
-    with start_runner(parent, "--max-lifetime", "3") as process:
+    with start_runner(parent, "--max-lifetime", "2") as process:
         assert reception.joined.get(timeout=PATIENCE) == 1
         (agent,) = processes.children(process.pid)
         for pid in (process.pid, agent):

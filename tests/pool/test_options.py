@@ -212,3 +212,12 @@ def test_a_view_changes_what_it_is_told_and_nothing_else() -> None:
         for wrong in ({"min": 1}, {"timeouts": 1}):
             with pytest.raises(TypeError, match="no such call option"):
                 executor.options(**wrong)
+
+
+def test_a_boot_takes_as_long_as_the_backend_says_unless_the_pool_does(make_pool: MakePool) -> None:
+    class Slow(FakeBackend):
+        default_boot_timeout = 90.0
+
+    assert make_pool(backend=Slow())._engine.options.boot_timeout == 90.0
+    assert make_pool(backend=Slow(), boot_timeout=7)._engine.options.boot_timeout == 7.0
+    assert make_pool(backend=FakeBackend())._engine.options.boot_timeout == 30.0

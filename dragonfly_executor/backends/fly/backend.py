@@ -21,9 +21,11 @@ from dragonfly_executor.backends.fly.machine_config import (
     check_init,
     check_services,
     check_texts,
+    merge,
 )
 from dragonfly_executor.backends.fly.owner import Label, Owner
 from dragonfly_executor.backends.fly.patience import Patience
+from dragonfly_executor.backends.fly.prices import PRICES, Prices
 from dragonfly_executor.backends.fly.settings import Access, Address, Place
 from dragonfly_executor.options import duration
 from dragonfly_executor.sync.plan import Sync
@@ -88,6 +90,7 @@ class FlyBackend(Backend):
             without, where there is no disk to write to: then machines of a parent that was killed are known by what is
             written on them alone.
         sweep: whether the first boot sweeps.
+        prices: what `Budget` and ``stats()`` go by: an estimate, as of a date. See `Prices`.
 
     Raises:
         ValueError: something is missing or cannot be right.
@@ -131,6 +134,7 @@ class FlyBackend(Backend):
         failsafe: Seconds = 20.0,
         journal: str | os.PathLike[str] | bool | None = None,
         sweep: bool = True,
+        prices: Prices = PRICES,
     ) -> None:
         access = Access.find(os.environ, app=app, token=token, host=host)
         place = Place.find(os.environ, image=image, region=region)
@@ -161,6 +165,9 @@ class FlyBackend(Backend):
         self.api = MachinesAPI(access)
         self.journal = _journal(journal)
         self._sweeps = bool(sweep)
+        if not isinstance(prices, Prices):
+            raise TypeError(f"prices must be Prices, such as PRICES._replace(...), not {type(prices).__name__}")
+        self.prices = prices
         self._lock = threading.Lock()
         """Of whether it has swept: boots run at the same time."""
 
@@ -171,6 +178,15 @@ class FlyBackend(Backend):
     def listen_address(self) -> tuple[str, int]:
         """The private address alone: the world has no business at this port."""
         return self._address.bound, self._address.port
+
+    def price(self) -> float | None:
+        """What a machine costs in the dearest of the regions, estimated."""
+        guest = merge(self.blueprint.guest.encode(), self.blueprint.more.get("guest", {}))
+        return self.prices.per_second(guest, self._regions)
+
+    def prices_as_of(self) -> str:
+        """As the price list says."""
+        return self.prices.as_of
 
     def boot(self, request: BootRequest) -> Node:
         """Create a machine, which starts meanwhile.
@@ -244,7 +260,9 @@ class FlyBackend(Backend):
             # The name is on the disk, and by that it is found as well.
             logger.warning("the journal does not have the number of %s: %s", machine, error)
         address = request.parent.address or join_address(self._address.dialed, self._address.port)
-        return FlyNode(self.api, machine, address, lambda: self._forget(known), lambda: self._abandon(known))
+        node = FlyNode(self.api, machine, address, lambda: self._forget(known), lambda: self._abandon(known))
+        node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
+        return node
 
     def _undo(self, creation: Creation, entry: Entry) -> None:
         """A boot has failed: destroy what may have come of it, or write down that nobody wants it."""

@@ -191,6 +191,28 @@ class MachinesAPI:
             if machine.metadata is not None and wanted.items() <= machine.metadata.items() and machine.state not in GONE
         ]
 
+    def regions(self, patience: Patience) -> list[str]:
+        """The names of the regions that there are.
+
+        Raises:
+            FlyAPIError: they could not be listed.
+        """
+
+        def step() -> list[str]:
+            doing = "listing the regions"
+            reply = self._line.exchange("regions", "", "GET", "/platform/regions", patience, timeout=TIMEOUT)
+            verdict = classify(reply)
+            if verdict is not Verdict.OK:
+                raise failure(reply, verdict, doing)
+            said = reply.record() or {}
+            # The document and the wire differ in how they write it.
+            listed = said.get("Regions") or said.get("regions")
+            if not isinstance(listed, list):
+                raise failure(reply, Verdict.FATAL, f"{doing}: the answer has none")
+            return [each["code"] for each in listed if isinstance(each, dict) and isinstance(each.get("code"), str)]
+
+        return persist(step, patience)
+
     def destroy(self, machine_id: str, patience: Patience) -> bool:
         """Destroy a machine, whatever runs there, and wait until it is gone.
 

@@ -104,10 +104,28 @@ class Sweeper:
         Raises:
             FlyAPIError: the machines could not be listed.
         """
+        with self._api:
+            left_behind = self.look(patience) if found is None else found
+            return self.destroy([one for one in left_behind if one.liveness is Liveness.GONE], patience)
+
+    def find(self, machine_id: str, patience: Patience) -> Found | None:
+        """A machine by its number, also where Fly does not list it; None if there is none, or if it is no pool's.
+
+        Raises:
+            FlyAPIError: it was not to be found out.
+        """
+        machine = self._api.get(machine_id, patience)
+        if machine is None or machine.state in GONE or Label.decode(machine.metadata) is None:
+            return None
+        entry = next((entry for entry in self._entries() if entry.name == machine.name), None)
+        return self._judge(machine, entry, time.time(), patience)
+
+    def destroy(self, found: Iterable[Found], patience: Patience) -> Swept:
+        """Destroy these machines, whoever has them. Those of which only the journal knows cannot be."""
         swept = Swept([], [])
         with self._api:
-            for one in self.look(patience) if found is None else found:
-                if one.liveness is Liveness.GONE and one.machine is not None:
+            for one in found:
+                if one.machine is not None:
                     self._destroy(one, one.machine, patience, swept)
         return swept
 

@@ -1,0 +1,133 @@
+"""What a pool's runners have used: how long they existed, and what that is estimated to cost; and the caps on it."""
+
+from __future__ import annotations
+
+from dragonfly_executor.core.record import Record
+
+
+class Caps(Record):
+    """The most that runners may use; None = as much as they like.
+
+    Args:
+        machine_seconds: seconds that runners exist, over all of them.
+        cost: an estimate, in US dollars.
+        price: US dollars for a second of a runner, where nothing more exact is known of it; None = unknown.
+        as_of: when prices were those that estimates go by; "" = unknown.
+    """
+
+    __slots__ = __match_args__ = ("machine_seconds", "cost", "price", "as_of")
+
+    def __init__(
+        self,
+        *,
+        machine_seconds: float | None = None,
+        cost: float | None = None,
+        price: float | None = None,
+        as_of: str = "",
+    ) -> None:
+        self.machine_seconds = machine_seconds
+        self.cost = cost
+        self.price = price
+        self.as_of = as_of
+
+
+class Meter:
+    """Counts from the wish for a runner until nothing of it is left. It is handed the time.
+
+    Attributes:
+        caps: as they were given.
+        is_capped: whether there are any.
+        until: when a cap will be reached if the runners stay those that there are; None = never.
+        exhausted: whether one has been reached. What was used stays used, so it stays so.
+    """
+
+    __slots__ = (
+        "_at",
+        "_cost",
+        "_rate",
+        "_runners",
+        "_seconds",
+        "_unpriced",
+        "caps",
+        "exhausted",
+        "is_capped",
+        "until",
+    )
+
+    def __init__(self, caps: Caps) -> None:
+        self.caps = caps
+        self.is_capped = caps.machine_seconds is not None or caps.cost is not None
+        self.until: float | None = None
+        self.exhausted = False
+        # Since when each runner counts, and its price.
+        self._runners: dict[int, tuple[float, float | None]] = {}
+        # Sums at the time of the last change: from then on they grow evenly, by so many runners and their prices.
+        self._at = 0.0
+        self._seconds = 0.0
+        self._cost = 0.0
+        self._rate = 0.0
+        self._unpriced = 0
+
+    def began(self, runner_id: int, now: float) -> None:
+        """A boot begins."""
+        self._advance(now)
+        price = self.caps.price
+        self._runners[runner_id] = now, price
+        self._unpriced += price is None
+        self._changed()
+
+    def priced(self, runner_id: int, price: float, now: float) -> None:
+        """What a runner costs has become known; so much it has cost from its beginning on."""
+        self._advance(now)
+        since, before = self._runners[runner_id]
+        self._runners[runner_id] = since, price
+        self._unpriced -= before is None
+        self._cost += (now - since) * (price - (before or 0.0))
+        self._changed()
+
+    def ended(self, runner_id: int, now: float) -> None:
+        """Nothing of a runner is left."""
+        self._advance(now)
+        del self._runners[runner_id]
+        self._changed()
+
+    def check(self, now: float) -> bool:
+        """Whether a cap has been reached by now."""
+        if self.until is not None and now >= self.until:
+            self.exhausted = True
+        return self.exhausted
+
+    def seconds(self, now: float) -> float:
+        """What all runners have used so far, those that are there included."""
+        return self._seconds + len(self._runners) * max(0.0, now - self._at)
+
+    def cost(self, now: float) -> float | None:
+        """What that is estimated to cost, in US dollars; None where the price of one of them is not known."""
+        return None if self._unpriced else self._cost + self._rate * max(0.0, now - self._at)
+
+    def used_by(self, runner_id: int, now: float) -> tuple[float, float | None]:
+        """The same of one runner that is there."""
+        since, price = self._runners[runner_id]
+        seconds = max(0.0, now - since)
+        return seconds, None if price is None else price * seconds
+
+    def _advance(self, now: float) -> None:
+        passed = now - self._at
+        self._seconds += len(self._runners) * passed
+        self._cost += self._rate * passed
+        self._at = now
+
+    def _changed(self) -> None:
+        self._rate = sum(price or 0.0 for _, price in self._runners.values())
+        seconds, cost = self.caps.machine_seconds, self.caps.cost
+        ends = [
+            None if seconds is None else self._when(seconds - self._seconds, len(self._runners)),
+            None if cost is None else self._when(cost - self._cost, self._rate),
+        ]
+        self.until = min((end for end in ends if end is not None), default=None)
+
+    def _when(self, left: float, rate: float) -> float | None:
+        """When what is left is used up at this rate."""
+        if left <= 0:
+            return self._at
+        return self._at + left / rate if rate else None

@@ -1,0 +1,122 @@
+"""How a machine that is or may be a pool's is shown: as a row for people, as a record for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from dragonfly_executor.backends.fly.machines import ENDED
+from dragonfly_executor.backends.fly.owner import Label
+from dragonfly_executor.backends.fly.prices import PRICES, Prices
+from dragonfly_executor.backends.fly.sweep import Found
+
+HEAD = ("MACHINE", "NAME", "STATE", "REGION", "SIZE", "AGE", "COST", "POOL", "OWNER")
+
+
+class Sight(NamedTuple):
+    """A machine, as far as it is known.
+
+    Attributes:
+        app, name, pool: texts; "" where they are not known.
+        id: None where only a boot that was begun is known of: there may be no machine.
+        state, region, guest: as Fly says; of a boot that was begun, what was asked for.
+        age: seconds since it was created, or since that was asked for; None where nobody says.
+        owner: "alive", "gone" or "unknown".
+        why: that, in words.
+        cost: what it has cost, estimated, in US dollars, had it been started all the time.
+        expires: seconds since the epoch after which it is nobody's; None where nothing says so.
+        listed, in_journal: where it is known from.
+    """
+
+    app: str
+    name: str
+    id: str | None
+    state: str
+    region: str
+    guest: Mapping[str, Any]
+    age: float | None
+    owner: str
+    why: str
+    pool: str
+    cost: float | None
+    expires: int | None
+    listed: bool
+    in_journal: bool
+
+    @classmethod
+    def of(cls, found: Found, app: str, now: float, prices: Prices = PRICES) -> Sight:
+        """What is known of it at `now` (seconds since the epoch)."""
+        machine, entry = found.machine, found.entry
+        label = Label.decode(machine.metadata) if machine is not None else None
+        label = label or (entry.label if entry is not None else None)
+        region = (machine.region if machine is not None else "") or (entry.region if entry is not None else "")
+        guest = (machine.guest if machine is not None else {}) or (entry.guest if entry is not None else {})
+        began = _seconds(machine.created_at) if machine is not None else None
+        began = entry.began if began is None and entry is not None else began
+        age = None if began is None else max(0.0, now - began)
+        price = prices.per_second(guest, [region] if region else []) if guest else None
+        machine_id, state = None, "asked for"
+        if machine is not None:
+            machine_id, state = machine.id, machine.state or "unknown"
+        elif entry is not None and entry.machine_id is not None:
+            machine_id, state = entry.machine_id, "not known"
+        return cls(
+            app=app,
+            name=found.name,
+            id=machine_id,
+            state=state,
+            region=region,
+            guest=dict(guest),
+            age=age,
+            owner=found.liveness.value,
+            why=found.why,
+            pool="" if label is None else label.pool,
+            cost=None if age is None or price is None or machine is None else age * price,
+            expires=None if label is None else label.expires,
+            listed=machine is not None,
+            in_journal=entry is not None,
+        )
+
+    @property
+    def may_run(self) -> bool:
+        """Whether it may cost something now."""
+        return self.id is not None and self.state not in ENDED
+
+    def record(self) -> dict[str, Any]:
+        """For a program."""
+        return {**self._asdict(), "may_run": self.may_run}
+
+    def row(self) -> tuple[str, ...]:
+        """For a person, below `HEAD`."""
+        size = f"{self.guest.get('cpu_kind', '?')}-{self.guest.get('cpus', '?')}x" if self.guest else "?"
+        cost = "?" if self.cost is None else f"${self.cost:.4f}" if self.cost < 1 else f"${self.cost:.2f}"
+        age, owner = "?" if self.age is None else duration(self.age), f"{self.owner}: {self.why}"
+        where = self.region or "?"
+        return (self.id or "-", self.name or "?", self.state, where, size, age, cost, self.pool or "?", owner)
+
+
+def table(sights: Iterable[Sight]) -> list[str]:
+    """Lines for people."""
+    rows: Sequence[tuple[str, ...]] = [HEAD, *(sight.row() for sight in sights)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    # The last column is as long as it likes.
+    widths[-1] = 0
+    return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def duration(seconds: float) -> str:
+    """As people say it: the two largest units."""
+    whole = int(seconds)
+    for unit, size, below, of_it in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // of_it} {below}"
+    return f"{whole} s"
+
+
+def _seconds(text: str) -> float | None:
+    """A time as Fly writes it, in seconds since the epoch."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None

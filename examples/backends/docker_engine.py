@@ -1,0 +1,153 @@
+"""Runners in Docker containers: a whole backend, as an example of how to write one (docs/backends.md).
+
+    with DragonflyExecutor(backend=DockerBackend("my-app:latest"), max=3) as executor:
+        print(list(executor.map(work, range(100))))
+
+It speaks with the Docker Engine over its unix socket. The image needs Python, of the minor version that runs this
+program, and this package: ``RUN pip install dragonfly-executor``. The runner dials back, by default over the loopback
+of this machine, whose network the container shares.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import httpx
+from tenacity import retry, stop_after_attempt, wait_random_exponential
+
+from dragonfly_executor import Backend, BootError
+from dragonfly_executor.backends.base import BootRequest, Node
+from dragonfly_executor.parent import VARIABLE
+from dragonfly_executor.sync import Sync
+
+API = "http://docker/v1.44"
+
+
+class DockerBackend(Backend):
+    """Boots a container for each runner.
+
+    Args:
+        image: has to be on this machine already.
+        socket: where the Docker Engine listens.
+        host: the address of this machine that the containers can reach; the pool listens there.
+        env: variables that the runners get.
+        host_config: more of the Engine's ``HostConfig``, such as ``{"NanoCpus": 2_000_000_000, "Memory": 2**31}``, or
+            ``{"NetworkMode": "bridge"}``, which needs `host`.
+        sync, requirements: what of this program travels, and which packages are installed; as in `Sync`.
+    """
+
+    name = "docker"
+    phases = ("create", "start", "connect", "handshake", "sync")
+    dials_back = True
+
+    def __init__(
+        self,
+        image: str,
+        *,
+        socket: str = "/var/run/docker.sock",
+        host: str = "127.0.0.1",
+        env: Mapping[str, str] | None = None,
+        host_config: Mapping[str, Any] | None = None,
+        sync: str | Iterable[str] | None = "auto",
+        requirements: Iterable[str] | None = None,
+    ) -> None:
+        self.sync = Sync(sync, requirements=requirements)
+        self._engine = Engine(socket)
+        self._image = image
+        self._host = host
+        self._env = dict(env or {})
+        self._host_config = {"NetworkMode": "host", "Init": True, **(host_config or {})}
+
+    def listen_address(self) -> tuple[str, int]:
+        """Where the containers find this machine."""
+        return self._host, 0
+
+    def boot(self, request: BootRequest) -> Node:
+        """Create a container and start it."""
+        # The name is chosen here, before the Engine is asked: so it can be removed whatever becomes of the answer.
+        node = DockerNode(self._engine, f"dragonfly-{os.urandom(8).hex()}")
+        parent, environment = request.parent, {**self._env, VARIABLE: request.parent.encode()}
+        config = {
+            "Image": self._image,
+            "Cmd": ["python", "-m", "dragonfly_executor.runner"],
+            "Env": [f"{name}={value}" for name, value in environment.items()],
+            "Labels": {"dragonfly.pool": parent.pool, "dragonfly.parent": f"{parent.host}:{parent.pid}"},
+            "HostConfig": self._host_config,
+        }
+        phase = "create"
+        try:
+            self._engine.ask("POST", "/containers/create", params={"name": node.name}, json=config)
+            phase = "start"
+            self._engine.ask("POST", f"/containers/{node.name}/start")
+        except httpx.HTTPError as error:
+            if not isinstance(error, httpx.ConnectError):
+                node.stop()
+            raise BootError(f"no container of {self._image} could be started: {error}", phase) from error
+        return node
+
+
+class DockerNode(Node):
+    """A container. It stays until it is given back, also when it has ended, so that its last words can be read."""
+
+    shares_disk = False
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self.name = name
+
+    def stop(self) -> None:
+        """Kill the container and remove it; one that does not exist is fine."""
+        try:
+            self._remove()
+        except httpx.HTTPError as error:
+            logging.getLogger("dragonfly_executor").warning("container %s may still be there: %s", self.name, error)
+
+    @retry(stop=stop_after_attempt(3), wait=wait_random_exponential(0.2, max=2), reraise=True)
+    def _remove(self) -> None:
+        # 409: somebody else is removing it just now. Whoever it is, wait for the end.
+        self._engine.ask("DELETE", f"/containers/{self.name}", fine=(404, 409), params={"force": True, "v": True})
+        self._engine.ask("POST", f"/containers/{self.name}/wait", fine=(404,), params={"condition": "removed"})
+
+    def ended(self, wait: float) -> BootError | None:
+        """Whether the container has ended, and its runner has yet to dial back: it never will."""
+        try:
+            answer = self._engine.ask("POST", f"/containers/{self.name}/wait", timeout=wait)
+        except httpx.TimeoutException:
+            return None
+        except httpx.HTTPError as error:
+            return BootError(f"nobody knows what became of the container: {error}", "connect")
+        status = answer.json()["StatusCode"]
+        return BootError(f"the container ended with status {status}", "connect", output=self.output())
+
+    def output(self) -> str:
+        """The last lines of its log."""
+        what = {"stdout": True, "stderr": True, "tail": 20}
+        try:
+            log = self._engine.ask("GET", f"/containers/{self.name}/logs", params=what).content
+        except httpx.HTTPError:
+            return ""
+        text = b""
+        while log:
+            # A byte that says which stream it is, three of padding, the length, and so many bytes.
+            end = 8 + int.from_bytes(log[4:8])
+            text, log = text + log[8:end], log[end:]
+        return text.decode(errors="replace").strip()
+
+
+class Engine:
+    """The Docker Engine. Each request has a connection of its own, so none stays open between them."""
+
+    def __init__(self, socket: str) -> None:
+        self._socket = socket
+
+    def ask(self, method: str, path: str, *, fine: tuple[int, ...] = (), **options: Any) -> httpx.Response:
+        """Its answer; `httpx.HTTPError`, in the Engine's own words, where it says no with a status that is not fine."""
+        with httpx.Client(transport=httpx.HTTPTransport(uds=self._socket), base_url=API, timeout=60.0) as client:
+            answer = client.request(method, path, **options)
+        if answer.is_error and answer.status_code not in fine:
+            text = f"{method} {path}: {answer.status_code} {answer.text.strip()}"
+            raise httpx.HTTPStatusError(text, request=answer.request, response=answer)
+        return answer

@@ -1,0 +1,97 @@
+"""A web application on Fly.io that transcodes uploads on machines of its own.
+
+    curl --data-binary @clip.mp4 https://APP.fly.dev/transcode --output clip.480p.mp4
+    curl https://APP.fly.dev/stats
+
+It runs on one small machine. With the first upload a large one is created, from the same image; it does the work, and
+is destroyed when nothing has come for a minute. Outside of Fly, runners are processes of this machine. The guide is
+docs/fly.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import uvicorn
+from jobs import describe_place, transcode
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dragonfly_executor import BootError, Budget, BudgetExceeded, FlyBackend, LocalBackend, Parent, Pool
+
+GRACE = 240
+"""Seconds that requests have to finish in a deploy. kill_timeout in fly.toml is a minute more, for what comes then."""
+
+
+def make_pool() -> Pool:
+    """Where the work is done. Nothing else here knows of machines."""
+    return Pool(
+        "media",
+        min=0,
+        max=10,
+        max_concurrency=2,
+        timeout=600,
+        boot_timeout=120,
+        idle_shutdown_after=60,
+        # One that never ends by mistake costs this much, and not more.
+        budget=Budget(machine_time=timedelta(hours=100)),
+        backend=FlyBackend(cpus=4, memory_mb=8192) if "FLY_APP_NAME" in os.environ else LocalBackend(),
+    )
+
+
+@asynccontextmanager
+async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Pool]]:
+    """The pool lives as long as the application does."""
+    pool = make_pool()
+    try:
+        yield {"pool": pool}
+    finally:
+        # SIGTERM has come: a deploy. Requests are answered by now. Those that took longer than GRACE were cancelled,
+        # and the calls that they waited for with them. Calls for which nobody waits (`pool.cast`) are waited for here.
+        # When this returns, all machines are destroyed.
+        await asyncio.to_thread(pool.shutdown)
+
+
+async def transcode_upload(request: Request) -> Response:
+    """An upload, and its answer when that is done."""
+    future = request.state.pool.submit(transcode, await request.body())
+    try:
+        return Response(await asyncio.wrap_future(future), media_type="video/mp4")
+    except ValueError as error:
+        return JSONResponse({"error": str(error)}, status_code=422)
+    except (BootError, BudgetExceeded, TimeoutError) as error:
+        return JSONResponse({"error": str(error)}, status_code=503)
+
+
+async def where(request: Request) -> JSONResponse:
+    """The machine that serves, and one that works."""
+    runner = await asyncio.wrap_future(request.state.pool.submit(describe_place))
+    return JSONResponse({"server": describe_place(), "runner": runner})
+
+
+async def stats(request: Request) -> JSONResponse:
+    """How the pool stands, and what it has cost."""
+    return JSONResponse(dataclasses.asdict(request.state.pool.stats()))
+
+
+ROUTES = [Route("/transcode", transcode_upload, methods=["POST"]), Route("/where", where), Route("/stats", stats)]
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    if Parent.get():
+        return  # this is a runner, which has the same image and shall not serve
+    port = int(os.environ.get("PORT", "8080"))
+    host = os.environ.get("HOST", "0.0.0.0")  # noqa: S104  # in a machine on Fly that is its proxy's side
+    uvicorn.run(Starlette(routes=ROUTES, lifespan=lifespan), host=host, port=port, timeout_graceful_shutdown=GRACE)
+
+
+if __name__ == "__main__":
+    main()

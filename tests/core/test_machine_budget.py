@@ -1,0 +1,141 @@
+"""What runners use is counted, and a cap on it ends what would use more: boots, idle runners, calls that wait."""
+
+from __future__ import annotations
+
+import pytest
+
+from dragonfly_executor import errors
+from dragonfly_executor.core import events
+from dragonfly_executor.core.ledger import CallLimits
+from dragonfly_executor.core.meter import Caps, Meter
+from tests.core.story import Story
+
+TOLD = "warn: the pool's budget of"
+
+
+def test_a_runner_counts_from_its_boot_until_nothing_of_it_is_left() -> None:
+    story = Story(caps=Caps(price=0.5), idle_after=5.0)
+    assert (story.stats.machine_seconds, story.stats.cost) == (0.0, 0.0)
+    story.now = 10.0
+    story.submit_calls(1)
+    story.now = 13.0
+    story.boots(1)
+    assert (story.stats.machine_seconds, story.stats.cost) == (3.0, 1.5)
+    story.results(1, 1)
+    assert story.at(18.0) == ["stop 1: idle"]
+    story.now = 20.0
+    assert (story.stats.machine_seconds, story.stats.cost) == (10.0, 5.0)
+    (runner,) = story.stats.runners
+    assert (runner.machine_seconds, runner.cost) == (10.0, 5.0)
+    story.is_gone(1)
+    story.now = 99.0
+    assert (story.stats.machine_seconds, story.stats.cost) == (10.0, 5.0)
+
+
+def test_a_boot_that_fails_has_cost_what_it_took() -> None:
+    story = Story(caps=Caps(price=0.5))
+    story.submit_calls(1)
+    story.now = 4.0
+    story.fails(1)
+    story.now = 4.5
+    assert (story.stats.machine_seconds, story.stats.cost) == (4.0, 2.0)
+
+
+def test_the_cost_is_unknown_where_one_price_is() -> None:
+    story = Story(max=2, min=2)
+    story.tell(events.Tick())
+    story.now = 2.0
+    story.tell(events.BootSucceeded(1, 2, 0.25))
+    assert story.stats.cost is None
+    assert [runner.cost for runner in story.stats.runners] == [0.5, None]
+    story.tell(events.BootSucceeded(2, 2, 1.0))
+    assert story.stats.cost == 2.5, "a price counts from the beginning of its runner"
+
+
+def test_a_cap_that_is_reached_lets_what_runs_go_on_and_ends_the_rest() -> None:
+    story = Story(max=3, caps=Caps(machine_seconds=30.0), slots_hint=1)
+    story.submit_calls(3)
+    story.boots(1, 1)
+    story.boots(2, 1)
+    # Each runner has a call that runs and one behind it; three wait for the runner that boots.
+    assert story.submit_calls(4) == ["send 4.1 to 2"]
+    assert story.machine.deadline() == 10.0
+    assert story.at(9.0) == []
+    assert story.at(10.0) == [TOLD, "stop 3: budget", "5 = BudgetExceeded", "6 = BudgetExceeded", "7 = BudgetExceeded"]
+    assert story.stats.limits_that_bind[-1] == "budget"
+    assert "held by max, budget" in story.stats.explain
+    assert story.machine.deadline() is None, "there is nothing to wait for any more"
+    assert story.results(1, 1) == ["1 = result of 1.1"]
+    assert story.results(1, 2) == ["stop 1: budget", "2 = result of 2.1"]
+    assert story.submit_calls(1) == ["8 = BudgetExceeded"]
+    story.now = 12.0
+    assert story.is_gone(3) == []
+    assert story.is_gone(1) == []
+    error = story.errors[5]
+    assert isinstance(error, errors.BudgetExceeded)
+    assert (error.machine_seconds, error.cost) == (30.0, None)
+    assert "budget of 30 machine-seconds is used up" in str(error)
+
+
+def test_idle_runners_and_min_are_given_back_too() -> None:
+    """One that nobody uses must not run over the cap for ever."""
+    story = Story(min=2, max=2, caps=Caps(cost=6.0, price=0.5), idle_check=True, idle_after=1.0)
+    story.tell(events.Tick())
+    story.boots(1)
+    story.boots(2)
+    story.submit_calls(1)
+    assert story.at(6.0) == [TOLD, "stop 2: budget"]
+    assert story.is_gone(2) == [], "min is not kept over it"
+    assert story.results(1, 1) == ["stop 1: budget", "1 = result of 1.1"]
+
+
+def test_a_price_that_becomes_known_moves_the_end() -> None:
+    story = Story(caps=Caps(cost=6.0, price=0.5))
+    story.submit_calls(1)
+    assert story.machine.deadline() == 12.0
+    story.now = 2.0
+    story.tell(events.BootSucceeded(1, 2, 1.0))
+    assert story.machine.deadline() == 6.0
+    story.submit_calls(1)
+    assert story.at(6.0) == [TOLD]
+    assert story.submit_calls(1) == ["3 = BudgetExceeded"]
+
+
+def test_nothing_is_used_while_nothing_is_there() -> None:
+    story = Story(caps=Caps(machine_seconds=10.0), idle_after=1.0).up(2)
+    story.at(1.0)
+    story.is_gone(1)
+    assert story.machine.deadline() is None
+    story.now = 1000.0
+    assert story.submit_calls(1) == ["boot 2"]
+    assert story.machine.deadline() == 1009.0
+
+
+def test_a_call_that_is_given_back_or_lost_then_does_not_begin_again() -> None:
+    story = Story(caps=Caps(machine_seconds=10.0)).up(2)
+    story.submit_calls(3, CallLimits(retries=2))
+    story.now = 10.0
+    assert story.returns(1, 6) == [TOLD, "6 = BudgetExceeded"]
+    assert story.loses(1, 4) == ["4 = RunnerLostError"]
+    assert story.results(1, 5, retryable=True) == ["stop 1: budget", "5 = result of 5.1"]
+
+
+def test_a_pool_that_has_used_its_budget_still_shuts_down() -> None:
+    story = Story(caps=Caps(machine_seconds=10.0)).up(2)
+    story.submit_calls(1)
+    story.now = 10.0
+    assert story.shuts_down() == [TOLD]
+    assert story.results(1, 4) == ["stop 1: budget", "4 = result of 4.1"]
+    assert story.is_gone(1) == ["closed"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_a_meter_that_is_asked_when_it_said_is_exhausted_then(count: int) -> None:
+    """However the fractions fall: else the machine would be called in vain, again and again."""
+    meter = Meter(Caps(machine_seconds=0.7, cost=0.1, price=0.3 / count))
+    for number in range(count):
+        meter.began(number, 0.01 * number)
+    assert meter.until is not None
+    assert not meter.check(meter.until - 1e-9)
+    assert meter.check(meter.until)
+    assert max(meter.seconds(meter.until) - 0.7, (meter.cost(meter.until) or 0) - 0.1) == pytest.approx(0, abs=1e-9)
