@@ -14,6 +14,9 @@ from collections.abc import Container, Iterable
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+PF_KTHREAD = 0x00200000
+LOOKS = 10_000
+"""At a process in the middle of its exec, which takes microseconds."""
 
 
 def _prctl(option: int, value: int) -> None:
@@ -106,6 +109,25 @@ def kill_children(but: Container[int] = ()) -> None:
                 continue
 
 
+def _environment(pid: str) -> bytes:
+    """A process's environment. In the middle of its exec there seems to be none, for an instant."""
+    for _ in range(LOOKS):
+        with open(f"/proc/{pid}/environ", "rb") as environment:
+            found = environment.read()
+        if found:
+            return found
+        with open(f"/proc/{pid}/stat", "rb") as status:
+            # The name in parentheses may hold anything, so fields are counted from its end.
+            fields = status.read().rpartition(b")")[2].split()
+        state, flags, end_of_environment = fields[0], int(fields[6]), fields[48]
+        if end_of_environment != b"0" or state in (b"Z", b"X") or flags & PF_KTHREAD:
+            break
+        os.sched_yield()
+    # It may have come through its exec between the two.
+    with open(f"/proc/{pid}/environ", "rb") as environment:
+        return environment.read()
+
+
 def members(sessions: Iterable[int], marker: bytes) -> list[int]:
     """Processes of this user that belong to one of `sessions`, or whose environment holds `marker` (Linux)."""
     wanted = set(sessions)
@@ -122,9 +144,8 @@ def members(sessions: Iterable[int], marker: bytes) -> list[int]:
             if os.getsid(int(name)) in wanted:
                 found.append(int(name))
                 continue
-            with open(f"/proc/{name}/environ", "rb") as environment:
-                if marker in environment.read().split(b"\0"):
-                    found.append(int(name))
+            if marker in _environment(name).split(b"\0"):
+                found.append(int(name))
         except OSError:
             continue
     return found
