@@ -117,10 +117,11 @@ def _environment(pid: str) -> bytes:
         if found:
             return found
         with open(f"/proc/{pid}/stat", "rb") as status:
-            # The name in parentheses may hold anything, so fields are counted from its end.
+            # The name in parentheses may hold anything, so fields are counted from its end. Where the code begins is
+            # set after everything else.
             fields = status.read().rpartition(b")")[2].split()
-        state, flags, end_of_environment = fields[0], int(fields[6]), fields[48]
-        if end_of_environment != b"0" or state in (b"Z", b"X") or flags & PF_KTHREAD:
+        state, flags, start_of_code = fields[0], int(fields[6]), fields[23]
+        if start_of_code != b"0" or state in (b"Z", b"X") or flags & PF_KTHREAD:
             break
         os.sched_yield()
     # It may have come through its exec between the two.

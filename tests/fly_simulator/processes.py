@@ -124,8 +124,8 @@ def _is_in_exec(pid: int) -> bool:
     """Whether it has its new memory already, and the kernel has not yet laid out its environment there."""
     with open(f"/proc/{pid}/stat", "rb") as stat:
         fields = stat.read().rpartition(b")")[2].split()
-    state, flags, environment_end = fields[0], int(fields[6]), int(fields[48])
-    return environment_end == 0 and state not in {b"Z", b"X"} and not flags & KERNEL_THREAD
+    state, flags, start_of_code = fields[0], int(fields[6]), int(fields[23])
+    return start_of_code == 0 and state not in {b"Z", b"X"} and not flags & KERNEL_THREAD
 
 
 def _end(pid: int) -> None:
