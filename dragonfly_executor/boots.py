@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.base import BootRequest, Node
+from dragonfly_executor.arrivals import Arrivals, as_boot_error
+from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backoff import delay
 from dragonfly_executor.core import events, handshake
 from dragonfly_executor.lookout import Lookout
@@ -95,9 +96,9 @@ class Boots:
         self._host = host
         self._booting: dict[int, Booting] = {}
         self._failures = 0
-        self._handover = threading.Lock()
-        self._arrived: dict[int, Node] = {}
-        self._ended = False
+        self._arrivals = Arrivals(
+            backend, keeper, loop, self._is_wanted, self._node_arrived, self._end_boot, releaser.stop
+        )
         self._dial_back = self._make_dial_back() if backend.dials_back else None
         self.crews = [self._crew]
         if keeper is not None:
@@ -151,7 +152,7 @@ class Boots:
 
     def boot_is_expected(self, request: BootRequest) -> None:
         """Have the backend boot a node: if it has to dial back, it may do so from now on."""
-        self._crew.run(self._boot_node, request)
+        self._crew.run(self._arrivals.boot, request)
 
     def boot_cannot_be_expected(self, runner_id: int, error: errors.BootError) -> None:
         """It would have nowhere to dial."""
@@ -173,44 +174,22 @@ class Boots:
         """Tell whoever runs this."""
         self._narrator.warn(text)
 
-    def _boot_node(self, request: BootRequest) -> None:
-        """On the boot crew."""
-        runner_id = request.runner_id
+    def _is_wanted(self, runner_id: int) -> bool:
+        """On the boot crew: whether it was not given up before there was a thread for it."""
         boot = self._booting.get(runner_id)
-        if boot is None or boot.aborted:
-            # It was given up before there was a thread for it.
-            self._loop.call_soon_threadsafe(lambda: self._end_boot(runner_id))
-            return
-        try:
-            if self._keeper is not None:
-                self._keeper.look()
-                self._keeper.require()
-            node = self._backend.boot(request)
-        except BaseException as raised:  # a backend may be anybody's, and may even call sys.exit()
-            error = raised if isinstance(raised, errors.BootError) else _boot_error(raised)
-            self._loop.call_soon_threadsafe(lambda: self._end_boot(runner_id, error))
-            return
-        with self._handover:
-            if not self._ended:
-                self._arrived[runner_id] = node
-                self._loop.call_soon_threadsafe(lambda: self._booted(runner_id))
-                return
-        node.stop()
+        return boot is not None and not boot.aborted
 
-    def _booted(self, runner_id: int) -> None:
-        node = self._arrived[runner_id]
+    def _node_arrived(self, runner_id: int, node: Node) -> None:
         boot = self._booting.get(runner_id)
         if boot is None:
             # It came after it was given up: nobody waits for this.
             self._releaser.stop(node)
-        else:
-            boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self._host, self._engine.outputs)
-            self._let_speak(boot.link)
-            if self._lookout is not None:
-                self._lookout.watch(boot.link)
-        # Not before: until then nothing else knows the node.
-        del self._arrived[runner_id]
-        if boot is not None and boot.aborted:
+            return
+        boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self._host, self._engine.outputs)
+        self._let_speak(boot.link)
+        if self._lookout is not None:
+            self._lookout.watch(boot.link)
+        if boot.aborted:
             self._end_boot(runner_id)
 
     def node_ended(self, runner: RunnerLink, error: errors.BootError) -> None:
@@ -284,7 +263,7 @@ class Boots:
         """The link of a runner that boots has ended, or must."""
         sender = runner.sender
         phase = "handshake" if sender is None else sender.progress[0]
-        boot_error = error if isinstance(error, errors.BootError) else _boot_error(error, phase)
+        boot_error = error if isinstance(error, errors.BootError) else as_boot_error(error, phase)
         self._end_boot(runner.id, boot_error)
 
     def _boot_timed_out(self, runner_id: int, timeout: float) -> None:
@@ -342,10 +321,7 @@ class Boots:
         """No runner can dial in any more; nodes that nobody has asked for yet, or that come later, are given back."""
         if self._dial_back is not None:
             self._dial_back.close()
-        with self._handover:
-            self._ended = True
-        while self._arrived:
-            self._releaser.stop(self._arrived.popitem()[1])
+        self._arrivals.close()
 
 
 class _Syncing:
@@ -366,10 +342,3 @@ class _Syncing:
         runner = self._runner
         runner.never_left |= runner.held
         self._host.runner_broke(runner, errors.BootError(f"{runner.name}: {text}", phase))
-
-
-def _boot_error(error: BaseException, phase: str = "create") -> errors.BootError:
-    """A `BootError` that says what a backend raised, or how a link ended, while a runner booted."""
-    boot_error = errors.BootError(f"{type(error).__name__}: {error}", phase)
-    boot_error.__cause__ = error
-    return boot_error

@@ -23,7 +23,7 @@ LAYERS = (
     {"backoff", "payload", "printer", "questions", "threads", "transport", "versions"},
     {"future", "lifecycle", "options", "outputs", "runner", "sync"},
     {"backends", "mapping", "narrator", "performer", "release", "reports", "transfers"},
-    {"dialback", "lookout", "registry", "runner_link", "welcome"},
+    {"arrivals", "dialback", "lookout", "registry", "runner_link", "welcome"},
     {"boots"},
     {"runners"},
     {"engine"},

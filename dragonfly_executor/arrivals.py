@@ -1,0 +1,90 @@
+"""Nodes come from the threads on which backends boot them to the engine's, and none is lost on the way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from dragonfly_executor import errors
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.base import Backend, BootRequest, Node
+    from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.transport.loop import Loop
+
+
+class Arrivals:
+    """Has a backend boot nodes, and hands each over.
+
+    Args:
+        backend: whose nodes they are.
+        keeper: knows what runners elsewhere need; None where they see this machine's files.
+        loop: the engine's.
+        is_wanted: whether a runner has not been given up; on the boot crew.
+        on_node: gets a runner's node, on the engine thread.
+        on_error: gets why there is none, on the engine thread; None where it is not wanted.
+        stop: gives a node back that nobody has asked for yet.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        keeper: Keeper | None,
+        loop: Loop,
+        is_wanted: Callable[[int], bool],
+        on_node: Callable[[int, Node], None],
+        on_error: Callable[[int, errors.BootError | None], None],
+        stop: Callable[[Node], None],
+    ) -> None:
+        self._backend = backend
+        self._keeper = keeper
+        self._loop = loop
+        self._is_wanted = is_wanted
+        self._on_node = on_node
+        self._on_error = on_error
+        self._stop = stop
+        self._handover = threading.Lock()
+        self._arrived: dict[int, Node] = {}
+        self._ended = False
+
+    def boot(self, request: BootRequest) -> None:
+        """Boot one, and hand it over. On the boot crew; blocks."""
+        runner_id = request.runner_id
+        if not self._is_wanted(runner_id):
+            self._loop.call_soon_threadsafe(lambda: self._on_error(runner_id, None))
+            return
+        try:
+            if self._keeper is not None:
+                self._keeper.look()
+                self._keeper.require()
+            node = self._backend.boot(request)
+        except BaseException as raised:  # a backend may be anybody's, and may even call sys.exit()
+            error = raised if isinstance(raised, errors.BootError) else as_boot_error(raised)
+            self._loop.call_soon_threadsafe(lambda: self._on_error(runner_id, error))
+            return
+        with self._handover:
+            if not self._ended:
+                self._arrived[runner_id] = node
+                self._loop.call_soon_threadsafe(lambda: self._take(runner_id))
+                return
+        node.stop()
+
+    def _take(self, runner_id: int) -> None:
+        self._on_node(runner_id, self._arrived[runner_id])
+        # Not before: until then nothing else knows the node.
+        del self._arrived[runner_id]
+
+    def close(self) -> None:
+        """Nodes that nobody has asked for yet, or that come later, are given back."""
+        with self._handover:
+            self._ended = True
+        while self._arrived:
+            self._stop(self._arrived.popitem()[1])
+
+
+def as_boot_error(error: BaseException, phase: str = "create") -> errors.BootError:
+    """A `BootError` that says what a backend raised, or how a link ended, while a runner booted."""
+    boot_error = errors.BootError(f"{type(error).__name__}: {error}", phase)
+    boot_error.__cause__ = error
+    return boot_error
