@@ -270,6 +270,24 @@ def test_a_machine_whose_runner_says_nothing_is_told_with_what_was_waited_for(
     assert on_fly.history.left == []
 
 
+@pytest.mark.parametrize("commit", [False, True])
+def test_a_create_without_an_answer_is_told_with_what_came_instead(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, commit: bool
+) -> None:
+    """Before the pool's own time is over: that would only know that there is no node. And nothing is left then."""
+    on_fly.faults.on("create", times=math.inf, reply=errors.platform(502), commit=commit)
+    backend = make_backend(machine_config=ASLEEP_CONFIG)
+    when: list[int] = []
+    with make(backend, boot_timeout=3.0, max_boot_failures=1) as executor:
+        future = executor.submit(pow, 2, 3)
+        future.add_done_callback(lambda _: when.append(len(on_fly.history.left)))
+        error = error_of(future)
+    assert "502: bad gateway" in str(error)
+    assert when == [0]
+    if commit:
+        nothing_is_left(on_fly, backend)
+
+
 @pytest.mark.parametrize("door", ["closed", "open"])
 def test_a_machine_that_starts_too_late_is_refused_and_ends(
     on_fly: Simulator, make: Make, make_backend: MakeBackend, door: str, monkeypatch: pytest.MonkeyPatch
