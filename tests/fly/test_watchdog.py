@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.runner import exits, processes
 from tests.census import Census
 from tests.dialback.conftest import Receive
@@ -146,6 +147,35 @@ def test_a_runner_dials_back_and_is_ended_by_its_lifetime(receive: Receive, cens
             # It hears nothing of the parent, and does nothing: as one that hangs.
             os.kill(agent, signal.SIGSTOP)
             assert process.wait(PATIENCE) == exits.EXPIRED
+            assert all_ended(watches)
+    sock = reception.take()
+    assert sock is not None
+    sock.close()
+
+
+IMPATIENT = """
+from dragonfly_executor.runner import watchdog
+from dragonfly_executor.runner.__main__ import main
+
+watchdog.EVERY = 0.1
+watchdog.guard.__defaults__ = (0.7,)
+main(["--max-lifetime", "600", "--failsafe", "0.5"])
+"""
+
+
+def test_an_agent_gives_signs_of_life_until_it_is_stopped(receive: Receive) -> None:
+    """Checklist 20: also where its machine goes on, and nobody but the watchdog could notice."""
+    reception = receive()
+    environment = {**os.environ, VARIABLE: reception.expect().encode()}
+    with subprocess.Popen([sys.executable, "-c", IMPATIENT], env=environment) as process:
+        assert reception.joined.get(timeout=PATIENCE) == 1
+        (agent,) = processes.children(process.pid)
+        with pytest.raises(subprocess.TimeoutExpired):
+            # Longer than silence may last, the start counted in.
+            process.wait(2.0)
+        with watching(agent) as watches:
+            os.kill(agent, signal.SIGSTOP)
+            assert process.wait(PATIENCE) == exits.SILENT
             assert all_ended(watches)
     sock = reception.take()
     assert sock is not None
