@@ -53,7 +53,7 @@ def watchdog(
 
 def test_everything_ends_with_the_lifetime(mailbox: Mailbox) -> None:
     """An agent that hangs, and what it has started in a session of its own."""
-    with watchdog(mailbox, HANGS, lifetime=1.5) as process, watching(*mailbox.numbers(2)) as watches:
+    with watchdog(mailbox, HANGS, lifetime=1.0) as process, watching(*mailbox.numbers(2)) as watches:
         assert process.wait(PATIENCE) == exits.EXPIRED
         assert all_ended(watches)
 
@@ -61,7 +61,7 @@ def test_everything_ends_with_the_lifetime(mailbox: Mailbox) -> None:
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_the_agents_health_is_not_asked(mailbox: Mailbox, number: signal.Signals) -> None:
     """Stopped, it ends with the lifetime; killed, at once, and with what it has left behind."""
-    with watchdog(mailbox, HANGS, lifetime=2.0 if number == signal.SIGSTOP else LONG) as process:
+    with watchdog(mailbox, HANGS, lifetime=1.2 if number == signal.SIGSTOP else LONG) as process:
         agent, child = mailbox.numbers(2)
         with watching(agent, child) as watches:
             os.kill(agent, number)
@@ -95,7 +95,7 @@ def test_strays_are_reaped_meanwhile(mailbox: Mailbox) -> None:
         "child = subprocess.Popen(['sh', '-c', 'sleep 0.05 & echo $!'], stdout=subprocess.PIPE)\n"
         "    tell(child.stdout.readline().decode().strip()); child.wait(); signal.pause()"
     )
-    with watchdog(mailbox, agent, lifetime=1.5) as process:
+    with watchdog(mailbox, agent, lifetime=1.0) as process:
         (stray,) = mailbox.numbers(1)
         assert process.wait(PATIENCE) == exits.EXPIRED
         assert not Path(f"/proc/{stray}").exists()
