@@ -144,6 +144,11 @@ def test_public_names_are_loaded_when_they_are_used() -> None:
     assert "dragonfly_executor.pool" not in loaded_by("import dragonfly_executor; dragonfly_executor.Parent")
 
 
+def test_backends_load_what_they_need_when_they_are_made() -> None:
+    loaded = loaded_by("from dragonfly_executor import FlyBackend, SSHBackend")
+    assert not packages(loaded) & HEAVY
+
+
 def test_a_name_that_is_none_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Dragonfly'"):
         _ = dragonfly_executor.Dragonfly

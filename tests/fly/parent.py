@@ -12,7 +12,7 @@ from dragonfly_executor import DragonflyExecutor, FlyBackend
 
 def main() -> None:
     """Work."""
-    backend = FlyBackend(failsafe=1.0, max_lifetime=60.0)
+    backend = FlyBackend(failsafe=0.5, max_lifetime=60.0)
     with DragonflyExecutor(backend=backend, max=1, max_concurrency=1, lease=2.0, heartbeat=0.3) as executor:
         for number in range(int(sys.argv[1])):
             assert executor.submit(pow, number, 2).result() == number**2

@@ -199,27 +199,27 @@ def test_strange_descriptions_crash_nothing(
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    ("action", "trouble"),
     [
-        {"reply": Reply(502, "<html>Bad Gateway</html>")},
-        {"reply": Reply(200, "<html>")},
-        {"reply": errors.rate_limited()},
-        {"truncate": 9},
-        {"reset": True},
-        {"cut": True},
-        {"reply": errors.no_machine()},
+        ("wait", {"reply": Reply(502, "<html>Bad Gateway</html>")}),
+        ("wait", {"reply": errors.rate_limited()}),
+        ("wait", {"cut": True}),
+        ("wait", {"reply": errors.no_machine()}),
+        ("get", {"reply": Reply(200, "<html>")}),
+        ("get", {"truncate": 9}),
+        ("get", {"reset": True}),
+        ("get", {"reply": errors.no_machine()}),
     ],
-    ids=["502", "html", "429", "truncated", "reset", "cut", "404"],
+    ids=["wait-502", "wait-429", "wait-cut", "wait-404", "get-html", "get-truncated", "get-reset", "get-404"],
 )
-@pytest.mark.parametrize("action", ["wait", "get"])
 def test_a_look_that_goes_wrong_ends_no_boot(
     on_fly: Simulator, make: Make, make_backend: MakeBackend, action: str, trouble: dict[str, Any]
 ) -> None:
     """Unless it says, of the machine itself, that there is none. A slow machine is looked at often meanwhile."""
-    on_fly.timing.pull_time = 0.4
-    on_fly.faults.on(action, times=2, **trouble)
+    on_fly.timing.pull_time = 0.3
+    on_fly.faults.on(action, **trouble)
     if action == "get":
-        on_fly.faults.on("wait", times=2, reply=errors.not_reached(["stopped"], "created"))
+        on_fly.faults.on("wait", reply=errors.not_reached(["stopped"], "created"))
     backend = make_backend()
     with make(backend, max_boot_failures=1) as executor:
         future = executor.submit(pow, 2, 3)
@@ -270,15 +270,33 @@ def test_a_machine_whose_runner_says_nothing_is_told_with_what_was_waited_for(
     assert on_fly.history.left == []
 
 
+@pytest.mark.parametrize("commit", [False, True])
+def test_a_create_without_an_answer_is_told_with_what_came_instead(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, commit: bool
+) -> None:
+    """Before the pool's own time is over: that would only know that there is no node. And nothing is left then."""
+    on_fly.faults.on("create", times=math.inf, reply=errors.platform(502), commit=commit)
+    backend = make_backend(machine_config=ASLEEP_CONFIG)
+    when: list[int] = []
+    with make(backend, boot_timeout=1.2, max_boot_failures=1) as executor:
+        future = executor.submit(pow, 2, 3)
+        future.add_done_callback(lambda _: when.append(len(on_fly.history.left)))
+        error = error_of(future)
+    assert "502: bad gateway" in str(error)
+    assert when == [0]
+    if commit:
+        nothing_is_left(on_fly, backend)
+
+
 @pytest.mark.parametrize("door", ["closed", "open"])
 def test_a_machine_that_starts_too_late_is_refused_and_ends(
     on_fly: Simulator, make: Make, make_backend: MakeBackend, door: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It could not be destroyed either: Fly says no to that. Others are waited for, or nobody is."""
     monkeypatch.setattr("dragonfly_executor.backends.fly.node.STOP_PATIENCE", 0.3)
-    on_fly.timing.pull_time = 1.5
+    on_fly.timing.pull_time = 0.9
     on_fly.faults.on("destroy", times=math.inf, reply=errors.platform(503))
-    backend = make_backend(failsafe=1.0)
+    backend = make_backend(failsafe=0.5)
     with make(backend, boot_timeout=0.5, max_boot_failures=1) as executor:
         assert isinstance(error_of(executor.submit(pow, 2, 3)), BootTimeoutError)
         (machine,) = on_fly.world.booted

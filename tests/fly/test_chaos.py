@@ -73,7 +73,7 @@ def test_two_hundred_boots_in_trouble(on_fly: Simulator, make: Make, make_backen
     calls_on_runners(on_fly, make, make_backend, boots=200, most=4, seconds=800.0)
 
 
-@pytest.mark.parametrize("boots", [60, pytest.param(500, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("boots", [40, pytest.param(500, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
 def test_machines_are_made_and_given_back_in_trouble(on_fly: Simulator, make_backend: MakeBackend, boots: int) -> None:
     """Without runners: a boot gives a node, or an error; a node that was given back is gone."""
     backend = make_backend(region=["cdg", "lhr"], machine_config=ASLEEP_CONFIG)

@@ -205,6 +205,18 @@ def test_a_zombie_is_gone() -> None:
     assert owner.liveness(ME) is Liveness.GONE
 
 
+def test_a_process_that_is_hidden_may_be_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's, where /proc shows everybody only their own."""
+    hidden = ME._replace(pid=4_000_000)
+    assert hidden.liveness(ME) is Liveness.GONE
+
+    def kill(_pid: int, _number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
+    assert hidden.liveness(ME) is Liveness.UNKNOWN
+
+
 @pytest.mark.parametrize("is_here", [False, True])
 def test_what_cannot_be_told_is_not_told(is_here: bool) -> None:
     """Another host, also one whose home directory is this one's; another container; a clone; no /proc."""

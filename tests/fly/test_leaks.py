@@ -30,7 +30,7 @@ from tests.fly_simulator.state import Machine
 from tests.support import PATIENCE, watching
 
 LEASE_AND_FAILSAFE = 3.5
-"""Seconds after a parent's death until its runners are gone: a lease of two in these tests, or a failsafe of one."""
+"""Seconds after a parent's death until its runners are gone: a lease of two here, or a failsafe of half a one."""
 BUSY = 10.0
 """Seconds that a busy machine may add to that."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.runner import exits, processes
 from tests.census import Census
 from tests.dialback.conftest import Receive
@@ -52,7 +53,7 @@ def watchdog(
 
 def test_everything_ends_with_the_lifetime(mailbox: Mailbox) -> None:
     """An agent that hangs, and what it has started in a session of its own."""
-    with watchdog(mailbox, HANGS, lifetime=1.5) as process, watching(*mailbox.numbers(2)) as watches:
+    with watchdog(mailbox, HANGS, lifetime=1.0) as process, watching(*mailbox.numbers(2)) as watches:
         assert process.wait(PATIENCE) == exits.EXPIRED
         assert all_ended(watches)
 
@@ -60,7 +61,7 @@ def test_everything_ends_with_the_lifetime(mailbox: Mailbox) -> None:
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_the_agents_health_is_not_asked(mailbox: Mailbox, number: signal.Signals) -> None:
     """Stopped, it ends with the lifetime; killed, at once, and with what it has left behind."""
-    with watchdog(mailbox, HANGS, lifetime=2.0 if number == signal.SIGSTOP else LONG) as process:
+    with watchdog(mailbox, HANGS, lifetime=1.2 if number == signal.SIGSTOP else LONG) as process:
         agent, child = mailbox.numbers(2)
         with watching(agent, child) as watches:
             os.kill(agent, number)
@@ -94,7 +95,7 @@ def test_strays_are_reaped_meanwhile(mailbox: Mailbox) -> None:
         "child = subprocess.Popen(['sh', '-c', 'sleep 0.05 & echo $!'], stdout=subprocess.PIPE)\n"
         "    tell(child.stdout.readline().decode().strip()); child.wait(); signal.pause()"
     )
-    with watchdog(mailbox, agent, lifetime=1.5) as process:
+    with watchdog(mailbox, agent, lifetime=1.0) as process:
         (stray,) = mailbox.numbers(1)
         assert process.wait(PATIENCE) == exits.EXPIRED
         assert not Path(f"/proc/{stray}").exists()
@@ -146,6 +147,35 @@ def test_a_runner_dials_back_and_is_ended_by_its_lifetime(receive: Receive, cens
             # It hears nothing of the parent, and does nothing: as one that hangs.
             os.kill(agent, signal.SIGSTOP)
             assert process.wait(PATIENCE) == exits.EXPIRED
+            assert all_ended(watches)
+    sock = reception.take()
+    assert sock is not None
+    sock.close()
+
+
+IMPATIENT = """
+from dragonfly_executor.runner import watchdog
+from dragonfly_executor.runner.__main__ import main
+
+watchdog.EVERY = 0.1
+watchdog.guard.__defaults__ = (0.7,)
+main(["--max-lifetime", "600", "--failsafe", "0.5"])
+"""
+
+
+def test_an_agent_gives_signs_of_life_until_it_is_stopped(receive: Receive) -> None:
+    """Checklist 20: also where its machine goes on, and nobody but the watchdog could notice."""
+    reception = receive()
+    environment = {**os.environ, VARIABLE: reception.expect().encode()}
+    with subprocess.Popen([sys.executable, "-c", IMPATIENT], env=environment) as process:
+        assert reception.joined.get(timeout=PATIENCE) == 1
+        (agent,) = processes.children(process.pid)
+        with pytest.raises(subprocess.TimeoutExpired):
+            # Longer than silence may last, the start counted in.
+            process.wait(2.0)
+        with watching(agent) as watches:
+            os.kill(agent, signal.SIGSTOP)
+            assert process.wait(PATIENCE) == exits.SILENT
             assert all_ended(watches)
     sock = reception.take()
     assert sock is not None

@@ -43,6 +43,8 @@ MARGIN = 300.0
 """Seconds that the clocks of parent, Fly and whoever sweeps may differ."""
 UNDO_PATIENCE = 20.0
 """Seconds for destroying what came of a boot that failed."""
+UNDO_SHARE = 0.2
+"""Of a boot's time, that this may take at most."""
 SWEEP_PATIENCE = 60.0
 FIRST_SWEEP_PATIENCE = 10.0
 """Seconds for the sweep that goes with the first boot: the machine starts meanwhile."""
@@ -197,7 +199,8 @@ class FlyBackend(Backend):
         """
         from dragonfly_executor.backends.fly.creation import Creation
 
-        patience = Patience(request.timeout, request.given_up)
+        # Not all of it: what comes of a create that ends in doubt is destroyed within the boot's time as well.
+        patience = Patience(request.timeout - min(UNDO_PATIENCE, UNDO_SHARE * request.timeout), request.given_up)
         lifetime = request.timeout + self._max_lifetime + MARGIN
         label = Label(os.urandom(16).hex(), request.parent.pool, Owner.me(), int(time.time() + lifetime))
         name = machine_name(request.parent.pool)

@@ -72,7 +72,10 @@ class Owner(NamedTuple):
             return Liveness.GONE if here and self.boot and me.boot else Liveness.UNKNOWN
         if not self.space or self.space != me.space:
             return Liveness.UNKNOWN
-        return Liveness.ALIVE if _started(self.pid) == self.started else Liveness.GONE
+        started = _started(self.pid)
+        if started is None and _is_hidden(self.pid):
+            return Liveness.UNKNOWN
+        return Liveness.ALIVE if started == self.started else Liveness.GONE
 
     @property
     def fly_machine(self) -> str | None:
@@ -159,6 +162,17 @@ def _read(path: str) -> str:
         return Path(path).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return ""
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process with this number that is another user's, and whose /proc this one may not see."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return False
 
 
 def _started(pid: int) -> int | None:
