@@ -25,9 +25,11 @@ settings.load_profile("suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell without job control has what it starts in the background ignore Ctrl-C, and that is inherited.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell without job control has what it starts in the background ignore Ctrl-C, nohup has it ignore SIGHUP, and
+    # that is inherited.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     # pytest keeps the tmp_path folders of the last runs where it always does; everybody else's temporary
     # files go to a folder of this run's own, where whatever is found was left by a test.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
