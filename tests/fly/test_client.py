@@ -112,7 +112,7 @@ def test_a_list_is_filtered_again_here(on_fly: Simulator, api: MachinesAPI, aske
 @pytest.mark.parametrize(
     "trouble",
     [
-        {"reply": rate_limited("1")},
+        {"reply": rate_limited("0")},
         {"reply": errors.platform(500)},
         {"reply": errors.platform(503, html=True)},
         {"reply": errors.flaps_timed_out()},
