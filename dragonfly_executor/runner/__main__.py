@@ -5,7 +5,8 @@
 ``python -m dragonfly_executor.runner`` dials back to the parent that the environment variable DRAGONFLY_PARENT
 describes; with ``--parent-on-stdin`` the description is the first line of standard input. ``--failsafe SECONDS`` says
 how long it may take until the parent has let it in (20). With ``--max-lifetime SECONDS`` a process of its own sees
-to it that the runner ends by then, and earlier if it hangs: as the main process of a machine.
+to it that the runner ends by then, and earlier if it hangs, or has had no call for ``--max-idle SECONDS``: as the main
+process of a machine.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 USAGE = (
     "usage: python -m dragonfly_executor.runner "
-    "[--fd NUMBER | [--parent-on-stdin] [--failsafe SECONDS] [--max-lifetime SECONDS]]"
+    "[--fd NUMBER | [--parent-on-stdin] [--failsafe SECONDS] "
+    "[--max-lifetime SECONDS [--max-idle SECONDS]]]"
 )
 FAILSAFE = 20.0
 
@@ -42,7 +44,7 @@ def main(arguments: list[str]) -> None:
         run(sock)
         return
     on_stdin = arguments[:1] == ["--parent-on-stdin"]
-    seconds = {"--failsafe": FAILSAFE, "--max-lifetime": 0.0}
+    seconds = {"--failsafe": FAILSAFE, "--max-lifetime": 0.0, "--max-idle": 0.0}
     rest = arguments[on_stdin:]
     for name, value in zip(rest[::2], [*rest[1::2], ""], strict=False):
         if name not in seconds or not value.replace(".", "", 1).isdigit():
@@ -52,7 +54,7 @@ def main(arguments: list[str]) -> None:
     from dragonfly_executor.runner import dial
 
     try:
-        parent, failsafe, max_lifetime = dial.take_parent(on_stdin=on_stdin), *seconds.values()
+        parent, failsafe, max_lifetime, max_idle = dial.take_parent(on_stdin=on_stdin), *seconds.values()
     except dial.NotLetInError as error:
         _give_up(error)
     if not max_lifetime:
@@ -60,10 +62,10 @@ def main(arguments: list[str]) -> None:
         return
     from dragonfly_executor.runner import watchdog
 
-    def be_agent(show_life: Callable[[], None]) -> None:
+    def be_agent(show_life: Callable[[bool], None]) -> None:
         _run_once_let_in(parent, failsafe, lambda agent: agent.be_watched(show_life, watchdog.EVERY, watchdog.GRACE))
 
-    watchdog.guard(be_agent, max_lifetime, failsafe)
+    watchdog.guard(be_agent, max_lifetime, failsafe, max_idle)
 
 
 def _run_once_let_in(parent: Parent, failsafe: float, prepare: Callable[[Agent], None] | None = None) -> None:

@@ -86,10 +86,12 @@ class Agent:
         self._watch.parent(self.exit)
         self._check_lease()
 
-    def be_watched(self, show_life: Callable[[], None], every: float, grace: float) -> None:
-        """Give a sign of life every so often; and when its machine is stopped, let calls finish for `grace` seconds."""
+    def be_watched(self, show_life: Callable[[bool], None], every: float, grace: float) -> None:
+        """Give a sign of life every so often, which says whether calls were here since the last one; and when its
+        machine is stopped, let calls finish for `grace` seconds.
+        """
         self._grace = grace
-        show_life()
+        show_life(self._dispatcher.idle_for() < every)
         self._loop.call_later(every, lambda: self.be_watched(show_life, every, grace))
 
     def _check_lease(self) -> None:

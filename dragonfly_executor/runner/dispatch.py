@@ -55,6 +55,10 @@ class Dispatcher:
         """Whether no call is here."""
         return not self.waiting and not self.works and not self._held
 
+    def idle_for(self) -> float:
+        """Seconds since a call was here."""
+        return self._loop.time() - self._progress if self.is_idle else 0.0
+
     # -- handing out --------------------------------------------------------------------------------------------------
 
     def dispatch(self) -> None:

@@ -6,6 +6,8 @@ UNREACHABLE = 69
 """Nobody was there to let it in."""
 REFUSED = 77
 """The parent did not let it in."""
+IDLE = 123
+"""It has had no call for as long as it may."""
 EXPIRED = 124
 """It has been there for as long as it may."""
 SILENT = 125

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 SIGN_OF_LIFE = signal.SIGUSR1
+SIGN_OF_WORK = signal.SIGUSR2
+"""A sign of life, too."""
 EVERY = 10.0
 """Seconds between two signs of life of an agent."""
 SILENCE = 60.0
@@ -27,18 +29,23 @@ GRACE = 25.0
 """Seconds that calls have to finish when the machine is stopped, of the 30 that its manager waits."""
 KILLING = 2.0
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-_AWAITED = {signal.SIGCHLD, SIGN_OF_LIFE, *_STOPPING}
+_AWAITED = {signal.SIGCHLD, SIGN_OF_LIFE, SIGN_OF_WORK, *_STOPPING}
 
 
 def guard(
-    agent: Callable[[Callable[[], None]], None], max_lifetime: float, start: float, silence: float = SILENCE
+    agent: Callable[[Callable[[bool], None]], None],
+    max_lifetime: float,
+    start: float,
+    max_idle: float = 0.0,
+    silence: float = SILENCE,
 ) -> NoReturn:
     """Run an agent in a child, and see to it that nothing of it is there longer than it may be. Does not return.
 
     Args:
-        agent: be one; it gets what gives a sign of life.
+        agent: be one; it gets what gives a sign of life, to be told whether calls were there since the last one.
         max_lifetime: seconds from now on.
         start: seconds until the first sign of life is due, in addition to `silence`.
+        max_idle: seconds without a call after which it ends; 0 for any number. The agent is told, and has `GRACE`.
         silence: seconds from one sign of life to the next at most.
     """
     # First, so that none is missed: they are waited for, and no handler runs.
@@ -50,35 +57,45 @@ def guard(
     if pid == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
         processes.die_with_parent(me)
-        agent(lambda: os.kill(me, SIGN_OF_LIFE))
+        agent(lambda has_worked: os.kill(me, SIGN_OF_WORK if has_worked else SIGN_OF_LIFE))
         os._exit(1)
-    status = _watch(pid, max_lifetime, start, silence)
+    status = _watch(pid, max_lifetime, start, max_idle or float("inf"), silence)
     _kill_all()
     os._exit(status)
 
 
-def _watch(pid: int, max_lifetime: float, start: float, silence: float) -> int:
+def _watch(pid: int, max_lifetime: float, start: float, max_idle: float, silence: float) -> int:
     """Wait for the agent's end, or for the time at which it has to come; the status to end with."""
     end = boot_clock() + max_lifetime
     due = boot_clock() + start + silence
+    until_idle = boot_clock() + start + max_idle
+    is_idle = False
     while True:
-        left = min(end, due) - boot_clock()
-        if left <= 0:
-            expired = boot_clock() >= end
-            how = f"it has been here for {max_lifetime:g} s" if expired else "its agent gives no sign of life"
-            os.write(2, f"dragonfly runner: ended, because {how}\n".encode())
-            return exits.EXPIRED if expired else exits.SILENT
-        heard = signal.sigtimedwait(_AWAITED, left)
+        now = boot_clock()
+        if now >= min(end, due):
+            code, why = exits.SILENT, "its agent gives no sign of life"
+            if is_idle:
+                code, why = exits.IDLE, f"it had no call for {max_idle:g} s, and its agent does not go"
+            elif now >= end:
+                code, why = exits.EXPIRED, f"it has been here for {max_lifetime:g} s"
+            os.write(2, f"dragonfly runner: ended, because {why}\n".encode())
+            return code
+        if now >= until_idle and not is_idle:
+            # As when its machine is stopped: a call may be on its way.
+            is_idle, end = True, min(end, now + GRACE)
+            os.kill(pid, signal.SIGTERM)
+        heard = signal.sigtimedwait(_AWAITED, min(end, due, end if is_idle else until_idle) - now)
         if heard is None:
             continue
-        if heard.si_signo == SIGN_OF_LIFE:
+        if heard.si_signo in (SIGN_OF_LIFE, SIGN_OF_WORK):
             due = boot_clock() + silence
+            until_idle = due - silence + max_idle if heard.si_signo == SIGN_OF_WORK else until_idle
         elif heard.si_signo in _STOPPING:
             os.kill(pid, signal.SIGTERM)
         status = _reap(pid)
         if status is not None:
             code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
+            return exits.IDLE if is_idle else code if code >= 0 else 128 - code
 
 
 def _reap(agent: int) -> int | None:

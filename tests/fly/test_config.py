@@ -61,7 +61,8 @@ def test_on_fly_nothing_has_to_be_said(env: pytest.MonkeyPatch) -> None:
     assert config["image"] == ON_FLY["FLY_IMAGE_REF"]
     assert config["guest"] == {"cpu_kind": "performance", "cpus": 2, "memory_mb": 4096}
     assert config["init"]["cmd"][:3] == [sys.executable, "-m", "dragonfly_executor.runner"]
-    assert config["init"]["cmd"][3:] == ["--failsafe", "20.000", "--max-lifetime", "86400.000"]
+    limits = {"--failsafe": "20.000", "--max-lifetime": "86400.000", "--max-idle": "3600.000"}
+    assert config["init"]["cmd"][3:] == [word for item in limits.items() for word in item]
     assert (config["auto_destroy"], config["restart"]) == (True, {"policy": "no"})
     assert config["dns"] == {"skip_registration": True}
     assert "services" not in config

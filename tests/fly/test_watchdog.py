@@ -29,7 +29,8 @@ def agent(show_life):
     told = os.open(sys.argv[1], os.O_WRONLY)
     %s
 
-watchdog.guard(agent, max_lifetime=float(sys.argv[2]), start=float(sys.argv[3]), silence=float(sys.argv[4]))
+lifetime, start, silence, idle = map(float, sys.argv[2:])
+watchdog.guard(agent, lifetime, start, idle, silence)
 """
 STRAY = (
     "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'], start_new_session=True)\n    "
@@ -40,9 +41,14 @@ LONG = 600.0
 
 @contextmanager
 def watchdog(
-    mailbox: Mailbox, agent: str, lifetime: float = LONG, start: float = 0.0, silence: float = LONG
+    mailbox: Mailbox,
+    agent: str,
+    lifetime: float = LONG,
+    start: float = 0.0,
+    silence: float = LONG,
+    idle: float = 0.0,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    numbers = [str(number) for number in (lifetime, start, silence)]
+    numbers = [str(number) for number in (lifetime, start, silence, idle)]
     with subprocess.Popen([sys.executable, "-c", PROGRAM % agent, mailbox.path, *numbers]) as process:
         try:
             yield process
@@ -77,10 +83,25 @@ def test_an_agent_without_a_sign_of_life_ends(mailbox: Mailbox) -> None:
 
 def test_signs_of_life_keep_it(mailbox: Mailbox) -> None:
     """It lives for longer than its silence may last: the second half of its words come after that."""
-    agent = "import time\n    for _ in range(10):\n        show_life(); tell('alive'); time.sleep(0.1)\n    os._exit(7)"
+    agent = (
+        "import time\n    for _ in range(10):\n        show_life(False); tell('alive'); time.sleep(0.1)\n"
+        "    os._exit(7)"
+    )
     with watchdog(mailbox, agent, silence=0.6) as process:
         assert process.wait(PATIENCE) == 7
         assert [mailbox.read() for _ in range(10)] == ["alive"] * 10
+
+
+def test_an_agent_without_calls_is_told_to_go(mailbox: Mailbox) -> None:
+    """Signs of life alone do not keep it, signs of work do: the second half of its words come after that."""
+    agent = (
+        "import time\n    signal.signal(signal.SIGTERM, lambda *_: (tell('told'), os._exit(0)))\n    "
+        "for _ in range(8):\n        show_life(True); tell('works'); time.sleep(0.1)\n    "
+        "while True:\n        show_life(False); time.sleep(0.1)"
+    )
+    with watchdog(mailbox, agent, idle=0.5) as process:
+        assert [mailbox.read() for _ in range(9)] == ["works"] * 8 + ["told"]
+        assert process.wait(PATIENCE) == exits.IDLE
 
 
 def test_the_agents_own_end_is_its_end(mailbox: Mailbox) -> None:
@@ -154,12 +175,13 @@ def test_a_runner_dials_back_and_is_ended_by_its_lifetime(receive: Receive, cens
 
 
 IMPATIENT = """
+import sys
 from dragonfly_executor.runner import watchdog
 from dragonfly_executor.runner.__main__ import main
 
 watchdog.EVERY = 0.1
-watchdog.guard.__defaults__ = (0.7,)
-main(["--max-lifetime", "600", "--failsafe", "0.5"])
+watchdog.guard.__defaults__ = (0.0, 0.7)
+main(["--max-lifetime", "600", "--failsafe", "0.5", *sys.argv[1:]])
 """
 
 
@@ -180,6 +202,18 @@ def test_an_agent_gives_signs_of_life_until_it_is_stopped(receive: Receive) -> N
     sock = reception.take()
     assert sock is not None
     sock.close()
+
+
+def test_a_runner_without_calls_ends(receive: Receive) -> None:
+    """Its parent is there, and wants nothing of it."""
+    reception = receive()
+    environment = {**os.environ, VARIABLE: reception.expect().encode()}
+    with subprocess.Popen([sys.executable, "-c", IMPATIENT, "--max-idle", "0.5"], env=environment) as process:
+        assert reception.joined.get(timeout=PATIENCE) == 1
+        sock = reception.take()
+        assert sock is not None
+        assert process.wait(PATIENCE) == exits.IDLE
+        sock.close()
 
 
 def test_a_runner_that_reaches_nobody_says_so_by_its_status(receive: Receive) -> None:

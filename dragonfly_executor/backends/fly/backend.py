@@ -76,6 +76,8 @@ class FlyBackend(Backend):
         host: the Machines API; default FLY_FLAPS_BASE_URL or https://api.machines.dev.
         boot_timeout: seconds (or a `timedelta`) of a boot where the pool does not say.
         max_lifetime: seconds after which a machine ends whatever it does: calls that run then are lost.
+        max_idle: seconds without a call after which a machine ends whatever its pool wants; 0 for any number. A pool's
+            own ``idle_shutdown_after`` comes long before; `min` runners are replaced.
         skip_secrets: whether the app's secrets, the token with them, are kept from the runners.
         machine_config: merged over the config that all this makes: the way to what has no argument of its own.
             ``auto_destroy`` and ``restart`` must not be in it.
@@ -126,6 +128,7 @@ class FlyBackend(Backend):
         host: str | None = None,
         boot_timeout: Seconds = 120.0,
         max_lifetime: Seconds = 24 * 3600.0,
+        max_idle: Seconds = 3600.0,
         skip_secrets: bool = True,
         machine_config: Mapping[str, Any] | None = None,
         parent_address: str | None = None,
@@ -148,11 +151,16 @@ class FlyBackend(Backend):
         self.sync = _sync(sync, requirements, own_image=place.own_image)
         interpreter = python or (sys.executable if place.own_image else "python3")
         failsafe_seconds = duration(failsafe, "failsafe", positive=True)
-        limits = ("--failsafe", f"{failsafe_seconds:.3f}", "--max-lifetime", f"{self._max_lifetime:.3f}")
+        limits = {
+            "--failsafe": failsafe_seconds,
+            "--max-lifetime": self._max_lifetime,
+            "--max-idle": duration(max_idle, "max_idle"),
+        }
+        words = (word for name, seconds in limits.items() for word in (name, f"{seconds:.3f}"))
         self.blueprint = Blueprint(
             image=place.image,
             guest=Guest(cpu_kind, cpus, memory_mb, gpu_kind, gpus).check(),
-            command=(interpreter, "-m", "dragonfly_executor.runner", *limits),
+            command=(interpreter, "-m", "dragonfly_executor.runner", *words),
             env=check_texts(env, "env"),
             metadata=check_texts(metadata, "metadata"),
             services=check_services(services),

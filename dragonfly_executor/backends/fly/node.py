@@ -135,6 +135,7 @@ def describe_exit(ending: Exit, address: str) -> str:
         ),
         exits.REFUSED: "the parent did not let it in, or not any more",
         exits.EXPIRED: "max_lifetime had passed",
+        exits.IDLE: "it had no call for max_idle",
         exits.SILENT: "its agent was silent for too long",
         126: "what starts the runner cannot be run: look at init= and python=",
         127: "what starts the runner is not there: look at init= and python=, and at what the image has",
