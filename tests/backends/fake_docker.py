@@ -13,6 +13,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,13 @@ class Container:
         command = self.config["Cmd"]
         assert command[0] == "python"
         given = dict(entry.split("=", 1) for entry in [*self.config["Env"], self._mark])
-        kept = {name: os.environ[name] for name in ("PATH", "TMPDIR", MARK)}
+        kept = {name: os.environ[name] for name in ("PATH", MARK)}
+        # Its /tmp is its own, and goes with it, whatever it had no time to clear away.
+        (self.folder / "tmp").mkdir(exist_ok=True)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *command[1:]],
-                env={**kept, "HOME": str(self.folder), **given},
+                env={**kept, "HOME": str(self.folder), "TMPDIR": str(self.folder / "tmp"), **given},
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -180,8 +183,10 @@ class Handler(BaseHTTPRequestHandler):
                 return
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        # Who asked may have gone.
+        with suppress(ConnectionError):
+            self.end_headers()
+            self.wfile.write(content)
 
     do_GET = do_POST = do_DELETE = _serve  # noqa: N815
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import DragonflyExecutor, PoolBrokenError, engine
+from dragonfly_executor.arrivals import Arrivals
 from dragonfly_executor.boots import Boots
 from dragonfly_executor.core import events
 from dragonfly_executor.core.facts import RECORD
@@ -193,7 +194,8 @@ PARTS: list[tuple[Any, str]] = [
     *((Engine, name) for name in ("_take_inbox", "handle", "_arm_timer", "_tick", "runner_answered")),
     *((Performer, name) for name in ("_send", "_kill", "_boot", "_stop", "_check_idle", "_closed")),
     (engine, "settle"),
-    *((Boots, name) for name in ("boot", "boot_is_expected", "_booted", "said_hello", "_came_up")),
+    *((Boots, name) for name in ("boot", "boot_is_expected", "_node_arrived", "said_hello", "_came_up")),
+    (Arrivals, "_take"),
     (Welcome, "let_in"),
     *((Runners, name) for name in (
         "boot", "runner_said_hello", "adopt", "results_arrived", "runner_answered", "check_idle", "runner_broke",
