@@ -243,7 +243,7 @@ def _algorithms(kind: str) -> tuple[str, ...]:
 
 
 def _text_of(error: BaseException | None) -> str:
-    if error is None:
+    if error is None or isinstance(error, EOFError):
         return "the connection was closed"
     return str(error) or type(error).__name__
 
@@ -256,6 +256,8 @@ def _end(transport: paramiko.Transport) -> None:
         transport.join(JOIN_PATIENCE)
     if transport.is_alive():
         logging.getLogger("dragonfly_executor").error("thread %s has not ended", transport.name)
+    # Where the handshake broke off, paramiko leaves a thread behind that would have ended it in time.
+    transport.packetizer.complete_handshake()
 
 
 class Passage:
