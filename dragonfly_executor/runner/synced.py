@@ -3,7 +3,8 @@
 A sync is a number of steps, each in its turn: the parent says what changes (SYNC_BEGIN), the agent which of the
 contents it has (SYNC_HAVE), the parent sends the others, if any (SYNC_DATA, SYNC_END), and the agent changes its tree
 and says so (SYNC_END). Calls that come after a SYNC_BEGIN wait until then. Where a content did not come out as
-announced, since its file was just being changed, they go on waiting: the parent then sends another step.
+announced, since its file was just being changed, they go on waiting: the parent then sends another step. It is known by
+what the parent had heard when it sent it: others may have been on their way already.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class Synced:
         self._all_sent = False
         self._work: Iterator[None] = iter(())
         self._stale: list[str] = []
+        self._doubted = 0
+        """The last step of which a content did not come out as announced."""
         self._fresh = False
         self._failed = False
         self._is_trimmed = False
@@ -136,6 +139,12 @@ class Synced:
         if all(have):
             # A warm runner need not be told that nothing follows: that would be a way there and back more.
             self._apply()
+
+    def _ask_next(self) -> None:
+        try:
+            self._ask()
+        except OSError as error:
+            self._fail("sync", f"{error.strerror or error} ({error.filename or self._where()})")
 
     def _open_session(self) -> None:
         if self._session is not None:
@@ -227,11 +236,14 @@ class Synced:
         self._fresh = self._fresh or step.fresh
         self._import_path = step.import_path
         stale = set(self._stale)
+        if stale:
+            self._doubted = number
         answer = pack_bits([path in stale for path in step.difference.changed])
         self._send(encode(Kind.SYNC_END, payload=answer, detail=number))
         if self._steps:
-            self._ask()
-        elif not stale:
+            # Not from here: any number of steps may wait, and each would stand on the one before.
+            self._loop.call_soon(self._ask_next)
+        elif step.heard >= self._doubted:
             fresh, self._fresh = self._fresh, False
             if not self._is_trimmed:
                 self._is_trimmed = True
