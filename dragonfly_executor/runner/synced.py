@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
+from contextlib import suppress
 
 from dragonfly_executor.core.manifest import Step, pack_bits, read_step
 from dragonfly_executor.core.wire import Flag, Frame, Kind, encode
@@ -109,7 +110,7 @@ class Synced:
             else:
                 self._end(frame)
         except OSError as error:
-            self._fail("sync", f"{error.strerror or error} ({error.filename or self._where()})")
+            self._cannot(error)
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
@@ -144,7 +145,7 @@ class Synced:
         try:
             self._ask()
         except OSError as error:
-            self._fail("sync", f"{error.strerror or error} ({error.filename or self._where()})")
+            self._cannot(error)
 
     def _open_session(self) -> None:
         if self._session is not None:
@@ -199,7 +200,7 @@ class Synced:
                     self._loop.call_soon(self._advance)
                     return
         except OSError as error:
-            self._fail("sync", f"{error.strerror or error} ({error.filename or self._where()})")
+            self._cannot(error)
             return
         self._install()
 
@@ -213,7 +214,10 @@ class Synced:
         if environment.take():
             self._installed_in(environment)
             return
-        self._run_helper(environment.build, lambda status: self._install_ended(environment, status))
+        try:
+            self._run_helper(environment.build, lambda status: self._install_ended(environment, status))
+        except OSError as error:  # as many processes as this user may have
+            self._fail("requirements", f"nothing can be started to install them: {error.strerror or error}")
 
     def _install_ended(self, environment: requirements.Environment, status: int) -> None:
         if environment.take():
@@ -227,7 +231,8 @@ class Synced:
         self._site = environment.site_packages
         self._environments.append(environment)
         if requirements.has_litter(self._cache):
-            self._run_helper(lambda: requirements.clean_up(self._cache), lambda status: None)
+            with suppress(OSError):  # the next runner may have more luck
+                self._run_helper(lambda: requirements.clean_up(self._cache), lambda status: None)
         self._finish()
 
     def _finish(self) -> None:
@@ -249,6 +254,9 @@ class Synced:
                 self._is_trimmed = True
                 self._blobs.trim()
             self._dispatcher.release(fresh=fresh)
+
+    def _cannot(self, error: OSError) -> None:
+        self._fail("sync", f"{error.strerror or error} ({error.filename or self._where()})")
 
     def _fail(self, phase: str, text: str) -> None:
         """Nothing more can be synced here. Calls that wait for it never start: the parent knows which these are."""

@@ -356,6 +356,20 @@ def test_a_file_that_did_not_come_out_right_is_waited_for_also_where_another_cha
     assert talk.heard == ["synced"]
 
 
+def test_a_host_that_starts_no_process_more_is_told_as_it_is(start: Start) -> None:
+    talk = start(requirements=["some-package"])
+    times = iter(range(1_000_000))
+    talk.time = lambda: float(next(times))  # type: ignore[method-assign]  # so it works in pieces, which the loop calls
+
+    def refuse(*job: Any) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    talk.far._run_helper = refuse
+    talk.sync()
+    text = os.strerror(errno.EAGAIN)
+    assert talk.heard == [f"requirements: nothing can be started to install them: {text}"]
+
+
 def test_without_a_home_nothing_is_kept(
     start: Start, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
