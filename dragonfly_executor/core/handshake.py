@@ -3,8 +3,7 @@
 A runner says HELLO with its versions. The parent compares them with its own and answers WELCOME, with the numbers of
 the session, or REFUSE, with the reason. Bytecode and pickles of another minor version of Python do not fail cleanly,
 they crash or run wrong code, so a difference that matters ends the boot. One in the rest is told, and lets the runner
-in. A runner that dials in over a network has
-proved before that it may speak (`dialback`).
+in. A runner that dials in over a network has proved before that it may speak (`dialback`).
 """
 
 from __future__ import annotations

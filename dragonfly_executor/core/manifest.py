@@ -160,7 +160,7 @@ def _entry(kind: Any, mode: Any, size: Any, digest: Any, target: Any) -> Entry:
     raise ProtocolError(f"not an entry of a tree: {str(kind)[:20]!r}")
 
 
-class Step(namedtuple("Step", "difference import_path fresh requirements")):  # noqa: PYI024
+class Step(namedtuple("Step", "difference import_path fresh requirements heard", defaults=(0,))):  # noqa: PYI024
     """What a SYNC_BEGIN says: how the runner's tree changes, and what that means for its slots.
 
     Attributes:
@@ -168,6 +168,7 @@ class Step(namedtuple("Step", "difference import_path fresh requirements")):  # 
         import_path: where slots import from, as paths in the tree, in this order.
         fresh: whether slots from before must not run the calls that come after: code has changed.
         requirements: lines of a requirements file for which the slots get an environment; none for no environment.
+        heard: the number of the last step of whose end the parent knew then; 0 for none.
     """
 
     __slots__ = ()
@@ -175,10 +176,11 @@ class Step(namedtuple("Step", "difference import_path fresh requirements")):  # 
     import_path: list[str]
     fresh: bool
     requirements: list[str]
+    heard: int
 
     def dump(self) -> bytes:
         """The step as bytes."""
-        said = {"path": self.import_path, "fresh": self.fresh, "requirements": self.requirements}
+        said = {"path": self.import_path, "fresh": self.fresh, "requirements": self.requirements, "heard": self.heard}
         return json.dumps({**dump(self.difference), **said}).encode()
 
 
@@ -186,12 +188,12 @@ def read_step(data: bytes) -> Step:
     """The inverse of `Step.dump`; `ProtocolError` for anything else."""
     try:
         said = json.loads(data)
-        path, lines, fresh = said["path"], said["requirements"], said["fresh"]
-    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        path, lines, fresh, heard = said["path"], said["requirements"], said["fresh"], int(said["heard"])
+    except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise ProtocolError(f"a SYNC_BEGIN that cannot be read: {error!r}") from None
     if not isinstance(path, list) or not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ProtocolError("a SYNC_BEGIN without its lists")
-    return Step(read(said), [checked_path(entry) for entry in path], bool(fresh), lines)
+    return Step(read(said), [checked_path(entry) for entry in path], bool(fresh), lines, heard)
 
 
 def pack_bits(answers: list[bool]) -> bytes:

@@ -20,7 +20,6 @@ from dragonfly_executor.runner import exits
 from dragonfly_executor.transport.tcp import split_address
 from dragonfly_executor.versions import versions
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 PAUSE = 0.1
 """Seconds between two attempts: the parent may be late, or may have had no room."""
 ATTEMPT = 10.0

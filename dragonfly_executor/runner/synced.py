@@ -3,7 +3,8 @@
 A sync is a number of steps, each in its turn: the parent says what changes (SYNC_BEGIN), the agent which of the
 contents it has (SYNC_HAVE), the parent sends the others, if any (SYNC_DATA, SYNC_END), and the agent changes its tree
 and says so (SYNC_END). Calls that come after a SYNC_BEGIN wait until then. Where a content did not come out as
-announced, since its file was just being changed, they go on waiting: the parent then sends another step.
+announced, since its file was just being changed, they go on waiting: the parent then sends another step. It is known by
+what the parent had heard when it sent it: others may have been on their way already.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
+from contextlib import suppress
 
 from dragonfly_executor.core.manifest import Step, pack_bits, read_step
 from dragonfly_executor.core.wire import Flag, Frame, Kind, encode
@@ -63,6 +65,8 @@ class Synced:
         self._all_sent = False
         self._work: Iterator[None] = iter(())
         self._stale: list[str] = []
+        self._doubted = 0
+        """The last step of which a content did not come out as announced."""
         self._fresh = False
         self._failed = False
         self._is_trimmed = False
@@ -106,7 +110,7 @@ class Synced:
             else:
                 self._end(frame)
         except OSError as error:
-            self._fail("sync", f"{error.strerror or error} ({error.filename or self._where()})")
+            self._cannot(error)
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
@@ -136,6 +140,12 @@ class Synced:
         if all(have):
             # A warm runner need not be told that nothing follows: that would be a way there and back more.
             self._apply()
+
+    def _ask_next(self) -> None:
+        try:
+            self._ask()
+        except OSError as error:
+            self._cannot(error)
 
     def _open_session(self) -> None:
         if self._session is not None:
@@ -190,7 +200,7 @@ class Synced:
                     self._loop.call_soon(self._advance)
                     return
         except OSError as error:
-            self._fail("sync", f"{error.strerror or error} ({error.filename or self._where()})")
+            self._cannot(error)
             return
         self._install()
 
@@ -204,7 +214,10 @@ class Synced:
         if environment.take():
             self._installed_in(environment)
             return
-        self._run_helper(environment.build, lambda status: self._install_ended(environment, status))
+        try:
+            self._run_helper(environment.build, lambda status: self._install_ended(environment, status))
+        except OSError as error:  # as many processes as this user may have
+            self._fail("requirements", f"nothing can be started to install them: {error.strerror or error}")
 
     def _install_ended(self, environment: requirements.Environment, status: int) -> None:
         if environment.take():
@@ -218,7 +231,8 @@ class Synced:
         self._site = environment.site_packages
         self._environments.append(environment)
         if requirements.has_litter(self._cache):
-            self._run_helper(lambda: requirements.clean_up(self._cache), lambda status: None)
+            with suppress(OSError):  # the next runner may have more luck
+                self._run_helper(lambda: requirements.clean_up(self._cache), lambda status: None)
         self._finish()
 
     def _finish(self) -> None:
@@ -227,16 +241,22 @@ class Synced:
         self._fresh = self._fresh or step.fresh
         self._import_path = step.import_path
         stale = set(self._stale)
+        if stale:
+            self._doubted = number
         answer = pack_bits([path in stale for path in step.difference.changed])
         self._send(encode(Kind.SYNC_END, payload=answer, detail=number))
         if self._steps:
-            self._ask()
-        elif not stale:
+            # Not from here: any number of steps may wait, and each would stand on the one before.
+            self._loop.call_soon(self._ask_next)
+        elif step.heard >= self._doubted:
             fresh, self._fresh = self._fresh, False
             if not self._is_trimmed:
                 self._is_trimmed = True
                 self._blobs.trim()
             self._dispatcher.release(fresh=fresh)
+
+    def _cannot(self, error: OSError) -> None:
+        self._fail("sync", f"{error.strerror or error} ({error.filename or self._where()})")
 
     def _fail(self, phase: str, text: str) -> None:
         """Nothing more can be synced here. Calls that wait for it never start: the parent knows which these are."""

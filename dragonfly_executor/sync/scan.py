@@ -294,11 +294,17 @@ def _folders_of(folder: str, names: Iterable[str]) -> set[str]:
 
 
 def _status(path: str, *, follow: bool) -> Status | None:
+    """What shows that a path is as it was; of a link, what shows it of the file that it leads to as well."""
     try:
         found = os.stat(path, follow_symlinks=follow)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_mode
+    status = found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_mode
+    if not stat.S_ISLNK(found.st_mode):
+        return status
+    beyond = _status(path, follow=True)
+    # The younger times of the two first: they say whether another change would show.
+    return status if beyond is None else (max(status[0], beyond[0]), max(status[1], beyond[1]), *status, *beyond)
 
 
 def _file_clock() -> int:

@@ -98,6 +98,10 @@ class Sender:
         self._number = 0
         self._sending: tuple[_Transfer, Iterator[Piece]] | None = None
         self._reading = False
+        self._heard = 0
+        """The number of the last step that the runner has finished."""
+        self._doubts = 0
+        """Looks at files that did not come out as announced, whose outcome the runner has yet to be told."""
         self._rounds = 0
         self._left_out: set[str] = set()
         """Files that are not tried again in this sync."""
@@ -133,7 +137,7 @@ class Sender:
         fresh = moved or any(path.endswith(CODE) for path in (*difference.changed, *difference.deleted))
         self._number += 1
         self.is_busy = True
-        step = Step(difference, snapshot.import_path, fresh, self._keeper.requirements)
+        step = Step(difference, snapshot.import_path, fresh, self._keeper.requirements, self._heard)
         self._transfers.append(_Transfer(self._number, step, snapshot.sources))
         data = step.dump()
         for start in range(0, len(data), CHUNK_SIZE):
@@ -180,8 +184,9 @@ class Sender:
         self._listener.sync_failed(phase, text)
 
     def _ended(self, transfer: _Transfer, stale: list[str]) -> None:
+        self._heard = transfer.number
         if not stale:
-            if not self._transfers:
+            if not self._transfers and not self._doubts:
                 self._rounds = 0
                 self._left_out = set()
                 self.is_busy = False
@@ -189,6 +194,7 @@ class Sender:
             return
         # These files did not come out as announced: they were changed while they were read. Look again.
         self._rounds += 1
+        self._doubts += 1
         doubted = [transfer.sources[path] for path in stale]
         given_up = set(stale) if self._rounds >= ROUNDS else self._restless.intersection(stale)
         for path in sorted(given_up - self._restless):
@@ -201,7 +207,11 @@ class Sender:
     def _look_again(self, doubted: list[str]) -> None:
         """On the crew."""
         self._keeper.refresh(doubted)
-        self._on_engine(lambda: self.update(always=True))
+        self._on_engine(self._looked_again)
+
+    def _looked_again(self) -> None:
+        self._doubts -= 1
+        self.update(always=True)
 
     # -- contents -----------------------------------------------------------------------------------------------------
 

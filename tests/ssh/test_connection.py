@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
 
-from dragonfly_executor.backends.ssh.connect import QUICK_ACK, PromptSocket
+from dragonfly_executor.backends.ssh.config import Config
+from dragonfly_executor.backends.ssh.hosts import SSHHost
+from dragonfly_executor.backends.ssh.ways import QUICK_ACK, PromptSocket, Proxy
 
 
 def test_what_a_host_sends_is_acknowledged_at_once() -> None:
@@ -25,3 +28,20 @@ def test_what_a_host_sends_is_acknowledged_at_once() -> None:
                 host.sendall(b"!")
                 assert prompt.recv(1) == b"!"
                 assert prompt.getsockopt(socket.IPPROTO_TCP, QUICK_ACK) == 1
+
+
+def test_a_program_on_the_way_is_ended_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it has been waited for its number may be that of somebody else's process group."""
+    target = Config(None).resolve(SSHHost("host"))._replace(proxy_command="sleep 60")
+    killed: list[int] = []
+    killpg = os.killpg
+
+    def record(group: int, number: int) -> None:
+        killed.append(group)
+        killpg(group, number)
+
+    monkeypatch.setattr("os.killpg", record)
+    proxy = Proxy(target)
+    proxy.close()
+    proxy.close()
+    assert len(killed) == 1

@@ -371,6 +371,21 @@ def test_a_change_that_keeps_size_and_time_is_seen(work: Path) -> None:
     assert found.require() is not before
 
 
+def test_a_change_behind_a_link_is_seen(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a link leads out of what travels the file itself is sent, and the link does not change with it."""
+    write(work, {"data/a": ""})
+    write(tmp_path, {"outside/file": "one"})
+    (work / "data" / "out").symlink_to(tmp_path / "outside" / "file")
+    monkeypatch.setattr("dragonfly_executor.sync.scan.YOUNG", -1)  # as if all had rested for long
+    found = keeper(["data"])
+    before = found.require()
+    found.look()
+    assert found.require() is before
+    (tmp_path / "outside" / "file").write_text("other")
+    found.look()
+    assert found.require().manifest["cwd/data/out"].digest == digest(b"other")
+
+
 def test_a_change_that_a_coarse_clock_does_not_show_is_seen(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some file systems stamp two changes within a tick with one time."""
 

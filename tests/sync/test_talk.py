@@ -40,6 +40,7 @@ class Talk:
         self.told: list[str] = []
         self.dispatched: list[str] = []
         self.before_reading: Callable[[], None] = lambda: None
+        self.on_release: Callable[[], None] = lambda: None
         self.sender = Sender(self.keeper, self, self, self._read_later, self._todo.append)
         self.far = Synced(self, self._answer, self, lambda job, then: then(job()))
 
@@ -73,6 +74,7 @@ class Talk:
 
     def release(self, *, fresh: bool) -> None:
         self.dispatched.append("fresh" if fresh else "go on")
+        self.on_release()
 
     def _answer(self, frame: bytes) -> None:
         (arrived,) = Decoder().feed(frame)
@@ -314,6 +316,58 @@ def test_changes_come_while_others_are_still_on_their_way(start: Start, project:
     assert same(talk, project)
     assert talk.dispatched[-1] == "fresh"
     assert talk.dispatched.count("fresh") == 1
+
+
+def test_any_number_of_changes_may_wait_for_their_turn(start: Start, project: Path) -> None:
+    """A lock file that comes and goes, say, while a large file or the requirements of the first step take minutes."""
+    talk = start()
+    for _ in range(200):
+        (project / "data" / "lock").touch()
+        talk.keeper.refresh()
+        talk.sender.update()
+        (project / "data" / "lock").unlink()
+        talk.keeper.refresh()
+        talk.sender.update()
+    talk.run()
+    assert talk.heard == ["synced"]
+    assert same(talk, project)
+
+
+def test_a_file_that_did_not_come_out_right_is_waited_for_also_where_another_change_is_on_its_way(
+    start: Start, project: Path
+) -> None:
+    """No call runs beside half of its files."""
+    talk = start()
+
+    def change_once() -> None:
+        (project / "data" / "b.txt").write_text("B, and longer")
+        talk.before_reading = lambda: None
+
+    talk.keeper.refresh()
+    talk.sender.update()
+    (project / "data" / "later").touch()
+    talk.keeper.refresh()
+    talk.sender.update()
+    talk.before_reading = change_once
+    complete: list[bool] = []
+    talk.on_release = lambda: complete.append(same(talk, project))
+    talk.run()
+    assert complete == [True]
+    assert talk.heard == ["synced"]
+
+
+def test_a_host_that_starts_no_process_more_is_told_as_it_is(start: Start) -> None:
+    talk = start(requirements=["some-package"])
+    times = iter(range(1_000_000))
+    talk.time = lambda: float(next(times))  # type: ignore[method-assign]  # so it works in pieces, which the loop calls
+
+    def refuse(*job: Any) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    talk.far._run_helper = refuse
+    talk.sync()
+    text = os.strerror(errno.EAGAIN)
+    assert talk.heard == [f"requirements: nothing can be started to install them: {text}"]
 
 
 def test_without_a_home_nothing_is_kept(

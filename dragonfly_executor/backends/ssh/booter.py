@@ -99,10 +99,10 @@ class HostBooter:
         connection = self._connector.connect(self._config.resolve(host, means.user, means.port), deadline)
         try:
             channel = _open_channel(connection, deadline.left(means.connect_timeout))
+            stream, stderr = ChannelStream(channel, deadline), StderrReader(channel, str(host))
         except BaseException:
             connection.close()
             raise
-        stream, stderr = ChannelStream(channel, deadline), StderrReader(channel, str(host))
         bootstrap = Bootstrap(str(host), stream, host.python or means.python)
         dial = self._dial(request, deadline)
         try:

@@ -1,0 +1,118 @@
+"""What an SSH connection may stand on, with the methods of a socket: TCP, a way through another host, a program."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+from contextlib import suppress
+
+import paramiko
+
+from dragonfly_executor.backends.ssh.config import Target
+from dragonfly_executor.errors import BootError
+
+PROGRAM_PATIENCE = 5.0
+"""Seconds that a program gets to end by itself."""
+QUICK_ACK = getattr(socket, "TCP_QUICKACK", None)
+"""Linux has it."""
+
+
+class Passage:
+    """A way through a host to the next one, with the methods of a socket that paramiko uses.
+
+    It may be closed by the next connection's own thread when the connection to that host is gone already, and nobody
+    takes an error there.
+
+    Args:
+        channel: through the connection to that host.
+    """
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+        self.recv = channel.recv
+        self.send = channel.send
+        self.settimeout = channel.settimeout
+        self._closed = False
+
+    def close(self) -> None:
+        """As a socket's: twice is fine, never raises."""
+        self._closed = True
+        with suppress(Exception):
+            self._channel.close()
+
+
+class PromptSocket(socket.socket):
+    """A TCP connection that acknowledges at once what it has received.
+
+    sshd holds a small packet back until the one before is acknowledged (Nagle's algorithm), for sessions without a
+    terminal always. Together with a kernel that waits 40 ms for something to acknowledge it with, a boot would stop for
+    so long, and so would small results that follow each other.
+
+    Args:
+        sock: the connection; it is this one's from now on.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        timeout = sock.gettimeout()
+        super().__init__(sock.family, sock.type, sock.proto, sock.detach())
+        self.settimeout(timeout)
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """As a socket's."""
+        data = super().recv(size, flags)
+        if QUICK_ACK is not None:
+            # The kernel falls back by itself to waiting: so each time.
+            with suppress(OSError):  # it has just been closed
+                self.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 1)
+        return data
+
+
+class Proxy:
+    """A program that connects to a host, in the way of ssh's ProxyCommand: its input and output are the connection.
+
+    Attributes:
+        sock: the connection's own end.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.sock, theirs = socket.socketpair()
+        command = f"exec {target.proxy_command}"
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    ["/bin/sh", "-c", command],
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    # A Ctrl-C at the terminal is the parent's to deal with.
+                    start_new_session=True,
+                )
+            except OSError as error:
+                self.sock.close()
+                quoted = shlex.quote(command)
+                raise BootError(f"{target.label}: cannot run {quoted}: {error}", "connect") from error
+
+    def descriptors(self) -> list[int]:
+        """What holds it open."""
+        return [self.sock.fileno()] if self.sock.fileno() >= 0 else []
+
+    def cut(self) -> None:
+        """Let nothing more through."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End the program. Twice is fine."""
+        self.sock.close()
+        if self._process.returncode is not None:
+            return  # its number may be somebody else's by now
+        try:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.wait(PROGRAM_PATIENCE)
+        except ProcessLookupError:
+            self._process.wait()
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
