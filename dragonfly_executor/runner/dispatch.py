@@ -25,6 +25,8 @@ CHEAP = 0.001
 AHEAD = 0.004
 """Seconds of work that are queued in a slot."""
 MAX_AHEAD = 64
+FORK_PAUSE = 1.0
+"""Seconds until another slot is tried, where there was no room for one."""
 COST_WEIGHT = 0.1
 
 
@@ -49,6 +51,7 @@ class Dispatcher:
         self._cost: float | None = None
         self._review_timer: Timer | None = None
         self._progress = loop.time()
+        self._no_fork_before = 0.0
 
     @property
     def is_idle(self) -> bool:
@@ -67,10 +70,14 @@ class Dispatcher:
         while self.waiting:
             slot = self._best_slot(self.waiting[0])
             if slot is None:
-                if forked or not self._may_fork():
+                if forked or not self._may_fork() or self._loop.time() < self._no_fork_before:
                     break
                 # One a pass: while a slot is being forked, the others may work the queue off.
-                slot = self._fork_slot()
+                try:
+                    slot = self._fork_slot()
+                except OSError as error:
+                    self._could_not_fork(error)
+                    break
                 self.slots[slot.pid] = slot
                 forked = True
             if not self._hand(slot, self.waiting[0]):
@@ -82,6 +89,16 @@ class Dispatcher:
             self._balance()
         if self._review_timer is None and (self.works or self.waiting):
             self._arm_review()
+
+    def _could_not_fork(self, error: OSError) -> None:
+        """This machine has no room for another process, or its descriptors: the slots that are there go on without."""
+        if not self.slots:
+            raise error
+        if not self._no_fork_before:
+            # Once: it is tried each second from now on.
+            os.write(2, f"dragonfly runner: no room for another slot, only for {len(self.slots)}: {error}\n".encode())
+        self._no_fork_before = self._loop.time() + FORK_PAUSE
+        self._loop.call_later(FORK_PAUSE, self.dispatch)
 
     def _may_fork(self) -> bool:
         return len(self.slots) < self.max_slots

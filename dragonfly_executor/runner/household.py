@@ -67,7 +67,11 @@ class Household:
     def fork_slot(self, place: Place | None, output: SlotOutput) -> Slot:
         """Start a slot, and tell the parent."""
         setup = b"".join(self.setup_parts)
-        slot = Slot(self._loop, setup, place, self._descriptors, self._on_frames, output)
+        try:
+            slot = Slot(self._loop, setup, place, self._descriptors, self._on_frames, output)
+        except OSError:
+            output.close()
+            raise
         slot.timer = self._loop.call_later(self.setup_timeout, lambda: self._setup_is_late(slot))
         self._link.send(encode(Kind.SLOT_UP, detail=slot.pid))
         return slot

@@ -106,10 +106,17 @@ class Slot:
         self.output = output
         self.answer: Callable[[bytes], None] | None = None
         """Tells the parent how the call ended that runs, behind what it wrote; None where it wrote nothing."""
-        self._calls, self._taken_by_slot = socket.socketpair(socket.AF_UNIX, PACKETS)
-        own_end, slot_end = socket.socketpair()
+        made: list[socket.socket] = []
         agent_pid = os.getpid()
-        self.pid = os.fork()
+        try:
+            made.extend(socket.socketpair(socket.AF_UNIX, PACKETS))
+            made.extend(socket.socketpair())
+            self.pid = os.fork()
+        except OSError:
+            for sock in made:
+                sock.close()
+            raise
+        self._calls, self._taken_by_slot, own_end, slot_end = made
         if self.pid == 0:
             self._become_slot(inherited, own_end, slot_end, setup, place, agent_pid)
         slot_end.close()

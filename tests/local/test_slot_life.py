@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 from collections import Counter
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 
@@ -219,6 +221,29 @@ def test_a_call_can_be_cancelled_and_time_out_while_its_slot_is_set_up(
 
 
 # -- what slots must not do to each other ------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux limits other processes")
+def test_a_runner_without_room_for_another_slot_goes_on_with_those_it_has(
+    make: Make, mailbox: Mailbox, gate: Gate, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And has more when there is room again."""
+    ex = make(2)
+    agent = ex.submit(os.getppid).result(PATIENCE)
+    _, most = resource.prlimit(agent, resource.RLIMIT_NOFILE)
+    resource.prlimit(agent, resource.RLIMIT_NOFILE, (len([*Path(f"/proc/{agent}/fd").iterdir()]) + 1, most))
+    held = ex.submit(payloads.hold, mailbox.path, gate.path, 1)
+    mailbox.numbers(1)
+    others = [ex.submit(payloads.pid) for _ in range(20)]
+    gate.open()
+    assert held.result(PATIENCE) == 1
+    assert len(set(values(others))) == 1
+    resource.prlimit(agent, resource.RLIMIT_NOFILE, (most, most))
+    both = [ex.submit(payloads.hold_for_good, mailbox.path) for _ in range(2)]
+    assert len(set(mailbox.numbers(2))) == 2
+    assert [future.cancel() for future in both] == [True, True]
+    assert ex.pool.stats().boots_attempted == 1
+    assert capfd.readouterr().err.count("no room for another slot, only for 1") == 1
 
 
 def test_a_slot_that_has_closed_its_descriptors_and_lives_on_harms_no_slot_after_it(
