@@ -33,6 +33,7 @@ from tests.support import (
     SOON,
     Gate,
     Mailbox,
+    Settled,
     SpoiledBackend,
     Stall,
     all_ended,
@@ -228,13 +229,17 @@ def test_a_result_whose_class_is_only_on_the_runner_says_so(ex: DragonflyExecuto
 def test_results_nobody_can_open_disturb_no_waiter_and_no_callback(ex: DragonflyExecutor) -> None:
     """Checklist 14. Whether a future is done does not depend on whether its result can be opened."""
     seen: list[str] = []
+    called_back = Settled()
     futures = [ex.submit(payloads.make_harm, "open in parent", "raise") for _ in range(5)]
     for future in futures:
         future.add_done_callback(lambda done: seen.append(type(done.exception()).__name__))
+        future.add_done_callback(called_back)
     values(ex.submit(payloads.echo, n) for n in range(5))
     for future in futures:
         assert isinstance(error_of(future, SOON), ResultDeserializationError)
-    assert set(seen) == {"ResultDeserializationError"}
+    # A waiter is told first, and on another thread than the callbacks.
+    assert called_back.wait(5)
+    assert seen == ["ResultDeserializationError"] * 5
 
 
 # -- harm done to the slot itself --------------------------------------------------------------------------------------
