@@ -138,7 +138,7 @@ def default_folder(environment: Mapping[str, str]) -> Path:
 def _encode(entry: Entry) -> bytes:
     said = entry._asdict()
     label = entry.label
-    said["label"] = None if label is None else [label.boot, label.pool, list(label.owner), label.expires]
+    said["label"] = None if label is None else [label.boot, label.pool, list(label.owner), *label[3:]]
     return json.dumps(said).encode()
 
 
@@ -153,9 +153,11 @@ def _read(path: Path) -> Entry:
 
 
 def _decode(name: str, said: Any) -> Entry:
-    boot, pool, owner, expires = said["label"]
+    boot, pool, owner, expires, lifetime = said["label"]
     read = Owner.decode(owner)
-    if read is None or not isinstance(boot, str) or not isinstance(pool, str) or not isinstance(expires, int):
+    if read is None or not isinstance(boot, str) or not isinstance(pool, str):
+        raise ValueError("the label is none")
+    if not isinstance(expires, int) or not isinstance(lifetime, int):
         raise ValueError("the label is none")
     machine_id, guest = said["machine_id"], said["guest"]
     if not isinstance(machine_id, str | None) or not isinstance(guest, dict):
@@ -164,7 +166,7 @@ def _decode(name: str, said: Any) -> Entry:
         name,
         str(said["app"]),
         str(said["host"]),
-        Label(boot, pool, read, expires),
+        Label(boot, pool, read, expires, lifetime),
         float(said["began"]),
         float(said["expires"]),
         machine_id,
