@@ -280,7 +280,7 @@ def test_what_is_known_by_name_alone_is_kept_until_it_shows(on_fly: Simulator, m
 
 def test_what_has_expired_and_never_showed_is_forgotten(on_fly: Simulator, make_backend: MakeBackend) -> None:
     backend = make_backend()
-    entry_of(backend, expires=time.time() - 1)
+    entry_of(backend, expires=time.time() - 60)
     assert backend.sweep() == ([], [])
     nothing_is_left(on_fly, backend)
 
@@ -288,7 +288,7 @@ def test_what_has_expired_and_never_showed_is_forgotten(on_fly: Simulator, make_
 def test_what_a_living_owner_asked_for_is_not_forgotten(on_fly: Simulator, make_backend: MakeBackend) -> None:
     """Its boot may go on; and the clock by which it expired may be wrong."""
     backend = make_backend()
-    entry = entry_of(backend, label=label(), expires=time.time() - 1)
+    entry = entry_of(backend, label=label(), expires=time.time() - 60)
     assert backend.sweep() == ([], [])
     assert backend.journal is not None
     assert backend.journal.entries() == [entry]

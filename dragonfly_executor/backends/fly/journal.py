@@ -144,11 +144,14 @@ def _encode(entry: Entry) -> bytes:
 
 def _read(path: Path) -> Entry:
     status = path.stat()
-    with path.open("rb") as file:
-        data = file.read(MAX_SIZE)
     try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SIZE)
         return _decode(path.stem, json.loads(data))
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        # Its name is known all the same, and the others' entries have nothing to do with it.
         return Entry(path.stem, "", "", None, status.st_mtime, status.st_mtime + KEPT)
 
 
@@ -158,7 +161,7 @@ def _decode(name: str, said: Any) -> Entry:
     if read is None or not isinstance(boot, str) or not isinstance(pool, str):
         raise ValueError("the label is none")
     if not isinstance(expires, int) or not isinstance(lifetime, int):
-        raise ValueError("the label is none")
+        raise TypeError("the label's times are none")
     machine_id, guest = said["machine_id"], said["guest"]
     if not isinstance(machine_id, str | None) or not isinstance(guest, dict):
         raise TypeError("the machine is none")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 from dragonfly_executor.backends.fly.client import MachinesAPI
@@ -156,7 +157,9 @@ class Sweeper:
 
     def _forget(self, entry: Entry) -> None:
         if self._journal is not None:
-            self._journal.remove(entry.name)
+            # One that stays costs another question next time, and no machine.
+            with suppress(OSError):
+                self._journal.remove(entry.name)
 
     # -- whose is it --------------------------------------------------------------------------------------------------
 
