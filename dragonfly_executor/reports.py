@@ -36,11 +36,15 @@ class Said:
         self.setup_failure: tuple[bytes, bool] | None = None
         self.round_trip: float | None = None
         self.synced: list[Frame] = []
+        self.leaving = False
         self.bye = False
 
 
 def events_of(runner_id: int, said: Said) -> Iterator[events.Event]:
     """The events in what a runner said in one read, in the order in which the core is to hear them."""
+    if said.leaving:
+        # First, so that what it gives back is not sent to it again.
+        yield events.RunnerLeaving(runner_id)
     if said.started:
         yield events.CallsStarted(runner_id, said.started)
     if said.results:

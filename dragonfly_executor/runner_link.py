@@ -325,5 +325,7 @@ class RunnerLink:
                 said.round_trip = ((self._microseconds() - frame.detail) & MAX_DETAIL) / 1e6
             case Kind.SYNC_HAVE | Kind.SYNC_END:
                 said.synced.append(frame)
+            case Kind.STOP:
+                said.leaving = True
             case Kind.BYE:
                 said.bye = True

@@ -88,6 +88,15 @@ class RunnerLost(Record):
         self.never_left = never_left
 
 
+class RunnerLeaving(Record):
+    """A runner goes by itself: it takes no more calls, gives back what it has not started, and ends what it has."""
+
+    __slots__ = __match_args__ = ("runner_id",)
+
+    def __init__(self, runner_id: int) -> None:
+        self.runner_id = runner_id
+
+
 class RunnerGone(Record):
     """A stopped runner no longer exists. Until then it counts against ``max``."""
 
@@ -226,6 +235,7 @@ Event: TypeAlias = (
     | BootSucceeded
     | BootFailed
     | RunnerLost
+    | RunnerLeaving
     | RunnerGone
     | CallsStarted
     | ResultsArrived

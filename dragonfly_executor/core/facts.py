@@ -142,6 +142,16 @@ def _runner_lost(pool: PoolState, event: events.RunnerLost, now: float) -> None:
         pool.actions.append(Stop(runner.id, 0.0, "lost"))
 
 
+def _runner_leaving(pool: PoolState, event: events.RunnerLeaving, _now: float) -> None:
+    runner = _find(pool, event.runner_id)
+    if runner is None:
+        return
+    if runner.state is RunnerState.UP and runner.in_flight:
+        pool.roster.leave(runner)
+    elif runner.state in (RunnerState.UP, RunnerState.BOOTING):
+        pool.stop(runner, "leaving")
+
+
 def _runner_gone(pool: PoolState, event: events.RunnerGone, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is None:
@@ -238,6 +248,10 @@ def _left(pool: PoolState, runner: Runner, before: int, now: float) -> None:
     """Calls have left a runner that had `before` of them, if it has less now."""
     if len(runner.in_flight) == before:
         return
+    if runner.state is RunnerState.LEAVING:
+        if not runner.in_flight:
+            pool.stop(runner, "leaving")
+        return
     pool.roster.left(runner, before, now)
     if pool.limits.single_use:
         pool.stop(runner, "used")
@@ -255,6 +269,7 @@ RECORD: Final[dict[type, Callable[[PoolState, Any, float], None]]] = {
     events.BootSucceeded: _boot_succeeded,
     events.BootFailed: _boot_failed,
     events.RunnerLost: _runner_lost,
+    events.RunnerLeaving: _runner_leaving,
     events.RunnerGone: _runner_gone,
     events.RoundTrip: _round_trip,
     events.IdleChecked: _idle_checked,

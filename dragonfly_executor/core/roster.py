@@ -24,6 +24,8 @@ class RunnerState(Enum):
 
     BOOTING = "booting"
     UP = "up"
+    LEAVING = "leaving"
+    """It goes by itself: it takes no call, and ends those that it has. For all else it is as good as stopped."""
     STOPPING = "stopping"
     """It was told to go, or was lost, and still counts against ``max``."""
 
@@ -123,16 +125,25 @@ class Roster:
 
     def stop(self, runner: Runner) -> None:
         """Nothing of this runner counts any more but that it exists."""
+        self._discount(runner)
+        runner.in_flight.clear()
+        runner.state = RunnerState.STOPPING
+
+    def leave(self, runner: Runner) -> None:
+        """Nothing of this runner counts any more but that it exists, and the calls that it ends."""
+        self._discount(runner)
+        runner.retiring = False
+        runner.state = RunnerState.LEAVING
+
+    def _discount(self, runner: Runner) -> None:
         if runner.state is RunnerState.UP:
             load = len(runner.in_flight)
             self.up -= 1
             self.slots -= runner.slots
             self.in_flight -= load
             self.busy -= min(load, runner.slots)
-            runner.in_flight.clear()
         for group in (self.booting, self.idle, self.asked, self.retiring):
             group.pop(runner.id, None)
-        runner.state = RunnerState.STOPPING
 
     def forget(self, runner: Runner) -> None:
         """The runner no longer exists."""

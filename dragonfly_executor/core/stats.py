@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RunnerStats:
-    """One runner: its number, "booting", "up" or "stopping", its slots, its calls, and how many ended on it.
+    """One runner: its number, "booting", "up", "leaving" (its platform stops it) or "stopping", its slots, its calls,
+    and how many ended on it.
 
     Attributes:
         machine_seconds: since its boot began. cost: an estimate, in US dollars; None where its price is not known.
@@ -28,7 +29,8 @@ class PoolStats:
 
     Attributes:
         min, max: the bounds on runners, as they are now.
-        runners_up, runners_booting, runners_stopping: runners by state; idle ones are up and have no call.
+        runners_up, runners_booting, runners_stopping: runners by state, leaving ones among those that stop; idle ones
+            are up and have no call.
         runners: each of them.
         slots_busy, slots_free: slots of runners that are up.
         calls_queued: wait for a slot. calls_delayed: wait for the end of a retry's delay.

@@ -56,7 +56,9 @@ class Kind(IntEnum):
     CHUNK = 8  # a piece of a large payload, of the call named
     PULL = 9  # slot's side -> parent: send `detail` more chunks of this call
     KILL = 10  # parent -> agent: stop this call
-    STOP = 11  # parent -> agent: go away; detail = milliseconds that running calls may take
+    # parent -> agent: go away; detail = milliseconds that running calls may take. agent -> parent: somebody wants this
+    # runner to go (SIGTERM), so send no more calls; what has not started comes back; say STOP when no call is left here
+    STOP = 11
     READY = 12  # slot -> agent: the initializer is done, calls may come; where output is read: answered by the same
     STARTED = 13  # agent -> parent: the call is running
     RESULT = 14  # slot -> agent -> parent: detail = microseconds that the call took

@@ -59,7 +59,7 @@ def _runner(
             parser.error(str(error))
         try:
             return run(options, fleet)
-        except errors.DragonflyError as error:
+        except (errors.DragonflyError, OSError) as error:
             print(f"dragonfly: {error}", file=sys.stderr)
             return 1
 

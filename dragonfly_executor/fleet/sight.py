@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from dragonfly_executor.backends.fly.machines import ENDED
@@ -52,7 +51,7 @@ class Sight(NamedTuple):
         label = label or (entry.label if entry is not None else None)
         region = (machine.region if machine is not None else "") or (entry.region if entry is not None else "")
         guest = (machine.guest if machine is not None else {}) or (entry.guest if entry is not None else {})
-        began = _seconds(machine.created_at) if machine is not None else None
+        began = machine.created if machine is not None else None
         began = entry.began if began is None and entry is not None else began
         age = None if began is None else max(0.0, now - began)
         price = prices.per_second(guest, [region] if region else []) if guest else None
@@ -112,11 +111,3 @@ def duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size} {unit} {whole % size // of_it} {below}"
     return f"{whole} s"
-
-
-def _seconds(text: str) -> float | None:
-    """A time as Fly writes it, in seconds since the epoch."""
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return None

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 LEASE_CHECKS = 4
 """How often within a lease the agent looks whether it still holds it."""
+GRACE = 25.0
+"""Seconds that calls have to finish when somebody sends a SIGTERM: most who do so kill after half a minute."""
 SLOT_BACKLOG = 4 * 1024 * 1024
 """Bytes that may wait for a slot before the parent is asked for less, and for the parent before a slot is read less."""
 # As plain module names: looking a member up in its enum takes longer than comparing with it.
@@ -69,9 +71,10 @@ class Agent:
         self._heard = boot_clock()
         self._stop_timer: Timer | None = None
         self._stopping = False
+        self._welcomed = False
         self._synced: Synced | None = None
         self._may_linger = usable_cpus() > 1
-        self._grace = 0.0
+        self._grace = GRACE
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -82,7 +85,7 @@ class Agent:
         self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own)))
         self._link.flush()
         processes.become_subreaper()
-        self._watch.signals(self._on_children, lambda: self._stop(self._grace))
+        self._watch.signals(self._on_children, self._on_terminate)
         self._watch.parent(self.exit)
         self._check_lease()
 
@@ -116,6 +119,15 @@ class Agent:
             self._stop_timer.cancel()
         self._stop_timer = self._loop.call_later(grace, self._say_bye)
         self._end_if_done()
+
+    def _on_terminate(self) -> None:
+        """Somebody wants it to go. The parent may be sending calls at this moment, so it has to say when none come."""
+        if not self._welcomed:
+            self.exit()
+        if self._stop_timer is None:
+            self._stop_timer = self._loop.call_later(self._grace, self._say_bye)
+            self._link.send(encode(Kind.STOP))
+            self._dispatcher.close()
 
     def _end_if_done(self) -> None:
         if self._stopping and self._dispatcher.is_idle:
@@ -249,6 +261,7 @@ class Agent:
 
     def _on_welcome(self, session: dict[str, Any]) -> None:
         self._link.end_handshake()
+        self._welcomed = True
         self._lease = session["lease"]
         self._lease_timer.cancel()
         self._check_lease()

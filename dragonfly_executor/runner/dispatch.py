@@ -52,6 +52,7 @@ class Dispatcher:
         self._review_timer: Timer | None = None
         self._progress = loop.time()
         self._no_fork_before = 0.0
+        self._closed = False
 
     @property
     def is_idle(self) -> bool:
@@ -66,6 +67,9 @@ class Dispatcher:
 
     def dispatch(self) -> None:
         """Hand waiting calls to slots, as far as there are any."""
+        if self._closed:
+            self._give_back()
+            return
         forked = False
         while self.waiting:
             slot = self._best_slot(self.waiting[0])
@@ -351,10 +355,20 @@ class Dispatcher:
             return True
         if any(slot.retired and not slot.in_flight for slot in self.slots.values()):
             return True  # it is about to make room
+        self._give_back()
+        return bool(any(not slot.ready for slot in self.slots.values()))
+
+    def close(self) -> None:
+        """Begin nothing any more: what slots have not taken goes back to the parent, and all that comes from now on."""
+        self._closed = True
+        for slot in self.slots.values():
+            self._put_back(slot.take_back())
+        self.release(fresh=False)
+
+    def _give_back(self) -> None:
         for work in self.waiting:
             if work.frame.kind == Kind.CALL:
                 self._send(encode(Kind.RETURNED, work.call_id, attempt=work.attempt))
             else:
                 self._send(encode(Kind.IDLE))
         self.waiting.clear()
-        return bool(any(not slot.ready for slot in self.slots.values()))

@@ -52,6 +52,9 @@ class Story(World):
     def loses_runner(self, runner_id: int) -> list[str]:
         return self.tell(events.RunnerLost(runner_id, lost(runner_id)))
 
+    def leaves(self, runner_id: int) -> list[str]:
+        return self.tell(events.RunnerLeaving(runner_id))
+
     def is_gone(self, runner_id: int) -> list[str]:
         return self.tell(events.RunnerGone(runner_id))
 

@@ -362,3 +362,76 @@ def test_a_pool_that_rests_has_nothing_to_explain() -> None:
     assert story.stats.explain == "0 calls wait; 1 of at most 1 runners up; 0 of 2 slots busy"
     story.at(1.0)
     assert story.stats.explain == "0 calls wait; 0 of at most 1 runners up, 1 stopping; 0 of 0 slots busy"
+
+
+# -- runners that go by themselves -------------------------------------------------------------------------------------
+
+
+def test_a_runner_that_leaves_gets_no_more_calls_and_goes_when_it_has_none() -> None:
+    story = Story(max=1).up(2)
+    story.tell(events.Resized(0, 2))
+    story.submit_calls(2)
+    assert story.leaves(1) == [], "nothing waits, so nothing boots"
+    assert [runner.state for runner in story.stats.runners] == ["leaving"]
+    assert (story.stats.runners_up, story.stats.runners_stopping) == (0, 1)
+    first, second = story.nodes[1].flying
+    assert story.submit_calls(1) == ["boot 2"]
+    assert story.results(1, first) == [f"{first} = result of {first}.1"]
+    assert story.results(1, second) == ["stop 1: leaving", f"{second} = result of {second}.1"]
+    assert story.boots(2) == [f"send {second + 1}.1 to 2"]
+
+
+def test_what_a_runner_that_leaves_gives_back_goes_to_another_and_loses_nothing() -> None:
+    story = Story(max=1).up(2)
+    story.tell(events.Resized(0, 2))
+    story.submit_calls(2)
+    running, waiting = story.nodes[1].flying
+    story.leaves(1)
+    assert story.returns(1, waiting) == ["boot 2"]
+    assert story.boots(2) == [f"send {waiting}.1 to 2"]
+    assert story.results(1, running)[0] == "stop 1: leaving"
+
+
+def test_a_runner_that_leaves_and_has_no_call_goes_at_once_and_counts_until_it_is_gone() -> None:
+    story = Story(min=1, max=1)
+    story.tell(events.Tick())
+    story.boots(1)
+    assert story.leaves(1) == ["stop 1: leaving"]
+    assert story.leaves(1) == []
+    assert story.submit_calls(1) == []
+    assert story.is_gone(1) == ["boot 2"]
+
+
+def test_a_runner_that_leaves_may_be_lost_with_its_calls() -> None:
+    story = Story(max=1).up(2)
+    story.submit_calls(1)
+    (call,) = story.nodes[1].flying
+    story.leaves(1)
+    assert story.loses_runner(1) == ["stop 1: lost", f"{call} = RunnerLostError"]
+    assert story.is_gone(1) == []
+
+
+def test_a_runner_that_leaves_while_it_boots_is_none() -> None:
+    story = Story(max=2)
+    story.submit_calls(1)
+    assert story.leaves(1) == ["stop 1: leaving", "boot 2"]
+    assert story.stats.boots_failed == 0
+
+
+def test_a_call_that_is_cancelled_on_a_runner_that_leaves_is_killed_there() -> None:
+    story = Story(max=1).up(1)
+    story.submit_calls(1)
+    (call,) = story.nodes[1].flying
+    story.leaves(1)
+    assert story.tell(events.CancelRequested((call,))) == [f"kill {call}.1 on 1", f"{call} = cancelled"]
+    assert story.tell(events.CallGone(1, call, 1)) == ["stop 1: leaving"]
+
+
+def test_a_shutdown_waits_for_a_runner_that_leaves() -> None:
+    story = Story(max=1).up(1)
+    story.submit_calls(1)
+    (call,) = story.nodes[1].flying
+    story.leaves(1)
+    assert story.shuts_down() == []
+    assert story.results(1, call)[0] == "stop 1: leaving"
+    assert story.is_gone(1) == ["closed"]

@@ -178,6 +178,11 @@ class MachineAndWorld(RuleBasedStateMachine):
             self.world.feed(events.RunnerLost(runner_id, lost(runner_id), never_left))
 
     @rule(which=SMALL, up=st.booleans(), rare=SMALL)
+    def runner_leaves(self, which: int, up: bool, rare: int) -> None:
+        if rare < 3:
+            self.world.feed(events.RunnerLeaving(self.runner(which, up=up)))
+
+    @rule(which=SMALL, up=st.booleans(), rare=SMALL)
     def runner_is_gone(self, which: int, up: bool, rare: int) -> None:
         stopped = [i for i, node in self.world.nodes.items() if node.stopped]
         if stopped and rare:

@@ -76,7 +76,9 @@ def check_bounds(pool: PoolState) -> None:
     assert excess <= 0 or (excess == len(roster.retiring) and not roster.booting)
     assert all(runner.in_flight for runner in roster.retiring.values())
     for runner in roster.runners.values():
-        if runner.state is not RunnerState.UP:
+        if runner.state is RunnerState.LEAVING:
+            assert runner.in_flight, "a runner that leaves is done, and was not told to go"
+        elif runner.state is not RunnerState.UP:
             assert not runner.in_flight
         if pool.limits.single_use:
             assert runner.slots <= 1

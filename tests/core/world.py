@@ -30,6 +30,7 @@ class Node:
     slots: int = 0
     up: bool = False
     stopped: bool = False
+    leaving: bool = False
     flying: dict[int, int] = field(default_factory=dict)
     """Call ids and attempts that are there."""
     had: int = 0
@@ -146,6 +147,8 @@ class World:
                 for call_id, attempt in never_left:
                     self._leaves(node, call_id, attempt, may_have_run=False)
                 self._lose(node)
+            case events.RunnerLeaving() if node is not None:
+                node.leaving = True
             case events.ResultsArrived(_, results) if node is not None:
                 for call_id, attempt, _, outcome, _ in results:
                     if self._leaves(node, call_id, attempt, may_have_run=True):
@@ -215,6 +218,7 @@ class World:
         assert node.up
         assert not self.is_spent, "a call is sent after a cap was reached"
         assert not node.stopped, "a call is sent to a runner that was told to go"
+        assert not node.leaving, "a call is sent to a runner that said that it goes"
         assert not self.broken
         assert self.mode is not ShutdownMode.KILL, "a call is sent after a shutdown"
         assert action.calls
@@ -235,7 +239,7 @@ class World:
         assert len(node.flying) <= node.slots + runner.prefetch, "more calls than slots and credit"
         if self.limits.single_use:
             assert node.had == 1, "a single-use runner has a second call"
-        up = [other for other in self.nodes.values() if other.up and not other.stopped]
+        up = [other for other in self.nodes.values() if other.up and not other.stopped and not other.leaving]
         slots = len(up) if self.limits.single_use else sum(other.slots for other in up)
         workers = self.limits.max_workers
         if workers is not None and slots > workers:
@@ -281,7 +285,8 @@ class World:
                 # Nonsense, but survived: the boot failed of a runner that was up already, and had the call.
                 was_up = isinstance(self.last_event, events.BootFailed) and call.attempt in account.attempts_begun
                 assert was_up or not flying
-                assert was_up or not any(node.up for node in self.nodes.values() if not node.stopped), "a runner is up"
+                staying = [node for node in self.nodes.values() if not node.stopped and not node.leaving]
+                assert was_up or not any(node.up for node in staying), "a runner is up"
             case errors.RunnerLostError():
                 died = call.attempt in account.attempts_begun
                 killed = self.mode is ShutdownMode.KILL
@@ -289,7 +294,8 @@ class World:
                 ending = self.mode not in (None, ShutdownMode.DRAIN) or self.machine.pool.meter.exhausted
                 assert not died or ending or call.attempt > limits.retries, "it had a retry left"
             case errors.BudgetExceeded():
-                assert self.may_be_spent, "a budget is used up before its time"
+                # A price that becomes known later may make it less than the cap again: used up stays used up.
+                assert self.may_be_spent or self.was_spent, "a budget is used up before its time"
                 assert not flying, "a call that runs goes on"
             case actions.CANCELLED:
                 asked = isinstance(self.last_event, events.CancelRequested) and call.id in self.last_event.call_ids

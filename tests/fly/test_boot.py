@@ -17,7 +17,7 @@ from tests.fly_simulator import errors
 from tests.fly_simulator.calls import Reply
 from tests.fly_simulator.faults import rate_limited
 from tests.fly_simulator.simulator import Simulator
-from tests.support import PATIENCE, Events, Mailbox, error_of
+from tests.support import PATIENCE, Events, Gate, Mailbox, error_of
 
 
 def test_a_call_runs_on_a_machine_which_is_gone_afterwards(
@@ -82,17 +82,21 @@ def in_the_kernels_words(address: str) -> str:
 
 
 def test_a_machine_that_fly_stops_lets_calls_finish(
-    on_fly: Simulator, make: Make, make_backend: MakeBackend, mailbox: Mailbox, asker: Asker
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, mailbox: Mailbox, gate: Gate, asker: Asker
 ) -> None:
     """As in a migration or by `fly machine stop`: the main process passes it on, and the agent drains."""
     backend = make_backend()
-    with make(backend) as executor:
+    with make(backend, max=2) as executor:
         finishing = executor.submit(
-            eval, f"open({mailbox.path!r}, 'w').write('runs\\n') and __import__('time').sleep(1)"
+            eval, f"open({mailbox.path!r}, 'w').write('runs\\n') and open({gate.path!r}, 'rb').read(1) and None"
         )
         assert mailbox.read() == "runs"
         machine = on_fly.machine()
         assert asker.ask("POST", f"/{machine.id}/stop", json={}).status_code == 200
+        # Its parent is told, and sends what comes now elsewhere.
+        assert executor.submit(pow, 2, 2).result(PATIENCE) == 4
+        assert not finishing.done()
+        gate.open()
         assert finishing.result(PATIENCE) is None
         on_fly.wait_for(machine, "destroyed")
         assert executor.submit(pow, 2, 3).result(PATIENCE) == 8

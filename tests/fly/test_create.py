@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import BootError, BootTimeoutError, FlyBackend
+from dragonfly_executor.backends.fly import creation
 from tests.fly.boots import ASLEEP_CONFIG, boot, nothing_is_left, request
 from tests.fly.conftest import MakeBackend
 from tests.fly_simulator import errors
@@ -182,10 +183,25 @@ def test_a_token_that_is_answered_with_is_not_shown(on_fly: Simulator, backend: 
     assert on_fly.token not in str(caught.value)
 
 
-def test_an_image_that_is_not_there_is_said_so_at_once(on_fly: Simulator, make_backend: MakeBackend) -> None:
+def test_an_image_that_is_not_there_is_asked_for_some_times(
+    on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(creation, "PAUSE_ON_MISSING_IMAGE", 0.0)
+    monkeypatch.setattr(creation, "TRIES_ON_MISSING_IMAGE", 1)
     with pytest.raises(BootError, match="MANIFEST_UNKNOWN"):
         boot(make_backend(image="registry.fly.io/media:nowhere"))
-    assert len(on_fly.history.calls) == 1
+    assert len(on_fly.history.calls) == 2
+
+
+def test_an_image_that_was_pushed_just_now_is_waited_for(
+    on_fly: Simulator, backend: FlyBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference 3.1: for some seconds it is refused."""
+    monkeypatch.setattr(creation, "PAUSE_ON_MISSING_IMAGE", 0.0)
+    refusal = errors.invalid("failed to get manifest registry.fly.io/media:x: MANIFEST_UNKNOWN", 400)
+    on_fly.faults.on("create", times=1, reply=refusal)
+    boots_one(on_fly, backend)
+    assert len(on_fly.history.of("create")) == 2
 
 
 # -- doubt -------------------------------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def test_regions_that_fly_does_not_tell_are_no_failure(on_fly: Simulator, capsys
 
 
 def test_machines_that_were_left_behind_are_a_finding(on_fly: Simulator, asker: Asker, capsys: Capture) -> None:
-    label = Label("boot-1", "nightly", Owner.me(), int(time.time()) - 1)
+    label = Label("boot-1", "nightly", Owner.me()._replace(started=1), int(time.time()) + 3600)
     machine = asker.created("runner-a", ASLEEP, metadata=label.encode())
     status, found = examine(capsys)
     assert status == 1

@@ -270,3 +270,13 @@ def test_what_is_not_ours_has_no_label(change: dict[str, str]) -> None:
 @given(st.dictionaries(st.sampled_from([KIND, BOOT, OWNER, EXPIRES]), st.text(max_size=30)))
 def test_any_metadata_is_read(metadata: dict[str, str]) -> None:
     Label.decode({KIND: "runner", BOOT: "x", EXPIRES: "1", **metadata})
+
+
+def test_an_entry_that_cannot_be_read_hides_no_other(journal: Journal) -> None:
+    """A folder, or what another user has left: its name is all that is known of it, and the others are seen."""
+    journal.write(entry())
+    (journal.folder / "dragonfly-pool-0.json").mkdir()
+    assert [(found.name, found.label is None) for found in journal.entries()] == [
+        ("dragonfly-pool-0", True),
+        ("dragonfly-pool-1", False),
+    ]

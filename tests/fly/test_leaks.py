@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -10,16 +11,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from dragonfly_executor import FlyBackend
+from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.journal import Entry
-from dragonfly_executor.backends.fly.owner import EXPIRES, KIND, OWNER, RUNNER, Label, Liveness, Owner
+from dragonfly_executor.backends.fly.owner import EXPIRES, KIND, LIFETIME, OWNER, RUNNER, Label, Liveness, Owner
 from dragonfly_executor.backends.fly.patience import Patience
+from dragonfly_executor.backends.fly.settings import Access
 from dragonfly_executor.backends.fly.sweep import Found, Sweeper
+from dragonfly_executor.backends.fly.token import Token
 from tests.fly.asking import ASLEEP
 from tests.fly.boots import ASLEEP_CONFIG, boot, nothing_is_left
 from tests.fly.conftest import MakeBackend
@@ -160,14 +167,19 @@ def look(backend: FlyBackend) -> list[Found]:
 
 LABELS: dict[str, tuple[Callable[[], dict[str, str]], Liveness | None]] = {
     "owner-gone": (lambda: label(owner=gone()).encode(), Liveness.GONE),
-    "expired": (lambda: label(expires=1).encode(), Liveness.GONE),
-    "expired-elsewhere": (lambda: label(owner=elsewhere(), expires=1).encode(), Liveness.GONE),
+    "expired": (lambda: label(owner=elsewhere(), expires=1).encode(), Liveness.GONE),
+    "expired-by-its-owner's-clock": (
+        lambda: label(owner=elsewhere(), expires=1, lifetime=60).encode(),
+        Liveness.UNKNOWN,
+    ),
+    "expired-and-owner-alive": (lambda: label(expires=1).encode(), Liveness.ALIVE),
     "owner-alive": (lambda: label().encode(), Liveness.ALIVE),
     "elsewhere": (lambda: label(owner=elsewhere()).encode(), Liveness.UNKNOWN),
     "no-metadata": (dict, None),
     "another-tool": (lambda: {"app": "x", "dragonfly_kind": "database"}, None),
     "half-a-label": (lambda: {KIND: RUNNER, EXPIRES: "1"}, None),
     "no-owner": (lambda: {**label().encode(), OWNER: "me"}, None),
+    "no-lifetime": (lambda: {**label().encode(), LIFETIME: "long"}, None),
     "no-expiry": (lambda: {**label().encode(), EXPIRES: "soon"}, None),
 }
 
@@ -185,6 +197,42 @@ def test_a_sweep_takes_what_is_left_behind_and_nothing_else(
     assert [found.name for found in swept.destroyed] == ([machine.name] if liveness is Liveness.GONE else [])
     assert (machine.state == "destroyed") == (liveness is Liveness.GONE)
     assert on_fly.parent.state == "started"
+
+
+DAY = 24 * 3600.0
+
+
+def at(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("date", "created", "written", "liveness"),
+    [
+        # This machine's clock is a day ahead of Fly's, and the owner's is not.
+        (-DAY, -DAY - 60, {"expires": int(time.time() - DAY) + 3600}, Liveness.UNKNOWN),
+        # It is a day behind.
+        (DAY, DAY - 7200, {"expires": int(time.time() + DAY) - 3600}, Liveness.GONE),
+        # The owner's was a day behind, or ahead: what counts is how long ago Fly has made it.
+        (0.0, -60, {"expires": int(time.time() - DAY), "lifetime": 3600}, Liveness.UNKNOWN),
+        (0.0, -7200, {"expires": int(time.time() + DAY), "lifetime": 3600}, Liveness.GONE),
+        (None, -60, {"expires": int(time.time()) - 3600}, Liveness.GONE),
+    ],
+    ids=["sweeper-ahead", "sweeper-behind", "owner-behind", "owner-ahead", "undated"],
+)
+def test_fly_says_what_time_it_is(date: float | None, created: float, written: Any, liveness: Liveness) -> None:
+    """A clock that is wrong, here or where the machine was asked for, has nobody's machine destroyed."""
+    now = time.time()
+    said = {
+        "id": "7811", "name": "dragonfly-x", "state": "started", "created_at": at(now + created),
+        "config": {"metadata": label(owner=elsewhere(), **written).encode()},
+    }  # fmt: skip
+    headers = {} if date is None else {"date": format_datetime(datetime.fromtimestamp(now + date, UTC), True)}
+    transport = httpx.MockTransport(
+        lambda _: httpx.Response(200, stream=httpx.ByteStream(json.dumps([said]).encode()), headers=headers)
+    )
+    api = MachinesAPI(Access("media", Token("fm2_canary"), "http://fly.invalid"), transport)
+    assert [found.liveness for found in Sweeper(api, None).look(Patience(PATIENCE))] == [liveness]
 
 
 @pytest.mark.parametrize(("state", "liveness"), [("stopped", Liveness.GONE), ("started", Liveness.UNKNOWN)])
@@ -232,9 +280,18 @@ def test_what_is_known_by_name_alone_is_kept_until_it_shows(on_fly: Simulator, m
 
 def test_what_has_expired_and_never_showed_is_forgotten(on_fly: Simulator, make_backend: MakeBackend) -> None:
     backend = make_backend()
-    entry_of(backend, expires=time.time() - 1)
+    entry_of(backend, expires=time.time() - 60)
     assert backend.sweep() == ([], [])
     nothing_is_left(on_fly, backend)
+
+
+def test_what_a_living_owner_asked_for_is_not_forgotten(on_fly: Simulator, make_backend: MakeBackend) -> None:
+    """Its boot may go on; and the clock by which it expired may be wrong."""
+    backend = make_backend()
+    entry = entry_of(backend, label=label(), expires=time.time() - 60)
+    assert backend.sweep() == ([], [])
+    assert backend.journal is not None
+    assert backend.journal.entries() == [entry]
 
 
 def test_another_apps_entries_are_not_this_ones(on_fly: Simulator, make_backend: MakeBackend) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from dragonfly_executor import LocalBackend, Pool
 from dragonfly_executor.errors import CallDeserializationError, RunnerLostError
+from dragonfly_executor.runner import processes
 from tests import payloads
 from tests.local.conftest import Make
 from tests.support import SOON, Gate, Mailbox, all_ended, error_of, values, watching
@@ -295,3 +296,32 @@ def test_sys_exit_and_keyboard_interrupt_are_results_like_others(make: Make) -> 
         assert type(error) is type(raised)
         assert error.args == raised.args
     assert ex.submit(payloads.pid).result(SOON) == slot
+
+
+def test_an_agent_that_is_told_to_end_finishes_its_calls_and_gets_no_more(
+    make: Make, mailbox: Mailbox, gate: Gate, log: Path
+) -> None:
+    """A service manager, or a cloud that wants its machine, sends SIGTERM: nothing is lost or runs twice."""
+    ex = make(2, max=2, max_concurrency=1)
+    running = ex.submit(payloads.hold, mailbox.path, gate.path, "finished")
+    mailbox.read()
+    agent = processes.children(os.getpid())[0]
+    with watching(agent) as (watch,):
+        os.kill(agent, signal.SIGTERM)
+        later = [ex.submit(payloads.log_run, str(log), n) for n in range(50)]
+        values(later)
+        assert not running.done()
+        gate.open()
+        assert running.result(SOON) == "finished"
+        assert watch.ended(SOON)
+    assert sorted(int(line.split()[0]) for line in log.read_text().splitlines()) == list(range(50))
+
+
+def test_an_idle_agent_that_is_told_to_end_loses_no_call_that_was_just_sent(make: Make, log: Path) -> None:
+    """Whichever of the two, the call or the signal, comes first."""
+    ex = make(1)
+    for n in range(20):
+        agent = ex.submit(payloads.agent_pid).result(SOON)
+        os.kill(agent, signal.SIGTERM)
+        values([ex.submit(payloads.log_run, str(log), n)])
+    assert [int(line.split()[0]) for line in log.read_text().splitlines()] == list(range(20))

@@ -210,7 +210,8 @@ class FlyBackend(Backend):
         # Not all of it: what comes of a create that ends in doubt is destroyed within the boot's time as well.
         patience = Patience(request.timeout - min(UNDO_PATIENCE, UNDO_SHARE * request.timeout), request.given_up)
         lifetime = request.timeout + self._max_lifetime + MARGIN
-        label = Label(os.urandom(16).hex(), request.parent.pool, Owner.me(), int(time.time() + lifetime))
+        expires = int(time.time() + lifetime)
+        label = Label(os.urandom(16).hex(), request.parent.pool, Owner.me(), expires, int(lifetime))
         name = machine_name(request.parent.pool)
         encoded, written = request.parent.encode(), label.encode()
 

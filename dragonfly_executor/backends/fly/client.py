@@ -100,6 +100,10 @@ class MachinesAPI:
     ) -> None:
         self._line.__exit__(kind, error, traceback)
 
+    def now(self) -> float:
+        """Seconds since the epoch: by Fly's clock as soon as it has answered anything, until then by this machine's."""
+        return self._line.now()
+
     # -- once ---------------------------------------------------------------------------------------------------------
 
     def create(self, body: Mapping[str, Any], patience: Patience) -> Reply:

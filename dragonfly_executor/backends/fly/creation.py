@@ -11,13 +11,16 @@ from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, OutOfTime
 from dragonfly_executor.backends.fly.machines import Machine
 from dragonfly_executor.backends.fly.owner import BOOT
 from dragonfly_executor.backends.fly.patience import Patience
-from dragonfly_executor.backends.fly.verdicts import Verdict, classify, taken_by
+from dragonfly_executor.backends.fly.verdicts import Verdict, classify, is_image_missing, taken_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 TRIES_ON_FULL_HOSTS = 3
 """A host is chosen anew for each try."""
+TRIES_ON_MISSING_IMAGE = 5
+PAUSE_ON_MISSING_IMAGE = 5.0
+"""Seconds: an image that was pushed just now is not known everywhere at once."""
 DOING = "creating a machine"
 
 
@@ -53,6 +56,7 @@ class Creation:
         self._size = size
         self._place = 0
         self._full_hosts = 0
+        self._missing_images = 0
         self._refusals: list[str] = []
         self.in_doubt = False
 
@@ -89,6 +93,11 @@ class Creation:
             return self._adopt(taken_by(reply), patience, describe(reply, DOING))
         if verdict is not Verdict.AMBIGUOUS:
             self.in_doubt = was_in_doubt
+        if verdict is Verdict.FATAL and is_image_missing(reply) and self._missing_images < TRIES_ON_MISSING_IMAGE:
+            self._missing_images += 1
+            missing = Again(describe(reply, DOING), reply.status, Verdict.TRANSIENT, reply.request_id)
+            missing.after = PAUSE_ON_MISSING_IMAGE
+            raise missing
         if verdict in (Verdict.HOST_FULL, Verdict.CAPACITY, Verdict.QUOTA):
             self._move_on(verdict, describe(reply, DOING))
             verdict = Verdict.RATE  # that is: ask again

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -48,6 +49,8 @@ class Line:
         self._client: httpx.Client | None = None
         self._cookies = httpx.Cookies()
         self._pacer = Pacer()
+        self._clock_began: float | None = None
+        """When the monotonic clock stood at nought, as the API dates its answers."""
         # It reads all certificates of this machine, which takes a while: once.
         self._verify = httpx.create_ssl_context() if access.host.startswith("https:") else False
 
@@ -67,6 +70,11 @@ class Line:
         if client is not None:
             self._cookies = httpx.Cookies(client.cookies)
             client.close()
+
+    def now(self) -> float:
+        """Seconds since the epoch: by the API's clock once it has answered anything, until then by this machine's."""
+        began = self._clock_began
+        return time.time() if began is None else began + time.monotonic()
 
     def _make_client(self) -> httpx.Client:
         headers = {
@@ -153,12 +161,19 @@ class Line:
                 return Reply(0, failure=f"the answer is larger than {MAX_BODY} bytes")
             if time.monotonic() > end:
                 return Reply(0, failure="the answer did not come to an end in time")
+        self._set_clock(response.headers.get("date", ""))
         headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
         body = bytes(data)
         if response.status_code >= 400:
             # Some servers answer with what they were asked.
             body = self._access.token.blot(body.decode(errors="replace")).encode()
         return Reply(response.status_code, body, headers)
+
+    def _set_clock(self, date: str) -> None:
+        try:
+            self._clock_began = parsedate_to_datetime(date).timestamp() - time.monotonic()
+        except (ValueError, TypeError, OverflowError, IndexError):
+            return
 
     def _words(self, error: Exception) -> str:
         return self._access.token.blot(f"{type(error).__name__}: {error}".rstrip(": "))

@@ -138,25 +138,30 @@ def default_folder(environment: Mapping[str, str]) -> Path:
 def _encode(entry: Entry) -> bytes:
     said = entry._asdict()
     label = entry.label
-    said["label"] = None if label is None else [label.boot, label.pool, list(label.owner), label.expires]
+    said["label"] = None if label is None else [label.boot, label.pool, list(label.owner), *label[3:]]
     return json.dumps(said).encode()
 
 
 def _read(path: Path) -> Entry:
     status = path.stat()
-    with path.open("rb") as file:
-        data = file.read(MAX_SIZE)
     try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SIZE)
         return _decode(path.stem, json.loads(data))
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        # Its name is known all the same, and the others' entries have nothing to do with it.
         return Entry(path.stem, "", "", None, status.st_mtime, status.st_mtime + KEPT)
 
 
 def _decode(name: str, said: Any) -> Entry:
-    boot, pool, owner, expires = said["label"]
+    boot, pool, owner, expires, lifetime = said["label"]
     read = Owner.decode(owner)
-    if read is None or not isinstance(boot, str) or not isinstance(pool, str) or not isinstance(expires, int):
+    if read is None or not isinstance(boot, str) or not isinstance(pool, str):
         raise ValueError("the label is none")
+    if not isinstance(expires, int) or not isinstance(lifetime, int):
+        raise TypeError("the label's times are none")
     machine_id, guest = said["machine_id"], said["guest"]
     if not isinstance(machine_id, str | None) or not isinstance(guest, dict):
         raise TypeError("the machine is none")
@@ -164,7 +169,7 @@ def _decode(name: str, said: Any) -> Entry:
         name,
         str(said["app"]),
         str(said["host"]),
-        Label(boot, pool, read, expires),
+        Label(boot, pool, read, expires, lifetime),
         float(said["began"]),
         float(said["expires"]),
         machine_id,

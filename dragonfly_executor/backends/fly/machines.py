@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
 ENDED = frozenset({"stopped", "failed", "launch_failed", "destroying", "destroyed", "replaced", "suspended"})
@@ -77,6 +78,14 @@ class Machine(NamedTuple):
             host_status=_text(said, "host_status") or "ok",
             private_ip=_text(said, "private_ip"),
         )
+
+    @property
+    def created(self) -> float | None:
+        """When it was created, in seconds since the epoch; None where nobody says."""
+        try:
+            return datetime.fromisoformat(self.created_at).timestamp()
+        except (ValueError, OverflowError):
+            return None
 
     @property
     def exit(self) -> Exit | None:

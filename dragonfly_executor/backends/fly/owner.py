@@ -21,6 +21,7 @@ BOOT = f"{PREFIX}boot"
 POOL = f"{PREFIX}pool"
 OWNER = f"{PREFIX}owner"
 EXPIRES = f"{PREFIX}expires"
+LIFETIME = f"{PREFIX}lifetime"
 ON_FLY = "fly:"
 """How the name of a host begins that is a machine on Fly: the machine's id follows."""
 
@@ -110,13 +111,20 @@ class Label(NamedTuple):
         boot: the boot that it was made for: no other machine has this one.
         pool: the pool's name.
         owner: the process whose pool that is.
-        expires: seconds since the epoch. After that it is nobody's any more, whatever else there is to say.
+        expires: seconds since the epoch, by its owner's clock. After that it is nobody's any more, unless its owner is
+            known to live.
+        lifetime: the same in seconds from when it was made, for clocks that differ; 0 where it is not known.
     """
 
     boot: str
     pool: str
     owner: Owner
     expires: int
+    lifetime: int = 0
+
+    def expires_on(self, created: float | None) -> float:
+        """The same by Fly's clock, which says when the machine was created (seconds since the epoch), if it does."""
+        return created + self.lifetime if created is not None and self.lifetime else self.expires
 
     def encode(self) -> dict[str, str]:
         """As metadata."""
@@ -126,6 +134,7 @@ class Label(NamedTuple):
             POOL: self.pool[:200],
             OWNER: self.owner.encode(),
             EXPIRES: str(self.expires),
+            LIFETIME: str(self.lifetime),
         }
 
     @classmethod
@@ -134,10 +143,14 @@ class Label(NamedTuple):
         if not metadata or metadata.get(KIND) != RUNNER:
             return None
         boot, owner = metadata.get(BOOT), Owner.decode(metadata.get(OWNER))
-        expires = metadata.get(EXPIRES, "")
-        if not boot or owner is None or not (expires.isascii() and expires.isdigit() and len(expires) < 16):
+        expires, lifetime = _seconds(metadata.get(EXPIRES, "")), _seconds(metadata.get(LIFETIME, "0"))
+        if not boot or owner is None or expires is None or lifetime is None:
             return None
-        return cls(boot, metadata.get(POOL, ""), owner, int(expires))
+        return cls(boot, metadata.get(POOL, ""), owner, expires, lifetime)
+
+
+def _seconds(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
 def _host() -> str:

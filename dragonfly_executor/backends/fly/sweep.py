@@ -2,13 +2,15 @@
 
 Two sources tell of them: what is written on the machines themselves, as far as Fly lists them, and this machine's
 journal, whose machines are asked for by name and number. A machine is left behind when its pool has let go of it, when
-the process whose pool it was is gone, or when its time is over. Where nobody can tell, it is left alone.
+the process whose pool it was is gone, or when its time is over and nobody can tell whether that process lives. Where
+nobody can tell, and it has time left, it is left alone. What time it is Fly says: this machine's clock may be wrong.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 from dragonfly_executor.backends.fly.client import MachinesAPI
@@ -75,9 +77,9 @@ class Sweeper:
         Raises:
             FlyAPIError: they could not be listed.
         """
-        now = time.time()
         with self._api:
             listed = {machine.name: machine for machine in self._api.runners(patience)}
+            now = self._api.now()
             found = []
             for entry in self._entries():
                 machine = listed.pop(entry.name, None)
@@ -87,10 +89,12 @@ class Sweeper:
                     if machine is None or machine.state in GONE:
                         self._forget(entry)
                         continue
-                if machine is None and entry.expires < now:
+                judged = self._judge(machine, entry, now, patience)
+                # By the clock that it was written by, too: what is forgotten here nobody knows of any more.
+                if machine is None and judged.liveness is not Liveness.ALIVE and entry.expires < min(now, time.time()):
                     self._forget(entry)
                     continue
-                found.append(self._judge(machine, entry, now, patience))
+                found.append(judged)
             ours = [machine for machine in listed.values() if Label.decode(machine.metadata) is not None]
             return [*found, *(self._judge(machine, None, now, patience) for machine in ours)]
 
@@ -118,7 +122,7 @@ class Sweeper:
         if machine is None or machine.state in GONE or Label.decode(machine.metadata) is None:
             return None
         entry = next((entry for entry in self._entries() if entry.name == machine.name), None)
-        return self._judge(machine, entry, time.time(), patience)
+        return self._judge(machine, entry, self._api.now(), patience)
 
     def destroy(self, found: Iterable[Found], patience: Patience) -> Swept:
         """Destroy these machines, whoever has them. Those of which only the journal knows cannot be."""
@@ -153,7 +157,9 @@ class Sweeper:
 
     def _forget(self, entry: Entry) -> None:
         if self._journal is not None:
-            self._journal.remove(entry.name)
+            # One that stays costs another question next time, and no machine.
+            with suppress(OSError):
+                self._journal.remove(entry.name)
 
     # -- whose is it --------------------------------------------------------------------------------------------------
 
@@ -168,9 +174,10 @@ class Sweeper:
         written = label or (entry.label if entry is not None else None)
         if written is None:
             return Found(machine, entry, Liveness.UNKNOWN, "nothing says whose it is")
-        if written.expires < now:
-            return Found(machine, entry, Liveness.GONE, "its time is over")
         liveness = written.owner.liveness(self._me, is_here=entry is not None and entry.label is not None)
+        expires = written.expires if machine is None else written.expires_on(machine.created)
+        if liveness is Liveness.UNKNOWN and expires < now:
+            return Found(machine, entry, Liveness.GONE, "its time is over")
         if liveness is Liveness.UNKNOWN and written.owner.fly_machine is not None:
             liveness = self._parent_on_fly(written.owner.fly_machine, patience)
         process = f"process {written.owner.pid} on {written.owner.host}"

@@ -183,6 +183,11 @@ def retry_after(reply: Reply, now: float) -> float | None:
     return seconds if 0 <= seconds <= MAX_RETRY_AFTER else None
 
 
+def is_image_missing(reply: Reply) -> bool:
+    """Whether it is said that there is no such image, which is also said of one that was pushed some seconds ago."""
+    return 400 <= reply.status < 500 and "MANIFEST_UNKNOWN" in reply.text().upper()
+
+
 def taken_by(reply: Reply) -> str | None:
     """The machine that has the name that was asked for, where the answer says so."""
     found = MACHINE_ID.search(reply.text())
