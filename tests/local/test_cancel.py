@@ -6,8 +6,9 @@ import asyncio
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dragonfly_executor.errors import RunnerLostError
 from dragonfly_executor.transport.loop import Loop
 from tests import payloads
 from tests.local.conftest import Make
-from tests.support import PATIENCE, SOON, Gate, Mailbox, all_ended, values, watching
+from tests.support import PATIENCE, SOON, Gate, Mailbox, Watch, all_ended, values, watching
 
 STUBBORN = {
     "waits": payloads.hold_for_good,
@@ -421,12 +422,15 @@ def test_an_asyncio_timeout_stops_the_work(make: Make, mailbox: Mailbox) -> None
     assert asyncio.run(main()) == (True, list(range(10)))
 
 
-def watching_if_there(pid: int) -> Any:
-    """A watch on a process that may be gone by now."""
-    try:
-        return watching(pid)
-    except ProcessLookupError:
-        return watching()
+@contextmanager
+def watching_if_there(pid: int) -> Iterator[list[Watch]]:
+    """A watch on a process that may be gone by now: then there is none."""
+    with ExitStack() as watches:
+        try:
+            found = watches.enter_context(watching(pid))
+        except ProcessLookupError:
+            found = []
+        yield found
 
 
 def test_a_cancelled_view_with_a_timeout_in_asyncio(make: Make) -> None:

@@ -17,11 +17,11 @@ from tests.support import PATIENCE, Mailbox, error_of
 PACKAGE = Path(dragonfly_executor.__file__).parent
 # A certificate bears dates; they are backdated, and no runner looks at them (tests/dialback/test_pool.py).
 # And people read how old a machine is.
-DATED = {"transport/certificate.py", "fleet/sight.py"}
+DATED = {"transport/certificate.py", "backends/fly/machines.py"}
 # What is written on machines elsewhere, and on disk, is for processes that share no other clock; Fly sends dates.
 SHARED_CLOCK = {
-    "backends/fly/backend.py", "backends/fly/client.py", "backends/fly/journal.py", "backends/fly/sweep.py",
-    "fleet/command.py",
+    "backends/fly/backend.py", "backends/fly/client.py", "backends/fly/http.py", "backends/fly/journal.py",
+    "backends/fly/sweep.py", "fleet/command.py",
 }  # fmt: skip
 WALL_CLOCKS = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "time.CLOCK_REALTIME"}
 

@@ -250,6 +250,7 @@ EVENTS: list[object] = [
     events.BootSucceeded(1, 1),
     events.BootFailed(1, OSError(), 0.0),
     events.RunnerLost(1, OSError()),
+    events.RunnerLeaving(1),
     events.RunnerGone(1),
     events.CallsStarted(1, []),
     events.ResultsArrived(1, []),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,4 +114,5 @@ class PasswordServer(paramiko.ServerInterface):
                 channel.send_exit_status(process.wait())
             except OSError:
                 process.wait()
-        channel.close()
+        with suppress(EOFError):  # the connection is gone already
+            channel.close()
