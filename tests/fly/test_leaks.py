@@ -57,8 +57,11 @@ def parent(fly: Simulator, calls: int = 1) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_the_program_works_when_nobody_kills_it(on_fly: Simulator, make_backend: MakeBackend) -> None:
     """Otherwise the tests below would say nothing. Its requests are those at which it is killed."""
-    on_fly.timing.pull_time = 0.3
+    on_fly.timing.pull_time = None
     with parent(on_fly) as process:
+        # A machine that comes up at once needs no look at it.
+        on_fly.until(lambda _: any(REQUESTS["watch"](call) for call in on_fly.history.calls))
+        on_fly.finish_pull(on_fly.machine())
         assert process.wait(PATIENCE) == 0
     for call in on_fly.history.calls:
         assert call.action == "get" or any(fits(call) for fits in REQUESTS.values())
@@ -84,8 +87,8 @@ def test_a_parent_that_is_killed_at_a_request_leaves_nothing_for_long(
 ) -> None:
     """Each boundary: before Fly has carried it out, and after that, before the answer. Checklist 20."""
     killed: list[float] = []
-    # Long enough for a look at the machine.
-    on_fly.timing.pull_time = 0.3
+    # A machine that comes up at once needs no look at it.
+    on_fly.timing.pull_time = None if name == "watch" else 0.3
     with parent(on_fly) as process, watching(process.pid) as (watch,):
 
         def kill(_call: Call) -> None:
@@ -97,6 +100,7 @@ def test_a_parent_that_is_killed_at_a_request_leaves_nothing_for_long(
         process.wait(PATIENCE)
         assert killed, "it ended before that"
     for machine in on_fly.world.booted:
+        on_fly.finish_pull(machine)
         # Nobody is asked: lease and failsafe end the runner, and Fly destroys a machine whose process has ended.
         on_fly.wait_for(machine, "destroyed")
     assert on_fly.history.billed_past(lambda machine: killed[0] + LEASE_AND_FAILSAFE + BUSY) == {}
