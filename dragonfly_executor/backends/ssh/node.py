@@ -51,7 +51,10 @@ class ChannelStream:
             data, self._unread = self._unread[:size], self._unread[size:]
             return data
         self._set_timeout()
-        return bytes(self._channel.recv(size))
+        try:
+            return bytes(self._channel.recv(size))
+        except (EOFError, paramiko.SSHException) as error:  # it has read, and could not tell the host that it has
+            raise _gone(error) from error
 
     def sendall(self, data: bytes, /) -> None:
         """See `Stream`."""
@@ -61,7 +64,7 @@ class ChannelStream:
             try:
                 sent = self._channel.send(bytes(view[:SEND_SIZE]))
             except (EOFError, paramiko.SSHException) as error:
-                raise ConnectionError(f"the connection is gone: {error or type(error).__name__}") from error
+                raise _gone(error) from error
             if not sent:
                 raise ConnectionError("the channel is closed")
             view = view[sent:]
@@ -78,6 +81,10 @@ class ChannelStream:
     def _set_timeout(self) -> None:
         if self._deadline is not None:
             self._channel.settimeout(self._deadline.left())
+
+
+def _gone(error: Exception) -> ConnectionError:
+    return ConnectionError(f"the connection is gone: {str(error) or type(error).__name__}")
 
 
 class StderrReader:
@@ -133,7 +140,7 @@ class StderrReader:
                     if len(rest) > MAX_LINE:
                         lines, rest = [*lines, rest], b""
                     self._print(lines)
-        except (OSError, EOFError):
+        except (OSError, EOFError, paramiko.SSHException):
             pass  # the connection is gone: that is told elsewhere
         if rest:
             self._print([rest])
