@@ -19,6 +19,8 @@ from tests.support import Gate, Mailbox
 
 CENSUS = pytest.StashKey[Census]()
 START = pytest.StashKey[object]()
+TEARDOWN_LIMIT = 60.0
+"""Seconds that a test whose time is over gets for clearing up."""
 
 settings.register_profile("suite", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
@@ -59,6 +61,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[CENSUS].folder, ignore_errors=True)
     del os.environ["TMPDIR"]
     tempfile.tempdir = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """A test's time limit rings once. Where it has, what ends the test's executors must not wait for ever either."""
+    if signal.getsignal(signal.SIGALRM) not in (signal.SIG_DFL, signal.SIG_IGN) and not any(
+        signal.getitimer(signal.ITIMER_REAL)
+    ):
+        signal.setitimer(signal.ITIMER_REAL, TEARDOWN_LIMIT)
+    return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -45,6 +45,18 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "STOP_PATIENCE", 0.1)
 
 
+class Hold(threading.Event):
+    """What a boot hangs on; tells when it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.reached.set()
+        return super().wait(timeout)
+
+
 class ObservedBackend(FakeBackend):
     """Tells when a boot begins, and when the engine takes a node and gives it back."""
 
@@ -218,10 +230,12 @@ def test_whatever_a_backend_raises_is_a_boot_that_failed(make: MakeExecutor, err
 
 def test_a_backend_that_hangs_is_not_waited_for_longer_than_boot_timeout(make: MakeExecutor) -> None:
     """Checklist 7, 8: and what it comes back with in the end is given back."""
-    clock, hold = VirtualClock(), threading.Event()
+    clock, hold = VirtualClock(), Hold()
     backend = FakeBackend(FakeRunner(hold=hold), clock=clock)
     executor = make(backend=backend, boot_timeout=30, max_boot_failures=1, **AT_ONCE)
     future = executor.submit(echo, 1)
+    # One that has yet to begin when its time is over does not begin, and the next would hang in its place.
+    assert hold.reached.wait(PATIENCE)
     clock.advance(29)
     assert not future.done()
     clock.advance(2)
