@@ -45,10 +45,9 @@ AT_ONCE: dict[str, Any] = {"boot_wait": lambda state: 0.0, "max_boot_failures": 
 LARGE = 64 * 1024 * 1024
 
 
-@pytest.mark.parametrize("on_stdin", [False, True], ids=["environment", "stdin"])
-def test_calls_run_on_a_runner_that_has_dialed_back(make: MakeExecutor, on_stdin: bool) -> None:
+def test_calls_run_on_a_runner_that_has_dialed_back(make: MakeExecutor) -> None:
     """Issue 3 §4."""
-    executor = make(2, backend=DialingBackend(on_stdin=on_stdin))
+    executor = make(2, backend=DialingBackend())
     assert list(executor.map(echo, range(500))) == list(range(500))
     assert executor.submit(lambda: sys.stdin.read()).result(PATIENCE) == ""
 

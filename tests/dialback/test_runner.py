@@ -162,11 +162,10 @@ class Nonsense:
         return self.text
 
 
-@pytest.mark.parametrize("on_stdin", [False, True])
 @pytest.mark.parametrize("text", ["", "bm90IGpzb24=", "canary-7d1e"])
-def test_a_description_that_is_none_is_said_so(on_stdin: bool, text: str) -> None:
+def test_a_description_that_is_none_is_said_so(text: str) -> None:
     nonsense: Any = Nonsense(text)
-    status, said = run(nonsense, on_stdin=on_stdin)
+    status, said = run(nonsense)
     assert status == 1
     assert said.startswith("dragonfly runner: ")
     assert "DRAGONFLY_PARENT" in said
