@@ -46,14 +46,13 @@ LARGE = 64 * 1024 * 1024
 
 
 def test_calls_run_on_a_runner_that_has_dialed_back(make: MakeExecutor) -> None:
-    """Issue 3 §4."""
     executor = make(2, backend=DialingBackend())
     assert list(executor.map(echo, range(500))) == list(range(500))
     assert executor.submit(lambda: sys.stdin.read()).result(PATIENCE) == ""
 
 
 def test_a_runner_knows_its_parent_and_not_the_token(make: MakeExecutor) -> None:
-    """Issue 3 §4: Parent.get() in slots."""
+    """Parent.get() in slots."""
     parent = make(1, backend=DialingBackend()).submit(Parent.get).result(PATIENCE)
     assert parent.runner_id == 1
     assert parent.backend == "dialing"
@@ -63,7 +62,7 @@ def test_a_runner_knows_its_parent_and_not_the_token(make: MakeExecutor) -> None
 
 
 def test_large_payloads_travel_both_ways(make: MakeExecutor) -> None:
-    """Issue 3 §4: through many more records than any buffer holds, and heartbeats between them."""
+    """Through many more records than any buffer holds, and heartbeats between them."""
     executor = make(2, backend=DialingBackend(), heartbeat=0.05)
     payloads = [os.urandom(LARGE) for _ in range(2)]
     returned = values([executor.submit(echo, payload) for payload in payloads])
@@ -114,7 +113,7 @@ def test_a_runner_that_is_killed_is_lost_and_replaced_by_one_with_a_token_of_its
 
 
 def test_several_runners_dial_in_at_once(make_pool: MakePool, mailbox: Mailbox, gate: Gate) -> None:
-    """Issue 3 §4: each with its own token, through one door."""
+    """Each with its own token, through one door."""
     pool = make_pool(max=3, max_concurrency=1, backend=DialingBackend())
     futures = [pool.submit(hold, mailbox.path, gate.path, number) for number in range(3)]
     assert len(set(mailbox.numbers(3))) == 3
@@ -172,7 +171,7 @@ def test_a_runner_of_another_version_is_refused_by_both_sides(
 
 
 def test_the_door_is_closed_once_everybody_is_there(make: MakeExecutor) -> None:
-    """Issue 3 §4: a pool whose runners are up has no port open."""
+    """A pool whose runners are up has no port open."""
     executor = make(1, backend=DialingBackend())
     parent = executor.submit(Parent.get).result(PATIENCE)
     with pytest.raises(ConnectionRefusedError):

@@ -110,14 +110,8 @@ class SSHBackend(Backend):
         parent_address: str | None = None,
         bind_address: str | None = None,
     ) -> None:
-        if isinstance(hosts, str | SSHHost):
-            raise TypeError("hosts must be a list of hosts, not one of them")
-        self.hosts = [host if isinstance(host, SSHHost) else SSHHost(host) for host in hosts]
-        if not self.hosts:
-            raise ValueError("hosts must name at least one host")
-        if isinstance(sync, Sync) and requirements is not None:
-            raise TypeError("requirements go into the Sync that is given")
-        self.sync = sync if isinstance(sync, Sync) else Sync(sync, requirements=requirements)
+        self.hosts = _hosts(hosts)
+        self.sync = _sync(sync, requirements)
         self._wait = hook(host_wait, "host_wait")
         self.dials_back = _is_direct(connect)
         self._listen_where(parent_address, bind_address)
@@ -125,10 +119,9 @@ class SSHBackend(Backend):
         self._book = HostBook(host.runners or per_host for host in self.hosts)
         self._lock = threading.Lock()
         """Of the book: boots run at the same time."""
-        try:
-            from dragonfly_executor.backends.ssh.booter import HostBooter, Means
-        except ImportError as error:
-            raise ImportError("SSHBackend needs paramiko: pip install 'dragonfly-executor[ssh]'") from error
+        _need_paramiko()
+        from dragonfly_executor.backends.ssh.booter import HostBooter, Means
+
         means = Means(
             config=None if config is None else str(config),
             user=user_name(user),
@@ -241,6 +234,33 @@ class SSHBackend(Backend):
         combined = kind(text, _phase(first), output="\n".join(outputs))
         combined.__cause__ = first
         return combined
+
+
+def _hosts(hosts: Iterable[str | SSHHost]) -> list[SSHHost]:
+    if isinstance(hosts, str | SSHHost):
+        raise TypeError("hosts must be a list of hosts, not one of them")
+    listed = [host if isinstance(host, SSHHost) else SSHHost(host) for host in hosts]
+    if not listed:
+        raise ValueError("hosts must name at least one host")
+    return listed
+
+
+def _sync(
+    sync: Sync | str | Iterable[str | os.PathLike[str]] | None,
+    requirements: Iterable[str] | str | os.PathLike[str] | None,
+) -> Sync:
+    if not isinstance(sync, Sync):
+        return Sync(sync, requirements=requirements)
+    if requirements is not None:
+        raise TypeError("requirements go into the Sync that is given")
+    return sync
+
+
+def _need_paramiko() -> None:
+    try:
+        import paramiko  # noqa: F401
+    except ImportError as error:
+        raise ImportError("SSHBackend needs paramiko: pip install 'dragonfly-executor[ssh]'") from error
 
 
 def _is_direct(connect: str) -> bool:
