@@ -184,8 +184,9 @@ def test_no_other_backend_opens_a_door_or_loads_ssl(make: MakeExecutor) -> None:
     assert executor.submit(eval, "'ssl' in __import__('sys').modules").result(PATIENCE) is False
 
 
-def test_a_runner_may_be_faster_than_its_backend(make: MakeExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is there before `boot` has come back with the node."""
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a runner has dialed in."""
     joined = threading.Event()
     real = DialBack.runner_joined
 
@@ -194,6 +195,11 @@ def test_a_runner_may_be_faster_than_its_backend(make: MakeExecutor, monkeypatch
         joined.set()
 
     monkeypatch.setattr(DialBack, "runner_joined", runner_joined)
+    return joined
+
+
+def test_a_runner_may_be_faster_than_its_backend(make: MakeExecutor, joined: threading.Event) -> None:
+    """It is there before `boot` has come back with the node."""
 
     class Slow(DialingBackend):
         def boot(self, request: BootRequest) -> Node:
@@ -205,17 +211,10 @@ def test_a_runner_may_be_faster_than_its_backend(make: MakeExecutor, monkeypatch
 
 
 def test_a_boot_can_be_given_up_when_its_runner_is_there_and_its_backend_is_not(
-    make: MakeExecutor, monkeypatch: pytest.MonkeyPatch
+    make: MakeExecutor, joined: threading.Event
 ) -> None:
     """Checklist 66: the runner ends, and the connection is closed."""
-    joined, go_on = threading.Event(), threading.Event()
-    real = DialBack.runner_joined
-
-    def runner_joined(self: DialBack, runner_id: str, sock: Any) -> None:
-        real(self, runner_id, sock)
-        joined.set()
-
-    monkeypatch.setattr(DialBack, "runner_joined", runner_joined)
+    go_on = threading.Event()
 
     class Stuck(DialingBackend):
         def boot(self, request: BootRequest) -> Node:
