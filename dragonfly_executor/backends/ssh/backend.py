@@ -54,7 +54,7 @@ class SSHBackend(Backend):
         known_hosts: a file, or several, instead of the user's and the system's own known_hosts.
         host_key: the key that the hosts must show, or several, as in a ``.pub`` file; then no file is asked.
         insecure_accept_any_host_key: let anybody answer in a host's place who can. For tests alone.
-        config: the SSH configuration file; None for none.
+        config: the SSH configuration file, default ``~/.ssh/config``; None for none.
         python: the interpreter on the hosts, a name or a path; default what is found there.
         env: variables for the runners. They travel on the connection, and in no command line.
         sync: what of this program's own files travels: "auto" for the modules that it has imported from outside its
@@ -63,8 +63,8 @@ class SSHBackend(Backend):
         requirements: third-party packages for the hosts, as lines of a requirements file or the path of one. They are
             installed there once, into an environment of their own.
         cache: the folder on the hosts for what is sent there; default ``$XDG_CACHE_HOME`` or ``~/.cache``.
-        runners_per_host: runners at once on a host that does not say itself.
-        connect_timeout: seconds (or a `timedelta`) for each of reaching a host, agreeing on keys, logging in, and
+        runners_per_host: runners at once on a host that does not say itself; 1.
+        connect_timeout: seconds (or a `timedelta`; 15) for each of reaching a host, agreeing on keys, logging in, and
             opening a session; with "direct" also for its runner to get here.
         host_wait: a tenacity wait strategy for how long a host that failed is set aside; None for an exponential one
             with jitter, from a second to five minutes.
