@@ -184,6 +184,19 @@ def test_no_other_backend_opens_a_door_or_loads_ssl(make: MakeExecutor) -> None:
     assert executor.submit(eval, "'ssl' in __import__('sys').modules").result(PATIENCE) is False
 
 
+class LateBackend(DialingBackend):
+    """Comes back with its nodes when it is told to, though their runners are up."""
+
+    def __init__(self, go_on: threading.Event) -> None:
+        super().__init__()
+        self._go_on = go_on
+
+    def boot(self, request: BootRequest) -> Node:
+        node = super().boot(request)
+        assert self._go_on.wait(PATIENCE)
+        return node
+
+
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set when a runner has dialed in."""
@@ -200,14 +213,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 def test_a_runner_may_be_faster_than_its_backend(make: MakeExecutor, joined: threading.Event) -> None:
     """It is there before `boot` has come back with the node."""
-
-    class Slow(DialingBackend):
-        def boot(self, request: BootRequest) -> Node:
-            node = super().boot(request)
-            assert joined.wait(PATIENCE)
-            return node
-
-    assert make(1, backend=Slow()).submit(echo, 1).result(PATIENCE) == 1
+    assert make(1, backend=LateBackend(joined)).submit(echo, 1).result(PATIENCE) == 1
 
 
 def test_a_boot_can_be_given_up_when_its_runner_is_there_and_its_backend_is_not(
@@ -215,14 +221,7 @@ def test_a_boot_can_be_given_up_when_its_runner_is_there_and_its_backend_is_not(
 ) -> None:
     """Checklist 66: the runner ends, and the connection is closed."""
     go_on = threading.Event()
-
-    class Stuck(DialingBackend):
-        def boot(self, request: BootRequest) -> Node:
-            node = super().boot(request)
-            assert go_on.wait(PATIENCE)
-            return node
-
-    backend = Stuck()
+    backend = LateBackend(go_on)
     executor = make(1, backend=backend)
     future = executor.submit(echo, 1)
     assert joined.wait(PATIENCE)
@@ -233,19 +232,10 @@ def test_a_boot_can_be_given_up_when_its_runner_is_there_and_its_backend_is_not(
     assert [node.stops for node in backend.nodes] == [1]
 
 
-def test_a_boot_that_times_out_in_its_backend_ends_the_runner_that_had_come(
-    make: MakeExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_boot_that_times_out_in_its_backend_ends_the_runner_that_had_come(make: MakeExecutor) -> None:
     """Checklist 7: nobody waits for a backend that hangs."""
     go_on = threading.Event()
-
-    class Stuck(DialingBackend):
-        def boot(self, request: BootRequest) -> Node:
-            node = super().boot(request)
-            assert go_on.wait(PATIENCE)
-            return node
-
-    backend = Stuck()
+    backend = LateBackend(go_on)
     executor = make(1, backend=backend, boot_timeout=1.0, **AT_ONCE)
     try:
         error = error_of(executor.submit(echo, 1))
