@@ -32,6 +32,7 @@ class Arrivals:
         backend: Backend,
         keeper: Keeper | None,
         loop: Loop,
+        *,
         is_wanted: Callable[[int], bool],
         on_node: Callable[[int, Node], None],
         on_error: Callable[[int, errors.BootError | None], None],

@@ -76,6 +76,7 @@ class Boots:
     def __init__(
         self,
         engine: Engine,
+        *,
         backend: Backend,
         loop: Loop,
         narrator: Narrator,
@@ -97,7 +98,8 @@ class Boots:
         self._booting: dict[int, Booting] = {}
         self._failures = 0
         self._arrivals = Arrivals(
-            backend, keeper, loop, self._is_wanted, self._node_arrived, self._end_boot, releaser.stop
+            backend, keeper, loop, is_wanted=self._is_wanted, on_node=self._node_arrived, on_error=self._end_boot,
+            stop=releaser.stop,
         )
         self._dial_back = self._make_dial_back() if backend.dials_back else None
         self.crews = [self._crew]

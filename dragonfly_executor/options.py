@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Seconds: TypeAlias = float | int | timedelta
     IdleCheck: TypeAlias = Callable[[], object]
     Hook: TypeAlias = Callable[[Mapping[str, Any]], object]
+    GrowEndHook: TypeAlias = Callable[[object, Mapping[str, Any]], object]
     Wait: TypeAlias = Callable[[Any], float]
     Output: TypeAlias = str | Callable[[Any], object]
 
@@ -183,7 +184,7 @@ class PoolOptions:
         idle_shutdown_after: Seconds | tuple[Seconds | None, IdleCheck] | None = 30.0,
         min_idle_shutdown_after: Seconds | None = None,
         on_grow_start: Hook | None = None,
-        on_grow_end: Callable[[object, Mapping[str, Any]], object] | None = None,
+        on_grow_end: GrowEndHook | None = None,
         on_shrink: Hook | None = None,
         on_event: Hook | None = None,
         initializer: Callable[..., object] | None = None,
@@ -200,26 +201,15 @@ class PoolOptions:
         dead_after: Seconds = 30.0,
         call: CallOptions | None = None,
     ) -> None:
-        if not isinstance(name, str) or not name:
-            raise ValueError("name must be a text that is not empty")
-        self.name = name
-        self.min = whole(min, "min", 0)
-        self.max = whole(max, "max", 1)
-        if self.min > self.max:
-            raise ValueError(f"min must be at most max, and {min} is more than {max}")
-        # First, because max_concurrency may have been made of it: an error names what the user gave.
-        self.max_workers = _more_than_none(max_workers, "max_workers")
-        self.max_concurrency = _more_than_none(max_concurrency, "max_concurrency")
+        self.name = _name(name)
+        self._set_size(min, max, max_workers, max_concurrency)
         self.single_use = bool(single_use)
         self.log = log_level(log)
         self.boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
         self.shutdown_timeout = duration(shutdown_timeout, "shutdown_timeout")
         self.idle_after, self.idle_check = _idle(idle_shutdown_after)
         self.min_idle_after = seconds(min_idle_shutdown_after, "min_idle_shutdown_after")
-        self.on_grow_start = hook(on_grow_start, "on_grow_start")
-        self.on_grow_end = hook(on_grow_end, "on_grow_end")
-        self.on_shrink = hook(on_shrink, "on_shrink")
-        self.on_event = hook(on_event, "on_event")
+        self._set_hooks(on_grow_start, on_grow_end, on_shrink, on_event)
         self.initializer = hook(initializer, "initializer")
         self.initargs = tuple(initargs)
         self.max_tasks_per_child = _tasks(max_tasks_per_child)
@@ -228,13 +218,28 @@ class PoolOptions:
         self.max_payload = whole(max_payload, "max_payload", 1)
         self.max_boot_failures = whole(max_boot_failures, "max_boot_failures", 1)
         self.boot_wait = hook(boot_wait, "boot_wait")
-        if budget is not None and not isinstance(budget, Budget):
-            raise TypeError(f"budget must be a Budget, such as Budget(cost=5.0), not {type(budget).__name__}")
-        self.budget = budget
+        self.budget = _budget(budget)
         self.lease = duration(lease, "lease", positive=True)
         self.heartbeat = duration(heartbeat, "heartbeat", positive=True)
         self.dead_after = duration(dead_after, "dead_after", positive=True)
         self.call = call or CallOptions()
+
+    def _set_size(self, least: int, most: int, max_workers: int | None, max_concurrency: int | None) -> None:
+        self.min = whole(least, "min", 0)
+        self.max = whole(most, "max", 1)
+        if self.min > self.max:
+            raise ValueError(f"min must be at most max, and {least} is more than {most}")
+        # First, because max_concurrency may have been made of it: an error names what the user gave.
+        self.max_workers = _more_than_none(max_workers, "max_workers")
+        self.max_concurrency = _more_than_none(max_concurrency, "max_concurrency")
+
+    def _set_hooks(
+        self, grow_start: Hook | None, grow_end: GrowEndHook | None, shrink: Hook | None, event: Hook | None
+    ) -> None:
+        self.on_grow_start = hook(grow_start, "on_grow_start")
+        self.on_grow_end = hook(grow_end, "on_grow_end")
+        self.on_shrink = hook(shrink, "on_shrink")
+        self.on_event = hook(event, "on_event")
 
     @staticmethod
     def names() -> list[str]:
@@ -247,6 +252,18 @@ def hook(value: F | None, name: str) -> F | None:
     """A callable or None; TypeError for anything else."""
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be a callable")
+    return value
+
+
+def _name(value: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("name must be a text that is not empty")
+    return value
+
+
+def _budget(value: Budget | None) -> Budget | None:
+    if value is not None and not isinstance(value, Budget):
+        raise TypeError(f"budget must be a Budget, such as Budget(cost=5.0), not {type(value).__name__}")
     return value
 
 

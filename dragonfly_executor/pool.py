@@ -59,9 +59,19 @@ class Pool:
             they are handled by the parent's loggers, with ``dragonfly_runner`` and ``dragonfly_call`` as attributes, or
             given to the callable. Lines are cut after 64 KiB. A call that writes faster than the parent consumes waits.
         budget: a `Budget`: the most that all runners together may use, in time or in money; ``stats()`` counts both.
-        options: `PoolOptions`' and `CallOptions`' other fields: max_workers, initializer, initargs,
-            max_tasks_per_child, serializer, max_payload, max_boot_failures, boot_wait, on_event, lease, heartbeat,
-            dead_after; queue_timeout, run_timeout, retries, retry_on, retry_wait, cancel_running.
+        options: `CallOptions`' other fields, and those below.
+
+    Options:
+        max_workers: calls at once over the whole pool; None (the default) for no cap.
+        initializer, initargs, max_tasks_per_child: as `DragonflyExecutor` has them.
+        serializer: "cloudpickle" (the default), "dill", "pickle", or an object with ``dumps`` and ``loads``.
+        max_payload: bytes of one call's arguments, or of its result; 8 GiB.
+        max_boot_failures: boots that may fail in a row, with no runner up, until calls that wait fail; 3.
+        boot_wait: a tenacity wait strategy for the pauses after failed boots; None for an exponential one with jitter.
+        on_event: called with a mapping for each boot and end of a runner: ``"event"``, ``"runner_id"``, ``"text"``.
+        lease: a runner that hears nothing of its parent for so long ends; 60.
+        heartbeat: how often runners are asked for a sign of life; 5.
+        dead_after: a runner that is silent for so long is lost; 30.
 
     Raises:
         ValueError: an option is out of range, or the name is taken.
@@ -344,10 +354,14 @@ def call(pool: Pool | str, func: Callable[[], T], *, timeout: Any = None, link: 
 
 
 def cast(pool: Pool | str, func: Callable[[], object]) -> None:
-    """Run a zero-argument callable on a runner of a pool, and forget it."""
+    """Run a zero-argument callable on a runner of a pool, and forget it: no limit on its time, no result, no error.
+
+    Raises:
+        KeyError: no pool has this name.
+    """
     (registry.find(pool) if isinstance(pool, str) else pool).cast(func)
 
 
 def configure(*, backend: Backend) -> None:
-    """Set the backend of the pools that are made without one from now on."""
+    """Set the backend of the pools that are made without one from now on; TypeError for what is none."""
     registry.configure(backend=backend)

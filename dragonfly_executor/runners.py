@@ -53,7 +53,10 @@ class Runners:
         crew = Crew(f"dragonfly-{self._options.name}-boots", BOOTS_AT_ONCE, narrator.callback_failed)
         self._releaser = Releaser(crew, loop, narrator, backend.name)
         welcome = Welcome(engine, backend, initializer, keeper, narrator.warn)
-        self._boots = Boots(engine, backend, loop, narrator, welcome, keeper, self._releaser, self)
+        self._boots = Boots(
+            engine, backend=backend, loop=loop, narrator=narrator, welcome=welcome, keeper=keeper,
+            releaser=self._releaser, host=self,
+        )
         self.crews = self._boots.crews
 
     def _encode_idle_check(self) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from dragonfly_executor import DragonflyExecutor
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.local import LocalBackend
 from dragonfly_executor.core import handshake
@@ -100,6 +102,28 @@ def watching(*pids: int) -> Iterator[list[Watch]]:
     finally:
         for watch in watches:
             watch.close()
+
+
+@contextmanager
+def killing(*pids: int) -> Iterator[list[Watch]]:
+    """The same. Where the test fails they are killed, since the census after it does not find all of them."""
+    with watching(*pids) as watches:
+        try:
+            yield watches
+        finally:
+            for watch in watches:
+                if not watch.ended(0.0):
+                    os.kill(watch.pid, signal.SIGKILL)
+
+
+@contextmanager
+def ending() -> Iterator[list[DragonflyExecutor]]:
+    """A list of executors: what was put in is ended after that, whatever runs there."""
+    executors: list[DragonflyExecutor] = []
+    yield executors
+    for executor in executors:
+        executor.kill_workers()
+        executor.shutdown()
 
 
 def all_ended(watches: Iterable[Watch], patience: float = SOON) -> bool:

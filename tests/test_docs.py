@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import dragonfly_executor
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -35,3 +37,17 @@ def test_code_in_a_page_compiles_and_imports_what_there_is(code: str) -> None:
 def test_links_of_a_page_lead_somewhere(page: Path) -> None:
     dead = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
     assert dead == []
+
+
+@pytest.mark.parametrize("name", [name for name in dragonfly_executor.__all__ if not name.startswith("_")])
+def test_every_public_name_stands_in_a_page_for_users(name: str) -> None:
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+    assert any(re.search(rf"\b{name}\b", page.read_text()) for page in pages)
+    assert getattr(dragonfly_executor, name).__doc__
+
+
+def test_every_room_stands_in_the_map() -> None:
+    package = Path(dragonfly_executor.__file__).parent
+    rooms = {path.name + "/" * path.is_dir() for path in package.iterdir() if not path.name.startswith(("_", "py."))}
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    assert [room for room in sorted(rooms) if f"`{room}`" not in text] == []

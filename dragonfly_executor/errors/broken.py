@@ -78,7 +78,7 @@ class RunnerAuthError(BootError):
 
 
 class VersionMismatchError(BootError):
-    """Parent and runner cannot speak with each other: their versions of Python or of the protocol differ."""
+    """Parent and runner cannot speak with each other: their Python, package, cloudpickle or protocol differ."""
 
 
 class HostKeyError(BootError):

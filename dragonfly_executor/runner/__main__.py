@@ -3,10 +3,9 @@
 ``python -m dragonfly_executor.runner --fd N`` speaks on the stream that was inherited as descriptor N.
 
 ``python -m dragonfly_executor.runner`` dials back to the parent that the environment variable DRAGONFLY_PARENT
-describes; with ``--parent-on-stdin`` the description is the first line of standard input. ``--failsafe SECONDS`` says
-how long it may take until the parent has let it in (20). With ``--max-lifetime SECONDS`` a process of its own sees
-to it that the runner ends by then, and earlier if it hangs, or has had no call for ``--max-idle SECONDS``: as the main
-process of a machine.
+describes. ``--failsafe SECONDS`` says how long it may take until the parent has let it in (20). With
+``--max-lifetime SECONDS`` a process of its own sees to it that the runner ends by then, and earlier if it hangs, or has
+had no call for ``--max-idle SECONDS``: as the main process of a machine.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
 
 USAGE = (
     "usage: python -m dragonfly_executor.runner "
-    "[--fd NUMBER | [--parent-on-stdin] [--failsafe SECONDS] "
-    "[--max-lifetime SECONDS [--max-idle SECONDS]]]"
+    "[--fd NUMBER | [--failsafe SECONDS] [--max-lifetime SECONDS [--max-idle SECONDS]]]"
 )
 FAILSAFE = 20.0
 
@@ -43,10 +41,8 @@ def main(arguments: list[str]) -> None:
         sock.set_inheritable(False)
         run(sock)
         return
-    on_stdin = arguments[:1] == ["--parent-on-stdin"]
     seconds = {"--failsafe": FAILSAFE, "--max-lifetime": 0.0, "--max-idle": 0.0}
-    rest = arguments[on_stdin:]
-    for name, value in zip(rest[::2], [*rest[1::2], ""], strict=False):
+    for name, value in zip(arguments[::2], [*arguments[1::2], ""], strict=False):
         if name not in seconds or not value.replace(".", "", 1).isdigit():
             sys.exit(USAGE)
         seconds[name] = float(value)
@@ -54,7 +50,7 @@ def main(arguments: list[str]) -> None:
     from dragonfly_executor.runner import dial
 
     try:
-        parent, failsafe, max_lifetime, max_idle = dial.take_parent(on_stdin=on_stdin), *seconds.values()
+        parent, failsafe, max_lifetime, max_idle = dial.take_parent(), *seconds.values()
     except dial.NotLetInError as error:
         _give_up(error)
     if not max_lifetime:

@@ -266,7 +266,7 @@ class Agent:
         self._lease_timer.cancel()
         self._check_lease()
         self._household.setup_timeout = session["setup_timeout"]
-        self._dispatcher.max_slots = session["slots"]
+        self._dispatcher.lineup.max_slots = session["slots"]
         self._dispatcher.max_calls_per_slot = session["calls_per_slot"]
         if session["output"] != "inherit":
             from dragonfly_executor.runner.output import maker

@@ -40,15 +40,13 @@ class NotLetInError(Exception):
         self.status = status
 
 
-def take_parent(*, on_stdin: bool) -> Parent:
+def take_parent() -> Parent:
     """Who the parent is. The token is nowhere else from then on, and `Parent.get` tells the calls the rest.
 
     Raises:
         NotLetInError: nobody says so.
     """
-    text = sys.stdin.readline().strip() if on_stdin else os.environ.get(VARIABLE, "")
-    if on_stdin:
-        _let_go_of_stdin()
+    text = os.environ.get(VARIABLE, "")
     try:
         parent = Parent.decode(text)
     except ValueError as error:
@@ -57,13 +55,6 @@ def take_parent(*, on_stdin: bool) -> Parent:
     _overwrite_variable()
     os.environ[VARIABLE] = parent._replace(token=None).encode()
     return parent
-
-
-def _let_go_of_stdin() -> None:
-    """What calls read is not the parent's pipe."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
 
 
 def _overwrite_variable() -> None:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from dragonfly_executor.core.wire import Frame, Kind, encode
+from dragonfly_executor.runner.lineup import Lineup
 from dragonfly_executor.runner.slots import Slot, Work
 from dragonfly_executor.transport.loop import Loop, Timer
 
@@ -20,14 +21,6 @@ REVIEW_AFTER = 0.003
 """Seconds after which a call that runs is reported as started, and others behind it count as stuck."""
 STUCK_FACTOR = 3.0
 """A call is not slow before it took this many times what calls took lately."""
-CHEAP = 0.001
-"""Calls that take less than this are queued in the slots."""
-AHEAD = 0.004
-"""Seconds of work that are queued in a slot."""
-MAX_AHEAD = 64
-FORK_PAUSE = 1.0
-"""Seconds until another slot is tried, where there was no room for one."""
-COST_WEIGHT = 0.1
 
 
 class Dispatcher:
@@ -36,8 +29,9 @@ class Dispatcher:
     def __init__(self, loop: Loop, send: Callable[[bytes], None], fork_slot: Callable[[], Slot]) -> None:
         self._loop = loop
         self._send = send
-        self._fork_slot = fork_slot
-        self.max_slots = 1
+        self.lineup = Lineup(loop, fork_slot, self.dispatch)
+        self.slots = self.lineup.slots
+        """Living slots by process id."""
         self.max_calls_per_slot = 0
         self.waiting: deque[Work] = deque()
         """Calls that no slot has."""
@@ -46,12 +40,8 @@ class Dispatcher:
         """Where calls go that come from the parent: they wait, or they are held until a sync has ended."""
         self.works: dict[tuple[int, int], Work] = {}
         """Calls that a slot has, by id and attempt."""
-        self.slots: dict[int, Slot] = {}
-        """Living slots by process id."""
-        self._cost: float | None = None
         self._review_timer: Timer | None = None
         self._progress = loop.time()
-        self._no_fork_before = 0.0
         self._closed = False
 
     @property
@@ -72,61 +62,22 @@ class Dispatcher:
             return
         forked = False
         while self.waiting:
-            slot = self._best_slot(self.waiting[0])
+            slot = self.lineup.best_for(self.waiting[0])
             if slot is None:
-                if forked or not self._may_fork() or self._loop.time() < self._no_fork_before:
-                    break
                 # One a pass: while a slot is being forked, the others may work the queue off.
-                try:
-                    slot = self._fork_slot()
-                except OSError as error:
-                    self._could_not_fork(error)
+                slot = None if forked else self.lineup.grow()
+                if slot is None:
                     break
-                self.slots[slot.pid] = slot
                 forked = True
             if not self._hand(slot, self.waiting[0]):
                 break
             self.waiting.popleft()
-        if self.waiting and forked and self._may_fork():
+        if self.waiting and forked and self.lineup.may_grow():
             self._loop.call_soon(self.dispatch)
         if not self.waiting and len(self.works) > 1:
             self._balance()
         if self._review_timer is None and (self.works or self.waiting):
             self._arm_review()
-
-    def _could_not_fork(self, error: OSError) -> None:
-        """This machine has no room for another process, or its descriptors: the slots that are there go on without."""
-        if not self.slots:
-            raise error
-        if not self._no_fork_before:
-            # Once: it is tried each second from now on.
-            os.write(2, f"dragonfly runner: no room for another slot, only for {len(self.slots)}: {error}\n".encode())
-        self._no_fork_before = self._loop.time() + FORK_PAUSE
-        self._loop.call_later(FORK_PAUSE, self.dispatch)
-
-    def _may_fork(self) -> bool:
-        return len(self.slots) < self.max_slots
-
-    def _depth(self) -> int:
-        """How many calls a slot may have, the running one included."""
-        if self._cost is None or self._cost >= CHEAP:
-            return 1
-        return 1 + min(MAX_AHEAD, int(AHEAD / max(self._cost, 1e-6)))
-
-    def _best_slot(self, work: Work) -> Slot | None:
-        """An idle slot; else the one with the fewest calls that still takes one."""
-        best: Slot | None = None
-        for slot in self.slots.values():
-            if slot.retired or slot.kill_reason is not None:
-                continue
-            if not slot.in_flight:
-                return slot
-            if slot.ready and not slot.stuck and (best is None or len(slot.in_flight) < len(best.in_flight)):
-                best = slot
-        if best is None or work.is_large or self._may_fork() or len(best.in_flight) >= self._depth():
-            return None
-        # A large payload needs the stream to itself until it has gone over.
-        return None if best.in_flight[-1].is_large else best
 
     def _hand(self, slot: Slot, work: Work) -> bool:
         starts_now = not slot.in_flight
@@ -153,19 +104,17 @@ class Dispatcher:
 
     def _balance(self) -> None:
         """An idle slot takes over half of what waits in the fullest one."""
-        idle = [slot for slot in self.slots.values() if slot.is_idle]
-        if not idle:
+        uneven = self.lineup.uneven()
+        if uneven is None:
             return
-        fullest = max(self.slots.values(), key=lambda slot: len(slot.in_flight))
-        if len(fullest.in_flight) < 2 or fullest.retired:
-            return
+        fullest, idle = uneven
         taken = fullest.take_back()
         keep = len(taken) // 2
         for work in taken[:keep]:
             if not fullest.hand(work):
                 self._put_back([work])
         for work in taken[keep:]:
-            self._hand_or_wait(idle[0], work)
+            self._hand_or_wait(idle, work)
 
     def _hand_or_wait(self, slot: Slot, work: Work) -> None:
         if slot.retired or not self._hand(slot, work):
@@ -216,8 +165,7 @@ class Dispatcher:
         self._forget(work)
         slot.stuck = False
         if frame.call_id:
-            cost = frame.detail * 1e-6
-            self._cost = cost if self._cost is None else self._cost + COST_WEIGHT * (cost - self._cost)
+            self.lineup.learn_cost(frame.detail * 1e-6)
         if slot.in_flight:
             self._became_first(slot)
 
@@ -322,7 +270,7 @@ class Dispatcher:
         """Report what has been running for a while, and take back what is stuck behind it."""
         self._review_timer = None
         now = self._loop.time()
-        stuck_after = max(REVIEW_AFTER, STUCK_FACTOR * (self._cost or 0.0))
+        stuck_after = max(REVIEW_AFTER, STUCK_FACTOR * (self.lineup.cost or 0.0))
         again = False
         for slot in self.slots.values():
             if not slot.in_flight or not slot.ready:
@@ -351,7 +299,7 @@ class Dispatcher:
 
     def _return_stuck(self, now: float, stuck_after: float) -> bool:
         """Give what nobody here can start back to the parent; whether there is something left to look at."""
-        if now - self._progress < stuck_after or self._may_fork():
+        if now - self._progress < stuck_after or self.lineup.may_grow():
             return True
         if any(slot.retired and not slot.in_flight for slot in self.slots.values()):
             return True  # it is about to make room

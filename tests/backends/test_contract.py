@@ -39,7 +39,7 @@ class TestLocalBackend(BackendContract):
 
 
 class TestDialingBackend(BackendContract):
-    """Issue 3 §4: runners that come in over TLS."""
+    """Runners that come in over TLS."""
 
     def make_backend(self) -> Backend:
         return DialingBackend()

@@ -27,28 +27,15 @@ MARKER = "DRAGONFLY_DIALING_RUNNER"
 STOP_PATIENCE = 5.0
 
 
-def start_runner(
-    parent: Parent, *arguments: str, on_stdin: bool = False, marker: str = "", **options: Any
-) -> subprocess.Popen[bytes]:
+def start_runner(parent: Parent, *arguments: str, marker: str = "", **options: Any) -> subprocess.Popen[bytes]:
     """A runner that dials this parent."""
-    env = {**os.environ, MARKER: marker}
-    if on_stdin:
-        arguments = ("--parent-on-stdin", *arguments)
-    else:
-        env[VARIABLE] = parent.encode()
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", "dragonfly_executor.runner", *arguments],
-        stdin=subprocess.PIPE if on_stdin else subprocess.DEVNULL,
-        env=env,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, MARKER: marker, VARIABLE: parent.encode()},
         start_new_session=True,
         **options,
     )
-    if on_stdin:
-        assert process.stdin is not None
-        # It stays open: what the runner takes from it is this line alone.
-        process.stdin.write(parent.encode().encode() + b"\n")
-        process.stdin.flush()
-    return process
 
 
 @contextmanager
@@ -82,15 +69,13 @@ class DialingNode(Node):
         except subprocess.TimeoutExpired:
             processes.kill_tree(self.process.pid)
             self.process.wait()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
         while left := self.left():
             for pid in left:
                 processes.kill(pid)
 
 
 class DialingBackend(Backend):
-    """A process of this machine for each runner, that is told by its environment, or by its stdin, where to dial.
+    """A process of this machine for each runner, that is told by its environment where to dial.
 
     Attributes:
         nodes: all that it has booted.
@@ -102,8 +87,7 @@ class DialingBackend(Backend):
     default_max = 1
     dials_back = True
 
-    def __init__(self, *, on_stdin: bool = False, python: str | None = None) -> None:
-        self._on_stdin = on_stdin
+    def __init__(self, *, python: str | None = None) -> None:
         self._options: dict[str, Any] = {} if python is None else {"executable": python}
         self.nodes: list[DialingNode] = []
 
@@ -113,7 +97,7 @@ class DialingBackend(Backend):
     def boot(self, request: BootRequest) -> Node:
         marker = os.urandom(8).hex()
         try:
-            process = start_runner(request.parent, on_stdin=self._on_stdin, marker=marker, **self._options)
+            process = start_runner(request.parent, marker=marker, **self._options)
         except OSError as error:
             raise BootError(f"cannot start a runner: {error}") from error
         self.nodes.append(self.node(process, marker))

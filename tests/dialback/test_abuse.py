@@ -222,7 +222,6 @@ def test_a_proof_for_one_pool_is_none_for_another(receive: Receive) -> None:
 
 
 def test_plain_text_is_not_answered(receive: Receive) -> None:
-    """Issue 3 §4."""
     reception = receive()
     parent = reception.expect()
     with plain(parent) as sock:
@@ -234,7 +233,7 @@ def test_plain_text_is_not_answered(receive: Receive) -> None:
 
 
 def test_a_frame_outside_of_tls_is_not_answered(receive: Receive) -> None:
-    """Issue 3 §4: even the right one."""
+    """Even the right one."""
     reception = receive()
     parent = reception.expect()
     with plain(parent) as sock:
@@ -244,7 +243,6 @@ def test_a_frame_outside_of_tls_is_not_answered(receive: Receive) -> None:
 
 
 def test_tls_1_2_is_not_spoken(receive: Receive) -> None:
-    """Issue 3 §4."""
     reception = receive()
     parent = reception.expect()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -520,7 +518,7 @@ def test_runners_join_when_there_are_descriptors_again(receive: Receive) -> None
 
 
 def test_it_listens_on_the_loopback_and_only_while_somebody_is_waited_for(receive: Receive) -> None:
-    """Checklist 69; issue 3 §4."""
+    """Checklist 69."""
     reception = receive()
     parent = reception.expect()
     assert parent.address is not None

@@ -45,16 +45,14 @@ AT_ONCE: dict[str, Any] = {"boot_wait": lambda state: 0.0, "max_boot_failures": 
 LARGE = 64 * 1024 * 1024
 
 
-@pytest.mark.parametrize("on_stdin", [False, True], ids=["environment", "stdin"])
-def test_calls_run_on_a_runner_that_has_dialed_back(make: MakeExecutor, on_stdin: bool) -> None:
-    """Issue 3 §4."""
-    executor = make(2, backend=DialingBackend(on_stdin=on_stdin))
+def test_calls_run_on_a_runner_that_has_dialed_back(make: MakeExecutor) -> None:
+    executor = make(2, backend=DialingBackend())
     assert list(executor.map(echo, range(500))) == list(range(500))
     assert executor.submit(lambda: sys.stdin.read()).result(PATIENCE) == ""
 
 
 def test_a_runner_knows_its_parent_and_not_the_token(make: MakeExecutor) -> None:
-    """Issue 3 §4: Parent.get() in slots."""
+    """Parent.get() in slots."""
     parent = make(1, backend=DialingBackend()).submit(Parent.get).result(PATIENCE)
     assert parent.runner_id == 1
     assert parent.backend == "dialing"
@@ -64,7 +62,7 @@ def test_a_runner_knows_its_parent_and_not_the_token(make: MakeExecutor) -> None
 
 
 def test_large_payloads_travel_both_ways(make: MakeExecutor) -> None:
-    """Issue 3 §4: through many more records than any buffer holds, and heartbeats between them."""
+    """Through many more records than any buffer holds, and heartbeats between them."""
     executor = make(2, backend=DialingBackend(), heartbeat=0.05)
     payloads = [os.urandom(LARGE) for _ in range(2)]
     returned = values([executor.submit(echo, payload) for payload in payloads])
@@ -115,7 +113,7 @@ def test_a_runner_that_is_killed_is_lost_and_replaced_by_one_with_a_token_of_its
 
 
 def test_several_runners_dial_in_at_once(make_pool: MakePool, mailbox: Mailbox, gate: Gate) -> None:
-    """Issue 3 §4: each with its own token, through one door."""
+    """Each with its own token, through one door."""
     pool = make_pool(max=3, max_concurrency=1, backend=DialingBackend())
     futures = [pool.submit(hold, mailbox.path, gate.path, number) for number in range(3)]
     assert len(set(mailbox.numbers(3))) == 3
@@ -173,7 +171,7 @@ def test_a_runner_of_another_version_is_refused_by_both_sides(
 
 
 def test_the_door_is_closed_once_everybody_is_there(make: MakeExecutor) -> None:
-    """Issue 3 §4: a pool whose runners are up has no port open."""
+    """A pool whose runners are up has no port open."""
     executor = make(1, backend=DialingBackend())
     parent = executor.submit(Parent.get).result(PATIENCE)
     with pytest.raises(ConnectionRefusedError):
@@ -186,8 +184,22 @@ def test_no_other_backend_opens_a_door_or_loads_ssl(make: MakeExecutor) -> None:
     assert executor.submit(eval, "'ssl' in __import__('sys').modules").result(PATIENCE) is False
 
 
-def test_a_runner_may_be_faster_than_its_backend(make: MakeExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is there before `boot` has come back with the node."""
+class LateBackend(DialingBackend):
+    """Comes back with its nodes when it is told to, though their runners are up."""
+
+    def __init__(self, go_on: threading.Event) -> None:
+        super().__init__()
+        self._go_on = go_on
+
+    def boot(self, request: BootRequest) -> Node:
+        node = super().boot(request)
+        assert self._go_on.wait(PATIENCE)
+        return node
+
+
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a runner has dialed in."""
     joined = threading.Event()
     real = DialBack.runner_joined
 
@@ -196,36 +208,20 @@ def test_a_runner_may_be_faster_than_its_backend(make: MakeExecutor, monkeypatch
         joined.set()
 
     monkeypatch.setattr(DialBack, "runner_joined", runner_joined)
+    return joined
 
-    class Slow(DialingBackend):
-        def boot(self, request: BootRequest) -> Node:
-            node = super().boot(request)
-            assert joined.wait(PATIENCE)
-            return node
 
-    assert make(1, backend=Slow()).submit(echo, 1).result(PATIENCE) == 1
+def test_a_runner_may_be_faster_than_its_backend(make: MakeExecutor, joined: threading.Event) -> None:
+    """It is there before `boot` has come back with the node."""
+    assert make(1, backend=LateBackend(joined)).submit(echo, 1).result(PATIENCE) == 1
 
 
 def test_a_boot_can_be_given_up_when_its_runner_is_there_and_its_backend_is_not(
-    make: MakeExecutor, monkeypatch: pytest.MonkeyPatch
+    make: MakeExecutor, joined: threading.Event
 ) -> None:
     """Checklist 66: the runner ends, and the connection is closed."""
-    joined, go_on = threading.Event(), threading.Event()
-    real = DialBack.runner_joined
-
-    def runner_joined(self: DialBack, runner_id: str, sock: Any) -> None:
-        real(self, runner_id, sock)
-        joined.set()
-
-    monkeypatch.setattr(DialBack, "runner_joined", runner_joined)
-
-    class Stuck(DialingBackend):
-        def boot(self, request: BootRequest) -> Node:
-            node = super().boot(request)
-            assert go_on.wait(PATIENCE)
-            return node
-
-    backend = Stuck()
+    go_on = threading.Event()
+    backend = LateBackend(go_on)
     executor = make(1, backend=backend)
     future = executor.submit(echo, 1)
     assert joined.wait(PATIENCE)
@@ -236,19 +232,10 @@ def test_a_boot_can_be_given_up_when_its_runner_is_there_and_its_backend_is_not(
     assert [node.stops for node in backend.nodes] == [1]
 
 
-def test_a_boot_that_times_out_in_its_backend_ends_the_runner_that_had_come(
-    make: MakeExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_boot_that_times_out_in_its_backend_ends_the_runner_that_had_come(make: MakeExecutor) -> None:
     """Checklist 7: nobody waits for a backend that hangs."""
     go_on = threading.Event()
-
-    class Stuck(DialingBackend):
-        def boot(self, request: BootRequest) -> Node:
-            node = super().boot(request)
-            assert go_on.wait(PATIENCE)
-            return node
-
-    backend = Stuck()
+    backend = LateBackend(go_on)
     executor = make(1, backend=backend, boot_timeout=1.0, **AT_ONCE)
     try:
         error = error_of(executor.submit(echo, 1))

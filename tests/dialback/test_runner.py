@@ -49,7 +49,7 @@ def test_a_runner_joins_and_ends_with_its_connection(receive: Receive) -> None:
 
 
 def test_a_parent_that_is_late_is_waited_for(receive: Receive) -> None:
-    """Issue 3 §4: there are only connections that end at once, before there is one that leads to the parent."""
+    """There are only connections that end at once, before there is one that leads to the parent."""
     reception = receive()
     real = reception.expect()
     door, port = taken_port()
@@ -81,7 +81,7 @@ def pump(source: socket.socket, target: socket.socket) -> None:
 
 
 def test_a_runner_without_a_parent_gives_up_when_its_failsafe_ends() -> None:
-    """Issue 3 §4: nothing is billed for ever."""
+    """Nothing is billed for ever."""
     taken, port = taken_port()
     taken.close()
     parent = ADDRESSLESS._replace(address=f"127.0.0.1:{port}", fingerprint="00" * 32, token="00" * 32)
@@ -93,7 +93,6 @@ def test_a_runner_without_a_parent_gives_up_when_its_failsafe_ends() -> None:
 
 
 def test_a_parent_that_never_answers_does_not_keep_a_runner() -> None:
-    """Issue 3 §4."""
     taken, port = taken_port()
     with taken:
         parent = ADDRESSLESS._replace(address=f"127.0.0.1:{port}", fingerprint="00" * 32, token="00" * 32)
@@ -103,7 +102,7 @@ def test_a_parent_that_never_answers_does_not_keep_a_runner() -> None:
 
 
 def test_a_runner_that_comes_too_late_is_refused_and_ends(receive: Receive) -> None:
-    """Issue 3 §4: long before its failsafe, while the door is still open for others."""
+    """Long before its failsafe, while the door is still open for others."""
     reception = receive()
     late, other = reception.expect(1), reception.expect(2)
     reception.forget(1)
@@ -162,11 +161,10 @@ class Nonsense:
         return self.text
 
 
-@pytest.mark.parametrize("on_stdin", [False, True])
 @pytest.mark.parametrize("text", ["", "bm90IGpzb24=", "canary-7d1e"])
-def test_a_description_that_is_none_is_said_so(on_stdin: bool, text: str) -> None:
+def test_a_description_that_is_none_is_said_so(text: str) -> None:
     nonsense: Any = Nonsense(text)
-    status, said = run(nonsense, on_stdin=on_stdin)
+    status, said = run(nonsense)
     assert status == 1
     assert said.startswith("dragonfly runner: ")
     assert "DRAGONFLY_PARENT" in said

@@ -42,12 +42,11 @@ class Listening(DialingBackend):
         return super().boot(request)
 
 
-@pytest.mark.parametrize("on_stdin", [False, True], ids=["environment", "stdin"])
 def test_a_token_is_in_no_command_line_and_no_environment_of_a_runner_that_is_up(
-    make: MakeExecutor, mailbox: Mailbox, gate: Gate, census: Census, on_stdin: bool
+    make: MakeExecutor, mailbox: Mailbox, gate: Gate, census: Census
 ) -> None:
     """Of agents, slots and the parent; as the kernel shows them, and as calls see them."""
-    backend = Listening(on_stdin=on_stdin)
+    backend = Listening()
     executor = make(2, backend=backend)
     futures = [executor.submit(hold, mailbox.path, gate.path) for _ in range(2)]
     mailbox.numbers(2)

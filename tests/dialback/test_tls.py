@@ -120,7 +120,7 @@ def test_a_connection_that_was_reset_has_ended(pair: Pair) -> None:
 @pytest.mark.parametrize("asked", [1, 100, RECORD - 1, RECORD, RECORD + 1, 65536])
 @pytest.mark.parametrize("sent", [[RECORD], [RECORD] * 9, [5, RECORD, 7], [RECORD - 1] * 3, [1] * 50], ids=str)
 def test_what_is_decrypted_never_stays_where_no_poller_sees_it(pair: Pair, asked: int, sent: list[int]) -> None:
-    """Issue 3 §4: whenever a read comes back, whatever is left is still in the kernel."""
+    """Whenever a read comes back, whatever is left is still in the kernel."""
     for size in sent:
         assert pair.runner.send(b"x" * size) == size
     received = 0
@@ -132,13 +132,19 @@ def test_what_is_decrypted_never_stays_where_no_poller_sees_it(pair: Pair, asked
     assert received == sum(sent)
 
 
-def test_a_peer_that_does_not_read_stops_the_writer_and_loses_nothing(pair: Pair) -> None:
-    """What counts as sent arrives, and what was cut short is finished by the next write, if that begins as it did."""
-    data = os.urandom(16 * 1024 * 1024)
+def sent_until_it_blocks(sock: TlsSocket, data: bytes) -> int:
+    """How many bytes count as sent when no more of them go."""
     sent = 0
     with pytest.raises(BlockingIOError):
         while True:
-            sent += pair.runner.send(memoryview(data)[sent:])
+            sent += sock.send(memoryview(data)[sent:])
+    return sent
+
+
+def test_a_peer_that_does_not_read_stops_the_writer_and_loses_nothing(pair: Pair) -> None:
+    """What counts as sent arrives, and what was cut short is finished by the next write, if that begins as it did."""
+    data = os.urandom(16 * 1024 * 1024)
+    sent = sent_until_it_blocks(pair.runner, data)
     assert 0 < sent < len(data)
     received = bytearray()
     while len(received) < len(data):
@@ -153,10 +159,7 @@ def test_a_peer_that_does_not_read_stops_the_writer_and_loses_nothing(pair: Pair
 def test_what_does_not_count_as_sent_cannot_have_arrived(pair: Pair) -> None:
     """At most once hangs on it: a call that was not sent whole is sent again elsewhere."""
     data = os.urandom(16 * 1024 * 1024)
-    sent = 0
-    with pytest.raises(BlockingIOError):
-        while True:
-            sent += pair.runner.send(memoryview(data)[sent:])
+    sent = sent_until_it_blocks(pair.runner, data)
     pair.runner.close()
     received = bytearray()
     with suppress(OSError):
@@ -179,7 +182,7 @@ def test_several_buffers_go_out_in_order_as_far_as_there_is_room(pair: Pair) -> 
 def test_a_read_or_write_that_has_to_wait_for_the_other_way_is_no_error(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Issue 3 §4: a change of keys."""
+    """A change of keys."""
 
     def wait(*_: object) -> bytes:
         raise ssl.SSLWantWriteError
@@ -198,7 +201,7 @@ def test_a_read_or_write_that_has_to_wait_for_the_other_way_is_no_error(
 
 
 def test_links_speak_over_it_both_ways_at_once_with_large_payloads(pair: Pair) -> None:
-    """Issue 3 §4: control frames still overtake, and neither end waits for the other to read first."""
+    """Control frames still overtake, and neither end waits for the other to read first."""
     loop = Loop()
     payload = os.urandom(64 * CHUNK_SIZE)
     heard: dict[str, list[Frame]] = {"parent": [], "runner": []}
@@ -286,7 +289,6 @@ def test_a_link_that_is_stopped_again_and_again_loses_nothing(pair: Pair, seed: 
 def test_a_certificate_that_is_not_the_pinned_one_is_found_out_before_anything_is_sent(
     server: tuple[ssl.SSLContext, bytes],
 ) -> None:
-    """Issue 3 §4."""
     seen: list[bytes] = []
     with closing(bind("127.0.0.1", 0)) as listener:
 
@@ -338,7 +340,6 @@ def test_a_peer_that_trusts_this_certificate_alone_takes_it_under_strict_checks(
 
 
 def test_the_key_is_in_a_file_for_its_owner_alone_and_only_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Issue 3 §4."""
     seen: list[tuple[int, int, Path]] = []
     load = ssl.SSLContext.load_cert_chain
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.census import Census
 from tests.lifecycle.conftest import Start
-from tests.support import Gate, Mailbox, Watch, all_ended, watching
+from tests.support import Gate, Mailbox, Watch, all_ended, killing, watching
 
 GONE_WITHIN = 2.0
 """Seconds that the design allows."""
@@ -25,14 +25,8 @@ def everything_of(parent: int, mailbox: Mailbox, census: Census, calls: int = 4)
     found = {process.pid for process in census.processes()} - {parent}
     assert len(found) > 2 * calls, "a census from outside finds the agents as well"
     # A sleeper whose environment is empty and whose parent is gone is known from its report alone.
-    with watching(*(found | reported)) as watches:
-        try:
-            yield watches
-        finally:
-            # Where the test fails, the census after it does not find those.
-            for watch in watches:
-                if not watch.ended(0.0):
-                    os.kill(watch.pid, signal.SIGKILL)
+    with killing(*(found | reported)) as watches:
+        yield watches
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGHUP])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import DragonflyExecutor, Pool
+from tests.support import ending
 
 MakePool = Callable[..., Pool]
 MakeExecutor = Callable[..., DragonflyExecutor]
@@ -34,14 +35,10 @@ def make_pool() -> Iterator[MakePool]:
 @pytest.fixture
 def make() -> Iterator[MakeExecutor]:
     """Makes executors, and ends them whatever runs there."""
-    made: list[DragonflyExecutor] = []
+    with ending() as made:
 
-    def make(max_workers: int | None = 2, **options: Any) -> DragonflyExecutor:
-        executor = DragonflyExecutor(max_workers, **options)
-        made.append(executor)
-        return executor
+        def make(max_workers: int | None = 2, **options: Any) -> DragonflyExecutor:
+            made.append(DragonflyExecutor(max_workers, **options))
+            return made[-1]
 
-    yield make
-    for executor in made:
-        executor.kill_workers()
-        executor.shutdown()
+        yield make

@@ -41,7 +41,7 @@ def test_fn_is_positional(make: MakeExecutor) -> None:
 
 @pytest.mark.parametrize("stop", ["terminate_workers", "kill_workers"])
 def test_terminating_stops_everything_at_once(make: MakeExecutor, mailbox: Mailbox, stop: str) -> None:
-    """Issue §3: as in 3.14."""
+    """As in 3.14."""
     executor = make(2)
     running = [executor.submit(hold_for_good, mailbox.path) for _ in range(2)]
     waiting = [executor.submit(echo, number) for number in range(20)]
@@ -104,7 +104,7 @@ def test_shutdown_from_many_threads_at_once(make: MakeExecutor) -> None:
 
 
 def test_wait_tells_done_from_not_done(make: MakeExecutor, mailbox: Mailbox, gate: Gate) -> None:
-    """Issue §3: wait."""
+    """Wait."""
     executor = make(2)
     held, quick = executor.submit(hold, mailbox.path, gate.path), executor.submit(echo, 1)
     assert concurrent.futures.wait([held, quick], PATIENCE, FIRST_COMPLETED) == ({quick}, {held})
@@ -116,7 +116,7 @@ def test_wait_tells_done_from_not_done(make: MakeExecutor, mailbox: Mailbox, gat
 
 
 def test_wait_sees_what_was_cancelled(make: MakeExecutor, mailbox: Mailbox) -> None:
-    """Issue §3: wait, and a cancelled call that ran."""
+    """Wait, and a cancelled call that ran."""
     executor = make(1)
     futures = [executor.submit(hold_for_good, mailbox.path) for _ in range(3)]
     mailbox.numbers(1)
@@ -126,7 +126,7 @@ def test_wait_sees_what_was_cancelled(make: MakeExecutor, mailbox: Mailbox) -> N
 
 
 def test_as_completed_gives_each_once_as_they_end(make: MakeExecutor, mailbox: Mailbox, gate: Gate) -> None:
-    """Issue §3: as_completed, with some that are done, one twice, and one that is cancelled meanwhile."""
+    """as_completed, with some that are done, one twice, and one that is cancelled meanwhile."""
     executor = make(2)
     done, held = executor.submit(echo, "done"), executor.submit(hold, mailbox.path, gate.path, "held")
     done.result(PATIENCE)
@@ -143,14 +143,14 @@ def test_as_completed_gives_each_once_as_they_end(make: MakeExecutor, mailbox: M
 
 
 def test_as_completed_of_two_executors(make: MakeExecutor) -> None:
-    """Issue §3: futures of different pools, and of threads."""
+    """Futures of different pools, and of threads."""
     with concurrent.futures.ThreadPoolExecutor(1) as threads:
         futures = [make(1).submit(echo, 1), make(1).submit(echo, 2), threads.submit(echo, 3)]
         assert {future.result() for future in concurrent.futures.as_completed(futures, PATIENCE)} == {1, 2, 3}
 
 
 def test_asyncio_awaits_a_future(make: MakeExecutor) -> None:
-    """Issue §3: asyncio.wrap_future, run_in_executor."""
+    """asyncio.wrap_future, run_in_executor."""
     executor = make(2)
 
     async def main() -> list[Any]:
@@ -170,7 +170,7 @@ def test_asyncio_awaits_a_future(make: MakeExecutor) -> None:
 
 
 def test_cancelling_an_asyncio_task_stops_the_remote_work(make: MakeExecutor, mailbox: Mailbox) -> None:
-    """Issue §3: the work stops, its process included."""
+    """The work stops, its process included."""
     executor = make(1)
 
     async def main() -> None:
@@ -188,7 +188,6 @@ def test_cancelling_an_asyncio_task_stops_the_remote_work(make: MakeExecutor, ma
 
 
 def test_an_asyncio_timeout_stops_the_remote_work(make: MakeExecutor, mailbox: Mailbox) -> None:
-    """Issue §3."""
     executor = make(1)
 
     async def main() -> None:
@@ -202,7 +201,7 @@ def test_an_asyncio_timeout_stops_the_remote_work(make: MakeExecutor, mailbox: M
 
 
 def test_an_exception_in_the_block_still_waits_for_the_calls(mailbox: Mailbox, gate: Gate) -> None:
-    """Issue §3: as ProcessPoolExecutor's context manager does."""
+    """As ProcessPoolExecutor's context manager does."""
     futures: list[Future[Any]] = []
     gate.open(3)
     with pytest.raises(LookupError, match="in the block"), DragonflyExecutor(1) as executor:

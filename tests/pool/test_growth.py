@@ -188,7 +188,7 @@ def test_max_tasks_per_child_replaces_slots_and_keeps_the_runner(make: MakeExecu
 
 
 def test_a_larger_max_lets_waiting_calls_have_more_runners(make_pool: MakePool, mailbox: Mailbox, gate: Gate) -> None:
-    """Issue §4: resize at run time, up."""
+    """Resize at run time, up."""
     pool = make_pool(max=1, max_concurrency=1)
     futures = [pool.submit(hold_and_say_where, mailbox.path, gate.path) for _ in range(3)]
     places(mailbox, 1)
@@ -200,7 +200,7 @@ def test_a_larger_max_lets_waiting_calls_have_more_runners(make_pool: MakePool, 
 
 
 def test_a_smaller_max_lets_calls_finish_before_runners_go(make_pool: MakePool, mailbox: Mailbox, gate: Gate) -> None:
-    """Issue §4: resize at run time, down."""
+    """Resize at run time, down."""
     events = Events()
     pool = make_pool(max=3, max_concurrency=1, on_event=events)
     futures = [pool.submit(hold_and_say_where, mailbox.path, gate.path) for _ in range(4)]
@@ -215,7 +215,7 @@ def test_a_smaller_max_lets_calls_finish_before_runners_go(make_pool: MakePool, 
 
 
 def test_a_larger_min_boots_and_a_smaller_one_lets_go(make_pool: MakePool) -> None:
-    """Issue §4: resize of min."""
+    """Resize of min."""
     events = Events()
     pool = make_pool(min=0, max=2, idle_shutdown_after=0.02, on_event=events)
     pool.resize(min=2)

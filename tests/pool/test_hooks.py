@@ -128,7 +128,7 @@ def test_a_hook_that_raises_is_logged_and_disturbs_nothing(
 
 
 def test_events_tell_the_life_of_each_runner(make_pool: MakePool) -> None:
-    """Issue §4: as events to hooks."""
+    """As events to hooks."""
     events = Events()
     broken = FakeRunner(error=OSError("no capacity"))
     backend = FakeBackend(broken, FakeRunner(dies_after=1))

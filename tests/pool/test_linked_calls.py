@@ -55,7 +55,7 @@ def interrupted(mailbox: Mailbox) -> Iterator[Interrupted]:
 def test_an_interrupted_call_takes_its_work_with_it(
     make_pool: MakePool, mailbox: Mailbox, interrupted: Interrupted
 ) -> None:
-    """Issue §4: link=True."""
+    """link=True."""
     pool = make_pool(max_concurrency=2)
     path = mailbox.path
     watch = interrupted(lambda: call(pool, lambda: hold_for_good(path)))
@@ -72,7 +72,7 @@ def test_so_does_the_pools_own_call(make_pool: MakePool, mailbox: Mailbox, inter
 def test_an_interrupted_call_without_a_link_goes_on(
     make_pool: MakePool, mailbox: Mailbox, gate: Gate, interrupted: Interrupted
 ) -> None:
-    """Issue §4: link=False."""
+    """link=False."""
     pool = make_pool()
     there, here = mailbox.path, gate.path
     watch = interrupted(lambda: call(pool, lambda: hold_and_say_when_done(there, here), link=False))
@@ -87,7 +87,7 @@ def test_an_interrupted_call_without_a_link_goes_on(
 def test_a_call_without_a_link_finishes_after_a_shutdown(
     make_pool: MakePool, mailbox: Mailbox, gate: Gate, interrupted: Interrupted
 ) -> None:
-    """Issue §4: the pool goes, and the call does not go with it."""
+    """The pool goes, and the call does not go with it."""
     pool = make_pool(shutdown_timeout=30)
     there, here = mailbox.path, gate.path
     interrupted(lambda: call(pool, lambda: hold_and_say_when_done(there, here), link=False))
@@ -111,7 +111,7 @@ def interrupted_block(pool: Pool, there: str, here: str) -> None:
 def test_a_ctrl_c_lets_calls_without_a_link_finish_within_shutdown_timeout(
     make_pool: MakePool, mailbox: Mailbox, gate: Gate, interrupted: Interrupted
 ) -> None:
-    """Issue §4: link=False, within shutdown_timeout."""
+    """link=False, within shutdown_timeout."""
     pool = make_pool(max_concurrency=2, shutdown_timeout=60)
     gate.open()
     os.mkfifo(mailbox.path + "-nobody")
@@ -129,7 +129,7 @@ def test_a_ctrl_c_lets_calls_without_a_link_finish_within_shutdown_timeout(
 def test_a_ctrl_c_stops_calls_without_a_link_after_shutdown_timeout(
     make_pool: MakePool, mailbox: Mailbox, gate: Gate, interrupted: Interrupted
 ) -> None:
-    """Issue §4: and not for ever."""
+    """And not for ever."""
     pool = make_pool(max_concurrency=2, shutdown_timeout=0.2)
     os.mkfifo(mailbox.path + "-nobody")
 

@@ -52,7 +52,7 @@ def test_an_unknown_name_is_an_error_that_names_the_known_ones(make_pool: MakePo
 
 
 def test_a_name_can_be_had_once(make_pool: MakePool) -> None:
-    """Issue §4: the registry of named pools."""
+    """The registry of named pools."""
     first = make_pool("media")
     with pytest.raises(ValueError, match="there is a pool named 'media' already"):
         Pool("media", min=0, max=1)

@@ -32,7 +32,7 @@ FakePool = partial(Pool, "options", min=0, max=1)
     ids=str,
 )
 def test_process_pool_executors_arguments_are_refused_in_its_words(options: dict[str, Any]) -> None:
-    """Issue §3: the same errors."""
+    """The same errors."""
     with pytest.raises((ValueError, TypeError)) as theirs:
         concurrent.futures.ProcessPoolExecutor(**options)
     with pytest.raises(theirs.type) as ours:
@@ -41,7 +41,7 @@ def test_process_pool_executors_arguments_are_refused_in_its_words(options: dict
 
 
 def test_process_pool_executors_arguments_come_first_and_in_its_order() -> None:
-    """Issue §3: exchanging the class is the whole change."""
+    """Exchanging the class is the whole change."""
     theirs = list(inspect.signature(concurrent.futures.ProcessPoolExecutor).parameters.values())
     ours = list(inspect.signature(DragonflyExecutor).parameters.values())
     assert [(p.name, p.kind, p.default) for p in ours[: len(theirs)]] == [(p.name, p.kind, p.default) for p in theirs]
@@ -49,7 +49,6 @@ def test_process_pool_executors_arguments_come_first_and_in_its_order() -> None:
 
 @pytest.mark.parametrize("method", ["submit", "shutdown"])
 def test_methods_take_what_the_standard_librarys_take(method: str) -> None:
-    """Issue §3."""
     theirs = inspect.signature(getattr(concurrent.futures.Executor, method)).parameters.values()
     ours = inspect.signature(getattr(DragonflyExecutor, method)).parameters.values()
     assert [(p.name, p.kind, p.default) for p in ours] == [(p.name, p.kind, p.default) for p in theirs]

@@ -42,14 +42,14 @@ def test_the_second_runner_has_the_next_number(make_pool: MakePool) -> None:
 
 
 def test_a_runner_of_a_runner_is_one_deeper(make: MakeExecutor) -> None:
-    """Issue §4: a nested executor inside a runner works."""
+    """A nested executor inside a runner works."""
     parent = make(1).submit(in_runner_of_its_own, Parent.get).result(PATIENCE)
     assert parent.depth == 2
     assert parent.pid != os.getpid()
 
 
 def test_new_describes_this_process() -> None:
-    """Issue §4: Parent.new."""
+    """Parent.new."""
     parent = Parent.new("media", 7, "local")
     assert (parent.pool, parent.runner_id, parent.backend) == ("media", 7, "local")
     assert (parent.pid, parent.host, parent.depth) == (os.getpid(), os.uname().nodename, 1)
@@ -57,7 +57,7 @@ def test_new_describes_this_process() -> None:
 
 @pytest.mark.parametrize("name", ["media", "", "Ünïcode / \n \0 = & %"])
 def test_encode_and_decode_are_inverse(name: str) -> None:
-    """Issue §4: Parent.encode; what travels is fit for an environment variable."""
+    """Parent.encode; what travels is fit for an environment variable."""
     parent = Parent(name, 2**40, "fly", 1, "host", 3)
     text = parent.encode()
     assert Parent.decode(text) == parent

@@ -11,7 +11,7 @@ from tests.support import PATIENCE, Events, Gate, Mailbox, error_of, values
 
 
 def test_max_binds(make_pool: MakePool, mailbox: Mailbox, gate: Gate) -> None:
-    """Issue §4: all slots that there may be are busy."""
+    """All slots that there may be are busy."""
     pool = make_pool(max=2, max_concurrency=1, backend=FakeBackend())
     futures = [pool.submit(hold, mailbox.path, gate.path) for _ in range(5)]
     mailbox.numbers(2)
@@ -27,7 +27,7 @@ def test_max_binds(make_pool: MakePool, mailbox: Mailbox, gate: Gate) -> None:
 
 
 def test_max_workers_binds(make_pool: MakePool, mailbox: Mailbox, gate: Gate) -> None:
-    """Issue §4: there could be more runners, and they would be of no use."""
+    """There could be more runners, and they would be of no use."""
     pool = make_pool(max=9, max_concurrency=2, max_workers=2, backend=FakeBackend())
     futures = [pool.submit(hold, mailbox.path, gate.path) for _ in range(3)]
     mailbox.numbers(2)
@@ -39,7 +39,7 @@ def test_max_workers_binds(make_pool: MakePool, mailbox: Mailbox, gate: Gate) ->
 
 
 def test_boots_that_fail_bind(make_pool: MakePool) -> None:
-    """Issue §4: the last boot error, and until when nothing boots."""
+    """The last boot error, and until when nothing boots."""
     clock, events = VirtualClock(), Events()
     backend = FakeBackend(FakeRunner(error=OSError("no capacity")), clock=clock)
     pool = make_pool(max=9, backend=backend, boot_wait=lambda state: 60.0, on_event=events)
@@ -60,7 +60,7 @@ def test_boots_that_fail_bind(make_pool: MakePool) -> None:
 
 
 def test_a_boot_that_takes_its_time_shows(make_pool: MakePool) -> None:
-    """Issue §4: boots under way."""
+    """Boots under way."""
     hold_boot = threading.Event()
     pool = make_pool(max=9, max_concurrency=1, backend=FakeBackend(*[FakeRunner(hold=hold_boot)] * 9))
     futures = [pool.submit(echo, number) for number in range(3)]
@@ -73,7 +73,7 @@ def test_a_boot_that_takes_its_time_shows(make_pool: MakePool) -> None:
 
 
 def test_what_became_of_calls_is_counted(make_pool: MakePool, mailbox: Mailbox, gate: Gate) -> None:
-    """Issue §4: done, failed, cancelled, timed out, retried."""
+    """Done, failed, cancelled, timed out, retried."""
     pool = make_pool(max_concurrency=2)
     pool.call(echo, 1)
     error_of(pool.submit(leave, 3))

@@ -20,7 +20,7 @@ from tests.ssh.calls import free
 from tests.ssh.faults import FaultyWay
 from tests.ssh.machinery import Host, make_bare_python, make_key, missing
 from tests.ssh.namespaces import Namespace
-from tests.support import Gate, Mailbox, Watch, watching
+from tests.support import Gate, Mailbox, Watch, ending, killing
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,13 +38,8 @@ def family(mailbox: Mailbox, host: Host) -> Iterator[list[Watch]]:
     slot, agent, child, daemon = map(int, mailbox.read().split())
     running = host.processes()
     assert {slot, agent, child, daemon} <= set(running)
-    with watching(agent, slot, child, daemon, *(set(running) - {agent, slot, child, daemon})) as watches:
-        try:
-            yield watches
-        finally:
-            for watch in watches:
-                if not watch.ended(0.0):
-                    os.kill(watch.pid, signal.SIGKILL)
+    with killing(agent, slot, child, daemon, *(set(running) - {agent, slot, child, daemon})) as watches:
+        yield watches
 
 
 MakeHost = Callable[..., Host]
@@ -131,18 +126,14 @@ def make_backend(tmp_path: Path, key: Path) -> MakeBackend:
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Makes executors, and ends them whatever runs there."""
-    made: list[DragonflyExecutor] = []
+    with ending() as made:
 
-    def make(backend: Any, **options: Any) -> DragonflyExecutor:
-        defaults: dict[str, Any] = {"max_concurrency": 2, "boot_wait": lambda state: 0.0}
-        executor = FreeExecutor(backend=backend, **defaults | options)
-        made.append(executor)
-        return executor
+        def make(backend: Any, **options: Any) -> DragonflyExecutor:
+            defaults: dict[str, Any] = {"max_concurrency": 2, "boot_wait": lambda state: 0.0}
+            made.append(FreeExecutor(backend=backend, **defaults | options))
+            return made[-1]
 
-    yield make
-    for executor in made:
-        executor.kill_workers()
-        executor.shutdown()
+        yield make
 
 
 @pytest.fixture

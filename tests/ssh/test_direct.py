@@ -23,7 +23,6 @@ from tests.dialback.support import Reception, spellings
 from tests.ssh.calls import hold, hold_with_family, say_on_stderr_of_the_agent
 from tests.ssh.conftest import Make, MakeBackend, MakeHost, family
 from tests.ssh.machinery import Host, free_port
-from tests.ssh.namespaces import Namespace
 from tests.ssh.relay import Relay
 from tests.ssh.test_life import QUICK, known_file
 from tests.support import PATIENCE, SOON, Gate, Mailbox, all_ended, error_of, values, watching
@@ -394,27 +393,6 @@ def test_when_the_parent_is_frozen_the_lease_ends(program: Any, host: Host, mail
     with family(mailbox, host) as watches:
         os.kill(parent.pid, signal.SIGSTOP)
         assert all_ended(watches)
-
-
-def test_over_a_network_whose_cable_is_pulled(
-    namespace: Namespace, make_host: MakeHost, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """Checklist 4, 18, 54: nobody is told, and both ends notice, the host's by its lease."""
-    monkeypatch.setattr(node, "STOP_PATIENCE", 0.2)
-    host = make_host(within=namespace.within, address=namespace.address, port=22)
-    known = known_file([host])
-    executor = make(
-        make_backend(host.address, known_hosts=known, connect="direct", parent_address=namespace.ours), **QUICK
-    )
-    future = executor.submit(hold_with_family(mailbox.path, gate.path))
-    with family(mailbox, host) as watches:
-        namespace.cut()
-        assert isinstance(error_of(future), RunnerLostError)
-        assert all_ended(watches)
-    executor.kill_workers()
-    executor.shutdown()
-    host.stop()
 
 
 # -- secrets -----------------------------------------------------------------------------------------------------------

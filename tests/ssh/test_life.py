@@ -214,7 +214,9 @@ def known_file(hosts: list[Host]) -> Path:
     return known
 
 
+@pytest.mark.parametrize("connect", ["channel", "direct"])
 def test_a_cable_is_pulled(
+    connect: str,
     namespace: Namespace,
     make_host: MakeHost,
     make_backend: MakeBackend,
@@ -226,7 +228,8 @@ def test_a_cable_is_pulled(
     """Checklist 4, 18, 54: nobody is told, and both ends notice, the host's by its lease."""
     monkeypatch.setattr(node, "STOP_PATIENCE", 0.2)
     host = make_host(within=namespace.within, address=namespace.address, port=22)
-    executor = make(make_backend(host), **QUICK)
+    address = namespace.ours if connect == "direct" else None
+    executor = make(make_backend(host, connect=connect, parent_address=address), **QUICK)
     future = executor.submit(hold_with_family(mailbox.path, gate.path))
     with family(mailbox, host) as watches:
         namespace.cut()

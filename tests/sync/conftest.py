@@ -10,6 +10,7 @@ import pytest
 
 from dragonfly_executor import DragonflyExecutor
 from dragonfly_executor.sync import Sync, units
+from tests.support import ending
 from tests.sync.elsewhere import ElsewhereBackend, bundle
 
 MakeElsewhere = Callable[..., DragonflyExecutor]
@@ -48,17 +49,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def make(home: Path, project: Path) -> Iterator[MakeElsewhere]:
     """Makes executors on one host, and ends them whatever runs there."""
-    made: list[DragonflyExecutor] = []
+    with ending() as made:
 
-    def make(
-        max_concurrency: int = 2, *, files: Any = "auto", backend: ElsewhereBackend | None = None, **options: Any
-    ) -> DragonflyExecutor:
-        backend = backend or ElsewhereBackend(home, Sync(files, check_every=0))
-        executor = DragonflyExecutor(backend=backend, max_concurrency=max_concurrency, **{"max": 1, **options})
-        made.append(executor)
-        return executor
+        def make(
+            max_concurrency: int = 2, *, files: Any = "auto", backend: ElsewhereBackend | None = None, **options: Any
+        ) -> DragonflyExecutor:
+            backend = backend or ElsewhereBackend(home, Sync(files, check_every=0))
+            made.append(DragonflyExecutor(backend=backend, max_concurrency=max_concurrency, **{"max": 1, **options}))
+            return made[-1]
 
-    yield make
-    for executor in made:
-        executor.kill_workers()
-        executor.shutdown()
+        yield make

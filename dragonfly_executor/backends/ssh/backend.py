@@ -54,7 +54,7 @@ class SSHBackend(Backend):
         known_hosts: a file, or several, instead of the user's and the system's own known_hosts.
         host_key: the key that the hosts must show, or several, as in a ``.pub`` file; then no file is asked.
         insecure_accept_any_host_key: let anybody answer in a host's place who can. For tests alone.
-        config: the SSH configuration file; None for none.
+        config: the SSH configuration file, default ``~/.ssh/config``; None for none.
         python: the interpreter on the hosts, a name or a path; default what is found there.
         env: variables for the runners. They travel on the connection, and in no command line.
         sync: what of this program's own files travels: "auto" for the modules that it has imported from outside its
@@ -63,8 +63,8 @@ class SSHBackend(Backend):
         requirements: third-party packages for the hosts, as lines of a requirements file or the path of one. They are
             installed there once, into an environment of their own.
         cache: the folder on the hosts for what is sent there; default ``$XDG_CACHE_HOME`` or ``~/.cache``.
-        runners_per_host: runners at once on a host that does not say itself.
-        connect_timeout: seconds (or a `timedelta`) for each of reaching a host, agreeing on keys, logging in, and
+        runners_per_host: runners at once on a host that does not say itself; 1.
+        connect_timeout: seconds (or a `timedelta`; 15) for each of reaching a host, agreeing on keys, logging in, and
             opening a session; with "direct" also for its runner to get here.
         host_wait: a tenacity wait strategy for how long a host that failed is set aside; None for an exponential one
             with jitter, from a second to five minutes.
@@ -110,14 +110,8 @@ class SSHBackend(Backend):
         parent_address: str | None = None,
         bind_address: str | None = None,
     ) -> None:
-        if isinstance(hosts, str | SSHHost):
-            raise TypeError("hosts must be a list of hosts, not one of them")
-        self.hosts = [host if isinstance(host, SSHHost) else SSHHost(host) for host in hosts]
-        if not self.hosts:
-            raise ValueError("hosts must name at least one host")
-        if isinstance(sync, Sync) and requirements is not None:
-            raise TypeError("requirements go into the Sync that is given")
-        self.sync = sync if isinstance(sync, Sync) else Sync(sync, requirements=requirements)
+        self.hosts = _hosts(hosts)
+        self.sync = _sync(sync, requirements)
         self._wait = hook(host_wait, "host_wait")
         self.dials_back = _is_direct(connect)
         self._listen_where(parent_address, bind_address)
@@ -125,10 +119,9 @@ class SSHBackend(Backend):
         self._book = HostBook(host.runners or per_host for host in self.hosts)
         self._lock = threading.Lock()
         """Of the book: boots run at the same time."""
-        try:
-            from dragonfly_executor.backends.ssh.booter import HostBooter, Means
-        except ImportError as error:
-            raise ImportError("SSHBackend needs paramiko: pip install 'dragonfly-executor[ssh]'") from error
+        _need_paramiko()
+        from dragonfly_executor.backends.ssh.booter import HostBooter, Means
+
         means = Means(
             config=None if config is None else str(config),
             user=user_name(user),
@@ -241,6 +234,33 @@ class SSHBackend(Backend):
         combined = kind(text, _phase(first), output="\n".join(outputs))
         combined.__cause__ = first
         return combined
+
+
+def _hosts(hosts: Iterable[str | SSHHost]) -> list[SSHHost]:
+    if isinstance(hosts, str | SSHHost):
+        raise TypeError("hosts must be a list of hosts, not one of them")
+    listed = [host if isinstance(host, SSHHost) else SSHHost(host) for host in hosts]
+    if not listed:
+        raise ValueError("hosts must name at least one host")
+    return listed
+
+
+def _sync(
+    sync: Sync | str | Iterable[str | os.PathLike[str]] | None,
+    requirements: Iterable[str] | str | os.PathLike[str] | None,
+) -> Sync:
+    if not isinstance(sync, Sync):
+        return Sync(sync, requirements=requirements)
+    if requirements is not None:
+        raise TypeError("requirements go into the Sync that is given")
+    return sync
+
+
+def _need_paramiko() -> None:
+    try:
+        import paramiko  # noqa: F401
+    except ImportError as error:
+        raise ImportError("SSHBackend needs paramiko: pip install 'dragonfly-executor[ssh]'") from error
 
 
 def _is_direct(connect: str) -> bool:
