@@ -59,9 +59,9 @@ class Dispatcher:
         """Whether no call is here."""
         return not self.waiting and not self.works and not self._held
 
-    def idle_for(self) -> float:
-        """Seconds since a call was here."""
-        return self._loop.time() - self._progress if self.is_idle else 0.0
+    def has_worked_since(self, when: float) -> bool:
+        """Whether a call is here, or one has begun since that moment on the loop's clock."""
+        return self._progress >= when or not self.is_idle
 
     # -- handing out --------------------------------------------------------------------------------------------------
 
@@ -69,7 +69,6 @@ class Dispatcher:
         """Hand waiting calls to slots, as far as there are any."""
         if self._closed:
             self._give_back()
-            return
         forked = False
         while self.waiting:
             slot = self._best_slot(self.waiting[0])
@@ -101,8 +100,16 @@ class Dispatcher:
         if not self._no_fork_before:
             # Once: it is tried each second from now on.
             os.write(2, f"dragonfly runner: no room for another slot, only for {len(self.slots)}: {error}\n".encode())
-        self._no_fork_before = self._loop.time() + FORK_PAUSE
+        now = self._loop.time()
+        self._no_fork_before = now + FORK_PAUSE
         self._loop.call_later(FORK_PAUSE, self.dispatch)
+        if now - self._progress >= self._stuck_after():
+            # The parent counts on slots that are not there: calls behind one that runs for long would wait for it.
+            self._give_back()
+
+    def _stuck_after(self) -> float:
+        """Seconds of one call after which those behind it count as stuck."""
+        return max(REVIEW_AFTER, STUCK_FACTOR * (self._cost or 0.0))
 
     def _may_fork(self) -> bool:
         return len(self.slots) < self.max_slots
@@ -180,7 +187,8 @@ class Dispatcher:
 
     def hold(self) -> None:
         """Begin no call that comes from now on."""
-        self.arriving = self._held
+        if not self._closed:
+            self.arriving = self._held
 
     def release(self, *, fresh: bool) -> None:
         """Begin the calls that were held; with `fresh` only in slots that are forked from now on."""
@@ -322,7 +330,7 @@ class Dispatcher:
         """Report what has been running for a while, and take back what is stuck behind it."""
         self._review_timer = None
         now = self._loop.time()
-        stuck_after = max(REVIEW_AFTER, STUCK_FACTOR * (self._cost or 0.0))
+        stuck_after = self._stuck_after()
         again = False
         for slot in self.slots.values():
             if not slot.in_flight or not slot.ready:
@@ -351,8 +359,11 @@ class Dispatcher:
 
     def _return_stuck(self, now: float, stuck_after: float) -> bool:
         """Give what nobody here can start back to the parent; whether there is something left to look at."""
-        if now - self._progress < stuck_after or self._may_fork():
+        if now - self._progress < stuck_after:
             return True
+        if self._may_fork():
+            # Where there is no room, the next try is what there is to wait for.
+            return now >= self._no_fork_before
         if any(slot.retired and not slot.in_flight for slot in self.slots.values()):
             return True  # it is about to make room
         self._give_back()
