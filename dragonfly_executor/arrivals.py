@@ -72,9 +72,12 @@ class Arrivals:
         node.stop()
 
     def _take(self, runner_id: int) -> None:
-        self._on_node(runner_id, self._arrived[runner_id])
+        node = self._arrived.get(runner_id)
+        if node is None:
+            return  # `close` came in between, and has given it back
+        self._on_node(runner_id, node)
         # Not before: until then nothing else knows the node.
-        del self._arrived[runner_id]
+        self._arrived.pop(runner_id, None)
 
     def close(self) -> None:
         """Nodes that nobody has asked for yet, or that come later, are given back."""

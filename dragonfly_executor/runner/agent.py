@@ -37,6 +37,8 @@ LEASE_CHECKS = 4
 """How often within a lease the agent looks whether it still holds it."""
 GRACE = 25.0
 """Seconds that calls have to finish when somebody sends a SIGTERM: most who do so kill after half a minute."""
+UNKNOWN_GRACE = 1.0
+"""Seconds that the parent then has to take note, where it has yet to let the runner in."""
 SLOT_BACKLOG = 4 * 1024 * 1024
 """Bytes that may wait for a slot before the parent is asked for less, and for the parent before a slot is read less."""
 # As plain module names: looking a member up in its enum takes longer than comparing with it.
@@ -75,17 +77,20 @@ class Agent:
         self._synced: Synced | None = None
         self._may_linger = usable_cpus() > 1
         self._grace = GRACE
+        self._leaving = False
+        self._shown = loop.time()
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Say hello; the rest follows from what the parent answers."""
+        # First: as soon as the parent has heard of this one it may send calls, and a signal must not lose them.
+        self._watch.signals(self._on_children, self._on_terminate)
         # What the parent itself has started has the parent's own packages, and no time to lose.
         own = versions() if "DRAGONFLY_PARENT_PID" in os.environ else versions_with_packages()
         self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own)))
         self._link.flush()
         processes.become_subreaper()
-        self._watch.signals(self._on_children, self._on_terminate)
         self._watch.parent(self.exit)
         self._check_lease()
 
@@ -94,7 +99,8 @@ class Agent:
         machine is stopped, let calls finish for `grace` seconds.
         """
         self._grace = grace
-        show_life(self._dispatcher.idle_for() < every)
+        shown, self._shown = self._shown, self._loop.time()
+        show_life(self._dispatcher.has_worked_since(shown))
         self._loop.call_later(every, lambda: self.be_watched(show_life, every, grace))
 
     def _check_lease(self) -> None:
@@ -115,19 +121,28 @@ class Agent:
     def _stop(self, grace: float) -> None:
         """Go: when all calls have ended, or at the latest after `grace` seconds."""
         self._stopping = True
-        if self._stop_timer is not None:
-            self._stop_timer.cancel()
-        self._stop_timer = self._loop.call_later(grace, self._say_bye)
+        self._end_in(grace)
         self._end_if_done()
 
     def _on_terminate(self) -> None:
-        """Somebody wants it to go. The parent may be sending calls at this moment, so it has to say when none come."""
-        if not self._welcomed:
-            self.exit()
-        if self._stop_timer is None:
-            self._stop_timer = self._loop.call_later(self._grace, self._say_bye)
-            self._link.send(encode(Kind.STOP))
-            self._dispatcher.close()
+        """Somebody wants it to go. The parent may be sending calls at this moment, so it has to say when none come.
+
+        That holds before it has let the runner in, too: it may just have done so.
+        """
+        if self._leaving:
+            return
+        self._leaving = True
+        self._end_in(self._grace if self._welcomed else min(self._grace, UNKNOWN_GRACE))
+        self._link.send(encode(Kind.STOP))
+        self._dispatcher.close()
+
+    def _end_in(self, grace: float) -> None:
+        """End in so many seconds at the latest. Of several who say so, the one counts who waits the least."""
+        when = self._loop.time() + grace
+        if self._stop_timer is None or when < self._stop_timer.when:
+            if self._stop_timer is not None:
+                self._stop_timer.cancel()
+            self._stop_timer = self._loop.call_at(when, self._say_bye)
 
     def _end_if_done(self) -> None:
         if self._stopping and self._dispatcher.is_idle:

@@ -29,7 +29,7 @@ class Dispatcher:
     def __init__(self, loop: Loop, send: Callable[[bytes], None], fork_slot: Callable[[], Slot]) -> None:
         self._loop = loop
         self._send = send
-        self.lineup = Lineup(loop, fork_slot, self.dispatch)
+        self.lineup = Lineup(loop, fork_slot, self._no_room, self.dispatch)
         self.slots = self.lineup.slots
         """Living slots by process id."""
         self.max_calls_per_slot = 0
@@ -49,9 +49,9 @@ class Dispatcher:
         """Whether no call is here."""
         return not self.waiting and not self.works and not self._held
 
-    def idle_for(self) -> float:
-        """Seconds since a call was here."""
-        return self._loop.time() - self._progress if self.is_idle else 0.0
+    def has_worked_since(self, when: float) -> bool:
+        """Whether a call is here, or one has begun since that moment on the loop's clock."""
+        return self._progress >= when or not self.is_idle
 
     # -- handing out --------------------------------------------------------------------------------------------------
 
@@ -59,7 +59,6 @@ class Dispatcher:
         """Hand waiting calls to slots, as far as there are any."""
         if self._closed:
             self._give_back()
-            return
         forked = False
         while self.waiting:
             slot = self.lineup.best_for(self.waiting[0])
@@ -78,6 +77,15 @@ class Dispatcher:
             self._balance()
         if self._review_timer is None and (self.works or self.waiting):
             self._arm_review()
+
+    def _no_room(self) -> None:
+        """The parent counts on slots that are not there: calls behind one that runs for long would wait for it."""
+        if self._loop.time() - self._progress >= self._stuck_after():
+            self._give_back()
+
+    def _stuck_after(self) -> float:
+        """Seconds of one call after which those behind it count as stuck."""
+        return max(REVIEW_AFTER, STUCK_FACTOR * (self.lineup.cost or 0.0))
 
     def _hand(self, slot: Slot, work: Work) -> bool:
         starts_now = not slot.in_flight
@@ -129,7 +137,8 @@ class Dispatcher:
 
     def hold(self) -> None:
         """Begin no call that comes from now on."""
-        self.arriving = self._held
+        if not self._closed:
+            self.arriving = self._held
 
     def release(self, *, fresh: bool) -> None:
         """Begin the calls that were held; with `fresh` only in slots that are forked from now on."""
@@ -270,7 +279,7 @@ class Dispatcher:
         """Report what has been running for a while, and take back what is stuck behind it."""
         self._review_timer = None
         now = self._loop.time()
-        stuck_after = max(REVIEW_AFTER, STUCK_FACTOR * (self.lineup.cost or 0.0))
+        stuck_after = self._stuck_after()
         again = False
         for slot in self.slots.values():
             if not slot.in_flight or not slot.ready:
@@ -299,8 +308,11 @@ class Dispatcher:
 
     def _return_stuck(self, now: float, stuck_after: float) -> bool:
         """Give what nobody here can start back to the parent; whether there is something left to look at."""
-        if now - self._progress < stuck_after or self.lineup.may_grow():
+        if now - self._progress < stuck_after:
             return True
+        if self.lineup.may_grow():
+            # Where there is no room, the next try is what there is to wait for.
+            return self.lineup.has_room
         if any(slot.retired and not slot.in_flight for slot in self.slots.values()):
             return True  # it is about to make room
         self._give_back()

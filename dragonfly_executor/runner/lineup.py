@@ -24,12 +24,16 @@ class Lineup:
     Args:
         loop: the agent's.
         fork_slot: starts a slot; OSError where there is no room for one.
-        on_room: called when there may be room for a slot that could not be forked.
+        on_no_room: called when a slot could not be forked.
+        on_room: called when there may be room for it.
     """
 
-    def __init__(self, loop: Loop, fork_slot: Callable[[], Slot], on_room: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: Loop, fork_slot: Callable[[], Slot], on_no_room: Callable[[], None], on_room: Callable[[], None]
+    ) -> None:
         self._loop = loop
         self._fork_slot = fork_slot
+        self._on_no_room = on_no_room
         self._on_room = on_room
         self.slots: dict[int, Slot] = {}
         """By process id."""
@@ -79,13 +83,18 @@ class Lineup:
         """Whether there may be another slot, if there is room for it."""
         return len(self.slots) < self.max_slots
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the last try to fork a slot was no failure, or some time ago."""
+        return self._loop.time() >= self._no_fork_before
+
     def grow(self) -> Slot | None:
         """Fork another slot, if there may be one and there is room for it.
 
         Raises:
             OSError: there is no room for a single one.
         """
-        if not self.may_grow() or self._loop.time() < self._no_fork_before:
+        if not self.may_grow() or not self.has_room:
             return None
         try:
             slot = self._fork_slot()
@@ -104,3 +113,4 @@ class Lineup:
             os.write(2, f"dragonfly runner: no room for another slot, only for {len(self.slots)}: {error}\n".encode())
         self._no_fork_before = self._loop.time() + FORK_PAUSE
         self._loop.call_later(FORK_PAUSE, self._on_room)
+        self._on_no_room()

@@ -38,10 +38,13 @@ class Session:
         for _ in range(_ATTEMPTS):
             self.path = os.path.join(within, f"{PREFIX}{os.geteuid()}-{os.urandom(6).hex()}")
             os.mkdir(self.path, 0o700)
-            self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            # Until it is locked it looks like one that was left behind: who boots beside this one may take it away.
+            try:
+                self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                continue
             if _lock(self.fd) is not False and os.fstat(self.fd).st_nlink > 0:
                 return
-            # Between the two steps it looked like one that was left behind, and somebody took it away.
             os.close(self.fd)
         raise OSError(f"no directory in {within} stays")
 

@@ -49,7 +49,7 @@ class Pump:
         try:
             while data := self._stream.recv(PUMP_SIZE):
                 self._sock.sendall(data)
-        except OSError:
+        except (OSError, EOFError):
             return  # the link is told by the shutdown below
         finally:
             self._shut_down(socket.SHUT_WR)
@@ -59,15 +59,18 @@ class Pump:
         try:
             while data := self._sock.recv(PUMP_SIZE):
                 self._stream.sendall(data)
-        except OSError:
+        except (OSError, EOFError):
             return  # the other pump sees the stream's end
         finally:
-            self._stream.close()
-            self._shut_down(socket.SHUT_RDWR)
-            # The other one may be about to write: it must not find a stranger under the same number.
-            if self._threads[0].is_alive():
-                self._threads[0].join()
-            self._sock.close()
+            try:
+                self._stream.close()
+            finally:
+                # Whatever the stream makes of it. The link waits for this end, and descriptors do not come back else.
+                self._shut_down(socket.SHUT_RDWR)
+                # The other one may be about to write: it must not find a stranger under the same number.
+                if self._threads[0].is_alive():
+                    self._threads[0].join()
+                self._sock.close()
 
     def _shut_down(self, how: int) -> None:
         try:

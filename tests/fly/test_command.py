@@ -190,7 +190,7 @@ def test_a_sweep_destroys_what_is_left_behind_and_nothing_else(
 ) -> None:
     """What is not ours is left alone, and so is what somebody may still have."""
     left_behind("runner-dead", here(dead))
-    expired = left_behind("runner-expired", Owner("another", "boot", "space", 1, 1), lifetime=-1)
+    expired = left_behind("runner-expired", Owner("another", "boot", "space", 1, 1), lifetime=-60)
     alive = left_behind("runner-alive", Owner.me())
     elsewhere = left_behind("runner-elsewhere", Owner("another", "boot", "space", 1, 1))
     foreign = asker.created("web-1", ASLEEP)

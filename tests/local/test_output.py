@@ -626,7 +626,8 @@ def test_a_function_that_raises_is_complained_about_and_asked_again(
 
     ex = make(1, output=fail)
     with caplog.at_level(logging.ERROR, "dragonfly_executor"):
-        values(ex.submit(printers.write, text) for text in (b"one\ntwo\n", b"exit\n", b"three\n"))
+        for text in (b"one\ntwo\n", b"exit\n", b"three\n"):
+            ex.submit(printers.write, text).result(SOON)
         end(ex)
     assert heard == ["one", "two", "exit", "three"]
     # One complaint for each piece, not for each line.

@@ -14,6 +14,7 @@ import pytest
 
 from dragonfly_executor import Pool
 from dragonfly_executor.errors import CallTimeoutError, InitializerError, RemoteTraceback, RunnerLostError
+from dragonfly_executor.runner import processes
 from tests import payloads
 from tests.local.conftest import Make
 from tests.support import PATIENCE, SOON, Gate, Mailbox, all_ended, error_of, values, watching
@@ -244,6 +245,26 @@ def test_a_runner_without_room_for_another_slot_goes_on_with_those_it_has(
     assert [future.cancel() for future in both] == [True, True]
     assert ex.pool.stats().boots_attempted == 1
     assert capfd.readouterr().err.count("no room for another slot, only for 1") == 1
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux limits other processes")
+def test_what_a_runner_without_room_for_another_slot_cannot_begin_goes_to_one_that_has(
+    make: Make, mailbox: Mailbox, gate: Gate
+) -> None:
+    """However long the call runs behind which it sits. The parent counts on slots that are not there."""
+    ex = make(4, max=2, max_concurrency=2)
+    endless = ex.submit(payloads.hold_for_good, mailbox.path)
+    mailbox.numbers(1)
+    (agent,) = processes.children(os.getpid())
+    _, most = resource.prlimit(agent, resource.RLIMIT_NOFILE)
+    resource.prlimit(agent, resource.RLIMIT_NOFILE, (len([*Path(f"/proc/{agent}/fd").iterdir()]) + 1, most))
+    waiting = ex.submit(payloads.pid)
+    elsewhere = [ex.submit(payloads.hold, mailbox.path, gate.path) for _ in range(2)]
+    mailbox.numbers(2)
+    gate.open(2)
+    values(elsewhere)
+    assert waiting.result(PATIENCE) not in processes.children(agent)
+    assert endless.cancel()
 
 
 def test_a_slot_that_has_closed_its_descriptors_and_lives_on_harms_no_slot_after_it(

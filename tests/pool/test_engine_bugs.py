@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor import DragonflyExecutor, PoolBrokenError, engine
+from dragonfly_executor import BootRequest, DragonflyExecutor, Node, Parent, PoolBrokenError, engine
 from dragonfly_executor.arrivals import Arrivals
 from dragonfly_executor.boots import Boots
 from dragonfly_executor.core import events
@@ -317,6 +317,34 @@ def test_a_node_that_boots_while_the_engine_fails_is_given_back(story: Story, mo
         second.result(PATIENCE)
     hold.set()
     executor.shutdown()
+    assert backend.running == []
+
+
+def test_a_node_that_boots_as_its_pool_closes_is_given_back_once() -> None:
+    """Its boot was given up. What the engine was to be told of it may come after all is closed, in the same pass."""
+    told: list[Callable[[], object]] = []
+    loop = Loop()
+    loop.call_soon_threadsafe = told.append  # type: ignore[method-assign]
+    backend = FakeBackend()
+    stopped: list[Node] = []
+    taken: list[int] = []
+    arrivals = Arrivals(
+        backend,
+        None,
+        loop,
+        lambda runner_id: True,
+        lambda runner_id, node: taken.append(runner_id),
+        lambda runner_id, error: None,
+        stopped.append,
+    )
+    arrivals.boot(BootRequest(1, Parent.new("test", 1, "fake"), PATIENCE))
+    arrivals.close()
+    for callback in told:
+        callback()
+    assert len(stopped) == 1
+    assert taken == []
+    stopped[0].stop()
+    loop.close()
     assert backend.running == []
 
 

@@ -153,6 +153,7 @@ def test_a_timeout_and_a_cancel_hold_though_nobody_can_be_told(
 ) -> None:
     """Checklist 40."""
     executor = make(make_backend(way), heartbeat=0.1, dead_after=1.5, lease=1.5)
+    executor.submit(pow, 2, 10).result(PATIENCE)  # a boot is not to use that second up
     timed = executor.options(timeout=1.0).submit(free(hold(mailbox.path, gate.path)))
     cancelled = executor.submit(hold(mailbox.path, gate.path))
     mailbox.read(), mailbox.read()

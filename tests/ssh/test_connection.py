@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import paramiko
 import pytest
 
+from dragonfly_executor import BootError, BootRequest, Parent
 from dragonfly_executor.backends.ssh.config import Config
 from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.node import ChannelStream, StderrReader
 from dragonfly_executor.backends.ssh.ways import QUICK_ACK, PromptSocket, Proxy
+from tests.ssh.conftest import MakeBackend
+from tests.ssh.machinery import Host
+from tests.support import PATIENCE
 
 
 def test_what_a_host_sends_is_acknowledged_at_once() -> None:
@@ -89,3 +96,47 @@ def test_a_connection_that_breaks_while_stderr_is_read_ends_its_reader(deaf: par
     reader.pass_on(ended.set)
     assert ended.wait(5.0)
     assert reader.join(5.0)
+
+
+def test_a_connection_that_breaks_right_after_the_keys_were_agreed_on_is_a_boot_error(
+    host: Host, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which other hosts are tried after; what is paramiko's own says nothing of that."""
+
+    def gone(transport: paramiko.Transport) -> paramiko.PKey:
+        raise paramiko.SSHException("No existing session")
+
+    monkeypatch.setattr(paramiko.Transport, "get_remote_server_key", gone)
+    with pytest.raises(BootError, match="No existing session") as caught:
+        make_backend(host).boot(BootRequest(1, Parent.new("test", 1, "ssh"), PATIENCE))
+    assert caught.value.phase == "connect"
+
+
+# -- the end of the interpreter ----------------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys
+from dragonfly_executor import DragonflyExecutor, SSHBackend
+spec, known, key, connect, when = sys.argv[1:]
+backend = SSHBackend(
+    [spec], known_hosts=known, key_filename=key, config=None, use_agent=False, sync=None, connect=connect
+)
+future = DragonflyExecutor(backend=backend, max_concurrency=1).submit(pow, 2, 10)
+future.add_done_callback(lambda future: print(future.result()))
+if when == "after":
+    future.result()
+"""
+
+
+@pytest.mark.parametrize(("when", "connect"), [("before", "channel"), ("after", "channel"), ("after", "direct")])
+def test_a_program_ends_and_gives_its_runners_back(
+    host: Host, key: Path, tmp_path: Path, when: str, connect: str
+) -> None:
+    """Before its call has run, or after that. Python 3.12 starts no threads any more then, and others do."""
+    if when == "before" and sys.version_info[:2] == (3, 12):
+        pytest.skip("what speaks SSH has a thread for each connection, and here none can be started then")
+    known = tmp_path / "known"
+    known.write_text(host.known_as)
+    command = [sys.executable, "-c", PROGRAM, host.spec, str(known), str(key), connect, when]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, cwd=tmp_path)
+    assert (done.stdout, done.stderr, done.returncode) == ("1024\n", "", 0)

@@ -249,3 +249,24 @@ def test_two_runners_that_build_and_use_one_while_a_third_cleans_up(cache: Path)
     racers = [subprocess.Popen([*command, role], cwd=ROOT, stderr=subprocess.PIPE) for role in ("use", "use", "clean")]
     said = [racer.communicate(timeout=PATIENCE)[1].decode() for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0, 0], said
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_session_that_another_boot_takes_for_one_left_behind_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Two runners boot at once on a host: until it is locked a session looks as if nobody had it."""
+    mkdir, swept = os.mkdir, list[str]()
+
+    def make_and_lose(path: str, mode: int) -> None:
+        mkdir(path, mode)
+        if len(swept) < times:
+            swept.extend(session.sweep(str(tmp_path)))
+
+    monkeypatch.setattr(os, "mkdir", make_and_lose)
+    made = session.Session(str(tmp_path))
+    assert [*tmp_path.iterdir()] == [Path(made.path)]
+    assert session.sweep(str(tmp_path)) == []
+    assert len(swept) == times
+    os.close(made.fd)
+    assert session.sweep(str(tmp_path)) == [made.path]

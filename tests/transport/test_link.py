@@ -210,6 +210,32 @@ def test_a_pump_whose_stream_does_not_end_is_told_of() -> None:
     ours.close()
 
 
+def test_a_pump_lets_go_of_its_socket_though_its_stream_cannot_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream may be anybody's. That it raises is a bug that shows; what it stands on breaking is none."""
+    ours, theirs = socket.socketpair()
+
+    class Broken(Wrapped):
+        def sendall(self, data: bytes, /) -> None:
+            raise EOFError
+
+        def close(self) -> None:
+            super().close()
+            raise ValueError("closed twice")
+
+    shown: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", shown.append)
+    with theirs:
+        sock, pump = as_socket(Broken(ours))
+        assert pump is not None
+        with sock:
+            sock.sendall(b"?")
+            assert sock.recv(1) == b""
+        assert pump.join(PATIENCE) == []
+        assert pump.fileno() == -1
+    assert [str(args.exc_value) for args in shown] == ["closed twice"]
+    ours.close()
+
+
 def test_a_socket_needs_no_pump() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:

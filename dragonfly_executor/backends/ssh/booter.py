@@ -181,11 +181,11 @@ class HostBooter:
 
 def _facts(connection: Connection, bootstrap: Bootstrap, address: str | None) -> Mapping[str, str]:
     """What was found out on the way, by phase; `address`: where the runner has dialed back, if it has."""
-    target, key = connection.target, connection.transport.get_remote_server_key()
+    target, key = connection.target, connection.key
     sent = f"sent {bootstrap.shipped} bytes" if bootstrap.shipped else "what a runner needs was there"
     return {
         "resolve": f"{target.address}, port {target.port}",
-        "host key": f"{key.get_name()} {fingerprint(key.asbytes())}",
+        "host key": "" if key is None else f"{key.get_name()} {fingerprint(key.asbytes())}",
         "auth": f"as {target.user}",
         "python": bootstrap.interpreter,
         "bootstrap": sent,

@@ -41,10 +41,14 @@ class Connection:
     Attributes:
         transport: paramiko's.
         target: the host.
+        key: what it has proven itself with; None before it has.
     """
 
-    def __init__(self, target: Target, transport: paramiko.Transport, through: Through) -> None:
+    def __init__(
+        self, target: Target, transport: paramiko.Transport, through: Through, key: paramiko.PKey | None = None
+    ) -> None:
         self.target = target
+        self.key = key
         self.transport = transport
         self._through = through
         self._limit: threading.Timer | None = None
@@ -63,10 +67,15 @@ class Connection:
         be given, and some of those hold locks that even ending the connection needs.
         """
         self.keep()
-        self._limit = threading.Timer(seconds, self.cut)
-        self._limit.name = f"dragonfly-ssh-limit-{self.target.label}"
-        self._limit.daemon = True
-        self._limit.start()
+        limit = threading.Timer(seconds, self.cut)
+        limit.name = f"dragonfly-ssh-limit-{self.target.label}"
+        limit.daemon = True
+        try:
+            limit.start()
+        except RuntimeError:
+            # The interpreter is ending, and Python 3.12 starts no threads then. The pool has limits of its own.
+            return
+        self._limit = limit
 
     def keep(self) -> None:
         """Do not cut it, as long as that may take."""
@@ -129,13 +138,13 @@ class Connector:
         sock, through = self._reach(target, deadline, jumps)
         transport = self._transport(target, sock)
         try:
-            self._agree(target, transport, deadline)
+            key = self._agree(target, transport, deadline)
             credentials.log_in(transport, target, deadline.left(self._patience(target)))
         except BaseException:
             Connection(target, transport, through).close()
             raise
         transport.set_keepalive(target.keepalive)
-        return Connection(target, transport, through)
+        return Connection(target, transport, through, key)
 
     def _patience(self, target: Target) -> float:
         """Seconds for each step on the way in."""
@@ -213,8 +222,9 @@ class Connector:
         options.key_types = tuple(dict.fromkeys((*wanted, *options.key_types)))
         return transport
 
-    def _agree(self, target: Target, transport: paramiko.Transport, deadline: Deadline) -> None:
+    def _agree(self, target: Target, transport: paramiko.Transport, deadline: Deadline) -> paramiko.PKey:
         """Exchange keys, and look whose they are. Nothing of the user's is shown before that."""
+        key: paramiko.PKey | None = None
         patience = deadline.left(self._patience(target))
         # Longer, so that it is never paramiko's own that is over first: here is said what that means.
         transport.banner_timeout = transport.handshake_timeout = patience + JOIN_PATIENCE
@@ -223,13 +233,16 @@ class Connector:
             transport.start_client(event=done)
             in_time = done.wait(patience)
             error: BaseException | None = transport.get_exception()
+            if in_time and error is None and transport.is_active():
+                key = transport.get_remote_server_key()
         except (paramiko.SSHException, EOFError, OSError) as raised:
             in_time, error = True, raised
-        if not in_time or error is not None or not transport.is_active():
+        if key is None:
             why = f"no answer within {patience:.3g} s" if not in_time else _text_of(error)
             text = f"{target.label}: this is no SSH server that one can speak with: {why}"
             raise BootError(text, "connect") from error
-        self._host_keys.verify(target.label, target.key_name, transport.get_remote_server_key().asbytes())
+        self._host_keys.verify(target.label, target.key_name, key.asbytes())
+        return key
 
 
 def _algorithms(kind: str) -> tuple[str, ...]:
