@@ -23,6 +23,9 @@ LINGER = 0.0003
 On a virtual machine it takes 30 to 50 us until a processor that has gone idle runs the thread that was woken, and all
 caches are cold then. The round trip of a call that costs nothing was mostly that.
 """
+LONGEST_WAIT = 24 * 3600.0
+"""Seconds for which a loop sleeps at most. Pollers refuse a number that their system cannot count to, and epoll's is 25
+days; waking for nothing once a day is nothing."""
 MAX_ABSTENTION = 2
 """Waits, at most, for which a loop that lingered in vain does not: where others need the processors, it is only in the
 way. The first time it is one, and each further time in a row twice as many, so that most waits are free of it there."""
@@ -187,7 +190,10 @@ class Loop:
             heapq.heappop(timers)
         if not timers:
             return None
-        return max(0.0, timers[0][0] - monotonic())
+        left = timers[0][0] - monotonic()
+        if left > LONGEST_WAIT:
+            return LONGEST_WAIT
+        return left if left > 0.0 else 0.0
 
     def _run_due_timers(self) -> None:
         now = monotonic()
