@@ -54,20 +54,28 @@ def poisoned(call: Call, error: Exception) -> errors.PoisonCallError:
     return poison
 
 
-def over_budget(meter: Meter, now: float) -> errors.BudgetExceeded:
-    """The pool's runners have used what they may."""
-    seconds, cost = meter.seconds(now), meter.cost(now)
-    caps = meter.caps
+def used_up(meter: Meter, now: float) -> str:
+    """That the pool's runners have used what they may, and how much that was."""
+    seconds, cost, caps = meter.seconds(now), meter.cost(now), meter.caps
     by = f", by prices as of {caps.as_of}" if caps.as_of else ""
-    used = f"{seconds:.1f} machine-seconds" + ("" if cost is None else f" (estimated at {cost:.4f} USD{by})")
-    limits = [] if caps.machine_seconds is None else [f"{caps.machine_seconds:.0f} machine-seconds"]
-    limits += [] if caps.cost is None else [f"{caps.cost:g} USD"]
+    used = f"{_figure(seconds)} machine-seconds" + ("" if cost is None else f" (estimated at {_figure(cost)} USD{by})")
+    limits = [] if caps.machine_seconds is None else [f"{caps.machine_seconds:.10g} machine-seconds"]
+    limits += [] if caps.cost is None else [f"{caps.cost:.10g} USD"]
+    return f"the pool's budget of {' and '.join(limits)} is used up: its runners have used {used}"
+
+
+def over_budget(call: Call, meter: Meter, now: float, used: str) -> errors.BudgetExceeded:
+    """A call waits, and the budget is used up. `used`: what `used_up` said of that."""
+    # One that waits to be tried again was lost, or raised what `retry_on` names: nobody may take it for a fresh one.
+    begun = f"the call may have run before; its attempt {call.attempt} was not begun"
+    fate = "the call was not started" if call.attempt == 1 else begun
     return errors.BudgetExceeded(
-        f"the pool's budget of {' and '.join(limits)} is used up: its runners have used {used}. Calls that ran go on, "
-        "and no others begin; raise budget= in a new pool",
-        seconds,
-        cost,
+        f"{used}; {fate}; raise budget= in a new pool", meter.seconds(now), meter.cost(now)
     )
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4g}" if value < 1000 else f"{value:.0f}"
 
 
 def is_hopeless(error: Exception) -> bool:

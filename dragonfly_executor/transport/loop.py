@@ -193,7 +193,7 @@ class Loop:
         left = timers[0][0] - monotonic()
         if left > LONGEST_WAIT:
             return LONGEST_WAIT
-        return left if left > 0.0 else 0.0
+        return max(0.0, left)
 
     def _run_due_timers(self) -> None:
         now = monotonic()

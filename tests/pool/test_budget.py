@@ -83,7 +83,7 @@ def test_calls_that_run_go_on_and_others_fail(
     assert error.machine_seconds == pytest.approx(20.5)
     assert error.cost == pytest.approx(5.125)
     assert "is used up" in str(error)
-    assert "(estimated at 5.1250 USD, by prices as of last week)" in str(error)
+    assert "(estimated at 5.125 USD, by prices as of last week)" in str(error)
     assert "raise budget= in a new pool" in str(error)
     assert isinstance(error_of(pool.submit(echo, 4)), BudgetExceeded)
     assert not running.done()
