@@ -98,6 +98,7 @@ class World:
         """Let something happen now."""
         self.sound = False
         self.last_event = event
+        mode = self.mode
         self._note(event)
         self._count_spending()
         result = self.machine.handle(event, self.now)
@@ -108,7 +109,8 @@ class World:
             assert not self.closed or isinstance(action, actions.Settle), f"{action} after Closed"
             CARRY_OUT[type(action)](self, action)
         self._check_order(sent_before)
-        if isinstance(event, events.ShutdownRequested):
+        if self.mode is not mode:
+            # One that asks for less than was asked for already changes nothing.
             self._spare()
         if any(isinstance(action, actions.Boot) for action in result):
             assert boots_are_needed(self.machine.pool)
