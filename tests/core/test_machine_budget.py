@@ -191,6 +191,19 @@ def test_a_pool_that_has_used_its_budget_still_shuts_down() -> None:
     assert story.is_gone(1) == ["closed"]
 
 
+def test_what_is_left_by_a_rounding_error_boots_nobody() -> None:
+    """0.1 s and 0.2 s are 0.3 s, though in binary fractions the latter, as it comes about here, is a little less."""
+    story = Story(caps=Caps(machine_seconds=0.3))
+    for number, (begin, end) in enumerate([(0.0, 0.1), (1.0, 1.2)], 1):
+        story.now = begin
+        assert story.submit_calls(1) == [f"boot {number}"]
+        story.tell(events.CancelRequested([number]))
+        story.now = end
+        story.tell(events.BootFailed(number, OSError("no space"), 0.0))
+    story.now = 100.0
+    assert story.submit_calls(1) == ["3 = BudgetExceeded"]
+
+
 @pytest.mark.parametrize("count", [1, 3, 7])
 def test_a_meter_that_is_asked_when_it_said_is_exhausted_then(count: int) -> None:
     """However the fractions fall: else the machine would be called in vain, again and again."""

@@ -142,12 +142,55 @@ def test_a_cost_that_nobody_can_tell_is_refused_at_construction() -> None:
         ({"cost": True}, TypeError),
         ({"machine_time": 0}, ValueError),
         ({"machine_time": "1h"}, TypeError),
+        ({"machine_time": float("nan")}, ValueError),
+        ({"machine_time": float("inf")}, ValueError),
+        ({"machine_time": True}, TypeError),
+        ({"cost": 1.0, "machine_time": float("inf")}, ValueError),
+        ({"cost": float("inf")}, ValueError),
+        ({"cost": 10**400}, ValueError),
+        ({"cost": 1, "price": float("inf")}, ValueError),
         ({"cost": 1, "price": 0.0}, ValueError),
     ],
 )
 def test_a_budget_that_is_none_is_refused(options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         Budget(**options)
+
+
+class MisleadingBackend(PricedBackend):
+    """Anybody may write a backend."""
+
+    def __init__(self, price: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self._price = price
+
+    def price(self) -> Any:
+        return self._price
+
+
+@pytest.mark.parametrize("price", [float("nan"), -1.0, float("inf"), "0.1", True])
+def test_a_backend_with_a_price_that_is_none_is_refused(price: Any) -> None:
+    """By what is no number a cap would never be reached."""
+    with pytest.raises((TypeError, ValueError), match=r"price\(\) of the fake backend must be"):
+        Pool("costs", min=0, max=1, backend=MisleadingBackend(price), budget=Budget(cost=1))
+    Pool("costs", min=0, max=1, backend=MisleadingBackend(price), budget=Budget(cost=1, price=0.1)).shutdown()
+
+
+@pytest.mark.parametrize("price", [float("nan"), -1.0, float("inf"), "0.1", True])
+def test_a_node_with_a_price_that_is_none_counts_as_the_others_do(
+    make_pool: MakePool, caplog: pytest.LogCaptureFixture, price: Any
+) -> None:
+    clock, events = VirtualClock(), Events()
+    backend = PricedBackend(clock=clock, node_price=price)
+    pool = make_pool(max=1, backend=backend, budget=Budget(cost=5), on_event=events)
+    assert pool.call(echo, 1) == 1
+    clock.advance(8)
+    assert pool.stats().cost == pytest.approx(2)
+    clock.advance(13)
+    events.wait("down")
+    assert isinstance(error_of(pool.submit(echo, 2)), BudgetExceeded)
+    pool.shutdown()
+    assert "the price of runner 1 must be" in caplog.text
 
 
 def test_a_number_is_no_budget() -> None:
