@@ -65,8 +65,9 @@ def spend_no_more(pool: PoolState, now: float) -> None:
             fate = "calls that run go on, and no others begin"
             pool.actions.append(Warn(f"{used}; {fate}; raise budget= in a new pool"))
         # Each its own: one error that is raised for many calls would collect the tracebacks of them all.
-        for call in ledger.waiting():
-            pool.fail((call,), verdicts.over_budget(call, pool.meter, now, used))
+        waiting = ledger.waiting()
+        for call, error in zip(waiting, verdicts.over_budget(waiting, pool.meter, now, used), strict=True):
+            pool.fail((call,), error)
     pool.abort_boots(len(roster.booting), "budget")
     for runner in [*roster.idle.values(), *roster.asked.values()]:
         pool.stop(runner, "budget")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from dragonfly_executor import errors
 from dragonfly_executor.core.ledger import Call, CallState
 from dragonfly_executor.core.meter import Meter
@@ -64,14 +66,17 @@ def used_up(meter: Meter, now: float) -> str:
     return f"the pool's budget of {' and '.join(limits)} is used up: its runners have used {used}"
 
 
-def over_budget(call: Call, meter: Meter, now: float, used: str) -> errors.BudgetExceeded:
-    """A call waits, and the budget is used up. `used`: what `used_up` said of that."""
-    # One that waits to be tried again was lost, or raised what `retry_on` names: nobody may take it for a fresh one.
-    begun = f"the call may have run before; its attempt {call.attempt} was not begun"
-    fate = "the call was not started" if call.attempt == 1 else begun
-    return errors.BudgetExceeded(
-        f"{used}; {fate}; raise budget= in a new pool", meter.seconds(now), meter.cost(now)
-    )
+def over_budget(calls: Iterable[Call], meter: Meter, now: float, used: str) -> Iterator[errors.BudgetExceeded]:
+    """Calls wait, and the budget is used up: an error for each. `used`: what `used_up` said of that."""
+    seconds, cost, exceeded = meter.seconds(now), meter.cost(now), errors.BudgetExceeded
+    advice = "raise budget= in a new pool"
+    fresh = f"{used}; the call was not started; {advice}"
+    for call in calls:
+        # One that waits to be tried again was lost, or raised what `retry_on` names. Nobody may take it for a fresh one.
+        text = fresh
+        if call.attempt > 1:
+            text = f"{used}; the call may have run before; its attempt {call.attempt} was not begun; {advice}"
+        yield exceeded(text, seconds, cost)
 
 
 def _figure(value: float) -> str:

@@ -34,3 +34,21 @@ def test_what_is_due_in_a_very_long_time_harms_nobody(
         theirs.close()
         loop.close()
     assert rang == []
+
+
+def test_timers_that_were_taken_back_do_not_pile_up() -> None:
+    """One that is due in months, set anew whenever something nearer is over, would be there thousands of times."""
+    loop = Loop()
+    rang: list[str] = []
+    try:
+        loop.call_at(loop.time(), lambda: rang.append("due"))
+        for _ in range(10_000):
+            loop.call_at(loop.time() + 30 * DAY, lambda: rang.append("never")).cancel()
+        assert len(loop._timers) < 200
+        kept = [loop.call_at(loop.time() + 30 * DAY, lambda: rang.append("never")) for _ in range(1000)]
+        loop.call_soon(loop.stop)
+        loop.run()
+        assert rang == ["due"]
+        assert {id(timer) for timer in kept} <= {id(timer) for _, _, timer in loop._timers}
+    finally:
+        loop.close()
