@@ -72,7 +72,7 @@ def over_budget(calls: Iterable[Call], meter: Meter, now: float, used: str) -> I
     advice = "raise budget= in a new pool"
     fresh = f"{used}; the call was not started; {advice}"
     for call in calls:
-        # One that waits to be tried again was lost, or raised what `retry_on` names. Nobody may take it for a fresh one.
+        # One that waits to be tried again was lost, or raised what `retry_on` names. It must not be taken for fresh.
         text = fresh
         if call.attempt > 1:
             text = f"{used}; the call may have run before; its attempt {call.attempt} was not begun; {advice}"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import pickle
+import threading
+from concurrent.futures import as_completed
 from datetime import timedelta
 from typing import Any
 
@@ -9,10 +13,10 @@ import pytest
 
 from dragonfly_executor import Budget, BudgetExceeded, DragonflyExecutor, LocalBackend, Pool
 from dragonfly_executor.backends.base import BootRequest, Node
-from dragonfly_executor.testing import FakeBackend, VirtualClock
+from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock
 from tests.payloads import echo, hold
-from tests.pool.conftest import MakePool
-from tests.support import PATIENCE, Events, Gate, Mailbox, error_of
+from tests.pool.conftest import MakeExecutor, MakePool
+from tests.support import PATIENCE, Events, Gate, Mailbox, Settled, error_of
 
 
 class PricedBackend(FakeBackend):
@@ -103,6 +107,85 @@ def test_an_idle_runner_is_given_back_and_min_is_not_kept(make_pool: MakePool) -
     events.wait("down")
     pool.shutdown()
     assert pool.stats().boots_attempted == 1
+
+
+def test_a_runner_counts_while_it_starts_and_until_it_is_given_back(make_pool: MakePool) -> None:
+    """Also one that nobody wants any more: it costs what it costs."""
+    clock, starts, goes = VirtualClock(), threading.Event(), threading.Event()
+    backend = PricedBackend(FakeRunner(hold=starts, hold_stop=goes), clock=clock)
+    pool = make_pool(max=1, backend=backend, budget=Budget(machine_time=10))
+    waiting = pool.submit(echo, 1)
+    clock.advance(11)
+    assert isinstance(error_of(waiting), BudgetExceeded)
+    clock.advance(4)
+    (runner,) = pool.stats().runners
+    assert (runner.state, runner.machine_seconds) == ("stopping", pytest.approx(15))
+    starts.set()
+    pool.shutdown(wait=False)
+    clock.advance(5)
+    assert pool.stats().machine_seconds == pytest.approx(20)
+    goes.set()
+    pool.join()
+    clock.advance(5)
+    stats = pool.stats()
+    assert (stats.machine_seconds, stats.cost) == (pytest.approx(20), pytest.approx(5))
+    assert stats.boots_attempted == 1
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_every_way_to_wait_comes_to_its_end_when_the_cap_strikes(
+    make: MakeExecutor, mailbox: Mailbox, gate: Gate, cancelled: bool
+) -> None:
+    """Each future settles once, and each kind of waiting is told."""
+    clock, settled = VirtualClock(), Settled()
+    backend = PricedBackend(clock=clock)
+    executor = make(None, max=1, max_concurrency=1, backend=backend, budget=Budget(cost=5))
+    running = executor.submit(hold, mailbox.path, gate.path, "done")
+    mailbox.numbers(1)
+    results = executor.map(echo, range(100))
+    futures = [running, *(executor.submit(echo, number) for number in range(100))]
+    for future in futures:
+        future.add_done_callback(settled)
+
+    async def ask() -> list[BaseException | int]:
+        loop = asyncio.get_running_loop()
+        asked = [loop.run_in_executor(executor, echo, number) for number in range(20)]
+        await loop.run_in_executor(None, clock.advance, 21)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    if cancelled:
+        assert futures[1].cancel()
+    assert {type(each) for each in asyncio.run(ask())} == {BudgetExceeded}
+    with pytest.raises(BudgetExceeded):
+        next(results)
+    ended = [future for future in as_completed(futures[1:], PATIENCE) if not future.cancelled()]
+    assert len(ended) == 100 - cancelled
+    assert {type(future.exception()) for future in ended} == {BudgetExceeded}
+    assert not running.done()
+    executor.shutdown(wait=False)
+    gate.open(1)
+    assert running.result(PATIENCE) == "done"
+    executor.shutdown()
+    assert settled.wait(101)
+    assert settled.count == 101
+    assert backend.running == []
+
+
+def test_two_pools_with_one_budget_have_one_each(make_pool: MakePool) -> None:
+    clock, budget, events = VirtualClock(), Budget(machine_time=10), Events()
+    first = make_pool(max=1, backend=PricedBackend(clock=clock), budget=budget, on_event=events)
+    second = make_pool(max=1, backend=PricedBackend(clock=clock), budget=budget)
+    first.call(echo, 1)
+    clock.advance(11)
+    events.wait("down")
+    assert isinstance(error_of(first.submit(echo, 1)), BudgetExceeded)
+    assert second.call(echo, 2) == 2
+
+
+def test_it_says_the_same_after_a_journey() -> None:
+    """A call may have a pool of its own."""
+    error = pickle.loads(pickle.dumps(BudgetExceeded("used up", 1.5, 0.25)))
+    assert (str(error), error.machine_seconds, error.cost) == ("used up", 1.5, 0.25)
 
 
 def test_whoever_waits_for_no_call_reads_of_it_in_the_log(
