@@ -25,6 +25,8 @@ class PricedBackend(FakeBackend):
     def __init__(self, *script: Any, node_price: float | None = None, **options: Any) -> None:
         super().__init__(*script, **options)
         self._node_price = node_price
+        self.asked = threading.Event()
+        """Set when a boot has begun."""
 
     def price(self) -> float:
         return 0.25
@@ -33,6 +35,7 @@ class PricedBackend(FakeBackend):
         return "last week"
 
     def boot(self, request: BootRequest) -> Node:
+        self.asked.set()
         node = super().boot(request)
         node.price = self._node_price
         return node
@@ -115,6 +118,8 @@ def test_a_runner_counts_while_it_starts_and_until_it_is_given_back(make_pool: M
     backend = PricedBackend(FakeRunner(hold=starts, hold_stop=goes), clock=clock)
     pool = make_pool(max=1, backend=backend, budget=Budget(machine_time=10))
     waiting = pool.submit(echo, 1)
+    # One that still waits for a thread of the boot crew would be over at once.
+    assert backend.asked.wait(PATIENCE)
     clock.advance(11)
     assert isinstance(error_of(waiting), BudgetExceeded)
     clock.advance(4)
