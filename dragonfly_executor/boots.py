@@ -13,6 +13,7 @@ from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backoff import delay
 from dragonfly_executor.core import events, handshake
 from dragonfly_executor.lookout import Lookout
+from dragonfly_executor.options import dollars
 from dragonfly_executor.parent import Parent
 from dragonfly_executor.runner_link import Listener, RunnerLink
 from dragonfly_executor.threads import Crew
@@ -246,10 +247,19 @@ class Boots:
         seconds = self._loop.time() - boot.began
         self._narrator.grow_ended(runner.id, self._host.count, None, seconds, runner.node.facts)
         self._host.beat_on()
+        self._engine.handle(events.BootSucceeded(runner.id, runner.slots, self._price_of(runner)))
+
+    def _price_of(self, runner: RunnerLink) -> float | None:
+        """What is known of it beyond the price of the pool's runners."""
         budget = self._options.budget
-        # What the user says that runners cost holds for all of them.
-        price = runner.node.price if budget is None or budget.price is None else None
-        self._engine.handle(events.BootSucceeded(runner.id, runner.slots, price))
+        if budget is not None and budget.price is not None:
+            # What the user says that runners cost holds for all of them.
+            return None
+        try:
+            return dollars(runner.node.price, f"the price of {runner.name}")
+        except (TypeError, ValueError) as error:
+            self._narrator.warn(f"{error}; it counts as the pool's others do")
+            return None
 
     # -- to an error --------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from dragonfly_executor.core.record import Record
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from datetime import timedelta
-    from typing import Any, TypeAlias, TypeVar
+    from typing import Any, Final, TypeAlias, TypeVar
 
     from dragonfly_executor.backends.base import Backend
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 OUTPUTS = ("inherit", "tag", "capture", "drop")
 MAX_PAYLOAD = 8 * 1024**3
+MOST: Final = 1.7976931348623157e308
+"""The largest number that is one."""
 
 
 def seconds(value: Seconds | None, name: str, *, positive: bool = False) -> float | None:
@@ -138,11 +140,13 @@ class CallOptions(Record):
 class Budget(Record):
     """The most that all runners of a pool together may use. At least one of the first two is given.
 
-    A runner counts from the moment at which its boot begins until nothing of it is left, busy or idle. When what was
+    A runner counts from the moment at which its boot is asked for, a wait for its turn included, until nothing of it
+    is left, busy or idle; while this computer sleeps, its clock stands still, and nothing counts. When what was
     used reaches a limit, nothing more begins: calls that wait, and all that come later, fail with `BudgetExceeded`;
     boots are given up, and idle runners are given back, the `min` runners too. Calls that are on runners go on to
     their end, and their runners with them: what is used beyond the limit is theirs, and ``run_timeout`` bounds it. A
-    budget is a pool's for its whole life. What other pools and processes use is not counted.
+    budget is a pool's for its whole life. What other pools and processes use is not counted: two pools that are given
+    the same budget have one each.
 
     Args:
         machine_time: how long runners may exist, added up over all of them: seconds or a `timedelta`.
@@ -151,7 +155,7 @@ class Budget(Record):
 
     Raises:
         TypeError: a value has the wrong type.
-        ValueError: one is not above 0, or there is no limit.
+        ValueError: one is not above 0, or not finite, or there is no limit.
     """
 
     __slots__ = __match_args__ = ("machine_time", "cost", "price")
@@ -162,8 +166,10 @@ class Budget(Record):
         if machine_time is None and cost is None:
             raise ValueError("a budget needs machine_time=, cost=, or both")
         self.machine_time = seconds(machine_time, "machine_time", positive=True)
-        self.cost = _dollars(cost, "cost")
-        self.price = _dollars(price, "price")
+        if self.machine_time == float("inf"):
+            raise ValueError("machine_time must be finite: leave it out where there is no limit on it")
+        self.cost = dollars(cost, "cost", positive=True)
+        self.price = dollars(price, "price", positive=True)
 
 
 class PoolOptions:
@@ -286,13 +292,20 @@ def _output(value: Output) -> Output:
     return value
 
 
-def _dollars(value: float | None, name: str) -> float | None:
+def dollars(value: float | None, name: str, *, positive: bool = False) -> float | None:
+    """An amount of US dollars; None stays None.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative or not finite, or zero where it must be positive.
+    """
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of US dollars, not {type(value).__name__}")
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be greater than 0, not {value!r}")
+    # An integer may be too large for a float.
+    if not 0 <= value <= MOST or (positive and value == 0):
+        raise ValueError(f"{name} must be finite and {'greater than' if positive else 'at least'} 0, not {value!r:.50}")
     return float(value)
 
 
@@ -340,10 +353,13 @@ def default_max(backend: Backend, max_runners: int | None) -> int:
 
 
 def caps(budget: Budget | None, backend: Backend) -> Caps:
-    """What the core goes by; ValueError for a cost that nobody can estimate."""
+    """What the core goes by; ValueError for a cost that nobody can estimate, and for a price that is none."""
+    if budget is not None and budget.price is not None:
+        return Caps(machine_seconds=budget.machine_time, cost=budget.cost, price=budget.price)
+    # A cap would never be reached by what is no number.
+    price, as_of = dollars(backend.price(), f"price() of the {backend.name} backend"), backend.prices_as_of()
     if budget is None:
-        return Caps(price=backend.price(), as_of=backend.prices_as_of())
-    price, as_of = (backend.price(), backend.prices_as_of()) if budget.price is None else (budget.price, "")
+        return Caps(price=price, as_of=as_of)
     if budget.cost is not None and price is None:
         raise ValueError(
             f"budget has a cost=, and the {backend.name} backend does not know what a runner costs: give the budget a "

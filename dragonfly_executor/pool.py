@@ -343,6 +343,7 @@ def call(pool: Pool | str, func: Callable[[], T], *, timeout: Any = None, link: 
     Raises:
         KeyError: no pool has this name.
         CallTimeoutError: the budget ran out; the work has been stopped.
+        BudgetExceeded: the pool's ``budget`` is used up; the call was not started.
         Exception: what `func` raised.
     """
     found = registry.find(pool) if isinstance(pool, str) else pool

@@ -65,7 +65,7 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
         seconds += cost
         if call.state is over:
             continue
-        if retryable and pool.may_retry(call):
+        if retryable and pool.may_retry(call, now):
             pool.retry(call, now)
             continue
         # What Ledger.settle does for a call that is in no queue, written out: this is the hot loop.

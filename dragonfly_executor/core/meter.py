@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from dragonfly_executor.core.record import Record
 
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Final
+
+ROUNDING: Final = 1e-9
+"""The share of a cap that is nothing: as sums of fractions go, so much may be left where all is used."""
+
 
 class Caps(Record):
     """The most that runners may use; None = as much as they like.
@@ -121,13 +128,14 @@ class Meter:
         self._rate = sum(price or 0.0 for _, price in self._runners.values())
         seconds, cost = self.caps.machine_seconds, self.caps.cost
         ends = [
-            None if seconds is None else self._when(seconds - self._seconds, len(self._runners)),
-            None if cost is None else self._when(cost - self._cost, self._rate),
+            None if seconds is None else self._when(seconds, self._seconds, len(self._runners)),
+            None if cost is None else self._when(cost, self._cost, self._rate),
         ]
         self.until = min((end for end in ends if end is not None), default=None)
 
-    def _when(self, left: float, rate: float) -> float | None:
+    def _when(self, cap: float, used: float, rate: float) -> float | None:
         """When what is left is used up at this rate."""
-        if left <= 0:
+        left = cap - used
+        if left <= ROUNDING * cap:
             return self._at
         return self._at + left / rate if rate else None

@@ -56,14 +56,18 @@ def expire(pool: PoolState, now: float) -> None:
 
 def spend_no_more(pool: PoolState, now: float) -> None:
     """A cap has been reached: what runs goes on to its end, and nothing else begins or is kept."""
-    if not pool.has_told_of_budget:
-        # Calls that nobody waits for would end without a word.
-        pool.has_told_of_budget = True
-        pool.actions.append(Warn(str(verdicts.over_budget(pool.meter, now))))
-    waiting = pool.ledger.waiting()
-    if waiting:
-        pool.fail(waiting, verdicts.over_budget(pool.meter, now))
-    roster = pool.roster
+    ledger, roster = pool.ledger, pool.roster
+    if not pool.has_told_of_budget or ledger.queued or ledger.delayed:
+        used = verdicts.used_up(pool.meter, now)
+        if not pool.has_told_of_budget:
+            # Calls that nobody waits for would end without a word.
+            pool.has_told_of_budget = True
+            fate = "calls that run go on, and no others begin"
+            pool.actions.append(Warn(f"{used}; {fate}; raise budget= in a new pool"))
+        # Each its own: one error that is raised for many calls would collect the tracebacks of them all.
+        waiting = ledger.waiting()
+        for call, error in zip(waiting, verdicts.over_budget(waiting, pool.meter, now, used), strict=True):
+            pool.fail((call,), error)
     pool.abort_boots(len(roster.booting), "budget")
     for runner in [*roster.idle.values(), *roster.asked.values()]:
         pool.stop(runner, "budget")

@@ -200,9 +200,10 @@ class PoolState:
             self.tally.failed += 1
             self.ledger.settle(call, error)
 
-    def may_retry(self, call: Call) -> bool:
+    def may_retry(self, call: Call, now: float) -> bool:
         """Whether the call has an attempt left that may still be made."""
-        return call.attempt <= call.limits.retries and self.starts_calls and not self.meter.exhausted
+        # The cap may be reached at this very moment, and what the call came to must not get lost over that.
+        return call.attempt <= call.limits.retries and self.starts_calls and not self.meter.check(now)
 
     def retry(self, call: Call, now: float) -> None:
         """Give a call its next attempt."""
@@ -214,7 +215,7 @@ class PoolState:
         if call.state is CallState.SETTLED:
             return
         call.deaths += 1
-        if self.may_retry(call):
+        if self.may_retry(call, now):
             self.retry(call, now)
         elif call.limits.retries and call.deaths == call.attempt > call.limits.retries:
             self.fail((call,), verdicts.poisoned(call, error))

@@ -47,7 +47,8 @@ class PoolStats:
             "shutdown", "broken".
         machine_seconds: what all runners have used since the pool began, each from its boot until nothing of it was
             left; those that are there are counted up to now.
-        cost: what that is estimated to cost, in US dollars; None where the price of a runner is not known.
+        cost: what that is estimated to cost, in US dollars; None where the price of a runner is not known. Where a
+            runner that is up turns out to be cheaper than was thought, it is less than it was.
         prices_as_of: when prices were those that this goes by; "" where nobody says.
     """
 

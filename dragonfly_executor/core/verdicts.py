@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from dragonfly_executor import errors
 from dragonfly_executor.core.ledger import Call, CallState
 from dragonfly_executor.core.meter import Meter
@@ -54,20 +56,31 @@ def poisoned(call: Call, error: Exception) -> errors.PoisonCallError:
     return poison
 
 
-def over_budget(meter: Meter, now: float) -> errors.BudgetExceeded:
-    """The pool's runners have used what they may."""
-    seconds, cost = meter.seconds(now), meter.cost(now)
-    caps = meter.caps
+def used_up(meter: Meter, now: float) -> str:
+    """That the pool's runners have used what they may, and how much that was."""
+    seconds, cost, caps = meter.seconds(now), meter.cost(now), meter.caps
     by = f", by prices as of {caps.as_of}" if caps.as_of else ""
-    used = f"{seconds:.1f} machine-seconds" + ("" if cost is None else f" (estimated at {cost:.4f} USD{by})")
-    limits = [] if caps.machine_seconds is None else [f"{caps.machine_seconds:.0f} machine-seconds"]
-    limits += [] if caps.cost is None else [f"{caps.cost:g} USD"]
-    return errors.BudgetExceeded(
-        f"the pool's budget of {' and '.join(limits)} is used up: its runners have used {used}. Calls that ran go on, "
-        "and no others begin; raise budget= in a new pool",
-        seconds,
-        cost,
-    )
+    used = f"{_figure(seconds)} machine-seconds" + ("" if cost is None else f" (estimated at {_figure(cost)} USD{by})")
+    limits = [] if caps.machine_seconds is None else [f"{caps.machine_seconds:.10g} machine-seconds"]
+    limits += [] if caps.cost is None else [f"{caps.cost:.10g} USD"]
+    return f"the pool's budget of {' and '.join(limits)} is used up: its runners have used {used}"
+
+
+def over_budget(calls: Iterable[Call], meter: Meter, now: float, used: str) -> Iterator[errors.BudgetExceeded]:
+    """Calls wait, and the budget is used up: an error for each. `used`: what `used_up` said of that."""
+    seconds, cost, exceeded = meter.seconds(now), meter.cost(now), errors.BudgetExceeded
+    advice = "raise budget= in a new pool"
+    fresh = f"{used}; the call was not started; {advice}"
+    for call in calls:
+        # One that waits to be tried again was lost, or raised what `retry_on` names. It must not be taken for fresh.
+        text = fresh
+        if call.attempt > 1:
+            text = f"{used}; the call may have run before; its attempt {call.attempt} was not begun; {advice}"
+        yield exceeded(text, seconds, cost)
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4g}" if value < 1000 else f"{value:.0f}"
 
 
 def is_hopeless(error: Exception) -> bool:

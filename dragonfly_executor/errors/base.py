@@ -62,6 +62,7 @@ class CallTimeoutError(DragonflyError, TimeoutError):
 class BudgetExceeded(DragonflyError, RuntimeError):
     """The pool's runners have used up its budget, so the call was not started, and none will be.
 
+    A call that waited to be tried again was started before, and its text says so: its next attempt was not.
     It is no ``BrokenProcessPool``: who answers that with a new pool would spend the budget again.
 
     Attributes:

@@ -23,6 +23,11 @@ LINGER = 0.0003
 On a virtual machine it takes 30 to 50 us until a processor that has gone idle runs the thread that was woken, and all
 caches are cold then. The round trip of a call that costs nothing was mostly that.
 """
+SLACK = 64
+"""How many timers there may be before sweeping is worth looking at."""
+LONGEST_WAIT = 24 * 3600.0
+"""Seconds for which a loop sleeps at most. Pollers refuse a number that their system cannot count to, and epoll's is 25
+days; waking for nothing once a day is nothing."""
 MAX_ABSTENTION = 2
 """Waits, at most, for which a loop that lingered in vain does not: where others need the processors, it is only in the
 way. The first time it is one, and each further time in a row twice as many, so that most waits are free of it there."""
@@ -56,6 +61,8 @@ class Loop:
         self._soon: deque[Callback] = deque()
         self._from_threads: deque[Callback] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
+        self._crowded = SLACK
+        """How many timers it takes until a sweep is worth it."""
         self._order = count()
         self._running = False
         self.expects_news = False
@@ -105,7 +112,16 @@ class Loop:
         """Call back when the clock shows `when`."""
         timer = Timer(when, callback)
         heapq.heappush(self._timers, (when, next(self._order), timer))
+        if len(self._timers) > self._crowded:
+            self._sweep()
         return timer
+
+    def _sweep(self) -> None:
+        """Drop the timers that were taken back: one that is due in months would stay for so long."""
+        timers = self._timers
+        timers[:] = [entry for entry in timers if entry[2].callback is not None]
+        heapq.heapify(timers)
+        self._crowded = 2 * len(timers) + SLACK
 
     def call_soon_threadsafe(self, callback: Callback) -> None:
         """Call back in the next pass; from any thread, also from a garbage collection in any thread.
@@ -187,7 +203,10 @@ class Loop:
             heapq.heappop(timers)
         if not timers:
             return None
-        return max(0.0, timers[0][0] - monotonic())
+        left = timers[0][0] - monotonic()
+        if left > LONGEST_WAIT:
+            return LONGEST_WAIT
+        return max(0.0, left)
 
     def _run_due_timers(self) -> None:
         now = monotonic()

@@ -8,7 +8,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import events
 from dragonfly_executor.core.ledger import CallLimits
 from dragonfly_executor.core.meter import Caps, Meter
-from tests.core.story import Story
+from tests.core.story import PLAIN, Story
 
 TOLD = "warn: the pool's budget of"
 
@@ -120,6 +120,68 @@ def test_a_call_that_is_given_back_or_lost_then_does_not_begin_again() -> None:
     assert story.results(1, 5, retryable=True) == ["stop 1: budget", "5 = result of 5.1"]
 
 
+@pytest.mark.parametrize("notices", ["time", "the loss itself"])
+@pytest.mark.parametrize("how", ["lost", "raised", "runner lost"])
+def test_what_a_call_came_to_is_not_hidden_by_a_cap_that_is_reached_just_then(how: str, notices: str) -> None:
+    """It has run: who hears that it was never started would start it again. Whether the pool was told of the time or
+    of the loss first is chance."""
+    story = Story(caps=Caps(machine_seconds=10.0)).up(2)
+    (running,) = story.submit([CallLimits(retries=2)])
+    story.now = 10.0
+    if notices == "time":
+        assert story.tell(events.Tick()) == [TOLD]
+    told = [] if notices == "time" else [TOLD]
+    if how == "lost":
+        assert story.loses(1, running) == [*told, "stop 1: budget", f"{running} = RunnerLostError"]
+    elif how == "raised":
+        lines = story.results(1, running, retryable=True)
+        assert lines == [*told, "stop 1: budget", f"{running} = result of {running}.1"]
+    else:
+        assert sorted(story.loses_runner(1)) == sorted([*told, f"{running} = RunnerLostError", "stop 1: lost"])
+    assert story.stats.calls_retried == 0
+
+
+def test_a_call_that_waits_to_be_tried_again_is_not_said_to_have_never_run() -> None:
+    story = Story(caps=Caps(machine_seconds=10.0), max_workers=1).up(2)
+    tried, _, fresh = story.submit([CallLimits(retries=1, retry_delays=(5.0,)), PLAIN, PLAIN])
+    story.now = 9.0
+    story.loses(1, tried)
+    assert story.at(10.0) == [TOLD, f"{tried} = BudgetExceeded", f"{fresh} = BudgetExceeded"]
+    assert "the call may have run before; its attempt 2 was not begun; raise" in str(story.errors[tried])
+    assert "the call was not started; raise budget= in a new pool" in str(story.errors[fresh])
+    for error in story.errors.values():
+        assert isinstance(error, errors.BudgetExceeded)
+        assert error.machine_seconds == 10.0
+
+
+def test_each_call_has_an_error_of_its_own() -> None:
+    """Raised again and again, one would collect the tracebacks of them all."""
+    story = Story(caps=Caps(machine_seconds=10.0))
+    story.submit_calls(3)
+    story.at(10.0)
+    assert len({id(story.errors[number]) for number in (1, 2, 3)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("caps", "said"),
+    [
+        (Caps(machine_seconds=0.25), "budget of 0.25 machine-seconds is used up: its runners have used 0.25 machine"),
+        (Caps(machine_seconds=1_000_000.0), "budget of 1000000 machine-seconds is used up: its runners have used 1000"),
+        (Caps(cost=0.00025, price=0.001), "budget of 0.00025 USD is used up: its runners have used 0.25 machine-sec"),
+        (Caps(cost=0.00025, price=0.001), "(estimated at 0.00025 USD)"),
+        (Caps(cost=1234567.0, price=1.0), "budget of 1234567 USD is used up"),
+        (Caps(cost=1234567.0, price=1.0), "(estimated at 1234567 USD)"),
+    ],
+)
+def test_small_budgets_and_large_ones_are_told_as_they_are(caps: Caps, said: str) -> None:
+    story = Story(caps=caps)
+    story.submit_calls(1)
+    when = story.machine.deadline()
+    assert when is not None
+    story.at(when)
+    assert said in str(story.errors[1])
+
+
 def test_a_pool_that_has_used_its_budget_still_shuts_down() -> None:
     story = Story(caps=Caps(machine_seconds=10.0)).up(2)
     story.submit_calls(1)
@@ -127,6 +189,19 @@ def test_a_pool_that_has_used_its_budget_still_shuts_down() -> None:
     assert story.shuts_down() == [TOLD]
     assert story.results(1, 4) == ["stop 1: budget", "4 = result of 4.1"]
     assert story.is_gone(1) == ["closed"]
+
+
+def test_what_is_left_by_a_rounding_error_boots_nobody() -> None:
+    """0.1 s and 0.2 s are 0.3 s, though in binary fractions the latter, as it comes about here, is a little less."""
+    story = Story(caps=Caps(machine_seconds=0.3))
+    for number, (begin, end) in enumerate([(0.0, 0.1), (1.0, 1.2)], 1):
+        story.now = begin
+        assert story.submit_calls(1) == [f"boot {number}"]
+        story.tell(events.CancelRequested([number]))
+        story.now = end
+        story.tell(events.BootFailed(number, OSError("no space"), 0.0))
+    story.now = 100.0
+    assert story.submit_calls(1) == ["3 = BudgetExceeded"]
 
 
 @pytest.mark.parametrize("count", [1, 3, 7])

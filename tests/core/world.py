@@ -98,6 +98,7 @@ class World:
         """Let something happen now."""
         self.sound = False
         self.last_event = event
+        mode = self.mode
         self._note(event)
         self._count_spending()
         result = self.machine.handle(event, self.now)
@@ -108,7 +109,8 @@ class World:
             assert not self.closed or isinstance(action, actions.Settle), f"{action} after Closed"
             CARRY_OUT[type(action)](self, action)
         self._check_order(sent_before)
-        if isinstance(event, events.ShutdownRequested):
+        if self.mode is not mode:
+            # One that asks for less than was asked for already changes nothing.
             self._spare()
         if any(isinstance(action, actions.Boot) for action in result):
             assert boots_are_needed(self.machine.pool)
@@ -198,6 +200,11 @@ class World:
     def paid_at_least(self) -> float:
         return self.paid + sum((self.now - node.since) * (node.price or 0.0) for node in self.nodes.values())
 
+    @property
+    def all_is_spent(self) -> bool:
+        """Whether nothing may begin any more: a cap is reached, or has been by what was known of prices then."""
+        return self.is_spent or self.was_spent
+
     def _check_spending(self, stats: PoolStats) -> None:
         meter = self.machine.pool.meter
         assert not meter.exhausted or self.may_be_spent or self.was_spent, "a cap is said to be reached before it is"
@@ -216,7 +223,7 @@ class World:
     def _send(self, action: actions.Send) -> None:
         node = self.nodes[action.runner_id]
         assert node.up
-        assert not self.is_spent, "a call is sent after a cap was reached"
+        assert not self.all_is_spent, "a call is sent after a cap was reached"
         assert not node.stopped, "a call is sent to a runner that was told to go"
         assert not node.leaving, "a call is sent to a runner that said that it goes"
         assert not self.broken
@@ -297,6 +304,8 @@ class World:
                 # A price that becomes known later may make it less than the cap again: used up stays used up.
                 assert self.may_be_spent or self.was_spent, "a budget is used up before its time"
                 assert not flying, "a call that runs goes on"
+                fresh = "the call was not started" in str(outcome)
+                assert fresh is not bool(account.attempts_begun), "a call that may have run is said not to have"
             case actions.CANCELLED:
                 asked = isinstance(self.last_event, events.CancelRequested) and call.id in self.last_event.call_ids
                 assert asked or (self.mode or 0) >= ShutdownMode.CANCEL_QUEUED, "nobody cancelled it"
@@ -305,7 +314,7 @@ class World:
         assert action.runner_id not in self.nodes
         assert not self.broken
         assert self.mode in (None, ShutdownMode.DRAIN), "a boot after a shutdown"
-        assert not self.is_spent, "a boot after a cap was reached"
+        assert not self.all_is_spent, "a boot after a cap was reached"
         self.nodes[action.runner_id] = Node(since=self.now, price=self.limits.caps.price)
         assert len(self.nodes) <= self.machine.pool.max, "more runners than max"
 

@@ -81,6 +81,30 @@ def test_a_number_is_no_price_list(make_backend: MakeBackend) -> None:
         make_backend(prices=0.1)
 
 
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"performance_cpu": "21.80"}, TypeError),
+        ({"shared_cpu": None}, TypeError),
+        ({"memory": float("nan")}, ValueError),
+        ({"memory": -1.0}, ValueError),
+        ({"gpus": {"l40s": float("inf")}}, ValueError),
+        ({"gpus": 0.7}, TypeError),
+        ({"regions": {"cdg": -0.5}}, ValueError),
+        ({"regions": {"cdg": True}}, TypeError),
+        ({"regions": ["cdg"]}, TypeError),
+        ({"as_of": 2026}, TypeError),
+    ],
+)
+def test_a_list_with_a_price_that_is_none_is_refused(
+    make_backend: MakeBackend, change: dict[str, Any], error: type[Exception]
+) -> None:
+    """A cap goes by it: by what is no number it would never be reached."""
+    (name,) = change
+    with pytest.raises(error, match=f"prices: {name}"):
+        make_backend(prices=PRICES._replace(**change))
+
+
 def test_a_size_that_the_user_put_into_the_config_is_what_counts(make_backend: MakeBackend) -> None:
     backend = make_backend(region="ams", machine_config={"guest": {"cpus": 4, "memory_mb": 16384}})
     assert backend.price() == PRICES.per_second(guest("performance", 4, 16384), ["ams"])

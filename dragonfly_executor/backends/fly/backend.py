@@ -177,7 +177,7 @@ class FlyBackend(Backend):
         self._sweeps = bool(sweep)
         if not isinstance(prices, Prices):
             raise TypeError(f"prices must be Prices, such as PRICES._replace(...), not {type(prices).__name__}")
-        self.prices = prices
+        self.prices = prices.check()
         self._lock = threading.Lock()
         """Of whether it has swept: boots run at the same time."""
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from dragonfly_executor.options import dollars
+
 MONTH = 30 * 24 * 3600.0
 """Seconds in what Fly takes for a month."""
 HOUR = 3600.0
@@ -35,6 +37,20 @@ class Prices(NamedTuple):
         {"a10": 0.75, "l40s": 0.70, "a100-pcie-40gb": 1.25, "a100-sxm4-80gb": 1.50}
     )
     regions: Mapping[str, float] = MappingProxyType({"ams": 1.0, "iad": 1.0, "sjc": 1.15, "nrt": 2.0})
+
+    def check(self) -> Prices:
+        """This, if it is a price list; TypeError or ValueError otherwise."""
+        if not isinstance(self.as_of, str):
+            raise TypeError(f"prices: as_of must be a text, not {type(self.as_of).__name__}")
+        for name in ("shared_cpu", "performance_cpu", "memory"):
+            _check(getattr(self, name), name)
+        for name in ("gpus", "regions"):
+            listed = getattr(self, name)
+            if not isinstance(listed, Mapping):
+                raise TypeError(f"prices: {name} must be a mapping, not {type(listed).__name__}")
+            for key, value in listed.items():
+                _check(value, f"{name}[{key!r}]")
+        return self
 
     def per_second(self, guest: Mapping[str, Any], regions: Iterable[str] = ()) -> float | None:
         """For a machine of that size, in the dearest of these regions; None where the size cannot be priced.
@@ -63,6 +79,11 @@ class Prices(NamedTuple):
 
 PRICES = Prices()
 """The list that there is."""
+
+
+def _check(value: float, name: str) -> None:
+    if dollars(value, f"prices: {name}") is None:
+        raise TypeError(f"prices: {name} must be a number, not None")
 
 
 def _is_size(value: object) -> bool:
