@@ -69,10 +69,11 @@ def on_fly(fly: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Backends pause for a tenth of what they would between two tries, or two looks."""
+    """Backends pause for a tenth of what they would between two tries, or two looks, or for less."""
     pauses = tenacity.wait_random_exponential(multiplier=0.025, max=0.4)
     monkeypatch.setattr("dragonfly_executor.backends.fly.client.full_jitter", pauses)
     monkeypatch.setattr("dragonfly_executor.backends.fly.node.PAUSE", 0.1)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.creation.PAUSE_ON_MISSING_IMAGE", 0.1)
 
 
 @pytest.fixture

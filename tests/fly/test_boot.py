@@ -286,7 +286,7 @@ def test_a_create_without_an_answer_is_told_with_what_came_instead(
         future = executor.submit(pow, 2, 3)
         future.add_done_callback(lambda _: when.append(len(on_fly.history.left)))
         error = error_of(future)
-    assert "502: bad gateway" in str(error)
+    assert "HTTP 502: 502 bad gateway" in str(error)
     assert when == [0]
     if commit:
         nothing_is_left(on_fly, backend)

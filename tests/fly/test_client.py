@@ -147,6 +147,15 @@ def test_questions_end_with_the_patience_and_say_what_was_wrong(on_fly: Simulato
     assert isinstance(caught.value, public.DragonflyError)
 
 
+def test_the_answer_before_the_end_is_told_and_not_that_the_end_came(on_fly: Simulator, api: MachinesAPI) -> None:
+    """The last try is given what time is left."""
+    on_fly.faults.on("list", reply=errors.platform(502))
+    on_fly.faults.on("list", times=math.inf, hang=True)
+    with pytest.raises(FlyAPIError, match="502"):
+        api.runners(patience(1.0))
+    assert len(on_fly.history.calls) == 2
+
+
 def test_a_no_is_final(on_fly: Simulator) -> None:
     stranger = MachinesAPI(Access.find({**on_fly.environment, "FLY_API_TOKEN": "fm2_stranger"}))
     with pytest.raises(FlyAPIError, match="token validation error") as caught:

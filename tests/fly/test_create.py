@@ -252,7 +252,7 @@ def test_what_stays_in_doubt_is_destroyed_or_written_down(
         replies = {"empty": Reply(200, []), "broken": Reply(500, "<html>")}
         on_fly.faults.on("list", times=math.inf, reply=replies[listed])
     with pytest.raises(BootTimeoutError, match="502"):
-        boot(backend, 0.5)
+        boot(backend, 1.0)
     if listed == "truth":
         assert len(on_fly.world.booted) == 1
         nothing_is_left(on_fly, backend)

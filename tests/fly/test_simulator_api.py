@@ -109,6 +109,14 @@ def test_guests_that_there_are_not(fly: Simulator, asker: Asker, guest: dict[str
     assert fly.world.booted == []
 
 
+@pytest.mark.parametrize(("step", "status"), [(1024, 200), (2048, 400)])
+def test_how_fine_memory_is_divided(fly: Simulator, asker: Asker, step: int, status: int) -> None:
+    """Section 6: the documentation and FLAME differ."""
+    fly.switches.performance_memory_step = step
+    guest = {"cpu_kind": "performance", "cpus": 1, "memory_mb": 3072}
+    assert asker.create("runner-1", guest=guest, image=STUCK).status_code == status
+
+
 def test_other_bodies_that_are_refused(fly: Simulator, asker: Asker) -> None:
     fly.switches.env_limit = 100
     config = {"image": fly.image}
