@@ -138,6 +138,12 @@ def test_a_full_host_is_tried_again_in_the_same_region(on_fly: Simulator, backen
     assert [body_of(call)["region"] for call in on_fly.history.of("create")] == ["cdg"] * 3
 
 
+def test_hosts_that_stay_full_are_a_region_without_room(on_fly: Simulator, backend: FlyBackend) -> None:
+    on_fly.world.full["cdg"] = errors.host_full()
+    boots_one(on_fly, backend)
+    assert [body_of(call)["region"] for call in on_fly.history.of("create")] == ["cdg"] * 3 + ["lhr"]
+
+
 def test_without_room_anywhere_the_error_names_regions_and_size(on_fly: Simulator, backend: FlyBackend) -> None:
     on_fly.world.full |= {"cdg": None, "lhr": errors.no_capacity()}
     with pytest.raises(BootError) as caught:
