@@ -256,20 +256,30 @@ def test_strange_descriptions_crash_nothing(
 def test_a_look_that_goes_wrong_ends_no_boot(
     on_fly: Simulator, make: Make, make_backend: MakeBackend, action: str, trouble: dict[str, Any]
 ) -> None:
-    """Unless it says, of the machine itself, that there is none. A slow machine is looked at often meanwhile."""
+    """A slow machine is looked at often meanwhile. One that is new may not be known to whoever answers."""
     on_fly.timing.pull_time = 0.3
     on_fly.faults.on(action, **trouble)
     if action == "get":
         on_fly.faults.on("wait", reply=errors.not_reached(["stopped"], "created"))
     backend = make_backend()
     with make(backend, max_boot_failures=1) as executor:
-        future = executor.submit(pow, 2, 3)
-        if action == "get" and trouble.get("reply") is not None and trouble["reply"].status == 404:
-            assert "is gone" in str(future.exception(PATIENCE))
-        else:
-            assert future.result(PATIENCE) == 8
+        assert executor.submit(pow, 2, 3).result(PATIENCE) == 8
     on_fly.until(lambda world: not world.alive)
     nothing_is_left(on_fly, backend)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_machine_that_nobody_knows_is_gone(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """At once where it was there before, else after the time in which a new one might not show."""
+    monkeypatch.setattr("dragonfly_executor.backends.fly.node.UNSEEN", 3600.0 if known else 0.5)
+    on_fly.faults.on("wait", times=math.inf, reply=errors.no_machine())
+    on_fly.faults.on("get", nth=2 if known else 1, times=math.inf, reply=errors.no_machine())
+    error = dies(on_fly, make, make_backend(machine_config=ASLEEP_CONFIG))
+    assert "is gone before its runner had dialed back" in str(error)
+    # It is destroyed all the same.
+    assert on_fly.machine().exits
 
 
 # -- a machine that takes too long -------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 import time
 import typing
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import BootError, BootTimeoutError
-from dragonfly_executor.backends.fly import creation
+from dragonfly_executor.backends.fly import creation, node
 from dragonfly_executor.backends.fly.owner import Label, Owner
 from tests.fly.boots import boot, nothing_is_left
 from tests.fly.conftest import Make, MakeBackend
@@ -45,6 +46,7 @@ REFUSALS: tuple[tuple[Positions, Positions, str], ...] = (
         ({"bad_guest_status": status}, {"machine_config": {"guest": {"cpus": 3}}}, "no performance guest with 3 cpus")
         for status in (403, 404, 409, 412, 422)
     ),
+    *(({"plan_limit_status": status}, {}, "add a payment method") for status in (400, 402, 403, 409, 412)),
     ({"performance_memory_step": 2048}, {"cpus": 1, "memory_mb": 3072}, "not a multiple of 2048 MB"),
     ({"name_limit": 40}, {}, "longer than 40 characters"),
     ({"env_limit": 100}, {}, "the limit is 100"),
@@ -52,6 +54,8 @@ REFUSALS: tuple[tuple[Positions, Positions, str], ...] = (
 """Under these a machine with these options is refused, in these words."""
 LATER: tuple[Positions, ...] = ({"missing_image": "launch_failed"}, {"missing_image": "stuck"})
 """Under these an image that is missing shows when there is a machine."""
+SEEN_LATE: Positions = {"affinity_is_heeded": False}
+"""Under this there may seem to be no machine when one has just been created."""
 NOT_MET = {"lease_status": "the backend takes no lease"}
 """Why nothing that the backend asks for depends on it; the lives below see to it that this stays true."""
 
@@ -92,7 +96,7 @@ def name_of(case: Positions) -> str:
 def test_every_switch_is_tried_in_every_other_position() -> None:
     """Whoever adds a switch says here where it is tried."""
     tried: dict[str, set[Any]] = {name: set() for name in NOT_MET}
-    for case in (*LIVES, *(case for case, _, _ in REFUSALS), *LATER):
+    for case in (*LIVES, *(case for case, _, _ in REFUSALS), *LATER, SEEN_LATE):
         for name, value in case.items():
             tried.setdefault(name, set()).add(value)
     assert tried.keys() == NAMES
@@ -183,8 +187,9 @@ def test_a_life_as_the_switches_stand(on_fly: Simulator, make: Make, make_backen
 
 @pytest.mark.parametrize("life", LIVES, ids=name_of)
 def test_a_life_with_some_of_them_turned(
-    on_fly: Simulator, make: Make, make_backend: MakeBackend, life: Positions
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, life: Positions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(node, "UNSEEN", 0.5)
     noted = turned(on_fly, life)
     told = lives(on_fly, make, make_backend)
     # What cannot be looked at any more has no exit code.
@@ -206,6 +211,7 @@ def test_what_is_refused_is_told_whatever_the_status(
 ) -> None:
     """And at once: only an image that is missing is asked for again, as it may have been pushed just now."""
     monkeypatch.setattr(creation, "TRIES_ON_MISSING_IMAGE", 2)
+    on_fly.app.machine_limit = 1 if "plan_limit_status" in case else None
     noted = turned(on_fly, case)
     backend = make_backend(**options)
     with pytest.raises(BootError, match=says) as caught:
@@ -228,4 +234,25 @@ def test_an_image_that_turns_out_to_be_missing_ends_the_boot(
         error = error_of(executor.submit(pow, 2, 3))
     assert isinstance(error, BootError)
     assert isinstance(error, BootTimeoutError) == stuck
+    nothing_is_left(on_fly, backend)
+
+
+def test_a_machine_that_is_not_to_be_seen_yet_is_waited_for(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference 1.5: right after a create another host may be asked, which does not know of it."""
+    monkeypatch.setattr(node, "UNSEEN", 3600.0)
+    noted = turned(on_fly, SEEN_LATE)
+    on_fly.timing.lag, on_fly.timing.pull_time = 3600.0, None
+    looked = threading.Event()
+    on_fly.faults.on("get", nth=2, before=lambda call: looked.set())
+    backend = make_backend()
+    with make(backend, max_boot_failures=1) as executor:
+        future = executor.submit(pow, 2, 3)
+        assert looked.wait(PATIENCE)
+        on_fly.finish_pull(on_fly.machine())
+        assert future.result(PATIENCE) == 8
+        assert set(on_fly.history.statuses("get")) == {404}
+        on_fly.timing.lag = 0.0
+    assert noted.read >= SEEN_LATE.keys()
     nothing_is_left(on_fly, backend)

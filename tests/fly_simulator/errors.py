@@ -150,9 +150,9 @@ def concurrent_update() -> ApiError:
     return ApiError(409, "aborted: machine update failed due to concurrent update")
 
 
-def payment_needed() -> ApiError:
+def payment_needed(status: int = 422) -> ApiError:
     """The status of the text was not recorded (?)."""
-    return ApiError(422, "To create more than 1 machine per app please add a payment method.")
+    return ApiError(status, "To create more than 1 machine per app please add a payment method.")
 
 
 def flaps_timed_out() -> ApiError:
