@@ -247,6 +247,28 @@ def test_lists_that_lie_are_not_needed(on_fly: Simulator, backend: FlyBackend) -
     boots_one(on_fly, backend)
 
 
+def test_a_name_that_is_taken_nobody_says_by_whom_is_looked_for(on_fly: Simulator, backend: FlyBackend) -> None:
+    """Reference 1.5: a body may have a code, and a text that says nothing."""
+    on_fly.faults.on("create", cut=True)
+    on_fly.faults.on("create", nth=2, reply=errors.ApiError(422, "Validation failed", "name_taken"))
+    boots_one(on_fly, backend)
+    assert on_fly.history.statuses("create") == [None, 422]
+
+
+@pytest.mark.parametrize("last", [errors.payment_needed(), errors.no_candidate_host(), rate_limited()], ids=str)
+def test_what_is_refused_later_leaves_no_doubt_about_itself_alone(
+    on_fly: Simulator, make_backend: MakeBackend, last: errors.ApiError
+) -> None:
+    """What came of the first try is destroyed all the same."""
+    backend = make_backend(machine_config=ASLEEP_CONFIG, region="cdg")
+    on_fly.faults.on("create", reply=errors.platform(502), commit=True)
+    on_fly.faults.on("create", nth=2, times=math.inf, reply=last)
+    with pytest.raises(BootError, match=f"HTTP {last.status}"):
+        boot(backend, 1.5)
+    assert len(on_fly.world.booted) == 1
+    nothing_is_left(on_fly, backend)
+
+
 @pytest.mark.parametrize("listed", ["truth", "empty", "broken"])
 def test_what_stays_in_doubt_is_destroyed_or_written_down(
     on_fly: Simulator, backend: FlyBackend, listed: str, monkeypatch: pytest.MonkeyPatch
