@@ -105,8 +105,10 @@ def test_eight_at_once_are_paced(on_fly: Simulator, backend: FlyBackend) -> None
     nothing_is_left(on_fly, backend)
 
 
-def test_without_end_it_ends_with_the_boot(on_fly: Simulator, backend: FlyBackend) -> None:
-    on_fly.faults.on("create", times=math.inf, reply=rate_limited())
+@pytest.mark.parametrize("retry_after", [None, "30"])
+def test_without_end_it_ends_with_the_boot(on_fly: Simulator, backend: FlyBackend, retry_after: str | None) -> None:
+    """Also where Fly asks for more time than a boot has."""
+    on_fly.faults.on("create", times=math.inf, reply=rate_limited(retry_after))
     with pytest.raises(
         BootTimeoutError, match=r"no machine was created in the time.*429.*rate limit exceeded"
     ) as caught:
