@@ -227,13 +227,14 @@ def test_an_image_that_turns_out_to_be_missing_ends_the_boot(
     on_fly: Simulator, make: Make, make_backend: MakeBackend, case: Positions
 ) -> None:
     """By the word that its launch has failed, or with the boot's time."""
-    turned(on_fly, case)
+    noted = turned(on_fly, case)
     stuck = case["missing_image"] == "stuck"
     backend = make_backend(**NO_IMAGE)
     with make(backend, boot_timeout=0.7 if stuck else 300.0, max_boot_failures=1) as executor:
         error = error_of(executor.submit(pow, 2, 3))
     assert isinstance(error, BootError)
     assert isinstance(error, BootTimeoutError) == stuck
+    assert noted.read >= case.keys()
     nothing_is_left(on_fly, backend)
 
 
