@@ -176,6 +176,14 @@ def test_a_host_that_is_none_is_refused_without_what_it_says(host: str) -> None:
     assert "canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
+def test_the_api_is_where_flys_own_clients_are_told_that_it_is(path: str) -> None:
+    """With or without the version, which is ours to say."""
+    given = f"http://_api.internal:4280{path}"
+    assert Access.find({**ON_FLY, "FLY_FLAPS_BASE_URL": given}).host == "http://_api.internal:4280"
+    assert Access.find({**ON_FLY, "FLY_FLAPS_BASE_URL": "http://other"}, host=given).host == "http://_api.internal:4280"
+
+
 def test_regions_in_order_of_preference() -> None:
     assert Place.find(ON_FLY).regions == ("cdg",)
     assert Place.find(ON_FLY, region="lhr, eu").regions == ("lhr", "eu")
