@@ -10,11 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-import tenacity
 
 from dragonfly_executor import errors as public
-from dragonfly_executor.backends.fly import client
-from dragonfly_executor.backends.fly.client import MachinesAPI, full_jitter
+from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.http import Line
 from dragonfly_executor.backends.fly.owner import KIND, RUNNER
@@ -147,38 +145,6 @@ def test_questions_end_with_the_patience_and_say_what_was_wrong(on_fly: Simulato
     assert caught.value.request_id.endswith("-cdg")
     assert caught.value.request_id in str(caught.value)
     assert isinstance(caught.value, public.DragonflyError)
-
-
-def test_pauses_between_tries_are_drawn(on_fly: Simulator, api: MachinesAPI, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Full jitter, from a quarter of a second on to four seconds: who failed together does not come back together."""
-    tries: list[int] = []
-    monkeypatch.setattr(client, "full_jitter", lambda state: tries.append(state.attempt_number) or 0.0)
-    on_fly.faults.on("list", times=3, reply=errors.platform(502))
-    api.runners(patience())
-    assert tries == [1, 2, 3]
-    state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
-    for number in range(1, 12):
-        state.attempt_number = number
-        draws = {full_jitter(state) for _ in range(20)}
-        assert len(draws) > 1
-        assert 0 <= min(draws) <= max(draws) <= min(4.0, 0.25 * 2 ** (number - 1))
-
-
-@pytest.mark.parametrize("key", ["Regions", "regions"])
-def test_regions_are_read_as_the_wire_and_as_the_document_have_them(
-    on_fly: Simulator, api: MachinesAPI, key: str
-) -> None:
-    on_fly.faults.on("regions", change=lambda body: {key: [*body["Regions"][:2], {"code": 1}, None]})
-    assert api.regions(patience()) == ["ams", "arn"]
-
-
-def test_the_answer_before_the_end_is_told_and_not_that_the_end_came(on_fly: Simulator, api: MachinesAPI) -> None:
-    """The last try is given what time is left."""
-    on_fly.faults.on("list", reply=errors.platform(502))
-    on_fly.faults.on("list", times=math.inf, hang=True)
-    with pytest.raises(FlyAPIError, match="502"):
-        api.runners(patience(1.0))
-    assert len(on_fly.history.calls) == 2
 
 
 def test_a_no_is_final(on_fly: Simulator) -> None:

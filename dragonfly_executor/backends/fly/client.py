@@ -52,9 +52,6 @@ def persist(step: Callable[[], T], patience: Patience) -> T:
             # What went wrong before says more.
             raise last from None
         except Again as error:
-            if last is not None and last.status and not error.status and patience.over:
-                # As does an answer, where the end of all patience has cut short the try after it.
-                raise last from None
             last = error
             raise
 
