@@ -112,7 +112,7 @@ def test_without_end_it_ends_with_the_boot(on_fly: Simulator, backend: FlyBacken
     with pytest.raises(
         BootTimeoutError, match=r"no machine was created in the time.*429.*rate limit exceeded"
     ) as caught:
-        boot(backend, 1.0)
+        boot(backend, 1.2)
     assert caught.value.phase == "create"
     assert "fly-request-id" in str(caught.value)
     nothing_is_left(on_fly, backend)
@@ -282,7 +282,7 @@ def test_what_stays_in_doubt_is_destroyed_or_written_down(
         replies = {"empty": Reply(200, []), "broken": Reply(500, "<html>")}
         on_fly.faults.on("list", times=math.inf, reply=replies[listed])
     with pytest.raises(BootTimeoutError, match="502"):
-        boot(backend, 1.0)
+        boot(backend, 1.2)
     if listed == "truth":
         assert len(on_fly.world.booted) == 1
         nothing_is_left(on_fly, backend)
