@@ -112,7 +112,7 @@ def test_without_end_it_ends_with_the_boot(on_fly: Simulator, backend: FlyBacken
     with pytest.raises(
         BootTimeoutError, match=r"no machine was created in the time.*429.*rate limit exceeded"
     ) as caught:
-        boot(backend, 1.2)
+        boot(backend, 1.0)
     assert caught.value.phase == "create"
     assert "fly-request-id" in str(caught.value)
     nothing_is_left(on_fly, backend)
