@@ -6,6 +6,8 @@
 It runs on one small machine. With the first upload a large one is created, from the same image; it does the work, and
 is destroyed when nothing has come for a minute. Outside of Fly, runners are processes of this machine. The guide is
 docs/fly.md.
+
+Whoever finds it may upload, and look at /stats: what asks who somebody is, is yours to add.
 """
 
 from __future__ import annotations
@@ -20,14 +22,26 @@ from datetime import timedelta
 import uvicorn
 from jobs import describe_place, transcode
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dragonfly_executor import BootError, Budget, BudgetExceeded, FlyBackend, LocalBackend, Parent, Pool
+from dragonfly_executor import (
+    BootError,
+    Budget,
+    BudgetExceeded,
+    FlyBackend,
+    LocalBackend,
+    Parent,
+    Pool,
+    RunnerLostError,
+)
 
 GRACE = 240
 """Seconds that requests have to finish in a deploy. kill_timeout in fly.toml is a minute more, for what comes then."""
+MAX_UPLOAD = 64 * 2**20
+"""Bytes. An upload and its result are in this machine's memory, which is small."""
 
 
 def make_pool() -> Pool:
@@ -40,7 +54,7 @@ def make_pool() -> Pool:
         timeout=600,
         boot_timeout=120,
         idle_shutdown_after=60,
-        # One that never ends by mistake costs this much, and not more.
+        # One that never ends by mistake costs this much, and not more. What is used up stays so until the next deploy.
         budget=Budget(machine_time=timedelta(hours=100)),
         backend=FlyBackend(cpus=4, memory_mb=8192) if "FLY_APP_NAME" in os.environ else LocalBackend(),
     )
@@ -59,14 +73,24 @@ async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Pool]]:
         await asyncio.to_thread(pool.shutdown)
 
 
+async def upload(request: Request) -> bytes:
+    """The request's body, if it is not too large."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MAX_UPLOAD:
+            raise HTTPException(413, f"more than {MAX_UPLOAD} bytes")
+    return bytes(body)
+
+
 async def transcode_upload(request: Request) -> Response:
     """An upload, and its answer when that is done."""
-    future = request.state.pool.submit(transcode, await request.body())
+    future = request.state.pool.submit(transcode, await upload(request))
     try:
         return Response(await asyncio.wrap_future(future), media_type="video/mp4")
     except ValueError as error:
         return JSONResponse({"error": str(error)}, status_code=422)
-    except (BootError, BudgetExceeded, TimeoutError) as error:
+    except (BootError, BudgetExceeded, RunnerLostError, TimeoutError) as error:
         return JSONResponse({"error": str(error)}, status_code=503)
 
 

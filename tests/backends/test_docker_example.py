@@ -6,6 +6,7 @@ import ast
 import gc
 import io
 import os
+import re
 import tokenize
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import BootError, DragonflyExecutor, Parent
-from dragonfly_executor.backends.base import Backend, BootRequest
+from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.testing import BackendContract
 from tests.backends.fake_docker import IMAGE, FakeDocker
 
@@ -75,6 +76,14 @@ def test_a_backend_is_less_than_a_hundred_lines() -> None:
     """The seam is right as long as that is enough."""
     assert lines_of_code("'''Doc.'''\n\nx = [\n    1,\n]  # five\n") == 3
     assert lines_of_code(EXAMPLE.read_text()) < 100
+
+
+@pytest.mark.parametrize("base", [Backend, Node], ids=lambda base: base.__name__)
+def test_the_recipe_names_all_that_a_backend_may_say(base: type) -> None:
+    """Else whoever writes one has to read ours. `sessions` is kept by the pool, `make_loop` is for tests."""
+    page = (EXAMPLE.parents[2] / "docs" / "backends.md").read_text()
+    names = {name for name in vars(base) if not name.startswith("_")} - {"sessions", "make_loop"}
+    assert {name for name in names if not re.search(rf"[`.]{name}\b", page)} == set()
 
 
 def test_a_container_has_the_image_its_labels_and_what_the_user_says(

@@ -68,11 +68,14 @@ def on_fly(fly: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S
 
 
 @pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Backends pause for a tenth of what they would between two tries, or two looks."""
+def _short_pauses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backends pause for a tenth of what they would between two tries or looks, or for less. Not for the real Fly."""
+    if request.path.name == "test_live.py":
+        return
     pauses = tenacity.wait_random_exponential(multiplier=0.025, max=0.4)
     monkeypatch.setattr("dragonfly_executor.backends.fly.client.full_jitter", pauses)
     monkeypatch.setattr("dragonfly_executor.backends.fly.node.PAUSE", 0.1)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.creation.PAUSE_ON_MISSING_IMAGE", 0.1)
 
 
 @pytest.fixture

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dragonfly_executor import BootError, BootTimeoutError
+from dragonfly_executor import BootError, BootTimeoutError, FlyBackend, Parent
+from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.runner import exits
 from tests.fly.asking import Asker
 from tests.fly.boots import ASLEEP_CONFIG, nothing_is_left
@@ -72,6 +77,38 @@ def test_it_listens_on_the_private_address_and_on_no_other(
     (listening,) = seen
     assert in_the_kernels_words(on_fly.parent.private_ip) in listening
     assert "0" * 32 not in listening
+
+
+def test_what_a_machine_is_told_of_its_parent(on_fly: Simulator, make: Make, make_backend: MakeBackend) -> None:
+    """Where it is, by which certificate it is known, and a token that is good once. And what `Parent.get` shows."""
+    with make(make_backend()) as executor:
+        assert executor.submit(pow, 2, 3).result(PATIENCE) == 8
+        env = on_fly.machine().config["env"]
+        shown = executor.submit(Parent.get).result(PATIENCE)
+    assert env.keys() == {VARIABLE}
+    told = Parent.decode(env[VARIABLE])
+    assert (told.pool, told.runner_id, told.backend, told.pid, told.depth) == (
+        executor.pool.name, 1, "fly", os.getpid(), 1,
+    )  # fmt: skip
+    assert told.address is not None
+    assert told.address.startswith(f"[{on_fly.parent.private_ip}]:")
+    assert re.fullmatch("[0-9a-f]{64}", told.fingerprint or "")
+    assert re.fullmatch("[0-9a-f]{64}", told.token or "")
+    assert shown == told._replace(token=None)
+
+
+def test_outside_of_fly_an_address_is_given(
+    on_fly: Simulator, make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A laptop in the private network; it has none of a machine's environment."""
+    for name in on_fly.environment:
+        monkeypatch.delenv(name)
+    place = {"app": "media", "image": on_fly.image, "host": on_fly.url, "region": "cdg", "python": sys.executable}
+    address = on_fly.parent.private_ip
+    backend = FlyBackend(token=on_fly.token, parent_address=address, journal=tmp_path, sync=None, **place)
+    with make(backend) as executor:
+        assert executor.submit(os.getenv, "FLY_MACHINE_ID").result(PATIENCE) == on_fly.machine().id
+    nothing_is_left(on_fly, backend)
 
 
 def in_the_kernels_words(address: str) -> str:
@@ -219,20 +256,30 @@ def test_strange_descriptions_crash_nothing(
 def test_a_look_that_goes_wrong_ends_no_boot(
     on_fly: Simulator, make: Make, make_backend: MakeBackend, action: str, trouble: dict[str, Any]
 ) -> None:
-    """Unless it says, of the machine itself, that there is none. A slow machine is looked at often meanwhile."""
+    """A slow machine is looked at often meanwhile. One that is new may not be known to whoever answers."""
     on_fly.timing.pull_time = 0.3
     on_fly.faults.on(action, **trouble)
     if action == "get":
         on_fly.faults.on("wait", reply=errors.not_reached(["stopped"], "created"))
     backend = make_backend()
     with make(backend, max_boot_failures=1) as executor:
-        future = executor.submit(pow, 2, 3)
-        if action == "get" and trouble.get("reply") is not None and trouble["reply"].status == 404:
-            assert "is gone" in str(future.exception(PATIENCE))
-        else:
-            assert future.result(PATIENCE) == 8
+        assert executor.submit(pow, 2, 3).result(PATIENCE) == 8
     on_fly.until(lambda world: not world.alive)
     nothing_is_left(on_fly, backend)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_machine_that_nobody_knows_is_gone(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """At once where it was there before, else after the time in which a new one might not show."""
+    monkeypatch.setattr("dragonfly_executor.backends.fly.node.UNSEEN", 3600.0 if known else 0.5)
+    on_fly.faults.on("wait", times=math.inf, reply=errors.no_machine())
+    on_fly.faults.on("get", nth=2 if known else 1, times=math.inf, reply=errors.no_machine())
+    error = dies(on_fly, make, make_backend(machine_config=ASLEEP_CONFIG))
+    assert "is gone before its runner had dialed back" in str(error)
+    # It is destroyed all the same.
+    assert on_fly.machine().exits
 
 
 # -- a machine that takes too long -------------------------------------------------------------------------------------
@@ -282,11 +329,11 @@ def test_a_create_without_an_answer_is_told_with_what_came_instead(
     on_fly.faults.on("create", times=math.inf, reply=errors.platform(502), commit=commit)
     backend = make_backend(machine_config=ASLEEP_CONFIG)
     when: list[int] = []
-    with make(backend, boot_timeout=2.5, max_boot_failures=1) as executor:
+    with make(backend, boot_timeout=3.0, max_boot_failures=1) as executor:
         future = executor.submit(pow, 2, 3)
         future.add_done_callback(lambda _: when.append(len(on_fly.history.left)))
         error = error_of(future)
-    assert "502: bad gateway" in str(error)
+    assert "HTTP 502: 502 bad gateway" in str(error)
     assert when == [0]
     if commit:
         nothing_is_left(on_fly, backend)

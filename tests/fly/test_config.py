@@ -64,11 +64,20 @@ def test_on_fly_nothing_has_to_be_said(env: pytest.MonkeyPatch) -> None:
     limits = {"--failsafe": "20.000", "--max-lifetime": "86400.000", "--max-idle": "3600.000"}
     assert config["init"]["cmd"][3:] == [word for item in limits.items() for word in item]
     assert (config["auto_destroy"], config["restart"]) == (True, {"policy": "no"})
+    assert config["stop_config"] == {"signal": "SIGTERM", "timeout": "30s"}
     assert config["dns"] == {"skip_registration": True}
     assert "services" not in config
     assert config["env"] == {"DRAGONFLY_PARENT": "PARENT"}
     assert config["metadata"] == {"dragonfly_kind": "runner"}
     json.dumps(body)
+
+
+@pytest.mark.parametrize(("gpus", "count"), [(None, 1), (2, 2)])
+def test_gpus_are_passed_on(env: pytest.MonkeyPatch, gpus: int | None, count: int) -> None:
+    backend = FlyBackend(cpus=8, memory_mb=32768, gpu_kind="l40s", gpus=gpus)
+    assert body_of(backend)["config"]["guest"] == {
+        "cpu_kind": "performance", "cpus": 8, "memory_mb": 32768, "gpu_kind": "l40s", "gpus": count,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -165,6 +174,14 @@ def test_a_host_that_is_none_is_refused_without_what_it_says(host: str) -> None:
     with pytest.raises(ValueError, match="host must be") as caught:
         Access.find(ON_FLY, host=host)
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
+def test_the_api_is_where_flys_own_clients_are_told_that_it_is(path: str) -> None:
+    """With or without the version, which is ours to say."""
+    given = f"http://_api.internal:4280{path}"
+    assert Access.find({**ON_FLY, "FLY_FLAPS_BASE_URL": given}).host == "http://_api.internal:4280"
+    assert Access.find({**ON_FLY, "FLY_FLAPS_BASE_URL": "http://other"}, host=given).host == "http://_api.internal:4280"
 
 
 def test_regions_in_order_of_preference() -> None:

@@ -105,8 +105,10 @@ def test_eight_at_once_are_paced(on_fly: Simulator, backend: FlyBackend) -> None
     nothing_is_left(on_fly, backend)
 
 
-def test_without_end_it_ends_with_the_boot(on_fly: Simulator, backend: FlyBackend) -> None:
-    on_fly.faults.on("create", times=math.inf, reply=rate_limited())
+@pytest.mark.parametrize("retry_after", [None, "30"])
+def test_without_end_it_ends_with_the_boot(on_fly: Simulator, backend: FlyBackend, retry_after: str | None) -> None:
+    """Also where Fly asks for more time than a boot has."""
+    on_fly.faults.on("create", times=math.inf, reply=rate_limited(retry_after))
     with pytest.raises(
         BootTimeoutError, match=r"no machine was created in the time.*429.*rate limit exceeded"
     ) as caught:
@@ -136,6 +138,12 @@ def test_a_full_host_is_tried_again_in_the_same_region(on_fly: Simulator, backen
     on_fly.faults.on("create", times=2, reply=full)
     boots_one(on_fly, backend)
     assert [body_of(call)["region"] for call in on_fly.history.of("create")] == ["cdg"] * 3
+
+
+def test_hosts_that_stay_full_are_a_region_without_room(on_fly: Simulator, backend: FlyBackend) -> None:
+    on_fly.world.full["cdg"] = errors.host_full()
+    boots_one(on_fly, backend)
+    assert [body_of(call)["region"] for call in on_fly.history.of("create")] == ["cdg"] * 3 + ["lhr"]
 
 
 def test_without_room_anywhere_the_error_names_regions_and_size(on_fly: Simulator, backend: FlyBackend) -> None:
@@ -239,6 +247,28 @@ def test_lists_that_lie_are_not_needed(on_fly: Simulator, backend: FlyBackend) -
     on_fly.faults.on("create", cut=True)
     on_fly.faults.on("list", times=math.inf, reply=Reply(200, []))
     boots_one(on_fly, backend)
+
+
+def test_a_name_that_is_taken_nobody_says_by_whom_is_looked_for(on_fly: Simulator, backend: FlyBackend) -> None:
+    """Reference 1.5: a body may have a code, and a text that says nothing."""
+    on_fly.faults.on("create", cut=True)
+    on_fly.faults.on("create", nth=2, reply=errors.ApiError(422, "Validation failed", "name_taken"))
+    boots_one(on_fly, backend)
+    assert on_fly.history.statuses("create") == [None, 422]
+
+
+@pytest.mark.parametrize("last", [errors.payment_needed(), errors.no_candidate_host(), rate_limited()], ids=str)
+def test_what_is_refused_later_leaves_no_doubt_about_itself_alone(
+    on_fly: Simulator, make_backend: MakeBackend, last: errors.ApiError
+) -> None:
+    """What came of the first try is destroyed all the same."""
+    backend = make_backend(machine_config=ASLEEP_CONFIG, region="cdg")
+    on_fly.faults.on("create", reply=errors.platform(502), commit=True)
+    on_fly.faults.on("create", nth=2, times=math.inf, reply=last)
+    with pytest.raises(BootError, match=f"HTTP {last.status}"):
+        boot(backend, 1.5)
+    assert len(on_fly.world.booted) == 1
+    nothing_is_left(on_fly, backend)
 
 
 @pytest.mark.parametrize("listed", ["truth", "empty", "broken"])

@@ -50,6 +50,7 @@ def make_image(fly: Simulator, folder: Path, ffmpeg: str) -> str:
     usual = fly.images[fly.image].env
     dockerfile = (APP / "Dockerfile").read_text()
     assert "ENV PYTHONPATH=/app " in dockerfile
+    assert all(f" {module}" in dockerfile for module in ("app.py", "jobs.py"))
     env = {**usual, "PATH": f"{bin_folder}:{usual['PATH']}", "PYTHONPATH": str(APP)}
     name = "registry.fly.io/media:deployment-app"
     fly.images[name] = Image(env, cmd=("python", "app.py"), workdir=str(APP))
@@ -98,6 +99,7 @@ def test_an_upload_is_transcoded_on_a_machine_of_the_same_image(fly: Simulator, 
         refused = client.post("/transcode", content=b"no video")
         assert refused.status_code == 422
         assert "Invalid data" in refused.json()["error"]
+        assert client.post("/transcode", content=bytes(64 * 2**20 + 1)).status_code == 413
         machine = fly.machine()
         where = client.get("/where").json()
         assert where["server"] == {"machine": fly.parent.id, "runner": None, "knows_the_token": True}
@@ -121,6 +123,21 @@ def test_a_deploy_lets_calls_that_run_finish(
         assert not answer.done()
         gate.open()
         assert answer.result().status_code == 200
+    assert fly.history.left == []
+
+
+def test_a_runner_that_is_lost_is_an_answer(
+    fly: Simulator, tmp_path: Path, clip: bytes, mailbox: Mailbox, gate: Gate
+) -> None:
+    """Its machine is gone in the middle of the work, and the application goes on."""
+    image = make_image(fly, tmp_path, f'echo at it > "{mailbox.path}"\nhead -c 1 "{gate.path}" > /dev/null')
+    with serving(fly, image, tmp_path) as (_, address), ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(httpx.post, f"{address}/transcode", content=clip, timeout=60)
+        assert mailbox.read() == "at it"
+        fly.destroy(fly.machine())
+        assert answer.result().status_code == 503
+        assert "runner 1" in answer.result().json()["error"]
+        assert httpx.get(f"{address}/where", timeout=60).json()["runner"]["runner"] == 2
     assert fly.history.left == []
 
 

@@ -80,6 +80,14 @@ class Seen:
         assert machine.state == "created"
         return machine
 
+    def ask(self, action: str, machine: Machine, method: str, rest: str = "", **params: str) -> Reply:
+        """One request about a machine, and the answer as it is."""
+        path = f"/apps/{self.api.access.app}/machines/{machine.id}{rest}"
+        query = list(params.items())
+        reply = self.api._line.exchange(action, machine.id, method, path, Patience(60), timeout=30.0, params=query)
+        print(f"{method} {rest or 'machine'} {params}: HTTP {reply.status} {reply.text()[:200]!r}")
+        return reply
+
     def until(self, machine: Machine, *states: str) -> Machine:
         """Wait until it is in one of these."""
         patience = Patience(180)
@@ -105,7 +113,10 @@ def seen() -> Iterator[Seen]:
 def test_a_process_that_ends_takes_its_machine_with_it(seen: Seen) -> None:
     """Reference 2: also where it failed; and a machine that is destroyed can still be looked at."""
     for code in (0, 1):
-        machine = seen.until(seen.created(f"exit {code}"), "destroyed")
+        machine = seen.created(f"exit {code}")
+        reply = seen.ask("wait", machine, "GET", "/wait", state="stopped", timeout="20")
+        assert reply.status in (200, 404, 408)
+        machine = seen.until(machine, "destroyed")
         assert machine.exit is not None
         assert machine.exit.code == code
         print(f"events after exit {code}: {machine.events}")
@@ -120,15 +131,18 @@ def test_a_name_is_taken_and_the_answer_says_by_whom(seen: Seen) -> None:
 
 
 def test_a_forced_destroy_is_enough(seen: Seen) -> None:
+    """And what is open about it: its name meanwhile, and a second one."""
     machine = seen.created("sleep 300")
     seen.until(machine, "started")
     began = time.monotonic()
-    assert seen.api.destroy(machine.id, Patience(60))
-    print(f"destroyed in {time.monotonic() - began:.1f} s")
-    assert seen.api.destroy(machine.id, Patience(60))
-    assert machine.id not in [one.id for one in seen.api.runners(Patience(30))]
+    assert classify(seen.ask("destroy", machine, "DELETE", force="true")) is Verdict.OK
     name_again = seen.create(machine.name, "sleep 300")
-    print(f"its name right after that: HTTP {name_again.status} {name_again.text()[:200]}")
+    print(f"its name while it is being destroyed, or has just been: HTTP {name_again.status} {name_again.text()[:200]}")
+    assert seen.api.destroy(machine.id, Patience(60))
+    print(f"destroyed within {time.monotonic() - began:.1f} s")
+    seen.ask("destroy", machine, "DELETE", force="true")
+    assert seen.api.destroy(machine.id, Patience(60)), "whatever that was answered"
+    assert machine.id not in [one.id for one in seen.api.runners(Patience(30))]
 
 
 def test_machines_are_found_by_what_is_written_on_them(seen: Seen) -> None:

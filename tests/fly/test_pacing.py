@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dragonfly_executor.backends.fly import client
+from dragonfly_executor.backends.fly.client import MachinesAPI, full_jitter
 from dragonfly_executor.backends.fly.pacing import DEFAULT, MAX_BUCKETS, RATES, Pacer, Rate
+from dragonfly_executor.backends.fly.patience import Patience
+from dragonfly_executor.backends.fly.settings import Access
+from tests.fly_simulator import errors
+from tests.fly_simulator.simulator import Simulator
 
 ACTIONS = ("create", "get")
 steps = st.lists(st.tuples(st.sampled_from(ACTIONS), st.floats(0, 3)), max_size=60)
@@ -59,3 +66,18 @@ def test_machines_that_are_gone_are_forgotten() -> None:
         pacer.reserve("destroy", str(number), float(number))
     assert len(pacer._buckets) <= MAX_BUCKETS
     assert Rate(1.0, 3) == DEFAULT
+
+
+def test_pauses_between_tries_are_drawn(on_fly: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full jitter, from a quarter of a second on to four seconds: who failed together does not come back together."""
+    tries: list[int] = []
+    monkeypatch.setattr(client, "full_jitter", lambda state: tries.append(state.attempt_number) or 0.0)
+    on_fly.faults.on("list", times=3, reply=errors.platform(502))
+    MachinesAPI(Access.find(on_fly.environment)).runners(Patience(10.0))
+    assert tries == [1, 2, 3]
+    state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
+    for number in range(1, 12):
+        state.attempt_number = number
+        draws = {full_jitter(state) for _ in range(20)}
+        assert len(draws) > 1
+        assert 0 <= min(draws) <= max(draws) <= min(4.0, 0.25 * 2 ** (number - 1))

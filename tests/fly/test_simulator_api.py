@@ -109,6 +109,14 @@ def test_guests_that_there_are_not(fly: Simulator, asker: Asker, guest: dict[str
     assert fly.world.booted == []
 
 
+@pytest.mark.parametrize(("step", "status"), [(1024, 200), (2048, 400)])
+def test_how_fine_memory_is_divided(fly: Simulator, asker: Asker, step: int, status: int) -> None:
+    """Section 6: the documentation and FLAME differ."""
+    fly.switches.performance_memory_step = step
+    guest = {"cpu_kind": "performance", "cpus": 1, "memory_mb": 3072}
+    assert asker.create("runner-1", guest=guest, image=STUCK).status_code == status
+
+
 def test_other_bodies_that_are_refused(fly: Simulator, asker: Asker) -> None:
     fly.switches.env_limit = 100
     config = {"image": fly.image}
@@ -156,10 +164,13 @@ def test_aliases_of_regions() -> None:
     assert set(regions_of("eu,apac,na,sa")) == set(regions_of("any")) - {"jnb"}
 
 
-def test_a_plan_may_allow_no_more(fly: Simulator, asker: Asker) -> None:
+@pytest.mark.parametrize("wanted", [402, 422])
+def test_a_plan_may_allow_no_more(fly: Simulator, asker: Asker, wanted: int) -> None:
+    """Section 1.5: with which status is not known."""
+    fly.switches.plan_limit_status = wanted
     fly.app.machine_limit = 1
     status, text = error_of(asker.create())
-    assert status == 422
+    assert status == wanted
     assert "payment method" in text
 
 
@@ -216,11 +227,13 @@ def test_lists(fly: Simulator, asker: Asker) -> None:
     assert not {"config", "events", "checks", "host_status"} & set(summary)
 
 
-def test_one_who_does_not_send_the_cookie_sees_late(fly: Simulator, asker: Asker) -> None:
-    """Section 1.1: read-your-writes."""
+@pytest.mark.parametrize("heeded", [True, False])
+def test_one_who_does_not_send_the_cookie_sees_late(fly: Simulator, asker: Asker, heeded: bool) -> None:
+    """Section 1.1: read-your-writes. That the cookie does it is what its name says."""
+    fly.switches.affinity_is_heeded = heeded
     fly.timing.lag = 60.0
     machine = asker.created("runner-1", image=STUCK)
-    assert names(asker.ask("GET")) == ["old-sun-7", "runner-1"]
+    assert ("runner-1" in names(asker.ask("GET"))) == heeded
     asker.http.cookies.clear()
     assert asker.ask("GET", f"/{machine.id}").status_code == 404
     asker.http.cookies.clear()

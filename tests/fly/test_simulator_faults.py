@@ -56,8 +56,8 @@ def test_of_several_faults_the_first_one_is_met(fly: Simulator, asker: Asker) ->
     [
         errors.host_full(), errors.no_capacity(), errors.volume_host_full(), errors.host_disabled(),
         errors.over_quota("personal", "cdg", 40960), errors.payment_needed(), errors.no_candidate_host(),
-        errors.concurrent_update(), errors.flaps_timed_out(), errors.unauthorized(), errors.platform(500),
-        errors.platform(504, html=True), rate_limited("3600"),
+        errors.concurrent_update(), errors.flaps_timed_out(), errors.unauthorized(),
+        errors.platform(500, html=False), errors.platform(504, html=True), rate_limited("3600"),
     ],
     ids=str,
 )  # fmt: skip
@@ -72,6 +72,16 @@ def test_an_answer_instead_of_the_true_one(fly: Simulator, asker: Asker, reply: 
     [call] = fly.history.of("create")
     assert not call.committed
     assert asker.create(image=STUCK).status_code == 200
+
+
+@pytest.mark.parametrize("html", [True, False])
+def test_the_form_of_what_the_platform_answers(fly: Simulator, asker: Asker, html: bool) -> None:
+    """Section 7: whether it is JSON is not known."""
+    fly.switches.errors_are_html = html
+    fly.faults.on("list", reply=errors.platform(502))
+    response = asker.ask("GET")
+    assert response.headers["content-type"].partition(";")[0] == ("text/html" if html else "application/json")
+    assert "<h1>502 bad gateway</h1>" in response.text if html else response.json() == {"error": "bad gateway"}
 
 
 @pytest.mark.parametrize("reply", [errors.flaps_timed_out(), errors.platform(502, html=True)], ids=str)

@@ -188,11 +188,11 @@ def test_what_runs(fly: Simulator, asker: Asker, init: dict[str, Any], said: str
 
 @pytest.mark.parametrize("where", ["refused", "launch_failed", "stuck"])
 def test_an_image_may_be_missing(fly: Simulator, asker: Asker, where: Any) -> None:
-    """Section 7: where that shows is not known."""
-    fly.switches.missing_image = where
+    """Section 7: where that shows is not known, nor with which status it is refused."""
+    fly.switches.missing_image, fly.switches.missing_image_status = where, 404
     response = asker.create("runner-1", image="registry.fly.io/media:none")
     if where == "refused":
-        assert response.status_code == 400
+        assert response.status_code == 404
         assert "MANIFEST_UNKNOWN" in response.text
         return
     machine = fly.machine()

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from dragonfly_executor.backends.fly.client import MachinesAPI
+from dragonfly_executor.backends.fly.patience import Patience
+from dragonfly_executor.backends.fly.settings import Access
 from tests.fly.asking import ASLEEP, Asker
 from tests.fly_simulator import openapi
 from tests.fly_simulator.deviations import DEVIATIONS
@@ -162,3 +165,9 @@ def test_a_wait_has_the_fields_of_the_document(fly: Simulator, asker: Asker) -> 
     """Section 1.2: it is no machine."""
     machine = asker.created("runner-1", ASLEEP)
     assert set(asker.wait(machine, "started").json()) == {"ok", "state", "event_id", "version"}
+
+
+@pytest.mark.parametrize("key", ["Regions", "regions"])
+def test_regions_are_read_as_the_wire_and_as_the_document_have_them(on_fly: Simulator, key: str) -> None:
+    on_fly.faults.on("regions", change=lambda body: {key: [*body["Regions"][:2], {"code": 1}, None]})
+    assert MachinesAPI(Access.find(on_fly.environment)).regions(Patience(10.0)) == ["ams", "arn"]

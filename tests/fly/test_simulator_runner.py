@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -93,6 +94,26 @@ def test_without_the_right_to_add_them_all_have_the_same(monkeypatch: pytest.Mon
     monkeypatch.setattr(addresses, "change_loopback", refuse)
     given = addresses.Addresses()
     assert (given.give(), given.reason) == ("::1", "no address can be added to loopback: Operation not permitted")
+
+
+@pytest.mark.slow
+def test_what_is_for_the_real_fly_runs_here(fly: Simulator, tmp_path: Path) -> None:
+    """Nobody runs it often; so it shall not be broken when somebody does."""
+    fly.rates.on = False
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    live = REPOSITORY / "tests" / "fly" / "test_live.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--basetemp", tmp_path / "base", live],
+        cwd=REPOSITORY,
+        env={**env, **fly.environment, "FLY_LIVE": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^6 passed", done.stdout, re.MULTILINE), done.stdout
+    assert fly.token not in done.stdout
+    assert fly.history.left == []
 
 
 def test_by_hand() -> None:

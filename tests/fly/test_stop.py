@@ -98,7 +98,16 @@ def test_what_is_in_the_way_does_not_last(on_fly: Simulator, backend: FlyBackend
     nothing_is_left(on_fly, backend)
 
 
-@pytest.mark.parametrize("trouble", [{"reply": errors.platform(502)}, {"reset": True}, {"reply": errors.no_machine()}])
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"reply": errors.platform(502)},
+        {"reset": True},
+        {"reply": errors.no_machine()},
+        {"reply": errors.not_reached(["destroyed"], "destroying"), "times": 3},
+    ],
+    ids=["502", "reset", "404", "408s"],
+)
 def test_the_wait_for_its_end_may_go_wrong(on_fly: Simulator, backend: FlyBackend, trouble: dict[str, Any]) -> None:
     node = boot(backend)
     on_fly.faults.on("wait", **trouble)

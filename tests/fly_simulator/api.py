@@ -269,9 +269,8 @@ class Api:
 
     def _is_visible(self, machine: Machine, call: Call) -> bool:
         """Whether who asks can know of it yet: the cookie leads to the node that made it (S: read your writes)."""
-        return "fly_flaps_affinity" in call.headers.get("cookie", "") or (
-            self.world.now() >= machine.created_at + self.timing.lag
-        )
+        is_led = self.world.switches.affinity_is_heeded and "fly_flaps_affinity" in call.headers.get("cookie", "")
+        return is_led or self.world.now() >= machine.created_at + self.timing.lag
 
     def _seen(self, call: Call) -> Machine:
         machine = self.world.machine(call.app, call.machine)

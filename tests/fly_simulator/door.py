@@ -123,7 +123,9 @@ class Door:
             await _aside(fault.after, call)
         await asyncio.sleep(fault.late)
         if fault.reply is not None:
-            reply = Reply(fault.reply.status, fault.reply.body, dict(fault.reply.headers))
+            body = fault.reply.body
+            body = body.body(self._world.switches) if isinstance(body, errors.Page) else body
+            reply = Reply(fault.reply.status, body, dict(fault.reply.headers))
         if fault.change is not None:
             reply.body = fault.change(reply.body)
         self._sign(call, reply)

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
+
+from tests.fly_simulator.uncertain import Switches
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A body of which nobody knows whether it is HTML or JSON (?): `Switches.errors_are_html` says."""
+
+    html: str
+    json: dict[str, Any]
+
+    def body(self, switches: Switches) -> Any:
+        """As it is sent."""
+        return self.html if switches.errors_are_html else self.json
 
 
 class ApiError(Exception):
@@ -31,7 +46,7 @@ class ApiError(Exception):
         self.body = body if body is not None else {"error": text} | ({"status": code} if code else {})
 
 
-HTML = "<html><head><title>{status}</title></head><body><center><h1>{status}</h1></center></body></html>\r\n"
+HTML = "<html><head><title>{0}</title></head><body><center><h1>{0}</h1></center></body></html>\r\n"
 
 
 def unauthorized() -> ApiError:
@@ -135,9 +150,9 @@ def concurrent_update() -> ApiError:
     return ApiError(409, "aborted: machine update failed due to concurrent update")
 
 
-def payment_needed() -> ApiError:
+def payment_needed(status: int = 422) -> ApiError:
     """The status of the text was not recorded (?)."""
-    return ApiError(422, "To create more than 1 machine per app please add a payment method.")
+    return ApiError(status, "To create more than 1 machine per app please add a payment method.")
 
 
 def flaps_timed_out() -> ApiError:
@@ -151,10 +166,11 @@ def rate_limited(headers: dict[str, str] | None = None, *, plain: bool = False) 
     return ApiError(429, text, headers=headers, body=text if plain else None)
 
 
-def platform(status: int, *, html: bool = False) -> ApiError:
-    """What is between the client and the API answered, as HTML or as JSON (?)."""
+def platform(status: int, *, html: bool | None = None) -> ApiError:
+    """What is between the client and the API answered, as HTML or as JSON (?). None leaves that to the switch."""
     text = {500: "internal server error", 502: "bad gateway", 503: "service unavailable", 504: "gateway timeout"}
-    return ApiError(status, text[status], body=HTML.format(status=status) if html else None)
+    page = Page(HTML.format(f"{status} {text[status]}"), {"error": text[status]})
+    return ApiError(status, text[status], body={None: page, True: page.html, False: page.json}[html])
 
 
 def invalid(text: str, status: int = 400) -> ApiError:

@@ -106,6 +106,11 @@ class Machines:
             self._drop_timers(machine)
             self._prepare(machine)
 
+    def finish_destroy(self, machine: Machine) -> None:
+        """It is gone, however long that would have taken; as long as nothing runs there."""
+        if machine.state == "destroying" and machine.id not in self._processes:
+            self._destroyed(machine)
+
     def run_out_of_memory(self, machine: Machine) -> None:
         """The kernel of the machine kills its process."""
         if machine.id in self._processes:

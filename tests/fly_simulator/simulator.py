@@ -195,6 +195,10 @@ class Simulator:
         """The image of a machine that is in `created` has arrived: it starts."""
         self.do(self._machines.finish_pull, machine)
 
+    def finish_destroy(self, machine: Machine) -> None:
+        """A machine that is in `destroying` is gone now."""
+        self.do(self._machines.finish_destroy, machine)
+
     def run_out_of_memory(self, machine: Machine) -> None:
         """The machine's kernel kills its process."""
         self.do(self._machines.run_out_of_memory, machine)

@@ -299,4 +299,4 @@ class World:
     def _check_room(self, app: App) -> None:
         count = sum(machine.app == app.name and machine.state not in ENDED for machine in self._machines.values())
         if app.machine_limit is not None and count >= app.machine_limit:
-            raise errors.payment_needed()
+            raise errors.payment_needed(self.switches.plan_limit_status)

@@ -59,17 +59,22 @@ class Rates:
         on: False lets everything pass.
         usual: rate and burst.
         of: the same for single actions.
+        refusals: how many requests of an action are refused whatever their own rate is: somebody else asks as well.
     """
 
     on: bool = True
     usual: tuple[float, float] = (1.0, 3.0)
     of: dict[str, tuple[float, float]] = field(default_factory=lambda: {"get": (5.0, 10.0)})
+    refusals: dict[str, int] = field(default_factory=dict)
     _buckets: dict[tuple[str, str], Bucket] = field(default_factory=dict)
 
     def take(self, action: str, app: str, machine: str, now: float) -> float:
         """0.0 if this request may pass now, else the seconds until it might."""
         if not self.on or not app:
             return 0.0
+        if self.refusals.get(action):
+            self.refusals[action] -= 1
+            return 1.0 / self.of.get(action, self.usual)[0]
         key = (action, app if action in PER_APP else machine or app)
         bucket = self._buckets.get(key)
         if bucket is None:

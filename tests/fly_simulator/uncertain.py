@@ -15,6 +15,8 @@ class Switches:
         retry_after: the form of that header of 429 replies; None sends none (1.5, 7).
         rate_body_is_plain: 429 replies are plain text, not JSON (7).
         errors_are_html: 5xx replies of faults are HTML, not JSON (1.5, 7).
+        affinity_is_heeded: who sends the cookie is answered by the host that knows best; then nobody who has created a
+            machine is told that there is none (1.1; flyctl asks again all the same, 1.5).
         wait_takes_from_rate: a wait counts against the rate of its machine, once (7).
         name_free_while_destroying: a name may be used again before its machine is destroyed (1.6).
         second_destroy: the status of destroying a machine that is destroyed (7).
@@ -25,6 +27,7 @@ class Switches:
         missing_image: where it shows that there is no such image: the create is refused, the machine fails to launch,
             or it stays in `created` (7).
         missing_image_status: with which status the create is refused (7).
+        plan_limit_status: with which status a machine is refused that the plan does not allow (1.5).
         bad_guest_status: with which status a guest that does not exist is refused (1.5).
         performance_memory_step: MB (6: the documentation and FLAME differ).
         name_limit: characters of a machine's name; None for no limit (7).
@@ -40,6 +43,7 @@ class Switches:
     retry_after: Literal["seconds", "date"] | None = None
     rate_body_is_plain: bool = False
     errors_are_html: bool = True
+    affinity_is_heeded: bool = True
     wait_takes_from_rate: bool = True
     name_free_while_destroying: bool = False
     second_destroy: int = 200
@@ -49,6 +53,7 @@ class Switches:
     starting_is_shown: bool = True
     missing_image: Literal["refused", "launch_failed", "stuck"] = "refused"
     missing_image_status: int = 400
+    plan_limit_status: int = 422
     bad_guest_status: int = 400
     performance_memory_step: int = 1024
     name_limit: int | None = 63

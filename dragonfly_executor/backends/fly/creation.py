@@ -93,7 +93,9 @@ class Creation:
             return self._adopt(taken_by(reply), patience, describe(reply, DOING))
         if verdict is not Verdict.AMBIGUOUS:
             self.in_doubt = was_in_doubt
-        if verdict is Verdict.FATAL and is_image_missing(reply) and self._missing_images < TRIES_ON_MISSING_IMAGE:
+        # With which status is not known: 404 would be no wonder.
+        is_final = verdict in (Verdict.FATAL, Verdict.NOT_FOUND)
+        if is_final and is_image_missing(reply) and self._missing_images < TRIES_ON_MISSING_IMAGE:
             self._missing_images += 1
             missing = Again(describe(reply, DOING), reply.status, Verdict.TRANSIENT, reply.request_id)
             missing.after = PAUSE_ON_MISSING_IMAGE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from dragonfly_executor import errors
@@ -22,6 +23,8 @@ STOP_PATIENCE = 40.0
 LOOK_PATIENCE = 10.0
 PAUSE = 1.0
 """Seconds until the next look, where Fly does not say how a machine stands."""
+UNSEEN = 15.0
+"""Seconds for which a machine that was created may not be known to all of Fly's hosts, one of which answers."""
 WATCHED = ("stopped", "failed", "destroyed")
 
 
@@ -50,6 +53,8 @@ class FlyNode(Node):
         self.facts = {"create": str(machine)}
         self._api = api
         self._seen = machine
+        self._is_known = False
+        self._known_by = time.monotonic() + UNSEEN
         self._address = address
         self._forget = forget
         self._abandon = abandon
@@ -73,8 +78,12 @@ class FlyNode(Node):
             machine = self._api.get(self.machine_id, Patience(LOOK_PATIENCE, self._stopping))
         except FlyAPIError:
             return None
+        self._is_known = self._is_known or machine is not None or verdict is Verdict.OK
         if machine is None:
-            return self._end("is gone")
+            if self._is_known or time.monotonic() > self._known_by:
+                return self._end("is gone")
+            patience.pause(PAUSE)
+            return None
         self._seen = machine
         return self._end(f"came to the state {machine.state!r}") if machine.state in ENDED else None
 
