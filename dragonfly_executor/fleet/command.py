@@ -82,7 +82,7 @@ def _list(options: argparse.Namespace, fleet: Fleet) -> int:
         _print_json(machines=[sight.record() for sight in sights])
         return status
     _show(sights)
-    gone = sum(sight.owner == "gone" and sight.id is not None for sight in sights)
+    gone = sum(sight.owner == "gone" and sight.listed for sight in sights)
     if gone:
         print(f"{gone} of them left behind: `dragonfly sweep` destroys them.")
     return status

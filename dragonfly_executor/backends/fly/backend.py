@@ -93,7 +93,7 @@ class FlyBackend(Backend):
         journal: the folder where boots are written down; default ``$XDG_STATE_HOME/dragonfly_executor/fly``. False goes
             without, where there is no disk to write to: then machines of a parent that was killed are known by what is
             written on them alone.
-        sweep: whether the first boot sweeps.
+        sweep: whether the first boot sweeps, and the next one after a machine could not be seen to be destroyed.
         prices: what `Budget` and ``stats()`` go by: an estimate, as of a date. See `Prices`.
 
     Raises:
@@ -174,12 +174,12 @@ class FlyBackend(Backend):
             raise ImportError("FlyBackend needs httpx: pip install 'dragonfly-executor[fly]'") from error
         self.api = MachinesAPI(access)
         self.journal = _journal(journal)
-        self._sweeps = bool(sweep)
+        self._sweeps = self._may_sweep = bool(sweep)
         if not isinstance(prices, Prices):
             raise TypeError(f"prices must be Prices, such as PRICES._replace(...), not {type(prices).__name__}")
         self.prices = prices
         self._lock = threading.Lock()
-        """Of whether it has swept: boots run at the same time."""
+        """Of whether it has to sweep: boots run at the same time."""
 
     def __repr__(self) -> str:
         regions = ",".join(self._regions)
@@ -288,22 +288,33 @@ class FlyBackend(Backend):
         if gone:
             self._forget(entry)
             return
-        self._abandon(entry)
-        logger.warning("Fly may have created machine %s all the same: %s. A later sweep sees to it", entry.name, why)
+        then = self._abandon(entry)
+        logger.warning("Fly may have created machine %s all the same: %s. %s", entry.name, why, then)
 
     def _write(self, entry: Entry) -> None:
         if self.journal is not None:
             self.journal.write(entry)
 
     def _forget(self, entry: Entry) -> None:
-        if self.journal is not None:
+        if self.journal is None:
+            return
+        try:
             self.journal.remove(entry.name)
+        except OSError as error:
+            # A sweep asks after it, and finds nothing.
+            logger.warning("machine %s is gone, which the journal could not be told: %s", entry.name, error)
 
-    def _abandon(self, entry: Entry) -> None:
+    def _abandon(self, entry: Entry) -> str:
+        """Have it destroyed by a later sweep, such as the next boot's; who does that, in words."""
+        if self.journal is None:
+            return f"Without a journal no sweep does while this process lives: `dragonfly destroy {entry.name}`"
         try:
             self._write(entry._replace(abandoned=True))
         except OSError as error:
-            logger.warning("the journal does not say that machine %s is to be destroyed: %s", entry.name, error)
+            return f"The journal could not be told ({error}): `dragonfly destroy {entry.name}`"
+        with self._lock:
+            self._sweeps = self._may_sweep
+        return "A later sweep sees to it"
 
     # -- the first boot's sweep ---------------------------------------------------------------------------------------
 
