@@ -59,6 +59,8 @@ def _runner(
             parser.error(str(error))
         try:
             return run(options, fleet)
+        except BrokenPipeError:
+            raise  # nobody reads what is printed, which is said to nobody
         except (errors.DragonflyError, OSError) as error:
             print(f"dragonfly: {error}", file=sys.stderr)
             return 1
