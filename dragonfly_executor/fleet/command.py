@@ -57,8 +57,13 @@ def _runner(
             parser.error("this needs httpx: pip install 'dragonfly-executor[fly]'")
         except (ValueError, OSError) as error:
             parser.error(str(error))
+        if fleet.without:
+            print(f"dragonfly: {fleet.without}", file=sys.stderr)
         try:
-            return run(options, fleet)
+            status = run(options, fleet)
+            for app, trouble in fleet.refused.items():
+                print(f"dragonfly: {app} was left out: {trouble}", file=sys.stderr)
+            return max(status, bool(fleet.refused))
         except BrokenPipeError:
             raise  # nobody reads what is printed, which is said to nobody
         except (errors.DragonflyError, OSError) as error:
