@@ -23,7 +23,7 @@ Capture = pytest.CaptureFixture[str]
 def test_a_token_that_is_good_for_one_app_does_for_that_one(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, capsys: Capture, other: str
 ) -> None:
-    """Deploy tokens are. The journal may name apps before and after it, such as another API has, or such as are none."""
+    """Deploy tokens are. The journal names apps before and after it, one of another API, and one that is none."""
     backend = make_backend()
     monkeypatch.delenv("FLY_APP_NAME")
     machine = machine_of(on_fly, label(owner=gone()).encode(), "runner-a")

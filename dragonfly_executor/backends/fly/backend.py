@@ -41,6 +41,8 @@ logger = logging.getLogger("dragonfly_executor")
 
 MARGIN = 300.0
 """Seconds that the clocks of parent, Fly and whoever sweeps may differ."""
+LONGEST_LIFETIME = 10 * 365 * 24 * 3600.0
+"""Seconds: what is written on a machine has an end, or nobody would ever find it."""
 UNDO_PATIENCE = 20.0
 """Seconds for destroying what came of a boot that failed."""
 UNDO_SHARE = 0.2
@@ -75,7 +77,8 @@ class FlyBackend(Backend):
         metadata: for the machines, besides what says whose they are.
         host: the Machines API; default FLY_FLAPS_BASE_URL or https://api.machines.dev.
         boot_timeout: seconds (or a `timedelta`) of a boot where the pool does not say.
-        max_lifetime: seconds after which a machine ends whatever it does: calls that run then are lost.
+        max_lifetime: seconds after which a machine ends whatever it does: calls that run then are lost. Ten years at
+            most.
         max_idle: seconds without a call after which a machine ends whatever its pool wants; 0 for any number. A pool's
             own ``idle_shutdown_after`` comes long before; `min` runners are replaced.
         skip_secrets: whether the app's secrets, the token with them, are kept from the runners.
@@ -148,6 +151,8 @@ class FlyBackend(Backend):
         self.advertised_host = self._address.dialed
         self.default_boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
         self._max_lifetime = duration(max_lifetime, "max_lifetime", positive=True)
+        if self._max_lifetime > LONGEST_LIFETIME:
+            raise ValueError(f"max_lifetime must be {LONGEST_LIFETIME:.0f} seconds at most, not {max_lifetime!r}")
         self.sync = _sync(sync, requirements, own_image=place.own_image)
         interpreter = python or (sys.executable if place.own_image else "python3")
         failsafe_seconds = duration(failsafe, "failsafe", positive=True)

@@ -28,6 +28,9 @@ ASKING = 3.0
 SHOWN = 60.0
 """Seconds after which a machine that Fly does not know is taken to be gone: a new one may not be known everywhere."""
 
+APART = 30 * 24 * 3600.0
+"""Seconds that this machine's clock may differ from Fly's, and be the one that is wrong. With more nobody can tell."""
+
 
 class Found(NamedTuple):
     """A machine that is, or may be, a pool's.
@@ -84,7 +87,7 @@ class Sweeper:
         """
         with self._api:
             listed = {machine.name: machine for machine in self._api.runners(patience)}
-            now = self._api.now()
+            now = self._now()
             # What is found is to be destroyed as well.
             asking = patience.part(patience.left() / 2)
             found = []
@@ -134,7 +137,7 @@ class Sweeper:
         if machine is None or machine.state in GONE or Label.decode(machine.metadata) is None:
             return None
         entry = next((entry for entry in self._entries() if entry.name == machine.name), None)
-        return self._judge(machine, entry, self._api.now(), patience)
+        return self._judge(machine, entry, self._now(), patience)
 
     def destroy(self, found: Iterable[Found], patience: Patience) -> Swept:
         """Destroy these machines, whoever has them. Those of which only the journal knows cannot be."""
@@ -160,6 +163,11 @@ class Sweeper:
         swept.destroyed.append(one)
         if one.entry is not None:
             self._forget(one.entry)
+
+    def _now(self) -> float:
+        """Fly's time. Where one of the clocks is far off, the one by which nothing is over that is not."""
+        now, here = self._api.now(), time.time()
+        return now if abs(now - here) < APART else min(now, here)
 
     def _entries(self) -> list[Entry]:
         """Of this app; one that is damaged may be."""
