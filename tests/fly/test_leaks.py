@@ -92,9 +92,10 @@ def test_a_parent_that_is_killed_at_a_request_leaves_nothing_for_long(
     with parent(on_fly) as process, watching(process.pid) as (watch,):
 
         def kill(_call: Call) -> None:
+            # First: whoever waits for its end goes on as soon as that has come.
+            killed.append(time.time())
             process.kill()
             assert watch.ended()
-            killed.append(time.time())
 
         on_fly.faults.on("*", where=REQUESTS[name], **{moment: kill})
         process.wait(PATIENCE)
