@@ -251,7 +251,8 @@ def test_what_stays_in_doubt_is_destroyed_or_written_down(
     if listed != "truth":
         replies = {"empty": Reply(200, []), "broken": Reply(500, "<html>")}
         on_fly.faults.on("list", times=math.inf, reply=replies[listed])
-    with pytest.raises(BootTimeoutError, match="502"):
+    # Whatever the last try came to: on a busy machine its answer is not there in time.
+    with pytest.raises(BootTimeoutError, match=r"502|ReadTimeout"):
         boot(backend, 0.5)
     if listed == "truth":
         assert len(on_fly.world.booted) == 1
