@@ -117,7 +117,13 @@ def test_two_containers_with_one_name_and_one_journal_leave_each_others_machines
     on_fly.destroy(on_fly.machine())
 
 
-@pytest.mark.parametrize("name", REQUESTS)
+USUAL = ("create", "destroy")
+"""The moments that are tried each time, not in long runs alone."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in USUAL else pytest.mark.soak) for name in REQUESTS]
+)
 def test_a_sweep_at_any_moment_of_a_living_parent_takes_nothing(
     on_fly: Simulator, make_backend: MakeBackend, name: str
 ) -> None:

@@ -32,9 +32,9 @@ def command(*words: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]
 
 
 ENDINGS = {
-    "once": ((signal.SIGINT,), 130, MOMENTS),
-    "thrice": ((signal.SIGINT,) * 3, 130, ("create", "destroy")),
-    "terminated": ((signal.SIGTERM,), 143, ("create", "start")),
+    "once": ((signal.SIGINT,), 130, ("create", "start", "destroy")),
+    "thrice": ((signal.SIGINT,) * 3, 130, ("create",)),
+    "terminated": ((signal.SIGTERM,), 143, ("create",)),
 }
 """By how it is told: the signals, its status, and the moments that are tried each time, not in long runs alone."""
 
