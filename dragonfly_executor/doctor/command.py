@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -62,7 +61,7 @@ def _print(name: str, findings: Iterable[Finding]) -> Iterable[Finding]:
         print(f"  {finding.name:<14} {MARKS[finding.ok]:<7} {text}")
         if finding.advice and finding.ok is False:
             print(f"  {'':<14} {'':<7} → {finding.advice}")
-        sys.stdout.flush()
+        print(end="", flush=True)  # also where there is no stdout
         yield finding
 
 

@@ -126,7 +126,9 @@ class Checks:
     def _price(self, place: Place) -> Finding:
         try:
             backend = self.backend()
-        except (ValueError, OSError, ImportError) as error:
+        except OSError as error:
+            return Finding("journal", False, "cannot be kept", str(error))
+        except (ValueError, ImportError) as error:
             return Finding("machine", None, "not reached: something that it needs is missing", str(error))
         price, guest = backend.price(), backend.blueprint.guest
         if price is None:

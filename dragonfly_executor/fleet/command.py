@@ -57,8 +57,15 @@ def _runner(
             parser.error("this needs httpx: pip install 'dragonfly-executor[fly]'")
         except (ValueError, OSError) as error:
             parser.error(str(error))
+        if fleet.without:
+            print(f"dragonfly: {fleet.without}", file=sys.stderr)
         try:
-            return run(options, fleet)
+            status = run(options, fleet)
+            for app, trouble in fleet.refused.items():
+                print(f"dragonfly: {app} was left out: {trouble}", file=sys.stderr)
+            return max(status, bool(fleet.refused))
+        except BrokenPipeError:
+            raise  # nobody reads what is printed, which is said to nobody
         except (errors.DragonflyError, OSError) as error:
             print(f"dragonfly: {error}", file=sys.stderr)
             return 1
@@ -82,7 +89,7 @@ def _list(options: argparse.Namespace, fleet: Fleet) -> int:
         _print_json(machines=[sight.record() for sight in sights])
         return status
     _show(sights)
-    gone = sum(sight.owner == "gone" and sight.id is not None for sight in sights)
+    gone = sum(sight.owner == "gone" and sight.listed for sight in sights)
     if gone:
         print(f"{gone} of them left behind: `dragonfly sweep` destroys them.")
     return status

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterable
 
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.journal import Journal, default_folder
+from dragonfly_executor.backends.fly.errors import FlyAPIError
+from dragonfly_executor.backends.fly.journal import Entry, Journal, default_folder
 from dragonfly_executor.backends.fly.owner import Liveness
 from dragonfly_executor.backends.fly.patience import Patience
-from dragonfly_executor.backends.fly.settings import Access
+from dragonfly_executor.backends.fly.settings import Access, is_app_name
 from dragonfly_executor.backends.fly.sweep import Found, Sweeper, Swept
 
 LOOK_PATIENCE = 30.0
@@ -22,34 +23,72 @@ class Fleet:
     """The machines of one app, or of all that the journal names.
 
     Args:
-        app: None for FLY_APP_NAME, or else all in the journal.
-        journal: its folder; None for where backends have it.
+        app: None for FLY_APP_NAME, or else all in the journal that are known to this API.
+        journal: its folder; None for where backends have it, which may be nowhere.
+
+    Attributes:
+        refused: apps that Fly did not tell of while it told of others, with what it said.
+        without: why there is no journal; "" where there is one.
 
     Raises:
         ValueError: something is missing; it says where to get it.
-        OSError: the journal cannot be read.
+        OSError: the journal that is named cannot be read.
     """
 
     def __init__(self, app: str | None, journal: str | None) -> None:
-        self.journal: Journal = Journal(journal or default_folder(os.environ))
-        wanted = app or os.environ.get("FLY_APP_NAME")
-        apps = [wanted] if wanted else sorted({entry.app for entry in self.journal.entries() if entry.app})
-        # Without any it says what is missing.
-        accesses = [Access.find(os.environ, app=app) for app in apps] or [Access.find(os.environ)]
+        if "" in (app, journal):
+            # Of a variable that is not set: whoever gave it did not mean all the others.
+            raise ValueError("an app or a journal without a name is none")
+        self.refused: dict[str, str] = {}
+        self.without = ""
+        self.journal = self._open(journal)
         self.sweepers: dict[str, Sweeper] = {
-            access.app: Sweeper(MachinesAPI(access), self.journal) for access in accesses
+            access.app: Sweeper(MachinesAPI(access), self.journal) for access in self._accesses(app)
         }
 
+    def _open(self, folder: str | None) -> Journal | None:
+        try:
+            return Journal(default_folder(os.environ) if folder is None else folder)
+        except (OSError, RuntimeError) as error:
+            if folder is not None:
+                raise
+            self.without = f"no journal can be kept here ({error}): only what Fly lists is known"
+            return None
+
+    def _accesses(self, app: str | None) -> list[Access]:
+        wanted = app or os.environ.get("FLY_APP_NAME")
+        if wanted:
+            return [Access.find(os.environ, app=wanted)]
+        known = {(entry.app, entry.host) for entry in self._entries()}
+        names = sorted({name for name, _ in known if is_app_name(name)})
+        accesses = [Access.find(os.environ, app=name) for name in names]
+        # Without any it says what is missing.
+        return [access for access in accesses if (access.app, access.host) in known] or [Access.find(os.environ)]
+
+    def _entries(self) -> list[Entry]:
+        return [] if self.journal is None else self.journal.entries()
+
     def look(self) -> list[tuple[str, Found]]:
-        """All of them, each with its app."""
-        return [
-            (app, found) for app, sweeper in self.sweepers.items() for found in sweeper.look(Patience(LOOK_PATIENCE))
-        ]
+        """All of them, each with its app. Of an app that is `refused` what the journal has.
+
+        Raises:
+            FlyAPIError: Fly told of none of the apps.
+        """
+        found: list[tuple[str, Found]] = []
+        for app, sweeper in self.sweepers.items():
+            try:
+                found += [(app, one) for one in sweeper.look(Patience(LOOK_PATIENCE))]
+            except FlyAPIError as error:
+                if len(self.refused) == len(self.sweepers) - 1:
+                    raise
+                # A token may be good for one app alone.
+                self.refused[app] = str(error)
+        return found + [(app, one) for app, one in self.written_down() if app in self.refused]
 
     def written_down(self) -> list[tuple[str, Found]]:
         """What the journal has, for who cannot ask Fly."""
         why = "Fly could not be asked"
-        entries = [entry for entry in self.journal.entries() if entry.label is None or entry.app in self.sweepers]
+        entries = [entry for entry in self._entries() if entry.label is None or entry.app in self.sweepers]
         return [(entry.app, Found(None, entry, Liveness.UNKNOWN, why)) for entry in entries]
 
     def find(self, words: Iterable[str]) -> tuple[list[tuple[str, Found]], list[str]]:
@@ -59,7 +98,8 @@ class Fleet:
         unknown = []
         for word in words:
             named = [(app, found) for app, found in known if found.machine and word in (found.machine.id, found.name)]
-            for app, sweeper in self.sweepers.items() if not named else ():
+            asked_for = {app: self.sweepers[app] for app in self.sweepers if app not in self.refused and not named}
+            for app, sweeper in asked_for.items():
                 # What Fly does not list may be there all the same.
                 asked = sweeper.find(word, Patience(LOOK_PATIENCE)) if word.isalnum() else None
                 named += [] if asked is None else [(app, asked)]

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dragonfly_executor.backends.fly.journal import KEPT, STALE, Entry, Journal, default_folder
-from dragonfly_executor.backends.fly.owner import BOOT, EXPIRES, KIND, OWNER, Label, Liveness, Owner
+from dragonfly_executor.backends.fly.owner import BOOT, EXPIRES, FIRST_SPACE, KIND, OWNER, Label, Liveness, Owner
 from tests.support import watching
 
 ME = Owner.me()
@@ -238,9 +238,10 @@ def test_what_cannot_be_told_is_not_told(is_here: bool) -> None:
 
 def test_another_boot_of_the_same_host_is_an_earlier_one() -> None:
     """Where the host is known to be the same one: by its disk, or because Fly numbers its machines."""
-    earlier = ME._replace(boot="another")
-    assert earlier.liveness(ME, is_here=True) is Liveness.GONE
-    assert earlier.liveness(ME) is Liveness.UNKNOWN
+    me = ME._replace(space=FIRST_SPACE)
+    earlier = me._replace(boot="another")
+    assert earlier.liveness(me, is_here=True) is Liveness.GONE
+    assert earlier.liveness(me) is Liveness.UNKNOWN
     on_fly = ME._replace(host="fly:7811")
     assert on_fly._replace(boot="another").liveness(on_fly) is Liveness.GONE
 

@@ -41,6 +41,8 @@ logger = logging.getLogger("dragonfly_executor")
 
 MARGIN = 300.0
 """Seconds that the clocks of parent, Fly and whoever sweeps may differ."""
+LONGEST_LIFETIME = 10 * 365 * 24 * 3600.0
+"""Seconds: what is written on a machine has an end, or nobody would ever find it."""
 UNDO_PATIENCE = 20.0
 """Seconds for destroying what came of a boot that failed."""
 UNDO_SHARE = 0.2
@@ -75,7 +77,8 @@ class FlyBackend(Backend):
         metadata: for the machines, besides what says whose they are.
         host: the Machines API; default FLY_FLAPS_BASE_URL or https://api.machines.dev.
         boot_timeout: seconds (or a `timedelta`) of a boot where the pool does not say.
-        max_lifetime: seconds after which a machine ends whatever it does: calls that run then are lost.
+        max_lifetime: seconds after which a machine ends whatever it does: calls that run then are lost. Ten years at
+            most.
         max_idle: seconds without a call after which a machine ends whatever its pool wants; 0 for any number. A pool's
             own ``idle_shutdown_after`` comes long before; `min` runners are replaced.
         skip_secrets: whether the app's secrets, the token with them, are kept from the runners.
@@ -93,7 +96,7 @@ class FlyBackend(Backend):
         journal: the folder where boots are written down; default ``$XDG_STATE_HOME/dragonfly_executor/fly``. False goes
             without, where there is no disk to write to: then machines of a parent that was killed are known by what is
             written on them alone.
-        sweep: whether the first boot sweeps.
+        sweep: whether the first boot sweeps, and the next one after a machine could not be seen to be destroyed.
         prices: what `Budget` and ``stats()`` go by: an estimate, as of a date. See `Prices`.
 
     Raises:
@@ -148,6 +151,8 @@ class FlyBackend(Backend):
         self.advertised_host = self._address.dialed
         self.default_boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
         self._max_lifetime = duration(max_lifetime, "max_lifetime", positive=True)
+        if self._max_lifetime > LONGEST_LIFETIME:
+            raise ValueError(f"max_lifetime must be {LONGEST_LIFETIME:.0f} seconds at most, not {max_lifetime!r}")
         self.sync = _sync(sync, requirements, own_image=place.own_image)
         interpreter = python or (sys.executable if place.own_image else "python3")
         failsafe_seconds = duration(failsafe, "failsafe", positive=True)
@@ -174,12 +179,12 @@ class FlyBackend(Backend):
             raise ImportError("FlyBackend needs httpx: pip install 'dragonfly-executor[fly]'") from error
         self.api = MachinesAPI(access)
         self.journal = _journal(journal)
-        self._sweeps = bool(sweep)
+        self._sweeps = self._may_sweep = bool(sweep)
         if not isinstance(prices, Prices):
             raise TypeError(f"prices must be Prices, such as PRICES._replace(...), not {type(prices).__name__}")
         self.prices = prices.check()
         self._lock = threading.Lock()
-        """Of whether it has swept: boots run at the same time."""
+        """Of whether it has to sweep: boots run at the same time."""
 
     def __repr__(self) -> str:
         regions = ",".join(self._regions)
@@ -288,22 +293,33 @@ class FlyBackend(Backend):
         if gone:
             self._forget(entry)
             return
-        self._abandon(entry)
-        logger.warning("Fly may have created machine %s all the same: %s. A later sweep sees to it", entry.name, why)
+        then = self._abandon(entry)
+        logger.warning("Fly may have created machine %s all the same: %s. %s", entry.name, why, then)
 
     def _write(self, entry: Entry) -> None:
         if self.journal is not None:
             self.journal.write(entry)
 
     def _forget(self, entry: Entry) -> None:
-        if self.journal is not None:
+        if self.journal is None:
+            return
+        try:
             self.journal.remove(entry.name)
+        except OSError as error:
+            # A sweep asks after it, and finds nothing.
+            logger.warning("machine %s is gone, which the journal could not be told: %s", entry.name, error)
 
-    def _abandon(self, entry: Entry) -> None:
+    def _abandon(self, entry: Entry) -> str:
+        """Have it destroyed by a later sweep, such as the next boot's; who does that, in words."""
+        if self.journal is None:
+            return f"Without a journal no sweep does while this process lives: `dragonfly destroy {entry.name}`"
         try:
             self._write(entry._replace(abandoned=True))
         except OSError as error:
-            logger.warning("the journal does not say that machine %s is to be destroyed: %s", entry.name, error)
+            return f"The journal could not be told ({error}): `dragonfly destroy {entry.name}`"
+        with self._lock:
+            self._sweeps = self._may_sweep
+        return "A later sweep sees to it"
 
     # -- the first boot's sweep ---------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -79,7 +80,8 @@ def failure(reply: Reply, verdict: Verdict, doing: str) -> FlyAPIError:
 class MachinesAPI:
     """The machines of one app. Any thread.
 
-    A context manager: connections are kept while anybody is in it, and made for each request otherwise.
+    A context manager: connections are kept while anybody is in it, and made for each request otherwise. A forked child
+    has connections of its own.
 
     Args:
         access: which app, as whom.
@@ -88,7 +90,9 @@ class MachinesAPI:
 
     def __init__(self, access: Access, transport: httpx.BaseTransport | None = None) -> None:
         self.access = access
-        self._line = Line(access, transport)
+        self._transport = transport
+        self._own_line = Line(access, transport)
+        self._process = os.getpid()
         self._machines = f"/apps/{access.app}/machines"
 
     def __repr__(self) -> str:
@@ -102,6 +106,13 @@ class MachinesAPI:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._line.__exit__(kind, error, traceback)
+
+    @property
+    def _line(self) -> Line:
+        """This process's: on what a forked child has inherited, it and its parent would read each other's answers."""
+        if self._process != os.getpid():
+            self._own_line, self._process = Line(self.access, self._transport), os.getpid()
+        return self._own_line
 
     def now(self) -> float:
         """Seconds since the epoch: by Fly's clock as soon as it has answered anything, until then by this machine's."""

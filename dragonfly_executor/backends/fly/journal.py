@@ -13,12 +13,14 @@ import stat
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dragonfly_executor.backends.fly.owner import Label, Owner
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+MACHINE_ID = re.compile(r"[A-Za-z0-9_-]{1,63}")
 SUFFIX = ".json"
 MAX_SIZE = 64 * 1024
 STALE = 3600.0
@@ -65,15 +67,18 @@ class Journal:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder).expanduser().absolute()
+        self._make_folder()
+
+    def __repr__(self) -> str:
+        return f"Journal({str(self.folder)!r})"
+
+    def _make_folder(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = self.folder.stat()
         if status.st_uid != os.geteuid():
             raise PermissionError(f"the journal's folder {self.folder} belongs to another user")
         if stat.S_IMODE(status.st_mode) & 0o077:
             self.folder.chmod(0o700)
-
-    def __repr__(self) -> str:
-        return f"Journal({str(self.folder)!r})"
 
     def write(self, entry: Entry) -> None:
         """Have this on the disk, instead of what there was of it.
@@ -83,7 +88,13 @@ class Journal:
         """
         path = self._path(entry.name)
         draft = self.folder / f".{entry.name}.{os.getpid()}.{os.urandom(4).hex()}"
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            fd = os.open(draft, flags, 0o600)
+        except FileNotFoundError:
+            # Somebody has cleared it away, as one does with state that nobody seems to need.
+            self._make_folder()
+            fd = os.open(draft, flags, 0o600)
         try:
             with open(fd, "wb") as file:
                 file.write(_encode(entry))
@@ -150,30 +161,39 @@ def _read(path: Path) -> Entry:
         return _decode(path.stem, json.loads(data))
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
         # Its name is known all the same, and the others' entries have nothing to do with it.
         return Entry(path.stem, "", "", None, status.st_mtime, status.st_mtime + KEPT)
 
 
 def _decode(name: str, said: Any) -> Entry:
-    boot, pool, owner, expires, lifetime = said["label"]
+    boot, pool, owner, *times = said["label"]
     read = Owner.decode(owner)
     if read is None or not isinstance(boot, str) or not isinstance(pool, str):
         raise ValueError("the label is none")
-    if not isinstance(expires, int) or not isinstance(lifetime, int):
-        raise TypeError("the label's times are none")
+    expires, lifetime = (_whole(number) for number in times)
+    began, until = float(said["began"]), float(said["expires"])
+    if not isfinite(began) or not isfinite(until):
+        raise ValueError("those are no times")
+    app, host, region = (_text(said[key]) for key in ("app", "host", "region"))
     machine_id, guest = said["machine_id"], said["guest"]
-    if not isinstance(machine_id, str | None) or not isinstance(guest, dict):
+    # It becomes a part of addresses that are asked for.
+    if machine_id is not None and not (isinstance(machine_id, str) and MACHINE_ID.fullmatch(machine_id)):
+        raise ValueError("there is no such machine")
+    if not isinstance(guest, dict):
         raise TypeError("the machine is none")
-    return Entry(
-        name,
-        str(said["app"]),
-        str(said["host"]),
-        Label(boot, pool, read, expires, lifetime),
-        float(said["began"]),
-        float(said["expires"]),
-        machine_id,
-        str(said["region"]),
-        guest,
-        said["abandoned"] is True,
-    )
+    label = Label(boot, pool, read, expires, lifetime)
+    return Entry(name, app, host, label, began, until, machine_id, region, guest, said["abandoned"] is True)
+
+
+def _text(said: object) -> str:
+    if not isinstance(said, str):
+        raise TypeError("that is no text")
+    return said
+
+
+def _whole(said: object) -> int:
+    """Seconds, as a label has them."""
+    if not isinstance(said, int) or not 0 <= said < 10**15:
+        raise ValueError("that is no time")
+    return said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 ENDED = frozenset({"stopped", "failed", "launch_failed", "destroying", "destroyed", "replaced", "suspended"})
@@ -83,9 +83,12 @@ class Machine(NamedTuple):
     def created(self) -> float | None:
         """When it was created, in seconds since the epoch; None where nobody says."""
         try:
-            return datetime.fromisoformat(self.created_at).timestamp()
+            at = datetime.fromisoformat(self.created_at)
+            seconds = (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
             return None
+        # A time that nobody has set is the year 1, to those who wrote the API.
+        return seconds if seconds > 0 else None
 
     @property
     def exit(self) -> Exit | None:

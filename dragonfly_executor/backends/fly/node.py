@@ -36,7 +36,7 @@ class FlyNode(Node):
         machine: as it was created.
         address: where its runner dials.
         forget: called when the machine is known to be gone.
-        abandon: called when it is not, with what is known of it.
+        abandon: called when it is not; says who destroys it then.
     """
 
     shares_disk = False
@@ -47,7 +47,7 @@ class FlyNode(Node):
         machine: Machine,
         address: str,
         forget: Callable[[], None],
-        abandon: Callable[[], None],
+        abandon: Callable[[], str],
     ) -> None:
         self.machine_id = machine.id
         self.facts = {"create": str(machine)}
@@ -115,8 +115,8 @@ class FlyNode(Node):
             if gone:
                 self._forget()
                 return
-            self._abandon()
-            logger.warning("%s could not be seen to be destroyed: %s. A later sweep sees to it", self._seen, why)
+            then = self._abandon()
+            logger.warning("%s could not be seen to be destroyed: %s. %s", self._seen, why, then)
         except Exception:
             logger.exception("%s may not have been destroyed", self._seen)
         finally:

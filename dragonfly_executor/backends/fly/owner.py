@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -26,6 +27,12 @@ ON_FLY = "fly:"
 """How the name of a host begins that is a machine on Fly: the machine's id follows."""
 
 
+FIRST_SPACE = "pid:[4026531836]"
+"""The namespace of process numbers that a kernel starts with: the number is part of Linux, and no container has it."""
+FIRST_TIMES = "time:[4026531834]"
+"""The same of clocks: start times are told by them."""
+
+
 class Liveness(Enum):
     """Whether a process is still there."""
 
@@ -41,7 +48,8 @@ class Owner(NamedTuple):
     Attributes:
         host: the machine that it is on, by a name that no other has.
         boot: which boot of that machine's kernel.
-        space: its namespace of process numbers: a container has one of its own.
+        space: its namespace of process numbers, and of clocks where that is not the kernel's own: a container has one
+            of its own. "" where its /proc speaks of others: then its number and its start mean nothing.
         pid: its number there.
         started: when it was started, in the kernel's ticks.
     """
@@ -55,7 +63,9 @@ class Owner(NamedTuple):
     @classmethod
     def me(cls) -> Owner:
         """This process."""
-        return cls(_host(), _read("/proc/sys/kernel/random/boot_id"), _space(), os.getpid(), _started(os.getpid()) or 0)
+        started = _started(os.getpid())
+        space = "" if started is None else _space()
+        return cls(_host(), _read("/proc/sys/kernel/random/boot_id"), space, os.getpid(), started or 0)
 
     def liveness(self, me: Owner, *, is_here: bool = False) -> Liveness:
         """Whether it is still there.
@@ -69,7 +79,9 @@ class Owner(NamedTuple):
         if self.host != me.host:
             return Liveness.UNKNOWN
         if not self.boot or self.boot != me.boot:
-            here = is_here or self.host.startswith(ON_FLY)
+            # Containers with the same name and the same disk may be on hosts that differ.
+            is_same_host = is_here and self.space == me.space == FIRST_SPACE
+            here = is_same_host or self.host.startswith(ON_FLY)
             return Liveness.GONE if here and self.boot and me.boot else Liveness.UNKNOWN
         if not self.space or self.space != me.space:
             return Liveness.UNKNOWN
@@ -155,7 +167,7 @@ def _seconds(text: str) -> int | None:
 
 def _host() -> str:
     machine = os.environ.get("FLY_MACHINE_ID")
-    if machine:
+    if machine and _is_own(os.environ.get("FLY_PRIVATE_IP")):
         return f"{ON_FLY}{machine}"
     name = os.uname().nodename
     # A machine's id is not for others to see: systemd says so. What it hashes to is.
@@ -163,10 +175,36 @@ def _host() -> str:
     return f"{name[:100]}:{machine_id}"
 
 
+def _is_own(address: str | None) -> bool:
+    """Whether an address is this machine's. An environment can be copied to a laptop, which is not the machine then."""
+    if not address:
+        return True
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
 def _space() -> str:
     try:
-        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115  # it links to no path
+        status = Path("/proc/self/status").read_bytes()
+        space, times = (_link(f"/proc/self/ns/{kind}") for kind in ("pid", "time"))
     except OSError:
+        return ""
+    # One number for each namespace, from that of /proc down to its own: with more than one, /proc has other numbers.
+    numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith(b"NSpid:")), [])
+    if len(numbers) > 1 or not space:
+        return ""
+    return space if times in ("", FIRST_TIMES) else f"{space} {times}"
+
+
+def _link(path: str) -> str:
+    """Where it links to, which is no path; "" where this kernel has none."""
+    try:
+        return os.readlink(path)  # noqa: PTH115
+    except FileNotFoundError:
         return ""
 
 
@@ -178,14 +216,14 @@ def _read(path: str) -> str:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether there is a process with this number that is another user's, and whose /proc this one may not see."""
+    """Whether there is a process with this number whose /proc this one may not see, such as another user's."""
     try:
         os.kill(pid, 0)
     except PermissionError:
         return True
     except (ProcessLookupError, OverflowError):
         return False
-    return False
+    return not Path(f"/proc/{pid}").exists()
 
 
 def _started(pid: int) -> int | None:

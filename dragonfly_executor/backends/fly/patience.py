@@ -32,6 +32,10 @@ class Patience:
         """Seconds that are left."""
         return max(0.0, min(at_most, self._end - time.monotonic()))
 
+    def part(self, seconds: float) -> Patience:
+        """So much of it at most."""
+        return Patience(self.left(seconds), self._given_up)
+
     def pause(self, seconds: float) -> None:
         """Wait, but not longer than there is time, nor when nobody wants it any more."""
         self._given_up.wait(self.left(seconds))

@@ -59,13 +59,14 @@ class Prices(NamedTuple):
             guest: as in a machine's config.
             regions: where it is, or may be. None means that nobody knows.
         """
-        cpu = {"shared": self.shared_cpu, "performance": self.performance_cpu}.get(guest.get("cpu_kind", "shared"))
+        kind = guest.get("cpu_kind", "shared")
+        cpu = {"shared": self.shared_cpu, "performance": self.performance_cpu}.get(str(kind))
         cpus, memory = guest.get("cpus", 1), guest.get("memory_mb", 256)
         if cpu is None or not _is_size(cpus) or not _is_size(memory):
             return None
         price: float = (cpus * cpu + memory / 1024 * self.memory) / MONTH
         if guest.get("gpu_kind"):
-            gpu, count = self.gpus.get(guest["gpu_kind"]), guest.get("gpus", 1)
+            gpu, count = self.gpus.get(str(guest["gpu_kind"])), guest.get("gpus", 1)
             if gpu is None or not _is_size(count):
                 return None
             price += count * gpu / HOUR

@@ -45,7 +45,7 @@ class Access(NamedTuple):
             raise ValueError(
                 "which Fly app are the runners to belong to? Give app=, or set FLY_APP_NAME (a machine on Fly has it)"
             )
-        if not all(letter.isalnum() or letter in "-_" for letter in app):
+        if not is_app_name(app):
             raise ValueError(f"app is no name of a Fly app: {app!r}")
         secret = token or environment.get("FLY_API_TOKEN")
         if not secret:
@@ -54,6 +54,11 @@ class Access(NamedTuple):
                 f"FLY_API_TOKEN (on Fly: `fly secrets set FLY_API_TOKEN=... `)"
             )
         return cls(app, Token(secret), _url(host or environment.get("FLY_FLAPS_BASE_URL") or DEFAULT_HOST))
+
+
+def is_app_name(text: str) -> bool:
+    """Whether an app may be called that."""
+    return bool(text) and all(letter.isalnum() or letter in "-_" for letter in text)
 
 
 class Address(NamedTuple):

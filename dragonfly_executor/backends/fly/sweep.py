@@ -23,6 +23,14 @@ from dragonfly_executor.backends.fly.patience import Patience
 MAX_PARENTS = 20
 """Parents on Fly that are asked after in one sweep: each takes a request."""
 
+ASKING = 3.0
+"""Seconds for asking after one machine. One whose host is in trouble must not keep the others from being looked at."""
+SHOWN = 60.0
+"""Seconds after which a machine that Fly does not know is taken to be gone: a new one may not be known everywhere."""
+
+APART = 30 * 24 * 3600.0
+"""Seconds that this machine's clock may differ from Fly's, and be the one that is wrong. With more nobody can tell."""
+
 
 class Found(NamedTuple):
     """A machine that is, or may be, a pool's.
@@ -79,24 +87,31 @@ class Sweeper:
         """
         with self._api:
             listed = {machine.name: machine for machine in self._api.runners(patience)}
-            now = self._api.now()
+            now = self._now()
+            # What is found is to be destroyed as well.
+            asking = patience.part(patience.left() / 2)
             found = []
             for entry in self._entries():
-                machine = listed.pop(entry.name, None)
+                machine, trouble = listed.pop(entry.name, None), ""
                 if machine is None and entry.machine_id is not None:
                     # What is not listed may be there all the same.
-                    machine = self._api.get(entry.machine_id, patience)
-                    if machine is None or machine.state in GONE:
+                    machine, trouble = self._ask(entry.machine_id, asking)
+                    if trouble:
+                        found.append(Found(None, entry, Liveness.UNKNOWN, trouble))
+                        continue
+                    if self._is_over(entry, machine):
                         self._forget(entry)
                         continue
-                judged = self._judge(machine, entry, now, patience)
+                    if machine is not None and machine.state in GONE:
+                        continue
+                judged = self._judge(machine, entry, now, asking)
                 # By the clock that it was written by, too: what is forgotten here nobody knows of any more.
                 if machine is None and judged.liveness is not Liveness.ALIVE and entry.expires < min(now, time.time()):
                     self._forget(entry)
                     continue
                 found.append(judged)
             ours = [machine for machine in listed.values() if Label.decode(machine.metadata) is not None]
-            return [*found, *(self._judge(machine, None, now, patience) for machine in ours)]
+            return [*found, *(self._judge(machine, None, now, asking) for machine in ours)]
 
     def sweep(self, patience: Patience, found: Iterable[Found] | None = None) -> Swept:
         """Destroy what was left behind.
@@ -122,7 +137,7 @@ class Sweeper:
         if machine is None or machine.state in GONE or Label.decode(machine.metadata) is None:
             return None
         entry = next((entry for entry in self._entries() if entry.name == machine.name), None)
-        return self._judge(machine, entry, self._api.now(), patience)
+        return self._judge(machine, entry, self._now(), patience)
 
     def destroy(self, found: Iterable[Found], patience: Patience) -> Swept:
         """Destroy these machines, whoever has them. Those of which only the journal knows cannot be."""
@@ -149,6 +164,11 @@ class Sweeper:
         if one.entry is not None:
             self._forget(one.entry)
 
+    def _now(self) -> float:
+        """Fly's time. Where one of the clocks is far off, the one by which nothing is over that is not."""
+        now, here = self._api.now(), time.time()
+        return now if abs(now - here) < APART else min(now, here)
+
     def _entries(self) -> list[Entry]:
         """Of this app; one that is damaged may be."""
         entries = [] if self._journal is None else self._journal.entries()
@@ -160,6 +180,25 @@ class Sweeper:
             # One that stays costs another question next time, and no machine.
             with suppress(OSError):
                 self._journal.remove(entry.name)
+
+    def _ask(self, machine_id: str, patience: Patience) -> tuple[Machine | None, str]:
+        """A machine, or why nobody can say."""
+        try:
+            return self._api.get(machine_id, patience.part(ASKING)), ""
+        except FlyAPIError as error:
+            return None, f"it could not be asked after: {error}"
+
+    def _is_over(self, entry: Entry, machine: Machine | None) -> bool:
+        """Whether a machine that is not listed has gone, and has not to be remembered any more."""
+        if machine is not None and machine.state not in GONE:
+            return False
+        if entry.abandoned:
+            return True
+        if entry.label is not None and entry.label.owner.liveness(self._me) is Liveness.ALIVE:
+            # It forgets by itself, and may know better.
+            return False
+        # Either way: a clock may have been set meanwhile.
+        return machine is not None or abs(time.time() - entry.began) > SHOWN
 
     # -- whose is it --------------------------------------------------------------------------------------------------
 
@@ -193,7 +232,7 @@ class Sweeper:
         if machine_id not in self._parents:
             if len(self._parents) >= MAX_PARENTS:
                 return Liveness.UNKNOWN
-            machine = self._api.get(machine_id, patience)
+            machine, _ = self._ask(machine_id, patience)
             ended = machine is not None and machine.id == machine_id and machine.state in {*GONE, "stopped", "failed"}
             self._parents[machine_id] = Liveness.GONE if ended else Liveness.UNKNOWN
         return self._parents[machine_id]
