@@ -70,9 +70,9 @@ def over_budget(meter: Meter, now: float) -> errors.BudgetExceeded:
     )
 
 
-def is_hopeless(error: Exception) -> bool:
-    """Whether every further boot must end as this one did."""
-    return isinstance(error, errors.VersionMismatchError | errors.HostKeyError)
+def is_final(error: Exception) -> bool:
+    """Whether no further boot can end better than this one did."""
+    return isinstance(error, errors.BootError) and error.final
 
 
 def no_runner(error: Exception, failures: int) -> errors.BootError:

@@ -147,6 +147,7 @@ def test_without_room_anywhere_the_error_names_regions_and_size(on_fly: Simulato
     assert "cdg: creating a machine: HTTP 422: could not find a candidate host" in text
     assert "lhr: creating a machine: HTTP 409: aborted: no capacity" in text
     assert not isinstance(caught.value, BootTimeoutError)
+    assert not caught.value.final
     nothing_is_left(on_fly, backend)
 
 
@@ -171,6 +172,8 @@ def test_a_no_is_passed_on_at_once(on_fly: Simulator, backend: FlyBackend, error
     assert error.body["error"] in str(caught.value)
     assert "fly-request-id" in str(caught.value)
     assert on_fly.token not in str(caught.value) + repr(caught.value.__cause__)
+    # Payment is asked for where there are too many machines: there may be fewer.
+    assert caught.value.final == (error.status != 422)
     assert len(on_fly.history.calls) == 1
     nothing_is_left(on_fly, backend)
 
@@ -276,8 +279,9 @@ def test_somebody_elses_machine_is_left_alone(on_fly: Simulator, backend: FlyBac
         on_fly.do(lambda: add("media", body["name"], "cdg", config, "::1", by_request=False))
 
     on_fly.faults.on("create", before=take_the_name)
-    with pytest.raises(BootError, match="it is left alone"):
+    with pytest.raises(BootError, match="it is left alone") as caught:
         boot(backend)
+    assert not caught.value.final, "the next boot has another name"
     assert [machine.state for machine in on_fly.world.machines] == ["started", "created"]
     assert on_fly.history.of("destroy") == []
     assert entries(backend) == []

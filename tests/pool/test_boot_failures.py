@@ -45,6 +45,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "STOP_PATIENCE", 0.1)
 
 
+def test_a_boot_error_that_is_final_fails_the_call_without_another_boot(make: MakeExecutor) -> None:
+    """A backend says so by a flag: `max_boot_failures` is for what another boot may mend."""
+    final = BootError("the licence has run out", final=True)
+    backend = FakeBackend(FakeRunner(error=final), FakeRunner(error=OSError("busy")))
+    executor = make(backend=backend, max_boot_failures=5, **AT_ONCE)
+    assert error_of(executor.submit(echo, 1)) is final
+    assert len(backend.requests) == 1
+    assert executor.submit(echo, 1).result(PATIENCE) == 1
+    assert len(backend.requests) == 3
+
+
 class ObservedBackend(FakeBackend):
     """Tells when a boot begins, and when the engine takes a node and gives it back."""
 

@@ -202,7 +202,8 @@ class FlyBackend(Backend):
         """Create a machine, which starts meanwhile.
 
         Raises:
-            BootError: there is none. Its phase is "create".
+            BootError: there is none. Its phase is "create"; it is `final` where Fly said no for good: the token, the
+                app, the image or the machine's config is wrong.
             BootTimeoutError: there was none in time.
         """
         from dragonfly_executor.backends.fly.creation import Creation

@@ -64,15 +64,15 @@ class Creation:
         """The machine.
 
         Raises:
-            BootError: there is none, or (`in_doubt`) nobody knows.
+            BootError: there is none, or (`in_doubt`) nobody knows; `final` where Fly's answer is.
         """
         try:
             return persist(lambda: self._attempt(patience), patience)
         except FlyAPIError as error:
             if patience.left() <= 0:
                 text = f"no machine was created in the time that a boot has; {error}"
-                raise errors.BootTimeoutError(text, "create") from error
-            raise errors.BootError(str(error), "create") from error
+                raise errors.BootTimeoutError(text, "create", final=error.final) from error
+            raise errors.BootError(str(error), "create", final=error.final) from error
 
     def _attempt(self, patience: Patience) -> Machine:
         body = self._make_body(self._regions[self._place])
