@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 
 from dragonfly_executor import BootError, BootTimeoutError, FlyBackend
 from dragonfly_executor.backends.fly import creation
-from tests.fly.boots import ASLEEP_CONFIG, boot, nothing_is_left, request
+from tests.fly.boots import ASLEEP_CONFIG, GivenUpInAPause, boot, nothing_is_left, request
 from tests.fly.conftest import MakeBackend
 from tests.fly_simulator import errors
 from tests.fly_simulator.calls import Reply
@@ -324,10 +323,9 @@ def test_an_answer_that_never_comes_ends_with_the_boot(on_fly: Simulator, backen
 
 def test_a_boot_that_nobody_wants_any_more_does_not_wait(on_fly: Simulator, backend: FlyBackend) -> None:
     """It would for a minute, and then for its turn."""
-    given_up = threading.Event()
-    on_fly.faults.on("create", times=math.inf, reply=rate_limited("60"), after=lambda call: given_up.set())
+    on_fly.faults.on("create", times=math.inf, reply=rate_limited("60"))
     with pytest.raises(BootError, match="429"):
-        backend.boot(request(3600.0, given_up=given_up))
+        backend.boot(request(3600.0, given_up=GivenUpInAPause()))
     assert len(on_fly.history.calls) == 1
 
 

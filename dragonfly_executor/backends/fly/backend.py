@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node
 from dragonfly_executor.backends.fly.journal import Entry, Journal, default_folder
 from dragonfly_executor.backends.fly.machine_config import (
     Blueprint,
@@ -43,6 +43,8 @@ MARGIN = 300.0
 """Seconds that the clocks of parent, Fly and whoever sweeps may differ."""
 UNDO_PATIENCE = 20.0
 """Seconds for destroying what came of a boot that failed."""
+GIVEN_UP_PATIENCE = 5.0
+"""The same where it was given up."""
 UNDO_SHARE = 0.2
 """Of a boot's time, that this may take at most."""
 SWEEP_PATIENCE = 60.0
@@ -226,7 +228,7 @@ class FlyBackend(Backend):
             try:
                 machine = creation.run(patience)
             except BaseException:
-                self._undo(creation, entry)
+                self._undo(creation, entry, request.given_up)
                 raise
             node = self._node(machine, entry, request)
             if self._has_to_sweep():
@@ -277,16 +279,16 @@ class FlyBackend(Backend):
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node
 
-    def _undo(self, creation: Creation, entry: Entry) -> None:
+    def _undo(self, creation: Creation, entry: Entry, given_up: GivenUp | None) -> None:
         """A boot has failed: destroy what may have come of it, or write down that nobody wants it."""
         if not creation.in_doubt:
             self._forget(entry)
             return
-        try:
-            gone, why = creation.undo(Patience(UNDO_PATIENCE)), "it is not to be found"
-        except errors.DragonflyError as trouble:
-            gone, why = False, str(trouble)
-        if gone:
+        why = _destroyed(creation, Patience(UNDO_PATIENCE, given_up))
+        if why and given_up is not None and given_up.is_set():
+            # Somebody waits for the end of it. But a machine that comes in these seconds would cost some.
+            why = _destroyed(creation, Patience(GIVEN_UP_PATIENCE), may_come_yet=True)
+        if not why:
             self._forget(entry)
             return
         self._abandon(entry)
@@ -313,7 +315,7 @@ class FlyBackend(Backend):
             has_to, self._sweeps = self._sweeps, False
         return has_to
 
-    def _sweep_first(self, given_up: threading.Event | None) -> None:
+    def _sweep_first(self, given_up: GivenUp | None) -> None:
         from dragonfly_executor.backends.fly.sweep import Sweeper
 
         try:
@@ -325,6 +327,14 @@ class FlyBackend(Backend):
             logger.warning("destroyed machine %s, which was left behind: %s", one.name, one.why)
         for one, what in swept.left:
             logger.warning("machine %s was left behind and is not destroyed: %s", one.name, what)
+
+
+def _destroyed(creation: Creation, patience: Patience, *, may_come_yet: bool = False) -> str:
+    """Why what may have come of it is not known to be gone; "" if it is."""
+    try:
+        return "" if creation.undo(patience, may_come_yet=may_come_yet) else "it was not seen, or not seen to be gone"
+    except errors.DragonflyError as error:
+        return str(error)
 
 
 def machine_name(pool: str) -> str:

@@ -52,6 +52,9 @@ def persist(step: Callable[[], T], patience: Patience) -> T:
             # What went wrong before says more.
             raise last from None
         except Again as error:
+            if last is not None and not error.status and patience.over:
+                # No answer came, in what time there was left: the one before says more.
+                raise last from None
             last = error
             raise
 

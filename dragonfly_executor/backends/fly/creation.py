@@ -21,6 +21,8 @@ TRIES_ON_FULL_HOSTS = 3
 TRIES_ON_MISSING_IMAGE = 5
 PAUSE_ON_MISSING_IMAGE = 5.0
 """Seconds: an image that was pushed just now is not known everywhere at once."""
+PAUSE_ON_NOTHING = 0.5
+"""Seconds until a machine that is not listed is looked for again."""
 DOING = "creating a machine"
 
 
@@ -140,11 +142,18 @@ class Creation:
         found = self._api.runners(patience, **{BOOT: self._boot})
         return next((machine for machine in found if machine.name == self._name), None)
 
-    def undo(self, patience: Patience) -> bool:
+    def undo(self, patience: Patience, *, may_come_yet: bool = False) -> bool:
         """Destroy what may have come of it.
+
+        Args:
+            patience: for all of it.
+            may_come_yet: whether Fly may still be at it. Then it is looked for as long as there is patience.
 
         Returns:
             Whether that is known to be gone. That nothing was found is no proof that nothing is there, or comes.
         """
         machine = self._find(patience)
+        while machine is None and may_come_yet and not patience.over:
+            patience.pause(PAUSE_ON_NOTHING)
+            machine = self._find(patience)
         return machine is not None and self._api.destroy(machine.id, patience)
