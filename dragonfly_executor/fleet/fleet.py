@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.journal import Journal, default_folder
 from dragonfly_executor.backends.fly.owner import Liveness
 from dragonfly_executor.backends.fly.patience import Patience
-from dragonfly_executor.backends.fly.settings import Access
+from dragonfly_executor.backends.fly.settings import ARGUMENTS, Access, Spelling
 from dragonfly_executor.backends.fly.sweep import Found, Sweeper, Swept
 
 LOOK_PATIENCE = 30.0
@@ -24,21 +25,31 @@ class Fleet:
     Args:
         app: None for FLY_APP_NAME, or else all in the journal.
         journal: its folder; None for where backends have it.
+        spelling: how whoever reads the errors gives these.
 
     Raises:
         ValueError: something is missing; it says where to get it.
         OSError: the journal cannot be read.
     """
 
-    def __init__(self, app: str | None, journal: str | None) -> None:
-        self.journal: Journal = Journal(journal or default_folder(os.environ))
-        wanted = app or os.environ.get("FLY_APP_NAME")
-        apps = [wanted] if wanted else sorted({entry.app for entry in self.journal.entries() if entry.app})
+    def __init__(self, app: str | None, journal: str | None, spelling: Spelling = ARGUMENTS) -> None:
+        try:
+            self.journal: Journal = Journal(journal or default_folder(os.environ))
+            entries = self.journal.entries()
+        except (OSError, RuntimeError) as error:
+            raise OSError(f"cannot read the journal: {error}. {spelling.give('journal')}") from error
+        is_named = app or os.environ.get("FLY_APP_NAME")
+        apps = [app] if is_named else sorted({entry.app for entry in entries if entry.app})
         # Without any it says what is missing.
-        accesses = [Access.find(os.environ, app=app) for app in apps] or [Access.find(os.environ)]
+        accesses = [Access.find(os.environ, app=each, spelling=spelling) for each in apps or [None]]
         self.sweepers: dict[str, Sweeper] = {
             access.app: Sweeper(MachinesAPI(access), self.journal) for access in accesses
         }
+
+    def now(self, app: str) -> float:
+        """Seconds since the epoch: by Fly's clock as soon as it has said anything about this app."""
+        sweeper = self.sweepers.get(app)
+        return time.time() if sweeper is None else sweeper.now()
 
     def look(self) -> list[tuple[str, Found]]:
         """All of them, each with its app."""

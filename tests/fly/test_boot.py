@@ -319,7 +319,7 @@ def test_a_create_without_an_answer_is_told_with_what_came_instead(
     on_fly.faults.on("create", times=math.inf, reply=errors.platform(502), commit=commit)
     backend = make_backend(machine_config=ASLEEP_CONFIG)
     when: list[int] = []
-    with make(backend, boot_timeout=1.2, max_boot_failures=1) as executor:
+    with make(backend, boot_timeout=3.0, max_boot_failures=1) as executor:
         future = executor.submit(pow, 2, 3)
         future.add_done_callback(lambda _: when.append(len(on_fly.history.left)))
         error = error_of(future)

@@ -43,8 +43,8 @@ MARGIN = 300.0
 """Seconds that the clocks of parent, Fly and whoever sweeps may differ."""
 UNDO_PATIENCE = 20.0
 """Seconds for destroying what came of a boot that failed."""
-GIVEN_UP_PATIENCE = 5.0
-"""The same where it was given up."""
+GIVEN_UP_PATIENCE = 4.0
+"""The same where it was given up: a pool that is shut down waits for the threads of its boots for 5 s."""
 UNDO_SHARE = 0.2
 """Of a boot's time, that this may take at most."""
 SWEEP_PATIENCE = 60.0
@@ -284,10 +284,12 @@ class FlyBackend(Backend):
         if not creation.in_doubt:
             self._forget(entry)
             return
-        why = _destroyed(creation, Patience(UNDO_PATIENCE, given_up))
-        if why and given_up is not None and given_up.is_set():
-            # Somebody waits for the end of it. But a machine that comes in these seconds would cost some.
-            why = _destroyed(creation, Patience(GIVEN_UP_PATIENCE), may_come_yet=True)
+        patience = Patience(UNDO_PATIENCE, given_up)
+        # Fly may be at it still: a machine that comes within seconds need not be left to the next sweep.
+        was_cut = patience.given_up
+        why = _destroyed(creation, patience)
+        if why and patience.given_up:
+            why = _destroyed(creation, Patience(GIVEN_UP_PATIENCE), may_come_yet=was_cut)
         if not why:
             self._forget(entry)
             return
