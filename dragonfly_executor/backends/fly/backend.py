@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node
-from dragonfly_executor.backends.fly.journal import Entry, Journal, default_folder
+from dragonfly_executor.backends.fly.journal import Entry, open_journal
 from dragonfly_executor.backends.fly.machine_config import (
     Blueprint,
     Guest,
@@ -22,6 +22,7 @@ from dragonfly_executor.backends.fly.machine_config import (
     check_services,
     check_texts,
     merge,
+    runner_command,
 )
 from dragonfly_executor.backends.fly.owner import Label, Owner
 from dragonfly_executor.backends.fly.patience import Patience
@@ -32,6 +33,7 @@ from dragonfly_executor.sync.plan import Sync
 from dragonfly_executor.transport.tcp import join_address
 
 if TYPE_CHECKING:
+    from dragonfly_executor.backends.fly.client import MachinesAPI
     from dragonfly_executor.backends.fly.creation import Creation
     from dragonfly_executor.backends.fly.machines import Machine
     from dragonfly_executor.backends.fly.sweep import Swept
@@ -151,18 +153,15 @@ class FlyBackend(Backend):
         self.default_boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
         self._max_lifetime = duration(max_lifetime, "max_lifetime", positive=True)
         self.sync = _sync(sync, requirements, own_image=place.own_image)
-        interpreter = python or (sys.executable if place.own_image else "python3")
-        failsafe_seconds = duration(failsafe, "failsafe", positive=True)
-        limits = {
-            "--failsafe": failsafe_seconds,
-            "--max-lifetime": self._max_lifetime,
-            "--max-idle": duration(max_idle, "max_idle"),
-        }
-        words = (word for name, seconds in limits.items() for word in (name, f"{seconds:.3f}"))
         self.blueprint = Blueprint(
             image=place.image,
             guest=Guest(cpu_kind, cpus, memory_mb, gpu_kind, gpus).check(),
-            command=(interpreter, "-m", "dragonfly_executor.runner", *words),
+            command=runner_command(
+                python or (sys.executable if place.own_image else "python3"),
+                failsafe=duration(failsafe, "failsafe", positive=True),
+                max_lifetime=self._max_lifetime,
+                max_idle=duration(max_idle, "max_idle"),
+            ),
             env=check_texts(env, "env"),
             metadata=check_texts(metadata, "metadata"),
             services=check_services(services),
@@ -170,16 +169,10 @@ class FlyBackend(Backend):
             skip_secrets=bool(skip_secrets),
             more=check_config(machine_config),
         )
-        try:
-            from dragonfly_executor.backends.fly.client import MachinesAPI
-        except ImportError as error:
-            raise ImportError("FlyBackend needs httpx: pip install 'dragonfly-executor[fly]'") from error
-        self.api = MachinesAPI(access)
-        self.journal = _journal(journal)
+        self.api = _api(access)
+        self.journal = open_journal(journal)
         self._sweeps = bool(sweep)
-        if not isinstance(prices, Prices):
-            raise TypeError(f"prices must be Prices, such as PRICES._replace(...), not {type(prices).__name__}")
-        self.prices = prices
+        self.prices = _checked(prices)
         self._lock = threading.Lock()
         """Of whether it has swept: boots run at the same time."""
 
@@ -219,6 +212,7 @@ class FlyBackend(Backend):
         encoded, written = request.parent.encode(), label.encode()
 
         def make_body(region: str | None) -> Mapping[str, Any]:
+            """The request for this machine, in a region."""
             return self.blueprint.body(name, region, encoded, written)
 
         size = str(self.blueprint.guest)
@@ -287,9 +281,9 @@ class FlyBackend(Backend):
         patience = Patience(UNDO_PATIENCE, given_up)
         # Fly may be at it still: a machine that comes within seconds need not be left to the next sweep.
         was_cut = patience.given_up
-        why = _destroyed(creation, patience)
+        why = creation.undo(patience)
         if why and patience.given_up:
-            why = _destroyed(creation, Patience(GIVEN_UP_PATIENCE), may_come_yet=was_cut)
+            why = creation.undo(Patience(GIVEN_UP_PATIENCE), may_come_yet=was_cut)
         if not why:
             self._forget(entry)
             return
@@ -331,14 +325,6 @@ class FlyBackend(Backend):
             logger.warning("machine %s was left behind and is not destroyed: %s", one.name, what)
 
 
-def _destroyed(creation: Creation, patience: Patience, *, may_come_yet: bool = False) -> str:
-    """Why what may have come of it is not known to be gone; "" if it is."""
-    try:
-        return "" if creation.undo(patience, may_come_yet=may_come_yet) else "it was not seen, or not seen to be gone"
-    except errors.DragonflyError as error:
-        return str(error)
-
-
 def machine_name(pool: str) -> str:
     """A name that no other machine has: of lower-case letters, digits and dashes, and 63 at most."""
     word = re.sub(r"[^a-z0-9]+", "-", pool.lower())[:24].strip("-")
@@ -359,13 +345,15 @@ def _sync(
     return Sync(files, requirements=requirements)
 
 
-def _journal(given: str | os.PathLike[str] | bool | None) -> Journal | None:
-    if given is False:
-        return None
-    if given is True:
-        given = None
+def _api(access: Access) -> MachinesAPI:
     try:
-        return Journal(default_folder(os.environ) if given is None else given)
-    except (OSError, RuntimeError) as error:
-        text = f"cannot keep a journal: {error}. Give a folder as journal=, or journal=False to go without"
-        raise OSError(text) from error
+        from dragonfly_executor.backends.fly.client import MachinesAPI
+    except ImportError as error:
+        raise ImportError("FlyBackend needs httpx: pip install 'dragonfly-executor[fly]'") from error
+    return MachinesAPI(access)
+
+
+def _checked(prices: Prices) -> Prices:
+    if not isinstance(prices, Prices):
+        raise TypeError(f"prices must be Prices, such as PRICES._replace(...), not {type(prices).__name__}")
+    return prices

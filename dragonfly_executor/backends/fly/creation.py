@@ -142,7 +142,7 @@ class Creation:
         found = self._api.runners(patience, **{BOOT: self._boot})
         return next((machine for machine in found if machine.name == self._name), None)
 
-    def undo(self, patience: Patience, *, may_come_yet: bool = False) -> bool:
+    def undo(self, patience: Patience, *, may_come_yet: bool = False) -> str:
         """Destroy what may have come of it.
 
         Args:
@@ -150,10 +150,16 @@ class Creation:
             may_come_yet: whether Fly may still be at it. Then it is looked for as long as there is patience.
 
         Returns:
-            Whether that is known to be gone. That nothing was found is no proof that nothing is there, or comes.
+            Why that is not known to be gone; "" if it is. That nothing was found is no proof that nothing is there, or
+            comes.
         """
-        machine = self._find(patience)
-        while machine is None and may_come_yet and not patience.over:
-            patience.pause(PAUSE_ON_NOTHING)
+        try:
             machine = self._find(patience)
-        return machine is not None and self._api.destroy(machine.id, patience)
+            while machine is None and may_come_yet and not patience.over:
+                patience.pause(PAUSE_ON_NOTHING)
+                machine = self._find(patience)
+            if machine is None:
+                return "it is not to be found"
+            return "" if self._api.destroy(machine.id, patience) else "it was told to go, and has not yet"
+        except FlyAPIError as error:
+            return str(error)
