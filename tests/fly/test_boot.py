@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import BootError, BootTimeoutError
+from dragonfly_executor.backends.fly.patience import Patience
 from dragonfly_executor.runner import exits
 from tests.fly.asking import Asker
 from tests.fly.boots import ASLEEP_CONFIG, nothing_is_left
@@ -353,14 +354,22 @@ def test_a_machine_that_starts_too_late_is_refused_and_ends(
     assert machine.name not in [entry.name for entry in backend.journal.entries()]
 
 
-def test_a_shutdown_does_not_wait_for_a_boot(on_fly: Simulator, make: Make, make_backend: MakeBackend) -> None:
+def test_a_shutdown_does_not_wait_for_a_boot(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither for Fly's answer to be better, nor for a machine to start."""
-    asked = threading.Event()
-    on_fly.faults.on("create", times=math.inf, reply=rate_limited("60"), after=lambda call: asked.set())
+    answered, pause = threading.Event(), Patience.pause
+
+    def noticed(patience: Patience, seconds: float) -> None:
+        answered.set()
+        pause(patience, seconds)
+
+    monkeypatch.setattr(Patience, "pause", noticed)
+    on_fly.faults.on("create", times=math.inf, reply=rate_limited("60"))
     backend = make_backend()
     executor = make(backend, boot_timeout=3600.0)
     future = executor.submit(pow, 2, 3)
-    assert asked.wait(PATIENCE)
+    assert answered.wait(PATIENCE)
     future.cancel()
     executor.kill_workers()
     executor.shutdown()

@@ -248,13 +248,13 @@ def test_what_stays_in_doubt_is_destroyed_or_written_down(
     on_fly: Simulator, backend: FlyBackend, listed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fly carries it out and never says so. That a list is empty is no proof."""
-    monkeypatch.setattr("dragonfly_executor.backends.fly.backend.UNDO_PATIENCE", 0.6)
     on_fly.faults.on("create", times=math.inf, reply=errors.platform(502), commit=True)
     if listed != "truth":
+        monkeypatch.setattr("dragonfly_executor.backends.fly.backend.UNDO_PATIENCE", 0.6)
         replies = {"empty": Reply(200, []), "broken": Reply(500, "<html>")}
         on_fly.faults.on("list", times=math.inf, reply=replies[listed])
     with pytest.raises(BootTimeoutError, match="502"):
-        boot(backend, 0.5)
+        boot(backend, 1.0)
     if listed == "truth":
         assert len(on_fly.world.booted) == 1
         nothing_is_left(on_fly, backend)
