@@ -5,11 +5,9 @@ All on the engine thread, but for the backends' `boot`, which blocks: it runs on
 
 from __future__ import annotations
 
-import threading
-
 from dragonfly_executor import errors
 from dragonfly_executor.arrivals import Arrivals, as_boot_error
-from dragonfly_executor.backends.base import BootRequest
+from dragonfly_executor.backends.base import BootRequest, GivenUp
 from dragonfly_executor.backoff import delay
 from dragonfly_executor.core import events, handshake
 from dragonfly_executor.lookout import Lookout
@@ -57,7 +55,7 @@ class Booting:
         self.ending = False
         self.timer: Timer | None = None
         self.link: RunnerLink | None = None
-        self.given_up = threading.Event()
+        self.given_up = GivenUp()
         self.hello: handshake.Hello | None = None
         """What the runner said first; None until it did."""
 

@@ -328,6 +328,7 @@ class Engine:
         """An initializer failed. What it raised is opened on the callback thread: it may be of the user's own type."""
 
         def open_and_break() -> None:
+            """On the callback thread: the error is opened by the user's code."""
             error = reports.initializer_error(self.codec, payload, is_error)
             self._loop.call_soon_threadsafe(lambda: self._break(error))
 

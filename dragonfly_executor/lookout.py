@@ -42,6 +42,7 @@ class Lookout:
         error = runner.node.ended(LOOK)
 
         def looked() -> None:
+            """On the engine thread: the boot has failed, or there is another look to come."""
             # If it has just dialed in, the end of its link says that it has ended.
             if error is not None and self._boots.is_waited_for(runner):
                 self._boots.node_ended(runner, error)

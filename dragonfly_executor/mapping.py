@@ -69,6 +69,7 @@ def map_calls(
     window = _window(iterables, chunksize, buffersize)
 
     def send(chunk: Any) -> Future[Any]:
+        """One call's arguments, or several calls' in one."""
         return submit(fn, *chunk) if chunksize == 1 else submit(run_chunk, fn, chunk)
 
     sent = _submitted(chunks, send)
@@ -100,6 +101,7 @@ def _submitted(chunks: Iterator[Any], send: Callable[[Any], Future[Any]]) -> Ite
     """The calls' futures, each submitted when it is asked for. What the arguments' iterator raises waits its turn."""
 
     def submit_next() -> Future[Any] | None:
+        """The next call's future; None when there are no more."""
         nonlocal chunks
         try:
             chunk = next(chunks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections import namedtuple
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
@@ -10,7 +12,7 @@ from dragonfly_executor.parent import Parent
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
-    import threading
+    from collections.abc import Callable
     from typing import Protocol
 
     from dragonfly_executor.errors import BootError
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.loop import Loop
 else:
     Protocol = object
+
+logger = logging.getLogger("dragonfly_executor")
 
 Buffer = bytes | bytearray | memoryview
 
@@ -35,6 +39,44 @@ class Stream(Protocol):
         """End the stream in both directions."""
 
 
+class GivenUp(threading.Event):
+    """Set when nobody wants something any more; whoever blocks over it may have that ended in the same moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calling = threading.Lock()
+        self._ends: list[Callable[[], object]] = []
+
+    def set(self) -> None:
+        """It is not wanted any more."""
+        with self._calling:
+            super().set()
+            ends, self._ends = self._ends, []
+            for end in ends:
+                try:
+                    end()
+                except BaseException:  # a backend may be anybody's, and the engine goes on
+                    logger.exception("could not end what blocks over something that was given up")
+
+    def call(self, end: Callable[[], object]) -> None:
+        """Have this called when it is given up, or at once if it has been: say, what shuts a socket down.
+
+        Args:
+            end: must not block: a pool's engine runs it.
+        """
+        with self._calling:
+            if not self.is_set():
+                self._ends.append(end)
+                return
+        end()
+
+    def forget(self, end: Callable[[], object]) -> None:
+        """It is not called any more, nor still being called when this returns."""
+        with self._calling:
+            if end in self._ends:
+                self._ends.remove(end)
+
+
 _Request = namedtuple(  # noqa: PYI024  # typing is slow to import
     "_Request", "runner_id parent timeout given_up", defaults=(None,)
 )
@@ -48,15 +90,15 @@ class BootRequest(_Request):
         parent: what the runner is to find in its environment, as ``DRAGONFLY_PARENT``. Where it dials back, the token
             in it lets that runner in, once, until `timeout` has passed.
         timeout: seconds that the boot may take; the pool gives up on it after that.
-        given_up: set when the pool does not want this runner any more, so that who waits may stop; None where nobody
-            will say so.
+        given_up: a `threading.Event` that is set when the pool does not want this runner any more, so that who waits
+            may stop; what blocks in other ways can be ended by `GivenUp.call`. None where nobody will say so.
     """
 
     __slots__ = ()
     runner_id: int
     parent: Parent
     timeout: float
-    given_up: threading.Event | None
+    given_up: GivenUp | None
 
 
 class Node:

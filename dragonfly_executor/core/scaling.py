@@ -97,11 +97,13 @@ class BackOff:
     Attributes:
         failures: boots that failed in a row.
         until: monotonic seconds before which nothing boots, or None.
+        final: why no further boot can end better, where one of those that are under way still may; else None.
     """
 
     def __init__(self) -> None:
         self.failures = 0
         self.until: float | None = None
+        self.final: Exception | None = None
 
     def failed(self, until: float | None = None) -> None:
         """A boot came to nothing; `until` is when the next may begin."""
@@ -112,11 +114,11 @@ class BackOff:
     def succeeded(self) -> None:
         """A boot worked: whatever was wrong is over."""
         self.failures = 0
-        self.until = None
+        self.until = self.final = None
 
     def gave_up(self) -> int:
         """Start counting anew, and say how many boots had failed. The pause stays, or `min` would boot without any."""
-        failures, self.failures = self.failures, 0
+        failures, self.failures, self.final = self.failures, 0, None
         return failures
 
     def demanded(self) -> None:

@@ -142,8 +142,12 @@ class PoolState:
     @property
     def last_boots(self) -> bool:
         """Whether so many boots have failed that only those under way are waited for: more would put the end off."""
-        enough = self.back_off.failures >= self.limits.max_boot_failures
-        return enough and bool(self.roster.booting) and not self.roster.up
+        return self.has_failed_enough and bool(self.roster.booting) and not self.roster.up
+
+    @property
+    def has_failed_enough(self) -> bool:
+        """Whether so many boots have failed, or one in such a way, that no others are tried for what waits."""
+        return self.back_off.final is not None or self.back_off.failures >= self.limits.max_boot_failures
 
     @property
     def slots_hint(self) -> int:
@@ -242,6 +246,8 @@ class PoolState:
 
     def boot(self, now: float) -> None:
         """Have a runner booted."""
+        # While one is under way that may still end better, none is begun: so this is another round.
+        self.back_off.final = None
         self.tally.boots_attempted += 1
         # Boots are counted, so their count is a number that no runner has had.
         runner_id = self.tally.boots_attempted
@@ -306,10 +312,12 @@ class PoolState:
         self.back_off.failed(next_boot)
         if self.roster.up:
             return
-        # Versions that do not fit will not fit the next time either: no reboot can help.
-        hopeless = verdicts.is_hopeless(error)
-        if hopeless or (self.back_off.failures >= self.limits.max_boot_failures and not self.roster.booting):
+        if verdicts.is_final(error):
+            self.back_off.final = error
+        # Those that are under way may have been begun before what is wrong now was wrong.
+        if self.has_failed_enough and not self.roster.booting:
+            why = self.back_off.final or error
             failures = self.back_off.gave_up()
             waiting = self.ledger.waiting()
             if waiting:
-                self.fail(waiting, verdicts.no_runner(error, failures))
+                self.fail(waiting, verdicts.no_runner(why, failures))

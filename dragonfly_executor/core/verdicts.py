@@ -83,9 +83,9 @@ def _figure(value: float) -> str:
     return f"{value:.4g}" if value < 1000 else f"{value:.0f}"
 
 
-def is_hopeless(error: Exception) -> bool:
-    """Whether every further boot must end as this one did."""
-    return isinstance(error, errors.VersionMismatchError | errors.HostKeyError)
+def is_final(error: Exception) -> bool:
+    """Whether no further boot can end better than this one did."""
+    return isinstance(error, errors.BootError) and error.final
 
 
 def no_runner(error: Exception, failures: int) -> errors.BootError:

@@ -110,6 +110,7 @@ def _fly(options: argparse.Namespace) -> Places:
     checks = Checks(Given(options.app, options.image, options.region, options.parent_address))
 
     def findings() -> Iterable[Finding]:
+        """What is found without a boot, and what by one, if it was asked for and nothing stands in its way."""
         well = True
         for finding in checks.run():
             # What was left behind does not keep a machine from booting.

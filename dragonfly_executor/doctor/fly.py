@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.fly.backend import FlyBackend
     from dragonfly_executor.backends.fly.client import MachinesAPI
     from dragonfly_executor.backends.fly.errors import FlyAPIError
-    from dragonfly_executor.backends.fly.settings import Access, Place
+    from dragonfly_executor.backends.fly.settings import Access, Place, Spelling
 
 PATIENCE = 20.0
 """Seconds for each question to Fly."""
@@ -88,7 +88,7 @@ class Checks:
         given = self._given
         yield from self._access_to(self.app)
         try:
-            self._place = Place.find(self._environment, image=given.image, region=given.region)
+            self._place = Place.find(self._environment, image=given.image, region=given.region, spelling=_spelling())
         except ValueError as error:
             yield Finding("image", False, "not known", str(error))
             return
@@ -98,15 +98,16 @@ class Checks:
     def _access_to(self, app: str) -> Iterator[Finding]:
         from dragonfly_executor.backends.fly.settings import Access
 
+        given = self._given.app
         try:
             # With any token, to see what is wrong with the app alone.
-            Access.find(self._environment, app=app, token="any")  # noqa: S106
+            Access.find(self._environment, app=given, token="any", spelling=_spelling())  # noqa: S106
         except ValueError as error:
             yield Finding("app", False, app or "not known", str(error))
             yield Finding("token", None, "not reached")
             return
         try:
-            self._access = Access.find(self._environment, app=app)
+            self._access = Access.find(self._environment, app=given, spelling=_spelling())
         except ValueError as error:
             yield Finding("app", True, app)
             yield Finding("token", False, "there is none, or it cannot be one", str(error))
@@ -207,7 +208,8 @@ class Checks:
         from dragonfly_executor.transport.listener import bind
 
         try:
-            address = Address.find(self._environment, parent_address=self._given.parent_address)
+            given = self._given.parent_address
+            address = Address.find(self._environment, parent_address=given, spelling=_spelling())
         except ValueError as error:
             return Finding("address", False, "not known", str(error))
         try:
@@ -224,6 +226,13 @@ class Checks:
 def for_boot(error: errors.BootError) -> str:
     """What to do about a boot on Fly that failed."""
     return _BY_PHASE.get(error.phase) or advice.for_boot(error)
+
+
+def _spelling() -> Spelling:
+    """How all that is given which has an option of its own."""
+    from dragonfly_executor.backends.fly.settings import options
+
+    return options(*Given._fields)
 
 
 def _is_private(host: str) -> bool:

@@ -56,13 +56,23 @@ class BootError(DragonflyError, BrokenProcessPool):
             "resolve", "host key", "auth", "python" and "bootstrap".
         attempts: boots that failed in a row.
         output: the last of what the node printed, or "".
+        final: whether no further boot can end better until a person has changed something, as where a credential is
+            refused. Then the pool does not go on up to ``max_boot_failures``: it waits for the boots that are under
+            way, and where they bring no runner either, what waits fails with this error. A backend says so with
+            ``final=True``; None is what the class says, which is False unless a subclass says otherwise.
     """
 
-    def __init__(self, message: str, phase: str = "create", attempts: int = 1, output: str = "") -> None:
-        super().__init__(message, phase, attempts, output)
+    final: bool = False
+
+    def __init__(
+        self, message: str, phase: str = "create", attempts: int = 1, output: str = "", final: bool | None = None
+    ) -> None:
+        super().__init__(message, phase, attempts, output, final)
         self.phase = phase
         self.attempts = attempts
         self.output = output
+        if final is not None:
+            self.final = final
 
     def __str__(self) -> str:
         text = f"{self.args[0]} (phase: {self.phase}, attempts: {self.attempts})"
@@ -80,9 +90,13 @@ class RunnerAuthError(BootError):
 class VersionMismatchError(BootError):
     """Parent and runner cannot speak with each other: their Python, package, cloudpickle or protocol differ."""
 
+    final = True
+
 
 class HostKeyError(BootError):
     """A host showed a key that nobody vouches for, or another one than it used to. It is not tried again."""
+
+    final = True
 
 
 class CallDeserializationError(DragonflyError, BrokenProcessPool):

@@ -50,9 +50,10 @@ def _runner(
             parser.error("name the machines that are to be destroyed, or give --all")
         try:
             # It loads httpx, which nobody needs who asks for something else.
+            from dragonfly_executor.backends.fly.settings import options as spelled
             from dragonfly_executor.fleet.fleet import Fleet
 
-            fleet = Fleet(options.app, options.journal)
+            fleet = Fleet(options.app, options.journal, spelled("app", "journal"))
         except ImportError:
             parser.error("this needs httpx: pip install 'dragonfly-executor[fly]'")
         except (ValueError, OSError) as error:
@@ -84,7 +85,7 @@ def _list(options: argparse.Namespace, fleet: Fleet) -> int:
         # Whoever looks for machines because something is wrong is glad of what there is.
         print(f"dragonfly: {error}", file=sys.stderr)
         found, status = fleet.written_down(), 1
-    sights = _sights(found)
+    sights = _sights(fleet, found)
     if options.json:
         _print_json(machines=[sight.record() for sight in sights])
         return status
@@ -120,7 +121,7 @@ def _destroy(options: argparse.Namespace, fleet: Fleet) -> int:
 
 
 def _destroy_chosen(options: argparse.Namespace, fleet: Fleet, chosen: list[tuple[str, Found]]) -> int:
-    if chosen and not options.yes and not _may_destroy(_sights(chosen)):
+    if chosen and not options.yes and not _may_destroy(_sights(fleet, chosen)):
         print("dragonfly: nothing was destroyed", file=sys.stderr)
         return 1
     swept = fleet.destroy(chosen)
@@ -150,11 +151,11 @@ def _may_destroy(sights: list[Sight]) -> bool:
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
 
-def _sights(found: list[tuple[str, Found]]) -> list[Sight]:
+def _sights(fleet: Fleet, found: list[tuple[str, Found]]) -> list[Sight]:
     from dragonfly_executor.fleet.sight import Sight
 
-    now = time.time()
-    return [Sight.of(one, app, now) for app, one in found]
+    # What Fly has made is as old as Fly says; what only the journal knows of was written down by the clock here.
+    return [Sight.of(one, app, fleet.now(app), time.time()) for app, one in found]
 
 
 def _show(sights: list[Sight], file: Any = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 
 from dragonfly_executor.backends.fly.client import MachinesAPI
@@ -10,7 +11,7 @@ from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.journal import Entry, Journal, default_folder
 from dragonfly_executor.backends.fly.owner import Liveness
 from dragonfly_executor.backends.fly.patience import Patience
-from dragonfly_executor.backends.fly.settings import Access, is_app_name
+from dragonfly_executor.backends.fly.settings import ARGUMENTS, Access, Spelling, is_app_name
 from dragonfly_executor.backends.fly.sweep import Found, Sweeper, Swept
 
 LOOK_PATIENCE = 30.0
@@ -25,6 +26,7 @@ class Fleet:
     Args:
         app: None for FLY_APP_NAME, or else all in the journal that are known to this API.
         journal: its folder; None for where backends have it, which may be nowhere.
+        spelling: how whoever reads the errors gives these.
 
     Attributes:
         refused: apps that Fly did not tell of while it told of others, with what it said.
@@ -35,10 +37,11 @@ class Fleet:
         OSError: the journal that is named cannot be read.
     """
 
-    def __init__(self, app: str | None, journal: str | None) -> None:
+    def __init__(self, app: str | None, journal: str | None, spelling: Spelling = ARGUMENTS) -> None:
         if "" in (app, journal):
             # Of a variable that is not set: whoever gave it did not mean all the others.
             raise ValueError("an app or a journal without a name is none")
+        self._spelling = spelling
         self.refused: dict[str, str] = {}
         self.without = ""
         self.journal = self._open(journal)
@@ -51,22 +54,29 @@ class Fleet:
             return Journal(default_folder(os.environ) if folder is None else folder)
         except (OSError, RuntimeError) as error:
             if folder is not None:
-                raise
+                raise OSError(f"cannot read the journal: {error}. {self._spelling.give('journal')}") from error
             self.without = f"no journal can be kept here ({error}): only what Fly lists is known"
             return None
 
     def _accesses(self, app: str | None) -> list[Access]:
         wanted = app or os.environ.get("FLY_APP_NAME")
         if wanted:
-            return [Access.find(os.environ, app=wanted)]
+            return [self._access(app)]
         known = {(entry.app, entry.host) for entry in self._entries()}
-        names = sorted({name for name, _ in known if is_app_name(name)})
-        accesses = [Access.find(os.environ, app=name) for name in names]
+        accesses = [self._access(name) for name in sorted({name for name, _ in known if is_app_name(name)})]
         # Without any it says what is missing.
-        return [access for access in accesses if (access.app, access.host) in known] or [Access.find(os.environ)]
+        return [access for access in accesses if (access.app, access.host) in known] or [self._access(None)]
+
+    def _access(self, app: str | None) -> Access:
+        return Access.find(os.environ, app=app, spelling=self._spelling)
 
     def _entries(self) -> list[Entry]:
         return [] if self.journal is None else self.journal.entries()
+
+    def now(self, app: str) -> float:
+        """Seconds since the epoch: by Fly's clock as soon as it has said anything about this app."""
+        sweeper = self.sweepers.get(app)
+        return time.time() if sweeper is None else sweeper.now()
 
     def look(self) -> list[tuple[str, Found]]:
         """All of them, each with its app. Of an app that is `refused` what the journal has.

@@ -44,16 +44,18 @@ class Sight(NamedTuple):
     in_journal: bool
 
     @classmethod
-    def of(cls, found: Found, app: str, now: float, prices: Prices = PRICES) -> Sight:
-        """What is known of it at `now` (seconds since the epoch)."""
+    def of(cls, found: Found, app: str, now: float, now_here: float, prices: Prices = PRICES) -> Sight:
+        """What is known of it at `now` by Fly's clock, `now_here` by this machine's (seconds since the epoch)."""
         machine, entry = found.machine, found.entry
         label = Label.decode(machine.metadata) if machine is not None else None
         label = label or (entry.label if entry is not None else None)
         region = (machine.region if machine is not None else "") or (entry.region if entry is not None else "")
         guest = (machine.guest if machine is not None else {}) or (entry.guest if entry is not None else {})
-        began = machine.created if machine is not None else None
-        began = entry.began if began is None and entry is not None else began
-        age = None if began is None else max(0.0, now - began)
+        age = None
+        if machine is not None and machine.created is not None:
+            age = max(0.0, now - machine.created)
+        elif entry is not None:
+            age = max(0.0, now_here - entry.began)
         price = prices.per_second(guest, [region] if region else []) if guest else None
         machine_id, state = None, "asked for"
         if machine is not None:

@@ -34,6 +34,7 @@ class Watch:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
         def on_signal() -> None:
+            """On the loop: take what the signals have written, and look after children."""
             try:
                 receiver.recv(256)
             except BlockingIOError:

@@ -143,16 +143,6 @@ def test_min_that_cannot_be_booted_is_tried_again_with_pauses_for_ever() -> None
         assert story.at(story.now + 1.0) == [f"boot {runner_id + 1}"]
 
 
-def test_versions_that_do_not_fit_fail_what_waits_at_once() -> None:
-    story = Story(max=2)
-    story.submit_calls(3)
-    mismatch = errors.VersionMismatchError("3.11 here and 3.12 there", "handshake")
-    assert story.fails(1, mismatch) == [f"{i} = VersionMismatchError" for i in (1, 2, 3)]
-    assert story.fails(2, mismatch, retry_in=4.0) == []
-    assert story.machine.deadline() == 4.0
-    assert story.at(4.0) == [], "and nothing boots again until somebody asks"
-
-
 @pytest.mark.parametrize("event", [events.RunnerLost(1, lost(1)), events.RunnerGone(1)], ids=["lost", "gone"])
 def test_a_runner_that_dies_while_it_boots_is_a_failed_boot(event: events.Event) -> None:
     story = Story(max_boot_failures=1)

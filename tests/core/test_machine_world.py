@@ -128,7 +128,8 @@ class MachineAndWorld(RuleBasedStateMachine):
 
     @rule(which=SMALL, retry_in=st.sampled_from([0.0, 1.0, 7.0]), kind=SMALL)
     def boot_fails(self, which: int, retry_in: float, kind: int) -> None:
-        error = [errors.BootError("no"), OSError("no"), errors.VersionMismatchError("3.11 and 3.12")][min(kind // 3, 2)]
+        final = errors.BootError("no", final=True)
+        error = [errors.BootError("no"), OSError("no"), errors.VersionMismatchError("3.11 and 3.12"), final][kind // 2]
         self.world.feed(events.BootFailed(self.runner(which, up=False), error, retry_in))
 
     @rule(which=SMALL, calls=st.integers(0, 2), cost=COSTS, retryable=st.booleans(), twice=st.booleans())

@@ -71,6 +71,14 @@ class World:
         """Whether one of them had no price."""
         self.is_spent = self.may_be_spent = self.was_spent = False
         """Whether a cap is reached, or is too near to say; and whether the machine had said so."""
+        self.failures = 0
+        """Boots that failed in a row."""
+        self.final: Exception | None = None
+        """Why no further boot can end better, while others are under way that still may."""
+        self.gives_up = False
+        """Whether the last event has ended the hope for a runner."""
+        self.why: Exception | None = None
+        """The error that ended it, where the event has one."""
         self.spared: set[int] = set()
         """Calls that may still be sent after a shutdown that cancels what waits: those that a boot will take."""
         self.flown: list[tuple[int, int, int]] = []
@@ -99,6 +107,7 @@ class World:
         self.sound = False
         self.last_event = event
         mode = self.mode
+        self.gives_up = False
         self._note(event)
         self._count_spending()
         result = self.machine.handle(event, self.now)
@@ -129,6 +138,7 @@ class World:
     def _note(self, event: events.Event) -> None:
         """Keep the books on what an event tells."""
         node = self.nodes.get(getattr(event, "runner_id", 0))
+        self._count_boots(event, node)
         match event:
             case events.ShutdownRequested(mode):
                 self.mode = max(self.mode or mode, mode)
@@ -165,6 +175,29 @@ class World:
                 self._leaves(node, call_id, attempt, may_have_run=True)
             case events.IdleChecked() if node is not None:
                 node.asked = False
+
+    def _count_boots(self, event: events.Event, node: Node | None) -> None:
+        """Of those that fail in a row, and of what is hoped for nevertheless."""
+        if node is None or node.up or node.stopped:
+            return
+        match event:
+            case events.BootSucceeded():
+                self.failures, self.final = 0, None
+            case events.BootFailed(_, error) | events.RunnerLost(_, error):
+                self._boot_fails(node, error)
+            case events.RunnerGone():
+                self._boot_fails(node, None)
+
+    def _boot_fails(self, node: Node, error: Exception | None) -> None:
+        self.failures += 1
+        others = [other for other in self.nodes.values() if other is not node and not other.stopped]
+        if any(other.up and not other.leaving for other in others):
+            return
+        if isinstance(error, errors.BootError) and error.final:
+            self.final = error
+        if (self.final or self.failures >= self.limits.max_boot_failures) and all(other.up for other in others):
+            self.gives_up, self.why = True, self.final or error
+            self.failures, self.final = 0, None
 
     def _leaves(self, node: Node, call_id: int, attempt: int, *, may_have_run: bool) -> bool:
         if node.flying.get(call_id) != attempt:
@@ -294,6 +327,8 @@ class World:
                 assert was_up or not flying
                 staying = [node for node in self.nodes.values() if not node.stopped and not node.leaving]
                 assert was_up or not any(node.up for node in staying), "a runner is up"
+                assert was_up or self.gives_up, "boots fail, and there is hope"
+                assert was_up or self.why is None or self.why in (outcome, outcome.__cause__), "another boot's error"
             case errors.RunnerLostError():
                 died = call.attempt in account.attempts_begun
                 killed = self.mode is ShutdownMode.KILL
@@ -315,6 +350,9 @@ class World:
         assert not self.broken
         assert self.mode in (None, ShutdownMode.DRAIN), "a boot after a shutdown"
         assert not self.all_is_spent, "a boot after a cap was reached"
+        booting = any(not node.up and not node.stopped for node in self.nodes.values())
+        assert self.final is None or not booting, "a boot that cannot end better than the last one"
+        self.final = None
         self.nodes[action.runner_id] = Node(since=self.now, price=self.limits.caps.price)
         assert len(self.nodes) <= self.machine.pool.max, "more runners than max"
 
@@ -349,6 +387,9 @@ class World:
         assert pending == [call.id for call in self.machine.unsettled()]
         if self.broken or self.mode is ShutdownMode.KILL:
             assert not pending
+        if self.gives_up:
+            flying = {call_id for node in self.nodes.values() for call_id in node.flying}
+            assert flying.issuperset(pending), "no runner comes, and calls wait for one"
         if self.mode is not None and not pending and not self.nodes:
             assert self.closed, "nothing is left, and the pool does not close"
         assert not (self.closed and pending)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from dragonfly_executor import FlyBackend
-from dragonfly_executor.backends.base import BootRequest
+from dragonfly_executor.backends.base import BootRequest, GivenUp
 from dragonfly_executor.backends.fly.node import FlyNode
 from dragonfly_executor.parent import Parent
 from tests.fly.asking import ASLEEP
@@ -19,7 +18,15 @@ CANARY = "ca" * 32
 LONG = 30.0
 
 
-def request(timeout: float = LONG, number: int = 1, given_up: threading.Event | None = None) -> BootRequest:
+class GivenUpInAPause(GivenUp):
+    """Given up by somebody else as soon as whoever asks Fly waits between two questions."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.set()
+        return super().wait(timeout)
+
+
+def request(timeout: float = LONG, number: int = 1, given_up: GivenUp | None = None) -> BootRequest:
     """What a pool would ask for."""
     parent = Parent.new("Tests of Fly", number, "fly")
     parent = parent._replace(address="[fdaa::1]:1", fingerprint="00" * 32, token=CANARY)

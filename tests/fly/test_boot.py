@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import BootError, BootTimeoutError, FlyBackend, Parent
+from dragonfly_executor.backends.fly.patience import Patience
 from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.runner import exits
 from tests.fly.asking import Asker
@@ -137,6 +138,43 @@ def test_a_machine_that_fly_stops_lets_calls_finish(
         assert finishing.result(PATIENCE) is None
         on_fly.wait_for(machine, "destroyed")
         assert executor.submit(pow, 2, 3).result(PATIENCE) == 8
+    nothing_is_left(on_fly, backend)
+
+
+# -- answers that are final --------------------------------------------------------------------------------------------
+
+
+def test_with_a_token_that_was_revoked_fly_is_asked_once_and_what_waits_fails(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend
+) -> None:
+    backend = make_backend(token="fm2_revoked")
+    with make(backend, max_boot_failures=5) as executor:
+        first = executor.submit(pow, 2, 3)
+        error = error_of(first)
+        assert isinstance(error, BootError)
+        assert "HTTP 401" in str(error)
+        assert (error.final, error.attempts) == (True, 1)
+        assert on_fly.history.statuses("create") == [401]
+        # Whoever asks again is not told from memory.
+        assert error_of(executor.submit(pow, 2, 3)) is not error
+        assert on_fly.history.statuses("create") == [401, 401]
+    nothing_is_left(on_fly, backend)
+
+
+def test_an_answer_that_is_final_takes_nothing_from_the_machines_that_start_already(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend
+) -> None:
+    """The token is revoked between two creates: the first one's machine takes the calls of both."""
+    on_fly.timing.pull_time = None
+    on_fly.faults.on("create", nth=2, times=math.inf, reply=errors.unauthorized())
+    backend = make_backend()
+    events = Events()
+    with make(backend, max=2, max_concurrency=1, boot_wait=lambda state: 3600.0, on_event=events) as executor:
+        calls = [executor.submit(pow, 2, number) for number in range(4)]
+        assert "HTTP 401" in events.wait("boot failed")["text"]
+        on_fly.finish_pull(on_fly.machine())
+        assert [call.result(PATIENCE) for call in calls] == [1, 2, 4, 8]
+        assert on_fly.history.statuses("create").count(200) == 1
     nothing_is_left(on_fly, backend)
 
 
@@ -363,14 +401,22 @@ def test_a_machine_that_starts_too_late_is_refused_and_ends(
     assert machine.name not in [entry.name for entry in backend.journal.entries()]
 
 
-def test_a_shutdown_does_not_wait_for_a_boot(on_fly: Simulator, make: Make, make_backend: MakeBackend) -> None:
+def test_a_shutdown_does_not_wait_for_a_boot(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither for Fly's answer to be better, nor for a machine to start."""
-    asked = threading.Event()
-    on_fly.faults.on("create", times=math.inf, reply=rate_limited("60"), after=lambda call: asked.set())
+    answered, pause = threading.Event(), Patience.pause
+
+    def noticed(patience: Patience, seconds: float) -> None:
+        answered.set()
+        pause(patience, seconds)
+
+    monkeypatch.setattr(Patience, "pause", noticed)
+    on_fly.faults.on("create", times=math.inf, reply=rate_limited("60"))
     backend = make_backend()
     executor = make(backend, boot_timeout=3600.0)
     future = executor.submit(pow, 2, 3)
-    assert asked.wait(PATIENCE)
+    assert answered.wait(PATIENCE)
     future.cancel()
     executor.kill_workers()
     executor.shutdown()

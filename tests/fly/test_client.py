@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from typing import Any
 
@@ -12,6 +11,7 @@ import httpx
 import pytest
 
 from dragonfly_executor import errors as public
+from dragonfly_executor.backends.base import GivenUp
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.http import Line
@@ -21,6 +21,7 @@ from dragonfly_executor.backends.fly.settings import Access
 from dragonfly_executor.backends.fly.token import Token
 from dragonfly_executor.backends.fly.verdicts import Verdict
 from tests.fly.asking import Asker
+from tests.fly.boots import GivenUpInAPause
 from tests.fly_simulator import errors
 from tests.fly_simulator.calls import Reply
 from tests.fly_simulator.faults import rate_limited
@@ -147,6 +148,21 @@ def test_questions_end_with_the_patience_and_say_what_was_wrong(on_fly: Simulato
     assert isinstance(caught.value, public.DragonflyError)
 
 
+def test_an_answer_says_more_than_that_there_was_no_time_for_another() -> None:
+    given_up = GivenUp()
+    answers = iter([httpx.Response(502, stream=httpx.ByteStream(b'{"error": "bad gateway"}'))])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        try:
+            return next(answers)
+        except StopIteration:
+            given_up.set()
+            raise httpx.ReadTimeout("timed out") from None
+
+    with pytest.raises(FlyAPIError, match="HTTP 502: bad gateway"):
+        played(answer).get("7811", Patience(3600.0, given_up))
+
+
 def test_a_no_is_final(on_fly: Simulator) -> None:
     stranger = MachinesAPI(Access.find({**on_fly.environment, "FLY_API_TOKEN": "fm2_stranger"}))
     with pytest.raises(FlyAPIError, match="token validation error") as caught:
@@ -156,12 +172,13 @@ def test_a_no_is_final(on_fly: Simulator) -> None:
 
 
 def test_what_is_given_up_ends_at_once(on_fly: Simulator, api: MachinesAPI) -> None:
-    given_up = threading.Event()
-    on_fly.faults.on("get", times=math.inf, reply=rate_limited("59"), after=lambda call: given_up.set())
+    given_up = GivenUpInAPause()
+    on_fly.faults.on("get", times=math.inf, reply=rate_limited("59"))
     with pytest.raises(FlyAPIError, match="429"):
         api.get("7811", Patience(3600.0, given_up))
-    with pytest.raises(FlyAPIError):
+    with pytest.raises(FlyAPIError, match="nobody wanted"):
         api.get("7811", Patience(3600.0, given_up))
+    assert len(on_fly.history.calls) == 1
 
 
 # -- what it bounds ----------------------------------------------------------------------------------------------------
@@ -241,9 +258,9 @@ def test_the_token_is_in_no_log_line_and_no_description(
         api.get("7811", patience())
         on_fly.faults.on("get", reset=True)
         api.get("7811", patience())
-        shown = [repr(api), repr(api._line), repr(vars(api)), repr(vars(api._line)), repr(api._line._client)]
-        assert api._line._client is not None
-        shown.append(repr(api._line._client.headers))
+        (connection,) = api._line._idle
+        shown = [repr(api), repr(api._line), repr(vars(api)), repr(vars(api._line)), repr(vars(connection))]
+        shown.append(repr(connection.client.headers))
     assert "httpcore" in {record.name.partition(".")[0] for record in caplog.records}
     for text in (*shown, caplog.text):
         assert on_fly.token not in text

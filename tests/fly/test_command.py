@@ -5,13 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 
+import httpx
 import pytest
 
+from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.journal import Entry
 from dragonfly_executor.backends.fly.owner import Label, Owner
 from dragonfly_executor.backends.fly.prices import PRICES
@@ -179,7 +184,35 @@ def test_all_apps_of_the_journal_are_looked_at_where_none_is_named(
     with pytest.raises(SystemExit) as ended:
         main(["list"])
     assert ended.value.code == 2
-    assert "Give app=, or set FLY_APP_NAME" in capsys.readouterr().err
+    assert "Give --app, or set FLY_APP_NAME" in capsys.readouterr().err
+
+
+def test_ages_and_costs_go_by_flys_clock_and_by_this_ones_what_was_only_written_here(
+    on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """It is tomorrow there, or this machine's clock is wrong."""
+    now = time.time()
+    created, there = (datetime.fromtimestamp(now + seconds, UTC) for seconds in (86400 - 600, 86400))
+    label = Label("boot-1", "nightly", Owner("another", "boot", "space", 1, 1), int(now + 3600), 7200)
+    said = {
+        "id": "7811", "name": "dragonfly-a", "state": "started", "region": "cdg", "created_at": created.isoformat(),
+        "config": {"metadata": label.encode(), "guest": GUEST},
+    }  # fmt: skip
+    transport = httpx.MockTransport(
+        lambda _: httpx.Response(
+            200, stream=httpx.ByteStream(json.dumps([said]).encode()), headers={"date": format_datetime(there, True)}
+        )
+    )
+    monkeypatch.setattr("dragonfly_executor.fleet.fleet.MachinesAPI", lambda access: MachinesAPI(access, transport))
+    journal = make_backend().journal
+    assert journal is not None
+    journal.write(Entry("dragonfly-b", "media", on_fly.url, label, now - 60, now + 3600, None, "cdg", GUEST))
+    found = {machine["name"]: machine for machine in machines(capsys)}
+    assert found["dragonfly-a"]["age"] == pytest.approx(600, abs=50)
+    price = PRICES.per_second(GUEST, ["cdg"])
+    assert price is not None
+    assert found["dragonfly-a"]["cost"] == pytest.approx(found["dragonfly-a"]["age"] * price)
+    assert found["dragonfly-b"]["age"] == pytest.approx(60, abs=50)
 
 
 # -- sweep -------------------------------------------------------------------------------------------------------------
@@ -313,14 +346,36 @@ def test_a_token_that_is_refused_is_a_line_without_it(
     assert "canary" not in out + err
 
 
-def test_a_token_that_is_missing_is_wrong_usage(
-    on_fly: Simulator, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+@pytest.mark.parametrize(
+    ("environment", "arguments", "said"),
+    [
+        ({"FLY_APP_NAME": ""}, [], "Give --app, or set FLY_APP_NAME (a machine"),
+        ({}, ["--app", "a/b"], "--app is no name of a Fly app: 'a/b'"),
+        ({"FLY_APP_NAME": "a/b"}, [], "FLY_APP_NAME is no name of a Fly app: 'a/b'"),
+        ({"FLY_API_TOKEN": ""}, [], "Set FLY_API_TOKEN: `fly tokens create deploy -a media` prints one"),
+        ({"FLY_FLAPS_BASE_URL": "ftp://x"}, [], "FLY_FLAPS_BASE_URL must be the URL of the Machines API"),
+        ({}, ["--journal", "/dev/null"], "/dev/null'. Give --journal, or set XDG_STATE_HOME"),
+    ],
+    ids=["no-app", "app", "app-in-environment", "no-token", "url", "journal"],
+)
+def test_what_is_missing_or_wrong_is_called_what_it_is_called_here(
+    on_fly: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+    environment: dict[str, str],
+    arguments: list[str],
+    said: str,
 ) -> None:
-    monkeypatch.delenv("FLY_API_TOKEN")
-    with pytest.raises(SystemExit) as ended:
-        main(["list"])
-    assert ended.value.code == 2
-    assert "fly tokens create deploy -a media" in capsys.readouterr().err
+    """An option where there is one, else the variable: nobody can give a command an argument of a function."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for command in (["list"], ["sweep"], ["destroy", "--all"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *arguments])
+        assert ended.value.code == 2
+        printed = capsys.readouterr().err
+        assert said in printed
+        assert not re.search(r"\b(app|token|host|journal)=", printed)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 
 from dragonfly_executor import BootError, BootTimeoutError, FlyBackend
 from dragonfly_executor.backends.fly import creation
-from tests.fly.boots import ASLEEP_CONFIG, boot, nothing_is_left, request
+from tests.fly.boots import ASLEEP_CONFIG, GivenUpInAPause, boot, nothing_is_left, request
 from tests.fly.conftest import MakeBackend
 from tests.fly_simulator import errors
 from tests.fly_simulator.calls import Reply
@@ -155,6 +154,7 @@ def test_without_room_anywhere_the_error_names_regions_and_size(on_fly: Simulato
     assert "cdg: creating a machine: HTTP 422: could not find a candidate host" in text
     assert "lhr: creating a machine: HTTP 409: aborted: no capacity" in text
     assert not isinstance(caught.value, BootTimeoutError)
+    assert not caught.value.final
     nothing_is_left(on_fly, backend)
 
 
@@ -179,6 +179,8 @@ def test_a_no_is_passed_on_at_once(on_fly: Simulator, backend: FlyBackend, error
     assert error.body["error"] in str(caught.value)
     assert "fly-request-id" in str(caught.value)
     assert on_fly.token not in str(caught.value) + repr(caught.value.__cause__)
+    # Payment is asked for where there are too many machines: there may be fewer.
+    assert caught.value.final == (error.status != 422)
     assert len(on_fly.history.calls) == 1
     nothing_is_left(on_fly, backend)
 
@@ -276,9 +278,9 @@ def test_what_stays_in_doubt_is_destroyed_or_written_down(
     on_fly: Simulator, backend: FlyBackend, listed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fly carries it out and never says so. That a list is empty is no proof."""
-    monkeypatch.setattr("dragonfly_executor.backends.fly.backend.UNDO_PATIENCE", 1.0)
     on_fly.faults.on("create", times=math.inf, reply=errors.platform(502), commit=True)
     if listed != "truth":
+        monkeypatch.setattr("dragonfly_executor.backends.fly.backend.UNDO_PATIENCE", 0.6)
         replies = {"empty": Reply(200, []), "broken": Reply(500, "<html>")}
         on_fly.faults.on("list", times=math.inf, reply=replies[listed])
     with pytest.raises(BootTimeoutError, match="502"):
@@ -306,8 +308,9 @@ def test_somebody_elses_machine_is_left_alone(on_fly: Simulator, backend: FlyBac
         on_fly.do(lambda: add("media", body["name"], "cdg", config, "::1", by_request=False))
 
     on_fly.faults.on("create", before=take_the_name)
-    with pytest.raises(BootError, match="it is left alone"):
+    with pytest.raises(BootError, match="it is left alone") as caught:
         boot(backend)
+    assert not caught.value.final, "the next boot has another name"
     assert [machine.state for machine in on_fly.world.machines] == ["started", "created"]
     assert on_fly.history.of("destroy") == []
     assert entries(backend) == []
@@ -350,10 +353,9 @@ def test_an_answer_that_never_comes_ends_with_the_boot(on_fly: Simulator, backen
 
 def test_a_boot_that_nobody_wants_any_more_does_not_wait(on_fly: Simulator, backend: FlyBackend) -> None:
     """It would for a minute, and then for its turn."""
-    given_up = threading.Event()
-    on_fly.faults.on("create", times=math.inf, reply=rate_limited("60"), after=lambda call: given_up.set())
+    on_fly.faults.on("create", times=math.inf, reply=rate_limited("60"))
     with pytest.raises(BootError, match="429"):
-        backend.boot(request(3600.0, given_up=given_up))
+        backend.boot(request(3600.0, given_up=GivenUpInAPause()))
     assert len(on_fly.history.calls) == 1
 
 

@@ -73,16 +73,18 @@ def test_what_is_missing_is_named_with_where_to_get_it(
         "app": False, "token": None, "image": False, "permissions": None, "region": None, "address": False,
         "boot": None,
     }  # fmt: skip
-    assert "FLY_APP_NAME" in found["app"]["advice"]
+    assert "Give --app, or set FLY_APP_NAME" in found["app"]["advice"]
+    assert "Give --image, or set FLY_IMAGE_REF" in found["image"]["advice"]
     assert "fly image show" in found["image"]["advice"]
+    assert "Give --parent-address, or set FLY_PRIVATE_IP" in found["address"]["advice"]
     assert "fly wireguard create" in found["address"]["advice"]
     assert on_fly.history.calls == []
     status, found = examine(capsys, "--app", "media")
     assert found["app"]["ok"]
-    assert "fly tokens create deploy -a media" in found["token"]["advice"]
+    assert "Set FLY_API_TOKEN: `fly tokens create deploy -a media`" in found["token"]["advice"]
     status, found = examine(capsys, "--app", "no app")
     assert (found["app"]["ok"], found["token"]["ok"]) == (False, None)
-    assert "no name of a Fly app" in found["app"]["advice"]
+    assert "--app is no name of a Fly app" in found["app"]["advice"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from dragonfly_executor.backends.fly.verdicts import (
     Reply,
     Verdict,
     classify,
+    is_final,
     retry_after,
     taken_by,
 )
@@ -65,6 +66,37 @@ def reply_of(error: errors.ApiError) -> Reply:
 def test_what_fly_is_known_to_answer(error: errors.ApiError, verdict: Verdict) -> None:
     """Reference 1.5, each row."""
     assert classify(reply_of(error)) is verdict
+
+
+FINAL = [
+    errors.unauthorized(),
+    errors.forbidden("media"),
+    errors.no_app(),
+    errors.invalid("guest"),
+    errors.invalid("failed to get manifest registry.fly.io/media:x: MANIFEST_UNKNOWN"),
+    errors.ApiError(422, "Validation failed: region is invalid"),
+]
+MAY_CLEAR_UP = [
+    *(error for error, verdict in KNOWN if verdict not in (Verdict.FATAL, Verdict.NOT_FOUND)),
+    errors.payment_needed(),
+    errors.ApiError(422, "you have reached the machine limit of your plan"),
+    errors.ApiError(403, "organization is over its limit"),
+    errors.not_stopped(),
+    errors.ApiError(409, "nothing that is known"),
+    errors.ApiError(302, "a portal that wants to be paid first"),
+]
+
+
+@pytest.mark.parametrize("error", FINAL, ids=str)
+def test_what_only_a_person_can_mend_is_final(error: errors.ApiError) -> None:
+    reply = reply_of(error)
+    assert is_final(reply, classify(reply))
+
+
+@pytest.mark.parametrize("error", MAY_CLEAR_UP, ids=lambda value: str(value)[:60])
+def test_what_may_clear_up_by_itself_is_not(error: errors.ApiError) -> None:
+    reply = reply_of(error)
+    assert not is_final(reply, classify(reply))
 
 
 def test_a_wait_that_took_too_long_is_no_trouble() -> None:

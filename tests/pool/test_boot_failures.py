@@ -55,8 +55,6 @@ class Hold(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         self.reached.set()
         return super().wait(timeout)
-
-
 class ObservedBackend(FakeBackend):
     """Tells when a boot begins, and when the engine takes a node and gives it back."""
 
@@ -271,6 +269,17 @@ def _wait_for_thread(part: str) -> None:
         if part in thread.name:
             thread.join(PATIENCE)
             assert not thread.is_alive()
+
+
+def test_a_boot_error_that_is_final_fails_the_call_without_another_boot(make: MakeExecutor) -> None:
+    """A backend says so by a flag: `max_boot_failures` is for what another boot may mend."""
+    final = BootError("the licence has run out", final=True)
+    backend = FakeBackend(FakeRunner(error=final), FakeRunner(error=OSError("busy")))
+    executor = make(backend=backend, max_boot_failures=5, **AT_ONCE)
+    assert error_of(executor.submit(echo, 1)) is final
+    assert len(backend.requests) == 1
+    assert executor.submit(echo, 1).result(PATIENCE) == 1
+    assert len(backend.requests) == 3
 
 
 # -- two things at once ------------------------------------------------------------------------------------------------

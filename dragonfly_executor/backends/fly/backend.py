@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.base import Backend, BootRequest, Node
-from dragonfly_executor.backends.fly.journal import Entry, Journal, default_folder
+from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node
+from dragonfly_executor.backends.fly.journal import Entry, open_journal
 from dragonfly_executor.backends.fly.machine_config import (
     Blueprint,
     Guest,
@@ -22,6 +22,7 @@ from dragonfly_executor.backends.fly.machine_config import (
     check_services,
     check_texts,
     merge,
+    runner_command,
 )
 from dragonfly_executor.backends.fly.owner import Label, Owner
 from dragonfly_executor.backends.fly.patience import Patience
@@ -32,6 +33,7 @@ from dragonfly_executor.sync.plan import Sync
 from dragonfly_executor.transport.tcp import join_address
 
 if TYPE_CHECKING:
+    from dragonfly_executor.backends.fly.client import MachinesAPI
     from dragonfly_executor.backends.fly.creation import Creation
     from dragonfly_executor.backends.fly.machines import Machine
     from dragonfly_executor.backends.fly.sweep import Swept
@@ -45,6 +47,8 @@ LONGEST_LIFETIME = 10 * 365 * 24 * 3600.0
 """Seconds: what is written on a machine has an end, or nobody would ever find it."""
 UNDO_PATIENCE = 20.0
 """Seconds for destroying what came of a boot that failed."""
+GIVEN_UP_PATIENCE = 4.0
+"""The same where it was given up: a pool that is shut down waits for the threads of its boots for 5 s."""
 UNDO_SHARE = 0.2
 """Of a boot's time, that this may take at most."""
 SWEEP_PATIENCE = 60.0
@@ -154,18 +158,15 @@ class FlyBackend(Backend):
         if self._max_lifetime > LONGEST_LIFETIME:
             raise ValueError(f"max_lifetime must be {LONGEST_LIFETIME:.0f} seconds at most, not {max_lifetime!r}")
         self.sync = _sync(sync, requirements, own_image=place.own_image)
-        interpreter = python or (sys.executable if place.own_image else "python3")
-        failsafe_seconds = duration(failsafe, "failsafe", positive=True)
-        limits = {
-            "--failsafe": failsafe_seconds,
-            "--max-lifetime": self._max_lifetime,
-            "--max-idle": duration(max_idle, "max_idle"),
-        }
-        words = (word for name, seconds in limits.items() for word in (name, f"{seconds:.3f}"))
         self.blueprint = Blueprint(
             image=place.image,
             guest=Guest(cpu_kind, cpus, memory_mb, gpu_kind, gpus).check(),
-            command=(interpreter, "-m", "dragonfly_executor.runner", *words),
+            command=runner_command(
+                python or (sys.executable if place.own_image else "python3"),
+                failsafe=duration(failsafe, "failsafe", positive=True),
+                max_lifetime=self._max_lifetime,
+                max_idle=duration(max_idle, "max_idle"),
+            ),
             env=check_texts(env, "env"),
             metadata=check_texts(metadata, "metadata"),
             services=check_services(services),
@@ -173,16 +174,10 @@ class FlyBackend(Backend):
             skip_secrets=bool(skip_secrets),
             more=check_config(machine_config),
         )
-        try:
-            from dragonfly_executor.backends.fly.client import MachinesAPI
-        except ImportError as error:
-            raise ImportError("FlyBackend needs httpx: pip install 'dragonfly-executor[fly]'") from error
-        self.api = MachinesAPI(access)
-        self.journal = _journal(journal)
+        self.api = _api(access)
+        self.journal = open_journal(journal)
         self._sweeps = self._may_sweep = bool(sweep)
-        if not isinstance(prices, Prices):
-            raise TypeError(f"prices must be Prices, such as PRICES._replace(...), not {type(prices).__name__}")
-        self.prices = prices.check()
+        self.prices = _checked(prices)
         self._lock = threading.Lock()
         """Of whether it has to sweep: boots run at the same time."""
 
@@ -207,7 +202,8 @@ class FlyBackend(Backend):
         """Create a machine, which starts meanwhile.
 
         Raises:
-            BootError: there is none. Its phase is "create".
+            BootError: there is none. Its phase is "create"; it is `final` where Fly said no for good: the token, the
+                app, the image or the machine's config is wrong.
             BootTimeoutError: there was none in time.
         """
         from dragonfly_executor.backends.fly.creation import Creation
@@ -221,6 +217,7 @@ class FlyBackend(Backend):
         encoded, written = request.parent.encode(), label.encode()
 
         def make_body(region: str | None) -> Mapping[str, Any]:
+            """The request for this machine, in a region."""
             return self.blueprint.body(name, region, encoded, written)
 
         size = str(self.blueprint.guest)
@@ -230,7 +227,7 @@ class FlyBackend(Backend):
             try:
                 machine = creation.run(patience)
             except BaseException:
-                self._undo(creation, entry)
+                self._undo(creation, entry, request.given_up)
                 raise
             node = self._node(machine, entry, request)
             if self._has_to_sweep():
@@ -281,16 +278,18 @@ class FlyBackend(Backend):
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node
 
-    def _undo(self, creation: Creation, entry: Entry) -> None:
+    def _undo(self, creation: Creation, entry: Entry, given_up: GivenUp | None) -> None:
         """A boot has failed: destroy what may have come of it, or write down that nobody wants it."""
         if not creation.in_doubt:
             self._forget(entry)
             return
-        try:
-            gone, why = creation.undo(Patience(UNDO_PATIENCE)), "it is not to be found"
-        except errors.DragonflyError as trouble:
-            gone, why = False, str(trouble)
-        if gone:
+        patience = Patience(UNDO_PATIENCE, given_up)
+        # Fly may be at it still: a machine that comes within seconds need not be left to the next sweep.
+        was_cut = patience.given_up
+        why = creation.undo(patience)
+        if why and patience.given_up:
+            why = creation.undo(Patience(GIVEN_UP_PATIENCE), may_come_yet=was_cut)
+        if not why:
             self._forget(entry)
             return
         then = self._abandon(entry)
@@ -328,7 +327,7 @@ class FlyBackend(Backend):
             has_to, self._sweeps = self._sweeps, False
         return has_to
 
-    def _sweep_first(self, given_up: threading.Event | None) -> None:
+    def _sweep_first(self, given_up: GivenUp | None) -> None:
         from dragonfly_executor.backends.fly.sweep import Sweeper
 
         try:
@@ -362,13 +361,15 @@ def _sync(
     return Sync(files, requirements=requirements)
 
 
-def _journal(given: str | os.PathLike[str] | bool | None) -> Journal | None:
-    if given is False:
-        return None
-    if given is True:
-        given = None
+def _api(access: Access) -> MachinesAPI:
     try:
-        return Journal(default_folder(os.environ) if given is None else given)
-    except (OSError, RuntimeError) as error:
-        text = f"cannot keep a journal: {error}. Give a folder as journal=, or journal=False to go without"
-        raise OSError(text) from error
+        from dragonfly_executor.backends.fly.client import MachinesAPI
+    except ImportError as error:
+        raise ImportError("FlyBackend needs httpx: pip install 'dragonfly-executor[fly]'") from error
+    return MachinesAPI(access)
+
+
+def _checked(prices: Prices) -> Prices:
+    if not isinstance(prices, Prices):
+        raise TypeError(f"prices must be Prices, such as PRICES._replace(...), not {type(prices).__name__}")
+    return prices

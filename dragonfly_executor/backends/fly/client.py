@@ -17,7 +17,7 @@ from dragonfly_executor.backends.fly.machines import GONE, Machine
 from dragonfly_executor.backends.fly.owner import KIND, RUNNER
 from dragonfly_executor.backends.fly.patience import Patience
 from dragonfly_executor.backends.fly.settings import Access
-from dragonfly_executor.backends.fly.verdicts import Reply, Verdict, classify, retry_after
+from dragonfly_executor.backends.fly.verdicts import Reply, Verdict, classify, is_final, retry_after
 
 T = TypeVar("T")
 
@@ -72,6 +72,7 @@ def failure(reply: Reply, verdict: Verdict, doing: str) -> FlyAPIError:
     """The error for an answer: `Again` where it may be asked again."""
     kind = Again if verdict in LATER else FlyAPIError
     error = kind(describe(reply, doing), reply.status, verdict, reply.request_id)
+    error.final = is_final(reply, verdict)
     if isinstance(error, Again):
         error.after = retry_after(reply, time.time())
     return error

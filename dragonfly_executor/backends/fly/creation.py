@@ -21,6 +21,8 @@ TRIES_ON_FULL_HOSTS = 3
 TRIES_ON_MISSING_IMAGE = 5
 PAUSE_ON_MISSING_IMAGE = 5.0
 """Seconds: an image that was pushed just now is not known everywhere at once."""
+PAUSE_ON_NOTHING = 0.5
+"""Seconds until a machine that is not listed is looked for again."""
 DOING = "creating a machine"
 
 
@@ -64,15 +66,15 @@ class Creation:
         """The machine.
 
         Raises:
-            BootError: there is none, or (`in_doubt`) nobody knows.
+            BootError: there is none, or (`in_doubt`) nobody knows; `final` where Fly's answer is.
         """
         try:
             return persist(lambda: self._attempt(patience), patience)
         except FlyAPIError as error:
             if patience.left() <= 0:
                 text = f"no machine was created in the time that a boot has; {error}"
-                raise errors.BootTimeoutError(text, "create") from error
-            raise errors.BootError(str(error), "create") from error
+                raise errors.BootTimeoutError(text, "create", final=error.final) from error
+            raise errors.BootError(str(error), "create", final=error.final) from error
 
     def _attempt(self, patience: Patience) -> Machine:
         body = self._make_body(self._regions[self._place])
@@ -142,11 +144,24 @@ class Creation:
         found = self._api.runners(patience, **{BOOT: self._boot})
         return next((machine for machine in found if machine.name == self._name), None)
 
-    def undo(self, patience: Patience) -> bool:
+    def undo(self, patience: Patience, *, may_come_yet: bool = False) -> str:
         """Destroy what may have come of it.
 
+        Args:
+            patience: for all of it.
+            may_come_yet: whether Fly may still be at it. Then it is looked for as long as there is patience.
+
         Returns:
-            Whether that is known to be gone. That nothing was found is no proof that nothing is there, or comes.
+            Why that is not known to be gone; "" if it is. That nothing was found is no proof that nothing is there, or
+            comes.
         """
-        machine = self._find(patience)
-        return machine is not None and self._api.destroy(machine.id, patience)
+        try:
+            machine = self._find(patience)
+            while machine is None and may_come_yet and not patience.over:
+                patience.pause(PAUSE_ON_NOTHING)
+                machine = self._find(patience)
+            if machine is None:
+                return "it is not to be found"
+            return "" if self._api.destroy(machine.id, patience) else "it was told to go, and has not yet"
+        except FlyAPIError as error:
+            return str(error)

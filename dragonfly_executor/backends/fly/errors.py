@@ -13,7 +13,10 @@ class FlyAPIError(DragonflyError):
         status: of HTTP; 0 where there was no answer.
         verdict: what the answer was taken for.
         request_id: Fly's name for the request, which its support asks for; "" where there is none.
+        final: whether the answer will be the same until a person has changed something.
     """
+
+    final: bool = False
 
     def __init__(self, message: str, status: int = 0, verdict: Verdict = Verdict.FATAL, request_id: str = "") -> None:
         super().__init__(message, status, verdict, request_id)

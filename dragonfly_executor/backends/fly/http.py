@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import httpx
 
+from dragonfly_executor.backends.fly.connection import Connection
 from dragonfly_executor.backends.fly.errors import OutOfTimeError
 from dragonfly_executor.backends.fly.pacing import Pacer
 from dragonfly_executor.backends.fly.patience import Patience
@@ -18,7 +19,9 @@ from dragonfly_executor.backends.fly.settings import Access
 from dragonfly_executor.backends.fly.verdicts import Reply, Verdict
 from dragonfly_executor.versions import __version__
 
-CONNECT_TIMEOUT = 10.0
+CONNECT_TIMEOUT = 5.0
+KEPT_CONNECTIONS = 8
+"""Those that nobody uses, at most."""
 MAX_BODY = 16 * 1024 * 1024
 """Bytes; all machines of a large app fit into it."""
 KEPT_HEADERS = ("fly-request-id", "retry-after")
@@ -46,7 +49,7 @@ class Line:
         self._transport = transport
         self._lock = threading.Lock()
         self._users = 0
-        self._client: httpx.Client | None = None
+        self._idle: list[Connection] = []
         self._cookies = httpx.Cookies()
         self._pacer = Pacer()
         self._clock_began: float | None = None
@@ -57,8 +60,6 @@ class Line:
     def __enter__(self) -> Self:
         with self._lock:
             self._users += 1
-            if self._client is None:
-                self._client = self._make_client()
         return self
 
     def __exit__(
@@ -66,10 +67,9 @@ class Line:
     ) -> None:
         with self._lock:
             self._users -= 1
-            client, self._client = (self._client, None) if not self._users else (None, self._client)
-        if client is not None:
-            self._cookies = httpx.Cookies(client.cookies)
-            client.close()
+            unused, self._idle = ([], self._idle) if self._users else (self._idle, [])
+        for connection in unused:
+            connection.close()
 
     def now(self) -> float:
         """Seconds since the epoch: by the API's clock once it has answered anything, until then by this machine's."""
@@ -86,11 +86,26 @@ class Line:
         return httpx.Client(
             base_url=f"{self._access.host}/v1",
             headers=headers,
-            cookies=self._cookies,
             verify=self._verify,
             transport=self._transport,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
         )
+
+    def _take(self) -> Connection:
+        """A connection that nobody else has meanwhile."""
+        with self._lock:
+            connection = self._idle.pop() if self._idle else Connection(self._make_client())
+            # A copy: each has cookies of its own while it is used.
+            connection.client.cookies = self._cookies
+        return connection
+
+    def _give_back(self, connection: Connection, *, may_be_kept: bool) -> None:
+        with self._lock:
+            self._cookies = httpx.Cookies(connection.client.cookies)
+            if may_be_kept and len(self._idle) < KEPT_CONNECTIONS:
+                self._idle.append(connection)
+                return
+        connection.close()
 
     def exchange(
         self,
@@ -109,24 +124,33 @@ class Line:
         Args:
             action, thing: by which Fly counts requests.
             method, path: of the request.
-            patience: for waiting for the turn and for the answer together.
+            patience: for waiting for the turn and for the answer together. If it is given up the connection is cut.
             timeout: seconds that each step of the answer may take.
             params, body: of the request.
 
         Raises:
-            OutOfTimeError: its turn would come too late.
+            OutOfTimeError: its turn would come too late, or nobody wants the answer. Nothing was sent.
         """
         with self._lock:
             turn = self._pacer.reserve(action, thing, time.monotonic())
         if turn > 0:
             patience.pause(turn)
-            if patience.over:
-                raise OutOfTimeError(f"there was no time left to ask Fly ({action})", verdict=Verdict.TRANSIENT)
+        if patience.given_up or (turn > 0 and patience.over):
+            why = "nobody wanted to ask Fly any more" if patience.given_up else "there was no time left to ask Fly"
+            raise OutOfTimeError(f"{why} ({action})", verdict=Verdict.TRANSIENT)
         with self:
-            return self._ask(method, path, patience, timeout, params, body)
+            connection, reply = self._take(), None
+            try:
+                with patience.ending(connection.cut):
+                    reply = self._ask(connection, method, path, patience, timeout, params, body)
+                return reply
+            finally:
+                whole = reply is not None and reply.status > 0
+                self._give_back(connection, may_be_kept=whole and not patience.given_up)
 
     def _ask(
         self,
+        connection: Connection,
         method: str,
         path: str,
         patience: Patience,
@@ -134,11 +158,10 @@ class Line:
         params: Sequence[tuple[str, str]],
         body: Mapping[str, Any] | None,
     ) -> Reply:
-        assert self._client is not None  # noqa: S101  # `exchange` is in it
         limit = max(0.1, patience.left(timeout))
         end = time.monotonic() + limit
         try:
-            with self._client.stream(
+            with connection.client.stream(
                 method,
                 path,
                 params=list(params),
@@ -146,12 +169,13 @@ class Line:
                 # Not among the client's own headers, which its repr and a debugger show.
                 headers={"Authorization": self._access.token.header()},
                 timeout=httpx.Timeout(limit, connect=min(limit, CONNECT_TIMEOUT)),
+                extensions={"trace": connection.trace},
             ) as response:
                 return self._read(response, end)
         except NOTHING_SENT as error:
-            return Reply(0, failure=self._words(error), sent=False)
+            return Reply(0, failure=self._words(error, patience), sent=False)
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, httpx.CookieConflict, OSError) as error:
-            return Reply(0, failure=self._words(error))
+            return Reply(0, failure=self._words(error, patience))
 
     def _read(self, response: httpx.Response, end: float) -> Reply:
         data = bytearray()
@@ -175,5 +199,7 @@ class Line:
         except (ValueError, TypeError, OverflowError, IndexError):
             return
 
-    def _words(self, error: Exception) -> str:
+    def _words(self, error: Exception, patience: Patience) -> str:
+        if patience.given_up:
+            return "it was given up before there was an answer"
         return self._access.token.blot(f"{type(error).__name__}: {error}".rstrip(": "))

@@ -138,6 +138,21 @@ class Journal:
             os.close(fd)
 
 
+def open_journal(given: str | os.PathLike[str] | bool | None) -> Journal | None:
+    """A backend's, as it was given: a folder, True or None for the default one, False for none.
+
+    Raises:
+        OSError: there cannot be one; it says what to do about it.
+    """
+    if given is False:
+        return None
+    try:
+        return Journal(default_folder(os.environ) if given is None or given is True else given)
+    except (OSError, RuntimeError) as error:
+        text = f"cannot keep a journal: {error}. Give a folder as journal=, or journal=False to go without"
+        raise OSError(text) from error
+
+
 def default_folder(environment: Mapping[str, str]) -> Path:
     """Where programs keep what they have to remember: below XDG_STATE_HOME, or ~/.local/state."""
     given = environment.get("XDG_STATE_HOME", "")

@@ -63,6 +63,13 @@ class Guest(NamedTuple):
         return f"{self.cpu_kind}-{self.cpus}x with {self.memory_mb} MB{gpus}"
 
 
+def runner_command(python: str, *, failsafe: float, max_lifetime: float, max_idle: float) -> tuple[str, ...]:
+    """What starts a runner, with its limits in seconds."""
+    limits = {"--failsafe": failsafe, "--max-lifetime": max_lifetime, "--max-idle": max_idle}
+    words = (word for name, seconds in limits.items() for word in (name, f"{seconds:.3f}"))
+    return (python, "-m", "dragonfly_executor.runner", *words)
+
+
 class Blueprint(NamedTuple):
     """What all machines of a backend have in common, as `FlyBackend` documents it.
 

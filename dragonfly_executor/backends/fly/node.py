@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.base import Node
+from dragonfly_executor.backends.base import GivenUp, Node
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.machines import ENDED, Exit, Machine
@@ -59,7 +59,7 @@ class FlyNode(Node):
         self._forget = forget
         self._abandon = abandon
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
+        self._stopping = GivenUp()
         api.__enter__()
 
     def __repr__(self) -> str:

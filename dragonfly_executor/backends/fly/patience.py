@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from dragonfly_executor.backends.base import GivenUp
 
 
 class Patience:
@@ -14,9 +17,9 @@ class Patience:
         given_up: set by whoever does not want it any more.
     """
 
-    def __init__(self, seconds: float, given_up: threading.Event | None = None) -> None:
+    def __init__(self, seconds: float, given_up: GivenUp | None = None) -> None:
         self._end = time.monotonic() + seconds
-        self._given_up = threading.Event() if given_up is None else given_up
+        self._given_up = GivenUp() if given_up is None else given_up
 
     @property
     def given_up(self) -> bool:
@@ -39,3 +42,12 @@ class Patience:
     def pause(self, seconds: float) -> None:
         """Wait, but not longer than there is time, nor when nobody wants it any more."""
         self._given_up.wait(self.left(seconds))
+
+    @contextmanager
+    def ending(self, end: Callable[[], object]) -> Iterator[None]:
+        """Have this called, by whoever gives it up, if that is done meanwhile; see `GivenUp.call`."""
+        self._given_up.call(end)
+        try:
+            yield
+        finally:
+            self._given_up.forget(end)

@@ -11,6 +11,43 @@ from dragonfly_executor.backends.fly.token import Token
 from dragonfly_executor.transport.tcp import split_address
 
 DEFAULT_HOST = "https://api.machines.dev"
+VARIABLES = {
+    "app": "FLY_APP_NAME",
+    "token": "FLY_API_TOKEN",
+    "host": "FLY_FLAPS_BASE_URL",
+    "parent_address": "FLY_PRIVATE_IP",
+    "image": "FLY_IMAGE_REF",
+    "region": "FLY_REGION",
+    "journal": "XDG_STATE_HOME",
+}
+"""Where else a setting is looked for."""
+
+
+class Spelling(NamedTuple):
+    """How settings are given by whoever reads the errors about them: as arguments, or on a command line.
+
+    Attributes:
+        given: by setting, how it is given there. What is missing there can only be set in the environment.
+    """
+
+    given: Mapping[str, str]
+
+    def name(self, setting: str, *, is_given: bool) -> str:
+        """What to call it: by its variable where it was found there."""
+        return self.given.get(setting, VARIABLES[setting]).rstrip("=") if is_given else VARIABLES[setting]
+
+    def give(self, setting: str) -> str:
+        """How to give it, as the beginning of a sentence."""
+        variable = VARIABLES[setting]
+        return f"Give {self.given[setting]}, or set {variable}" if setting in self.given else f"Set {variable}"
+
+
+ARGUMENTS = Spelling({setting: f"{setting}=" for setting in VARIABLES})
+
+
+def options(*settings: str) -> Spelling:
+    """On a command line that has options for these."""
+    return Spelling({setting: f"--{setting.replace('_', '-')}" for setting in settings})
 
 
 class Access(NamedTuple):
@@ -34,26 +71,29 @@ class Access(NamedTuple):
         app: str | None = None,
         token: str | None = None,
         host: str | None = None,
+        spelling: Spelling = ARGUMENTS,
     ) -> Access:
         """From arguments, else from FLY_APP_NAME, FLY_API_TOKEN and FLY_FLAPS_BASE_URL.
 
         Raises:
             ValueError: one is missing, or cannot be right; it says where to get it.
         """
-        app = app or environment.get("FLY_APP_NAME")
-        if not app:
-            raise ValueError(
-                "which Fly app are the runners to belong to? Give app=, or set FLY_APP_NAME (a machine on Fly has it)"
-            )
-        if not is_app_name(app):
-            raise ValueError(f"app is no name of a Fly app: {app!r}")
+        wanted = app or environment.get("FLY_APP_NAME")
+        if not wanted:
+            how = spelling.give("app")
+            raise ValueError(f"which Fly app are the runners to belong to? {how} (a machine on Fly has it)")
+        if not is_app_name(wanted):
+            raise ValueError(f"{spelling.name('app', is_given=bool(app))} is no name of a Fly app: {wanted!r}")
         secret = token or environment.get("FLY_API_TOKEN")
         if not secret:
             raise ValueError(
-                f"there is no token for Fly: run `fly tokens create deploy -a {app}`, and give it as token= or as "
-                f"FLY_API_TOKEN (on Fly: `fly secrets set FLY_API_TOKEN=... `)"
+                f"there is no token for Fly. {spelling.give('token')}: `fly tokens create deploy -a {wanted}` prints "
+                "one (on Fly: `fly secrets set FLY_API_TOKEN=...`)"
             )
-        return cls(app, Token(secret), _url(host or environment.get("FLY_FLAPS_BASE_URL") or DEFAULT_HOST))
+        url = _url(
+            host or environment.get("FLY_FLAPS_BASE_URL") or DEFAULT_HOST, spelling.name("host", is_given=bool(host))
+        )
+        return cls(wanted, Token(secret), url)
 
 
 def is_app_name(text: str) -> bool:
@@ -76,7 +116,12 @@ class Address(NamedTuple):
 
     @classmethod
     def find(
-        cls, environment: Mapping[str, str], *, parent_address: str | None = None, bind: str | None = None
+        cls,
+        environment: Mapping[str, str],
+        *,
+        parent_address: str | None = None,
+        bind: str | None = None,
+        spelling: Spelling = ARGUMENTS,
     ) -> Address:
         """From arguments, else from FLY_PRIVATE_IP.
 
@@ -87,10 +132,10 @@ class Address(NamedTuple):
         if not given:
             raise ValueError(
                 "runners would not know where to dial: this is no machine on Fly, since FLY_PRIVATE_IP is not set. "
-                "Give parent_address=, an address of this machine that Fly's private network reaches: over "
-                "WireGuard (`fly wireguard create`) that is the fdaa: address of its interface"
+                f"{spelling.give('parent_address')} to an address of this machine that Fly's private network reaches: "
+                "over WireGuard (`fly wireguard create`) that is the fdaa: address of its interface"
             )
-        host, port = _host_and_port(given)
+        host, port = _host_and_port(given, spelling.name("parent_address", is_given=bool(parent_address)))
         return cls(host, bind or host, port)
 
 
@@ -109,7 +154,12 @@ class Place(NamedTuple):
 
     @classmethod
     def find(
-        cls, environment: Mapping[str, str], *, image: str | None = None, region: str | Iterable[str] | None = None
+        cls,
+        environment: Mapping[str, str],
+        *,
+        image: str | None = None,
+        region: str | Iterable[str] | None = None,
+        spelling: Spelling = ARGUMENTS,
     ) -> Place:
         """From arguments, else from FLY_IMAGE_REF and FLY_REGION.
 
@@ -121,21 +171,21 @@ class Place(NamedTuple):
         wanted = image or own
         if not wanted:
             raise ValueError(
-                "which image are the runners to run? Give image= (`fly image show -a APP` prints an app's own), or "
-                "set FLY_IMAGE_REF (a machine on Fly has it)"
+                f"which image are the runners to run? {spelling.give('image')} (a machine on Fly has it; "
+                "`fly image show -a APP` prints an app's own)"
             )
         return cls(wanted, wanted == own, _regions(region or environment.get("FLY_REGION") or ()))
 
 
-def _url(text: str) -> str:
+def _url(text: str, name: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
         # Without what it says: somebody may have written a password into it.
-        raise ValueError("host must be the URL of the Machines API, such as https://api.machines.dev")
+        raise ValueError(f"{name} must be the URL of the Machines API, such as https://api.machines.dev")
     return text.rstrip("/").removesuffix("/v1")
 
 
-def _host_and_port(text: str) -> tuple[str, int]:
+def _host_and_port(text: str, name: str) -> tuple[str, int]:
     text = text.strip()
     bare = text.removeprefix("[").removesuffix("]")
     try:
@@ -149,7 +199,7 @@ def _host_and_port(text: str) -> tuple[str, int]:
     except ValueError:
         port = -1
     if not 0 <= port <= 65535:
-        raise ValueError(f"parent_address must be HOST or HOST:PORT, an IPv6 address in brackets, not {text!r}")
+        raise ValueError(f"{name} must be HOST or HOST:PORT, an IPv6 address in brackets, not {text!r}")
     return host, port
 
 

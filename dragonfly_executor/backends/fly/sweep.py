@@ -79,6 +79,10 @@ class Sweeper:
         self._me = Owner.me()
         self._parents: dict[str, Liveness] = {}
 
+    def now(self) -> float:
+        """Seconds since the epoch, by Fly's clock as soon as it has answered anything."""
+        return self._api.now()
+
     def look(self, patience: Patience) -> list[Found]:
         """All machines of pools of this app, whoever's.
 

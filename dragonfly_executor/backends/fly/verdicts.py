@@ -110,6 +110,8 @@ QUOTA = re.compile(r"over the allowed quota|quota exceeded|exceed\w* .{0,40}quot
 PAYMENT = re.compile(r"payment method|credit card")
 NAME = re.compile(r"unique machine name violation|already exists with name|name .{0,80}already (?:taken|in use|exists)")
 CONFLICT = re.compile(r"lease currently held|concurrent update|lease .{0,40}(?:held|conflict)")
+LIMIT = re.compile(r"limit|quota|payment|credit card")
+"""What is said where there are too many machines: there may be fewer, some time."""
 MACHINE_ID = re.compile(r"machine ID (\w{1,64})\b", re.IGNORECASE)
 CODES = {
     "insufficient_capacity": Verdict.CAPACITY,
@@ -161,6 +163,17 @@ def _refusal(reply: Reply) -> Verdict:
         if reply.status != 403 and pattern.search(text):
             return verdict
     return Verdict.QUOTA if QUOTA.search(text) else Verdict.FATAL
+
+
+def is_final(reply: Reply, verdict: Verdict) -> bool:
+    """Whether such a request will be answered so again and again, until a person has changed something.
+
+    So it is where it is wrong, or not allowed, or about an app or an image that there is none of; not where something
+    is in its way, or room is short, or the number of machines is what is not allowed.
+    """
+    if verdict not in (Verdict.FATAL, Verdict.NOT_FOUND) or reply.status in (409, 412):
+        return False
+    return 400 <= reply.status < 500 and not LIMIT.search(reply.text().lower())
 
 
 def retry_after(reply: Reply, now: float) -> float | None:
