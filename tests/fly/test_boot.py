@@ -175,7 +175,8 @@ def test_an_answer_that_is_final_takes_nothing_from_the_machines_that_start_alre
         on_fly.finish_pull(on_fly.machine())
         assert [call.result(PATIENCE) for call in calls] == [1, 2, 4, 8]
         assert on_fly.history.statuses("create").count(200) == 1
-    nothing_is_left(on_fly, backend)
+    # A boot that the end of the pool cuts short may be in the journal: nobody has heard the answer that it got.
+    assert on_fly.history.left == []
 
 
 # -- a machine that ends while it boots --------------------------------------------------------------------------------
