@@ -97,7 +97,12 @@ class Boots:
         self._booting: dict[int, Booting] = {}
         self._failures = 0
         self._arrivals = Arrivals(
-            backend, keeper, loop, is_wanted=self._is_wanted, on_node=self._node_arrived, on_error=self._end_boot,
+            backend,
+            keeper,
+            loop,
+            is_wanted=self._is_wanted,
+            on_node=self._node_arrived,
+            on_error=self._end_boot,
             stop=releaser.stop,
         )
         self._dial_back = self._make_dial_back() if backend.dials_back else None

@@ -21,7 +21,7 @@ DATED = {"transport/certificate.py", "backends/fly/machines.py"}
 # What is written on machines elsewhere, and on disk, is for processes that share no other clock; Fly sends dates.
 SHARED_CLOCK = {
     "backends/fly/backend.py", "backends/fly/client.py", "backends/fly/http.py", "backends/fly/journal.py",
-    "backends/fly/sweep.py", "fleet/command.py",
+    "backends/fly/sweep.py", "fleet/command.py", "fleet/fleet.py",
 }  # fmt: skip
 WALL_CLOCKS = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "time.CLOCK_REALTIME"}
 

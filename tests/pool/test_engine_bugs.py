@@ -332,10 +332,10 @@ def test_a_node_that_boots_as_its_pool_closes_is_given_back_once() -> None:
         backend,
         None,
         loop,
-        lambda runner_id: True,
-        lambda runner_id, node: taken.append(runner_id),
-        lambda runner_id, error: None,
-        stopped.append,
+        is_wanted=lambda runner_id: True,
+        on_node=lambda runner_id, node: taken.append(runner_id),
+        on_error=lambda runner_id, error: None,
+        stop=stopped.append,
     )
     arrivals.boot(BootRequest(1, Parent.new("test", 1, "fake"), PATIENCE))
     arrivals.close()

@@ -372,4 +372,4 @@ def _api(access: Access) -> MachinesAPI:
 def _checked(prices: Prices) -> Prices:
     if not isinstance(prices, Prices):
         raise TypeError(f"prices must be Prices, such as PRICES._replace(...), not {type(prices).__name__}")
-    return prices
+    return prices.check()
