@@ -120,9 +120,12 @@ def test_a_cancelled_future_wakes_who_waits_for_it(make: Make, mailbox: Mailbox)
     mailbox.read()
     called: list[Future[Any]] = []
     running.add_done_callback(called.append)
-    threading.Timer(0.05, running.cancel).start()
+    canceller = threading.Timer(0.05, running.cancel)
+    canceller.start()
     done, _ = wait([running], PATIENCE)
     assert done == {running}
+    # Wherever the callback runs.
+    canceller.join()
     ex.shutdown()
     assert called == [running]
 
