@@ -38,9 +38,10 @@ class Fleet:
     """
 
     def __init__(self, app: str | None, journal: str | None, spelling: Spelling = ARGUMENTS) -> None:
-        if "" in (app, journal):
-            # Of a variable that is not set: whoever gave it did not mean all the others.
-            raise ValueError("an app or a journal without a name is none")
+        for setting, value in (("app", app), ("journal", journal)):
+            if value == "":
+                # Of a variable that is not set: whoever gave it did not mean all the others.
+                raise ValueError(f"{spelling.name(setting, is_given=True)} is empty: is a variable not set?")
         self._spelling = spelling
         self.refused: dict[str, str] = {}
         self.without = ""

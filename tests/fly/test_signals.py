@@ -6,23 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 
-from tests.fly.test_leaks import gone, label, machine_of
+from tests.fly.test_leaks import REQUESTS, gone, label, machine_of
 from tests.fly_simulator.calls import Call
 from tests.fly_simulator.simulator import Simulator
 from tests.support import PATIENCE
-
-MOMENTS: dict[str, Callable[[Call], bool]] = {
-    "list": lambda call: call.action == "list",
-    "create": lambda call: call.action == "create",
-    "start": lambda call: call.action == "wait" and call.first("state") == "stopped",
-    "destroy": lambda call: call.action == "destroy",
-    "gone": lambda call: call.action == "wait" and call.first("state") == "destroyed",
-}
-"""By what a doctor asks of Fly then."""
 
 
 def command(*words: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
@@ -32,7 +22,7 @@ def command(*words: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]
 
 
 ENDINGS = {
-    "once": ((signal.SIGINT,), 130, ("create", "start", "destroy")),
+    "once": ((signal.SIGINT,), 130, ("create", "watch", "destroy")),
     "thrice": ((signal.SIGINT,) * 3, 130, ("create",)),
     "terminated": ((signal.SIGTERM,), 143, ("create",)),
 }
@@ -44,14 +34,14 @@ ENDINGS = {
     [
         pytest.param(numbers, status, moment, id=f"{name}-{moment}", marks=() if moment in usual else pytest.mark.soak)
         for name, (numbers, status, usual) in ENDINGS.items()
-        for moment in MOMENTS
+        for moment in REQUESTS
     ],
 )
 def test_a_doctor_that_is_told_to_end_leaves_no_machine(
     on_fly: Simulator, numbers: tuple[signal.Signals, ...], status: int, moment: str
 ) -> None:
-    on_fly.timing.pull_time = None if moment == "start" else 0.01
-    left = list(numbers)
+    on_fly.timing.pull_time = None if moment == "watch" else 0.01
+    left, met = list(numbers), REQUESTS[moment]
     with command("doctor", "--backend", "fly", "--boot") as doctor:
 
         def end(_call: Call) -> None:
@@ -59,7 +49,7 @@ def test_a_doctor_that_is_told_to_end_leaves_no_machine(
                 doctor.send_signal(left.pop(0))
 
         # The first meets that request; all others those that follow, which destroy what there is.
-        on_fly.faults.on("*", where=lambda call: MOMENTS[moment](call) or len(left) < len(numbers), times=9, before=end)
+        on_fly.faults.on("*", where=lambda call: met(call) or len(left) < len(numbers), times=9, before=end)
         _, said = doctor.communicate(timeout=PATIENCE)
     assert len(left) < len(numbers)
     assert "Traceback" not in said, said
