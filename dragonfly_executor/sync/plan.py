@@ -56,6 +56,23 @@ class Sync:
         self.requirements = _requirements(requirements)
         self.seen: Seen | None = None
 
+    @classmethod
+    def of(
+        cls,
+        sync: Sync | str | Iterable[str | os.PathLike[str]] | None,
+        requirements: Iterable[str] | str | os.PathLike[str] | None,
+    ) -> Sync:
+        """From a backend's arguments of these names: a plan is taken as it is, all else is what travels.
+
+        Raises:
+            TypeError: there are requirements besides a plan, or as the class says.
+        """
+        if not isinstance(sync, Sync):
+            return cls(sync, requirements=requirements)
+        if requirements is not None:
+            raise TypeError("requirements go into the Sync that is given")
+        return sync
+
     def __repr__(self) -> str:
         # Not the requirements: the address of an index may hold a password.
         return f"Sync(auto={self.auto}, extra={list(self.extra)!r}, {len(self.requirements)} lines of requirements)"

@@ -210,6 +210,16 @@ def test_what_is_no_list_of_files(files: Any) -> None:
         Sync(files)
 
 
+def test_a_backend_takes_a_plan_as_it_is_and_makes_one_of_all_else() -> None:
+    plan = Sync(None)
+    assert Sync.of(plan, None) is plan
+    made = Sync.of(["data"], ["rich"])
+    assert (made.auto, made.extra) == (True, Sync(["data"]).extra)
+    assert len(made.requirements) == 1
+    with pytest.raises(TypeError, match="requirements go into the Sync that is given"):
+        Sync.of(plan, ["rich"])
+
+
 @pytest.mark.parametrize("options", [{"max_file": -1}, {"max_total": -1}, {"check_every": -1}])
 def test_numbers_below_zero(options: Any) -> None:
     with pytest.raises(ValueError, match="at least 0"):

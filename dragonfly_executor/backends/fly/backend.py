@@ -157,7 +157,8 @@ class FlyBackend(Backend):
         self._max_lifetime = duration(max_lifetime, "max_lifetime", positive=True)
         if self._max_lifetime > LONGEST_LIFETIME:
             raise ValueError(f"max_lifetime must be {LONGEST_LIFETIME:.0f} seconds at most, not {max_lifetime!r}")
-        self.sync = _sync(sync, requirements, own_image=place.own_image)
+        files = (None if place.own_image else "auto") if sync == "default" else sync
+        self.sync = Sync.of(files, requirements)
         self.blueprint = Blueprint(
             image=place.image,
             guest=Guest(cpu_kind, cpus, memory_mb, gpu_kind, gpus).check(),
@@ -345,20 +346,6 @@ def machine_name(pool: str) -> str:
     """A name that no other machine has: of lower-case letters, digits and dashes, and 63 at most."""
     word = re.sub(r"[^a-z0-9]+", "-", pool.lower())[:24].strip("-")
     return f"dragonfly-{word}-{os.urandom(10).hex()}" if word else f"dragonfly-{os.urandom(10).hex()}"
-
-
-def _sync(
-    sync: Sync | str | Iterable[str | os.PathLike[str]] | None,
-    requirements: Iterable[str] | str | os.PathLike[str] | None,
-    *,
-    own_image: bool,
-) -> Sync:
-    if isinstance(sync, Sync):
-        if requirements is not None:
-            raise TypeError("requirements go into the Sync that is given")
-        return sync
-    files = (None if own_image else "auto") if sync == "default" else sync
-    return Sync(files, requirements=requirements)
 
 
 def _api(access: Access) -> MachinesAPI:

@@ -111,7 +111,7 @@ class SSHBackend(Backend):
         bind_address: str | None = None,
     ) -> None:
         self.hosts = _hosts(hosts)
-        self.sync = _sync(sync, requirements)
+        self.sync = Sync.of(sync, requirements)
         self._wait = hook(host_wait, "host_wait")
         self.dials_back = _is_direct(connect)
         self._listen_where(parent_address, bind_address)
@@ -243,17 +243,6 @@ def _hosts(hosts: Iterable[str | SSHHost]) -> list[SSHHost]:
     if not listed:
         raise ValueError("hosts must name at least one host")
     return listed
-
-
-def _sync(
-    sync: Sync | str | Iterable[str | os.PathLike[str]] | None,
-    requirements: Iterable[str] | str | os.PathLike[str] | None,
-) -> Sync:
-    if not isinstance(sync, Sync):
-        return Sync(sync, requirements=requirements)
-    if requirements is not None:
-        raise TypeError("requirements go into the Sync that is given")
-    return sync
 
 
 def _need_paramiko() -> None:
