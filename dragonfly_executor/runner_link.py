@@ -302,7 +302,7 @@ class RunnerLink:
                 said.lost.append((ref, read_end(frame)))
             case Kind.TIMED_OUT:
                 self._transfers.forget(ref)
-                said.timed_out.append(ref)
+                said.timed_out.append((ref, frame.detail / 1000))
             case Kind.GONE:
                 self._transfers.forget(ref)
                 said.gone.append(ref)

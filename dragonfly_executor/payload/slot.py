@@ -73,6 +73,14 @@ class SlotCodec:
             _, (serializer,), _, _ = self.decode_call(self._setup["custom"])
             self._format = Format(serializer)
 
+    def import_script(self) -> None:
+        """Import the parent's script ahead of the calls that need it. An error is kept for the first of them."""
+        self._main.import_ahead()
+
+    def give_up_script(self, reason: str) -> None:
+        """Fail each call that needs the script, with this reason, instead of importing it."""
+        self._main.give_up(reason)
+
     def _enter_parents_directory(self) -> None:
         own = [entry for entry in sys.path if entry not in self._setup["path"]]
         sys.path[:] = [*self._setup["path"], *own]
@@ -175,8 +183,15 @@ class SlotCodec:
         return self._format.open(self._format.standard_flags, data, [])
 
 
-def perform(codec: SlotCodec, data: Received) -> tuple[bool, bool, list[Buffer]]:
+def perform(
+    codec: SlotCodec, data: Received, on_begin: Callable[[], None] | None = None
+) -> tuple[bool, bool, list[Buffer]]:
     """Run the call in a payload.
+
+    Args:
+        codec: opens the call and closes its result.
+        data: the payload.
+        on_begin: called when the call is open, before its function is.
 
     Returns:
         Whether it failed, whether its exception is one that the caller wants retried, and the payload to send back.
@@ -185,6 +200,8 @@ def perform(codec: SlotCodec, data: Received) -> tuple[bool, bool, list[Buffer]]
     retryable = False
     try:
         fn, args, kwargs, retry_on = codec.decode_call(data)
+        if on_begin is not None:
+            on_begin()
         try:
             value = fn(*args, **kwargs)
         except BaseException as exc:

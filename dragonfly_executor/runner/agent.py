@@ -280,7 +280,7 @@ class Agent:
         self._lease = session["lease"]
         self._lease_timer.cancel()
         self._check_lease()
-        self._household.setup_timeout = session["setup_timeout"]
+        self._household.setup_timeout = self._dispatcher.limits.opening = session["setup_timeout"]
         self._dispatcher.lineup.max_slots = session["slots"]
         self._dispatcher.max_calls_per_slot = session["calls_per_slot"]
         if session["output"] != "inherit":
@@ -294,6 +294,7 @@ class Agent:
             return
         slot = work.slot
         work.missing -= len(frame.raw) - HEADER_SIZE
+        work.since = self._loop.time()
         slot.link.send_bulk(frame.raw)
         work.owed += 1
         self._pull_more(work)

@@ -12,7 +12,8 @@ import os
 from collections import deque
 from collections.abc import Callable
 
-from dragonfly_executor.core.wire import Frame, Kind, encode
+from dragonfly_executor.core.wire import MAX_DETAIL, Frame, Kind, encode
+from dragonfly_executor.runner.limits import Limits
 from dragonfly_executor.runner.lineup import Lineup
 from dragonfly_executor.runner.slots import Slot, Work
 from dragonfly_executor.transport.loop import Loop, Timer
@@ -30,6 +31,7 @@ class Dispatcher:
         self._loop = loop
         self._send = send
         self.lineup = Lineup(loop, fork_slot, self._no_room, self.dispatch)
+        self.limits = Limits(loop, self._over_limit)
         self.slots = self.lineup.slots
         """Living slots by process id."""
         self.max_calls_per_slot = 0
@@ -103,12 +105,7 @@ class Dispatcher:
         slot.since = self._progress = self._loop.time()
         slot.stuck = False
         work = slot.in_flight[0]
-        # It does not run before its slot is ready.
-        limit = min(work.budget, work.run_timeout) if slot.ready else work.budget
-        if work.timer is not None:
-            work.timer.cancel()
-        if limit != float("inf"):
-            work.timer = self._loop.call_later(limit, lambda: self._over_limit(work))
+        self.limits.watch(work, slot)
 
     def _balance(self) -> None:
         """An idle slot takes over half of what waits in the fullest one."""
@@ -207,7 +204,8 @@ class Dispatcher:
         elif slot.kill_reason == Kind.KILL:
             send(encode(Kind.GONE, work.call_id, attempt=work.attempt))
         elif slot.kill_reason == Kind.TIMED_OUT:
-            send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt))
+            unopened = min(int(work.unopened * 1000), MAX_DETAIL)
+            send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt, detail=unopened))
         else:
             code = os.waitstatus_to_exitcode(status)
             end = {"code": code, "signal": None} if code >= 0 else {"code": None, "signal": -code}
@@ -258,9 +256,8 @@ class Dispatcher:
             slot.kill_reason = None
         self.dispatch()
 
-    def _over_limit(self, work: Work) -> None:
-        if work.slot is not None and (work.call_id, work.attempt) in self.works:
-            self._stop_in_slot(work, work.slot, Kind.TIMED_OUT)
+    def _over_limit(self, work: Work, slot: Slot) -> None:
+        self._stop_in_slot(work, slot, Kind.TIMED_OUT)
 
     def check_idle(self, work: Work) -> None:
         """Run the user's idle check in a slot, unless calls are here."""

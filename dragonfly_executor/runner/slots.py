@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from dragonfly_executor.core.wire import HEADER, HEADER_SIZE, LIMITS, TOTAL, Flag, Frame
 from dragonfly_executor.runner import processes, slot
+from dragonfly_executor.runner.progress import Progress
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 
@@ -28,7 +29,10 @@ PACKETS = socket.SOCK_SEQPACKET if sys.platform.startswith("linux") else socket.
 class Work:
     """A call on this runner, from its frame to its end."""
 
-    __slots__ = ("attempt", "budget", "call_id", "frame", "missing", "owed", "reported", "run_timeout", "slot", "timer")
+    __slots__ = (
+        "attempt", "budget", "call_id", "ends", "frame", "missing", "owed", "reported", "run_timeout", "since", "slot",
+        "timer", "unopened",
+    )  # fmt: skip
 
     def __init__(self, frame: Frame) -> None:
         self.call_id = frame.call_id
@@ -43,6 +47,12 @@ class Work:
         self.missing = TOTAL.unpack(frame.raw[-TOTAL.size :])[0] if frame.flags & Flag.LARGE else 0
         """Bytes of a large payload that have not come yet: until they have, the call cannot start."""
         self.owed = 0
+        self.since = 0.0
+        """When its slot could begin to open it, as far as is known."""
+        self.ends = float("inf")
+        """When its budget ends."""
+        self.unopened = 0.0
+        """Seconds for which it was being opened, if that was too long."""
 
     @property
     def is_large(self) -> bool:
@@ -111,6 +121,7 @@ class Slot:
         try:
             made.extend(socket.socketpair(socket.AF_UNIX, PACKETS))
             made.extend(socket.socketpair())
+            self.progress = Progress()
             self.pid = os.fork()
         except OSError:
             for sock in made:
@@ -145,7 +156,7 @@ class Slot:
         try:
             for fd in (*inherited(), self._calls.fileno(), own_end.fileno()):
                 os.close(fd)
-            slot.main(self._taken_by_slot, slot_end, setup, place, agent, self.output)
+            slot.main(self._taken_by_slot, slot_end, setup, place, agent, self.output, self.progress)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -218,3 +229,4 @@ class Slot:
         self._taken_by_slot.close()
         self.link.close()
         self.output.close()
+        self.progress.close()

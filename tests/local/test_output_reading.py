@@ -217,7 +217,7 @@ from dragonfly_executor.runner.output import SentOutput
 
 codec = CallCodec()
 setup = codec.setup()
-setup = SETUP_HEAD.pack(1 << 20, len(setup)) + setup
+setup = SETUP_HEAD.pack(1 << 20, len(setup), 0) + setup
 calls, taken = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 agent, results = socket.socketpair()
 output = SentOutput(None, None, None, None)
