@@ -93,7 +93,7 @@ with DragonflyExecutor(1) as ex:
     assert lines == ["1 False", "ran"]
 
 
-@pytest.mark.parametrize("guard", ["with", "without"])
+@pytest.mark.parametrize("guard", ["with", pytest.param("without", marks=pytest.mark.slow)])
 def test_modules_that_a_call_brings_in_when_it_is_opened_are_off_the_clock(guard: str, tmp_path: Path) -> None:
     """Of a function by reference, and of one that travels by value with a module in its globals."""
     (tmp_path / "heavy.py").write_text(f"{HEAD}\nif in_slot(): pause(0.8)\n{MAIN.partition('def tell')[0]}")
@@ -118,6 +118,7 @@ def test_modules_that_a_call_brings_in_when_it_is_opened_are_off_the_clock(guard
     assert "run_timeout of 0.5 s" in second
 
 
+@pytest.mark.slow
 def test_a_large_call_that_is_long_on_its_way_is_off_the_clock() -> None:
     stall = Stall()
     with DragonflyExecutor(1, backend=SpoiledBackend(to_runner=lambda: stall)) as ex:
@@ -130,6 +131,7 @@ def test_a_large_call_that_is_long_on_its_way_is_off_the_clock() -> None:
         assert future.result(PATIENCE) == 1 << 20
 
 
+@pytest.mark.slow
 def test_a_call_that_is_never_open_ends_after_boot_timeout_if_it_has_a_limit_to_running(tmp_path: Path) -> None:
     """The limit is the longer of the two. The slot is replaced."""
     (tmp_path / "heavy.py").write_text(f"{HEAD}\nif in_slot(): pause(60)\n{MAIN.partition('def tell')[0]}")
@@ -195,6 +197,7 @@ with DragonflyExecutor(1) as ex:
     assert lines[1:] == ["['tried']", "ran"]
 
 
+@pytest.mark.slow
 def test_an_initializer_of_a_script_that_is_too_slow_breaks_the_pool_and_says_why(tmp_path: Path) -> None:
     lines = run(
         tmp_path,
@@ -208,6 +211,7 @@ with DragonflyExecutor(1, boot_timeout=1, initializer=f) as ex:
     assert "boot_timeout" in lines[0]
 
 
+@pytest.mark.slow
 def test_what_a_script_prints_when_it_is_imported_is_no_calls_output(tmp_path: Path) -> None:
     lines = run(
         tmp_path,
@@ -222,6 +226,7 @@ with DragonflyExecutor(1, output="capture") as ex:
     assert "importing" not in lines[-1]
 
 
+@pytest.mark.slow
 def test_an_import_is_not_taken_for_what_calls_cost(tmp_path: Path) -> None:
     """Neither the script's, nor that of a module which a call brings in: calls behind it would count as stuck late."""
     (tmp_path / "heavy.py").write_text(f"{HEAD}\nif in_slot(): pause(0.6)\n{MAIN.partition('def tell')[0]}")
