@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 from dragonfly_executor import errors
+from dragonfly_executor.backends.agent_command import agent_command
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.runner import processes
@@ -73,15 +74,7 @@ class LocalBackend(Backend):
         return LocalNode(process, own_end, f"{MARKER}={marker}".encode())
 
     def _command(self, fd: int) -> list[str]:
-        # The package may be importable in the parent alone, through its sys.path: the agent is told where it is.
-        home = __file__.rpartition("/dragonfly_executor/")[0]
-        code = (
-            "import sys\n"
-            f"sys.path.insert(0, {home!r})\n"
-            "from dragonfly_executor.runner.__main__ import main\n"
-            f"main(['--fd', '{fd}'])"
-        )
-        return [self._python, *_interpreter_flags(), "-c", code]
+        return agent_command(self._python, fd)
 
 
 class LocalNode(Node):
@@ -126,19 +119,3 @@ class LocalNode(Node):
                 return
             for pid in left:
                 processes.kill(pid)
-
-
-def _interpreter_flags() -> list[str]:
-    """The flags of this interpreter that change what code does."""
-    flags = []
-    if sys.flags.optimize:
-        flags.append("-" + "O" * sys.flags.optimize)
-    if sys.flags.dont_write_bytecode:
-        flags.append("-B")
-    if sys.flags.isolated:
-        flags.append("-I")
-    elif sys.flags.no_user_site:
-        flags.append("-s")
-    if sys.flags.dev_mode:
-        flags.extend(("-X", "dev"))
-    return flags

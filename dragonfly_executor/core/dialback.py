@@ -18,12 +18,12 @@ A room of its own: local runners read `handshake` and must not pay for hmac, whi
 from __future__ import annotations
 
 import hmac
-import json
 import struct
 
 from dragonfly_executor.core.handshake import Greeting, Versions, greeting, read_greeting
 from dragonfly_executor.core.wire import Frame, Kind, encode
 from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.stdlib_json import json
 
 VERSION = 1
 """Of this handshake; the wire has its own, which VERSIONS and HELLO tell."""

@@ -7,7 +7,6 @@ So two calls that wait for each other meet, whatever batch they came in.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from dragonfly_executor.core.wire import Frame, Kind, encode
 from dragonfly_executor.runner.lineup import Lineup
 from dragonfly_executor.runner.slots import Slot, Work
+from dragonfly_executor.stdlib_json import json
 from dragonfly_executor.transport.loop import Loop, Timer
 
 REVIEW_AFTER = 0.003
