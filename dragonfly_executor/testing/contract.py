@@ -53,7 +53,7 @@ class BackendContract:
         raise NotImplementedError
 
     def hanging_steps(self) -> Sequence[str]:
-        """The steps of a boot that can take for ever: each request that may get no answer, each wait, the runner itself.
+        """The steps of a boot that may never end: each request, each wait, the runner itself.
 
         The names are the author's; `make_hanging_backend` gets them. Without any, what they are for is skipped.
         """
