@@ -21,6 +21,8 @@ MARKER = "DRAGONFLY_RUNNER"
 """Environment variable that all processes of a runner inherit, so that they can be found when their agent is gone."""
 STOP_PATIENCE = 2.0
 """Seconds that an agent gets to end by itself once its link is closed."""
+NO_SLOTS_PATIENCE = 1.0
+"""The same for an agent without slots, which has nothing to end before: one that has yet to say a word above all."""
 SWEEPS = 20
 
 
@@ -112,7 +114,7 @@ class LocalNode(Node):
         """Wait until the agent has ended, or kill it; then whatever it could not take with it."""
         self._socket.close()
         try:
-            self._process.wait(STOP_PATIENCE)
+            self._process.wait(STOP_PATIENCE if self.sessions else min(STOP_PATIENCE, NO_SLOTS_PATIENCE))
         except subprocess.TimeoutExpired:
             processes.kill_tree(self._process.pid)
             self._process.wait()
