@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import binascii
-import json
 import os
 from collections import namedtuple
+
+from dragonfly_executor.stdlib_json import json
 
 VARIABLE = "DRAGONFLY_PARENT"
 """Environment variable of a runner that holds its encoded `Parent`."""

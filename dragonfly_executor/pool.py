@@ -316,6 +316,9 @@ def _core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
         idle_check=options.idle_check is not None,
         single_use=options.single_use,
         max_boot_failures=options.max_boot_failures,
+        max_concurrent_boots=whole(
+            backend.max_concurrent_boots, f"max_concurrent_boots of the {backend.name} backend", 1
+        ),
         shutdown_grace=options.shutdown_timeout,
         caps=caps(options.budget, backend),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dragonfly_executor.core.output import LOG_FIELDS, Lines, Text
 from dragonfly_executor.core.wire import Flag, Frame
+from dragonfly_executor.stdlib_json import json
 
 if TYPE_CHECKING:
     from typing import TextIO, TypeAlias

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
 from dragonfly_executor.future import Outcome
+from dragonfly_executor.stdlib_json import json
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:

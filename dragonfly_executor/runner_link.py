@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 
 from dragonfly_executor import errors
@@ -22,6 +21,7 @@ from dragonfly_executor.core.wire import (
 )
 from dragonfly_executor.future import Outcome
 from dragonfly_executor.reports import Ref, Result, Said, read_end
+from dragonfly_executor.stdlib_json import json
 from dragonfly_executor.transfers import Transfers
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.streams import as_socket

@@ -18,12 +18,12 @@ A room of its own: local runners read `handshake` and must not pay for hmac, whi
 from __future__ import annotations
 
 import hmac
-import json
 import struct
 
 from dragonfly_executor.core.handshake import Greeting, Versions, greeting, read_greeting
 from dragonfly_executor.core.wire import Frame, Kind, encode
 from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.stdlib_json import json
 
 VERSION = 1
 """Of this handshake; the wire has its own, which VERSIONS and HELLO tell."""
@@ -67,6 +67,11 @@ class Tokens:
     def grant(self, runner_id: str, token: bytes, until: float) -> None:
         """Expect this runner, up to that moment."""
         self._granted[runner_id] = (token, until)
+
+    def extend(self, runner_id: str, until: float) -> None:
+        """Expect this runner up to that moment instead, if it is expected."""
+        if runner_id in self._granted:
+            self._granted[runner_id] = (self._granted[runner_id][0], until)
 
     def revoke(self, runner_id: str) -> None:
         """Do not expect this runner any more; fine if nobody did."""

@@ -8,9 +8,8 @@ in. A runner that dials in over a network has proved before that it may speak (`
 
 from __future__ import annotations
 
-import json
-
 from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.stdlib_json import json
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False

@@ -7,10 +7,10 @@ is believed only as far as it has been checked.
 
 from __future__ import annotations
 
-import json
 from collections import namedtuple
 
 from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.stdlib_json import json
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False

@@ -96,6 +96,14 @@ def is_final(error: Exception) -> bool:
     return isinstance(error, errors.BootError) and error.final
 
 
+def all_boots_hang(count: int, last: Exception | None) -> errors.BootError:
+    """Every boot that the backend runs at once was given up, and it has come back from none of them."""
+    text = f"the backend has not come back from {count} boots that were given up, and runs no more than that at once"
+    error = errors.BootError(f"{text} (max_concurrent_boots)")
+    error.__cause__ = last
+    return error
+
+
 def no_runner(error: Exception, failures: int) -> errors.BootError:
     """Boots failed until there was no point in waiting."""
     if isinstance(error, errors.BootError):

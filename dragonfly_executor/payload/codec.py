@@ -27,6 +27,7 @@ from dragonfly_executor.payload.formats import MARK, Format
 from dragonfly_executor.payload.parent_main import ParentMain
 from dragonfly_executor.payload.script import describe
 from dragonfly_executor.payload.tracking import MAIN_NAMES, importable
+from dragonfly_executor.stdlib_json import is_stdlib
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class CallCodec:
 
     def __init__(self, serializer: object = "cloudpickle", *, script_travels: bool = True) -> None:
         self._format = Format(serializer)
+        self._format.require()
         self._main = ParentMain(self._define, script_travels=script_travels)
         self._script_travels = script_travels
         self._importable: set[str | None] = set()
@@ -135,6 +137,7 @@ class CallCodec:
             cwd = "/"  # it was removed under the program
         here = {
             "path": [cwd if entry == "" else entry for entry in sys.path],
+            "shadowing": _shadowing(),
             "cwd": cwd,
             "authkey": own_key(),
             "main": describe(sys.modules["__main__"]),
@@ -222,3 +225,9 @@ def _named(fn: Any) -> str:
 
 def _text(exc: BaseException) -> str:
     return f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}"
+
+
+def _shadowing() -> tuple[str, ...]:
+    """Return the names of the standard library under which the program has modules of its own, a ``json.py`` say."""
+    loaded = sys.stdlib_module_names & sys.modules.keys()
+    return tuple(name for name in loaded if not is_stdlib(getattr(sys.modules[name], "__file__", None)))

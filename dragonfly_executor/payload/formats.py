@@ -40,11 +40,22 @@ class Format:
             self.name = serializer
             if serializer == "dill":
                 self.flags = self.standard_flags = BY_DILL
-                _require_dill()
         elif callable(getattr(serializer, "dumps", None)) and callable(getattr(serializer, "loads", None)):
             self.name, self.custom, self.flags = "custom", serializer, BY_CUSTOM
         else:
             raise TypeError(f"serializer must be a name or have dumps and loads, not {type(serializer).__name__}")
+
+    def require(self) -> None:
+        """Raise ValueError if the serializer's package is not installed here.
+
+        A slot does not ask: it makes its format before it has the import path that leads to the package.
+        """
+        if self.name != "dill":
+            return
+        try:
+            import_module("dill")
+        except ImportError as exc:
+            raise ValueError("serializer='dill' needs dill: pip install dragonfly-executor[dill]") from exc
 
     def plain(self, value: Any) -> tuple[Sink, Buffers] | None:
         """The pickle of what needs nothing but pickle; None if it needs more."""
@@ -112,10 +123,3 @@ class Format:
         pickler.track(main, owners, returning)
         pickler.dump(value)
         return sink, buffers, pickler
-
-
-def _require_dill() -> None:
-    try:
-        import_module("dill")
-    except ImportError as exc:
-        raise ValueError("serializer='dill' needs dill: pip install dragonfly-executor[dill]") from exc

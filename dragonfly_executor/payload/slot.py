@@ -82,8 +82,11 @@ class SlotCodec:
         self._main.give_up(reason)
 
     def _enter_parents_directory(self) -> None:
-        own = [entry for entry in sys.path if entry not in self._setup["path"]]
-        sys.path[:] = [*self._setup["path"], *own]
+        # That and no more: what only the agent could import, a call could not import in the parent.
+        sys.path[:] = self._setup["path"]
+        # The agent has loaded the standard library's: a call imports what the parent has under these names.
+        for name in [name for name in sys.modules if name.partition(".")[0] in self._setup["shadowing"]]:
+            del sys.modules[name]
         try:
             os.chdir(self._setup["cwd"])
         except OSError:

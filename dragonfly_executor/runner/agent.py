@@ -7,7 +7,6 @@ slot gets which call is the dispatcher's matter, the processes themselves are th
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -20,6 +19,7 @@ from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.household import Household
 from dragonfly_executor.runner.slots import Slot, SlotOutput, Work
 from dragonfly_executor.runner.watch import Watch
+from dragonfly_executor.stdlib_json import json
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.transport.streams import DescriptorPair
@@ -319,6 +319,7 @@ def run(
     """Be an agent on this stream until the parent says stop or is gone, or does not welcome it within `patience`
     seconds. Does not return. Whoever watches it gets it first.
     """
+    processes.reset_signals()
     loop = Loop()
     agent = Agent(loop, sock, runner_id, patience)
     if prepare is not None:

@@ -7,7 +7,6 @@ of every runner that dials back. Only while it has not been let in is there noth
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -17,6 +16,7 @@ from contextlib import suppress
 
 from dragonfly_executor.parent import Parent
 from dragonfly_executor.runner import agent, dial, processes
+from dragonfly_executor.stdlib_json import json
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False

@@ -7,7 +7,6 @@ So two calls that wait for each other meet, whatever batch they came in.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from dragonfly_executor.core.wire import MAX_DETAIL, Frame, Kind, encode
 from dragonfly_executor.runner.limits import Limits
 from dragonfly_executor.runner.lineup import Lineup
 from dragonfly_executor.runner.slots import Slot, Work
+from dragonfly_executor.stdlib_json import json
 from dragonfly_executor.transport.loop import Loop, Timer
 
 REVIEW_AFTER = 0.003

@@ -15,6 +15,7 @@ from collections.abc import Container, Iterable
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 PF_KTHREAD = 0x00200000
+PYTHON_IGNORES = frozenset((signal.SIGPIPE, getattr(signal, "SIGXFSZ", signal.SIGPIPE)))
 LOOKS = 10_000
 """At a process in the middle of its exec, which takes microseconds."""
 
@@ -38,6 +39,19 @@ def die_with_parent(parent_pid: int) -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def reset_signals() -> None:
+    """Unblock all signals and give each ignored signal its default action.
+
+    A process inherits both from the thread that started it. An agent whose SIGCHLD is ignored cannot reap its slots,
+    and a slot whose SIGTERM is blocked cannot be terminated by its own call. Python itself ignores SIGPIPE and SIGXFSZ.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in range(1, signal.NSIG):
+        if number not in PYTHON_IGNORES and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def children(pid: int) -> list[int]:

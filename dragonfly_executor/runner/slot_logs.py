@@ -6,12 +6,12 @@ becomes of a record is for the parent's configuration to say.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 
 from dragonfly_executor.core.output import LOG_FIELDS
+from dragonfly_executor.stdlib_json import json
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False

@@ -9,7 +9,6 @@ what the parent had heard when it sent it: others may have been on their way alr
 
 from __future__ import annotations
 
-import json
 import os
 from collections import deque
 from contextlib import suppress
@@ -21,6 +20,7 @@ from dragonfly_executor.payload.place import Place
 from dragonfly_executor.runner import requirements, session
 from dragonfly_executor.runner.blobs import Blobs, Receiving, cache_folder, private_folder
 from dragonfly_executor.runner.tree import Tree
+from dragonfly_executor.stdlib_json import json
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False

@@ -5,7 +5,6 @@ Belongs to the engine thread. Files are read by a crew, some chunks at a time, a
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections import deque
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dragonfly_executor.core.manifest import FILE, Entry, Step, diff, read_bits
 from dragonfly_executor.core.wire import CHUNK_SIZE, HEADER, Flag, Frame, Kind, encode
 from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.stdlib_json import json
 
 if TYPE_CHECKING:
     from dragonfly_executor.sync.keeper import Keeper

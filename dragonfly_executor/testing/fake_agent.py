@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import sys
 import threading
@@ -23,6 +22,7 @@ from dragonfly_executor.core.wire import (
     encode,
 )
 from dragonfly_executor.payload import SlotCodec, perform
+from dragonfly_executor.stdlib_json import json
 from dragonfly_executor.transport.link import split_bulk
 
 Ref = tuple[int, int]

@@ -1,13 +1,15 @@
 """Where runners dial in: open only while some are waited for, and out of patience with everybody else.
 
 It lives on the engine's loop, and whoever connects can neither block it nor make it hold much: a connection has some
-seconds in all to prove what it is, says no more than 4 KiB at a time, and makes room for others if it has yet to speak
-TLS while too many wait. No pickle is ever read here.
+seconds in all to prove what it is, and says no more than 4 KiB at a time. Connections that have sent no byte are kept
+in a table of their own, so that they never displace one that speaks; each table is bounded, and if one is full the
+address with most connections in it gives one up. No pickle is ever read here.
 """
 
 from __future__ import annotations
 
 import errno
+import resource
 import socket
 import ssl
 from collections.abc import Callable
@@ -19,10 +21,13 @@ from dragonfly_executor.core.wire import MAX_HANDSHAKE_FRAME, Decoder
 from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.tcp import tune
 from dragonfly_executor.transport.tls import TlsSocket, wrap_accepted
+from dragonfly_executor.transport.waiting import Networks, Waiting, networks_of
 
-BACKLOG = 128
+BACKLOG = 1024
+"""Connections that the kernel keeps until they are accepted. A flood fills it while the engine is busy."""
 DEADLINE = 10.0
-AT_ONCE = 64
+AT_ONCE = 1024
+"""Connections that are held at the same time, if the process may have that many descriptors."""
 ACCEPT_PAUSE = 1.0
 OUT_OF_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -61,6 +66,12 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
+def places() -> int:
+    """Return how many connections to hold at the same time: at most half of this process's descriptors."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return AT_ONCE if soft == resource.RLIM_INFINITY else min(AT_ONCE, soft // 2)
+
+
 class Listener:
     """Accepts connections and lets runners in.
 
@@ -71,7 +82,8 @@ class Listener:
         make_side: makes the parent's half of a handshake, for each connection anew.
         host: is told who came.
         deadline: seconds that a connection may take, from its first packet to its proof.
-        at_once: connections that may be at it at the same time.
+        at_once: connections that are held at the same time: half of them may be silent, half of them may speak.
+            Default: `places`.
         accept_pause: seconds for which nobody is accepted when this process has run out of descriptors.
     """
 
@@ -84,7 +96,7 @@ class Listener:
         host: Host,
         *,
         deadline: float = DEADLINE,
-        at_once: int = AT_ONCE,
+        at_once: int | None = None,
         accept_pause: float = ACCEPT_PAUSE,
     ) -> None:
         self.loop = loop
@@ -93,11 +105,11 @@ class Listener:
         self.host = host
         self._sock = sock
         self._context = context
-        self._at_once = at_once
         self._accept_pause = accept_pause
         self._has_warned = False
-        # In the order they came.
-        self._candidates: dict[Candidate, None] = {}
+        at_once = places() if at_once is None else at_once
+        self._silent: Waiting[Candidate] = Waiting(at_once // 2)
+        self._speaking: Waiting[Candidate] = Waiting(at_once - at_once // 2)
         self.port: int = sock.getsockname()[1]
         loop.add_reader(sock.fileno(), self._accept)
 
@@ -105,7 +117,10 @@ class Listener:
         """What a forked child must not keep open."""
         if self._sock.fileno() < 0:
             return []
-        return [self._sock.fileno(), *(candidate.fileno() for candidate in self._candidates)]
+        return [self._sock.fileno(), *(candidate.fileno() for candidate in self._candidates())]
+
+    def _candidates(self) -> list[Candidate]:
+        return [*self._silent.items(), *self._speaking.items()]
 
     def close(self) -> None:
         """Listen no more, and drop who has not proved anything yet. Twice is fine."""
@@ -113,12 +128,27 @@ class Listener:
             return
         self.loop.remove_reader(self._sock.fileno())
         self._sock.close()
-        for candidate in list(self._candidates):
+        for candidate in self._candidates():
             candidate.drop()
+
+    def begin_tls(self, candidate: Candidate, sock: socket.socket) -> TlsSocket:
+        """A candidate has sent its first bytes: it is no longer one of the silent ones. Takes the socket over.
+
+        Raises:
+            OSError: the peer has gone again.
+        """
+        self._silent.discard(candidate)
+        self._drop(self._speaking.add(candidate, candidate.networks))
+        return wrap_accepted(self._context, sock)
+
+    def speaks_tls(self, candidate: Candidate) -> None:
+        """The TLS handshake of a candidate is done."""
+        self._speaking.favour(candidate)
 
     def forget(self, candidate: Candidate) -> None:
         """It has gone, one way or the other."""
-        self._candidates.pop(candidate, None)
+        self._silent.discard(candidate)
+        self._speaking.discard(candidate)
 
     def _accept(self) -> None:
         try:
@@ -126,20 +156,30 @@ class Listener:
         except OSError as error:
             # All others are that peer's own trouble: it has gone again.
             if error.errno in OUT_OF_ROOM:
-                self._pause_accepting(error)
+                self._out_of_room(error)
             return
         try:
+            sock.setblocking(False)
             tune(sock)
-            wrapped = wrap_accepted(self._context, sock)
         except OSError:
             sock.close()
-            return  # it has gone again, or has said something before TLS could begin
-        if len(self._candidates) >= self._at_once:
-            self._make_room()
-        self._candidates[Candidate(self, wrapped, f"{address[0]}:{address[1]}")] = None
+            return  # it has gone again
+        networks = networks_of(address[0])
+        candidate = Candidate(self, sock, f"{address[0]}:{address[1]}", networks)
+        self._drop(self._silent.add(candidate, networks))
 
-    def _pause_accepting(self, error: OSError) -> None:
-        """The connection stays in the kernel's queue, and would make the loop spin."""
+    @staticmethod
+    def _drop(candidate: Candidate | None) -> None:
+        if candidate is not None:
+            candidate.drop()
+
+    def _out_of_room(self, error: OSError) -> None:
+        """This process has no descriptor left: connections that say nothing give theirs back, or accepting pauses."""
+        silent = self._silent.make_room()
+        if silent is not None:
+            silent.drop()
+            return
+        # The connection stays in the kernel's queue, and would make the loop spin.
         self.loop.remove_reader(self._sock.fileno())
         self.loop.call_later(self._accept_pause, self._accept_again)
         if not self._has_warned:
@@ -150,26 +190,22 @@ class Listener:
         if self._sock.fileno() >= 0:
             self.loop.add_reader(self._sock.fileno(), self._accept)
 
-    def _make_room(self) -> None:
-        """Drop the oldest of those who have not even spoken TLS; a runner would have, and it tries again."""
-        silent = (candidate for candidate in self._candidates if not candidate.speaks_tls)
-        next(silent, next(iter(self._candidates))).drop()
-
 
 class Candidate:
-    """A connection that has yet to prove what it is."""
+    """A connection that has yet to prove what it is. Until it has sent a byte it costs a descriptor and little else."""
 
-    def __init__(self, listener: Listener, sock: TlsSocket, peer: str) -> None:
-        self.speaks_tls = False
+    def __init__(self, listener: Listener, sock: socket.socket, peer: str, networks: Networks) -> None:
+        self.networks = networks
         self._listener = listener
         self._loop = listener.loop
-        self._sock = sock
+        self._plain = sock
+        self._tls: TlsSocket | None = None
         self._fd = sock.fileno()
         self._peer = peer
-        self._side = listener.make_side()
+        self._side: ParentSide | None = None
         self._decoder = Decoder(MAX_HANDSHAKE_FRAME, one_by_one=True)
         self._timer = self._loop.call_later(listener.deadline, self._is_late)
-        self._loop.add_reader(self._fd, self._shake_hands)
+        self._loop.add_reader(self._fd, self._speaks)
 
     def fileno(self) -> int:
         """Its descriptor."""
@@ -178,7 +214,10 @@ class Candidate:
     def drop(self) -> None:
         """Close it without a word."""
         self._leave()
-        self._sock.close()
+        # Once TLS has begun the plain socket has no descriptor any more: the TLS socket has it.
+        self._plain.close()
+        if self._tls is not None:
+            self._tls.close()
 
     def _leave(self) -> None:
         self._timer.cancel()
@@ -192,8 +231,8 @@ class Candidate:
     def _refuse(self, reason: str, answer: bytes = REFUSAL) -> None:
         """Tell it nothing but no, and everybody else why."""
         try:
-            if answer:
-                self._sock.send(answer)
+            if answer and self._tls is not None:
+                self._tls.send(answer)
         except OSError:
             pass  # it did not wait for the answer
         finally:
@@ -202,9 +241,25 @@ class Candidate:
 
     # -- TLS ----------------------------------------------------------------------------------------------------------
 
-    def _shake_hands(self) -> None:
+    def _speaks(self) -> None:
+        """Its first bytes are there, or its end."""
         try:
-            self._sock.do_handshake()
+            if not self._plain.recv(1, socket.MSG_PEEK):
+                self._refuse("it left before it had said anything", answer=b"")
+                return
+            self._tls = self._listener.begin_tls(self, self._plain)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._refuse(f"it broke before it had said anything: {error}", answer=b"")
+            return
+        self._loop.add_reader(self._fd, self._shake_hands)
+        self._shake_hands()
+
+    def _shake_hands(self) -> None:
+        assert self._tls is not None  # noqa: S101  # it speaks
+        try:
+            self._tls.do_handshake()
         except ssl.SSLWantReadError:
             self._loop.remove_writer(self._fd)
             self._loop.add_reader(self._fd, self._shake_hands)
@@ -214,15 +269,16 @@ class Candidate:
         except (OSError, ValueError) as error:
             self._refuse(f"it does not speak TLS 1.3: {error}", answer=b"")
         else:
-            self.speaks_tls = True
+            self._listener.speaks_tls(self)
             self._loop.remove_writer(self._fd)
             self._loop.add_reader(self._fd, self._read)
 
     # -- frames -------------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
+        assert self._tls is not None  # noqa: S101  # it speaks
         try:
-            data = self._sock.recv()
+            data = self._tls.recv()
         except BlockingIOError:
             return
         except OSError:
@@ -231,28 +287,29 @@ class Candidate:
             self._refuse("it left before it had proved anything", answer=b"")
             return
         try:
-            self._hear(data)
+            self._hear(data, self._tls)
         except errors.ProtocolError as error:
             self._refuse(str(error))
         except OSError as error:
             # It does not take what it was answered, some hundred bytes at most.
             self._refuse(f"it does not listen: {error}", answer=b"")
 
-    def _hear(self, data: bytes) -> None:
+    def _hear(self, data: bytes, sock: TlsSocket) -> None:
+        side = self._side = self._side or self._listener.make_side()
         answer = b""
         frames = self._decoder.feed(data)
         while frames:
-            answer += self._side.hear(frames[0], self._loop.time())
+            answer += side.hear(frames[0], self._loop.time())
             frames = self._decoder.feed(b"") if self._decoder.pending else []
-        admitted = self._side.admitted
+        admitted = side.admitted
         if admitted is not None and self._decoder.pending:
             raise errors.ProtocolError("it went on before it was answered")
         try:
-            self._sock.send(answer) if answer else None
+            sock.send(answer) if answer else None
         except OSError:
             # Who has proved what it is, and is gone already, is a runner that was lost: that is for its link to find.
             if admitted is None:
                 raise
         if admitted is not None:
             self._leave()
-            self._listener.host.runner_joined(admitted, self._sock)
+            self._listener.host.runner_joined(admitted, sock)

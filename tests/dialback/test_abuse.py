@@ -11,7 +11,9 @@ import select
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from queue import Empty
@@ -26,10 +28,11 @@ from dragonfly_executor.core.wire import HEADER, MAX_HANDSHAKE_FRAME, Kind, enco
 from dragonfly_executor.parent import Parent
 from dragonfly_executor.transport import listener as listener_module
 from dragonfly_executor.transport.listener import Listener
-from dragonfly_executor.transport.tcp import split_address
+from dragonfly_executor.transport.tcp import join_address, split_address
 from dragonfly_executor.transport.tls import server_context
 from tests.dialback.conftest import Receive
 from tests.dialback.support import Dialed, HeldBackend, Reception, dial, encrypted, everything, plain, side_of
+from tests.fault_proxy import FaultProxy
 from tests.support import PATIENCE
 
 
@@ -364,7 +367,7 @@ def ssl_client_hello() -> bytes:
 @pytest.mark.parametrize("connect", [silent, silent_in_tls])
 def test_200_silent_peers_keep_no_runner_out(receive: Receive, connect: Callable[[Parent], socket.socket]) -> None:
     """Checklist 45: and no more than 64 of them are held, however long they may stay."""
-    reception = receive(deadline=600.0)
+    reception = receive(deadline=600.0, at_once=64)
     parent = reception.expect()
     with ExitStack() as stack:
         peers = [stack.enter_context(closing(connect(parent))) for _ in range(200)]
@@ -375,16 +378,16 @@ def test_200_silent_peers_keep_no_runner_out(receive: Receive, connect: Callable
 
 
 def test_no_more_than_64_connections_are_held(receive: Receive) -> None:
-    """Checklist 45: the oldest that has not even spoken TLS makes room."""
-    reception = receive(deadline=600.0)
+    """Checklist 45: half of the places are for those that have sent no byte, and the oldest of them makes room."""
+    reception = receive(deadline=600.0, at_once=64)
     parent = reception.expect()
     with ExitStack() as stack:
         speaking = stack.enter_context(closing(encrypted(parent)))
         peers = [stack.enter_context(closing(silent(parent))) for _ in range(100)]
-        # 100 and one are accepted: that is one for the door, and 64.
-        for peer in peers[:37]:
+        for peer in peers[:68]:
             assert everything(peer) == b""
-        assert len(reception.descriptors()) == 1 + 64
+        # One for the door, one that speaks, and 32.
+        assert len(reception.descriptors()) == 1 + 1 + 32
         side = side_of(parent)
         with contextlib.suppress(EOFError):
             Dialed(speaking, side).go()
@@ -393,6 +396,69 @@ def test_no_more_than_64_connections_are_held(receive: Receive) -> None:
         sock = reception.take()
         assert sock is not None
         sock.close()
+
+
+@contextlib.contextmanager
+def flood(parent: Parent, data: bytes) -> Iterator[None]:
+    """400 connections a second that send this and nothing else; within, the door is full of them."""
+    host, port = split_address(parent.address or "")
+    command = [sys.executable, "-m", "tests.dialback.flood", host, str(port), "400", data.hex()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"full\n"
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", [b"", b"\x16"], ids=["silent", "one byte"])
+def test_400_connections_a_second_keep_no_runner_out_that_is_100_ms_away(receive: Receive, data: bytes) -> None:
+    """All come from one address, as behind a proxy. The runner's first byte comes 100 ms after its connection."""
+    reception = receive()
+    parent = reception.expect()
+    assert parent.address is not None
+    with FaultProxy(split_address(parent.address)) as proxy, flood(parent, data):
+        proxy.slow(delay=0.1)
+        joins(reception, parent._replace(address=join_address(*proxy.address)))
+
+
+def test_connections_that_say_nothing_displace_none_that_speaks(receive: Receive) -> None:
+    """A runner far away has begun its handshake, and more come than there is room for."""
+    reception = receive(deadline=600.0, at_once=16)
+    parent = reception.expect()
+    hello = ssl_client_hello()
+    with ExitStack() as stack:
+        speaking = stack.enter_context(closing(plain(parent)))
+        speaking.sendall(hello)
+        assert speaking.recv(1) == b"\x16"  # the ServerHello: it counts as one that speaks
+        peers = [stack.enter_context(closing(silent(parent))) for _ in range(100)]
+        for peer in peers[:92]:
+            assert everything(peer) == b""
+        assert select.select([speaking], [], [], 0)[0]
+        while select.select([speaking], [], [], 0)[0]:
+            assert speaking.recv(4096)  # the rest of what it was answered, and not the end
+        reception.forget()
+
+
+def test_a_crowd_that_speaks_makes_room_for_itself_before_others(receive: Receive) -> None:
+    """They come from one address, and have sent the first byte of a handshake; the runner comes from another."""
+    reception = receive(deadline=600.0, at_once=16)
+    parent = reception.expect()
+    host, port = split_address(parent.address or "")
+    with ExitStack() as stack:
+        elsewhere = stack.enter_context(socket.create_connection((host, port), PATIENCE, ("127.0.0.2", 0)))
+        elsewhere.sendall(b"\x16")
+        peers = []
+        for _ in range(50):
+            peer = stack.enter_context(plain(parent))
+            peer.sendall(b"\x16")
+            peers.append(peer)
+        for peer in peers[:43]:
+            assert everything(peer) == b""
+        assert select.select([elsewhere], [], [], 0)[0] == []
+        reception.forget()
 
 
 def test_a_flood_of_impostors_makes_one_line(receive: Receive) -> None:

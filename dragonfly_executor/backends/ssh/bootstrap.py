@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import binascii
 import importlib.resources
-import json
 import math
 import shlex
 import sys
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 from dragonfly_executor.backends.ssh.archive import Archive
 from dragonfly_executor.backends.ssh.stage0 import MAGIC
 from dragonfly_executor.errors import BootError, VersionMismatchError
+from dragonfly_executor.stdlib_json import json
 
 MAX_NOISE = 1024 * 1024
 """Bytes that a host may print before anything sensible comes."""

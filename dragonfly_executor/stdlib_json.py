@@ -1,0 +1,65 @@
+"""The standard library's `json`, also in a program that has a module of that name.
+
+A program's own ``json.py`` stands first on ``sys.path`` where it lies beside the script. `concurrent.futures` works in
+such a program, so this package must too: it imports no other module that `concurrent.futures` does not.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.machinery import PathFinder
+
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import json
+    from types import ModuleType
+    from typing import Any
+
+__all__ = ["is_stdlib", "json"]
+
+LIBRARY = os.path.dirname(os.__file__)
+FROZEN = bool(getattr(sys, "frozen", False)) or not os.path.isdir(LIBRARY)
+"""Modules of a frozen program come out of an archive: no other file stands before them, and their paths vary."""
+
+
+def is_stdlib(path: str | None) -> bool:
+    """Return True if a module of this file belongs to the standard library. Built-in modules have no file."""
+    if path is None or FROZEN:
+        return True
+    folder = path.rpartition(os.sep)[0] + os.sep
+    return folder.startswith(LIBRARY + os.sep) and f"{os.sep}site-packages{os.sep}" not in folder
+
+
+def _stdlib_json() -> Any:
+    loaded = sys.modules.get("json")
+    spec = PathFinder.find_spec("json") if loaded is None else loaded.__spec__
+    if spec is None or not is_stdlib(spec.origin):
+        own = PathFinder.find_spec("json", [LIBRARY])
+        if own is not None:
+            return _load_beside(own)
+    import json
+
+    return json
+
+
+def _load_beside(spec: Any) -> ModuleType:
+    """Load the standard library's module, and leave `sys.modules` as it was: the name is the program's own there."""
+    from importlib.util import module_from_spec
+
+    module = module_from_spec(spec)
+    displaced = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] == "json"}
+    try:
+        # The package's modules import one another by name.
+        sys.modules["json"] = module
+        spec.loader.exec_module(module)
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "json"]:
+            del sys.modules[name]
+        sys.modules.update(displaced)
+    return module
+
+
+if not TYPE_CHECKING:
+    json = _stdlib_json()
