@@ -46,7 +46,9 @@ class Pool:
             The backend's own if not given: 30, by SSH 60, on Fly 120.
         shutdown_timeout: grace for running calls when a runner is told to go.
         idle_shutdown_after: how long a runner above `min` may be idle; or a pair with a check that is run on the runner
-            then: the runner goes if it returns true; None for never.
+            then: the runner goes if it returns true; None for never. A check that raises counts as false, and its
+            traceback is what the runner prints. A check that does not end within 10 s counts as false too: its slot is
+            killed, with a warning. A call that comes meanwhile runs in another slot.
         min_idle_shutdown_after: the same for the `min` runners.
         on_grow_start: called with ``{"name", "count", "pid"}`` before a runner above `min` is booted.
         on_grow_end: called with ``"ok"`` or the error, and the same mapping, when that has ended.

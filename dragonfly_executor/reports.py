@@ -33,6 +33,7 @@ class Said:
         self.timed_out: list[tuple[Ref, float]] = []
         self.gone: list[Ref] = []
         self.idle: bool | None = None
+        self.warning = ""
         self.setup_failure: tuple[bytes, bool] | None = None
         self.round_trip: float | None = None
         self.synced: list[Frame] = []

@@ -312,6 +312,7 @@ class RunnerLink:
         match frame.kind:
             case Kind.IDLE:
                 said.idle = bool(frame.detail)
+                said.warning = bytes(frame.payload).decode(errors="replace")
             case Kind.SETUP_FAILED:
                 said.setup_failure = (bytes(frame.payload), bool(frame.flags & Flag.ERROR))
             case Kind.SLOT_UP:

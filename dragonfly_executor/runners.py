@@ -116,6 +116,8 @@ class Runners:
 
     def runner_answered(self, runner: RunnerLink, said: Said) -> None:
         """Pass on what a runner said."""
+        if said.warning:
+            self._narrator.warn(f"{runner.name}: {said.warning}")
         self._engine.runner_answered(runner, said)
 
     def check_idle(self, runner_id: int) -> None:

@@ -70,7 +70,7 @@ class Kind(IntEnum):
     GONE = 18  # agent -> parent: the call that KILL named is no longer here
     SETUP_FAILED = 19  # slot -> agent -> parent: the initializer failed; an error payload; without Flag.ERROR text
     CHECK_IDLE = 20  # parent -> agent: run this check in a slot
-    IDLE = 21  # agent -> parent: detail = 1 where the check says that the runner may go
+    IDLE = 21  # agent -> parent: detail = 1 if the check says that the runner may go; else perhaps a warning, as text
     SLOT_UP = 22  # agent -> parent: detail = the process id of a new slot
     SLOT_DOWN = 23  # agent -> parent: detail = the process id of a slot that ended
     BYE = 24  # agent -> parent: this runner goes now, and nothing is left on it

@@ -200,7 +200,6 @@ class Agent:
                 if not flags & MORE:
                     answers.append(frame)
             elif kind == IDLE:
-                queue(raw)
                 answers.append(frame)
             else:
                 self._on_slot_control(slot, frame)

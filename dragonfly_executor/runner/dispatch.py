@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from dragonfly_executor.core.wire import MAX_DETAIL, Frame, Kind, encode
+from dragonfly_executor.runner.idle_check import IdleCheck
 from dragonfly_executor.runner.limits import Limits
 from dragonfly_executor.runner.lineup import Lineup
 from dragonfly_executor.runner.slots import Slot, Work
@@ -32,6 +33,7 @@ class Dispatcher:
         self._send = send
         self.lineup = Lineup(loop, fork_slot, self._no_room, self.dispatch)
         self.limits = Limits(loop, self._over_limit)
+        self._idle_check = IdleCheck(loop, send)
         self.slots = self.lineup.slots
         """Living slots by process id."""
         self.max_calls_per_slot = 0
@@ -105,7 +107,10 @@ class Dispatcher:
         slot.since = self._progress = self._loop.time()
         slot.stuck = False
         work = slot.in_flight[0]
-        self.limits.watch(work, slot)
+        if work.frame.kind == Kind.CALL:
+            self.limits.watch(work, slot)
+        elif slot.ready:
+            self._idle_check.begin(slot)
 
     def _balance(self) -> None:
         """An idle slot takes over half of what waits in the fullest one."""
@@ -172,6 +177,8 @@ class Dispatcher:
         slot.stuck = False
         if frame.call_id:
             self.lineup.learn_cost(frame.detail * 1e-6)
+        else:
+            self._checked(slot, may_go=bool(frame.detail))
         if slot.in_flight:
             self._became_first(slot)
 
@@ -200,7 +207,7 @@ class Dispatcher:
     def _report_end(self, work: Work, slot: Slot, status: int) -> None:
         send = slot.answer or self._send
         if work.frame.kind == Kind.CHECK_IDLE:
-            self._send(encode(Kind.IDLE))
+            self._checked(slot, may_go=False)
         elif slot.kill_reason == Kind.KILL:
             send(encode(Kind.GONE, work.call_id, attempt=work.attempt))
         elif slot.kill_reason == Kind.TIMED_OUT:
@@ -263,8 +270,16 @@ class Dispatcher:
         """Run the user's idle check in a slot, unless calls are here."""
         if not self.is_idle:
             self._send(encode(Kind.IDLE))
-            return
-        self.waiting.append(work)
+        elif self._idle_check.ask():
+            self.waiting.append(work)
+
+    def _checked(self, slot: Slot | None, *, may_go: bool) -> None:
+        """The idle check has ended, or cannot be run: then the runner stays."""
+        self._idle_check.answered(may_go)
+        self.lineup.extra = 0
+        if slot is not None and self.lineup.is_full:
+            # Another slot runs calls in its place.
+            slot.retire()
 
     # -- review -------------------------------------------------------------------------------------------------------
 
@@ -285,6 +300,8 @@ class Dispatcher:
                 again = True
                 continue
             first = slot.in_flight[0]
+            if slot.is_checking:
+                self.lineup.extra = 1
             if not first.reported and first.frame.kind == Kind.CALL:
                 first.reported = True
                 self._send(encode(Kind.STARTED, first.call_id, attempt=first.attempt))
@@ -327,5 +344,5 @@ class Dispatcher:
             if work.frame.kind == Kind.CALL:
                 self._send(encode(Kind.RETURNED, work.call_id, attempt=work.attempt))
             else:
-                self._send(encode(Kind.IDLE))
+                self._checked(None, may_go=False)
         self.waiting.clear()

@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
-from dragonfly_executor.core.wire import HEADER, HEADER_SIZE, LIMITS, TOTAL, Flag, Frame
+from dragonfly_executor.core.wire import HEADER, HEADER_SIZE, LIMITS, TOTAL, Flag, Frame, Kind
 from dragonfly_executor.runner import processes, slot
 from dragonfly_executor.runner.progress import Progress
 from dragonfly_executor.transport.link import Link
@@ -180,7 +180,7 @@ class Slot:
             return False
         work.slot = self
         self.in_flight.append(work)
-        self.handed += 1
+        self.handed += work.frame.kind == Kind.CALL
         return True
 
     def take_back(self) -> list[Work]:
@@ -202,7 +202,7 @@ class Slot:
         self.in_flight = deque(work for work in self.in_flight if (work.call_id, work.attempt) not in packets)
         for work in taken:
             work.slot = None
-        self.handed -= len(taken)
+        self.handed -= sum(work.frame.kind == Kind.CALL for work in taken)
         return taken
 
     def retire(self) -> None:
@@ -213,6 +213,11 @@ class Slot:
     def is_idle(self) -> bool:
         """Whether it could start a call now."""
         return self.ready and not (self.in_flight or self.retired or self.kill_reason)
+
+    @property
+    def is_checking(self) -> bool:
+        """Whether it runs the user's idle check, or is about to."""
+        return bool(self.in_flight) and self.in_flight[0].frame.kind == Kind.CHECK_IDLE
 
     @property
     def retired(self) -> bool:
