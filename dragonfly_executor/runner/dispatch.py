@@ -181,6 +181,8 @@ class Dispatcher:
             self._checked(slot, may_go=bool(frame.detail))
         if slot.in_flight:
             self._became_first(slot)
+        elif slot.retired:
+            slot.expect_end()
 
     def _forget(self, work: Work) -> None:
         self.works.pop((work.call_id, work.attempt), None)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # macOS has no SOCK_SEQPACKET for unix sockets; its datagrams between a pair are as reliable.
 PACKETS = socket.SOCK_SEQPACKET if sys.platform.startswith("linux") else socket.SOCK_DGRAM
 
+EXIT_PATIENCE = 2.0
+"""Seconds that a slot without calls has for its threads, exit handlers and finalizers, until it is killed."""
+
 
 class Work:
     """A call on this runner, from its frame to its end."""
@@ -114,6 +117,8 @@ class Slot:
         output: SlotOutput,
     ) -> None:
         self.output = output
+        self._loop = loop
+        self._end_timer: Timer | None = None
         self.answer: Callable[[bytes], None] | None = None
         """Tells the parent how the call ended that runs, behind what it wrote; None where it wrote nothing."""
         made: list[socket.socket] = []
@@ -208,6 +213,18 @@ class Slot:
     def retire(self) -> None:
         """Hand it no more: it ends when it has finished what it has."""
         self._calls.close()
+        if not self.in_flight:
+            self.expect_end()
+
+    def expect_end(self) -> None:
+        """Kill the slot if it has not ended soon: it has no call left, and runs what is to run at its exit."""
+        if self._end_timer is None:
+            self._end_timer = self._loop.call_later(EXIT_PATIENCE, self.kill)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it ends by itself, and is killed if that takes too long."""
+        return self._end_timer is not None
 
     @property
     def is_idle(self) -> bool:
@@ -232,6 +249,8 @@ class Slot:
         """Let go of its descriptors."""
         self._calls.close()
         self._taken_by_slot.close()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
         self.link.close()
         self.output.close()
         self.progress.close()
