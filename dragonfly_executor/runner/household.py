@@ -60,6 +60,7 @@ class Household:
         """What each slot begins with, as it came from the parent."""
         self._script: int | None = None
         """The `Script` of slots that are forked from now on; None as the parent says."""
+        self._forked = 0
         self._setup_crashes = 0
         self._paused: list[Slot] = []
         self._helpers: dict[int, Callable[[int], None]] = {}
@@ -71,10 +72,11 @@ class Household:
         """Start a slot, and tell the parent."""
         setup = self._setup()
         try:
-            slot = Slot(self._loop, setup, place, self._descriptors, self._on_frames, output)
+            slot = Slot(self._loop, setup, place, self._descriptors, self._on_frames, output, self._forked + 1)
         except OSError:
             output.close()
             raise
+        self._forked += 1
         slot.timer = self._loop.call_later(self.setup_timeout, lambda: self._setup_is_late(slot))
         self._link.send(encode(Kind.SLOT_UP, detail=slot.pid))
         return slot

@@ -18,9 +18,14 @@ _BEGUN_AT = 8
 
 
 class Progress:
-    """What one slot does now."""
+    """What one slot does now.
 
-    def __init__(self) -> None:
+    Args:
+        number: of the slot, counted from 1 on its runner.
+    """
+
+    def __init__(self, number: int = 1) -> None:
+        self.number = number
         self._page = mmap(-1, _BEGUN_AT + _BEGUN.size)
 
     @property

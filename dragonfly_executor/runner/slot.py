@@ -32,7 +32,7 @@ from dragonfly_executor.core.wire import (
     encode,
 )
 from dragonfly_executor.payload import SlotCodec, perform
-from dragonfly_executor.runner import processes, slot_exit
+from dragonfly_executor.runner import processes, slot_exit, slot_identity
 from dragonfly_executor.runner import progress as phases
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
@@ -66,6 +66,7 @@ def main(
     try:
         stand_alone(agent_pid)
         slot_exit.forget_inherited_handlers()
+        slot_identity.take_identity(progress.number, agent_pid)
         status = _Slot(calls, results, output.take_over(results), progress).serve(setup, place)
         slot_exit.end_in_order()
         _flush_standard_streams()

@@ -115,6 +115,7 @@ class Slot:
         inherited: Callable[[], list[int]],
         on_frames: Callable[[Slot, list[Frame]], None],
         output: SlotOutput,
+        number: int,
     ) -> None:
         self.output = output
         self._loop = loop
@@ -126,7 +127,7 @@ class Slot:
         try:
             made.extend(socket.socketpair(socket.AF_UNIX, PACKETS))
             made.extend(socket.socketpair())
-            self.progress = Progress()
+            self.progress = Progress(number)
             self.pid = os.fork()
         except OSError:
             for sock in made:
