@@ -21,9 +21,9 @@ class Arrivals:
         backend: whose nodes they are.
         keeper: knows what runners elsewhere need; None where they see this machine's files.
         loop: the engine's.
-        is_wanted: whether a runner has not been given up; on the boot crew.
+        enter: on the boot crew; begins a runner's boot, or returns False if the pool does not want the runner any more.
         on_node: gets a runner's node, on the engine thread.
-        on_error: gets why there is none, on the engine thread; None where it is not wanted.
+        on_error: gets why there is none, on the engine thread.
         stop: gives a node back that nobody has asked for yet.
     """
 
@@ -33,15 +33,15 @@ class Arrivals:
         keeper: Keeper | None,
         loop: Loop,
         *,
-        is_wanted: Callable[[int], bool],
+        enter: Callable[[int], bool],
         on_node: Callable[[int, Node], None],
-        on_error: Callable[[int, errors.BootError | None], None],
+        on_error: Callable[[int, errors.BootError], None],
         stop: Callable[[Node], None],
     ) -> None:
         self._backend = backend
         self._keeper = keeper
         self._loop = loop
-        self._is_wanted = is_wanted
+        self._enter = enter
         self._on_node = on_node
         self._on_error = on_error
         self._stop = stop
@@ -52,14 +52,16 @@ class Arrivals:
     def boot(self, request: BootRequest) -> None:
         """Boot one, and hand it over. On the boot crew; blocks."""
         runner_id = request.runner_id
-        if not self._is_wanted(runner_id):
-            self._loop.call_soon_threadsafe(lambda: self._on_error(runner_id, None))
+        if not self._enter(runner_id):
             return
         try:
             if self._keeper is not None:
                 self._keeper.look()
                 self._keeper.require()
+            # The backend asks for the node from here on, unless it says that it waits for its turn.
+            request.started()
             node = self._backend.boot(request)
+            request.started()
         except BaseException as raised:  # a backend may be anybody's, and may even call sys.exit()
             error = raised if isinstance(raised, errors.BootError) else as_boot_error(raised)
             self._loop.call_soon_threadsafe(lambda: self._on_error(runner_id, error))

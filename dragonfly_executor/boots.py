@@ -7,57 +7,36 @@ from __future__ import annotations
 
 from dragonfly_executor import errors
 from dragonfly_executor.arrivals import Arrivals, as_boot_error
-from dragonfly_executor.backends.base import BootRequest, GivenUp
+from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backoff import delay
+from dragonfly_executor.boot_times import BootTimes
+from dragonfly_executor.booting import Booting, Syncing, price_of
 from dragonfly_executor.core import events, handshake
 from dragonfly_executor.lookout import Lookout
-from dragonfly_executor.options import dollars
 from dragonfly_executor.parent import Parent
-from dragonfly_executor.runner_link import Listener, RunnerLink
+from dragonfly_executor.runner_link import RunnerLink
 from dragonfly_executor.threads import Crew
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from dragonfly_executor.backends.base import Backend, Node
+    from dragonfly_executor.booting import Host
     from dragonfly_executor.dialback import DialBack
     from dragonfly_executor.engine import Engine
     from dragonfly_executor.narrator import Narrator
     from dragonfly_executor.release import Releaser
     from dragonfly_executor.sync import Keeper
-    from dragonfly_executor.transport.loop import Loop, Timer
+    from dragonfly_executor.transport.loop import Loop
     from dragonfly_executor.welcome import Welcome
-else:
-    Protocol = object
 
 
-class Host(Listener, Protocol):
-    """Where runners belong. It hears what each says from its first word on, and passes on what concerns its boot."""
-
-    @property
-    def count(self) -> int:
-        """How many runners are up or boot."""
-
-    def beat_on(self) -> None:
-        """A runner has been let in: from now on it expects heartbeats."""
-
-    def adopt(self, runner: RunnerLink) -> None:
-        """Its boot has succeeded: it is the host's from now on."""
-
-
-class Booting:
-    """A boot that is under way."""
-
-    def __init__(self, began: float) -> None:
-        self.began = began
-        self.aborted: str | None = None
-        self.ending = False
-        self.timer: Timer | None = None
-        self.link: RunnerLink | None = None
-        self.given_up = GivenUp()
-        self.hello: handshake.Hello | None = None
-        """What the runner said first; None until it did."""
+GIVE_UP = 5.0
+"""Seconds that a backend gets to come back from a boot that the pool gave up. After that nothing waits for it. Backends
+promise 2."""
+HUNG_JOIN = 0.5
+"""Seconds that the end of a pool waits for the threads of its boots, if one of them is known to hang."""
+DOOR = 1
+"""Threads beyond those of the boots: one opens the door for runners that dial back."""
 
 
 class Boots:
@@ -68,7 +47,7 @@ class Boots:
         backend, loop, narrator: the pool's.
         welcome: what runners are told.
         keeper: knows what runners elsewhere need; None where they see this machine's files.
-        releaser: gives back what there is of a boot that failed; the backend boots on the same crew.
+        releaser: gives back what there is of a boot that failed.
         host: takes the runners that came up.
     """
 
@@ -91,29 +70,35 @@ class Boots:
         self._narrator = narrator
         self._welcome = welcome
         self._keeper = keeper
-        self._crew = releaser.crew
+        name, size = f"dragonfly-{self._options.name}", backend.max_concurrent_boots + DOOR
+        self._crew = Crew(f"{name}-boots", size, narrator.callback_failed)
         self._releaser = releaser
         self._host = host
         self._booting: dict[int, Booting] = {}
         self._failures = 0
+        self._hung: set[int] = set()
+        """Boots that are over, and over which the backend still blocks."""
         self._arrivals = Arrivals(
             backend,
             keeper,
             loop,
-            is_wanted=self._is_wanted,
+            enter=self._enter,
             on_node=self._node_arrived,
-            on_error=self._end_boot,
+            on_error=self._came_to_nothing,
             stop=releaser.stop,
         )
         self._dial_back = self._make_dial_back() if backend.dials_back else None
-        self.crews = [self._crew]
+        self._times = BootTimes(
+            engine, loop, narrator, host, self._booting, backend.name, self._dial_back, on_timeout=self._end_boot
+        )
+        self._other_crews: list[Crew] = []
         if keeper is not None:
             # Of its own: files are read while backends block.
-            self._readers = Crew(f"dragonfly-{self._options.name}-sync", 1, narrator.callback_failed)
-            self.crews.append(self._readers)
+            self._readers = Crew(f"{name}-sync", 1, narrator.callback_failed)
+            self._other_crews.append(self._readers)
         self._lookout = Lookout(self, loop, self._options.name, narrator) if self._dial_back is not None else None
         if self._lookout is not None:
-            self.crews.append(self._lookout.crew)
+            self._other_crews.append(self._lookout.crew)
 
     def _make_dial_back(self) -> DialBack:
         # It loads ssl, which no other backend needs.
@@ -144,13 +129,10 @@ class Boots:
 
     def boot(self, runner_id: int) -> None:
         """Boot a runner; the core hears how it went."""
-        boot = Booting(self._loop.time())
+        boot = self._booting[runner_id] = Booting()
         timeout = self._options.boot_timeout
-        boot.timer = self._loop.call_later(timeout, lambda: self._boot_timed_out(runner_id, timeout))
-        self._booting[runner_id] = boot
         parent = Parent.new(self._options.name, runner_id, self._backend.name)
-        request = BootRequest(runner_id, parent, timeout, boot.given_up)
-        self._narrator.grow_started(runner_id, self._host.count)
+        request = BootRequest(runner_id, parent, timeout, boot.given_up, self._times.clock_of(runner_id))
         if self._dial_back is None:
             self.boot_is_expected(request)
         else:
@@ -180,23 +162,42 @@ class Boots:
         """Tell whoever runs this."""
         self._narrator.warn(text)
 
-    def _is_wanted(self, runner_id: int) -> bool:
-        """On the boot crew: whether it was not given up before there was a thread for it."""
+    def _enter(self, runner_id: int) -> bool:
+        """On the boot crew: begin, unless the pool gave the boot up before there was a thread for it."""
         boot = self._booting.get(runner_id)
-        return boot is not None and not boot.aborted
+        if boot is None or not boot.enter():
+            return False
+        self._loop.call_soon_threadsafe(lambda: self._times.entered(runner_id))
+        return True
 
     def _node_arrived(self, runner_id: int, node: Node) -> None:
         boot = self._booting.get(runner_id)
         if boot is None:
             # It came after it was given up: nobody waits for this.
             self._releaser.stop(node)
+            self._returned_late(runner_id)
             return
+        boot.has_returned = True
         boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self._host, self._engine.outputs)
         self._let_speak(boot.link)
         if self._lookout is not None:
             self._lookout.watch(boot.link)
         if boot.aborted:
             self._end_boot(runner_id)
+
+    def _came_to_nothing(self, runner_id: int, error: errors.BootError) -> None:
+        """The backend has raised."""
+        boot = self._booting.get(runner_id)
+        if boot is None:
+            self._returned_late(runner_id)
+            return
+        boot.has_returned = True
+        self._end_boot(runner_id, error)
+
+    def _returned_late(self, runner_id: int) -> None:
+        """The backend has come back from a boot that was over."""
+        self._hung.discard(runner_id)
+        self._engine.handle(events.BootReturned(runner_id))
 
     def node_ended(self, runner: RunnerLink, error: errors.BootError) -> None:
         """The node of a runner that has yet to dial back has ended."""
@@ -227,7 +228,8 @@ class Boots:
             run, on_engine = self._readers.run, self._loop.call_soon_threadsafe
             from dragonfly_executor.sync import Sender
 
-            runner.sender = Sender(self._keeper, runner, _Syncing(self, self._host, runner), run, on_engine)
+            hears = Syncing(runner, self.is_synced, self._host.runner_broke)
+            runner.sender = Sender(self._keeper, runner, hears, run, on_engine)
             self._host.beat_on()
             runner.sender.update()
 
@@ -240,29 +242,16 @@ class Boots:
     def _came_up(self, runner: RunnerLink) -> None:
         """The boot has succeeded."""
         boot = self._booting[runner.id]
-        if boot.timer is not None:
-            boot.timer.cancel()
+        boot.stop_timer()
         self._host.adopt(runner)
         # Not before: until then nobody else knows the runner.
         del self._booting[runner.id]
         runner.ping()
         self._failures = 0
-        seconds = self._loop.time() - boot.began
-        self._narrator.grow_ended(runner.id, self._host.count, None, seconds, runner.node.facts)
+        self._narrator.grow_ended(runner.id, self._host.count, None, self._times.taken(boot), runner.node.facts)
         self._host.beat_on()
-        self._engine.handle(events.BootSucceeded(runner.id, runner.slots, self._price_of(runner)))
-
-    def _price_of(self, runner: RunnerLink) -> float | None:
-        """What is known of it beyond the price of the pool's runners."""
-        budget = self._options.budget
-        if budget is not None and budget.price is not None:
-            # What the user says that runners cost holds for all of them.
-            return None
-        try:
-            return dollars(runner.node.price, f"the price of {runner.name}")
-        except (TypeError, ValueError) as error:
-            self._narrator.warn(f"{error}; it counts as the pool's others do")
-            return None
+        price = price_of(runner, self._options.budget, self._narrator.warn)
+        self._engine.handle(events.BootSucceeded(runner.id, runner.slots, price))
 
     # -- to an error --------------------------------------------------------------------------------------------------
 
@@ -273,6 +262,12 @@ class Boots:
         boot.given_up.set()
         if boot.link is not None:
             self._end_boot(runner_id)
+        elif boot.drop():
+            # Not at once: the core is being told of something else.
+            self._loop.call_soon(lambda: self._end_boot(runner_id))
+        elif boot.timer is None or boot.timer.when > self._loop.time() + GIVE_UP:
+            boot.stop_timer()
+            boot.timer = self._loop.call_later(GIVE_UP, lambda: self._end_boot(runner_id))
 
     def broke(self, runner: RunnerLink, error: Exception) -> None:
         """The link of a runner that boots has ended, or must."""
@@ -281,23 +276,6 @@ class Boots:
         boot_error = error if isinstance(error, errors.BootError) else as_boot_error(error, phase)
         self._end_boot(runner.id, boot_error)
 
-    def _boot_timed_out(self, runner_id: int, timeout: float) -> None:
-        boot = self._booting[runner_id]
-        if boot.link is not None and boot.link.sender is not None:
-            phase, how_far = boot.link.sender.progress
-            text = f"{boot.link.name} was not ready within {timeout:g} s: {how_far}"
-            self._end_boot(runner_id, errors.BootTimeoutError(text, phase))
-            return
-        if boot.link is not None:
-            what, phase = ("say hello", "handshake") if boot.link.descriptor() >= 0 else ("dial back", "connect")
-            error = errors.BootTimeoutError(f"{boot.link.name} did not {what} within {timeout:g} s", phase)
-            error.__cause__ = None if self._dial_back is None else self._dial_back.last_refusal
-            self._end_boot(runner_id, error)
-            return
-        # Nobody waits for a backend that hangs. What it may come back with is given back then.
-        text = f"the {self._backend.name} backend did not come back with a node within {timeout:g} s"
-        self._end_boot(runner_id, errors.BootTimeoutError(text))
-
     def _end_boot(self, runner_id: int, error: errors.BootError | None = None) -> None:
         """A boot has failed, or was aborted: give back what there is of it, once, and then say so."""
         boot = self._booting.get(runner_id)
@@ -305,8 +283,7 @@ class Boots:
             return
         boot.ending = True
         boot.given_up.set()
-        if boot.timer is not None:
-            boot.timer.cancel()
+        boot.stop_timer()
         if self._dial_back is not None:
             self._dial_back.forget(runner_id)
         if boot.link is None:
@@ -318,17 +295,23 @@ class Boots:
 
     def _boot_ended(self, runner_id: int, error: errors.BootError | None) -> None:
         boot = self._booting.pop(runner_id)
+        hangs = boot.hangs
+        if hangs:
+            self._hung.add(runner_id)
         if boot.aborted or error is None:
-            self._narrator.growth_given_up(runner_id, self._host.count, boot.aborted or "")
-            self._engine.handle(events.RunnerGone(runner_id))
+            if boot.is_told:
+                # One that never began leaves no trace.
+                self._narrator.growth_given_up(runner_id, self._host.count, boot.aborted or "")
+            self._engine.handle(events.RunnerGone(runner_id, hangs))
             return
         if boot.link is not None:
             # Some know only now that the node is gone how it ended.
             error.output = error.output or boot.link.node.output()
         self._failures += 1
-        self._narrator.grow_ended(runner_id, self._host.count, error, self._loop.time() - boot.began)
+        self._times.tell(runner_id, boot)
+        self._narrator.grow_ended(runner_id, self._host.count, error, self._times.taken(boot))
         retry_in = delay(self._options.boot_wait, self._failures)
-        self._engine.handle(events.BootFailed(runner_id, error, retry_in))
+        self._engine.handle(events.BootFailed(runner_id, error, retry_in, hangs))
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -338,22 +321,15 @@ class Boots:
             self._dial_back.close()
         self._arrivals.close()
 
+    def close_crews(self) -> None:
+        """Let the threads end when they have done what is queued."""
+        for crew in (self._crew, *self._other_crews):
+            crew.close()
 
-class _Syncing:
-    """Hears for one runner how its sync goes, while it boots and later."""
-
-    def __init__(self, boots: Boots, host: Host, runner: RunnerLink) -> None:
-        self._boots = boots
-        self._host = host
-        self._runner = runner
-
-    def synced(self) -> None:
-        """See `sync.sender.Listener`."""
-        self._runner.held.clear()
-        self._boots.is_synced(self._runner)
-
-    def sync_failed(self, phase: str, text: str) -> None:
-        """It has said so itself: what it held has not started, and will not."""
-        runner = self._runner
-        runner.never_left |= runner.held
-        self._host.runner_broke(runner, errors.BootError(f"{runner.name}: {text}", phase))
+    def join_crews(self, timeout: float) -> list[str]:
+        """Wait for the threads; the names of those that have not ended."""
+        # A boot that is known to hang has had its time.
+        left = self._crew.join(HUNG_JOIN if self._hung else timeout)
+        for crew in self._other_crews:
+            left += crew.join(timeout)
+        return left

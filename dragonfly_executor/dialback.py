@@ -101,6 +101,10 @@ class DialBack:
             self._is_opening = True
             self._crew.run(self._make_door)
 
+    def extend(self, runner_id: int, seconds: float) -> None:
+        """Let a runner that is waited for dial in for so many seconds from now on."""
+        self._tokens.extend(str(runner_id), self._loop.time() + seconds)
+
     def take(self, runner_id: int) -> TlsSocket | None:
         """The connection of a runner that has dialed in; once."""
         return self._joined.pop(runner_id, None)

@@ -211,9 +211,8 @@ class Engine:
         thread.join(timeout)
         if thread.is_alive():
             return
-        for crew in (*self._runners.crews, self._callbacks):
-            for left in crew.join(JOIN_PATIENCE):
-                self._narrator.complain(f"thread {left} has not ended; what it runs blocks")
+        for left in (*self._runners.join_crews(JOIN_PATIENCE), *self._callbacks.join(JOIN_PATIENCE)):
+            self._narrator.complain(f"thread {left} has not ended; what it runs blocks")
 
     def abandon_in_forked_child(self) -> None:
         """Forget everything without a goodbye: it all belongs to the process that forked."""
@@ -252,8 +251,7 @@ class Engine:
             self._collapse(error)
         finally:
             self._callbacks.close()
-            for crew in self._runners.crews:
-                crew.close()
+            self._runners.close_crews()
             self._loop.close()
             self._questions.end()
 

@@ -68,7 +68,8 @@ class CallOptions(Record):
     Args:
         timeout: how long a call may take from its submit on, waiting and running together; None for no limit.
         queue_timeout: how long it may wait for a slot.
-        run_timeout: how long it may run, on each attempt.
+        run_timeout: how long its function may run, on each attempt. What the call imports before its function begins
+            does not count. That may take `boot_timeout`, or `run_timeout` if that is longer, and counts for `timeout`.
         retries: how often a call is tried again when its slot or runner was lost.
         retry_on: exception types that, raised by the call itself, are tried again as well.
         retry_wait: a tenacity wait strategy for the pauses between attempts; None for an exponential one with jitter,
@@ -140,13 +141,13 @@ class CallOptions(Record):
 class Budget(Record):
     """The most that all runners of a pool together may use. At least one of the first two is given.
 
-    A runner counts from the moment at which its boot is asked for, a wait for its turn included, until nothing of it
-    is left, busy or idle; while this computer sleeps, its clock stands still, and nothing counts. When what was
-    used reaches a limit, nothing more begins: calls that wait, and all that come later, fail with `BudgetExceeded`;
-    boots are given up, and idle runners are given back, the `min` runners too. Calls that are on runners go on to
-    their end, and their runners with them: what is used beyond the limit is theirs, and ``run_timeout`` bounds it. A
-    budget is a pool's for its whole life. What other pools and processes use is not counted: two pools that are given
-    the same budget have one each.
+    A runner counts from the moment at which its backend asks for its node until nothing of it is left, busy or idle. A
+    boot that waits for its turn, at a rate limit or in a queue, does not count. While this computer sleeps, its clock
+    stands still, and nothing counts. When what was used reaches a limit, nothing more begins: calls that wait, and all
+    that come later, fail with `BudgetExceeded`; boots are given up, and idle runners are given back, the `min` runners
+    too. Calls that are on runners go on to their end, and their runners with them: what is used beyond the limit is
+    theirs, and ``run_timeout`` bounds it. A budget is a pool's for its whole life. What other pools and processes use
+    is not counted: two pools that are given the same budget have one each.
 
     Args:
         machine_time: how long runners may exist, added up over all of them: seconds or a `timedelta`.

@@ -17,22 +17,22 @@ GIVE_BACK = 60.0
 
 
 class Releaser:
-    """Gives nodes back, each once: on the boot crew, and with nobody waiting for ever. Belongs to the engine thread.
+    """Gives nodes back, each once, and no longer than `GIVE_BACK` is waited for. Belongs to the engine thread.
 
     Args:
-        crew: where backends may block.
+        crew: where backends may block over it, and over nothing else.
         loop, narrator: the pool's.
         backend_name: for complaints.
     """
 
     def __init__(self, crew: Crew, loop: Loop, narrator: Narrator, backend_name: str) -> None:
-        self.crew = crew
+        self._crew = crew
         self._loop = loop
         self._narrator = narrator
         self._backend_name = backend_name
 
     def release(self, runner: RunnerLink, then: Callable[[], object]) -> None:
-        """Close the link and give the node back on the boot crew; then, or when that takes too long, go on here."""
+        """Close the link and give the node back on the crew; then, or when that takes too long, go on here."""
         runner.close()
         going_on = [then]
 
@@ -49,7 +49,7 @@ class Releaser:
             go_on()
 
         def give_back() -> None:
-            """On the boot crew."""
+            """On the crew."""
             try:
                 for thread in runner.give_back():
                     self._narrator.complain(f"thread {thread} of runner {runner.id} has not ended")
@@ -57,13 +57,13 @@ class Releaser:
                 self._loop.call_soon_threadsafe(go_on)
 
         limit = self._loop.call_later(GIVE_BACK, give_up)
-        self.crew.run(give_back)
+        self._crew.run(give_back)
 
     def abandon(self, runner: RunnerLink) -> None:
         """Close the link and give the node back; nobody hears how that went."""
         runner.close()
-        self.crew.run(runner.give_back)
+        self._crew.run(runner.give_back)
 
     def stop(self, node: Node) -> None:
         """Give a node back with which nobody has spoken; nobody hears how that went."""
-        self.crew.run(node.stop)
+        self._crew.run(node.stop)

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from dragonfly_executor.sync import Keeper
     from dragonfly_executor.transport.loop import Loop, Timer
 
-BOOTS_AT_ONCE = 10
+RELEASES_AT_ONCE = 100
+"""Nodes that are given back at the same time: no node waits behind boots, nor behind a few nodes that take long."""
 MUMBLING = 4
 """How many times ``dead_after`` bytes may come that make no frame: a length on which the two ends do not agree would
 otherwise swallow everything for ever, heartbeats too."""
-STOP_SLACK = 2.0
-"""Seconds beyond its grace after which a runner that does not go has its link closed."""
+STOP_SLACK = 4.0
+"""Seconds beyond its grace after which a runner that does not go has its link closed. Its slots may use 2 s of that."""
 
 
 class Runners:
@@ -50,14 +51,13 @@ class Runners:
         self._heartbeat: Timer | None = None
         self._heartbeat_due = 0.0
         self._idle_check = self._encode_idle_check()
-        crew = Crew(f"dragonfly-{self._options.name}-boots", BOOTS_AT_ONCE, narrator.callback_failed)
-        self._releaser = Releaser(crew, loop, narrator, backend.name)
+        self._crew = Crew(f"dragonfly-{self._options.name}-release", RELEASES_AT_ONCE, narrator.callback_failed)
+        self._releaser = Releaser(self._crew, loop, narrator, backend.name)
         welcome = Welcome(engine, backend, initializer, keeper, narrator.warn)
         self._boots = Boots(
             engine, backend=backend, loop=loop, narrator=narrator, welcome=welcome, keeper=keeper,
             releaser=self._releaser, host=self,
         )
-        self.crews = self._boots.crews
 
     def _encode_idle_check(self) -> bytes:
         check = self._options.idle_check
@@ -116,6 +116,8 @@ class Runners:
 
     def runner_answered(self, runner: RunnerLink, said: Said) -> None:
         """Pass on what a runner said."""
+        if said.warning:
+            self._narrator.warn(f"{runner.name}: {said.warning}")
         self._engine.runner_answered(runner, said)
 
     def check_idle(self, runner_id: int) -> None:
@@ -206,6 +208,15 @@ class Runners:
         if self._heartbeat is not None:
             self._heartbeat.cancel()
         self._boots.close()
+
+    def close_crews(self) -> None:
+        """Let the threads on which backends block end when they have done what is queued."""
+        self._boots.close_crews()
+        self._crew.close()
+
+    def join_crews(self, timeout: float) -> list[str]:
+        """Wait for these threads; the names of those that have not ended."""
+        return [*self._boots.join_crews(timeout), *self._crew.join(timeout)]
 
     def abandon(self) -> None:
         """Give every node back without asking: the engine has failed."""

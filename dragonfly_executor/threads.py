@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from time import monotonic
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -12,17 +13,27 @@ if TYPE_CHECKING:
 
 Job = Callable[[], object]
 
+IDLE = 10.0
+"""Seconds without a job after which a thread ends, unless it is the crew's last one."""
+
 
 class Crew:
-    """Named threads that run jobs in the order they come.
+    """Named threads that take jobs in the order in which the jobs come.
 
-    Threads are daemons, so that a job that blocks for good cannot keep the interpreter from ending; `close` lets them
-    finish what is queued, and `join` tells which of them did not.
+    The first thread starts with the crew and stays until `close`: an interpreter that is ending starts no threads. Each
+    other thread starts when all threads are busy, and ends when it has had no job for `IDLE` seconds. If a thread
+    cannot be started, its job waits for one of the threads that exist.
+
+    Threads are daemons, so that a job that blocks for good cannot keep the interpreter from ending. `close` lets the
+    threads finish what is queued, and `join` returns the names of the threads that did not end.
 
     Args:
         name: of the threads; each gets a number.
-        size: threads at most. The first is started at once, the others when all are busy.
+        size: threads at most.
         on_error: gets what a job raised, whatever it was; runs on the crew's thread.
+
+    Raises:
+        RuntimeError: the first thread cannot be started.
     """
 
     def __init__(self, name: str, size: int, on_error: Callable[[BaseException], None]) -> None:
@@ -32,31 +43,39 @@ class Crew:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
+        """Those that run, and those that ended since the last one was started."""
+        self._started = 0
+        self._count = 0
+        """Threads that take jobs."""
         self._unfinished = 0
         self._grow()
 
     def _grow(self) -> None:
-        number = len(self._threads) + 1
-        thread = threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True)
+        thread = threading.Thread(target=self._work, name=f"{self._name}-{self._started + 1}", daemon=True)
+        # Before it starts: it may end before `start` returns.
+        self._count += 1
         try:
             thread.start()
-        except RuntimeError:
-            # The interpreter is ending and starts no more threads: the ones that are there do the work.
-            if not self._threads:
-                raise
-            return
-        self._threads.append(thread)
+        except BaseException:
+            self._count -= 1
+            raise
+        self._started += 1
+        self._threads = [*(each for each in self._threads if each.is_alive()), thread]
 
     def run(self, job: Callable[..., object], *args: Any) -> None:
         """Run ``job(*args)`` on one of the threads, soon."""
         with self._lock:
             self._unfinished += 1
-            if self._unfinished > len(self._threads) < self._size:
-                self._grow()
-        self._jobs.put(lambda: job(*args))
+            self._jobs.put(lambda: job(*args))
+            if self._unfinished > self._count < self._size:
+                try:
+                    self._grow()
+                except (RuntimeError, MemoryError):
+                    # No thread is to be had, or the interpreter is ending. The threads that exist do the work.
+                    return
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._next()) is not None:
             try:
                 job()
             except BaseException as error:  # a job is the user's code, and may even call sys.exit()
@@ -66,16 +85,36 @@ class Crew:
                 with self._lock:
                     self._unfinished -= 1
 
+    def _next(self) -> Job | None:
+        """Wait for a job; None if this thread is to end."""
+        while True:
+            try:
+                return self._jobs.get(timeout=IDLE if self._count > 1 else None)
+            except Empty:
+                with self._lock:
+                    # `run` puts a job under this lock, so no job is left to a thread that ends.
+                    if self._count > 1 and self._jobs.empty():
+                        self._count -= 1
+                        return None
+
     def close(self) -> None:
         """Let the threads end when what is queued is done."""
         with self._lock:
-            for _ in self._threads:
+            for _ in range(self._count):
                 self._jobs.put(None)
 
     def join(self, timeout: float | None = None) -> list[str]:
-        """Wait for the threads, but not for the one that calls; names of those that are still there."""
-        me = threading.current_thread()
-        for thread in self._threads:
-            if thread is not me:
-                thread.join(timeout)
-        return [thread.name for thread in self._threads if thread.is_alive() and thread is not me]
+        """Wait until all threads have ended, except the calling one.
+
+        Args:
+            timeout: seconds for all of them together; None = no limit.
+
+        Returns:
+            The names of the threads that still run.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        with self._lock:
+            threads = [thread for thread in self._threads if thread is not threading.current_thread()]
+        for thread in threads:
+            thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
+        return [thread.name for thread in threads if thread.is_alive()]

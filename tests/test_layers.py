@@ -24,6 +24,8 @@ LAYERS = (
     {"future", "lifecycle", "options", "outputs", "runner", "sync"},
     {"backends", "mapping", "narrator", "performer", "release", "reports", "transfers"},
     {"arrivals", "dialback", "lookout", "registry", "runner_link", "welcome"},
+    {"booting"},
+    {"boot_times"},
     {"boots"},
     {"runners"},
     {"engine"},

@@ -77,8 +77,18 @@ class GivenUp(threading.Event):
                 self._ends.remove(end)
 
 
+class BootClock(Protocol):
+    """Hears when a backend asks for a node, and when it waits for its turn to do so; on whatever thread."""
+
+    def queued(self) -> None:
+        """The backend waits for its turn."""
+
+    def started(self) -> None:
+        """The backend asks for the node."""
+
+
 _Request = namedtuple(  # noqa: PYI024  # typing is slow to import
-    "_Request", "runner_id parent timeout given_up", defaults=(None,)
+    "_Request", "runner_id parent timeout given_up clock", defaults=(None, None)
 )
 
 
@@ -89,9 +99,11 @@ class BootRequest(_Request):
         runner_id: the runner's number in its pool.
         parent: what the runner is to find in its environment, as ``DRAGONFLY_PARENT``. Where it dials back, the token
             in it lets that runner in, once, until `timeout` has passed.
-        timeout: seconds that the boot may take; the pool gives up on it after that.
-        given_up: a `threading.Event` that is set when the pool does not want this runner any more, so that who waits
-            may stop; what blocks in other ways can be ended by `GivenUp.call`. None where nobody will say so.
+        timeout: seconds that the boot may take, from when the backend asks for the node. The pool then gives it up.
+        given_up: a `threading.Event` that the pool sets when it does not want this runner any more. `boot` then returns
+            or raises within 2 s, whatever it waits for: it waits on this event, or has `GivenUp.call` end what blocks
+            in another way. None if the caller never gives a boot up.
+        clock: hears of `queued` and `started`. None if the caller does not measure time.
     """
 
     __slots__ = ()
@@ -99,6 +111,21 @@ class BootRequest(_Request):
     parent: Parent
     timeout: float
     given_up: GivenUp | None
+    clock: BootClock | None
+
+    def queued(self) -> None:
+        """Say that the backend waits for its turn, at a rate limit or in a queue, and that there is no node yet.
+
+        The boot's time and the pool's budget stand still until `started`. A backend that never says so is taken to ask
+        for the node as its `boot` is called.
+        """
+        if self.clock is not None:
+            self.clock.queued()
+
+    def started(self) -> None:
+        """Say that the backend asks for the node now: after `queued`, the boot's time begins anew."""
+        if self.clock is not None:
+            self.clock.started()
 
 
 class Node:
@@ -150,6 +177,9 @@ class Backend:
         name: the word for it in logs and in `Parent`.
         default_max: runners at most where the user does not say; None where the user has to say it.
         default_boot_timeout: seconds.
+        max_concurrent_boots: boots that may be under way at the same time. The pool asks for no more, and calls `boot`
+            on as many threads. A boot is under way until its runner is up, or the boot has failed and `boot` has come
+            back.
         phases: the steps of a boot, in order, by the names that its `BootError`s give them.
         dials_back: whether the runners connect to the parent, which listens for them. ``Node.stream`` is None then, and
             ``request.parent`` has address, fingerprint and token, for the ``DRAGONFLY_PARENT`` of the node.
@@ -162,6 +192,7 @@ class Backend:
     name: str = "backend"
     default_max: int | None = None
     default_boot_timeout: float = 30.0
+    max_concurrent_boots: int = 100
     sync: Sync | None = None
     phases: tuple[str, ...] = ("create", "connect", "handshake")
     dials_back: bool = False
@@ -194,5 +225,12 @@ class Backend:
         return Loop()
 
     def boot(self, request: BootRequest) -> Node:
-        """Boot a node and start an agent on it; blocks, on a thread that may. Raises `BootError`."""
+        """Boot a node and start an agent on it. Blocks, on one of `max_concurrent_boots` threads.
+
+        If it has to wait for its turn, it says so: `BootRequest.queued`, and `BootRequest.started` when it goes on.
+        When ``request.given_up`` is set, it returns or raises within 2 s, and leaves nothing behind.
+
+        Raises:
+            BootError: there is no node.
+        """
         raise NotImplementedError

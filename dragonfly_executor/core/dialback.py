@@ -68,6 +68,11 @@ class Tokens:
         """Expect this runner, up to that moment."""
         self._granted[runner_id] = (token, until)
 
+    def extend(self, runner_id: str, until: float) -> None:
+        """Expect this runner up to that moment instead, if it is expected."""
+        if runner_id in self._granted:
+            self._granted[runner_id] = (self._granted[runner_id][0], until)
+
     def revoke(self, runner_id: str) -> None:
         """Do not expect this runner any more; fine if nobody did."""
         self._granted.pop(runner_id, None)

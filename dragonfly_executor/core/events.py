@@ -49,6 +49,36 @@ class CancelRequested(Record):
         self.call_ids = call_ids
 
 
+class BootStarted(Record):
+    """The backend asks for a runner's node now: from this moment on the runner counts as machine time.
+
+    It may come again after a BootQueued. A BootSucceeded without it counts from that moment.
+    """
+
+    __slots__ = __match_args__ = ("runner_id",)
+
+    def __init__(self, runner_id: int) -> None:
+        self.runner_id = runner_id
+
+
+class BootQueued(Record):
+    """There is no node yet, and the backend waits for its turn to ask for one: that is no machine time."""
+
+    __slots__ = __match_args__ = ("runner_id",)
+
+    def __init__(self, runner_id: int) -> None:
+        self.runner_id = runner_id
+
+
+class BootReturned(Record):
+    """The backend has come back from a boot that was said to hang; see BootFailed and RunnerGone."""
+
+    __slots__ = __match_args__ = ("runner_id",)
+
+    def __init__(self, runner_id: int) -> None:
+        self.runner_id = runner_id
+
+
 class BootSucceeded(Record):
     """A runner is up and takes ``slots`` calls at once.
 
@@ -66,15 +96,17 @@ class BootSucceeded(Record):
 class BootFailed(Record):
     """A boot came to nothing and the driver has released what there was of it.
 
-    ``retry_in``: seconds, from now, before the next boot.
+    ``retry_in``: seconds, from now, before the next boot. ``hangs``: the backend blocks still, and the boot keeps its
+    place among those that the backend can run at once until BootReturned.
     """
 
-    __slots__ = __match_args__ = ("runner_id", "error", "retry_in")
+    __slots__ = __match_args__ = ("runner_id", "error", "retry_in", "hangs")
 
-    def __init__(self, runner_id: int, error: Exception, retry_in: float) -> None:
+    def __init__(self, runner_id: int, error: Exception, retry_in: float, hangs: bool = False) -> None:
         self.runner_id = runner_id
         self.error = error
         self.retry_in = retry_in
+        self.hangs = hangs
 
 
 class RunnerLost(Record):
@@ -98,12 +130,13 @@ class RunnerLeaving(Record):
 
 
 class RunnerGone(Record):
-    """A stopped runner no longer exists. Until then it counts against ``max``."""
+    """A stopped runner no longer exists. Until then it counts against ``max``. ``hangs``: as for BootFailed."""
 
-    __slots__ = __match_args__ = ("runner_id",)
+    __slots__ = __match_args__ = ("runner_id", "hangs")
 
-    def __init__(self, runner_id: int) -> None:
+    def __init__(self, runner_id: int, hangs: bool = False) -> None:
         self.runner_id = runner_id
+        self.hangs = hangs
 
 
 class CallsStarted(Record):
@@ -154,14 +187,18 @@ class CallLost(Record):
 
 
 class CallTimedOut(Record):
-    """The agent killed a call at the end of its ``run_timeout`` or of its budget."""
+    """The agent killed a call at the end of its ``run_timeout`` or of its budget.
 
-    __slots__ = __match_args__ = ("runner_id", "call_id", "attempt")
+    If it was being opened for too long instead, `unopened` says for how many seconds.
+    """
 
-    def __init__(self, runner_id: int, call_id: int, attempt: int) -> None:
+    __slots__ = __match_args__ = ("runner_id", "call_id", "attempt", "unopened")
+
+    def __init__(self, runner_id: int, call_id: int, attempt: int, unopened: float = 0.0) -> None:
         self.runner_id = runner_id
         self.call_id = call_id
         self.attempt = attempt
+        self.unopened = unopened
 
 
 class CallGone(Record):
@@ -232,6 +269,9 @@ class Tick(Record):
 Event: TypeAlias = (
     Submitted
     | CancelRequested
+    | BootStarted
+    | BootQueued
+    | BootReturned
     | BootSucceeded
     | BootFailed
     | RunnerLost

@@ -105,7 +105,10 @@ def _call_timed_out(pool: PoolState, event: events.CallTimedOut, now: float) -> 
     call = _gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
     if call is not None:
         pool.tally.timed_out += 1
-        pool.ledger.settle(call, verdicts.ran_too_long(call, now))
+        if event.unopened:
+            pool.ledger.settle(call, verdicts.not_opened(call, event.unopened))
+        else:
+            pool.ledger.settle(call, verdicts.ran_too_long(call, now))
 
 
 def _call_gone(pool: PoolState, event: events.CallGone, now: float) -> None:
@@ -118,12 +121,34 @@ def _call_gone(pool: PoolState, event: events.CallGone, now: float) -> None:
 # -- runners -----------------------------------------------------------------------------------------------------------
 
 
+def _boot_started(pool: PoolState, event: events.BootStarted, now: float) -> None:
+    runner = _find(pool, event.runner_id)
+    if runner is not None:
+        pool.meter.began(runner.id, now)
+
+
+def _boot_queued(pool: PoolState, event: events.BootQueued, now: float) -> None:
+    runner = _find(pool, event.runner_id)
+    # One that is up has a node, whatever is said.
+    if runner is not None and runner.state is RunnerState.BOOTING:
+        pool.meter.withdrawn(runner.id, now)
+
+
+def _boot_returned(pool: PoolState, event: events.BootReturned, _now: float) -> None:
+    if not pool.boots.returned(event.runner_id):
+        pool.tally.stale += 1
+
+
 def _boot_succeeded(pool: PoolState, event: events.BootSucceeded, now: float) -> None:
     runner = _find(pool, event.runner_id)
-    if runner is not None and event.price is not None:
+    if runner is None:
+        return
+    pool.boots.leave(runner.id)
+    pool.meter.began(runner.id, now)
+    if event.price is not None:
         pool.meter.priced(runner.id, event.price, now)
     # A runner that was stopped while it booted stays stopped.
-    if runner is not None and runner.state is RunnerState.BOOTING:
+    if runner.state is RunnerState.BOOTING:
         pool.roster.came_up(runner, event.slots, now)
         pool.back_off.succeeded()
 
@@ -131,6 +156,8 @@ def _boot_succeeded(pool: PoolState, event: events.BootSucceeded, now: float) ->
 def _boot_failed(pool: PoolState, event: events.BootFailed, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is not None:
+        # First: what follows from the failure may need the place.
+        pool.boots.leave(runner.id, hangs=event.hangs)
         pool.lose(runner, event.error, now, now + event.retry_in)
         pool.forget(runner, now)
 
@@ -158,7 +185,7 @@ def _runner_gone(pool: PoolState, event: events.RunnerGone, now: float) -> None:
         return
     if runner.state is not RunnerState.STOPPING:
         pool.lose(runner, verdicts.vanished(runner.id), now, now)
-    pool.forget(runner, now)
+    pool.forget(runner, now, hangs=event.hangs)
 
 
 def _round_trip(pool: PoolState, event: events.RoundTrip, _now: float) -> None:
@@ -266,6 +293,9 @@ RECORD: Final[dict[type, Callable[[PoolState, Any, float], None]]] = {
     events.CallLost: _call_lost,
     events.CallTimedOut: _call_timed_out,
     events.CallGone: _call_gone,
+    events.BootStarted: _boot_started,
+    events.BootQueued: _boot_queued,
+    events.BootReturned: _boot_returned,
     events.BootSucceeded: _boot_succeeded,
     events.BootFailed: _boot_failed,
     events.RunnerLost: _runner_lost,

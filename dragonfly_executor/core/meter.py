@@ -39,7 +39,7 @@ class Caps(Record):
 
 
 class Meter:
-    """Counts from the wish for a runner until nothing of it is left. It is handed the time.
+    """Counts from the moment at which a runner's node is asked for until nothing of it is left. It is handed the time.
 
     Attributes:
         caps: as they were given.
@@ -76,7 +76,9 @@ class Meter:
         self._unpriced = 0
 
     def began(self, runner_id: int, now: float) -> None:
-        """A boot begins."""
+        """A runner's node is asked for. If it counts already, nothing changes."""
+        if runner_id in self._runners:
+            return
         self._advance(now)
         price = self.caps.price
         self._runners[runner_id] = now, price
@@ -92,8 +94,21 @@ class Meter:
         self._cost += (now - since) * (price - (before or 0.0))
         self._changed()
 
+    def withdrawn(self, runner_id: int, now: float) -> None:
+        """A runner's node was asked for and not made: it has used nothing. If it does not count, nothing changes."""
+        if runner_id not in self._runners:
+            return
+        self._advance(now)
+        since, price = self._runners.pop(runner_id)
+        self._seconds -= now - since
+        self._cost -= (now - since) * (price or 0.0)
+        self._unpriced -= price is None
+        self._changed()
+
     def ended(self, runner_id: int, now: float) -> None:
-        """Nothing of a runner is left."""
+        """Nothing of a runner is left. If it does not count, nothing changes."""
+        if runner_id not in self._runners:
+            return
         self._advance(now)
         del self._runners[runner_id]
         self._changed()
@@ -113,8 +128,8 @@ class Meter:
         return None if self._unpriced else self._cost + self._rate * max(0.0, now - self._at)
 
     def used_by(self, runner_id: int, now: float) -> tuple[float, float | None]:
-        """The same of one runner that is there."""
-        since, price = self._runners[runner_id]
+        """The same of one runner; nothing, if its node has not been asked for."""
+        since, price = self._runners.get(runner_id, (now, 0.0))
         seconds = max(0.0, now - since)
         return seconds, None if price is None else price * seconds
 

@@ -24,6 +24,9 @@ def reconcile(pool: PoolState, now: float) -> None:
         if pool.mode is ShutdownMode.CANCEL_QUEUED and ledger.queued and not roster.booting:
             # What was to take them did not come.
             pool.cancel_waiting()
+    if pool.boots.all_hang and ledger.queued and not roster.up and pool.starts_calls and not pool.back_off.holds(now):
+        # Each boot was given up, and the backend came back from none of them: no boot can begin.
+        pool.give_up_booting(verdicts.all_boots_hang(len(pool.boots.hung), pool.last_boot_error))
     if ledger.settled:
         pool.actions.append(Settle(ledger.settled))
         ledger.settled = []
@@ -134,8 +137,8 @@ def grow(pool: PoolState, now: float) -> None:
         slots_hint=pool.slots_hint,
         slots_allowed=None if workers is None else workers - roster.slots,
     )
-    for _ in range(count):
-        pool.boot(now)
+    for _ in range(min(count, pool.boots.free)):
+        pool.boot()
 
 
 def shrink(pool: PoolState, now: float) -> None:

@@ -75,7 +75,7 @@ def boots_needed(
     slots_hint: int,
     slots_allowed: int | None,
 ) -> int:
-    """How many boots to start now.
+    """How many boots are to start, if the backend can run so many at once.
 
     Args:
         waiting: calls for which no slot is free.
@@ -131,3 +131,43 @@ class BackOff:
         if self.until is not None and self.until <= now:
             self.until = None
         return self.until is not None
+
+
+class BootPlaces:
+    """The boots that a backend runs at once, by runner, against the most that it can.
+
+    Attributes:
+        at_most: boots at once.
+        hung: boots that are over for the pool, and over which the backend still blocks. They keep their places.
+    """
+
+    def __init__(self, at_most: int) -> None:
+        self.at_most: Final = at_most
+        self.hung: set[int] = set()
+        self._taken: set[int] = set()
+
+    @property
+    def free(self) -> int:
+        """How many boots may begin."""
+        return self.at_most - len(self._taken) - len(self.hung)
+
+    @property
+    def all_hang(self) -> bool:
+        """Whether no boot can begin, and none is under way."""
+        return len(self.hung) >= self.at_most
+
+    def take(self, runner_id: int) -> None:
+        """A boot begins."""
+        self._taken.add(runner_id)
+
+    def leave(self, runner_id: int, *, hangs: bool = False) -> None:
+        """A boot is over, well or not. With `hangs` the backend still blocks over it."""
+        if hangs and runner_id in self._taken:
+            self.hung.add(runner_id)
+        self._taken.discard(runner_id)
+
+    def returned(self, runner_id: int) -> bool:
+        """The backend has come back from a boot that hung; False if that was none."""
+        known = runner_id in self.hung
+        self.hung.discard(runner_id)
+        return known

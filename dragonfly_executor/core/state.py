@@ -11,7 +11,7 @@ from dragonfly_executor.core.ledger import Call, CallState, Ledger
 from dragonfly_executor.core.meter import Caps, Meter
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.core.roster import Roster, Runner, RunnerState
-from dragonfly_executor.core.scaling import BackOff
+from dragonfly_executor.core.scaling import BackOff, BootPlaces
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -47,13 +47,14 @@ class PoolLimits(Record):
         idle_check: ask the runner before it is stopped for being idle.
         single_use: a runner takes one call and goes.
         max_boot_failures: failed boots in a row, with no runner up, after which waiting calls fail.
+        max_concurrent_boots: boots that the backend can run at once.
         shutdown_grace: seconds that a runner may take to go.
         caps: the most that all runners together may use.
     """
 
     __slots__ = __match_args__ = (
         "min", "max", "max_workers", "slots_hint", "idle_after", "min_idle_after", "idle_check", "single_use",
-        "max_boot_failures", "shutdown_grace", "caps",
+        "max_boot_failures", "max_concurrent_boots", "shutdown_grace", "caps",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +69,7 @@ class PoolLimits(Record):
         idle_check: bool = False,
         single_use: bool = False,
         max_boot_failures: int = 3,
+        max_concurrent_boots: int = 100,
         shutdown_grace: float = 30.0,
         caps: Caps | None = None,
     ) -> None:
@@ -80,6 +82,7 @@ class PoolLimits(Record):
         self.idle_check = idle_check
         self.single_use = single_use
         self.max_boot_failures = max_boot_failures
+        self.max_concurrent_boots = max_concurrent_boots
         self.shutdown_grace = shutdown_grace
         self.caps = caps or Caps()
 
@@ -95,6 +98,7 @@ class PoolState:
         limits: as they were given. min, max: as they are now.
         ledger, roster: its calls and its runners.
         back_off: the pause after failed boots.
+        boots: the places of those that the backend can run at once.
         meter: what runners have used.
         mode: how it shuts down, or None. closed: whether that has ended.
         broken: the error that broke it, or None.
@@ -112,6 +116,7 @@ class PoolState:
         self.ledger: Final = Ledger()
         self.roster: Final = Roster(single_use=limits.single_use)
         self.back_off: Final = BackOff()
+        self.boots: Final = BootPlaces(limits.max_concurrent_boots)
         self.meter: Final = Meter(limits.caps)
         self.tally: Final = Tally()
         self.mode: ShutdownMode | None = None
@@ -244,7 +249,7 @@ class PoolState:
 
     # -- runners -------------------------------------------------------------------------------------------------------
 
-    def boot(self, now: float) -> None:
+    def boot(self) -> None:
         """Have a runner booted."""
         # While one is under way that may still end better, none is begun: so this is another round.
         self.back_off.final = None
@@ -252,12 +257,13 @@ class PoolState:
         # Boots are counted, so their count is a number that no runner has had.
         runner_id = self.tally.boots_attempted
         self.roster.add(runner_id)
-        self.meter.began(runner_id, now)
+        self.boots.take(runner_id)
         self.actions.append(Boot(runner_id))
 
-    def forget(self, runner: Runner, now: float) -> None:
-        """Nothing of a runner is left."""
+    def forget(self, runner: Runner, now: float, *, hangs: bool = False) -> None:
+        """Nothing of a runner is left; with `hangs` its backend still blocks over its boot."""
         self.roster.forget(runner)
+        self.boots.leave(runner.id, hangs=hangs)
         self.meter.ended(runner.id, now)
 
     def stop(self, runner: Runner, reason: str, grace: float | None = None) -> None:
@@ -316,8 +322,11 @@ class PoolState:
             self.back_off.final = error
         # Those that are under way may have been begun before what is wrong now was wrong.
         if self.has_failed_enough and not self.roster.booting:
-            why = self.back_off.final or error
-            failures = self.back_off.gave_up()
-            waiting = self.ledger.waiting()
-            if waiting:
-                self.fail(waiting, verdicts.no_runner(why, failures))
+            self.give_up_booting(self.back_off.final or error)
+
+    def give_up_booting(self, why: Exception) -> None:
+        """Fail what waits: no boot can help it now. Later calls try again."""
+        failures = self.back_off.gave_up()
+        waiting = self.ledger.waiting()
+        if waiting:
+            self.fail(waiting, verdicts.no_runner(why, failures))

@@ -11,7 +11,8 @@ class RunnerStats:
     and how many ended on it.
 
     Attributes:
-        machine_seconds: since its boot began. cost: an estimate, in US dollars; None where its price is not known.
+        machine_seconds: since its node was asked for; 0 while its boot waits for its turn.
+        cost: an estimate, in US dollars; None where its price is not known.
     """
 
     id: int
@@ -43,10 +44,10 @@ class PoolStats:
         boots_attempted, boots_failed: since the pool began.
         last_boot_error: the last one's text, or None.
         back_off_until: monotonic seconds before which nothing boots, or None.
-        limits_that_bind: what keeps waiting calls from more runners: "max", "max_workers", "back-off", "budget",
-            "shutdown", "broken".
-        machine_seconds: what all runners have used since the pool began, each from its boot until nothing of it was
-            left; those that are there are counted up to now.
+        limits_that_bind: what keeps waiting calls from more runners: "max", "max_workers", "max_concurrent_boots" (of
+            the backend), "back-off", "budget", "shutdown", "broken".
+        machine_seconds: what all runners have used since the pool began, each from the moment at which its node was
+            asked for until nothing of it was left; those that are there are counted up to now.
         cost: what that is estimated to cost, in US dollars; None where the price of a runner is not known. Where a
             runner that is up turns out to be cheaper than was thought, it is less than it was.
         prices_as_of: when prices were those that this goes by; "" where nobody says.

@@ -59,6 +59,8 @@ def _binding(pool: PoolState, holds: bool) -> Iterator[str]:
         yield "max"
     if waits and workers is not None and roster.slots + len(roster.booting) * pool.slots_hint >= workers:
         yield "max_workers"
+    if waits and pool.boots.free <= 0:
+        yield "max_concurrent_boots"
     if holds:
         yield "back-off"
     if pool.meter.exhausted:

@@ -33,6 +33,14 @@ def ran_too_long(call: Call, now: float) -> errors.CallTimeoutError:
     return errors.CallTimeoutError(f"the call did not end within its {budget}: it was stopped on runner {call.runner}")
 
 
+def not_opened(call: Call, seconds: float) -> errors.CallTimeoutError:
+    """The runner stopped a call before its function began."""
+    return errors.CallTimeoutError(
+        f"the call was stopped on runner {call.runner} before its function began: opening it (imports, unpickling) took"
+        f" {seconds:.3g} s; raise boot_timeout=, or let the function itself import what takes long"
+    )
+
+
 def vanished(runner_id: int) -> errors.RunnerLostError:
     """A runner, or a call on it, went away and nobody said how."""
     return errors.RunnerLostError(f"runner {runner_id} was gone before the call ended", runner_id=runner_id)
@@ -86,6 +94,14 @@ def _figure(value: float) -> str:
 def is_final(error: Exception) -> bool:
     """Whether no further boot can end better than this one did."""
     return isinstance(error, errors.BootError) and error.final
+
+
+def all_boots_hang(count: int, last: Exception | None) -> errors.BootError:
+    """Every boot that the backend runs at once was given up, and it has come back from none of them."""
+    text = f"the backend has not come back from {count} boots that were given up, and runs no more than that at once"
+    error = errors.BootError(f"{text} (max_concurrent_boots)")
+    error.__cause__ = last
+    return error
 
 
 def no_runner(error: Exception, failures: int) -> errors.BootError:

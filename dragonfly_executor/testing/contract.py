@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import time
+import unittest
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, Self
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.base import Backend, BootRequest, Node, Stream
+from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node, Stream
 from dragonfly_executor.core.handshake import read_hello
 from dragonfly_executor.core.wire import Decoder, Frame, Kind
 from dragonfly_executor.executor import DragonflyExecutor
@@ -24,9 +28,11 @@ class BackendContract:
 
     Attributes:
         patience: seconds that a boot, a call or an end may take.
+        give_up_patience: seconds that a boot may take to end after it was given up.
     """
 
     patience: float = 60.0
+    give_up_patience: float = 2.0
 
     # -- what the author gives ----------------------------------------------------------------------------------------
 
@@ -44,6 +50,21 @@ class BackendContract:
 
     def left_running(self, backend: Backend) -> Sequence[object]:
         """Whatever of the nodes that this backend has booted still runs, or costs money; waits for none of it."""
+        raise NotImplementedError
+
+    def hanging_steps(self) -> Sequence[str]:
+        """The steps of a boot that may never end: each request, each wait, the runner itself.
+
+        The names are the author's; `make_hanging_backend` gets them. Without any, what they are for is skipped.
+        """
+        return ()
+
+    def make_hanging_backend(self, step: str) -> tuple[Backend, Callable[[], object]]:
+        """A backend whose boots hang at this step for good, and a function that returns when a boot hangs there.
+
+        What hangs does so whatever the boot's timeout is: a server that accepts a connection and never answers, a
+        program that never says a word.
+        """
         raise NotImplementedError
 
     # -- the contract -------------------------------------------------------------------------------------------------
@@ -162,7 +183,50 @@ class BackendContract:
             _check(isinstance(error, errors.BootError), f"the call ended with {error!r}")
         self._nothing_is_left(backend)
 
+    def test_a_boot_that_hangs_is_given_up_at_any_step(self) -> None:
+        """When `BootRequest.given_up` is set, `boot` raises a `BootError` or returns a node that can be stopped.
+
+        All of it within `give_up_patience`, and nothing is left.
+        """
+        for step, backend, wait in self._hanging():
+            with self._door(backend) as door:
+                given_up, ended = GivenUp(), SimpleQueue[BaseException | None]()
+                request = door.request(1)._replace(given_up=given_up)
+                args = (backend, request, given_up, ended)
+                threading.Thread(target=_boot, args=args, name="contract-boot", daemon=True).start()
+                wait()
+                given_up.set()
+                try:
+                    error = ended.get(timeout=self.give_up_patience)
+                except Empty:
+                    text = f"a boot that hung at {step!r} did not end within {self.give_up_patience:g} s"
+                    raise AssertionError(text) from None
+                _check(error is None or isinstance(error, errors.BootError), f"at {step!r} the boot raised {error!r}")
+            self._nothing_is_left(backend)
+
+    def test_a_pool_that_ends_does_not_wait_for_a_boot_that_hangs(self) -> None:
+        """What ends the pool is a Ctrl-C, say: calls are cancelled, and boots are given up."""
+        for step, backend, wait in self._hanging():
+            executor = self._executor(backend)
+            future = executor.submit(pow, 2, 10)
+            wait()
+            began = time.monotonic()
+            cancelled = future.cancel()
+            executor.shutdown()
+            took = time.monotonic() - began
+            _check(cancelled, f"the call ended although its boot hung at {step!r}")
+            text = f"a pool whose boot hung at {step!r} took {took:.1f} s to end, not {self.give_up_patience:g} s"
+            _check(took < self.give_up_patience, text)
+            self._nothing_is_left(backend)
+
     # -- steps --------------------------------------------------------------------------------------------------------
+
+    def _hanging(self) -> Iterator[tuple[str, Backend, Callable[[], object]]]:
+        steps = self.hanging_steps()
+        if not steps:
+            raise unittest.SkipTest("hanging_steps() names no step at which a boot may hang")
+        for step in steps:
+            yield step, *self.make_hanging_backend(step)
 
     def _executor(self, backend: Backend, **options: Any) -> DragonflyExecutor:
         return DragonflyExecutor(backend=backend, max=1, max_concurrency=2, **options)
@@ -247,7 +311,7 @@ class _Recording(Backend):
         self.sync = self.real.sync
         self.nodes: list[Node] = []
         self.name, self.default_max, self.default_boot_timeout = real.name, real.default_max, real.default_boot_timeout
-        self.dials_back = real.dials_back
+        self.max_concurrent_boots, self.dials_back = real.max_concurrent_boots, real.dials_back
         self.advertised_host, self.advertised_port = real.advertised_host, real.advertised_port
 
     def listen_address(self) -> tuple[str, int]:
@@ -262,6 +326,18 @@ class _Recording(Backend):
         """See `Backend`."""
         self.nodes.append(self.real.boot(request))
         return self.nodes[-1]
+
+
+def _boot(backend: Backend, request: BootRequest, given_up: GivenUp, ended: SimpleQueue[BaseException | None]) -> None:
+    """Boot a node, and stop it when nobody wants it any more; on a thread of its own."""
+    try:
+        node = backend.boot(request)
+        given_up.wait()
+        node.stop()
+    except BaseException as error:  # whatever it is: the test says so
+        ended.put(error)
+    else:
+        ended.put(None)
 
 
 def _first_frame(stream: Stream) -> Frame:

@@ -24,7 +24,8 @@ class FakeRunner:
 
     Attributes:
         error: `boot` raises a `BootError` with this as its cause; a `BootError` is raised as it is.
-        hold: `boot` comes back only when this is set.
+        hold: `boot` comes back only when this is set, even if it was given up before.
+        hangs: `boot` comes back only when it is given up, and raises a `BootError`.
         silent: it never says hello.
         python: the version of Python that it claims, as "3.9"; None for this one.
         protocol: the version of the protocol that it claims; None for this one.
@@ -39,6 +40,7 @@ class FakeRunner:
 
     error: Exception | None = None
     hold: threading.Event | None = None
+    hangs: bool = False
     silent: bool = False
     python: str | None = None
     protocol: int | None = None
@@ -70,6 +72,7 @@ class FakeBackend(Backend):
     Attributes:
         nodes: every node that came up, in order.
         requests: every request to boot, in order.
+        max_concurrent_boots: boots that may be under way at the same time.
     """
 
     name = "fake"
@@ -110,6 +113,9 @@ class FakeBackend(Backend):
         runner = self._script[number] if number < len(self._script) else self._then
         if runner.hold is not None:
             runner.hold.wait()
+        if runner.hangs and request.given_up is not None:
+            request.given_up.wait()
+            raise errors.BootError("the fake boot was given up")
         if runner.error is not None:
             if isinstance(runner.error, errors.BootError):
                 raise runner.error

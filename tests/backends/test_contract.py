@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from dragonfly_executor import LocalBackend
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.runner import processes
 from dragonfly_executor.testing import BackendContract, FakeBackend, FakeRunner
 from tests.dialback.support import DialingBackend
+from tests.support import PATIENCE, SOON, Mailbox
+
+
+def mute_program(folder: Path) -> tuple[str, Mailbox]:
+    """A program that stands in for the interpreter, says where it is, and then nothing."""
+    mailbox = Mailbox(folder / "begun")
+    program = folder / "python"
+    program.write_text(f"#!/bin/sh\necho begun > {mailbox.path}\nexec sleep 1000\n")
+    program.chmod(0o755)
+    return os.fspath(program), mailbox
 
 
 class RememberingBackend(LocalBackend):
@@ -25,6 +40,20 @@ class RememberingBackend(LocalBackend):
 
 
 class TestLocalBackend(BackendContract):
+    give_up_patience = SOON
+
+    @pytest.fixture(autouse=True)
+    def _mute(self, tmp_path: Path) -> Iterator[None]:
+        self._program, self._mailbox = mute_program(tmp_path)
+        yield
+        self._mailbox.close()
+
+    def hanging_steps(self) -> Sequence[str]:
+        return ["handshake"]
+
+    def make_hanging_backend(self, step: str) -> tuple[Backend, Callable[[], object]]:
+        return RememberingBackend(python=self._program), self._mailbox.read
+
     def make_backend(self) -> Backend:
         return RememberingBackend()
 
@@ -41,6 +70,20 @@ class TestLocalBackend(BackendContract):
 class TestDialingBackend(BackendContract):
     """Runners that come in over TLS."""
 
+    give_up_patience = SOON
+
+    @pytest.fixture(autouse=True)
+    def _mute(self, tmp_path: Path) -> Iterator[None]:
+        self._program, self._mailbox = mute_program(tmp_path)
+        yield
+        self._mailbox.close()
+
+    def hanging_steps(self) -> Sequence[str]:
+        return ["connect"]
+
+    def make_hanging_backend(self, step: str) -> tuple[Backend, Callable[[], object]]:
+        return DialingBackend(python=self._program), self._mailbox.read
+
     def make_backend(self) -> Backend:
         return DialingBackend()
 
@@ -54,7 +97,28 @@ class TestDialingBackend(BackendContract):
         return [pid for node in backend.nodes for pid in node.left()]
 
 
+class HangingFake(FakeBackend):
+    """Tells when a boot begins."""
+
+    def __init__(self, runner: FakeRunner) -> None:
+        super().__init__(then=runner)
+        self.begun = threading.Event()
+
+    def boot(self, request: BootRequest) -> Node:
+        self.begun.set()
+        return super().boot(request)
+
+
 class TestFakeBackend(BackendContract):
+    give_up_patience = SOON
+
+    def hanging_steps(self) -> Sequence[str]:
+        return ["create", "handshake"]
+
+    def make_hanging_backend(self, step: str) -> tuple[Backend, Callable[[], object]]:
+        backend = HangingFake(FakeRunner(hangs=step == "create", silent=step == "handshake"))
+        return backend, lambda: backend.begun.wait(PATIENCE)
+
     def make_backend(self) -> Backend:
         return FakeBackend()
 

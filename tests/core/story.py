@@ -31,11 +31,19 @@ class Story(World):
         self.submit([limits] * count)
         return self._lines(self.last_actions)
 
+    def asks(self, runner_id: int = 1) -> list[str]:
+        return self.tell(events.BootStarted(runner_id))
+
+    def waits(self, runner_id: int = 1) -> list[str]:
+        return self.tell(events.BootQueued(runner_id))
+
     def boots(self, runner_id: int = 1, slots: int = 2) -> list[str]:
         return self.tell(events.BootSucceeded(runner_id, slots))
 
-    def fails(self, runner_id: int, error: Exception | None = None, retry_in: float = 1.0) -> list[str]:
-        return self.tell(events.BootFailed(runner_id, error or OSError("no space"), retry_in))
+    def fails(
+        self, runner_id: int, error: Exception | None = None, retry_in: float = 1.0, *, hangs: bool = False
+    ) -> list[str]:
+        return self.tell(events.BootFailed(runner_id, error or OSError("no space"), retry_in, hangs))
 
     def results(self, runner_id: int, *call_ids: int, cost: float = 1.0, retryable: bool = False) -> list[str]:
         attempts = [self.accounts[i].call.attempt for i in call_ids]
@@ -55,8 +63,11 @@ class Story(World):
     def leaves(self, runner_id: int) -> list[str]:
         return self.tell(events.RunnerLeaving(runner_id))
 
-    def is_gone(self, runner_id: int) -> list[str]:
-        return self.tell(events.RunnerGone(runner_id))
+    def is_gone(self, runner_id: int, *, hangs: bool = False) -> list[str]:
+        return self.tell(events.RunnerGone(runner_id, hangs))
+
+    def returns_late(self, runner_id: int) -> list[str]:
+        return self.tell(events.BootReturned(runner_id))
 
     def shuts_down(self, mode: ShutdownMode = ShutdownMode.DRAIN) -> list[str]:
         return self.tell(events.ShutdownRequested(mode))
@@ -117,3 +128,15 @@ class Story(World):
             self.errors[call.id] = outcome
             return f"{call.id} = {type(outcome).__name__}"
         return f"{call.id} = {'cancelled' if outcome is actions.CANCELLED else outcome}"
+
+
+class PromptStory(Story):
+    """Its backend asks for each node as soon as it may."""
+
+    def feed(self, event: events.Event, make: Any = None) -> list[actions.Action]:
+        result = super().feed(event, make)
+        for action in result:
+            if isinstance(action, actions.Boot):
+                super().feed(events.BootStarted(action.runner_id))
+        self.last_actions = result
+        return result

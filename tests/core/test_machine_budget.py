@@ -6,15 +6,16 @@ import pytest
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
+from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.ledger import CallLimits
 from dragonfly_executor.core.meter import Caps, Meter
-from tests.core.story import PLAIN, Story
+from tests.core.story import PLAIN, PromptStory, Story
 
 TOLD = "warn: the pool's budget of"
 
 
 def test_a_runner_counts_from_its_boot_until_nothing_of_it_is_left() -> None:
-    story = Story(caps=Caps(price=0.5), idle_after=5.0)
+    story = PromptStory(caps=Caps(price=0.5), idle_after=5.0)
     assert (story.stats.machine_seconds, story.stats.cost) == (0.0, 0.0)
     story.now = 10.0
     story.submit_calls(1)
@@ -32,8 +33,75 @@ def test_a_runner_counts_from_its_boot_until_nothing_of_it_is_left() -> None:
     assert (story.stats.machine_seconds, story.stats.cost) == (10.0, 5.0)
 
 
-def test_a_boot_that_fails_has_cost_what_it_took() -> None:
+def test_a_boot_counts_from_when_its_node_is_asked_for() -> None:
+    """A wait for a thread, a rate limit or a queue is no machine time."""
+    story = Story(max=2, min=2, caps=Caps(price=0.5))
+    story.tell(events.Tick())
+    story.now = 10.0
+    assert (story.stats.machine_seconds, story.stats.cost) == (0.0, 0.0)
+    story.asks(1)
+    story.now = 14.0
+    assert (story.stats.machine_seconds, story.stats.cost) == (4.0, 2.0)
+    assert [(runner.machine_seconds, runner.cost) for runner in story.stats.runners] == [(4.0, 2.0), (0.0, 0.0)]
+    story.asks(1)
+    story.boots(1)
+    story.now = 15.0
+    assert story.stats.machine_seconds == 5.0
+    # One that is up before anything was said of it counts from then on.
+    story.boots(2)
+    story.now = 16.0
+    assert story.stats.machine_seconds == 7.0
+
+
+def test_a_boot_that_has_to_wait_again_has_used_nothing() -> None:
+    """There was no node: it was refused, as at a rate limit."""
     story = Story(caps=Caps(price=0.5))
+    story.submit_calls(1)
+    story.asks(1)
+    story.now = 4.0
+    story.waits(1)
+    assert (story.stats.machine_seconds, story.stats.cost) == (0.0, 0.0)
+    story.now = 100.0
+    story.waits(1)
+    story.asks(1)
+    story.now = 101.0
+    story.boots(1)
+    # Nonsense: it is up.
+    story.waits(1)
+    story.now = 103.0
+    assert (story.stats.machine_seconds, story.stats.cost) == (3.0, 1.5)
+
+
+def test_a_wait_keeps_what_is_known_of_prices() -> None:
+    """The price of a node that there is not does not matter, until there is one."""
+    story = Story()
+    story.submit_calls(1)
+    story.asks(1)
+    assert story.stats.cost is None
+    story.waits(1)
+    assert story.stats.cost == 0.0
+    story.asks(1)
+    story.now = 2.0
+    story.tell(events.BootSucceeded(1, 2, 0.25))
+    assert story.stats.cost == 0.5
+
+
+def test_a_boot_that_never_asks_does_not_use_up_a_budget() -> None:
+    story = Story(caps=Caps(machine_seconds=10.0))
+    story.submit_calls(1)
+    assert story.machine.deadline() is None
+    story.now = 1000.0
+    story.asks(1)
+    assert story.machine.deadline() == 1010.0
+    story.waits(1)
+    assert story.machine.deadline() is None
+    story.shuts_down(ShutdownMode.KILL)
+    story.is_gone(1)
+    assert story.stats.machine_seconds == 0.0
+
+
+def test_a_boot_that_fails_has_cost_what_it_took() -> None:
+    story = PromptStory(caps=Caps(price=0.5))
     story.submit_calls(1)
     story.now = 4.0
     story.fails(1)
@@ -42,7 +110,7 @@ def test_a_boot_that_fails_has_cost_what_it_took() -> None:
 
 
 def test_the_cost_is_unknown_where_one_price_is() -> None:
-    story = Story(max=2, min=2)
+    story = PromptStory(max=2, min=2)
     story.tell(events.Tick())
     story.now = 2.0
     story.tell(events.BootSucceeded(1, 2, 0.25))
@@ -53,7 +121,7 @@ def test_the_cost_is_unknown_where_one_price_is() -> None:
 
 
 def test_a_cap_that_is_reached_lets_what_runs_go_on_and_ends_the_rest() -> None:
-    story = Story(max=3, caps=Caps(machine_seconds=30.0), slots_hint=1)
+    story = PromptStory(max=3, caps=Caps(machine_seconds=30.0), slots_hint=1)
     story.submit_calls(3)
     story.boots(1, 1)
     story.boots(2, 1)
@@ -79,7 +147,7 @@ def test_a_cap_that_is_reached_lets_what_runs_go_on_and_ends_the_rest() -> None:
 
 def test_idle_runners_and_min_are_given_back_too() -> None:
     """One that nobody uses must not run over the cap for ever."""
-    story = Story(min=2, max=2, caps=Caps(cost=6.0, price=0.5), idle_check=True, idle_after=1.0)
+    story = PromptStory(min=2, max=2, caps=Caps(cost=6.0, price=0.5), idle_check=True, idle_after=1.0)
     story.tell(events.Tick())
     story.boots(1)
     story.boots(2)
@@ -90,7 +158,7 @@ def test_idle_runners_and_min_are_given_back_too() -> None:
 
 
 def test_a_price_that_becomes_known_moves_the_end() -> None:
-    story = Story(caps=Caps(cost=6.0, price=0.5))
+    story = PromptStory(caps=Caps(cost=6.0, price=0.5))
     story.submit_calls(1)
     assert story.machine.deadline() == 12.0
     story.now = 2.0
@@ -102,7 +170,7 @@ def test_a_price_that_becomes_known_moves_the_end() -> None:
 
 
 def test_nothing_is_used_while_nothing_is_there() -> None:
-    story = Story(caps=Caps(machine_seconds=10.0), idle_after=1.0).up(2)
+    story = PromptStory(caps=Caps(machine_seconds=10.0), idle_after=1.0).up(2)
     story.at(1.0)
     story.is_gone(1)
     assert story.machine.deadline() is None
@@ -112,7 +180,7 @@ def test_nothing_is_used_while_nothing_is_there() -> None:
 
 
 def test_a_call_that_is_given_back_or_lost_then_does_not_begin_again() -> None:
-    story = Story(caps=Caps(machine_seconds=10.0)).up(2)
+    story = PromptStory(caps=Caps(machine_seconds=10.0)).up(2)
     story.submit_calls(3, CallLimits(retries=2))
     story.now = 10.0
     assert story.returns(1, 6) == [TOLD, "6 = BudgetExceeded"]
@@ -125,7 +193,7 @@ def test_a_call_that_is_given_back_or_lost_then_does_not_begin_again() -> None:
 def test_what_a_call_came_to_is_not_hidden_by_a_cap_that_is_reached_just_then(how: str, notices: str) -> None:
     """It has run: who hears that it was never started would start it again. Whether the pool was told of the time or
     of the loss first is chance."""
-    story = Story(caps=Caps(machine_seconds=10.0)).up(2)
+    story = PromptStory(caps=Caps(machine_seconds=10.0)).up(2)
     (running,) = story.submit([CallLimits(retries=2)])
     story.now = 10.0
     if notices == "time":
@@ -142,7 +210,7 @@ def test_what_a_call_came_to_is_not_hidden_by_a_cap_that_is_reached_just_then(ho
 
 
 def test_a_call_that_waits_to_be_tried_again_is_not_said_to_have_never_run() -> None:
-    story = Story(caps=Caps(machine_seconds=10.0), max_workers=1).up(2)
+    story = PromptStory(caps=Caps(machine_seconds=10.0), max_workers=1).up(2)
     tried, _, fresh = story.submit([CallLimits(retries=1, retry_delays=(5.0,)), PLAIN, PLAIN])
     story.now = 9.0
     story.loses(1, tried)
@@ -156,7 +224,7 @@ def test_a_call_that_waits_to_be_tried_again_is_not_said_to_have_never_run() -> 
 
 def test_each_call_has_an_error_of_its_own() -> None:
     """Raised again and again, one would collect the tracebacks of them all."""
-    story = Story(caps=Caps(machine_seconds=10.0))
+    story = PromptStory(caps=Caps(machine_seconds=10.0))
     story.submit_calls(3)
     story.at(10.0)
     assert len({id(story.errors[number]) for number in (1, 2, 3)}) == 3
@@ -174,7 +242,7 @@ def test_each_call_has_an_error_of_its_own() -> None:
     ],
 )
 def test_small_budgets_and_large_ones_are_told_as_they_are(caps: Caps, said: str) -> None:
-    story = Story(caps=caps)
+    story = PromptStory(caps=caps)
     story.submit_calls(1)
     when = story.machine.deadline()
     assert when is not None
@@ -183,7 +251,7 @@ def test_small_budgets_and_large_ones_are_told_as_they_are(caps: Caps, said: str
 
 
 def test_a_pool_that_has_used_its_budget_still_shuts_down() -> None:
-    story = Story(caps=Caps(machine_seconds=10.0)).up(2)
+    story = PromptStory(caps=Caps(machine_seconds=10.0)).up(2)
     story.submit_calls(1)
     story.now = 10.0
     assert story.shuts_down() == [TOLD]
@@ -193,7 +261,7 @@ def test_a_pool_that_has_used_its_budget_still_shuts_down() -> None:
 
 def test_what_is_left_by_a_rounding_error_boots_nobody() -> None:
     """0.1 s and 0.2 s are 0.3 s, though in binary fractions the latter, as it comes about here, is a little less."""
-    story = Story(caps=Caps(machine_seconds=0.3))
+    story = PromptStory(caps=Caps(machine_seconds=0.3))
     for number, (begin, end) in enumerate([(0.0, 0.1), (1.0, 1.2)], 1):
         story.now = begin
         assert story.submit_calls(1) == [f"boot {number}"]

@@ -56,6 +56,7 @@ POOLS = st.builds(
     idle_check=st.booleans(),
     single_use=st.sampled_from([False, False, False, True]),
     max_boot_failures=st.integers(1, 3),
+    max_concurrent_boots=st.sampled_from([100, 100, 1, 2]),
     caps=st.sampled_from(CAPS),
 )
 SMALL = st.integers(0, 7)
@@ -126,11 +127,23 @@ class MachineAndWorld(RuleBasedStateMachine):
         self.world.now += later
         self.world.feed(events.BootSucceeded(self.runner(which, up=False), slots, price))
 
-    @rule(which=SMALL, retry_in=st.sampled_from([0.0, 1.0, 7.0]), kind=SMALL)
-    def boot_fails(self, which: int, retry_in: float, kind: int) -> None:
+    @rule(which=SMALL, waits=st.booleans(), later=st.sampled_from([0.0, 2.0]))
+    def boot_is_asked_for(self, which: int, waits: bool, later: float) -> None:
+        """Or has to wait for its turn again."""
+        self.world.now += later
+        runner_id = self.runner(which, up=False)
+        self.world.feed(events.BootQueued(runner_id) if waits else events.BootStarted(runner_id))
+
+    @rule(which=SMALL)
+    def backend_comes_back(self, which: int) -> None:
+        hung = sorted(self.world.hung)
+        self.world.feed(events.BootReturned(hung[which % len(hung)] if hung else which))
+
+    @rule(which=SMALL, retry_in=st.sampled_from([0.0, 1.0, 7.0]), kind=SMALL, hangs=st.booleans())
+    def boot_fails(self, which: int, retry_in: float, kind: int, hangs: bool = False) -> None:
         final = errors.BootError("no", final=True)
         error = [errors.BootError("no"), OSError("no"), errors.VersionMismatchError("3.11 and 3.12"), final][kind // 2]
-        self.world.feed(events.BootFailed(self.runner(which, up=False), error, retry_in))
+        self.world.feed(events.BootFailed(self.runner(which, up=False), error, retry_in, hangs))
 
     @rule(which=SMALL, calls=st.integers(0, 2), cost=COSTS, retryable=st.booleans(), twice=st.booleans())
     def results_arrive(self, which: int, calls: int, cost: float, retryable: bool, twice: bool) -> None:
@@ -148,13 +161,15 @@ class MachineAndWorld(RuleBasedStateMachine):
         runner_id = self.busy_runner(which)
         self.world.feed(events.CallsReturned(runner_id, self.flying(runner_id)[calls:]))
 
-    @rule(which=SMALL, call=SMALL, how=st.sampled_from(["lost", "unstarted", "timed out", "gone"]))
+    @rule(which=SMALL, call=SMALL, how=st.sampled_from(["lost", "unstarted", "timed out", "unopened", "gone"]))
     def call_leaves(self, which: int, call: int, how: str) -> None:
         runner_id = self.busy_runner(which)
         flying = self.flying(runner_id) or [(call, 1)]
         ref = flying[call % len(flying)]
         if how == "timed out":
             self.world.feed(events.CallTimedOut(runner_id, *ref))
+        elif how == "unopened":
+            self.world.feed(events.CallTimedOut(runner_id, *ref, 30.0))
         elif how == "gone":
             self.world.feed(events.CallGone(runner_id, *ref))
         else:
@@ -183,13 +198,13 @@ class MachineAndWorld(RuleBasedStateMachine):
         if rare < 3:
             self.world.feed(events.RunnerLeaving(self.runner(which, up=up)))
 
-    @rule(which=SMALL, up=st.booleans(), rare=SMALL)
-    def runner_is_gone(self, which: int, up: bool, rare: int) -> None:
+    @rule(which=SMALL, up=st.booleans(), rare=SMALL, hangs=st.booleans())
+    def runner_is_gone(self, which: int, up: bool, rare: int, hangs: bool) -> None:
         stopped = [i for i, node in self.world.nodes.items() if node.stopped]
         if stopped and rare:
-            self.world.feed(events.RunnerGone(stopped[which % len(stopped)]))
+            self.world.feed(events.RunnerGone(stopped[which % len(stopped)], hangs))
         elif rare == 0:
-            self.world.feed(events.RunnerGone(self.runner(which, up=up)))
+            self.world.feed(events.RunnerGone(self.runner(which, up=up), hangs))
 
     @rule(kind=SMALL, runner=st.integers(0, 6), call=st.integers(0, 12), attempt=st.integers(1, 4))
     def something_strange_arrives(self, kind: int, runner: int, call: int, attempt: int) -> None:
@@ -217,6 +232,12 @@ class MachineAndWorld(RuleBasedStateMachine):
             events.BootFailed(runner, OSError("late"), 1.0),
         ]
         self.world.feed(late[kind])
+
+    @rule(kind=st.integers(0, 2), runner=st.integers(0, 6))
+    def something_strange_is_said_of_a_boot(self, kind: int, runner: int) -> None:
+        """Of one that may be up, or gone, or none."""
+        said = [events.BootStarted, events.BootQueued, events.BootReturned]
+        self.world.feed(said[kind](runner))
 
     @rule(which=SMALL, idle=st.booleans())
     def idle_is_checked(self, which: int, idle: bool) -> None:

@@ -16,6 +16,7 @@ def validate(machine: Machine, now: float) -> None:
     pool = machine.pool
     check_sums(pool)
     check_places(pool)
+    check_boots(pool)
     check_bounds(pool)
     check_nobody_waits_for_nothing(pool, now)
     check_min(pool, now)
@@ -69,6 +70,15 @@ def check_places(pool: PoolState) -> None:
     assert ledger.settled == []
 
 
+def check_boots(pool: PoolState) -> None:
+    """Each boot has a place, and no place is taken by a runner that is up or gone."""
+    boots = pool.boots
+    assert boots._taken >= pool.roster.booting.keys()
+    assert boots._taken <= {runner.id for runner in pool.roster.runners.values() if runner.state is not RunnerState.UP}
+    assert not boots.hung & pool.roster.runners.keys()
+    assert 0 <= boots.free == boots.at_most - len(boots._taken) - len(boots.hung)
+
+
 def check_bounds(pool: PoolState) -> None:
     """Invariant 1, as far as a state shows it: what is beyond max after a resize is on its way out."""
     roster = pool.roster
@@ -107,6 +117,7 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
         or len(roster.runners) >= pool.max
         or (pool.back_off.until is not None and pool.back_off.until > now)
         or pool.last_boots
+        or (pool.boots.free <= 0 and (roster.up or not pool.boots.all_hang))
         or (workers is not None and roster.slots + len(roster.booting) * pool.slots_hint >= workers)
     ), f"{waiting} calls wait for nothing"
     assert all(due > now for due, call_id in ledger._retries if call_id in ledger.calls)
@@ -126,7 +137,8 @@ def check_min(pool: PoolState, now: float) -> None:
     if pool.mode is None and pool.broken is None:
         kept = roster.up + len(roster.booting) >= pool.min - pool.resting
         paused = pool.back_off.until is not None and pool.back_off.until > now
-        assert kept or paused or pool.last_boots or len(roster.runners) >= pool.max, "less than min are kept"
+        bound = len(roster.runners) >= pool.max or pool.boots.free <= 0
+        assert kept or paused or pool.last_boots or bound, "less than min are kept"
 
 
 def check_deadline(machine: Machine, now: float) -> None:

@@ -31,11 +31,14 @@ class Node:
     up: bool = False
     stopped: bool = False
     leaving: bool = False
+    boots: bool = True
+    """Whether it has a place among the boots that the backend can run."""
     flying: dict[int, int] = field(default_factory=dict)
     """Call ids and attempts that are there."""
     had: int = 0
     asked: bool = False
-    since: float = 0.0
+    since: float | None = None
+    """When its node was asked for; None before."""
     price: float | None = None
 
 
@@ -64,6 +67,8 @@ class World:
         self.closed = False
         self.sound = True
         """Whether the last event was got over without a broken promise."""
+        self.hung: set[int] = set()
+        """Boots that are over, and over which the backend blocks."""
         self.used = 0.0
         """Machine-seconds of the runners that are gone."""
         self.paid = 0.0
@@ -144,7 +149,16 @@ class World:
                 self.mode = max(self.mode or mode, mode)
             case events.PoolBroke():
                 self.broken = True
+            case events.BootStarted() if node is not None:
+                self._asks(node)
+            case events.BootQueued() if node is not None and not node.up and not node.stopped and not node.leaving:
+                node.since = None
+            case events.BootReturned(runner_id):
+                self.hung.discard(runner_id)
             case events.BootSucceeded(_, slots, price):
+                if node is not None:
+                    self._asks(node)
+                    node.boots = False
                 if node is not None and price is not None:
                     node.price = price
                 if node is not None and not node.up and not node.stopped:
@@ -152,9 +166,12 @@ class World:
             case events.BootFailed() | events.RunnerGone() if node is not None:
                 self._lose(node)
                 del self.nodes[event.runner_id]
-                self.used += self.now - node.since
-                self.paid += (self.now - node.since) * (node.price or 0.0)
-                self.unpriced |= node.price is None
+                if event.hangs and node.boots:
+                    self.hung.add(event.runner_id)
+                if node.since is not None:
+                    self.used += self.now - node.since
+                    self.paid += (self.now - node.since) * (node.price or 0.0)
+                    self.unpriced |= node.price is None
             case events.RunnerLost(_, _, never_left) if node is not None:
                 for call_id, attempt in never_left:
                     self._leaves(node, call_id, attempt, may_have_run=False)
@@ -175,6 +192,10 @@ class World:
                 self._leaves(node, call_id, attempt, may_have_run=True)
             case events.IdleChecked() if node is not None:
                 node.asked = False
+
+    def _asks(self, node: Node) -> None:
+        if node.since is None:
+            node.since, node.price = self.now, self.limits.caps.price
 
     def _count_boots(self, event: events.Event, node: Node | None) -> None:
         """Of those that fail in a row, and of what is hoped for nevertheless."""
@@ -213,14 +234,17 @@ class World:
 
     # -- what is spent -------------------------------------------------------------------------------------------------
 
+    def exists(self, node: Node) -> float:
+        """Seconds since its node was asked for."""
+        return 0.0 if node.since is None else self.now - node.since
+
     def seconds(self) -> float:
-        return self.used + sum(self.now - node.since for node in self.nodes.values())
+        return self.used + sum(map(self.exists, self.nodes.values()))
 
     def cost(self) -> float | None:
-        nodes = self.nodes.values()
-        if self.unpriced or any(node.price is None for node in nodes):
+        if self.unpriced or any(node.price is None and node.since is not None for node in self.nodes.values()):
             return None
-        return self.paid + sum((self.now - node.since) * (node.price or 0.0) for node in nodes)
+        return self.paid_at_least()
 
     def _count_spending(self) -> None:
         """Whether a cap is reached; a hair's breadth from it nobody can say, and the machine is believed."""
@@ -231,7 +255,12 @@ class World:
         self.may_be_spent = self.is_spent or near
 
     def paid_at_least(self) -> float:
-        return self.paid + sum((self.now - node.since) * (node.price or 0.0) for node in self.nodes.values())
+        return self.paid + sum(self.exists(node) * (node.price or 0.0) for node in self.nodes.values())
+
+    @property
+    def all_boots_hang(self) -> bool:
+        """Whether no boot can begin until the backend comes back."""
+        return len(self.hung) >= self.limits.max_concurrent_boots
 
     @property
     def all_is_spent(self) -> bool:
@@ -248,7 +277,7 @@ class World:
         assert (stats.cost is None) == (cost is None)
         assert cost is None or stats.cost == pytest.approx(cost)
         assert [runner.machine_seconds for runner in stats.runners] == pytest.approx(
-            [self.now - self.nodes[runner.id].since for runner in stats.runners]
+            [self.exists(self.nodes[runner.id]) for runner in stats.runners]
         )
 
     # -- actions -------------------------------------------------------------------------------------------------------
@@ -327,6 +356,9 @@ class World:
                 assert was_up or not flying
                 staying = [node for node in self.nodes.values() if not node.stopped and not node.leaving]
                 assert was_up or not any(node.up for node in staying), "a runner is up"
+                if self.all_boots_hang and not self.gives_up:
+                    assert "has not come back from" in str(outcome)
+                    return
                 assert was_up or self.gives_up, "boots fail, and there is hope"
                 assert was_up or self.why is None or self.why in (outcome, outcome.__cause__), "another boot's error"
             case errors.RunnerLostError():
@@ -353,7 +385,9 @@ class World:
         booting = any(not node.up and not node.stopped for node in self.nodes.values())
         assert self.final is None or not booting, "a boot that cannot end better than the last one"
         self.final = None
-        self.nodes[action.runner_id] = Node(since=self.now, price=self.limits.caps.price)
+        self.nodes[action.runner_id] = Node(price=self.limits.caps.price)
+        boots = sum(node.boots for node in self.nodes.values()) + len(self.hung)
+        assert boots <= self.limits.max_concurrent_boots, "more boots than the backend can run at once"
         assert len(self.nodes) <= self.machine.pool.max, "more runners than max"
 
     def _stop(self, action: actions.Stop) -> None:
@@ -422,6 +456,8 @@ class World:
 
     def what_is_next(self) -> events.Event:
         """What comes next where everything works."""
+        for runner_id in self.hung:
+            return events.BootReturned(runner_id)
         for runner_id, node in self.nodes.items():
             if node.stopped:
                 return events.RunnerGone(runner_id)

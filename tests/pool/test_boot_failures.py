@@ -339,24 +339,6 @@ def test_a_backend_that_does_not_give_a_node_back_holds_nobody_up(
     assert "the fake backend did not give runner 1 back in 60 s" in caplog.text
 
 
-def test_a_boot_that_waits_for_a_thread_is_not_begun_when_nobody_needs_it_any_more(make: MakeExecutor) -> None:
-    """Design §6: eleven boots at once, of which ten have a thread."""
-    hold = threading.Event()
-    backend = FakeBackend(then=FakeRunner(hold=hold), slots=1)
-    executor = make(None, max=11, backend=backend)
-    futures = [executor.submit(echo, number) for number in range(11)]
-    assert executor.pool.stats().runners_booting == 11
-    for future in futures:
-        assert future.cancel()
-    executor.shutdown(wait=False)
-    assert executor.pool.stats().runners_stopping == 11
-    hold.set()
-    executor.shutdown()
-    # Ten at most: a thread may have come to its boot when that was not needed any more either.
-    assert 1 <= len(backend.requests) <= 10
-    assert backend.running == []
-
-
 def test_the_agent_is_started_with_a_session_of_its_own_and_an_empty_stdin(make: MakeExecutor, tmp_path: Path) -> None:
     """Checklist 33: whatever reads the terminal, it is not a runner."""
     answer = make(1).submit(lambda: (os.getsid(os.getppid()) == os.getppid(), sys.stdin.read())).result(PATIENCE)
