@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+HOST_NAME = "DRAGONFLY_HOST"
+"""Environment variable of a runner: the name by which the user calls its host. Not set where the user named none."""
 _CAUSES = 16
 
 
@@ -35,8 +37,9 @@ def _explained(name: str) -> str:
     parent = Parent.get()
     runner = "" if parent is None else f" of runner {parent.runner_id}"
     top = name.partition(".")[0]
+    host = os.environ.get(HOST_NAME) or os.uname().nodename
     return (
-        f"The module {name!r} is not on the host {os.uname().nodename!r}{runner}. Three ways to get it there: "
+        f"The module {name!r} is not on the host {host!r}{runner}. Three ways to get it there: "
         f"if it is a module or folder of your own, name it in the backend's sync=[...]; "
         f"if it is a package, name it in the backend's requirements=[{top!r}]; "
         f"or install it on the host. (What a script without a guard defines travels by value, and needs no module.)"

@@ -6,6 +6,11 @@ import os
 import sys
 from collections import namedtuple
 
+from dragonfly_executor.stdlib_json import json
+
+HOST_PATH = "DRAGONFLY_HOST_PATH"
+"""Environment variable of an agent that keeps the standard library alone on its path: the host's other entries."""
+
 
 class Place(namedtuple("Place", "root cwd import_path site")):  # noqa: PYI024  # typing is slow to import
     """The parent's files as they lie on the runner.
@@ -25,6 +30,9 @@ class Place(namedtuple("Place", "root cwd import_path site")):  # noqa: PYI024  
 
     def enter(self) -> None:
         """Make this process start here: directory and import path. What the host itself has comes last."""
+        rest = os.environ.pop(HOST_PATH, None)
+        if rest is not None:
+            _add_host_path(json.loads(rest))
         own = [entry for entry in sys.path if entry not in self.import_path]
         sys.path[:] = [*self.import_path, *own]
         if self.site:
@@ -41,3 +49,27 @@ class Place(namedtuple("Place", "root cwd import_path site")):  # noqa: PYI024  
         added = [entry for entry in sys.path if entry not in before]
         first = len(self.import_path)
         sys.path[:] = [*before[:first], *added, *before[first:]]
+
+
+def _add_host_path(rest: list[str]) -> None:
+    """Make importable what a Python on this host imports from: PYTHONPATH, the user's site-packages, and `rest`."""
+    archive, *library = sys.path
+    named = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    sys.path[:] = [archive, *named, *library]
+    folder = _user_site()
+    if folder:
+        import site
+
+        site.addsitedir(folder)
+    sys.path.extend(entry for entry in rest if entry not in sys.path)
+
+
+def _user_site() -> str:
+    """Return the folder of the user's own packages, or "" if a Python here does not import from it."""
+    is_own = os.getuid() == os.geteuid() and os.getgid() == os.getegid()
+    if not is_own or os.environ.get("PYTHONNOUSERSITE") or sys.prefix != sys.base_prefix:
+        return ""  # a virtual environment leaves it out
+    import site
+
+    folder = site.getusersitepackages()
+    return folder if os.path.isdir(folder) else ""

@@ -60,13 +60,14 @@ def command(python: str | None, digest: str, cache: str | None, patience: float)
     )
     ask = 'import sys; print("%d.%d" % sys.version_info[:2])'
     arguments = f"{digest} {_word(cache or '')} {math.ceil(patience)}"
+    # -I: the login directory is no place to import from, and another user may be able to write there.
     # A shim may be found that leads nowhere. So the shell stays, and asks what it was that failed; to ask before that
     # would start two interpreters for each runner.
     script = (
         f"found=; for python in {' '.join(map(_word, candidates))}; do version=missing; "
         'if command -v "$python" >/dev/null 2>&1; then '
         f'"$python" -I -c {shlex.quote(code)} {arguments} && exit; status=$?; '
-        f'version=$("$python" -E -S -c {shlex.quote(ask)} </dev/null) || version=broken; '
+        f'version=$("$python" -I -S -c {shlex.quote(ask)} </dev/null) || version=broken; '
         f'if [ "$version" = {NEEDED} ]; then exit $status; fi; '
         r"else printf '%s: not found\n' "
         '"$python" >&2; fi; '

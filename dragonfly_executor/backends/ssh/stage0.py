@@ -67,8 +67,16 @@ def main(digest: str, cache: str, patience: str) -> None:
 
 
 def _load(path: str) -> Callable[[int, int, float, dict[str, Any] | None], None]:
-    """The archive's own way to go on."""
-    sys.path.insert(0, path)
+    """Return the function of the archive that becomes an agent.
+
+    From here on the process can import the archive and the standard library, and nothing else. Slots get the rest of
+    the host's path back.
+    """
+    library, dynamic = os.path.dirname(os.__file__), os.sep + "lib-dynload"
+    archive = "python{}{}.zip".format(*sys.version_info)
+    own = [p for p in sys.path if p == library or p.endswith(dynamic) or os.path.basename(p) == archive] or sys.path
+    os.environ["DRAGONFLY_HOST_PATH"] = json.dumps([entry for entry in sys.path if entry not in own])
+    sys.path[:] = [path, *own]
     from dragonfly_executor.runner import hosted
 
     return hosted.run
