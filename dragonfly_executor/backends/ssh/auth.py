@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import paramiko
+from paramiko.pkey import PublicBlob
 
 from dragonfly_executor.backends.ssh.agents import SSHAgent, agent_path
 from dragonfly_executor.backends.ssh.config import Target
@@ -63,7 +64,7 @@ class Credentials:
         """
         tried: list[str] = []
         deadline = Deadline(boot.left(patience))
-        agent = self._agent(boot, tried)
+        agent = self._agent(target, boot, tried)
         # paramiko signs on the transport's thread: closing the transport does not end the wait for an agent.
         with boot.ending(agent.cut) if agent is not None else nullcontext():
             self._try(transport, target, agent, tried, deadline, patience)
@@ -103,8 +104,8 @@ class Credentials:
         said = "; ".join(tried) or "there is no key, no agent and no password to try: give key_filename="
         raise BootError(f"{target.label} does not let {target.user} in: {said}", "auth")
 
-    def _agent(self, boot: Deadline, tried: list[str]) -> SSHAgent | None:
-        path = agent_path(None) if self._use_agent else None
+    def _agent(self, target: Target, boot: Deadline, tried: list[str]) -> SSHAgent | None:
+        path = agent_path(target.agent) if self._use_agent else None
         if not path:
             return None
         try:
@@ -144,6 +145,7 @@ class Credentials:
             except Exception as error:  # paramiko and cryptography raise many things, TypeError among them
                 tried.append(f"{file} cannot be used: {_without_secrets(error)}")
                 continue
+            _certify(key, target.certificate_files, tried)
             yield str(file), _by_key(target.user, key)
 
 
@@ -162,6 +164,23 @@ def _load(path: Path, passphrase: bytes | None) -> paramiko.PKey:
         if passphrase is None:
             raise
     return paramiko.PKey.from_path(path, passphrase)
+
+
+def _certify(key: paramiko.PKey, files: Iterable[str], tried: list[str]) -> None:
+    """Have a key shown with the certificate that was made for it, if one of the files holds that."""
+    for file in files:
+        try:
+            blob = PublicBlob.from_file(str(Path(file).expanduser()))
+            certified = paramiko.Message(blob.key_blob)
+            certified.get_text(), certified.get_binary()  # its type, and a nonce
+            # What follows in a certificate is what follows the type in the key.
+            own = paramiko.Message(key.asbytes())
+            own.get_text()
+            if certified.get_remainder().startswith(own.get_remainder()):
+                key.load_certificate(str(Path(file).expanduser()))
+                return
+        except Exception as error:  # paramiko raises many things over a file that is none
+            tried.append(f"the certificate {file} cannot be used: {type(error).__name__}")
 
 
 def _by_key(user: str, key: paramiko.PKey) -> Callable[[paramiko.Transport], list[str]]:

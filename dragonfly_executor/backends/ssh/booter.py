@@ -17,13 +17,14 @@ from dragonfly_executor import errors
 from dragonfly_executor.backends.ssh.archive import Archive, make_archive
 from dragonfly_executor.backends.ssh.auth import Credentials
 from dragonfly_executor.backends.ssh.bootstrap import Bootstrap, command
-from dragonfly_executor.backends.ssh.config import Config
 from dragonfly_executor.backends.ssh.connect import PACKET, WINDOW, Connection, Connector
 from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.hostkeys import SYSTEM_FILES, USER_FILES, HostKeys, fingerprint, parse_key
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.node import LAST_WORD, ChannelStream, SSHNode, StderrReader, describe, end
+from dragonfly_executor.backends.ssh.openssh import Resolver
 from dragonfly_executor.parent import VARIABLE
+from dragonfly_executor.payload.missing import HOST_NAME
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import BootRequest
@@ -69,7 +70,7 @@ class HostBooter:
 
     def __init__(self, means: Means) -> None:
         self._means = means
-        self._config = Config(means.config)
+        self._config = Resolver(means.config)
         self._archives: dict[tuple[str, ...], Archive] = {}
         self._archive_lock = threading.Lock()
         self._connector = Connector(
@@ -77,10 +78,11 @@ class HostBooter:
                 means.known_hosts if means.known_hosts is not None else [*USER_FILES, *SYSTEM_FILES],
                 map(parse_key, means.host_keys),
                 accept_any=means.accept_any_host_key,
+                configured=means.known_hosts is None,
             ),
             Credentials(means.key_filenames, means.passphrase, means.password, use_agent=means.use_agent),
             means.connect_timeout,
-            lambda text: self._config.resolve(SSHHost(text)),
+            lambda text, deadline: self._config.resolve(SSHHost(text), None, None, deadline),
         )
 
     def boot(self, host: SSHHost, request: BootRequest, deadline: Deadline, release: Callable[[], None]) -> SSHNode:
@@ -95,7 +97,7 @@ class HostBooter:
         Raises:
             BootError: with the phase that it came to, and what the host had to say.
         """
-        target = self._config.resolve(host, self._means.user, self._means.port)
+        target = self._config.resolve(host, self._means.user, self._means.port, deadline)
         connection = self._connector.connect(target, deadline)
         with deadline.ending(connection.abandon):
             return self._boot_on(connection, host, request, deadline, release)
@@ -121,7 +123,8 @@ class HostBooter:
             python, digest = host.python or means.python, self._make_archive().digest
             channel_runs = command(python, digest, means.cache, request.timeout)
             # The token is for the agent alone, and not for what it starts.
-            env = {**means.env, **host.env, VARIABLE: request.parent._replace(token=None).encode()}
+            described = request.parent._replace(token=None).encode()
+            env = {**means.env, **host.env, VARIABLE: described, HOST_NAME: str(host)}
             self._run(bootstrap, channel, channel_runs, env, dial, deadline)
             if dial is not None:
                 self._wait_until_dialed(bootstrap, request.parent.address)

@@ -3,6 +3,8 @@
 Of its options these count: HostName, User, Port, IdentityFile, IdentitiesOnly, ProxyJump, ProxyCommand,
 ConnectTimeout, ServerAliveInterval and HostKeyAlias, under Host and Match, and in included files. What would make ssh
 trust more than this package does, StrictHostKeyChecking above all, does not.
+
+This is for machines without an `ssh`: where there is one, `openssh` asks it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,10 @@ from dragonfly_executor.errors import BootError
 DEFAULT_PORT = 22
 DEFAULT_KEEPALIVE = 15
 """Seconds: fewer than most firewalls forget a silent connection in."""
+UNREADABLE = ("canonicalizehostname", "canonicaldomains", "canonicalizemaxdots", "canonicalizefallbacklocal")
+"""Options that only OpenSSH itself follows; paramiko fails over some of them."""
+COMMANDS = ("proxycommand", "localcommand", "remotecommand", "knownhostscommand")
+"""Options whose value is the rest of the line: a # in it belongs to the shell."""
 MAX_INCLUDES = 16
 """How deep files may include each other; what OpenSSH allows."""
 
@@ -38,6 +44,10 @@ class Target(NamedTuple):
         proxy_command: the program that connects instead, or None.
         connect_timeout: seconds, or None for what the backend says.
         keepalive: seconds of silence after which the connection is probed; 0 for never.
+        agent: the value of IdentityAgent, or None.
+        certificate_files: of the user, as the configuration names them.
+        known_hosts: the files that the configuration names; empty if that is not known.
+        unsupported: options that are set and that paramiko cannot follow, and without which hosts are not known.
     """
 
     label: str
@@ -51,6 +61,10 @@ class Target(NamedTuple):
     proxy_command: str | None = None
     connect_timeout: float | None = None
     keepalive: int = DEFAULT_KEEPALIVE
+    agent: str | None = None
+    certificate_files: tuple[str, ...] = ()
+    known_hosts: tuple[str, ...] = ()
+    unsupported: tuple[str, ...] = ()
 
 
 class Config:
@@ -88,7 +102,7 @@ class Config:
 
 def _target(host: SSHHost, found: Mapping[str, Any]) -> Target:
     address = str(found["hostname"])
-    jumps = () if _is_none(found.get("proxyjump")) else tuple(map(str.strip, str(found["proxyjump"]).split(",")))
+    jumps = jumps_of(found.get("proxyjump"))
     timeout = found.get("connecttimeout")
     port = port_number(int(found.get("port", DEFAULT_PORT))) or DEFAULT_PORT
     alias = found.get("hostkeyalias")
@@ -98,7 +112,10 @@ def _target(host: SSHHost, found: Mapping[str, Any]) -> Target:
         port=port,
         user=user_name(found.get("user")) or getpass.getuser(),
         key_name=str(alias) if alias else address if port == DEFAULT_PORT else f"[{address}]:{port}",
-        key_files=tuple(str(Path(file).expanduser()) for file in found.get("identityfile", ())),
+        # paramiko fills in no port there.
+        key_files=tuple(
+            str(Path(file.replace("%p", str(port))).expanduser()) for file in found.get("identityfile", ())
+        ),
         identities_only=str(found.get("identitiesonly", "no")).lower() == "yes",
         jumps=jumps,
         # Of the two ssh takes the one that comes first. A jump says more, and is safer.
@@ -108,8 +125,23 @@ def _target(host: SSHHost, found: Mapping[str, Any]) -> Target:
     )
 
 
+def jumps_of(said: object) -> tuple[str, ...]:
+    """Return the hosts that a ProxyJump names."""
+    return () if _is_none(said) else tuple(map(str.strip, str(said).split(",")))
+
+
 def _is_none(value: object) -> bool:
     return value is None or str(value).strip().lower() in ("", "none")
+
+
+def _without_comment(line: str) -> str:
+    """Return a line without the comment that OpenSSH allows after its value: a word that begins with a #."""
+    quoted = False
+    for place, char in enumerate(line):
+        quoted ^= char == '"'
+        if char == "#" and not quoted and (place == 0 or line[place - 1].isspace()):
+            return line[:place].rstrip()
+    return line
 
 
 def _lines_of(path: Path, depth: int) -> Iterable[str]:
@@ -123,8 +155,10 @@ def _lines_of(path: Path, depth: int) -> Iterable[str]:
         word, _, rest = line.strip().replace("=", " ", 1).partition(" ")
         if word.lower() in ("host", "match"):
             section = line
+        if word.lower() in UNREADABLE:
+            continue
         if word.lower() != "include":
-            yield line
+            yield line if word.lower() in COMMANDS else _without_comment(line)
             continue
         if depth >= MAX_INCLUDES:
             raise OSError(f"{path}: files include each other more than {MAX_INCLUDES} deep")

@@ -17,7 +17,7 @@ from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.dialing import addresses, connect_first
 from dragonfly_executor.backends.ssh.hostkeys import HostKeys
 from dragonfly_executor.backends.ssh.ways import Passage, PromptSocket, Proxy
-from dragonfly_executor.errors import BootError
+from dragonfly_executor.errors import BootError, HostKeyError
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -122,7 +122,7 @@ class Connector:
         host_keys: HostKeys,
         credentials: Credentials,
         connect_timeout: float,
-        resolve: Callable[[str], Target],
+        resolve: Callable[[str, Deadline], Target],
     ) -> None:
         self._host_keys = host_keys
         self._credentials = credentials
@@ -199,7 +199,7 @@ class Connector:
             text = f"{target.label}: more than {MAX_JUMPS} hosts to jump through; do they go in a ring?"
             raise BootError(text, "resolve")
         *earlier, last = target.jumps
-        on_the_way = self._resolve(last)
+        on_the_way = self._resolve(last, deadline)
         if earlier:
             on_the_way = on_the_way._replace(jumps=tuple(earlier), proxy_command=None)
         return self._connect(on_the_way, deadline, self._credentials.without_password(), jumps - 1)
@@ -229,7 +229,7 @@ class Connector:
         options = transport.get_security_options()
         fast = [cipher for cipher in FAST_CIPHERS if cipher in options.ciphers]
         options.ciphers = tuple(dict.fromkeys((*fast, *options.ciphers)))
-        known = self._host_keys.types(target.key_name)
+        known = self._host_keys.of(target.known_hosts).types(target.key_name)
         wanted = [name for kind in known for name in _algorithms(kind) if name in options.key_types]
         options.key_types = tuple(dict.fromkeys((*wanted, *options.key_types)))
         return transport
@@ -253,7 +253,14 @@ class Connector:
             why = f"no answer within {patience:.3g} s" if not in_time else _text_of(error)
             text = f"{target.label}: this is no SSH server that one can speak with: {why}"
             raise BootError(text, "connect") from error
-        self._host_keys.verify(target.label, target.key_name, key.asbytes())
+        host_keys = self._host_keys.of(target.known_hosts)
+        try:
+            host_keys.verify(target.label, target.key_name, key.asbytes())
+        except HostKeyError as error:
+            if target.unsupported:
+                text = f"{error.args[0]} ({', '.join(target.unsupported)} is set for it, and is not followed here)"
+                raise HostKeyError(text, "host key") from error
+            raise
         return key
 
 

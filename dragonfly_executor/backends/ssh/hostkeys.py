@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -107,12 +107,27 @@ class HostKeys:
         files: known_hosts files; those that are not there say nothing.
         pinned: keys that every host may show, whatever the files say. With any of them the files are not asked.
         accept_any: let any host in that comes by. Whoever can answer in a host's place then gets everything.
+        configured: whether files that the SSH configuration names for a host take the place of `files`.
     """
 
-    def __init__(self, files: Iterable[str], pinned: Iterable[bytes] = (), *, accept_any: bool = False) -> None:
+    def __init__(
+        self,
+        files: Iterable[str],
+        pinned: Iterable[bytes] = (),
+        *,
+        accept_any: bool = False,
+        configured: bool = False,
+    ) -> None:
         self.files = list(files)
         self._pinned = list(pinned)
         self._accept_any = accept_any
+        self._configured = configured
+
+    def of(self, files: Collection[str]) -> HostKeys:
+        """Return the keys of a host for which the SSH configuration names these files."""
+        if not files or not self._configured:
+            return self
+        return HostKeys(files, self._pinned, accept_any=self._accept_any)
 
     def lines(self, name: str) -> list[Line]:
         """What the files say about a host. They are read anew each time: the user may just have added it."""
