@@ -179,7 +179,9 @@ class Host:
             "PATH": ":".join(self.path),
             "DRAGONFLY_TEST_CENSUS": mark,
         }
+        # sshd takes the first value of an option.
         lines = [
+            *[line for line in self._settings if line.startswith("MaxStartups")],
             f"ListenAddress {self.address}:{self.port}",
             f"HostKey {self.folder}/host_key",
             f"AuthorizedKeysFile {self.folder}/authorized_keys",

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dragonfly_executor import BootRequest, Parent
+from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.hosts import HostBook, SSHHost, parse, variables
+from dragonfly_executor.backends.ssh.logins import FIRST_LIMIT, LoginLimit
+from tests.ssh.conftest import MakeBackend, MakeHost
+from tests.support import PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -139,3 +148,54 @@ def test_no_host_carries_more_than_it_may_and_none_is_idle_while_it_may_carry(
         counted = [up.count(place) for place in range(len(sizes))]
         assert counted == [entry.runners for entry in book.entries]
         assert all(count <= size for count, size in zip(counted, sizes, strict=True))
+
+
+# -- a server that is too busy -----------------------------------------------------------------------------------------
+
+
+def test_a_server_that_refuses_logins_gets_fewer_at_once(
+    make_host: MakeHost, make_backend: MakeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """sshd closes connections beyond its MaxStartups. All runners boot, and no warning is logged."""
+    host = make_host(settings=["MaxStartups 1"])
+    backend = make_backend(host, runners_per_host=6)
+    with ThreadPoolExecutor(6) as threads:
+        requests = [BootRequest(number, Parent.new("test", number, "ssh"), PATIENCE) for number in range(6)]
+        nodes = list(threads.map(backend.boot, requests))
+        list(threads.map(lambda node: node.stop(), nodes))
+    assert len(nodes) == 6
+    assert any("MaxStartups" in line for line in host.log), "it refused nothing"
+    assert caplog.text == ""
+
+
+def test_a_limit_is_halved_by_refusals_and_grows_with_logins() -> None:
+    limit, deadline = LoginLimit(), Deadline(PATIENCE)
+    with ExitStack() as logins:
+        for _ in range(FIRST_LIMIT):
+            logins.enter_context(limit.login(deadline))
+        assert limit.refused()
+    taken = threading.Event()
+    with limit.login(deadline):
+        limit.refused()  # alone: one at once from now on
+
+        def wait() -> None:
+            with limit.login(deadline):
+                taken.set()
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not taken.is_set()
+        limit.succeeded()
+        assert taken.wait(PATIENCE)
+        waiting.join()
+
+
+def test_a_wait_for_a_turn_ends_when_the_boot_is_given_up() -> None:
+    limit, given_up = LoginLimit(), GivenUp()
+    with limit.login(Deadline(PATIENCE)):
+        limit.refused()
+        waiting = threading.Thread(target=lambda: limit.login(Deadline(3600.0, given_up)).__enter__(), daemon=True)
+        waiting.start()
+        given_up.set()
+        waiting.join(PATIENCE)
+        assert not waiting.is_alive()

@@ -16,6 +16,7 @@ from dragonfly_executor.backends.ssh.config import Target
 from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.dialing import addresses, connect_first
 from dragonfly_executor.backends.ssh.hostkeys import HostKeys
+from dragonfly_executor.backends.ssh.logins import FULL_TRIES, SAYS_FULL, TRIES, LoginLimit, pause_after
 from dragonfly_executor.backends.ssh.ways import Passage, PromptSocket, Proxy
 from dragonfly_executor.errors import BootError, HostKeyError
 
@@ -32,8 +33,11 @@ FAST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 JOIN_PATIENCE = 5.0
 MAX_JUMPS = 8
 LOG_CHANNEL = "dragonfly_executor.paramiko"
-# What goes wrong is told by the error that it ends in. Without a handler Python would print paramiko's tracebacks.
+# A failure raises an error that says what failed. paramiko also logs a traceback for each, and Python would print those
+# if nothing configures logging.
 logging.getLogger(LOG_CHANNEL).addHandler(logging.NullHandler())
+if logging.getLogger(LOG_CHANNEL).level == logging.NOTSET:
+    logging.getLogger(LOG_CHANNEL).setLevel(logging.CRITICAL)
 
 
 class Connection:
@@ -128,6 +132,9 @@ class Connector:
         self._credentials = credentials
         self._connect_timeout = connect_timeout
         self._resolve = resolve
+        self._limits: dict[tuple[str, int, str | None], LoginLimit] = {}
+        self._lock = threading.Lock()
+        """Of `_limits`."""
 
     def connect(self, target: Target, deadline: Deadline) -> Connection:
         """Connect to a host. The connection is cut when the deadline is over, unless it is told to `keep`.
@@ -141,6 +148,25 @@ class Connector:
         return connection
 
     def _connect(self, target: Target, deadline: Deadline, credentials: Credentials, jumps: int) -> Connection:
+        """Connect, again and again while the server is too busy with other logins."""
+        with self._lock:
+            limit = self._limits.setdefault((target.address, target.port, target.proxy_command), LoginLimit())
+        until, tries = Deadline(deadline.left(self._patience(target))), 0
+        while True:
+            try:
+                with limit.login(deadline):
+                    connection = self._log_in(target, deadline, credentials, jumps)
+            except _ClosedAtOnceError as error:
+                tries += 1
+                is_full = limit.refused() or error.says_full
+                if tries >= (FULL_TRIES if is_full else TRIES) or until.is_over or deadline.is_over:
+                    raise BootError(error.args[0], error.phase) from error.__cause__
+                deadline.pause(pause_after(tries))
+            else:
+                limit.succeeded()
+                return connection
+
+    def _log_in(self, target: Target, deadline: Deadline, credentials: Credentials, jumps: int) -> Connection:
         sock, through = self._reach(target, deadline, jumps)
         transport = self._transport(target, sock)
         connection = Connection(target, transport, through)
@@ -252,6 +278,11 @@ class Connector:
         if key is None:
             why = f"no answer within {patience:.3g} s" if not in_time else _text_of(error)
             text = f"{target.label}: this is no SSH server that one can speak with: {why}"
+            first = getattr(transport.sock, "first", None)
+            if in_time and first is not None and not transport.remote_version:
+                says_full = any(words in first for words in SAYS_FULL)
+                if says_full or not first:
+                    raise _ClosedAtOnceError(text, "connect", says_full=says_full) from error
             raise BootError(text, "connect") from error
         host_keys = self._host_keys.of(target.known_hosts)
         try:
@@ -262,6 +293,14 @@ class Connector:
                 raise HostKeyError(text, "host key") from error
             raise
         return key
+
+
+class _ClosedAtOnceError(BootError):
+    """A server took the connection and closed it before it named itself, as an sshd does that is too busy."""
+
+    def __init__(self, text: str, phase: str, *, says_full: bool) -> None:
+        super().__init__(text, phase)
+        self.says_full = says_full
 
 
 def _algorithms(kind: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from dragonfly_executor.backends.ssh.config import Target
 from dragonfly_executor.backends.ssh.programs import Program
 from dragonfly_executor.errors import BootError
 
+FIRST_SIZE = 64
 QUICK_ACK = getattr(socket, "TCP_QUICKACK", None)
 """Linux has it."""
 
@@ -47,6 +48,9 @@ class PromptSocket(socket.socket):
     terminal always. Together with a kernel that waits 40 ms for something to acknowledge it with, a boot would stop for
     so long, and so would small results that follow each other.
 
+    Attributes:
+        first: the first bytes that came, for the error if they are no SSH server's.
+
     Args:
         sock: the connection; it is this one's from now on.
     """
@@ -55,10 +59,13 @@ class PromptSocket(socket.socket):
         timeout = sock.gettimeout()
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
         self.settimeout(timeout)
+        self.first = b""
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         """As a socket's."""
         data = super().recv(size, flags)
+        if len(self.first) < FIRST_SIZE:
+            self.first += data
         if QUICK_ACK is not None:
             # The kernel falls back by itself to waiting: so each time.
             with suppress(OSError):  # it has just been closed
