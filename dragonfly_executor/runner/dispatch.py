@@ -7,16 +7,16 @@ So two calls that wait for each other meet, whatever batch they came in.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 
 from dragonfly_executor.core.wire import MAX_DETAIL, Frame, Kind, encode
+from dragonfly_executor.runner import slot_end
 from dragonfly_executor.runner.idle_check import IdleCheck
 from dragonfly_executor.runner.limits import Limits
 from dragonfly_executor.runner.lineup import Lineup
+from dragonfly_executor.runner.memory import MemoryWatch
 from dragonfly_executor.runner.slots import Slot, Work
-from dragonfly_executor.stdlib_json import json
 from dragonfly_executor.transport.loop import Loop, Timer
 
 REVIEW_AFTER = 0.003
@@ -37,6 +37,7 @@ class Dispatcher:
         self.slots = self.lineup.slots
         """Living slots by process id."""
         self.max_calls_per_slot = 0
+        self.memory: MemoryWatch | None = None
         self.waiting: deque[Work] = deque()
         """Calls that no slot has."""
         self._held: deque[Work] = deque()
@@ -216,13 +217,11 @@ class Dispatcher:
             unopened = min(int(work.unopened * 1000), MAX_DETAIL)
             send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt, detail=unopened))
         else:
-            code = os.waitstatus_to_exitcode(status)
-            end = {"code": code, "signal": None} if code >= 0 else {"code": None, "signal": -code}
-            # A large one does not start before all of it has come.
-            started = slot.ready and work.missing <= 0
-            output = slot.output.last_words()
-            text = json.dumps({**end, "pid": slot.pid, "started": started, "output": output})
-            send(encode(Kind.LOST, work.call_id, text.encode(), attempt=work.attempt))
+            send(
+                encode(
+                    Kind.LOST, work.call_id, slot_end.describe(work, slot, status, self.memory), attempt=work.attempt
+                )
+            )
 
     # -- stopping calls -----------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from dragonfly_executor.core.wire import HEADER, HEADER_SIZE, LIMITS, TOTAL, Flag, Frame, Kind
 from dragonfly_executor.runner import processes, slot
+from dragonfly_executor.runner.last_stack import LastStack
 from dragonfly_executor.runner.progress import Progress
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
@@ -123,6 +124,7 @@ class Slot:
         self.answer: Callable[[bytes], None] | None = None
         """Tells the parent how the call ended that runs, behind what it wrote; None where it wrote nothing."""
         made: list[socket.socket] = []
+        self.stack = LastStack()
         agent_pid = os.getpid()
         try:
             made.extend(socket.socketpair(socket.AF_UNIX, PACKETS))
@@ -130,6 +132,7 @@ class Slot:
             self.progress = Progress(number)
             self.pid = os.fork()
         except OSError:
+            self.stack.close()
             for sock in made:
                 sock.close()
             raise
@@ -137,6 +140,7 @@ class Slot:
         if self.pid == 0:
             self._become_slot(inherited, own_end, slot_end, setup, place, agent_pid)
         slot_end.close()
+        self.stack.keep_reader()
         self.link = Link(loop, own_end, lambda frames: on_frames(self, frames), lambda reason: None)
         self.in_flight: deque[Work] = deque()
         """Calls handed over and not answered, oldest first: the first one is running."""
@@ -162,6 +166,7 @@ class Slot:
         try:
             for fd in (*inherited(), self._calls.fileno(), own_end.fileno()):
                 os.close(fd)
+            self.stack.record()
             slot.main(self._taken_by_slot, slot_end, setup, place, agent, self.output, self.progress)
         except BaseException:
             sys.excepthook(*sys.exc_info())
@@ -172,7 +177,8 @@ class Slot:
         """What another slot must not keep open."""
         # A slot that has closed its end lives on; this side's number may be another's by now.
         link = -1 if self.link.closed else self.link.fileno()
-        fds = (self._calls.fileno(), self._taken_by_slot.fileno(), link, *self.output.descriptors())
+        own = (self._calls.fileno(), self._taken_by_slot.fileno(), link)
+        fds = (*own, *self.stack.descriptors(), *self.output.descriptors())
         return [fd for fd in fds if fd >= 0]
 
     def hand(self, work: Work) -> bool:
@@ -255,3 +261,4 @@ class Slot:
         self.link.close()
         self.output.close()
         self.progress.close()
+        self.stack.close()
