@@ -95,6 +95,11 @@ class Agent:
         self._link.flush()
         processes.become_subreaper()
         self._dispatcher.memory = MemoryWatch()
+        # It loads ctypes, as the line before the last does: while the parent reads what it was told.
+        from dragonfly_executor.runner.title import Title
+
+        self._household.title = Title()
+        self._household.title.set("agent")
         self._watch.parent(self.exit)
         self._check_lease()
 

@@ -32,7 +32,7 @@ class Dispatcher:
         self._loop = loop
         self._send = send
         self.lineup = Lineup(loop, fork_slot, self._no_room, self.dispatch)
-        self.limits = Limits(loop, self._over_limit)
+        self.limits = Limits(loop, lambda work, slot: self._stop_in_slot(work, slot, Kind.TIMED_OUT))
         self._idle_check = IdleCheck(loop, send)
         self.slots = self.lineup.slots
         """Living slots by process id."""
@@ -175,6 +175,8 @@ class Dispatcher:
             return
         work = slot.in_flight.popleft()
         self._forget(work)
+        if slot.shows_call:
+            slot.show_call(0)
         slot.stuck = False
         if frame.call_id:
             self.lineup.learn_cost(frame.detail * 1e-6)
@@ -264,9 +266,6 @@ class Dispatcher:
             slot.kill_reason = None
         self.dispatch()
 
-    def _over_limit(self, work: Work, slot: Slot) -> None:
-        self._stop_in_slot(work, slot, Kind.TIMED_OUT)
-
     def check_idle(self, work: Work) -> None:
         """Run the user's idle check in a slot, unless calls are here."""
         if not self.is_idle:
@@ -305,6 +304,7 @@ class Dispatcher:
                 self.lineup.extra = 1
             if not first.reported and first.frame.kind == Kind.CALL:
                 first.reported = True
+                slot.show_call(first.call_id)
                 self._send(encode(Kind.STARTED, first.call_id, attempt=first.attempt))
             if len(slot.in_flight) > 1:
                 if now - slot.since >= stuck_after:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.payload.place import Place
     from dragonfly_executor.runner.slot_output import OwnOutput
+    from dragonfly_executor.runner.title import Title
 
 # macOS has no SOCK_SEQPACKET for unix sockets; its datagrams between a pair are as reliable.
 PACKETS = socket.SOCK_SEQPACKET if sys.platform.startswith("linux") else socket.SOCK_DGRAM
@@ -117,8 +118,13 @@ class Slot:
         on_frames: Callable[[Slot, list[Frame]], None],
         output: SlotOutput,
         number: int,
+        title: Title | None,
     ) -> None:
         self.output = output
+        self._role = f"slot {number}"
+        self._title = title
+        self.shows_call = False
+        """Whether its title names a call."""
         self._loop = loop
         self._end_timer: Timer | None = None
         self.answer: Callable[[bytes], None] | None = None
@@ -167,6 +173,8 @@ class Slot:
             for fd in (*inherited(), self._calls.fileno(), own_end.fileno()):
                 os.close(fd)
             self.stack.record()
+            if self._title is not None:
+                self._title.set(self._role)
             slot.main(self._taken_by_slot, slot_end, setup, place, agent, self.output, self.progress)
         except BaseException:
             sys.excepthook(*sys.exc_info())
@@ -216,6 +224,12 @@ class Slot:
             work.slot = None
         self.handed -= sum(work.frame.kind == Kind.CALL for work in taken)
         return taken
+
+    def show_call(self, call_id: int) -> None:
+        """Name the call that it runs in its title; 0 for none."""
+        if self._title is not None:
+            self._title.set_in(self.pid, f"{self._role}, call {call_id}" if call_id else self._role)
+            self.shows_call = bool(call_id)
 
     def retire(self) -> None:
         """Hand it no more: it ends when it has finished what it has."""
