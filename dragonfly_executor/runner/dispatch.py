@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from dragonfly_executor.core.wire import MAX_DETAIL, Frame, Kind, encode
+from dragonfly_executor.core.wire import Flag, Frame, Kind, encode
 from dragonfly_executor.runner import slot_end
 from dragonfly_executor.runner.idle_check import IdleCheck
 from dragonfly_executor.runner.limits import Limits
@@ -108,9 +108,9 @@ class Dispatcher:
         slot.since = self._progress = self._loop.time()
         slot.stuck = False
         work = slot.in_flight[0]
-        if work.frame.kind == Kind.CALL:
+        if work.frame.flags & Flag.LIMITS:
             self.limits.watch(work, slot)
-        elif slot.ready:
+        elif slot.is_checking and slot.ready:
             self._idle_check.begin(slot)
 
     def _balance(self) -> None:
@@ -216,8 +216,7 @@ class Dispatcher:
         elif slot.kill_reason == Kind.KILL:
             send(encode(Kind.GONE, work.call_id, attempt=work.attempt))
         elif slot.kill_reason == Kind.TIMED_OUT:
-            unopened = min(int(work.unopened * 1000), MAX_DETAIL)
-            send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt, detail=unopened))
+            send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt, detail=work.unopened))
         else:
             send(
                 encode(
@@ -277,9 +276,11 @@ class Dispatcher:
         """The idle check has ended, or cannot be run: then the runner stays."""
         self._idle_check.answered(may_go)
         self.lineup.extra = 0
-        if slot is not None and self.lineup.is_full:
-            # Another slot runs calls in its place.
-            slot.retire()
+        if slot is not None:
+            slot.is_checking = False
+            if self.lineup.is_full:
+                # Another slot runs calls in its place.
+                slot.retire()
 
     # -- review -------------------------------------------------------------------------------------------------------
 

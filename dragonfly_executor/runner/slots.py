@@ -30,6 +30,8 @@ PACKETS = socket.SOCK_SEQPACKET if sys.platform.startswith("linux") else socket.
 EXIT_PATIENCE = 2.0
 """Seconds that a slot without calls has for its threads, exit handlers and finalizers, until it is killed."""
 
+CALL = int(Kind.CALL)
+
 
 class Work:
     """A call on this runner, from its frame to its end."""
@@ -56,8 +58,8 @@ class Work:
         """When its slot could begin to open it, as far as is known."""
         self.ends = float("inf")
         """When its budget ends."""
-        self.unopened = 0.0
-        """Seconds for which it was being opened, if that was too long."""
+        self.unopened = 0
+        """Milliseconds for which it was being opened, if that was too long."""
 
     @property
     def is_large(self) -> bool:
@@ -155,6 +157,8 @@ class Slot:
         self.ready = False
         self.stuck = False
         self.handed = 0
+        self.is_checking = False
+        """Whether it runs the user's idle check, or is about to."""
         self.kill_reason: int | None = None
         self.timer: Timer | None = None
         output.slot_is_forked(self)
@@ -200,7 +204,10 @@ class Slot:
             return False
         work.slot = self
         self.in_flight.append(work)
-        self.handed += work.frame.kind == Kind.CALL
+        if work.frame.kind == CALL:
+            self.handed += 1
+        else:
+            self.is_checking = True
         return True
 
     def take_back(self) -> list[Work]:
@@ -222,7 +229,8 @@ class Slot:
         self.in_flight = deque(work for work in self.in_flight if (work.call_id, work.attempt) not in packets)
         for work in taken:
             work.slot = None
-        self.handed -= sum(work.frame.kind == Kind.CALL for work in taken)
+        self.handed -= sum(work.frame.kind == CALL for work in taken)
+        self.is_checking = any(work.frame.kind != CALL for work in self.in_flight)
         return taken
 
     def show_call(self, call_id: int) -> None:
@@ -251,11 +259,6 @@ class Slot:
     def is_idle(self) -> bool:
         """Whether it could start a call now."""
         return self.ready and not (self.in_flight or self.retired or self.kill_reason)
-
-    @property
-    def is_checking(self) -> bool:
-        """Whether it runs the user's idle check, or is about to."""
-        return bool(self.in_flight) and self.in_flight[0].frame.kind == Kind.CHECK_IDLE
 
     @property
     def retired(self) -> bool:
