@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
     from dragonfly_executor.backends.fly.backend import FlyBackend
+    from dragonfly_executor.backends.frozen import freeze_support
     from dragonfly_executor.backends.local import LocalBackend
     from dragonfly_executor.backends.ssh.backend import SSHBackend
     from dragonfly_executor.backends.ssh.hosts import SSHHost
@@ -94,6 +95,7 @@ __all__ = [
     "call",
     "cast",
     "configure",
+    "freeze_support",
 ]
 
 _ROOMS = {
@@ -114,6 +116,7 @@ _ROOMS = {
     "call": "pool",
     "cast": "pool",
     "configure": "pool",
+    "freeze_support": "backends.frozen",
 }
 """Where each public name lives; what is not here is an error."""
 

@@ -68,7 +68,8 @@ class CallOptions(Record):
     Args:
         timeout: how long a call may take from its submit on, waiting and running together; None for no limit.
         queue_timeout: how long it may wait for a slot.
-        run_timeout: how long it may run, on each attempt.
+        run_timeout: how long its function may run, on each attempt. What the call imports before its function begins
+            does not count. That may take `boot_timeout`, or `run_timeout` if that is longer, and counts for `timeout`.
         retries: how often a call is tried again when its slot or runner was lost.
         retry_on: exception types that, raised by the call itself, are tried again as well.
         retry_wait: a tenacity wait strategy for the pauses between attempts; None for an exponential one with jitter,

@@ -41,11 +41,14 @@ class Pool:
         backend: where runners are booted; default what `configure` set, else `LocalBackend()`.
         log: level of the pool's own log lines (logger ``dragonfly_executor``); False for none.
         timeout: a call's whole budget, waiting and running; None for no limit.
-        boot_timeout: for a boot: to create, to connect, to shake hands; and again for the initializer in each slot.
+        boot_timeout: for a boot: to create, to connect, to shake hands; and again for the set-up of each slot, which
+            imports the script, if calls need it, and runs the initializer.
             The backend's own if not given: 30, by SSH 60, on Fly 120.
         shutdown_timeout: grace for running calls when a runner is told to go.
         idle_shutdown_after: how long a runner above `min` may be idle; or a pair with a check that is run on the runner
-            then: the runner goes if it returns true; None for never.
+            then: the runner goes if it returns true; None for never. A check that raises counts as false, and its
+            traceback is what the runner prints. A check that does not end within 10 s counts as false too: its slot is
+            killed, with a warning. A call that comes meanwhile runs in another slot.
         min_idle_shutdown_after: the same for the `min` runners.
         on_grow_start: called with ``{"name", "count", "pid"}`` before a runner above `min` is booted.
         on_grow_end: called with ``"ok"`` or the error, and the same mapping, when that has ended.

@@ -30,9 +30,10 @@ class Said:
         self.started: list[Ref] = []
         self.returned: list[Ref] = []
         self.lost: list[tuple[Ref, dict[str, Any]]] = []
-        self.timed_out: list[Ref] = []
+        self.timed_out: list[tuple[Ref, float]] = []
         self.gone: list[Ref] = []
         self.idle: bool | None = None
+        self.warning = ""
         self.setup_failure: tuple[bytes, bool] | None = None
         self.round_trip: float | None = None
         self.synced: list[Frame] = []
@@ -54,8 +55,8 @@ def events_of(runner_id: int, said: Said) -> Iterator[events.Event]:
     for (call_id, attempt), how in said.lost:
         error = slot_lost(runner_id, how)
         yield events.CallLost(runner_id, call_id, attempt, error, error.may_have_started)
-    for call_id, attempt in said.timed_out:
-        yield events.CallTimedOut(runner_id, call_id, attempt)
+    for (call_id, attempt), unopened in said.timed_out:
+        yield events.CallTimedOut(runner_id, call_id, attempt, unopened)
     for call_id, attempt in said.gone:
         yield events.CallGone(runner_id, call_id, attempt)
     if said.idle is not None:

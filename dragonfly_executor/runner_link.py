@@ -302,7 +302,7 @@ class RunnerLink:
                 said.lost.append((ref, read_end(frame)))
             case Kind.TIMED_OUT:
                 self._transfers.forget(ref)
-                said.timed_out.append(ref)
+                said.timed_out.append((ref, frame.detail / 1000))
             case Kind.GONE:
                 self._transfers.forget(ref)
                 said.gone.append(ref)
@@ -312,6 +312,7 @@ class RunnerLink:
         match frame.kind:
             case Kind.IDLE:
                 said.idle = bool(frame.detail)
+                said.warning = bytes(frame.payload).decode(errors="replace")
             case Kind.SETUP_FAILED:
                 said.setup_failure = (bytes(frame.payload), bool(frame.flags & Flag.ERROR))
             case Kind.SLOT_UP:

@@ -26,8 +26,8 @@ RELEASES_AT_ONCE = 100
 MUMBLING = 4
 """How many times ``dead_after`` bytes may come that make no frame: a length on which the two ends do not agree would
 otherwise swallow everything for ever, heartbeats too."""
-STOP_SLACK = 2.0
-"""Seconds beyond its grace after which a runner that does not go has its link closed."""
+STOP_SLACK = 4.0
+"""Seconds beyond its grace after which a runner that does not go has its link closed. Its slots may use 2 s of that."""
 
 
 class Runners:
@@ -116,6 +116,8 @@ class Runners:
 
     def runner_answered(self, runner: RunnerLink, said: Said) -> None:
         """Pass on what a runner said."""
+        if said.warning:
+            self._narrator.warn(f"{runner.name}: {said.warning}")
         self._engine.runner_answered(runner, said)
 
     def check_idle(self, runner_id: int) -> None:

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["is_stdlib", "json"]
 
 LIBRARY = os.path.dirname(os.__file__)
+FROZEN = bool(getattr(sys, "frozen", False)) or not os.path.isdir(LIBRARY)
+"""Modules of a frozen program come out of an archive: no other file stands before them, and their paths vary."""
 
 
 def is_stdlib(path: str | None) -> bool:
     """Return True if a module of this file belongs to the standard library. Built-in modules have no file."""
-    if path is None:
+    if path is None or FROZEN:
         return True
     folder = path.rpartition(os.sep)[0] + os.sep
     return folder.startswith(LIBRARY + os.sep) and f"{os.sep}site-packages{os.sep}" not in folder
@@ -37,7 +39,6 @@ def _stdlib_json() -> Any:
         own = PathFinder.find_spec("json", [LIBRARY])
         if own is not None:
             return _load_beside(own)
-    # The usual case; also a frozen program, whose standard library is elsewhere.
     import json
 
     return json

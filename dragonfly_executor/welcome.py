@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dragonfly_executor.core import handshake
-from dragonfly_executor.core.wire import SETUP_HEAD
+from dragonfly_executor.core.wire import SETUP_HEAD, Script
 from dragonfly_executor.versions import versions_beside
 
 TYPE_CHECKING = False  # typing is slow to import
@@ -40,12 +40,16 @@ class Welcome:
         self._options = engine.options
         self._outputs = engine.outputs
         self._backend = backend
-        self._setup = self._encode_setup(engine.codec.setup(), initializer)
+        self._codec = engine.codec
+        self._initializer = initializer
+        self._setup = engine.codec.setup()
         if keeper is not None:
-            self._setup_elsewhere = self._encode_setup(engine.codec.setup_elsewhere(keeper.main), initializer)
+            self._setup_elsewhere = engine.codec.setup_elsewhere(keeper.main)
 
-    def _encode_setup(self, setup: bytes, initializer: bytes) -> bytes:
-        return SETUP_HEAD.pack(self._options.max_payload, len(setup)) + setup + initializer
+    def _encode_setup(self, setup: bytes) -> bytes:
+        # As far as calls have needed the script by now: a slot whose calls never do does not import it.
+        script = Script.IMPORT if self._codec.needs_script else Script.SKIP
+        return SETUP_HEAD.pack(self._options.max_payload, len(setup), script) + setup + self._initializer
 
     def let_in(self, runner: RunnerLink, hello: handshake.Hello) -> None:
         """Say it all to a runner, which from then on has so many slots. One elsewhere takes a keeper."""
@@ -62,7 +66,7 @@ class Welcome:
             output=output,
             log_level=log_level,
         )
-        runner.welcome(session, self._setup if shares_disk else self._setup_elsewhere)
+        runner.welcome(session, self._encode_setup(self._setup if shares_disk else self._setup_elsewhere))
 
     def _compare(self, runner: RunnerLink, hello: handshake.Hello) -> None:
         """Tell of versions that differ and may still meet, once for each host, or for each kind of runner."""

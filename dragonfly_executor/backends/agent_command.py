@@ -54,6 +54,11 @@ def agent_command(python: str, fd: int) -> list[str]:
     return [python, *interpreter_options(), "-c", LAUNCH.format(home=home, fd=fd)]
 
 
+def is_frozen() -> bool:
+    """Return True if `sys.executable` is the program itself."""
+    return bool(getattr(sys, "frozen", False)) or "__compiled__" in vars(sys.modules.get("__main__", sys))
+
+
 def interpreter_options() -> list[str]:
     """Return the options with which this interpreter was started, as far as they change what code does.
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.agent_command import agent_command
+from dragonfly_executor.backends.agent_command import agent_command, is_frozen
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.runner import processes
@@ -31,6 +31,7 @@ class LocalBackend(Backend):
 
     Args:
         python: the interpreter to run; default the one that runs the parent. Its minor version must be the same.
+            A frozen program runs itself, and must call `freeze_support`.
         env: variables that the runners get in addition to the parent's environment.
     """
 
@@ -39,6 +40,7 @@ class LocalBackend(Backend):
 
     def __init__(self, *, python: str | None = None, env: dict[str, str] | None = None) -> None:
         self._python = python or sys.executable
+        self._is_program = is_frozen() and self._python == sys.executable
         self._env = dict(env or {})
 
     def __repr__(self) -> str:
@@ -68,15 +70,32 @@ class LocalBackend(Backend):
                 # A Ctrl-C at the terminal reaches the parent alone; what becomes of the calls is the parent's to say.
                 start_new_session=True,
             )
-        except OSError as error:
+        except BaseException as error:
             own_end.close()
-            raise errors.BootError(f"cannot start {self._python}: {error}") from error
+            if isinstance(error, OSError):
+                raise errors.BootError(f"cannot start {self._python}: {error}") from error
+            raise
         finally:
             agent_end.close()
+        if self._is_program:
+            self._send_preamble(own_end)
         return LocalNode(process, own_end, f"{MARKER}={marker}".encode())
 
     def _command(self, fd: int) -> list[str]:
-        return agent_command(self._python, fd)
+        if not self._is_program:
+            return agent_command(self._python, fd)
+        from dragonfly_executor.backends.frozen import frozen_command
+
+        return frozen_command(fd)
+
+    @staticmethod
+    def _send_preamble(sock: socket.socket) -> None:
+        from dragonfly_executor.backends.frozen import PREAMBLE
+
+        try:
+            sock.sendall(PREAMBLE)
+        except OSError:
+            return  # the process has ended already: its link says so
 
 
 class LocalNode(Node):

@@ -187,14 +187,18 @@ class CallLost(Record):
 
 
 class CallTimedOut(Record):
-    """The agent killed a call at the end of its ``run_timeout`` or of its budget."""
+    """The agent killed a call at the end of its ``run_timeout`` or of its budget.
 
-    __slots__ = __match_args__ = ("runner_id", "call_id", "attempt")
+    If it was being opened for too long instead, `unopened` says for how many seconds.
+    """
 
-    def __init__(self, runner_id: int, call_id: int, attempt: int) -> None:
+    __slots__ = __match_args__ = ("runner_id", "call_id", "attempt", "unopened")
+
+    def __init__(self, runner_id: int, call_id: int, attempt: int, unopened: float = 0.0) -> None:
         self.runner_id = runner_id
         self.call_id = call_id
         self.attempt = attempt
+        self.unopened = unopened
 
 
 class CallGone(Record):

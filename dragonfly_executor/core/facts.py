@@ -105,7 +105,10 @@ def _call_timed_out(pool: PoolState, event: events.CallTimedOut, now: float) -> 
     call = _gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
     if call is not None:
         pool.tally.timed_out += 1
-        pool.ledger.settle(call, verdicts.ran_too_long(call, now))
+        if event.unopened:
+            pool.ledger.settle(call, verdicts.not_opened(call, event.unopened))
+        else:
+            pool.ledger.settle(call, verdicts.ran_too_long(call, now))
 
 
 def _call_gone(pool: PoolState, event: events.CallGone, now: float) -> None:

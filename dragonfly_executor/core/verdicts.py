@@ -33,6 +33,14 @@ def ran_too_long(call: Call, now: float) -> errors.CallTimeoutError:
     return errors.CallTimeoutError(f"the call did not end within its {budget}: it was stopped on runner {call.runner}")
 
 
+def not_opened(call: Call, seconds: float) -> errors.CallTimeoutError:
+    """The runner stopped a call before its function began."""
+    return errors.CallTimeoutError(
+        f"the call was stopped on runner {call.runner} before its function began: opening it (imports, unpickling) took"
+        f" {seconds:.3g} s; raise boot_timeout=, or let the function itself import what takes long"
+    )
+
+
 def vanished(runner_id: int) -> errors.RunnerLostError:
     """A runner, or a call on it, went away and nobody said how."""
     return errors.RunnerLostError(f"runner {runner_id} was gone before the call ended", runner_id=runner_id)

@@ -38,9 +38,9 @@ LIMITS = struct.Struct("!dd")
 """What `Flag.LIMITS` puts in front of a call: seconds left of its budget, seconds it may run (infinity for none)."""
 TOTAL = struct.Struct("!Q")
 """What `Flag.LARGE` puts at the end of a head's payload: how many bytes the chunks will carry."""
-SETUP_HEAD = struct.Struct("!QQ")
-"""What SETUP begins with: the pool's ``max_payload``, and the bytes of the codec's part; the initializer's call follows
-that one (nothing for none)."""
+SETUP_HEAD = struct.Struct("!QQB")
+"""What SETUP begins with: the pool's ``max_payload``, the bytes of the codec's part, and a `Script`. The initializer's
+call follows the codec's part (nothing for none)."""
 
 
 class Kind(IntEnum):
@@ -64,11 +64,13 @@ class Kind(IntEnum):
     RESULT = 14  # slot -> agent -> parent: detail = microseconds that the call took
     RETURNED = 15  # agent -> parent: the call was never started; here it is back
     LOST = 16  # agent -> parent: JSON, the call's slot died under it
-    TIMED_OUT = 17  # agent -> parent: the call was stopped at its limit
+    # agent -> parent: the call was stopped at its limit. If its function never began since opening the call took too
+    # long: detail = the milliseconds that it took
+    TIMED_OUT = 17
     GONE = 18  # agent -> parent: the call that KILL named is no longer here
     SETUP_FAILED = 19  # slot -> agent -> parent: the initializer failed; an error payload; without Flag.ERROR text
     CHECK_IDLE = 20  # parent -> agent: run this check in a slot
-    IDLE = 21  # agent -> parent: detail = 1 where the check says that the runner may go
+    IDLE = 21  # agent -> parent: detail = 1 if the check says that the runner may go; else perhaps a warning, as text
     SLOT_UP = 22  # agent -> parent: detail = the process id of a new slot
     SLOT_DOWN = 23  # agent -> parent: detail = the process id of a slot that ended
     BYE = 24  # agent -> parent: this runner goes now, and nothing is left on it
@@ -86,6 +88,14 @@ class Kind(IntEnum):
     PROOF = 32  # runner -> parent: MAC under the boot's token
     PARENT_PROOF = 33  # parent -> runner: MAC under the same token
     VERSIONS = 34  # parent -> runner: JSON, the parent's versions, and how long WELCOME may take
+
+
+class Script:
+    """Whether a slot imports the parent's script in its set-up."""
+
+    SKIP = 0  # a call that needs the script imports it when it is opened
+    IMPORT = 1
+    LATE = 2  # a slot before this one did not finish the import in time: calls that need the script fail
 
 
 class Flag:

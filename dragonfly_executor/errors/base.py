@@ -47,6 +47,11 @@ class RemoteTraceback(Exception):
         super().__init__(text)
         self.text = text
 
+    @property
+    def tb(self) -> str:
+        """Return the text as it is printed, as the standard library's class for the same purpose has it."""
+        return str(self)
+
     def __str__(self) -> str:
         return f'\n"""\n{self.text}"""'
 

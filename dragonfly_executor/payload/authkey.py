@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 
+from dragonfly_executor.payload.on_import import when_imported
+
 # Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from importlib.machinery import ModuleSpec
-    from types import ModuleType
     from typing import Any
 
 _MODULE = "multiprocessing.process"
@@ -22,33 +21,9 @@ def own_key() -> bytes | None:
 
 
 def adopt(key: bytes) -> None:
-    """Make the parent's key this process's own, once multiprocessing is imported: few calls need it, and it is slow."""
-    process = sys.modules.get(_MODULE)
-    if process is None:
-        sys.meta_path.insert(0, _Adopter(key))
-    else:
+    """Make the parent's key this process's own, once multiprocessing is imported."""
+
+    def take_over(process: Any) -> None:
         process.current_process().authkey = key
 
-
-class _Adopter:
-    """A finder that lets the others find the module, and adopts the key when it has been executed."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != _MODULE:
-            return None
-        sys.meta_path.remove(self)
-        specs = (finder.find_spec(name, path, target) for finder in sys.meta_path)
-        spec = next(filter(None, specs), None)
-        if spec is not None and spec.loader is not None:
-            loader: Any = spec.loader
-            execute = loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                execute(module)
-                adopt(self._key)
-
-            loader.exec_module = exec_module
-        return spec
+    when_imported(_MODULE, take_over)

@@ -58,6 +58,8 @@ class CallCodec:
         self._main = ParentMain(self._define, script_travels=script_travels)
         self._script_travels = script_travels
         self._importable: set[str | None] = set()
+        self.needs_script = False
+        """Whether a call that was encoded so far needs the script to be imported."""
         if self._format.custom is not None:
             # What a slot's import of the script calls itself. Our own picklers translate; the user's object cannot, and
             # this is multiprocessing's answer to the same question.
@@ -174,6 +176,8 @@ class CallCodec:
         body, buffers = plain
         definitions = self._main.definitions(frozenset((name.partition(".")[0],)))
         imported = self._main.script is not None
+        if imported:
+            self.needs_script = True
         if imported and not definitions and not buffers.views:
             return [_MAIN_CALL + body[0]] if len(body) == 1 else [_MAIN_CALL, *snapshot(body)]
         flags = BY_NAME | (NEEDS_MAIN if imported else 0)
@@ -183,13 +187,17 @@ class CallCodec:
         sink, buffers, pickler = self._format.tracked(call, self._main)
         names = frozenset(pickler.hard | pickler.soft)
         definitions = self._main.definitions(names) if names else b""
-        flags = self._format.flags | (NEEDS_MAIN if names and self._main.script is not None else 0)
+        flags = self._format.flags
+        if names and self._main.script is not None:
+            self.needs_script = True
+            flags |= NEEDS_MAIN
         return pack(flags, definitions, snapshot(sink), buffers.views, copy=True)
 
     def _custom_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         body = bytes(self._format.custom.dumps(call))
         flags = self._format.flags
         if MARK in body and self._main.script is not None:
+            self.needs_script = True
             flags |= NEEDS_MAIN
         return pack(flags, b"", [body], [], copy=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 from dragonfly_executor import errors
+from dragonfly_executor.payload import rebuild
 
 # Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
 TYPE_CHECKING = False
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.payload.box import Buffer, Received
+
+    _Link = tuple[BaseException, int, int, bool]
 
 # What is sent beside an exception is for reading; the exception itself travels whole.
 _TEXT_LIMIT = 64 * 1024
@@ -60,9 +63,9 @@ def encode(exc: BaseException, dumps: Callable[[Any], bytes], loads: Callable[[b
     try:
         _forget_tracebacks(exc)
         chain = _linked(exc)
-        whole = _probed(chain, dumps, loads)
+        whole = _travelling(chain, dumps, loads)
         if whole is None and len(chain) > 1:
-            whole = _probed([(exc, -1, -1, True)], dumps, loads)
+            whole = _travelling([(exc, -1, -1, True)], dumps, loads)
     except BaseException:  # a class may shadow __cause__ with code of its own; the description is enough then
         whole = None
     return [pickle.dumps((*described, whole), 5)]
@@ -105,13 +108,63 @@ def _opened(whole: bytes | None, loads: Callable[[bytes], Any]) -> tuple[BaseExc
         return None, None
 
 
-def _probed(chain: list[tuple[BaseException, int, int, bool]], dumps: Any, loads: Any) -> bytes | None:
+class _Rebuilt:
+    """Pickles as an exception that is made without its own ``__init__``."""
+
+    def __init__(self, exc: BaseException, members: list[Any] | None) -> None:
+        self._exc = exc
+        self._members = members
+
+    def __reduce__(self) -> Any:
+        kind = type(self._exc)
+        reduced: Any = rebuild.builtin_base(kind).__reduce__(self._exc)
+        args, state = reduced[1], dict(reduced[2] or {}) if len(reduced) > 2 else {}
+        if self._members is not None:
+            args = (args[0], self._members)
+        for base in kind.__mro__:
+            slots = vars(base).get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                if hasattr(self._exc, name):
+                    state[name] = getattr(self._exc, name)
+        return rebuild.exception, (kind, args, state)
+
+
+def _travelling(chain: list[_Link], dumps: Any, loads: Any) -> bytes | None:
+    """Pickle a chain, as it pickles itself if that comes out right, else rebuilt; None if neither can be opened."""
+    texts = [text_of(link[0]) for link in chain]
+    whole, shown = _probed(chain, dumps, loads)
+    if shown == texts:
+        return whole
+    rebuilt = [(_portable(exc, dumps, loads), *places) for exc, *places in chain]
+    again, shown = _probed(rebuilt, dumps, loads)
+    # What does not come out the same either way shows an address, or the time.
+    return again if again is not None and (whole is None or shown == texts) else whole
+
+
+def _portable(exc: BaseException, dumps: Any, loads: Any) -> Any:
+    """Return the exception, or what makes it anew if it is not the same once it was pickled and opened."""
+    if _probed([(exc, -1, -1, True)], dumps, loads)[1] == [text_of(exc)]:
+        return exc
+    kind = type(exc)
+    if kind.__reduce__ is not rebuild.builtin_base(kind).__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__:
+        # It says itself how it pickles, or that it does not.
+        return exc
+    members = exc.exceptions if isinstance(exc, BaseExceptionGroup) else None
+    return _Rebuilt(exc, None if members is None else [_portable(member, dumps, loads) for member in members])
+
+
+def _probed(chain: Any, dumps: Any, loads: Any) -> tuple[bytes | None, list[str]]:
+    """Return the pickled chain and the texts of what it opens to; None if that are no exceptions."""
     try:
         whole: bytes = dumps(chain)
-        opened = loads(whole)
-        return whole if all(isinstance(link[0], BaseException) for link in opened) else None
+        opened = [link[0] for link in loads(whole)]
+        return (
+            (whole, [text_of(exc) for exc in opened])
+            if all(isinstance(e, BaseException) for e in opened)
+            else (None, [])
+        )
     except BaseException:  # the exception's own __reduce__ and __init__ run here: RecursionError, SystemExit ...
-        return None
+        return None, []
 
 
 def _linked(exc: BaseException) -> list[tuple[BaseException, int, int, bool]]:

@@ -126,6 +126,22 @@ def typing_name(module_name: str, kind: Callable[..., Any], *args: Any) -> Any:
     return made
 
 
+def builtin_base(kind: type[BaseException]) -> type[BaseException]:
+    """Return the nearest of an exception type's bases that the interpreter brings along."""
+    return next(base for base in kind.__mro__ if base.__module__ == "builtins")
+
+
+def exception(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """Make an exception without its own ``__init__``, which does not take its ``args``."""
+    base: Any = builtin_base(kind)
+    made: BaseException = base.__new__(kind, *args)
+    base.__init__(made, *args)
+    for name, value in state.items():
+        # Past the class's own __setattr__: frozen dataclasses refuse.
+        object.__setattr__(made, name, value)
+    return made
+
+
 class Importing:
     """Pickles as a module: what opens the pickle imports it."""
 

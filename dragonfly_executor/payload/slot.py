@@ -73,6 +73,14 @@ class SlotCodec:
             _, (serializer,), _, _ = self.decode_call(self._setup["custom"])
             self._format = Format(serializer)
 
+    def import_script(self) -> None:
+        """Import the parent's script ahead of the calls that need it. An error is kept for the first of them."""
+        self._main.import_ahead()
+
+    def give_up_script(self, reason: str) -> None:
+        """Fail each call that needs the script, with this reason, instead of importing it."""
+        self._main.give_up(reason)
+
     def _enter_parents_directory(self) -> None:
         # That and no more: what only the agent could import, a call could not import in the parent.
         sys.path[:] = self._setup["path"]
@@ -178,8 +186,15 @@ class SlotCodec:
         return self._format.open(self._format.standard_flags, data, [])
 
 
-def perform(codec: SlotCodec, data: Received) -> tuple[bool, bool, list[Buffer]]:
+def perform(
+    codec: SlotCodec, data: Received, on_begin: Callable[[], None] | None = None
+) -> tuple[bool, bool, list[Buffer]]:
     """Run the call in a payload.
+
+    Args:
+        codec: opens the call and closes its result.
+        data: the payload.
+        on_begin: called when the call is open, before its function is.
 
     Returns:
         Whether it failed, whether its exception is one that the caller wants retried, and the payload to send back.
@@ -188,6 +203,8 @@ def perform(codec: SlotCodec, data: Received) -> tuple[bool, bool, list[Buffer]]
     retryable = False
     try:
         fn, args, kwargs, retry_on = codec.decode_call(data)
+        if on_begin is not None:
+            on_begin()
         try:
             value = fn(*args, **kwargs)
         except BaseException as exc:

@@ -27,6 +27,8 @@ class SlotMain(MainView):
     def __init__(self, description: dict[str, Any]) -> None:
         self._description = description
         self._imported = False
+        self._failed: BaseException | None = None
+        self._given_up: str | None = None
         self._own: frozenset[str] = frozenset()  # bound by the import
         self._given: dict[str, Any] = {}
         self._versions: dict[str, int] = {}
@@ -46,9 +48,32 @@ class SlotMain(MainView):
         sys.modules["__main__"] = sys.modules["__mp_main__"] = self.module
 
     def ensure_imported(self) -> None:
-        """Import the script, once. Whatever it raises comes out, and the next call tries anew."""
+        """Import the script, once. Whatever it raises comes out, and the next call tries anew.
+
+        Raises:
+            TimeoutError: the script was given up.
+        """
         if self._imported:
             return
+        if self._given_up is not None:
+            raise TimeoutError(self._given_up)
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+        self._import()
+
+    def import_ahead(self) -> None:
+        """Import the script before a call needs it. What that raises is raised by the first call that needs it."""
+        try:
+            self._import()
+        except BaseException as exc:  # the script's own code: it may even exit
+            self._failed = exc
+
+    def give_up(self, reason: str) -> None:
+        """Never import the script: `ensure_imported` fails with this reason."""
+        self._given_up = reason
+
+    def _import(self) -> None:
         kept = {name: self.namespace[name] for name in self._versions if name in self.namespace}
         self.namespace.clear()
         self._reset()

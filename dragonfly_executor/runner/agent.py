@@ -17,7 +17,7 @@ from dragonfly_executor.core.wire import HEADER_SIZE, Flag, Frame, Kind, encode
 from dragonfly_executor.runner import processes
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.household import Household
-from dragonfly_executor.runner.slots import Slot, SlotOutput, Work
+from dragonfly_executor.runner.slots import EXIT_PATIENCE, Slot, SlotOutput, Work
 from dragonfly_executor.runner.watch import Watch
 from dragonfly_executor.stdlib_json import json
 from dragonfly_executor.transport.link import Link
@@ -39,6 +39,8 @@ GRACE = 25.0
 """Seconds that calls have to finish when somebody sends a SIGTERM: most who do so kill after half a minute."""
 UNKNOWN_GRACE = 1.0
 """Seconds that the parent then has to take note, where it has yet to let the runner in."""
+LEAVE_SLACK = 0.5
+"""Seconds until the agent goes once its last slots must have ended."""
 SLOT_BACKLOG = 4 * 1024 * 1024
 """Bytes that may wait for a slot before the parent is asked for less, and for the parent before a slot is read less."""
 # As plain module names: looking a member up in its enum takes longer than comparing with it.
@@ -152,11 +154,11 @@ class Agent:
         """End every slot, those that are done by themselves, then go."""
         self._stopping = True
         for slot in list(self._dispatcher.slots.values()):
-            if slot.in_flight:
+            if slot.in_flight and not slot.is_ending:
                 slot.kill()
             else:
                 slot.retire()
-        self._loop.call_later(0.5, self._leave)
+        self._loop.call_later(EXIT_PATIENCE + LEAVE_SLACK, self._leave)
         self._leave_if_alone()
 
     def _leave_if_alone(self) -> None:
@@ -200,7 +202,6 @@ class Agent:
                 if not flags & MORE:
                     answers.append(frame)
             elif kind == IDLE:
-                queue(raw)
                 answers.append(frame)
             else:
                 self._on_slot_control(slot, frame)
@@ -225,6 +226,7 @@ class Agent:
             return
         if frame.kind == Kind.SETUP_FAILED:
             slot.kill_reason = Kind.SETUP_FAILED
+            slot.expect_end()
         self._link.send(frame.raw)
 
     # -- the parent ---------------------------------------------------------------------------------------------------
@@ -280,7 +282,7 @@ class Agent:
         self._lease = session["lease"]
         self._lease_timer.cancel()
         self._check_lease()
-        self._household.setup_timeout = session["setup_timeout"]
+        self._household.setup_timeout = self._dispatcher.limits.opening = session["setup_timeout"]
         self._dispatcher.lineup.max_slots = session["slots"]
         self._dispatcher.max_calls_per_slot = session["calls_per_slot"]
         if session["output"] != "inherit":
@@ -294,6 +296,7 @@ class Agent:
             return
         slot = work.slot
         work.missing -= len(frame.raw) - HEADER_SIZE
+        work.since = self._loop.time()
         slot.link.send_bulk(frame.raw)
         work.owed += 1
         self._pull_more(work)

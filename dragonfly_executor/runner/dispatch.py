@@ -11,7 +11,9 @@ import os
 from collections import deque
 from collections.abc import Callable
 
-from dragonfly_executor.core.wire import Frame, Kind, encode
+from dragonfly_executor.core.wire import MAX_DETAIL, Frame, Kind, encode
+from dragonfly_executor.runner.idle_check import IdleCheck
+from dragonfly_executor.runner.limits import Limits
 from dragonfly_executor.runner.lineup import Lineup
 from dragonfly_executor.runner.slots import Slot, Work
 from dragonfly_executor.stdlib_json import json
@@ -30,6 +32,8 @@ class Dispatcher:
         self._loop = loop
         self._send = send
         self.lineup = Lineup(loop, fork_slot, self._no_room, self.dispatch)
+        self.limits = Limits(loop, self._over_limit)
+        self._idle_check = IdleCheck(loop, send)
         self.slots = self.lineup.slots
         """Living slots by process id."""
         self.max_calls_per_slot = 0
@@ -103,12 +107,10 @@ class Dispatcher:
         slot.since = self._progress = self._loop.time()
         slot.stuck = False
         work = slot.in_flight[0]
-        # It does not run before its slot is ready.
-        limit = min(work.budget, work.run_timeout) if slot.ready else work.budget
-        if work.timer is not None:
-            work.timer.cancel()
-        if limit != float("inf"):
-            work.timer = self._loop.call_later(limit, lambda: self._over_limit(work))
+        if work.frame.kind == Kind.CALL:
+            self.limits.watch(work, slot)
+        elif slot.ready:
+            self._idle_check.begin(slot)
 
     def _balance(self) -> None:
         """An idle slot takes over half of what waits in the fullest one."""
@@ -175,8 +177,12 @@ class Dispatcher:
         slot.stuck = False
         if frame.call_id:
             self.lineup.learn_cost(frame.detail * 1e-6)
+        else:
+            self._checked(slot, may_go=bool(frame.detail))
         if slot.in_flight:
             self._became_first(slot)
+        elif slot.retired:
+            slot.expect_end()
 
     def _forget(self, work: Work) -> None:
         self.works.pop((work.call_id, work.attempt), None)
@@ -203,11 +209,12 @@ class Dispatcher:
     def _report_end(self, work: Work, slot: Slot, status: int) -> None:
         send = slot.answer or self._send
         if work.frame.kind == Kind.CHECK_IDLE:
-            self._send(encode(Kind.IDLE))
+            self._checked(slot, may_go=False)
         elif slot.kill_reason == Kind.KILL:
             send(encode(Kind.GONE, work.call_id, attempt=work.attempt))
         elif slot.kill_reason == Kind.TIMED_OUT:
-            send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt))
+            unopened = min(int(work.unopened * 1000), MAX_DETAIL)
+            send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt, detail=unopened))
         else:
             code = os.waitstatus_to_exitcode(status)
             end = {"code": code, "signal": None} if code >= 0 else {"code": None, "signal": -code}
@@ -258,16 +265,23 @@ class Dispatcher:
             slot.kill_reason = None
         self.dispatch()
 
-    def _over_limit(self, work: Work) -> None:
-        if work.slot is not None and (work.call_id, work.attempt) in self.works:
-            self._stop_in_slot(work, work.slot, Kind.TIMED_OUT)
+    def _over_limit(self, work: Work, slot: Slot) -> None:
+        self._stop_in_slot(work, slot, Kind.TIMED_OUT)
 
     def check_idle(self, work: Work) -> None:
         """Run the user's idle check in a slot, unless calls are here."""
         if not self.is_idle:
             self._send(encode(Kind.IDLE))
-            return
-        self.waiting.append(work)
+        elif self._idle_check.ask():
+            self.waiting.append(work)
+
+    def _checked(self, slot: Slot | None, *, may_go: bool) -> None:
+        """The idle check has ended, or cannot be run: then the runner stays."""
+        self._idle_check.answered(may_go)
+        self.lineup.extra = 0
+        if slot is not None and self.lineup.is_full:
+            # Another slot runs calls in its place.
+            slot.retire()
 
     # -- review -------------------------------------------------------------------------------------------------------
 
@@ -288,6 +302,8 @@ class Dispatcher:
                 again = True
                 continue
             first = slot.in_flight[0]
+            if slot.is_checking:
+                self.lineup.extra = 1
             if not first.reported and first.frame.kind == Kind.CALL:
                 first.reported = True
                 self._send(encode(Kind.STARTED, first.call_id, attempt=first.attempt))
@@ -330,5 +346,5 @@ class Dispatcher:
             if work.frame.kind == Kind.CALL:
                 self._send(encode(Kind.RETURNED, work.call_id, attempt=work.attempt))
             else:
-                self._send(encode(Kind.IDLE))
+                self._checked(None, may_go=False)
         self.waiting.clear()

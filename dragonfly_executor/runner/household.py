@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import sys
 
-from dragonfly_executor.core.wire import SETUP_HEAD, Kind, encode
+from dragonfly_executor.core.wire import SETUP_HEAD, Kind, Script, encode
 from dragonfly_executor.runner import processes
+from dragonfly_executor.runner import progress as phases
 from dragonfly_executor.runner import slot as slot_main
 from dragonfly_executor.runner.slots import Slot, SlotOutput
 
@@ -57,6 +58,9 @@ class Household:
         """Seconds after its fork in which a slot has to be ready."""
         self.setup_parts: list[bytes] = []
         """What each slot begins with, as it came from the parent."""
+        self._script: int | None = None
+        """The `Script` of slots that are forked from now on; None as the parent says."""
+        self._forked = 0
         self._setup_crashes = 0
         self._paused: list[Slot] = []
         self._helpers: dict[int, Callable[[int], None]] = {}
@@ -66,15 +70,23 @@ class Household:
 
     def fork_slot(self, place: Place | None, output: SlotOutput) -> Slot:
         """Start a slot, and tell the parent."""
-        setup = b"".join(self.setup_parts)
+        setup = self._setup()
         try:
-            slot = Slot(self._loop, setup, place, self._descriptors, self._on_frames, output)
+            slot = Slot(self._loop, setup, place, self._descriptors, self._on_frames, output, self._forked + 1)
         except OSError:
             output.close()
             raise
+        self._forked += 1
         slot.timer = self._loop.call_later(self.setup_timeout, lambda: self._setup_is_late(slot))
         self._link.send(encode(Kind.SLOT_UP, detail=slot.pid))
         return slot
+
+    def _setup(self) -> bytes:
+        setup = b"".join(self.setup_parts)
+        if self._script is None:
+            return setup
+        max_payload, size, _ = SETUP_HEAD.unpack_from(setup)
+        return SETUP_HEAD.pack(max_payload, size, self._script) + setup[SETUP_HEAD.size :]
 
     def _descriptors(self) -> list[int]:
         """All that a child must not keep open: the link above all, which only the agent may hold."""
@@ -94,6 +106,12 @@ class Household:
 
     def _setup_is_late(self, slot: Slot) -> None:
         if slot.ready or slot.pid not in self._dispatcher.slots:
+            return
+        if slot.progress.phase == phases.IMPORTING_SCRIPT:
+            # It concerns the calls that need the script and no others: those run in the next slot.
+            self._script = Script.LATE
+            slot.kill_reason = Kind.SETUP_FAILED
+            slot.kill()
             return
         slot.kill()
         self._report_setup_failure(f"the initializer did not finish within {self.setup_timeout:g} s")
@@ -163,6 +181,10 @@ class Household:
         if slot.timer is not None:
             slot.timer.cancel()
         crashed = not slot.ready and slot.kill_reason is None and not stopping
+        if crashed and slot.progress.phase == phases.IMPORTING_SCRIPT:
+            # Only a call that needs the script is to die of it.
+            self._script = Script.SKIP
+            crashed = False
         if crashed and self._has_initializer:
             self._setup_crashes += 1
             if self._setup_crashes >= MAX_SETUP_CRASHES:

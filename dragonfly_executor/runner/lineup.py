@@ -41,6 +41,8 @@ class Lineup:
         self.cost: float | None = None
         """Seconds that calls took lately; None before the first."""
         self._no_fork_before = 0.0
+        self.extra = 0
+        """Slots beyond `max_slots`, in the place of those that an idle check keeps from running calls."""
 
     def learn_cost(self, seconds: float) -> None:
         """A call took so long."""
@@ -56,7 +58,11 @@ class Lineup:
                 continue
             if not slot.in_flight:
                 return slot
-            if slot.ready and not slot.stuck and (best is None or len(slot.in_flight) < len(best.in_flight)):
+            if (
+                slot.ready
+                and not (slot.stuck or slot.is_checking)
+                and (best is None or len(slot.in_flight) < len(best.in_flight))
+            ):
                 best = slot
         if best is None or work.is_large or self.may_grow() or len(best.in_flight) >= self._depth():
             return None
@@ -81,7 +87,12 @@ class Lineup:
 
     def may_grow(self) -> bool:
         """Whether there may be another slot, if there is room for it."""
-        return len(self.slots) < self.max_slots
+        return len(self.slots) < self.max_slots + self.extra
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more slots than may run calls at once."""
+        return len(self.slots) > self.max_slots
 
     @property
     def has_room(self) -> bool:

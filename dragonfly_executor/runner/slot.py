@@ -28,15 +28,18 @@ from dragonfly_executor.core.wire import (
     TOTAL,
     Flag,
     Kind,
+    Script,
     encode,
 )
 from dragonfly_executor.payload import SlotCodec, perform
-from dragonfly_executor.runner import processes
+from dragonfly_executor.runner import processes, slot_exit, slot_identity
+from dragonfly_executor.runner import progress as phases
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dragonfly_executor.payload.place import Place
+    from dragonfly_executor.runner.progress import Progress
     from dragonfly_executor.runner.slot_output import OwnOutput
     from dragonfly_executor.runner.slots import SlotOutput
 
@@ -56,12 +59,16 @@ def main(
     place: Place | None,
     agent_pid: int,
     output: SlotOutput,
+    progress: Progress,
 ) -> None:
     """Run calls until the agent closes `calls`. Runs in a forked child of the agent and does not return."""
     status = 1
     try:
         stand_alone(agent_pid)
-        status = _Slot(calls, results, output.take_over(results)).serve(setup, place)
+        slot_exit.forget_inherited_handlers()
+        slot_identity.take_identity(progress.number, agent_pid)
+        status = _Slot(calls, results, output.take_over(results), progress).serve(setup, place)
+        slot_exit.end_in_order()
         _flush_standard_streams()
     except OSError:
         # The agent is gone, or a call closed what belongs to the slot: the agent tells whose call that was.
@@ -94,23 +101,31 @@ def _flush_standard_streams() -> None:
 
 
 class _Slot:
-    def __init__(self, calls: socket.socket, results: socket.socket, output: OwnOutput | None) -> None:
+    def __init__(
+        self, calls: socket.socket, results: socket.socket, output: OwnOutput | None, progress: Progress
+    ) -> None:
         self._calls = calls
         self._results = results
         self._output = output
+        self._progress = progress
         self._pid = os.getpid()
         self._max_payload = 0
+        self._ref = (0, 0)
+        self._modules = 0
+        self._since = 0.0
         self._codec: SlotCodec
 
     def serve(self, setup: bytes, place: Place | None) -> int:
         """Prepare, then run calls; the exit status."""
-        self._max_payload, size = SETUP_HEAD.unpack_from(setup)
+        self._max_payload, size, script = SETUP_HEAD.unpack_from(setup)
         codec_setup = setup[SETUP_HEAD.size : SETUP_HEAD.size + size]
         initializer = setup[SETUP_HEAD.size + size :]
         self._codec = SlotCodec(codec_setup, place)
         self._codec.prepare()
+        self._take_script(script)
         if initializer and not self._initialize(initializer):
             return FAILED
+        self._progress.phase = phases.READY
         if self._output is not None:
             self._output.end_call(0, 0)
         self._results.sendall(encode(Kind.READY))
@@ -120,7 +135,18 @@ class _Slot:
             self._run(packet)
         return 0
 
+    def _take_script(self, script: int) -> None:
+        if script == Script.IMPORT:
+            self._progress.phase = phases.IMPORTING_SCRIPT
+            self._codec.import_script()
+        elif script == Script.LATE:
+            self._codec.give_up_script(
+                "another slot of this runner did not import the script within boot_timeout: move what takes long under"
+                ' the script\'s `if __name__ == "__main__"` guard, or raise boot_timeout='
+            )
+
     def _initialize(self, initializer: bytes) -> bool:
+        self._progress.phase = phases.INITIALIZING
         is_error, _, parts = perform(self._codec, initializer)
         if not is_error:
             return True
@@ -140,18 +166,27 @@ class _Slot:
         if kind == Kind.CHECK_IDLE:
             self._answer_idle_check(data)
             return
-        began = time.perf_counter()
-        is_error, retryable, parts = perform(self._codec, data)
+        self._ref = call_id, attempt
+        self._modules = len(sys.modules)
+        self._since = time.perf_counter()
+        is_error, retryable, parts = perform(self._codec, data, self._begin)
         if os.getpid() != self._pid:
             # The call forked, and its child came back here: the result is the parent's to give.
             os._exit(0)
-        microseconds = min(int((time.perf_counter() - began) * 1e6), MAX_DETAIL)
+        microseconds = min(int((time.perf_counter() - self._since) * 1e6), MAX_DETAIL)
         if self._output is not None:
             self._output.end_call(call_id, attempt)
         result_flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
         self._send_result(call_id, attempt, microseconds, result_flags, parts)
         # What the call printed is seen now, not when the slot ends.
         _flush_standard_streams()
+
+    def _begin(self) -> None:
+        """The call is open, and its function begins."""
+        if len(sys.modules) != self._modules:
+            # Modules are imported once: calls like this one will not take that long.
+            self._since = time.perf_counter()
+        self._progress.begin(*self._ref)
 
     def _answer_idle_check(self, data: Buffer) -> None:
         try:
@@ -161,6 +196,8 @@ class _Slot:
             # The user's own code: a check that fails must not make a runner go that is in use.
             sys.excepthook(*sys.exc_info())
             may_go = False
+        if os.getpid() != self._pid:
+            os._exit(0)
         if self._output is not None:
             self._output.end_call(0, 0)
         self._results.sendall(encode(Kind.IDLE, detail=int(may_go)))

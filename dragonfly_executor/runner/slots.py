@@ -8,8 +8,9 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
-from dragonfly_executor.core.wire import HEADER, HEADER_SIZE, LIMITS, TOTAL, Flag, Frame
+from dragonfly_executor.core.wire import HEADER, HEADER_SIZE, LIMITS, TOTAL, Flag, Frame, Kind
 from dragonfly_executor.runner import processes, slot
+from dragonfly_executor.runner.progress import Progress
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 
@@ -24,11 +25,17 @@ if TYPE_CHECKING:
 # macOS has no SOCK_SEQPACKET for unix sockets; its datagrams between a pair are as reliable.
 PACKETS = socket.SOCK_SEQPACKET if sys.platform.startswith("linux") else socket.SOCK_DGRAM
 
+EXIT_PATIENCE = 2.0
+"""Seconds that a slot without calls has for its threads, exit handlers and finalizers, until it is killed."""
+
 
 class Work:
     """A call on this runner, from its frame to its end."""
 
-    __slots__ = ("attempt", "budget", "call_id", "frame", "missing", "owed", "reported", "run_timeout", "slot", "timer")
+    __slots__ = (
+        "attempt", "budget", "call_id", "ends", "frame", "missing", "owed", "reported", "run_timeout", "since", "slot",
+        "timer", "unopened",
+    )  # fmt: skip
 
     def __init__(self, frame: Frame) -> None:
         self.call_id = frame.call_id
@@ -43,6 +50,12 @@ class Work:
         self.missing = TOTAL.unpack(frame.raw[-TOTAL.size :])[0] if frame.flags & Flag.LARGE else 0
         """Bytes of a large payload that have not come yet: until they have, the call cannot start."""
         self.owed = 0
+        self.since = 0.0
+        """When its slot could begin to open it, as far as is known."""
+        self.ends = float("inf")
+        """When its budget ends."""
+        self.unopened = 0.0
+        """Seconds for which it was being opened, if that was too long."""
 
     @property
     def is_large(self) -> bool:
@@ -102,8 +115,11 @@ class Slot:
         inherited: Callable[[], list[int]],
         on_frames: Callable[[Slot, list[Frame]], None],
         output: SlotOutput,
+        number: int,
     ) -> None:
         self.output = output
+        self._loop = loop
+        self._end_timer: Timer | None = None
         self.answer: Callable[[bytes], None] | None = None
         """Tells the parent how the call ended that runs, behind what it wrote; None where it wrote nothing."""
         made: list[socket.socket] = []
@@ -111,6 +127,7 @@ class Slot:
         try:
             made.extend(socket.socketpair(socket.AF_UNIX, PACKETS))
             made.extend(socket.socketpair())
+            self.progress = Progress(number)
             self.pid = os.fork()
         except OSError:
             for sock in made:
@@ -145,7 +162,7 @@ class Slot:
         try:
             for fd in (*inherited(), self._calls.fileno(), own_end.fileno()):
                 os.close(fd)
-            slot.main(self._taken_by_slot, slot_end, setup, place, agent, self.output)
+            slot.main(self._taken_by_slot, slot_end, setup, place, agent, self.output, self.progress)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -169,7 +186,7 @@ class Slot:
             return False
         work.slot = self
         self.in_flight.append(work)
-        self.handed += 1
+        self.handed += work.frame.kind == Kind.CALL
         return True
 
     def take_back(self) -> list[Work]:
@@ -191,17 +208,34 @@ class Slot:
         self.in_flight = deque(work for work in self.in_flight if (work.call_id, work.attempt) not in packets)
         for work in taken:
             work.slot = None
-        self.handed -= len(taken)
+        self.handed -= sum(work.frame.kind == Kind.CALL for work in taken)
         return taken
 
     def retire(self) -> None:
         """Hand it no more: it ends when it has finished what it has."""
         self._calls.close()
+        if not self.in_flight:
+            self.expect_end()
+
+    def expect_end(self) -> None:
+        """Kill the slot if it has not ended soon: it has no call left, and runs what is to run at its exit."""
+        if self._end_timer is None:
+            self._end_timer = self._loop.call_later(EXIT_PATIENCE, self.kill)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it ends by itself, and is killed if that takes too long."""
+        return self._end_timer is not None
 
     @property
     def is_idle(self) -> bool:
         """Whether it could start a call now."""
         return self.ready and not (self.in_flight or self.retired or self.kill_reason)
+
+    @property
+    def is_checking(self) -> bool:
+        """Whether it runs the user's idle check, or is about to."""
+        return bool(self.in_flight) and self.in_flight[0].frame.kind == Kind.CHECK_IDLE
 
     @property
     def retired(self) -> bool:
@@ -216,5 +250,8 @@ class Slot:
         """Let go of its descriptors."""
         self._calls.close()
         self._taken_by_slot.close()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
         self.link.close()
         self.output.close()
+        self.progress.close()

@@ -124,7 +124,7 @@ class FakeAgent(threading.Thread):
         self._setup += frame.payload
         if frame.flags & Flag.MORE:
             return
-        _, size = SETUP_HEAD.unpack_from(self._setup)
+        _, size, _ = SETUP_HEAD.unpack_from(self._setup)
         own = self._setup[SETUP_HEAD.size :]
         # Not prepared: that would make this process look like the parent, which it is.
         self._codec = SlotCodec(own[:size])

@@ -181,6 +181,14 @@ def test_run_timeout_is_the_agents_to_keep_and_is_named() -> None:
     assert "run_timeout of 3 s" in str(story.errors[3])
 
 
+def test_a_call_that_was_never_open_is_told_so_and_not_tried_again() -> None:
+    story = Story().up(1)
+    story.submit_calls(1, CallLimits(run_timeout=3.0, retries=5))
+    assert story.tell(events.CallTimedOut(1, 3, 1, 30.0)) == ["3 = CallTimeoutError"]
+    assert "before its function began" in str(story.errors[3])
+    assert "took 30 s" in str(story.errors[3])
+
+
 def test_a_result_that_comes_with_the_deadline_counts() -> None:
     story = Story().up(1)
     story.submit_calls(1, CallLimits(timeout=4.0))

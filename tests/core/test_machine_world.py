@@ -161,13 +161,15 @@ class MachineAndWorld(RuleBasedStateMachine):
         runner_id = self.busy_runner(which)
         self.world.feed(events.CallsReturned(runner_id, self.flying(runner_id)[calls:]))
 
-    @rule(which=SMALL, call=SMALL, how=st.sampled_from(["lost", "unstarted", "timed out", "gone"]))
+    @rule(which=SMALL, call=SMALL, how=st.sampled_from(["lost", "unstarted", "timed out", "unopened", "gone"]))
     def call_leaves(self, which: int, call: int, how: str) -> None:
         runner_id = self.busy_runner(which)
         flying = self.flying(runner_id) or [(call, 1)]
         ref = flying[call % len(flying)]
         if how == "timed out":
             self.world.feed(events.CallTimedOut(runner_id, *ref))
+        elif how == "unopened":
+            self.world.feed(events.CallTimedOut(runner_id, *ref, 30.0))
         elif how == "gone":
             self.world.feed(events.CallGone(runner_id, *ref))
         else:

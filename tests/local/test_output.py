@@ -10,6 +10,8 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import as_completed
+from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -533,9 +535,9 @@ def test_quick_calls_that_write_much_are_held_up_as_well(make: Make, blocking: B
     before = resident(agent), resident(os.getpid())
     futures = [ex.submit(printers.say, "x" * 50_000) for _ in range(400)]
     assert blocking.called.wait(SOON)
-    # Far fewer than all: the slot waits for the window.
-    assert futures[2].result(PATIENCE)
-    assert not futures[100].done()
+    # Far fewer than all: the slot waits for the window. A call that is taken back may run after its neighbours.
+    assert len([*islice(as_completed(futures, PATIENCE), 3)]) == 3
+    assert sum(future.done() for future in futures) < 100
     assert resident(agent) - before[0] < 12 * MiB
     blocking.go_on.set()
     values(futures)

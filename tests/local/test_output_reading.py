@@ -214,10 +214,11 @@ from dragonfly_executor.core.wire import SETUP_HEAD, Kind, encode, HEADER_SIZE
 from dragonfly_executor.payload import CallCodec
 from dragonfly_executor.runner import slot
 from dragonfly_executor.runner.output import SentOutput
+from dragonfly_executor.runner.progress import Progress
 
 codec = CallCodec()
 setup = codec.setup()
-setup = SETUP_HEAD.pack(1 << 20, len(setup)) + setup
+setup = SETUP_HEAD.pack(1 << 20, len(setup), 0) + setup
 calls, taken = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 agent, results = socket.socketpair()
 output = SentOutput(None, None, None, None)
@@ -226,7 +227,7 @@ parent = os.getpid()
 if os.fork() == 0:
     calls.close()
     agent.close()
-    slot.main(taken, results, setup, None, parent, output)
+    slot.main(taken, results, setup, None, parent, output, Progress())
 results.close()
 assert agent.recv(HEADER_SIZE)[0] == Kind.READY
 # For as long as anything may take: this is about what does not come.

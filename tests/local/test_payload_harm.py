@@ -65,14 +65,16 @@ def ex(make: Make, mailbox: Mailbox, gate: Gate) -> Iterator[DragonflyExecutor]:
     [payloads.NeedsArguments("code", 7), payloads.NeedsKeywords(code=7), payloads.ChangesItsArguments("what")],
     ids=lambda error: type(error).__name__,
 )
-def test_an_exception_that_cannot_be_opened_again_has_a_stand_in(ex: DragonflyExecutor, error: Exception) -> None:
+def test_an_exception_that_its_own_init_could_not_make_again_comes_back_as_itself(
+    ex: DragonflyExecutor, error: Exception
+) -> None:
     """Checklist 10."""
-    stand_in = error_of(ex.submit(payloads.raise_one, type(error).__name__), SOON)
-    assert isinstance(stand_in, RemoteCallError)
-    assert stand_in.type_name == f"tests.payloads.{type(error).__name__}"
-    assert stand_in.text == str(error)
-    assert "raise_one" in stand_in.traceback_text
-    assert isinstance(stand_in.__cause__, RemoteTraceback)
+    there = error_of(ex.submit(payloads.raise_one, type(error).__name__), SOON)
+    assert type(there) is type(error)
+    assert (there.args, vars(there), str(there)) == (error.args, vars(error), str(error))
+    assert isinstance(there.__cause__, RemoteTraceback)
+    assert "raise_one" in str(there.__cause__)
+    assert there.__cause__.tb == str(there.__cause__)
 
 
 def test_an_exception_of_the_standard_library_that_multiprocessing_hangs_on_comes_back(ex: DragonflyExecutor) -> None:

@@ -94,10 +94,10 @@ def test_chain_travels_and_is_printed_once() -> None:
 
 
 def test_cause_that_does_not_travel_does_not_take_its_error_along() -> None:
-    there = Near().error(fail_from, ValueError, modules.NeedsTwo, 1, 2)
+    there = Near().error(fail_from, ValueError, NeedsTwoAndHolds, 1, 2)
     assert type(there) is ValueError
     assert there.__context__ is None
-    assert "NeedsTwo: 1 and 2" in there.__cause__.text
+    assert "NeedsTwoAndHolds: 1 and 2" in there.__cause__.text
 
 
 def test_chain_in_a_circle() -> None:
@@ -139,10 +139,102 @@ class Holds(Exception):
         self.held = (item for item in ())
 
 
+class NeedsTwoAndHolds(modules.NeedsTwo):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(one, two)
+        self.held = (item for item in ())
+
+
+class Keyword(Exception):
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Prefixes(Exception):
+    """Its own arguments, given to it again, make another text."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no such host: {name}")
+        self.name = name
+
+
+class Slotted(Exception):
+    __slots__ = ("code",)
+
+    def __init__(self, *, code: int) -> None:
+        super().__init__()
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"code {self.code}"
+
+
+class OwnOSError(OSError):
+    def __init__(self, path: str, *, tries: int) -> None:
+        super().__init__(2, "gone", path)
+        self.tries = tries
+
+
+class OwnImportError(ImportError):
+    def __init__(self, *, module: str) -> None:
+        super().__init__(f"no {module}", name=module)
+
+
+class OwnGroup(ExceptionGroup[Exception]):
+    def __new__(cls, members: list[Exception], *, job: int) -> OwnGroup:
+        made = super().__new__(cls, f"job {job}", members)
+        made.job = job  # type: ignore[attr-defined]
+        return made
+
+    def __init__(self, members: list[Exception], *, job: int) -> None:
+        super().__init__(f"job {job}", members)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrozenByKeyword(Exception):
+    code: int
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Keyword("no", code=403),
+        Prefixes("gpu1"),
+        Slotted(code=7),
+        OwnOSError("/x", tries=3),
+        OwnImportError(module="m"),
+        FrozenByKeyword(code=5),
+        modules.NeedsTwo(1, 2),
+        OwnGroup([Keyword("no", code=403)], job=4),
+        ExceptionGroup("several", [Keyword("no", code=403), ValueError(1)]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_exception_whose_init_does_not_take_its_args_comes_back_as_itself(error: Any) -> None:
+    """With all that it holds, and as a cause, too."""
+    near = Near()
+    outer = ValueError("outer")
+    outer.__cause__ = error
+    alone, around = (near.codec.decode_error(b"".join(near.slot.encode_error(sent))) for sent in (error, outer))
+    assert around.__cause__ is not None
+    for there in (alone, around.__cause__.__context__):
+        assert type(there) is type(error)
+        assert str(there) == str(error)
+        assert vars(there) == vars(error)
+        for name in ("code", "errno", "filename", "name", "args"):
+            if not isinstance(error, ExceptionGroup):
+                assert getattr(there, name, None) == getattr(error, name, None)
+        if isinstance(error, ExceptionGroup):
+            assert [(type(one), str(one), vars(one)) for one in there.exceptions] == [
+                (type(one), str(one), vars(one)) for one in error.exceptions
+            ]
+
+
 @pytest.mark.parametrize(
     "error",
     [kind("t") for kind in (ReducesToText, RaisesInReduce, ExitsInReduce, ExitsInSetState, Holds)]
-    + [modules.NeedsTwo(1, 2)],
+    + [NeedsTwoAndHolds(1, 2)],
     ids=lambda error: type(error).__name__,
 )
 def test_stand_in_for_what_does_not_travel(error: Exception) -> None:

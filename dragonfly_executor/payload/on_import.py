@@ -1,0 +1,47 @@
+"""Something to do once a module is imported: few calls need it, and to import it for that would be slow."""
+
+from __future__ import annotations
+
+import sys
+
+# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+
+def when_imported(name: str, action: Callable[[Any], None]) -> None:
+    """Call `action` with the module as soon as it has been executed; now, if that is so already."""
+    module = sys.modules.get(name)
+    if module is None:
+        sys.meta_path.insert(0, _Finder(name, action))
+    else:
+        action(module)
+
+
+class _Finder:
+    """A finder that lets the others find the module, and acts when it has been executed."""
+
+    def __init__(self, name: str, action: Callable[[Any], None]) -> None:
+        self._name = name
+        self._action = action
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != self._name:
+            return None
+        sys.meta_path.remove(self)
+        specs = (finder.find_spec(name, path, target) for finder in list(sys.meta_path))
+        spec = next(filter(None, specs), None)
+        if spec is not None and spec.loader is not None:
+            loader: Any = spec.loader
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                self._action(module)
+
+            loader.exec_module = exec_module
+        return spec
