@@ -136,7 +136,7 @@ class Boots:
         if self._dial_back is None:
             self.boot_is_expected(request)
         else:
-            self._dial_back.expect(request)
+            self._dial_back.expect(request._replace(dialed_in=boot.dialed_in))
 
     def boot_is_expected(self, request: BootRequest) -> None:
         """Have the backend boot a node: if it has to dial back, it may do so from now on."""
@@ -149,9 +149,11 @@ class Boots:
     def runner_dialed_in(self, runner_id: int) -> None:
         """It has proved that it is the one; its hello is still to come."""
         boot = self._booting.get(runner_id)
-        # Otherwise it was faster than its backend, which has yet to come back with the node.
         if boot is not None and boot.link is not None:
             self._let_speak(boot.link)
+        elif boot is not None:
+            # It was faster than its backend, which has yet to come back with the node.
+            boot.dialed_in.set()
 
     def _let_speak(self, runner: RunnerLink) -> None:
         sock = None if self._dial_back is None else self._dial_back.take(runner.id)

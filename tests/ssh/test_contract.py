@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -15,21 +16,36 @@ from dragonfly_executor import Backend
 from dragonfly_executor.testing import BackendContract
 from tests.ssh.conftest import MakeBackend, MakeHost
 from tests.ssh.machinery import Host
+from tests.support import Mailbox
 
 
 class TestSSHBackend(BackendContract):
     options: Mapping[str, Any] = MappingProxyType({})
 
     @pytest.fixture(autouse=True)
-    def _hosts(self, make_host: MakeHost, make_backend: MakeBackend) -> None:
+    def _hosts(self, make_host: MakeHost, make_backend: MakeBackend, mailbox: Mailbox) -> Iterator[None]:
         self._host: Host = make_host()
-        self._make_host, self._make_backend = make_host, make_backend
+        self._make_host, self._make_backend, self._mailbox = make_host, make_backend, mailbox
+        with ExitStack() as self._opened:
+            yield
 
     def make_backend(self) -> Backend:
         return self._make_backend(self._host, runners_per_host=2, **self.options)
 
     def make_broken_backend(self) -> Backend:
         return self._make_backend(self._make_host(programs=[]), **self.options)
+
+    def hanging_steps(self) -> Sequence[str]:
+        return ("connect", "command")
+
+    def make_hanging_backend(self, step: str) -> tuple[Backend, Callable[[], object]]:
+        if step == "connect":
+            listener = self._opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+            backend = self._make_backend(f"127.0.0.1:{listener.getsockname()[1]}", **self.options)
+            return backend, lambda: self._opened.enter_context(listener.accept()[0])
+        host = self._make_host()
+        host.profile(f"echo > {self._mailbox.path}; read -r line")
+        return self._make_backend(host, **self.options), self._mailbox.read
 
     def kill(self, node: Any) -> None:
         # The agent alone, as where a machine has no memory left: what started it is the shell's process, and stays.

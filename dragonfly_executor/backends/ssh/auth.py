@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import paramiko
 
+from dragonfly_executor.backends.ssh.agents import SSHAgent, agent_path
 from dragonfly_executor.backends.ssh.config import Target
 from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.errors import BootError
@@ -47,22 +49,38 @@ class Credentials:
         passphrase = None if self._passphrase is None else self._passphrase.decode()
         return Credentials(self._key_files, passphrase, use_agent=self._use_agent)
 
-    def log_in(self, transport: paramiko.Transport, target: Target, patience: float) -> None:
+    def log_in(self, transport: paramiko.Transport, target: Target, boot: Deadline, patience: float) -> None:
         """Try everything in its order until the host is content.
 
         Args:
             transport: paramiko's.
             target: the host.
+            boot: the deadline of the boot.
             patience: seconds for all of it.
 
         Raises:
             BootError: it never was; phase "auth". What was tried is in it, and nothing secret.
         """
         tried: list[str] = []
-        agent = self._agent(tried)
-        deadline = Deadline(patience)
+        deadline = Deadline(boot.left(patience))
+        agent = self._agent(boot, tried)
+        # paramiko signs on the transport's thread: closing the transport does not end the wait for an agent.
+        with boot.ending(agent.cut) if agent is not None else nullcontext():
+            self._try(transport, target, agent, tried, deadline, patience)
+
+    def _try(
+        self,
+        transport: paramiko.Transport,
+        target: Target,
+        agent: SSHAgent | None,
+        tried: list[str],
+        deadline: Deadline,
+        patience: float,
+    ) -> None:
         try:
             for name, method in self._methods(agent, target, tried):
+                if agent is not None:
+                    agent.allow(deadline.left())
                 transport.auth_timeout = deadline.left()
                 try:
                     wanted = method(transport)
@@ -85,14 +103,17 @@ class Credentials:
         said = "; ".join(tried) or "there is no key, no agent and no password to try: give key_filename="
         raise BootError(f"{target.label} does not let {target.user} in: {said}", "auth")
 
-    def _agent(self, tried: list[str]) -> paramiko.Agent | None:
+    def _agent(self, boot: Deadline, tried: list[str]) -> SSHAgent | None:
+        path = agent_path(None) if self._use_agent else None
+        if not path:
+            return None
         try:
-            return paramiko.Agent() if self._use_agent else None
+            return SSHAgent(path, boot)
         except (paramiko.SSHException, OSError) as error:
-            tried.append(f"the SSH agent does not answer: {error}")
+            tried.append(f"the SSH agent at {path} does not answer: {error}")
             return None
 
-    def _methods(self, agent: paramiko.Agent | None, target: Target, tried: list[str]) -> Iterator[Method]:
+    def _methods(self, agent: SSHAgent | None, target: Target, tried: list[str]) -> Iterator[Method]:
         """All that there is to try; what cannot be tried is added to `tried`.
 
         What the user names comes first: hosts count, and an agent may hold more keys than they let one try.

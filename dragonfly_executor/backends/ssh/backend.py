@@ -169,7 +169,7 @@ class SSHBackend(Backend):
             BootError: none of the hosts could be used this time. Its phase is one of "resolve", "connect", "host key",
                 "auth", "python", "bootstrap" and "handshake".
         """
-        deadline = Deadline(SHARE_OF_BOOT * request.timeout)
+        deadline = Deadline(SHARE_OF_BOOT * request.timeout, request.given_up)
         tried: dict[int, errors.BootError] = {}
         while True:
             with self._lock:
@@ -183,6 +183,10 @@ class SSHBackend(Backend):
                     self._book.release(place)
                 if not isinstance(error, errors.BootError):
                     raise
+                if deadline.is_given_up:
+                    # The host may be as good as any: nothing is held against it.
+                    text = f"{self.hosts[place]}: the boot was given up before the runner was ready"
+                    raise errors.BootError(text, error.phase, output=error.output) from error
                 tried[place] = error
                 self._failed(place, error)
             else:

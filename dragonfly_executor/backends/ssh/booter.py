@@ -95,8 +95,20 @@ class HostBooter:
         Raises:
             BootError: with the phase that it came to, and what the host had to say.
         """
+        target = self._config.resolve(host, self._means.user, self._means.port)
+        connection = self._connector.connect(target, deadline)
+        with deadline.ending(connection.abandon):
+            return self._boot_on(connection, host, request, deadline, release)
+
+    def _boot_on(
+        self,
+        connection: Connection,
+        host: SSHHost,
+        request: BootRequest,
+        deadline: Deadline,
+        release: Callable[[], None],
+    ) -> SSHNode:
         means = self._means
-        connection = self._connector.connect(self._config.resolve(host, means.user, means.port), deadline)
         try:
             channel = _open_channel(connection, deadline.left(means.connect_timeout))
             stream, stderr = ChannelStream(channel, deadline), StderrReader(channel, str(host))
@@ -124,7 +136,9 @@ class HostBooter:
         stream.no_deadline()
         slots, noise = host.max_concurrency, bootstrap.noise
         its_stream = stream if dial is None else None
-        node = SSHNode(connection, channel, its_stream, stderr, noise=noise, slots=slots, release=release)
+        node = SSHNode(
+            connection, channel, its_stream, stderr, noise=noise, slots=slots, release=release, deadline=deadline
+        )
         node.facts = _facts(connection, bootstrap, request.parent.address)
         stderr.pass_on(node.nothing_follows)
         return node

@@ -14,6 +14,7 @@ import paramiko
 from dragonfly_executor.backends.ssh.auth import Credentials
 from dragonfly_executor.backends.ssh.config import Target
 from dragonfly_executor.backends.ssh.deadline import Deadline
+from dragonfly_executor.backends.ssh.dialing import addresses, connect_first
 from dragonfly_executor.backends.ssh.hostkeys import HostKeys
 from dragonfly_executor.backends.ssh.ways import Passage, PromptSocket, Proxy
 from dragonfly_executor.errors import BootError
@@ -44,11 +45,9 @@ class Connection:
         key: what it has proven itself with; None before it has.
     """
 
-    def __init__(
-        self, target: Target, transport: paramiko.Transport, through: Through, key: paramiko.PKey | None = None
-    ) -> None:
+    def __init__(self, target: Target, transport: paramiko.Transport, through: Through) -> None:
         self.target = target
-        self.key = key
+        self.key: paramiko.PKey | None = None
         self.transport = transport
         self._through = through
         self._limit: threading.Timer | None = None
@@ -91,6 +90,13 @@ class Connection:
             return
         with suppress(OSError):
             self.transport.sock.shutdown(socket.SHUT_RDWR)
+
+    def abandon(self) -> None:
+        """Cut it, and kill the program that it goes through, if there is one. Any thread; does not block."""
+        if self._through is not None:
+            self._through.abandon()
+            return
+        self.cut()
 
     def close(self) -> None:
         """End it and all that it goes through. Twice is fine, never raises."""
@@ -137,14 +143,16 @@ class Connector:
     def _connect(self, target: Target, deadline: Deadline, credentials: Credentials, jumps: int) -> Connection:
         sock, through = self._reach(target, deadline, jumps)
         transport = self._transport(target, sock)
+        connection = Connection(target, transport, through)
         try:
-            key = self._agree(target, transport, deadline)
-            credentials.log_in(transport, target, deadline.left(self._patience(target)))
+            with deadline.ending(connection.abandon):
+                connection.key = self._agree(target, transport, deadline)
+                credentials.log_in(transport, target, deadline, self._patience(target))
         except BaseException:
-            Connection(target, transport, through).close()
+            connection.close()
             raise
         transport.set_keepalive(target.keepalive)
-        return Connection(target, transport, through, key)
+        return connection
 
     def _patience(self, target: Target) -> float:
         """Seconds for each step on the way in."""
@@ -167,11 +175,14 @@ class Connector:
             raise
 
     def _dial(self, target: Target, deadline: Deadline) -> socket.socket:
+        patience = self._patience(target)
         try:
-            sock = socket.create_connection((target.address, target.port), deadline.left(self._patience(target)))
-        except (socket.gaierror, UnicodeError) as error:
+            found = addresses(target.address, target.port, deadline, patience)
+        except (OSError, UnicodeError) as error:
             text = f"{target.label}: there is no address for {target.address!r}: {error}"
             raise BootError(text, "resolve") from error
+        try:
+            sock = connect_first(found, deadline, patience)
         except OSError as error:
             where = f"{target.address} port {target.port}"
             raise BootError(f"{target.label}: cannot connect to {where}: {error}", "connect") from error
@@ -195,13 +206,14 @@ class Connector:
 
     def _channel_through(self, jump: Connection, target: Target, deadline: Deadline) -> Passage:
         try:
-            channel = jump.transport.open_channel(
-                "direct-tcpip",
-                (target.address, target.port),
-                ("127.0.0.1", 0),
-                window_size=WINDOW,
-                timeout=deadline.left(self._patience(target)),
-            )
+            with deadline.ending(jump.abandon):
+                channel = jump.transport.open_channel(
+                    "direct-tcpip",
+                    (target.address, target.port),
+                    ("127.0.0.1", 0),
+                    window_size=WINDOW,
+                    timeout=deadline.left(self._patience(target)),
+                )
         except Exception as error:  # whatever ended the connection, of paramiko's or of what it stands on
             where = f"{target.address} port {target.port}"
             text = f"{target.label}: {jump.target.label} cannot connect to {where}: {_text_of(error)}"

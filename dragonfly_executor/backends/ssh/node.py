@@ -19,6 +19,8 @@ logger = logging.getLogger("dragonfly_executor")
 
 STOP_PATIENCE = 5.0
 """Seconds that a runner gets to end by itself once its link has."""
+GIVEN_UP_PATIENCE = 1.0
+"""The same for a runner whose boot was given up."""
 JOIN_PATIENCE = 5.0
 SEND_SIZE = 32 * 1024
 """What OpenSSH takes in one packet."""
@@ -169,6 +171,7 @@ class SSHNode(Node):
         noise: what the host said before the runner did.
         slots: calls at once there, or None.
         release: is called once, when the node is given back.
+        deadline: of the boot.
     """
 
     shares_disk = False
@@ -183,6 +186,7 @@ class SSHNode(Node):
         noise: bytes = b"",
         slots: int | None = None,
         release: Callable[[], None] = lambda: None,
+        deadline: Deadline | None = None,
     ) -> None:
         self.stream = stream
         self.slots = slots
@@ -192,6 +196,7 @@ class SSHNode(Node):
         self._stderr = stderr
         self._noise = noise
         self._release = release
+        self._deadline = deadline
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -215,8 +220,10 @@ class SSHNode(Node):
             stopped, self._stopped = self._stopped, True
         if stopped:
             return
+        is_given_up = self._deadline is not None and self._deadline.is_given_up
+        patience = GIVEN_UP_PATIENCE if is_given_up else STOP_PATIENCE
         try:
-            end(self._connection, self._channel, self._stderr, b"" if self.stream else LAST_WORD)
+            end(self._connection, self._channel, self._stderr, b"" if self.stream else LAST_WORD, patience)
         finally:
             self._release()
 
@@ -225,16 +232,29 @@ class SSHNode(Node):
         return describe(self._noise, self._stderr.tail())
 
 
-def end(connection: Connection, channel: paramiko.Channel, stderr: StderrReader, last_word: bytes = b"") -> None:
-    """End a command and the connection that it has for itself."""
-    connection.cut_in(STOP_PATIENCE)  # a host that takes nothing more cannot even be told so
+def end(
+    connection: Connection,
+    channel: paramiko.Channel,
+    stderr: StderrReader,
+    last_word: bytes = b"",
+    patience: float | None = None,
+) -> None:
+    """End a command and the connection that it has for itself.
+
+    Args:
+        connection, channel, stderr: the command's.
+        last_word: what ends its runner, if the end of its input does not.
+        patience: seconds that the runner gets to end by itself; None for `STOP_PATIENCE`.
+    """
+    patience = STOP_PATIENCE if patience is None else patience
+    connection.cut_in(patience)  # a host that takes nothing more cannot even be told so
     with suppress(OSError, EOFError, paramiko.SSHException):
         if last_word:
-            channel.settimeout(STOP_PATIENCE)
+            channel.settimeout(patience)
             channel.sendall(last_word)
         channel.shutdown_write()
     # Set as well when the channel closes without a status, or the connection is gone.
-    channel.status_event.wait(STOP_PATIENCE)
+    channel.status_event.wait(patience)
     # That ends the channel as well; to say so to a host that is gone would raise whatever paramiko stands on.
     connection.close()
     stderr.join(JOIN_PATIENCE)

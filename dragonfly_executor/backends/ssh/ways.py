@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
 import socket
-import subprocess
 from contextlib import suppress
 
 import paramiko
 
 from dragonfly_executor.backends.ssh.config import Target
+from dragonfly_executor.backends.ssh.programs import Program
 from dragonfly_executor.errors import BootError
 
-PROGRAM_PATIENCE = 5.0
-"""Seconds that a program gets to end by itself."""
 QUICK_ACK = getattr(socket, "TCP_QUICKACK", None)
 """Linux has it."""
 
@@ -78,21 +74,14 @@ class Proxy:
     """
 
     def __init__(self, target: Target) -> None:
-        self.sock, theirs = socket.socketpair()
         command = f"exec {target.proxy_command}"
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    ["/bin/sh", "-c", command],
-                    stdin=theirs.fileno(),
-                    stdout=theirs.fileno(),
-                    # A Ctrl-C at the terminal is the parent's to deal with.
-                    start_new_session=True,
-                )
-            except OSError as error:
-                self.sock.close()
-                quoted = shlex.quote(command)
-                raise BootError(f"{target.label}: cannot run {quoted}: {error}", "connect") from error
+        try:
+            self._program = Program(["/bin/sh", "-c", command])
+        except OSError as error:
+            quoted = shlex.quote(command)
+            raise BootError(f"{target.label}: cannot run {quoted}: {error}", "connect") from error
+        self.sock = self._program.sock
+        self._is_closed = False
 
     def descriptors(self) -> list[int]:
         """What holds it open."""
@@ -100,19 +89,14 @@ class Proxy:
 
     def cut(self) -> None:
         """Let nothing more through."""
-        with suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
+        self._program.cut()
+
+    def abandon(self) -> None:
+        """Cut it, and kill the program. Any thread; does not block."""
+        self._program.kill()
 
     def close(self) -> None:
         """End the program. Twice is fine."""
-        self.sock.close()
-        if self._process.returncode is not None:
-            return  # its number may be somebody else's by now
-        try:
-            os.killpg(self._process.pid, signal.SIGTERM)
-            self._process.wait(PROGRAM_PATIENCE)
-        except ProcessLookupError:
-            self._process.wait()
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        if not self._is_closed:
+            self._is_closed = True
+            self._program.end()

@@ -1,0 +1,94 @@
+"""An SSH agent, asked with a limit: a frozen one, or one that waits for its user, holds up no boot for good."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+from paramiko.agent import AgentSSH
+
+from dragonfly_executor.backends.ssh.deadline import Deadline
+
+LIST_PATIENCE = 5.0
+"""Seconds for the list of its keys, for which an agent asks nobody."""
+CONNECT_SLICE = 0.5
+"""Seconds after which a connect to an agent whose backlog is full returns: nothing can interrupt it."""
+
+
+class SSHAgent(AgentSSH):  # type: ignore[misc]  # paramiko has no types
+    """The keys of an agent. `close` it.
+
+    Args:
+        path: of its socket.
+        deadline: of the boot.
+
+    Raises:
+        paramiko.SSHException, OSError: it does not answer, or not as an agent does.
+    """
+
+    def __init__(self, path: str, deadline: Deadline) -> None:
+        super().__init__()
+        self._sock = _connect(path, Deadline(deadline.left(LIST_PATIENCE)), deadline)
+        try:
+            with deadline.ending(self.cut):
+                self._sock.settimeout(deadline.left(LIST_PATIENCE))
+                self._connect(self._sock)
+        except BaseException:
+            self._sock.close()
+            raise
+
+    def allow(self, seconds: float) -> None:
+        """Give the agent so much time for each of its next answers: a signature may need its user."""
+        self._sock.settimeout(seconds)
+
+    def cut(self) -> None:
+        """Have whoever waits for its answer stop. Any thread; does not block."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End the connection to it."""
+        self._close()
+        self._sock.close()
+
+
+def agent_path(said: str | None) -> str | None:
+    """Return the path of the agent's socket, or None for no agent.
+
+    Args:
+        said: the value of IdentityAgent: a path, "none", "SSH_AUTH_SOCK", or "$" and a variable's name; None if it is
+            not set.
+    """
+    if said is None or said == "SSH_AUTH_SOCK":
+        return os.environ.get("SSH_AUTH_SOCK")
+    if said.lower() == "none":
+        return None
+    if said.startswith("$") and not said.startswith("${"):
+        return os.environ.get(said[1:])
+    return str(Path(said).expanduser())
+
+
+def _connect(path: str, until: Deadline, deadline: Deadline) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Blocking, and with a limit of the kernel's: a non-blocking connect fails at once if the backlog is full.
+        seconds = int(CONNECT_SLICE)
+        sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, int((CONNECT_SLICE - seconds) * 1e6))
+        )
+        while True:
+            try:
+                sock.connect(path)
+                return sock
+            except OSError as error:
+                if error.errno != errno.EAGAIN or until.is_over or deadline.is_over:
+                    raise
+    except BaseException:
+        sock.close()
+        raise
+
+

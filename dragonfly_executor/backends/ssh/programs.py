@@ -1,0 +1,154 @@
+"""Child processes that a boot waits for: each can be killed from any thread, with all that it has started."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import IO, NamedTuple
+
+from dragonfly_executor.backends.ssh.deadline import Deadline
+
+END_PATIENCE = 1.0
+"""Seconds between SIGTERM and SIGKILL."""
+
+
+class Program:
+    """A program in a process group of its own. One socket is its input and its output.
+
+    Attributes:
+        sock: the parent's end of that socket.
+
+    Args:
+        command: the program and its arguments.
+        stderr: where its stderr goes; None for the parent's own.
+
+    Raises:
+        OSError: the program cannot be started.
+    """
+
+    def __init__(self, command: Sequence[str], stderr: IO[bytes] | None = None) -> None:
+        self.sock, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=stderr,
+                    # A Ctrl-C at the terminal is the parent's to deal with.
+                    start_new_session=True,
+                )
+            except BaseException:
+                self.sock.close()
+                raise
+        self._lock = threading.Lock()
+        self._killed = False
+        """Once it is set no signal is sent any more: the process number may soon belong to another process."""
+
+    def cut(self) -> None:
+        """Shut the socket down, so that a thread that reads from it returns. Any thread; does not block."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def kill(self) -> None:
+        """Cut it, and kill the process group. Any thread; does not block."""
+        self.cut()
+        with self._lock:
+            if not self._killed:
+                self._killed = True
+                self._signal(signal.SIGKILL)
+
+    def end(self, patience: float = END_PATIENCE, *, ask: bool = True) -> int:
+        """End the program, and return its exit code.
+
+        Args:
+            patience: seconds until what is left of its process group is killed.
+            ask: whether the program gets a SIGTERM first. It needs none if it is about to end.
+        """
+        self.sock.close()
+        with self._lock:
+            if ask and not self._killed:
+                self._signal(signal.SIGTERM)
+        self._wait(patience)
+        with self._lock:
+            if not self._killed:
+                self._killed = True
+                # Also when the program itself has ended: what it has started is in its group.
+                self._signal(signal.SIGKILL)
+        return self._process.wait()
+
+    def _wait(self, patience: float) -> None:
+        """Wait until the program ends or is killed. It stays a zombie, so that its number stays its own."""
+        if self._process.returncode is not None or not hasattr(os, "pidfd_open"):
+            # Without a pidfd nothing waits for a process and leaves it a zombie.
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
+                self._killed = True
+            return
+        fd = os.pidfd_open(self._process.pid)
+        try:
+            ended = select.poll()
+            ended.register(fd, select.POLLIN)
+            ended.poll(patience * 1000)
+        finally:
+            os.close(fd)
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):  # macOS refuses to signal a group of zombies
+            os.killpg(self._process.pid, number)
+
+
+class Answer(NamedTuple):
+    """What a program printed, and how it ended.
+
+    Attributes:
+        status: its exit code; negative for a signal.
+        output, errors: its stdout and its stderr.
+    """
+
+    status: int
+    output: str
+    errors: str
+
+
+def answer_of(command: Sequence[str], deadline: Deadline, limit: float) -> Answer:
+    """Run a program to its end. It is killed if the boot is given up.
+
+    Args:
+        command: the program and its arguments.
+        deadline: of the boot.
+        limit: seconds that the program gets.
+
+    Raises:
+        TimeoutError: it has not ended in time, or the boot was given up.
+        OSError: it cannot be started.
+    """
+    pieces: list[bytes] = []
+    in_time = False
+    with tempfile.TemporaryFile() as errors:
+        program = Program(command, errors)
+        until = Deadline(deadline.left(limit))
+        try:
+            with deadline.ending(program.kill), suppress(TimeoutError, ConnectionError):
+                program.sock.shutdown(socket.SHUT_WR)
+                while data := _some(program.sock, until):
+                    pieces.append(data)
+                in_time = not until.is_over and not deadline.is_given_up
+        finally:
+            status = program.end(until.left(END_PATIENCE), ask=False)
+        if not in_time:
+            raise TimeoutError(f"{command[0]} did not answer within {limit:g} s")
+        errors.seek(0)
+        return Answer(status, b"".join(pieces).decode(errors="replace"), errors.read().decode(errors="replace"))
+
+
+def _some(sock: socket.socket, until: Deadline) -> bytes:
+    sock.settimeout(until.left())
+    return sock.recv(65536)
