@@ -35,7 +35,7 @@ MiB = 1024 * 1024
 
 
 class Elsewhere(LocalBackend):
-    """Runners that are told that they are on another machine: an agent imports nothing from where its parent was started."""
+    """Runners that are told that they are on another machine. An agent imports nothing from its working directory."""
 
     sync = Sync("auto")
 
