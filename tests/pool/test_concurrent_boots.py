@@ -172,6 +172,39 @@ def test_a_node_is_given_back_while_all_boots_block(make_pool: MakePool) -> None
         future.cancel()
 
 
+def test_nodes_are_given_back_at_once_when_no_thread_can_be_started(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the interpreter's end. Each of these nodes takes until all are being given back."""
+    meeting, real = threading.Barrier(5), threading.Thread.start
+
+    class Slow(FakeBackend):
+        def boot(self, request: BootRequest) -> Node:
+            node: Any = super().boot(request)
+            stop = node.stop
+
+            def stop_slowly() -> None:
+                meeting.wait(PATIENCE)
+                stop()
+
+            node.stop = stop_slowly
+            return node
+
+    events, backend = Events(), Slow(slots=1)
+    pool = make_pool(min=5, max=5, max_concurrency=1, backend=backend, on_event=events)
+    for _ in range(5):
+        events.wait("up")
+
+    def start(thread: threading.Thread) -> None:
+        if "-release-" in thread.name:
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    pool.shutdown()
+    assert [node.stops for node in backend.nodes] == [1] * 5
+
+
 # -- clocks ------------------------------------------------------------------------------------------------------------
 
 
