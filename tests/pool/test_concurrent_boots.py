@@ -418,6 +418,31 @@ def test_a_backend_that_hangs_holds_a_shutdown_up_for_seconds_at_most(
     assert backend.running == []
 
 
+def test_a_boot_that_gets_no_thread_for_one_that_hangs_ends(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other thread is to be had, as at the interpreter's end: nothing waits for ever."""
+    clock, hold, begun = VirtualClock(), threading.Event(), threading.Event()
+    one_boot_thread(monkeypatch)
+
+    class Hanging(FakeBackend):
+        def boot(self, request: BootRequest) -> Node:
+            begun.set()
+            return super().boot(request)
+
+    backend = Hanging(FakeRunner(hold=hold), clock=clock)
+    pool = make_pool(backend=backend, boot_timeout=30, max_boot_failures=2, **AT_ONCE)
+    future = pool.submit(echo, 1)
+    assert begun.wait(PATIENCE)
+    clock.advance(31)
+    assert not future.done()
+    clock.advance(31)
+    error = error_of(future)
+    assert isinstance(error, BootTimeoutError)
+    assert "no thread was free within 30 s: the backend blocks in 1 other boots" in str(error)
+    hold.set()
+
+
 def test_a_place_is_kept_by_a_boot_that_hangs_until_the_backend_comes_back(make_pool: MakePool) -> None:
     """A backend that runs one boot at a time is not asked for two, and calls do not wait for nothing."""
     clock, hold = VirtualClock(), threading.Event()
