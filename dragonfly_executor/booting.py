@@ -55,6 +55,8 @@ class Booting:
         self.began: float | None = None
         self.aborted: str | None = None
         self.ending = False
+        self.has_door = False
+        """Whether its runner has somewhere to dial, or need not dial back."""
         self.is_told = False
         """Whether whoever runs this has heard that it began."""
         self.has_returned = False
@@ -78,6 +80,11 @@ class Booting:
         with self._lock:
             self._is_dropped = not self._is_entered
             return self._is_dropped
+
+    @property
+    def is_entered(self) -> bool:
+        """Whether it has begun."""
+        return self._is_entered
 
     @property
     def hangs(self) -> bool:

@@ -133,6 +133,7 @@ class Boots:
         timeout = self._options.boot_timeout
         parent = Parent.new(self._options.name, runner_id, self._backend.name)
         request = BootRequest(runner_id, parent, timeout, boot.given_up, self._times.clock_of(runner_id))
+        self._times.wait_to_begin(runner_id, self._hung)
         if self._dial_back is None:
             self.boot_is_expected(request)
         else:
@@ -140,6 +141,9 @@ class Boots:
 
     def boot_is_expected(self, request: BootRequest) -> None:
         """Have the backend boot a node: if it has to dial back, it may do so from now on."""
+        boot = self._booting.get(request.runner_id)
+        if boot is not None:
+            boot.has_door = True
         self._crew.run(self._arrivals.boot, request)
 
     def boot_cannot_be_expected(self, runner_id: int, error: errors.BootError) -> None:

@@ -562,3 +562,33 @@ def test_a_runner_whose_boot_waited_for_long_is_let_in(make: MakeExecutor) -> No
     backend.turn.set()
     assert future.result(PATIENCE) == 32
     assert executor.pool.stats().boots_failed == 0
+
+
+class Deaf(DialingBackend):
+    """Nobody can say where it listens, for as long as the test likes."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__()
+        self._clock = clock
+        self.asked, self.hold = threading.Event(), threading.Event()
+
+    def make_loop(self) -> Loop:
+        return self._clock.make_loop()
+
+    def listen_address(self) -> tuple[str, int]:
+        self.asked.set()
+        self.hold.wait()
+        return super().listen_address()
+
+
+def test_a_door_that_does_not_open_ends_the_boot(make: MakeExecutor) -> None:
+    clock = VirtualClock()
+    backend = Deaf(clock)
+    executor = make(2, backend=backend, boot_timeout=30, max_boot_failures=1)
+    future = executor.submit(pow, 2, 5)
+    assert backend.asked.wait(PATIENCE)
+    clock.advance(31)
+    error = error_of(future)
+    assert isinstance(error, BootTimeoutError)
+    assert "the parent did not listen for runners within 30 s" in str(error)
+    backend.hold.set()
