@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
@@ -78,6 +78,25 @@ class BootTimes:
         if not boot.is_told:
             boot.is_told = True
             self._narrator.grow_started(runner_id, self._host.count)
+
+    def wait_to_begin(self, runner_id: int, hung: Sized) -> None:
+        """See to it that a boot ends that cannot begin. `hung`: the boots over which the backend blocks for good."""
+        boot = self._booting.get(runner_id)
+        if boot is None or boot.is_entered or boot.aborted or boot.ending:
+            return
+
+        def check() -> None:
+            """Without a hung boot in the way there will be a thread."""
+            if boot.has_door and not hung:
+                self.wait_to_begin(runner_id, hung)
+            elif not boot.has_door:
+                text = f"the parent did not listen for runners within {self._timeout:g} s"
+                self._on_timeout(runner_id, errors.BootTimeoutError(text))
+            elif boot.drop():
+                text = f"no thread was free within {self._timeout:g} s: the backend blocks in {len(hung)} other boots"
+                self._on_timeout(runner_id, errors.BootTimeoutError(text))
+
+        boot.timer = self._loop.call_later(self._timeout, check)
 
     def entered(self, runner_id: int) -> None:
         """A thread takes the boot. What the runner needs of this machine's files is read first, in its own time."""

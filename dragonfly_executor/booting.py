@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.base import GivenUp, Signal
 from dragonfly_executor.options import dollars
 from dragonfly_executor.runner_link import Listener, RunnerLink
 
@@ -46,7 +46,8 @@ class Booting:
         has_returned: whether the backend has come back from its `boot`.
         timer: ends the boot when its time is over.
         link: speaks with the runner; None until there is a node.
-        given_up: tells the backend.
+        given_up: tells the backend that the pool does not want the runner any more.
+        dialed_in: tells the backend that the runner is there.
         hello: what the runner said first; None until it did.
     """
 
@@ -54,12 +55,15 @@ class Booting:
         self.began: float | None = None
         self.aborted: str | None = None
         self.ending = False
+        self.has_door = False
+        """Whether its runner has somewhere to dial, or need not dial back."""
         self.is_told = False
         """Whether whoever runs this has heard that it began."""
         self.has_returned = False
         self.timer: Timer | None = None
         self.link: RunnerLink | None = None
         self.given_up = GivenUp()
+        self.dialed_in = Signal()
         self.hello: handshake.Hello | None = None
         self._lock = threading.Lock()
         self._is_entered = False
@@ -76,6 +80,11 @@ class Booting:
         with self._lock:
             self._is_dropped = not self._is_entered
             return self._is_dropped
+
+    @property
+    def is_entered(self) -> bool:
+        """Whether it has begun."""
+        return self._is_entered
 
     @property
     def hangs(self) -> bool:

@@ -133,13 +133,17 @@ class Boots:
         timeout = self._options.boot_timeout
         parent = Parent.new(self._options.name, runner_id, self._backend.name)
         request = BootRequest(runner_id, parent, timeout, boot.given_up, self._times.clock_of(runner_id))
+        self._times.wait_to_begin(runner_id, self._hung)
         if self._dial_back is None:
             self.boot_is_expected(request)
         else:
-            self._dial_back.expect(request)
+            self._dial_back.expect(request._replace(dialed_in=boot.dialed_in))
 
     def boot_is_expected(self, request: BootRequest) -> None:
         """Have the backend boot a node: if it has to dial back, it may do so from now on."""
+        boot = self._booting.get(request.runner_id)
+        if boot is not None:
+            boot.has_door = True
         self._crew.run(self._arrivals.boot, request)
 
     def boot_cannot_be_expected(self, runner_id: int, error: errors.BootError) -> None:
@@ -149,9 +153,11 @@ class Boots:
     def runner_dialed_in(self, runner_id: int) -> None:
         """It has proved that it is the one; its hello is still to come."""
         boot = self._booting.get(runner_id)
-        # Otherwise it was faster than its backend, which has yet to come back with the node.
         if boot is not None and boot.link is not None:
             self._let_speak(boot.link)
+        elif boot is not None:
+            # It was faster than its backend, which has yet to come back with the node.
+            boot.dialed_in.set()
 
     def _let_speak(self, runner: RunnerLink) -> None:
         sock = None if self._dial_back is None else self._dial_back.take(runner.id)

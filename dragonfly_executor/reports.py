@@ -74,7 +74,15 @@ def read_end(frame: Frame) -> dict[str, Any]:
     try:
         said = json.loads(bytes(frame.payload))
         numbers = {name: None if said[name] is None else int(said[name]) for name in ("code", "signal", "pid")}
-        return {**numbers, "started": bool(said["started"]), "output": str(said.get("output", ""))}
+        limit = said.get("memory_limit")
+        return {
+            **numbers,
+            "started": bool(said["started"]),
+            "output": str(said.get("output", "")),
+            "stack": str(said.get("stack", "")),
+            "out_of_memory": bool(said.get("out_of_memory")),
+            "memory_limit": None if limit is None else int(limit),
+        }
     except (AttributeError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise errors.ProtocolError(f"a LOST that cannot be read: {error!r}") from None
 
@@ -85,7 +93,13 @@ def slot_lost(runner_id: int, how: dict[str, Any]) -> errors.RunnerLostError:
 
     end = describe_exit(how["code"], how["signal"])
     text = f"the slot that ran this call (process {how['pid']} of runner {runner_id}) was lost: it {end}"
-    return errors.RunnerLostError(text, how["code"], how["signal"], runner_id, how["started"], how["output"])
+    if how["out_of_memory"]:
+        limit = how["memory_limit"]
+        whose = "of the machine" if limit is None else f"of its cgroup, {limit} bytes ({limit / 2**20:.0f} MiB),"
+        text += f" by the kernel's OOM killer: the memory {whose} ran out. Give it more, or run fewer calls at once"
+    return errors.RunnerLostError(
+        text, how["code"], how["signal"], runner_id, how["started"], how["output"], how["stack"], how["out_of_memory"]
+    )
 
 
 def initializer_error(codec: CallCodec, payload: bytes, is_error: bool) -> Exception:

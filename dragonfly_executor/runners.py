@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 RELEASES_AT_ONCE = 100
 """Nodes that are given back at the same time: no node waits behind boots, nor behind a few nodes that take long."""
+RELEASES_AT_EXIT = 10
+"""The same at the interpreter's end, when no thread can be started: so many are kept, if there are as many runners."""
 MUMBLING = 4
 """How many times ``dead_after`` bytes may come that make no frame: a length on which the two ends do not agree would
 otherwise swallow everything for ever, heartbeats too."""
@@ -91,6 +93,7 @@ class Runners:
     def adopt(self, runner: RunnerLink) -> None:
         """Its boot has succeeded."""
         self._up[runner.id] = runner
+        self._crew.keep(min(len(self._up), RELEASES_AT_EXIT))
 
     # -- the parent's files -------------------------------------------------------------------------------------------
 

@@ -20,9 +20,9 @@ IDLE = 10.0
 class Crew:
     """Named threads that take jobs in the order in which the jobs come.
 
-    The first thread starts with the crew and stays until `close`: an interpreter that is ending starts no threads. Each
-    other thread starts when all threads are busy, and ends when it has had no job for `IDLE` seconds. If a thread
-    cannot be started, its job waits for one of the threads that exist.
+    The first thread starts with the crew and stays until `close`: an interpreter that is ending starts no threads.
+    `keep` has more threads do so. Each other thread starts when all threads are busy, and ends when it has had no job
+    for `IDLE` seconds. If a thread cannot be started, its job waits for one of the threads that exist.
 
     Threads are daemons, so that a job that blocks for good cannot keep the interpreter from ending. `close` lets the
     threads finish what is queued, and `join` returns the names of the threads that did not end.
@@ -47,6 +47,8 @@ class Crew:
         self._started = 0
         self._count = 0
         """Threads that take jobs."""
+        self._kept = 1
+        """Threads that stay while they have no job."""
         self._unfinished = 0
         self._grow()
 
@@ -61,6 +63,16 @@ class Crew:
             raise
         self._started += 1
         self._threads = [*(each for each in self._threads if each.is_alive()), thread]
+
+    def keep(self, count: int) -> None:
+        """Have so many threads from now on, whether or not there are jobs: at the interpreter's end none can start."""
+        with self._lock:
+            self._kept = max(self._kept, min(count, self._size))
+            try:
+                while self._count < self._kept:
+                    self._grow()
+            except (RuntimeError, MemoryError):
+                return  # none is to be had; the next one tries again
 
     def run(self, job: Callable[..., object], *args: Any) -> None:
         """Run ``job(*args)`` on one of the threads, soon."""
@@ -89,11 +101,11 @@ class Crew:
         """Wait for a job; None if this thread is to end."""
         while True:
             try:
-                return self._jobs.get(timeout=IDLE if self._count > 1 else None)
+                return self._jobs.get(timeout=IDLE if self._count > self._kept else None)
             except Empty:
                 with self._lock:
                     # `run` puts a job under this lock, so no job is left to a thread that ends.
-                    if self._count > 1 and self._jobs.empty():
+                    if self._count > self._kept and self._jobs.empty():
                         self._count -= 1
                         return None
 

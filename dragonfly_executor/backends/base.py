@@ -39,8 +39,8 @@ class Stream(Protocol):
         """End the stream in both directions."""
 
 
-class GivenUp(threading.Event):
-    """Set when nobody wants something any more; whoever blocks over it may have that ended in the same moment."""
+class Signal(threading.Event):
+    """An event that can also end, in the moment in which it is set, what a thread blocks in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class GivenUp(threading.Event):
         self._ends: list[Callable[[], object]] = []
 
     def set(self) -> None:
-        """It is not wanted any more."""
+        """Set the event, and call what `call` was given."""
         with self._calling:
             super().set()
             ends, self._ends = self._ends, []
@@ -56,10 +56,10 @@ class GivenUp(threading.Event):
                 try:
                     end()
                 except BaseException:  # a backend may be anybody's, and the engine goes on
-                    logger.exception("could not end what blocks over something that was given up")
+                    logger.exception("could not end what blocks over something that is over")
 
     def call(self, end: Callable[[], object]) -> None:
-        """Have this called when it is given up, or at once if it has been: say, what shuts a socket down.
+        """Have this called when the event is set, or at once if it is: say, what shuts a socket down.
 
         Args:
             end: must not block: a pool's engine runs it.
@@ -77,6 +77,10 @@ class GivenUp(threading.Event):
                 self._ends.remove(end)
 
 
+class GivenUp(Signal):
+    """Set when nobody wants something any more; whoever blocks over it may have that ended in the same moment."""
+
+
 class BootClock(Protocol):
     """Hears when a backend asks for a node, and when it waits for its turn to do so; on whatever thread."""
 
@@ -88,7 +92,7 @@ class BootClock(Protocol):
 
 
 _Request = namedtuple(  # noqa: PYI024  # typing is slow to import
-    "_Request", "runner_id parent timeout given_up clock", defaults=(None, None)
+    "_Request", "runner_id parent timeout given_up clock dialed_in", defaults=(None, None, None)
 )
 
 
@@ -104,6 +108,9 @@ class BootRequest(_Request):
             or raises within 2 s, whatever it waits for: it waits on this event, or has `GivenUp.call` end what blocks
             in another way. None if the caller never gives a boot up.
         clock: hears of `queued` and `started`. None if the caller does not measure time.
+        dialed_in: set when the runner has dialed back and proved who it is, and `boot` has yet to come back: the node
+            exists, whatever became of the platform's answer, and `boot` can return it. None if runners do not dial
+            back.
     """
 
     __slots__ = ()
@@ -112,6 +119,7 @@ class BootRequest(_Request):
     timeout: float
     given_up: GivenUp | None
     clock: BootClock | None
+    dialed_in: Signal | None
 
     def queued(self) -> None:
         """Say that the backend waits for its turn, at a rate limit or in a queue, and that there is no node yet.

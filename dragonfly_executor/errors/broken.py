@@ -22,6 +22,8 @@ class RunnerLostError(DragonflyError, BrokenProcessPool):
         runner_id: the runner, as it stands in ``stats()``; None if unknown.
         may_have_started: False only where the call provably never ran.
         output: the last 4 KiB that the call wrote to stderr, where the pool's ``output`` is read; else "".
+        stack: the Python stack of a slot that a fault ended (SIGSEGV, say), as faulthandler wrote it; else "".
+        out_of_memory: whether the kernel killed the slot since memory ran out; the text says the limit.
     """
 
     def __init__(
@@ -32,16 +34,20 @@ class RunnerLostError(DragonflyError, BrokenProcessPool):
         runner_id: int | None = None,
         may_have_started: bool = True,
         output: str = "",
+        stack: str = "",
+        out_of_memory: bool = False,
     ) -> None:
-        super().__init__(message, exit_code, signal, runner_id, may_have_started, output)
+        super().__init__(message, exit_code, signal, runner_id, may_have_started, output, stack, out_of_memory)
         self.exit_code = exit_code
         self.signal = signal
         self.runner_id = runner_id
         self.may_have_started = may_have_started
         self.output = output
+        self.stack = stack
+        self.out_of_memory = out_of_memory
 
     def __str__(self) -> str:
-        return f"{self.args[0]}\n{self.output}" if self.output else str(self.args[0])
+        return "\n".join(filter(None, (str(self.args[0]), self.stack, self.output)))
 
 
 class PoisonCallError(RunnerLostError):

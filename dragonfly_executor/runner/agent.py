@@ -17,6 +17,7 @@ from dragonfly_executor.core.wire import HEADER_SIZE, Flag, Frame, Kind, encode
 from dragonfly_executor.runner import processes
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.household import Household
+from dragonfly_executor.runner.memory import MemoryWatch
 from dragonfly_executor.runner.slots import EXIT_PATIENCE, Slot, SlotOutput, Work
 from dragonfly_executor.runner.watch import Watch
 from dragonfly_executor.stdlib_json import json
@@ -93,6 +94,12 @@ class Agent:
         self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own)))
         self._link.flush()
         processes.become_subreaper()
+        self._dispatcher.memory = MemoryWatch()
+        # It loads ctypes, as the line before the last does: while the parent reads what it was told.
+        from dragonfly_executor.runner.title import Title
+
+        self._household.title = Title()
+        self._household.title.set("agent")
         self._watch.parent(self.exit)
         self._check_lease()
 

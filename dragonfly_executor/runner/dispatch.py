@@ -7,16 +7,16 @@ So two calls that wait for each other meet, whatever batch they came in.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 
-from dragonfly_executor.core.wire import MAX_DETAIL, Frame, Kind, encode
+from dragonfly_executor.core.wire import Flag, Frame, Kind, encode
+from dragonfly_executor.runner import slot_end
 from dragonfly_executor.runner.idle_check import IdleCheck
 from dragonfly_executor.runner.limits import Limits
 from dragonfly_executor.runner.lineup import Lineup
+from dragonfly_executor.runner.memory import MemoryWatch
 from dragonfly_executor.runner.slots import Slot, Work
-from dragonfly_executor.stdlib_json import json
 from dragonfly_executor.transport.loop import Loop, Timer
 
 REVIEW_AFTER = 0.003
@@ -32,11 +32,12 @@ class Dispatcher:
         self._loop = loop
         self._send = send
         self.lineup = Lineup(loop, fork_slot, self._no_room, self.dispatch)
-        self.limits = Limits(loop, self._over_limit)
+        self.limits = Limits(loop, lambda work, slot: self._stop_in_slot(work, slot, Kind.TIMED_OUT))
         self._idle_check = IdleCheck(loop, send)
         self.slots = self.lineup.slots
         """Living slots by process id."""
         self.max_calls_per_slot = 0
+        self.memory: MemoryWatch | None = None
         self.waiting: deque[Work] = deque()
         """Calls that no slot has."""
         self._held: deque[Work] = deque()
@@ -107,9 +108,9 @@ class Dispatcher:
         slot.since = self._progress = self._loop.time()
         slot.stuck = False
         work = slot.in_flight[0]
-        if work.frame.kind == Kind.CALL:
+        if work.frame.flags & Flag.LIMITS:
             self.limits.watch(work, slot)
-        elif slot.ready:
+        elif slot.is_checking and slot.ready:
             self._idle_check.begin(slot)
 
     def _balance(self) -> None:
@@ -174,6 +175,8 @@ class Dispatcher:
             return
         work = slot.in_flight.popleft()
         self._forget(work)
+        if slot.shows_call:
+            slot.show_call(0)
         slot.stuck = False
         if frame.call_id:
             self.lineup.learn_cost(frame.detail * 1e-6)
@@ -213,16 +216,13 @@ class Dispatcher:
         elif slot.kill_reason == Kind.KILL:
             send(encode(Kind.GONE, work.call_id, attempt=work.attempt))
         elif slot.kill_reason == Kind.TIMED_OUT:
-            unopened = min(int(work.unopened * 1000), MAX_DETAIL)
-            send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt, detail=unopened))
+            send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt, detail=work.unopened))
         else:
-            code = os.waitstatus_to_exitcode(status)
-            end = {"code": code, "signal": None} if code >= 0 else {"code": None, "signal": -code}
-            # A large one does not start before all of it has come.
-            started = slot.ready and work.missing <= 0
-            output = slot.output.last_words()
-            text = json.dumps({**end, "pid": slot.pid, "started": started, "output": output})
-            send(encode(Kind.LOST, work.call_id, text.encode(), attempt=work.attempt))
+            send(
+                encode(
+                    Kind.LOST, work.call_id, slot_end.describe(work, slot, status, self.memory), attempt=work.attempt
+                )
+            )
 
     # -- stopping calls -----------------------------------------------------------------------------------------------
 
@@ -265,9 +265,6 @@ class Dispatcher:
             slot.kill_reason = None
         self.dispatch()
 
-    def _over_limit(self, work: Work, slot: Slot) -> None:
-        self._stop_in_slot(work, slot, Kind.TIMED_OUT)
-
     def check_idle(self, work: Work) -> None:
         """Run the user's idle check in a slot, unless calls are here."""
         if not self.is_idle:
@@ -279,9 +276,11 @@ class Dispatcher:
         """The idle check has ended, or cannot be run: then the runner stays."""
         self._idle_check.answered(may_go)
         self.lineup.extra = 0
-        if slot is not None and self.lineup.is_full:
-            # Another slot runs calls in its place.
-            slot.retire()
+        if slot is not None:
+            slot.is_checking = False
+            if self.lineup.is_full:
+                # Another slot runs calls in its place.
+                slot.retire()
 
     # -- review -------------------------------------------------------------------------------------------------------
 
@@ -306,6 +305,7 @@ class Dispatcher:
                 self.lineup.extra = 1
             if not first.reported and first.frame.kind == Kind.CALL:
                 first.reported = True
+                slot.show_call(first.call_id)
                 self._send(encode(Kind.STARTED, first.call_id, attempt=first.attempt))
             if len(slot.in_flight) > 1:
                 if now - slot.since >= stuck_after:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.wire import Frame
     from dragonfly_executor.payload.place import Place
     from dragonfly_executor.runner.dispatch import Dispatcher
+    from dragonfly_executor.runner.title import Title
     from dragonfly_executor.transport.link import Link
     from dragonfly_executor.transport.loop import Loop
 
@@ -61,6 +62,8 @@ class Household:
         self._script: int | None = None
         """The `Script` of slots that are forked from now on; None as the parent says."""
         self._forked = 0
+        self.title: Title | None = None
+        """Writes what ``ps`` shows."""
         self._setup_crashes = 0
         self._paused: list[Slot] = []
         self._helpers: dict[int, Callable[[int], None]] = {}
@@ -72,7 +75,9 @@ class Household:
         """Start a slot, and tell the parent."""
         setup = self._setup()
         try:
-            slot = Slot(self._loop, setup, place, self._descriptors, self._on_frames, output, self._forked + 1)
+            slot = Slot(
+                self._loop, setup, place, self._descriptors, self._on_frames, output, self._forked + 1, self.title
+            )
         except OSError:
             output.close()
             raise

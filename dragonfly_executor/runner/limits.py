@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dragonfly_executor.core.wire import MAX_DETAIL
 from dragonfly_executor.runner.slots import Slot, Work
 from dragonfly_executor.transport.loop import Loop
 
@@ -25,13 +26,12 @@ class Limits:
         """Seconds that a call with a `run_timeout` may take to be opened, unless its `run_timeout` is longer."""
 
     def watch(self, work: Work, slot: Slot) -> None:
-        """Start the clocks of a call that its slot can begin now."""
+        """Start the clocks of a call with limits, which its slot can begin now."""
         work.since = slot.since
         work.ends = min(work.ends, slot.since + work.budget)
         if work.timer is not None:
             work.timer.cancel()
-        if work.budget != INFINITY or work.run_timeout != INFINITY:
-            self._check(work, slot, slot.since)
+        self._check(work, slot, slot.since)
 
     def _check(self, work: Work, slot: Slot, now: float) -> None:
         """Stop the call if one of its limits has passed; else check again at the first moment at which one can have."""
@@ -46,7 +46,7 @@ class Limits:
             work.timer = self._loop.call_at(ends, lambda: self._look(work, slot))
             return
         if began is None and work.ends > now:
-            work.unopened = now - work.since
+            work.unopened = min(int((now - work.since) * 1000), MAX_DETAIL)
         self._stop(work, slot)
 
     def _look(self, work: Work, slot: Slot) -> None:

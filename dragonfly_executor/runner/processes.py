@@ -16,6 +16,8 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 PF_KTHREAD = 0x00200000
 PYTHON_IGNORES = frozenset((signal.SIGPIPE, getattr(signal, "SIGXFSZ", signal.SIGPIPE)))
+DETACH_VARIABLE = "DRAGONFLY_DETACH"
+"""Environment variable of a process that is to outlive the call that started it, and its runner: 1 says so."""
 LOOKS = 10_000
 """At a process in the middle of its exec, which takes microseconds."""
 
@@ -98,14 +100,14 @@ def kill_group(group: int) -> None:
 
 
 def kill_tree(pid: int) -> None:
-    """SIGKILL `pid`, its process group and everything that descends from it."""
+    """SIGKILL `pid`, its process group and everything that descends from it and is not detached."""
     # Stopped first, so that it forks nothing between the listing and the kill.
     try:
         os.kill(pid, signal.SIGSTOP)
     except (ProcessLookupError, PermissionError):
         kill_group(pid)
         return
-    below = descendants(pid)
+    below = [process for process in descendants(pid) if not is_detached(process)]
     kill_group(pid)
     kill(pid)
     for process in below:
@@ -113,8 +115,8 @@ def kill_tree(pid: int) -> None:
 
 
 def kill_children(but: Container[int] = ()) -> None:
-    """SIGKILL the children of this process, but for these, with all that descends from them, and reap them."""
-    while left := [pid for pid in children(os.getpid()) if pid not in but]:
+    """SIGKILL the children of this process, but for these and detached ones, with their descendants; reap them."""
+    while left := [pid for pid in children(os.getpid()) if pid not in but and not is_detached(pid)]:
         for pid in left:
             kill_tree(pid)
             try:
@@ -143,6 +145,17 @@ def _environment(pid: str) -> bytes:
         return environment.read()
 
 
+def is_detached(pid: int) -> bool:
+    """Return whether its environment says that a process is to be left alone."""
+    if DETACH_VARIABLE in os.environ:
+        # It comes from the parent's own environment, and says nothing about this process.
+        return False
+    try:
+        return f"{DETACH_VARIABLE}=1".encode() in _environment(str(pid)).split(b"\0")
+    except OSError:
+        return False
+
+
 def members(sessions: Iterable[int], marker: bytes) -> list[int]:
     """Processes of this user that belong to one of `sessions`, or whose environment holds `marker` (Linux)."""
     wanted = set(sessions)
@@ -159,7 +172,7 @@ def members(sessions: Iterable[int], marker: bytes) -> list[int]:
             if os.getsid(int(name)) in wanted:
                 found.append(int(name))
                 continue
-            if marker in _environment(name).split(b"\0"):
+            if marker in _environment(name).split(b"\0") and not is_detached(int(name)):
                 found.append(int(name))
         except OSError:
             continue

@@ -110,7 +110,8 @@ class _Slot:
         self._progress = progress
         self._pid = os.getpid()
         self._max_payload = 0
-        self._ref = (0, 0)
+        self._ref: tuple[int, int] | None = None
+        """The call whose limits the agent watches, if it has any."""
         self._modules = 0
         self._since = 0.0
         self._codec: SlotCodec
@@ -166,7 +167,7 @@ class _Slot:
         if kind == Kind.CHECK_IDLE:
             self._answer_idle_check(data)
             return
-        self._ref = call_id, attempt
+        self._ref = (call_id, attempt) if flags & Flag.LIMITS else None
         self._modules = len(sys.modules)
         self._since = time.perf_counter()
         is_error, retryable, parts = perform(self._codec, data, self._begin)
@@ -186,7 +187,8 @@ class _Slot:
         if len(sys.modules) != self._modules:
             # Modules are imported once: calls like this one will not take that long.
             self._since = time.perf_counter()
-        self._progress.begin(*self._ref)
+        if self._ref is not None:
+            self._progress.begin(*self._ref)
 
     def _answer_idle_check(self, data: Buffer) -> None:
         try:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from dragonfly_executor.core.wire import HEADER, HEADER_SIZE, LIMITS, TOTAL, Flag, Frame, Kind
 from dragonfly_executor.runner import processes, slot
+from dragonfly_executor.runner.last_stack import LastStack
 from dragonfly_executor.runner.progress import Progress
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.payload.place import Place
     from dragonfly_executor.runner.slot_output import OwnOutput
+    from dragonfly_executor.runner.title import Title
 
 # macOS has no SOCK_SEQPACKET for unix sockets; its datagrams between a pair are as reliable.
 PACKETS = socket.SOCK_SEQPACKET if sys.platform.startswith("linux") else socket.SOCK_DGRAM
 
 EXIT_PATIENCE = 2.0
 """Seconds that a slot without calls has for its threads, exit handlers and finalizers, until it is killed."""
+
+CALL = int(Kind.CALL)
 
 
 class Work:
@@ -54,8 +58,8 @@ class Work:
         """When its slot could begin to open it, as far as is known."""
         self.ends = float("inf")
         """When its budget ends."""
-        self.unopened = 0.0
-        """Seconds for which it was being opened, if that was too long."""
+        self.unopened = 0
+        """Milliseconds for which it was being opened, if that was too long."""
 
     @property
     def is_large(self) -> bool:
@@ -116,13 +120,19 @@ class Slot:
         on_frames: Callable[[Slot, list[Frame]], None],
         output: SlotOutput,
         number: int,
+        title: Title | None,
     ) -> None:
         self.output = output
+        self._role = f"slot {number}"
+        self._title = title
+        self.shows_call = False
+        """Whether its title names a call."""
         self._loop = loop
         self._end_timer: Timer | None = None
         self.answer: Callable[[bytes], None] | None = None
         """Tells the parent how the call ended that runs, behind what it wrote; None where it wrote nothing."""
         made: list[socket.socket] = []
+        self.stack = LastStack()
         agent_pid = os.getpid()
         try:
             made.extend(socket.socketpair(socket.AF_UNIX, PACKETS))
@@ -130,6 +140,7 @@ class Slot:
             self.progress = Progress(number)
             self.pid = os.fork()
         except OSError:
+            self.stack.close()
             for sock in made:
                 sock.close()
             raise
@@ -137,6 +148,7 @@ class Slot:
         if self.pid == 0:
             self._become_slot(inherited, own_end, slot_end, setup, place, agent_pid)
         slot_end.close()
+        self.stack.keep_reader()
         self.link = Link(loop, own_end, lambda frames: on_frames(self, frames), lambda reason: None)
         self.in_flight: deque[Work] = deque()
         """Calls handed over and not answered, oldest first: the first one is running."""
@@ -145,6 +157,8 @@ class Slot:
         self.ready = False
         self.stuck = False
         self.handed = 0
+        self.is_checking = False
+        """Whether it runs the user's idle check, or is about to."""
         self.kill_reason: int | None = None
         self.timer: Timer | None = None
         output.slot_is_forked(self)
@@ -162,6 +176,9 @@ class Slot:
         try:
             for fd in (*inherited(), self._calls.fileno(), own_end.fileno()):
                 os.close(fd)
+            self.stack.record()
+            if self._title is not None:
+                self._title.set(self._role)
             slot.main(self._taken_by_slot, slot_end, setup, place, agent, self.output, self.progress)
         except BaseException:
             sys.excepthook(*sys.exc_info())
@@ -172,7 +189,8 @@ class Slot:
         """What another slot must not keep open."""
         # A slot that has closed its end lives on; this side's number may be another's by now.
         link = -1 if self.link.closed else self.link.fileno()
-        fds = (self._calls.fileno(), self._taken_by_slot.fileno(), link, *self.output.descriptors())
+        own = (self._calls.fileno(), self._taken_by_slot.fileno(), link)
+        fds = (*own, *self.stack.descriptors(), *self.output.descriptors())
         return [fd for fd in fds if fd >= 0]
 
     def hand(self, work: Work) -> bool:
@@ -186,7 +204,10 @@ class Slot:
             return False
         work.slot = self
         self.in_flight.append(work)
-        self.handed += work.frame.kind == Kind.CALL
+        if work.frame.kind == CALL:
+            self.handed += 1
+        else:
+            self.is_checking = True
         return True
 
     def take_back(self) -> list[Work]:
@@ -208,8 +229,15 @@ class Slot:
         self.in_flight = deque(work for work in self.in_flight if (work.call_id, work.attempt) not in packets)
         for work in taken:
             work.slot = None
-        self.handed -= sum(work.frame.kind == Kind.CALL for work in taken)
+        self.handed -= sum(work.frame.kind == CALL for work in taken)
+        self.is_checking = any(work.frame.kind != CALL for work in self.in_flight)
         return taken
+
+    def show_call(self, call_id: int) -> None:
+        """Name the call that it runs in its title; 0 for none."""
+        if self._title is not None:
+            self._title.set_in(self.pid, f"{self._role}, call {call_id}" if call_id else self._role)
+            self.shows_call = bool(call_id)
 
     def retire(self) -> None:
         """Hand it no more: it ends when it has finished what it has."""
@@ -233,11 +261,6 @@ class Slot:
         return self.ready and not (self.in_flight or self.retired or self.kill_reason)
 
     @property
-    def is_checking(self) -> bool:
-        """Whether it runs the user's idle check, or is about to."""
-        return bool(self.in_flight) and self.in_flight[0].frame.kind == Kind.CHECK_IDLE
-
-    @property
     def retired(self) -> bool:
         """Whether it gets no more calls."""
         return self._calls.fileno() < 0
@@ -255,3 +278,4 @@ class Slot:
         self.link.close()
         self.output.close()
         self.progress.close()
+        self.stack.close()

@@ -20,6 +20,7 @@ from tenacity import retry, stop_after_attempt, wait_random_exponential
 
 from dragonfly_executor import Backend, BootError
 from dragonfly_executor.backends.base import BootRequest, Node
+from dragonfly_executor.backends.cutting import cut_by
 from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.sync import Sync
 
@@ -56,8 +57,7 @@ class DockerBackend(Backend):
     ) -> None:
         self.sync = Sync(sync, requirements=requirements)
         self._engine = Engine(socket)
-        self._image = image
-        self._host = host
+        self._image, self._host = image, host
         self._env = dict(env or {})
         self._host_config = {"NetworkMode": "host", "Init": True, **(host_config or {})}
 
@@ -77,11 +77,12 @@ class DockerBackend(Backend):
             "Labels": {"dragonfly.pool": parent.pool, "dragonfly.parent": f"{parent.host}:{parent.pid}"},
             "HostConfig": self._host_config,
         }
-        phase = "create"
+        # A pool that does not want the runner any more does not wait for the Engine's answer.
+        phase, cut = "create", {"trace": cut_by(request.given_up)}
         try:
-            self._engine.ask("POST", "/containers/create", params={"name": node.name}, json=config)
+            self._engine.ask("POST", "/containers/create", params={"name": node.name}, json=config, extensions=cut)
             phase = "start"
-            self._engine.ask("POST", f"/containers/{node.name}/start")
+            self._engine.ask("POST", f"/containers/{node.name}/start", extensions=cut)
         except httpx.HTTPError as error:
             if not isinstance(error, httpx.ConnectError):
                 node.stop()

@@ -88,6 +88,8 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         containers: by name, those that exist.
         asked: every request, as "METHOD path".
         broken: "METHOD path" beginnings, and how many more requests of that kind are cut off after they were served.
+        hanging: ends of paths whose requests are served and never answered.
+        hangs: set when there is such a request.
     """
 
     daemon_threads = False
@@ -97,6 +99,8 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.containers: dict[str, Container] = {}
         self.asked: list[str] = []
         self.broken: dict[str, int] = {}
+        self.hanging: list[str] = []
+        self.hangs = threading.Event()
         self._folder = folder
         self._lock = threading.Lock()
         super().__init__(self.path, Handler)
@@ -181,6 +185,11 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.broken[beginning] -= 1
                 self.close_connection = True
                 return
+        if path.endswith(tuple(self.server.hanging)):
+            self.server.hangs.set()
+            self.rfile.read(1)  # until the client ends the connection
+            self.close_connection = True
+            return
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         # Who asked may have gone.

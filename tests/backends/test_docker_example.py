@@ -19,6 +19,7 @@ from dragonfly_executor import BootError, DragonflyExecutor, Parent
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.testing import BackendContract
 from tests.backends.fake_docker import IMAGE, FakeDocker
+from tests.support import PATIENCE, SOON
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +46,8 @@ def make_backend(docker: FakeDocker) -> MakeBackend:
 
 
 class TestDockerBackend(BackendContract):
+    give_up_patience = SOON
+
     @pytest.fixture(autouse=True)
     def _engine(self, docker: FakeDocker, make_backend: MakeBackend) -> None:
         self.docker, self.make_backend = docker, make_backend  # type: ignore[method-assign]
@@ -57,6 +60,14 @@ class TestDockerBackend(BackendContract):
 
     def left_running(self, backend: Backend) -> Sequence[object]:
         return list(self.docker.containers)
+
+    def hanging_steps(self) -> Sequence[str]:
+        return ["/create", "/start"]
+
+    def make_hanging_backend(self, step: str) -> tuple[Backend, Callable[[], object]]:
+        self.docker.hanging = [step]
+        self.docker.hangs.clear()
+        return self.make_backend(), lambda: self.docker.hangs.wait(PATIENCE)
 
 
 def lines_of_code(source: str) -> int:

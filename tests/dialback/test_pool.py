@@ -30,7 +30,9 @@ from dragonfly_executor.backends.base import BootRequest, Node
 from dragonfly_executor.core.dialback import RefusedError
 from dragonfly_executor.dialback import DialBack
 from dragonfly_executor.runner import exits, processes
+from dragonfly_executor.testing import VirtualClock
 from dragonfly_executor.transport import certificate
+from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.tcp import split_address
 from dragonfly_executor.versions import versions
 from tests.dialback.support import DialingBackend, DialingNode, HeldBackend, dial, plain, runner_of
@@ -528,3 +530,65 @@ def kill_agent_on_the_way(payload: bytes) -> bytes:
     agent = os.getppid()
     threading.Timer(0.05, processes.kill, [agent]).start()
     return payload
+
+
+class Queueing(DialingBackend):
+    """Its boots wait for their turn until the test lets them go on, by a clock that the test moves."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__()
+        self._clock = clock
+        self.waits, self.turn = threading.Event(), threading.Event()
+
+    def make_loop(self) -> Loop:
+        return self._clock.make_loop()
+
+    def boot(self, request: BootRequest) -> Node:
+        request.queued()
+        self.waits.set()
+        assert self.turn.wait(PATIENCE)
+        request.started()
+        return super().boot(request)
+
+
+def test_a_runner_whose_boot_waited_for_long_is_let_in(make: MakeExecutor) -> None:
+    """Its token is good for as long as the boot has from when its node is asked for."""
+    clock = VirtualClock()
+    backend = Queueing(clock)
+    executor = make(2, backend=backend, boot_timeout=30)
+    future = executor.submit(pow, 2, 5)
+    assert backend.waits.wait(PATIENCE)
+    clock.advance(1000)
+    backend.turn.set()
+    assert future.result(PATIENCE) == 32
+    assert executor.pool.stats().boots_failed == 0
+
+
+class Deaf(DialingBackend):
+    """Nobody can say where it listens, for as long as the test likes."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__()
+        self._clock = clock
+        self.asked, self.hold = threading.Event(), threading.Event()
+
+    def make_loop(self) -> Loop:
+        return self._clock.make_loop()
+
+    def listen_address(self) -> tuple[str, int]:
+        self.asked.set()
+        self.hold.wait()
+        return super().listen_address()
+
+
+def test_a_door_that_does_not_open_ends_the_boot(make: MakeExecutor) -> None:
+    clock = VirtualClock()
+    backend = Deaf(clock)
+    executor = make(2, backend=backend, boot_timeout=30, max_boot_failures=1)
+    future = executor.submit(pow, 2, 5)
+    assert backend.asked.wait(PATIENCE)
+    clock.advance(31)
+    error = error_of(future)
+    assert isinstance(error, BootTimeoutError)
+    assert "the parent did not listen for runners within 30 s" in str(error)
+    backend.hold.set()

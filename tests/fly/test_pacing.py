@@ -19,6 +19,15 @@ ACTIONS = ("create", "get")
 steps = st.lists(st.tuples(st.sampled_from(ACTIONS), st.floats(0, 3)), max_size=60)
 
 
+def test_what_is_done_late_does_not_bring_the_next_one_forward() -> None:
+    """Fly counts from when it is asked: the one after three at once comes a second after the first."""
+    pacer = Pacer()
+    assert pacer.reserve("create", "app", 100.0) == 0.0
+    pacer.was_late("create", "app", 100.4, 0.4)
+    assert [pacer.reserve("create", "app", 100.4) for _ in range(2)] == [0.0, 0.0]
+    assert pacer.reserve("create", "app", 100.4) == pytest.approx(1.0)
+
+
 @given(steps)
 def test_it_is_never_faster_than_it_may_be_and_never_slower_than_it_has_to(waits: list[tuple[str, float]]) -> None:
     """In any stretch of time there are no more requests than burst and rate allow; and one too many waits for one."""

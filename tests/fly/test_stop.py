@@ -200,3 +200,32 @@ def test_a_pool_that_is_shut_down_waits_until_its_machines_are_gone(
     assert executor.submit(pow, 2, 3).result(PATIENCE) == 8
     executor.shutdown()
     nothing_is_left(on_fly, backend)
+
+
+def test_without_a_journal_it_is_seen_to_for_longer(
+    on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No sweep goes on with it while this process lives."""
+    monkeypatch.setattr(node_module, "STOP_PATIENCE", 0.0)
+    monkeypatch.setattr(node_module, "UNRECORDED_PATIENCE", 20.0)
+    node = boot(make_backend(machine_config=ASLEEP_CONFIG, journal=False))
+    on_fly.faults.on("destroy", times=3, reply=errors.platform(503))
+    node.stop()
+    assert on_fly.history.left == []
+    assert "could not be seen to be destroyed" not in caplog.text
+
+
+def test_a_machine_that_cannot_be_destroyed_holds_its_place_for_a_moment(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, short_stops: float
+) -> None:
+    """It stands in the journal: the next runner boots, and the pool ends, though each DELETE fails."""
+    on_fly.faults.on("destroy", times=math.inf, reply=errors.platform(503))
+    backend = make_backend()
+    executor = make(backend, max=1, single_use=True)
+    assert [executor.submit(pow, 2, number).result(PATIENCE) for number in range(2)] == [1, 2]
+    executor.shutdown()
+    assert backend.journal is not None
+    assert [entry.abandoned for entry in backend.journal.entries()] == [True, True]
+    on_fly.faults.clear()
+    backend.sweep()
+    nothing_is_left(on_fly, backend)

@@ -35,9 +35,9 @@ MiB = 1024 * 1024
 
 
 class Elsewhere(LocalBackend):
-    """Runners that are told that they are on another machine, and need none of this one's files."""
+    """Runners that are told that they are on another machine. An agent imports nothing from its working directory."""
 
-    sync = Sync(None)
+    sync = Sync("auto")
 
     def boot(self, request: BootRequest) -> Node:
         node = super().boot(request)

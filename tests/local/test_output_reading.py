@@ -201,6 +201,7 @@ def test_how_a_slot_ended_is_said_behind_what_its_call_wrote(scene: Scene) -> No
     scene.look()
     work: Any = SimpleNamespace(call_id=1, attempt=1, missing=0, frame=SimpleNamespace(kind=Kind.CALL))
     scene.slot.kill_reason, scene.slot.output = None, scene.output
+    scene.slot.stack = SimpleNamespace(read=lambda number: "")
     dispatcher._report_end(work, scene.slot, 9)
     frames = Decoder().feed(b"".join(scene.sent))
     assert [frame.kind for frame in frames] == [Kind.OUTPUT, Kind.OUTPUT, Kind.LOST]

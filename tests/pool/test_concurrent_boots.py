@@ -172,6 +172,39 @@ def test_a_node_is_given_back_while_all_boots_block(make_pool: MakePool) -> None
         future.cancel()
 
 
+def test_nodes_are_given_back_at_once_when_no_thread_can_be_started(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the interpreter's end. Each of these nodes takes until all are being given back."""
+    meeting, real = threading.Barrier(5), threading.Thread.start
+
+    class Slow(FakeBackend):
+        def boot(self, request: BootRequest) -> Node:
+            node: Any = super().boot(request)
+            stop = node.stop
+
+            def stop_slowly() -> None:
+                meeting.wait(PATIENCE)
+                stop()
+
+            node.stop = stop_slowly
+            return node
+
+    events, backend = Events(), Slow(slots=1)
+    pool = make_pool(min=5, max=5, max_concurrency=1, backend=backend, on_event=events)
+    for _ in range(5):
+        events.wait("up")
+
+    def start(thread: threading.Thread) -> None:
+        if "-release-" in thread.name:
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    pool.shutdown()
+    assert [node.stops for node in backend.nodes] == [1] * 5
+
+
 # -- clocks ------------------------------------------------------------------------------------------------------------
 
 
@@ -383,6 +416,31 @@ def test_a_backend_that_hangs_holds_a_shutdown_up_for_seconds_at_most(
             thread.join(PATIENCE)
     assert [node.stops for node in backend.nodes] == [1]
     assert backend.running == []
+
+
+def test_a_boot_that_gets_no_thread_for_one_that_hangs_ends(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other thread is to be had, as at the interpreter's end: nothing waits for ever."""
+    clock, hold, begun = VirtualClock(), threading.Event(), threading.Event()
+    one_boot_thread(monkeypatch)
+
+    class Hanging(FakeBackend):
+        def boot(self, request: BootRequest) -> Node:
+            begun.set()
+            return super().boot(request)
+
+    backend = Hanging(FakeRunner(hold=hold), clock=clock)
+    pool = make_pool(backend=backend, boot_timeout=30, max_boot_failures=2, **AT_ONCE)
+    future = pool.submit(echo, 1)
+    assert begun.wait(PATIENCE)
+    clock.advance(31)
+    assert not future.done()
+    clock.advance(31)
+    error = error_of(future)
+    assert isinstance(error, BootTimeoutError)
+    assert "no thread was free within 30 s: the backend blocks in 1 other boots" in str(error)
+    hold.set()
 
 
 def test_a_place_is_kept_by_a_boot_that_hangs_until_the_backend_comes_back(make_pool: MakePool) -> None:

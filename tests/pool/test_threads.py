@@ -92,6 +92,28 @@ def test_threads_that_have_nothing_to_do_end_and_the_last_one_stays(
     assert len(set(meet(crew, 5))) == 5, "it grows again"
 
 
+def test_threads_that_are_kept_are_there_when_no_other_can_be_started(
+    make_crew: MakeCrew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long they have had nothing to do."""
+    monkeypatch.setattr(threads, "IDLE", 0.01)
+    crew = make_crew(5)
+    crew.keep(3)
+    crew.keep(2)
+    beyond = set(meet(crew, 5))
+    while len([thread for thread in beyond if thread.is_alive()]) > 3:
+        for thread in beyond:
+            thread.join(0.01)
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    assert len(set(meet(crew, 3))) == 3
+    crew.keep(9)
+    assert len(set(meet(crew, 3))) == 3
+
+
 def test_a_job_that_comes_as_a_thread_is_about_to_end_is_done(
     make_crew: MakeCrew, monkeypatch: pytest.MonkeyPatch
 ) -> None:

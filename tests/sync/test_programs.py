@@ -117,6 +117,15 @@ def test_a_script_that_lies_in_a_file(way: str, end: str, travels: bool, parent:
         run(parent, "program.zip", travels=travels)
 
 
+def test_a_script_that_takes_long_to_import_there_is_off_the_clock(parent: Path) -> None:
+    """A run_timeout counts from the moment at which a call's function begins."""
+    slow = "import threading\nfrom dragonfly_executor import Parent\nif Parent.get(): threading.Event().wait(0.8)\n"
+    (parent / "helper.py").write_text(HELPER)
+    text = SCRIPT.replace("DragonflyExecutor(2, ", "DragonflyExecutor(2, run_timeout=0.6, ")
+    (parent / "script.py").write_text(slow + text + GUARD)
+    run(parent, "script.py", travels=True)
+
+
 @pytest.mark.parametrize("end", [GUARD, PLAIN], ids=["guarded", "plain"])
 @pytest.mark.parametrize("way", ["-c", "stdin"])
 def test_a_script_that_lies_in_no_file(way: str, end: str, parent: Path) -> None:

@@ -25,7 +25,7 @@ from dragonfly_executor.backends.fly.machine_config import (
     runner_command,
 )
 from dragonfly_executor.backends.fly.owner import Label, Owner
-from dragonfly_executor.backends.fly.patience import Patience
+from dragonfly_executor.backends.fly.patience import BootPatience, Patience
 from dragonfly_executor.backends.fly.prices import PRICES, Prices
 from dragonfly_executor.backends.fly.settings import Access, Address, Place
 from dragonfly_executor.options import duration
@@ -47,8 +47,8 @@ LONGEST_LIFETIME = 10 * 365 * 24 * 3600.0
 """Seconds: what is written on a machine has an end, or nobody would ever find it."""
 UNDO_PATIENCE = 20.0
 """Seconds for destroying what came of a boot that failed."""
-GIVEN_UP_PATIENCE = 4.0
-"""The same where it was given up: a pool that is shut down waits for the threads of its boots for 5 s."""
+GIVEN_UP_PATIENCE = 1.5
+"""The same for a boot that was given up: it ends within 2 s, and what is not seen to by then stands in the journal."""
 UNDO_SHARE = 0.2
 """Of a boot's time, that this may take at most."""
 SWEEP_PATIENCE = 60.0
@@ -207,30 +207,32 @@ class FlyBackend(Backend):
                 app, the image or the machine's config is wrong.
             BootTimeoutError: there was none in time.
         """
-        from dragonfly_executor.backends.fly.creation import Creation
+        # Nothing is asked for before the create is sent. What this loads takes a while.
+        request.queued()
+        from dragonfly_executor.backends.fly.creation import Creation, wait_for_turn
 
         # Not all of it: what comes of a create that ends in doubt is destroyed within the boot's time as well.
-        patience = Patience(request.timeout - min(UNDO_PATIENCE, UNDO_SHARE * request.timeout), request.given_up)
-        lifetime = request.timeout + self._max_lifetime + MARGIN
-        expires = int(time.time() + lifetime)
-        label = Label(os.urandom(16).hex(), request.parent.pool, Owner.me(), expires, int(lifetime))
-        name = machine_name(request.parent.pool)
-        encoded, written = request.parent.encode(), label.encode()
-
-        def make_body(region: str | None) -> Mapping[str, Any]:
-            """The request for this machine, in a region."""
-            return self.blueprint.body(name, region, encoded, written)
-
-        size = str(self.blueprint.guest)
+        patience = BootPatience(request.timeout - min(UNDO_PATIENCE, UNDO_SHARE * request.timeout), request)
         with self.api:
+            wait_for_turn(self.api, patience)
+            # Only now: what is written down and on the machine counts from here.
+            label = self._label(request)
+            name = machine_name(request.parent.pool)
             entry = self._journaled(name, label)
+            encoded, written = request.parent.encode(), label.encode()
+
+            def make_body(region: str | None) -> Mapping[str, Any]:
+                """The request for this machine, in a region."""
+                return self.blueprint.body(name, region, encoded, written)
+
+            size = str(self.blueprint.guest)
             creation = Creation(self.api, name, label.boot, make_body, self._regions, size)
             try:
                 machine = creation.run(patience)
             except BaseException:
                 self._undo(creation, entry, request.given_up)
                 raise
-            node = self._node(machine, entry, request)
+            node = self._node(machine, entry, request, creation)
             if self._has_to_sweep():
                 self._sweep_first(request.given_up)
             return node
@@ -252,6 +254,11 @@ class FlyBackend(Backend):
 
     # -- one boot -----------------------------------------------------------------------------------------------------
 
+    def _label(self, request: BootRequest) -> Label:
+        lifetime = request.timeout + self._max_lifetime + MARGIN
+        expires = int(time.time() + lifetime)
+        return Label(os.urandom(16).hex(), request.parent.pool, Owner.me(), expires, int(lifetime))
+
     def _journaled(self, name: str, label: Label) -> Entry:
         """Written down before Fly hears of it."""
         access = self.api.access
@@ -265,17 +272,19 @@ class FlyBackend(Backend):
             raise errors.BootError(text, "create") from error
         return entry
 
-    def _node(self, machine: Machine, entry: Entry, request: BootRequest) -> Node:
+    def _node(self, machine: Machine, entry: Entry, request: BootRequest, creation: Creation) -> Node:
         from dragonfly_executor.backends.fly.node import FlyNode
 
-        known = entry._replace(machine_id=machine.id, region=machine.region)
+        known = entry._replace(machine_id=machine.id or None, region=machine.region or entry.region)
         try:
             self._write(known)
         except OSError as error:
             # The name is on the disk, and by that it is found as well.
             logger.warning("the journal does not have the number of %s: %s", machine, error)
         address = request.parent.address or join_address(self._address.dialed, self._address.port)
-        node = FlyNode(self.api, machine, address, lambda: self._forget(known), lambda: self._abandon(known))
+        forget, abandon = (lambda: self._forget(known)), (lambda: self._abandon(known))
+        is_recorded = self.journal is not None
+        node = FlyNode(self.api, machine, address, forget, abandon, creation.find, is_recorded=is_recorded)
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node
 

@@ -12,7 +12,7 @@ import httpx
 import tenacity
 
 from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, OutOfTimeError, describe
-from dragonfly_executor.backends.fly.http import Line
+from dragonfly_executor.backends.fly.http import CREATE, Line
 from dragonfly_executor.backends.fly.machines import GONE, Machine
 from dragonfly_executor.backends.fly.owner import KIND, RUNNER
 from dragonfly_executor.backends.fly.patience import Patience
@@ -37,7 +37,7 @@ def persist(step: Callable[[], T], patience: Patience) -> T:
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(Again),
         wait=_pause,
-        stop=lambda state: patience.over,
+        stop=lambda state: patience.over or patience.is_cut_short,
         sleep=patience.pause,
         reraise=True,
     )
@@ -121,10 +121,19 @@ class MachinesAPI:
 
     # -- once ---------------------------------------------------------------------------------------------------------
 
+    def wait_to_create(self, patience: Patience) -> None:
+        """Wait until it is somebody's turn to ask for a machine.
+
+        Raises:
+            OutOfTimeError: its turn would come too late, or nobody wants it.
+        """
+        self._line.wait_for_turn(CREATE, self.access.app, patience)
+        patience.turn_came = time.monotonic()
+
     def create(self, body: Mapping[str, Any], patience: Patience) -> Reply:
-        """Ask for a machine, once."""
+        """Ask for a machine, once. After `wait_to_create` it has its turn, else it waits for one."""
         return self._line.exchange(
-            "create", self.access.app, "POST", self._machines, patience, timeout=CREATE_TIMEOUT, body=body
+            CREATE, self.access.app, "POST", self._machines, patience, timeout=CREATE_TIMEOUT, body=body
         )
 
     def wait(self, machine_id: str, states: tuple[str, ...], patience: Patience) -> Verdict:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.fly.client import MachinesAPI, failure, persist
+from dragonfly_executor.backends.fly.client import LATER, MachinesAPI, failure, persist
 from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, OutOfTimeError, describe
 from dragonfly_executor.backends.fly.machines import Machine
 from dragonfly_executor.backends.fly.owner import BOOT
-from dragonfly_executor.backends.fly.patience import Patience
+from dragonfly_executor.backends.fly.patience import BootPatience, Patience
 from dragonfly_executor.backends.fly.verdicts import Verdict, classify, is_image_missing, taken_by
 
 if TYPE_CHECKING:
@@ -23,7 +23,21 @@ PAUSE_ON_MISSING_IMAGE = 5.0
 """Seconds: an image that was pushed just now is not known everywhere at once."""
 PAUSE_ON_NOTHING = 0.5
 """Seconds until a machine that is not listed is looked for again."""
+LOOK_FOR_RUNNERS = 1.5
+"""Seconds for finding the machine of a runner that is there, before it is known by its name alone."""
 DOING = "creating a machine"
+
+
+def wait_for_turn(api: MachinesAPI, patience: BootPatience) -> None:
+    """Wait until Fly may be asked for a machine.
+
+    Raises:
+        BootError: nobody wants it any more, or there is no time left.
+    """
+    try:
+        api.wait_to_create(patience)
+    except FlyAPIError as error:
+        raise errors.BootError(str(error), "create") from error
 
 
 class Creation:
@@ -62,8 +76,8 @@ class Creation:
         self._refusals: list[str] = []
         self.in_doubt = False
 
-    def run(self, patience: Patience) -> Machine:
-        """The machine.
+    def run(self, patience: BootPatience) -> Machine:
+        """The machine. Once its runner has dialed in there is one, whatever becomes of Fly's answers.
 
         Raises:
             BootError: there is none, or (`in_doubt`) nobody knows; `final` where Fly's answer is.
@@ -71,12 +85,23 @@ class Creation:
         try:
             return persist(lambda: self._attempt(patience), patience)
         except FlyAPIError as error:
+            if patience.dialed_in and not patience.given_up:
+                return self._of_runner(patience)
             if patience.left() <= 0:
                 text = f"no machine was created in the time that a boot has; {error}"
                 raise errors.BootTimeoutError(text, "create", final=error.final) from error
             raise errors.BootError(str(error), "create", final=error.final) from error
 
-    def _attempt(self, patience: Patience) -> Machine:
+    def _of_runner(self, patience: Patience) -> Machine:
+        """The machine of a runner that is there."""
+        self.in_doubt = False
+        try:
+            found = self.find(patience.part(LOOK_FOR_RUNNERS))
+        except FlyAPIError:
+            found = None  # it is looked for again when it is given back
+        return found or Machine.unseen(self._name)
+
+    def _attempt(self, patience: BootPatience) -> Machine:
         body = self._make_body(self._regions[self._place])
         # Whatever comes between the question and the answer.
         was_in_doubt, self.in_doubt = self.in_doubt, True
@@ -101,10 +126,13 @@ class Creation:
             self._missing_images += 1
             missing = Again(describe(reply, DOING), reply.status, Verdict.TRANSIENT, reply.request_id)
             missing.after = PAUSE_ON_MISSING_IMAGE
+            patience.refused()
             raise missing
         if verdict in (Verdict.HOST_FULL, Verdict.CAPACITY, Verdict.QUOTA):
             self._move_on(verdict, describe(reply, DOING))
             verdict = Verdict.RATE  # that is: ask again
+        if verdict in LATER and not self.in_doubt:
+            patience.refused()
         raise failure(reply, verdict, DOING)
 
     def _move_on(self, verdict: Verdict, said: str) -> None:
@@ -125,7 +153,7 @@ class Creation:
 
     def _adopt(self, machine_id: str | None, patience: Patience, said: str) -> Machine:
         """A machine has the name: it is this one if a try went through whose answer was lost."""
-        machine = self._find(patience) if machine_id is None else self._api.get(machine_id, patience)
+        machine = self.find(patience) if machine_id is None else self._api.get(machine_id, patience)
         if machine is None:
             # It is gone again, or not to be seen yet: that will show.
             raise Again(said, 409, Verdict.CONFLICT)
@@ -139,8 +167,12 @@ class Creation:
 
     # -- where it ended in doubt --------------------------------------------------------------------------------------
 
-    def _find(self, patience: Patience) -> Machine | None:
-        """The machine of this boot, as far as Fly lists it."""
+    def find(self, patience: Patience) -> Machine | None:
+        """The machine of this boot, as far as Fly lists it.
+
+        Raises:
+            FlyAPIError: Fly does not list anything.
+        """
         found = self._api.runners(patience, **{BOOT: self._boot})
         return next((machine for machine in found if machine.name == self._name), None)
 
@@ -156,10 +188,10 @@ class Creation:
             comes.
         """
         try:
-            machine = self._find(patience)
+            machine = self.find(patience)
             while machine is None and may_come_yet and not patience.over:
                 patience.pause(PAUSE_ON_NOTHING)
-                machine = self._find(patience)
+                machine = self.find(patience)
             if machine is None:
                 return "it is not to be found"
             return "" if self._api.destroy(machine.id, patience) else "it was told to go, and has not yet"

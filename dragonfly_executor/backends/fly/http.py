@@ -19,6 +19,8 @@ from dragonfly_executor.backends.fly.settings import Access
 from dragonfly_executor.backends.fly.verdicts import Reply, Verdict
 from dragonfly_executor.versions import __version__
 
+CREATE = "create"
+"""The action that makes a machine."""
 CONNECT_TIMEOUT = 5.0
 KEPT_CONNECTIONS = 8
 """Those that nobody uses, at most."""
@@ -131,22 +133,37 @@ class Line:
         Raises:
             OutOfTimeError: its turn would come too late, or nobody wants the answer. Nothing was sent.
         """
-        with self._lock:
-            turn = self._pacer.reserve(action, thing, time.monotonic())
-        if turn > 0:
-            patience.pause(turn)
-        if patience.given_up or (turn > 0 and patience.over):
-            why = "nobody wanted to ask Fly any more" if patience.given_up else "there was no time left to ask Fly"
-            raise OutOfTimeError(f"{why} ({action})", verdict=Verdict.TRANSIENT)
+        waited = patience.take_turn() if action == CREATE else None
+        if waited is None:
+            self.wait_for_turn(action, thing, patience)
+        else:
+            with self._lock:
+                self._pacer.was_late(action, thing, time.monotonic(), waited)
         with self:
             connection, reply = self._take(), None
             try:
                 with patience.ending(connection.cut):
+                    if action == CREATE:
+                        patience.asks()
                     reply = self._ask(connection, method, path, patience, timeout, params, body)
                 return reply
             finally:
                 whole = reply is not None and reply.status > 0
-                self._give_back(connection, may_be_kept=whole and not patience.given_up)
+                self._give_back(connection, may_be_kept=whole and not patience.is_cut_short)
+
+    def wait_for_turn(self, action: str, thing: str, patience: Patience) -> None:
+        """Wait until something may be asked.
+
+        Raises:
+            OutOfTimeError: its turn would come too late, or nobody wants the answer.
+        """
+        with self._lock:
+            turn = self._pacer.reserve(action, thing, time.monotonic())
+        if turn > 0:
+            (patience.wait_for_turn if action == CREATE else patience.pause)(turn)
+        if patience.is_cut_short or (turn > 0 and patience.over):
+            why = "nobody wanted to ask Fly any more" if patience.is_cut_short else "there was no time left to ask Fly"
+            raise OutOfTimeError(f"{why} ({action})", verdict=Verdict.TRANSIENT)
 
     def _ask(
         self,

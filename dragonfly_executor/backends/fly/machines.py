@@ -54,6 +54,11 @@ class Machine(NamedTuple):
     private_ip: str
 
     @classmethod
+    def unseen(cls, name: str) -> Machine:
+        """One that is known by its name alone."""
+        return cls("", name, "", "", None, {}, "", [], "ok", "")
+
+    @classmethod
     def read(cls, said: object) -> Machine | None:
         """From what was sent; None if that is no machine."""
         if not isinstance(said, dict) or not isinstance(said.get("id"), str) or not said["id"]:
@@ -118,8 +123,8 @@ class Machine(NamedTuple):
 
     def __str__(self) -> str:
         where = f" in {self.region}" if self.region else ""
-        named = f" ({self.name})" if self.name else ""
-        return f"machine {self.id}{named}{where}"
+        named = f" ({self.name})" if self.name and self.id else ""
+        return f"machine {self.id or self.name}{named}{where}"
 
     def standing(self) -> str:
         """How it stands, in words."""

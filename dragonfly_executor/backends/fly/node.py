@@ -18,8 +18,11 @@ from dragonfly_executor.runner import exits
 
 logger = logging.getLogger("dragonfly_executor")
 
-STOP_PATIENCE = 40.0
-"""Seconds for destroying a machine; the pool waits for as long as 60."""
+STOP_PATIENCE = 5.0
+"""Seconds for destroying a machine that stands in the journal. It counts against ``max`` until then, and a shutdown
+waits for it. After that the next sweep goes on."""
+UNRECORDED_PATIENCE = 40.0
+"""The same without a journal: no sweep goes on then."""
 LOOK_PATIENCE = 10.0
 PAUSE = 1.0
 """Seconds until the next look, where Fly does not say how a machine stands."""
@@ -37,6 +40,8 @@ class FlyNode(Node):
         address: where its runner dials.
         forget: called when the machine is known to be gone.
         abandon: called when it is not; says who destroys it then.
+        find: looks for the machine if it is known by its name alone; may raise `FlyAPIError`.
+        is_recorded: whether the machine stands in a journal.
     """
 
     shares_disk = False
@@ -48,6 +53,9 @@ class FlyNode(Node):
         address: str,
         forget: Callable[[], None],
         abandon: Callable[[], str],
+        find: Callable[[Patience], Machine | None],
+        *,
+        is_recorded: bool,
     ) -> None:
         self.machine_id = machine.id
         self.facts = {"create": str(machine)}
@@ -58,6 +66,8 @@ class FlyNode(Node):
         self._address = address
         self._forget = forget
         self._abandon = abandon
+        self._find = find
+        self._is_recorded = is_recorded
         self._lock = threading.Lock()
         self._stopping = GivenUp()
         api.__enter__()
@@ -123,8 +133,14 @@ class FlyNode(Node):
             self._api.__exit__(None, None, None)
 
     def _destroy(self) -> tuple[bool, str]:
+        patience = Patience(STOP_PATIENCE if self._is_recorded else UNRECORDED_PATIENCE)
         try:
-            return self._api.destroy(self.machine_id, Patience(STOP_PATIENCE)), "it was told to go, and has not yet"
+            if not self.machine_id:
+                found = self._find(patience)
+                if found is None:
+                    return False, "Fly does not list it"
+                self._seen, self.machine_id = found, found.id
+            return self._api.destroy(self.machine_id, patience), "it was told to go, and has not yet"
         except FlyAPIError as error:
             return False, str(error)
 

@@ -42,6 +42,15 @@ class Pacer:
             self._forget(now)
         return max(0.0, -tokens / rate.per_second)
 
+    def was_late(self, action: str, thing: str, now: float, seconds: float) -> None:
+        """Take back what has come in during so many seconds, by which something was done later than it might have been.
+
+        Fly counts from when it is asked.
+        """
+        rate = RATES.get(action, DEFAULT)
+        tokens = self._tokens(action, thing, now) - max(0.0, seconds) * rate.per_second
+        self._buckets[action, thing] = (tokens, max(now, self._since(action, thing, now)))
+
     def _tokens(self, action: str, thing: str, now: float) -> float:
         rate = RATES.get(action, DEFAULT)
         tokens = self._buckets.get((action, thing), (float(rate.burst), now))[0]

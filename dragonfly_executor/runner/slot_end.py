@@ -1,0 +1,29 @@
+"""What is told of a slot that died under a call: how, where in the user's code, and whether memory ran out."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from dragonfly_executor.runner.memory import MemoryWatch
+from dragonfly_executor.runner.slots import Slot, Work
+from dragonfly_executor.stdlib_json import json
+
+
+def describe(work: Work, slot: Slot, status: int, memory: MemoryWatch | None) -> bytes:
+    """Return the payload of a LOST."""
+    code = os.waitstatus_to_exitcode(status)
+    number = -code if code < 0 else 0
+    out_of_memory = number == signal.SIGKILL and memory is not None and memory.has_killed()
+    said = {
+        "code": None if number else code,
+        "signal": number or None,
+        "pid": slot.pid,
+        # A large one does not start before all of it has come.
+        "started": slot.ready and work.missing <= 0,
+        "output": slot.output.last_words(),
+        "stack": slot.stack.read(number),
+        "out_of_memory": out_of_memory,
+        "memory_limit": memory.limit() if out_of_memory and memory is not None else None,
+    }
+    return json.dumps(said).encode()
