@@ -33,7 +33,8 @@ class Pool:
     """A named, elastic set of runners, with Dragonfly's options and defaults. Durations are seconds or a `timedelta`.
 
     Args:
-        name: what `call` and `cast` find the pool by.
+        name: what `call` and `cast` find the pool by. The pool lives until it is shut down or the interpreter ends, also
+            if the program keeps no reference to it.
         min: runners that are kept booted, from now on, and again when one is lost. 0 inside a runner.
         max: runners at most, those that boot counted in.
         max_concurrency: calls at once on one runner.
@@ -121,8 +122,12 @@ class Pool:
         own = {} if boot_timeout is ... else {"boot_timeout": boot_timeout}
         self._set_up(name, backend, {**named, **own, **options})
         registry.add(self)
-        if self._engine.options.min:
-            self._engine.start()
+        try:
+            if self._engine.options.min:
+                self._engine.start()
+        except BaseException:
+            self.kill()
+            raise
 
     def _set_up(self, name: str, backend: Backend | None, options: dict[str, Any]) -> None:
         backend = registry.default_backend() if backend is None else backend
@@ -236,12 +241,14 @@ class Pool:
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See `DragonflyExecutor.shutdown`."""
         self._engine.shut_down(ShutdownMode.CANCEL_QUEUED if cancel_futures else ShutdownMode.DRAIN)
+        registry.release(self)
         if wait:
             self._engine.join()
 
     def kill(self) -> None:
         """Stop all calls and all runners now. Futures that are not done fail or are cancelled."""
         self._engine.shut_down(ShutdownMode.KILL)
+        registry.release(self)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until a pool that was shut down is gone; `timeout` seconds at most."""
@@ -252,7 +259,10 @@ class Pool:
 
         Those calls have ``shutdown_timeout`` to finish. A Ctrl-C while this waits stops everything.
         """
-        leave(self._engine, interrupted=interrupted)
+        try:
+            leave(self._engine, interrupted=interrupted)
+        finally:
+            registry.release(self)
 
     def __enter__(self) -> Self:
         return self

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 class Registry:
     """The pools of this process by name, and the backend that pools get where none is named.
 
-    Both belong to the program, as a logger's name does: `call("media", fn)` finds its pool from anywhere.
+    Both belong to the program, as a logger's name does: `call("media", fn)` finds its pool from anywhere. So the
+    registry owns a named pool until the pool is shut down. After that it finds the pool while the program holds it.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: a garbage collection inside it may end a pool.
+        self._lock = threading.RLock()
         self._pools: weakref.WeakValueDictionary[str, Pool] = weakref.WeakValueDictionary()
+        self._owned: dict[str, Pool] = {}
         self._backend: Backend | None = None
 
     def configure(self, *, backend: Backend) -> None:
@@ -43,7 +46,13 @@ class Registry:
             known = self._pools.get(pool.name)
             if known is not None and not known.is_shut_down:
                 raise ValueError(f"there is a pool named {pool.name!r} already; shut it down, or take another name")
-            self._pools[pool.name] = pool
+            self._pools[pool.name] = self._owned[pool.name] = pool
+
+    def release(self, pool: Pool) -> None:
+        """Own a pool no longer: it is shut down, or could not be made. Nothing happens if it is not owned."""
+        with self._lock:
+            if self._owned.get(pool.name) is pool:
+                del self._owned[pool.name]
 
     def find(self, name: str) -> Pool:
         """The pool of this name; KeyError, naming those that there are, if there is none."""

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from dragonfly_executor import DragonflyExecutor, Pool
+from dragonfly_executor import DragonflyExecutor, Pool, call
+from dragonfly_executor.registry import registry
 from dragonfly_executor.testing import FakeBackend
 from tests import payloads
 from tests.census import Census
@@ -76,12 +77,46 @@ def test_a_dropped_map_finishes_what_is_taken() -> None:
     assert list(results) == list(range(50))
 
 
-def test_a_dropped_pool_frees_its_name() -> None:
-    """Checklist 68."""
-    for number in range(3):
-        pool = Pool("dropped", min=0, max=1, max_concurrency=1)
-        assert pool.call(payloads.echo, number) == number
+def test_a_named_pool_lives_until_it_is_shut_down() -> None:
+    """A program that makes a pool and goes on with `call` alone holds no reference to it."""
+    Pool("dropped", min=0, max=1, max_concurrency=1)
+    gc.collect()
+    agent = call("dropped", payloads.agent_pid)
+    with watching(agent) as (watch,):
+        gc.collect()
+        assert call("dropped", payloads.agent_pid) == agent
+        registry.find("dropped").shutdown()
+        assert watch.ended()
+    gc.collect()
+    with pytest.raises(KeyError, match="no pool is named 'dropped'"):
+        call("dropped", int)
+
+
+def test_a_named_pool_that_is_shut_down_and_dropped_is_collected() -> None:
+    for end in ("shutdown", "kill", "leave"):
+        pool = Pool("collected", min=0, max=1, max_concurrency=1)
+        assert pool.call(payloads.echo, end) == end
+        if end == "leave":
+            pool.leave(interrupted=False)
+        else:
+            getattr(pool, end)()
+        pool.join()
+        gone = weakref.ref(pool)
         del pool
+        gc.collect()
+        assert gone() is None
+
+
+def test_a_pool_whose_start_fails_leaves_its_name_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_engine: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("dragonfly_executor.engine.Engine.start", fail)
+        with pytest.raises(RuntimeError, match="new thread"):
+            Pool("unlucky", min=1, max=1)
+    with Pool("unlucky", min=0, max=1) as pool:
+        assert registry.find("unlucky") is pool
 
 
 def test_a_garbage_collection_anywhere_stops_pools_and_deadlocks_nobody(eager_gc: None) -> None:

@@ -14,7 +14,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.hosts import HostBook, SSHHost, address, port_number, user_name, variables
-from dragonfly_executor.backoff import delay
+from dragonfly_executor.backoff import delay, exponential
 from dragonfly_executor.options import duration, hook, whole
 from dragonfly_executor.sync.plan import Sync
 from dragonfly_executor.transport.tcp import WILDCARDS
@@ -211,7 +211,10 @@ class SSHBackend(Backend):
             return
         with self._lock:
             failures = self._book.failed(place)
-        pause = delay(self._wait or _default_wait(), failures)
+        if self._wait is None:
+            pause = exponential(failures, first=1.0, most=300.0, jitter=1.0)
+        else:
+            pause = delay(self._wait, failures)
         with self._lock:
             self._book.set_aside(place, time.monotonic() + pause)
         logger.warning("host %s is set aside for %.1f s: %s", self.hosts[place], pause, error.args[0])
@@ -260,14 +263,6 @@ def _is_direct(connect: str) -> bool:
     if connect not in CONNECT:
         raise ValueError(f"connect must be one of {', '.join(map(repr, CONNECT))}, not {connect!r}")
     return connect == "direct"
-
-
-def _default_wait() -> Wait:
-    # Loaded when something has failed: a program in which nothing fails has no use for it.
-    import tenacity
-
-    wait: Wait = tenacity.wait_exponential(multiplier=1.0, max=300.0) + tenacity.wait_random(0.0, 1.0)
-    return wait
 
 
 def _again(error: Exception) -> errors.BootError:
