@@ -33,8 +33,8 @@ class Pool:
     """A named, elastic set of runners, with Dragonfly's options and defaults. Durations are seconds or a `timedelta`.
 
     Args:
-        name: what `call` and `cast` find the pool by. The pool lives until it is shut down or the interpreter ends, also
-            if the program keeps no reference to it.
+        name: what `call` and `cast` find the pool by. The pool lives until it is shut down or the interpreter ends,
+            also if the program keeps no reference to it.
         min: runners that are kept booted, from now on, and again when one is lost. 0 inside a runner.
         max: runners at most, those that boot counted in.
         max_concurrency: calls at once on one runner.
