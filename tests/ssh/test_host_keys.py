@@ -71,7 +71,7 @@ def test_a_line_is_about_the_hosts_that_it_names(file: Path, first: Key, second:
         ("!gpu1", "gpu1"),
         ("gpu1", "[gpu1]:2222"),
         ("[g]pu1", "gpu1"),
-        ("@cert-authority gpu1", "gpu1"),
+        ("@cert-authority gpu2", "gpu1"),
         ("@somebody gpu1", "gpu1"),
     ],
 )
@@ -79,6 +79,25 @@ def test_a_line_is_about_no_other(file: Path, first: Key, patterns: str, name: s
     file.write_text(f"{patterns} {first.line}\n")
     with pytest.raises(HostKeyError, match="is in none of"):
         verify(file, name, first)
+
+
+def test_the_key_of_a_certificate_authority_is_no_host_key(file: Path, first: Key, second: Key) -> None:
+    """The error says that certificates of hosts are not read, and what to do."""
+    file.write_text(f"@cert-authority gpu? {first.line}\n")
+    assert HostKeys([str(file)]).types("gpu1") == []
+    for key in (first, second):
+        with pytest.raises(HostKeyError, match=r"only @cert-authority lines.*does not read certificates.*host_key="):
+            verify(file, "gpu1", key)
+    HostKeys([str(file)], [second.blob]).verify("the host", "gpu1", second.blob)
+    HostKeys([str(file)], accept_any=True).verify("the host", "gpu1", second.blob)
+
+
+def test_a_plain_line_counts_beside_one_of_a_certificate_authority(file: Path, first: Key, second: Key) -> None:
+    file.write_text(f"@cert-authority * {first.line}\ngpu1 {second.line}\n")
+    assert HostKeys([str(file)]).types("gpu1") == ["ssh-ed25519"]
+    verify(file, "gpu1", second)
+    with pytest.raises(HostKeyError, match="but is known with"):
+        verify(file, "gpu1", first)
 
 
 def test_names_may_be_hashed(file: Path, first: Key, second: Key) -> None:

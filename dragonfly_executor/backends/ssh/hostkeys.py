@@ -50,14 +50,22 @@ def known_as(name: str, port: int) -> str:
 
 
 class Line:
-    """A line of a known_hosts file."""
+    """A line of a known_hosts file.
 
-    __slots__ = ("blob", "patterns", "revokes")
+    Attributes:
+        patterns: the hosts that the line is about.
+        blob: the key.
+        revokes: whether the line revokes the key.
+        is_authority: whether the key only signs certificates of hosts.
+    """
 
-    def __init__(self, patterns: str, blob: bytes, *, revokes: bool) -> None:
+    __slots__ = ("blob", "is_authority", "patterns", "revokes")
+
+    def __init__(self, patterns: str, blob: bytes, *, revokes: bool = False, is_authority: bool = False) -> None:
         self.patterns = patterns
         self.blob = blob
         self.revokes = revokes
+        self.is_authority = is_authority
 
     @staticmethod
     def parse(text: str) -> Line | None:
@@ -65,17 +73,18 @@ class Line:
         words = text.split()
         if not words or words[0].startswith("#"):
             return None
-        revokes = words[0] == "@revoked"
+        revokes, is_authority = words[0] == "@revoked", words[0] == "@cert-authority"
         if words[0].startswith("@"):
-            # A certificate authority does not vouch for plain keys, and paramiko knows no host certificates.
-            words = words[1:] if revokes else []
+            words = words[1:] if revokes or is_authority else []
         if len(words) < 3:
             return None
         try:
             blob = base64.b64decode(words[2], validate=True)
         except (binascii.Error, ValueError):
             return None
-        return Line(words[0], blob, revokes=revokes) if key_type(blob) == words[1] else None
+        if key_type(blob) != words[1]:
+            return None
+        return Line(words[0], blob, revokes=revokes, is_authority=is_authority)
 
     def is_about(self, name: str) -> bool:
         """Whether it names this host."""
@@ -90,6 +99,11 @@ class Line:
                     return False
                 found = True
         return found
+
+
+def _vouched_for(lines: Iterable[Line]) -> list[bytes]:
+    """Return the keys that a host may show. The key of a certificate authority is none of them."""
+    return [line.blob for line in lines if not line.revokes and not line.is_authority]
 
 
 def _is_hash_of(hashed: str, name: str) -> bool:
@@ -143,7 +157,7 @@ class HostKeys:
 
     def types(self, name: str) -> list[str]:
         """Types of the keys that are known of a host: it should show one of these."""
-        blobs = self._pinned or [line.blob for line in self.lines(name) if not line.revokes]
+        blobs = self._pinned or _vouched_for(self.lines(name))
         return list(dict.fromkeys(key_type(blob) for blob in blobs))
 
     def verify(self, host: str, name: str, blob: bytes) -> None:
@@ -166,7 +180,7 @@ class HostKeys:
         lines = self.lines(name)
         if any(line.revokes and line.blob == blob for line in lines):
             raise HostKeyError(f"{host} shows the key {shown}, which is revoked in known_hosts", "host key")
-        known = [line.blob for line in lines if not line.revokes]
+        known = _vouched_for(lines)
         if blob in known or self._accept_any:
             return
         if known:
@@ -174,6 +188,13 @@ class HostKeys:
             raise HostKeyError(
                 f"{host} shows the key {shown}, but is known with {expected}: either it was set up anew, or somebody "
                 f"answers in its place. Ask who runs it, and only then: ssh-keygen -R '{name}'",
+                "host key",
+            )
+        if any(line.is_authority for line in lines):
+            raise HostKeyError(
+                f"{host} shows the key {shown}. For {name!r}, known_hosts has only @cert-authority lines, and this "
+                "backend does not read certificates of hosts. Compare the fingerprint with the host's own (ssh-keygen "
+                "-l), then add the key itself to known_hosts (ssh-keyscan prints the line), or give host_key=",
                 "host key",
             )
         raise HostKeyError(
