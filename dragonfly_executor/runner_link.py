@@ -91,6 +91,7 @@ class RunnerLink:
         self._listener = listener
         self._outputs = outputs
         self._transfers = Transfers(codec)
+        self._starts = node.starts
         self._link: Link | None = None
         self._pump: Pump | None = None
         if node.stream is not None:
@@ -127,11 +128,12 @@ class RunnerLink:
 
     def send_call(self, call: Call, now: float) -> None:
         """Queue a call, a large one as its head alone: its bytes follow when a slot asks for them. `flush` sends it."""
-        payload, limits, link = call.payload, call.limits, self._link
+        payload, limits, link, starts = call.payload, call.limits, self._link, self._starts
         if link is None or link.closed:
             return
+        number = 0 if starts is None else starts.assign((call.id, call.attempt))
         if type(payload) is bytes and limits.timeout is None and limits.run_timeout is None:
-            link.queue(HEADER.pack(CALL, 0, call.attempt, 0, call.id, len(payload)) + payload)
+            link.queue(HEADER.pack(CALL, 0, call.attempt, number, call.id, len(payload)) + payload)
             return
         flags = 0
         prefix = b""
@@ -141,12 +143,13 @@ class RunnerLink:
             run_timeout = INFINITY if limits.run_timeout is None else limits.run_timeout
             prefix = LIMITS.pack(budget, run_timeout)
         if type(payload) is bytes:
-            link.queue(encode(Kind.CALL, call.id, prefix + payload, flags=flags, attempt=call.attempt))
+            link.queue(encode(Kind.CALL, call.id, prefix + payload, flags=flags, attempt=call.attempt, detail=number))
             return
         parts: Any = payload
         total = TOTAL.pack(sum(map(len, parts)))
         self._transfers.offer((call.id, call.attempt), parts)
-        link.queue(encode(Kind.CALL, call.id, prefix + total, flags=flags | Flag.LARGE, attempt=call.attempt))
+        flags |= Flag.LARGE
+        link.queue(encode(Kind.CALL, call.id, prefix + total, flags=flags, attempt=call.attempt, detail=number))
 
     def flush(self) -> None:
         """Write what was said or queued, without waiting for the end of the loop's pass."""
@@ -250,6 +253,8 @@ class RunnerLink:
             else:
                 said = said or Said(results)
                 self._sort(frame, said)
+        if self._starts is not None:
+            self._starts.release_results(results)
         # Nearly all that is ever read are small results: they take the short way.
         if said is None:
             self._listener.results_arrived(self, results)
@@ -295,17 +300,23 @@ class RunnerLink:
             case Kind.STARTED:
                 said.started.append(ref)
             case Kind.RETURNED:
-                self._transfers.forget(ref)
+                self._forget(ref)
                 said.returned.append(ref)
             case Kind.LOST:
-                self._transfers.forget(ref)
+                self._forget(ref)
                 said.lost.append((ref, read_end(frame)))
             case Kind.TIMED_OUT:
-                self._transfers.forget(ref)
+                self._forget(ref)
                 said.timed_out.append((ref, frame.detail / 1000))
             case Kind.GONE:
-                self._transfers.forget(ref)
+                self._forget(ref)
                 said.gone.append(ref)
+
+    def _forget(self, ref: Ref) -> None:
+        """A call has left the runner without a result."""
+        self._transfers.forget(ref)
+        if self._starts is not None:
+            self._starts.release(ref)
 
     def _on_runner_frame(self, frame: Frame, said: Said) -> None:
         """What concerns the runner as a whole."""

@@ -57,8 +57,14 @@ class Runners:
         self._releaser = Releaser(self._crew, loop, narrator, backend.name)
         welcome = Welcome(engine, backend, initializer, keeper, narrator.warn)
         self._boots = Boots(
-            engine, backend=backend, loop=loop, narrator=narrator, welcome=welcome, keeper=keeper,
-            releaser=self._releaser, host=self,
+            engine,
+            backend=backend,
+            loop=loop,
+            narrator=narrator,
+            welcome=welcome,
+            keeper=keeper,
+            releaser=self._releaser,
+            host=self,
         )
 
     def _encode_idle_check(self) -> bytes:
@@ -136,9 +142,32 @@ class Runners:
             text = f"{runner.name} (process {runner.pid}) was lost: {error}"
             lost = errors.RunnerLostError(text, runner_id=runner.id)
             lost.__cause__ = error
-            self._engine.handle(events.RunnerLost(runner.id, lost, runner.never_left))
+            self._lose(runner, lost)
         elif runner.id in self._stopping:
             self._leave(runner.id)
+
+    def _lose(self, runner: RunnerLink, lost: errors.RunnerLostError) -> None:
+        """Tell the core, as soon as it is known which calls had begun."""
+        starts = runner.node.starts
+
+        def tell() -> None:
+            """Of the calls that had begun as well, as far as that is known."""
+            begun = None if starts is None else starts.begun()
+            self._engine.handle(events.RunnerLost(runner.id, lost, runner.never_left, begun))
+
+        if starts is None or starts.is_empty:
+            tell()
+            return
+
+        def has_ended() -> None:
+            """No process of it is left, so nothing can begin there any more."""
+            tell()
+            self._gone(runner.id)
+
+        # First, so that a runner that the core stops for this is known to be on its way out.
+        self._stopping[runner.id] = (self._up.pop(runner.id), None)
+        self._engine.handle(events.RunnerLeaving(runner.id))
+        self._releaser.release(runner, has_ended)
 
     def beat_on(self) -> None:
         """Have the heart beat, if it does not."""
@@ -176,6 +205,10 @@ class Runners:
         """Tell a runner to go, or give up on its boot; the core hears `RunnerGone` when nothing of it is left."""
         if runner_id in self._boots:
             self._boots.abort(runner_id, reason)
+            return
+        if runner_id in self._stopping:
+            # It was lost, and is given back already.
+            self._narrator.shrunk(runner_id, self.count, reason)
             return
         runner = self._up.pop(runner_id)
         self._narrator.shrunk(runner_id, self.count, reason)

@@ -20,7 +20,7 @@ sys.path[:] = [*path, {home!r}]
 import dragonfly_executor
 sys.path[:] = path
 from dragonfly_executor.runner.__main__ import main
-main(["--fd", "{fd}"])
+main(["--fd", {descriptors}])
 """
 """Runs in the agent before anything else.
 
@@ -42,16 +42,18 @@ _LETTERS = {
 """Fields of ``sys.flags`` that count how often an option was given, and the option's letter."""
 
 
-def agent_command(python: str, fd: int) -> list[str]:
+def agent_command(python: str, fd: int, *starts: int) -> list[str]:
     """Return the command that runs an agent on the inherited descriptor `fd`.
 
     Args:
         python: the interpreter. It gets the options of the one that runs here.
         fd: the number of the agent's end of the link.
+        starts: the numbers of what it inherits of a `StartTable`.
     """
     # The package may be importable in the parent alone, through its sys.path: the agent is told where it is.
     home = __file__.rpartition("/dragonfly_executor/")[0]
-    return [python, *interpreter_options(), "-c", LAUNCH.format(home=home, fd=fd)]
+    descriptors = ", ".join(f'"{number}"' for number in (fd, *starts))
+    return [python, *interpreter_options(), "-c", LAUNCH.format(home=home, descriptors=descriptors)]
 
 
 def is_frozen() -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.errors import BootError
     from dragonfly_executor.sync import Sync
     from dragonfly_executor.transport.loop import Loop
+    from dragonfly_executor.transport.starts import StartTable
 else:
     Protocol = object
 
@@ -146,6 +147,8 @@ class Node:
         slots: calls at once on this node where it has a say in that; it comes before what the pool was given.
         price: US dollars for a second of it, estimated; None where no more is known than what `Backend.price` says.
         sessions: the process sessions of the slots that live there, as the agent has reported them; kept by the pool.
+        starts: memory in which its slots mark the calls that they begin; `stop` settles it. None where there is none:
+            all calls that a lost runner had may have begun.
         facts: what the backend found out on the way, by the phase of the boot in which it did, for people to read.
     """
 
@@ -155,6 +158,7 @@ class Node:
     slots: int | None = None
     price: float | None = None
     sessions: Collection[int] = ()
+    starts: StartTable | None = None
     facts: Mapping[str, str] = MappingProxyType({})
 
     def stop(self) -> None:

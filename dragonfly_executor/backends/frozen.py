@@ -43,17 +43,25 @@ class _Support:
 
 
 class FrozenAgent:
-    """What `multiprocessing.spawn` unpickles in the new process in the place of a `Process`, and runs."""
+    """What `multiprocessing.spawn` unpickles in the new process in the place of a `Process`, and runs.
+
+    Args:
+        starts: the numbers of what it inherits of a `StartTable`.
+    """
+
+    def __init__(self, *starts: int) -> None:
+        self._starts = starts
 
     def _bootstrap(self, link: int) -> None:
         """Run the agent. `link` is a duplicate of the descriptor that the pickle came through. Does not return."""
         from dragonfly_executor.runner.__main__ import main
 
-        main(["--fd", str(link)])
+        main(["--fd", *map(str, (link, *self._starts))])
 
 
-PREAMBLE = pickle.dumps({}, 5) + pickle.dumps(FrozenAgent(), 5)
-"""What the parent writes to the link first: no preparation, and the agent. The agent answers with its HELLO."""
+def preamble(*starts: int) -> bytes:
+    """Return what the parent writes to the link first: no preparation, and the agent. The agent answers with HELLO."""
+    return pickle.dumps({}, 5) + pickle.dumps(FrozenAgent(*starts), 5)
 
 
 def frozen_command(fd: int) -> list[str]:

@@ -9,12 +9,14 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Collection
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.agent_command import agent_command, is_frozen
-from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.backends.base import Backend, BootRequest, Node, logger
 from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.runner import processes
+from dragonfly_executor.transport.starts import StartTable
 from dragonfly_executor.versions import usable_cpus
 
 MARKER = "DRAGONFLY_RUNNER"
@@ -24,6 +26,8 @@ STOP_PATIENCE = 2.0
 NO_SLOTS_PATIENCE = 1.0
 """The same for an agent without slots, which has nothing to end before: one that has yet to say a word above all."""
 SWEEPS = 20
+LAST_STARTS = 2.0
+"""Seconds that killed processes get to end. Until they have, nobody knows which calls they had begun."""
 
 
 class LocalBackend(Backend):
@@ -53,6 +57,8 @@ class LocalBackend(Backend):
     def boot(self, request: BootRequest) -> Node:
         """Start an agent process; `BootError` if it cannot be started."""
         own_end, agent_end = socket.socketpair()
+        starts = _start_table()
+        inherited = [agent_end.fileno(), *(starts.inherited if starts is not None else ())]
         marker = os.urandom(8).hex()
         environment = {
             **os.environ,
@@ -63,37 +69,42 @@ class LocalBackend(Backend):
         }
         try:
             process = subprocess.Popen(
-                self._command(agent_end.fileno()),
+                self._command(inherited),
                 stdin=subprocess.DEVNULL,
                 env=environment,
-                pass_fds=[agent_end.fileno()],
+                pass_fds=inherited,
                 # A Ctrl-C at the terminal reaches the parent alone; what becomes of the calls is the parent's to say.
                 start_new_session=True,
             )
         except BaseException as error:
             own_end.close()
+            if starts is not None:
+                starts.handed_over()
+                starts.settle(0.0)
             if isinstance(error, OSError):
                 raise errors.BootError(f"cannot start {self._python}: {error}") from error
             raise
         finally:
             agent_end.close()
+        if starts is not None:
+            starts.handed_over()
         if self._is_program:
-            self._send_preamble(own_end)
-        return LocalNode(process, own_end, f"{MARKER}={marker}".encode())
+            self._send_preamble(own_end, inherited[1:])
+        return LocalNode(process, own_end, f"{MARKER}={marker}".encode(), starts)
 
-    def _command(self, fd: int) -> list[str]:
+    def _command(self, inherited: list[int]) -> list[str]:
         if not self._is_program:
-            return agent_command(self._python, fd)
+            return agent_command(self._python, *inherited)
         from dragonfly_executor.backends.frozen import frozen_command
 
-        return frozen_command(fd)
+        return frozen_command(inherited[0])
 
     @staticmethod
-    def _send_preamble(sock: socket.socket) -> None:
-        from dragonfly_executor.backends.frozen import PREAMBLE
+    def _send_preamble(sock: socket.socket, starts: list[int]) -> None:
+        from dragonfly_executor.backends.frozen import preamble
 
         try:
-            sock.sendall(PREAMBLE)
+            sock.sendall(preamble(*starts))
         except OSError:
             return  # the process has ended already: its link says so
 
@@ -101,14 +112,25 @@ class LocalBackend(Backend):
 class LocalNode(Node):
     """An agent process and all that belongs to it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], stream: socket.socket, marker: bytes) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        stream: socket.socket,
+        marker: bytes,
+        starts: StartTable | None = None,
+    ) -> None:
         self.stream = self._socket = stream
+        self.starts = starts
         self._process = process
         self._marker = marker
         self._ended_by_itself = False
 
     def __repr__(self) -> str:
         return f"LocalNode(pid={self._process.pid})"
+
+    def descriptors(self) -> Collection[int]:
+        """See `Node`."""
+        return () if self.starts is None else self.starts.descriptors()
 
     def stop(self) -> None:
         """Wait until the agent has ended, or kill it; then whatever it could not take with it."""
@@ -122,6 +144,8 @@ class LocalNode(Node):
             self._ended_by_itself = True
         if self._process.returncode != 0:
             self._sweep()
+        if self.starts is not None:
+            self.starts.settle(LAST_STARTS)
 
     def output(self) -> str:
         """How the agent ended, if it did so by itself; what it printed went to the parent's own stderr."""
@@ -140,3 +164,11 @@ class LocalNode(Node):
                 return
             for pid in left:
                 processes.kill(pid)
+
+
+def _start_table() -> StartTable | None:
+    try:
+        return StartTable()
+    except OSError as error:
+        logger.warning("if this runner is lost, so are the calls that it had not begun: no shared memory: %s", error)
+        return None

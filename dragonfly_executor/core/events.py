@@ -110,18 +110,31 @@ class BootFailed(Record):
 
 
 class RunnerLost(Record):
-    """A runner's link died. What was in flight on it may have started, but for what never left the parent whole."""
+    """A runner's link died.
 
-    __slots__ = __match_args__ = ("runner_id", "error", "never_left")
+    ``never_left``: the calls that never left the parent whole. ``begun``: the calls that its slots had begun, where
+    that is known, which it is only once all its processes have ended; None = each call that left may have started.
+    """
 
-    def __init__(self, runner_id: int, error: Exception, never_left: Collection[Ref] = ()) -> None:
+    __slots__ = __match_args__ = ("runner_id", "error", "never_left", "begun")
+
+    def __init__(
+        self,
+        runner_id: int,
+        error: Exception,
+        never_left: Collection[Ref] = (),
+        begun: Collection[Ref] | None = None,
+    ) -> None:
         self.runner_id = runner_id
         self.error = error
         self.never_left = never_left
+        self.begun = begun
 
 
 class RunnerLeaving(Record):
-    """A runner goes by itself: it takes no more calls, gives back what it has not started, and ends what it has."""
+    """A runner takes no more calls. Either it goes by itself: it gives back what it has not started, and ends what it
+    has. Or its link died, and `RunnerLost` follows when its processes have ended and it is known what they had begun.
+    """
 
     __slots__ = __match_args__ = ("runner_id",)
 

@@ -165,7 +165,7 @@ def _boot_failed(pool: PoolState, event: events.BootFailed, now: float) -> None:
 def _runner_lost(pool: PoolState, event: events.RunnerLost, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is not None and runner.state is not RunnerState.STOPPING:
-        pool.lose(runner, event.error, now, now, event.never_left)
+        pool.lose(runner, event.error, now, now, event.never_left, event.begun)
         pool.actions.append(Stop(runner.id, 0.0, "lost"))
 
 

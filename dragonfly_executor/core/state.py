@@ -291,7 +291,13 @@ class PoolState:
         return count
 
     def lose(
-        self, runner: Runner, error: Exception, now: float, next_boot: float, never_left: Collection[Ref] = ()
+        self,
+        runner: Runner,
+        error: Exception,
+        now: float,
+        next_boot: float,
+        never_left: Collection[Ref] = (),
+        begun: Collection[Ref] | None = None,
     ) -> None:
         """A runner is no more, or its boot came to nothing.
 
@@ -301,13 +307,15 @@ class PoolState:
             now: monotonic seconds.
             next_boot: when the next boot may begin, if this was one.
             never_left: the calls of which the runner cannot have got everything.
+            begun: the calls that it had begun; None if that is not known.
         """
         state, calls = runner.state, list(runner.in_flight.values())
         self.roster.stop(runner)
         if state is RunnerState.BOOTING:
             self._boot_failed(error, next_boot)
         for call in calls:
-            if (call.id, call.attempt) not in never_left:
+            ref = call.id, call.attempt
+            if ref not in never_left and (begun is None or ref in begun):
                 self.hit(call, error, now)
             elif call.state is not CallState.SETTLED:
                 self.never_started(call, now)

@@ -1,6 +1,8 @@
 """Be a runner.
 
-``python -m dragonfly_executor.runner --fd N`` speaks on the stream that was inherited as descriptor N.
+``python -m dragonfly_executor.runner --fd N [MEMORY PIPE]`` speaks on the stream that was inherited as descriptor N.
+Its slots mark in MEMORY the calls that they begin, and hold PIPE open as long as they live; see
+`transport.start_cells`.
 
 ``python -m dragonfly_executor.runner`` dials back to the parent that the environment variable DRAGONFLY_PARENT
 describes. ``--failsafe SECONDS`` says how long it may take until the parent has let it in (20). With
@@ -10,6 +12,7 @@ had no call for ``--max-idle SECONDS``: as the main process of a machine.
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 USAGE = (
     "usage: python -m dragonfly_executor.runner "
-    "[--fd NUMBER | [--failsafe SECONDS] [--max-lifetime SECONDS [--max-idle SECONDS]]]"
+    "[--fd NUMBER [MEMORY PIPE] | [--failsafe SECONDS] [--max-lifetime SECONDS [--max-idle SECONDS]]]"
 )
 FAILSAFE = 20.0
 
@@ -35,11 +38,13 @@ FAILSAFE = 20.0
 def main(arguments: list[str]) -> None:
     """Start the agent. Does not return."""
     if arguments[:1] == ["--fd"]:
-        if len(arguments) != 2 or not arguments[1].isdigit():
+        if len(arguments) not in (2, 4) or not all(argument.isdigit() for argument in arguments[1:]):
             sys.exit(USAGE)
-        sock = socket.socket(fileno=int(arguments[1]))
-        sock.set_inheritable(False)
-        run(sock)
+        fd, *starts = (int(argument) for argument in arguments[1:])
+        for inherited in (fd, *starts):
+            os.set_inheritable(inherited, False)
+        memory = starts[0] if starts else None
+        run(socket.socket(fileno=fd), prepare=lambda agent: agent.note_starts(memory))
         return
     seconds = {"--failsafe": FAILSAFE, "--max-lifetime": 0.0, "--max-idle": 0.0}
     for name, value in zip(arguments[::2], [*arguments[1::2], ""], strict=False):

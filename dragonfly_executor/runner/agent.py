@@ -23,6 +23,7 @@ from dragonfly_executor.runner.watch import Watch
 from dragonfly_executor.stdlib_json import json
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
+from dragonfly_executor.transport.start_cells import map_cells
 from dragonfly_executor.transport.streams import DescriptorPair
 from dragonfly_executor.versions import usable_cpus, versions, versions_with_packages
 
@@ -82,6 +83,7 @@ class Agent:
         self._grace = GRACE
         self._leaving = False
         self._shown = loop.time()
+        self._starts_memory: int | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -94,14 +96,20 @@ class Agent:
         self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own)))
         self._link.flush()
         processes.become_subreaper()
+        if self._starts_memory is not None:
+            self._household.starts = map_cells(self._starts_memory)
         self._dispatcher.memory = MemoryWatch()
-        # It loads ctypes, as the line before the last does: while the parent reads what it was told.
+        # It loads ctypes, as `become_subreaper` does: while the parent reads what it was told.
         from dragonfly_executor.runner.title import Title
 
         self._household.title = Title()
         self._household.title.set("agent")
         self._watch.parent(self.exit)
         self._check_lease()
+
+    def note_starts(self, memory: int | None) -> None:
+        """Have slots mark the calls that they begin in this memory, which is a descriptor."""
+        self._starts_memory = memory
 
     def be_watched(self, show_life: Callable[[bool], None], every: float, grace: float) -> None:
         """Give a sign of life every so often, which says whether calls were here since the last one; and when its

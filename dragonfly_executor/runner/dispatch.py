@@ -218,11 +218,8 @@ class Dispatcher:
         elif slot.kill_reason == Kind.TIMED_OUT:
             send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt, detail=work.unopened))
         else:
-            send(
-                encode(
-                    Kind.LOST, work.call_id, slot_end.describe(work, slot, status, self.memory), attempt=work.attempt
-                )
-            )
+            told = slot_end.describe(work, slot, status, self.memory)
+            send(encode(Kind.LOST, work.call_id, told, attempt=work.attempt))
 
     # -- stopping calls -----------------------------------------------------------------------------------------------
 

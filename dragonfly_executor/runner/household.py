@@ -13,6 +13,7 @@ from dragonfly_executor.core.wire import SETUP_HEAD, Kind, Script, encode
 from dragonfly_executor.runner import processes
 from dragonfly_executor.runner import progress as phases
 from dragonfly_executor.runner import slot as slot_main
+from dragonfly_executor.runner.progress import Progress
 from dragonfly_executor.runner.slots import Slot, SlotOutput
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.title import Title
     from dragonfly_executor.transport.link import Link
     from dragonfly_executor.transport.loop import Loop
+    from dragonfly_executor.transport.start_cells import Cells
 
 MAX_SETUP_CRASHES = 3
 """Slots in a row that may die before they are ready, until the setup itself is taken to be the reason."""
@@ -59,6 +61,8 @@ class Household:
         """Seconds after its fork in which a slot has to be ready."""
         self.setup_parts: list[bytes] = []
         """What each slot begins with, as it came from the parent."""
+        self.starts: Cells | None = None
+        """Where slots mark the calls that they begin, by the number that the call brings."""
         self._script: int | None = None
         """The `Script` of slots that are forked from now on; None as the parent says."""
         self._forked = 0
@@ -75,9 +79,8 @@ class Household:
         """Start a slot, and tell the parent."""
         setup = self._setup()
         try:
-            slot = Slot(
-                self._loop, setup, place, self._descriptors, self._on_frames, output, self._forked + 1, self.title
-            )
+            progress = Progress(self._forked + 1, self.starts)
+            slot = Slot(self._loop, setup, place, self._descriptors, self._on_frames, output, progress, self.title)
         except OSError:
             output.close()
             raise

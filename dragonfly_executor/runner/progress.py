@@ -10,6 +10,13 @@ from mmap import mmap
 from struct import Struct
 from time import monotonic
 
+from dragonfly_executor.transport import start_cells
+
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dragonfly_executor.transport.start_cells import Cells
+
 STARTING, IMPORTING_SCRIPT, INITIALIZING, READY = range(4)
 """The phases of a slot's set-up, in their order."""
 _BEGUN = Struct("=dQH")
@@ -22,10 +29,13 @@ class Progress:
 
     Args:
         number: of the slot, counted from 1 on its runner.
+        starts: memory that the parent reads, in which all slots of the runner mark the calls that they begin; None if
+            the parent has none.
     """
 
-    def __init__(self, number: int = 1) -> None:
+    def __init__(self, number: int = 1, starts: Cells | None = None) -> None:
         self.number = number
+        self._starts = starts
         self._page = mmap(-1, _BEGUN_AT + _BEGUN.size)
 
     @property
@@ -36,6 +46,19 @@ class Progress:
     @phase.setter
     def phase(self, phase: int) -> None:
         self._page[0] = phase
+
+    def mark(self, cell: int) -> None:
+        """Mark a call as begun, before any code of the user runs for it: its arguments may import modules.
+
+        Args:
+            cell: the number that the call has brought.
+        """
+        if self._starts is not None:
+            start_cells.mark(self._starts, cell)
+
+    def may_have_begun(self, cell: int) -> bool:
+        """Return False if the call that has brought this number has not begun in any slot."""
+        return self._starts is None or start_cells.is_marked(self._starts, cell)
 
     def begin(self, call_id: int, attempt: int) -> None:
         """Note that the function of this call begins now."""

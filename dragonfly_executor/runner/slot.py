@@ -156,7 +156,7 @@ class _Slot:
         return False
 
     def _run(self, packet: bytes) -> None:
-        kind, flags, attempt, _, call_id, _ = HEADER.unpack_from(packet)
+        kind, flags, attempt, number, call_id, _ = HEADER.unpack_from(packet)
         data: Buffer = memoryview(packet)[HEADER_SIZE + (LIMITS.size if flags & Flag.LIMITS else 0) :]
         if flags & Flag.LARGE:
             try:
@@ -167,6 +167,8 @@ class _Slot:
         if kind == Kind.CHECK_IDLE:
             self._answer_idle_check(data)
             return
+        # Ahead of all user code: a call that is not marked has not begun, and may be sent to another slot.
+        self._progress.mark(number)
         self._ref = (call_id, attempt) if flags & Flag.LIMITS else None
         self._modules = len(sys.modules)
         self._since = time.perf_counter()

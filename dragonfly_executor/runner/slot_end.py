@@ -20,7 +20,7 @@ def describe(work: Work, slot: Slot, status: int, memory: MemoryWatch | None) ->
         "signal": number or None,
         "pid": slot.pid,
         # A large one does not start before all of it has come.
-        "started": slot.ready and work.missing <= 0,
+        "started": slot.ready and work.missing <= 0 and slot.progress.may_have_begun(work.frame.detail),
         "output": slot.output.last_words(),
         "stack": slot.stack.read(number),
         "out_of_memory": out_of_memory,

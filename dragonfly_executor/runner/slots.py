@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dragonfly_executor.core.wire import HEADER, HEADER_SIZE, LIMITS, TOTAL, Flag, Frame, Kind
 from dragonfly_executor.runner import processes, slot
 from dragonfly_executor.runner.last_stack import LastStack
-from dragonfly_executor.runner.progress import Progress
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from dragonfly_executor.payload.place import Place
+    from dragonfly_executor.runner.progress import Progress
     from dragonfly_executor.runner.slot_output import OwnOutput
     from dragonfly_executor.runner.title import Title
 
@@ -119,11 +119,12 @@ class Slot:
         inherited: Callable[[], list[int]],
         on_frames: Callable[[Slot, list[Frame]], None],
         output: SlotOutput,
-        number: int,
+        progress: Progress,
         title: Title | None,
     ) -> None:
         self.output = output
-        self._role = f"slot {number}"
+        self.progress = progress
+        self._role = f"slot {progress.number}"
         self._title = title
         self.shows_call = False
         """Whether its title names a call."""
@@ -137,7 +138,6 @@ class Slot:
         try:
             made.extend(socket.socketpair(socket.AF_UNIX, PACKETS))
             made.extend(socket.socketpair())
-            self.progress = Progress(number)
             self.pid = os.fork()
         except OSError:
             self.stack.close()

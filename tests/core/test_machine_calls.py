@@ -240,6 +240,27 @@ def test_a_call_that_never_left_for_a_runner_that_was_lost_goes_to_another() -> 
     assert story.call(5).deaths == 0
 
 
+def test_calls_that_a_lost_runner_had_not_begun_go_to_another() -> None:
+    """Where it is known which had: the one that ran fails, or has its next attempt, and the others lose nothing."""
+    story = Story(max=2).up(3, 1)
+    story.submit_calls(4)
+    assert list(story.nodes[1].flying) == [7, 9, 10]
+    assert story.leaves(1) == [], "its link died, and its processes are about to end"
+    story.tell(events.CancelRequested([9]))
+    begun = [(7, 1), (8, 1)]
+    told = story.tell(events.RunnerLost(1, lost(1), (), begun))
+    assert told == ["stop 1: lost", "send 10.1 to 2", "7 = RunnerLostError"]
+    assert story.results(2, 8, 10) == ["8 = result of 8.1", "10 = result of 10.1"]
+
+
+def test_a_lost_runner_that_had_begun_nothing_costs_no_call_an_attempt() -> None:
+    story = Story(max=2).up(1, 1)
+    story.submit_calls(2, CallLimits(retries=1))
+    story.tell(events.RunnerLost(1, lost(1), (), []))
+    assert story.nodes[2].flying == {6: 1, 5: 1}
+    assert story.call(5).deaths == 0
+
+
 def test_retries_run_a_call_again_after_their_delays() -> None:
     story = Story().up(1)
     story.submit_calls(1, CallLimits(retries=2, retry_delays=(1.5,)))

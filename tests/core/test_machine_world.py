@@ -186,12 +186,17 @@ class MachineAndWorld(RuleBasedStateMachine):
             self.the_deadline_comes()
             self.message(kind, runner_id, *ref)
 
-    @rule(which=SMALL, up=st.booleans(), rare=SMALL, got=SMALL)
-    def runner_is_lost(self, which: int, up: bool, rare: int, got: int) -> None:
+    @rule(which=SMALL, up=st.booleans(), rare=SMALL, got=SMALL, ran=st.sampled_from([None, 0, 1, 3]))
+    def runner_is_lost(self, which: int, up: bool, rare: int, got: int, ran: int | None) -> None:
+        """Of some it is known at once, or a little later, which calls they had begun; of others it never is."""
         if rare < 3:
             runner_id = self.runner(which, up=up)
+            begun = None if ran is None else self.flying(runner_id)[:ran]
+            if ran is not None and rare:
+                self.world.feed(events.RunnerLeaving(runner_id))
+                self.world.feed(events.CancelRequested([call_id for call_id, _ in self.flying(runner_id)[1::3]]))
             never_left = self.flying(runner_id)[got:]
-            self.world.feed(events.RunnerLost(runner_id, lost(runner_id), never_left))
+            self.world.feed(events.RunnerLost(runner_id, lost(runner_id), never_left, begun))
 
     @rule(which=SMALL, up=st.booleans(), rare=SMALL)
     def runner_leaves(self, which: int, up: bool, rare: int) -> None:
@@ -325,7 +330,8 @@ def test_a_long_course_of_events_with_many_calls_keeps_them_too(seed: int) -> No
         (2, state.the_deadline_comes),
         (2, lambda: state.something_late_arrives(number() % 6, number())),
         (1, lambda: state.boot_fails(number(), 0.5, 0)),
-        (1, lambda: state.runner_is_lost(number(), up=True, rare=0, got=number())),
+        (1, lambda: state.runner_is_lost(number(), up=True, rare=number() % 2, got=number(), ran=None)),
+        (1, lambda: state.runner_is_lost(number(), up=True, rare=number() % 2, got=number(), ran=number())),
         (1, lambda: state.resize(1, dice.choice([2, 4]), rare=0)),
         (1, lambda: state.round_trip_is_measured(number(), 0.01)),
     ]

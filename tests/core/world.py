@@ -172,8 +172,9 @@ class World:
                     self.used += self.now - node.since
                     self.paid += (self.now - node.since) * (node.price or 0.0)
                     self.unpriced |= node.price is None
-            case events.RunnerLost(_, _, never_left) if node is not None:
-                for call_id, attempt in never_left:
+            case events.RunnerLost(_, _, never_left, begun) if node is not None:
+                unbegun = [] if begun is None else [ref for ref in node.flying.items() if ref not in begun]
+                for call_id, attempt in [*never_left, *unbegun]:
                     self._leaves(node, call_id, attempt, may_have_run=False)
                 self._lose(node)
             case events.RunnerLeaving() if node is not None:

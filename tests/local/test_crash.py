@@ -235,8 +235,8 @@ def test_a_grandchild_neither_hides_its_agents_death_nor_outlives_it(how: str, m
 class BuggyBackend(LocalBackend):
     """Its agents fail when they are told to stop a call."""
 
-    def _command(self, fd: int) -> list[str]:
-        *command, code = super()._command(fd)
+    def _command(self, inherited: list[int]) -> list[str]:
+        *command, code = super()._command(inherited)
         bug = (
             "from dragonfly_executor.runner.dispatch import Dispatcher\n"
             "def injected_bug(*ignored):\n"

@@ -90,7 +90,7 @@ def test_the_entrance_of_ours_becomes_a_runner_too() -> None:
             code = "import dragonfly_executor; dragonfly_executor.freeze_support(); print('the program ran')"
             command = [sys.executable, "-c", code, *arguments]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[theirs.fileno()])
-        ours.sendall(frozen.PREAMBLE)
+        ours.sendall(frozen.preamble())
         assert next(frames_from(ours)).kind == Kind.HELLO
     assert process.communicate(timeout=PATIENCE)[0] == b""
 

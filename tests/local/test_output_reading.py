@@ -17,6 +17,7 @@ from dragonfly_executor.core.wire import Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.output import LIVE_AFTER, SentOutput
 from dragonfly_executor.runner.pipes import Pipes
+from dragonfly_executor.runner.progress import Progress
 
 
 class Scene:
@@ -199,9 +200,10 @@ def test_how_a_slot_ended_is_said_behind_what_its_call_wrote(scene: Scene) -> No
     scene.run(1)
     os.write(scene.stdout, b"text")
     scene.look()
-    work: Any = SimpleNamespace(call_id=1, attempt=1, missing=0, frame=SimpleNamespace(kind=Kind.CALL))
+    work: Any = SimpleNamespace(call_id=1, attempt=1, missing=0, frame=SimpleNamespace(kind=Kind.CALL, detail=0))
     scene.slot.kill_reason, scene.slot.output = None, scene.output
     scene.slot.stack = SimpleNamespace(read=lambda number: "")
+    scene.slot.progress = Progress()
     dispatcher._report_end(work, scene.slot, 9)
     frames = Decoder().feed(b"".join(scene.sent))
     assert [frame.kind for frame in frames] == [Kind.OUTPUT, Kind.OUTPUT, Kind.LOST]
