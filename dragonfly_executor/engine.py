@@ -229,6 +229,7 @@ class Engine:
 
     def _start_thread(self) -> None:
         """All threads are started here, at the first call: at interpreter exit none can be."""
+        errors.load()
         name = f"dragonfly-{self.options.name}"
         self._loop = self._backend.make_loop()
         self._narrator = Narrator(self.options, self._machine)
