@@ -6,7 +6,7 @@ All on the engine thread, but for the backends' `boot`, which blocks: it runs on
 from __future__ import annotations
 
 from dragonfly_executor import errors
-from dragonfly_executor.arrivals import Arrivals, as_boot_error
+from dragonfly_executor.arrivals import SHORTAGES, Arrivals, as_boot_error
 from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backoff import delay, prepare
 from dragonfly_executor.boot_times import BootTimes
@@ -35,8 +35,6 @@ GIVE_UP = 5.0
 promise 2."""
 HUNG_JOIN = 0.5
 """Seconds that the end of a pool waits for the threads of its boots, if one of them is known to hang."""
-SHORTAGES = (ImportError, MemoryError, OSError, RuntimeError)
-"""What is raised where there is no memory, no descriptor, or (RuntimeError) no thread for a runner's link."""
 DOOR = 1
 """Threads beyond those of the boots: one opens the door for runners that dial back."""
 

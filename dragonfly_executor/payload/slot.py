@@ -9,6 +9,7 @@ from pickle import Pickler
 from types import NoneType
 
 from dragonfly_executor import errors
+from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.payload import authkey, failures
 from dragonfly_executor.payload.box import (
     BOX,
@@ -59,7 +60,7 @@ class SlotCodec:
         """Make the process look like the parent: import path, directory, arguments, ``__main__``. Once.
 
         Raises:
-            CallDeserializationError: the parent's serializer object cannot be opened here.
+            UnopenedCallError: the parent's serializer object cannot be opened here.
         """
         if self._place is None:
             self._enter_parents_directory()
@@ -109,14 +110,14 @@ class SlotCodec:
         Arrays among the arguments may be views of ``data``, which is not to be used again.
 
         Raises:
-            CallDeserializationError: the payload cannot be opened here; its cause says why.
+            UnopenedCallError: the payload cannot be opened here; its cause says why.
         """
         try:
             call = pickle.loads(data) if data[0] == PICKLE else self._call(data)
             return call if len(call) == 4 else (*call, ())
         except BaseException as exc:  # imports and __setstate__ run user code, which may even exit
             text = f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}"
-            raise errors.CallDeserializationError(f"the call cannot be unpickled on the runner: {text}") from exc
+            raise UnopenedCallError(f"the call cannot be unpickled on the runner: {text}") from exc
 
     def encode_result(self, value: Any) -> list[Buffer]:
         """A value as the pieces of a payload. They are views of it where it is large.
