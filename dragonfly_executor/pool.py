@@ -148,8 +148,8 @@ class Pool:
         self._engine = Engine(pool_options, _core_limits(pool_options, backend), backend, codec, keeper)
         self._codec = codec
         # Without a pool nobody can ask for results that are not asked for yet, so what is pending finishes, and then
-        # the engine ends. It must not hold the pool itself. Nor may the finalizer hold the engine, which knows `__main__`:
-        # what the interpreter's end then found only after the built-in names were gone would have its `__del__` fail.
+        # the engine ends. It must not hold the pool itself. The finalizer must not hold the engine, which
+        # knows `__main__`: at the interpreter's end a `__del__` there would run only when the built-in names are gone.
         self._finalizer = weakref.finalize(self, _wind_down, weakref.ref(self._engine))
         self._finalizer.atexit = False
 
