@@ -1,13 +1,14 @@
-"""Finds what in a call or a result cannot be pickled, and says what to do about it. Loaded only when something failed.
+"""Finds what in a call or a result cannot be pickled, and says what to do about it. Loaded only if something failed.
 
-The pickler is the judge: parts are pickled by themselves, and what fails is looked into. So a part is not blamed that its
-owner leaves out when it is pickled.
+The pickler is the judge: parts are pickled by themselves, and a part that fails is looked into. So no part is blamed
+that its owner leaves out when it is pickled.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from functools import partial
-from types import FunctionType, MethodType
+from types import CoroutineType, FunctionType, GeneratorType, MethodType
 
 from dragonfly_executor.payload.chunk import item, run_chunk
 
@@ -62,8 +63,9 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "multiprocessing.queues.Queue": _LOCK,
     "multiprocessing.queues.SimpleQueue": _LOCK,
     "multiprocessing.pool.Pool": _POOL,
+    "dragonfly_executor.executor.PoolExecutor": ("", ""),  # it says so itself
+    "dragonfly_executor.pool.Pool": ("", ""),
     "concurrent.futures._base.Executor": _POOL,
-    "dragonfly_executor.pool.Pool": _POOL,
     "subprocess.Popen": (_PLACE, "return its output, or its returncode"),
     "_io._IOBase": _FILE,
     "tempfile._TemporaryFileWrapper": _FILE,
@@ -84,14 +86,15 @@ class Culprit:
         root: what is sent, in words: "argument 1", say.
         steps: the way from there to the part: items, attributes, variables.
         value: the part.
-        kinds: full names of the types that it is an instance of.
+        known: what to do about an argument and about a result of its kind; None if that is not known.
     """
 
     def __init__(self, root: str, steps: tuple[str, ...], value: Any) -> None:
         self.root = root
         self.steps = steps
         self.value = value
-        self.kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(value).__mro__}
+        names = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(value).__mro__]
+        self.known = next((_ADVICE[name] for name in names if name in _ADVICE), None)
 
     @property
     def place(self) -> str:
@@ -110,18 +113,17 @@ class Culprit:
         Args:
             returning: whether a call returned it; else it is sent to one.
         """
-        if self.root == FUNCTION and not self.steps and self.kinds & {"builtins.coroutine", "builtins.generator"}:
+        if self.root.startswith(FUNCTION) and not self.steps and isinstance(self.value, (CoroutineType, GeneratorType)):
             return ". Give the function and its arguments, not what a call of it returned"
-        for kind in self.kinds & _ADVICE.keys():
-            text = _ADVICE[kind][returning]
-            return f". {text[0].upper()}{text[1:]}"
-        return ""
+        text = self.known[returning] if self.known is not None else ""
+        return f". {text[0].upper()}{text[1:]}" if text else ""
 
 
-def of_call(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], judge: Judge) -> Culprit | None:
+def of_call(name: str, fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], judge: Judge) -> Culprit | None:
     """Find what in a call cannot be pickled.
 
     Args:
+        name: what the function is called.
         fn, args, kwargs: the call.
         judge: pickles a value, and raises if that fails.
 
@@ -130,15 +132,16 @@ def of_call(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], judge: Ju
     """
     if fn is run_chunk:
         fn, chunk, first = args
+        name = getattr(fn, "__qualname__", name)
         given = [
             Culprit(f"argument {place} of {item(first + number)}", (), value)
             for number, arguments in enumerate(chunk)
             for place, value in enumerate(arguments, 1)
         ]
     else:
-        given = [Culprit(f"argument {place}", (), value) for place, value in enumerate(args, 1)]
-        given += [Culprit(f"argument {name!r}", (), value) for name, value in kwargs.items()]
-    return _descend([Culprit(FUNCTION, (), fn), *given], judge, _DEPTH)
+        given = [Culprit(f"argument {place} of {name}()", (), value) for place, value in enumerate(args, 1)]
+        given += [Culprit(f"argument {key!r} of {name}()", (), value) for key, value in kwargs.items()]
+    return _descend([Culprit(f"{FUNCTION} {name}", (), fn), *given], judge, _DEPTH)
 
 
 def of_result(value: Any, judge: Judge, first: int | None = None) -> Culprit | None:
@@ -157,7 +160,7 @@ def of_value(root: str, value: Any, judge: Judge) -> Culprit | None:
 def _descend(suspects: list[Culprit], judge: Judge, depth: int) -> Culprit | None:
     """Return the innermost of the first suspect that fails, or the outermost part of it that is of a known kind."""
     found = _first_failing(suspects, judge)
-    if found is None or not depth or found.kinds & _ADVICE.keys():
+    if found is None or not depth or found.known is not None:
         return found
     inner = [Culprit(found.root, (*found.steps, step), part) for step, part in _parts_of(found.value)]
     return _descend(inner, judge, depth - 1) or found
@@ -185,7 +188,7 @@ def _parts_of(value: Any) -> list[tuple[str, Any]]:
     """Return what a value is pickled from, with the way there; empty if it pickles in a way of its own."""
     if isinstance(value, dict):
         return [(_key(key), part) for key, part in value.items()]
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, deque)):
         return [(f"[{number}]", part) for number, part in enumerate(value)]
     if isinstance(value, (set, frozenset)):
         return [("an element", part) for part in value]
@@ -209,12 +212,14 @@ def _captured(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    kind = type(value)
-    own = (kind.__reduce_ex__, kind.__reduce__, kind.__getstate__)
-    if own != (object.__reduce_ex__, object.__reduce__, object.__getstate__):  # type: ignore[attr-defined]
+    kind: Any = type(value)
+    standard: Any = object
+    if any(
+        getattr(kind, name) is not getattr(standard, name) for name in ("__reduce_ex__", "__reduce__", "__getstate__")
+    ):
         return
     try:
-        state = object.__getstate__(value)  # type: ignore[attr-defined]
+        state = standard.__getstate__(value)
     except Exception:  # it has none
         return
     for part in state if isinstance(state, tuple) else (state,):
@@ -223,6 +228,6 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _key(key: Any) -> str:
-    """Return a key as it stands in a subscript; what is neither text nor a number may show anything, and is not shown."""
+    """Return a key as it stands in a subscript. Only text and numbers are shown: other keys run code of their own."""
     shown = repr(key) if type(key) in (str, int) else "..."
     return f"[{shown}]" if len(shown) <= _KEY else f"[{shown[:_KEY]}...]"

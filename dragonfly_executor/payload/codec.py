@@ -213,11 +213,11 @@ class CallCodec:
         if not isinstance(exc, (RecursionError, MemoryError)):
             from dragonfly_executor.payload import blame
 
-            found = blame.of_call(fn, args, kwargs, self._judge)
+            found = blame.of_call(_named(fn), fn, args, kwargs, self._judge)
         if found is None:
             return f"{_named(fn)} or its arguments cannot be pickled: {_text(exc)}"
         kind = failures.qualified_name(type(found.value))
-        return f"{found.place}, of type {kind}, cannot be pickled to call {_named(fn)}: {_text(exc)}{found.advice()}"
+        return f"{found.place}, of type {kind}, cannot be pickled: {_text(exc)}{found.advice()}"
 
     def _judge(self, value: Any) -> object:
         """Pickle a part of a call by itself; raise if it cannot be."""

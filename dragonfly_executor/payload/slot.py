@@ -146,17 +146,22 @@ class SlotCodec:
 
     def _refusal(self, value: Any, exc: Exception, first: int | None) -> str:
         """Return what is told of a result that cannot be pickled: which part it is, why, and what to do."""
-        text, found = f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}", None
+        text, whole = (
+            f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}",
+            failures.qualified_name(type(value)),
+        )
+        found = None
         if not isinstance(exc, (RecursionError, MemoryError)):
             from dragonfly_executor.payload import blame
 
             found = blame.of_result(value, self._dump, first)
         if found is None:
-            return f"the result, of type {failures.qualified_name(type(value))}, cannot be pickled: {text}"
+            return f"the result, of type {whole}, cannot be pickled: {text}"
         kind = failures.qualified_name(type(found.value))
         if isinstance(found.value, CoroutineType):
             found.value.close()  # or it complains on stderr that nobody has awaited it
-        return f"{found.place}, of type {kind}, cannot be pickled: {text}{found.advice(returning=True)}"
+        place = f"{found.place} (a {whole})" if found.steps and first is None else found.place
+        return f"{place}, of type {kind}, cannot be pickled: {text}{found.advice(returning=True)}"
 
     def _dump(self, value: Any) -> list[Buffer]:
         if self._format.custom is None:

@@ -45,6 +45,11 @@ def refuse(fn: Any) -> None:
     )
 
 
+def suspends(fn: Any) -> bool:
+    """Return whether a call of `fn` runs nothing, and returns a coroutine or a generator."""
+    return bool(_flags(fn) & SUSPENDS)
+
+
 def _flags(fn: Any) -> int:
     """Return the flags of the code that a call of `fn` runs; 0 if that is not Python's, or not known."""
     try:
@@ -77,4 +82,4 @@ def _named(fn: Any) -> str:
         if not isinstance(fn, partial):
             break
         fn = fn.func
-    return f"the {type(fn).__qualname__}"
+    return f"{type(fn).__qualname__}.__call__()"
