@@ -6,9 +6,10 @@ import os
 import pickle
 import sys
 from pickle import Pickler
+from types import FunctionType
 
 from dragonfly_executor import errors
-from dragonfly_executor.payload import failures
+from dragonfly_executor.payload import failures, suspending
 from dragonfly_executor.payload.authkey import own_key
 from dragonfly_executor.payload.box import (
     BOX,
@@ -26,6 +27,7 @@ from dragonfly_executor.payload.box import (
 from dragonfly_executor.payload.formats import MARK, Format
 from dragonfly_executor.payload.parent_main import ParentMain
 from dragonfly_executor.payload.script import describe
+from dragonfly_executor.payload.suspending import SUSPENDS
 from dragonfly_executor.payload.tracking import MAIN_NAMES, importable
 from dragonfly_executor.stdlib_json import is_stdlib
 
@@ -83,8 +85,11 @@ class CallCodec:
         """A call as the pieces of a payload. The arguments are a snapshot: what happens to them later is not seen.
 
         Raises:
-            CallSerializationError: something in it cannot travel; its cause says what.
+            CallSerializationError: something in it cannot travel; the text says which part, its cause why.
+            TypeError: `fn` is an ``async def`` or a generator function: those do not run on runners.
         """
+        if type(fn) is not FunctionType or fn.__code__.co_flags & SUSPENDS:
+            suspending.refuse(fn)
         try:
             call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
             if self._format.custom is not None:
@@ -111,8 +116,7 @@ class CallCodec:
         except (KeyboardInterrupt, errors.CallSerializationError):
             raise
         except BaseException as exc:  # __reduce__ and __getstate__ are user code
-            text = f"{_named(fn)} or its arguments cannot be pickled: {_text(exc)}"
-            raise errors.CallSerializationError(text) from exc
+            raise errors.CallSerializationError(self._refusal(fn, args, kwargs, exc)) from exc
 
     def decode_result(self, data: Received) -> Any:
         """The value that a slot sent. Parts of it may be views of ``data``, which is not to be used again.
@@ -219,6 +223,26 @@ class CallCodec:
             self.needs_script = True
             flags |= NEEDS_MAIN
         return pack(flags, b"", [body], [], copy=False)
+
+    def _refusal(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], exc: BaseException
+    ) -> str:
+        """Return what is told of a call that cannot be pickled: which part it is, why, and what to do."""
+        found = None
+        if not isinstance(exc, (RecursionError, MemoryError)):
+            from dragonfly_executor.payload import blame
+
+            found = blame.of_call(_named(fn), fn, args, kwargs, self._judge)
+        if found is None:
+            return f"{_named(fn)} or its arguments cannot be pickled: {_text(exc)}"
+        kind = failures.qualified_name(type(found.value))
+        return f"{found.place}, of type {kind}, cannot be pickled: {_text(exc)}{found.advice()}"
+
+    def _judge(self, value: Any) -> object:
+        """Pickle a part of a call by itself; raise if it cannot be."""
+        if self._format.custom is not None:
+            return self._format.custom.dumps(value)
+        return self._format.tracked(value, self._main)
 
     def _define(self, values: Any, owners: frozenset[str]) -> tuple[bytes, set[str], set[str], set[str]]:
         sink, _, pickler = self._format.tracked(values, self._main, owners, inline=True)

@@ -210,6 +210,8 @@ class FlyBackend(Backend):
         """
         # Nothing is asked for before the create is sent. What this loads takes a while.
         request.queued()
+        # Also what is needed once there is a machine: nobody would destroy that one if it could not be loaded then.
+        from dragonfly_executor.backends.fly import node, sweep  # noqa: F401
         from dragonfly_executor.backends.fly.creation import Creation, wait_for_turn
 
         # Not all of it: what comes of a create that ends in doubt is destroyed within the boot's time as well.
@@ -233,10 +235,10 @@ class FlyBackend(Backend):
             except BaseException:
                 self._undo(creation, entry, request.given_up)
                 raise
-            node = self._node(machine, entry, request, creation)
+            booted = self._node(machine, entry, request, creation)
             if self._has_to_sweep():
                 self._sweep_first(request.given_up)
-            return node
+            return booted
 
     def sweep(self) -> Swept:
         """Destroy the machines of this app that pools have left behind; see the class for who does that besides.
