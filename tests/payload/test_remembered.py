@@ -305,7 +305,7 @@ CLASSES = {
     "abstract": "class Plain(abc.ABC):\n    @abc.abstractmethod\n    def f(self): ...",
     "registered": "class Plain(abc.ABC): pass\nPlain.register(int)\nissubclass(bool, Plain)",
     "annotated": "class Plain:\n    x: list[int]",
-    "dataclass": "@dataclasses.dataclass\nclass Plain:\n    x: int\n    y: list = dataclasses.field(default_factory=list)",
+    "dataclass": "@dataclasses.dataclass\nclass Plain:\n    x: int\n    y: int = dataclasses.field(default=1)",
     "frozen": "@dataclasses.dataclass(frozen=True, order=True)\nclass Plain:\n    x: int",
     "matched": "class Plain:\n    __match_args__ = ['x']",
     "generic": "T = typing.TypeVar('T')\nclass Plain(typing.Generic[T]): pass",
