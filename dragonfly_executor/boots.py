@@ -184,7 +184,8 @@ class Boots:
             self._returned_late(runner_id)
             return
         boot.has_returned = True
-        boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self._host, self._engine.outputs)
+        codec, outputs, max_payload = self._engine.codec, self._engine.outputs, self._options.max_payload
+        boot.link = RunnerLink(runner_id, node, self._loop, codec, self._host, outputs, max_payload)
         self._let_speak(boot.link)
         if self._lookout is not None:
             self._lookout.watch(boot.link)
