@@ -27,6 +27,9 @@ _numbers = count(1)
 class PoolExecutor(Executor):
     """A pool as an `Executor`, with one set of call options."""
 
+    # On the class: a finalizer may submit when the interpreter has cleared the modules already.
+    _fails_in_its_future = (errors.CallSerializationError, errors.FrameTooLargeError)
+
     def __init__(self, pool: Pool, options: CallOptions, *, owns_pool: bool) -> None:
         self._pool = pool
         self._options = options
@@ -63,15 +66,16 @@ class PoolExecutor(Executor):
 
         The arguments are pickled before this returns: what happens to them later does not reach the call.
 
-        As in the standard library, a call that cannot travel fails in its future: with `CallSerializationError`, or
-        with `FrameTooLargeError` if it is larger than ``max_payload``.
+        As in the standard library, a call that cannot travel fails in its future: with `CallSerializationError`, whose
+        text names the part, or with `FrameTooLargeError` if it is larger than ``max_payload``.
 
         Raises:
             RuntimeError: the executor is shut down.
+            TypeError: `fn` is an ``async def`` or a generator function, which runners do not run.
         """
         try:
             return self._pool.submit_with(self._options, fn, args, kwargs)
-        except (errors.CallSerializationError, errors.FrameTooLargeError) as error:
+        except self._fails_in_its_future as error:
             return self._pool.failed(error)
 
     def map(
@@ -87,6 +91,8 @@ class PoolExecutor(Executor):
         Iterables with a length are submitted at once, as in the standard library. Of others (a generator, an endless
         counter) only a window is submitted ahead of the results that were taken. Closing the iterator stops what is
         left. What goes wrong with an argument, in its iterator or its pickling, is raised after the results before it.
+        An exception of a call has a note that names the item by its number, or the items of the chunk if the slot was
+        lost with them.
 
         Args:
             timeout: seconds until ``__next__`` raises TimeoutError, counted from this call; None for no limit.
@@ -95,7 +101,7 @@ class PoolExecutor(Executor):
 
         Raises:
             ValueError: `chunksize` or `buffersize` is less than 1.
-            TypeError: `buffersize` is no whole number.
+            TypeError: `buffersize` is no whole number; or `fn` is an ``async def`` or a generator function.
         """
         return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
 

@@ -6,6 +6,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.boots import Boots
 from dragonfly_executor.core import events, handshake
 from dragonfly_executor.core.bounds import MAX_WARNING
+from dragonfly_executor.core.terminal import harmless
 from dragonfly_executor.release import Releaser
 from dragonfly_executor.threads import Crew
 from dragonfly_executor.welcome import Welcome
@@ -127,8 +128,6 @@ class Runners:
     def runner_answered(self, runner: RunnerLink, said: Said) -> None:
         """Pass on what a runner said."""
         if said.warning:
-            from dragonfly_executor.core.terminal import harmless
-
             self._narrator.warn(f"{runner.name}: {harmless(said.warning[:MAX_WARNING])}")
         self._engine.runner_answered(runner, said)
 
