@@ -27,6 +27,9 @@ _numbers = count(1)
 class PoolExecutor(Executor):
     """A pool as an `Executor`, with one set of call options."""
 
+    # On the class: a finalizer may submit when the interpreter has cleared the modules already.
+    _fails_in_its_future = (errors.CallSerializationError, errors.FrameTooLargeError)
+
     def __init__(self, pool: Pool, options: CallOptions, *, owns_pool: bool) -> None:
         self._pool = pool
         self._options = options
@@ -83,7 +86,7 @@ class PoolExecutor(Executor):
         """
         try:
             return self._pool.submit_with(self._options, fn, args, kwargs)
-        except (errors.CallSerializationError, errors.FrameTooLargeError) as error:
+        except self._fails_in_its_future as error:
             return self._pool.failed(error)
 
     def map(

@@ -160,10 +160,12 @@ class Outputs:
     # -- on the thread that consumes ----------------------------------------------------------------------------------
 
     def _consume(self, runner: Runner, frame: Frame) -> None:
-        # Nothing comes where the slots of a local pool print for themselves, and a cold start need not load this.
-        from dragonfly_executor.printer import Printer, Source
-
         try:
+            # Nothing comes where the slots of a local pool print for themselves, and a cold start need not load this.
+            # If it cannot be loaded the text is lost. The agent is told that it was consumed all the same: else the
+            # call would wait for ever.
+            from dragonfly_executor.printer import Printer, Source
+
             self._printer = self._printer or Printer(self._output, self._failed)
             self._printer.print(Source(runner.id, frame.detail, frame.call_id, frame.attempt), frame)
         finally:

@@ -148,8 +148,9 @@ class Pool:
         self._engine = Engine(pool_options, _core_limits(pool_options, backend), backend, codec, keeper)
         self._codec = codec
         # Without a pool nobody can ask for results that are not asked for yet, so what is pending finishes, and then
-        # the engine ends. It must not hold the pool itself.
-        self._finalizer = weakref.finalize(self, self._engine.shut_down, ShutdownMode.DRAIN)
+        # the engine ends. It must not hold the pool itself. The finalizer must not hold the engine, which
+        # knows `__main__`: at the interpreter's end a `__del__` there would run only when the built-in names are gone.
+        self._finalizer = weakref.finalize(self, _wind_down, weakref.ref(self._engine))
         self._finalizer.atexit = False
 
     def __reduce__(self) -> Any:
@@ -286,6 +287,13 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.leave(interrupted=kind is not None and issubclass(kind, KeyboardInterrupt))
+
+
+def _wind_down(reference: weakref.ref[Engine]) -> None:
+    """Let an engine go whose pool is gone. While it runs, its thread holds it."""
+    engine = reference()
+    if engine is not None:
+        engine.shut_down(ShutdownMode.DRAIN)
 
 
 def make_pool(name: str, backend: Backend | None, options: dict[str, Any]) -> Pool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
+from dragonfly_executor.errors.exits import describe_exit
 from dragonfly_executor.future import Outcome
 from dragonfly_executor.stdlib_json import json
 
@@ -89,8 +90,6 @@ def read_end(frame: Frame) -> dict[str, Any]:
 
 def slot_lost(runner_id: int, how: dict[str, Any]) -> errors.RunnerLostError:
     """The error of a call whose slot died under it."""
-    from dragonfly_executor.errors.broken import describe_exit
-
     end = describe_exit(how["code"], how["signal"])
     text = f"the slot that ran this call (process {how['pid']} of runner {runner_id}) was lost: it {end}"
     if how["out_of_memory"]:

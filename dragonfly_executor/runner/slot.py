@@ -31,6 +31,7 @@ from dragonfly_executor.core.wire import (
     Script,
     encode,
 )
+from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.payload import SlotCodec, perform
 from dragonfly_executor.runner import processes, slot_exit, slot_identity
 from dragonfly_executor.runner import progress as phases
@@ -162,7 +163,7 @@ class _Slot:
             try:
                 data = self._receive_large(call_id, attempt, data)
             except MemoryError as error:
-                self._send_error(call_id, attempt, errors.CallDeserializationError(f"MemoryError: {error}"))
+                self._send_error(call_id, attempt, UnopenedCallError(f"MemoryError: {error}"))
                 return
         if kind == Kind.CHECK_IDLE:
             self._answer_idle_check(data)
