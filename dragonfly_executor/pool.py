@@ -162,6 +162,17 @@ class Pool:
     def __repr__(self) -> str:
         return f"<Pool {self.name!r}: {self.stats().explain}>"
 
+    def _repr_html_(self) -> str:
+        from dragonfly_executor.notebook import table
+
+        return table("Pool", self.described())
+
+    def described(self) -> dict[str, object]:
+        """Return how the pool stands as names and words, for people. There is no text of an error in it."""
+        from dragonfly_executor.notebook import pool_rows
+
+        return pool_rows(self.name, self._backend.name, self.stats())
+
     @property
     def call_options(self) -> CallOptions:
         """What applies to calls where they do not say otherwise."""
