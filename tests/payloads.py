@@ -130,6 +130,15 @@ def limit_memory(extra: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (has + extra, resource.RLIM_INFINITY))
 
 
+def leave_no_descriptor() -> None:
+    """From now on this slot can open nothing."""
+    import resource
+
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+
+
 def die_of_large_arguments() -> None:
     """From now on this slot is killed when it begins to take an argument that comes in pieces."""
     from dragonfly_executor.runner import slot
@@ -207,9 +216,7 @@ def exec_sleeper(how: str) -> int:
     """The same with a program of its own, whose environment may be empty."""
     command = [sys.executable, "-S", "-c", "import signal\nprint(flush=True)\nsignal.pause()"]
     environment = {} if "empty" in how else None
-    sleeper = subprocess.Popen(
-        command, env=environment, start_new_session="session" in how, stdout=subprocess.PIPE
-    )
+    sleeper = subprocess.Popen(command, env=environment, start_new_session="session" in how, stdout=subprocess.PIPE)
     assert sleeper.stdout is not None
     sleeper.stdout.readline()
     return sleeper.pid
@@ -381,6 +388,7 @@ FAILURES: dict[str, Callable[[], None]] = {
     "KeyError": _raise_key_error,
     "ValueError": _raise_value_error,
 }
+
 
 class NeedsArguments(Exception):
     def __init__(self, reason: str, number: int) -> None:

@@ -20,9 +20,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "stdlib_json"},
     {"core", "parent"},
-    {"backoff", "payload", "printer", "questions", "threads", "transport", "versions"},
+    {"backoff", "notebook", "payload", "printer", "questions", "threads", "transport", "versions"},
     {"future", "lifecycle", "options", "outputs", "runner", "sync"},
     {"backends", "mapping", "narrator", "performer", "release", "reports", "transfers"},
+    {"hearing"},
     {"arrivals", "dialback", "lookout", "registry", "runner_link", "welcome"},
     {"booting"},
     {"boot_times"},
@@ -104,10 +105,7 @@ def test_imports_run_one_way(path: Path) -> None:
 def test_the_core_imports_data_modules_and_errors_and_nothing_else(path: Path) -> None:
     below = ("dragonfly_executor.core", "dragonfly_executor.errors", "dragonfly_executor.stdlib_json")
     foreign = {
-        name
-        for name in imports(path)
-        if not name.startswith(below)
-        and name.partition(".")[0] not in DATA_MODULES
+        name for name in imports(path) if not name.startswith(below) and name.partition(".")[0] not in DATA_MODULES
     }
     assert foreign == set()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 from dragonfly_executor import errors
+from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.payload import rebuild
 
 # Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # What is sent beside an exception is for reading; the exception itself travels whole.
 _TEXT_LIMIT = 64 * 1024
 _CHAIN_LIMIT = 16
+_FRAMES_LIMIT = 100
 
 
 def qualified_name(kind: type) -> str:
@@ -48,7 +50,18 @@ def traceback_text(exc: BaseException) -> str:
         return _shorten("".join(format_exception(type(exc), exc, _outside_frames(exc.__traceback__))))
     except BaseException as failure:  # formatting calls str(), __notes__ and __getattr__ of user code
         shown = f"<the traceback could not be formatted: {type(failure).__name__}>"
-        return f"{qualified_name(type(exc))}: {text_of(exc)}\n{shown}"
+        return f"{_frames(exc)}{qualified_name(type(exc))}: {text_of(exc)}\n{shown}"
+
+
+def _frames(exc: BaseException) -> str:
+    """Return where an exception came from, in a form that takes no import: a call may have used up all descriptors."""
+    lines = ["Traceback (most recent call last):\n"]
+    traceback = _outside_frames(exc.__traceback__)
+    while traceback is not None and len(lines) <= _FRAMES_LIMIT:
+        code = traceback.tb_frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {traceback.tb_lineno}, in {code.co_name}\n')
+        traceback = traceback.tb_next
+    return "".join(lines) if len(lines) > 1 else ""
 
 
 def encode(exc: BaseException, dumps: Callable[[Any], bytes], loads: Callable[[bytes], Any]) -> list[Buffer]:
@@ -59,16 +72,19 @@ def encode(exc: BaseException, dumps: Callable[[Any], bytes], loads: Callable[[b
         dumps: pickles what may need more than plain pickle.
         loads: the inverse: an exception that cannot be opened again does not travel.
     """
-    described = qualified_name(type(exc)), text_of(exc), traceback_text(exc)
+    described, notes = (qualified_name(type(exc)), text_of(exc), traceback_text(exc)), _notes(exc)
     try:
         _forget_tracebacks(exc)
         chain = _linked(exc)
         whole = _travelling(chain, dumps, loads)
         if whole is None and len(chain) > 1:
             whole = _travelling([(exc, -1, -1, True)], dumps, loads)
+        if whole is None and isinstance(exc, UnopenedCallError):
+            # There may be no room to open it for a trial. What it is made of is known.
+            whole = dumps([(exc, -1, -1, True)])
     except BaseException:  # a class may shadow __cause__ with code of its own; the description is enough then
         whole = None
-    return [pickle.dumps((*described, whole), 5)]
+    return [pickle.dumps((*described, whole, *([notes] if notes else ())), 5)]
 
 
 def decode(data: Received, loads: Callable[[bytes], Any]) -> BaseException:
@@ -78,12 +94,15 @@ def decode(data: Received, loads: Callable[[bytes], Any]) -> BaseException:
     the chain; it is not printed again, since the text shows it already.
     """
     try:
-        name, text, traceback, whole = pickle.loads(data)
+        name, text, traceback, whole, *more = pickle.loads(data)
     except Exception as failure:
         return errors.RemoteCallError("an exception that cannot be read", f"{type(failure).__name__}: {failure}")
     exc, own_cause = _opened(whole, loads)
     if exc is None:
         exc = errors.RemoteCallError(name, text, traceback)
+    if more and not _notes(exc):
+        # It is a stand-in, or pickles itself without its notes.
+        _set(exc, "__notes__", more[0])
     remote = errors.RemoteTraceback(traceback)
     remote.__context__ = own_cause
     remote.__suppress_context__ = True
@@ -111,22 +130,55 @@ def _opened(whole: bytes | None, loads: Callable[[bytes], Any]) -> tuple[BaseExc
 class _Rebuilt:
     """Pickles as an exception that is made without its own ``__init__``."""
 
-    def __init__(self, exc: BaseException, members: list[Any] | None) -> None:
+    def __init__(self, exc: BaseException, rebuilder: _Rebuilder) -> None:
         self._exc = exc
-        self._members = members
+        self._rebuilder = rebuilder
 
     def __reduce__(self) -> Any:
-        kind = type(self._exc)
-        reduced: Any = rebuild.builtin_base(kind).__reduce__(self._exc)
+        exc, portable = self._exc, self._rebuilder.part
+        reduced: Any = rebuild.builtin_base(type(exc)).__reduce__(exc)
         args, state = reduced[1], dict(reduced[2] or {}) if len(reduced) > 2 else {}
-        if self._members is not None:
-            args = (args[0], self._members)
-        for base in kind.__mro__:
+        if isinstance(exc, BaseExceptionGroup):
+            args = (args[0], exc.exceptions)
+        for base in type(exc).__mro__:
             slots = vars(base).get("__slots__", ())
             for name in (slots,) if isinstance(slots, str) else slots:
-                if hasattr(self._exc, name):
-                    state[name] = getattr(self._exc, name)
-        return rebuild.exception, (kind, args, state)
+                if hasattr(exc, name):
+                    state[name] = getattr(exc, name)
+        args, state = tuple(map(portable, args)), {name: portable(value) for name, value in state.items()}
+        return rebuild.new_exception, (type(exc), args), state, None, None, rebuild.fill_exception
+
+
+class _Rebuilder:
+    """Finds, for each exception, what it can travel as. An exception that is met twice stays one."""
+
+    def __init__(self, dumps: Any, loads: Any) -> None:
+        self._dumps = dumps
+        self._loads = loads
+        self._rebuilt: dict[int, _Rebuilt] = {}
+
+    def portable(self, exc: BaseException) -> Any:
+        """Return the exception, or what makes it anew if it is not the same once it was pickled and opened."""
+        if id(exc) in self._rebuilt:
+            return self._rebuilt[id(exc)]
+        if _probed([(exc, -1, -1, True)], self._dumps, self._loads)[1] == [text_of(exc)]:
+            return exc
+        kind = type(exc)
+        if (
+            kind.__reduce__ is not rebuild.builtin_base(kind).__reduce__
+            or kind.__reduce_ex__ is not object.__reduce_ex__
+        ):
+            # It says itself how it pickles, or that it does not.
+            return exc
+        return self._rebuilt.setdefault(id(exc), _Rebuilt(exc, self))
+
+    def part(self, value: Any) -> Any:
+        """Return what an exception holds: an exception, or a list or tuple of some, in the form that travels."""
+        if isinstance(value, BaseException):
+            return self.portable(value)
+        if type(value) in (list, tuple) and any(isinstance(item, BaseException) for item in value):
+            return type(value)(map(self.part, value))
+        return value
 
 
 def _travelling(chain: list[_Link], dumps: Any, loads: Any) -> bytes | None:
@@ -135,22 +187,11 @@ def _travelling(chain: list[_Link], dumps: Any, loads: Any) -> bytes | None:
     whole, shown = _probed(chain, dumps, loads)
     if shown == texts:
         return whole
-    rebuilt = [(_portable(exc, dumps, loads), *places) for exc, *places in chain]
+    rebuilder = _Rebuilder(dumps, loads)
+    rebuilt = [(rebuilder.portable(exc), *places) for exc, *places in chain]
     again, shown = _probed(rebuilt, dumps, loads)
     # What does not come out the same either way shows an address, or the time.
     return again if again is not None and (whole is None or shown == texts) else whole
-
-
-def _portable(exc: BaseException, dumps: Any, loads: Any) -> Any:
-    """Return the exception, or what makes it anew if it is not the same once it was pickled and opened."""
-    if _probed([(exc, -1, -1, True)], dumps, loads)[1] == [text_of(exc)]:
-        return exc
-    kind = type(exc)
-    if kind.__reduce__ is not rebuild.builtin_base(kind).__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__:
-        # It says itself how it pickles, or that it does not.
-        return exc
-    members = exc.exceptions if isinstance(exc, BaseExceptionGroup) else None
-    return _Rebuilt(exc, None if members is None else [_portable(member, dumps, loads) for member in members])
 
 
 def _probed(chain: Any, dumps: Any, loads: Any) -> tuple[bytes | None, list[str]]:
@@ -192,6 +233,15 @@ def _forget_tracebacks(exc: BaseException) -> None:
 def _set(exc: BaseException, name: str, value: object) -> None:
     # Past the class's own __setattr__: frozen dataclasses refuse.
     BaseException.__setattr__(exc, name, value)
+
+
+def _notes(exc: BaseException) -> list[str]:
+    """Return the notes of an exception that are texts."""
+    try:
+        notes = BaseException.__getattribute__(exc, "__notes__")
+        return [_shorten(str.__str__(note)) for note in notes if isinstance(note, str)]
+    except Exception:  # it has none, or something else under this name
+        return []
 
 
 def _outside_frames(traceback: TracebackType | None) -> TracebackType | None:

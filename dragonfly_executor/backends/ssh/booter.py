@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import paramiko
 
 from dragonfly_executor import errors
+from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.ssh.archive import Archive, make_archive
 from dragonfly_executor.backends.ssh.auth import Credentials
 from dragonfly_executor.backends.ssh.bootstrap import Bootstrap, command
@@ -121,7 +122,7 @@ class HostBooter:
         dial = self._dial(request, deadline)
         try:
             python, digest = host.python or means.python, self._make_archive().digest
-            channel_runs = command(python, digest, means.cache, request.timeout)
+            channel_runs = command(python, digest, means.cache, request.timeout, portable_options())
             # The token is for the agent alone, and not for what it starts.
             described = request.parent._replace(token=None).encode()
             env = {**means.env, **host.env, VARIABLE: described, HOST_NAME: str(host)}
