@@ -5,6 +5,8 @@ from __future__ import annotations
 from dragonfly_executor import errors
 from dragonfly_executor.boots import Boots
 from dragonfly_executor.core import events, handshake
+from dragonfly_executor.core.bounds import MAX_WARNING
+from dragonfly_executor.core.terminal import harmless
 from dragonfly_executor.release import Releaser
 from dragonfly_executor.threads import Crew
 from dragonfly_executor.welcome import Welcome
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.wire import Frame
     from dragonfly_executor.engine import Engine
     from dragonfly_executor.narrator import Narrator
-    from dragonfly_executor.reports import Result, Said
+    from dragonfly_executor.reports import Ref, Result, Said
     from dragonfly_executor.runner_link import RunnerLink
     from dragonfly_executor.sync import Keeper
     from dragonfly_executor.transport.loop import Loop, Timer
@@ -126,8 +128,12 @@ class Runners:
     def runner_answered(self, runner: RunnerLink, said: Said) -> None:
         """Pass on what a runner said."""
         if said.warning:
-            self._narrator.warn(f"{runner.name}: {said.warning}")
+            self._narrator.warn(f"{runner.name}: {harmless(said.warning[:MAX_WARNING])}")
         self._engine.runner_answered(runner, said)
+
+    def has_call(self, runner: RunnerLink, ref: Ref) -> bool | None:
+        """Whether a call is on a runner."""
+        return self._engine.ask(lambda machine: machine.has_call(runner.id, *ref))
 
     def check_idle(self, runner_id: int) -> None:
         """Ask the runner's idle check."""

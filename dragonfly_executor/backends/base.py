@@ -143,6 +143,9 @@ class Node:
     Attributes:
         stream: the link's bytes; None where the runner dials back to the parent's listener.
         shares_disk: whether the node sees the files of the parent's machine.
+        shares_image: whether the node was made of the image that the parent runs in. Its slots then import from the
+            entries of the parent's ``sys.path`` that exist there, and start in the parent's working directory if
+            nothing is sent to it.
         host: the machine that it is on, as a person would say it; "" for this one.
         slots: calls at once on this node where it has a say in that; it comes before what the pool was given.
         price: US dollars for a second of it, estimated; None where no more is known than what `Backend.price` says.
@@ -156,6 +159,7 @@ class Node:
 
     stream: Stream | None = None
     shares_disk: bool = True
+    shares_image: bool = False
     host: str = ""
     slots: int | None = None
     price: float | None = None

@@ -66,7 +66,10 @@ class SlotCodec:
         if self._place is None:
             self._enter_parents_directory()
         else:
-            self._place.enter()
+            self._place.enter(self._setup["path"], self._setup["cwd"])
+        # The agent has loaded the standard library's: a call imports what the parent has under these names.
+        for name in [name for name in sys.modules if name.partition(".")[0] in self._setup.get("shadowing", ())]:
+            del sys.modules[name]
         sys.argv[:] = self._setup["argv"]
         if self._setup["authkey"] is not None:
             authkey.adopt(self._setup["authkey"])
@@ -86,9 +89,6 @@ class SlotCodec:
     def _enter_parents_directory(self) -> None:
         # That and no more: what only the agent could import, a call could not import in the parent.
         sys.path[:] = self._setup["path"]
-        # The agent has loaded the standard library's: a call imports what the parent has under these names.
-        for name in [name for name in sys.modules if name.partition(".")[0] in self._setup["shadowing"]]:
-            del sys.modules[name]
         try:
             os.chdir(self._setup["cwd"])
         except OSError:

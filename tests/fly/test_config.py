@@ -60,9 +60,9 @@ def test_on_fly_nothing_has_to_be_said(env: pytest.MonkeyPatch) -> None:
     config = body["config"]
     assert config["image"] == ON_FLY["FLY_IMAGE_REF"]
     assert config["guest"] == {"cpu_kind": "performance", "cpus": 2, "memory_mb": 4096}
-    assert config["init"]["cmd"][:3] == [sys.executable, "-m", "dragonfly_executor.runner"]
+    assert config["init"]["cmd"][:4] == [sys.executable, "-P", "-m", "dragonfly_executor.runner"]
     limits = {"--failsafe": "20.000", "--max-lifetime": "86400.000", "--max-idle": "3600.000"}
-    assert config["init"]["cmd"][3:] == [word for item in limits.items() for word in item]
+    assert config["init"]["cmd"][4:] == [word for item in limits.items() for word in item]
     assert (config["auto_destroy"], config["restart"]) == (True, {"policy": "no"})
     assert config["stop_config"] == {"signal": "SIGTERM", "timeout": "30s"}
     assert config["dns"] == {"skip_registration": True}
@@ -272,7 +272,7 @@ def test_a_machine_config_is_merged_over_all_else(env: pytest.MonkeyPatch) -> No
     assert config["env"] == {"A": "1", "B": "3", "DRAGONFLY_PARENT": "PARENT"}
     assert config["metadata"] == {"team": "video", "dragonfly_kind": "runner"}
     assert config["init"]["entrypoint"] == ["/bin/tini", "--"]
-    assert config["init"]["cmd"][1] == "-m"
+    assert config["init"]["cmd"][1:3] == ["-P", "-m"]
     assert config["services"] == [{"internal_port": 80}]
     assert config["rootfs"] == {"size_gb": 9}
     assert config["stop_config"] is None

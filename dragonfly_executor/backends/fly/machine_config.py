@@ -67,7 +67,8 @@ def runner_command(python: str, *, failsafe: float, max_lifetime: float, max_idl
     """What starts a runner, with its limits in seconds."""
     limits = {"--failsafe": failsafe, "--max-lifetime": max_lifetime, "--max-idle": max_idle}
     words = (word for name, seconds in limits.items() for word in (name, f"{seconds:.3f}"))
-    return (python, "-m", "dragonfly_executor.runner", *words)
+    # -P: the image's WORKDIR may have a module by a name of the standard library's, and is not to come first.
+    return (python, "-P", "-m", "dragonfly_executor.runner", *words)
 
 
 class Blueprint(NamedTuple):
