@@ -41,6 +41,17 @@ class PoolExecutor(Executor):
             "Make an executor in the call instead"
         )
 
+    def __repr__(self) -> str:
+        rows = self._pool.described()
+        held = f"; held by {rows['held by']}" if "held by" in rows else ""
+        state = f"runners {rows['runners']}; slots {rows['slots']}; calls {rows['calls']}{held}"
+        return f"<{type(self).__name__} {rows['pool']!r} on {rows['backend']}: {state}>"
+
+    def _repr_html_(self) -> str:
+        from dragonfly_executor.notebook import table
+
+        return table(type(self).__name__, self._pool.described())
+
     @property
     def pool(self) -> Pool:
         """The pool that runs the calls."""
