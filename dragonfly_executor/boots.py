@@ -189,8 +189,9 @@ class Boots:
             self._returned_late(runner_id)
             return
         boot.has_returned = True
+        codec, outputs, max_payload = self._engine.codec, self._engine.outputs, self._options.max_payload
         try:
-            boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self._host, self._engine.outputs)
+            boot.link = RunnerLink(runner_id, node, self._loop, codec, self._host, outputs, max_payload)
         except SHORTAGES as error:
             self._releaser.stop(node)
             self._end_boot(runner_id, as_boot_error(error, "connect"))

@@ -56,7 +56,8 @@ class Pool:
         on_shrink: called with the same mapping when a runner goes.
         output: what becomes of what calls write to stdout and stderr, their children included. "inherit" (the default):
             on this machine slots write where the parent does; from elsewhere the text comes over the link, and is
-            written as it is. "tag": each line is printed as ``[runner 1, call 12] text``, on the same stream.
+            written as it is. "tag": each line is printed as ``[runner 1, call 12] text``, on the same stream; control
+            characters but colours are shown as escapes, and a carriage return begins another line.
             "capture": nothing is shown, and `Future.output` has it. "drop": it is thrown away on the runner. A
             callable is called with an `OutputLine` for each line, on the pool's callback thread. With "tag" and a
             callable records of `logging` come back as records: a slot's root logger has the level of the parent's, and

@@ -23,6 +23,7 @@ LAYERS = (
     {"backoff", "notebook", "payload", "printer", "questions", "threads", "transport", "versions"},
     {"future", "lifecycle", "options", "outputs", "runner", "sync"},
     {"backends", "mapping", "narrator", "performer", "release", "reports", "transfers"},
+    {"hearing"},
     {"arrivals", "dialback", "lookout", "registry", "runner_link", "welcome"},
     {"booting"},
     {"boot_times"},
