@@ -35,6 +35,7 @@ from dragonfly_executor.transport.tcp import join_address
 if TYPE_CHECKING:
     from dragonfly_executor.backends.fly.client import MachinesAPI
     from dragonfly_executor.backends.fly.creation import Creation
+    from dragonfly_executor.backends.fly.first_sweep import SweepBeside
     from dragonfly_executor.backends.fly.machines import Machine
     from dragonfly_executor.backends.fly.sweep import Swept
     from dragonfly_executor.options import Seconds
@@ -53,7 +54,7 @@ UNDO_SHARE = 0.2
 """Of a boot's time, that this may take at most."""
 SWEEP_PATIENCE = 60.0
 FIRST_SWEEP_PATIENCE = 10.0
-"""Seconds for the sweep that goes with the first boot: the machine starts meanwhile."""
+"""Seconds for the sweep beside the first boot, which does not wait for it."""
 
 
 class FlyBackend(Backend):
@@ -64,8 +65,8 @@ class FlyBackend(Backend):
 
     No machine is left behind: a runner without a parent ends itself, Fly destroys a machine whose runner has ended, a
     process on it that does not depend on the runner's health ends it after `max_lifetime`, and what is asked for is
-    written down first, here and on the machine, so that a later `sweep` knows it. A backend sweeps by itself when it
-    boots its first runner, while that one's machine starts.
+    written down first, here and on the machine, so that a later `sweep` knows it. A backend sweeps by itself beside the
+    boot of its first runner.
 
     Args:
         app: the app whose machines the runners are; default FLY_APP_NAME.
@@ -178,10 +179,11 @@ class FlyBackend(Backend):
         )
         self.api = _api(access)
         self.journal = open_journal(journal)
-        self._sweeps = self._may_sweep = bool(sweep)
+        self._may_sweep = bool(sweep)
+        self._sweep_beside: SweepBeside | None = None
         self.prices = _checked(prices)
         self._lock = threading.Lock()
-        """Of whether it has to sweep: boots run at the same time."""
+        """Of what is made when it is first needed: boots run at the same time."""
 
     def __repr__(self) -> str:
         regions = ",".join(self._regions)
@@ -211,7 +213,7 @@ class FlyBackend(Backend):
         # Nothing is asked for before the create is sent. What this loads takes a while.
         request.queued()
         # Also what is needed once there is a machine: nobody would destroy that one if it could not be loaded then.
-        from dragonfly_executor.backends.fly import node, sweep  # noqa: F401
+        from dragonfly_executor.backends.fly import first_sweep, node  # noqa: F401
         from dragonfly_executor.backends.fly.creation import Creation, wait_for_turn
 
         # Not all of it: what comes of a create that ends in doubt is destroyed within the boot's time as well.
@@ -235,10 +237,7 @@ class FlyBackend(Backend):
             except BaseException:
                 self._undo(creation, entry, request.given_up)
                 raise
-            booted = self._node(machine, entry, request, creation)
-            if self._has_to_sweep():
-                self._sweep_first(request.given_up)
-            return booted
+            return self._node(machine, entry, request, creation)
 
     def sweep(self) -> Swept:
         """Destroy the machines of this app that pools have left behind; see the class for who does that besides.
@@ -286,8 +285,11 @@ class FlyBackend(Backend):
             logger.warning("the journal does not have the number of %s: %s", machine, error)
         address = request.parent.address or join_address(self._address.dialed, self._address.port)
         forget, abandon = (lambda: self._forget(known)), (lambda: self._abandon(known))
-        is_recorded = self.journal is not None
-        node = FlyNode(self.api, machine, address, forget, abandon, creation.find, is_recorded=is_recorded)
+        is_recorded, sweeps = self.journal is not None, self._sweeps()
+        node = FlyNode(
+            self.api, machine, address, forget, abandon, creation.find, sweeps.node_left, is_recorded=is_recorded
+        )
+        sweeps.node_came(FIRST_SWEEP_PATIENCE)
         node.shares_image = self._own_image
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node
@@ -330,29 +332,16 @@ class FlyBackend(Backend):
             self._write(entry._replace(abandoned=True))
         except OSError as error:
             return f"The journal could not be told ({error}): `dragonfly destroy {entry.name}`"
-        with self._lock:
-            self._sweeps = self._may_sweep
+        self._sweeps().ask()
         return "A later sweep sees to it"
 
-    # -- the first boot's sweep ---------------------------------------------------------------------------------------
+    def _sweeps(self) -> SweepBeside:
+        from dragonfly_executor.backends.fly.first_sweep import SweepBeside
 
-    def _has_to_sweep(self) -> bool:
         with self._lock:
-            has_to, self._sweeps = self._sweeps, False
-        return has_to
-
-    def _sweep_first(self, given_up: GivenUp | None) -> None:
-        from dragonfly_executor.backends.fly.sweep import Sweeper
-
-        try:
-            swept = Sweeper(self.api, self.journal).sweep(Patience(FIRST_SWEEP_PATIENCE, given_up))
-        except (errors.DragonflyError, OSError) as error:
-            logger.warning("could not look for machines that were left behind: %s", error)
-            return
-        for one in swept.destroyed:
-            logger.warning("destroyed machine %s, which was left behind: %s", one.name, one.why)
-        for one, what in swept.left:
-            logger.warning("machine %s was left behind and is not destroyed: %s", one.name, what)
+            if self._sweep_beside is None:
+                self._sweep_beside = SweepBeside(self.api, self.journal, wanted=self._may_sweep)
+            return self._sweep_beside
 
 
 def machine_name(pool: str) -> str:

@@ -41,6 +41,7 @@ class FlyNode(Node):
         forget: called when the machine is known to be gone.
         abandon: called when it is not; says who destroys it then.
         find: looks for the machine if it is known by its name alone; may raise `FlyAPIError`.
+        left: called when it was given back, whatever became of it.
         is_recorded: whether the machine stands in a journal.
     """
 
@@ -54,6 +55,7 @@ class FlyNode(Node):
         forget: Callable[[], None],
         abandon: Callable[[], str],
         find: Callable[[Patience], Machine | None],
+        left: Callable[[], object],
         *,
         is_recorded: bool,
     ) -> None:
@@ -67,6 +69,7 @@ class FlyNode(Node):
         self._forget = forget
         self._abandon = abandon
         self._find = find
+        self._left = left
         self._is_recorded = is_recorded
         self._lock = threading.Lock()
         self._stopping = GivenUp()
@@ -130,6 +133,7 @@ class FlyNode(Node):
         except Exception:
             logger.exception("%s may not have been destroyed", self._seen)
         finally:
+            self._left()
             self._api.__exit__(None, None, None)
 
     def _destroy(self) -> tuple[bool, str]:
