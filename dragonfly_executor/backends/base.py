@@ -153,6 +153,8 @@ class Node:
         starts: memory in which its slots mark the calls that they begin; `stop` settles it. None where there is none:
             all calls that a lost runner had may have begun.
         facts: what the backend found out on the way, by the phase of the boot in which it did, for people to read.
+        stopper: who tells such a node to go that its pool would keep, and `stop_advice` what gives calls longer then;
+            for errors.
     """
 
     stream: Stream | None = None
@@ -164,6 +166,8 @@ class Node:
     sessions: Collection[int] = ()
     starts: StartTable | None = None
     facts: Mapping[str, str] = MappingProxyType({})
+    stopper: str = "somebody"
+    stop_advice: str = ""
 
     def stop(self) -> None:
         """Give the node back, and leave nothing running on it. Twice is fine, never raises; blocks until it is done."""

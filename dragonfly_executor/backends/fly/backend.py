@@ -9,18 +9,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node
 from dragonfly_executor.backends.fly.journal import Entry, open_journal
 from dragonfly_executor.backends.fly.machine_config import (
+    STOP_SLACK,
     Blueprint,
     Guest,
     check_config,
     check_init,
     check_services,
+    check_stop_grace,
     check_texts,
+    has_token,
     merge,
     runner_command,
 )
@@ -86,7 +90,11 @@ class FlyBackend(Backend):
             most.
         max_idle: seconds without a call after which a machine ends whatever its pool wants; 0 for any number. A pool's
             own ``idle_shutdown_after`` comes long before; `min` runners are replaced.
+        stop_grace: seconds that calls have to finish when Fly stops a machine, as for maintenance of its host; then
+            they are lost. Default 25; 295 at most. Fly waits 5 s longer (``stop_config``).
         skip_secrets: whether the app's secrets, the token with them, are kept from the runners.
+        keep_token: whether a runner keeps FLY_API_TOKEN and FLY_ACCESS_TOKEN where its machine has them all the same;
+            else no call sees them. What stands in `env` is kept in any case.
         machine_config: merged over the config that all this makes: the way to what has no argument of its own.
             ``auto_destroy`` and ``restart`` must not be in it.
         parent_address: where runners dial this process, as HOST or HOST:PORT (an IPv6 address with a port stands in
@@ -137,7 +145,9 @@ class FlyBackend(Backend):
         boot_timeout: Seconds = 120.0,
         max_lifetime: Seconds = 24 * 3600.0,
         max_idle: Seconds = 3600.0,
+        stop_grace: Seconds | None = None,
         skip_secrets: bool = True,
+        keep_token: bool = False,
         machine_config: Mapping[str, Any] | None = None,
         parent_address: str | None = None,
         bind: str | None = None,
@@ -161,6 +171,8 @@ class FlyBackend(Backend):
         self._own_image = place.own_image
         files = (None if place.own_image else "auto") if sync == "default" else sync
         self.sync = Sync.of(files, requirements)
+        more = check_config(machine_config)
+        grace = check_stop_grace(None if stop_grace is None else duration(stop_grace, "stop_grace"), more)
         self.blueprint = Blueprint(
             image=place.image,
             guest=Guest(cpu_kind, cpus, memory_mb, gpu_kind, gpus).check(),
@@ -169,13 +181,16 @@ class FlyBackend(Backend):
                 failsafe=duration(failsafe, "failsafe", positive=True),
                 max_lifetime=self._max_lifetime,
                 max_idle=duration(max_idle, "max_idle"),
+                stop_grace=grace,
+                keep_token=bool(keep_token) or has_token(check_texts(env, "env"), more),
             ),
             env=check_texts(env, "env"),
             metadata=check_texts(metadata, "metadata"),
             services=check_services(services),
             init=check_init(init),
+            stop_seconds=ceil(grace + STOP_SLACK),
             skip_secrets=bool(skip_secrets),
-            more=check_config(machine_config),
+            more=more,
         )
         self.api = _api(access)
         self.journal = open_journal(journal)
