@@ -307,10 +307,13 @@ class RunnerLink:
 
     def _on_first_frame(self, frame: Frame) -> None:
         try:
+            if frame.kind == Kind.BYE:
+                text = bytes(frame.payload).decode(errors="replace")
+                raise errors.BootError(f"{self.name} cannot be a runner: {text}", "handshake")
             if frame.kind != Kind.HELLO:
                 raise errors.ProtocolError(f"the runner's first frame is not a HELLO but of kind {frame.kind}")
             hello = handshake.read_hello(bytes(frame.payload))
-        except errors.ProtocolError as error:
+        except (errors.BootError, errors.ProtocolError) as error:
             self._listener.runner_broke(self, error)
             return
         reason = handshake.mismatch(versions_beside(hello.versions), hello.versions)

@@ -191,22 +191,31 @@ class Runners:
         now = self._loop.time()
         # This process slept or was stopped: the silence was its own.
         overslept = now - self._heartbeat_due > self._options.heartbeat
-        for runner in list(self._up.values()):
+        for runner in [*self._up.values(), *self._saying_goodbye()]:
             if overslept:
                 runner.forgive(now)
             silent, mumbling = now - runner.last_heard, now - runner.last_frame
             if silent > self._options.dead_after:
-                self.runner_broke(runner, TimeoutError(f"nothing heard from it for {silent:.1f} s"))
+                self._cut(runner, f"nothing heard from it for {silent:.1f} s")
             elif mumbling > MUMBLING * self._options.dead_after:
-                self.runner_broke(runner, TimeoutError(f"nothing that makes sense came from it for {mumbling:.1f} s"))
+                self._cut(runner, f"nothing that makes sense came from it for {mumbling:.1f} s")
             else:
                 runner.ping()
         # What is sent before a runner is up may take longer than its lease.
         syncing = self._boots.syncing()
         for runner in syncing:
             runner.ping()
-        if self._up or syncing:
+        if self._up or syncing or self._saying_goodbye():
             self.beat_on()
+
+    def _saying_goodbye(self) -> list[RunnerLink]:
+        """Return the runners that were told to go, and have yet to say that they do."""
+        return [runner for runner, timer in self._stopping.values() if timer is not None]
+
+    def _cut(self, runner: RunnerLink, why: str) -> None:
+        """Give up on a runner that does not answer, without waiting for any answer of its."""
+        runner.node.is_silent = True
+        self.runner_broke(runner, TimeoutError(why))
 
     # -- stop ---------------------------------------------------------------------------------------------------------
 
@@ -225,7 +234,7 @@ class Runners:
             self._stopping[runner_id] = (runner, None)
             self._releaser.release(runner, lambda: self._gone(runner_id))
             return
-        timer = self._loop.call_later(grace + STOP_SLACK, lambda: self._leave(runner_id))
+        timer = self._loop.call_later(grace + STOP_SLACK, lambda: self._cut(runner, "it does not go"))
         self._stopping[runner_id] = (runner, timer)
         runner.stop(grace)
 

@@ -152,6 +152,8 @@ class Node:
         sessions: the process sessions of the slots that live there, as the agent has reported them; kept by the pool.
         starts: memory in which its slots mark the calls that they begin; `stop` settles it. None where there is none:
             all calls that a lost runner had may have begun.
+        is_silent: whether the pool gives the node back since nothing comes from its runner any more; set before `stop`,
+            which then waits for no answer of the runner's: the node keeps its place in ``max`` until `stop` returns.
         facts: what the backend found out on the way, by the phase of the boot in which it did, for people to read.
         stopper: who tells such a node to go that its pool would keep, and `stop_advice` what gives calls longer then;
             for errors.
@@ -165,6 +167,7 @@ class Node:
     price: float | None = None
     sessions: Collection[int] = ()
     starts: StartTable | None = None
+    is_silent: bool = False
     facts: Mapping[str, str] = MappingProxyType({})
     stopper: str = "somebody"
     stop_advice: str = ""

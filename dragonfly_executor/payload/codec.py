@@ -26,6 +26,7 @@ from dragonfly_executor.payload.box import (
 )
 from dragonfly_executor.payload.formats import MARK, Format
 from dragonfly_executor.payload.parent_main import ParentMain
+from dragonfly_executor.payload.rebuild import main_module
 from dragonfly_executor.payload.script import describe
 from dragonfly_executor.payload.suspending import SUSPENDS
 from dragonfly_executor.payload.tracking import MAIN_NAMES, importable
@@ -73,7 +74,7 @@ class CallCodec:
         if self._format.custom is not None:
             # What a slot's import of the script calls itself. Our own picklers translate; the user's object cannot, and
             # this is multiprocessing's answer to the same question.
-            sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
+            sys.modules.setdefault("__mp_main__", main_module())
 
     def encode_call(
         self,
@@ -148,7 +149,7 @@ class CallCodec:
             "path": _path(cwd),
             "cwd": cwd,
             "authkey": own_key(),
-            "main": describe(sys.modules["__main__"]),
+            "main": describe(main_module()),
         }
         return self._described(here | _shadowing(), [str(word) for word in getattr(sys, "argv", [])])
 

@@ -13,6 +13,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
+from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node
 from dragonfly_executor.backends.fly.journal import Entry, open_journal
 from dragonfly_executor.backends.fly.machine_config import (
@@ -178,6 +179,7 @@ class FlyBackend(Backend):
             guest=Guest(cpu_kind, cpus, memory_mb, gpu_kind, gpus).check(),
             command=runner_command(
                 python or (sys.executable if place.own_image else "python3"),
+                portable_options(),
                 failsafe=duration(failsafe, "failsafe", positive=True),
                 max_lifetime=self._max_lifetime,
                 max_idle=duration(max_idle, "max_idle"),

@@ -79,6 +79,7 @@ class Guest(NamedTuple):
 
 def runner_command(
     python: str,
+    options: Iterable[str] = (),
     *,
     failsafe: float,
     max_lifetime: float,
@@ -86,10 +87,10 @@ def runner_command(
     stop_grace: float = STOP_GRACE,
     keep_token: bool = False,
 ) -> tuple[str, ...]:
-    """What starts a runner, with its limits in seconds.
+    """Return what starts a runner, with options for its interpreter, and with its limits in seconds.
 
     Args:
-        python: the interpreter.
+        python, options: the interpreter, and what it is told.
         failsafe, max_lifetime, max_idle, stop_grace, keep_token: see `FlyBackend`.
     """
     limits = {"--failsafe": failsafe, "--max-lifetime": max_lifetime, "--max-idle": max_idle}
@@ -100,7 +101,8 @@ def runner_command(
     if keep_token:
         words += "--keep-token", "1"
     # -P: the image's WORKDIR may have a module by a name of the standard library's, and is not to come first.
-    return (python, "-P", "-m", "dragonfly_executor.runner", *words)
+    beside = [option for option in options if option != "-P"]
+    return (python, "-P", *beside, "-m", "dragonfly_executor.runner", *words)
 
 
 class Blueprint(NamedTuple):
