@@ -207,9 +207,7 @@ def exec_sleeper(how: str) -> int:
     """The same with a program of its own, whose environment may be empty."""
     command = [sys.executable, "-S", "-c", "import signal\nprint(flush=True)\nsignal.pause()"]
     environment = {} if "empty" in how else None
-    sleeper = subprocess.Popen(
-        command, env=environment, start_new_session="session" in how, stdout=subprocess.PIPE
-    )
+    sleeper = subprocess.Popen(command, env=environment, start_new_session="session" in how, stdout=subprocess.PIPE)
     assert sleeper.stdout is not None
     sleeper.stdout.readline()
     return sleeper.pid
@@ -381,6 +379,7 @@ FAILURES: dict[str, Callable[[], None]] = {
     "KeyError": _raise_key_error,
     "ValueError": _raise_value_error,
 }
+
 
 class NeedsArguments(Exception):
     def __init__(self, reason: str, number: int) -> None:

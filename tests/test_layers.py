@@ -104,10 +104,7 @@ def test_imports_run_one_way(path: Path) -> None:
 def test_the_core_imports_data_modules_and_errors_and_nothing_else(path: Path) -> None:
     below = ("dragonfly_executor.core", "dragonfly_executor.errors", "dragonfly_executor.stdlib_json")
     foreign = {
-        name
-        for name in imports(path)
-        if not name.startswith(below)
-        and name.partition(".")[0] not in DATA_MODULES
+        name for name in imports(path) if not name.startswith(below) and name.partition(".")[0] not in DATA_MODULES
     }
     assert foreign == set()
 

@@ -84,6 +84,16 @@ def interpreter_options() -> list[str]:
     return options
 
 
+def portable_options() -> list[str]:
+    """Return the options of this interpreter that mean the same on another machine: all but folders of this one."""
+    options = interpreter_options()
+    for place, option in enumerate(options):
+        if option.startswith("pycache_prefix="):
+            del options[place - 1 : place + 1]
+            break
+    return options
+
+
 def _warning_rules() -> Iterable[str]:
     """Return the rules of ``-W``, without those that ``-b`` and ``-X dev`` have added themselves."""
     rules = list(sys.warnoptions)

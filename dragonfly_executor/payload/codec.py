@@ -32,9 +32,13 @@ from dragonfly_executor.stdlib_json import is_stdlib
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from types import CodeType
     from typing import Any
 
     from dragonfly_executor.payload.box import Buffer, Received
+    from dragonfly_executor.payload.tracking import Tracking
+
+    OnCode = Callable[[list[tuple[CodeType, str]]], object]
 
 _MAIN_CALL = bytes([MAIN_CALL])
 
@@ -46,17 +50,21 @@ class CallCodec:
         serializer: how what cannot travel by reference travels: "cloudpickle" (the default), "dill", "pickle" (not at
             all), or an object with ``dumps(obj) -> bytes`` and ``loads(bytes) -> obj``.
         script_travels: whether slots can import the script; if not, what is in it travels by value.
+        on_code: told of all code that travels by value, each with the package that its relative imports start from.
 
     Raises:
         ValueError: an unknown name, or dill is not installed.
         TypeError: neither a name nor an object with dumps and loads.
     """
 
-    def __init__(self, serializer: object = "cloudpickle", *, script_travels: bool = True) -> None:
+    def __init__(
+        self, serializer: object = "cloudpickle", *, script_travels: bool = True, on_code: OnCode | None = None
+    ) -> None:
         self._format = Format(serializer)
         self._format.require()
         self._main = ParentMain(self._define, script_travels=script_travels)
         self._script_travels = script_travels
+        self._on_code = on_code
         self._importable: set[str | None] = set()
         self.needs_script = False
         """Whether a call that was encoded so far needs the script to be imported."""
@@ -185,6 +193,7 @@ class CallCodec:
 
     def _any_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         sink, buffers, pickler = self._format.tracked(call, self._main)
+        self._code_travels(pickler)
         names = frozenset(pickler.hard | pickler.soft)
         definitions = self._main.definitions(names) if names else b""
         flags = self._format.flags
@@ -203,7 +212,12 @@ class CallCodec:
 
     def _define(self, values: Any, owners: frozenset[str]) -> tuple[bytes, set[str], set[str], set[str]]:
         sink, _, pickler = self._format.tracked(values, self._main, owners, inline=True)
+        self._code_travels(pickler)
         return join(snapshot(sink)), pickler.hard, pickler.soft, pickler.attributes
+
+    def _code_travels(self, pickler: Tracking) -> None:
+        if self._on_code is not None and pickler.codes:
+            self._on_code(pickler.codes)
 
     def _open(self, data: Received) -> Any:
         if data[0] != BOX:

@@ -111,22 +111,55 @@ def _opened(whole: bytes | None, loads: Callable[[bytes], Any]) -> tuple[BaseExc
 class _Rebuilt:
     """Pickles as an exception that is made without its own ``__init__``."""
 
-    def __init__(self, exc: BaseException, members: list[Any] | None) -> None:
+    def __init__(self, exc: BaseException, rebuilder: _Rebuilder) -> None:
         self._exc = exc
-        self._members = members
+        self._rebuilder = rebuilder
 
     def __reduce__(self) -> Any:
-        kind = type(self._exc)
-        reduced: Any = rebuild.builtin_base(kind).__reduce__(self._exc)
+        exc, portable = self._exc, self._rebuilder.part
+        reduced: Any = rebuild.builtin_base(type(exc)).__reduce__(exc)
         args, state = reduced[1], dict(reduced[2] or {}) if len(reduced) > 2 else {}
-        if self._members is not None:
-            args = (args[0], self._members)
-        for base in kind.__mro__:
+        if isinstance(exc, BaseExceptionGroup):
+            args = (args[0], exc.exceptions)
+        for base in type(exc).__mro__:
             slots = vars(base).get("__slots__", ())
             for name in (slots,) if isinstance(slots, str) else slots:
-                if hasattr(self._exc, name):
-                    state[name] = getattr(self._exc, name)
-        return rebuild.exception, (kind, args, state)
+                if hasattr(exc, name):
+                    state[name] = getattr(exc, name)
+        args, state = tuple(map(portable, args)), {name: portable(value) for name, value in state.items()}
+        return rebuild.new_exception, (type(exc), args), state, None, None, rebuild.fill_exception
+
+
+class _Rebuilder:
+    """Finds, for each exception, what it can travel as. An exception that is met twice stays one."""
+
+    def __init__(self, dumps: Any, loads: Any) -> None:
+        self._dumps = dumps
+        self._loads = loads
+        self._rebuilt: dict[int, _Rebuilt] = {}
+
+    def portable(self, exc: BaseException) -> Any:
+        """Return the exception, or what makes it anew if it is not the same once it was pickled and opened."""
+        if id(exc) in self._rebuilt:
+            return self._rebuilt[id(exc)]
+        if _probed([(exc, -1, -1, True)], self._dumps, self._loads)[1] == [text_of(exc)]:
+            return exc
+        kind = type(exc)
+        if (
+            kind.__reduce__ is not rebuild.builtin_base(kind).__reduce__
+            or kind.__reduce_ex__ is not object.__reduce_ex__
+        ):
+            # It says itself how it pickles, or that it does not.
+            return exc
+        return self._rebuilt.setdefault(id(exc), _Rebuilt(exc, self))
+
+    def part(self, value: Any) -> Any:
+        """Return what an exception holds: an exception, or a list or tuple of some, in the form that travels."""
+        if isinstance(value, BaseException):
+            return self.portable(value)
+        if type(value) in (list, tuple) and any(isinstance(item, BaseException) for item in value):
+            return type(value)(map(self.part, value))
+        return value
 
 
 def _travelling(chain: list[_Link], dumps: Any, loads: Any) -> bytes | None:
@@ -135,22 +168,11 @@ def _travelling(chain: list[_Link], dumps: Any, loads: Any) -> bytes | None:
     whole, shown = _probed(chain, dumps, loads)
     if shown == texts:
         return whole
-    rebuilt = [(_portable(exc, dumps, loads), *places) for exc, *places in chain]
+    rebuilder = _Rebuilder(dumps, loads)
+    rebuilt = [(rebuilder.portable(exc), *places) for exc, *places in chain]
     again, shown = _probed(rebuilt, dumps, loads)
     # What does not come out the same either way shows an address, or the time.
     return again if again is not None and (whole is None or shown == texts) else whole
-
-
-def _portable(exc: BaseException, dumps: Any, loads: Any) -> Any:
-    """Return the exception, or what makes it anew if it is not the same once it was pickled and opened."""
-    if _probed([(exc, -1, -1, True)], dumps, loads)[1] == [text_of(exc)]:
-        return exc
-    kind = type(exc)
-    if kind.__reduce__ is not rebuild.builtin_base(kind).__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__:
-        # It says itself how it pickles, or that it does not.
-        return exc
-    members = exc.exceptions if isinstance(exc, BaseExceptionGroup) else None
-    return _Rebuilt(exc, None if members is None else [_portable(member, dumps, loads) for member in members])
 
 
 def _probed(chain: Any, dumps: Any, loads: Any) -> tuple[bytes | None, list[str]]:

@@ -131,15 +131,19 @@ def builtin_base(kind: type[BaseException]) -> type[BaseException]:
     return next(base for base in kind.__mro__ if base.__module__ == "builtins")
 
 
-def exception(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+def new_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
     """Make an exception without its own ``__init__``, which does not take its ``args``."""
     base: Any = builtin_base(kind)
     made: BaseException = base.__new__(kind, *args)
     base.__init__(made, *args)
+    return made
+
+
+def fill_exception(made: BaseException, state: dict[str, Any]) -> None:
+    """Set an exception's attributes, once it exists and they may refer to it."""
     for name, value in state.items():
         # Past the class's own __setattr__: frozen dataclasses refuse.
         object.__setattr__(made, name, value)
-    return made
 
 
 class Importing:

@@ -125,9 +125,7 @@ def test_several_runners_dial_in_at_once(make_pool: MakePool, mailbox: Mailbox, 
 
 
 @pytest.mark.parametrize("days", [-400, 400])
-def test_clocks_that_differ_keep_no_runner_out(
-    make: MakeExecutor, monkeypatch: pytest.MonkeyPatch, days: int
-) -> None:
+def test_clocks_that_differ_keep_no_runner_out(make: MakeExecutor, monkeypatch: pytest.MonkeyPatch, days: int) -> None:
     """Checklist 53: the parent's is a year off, so its certificate has ended, or has yet to begin."""
 
     class Off(datetime):

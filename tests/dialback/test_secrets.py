@@ -123,9 +123,7 @@ def shown(error: BaseException) -> str:
     return repr(error) + str(error) + repr(vars(error)) + "".join(traceback.format_exception(error))
 
 
-def test_what_a_runner_prints_when_it_fails_holds_no_token(
-    receive: Receive, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_runner_prints_when_it_fails_holds_no_token(receive: Receive, capfd: pytest.CaptureFixture[str]) -> None:
     parent = receive().expect()
     assert parent.token is not None
     for wrong, status in (

@@ -1,8 +1,8 @@
 """Faults by chance, the same for the same seed: what happens to the third create does not depend on who was first.
 
-    chaos = Chaos(seed=7, share=0.3)
-    fly.faults.drawn = chaos.fault
-    fly.pulled = chaos.image
+chaos = Chaos(seed=7, share=0.3)
+fly.faults.drawn = chaos.fault
+fly.pulled = chaos.image
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """What goes wrong between a client and Fly, programmed by the test (reference 5.3).
 
-    fly.faults.on("create", nth=2, reply=rate_limited("3600"))
-    fly.faults.on("create", commit=True, cut=True)                 # carried out, and nobody is told
-    fly.faults.on("*", nth=k, before=kill)                         # the parent dies, its request is carried out
-    fly.faults.on("*", nth=k, before=kill, commit=False, cut=True) # it dies before its request arrives
-    fly.faults.on("*", nth=k, after=kill)                          # it dies before it is answered
-    fly.faults.on("get", times=math.inf, change=lambda body: body | {"state": "limbo"})
+fly.faults.on("create", nth=2, reply=rate_limited("3600"))
+fly.faults.on("create", commit=True, cut=True)                 # carried out, and nobody is told
+fly.faults.on("*", nth=k, before=kill)                         # the parent dies, its request is carried out
+fly.faults.on("*", nth=k, before=kill, commit=False, cut=True) # it dies before its request arrives
+fly.faults.on("*", nth=k, after=kill)                          # it dies before it is answered
+fly.faults.on("get", times=math.inf, change=lambda body: body | {"state": "limbo"})
 """
 
 from __future__ import annotations

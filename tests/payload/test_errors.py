@@ -231,6 +231,26 @@ def test_an_exception_whose_init_does_not_take_its_args_comes_back_as_itself(err
             ]
 
 
+class Wraps(Exception):
+    def __init__(self, *, inner: Exception) -> None:
+        super().__init__("wraps", inner)
+        self.inner = inner
+        self.all = [inner, self]
+
+
+def test_an_exception_that_holds_others_and_itself_comes_back_as_itself() -> None:
+    """As its arguments or attributes; one that is held twice is one there, too."""
+    near = Near()
+    there: Any = near.codec.decode_error(b"".join(near.slot.encode_error(Wraps(inner=Keyword("no", code=403)))))
+    assert type(there) is Wraps
+    assert type(there.inner) is Keyword
+    assert vars(there.inner) == {"code": 403}
+    assert there.args == ("wraps", there.inner)
+    assert there.args[1] is there.inner
+    assert there.all[0] is there.inner
+    assert there.all[1] is there
+
+
 @pytest.mark.parametrize(
     "error",
     [kind("t") for kind in (ReducesToText, RaisesInReduce, ExitsInReduce, ExitsInSetState, Holds)]

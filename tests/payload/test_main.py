@@ -103,7 +103,9 @@ far.__exit__()
 
 
 def test_names_bound_in_the_guard_travel(tmp_path: Path) -> None:
-    text = FAR + """
+    text = (
+        FAR
+        + """
 OUTSIDE = [1]
 
 def scaled(x):
@@ -137,12 +139,15 @@ if OUTSIDE and "__main__" == __name__:
             return cls.__mro__[1] is Early
     main()
 """
+    )
     assert launch("file", text, tmp_path) == "(10, 7) by main 5 True True\n(5, 6) [1]\n"
 
 
 def test_what_the_slot_sets_survives_what_travels(tmp_path: Path) -> None:
     """A global of the guard block, set by the slot's own code: it stays until the parent's changes."""
-    text = FAR + """
+    text = (
+        FAR
+        + """
 def set_it(value):
     global STATE
     STATE = value
@@ -158,11 +163,14 @@ if __name__ == "__main__":
         STATE = 1
         print(far(get_it))
 """
+    )
     assert launch("file", text, tmp_path) == "slot\n1\n"
 
 
 def test_script_is_imported_once_and_only_when_needed(tmp_path: Path) -> None:
-    text = FAR + """
+    text = (
+        FAR
+        + """
 import math, os
 with open("imports", "a") as file:
     print(os.getpid(), file=file)
@@ -176,11 +184,14 @@ if __name__ == "__main__":
         print(count())
         print(far(count), far(count), far(lambda: count()))
 """
+    )
     assert launch("file", text, tmp_path) == "1\n2 2 2\n"
 
 
 def test_import_of_the_script_that_fails_fails_the_call(tmp_path: Path) -> None:
-    text = FAR + """
+    text = (
+        FAR
+        + """
 import math, os
 if os.environ.get("IN_SLOT"):
     raise SystemExit("not here")
@@ -198,11 +209,14 @@ if __name__ == "__main__":
         far(exec, "import os; del os.environ['IN_SLOT']")
         print(far(work), far(math.sqrt, 4))
 """
+    )
     assert launch("file", text, tmp_path) == "CallDeserializationError True\n" * 2 + "1 2.0\n"
 
 
 def test_relative_imports_and_star_imports(tmp_path: Path) -> None:
-    text = FAR + """
+    text = (
+        FAR
+        + """
 from .names import *
 from . import names
 
@@ -213,6 +227,7 @@ if __name__ == "__main__":
     with Far() as far:
         print(far(work), far(lambda: public))
 """
+    )
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "__init__.py").write_text("")
     (tmp_path / "app" / "names.py").write_text("import threading\npublic = 1\nLOCK = threading.Lock()\n")
@@ -221,7 +236,9 @@ if __name__ == "__main__":
 
 
 def test_pickle_refuses_what_is_only_in_main(tmp_path: Path) -> None:
-    text = FAR + """
+    text = (
+        FAR
+        + """
 from dragonfly_executor.errors import CallSerializationError
 import math
 def work():
@@ -238,12 +255,15 @@ def main():
         print(attempt(far, work), attempt(far, lambda: 1), far(math.sqrt, 4))
 
 """
+    )
     assert launch("file", text + "main()", tmp_path) == "True True 2.0\n"
     assert launch("file", text + "if __name__ == '__main__': main()", tmp_path) == "1 True 2.0\n"
 
 
 def test_arguments_of_the_process(tmp_path: Path) -> None:
-    text = FAR + """
+    text = (
+        FAR
+        + """
 import sys, os
 def look():
     return sys.argv, os.getcwd(), sys.path[0], __file__
@@ -253,13 +273,16 @@ if __name__ == "__main__":
         there = far(look)
         print(there == look(), there[0][1:])
 """
+    )
     (tmp_path / "script.py").write_text(text)
     assert run(["script.py", "one", "two"], tmp_path) == "True ['one', 'two']\n"
 
 
 def test_global_that_changes_back(tmp_path: Path) -> None:
     """The value of before is new again to a slot that met another one between."""
-    text = FAR + """
+    text = (
+        FAR
+        + """
 setting = "one"
 
 def read():
@@ -275,6 +298,7 @@ with Far() as far:
     setting = "one"
     print(far(read), far(read_too))
 """
+    )
     assert launch("file", text, tmp_path) == "one two one one\n"
 
 
@@ -321,7 +345,9 @@ print([list(value) for value in pickled[2:]])
 
 def test_a_global_that_only_code_on_import_can_make(tmp_path: Path) -> None:
     """It is bound by a function that the import runs: as for multiprocessing, each process has its own."""
-    text = FAR + """
+    text = (
+        FAR
+        + """
 import threading
 
 def prepare():
@@ -338,11 +364,14 @@ if __name__ == "__main__":
     with Far() as far:
         print(far(work), far(lambda: work() + number))
 """
+    )
     assert launch("file", text, tmp_path) == "5 10\n"
 
 
 def test_unpicklable_global_of_the_guard_is_named(tmp_path: Path) -> None:
-    text = FAR + """
+    text = (
+        FAR
+        + """
 import threading
 
 def work():
@@ -357,12 +386,15 @@ if __name__ == "__main__":
         except Exception as error:
             print(type(error).__name__, "'lock'" in str(error))
 """
+    )
     assert launch("file", text, tmp_path) == "CallSerializationError True\n"
 
 
 def test_array_of_main_is_assigned_once(tmp_path: Path) -> None:
     pytest.importorskip("numpy", reason="numpy is not needed, only served well")
-    text = FAR + """
+    text = (
+        FAR
+        + """
 import numpy as np
 table = np.arange(20000.0)
 
@@ -373,6 +405,7 @@ def add():
 with Far() as far:
     print([tuple(map(int, far(add))) for _ in range(2)], int(table[0]))
 """
+    )
     assert launch("file", text, tmp_path) == "[(1, 199990000), (2, 199990000)] 0\n"
 
 
@@ -401,7 +434,9 @@ def main():
 
 
 def test_guard_turned_around(tmp_path: Path) -> None:
-    text = FAR + """
+    text = (
+        FAR
+        + """
 def work():
     return ROLE, FACTOR
 
@@ -415,11 +450,14 @@ else:
     ROLE, FACTOR = "ran", 3
     main()
 """
+    )
     assert launch("file", text, tmp_path) == "('imported', 3)\n"
 
 
 def test_serializer_of_the_users_and_an_imported_script(tmp_path: Path) -> None:
-    text = FAR + """
+    text = (
+        FAR
+        + """
 import pickle
 
 class Point:
@@ -434,11 +472,14 @@ if __name__ == "__main__":
         there = far(work, Point(1))
         print(type(there) is Point, there.x)
 """
+    )
     assert launch("file", text, tmp_path) == "True 2\n"
 
 
 def test_threads_and_globals(tmp_path: Path) -> None:
-    text = FAR + """
+    text = (
+        FAR
+        + """
 import threading
 offset = 0
 
@@ -467,4 +508,5 @@ for thread in threads:
 print(len(answers), all(type(answer) is int and 0 <= answer < 100 for answer in answers), far(work, 1))
 far.__exit__()
 """
+    )
     assert launch("file", text, tmp_path) == "200 True 100\n"

@@ -55,6 +55,8 @@ class Hold(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         self.reached.set()
         return super().wait(timeout)
+
+
 class ObservedBackend(FakeBackend):
     """Tells when a boot begins, and when the engine takes a node and gives it back."""
 

@@ -150,9 +150,7 @@ class Story:
 
     def _until(self, what: str, count: int) -> None:
         with self._changed:
-            done = self._changed.wait_for(
-                lambda: self._notes.count(what) >= count or "end" in self._notes, PATIENCE
-            )
+            done = self._changed.wait_for(lambda: self._notes.count(what) >= count or "end" in self._notes, PATIENCE)
         assert done, self._notes
 
     def _end_of(self, future: Future[Any]) -> None:

@@ -28,9 +28,7 @@ def ways(tmp_path: Path, key: Path, known_hosts: Path) -> list[str]:
     return ["--config", str(empty), "--known-hosts", str(known_hosts), "--key-filename", str(key)]
 
 
-def test_a_healthy_host_is_told_step_by_step(
-    host: Host, ways: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_healthy_host_is_told_step_by_step(host: Host, ways: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--backend", "ssh", *ways, "--json", host.spec]) == 0
     told = json.loads(capsys.readouterr().out)
     findings = {finding["name"]: finding for finding in told["hosts"][host.spec]}

@@ -104,7 +104,7 @@ def test_a_command_of_the_configuration_that_hangs_ends_with_the_boot(
     tmp_path: Path, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openssh, "LIMIT", 3600.0)
-    (tmp_path / "config").write_text(f'Match exec "trap \'\' TERM; echo $$ > {mailbox.path}; sleep 3600"\n  User ann\n')
+    (tmp_path / "config").write_text(f"Match exec \"trap '' TERM; echo $$ > {mailbox.path}; sleep 3600\"\n  User ann\n")
     given_up, errors = GivenUp(), list[BootError]()
 
     def ask() -> None:

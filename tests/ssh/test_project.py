@@ -61,9 +61,7 @@ def test_a_script_runs_there_with_its_modules_and_its_files(host: Host, key: Pat
     assert not [path for path in host.home.rglob("*") if path.name.startswith("dragonfly-session-")]
 
 
-def test_changed_code_is_there_before_the_next_call(
-    host: Host, make_backend: MakeBackend, tmp_path: Path
-) -> None:
+def test_changed_code_is_there_before_the_next_call(host: Host, make_backend: MakeBackend, tmp_path: Path) -> None:
     """Dragonfly's code_sync: no restart, and slots that have never seen the old code."""
     project = tmp_path / "project"
     projects.write(project, {"rules/__init__.py": "", "rules/price.py": "def price(): return 'old'\n"})

@@ -90,5 +90,3 @@ def _connect(path: str, until: Deadline, deadline: Deadline) -> socket.socket:
     except BaseException:
         sock.close()
         raise
-
-

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import paramiko
 
 from dragonfly_executor import errors
+from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.ssh.archive import Archive, make_archive
 from dragonfly_executor.backends.ssh.auth import Credentials
 from dragonfly_executor.backends.ssh.bootstrap import Bootstrap, command
@@ -109,7 +110,8 @@ class HostBooter:
                 raise
             deadline.progress()
             with reached.bootstrapping():
-                channel.exec_command(command(python, digest, means.cache, request.timeout))
+                options = portable_options()
+                channel.exec_command(command(python, digest, means.cache, request.timeout, options))
                 reached.bootstrap.hear()
             return reached
 

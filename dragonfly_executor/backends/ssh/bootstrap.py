@@ -8,7 +8,7 @@ import math
 import shlex
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from dragonfly_executor.backends.ssh.archive import Archive
@@ -40,7 +40,7 @@ class Talk(Protocol):
         """Let the next `recv` return this."""
 
 
-def command(python: str | None, digest: str, cache: str | None, patience: float) -> str:
+def command(python: str | None, digest: str, cache: str | None, patience: float, options: Sequence[str] = ()) -> str:
     """What is run on the host, for any login shell: one line, and a word of it is one word for all of them.
 
     Args:
@@ -48,6 +48,7 @@ def command(python: str | None, digest: str, cache: str | None, patience: float)
         digest: the archive's.
         cache: the folder for archives, or None for the user's own.
         patience: seconds after which nobody waits for it any more.
+        options: for the interpreter, beside ``-I``.
     """
     candidates = [python] if python else [f"python{NEEDED}", "python3"]
     source = importlib.resources.files("dragonfly_executor.backends.ssh").joinpath("stage0.py").read_bytes()
@@ -66,7 +67,7 @@ def command(python: str | None, digest: str, cache: str | None, patience: float)
     script = (
         f"found=; for python in {' '.join(map(_word, candidates))}; do version=missing; "
         'if command -v "$python" >/dev/null 2>&1; then '
-        f'"$python" -I -c {shlex.quote(code)} {arguments} && exit; status=$?; '
+        f'"$python" -I {shlex.join(options)} -c {shlex.quote(code)} {arguments} && exit; status=$?; '
         f'version=$("$python" -I -S -c {shlex.quote(ask)} </dev/null) || version=broken; '
         f'if [ "$version" = {NEEDED} ]; then exit $status; fi; '
         r"else printf '%s: not found\n' "
