@@ -97,21 +97,21 @@ class HostBooter:
             BootError: with the phase that it came to, and what the host had to say.
         """
         means, python = self._means, host.python or self._means.python
-        digest = self._make_archive().digest
+        archive = self._make_archive()
         deadline.progress()
         target = self._config.resolve(host, means.user, means.port, deadline)
         connection = self._connector.connect(target, deadline)
         with deadline.ending(connection.abandon):
             try:
                 channel = _open_channel(connection, deadline.left(means.connect_timeout))
-                reached = ReachedHost(host, connection, channel, python, deadline)
+                reached = ReachedHost(host, connection, channel, python, archive, deadline)
             except BaseException:
                 connection.close()
                 raise
             deadline.progress()
             with reached.bootstrapping():
                 options = portable_options()
-                channel.exec_command(command(python, digest, means.cache, request.timeout, options))
+                channel.exec_command(command(python, archive.digest, means.cache, request.timeout, options))
                 reached.bootstrap.hear()
             return reached
 
@@ -135,7 +135,7 @@ class HostBooter:
         reached.last_word = b"" if dial is None else LAST_WORD
         with deadline.ending(reached.connection.abandon):
             with reached.bootstrapping():
-                bootstrap.run(self._make_archive(), env, dial)
+                bootstrap.run(reached.archive, env, dial)
             if dial is not None:
                 with reached.telling():
                     _wait_until_dialed(bootstrap, request.parent.address)

@@ -44,16 +44,14 @@ class _Attempt:
     """An attempt to reach one host, on a thread of its own.
 
     Attributes:
-        reached: what came of it; None if there is an error.
-        error: why nothing came of it.
+        outcome: the host, or why it was not reached; None as long as neither is known.
     """
 
     def __init__(self, place: Place, boot: Deadline, reach: Callable[[Deadline], ReachedHost], news: Changes) -> None:
         self.place = place
         self.given_up = GivenUp()
         self.deadline = boot.of_attempt(self.given_up, lambda: news.put(_News.PROGRESS))
-        self.reached: ReachedHost | None = None
-        self.error: BaseException | None = None
+        self.outcome: ReachedHost | BaseException | None = None
         self.is_overtaken = False
         """Whether a host that was asked later has answered first."""
         self._reach = reach
@@ -64,9 +62,9 @@ class _Attempt:
     def _run(self) -> None:
         try:
             with self.deadline.time.working():
-                self.reached = self._reach(self.deadline)
+                self.outcome = self._reach(self.deadline)
         except BaseException as error:  # the boot's own thread raises it
-            self.error = error
+            self.outcome = error
         self._news.put(self)
 
     def join(self) -> None:
@@ -127,19 +125,21 @@ class Race:
                     due = time.monotonic() + STAGGER
                 case _News.CHANGED if due == NEVER:
                     due = time.monotonic()
-                case _Attempt() as attempt if attempt in self._running:
-                    if attempt.reached is not None:
-                        self._give_others_up(attempt)
-                        return attempt, attempt.reached
+                case _Attempt(outcome=outcome) as attempt if attempt in self._running and outcome is not None:
+                    earlier = self._running[: self._running.index(attempt)]
                     self._running.remove(attempt)
-                    self._failed(attempt.place, attempt.error)
+                    attempt.join()
+                    if not isinstance(outcome, BaseException):
+                        self._give_up(self._running, earlier)
+                        return attempt, outcome
+                    self._failed(attempt.place, outcome)
                     due = time.monotonic()
 
-    def _give_others_up(self, attempt: _Attempt) -> None:
-        for earlier in self._running[: self._running.index(attempt)]:
-            earlier.is_overtaken = True
-        self._running.remove(attempt)
-        for other in self._running:
+    def _give_up(self, others: list[_Attempt], earlier: list[_Attempt]) -> None:
+        """A host has answered: the boot needs no other."""
+        for other in earlier:
+            other.is_overtaken = True
+        for other in others:
             other.given_up.set()
 
     def _next(self, due: float) -> _Attempt | _News | None:
@@ -150,7 +150,7 @@ class Race:
             return None
 
     def _begin_next(self) -> bool:
-        """Begin an attempt on the host whose turn it is. Return whether there is one."""
+        """Begin an attempt on the host whose turn it is. Return False if there is none."""
         if (self._tried or self._running) and self._deadline.is_over:
             return False
         place = self._places.take({*self._tried, *(attempt.place.number for attempt in self._running)})
@@ -166,7 +166,7 @@ class Race:
         except BaseException as error:
             place.release()
             if self._running and isinstance(error, RuntimeError):
-                return False  # there is no thread for a rival
+                return True  # there is no thread for a rival now
             raise
         self._running.append(attempt)
         return True
@@ -220,10 +220,11 @@ class Race:
             other.given_up.set()
         for other in others:
             other.join()
-            if other.reached is not None:
-                other.reached.close()
-            if isinstance(other.error, errors.HostKeyError | errors.VersionMismatchError):
-                other.place.failed(other.error)
+            outcome = other.outcome
+            if outcome is not None and not isinstance(outcome, BaseException):
+                outcome.close()
+            if isinstance(outcome, errors.HostKeyError | errors.VersionMismatchError):
+                other.place.failed(outcome)
             elif winner is not None and other.is_overtaken:
                 other.place.overtaken(winner)
             else:

@@ -14,6 +14,7 @@ from dragonfly_executor.backends.ssh.hostkeys import fingerprint
 from dragonfly_executor.backends.ssh.node import ChannelStream, SSHNode, StderrReader, describe, end
 
 if TYPE_CHECKING:
+    from dragonfly_executor.backends.ssh.archive import Archive
     from dragonfly_executor.backends.ssh.connect import Connection
     from dragonfly_executor.backends.ssh.deadline import Deadline
     from dragonfly_executor.backends.ssh.hosts import SSHHost
@@ -34,6 +35,7 @@ class ReachedHost:
         host: the host.
         connection, channel: the session; they are this object's from now on.
         python: the interpreter that was asked for, or None.
+        archive: what the host has to have.
         deadline: until when the host has to have answered.
     """
 
@@ -43,11 +45,13 @@ class ReachedHost:
         connection: Connection,
         channel: paramiko.Channel,
         python: str | None,
+        archive: Archive,
         deadline: Deadline,
     ) -> None:
         self.host = host
         self.connection = connection
         self.channel = channel
+        self.archive = archive
         self.last_word = b""
         self._deadline = deadline
         self._stream = ChannelStream(channel, deadline)
