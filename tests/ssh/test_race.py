@@ -513,7 +513,7 @@ def test_a_turn_to_log_in_is_waited_for_in_no_boots_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("timeout", "share"), [(600.0, 540.0), (60.0, 54.0), (10.0, 9.0), (5.0, 4.0), (2.0, 1.2), (0.5, 0.3)]
+    ("timeout", "share"), [(600.0, 540.0), (60.0, 54.0), (5.0, 4.5), (3.0, 2.5), (2.0, 1.6), (0.5, 0.4)]
 )
 def test_a_backend_leaves_time_for_clearing_away(timeout: float, share: float) -> None:
     """Else the pool's own error comes first, and that knows of no host."""

@@ -26,9 +26,9 @@ STAGGER = 1.0
 SHARE_OF_BOOT = 0.9
 """Of the time that a boot has. In the rest its runner says hello, or the boot is cleared away, and its error says what
 went wrong on which host."""
-REST = 1.0
+REST = 0.5
 """Seconds of that rest at least."""
-LEAST_SHARE = 0.6
+LEAST_SHARE = 0.8
 """Of the time that a boot has, where it has little."""
 
 
