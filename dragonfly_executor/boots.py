@@ -6,9 +6,9 @@ All on the engine thread, but for the backends' `boot`, which blocks: it runs on
 from __future__ import annotations
 
 from dragonfly_executor import errors
-from dragonfly_executor.arrivals import Arrivals, as_boot_error
+from dragonfly_executor.arrivals import SHORTAGES, Arrivals, as_boot_error
 from dragonfly_executor.backends.base import BootRequest
-from dragonfly_executor.backoff import delay
+from dragonfly_executor.backoff import delay, prepare
 from dragonfly_executor.boot_times import BootTimes
 from dragonfly_executor.booting import Booting, Syncing, price_of
 from dragonfly_executor.core import events, handshake
@@ -78,6 +78,7 @@ class Boots:
         self._failures = 0
         self._hung: set[int] = set()
         """Boots that are over, and over which the backend still blocks."""
+        prepare(self._options.boot_wait)
         self._arrivals = Arrivals(
             backend,
             keeper,
@@ -95,6 +96,10 @@ class Boots:
         if keeper is not None:
             # Of its own: files are read while backends block.
             self._readers = Crew(f"{name}-sync", 1, narrator.callback_failed)
+            # Now, and not when a runner is there: if it could not be imported then, the engine would end of that.
+            from dragonfly_executor.sync import Sender
+
+            self._make_sender = Sender
             self._other_crews.append(self._readers)
         self._lookout = Lookout(self, loop, self._options.name, narrator) if self._dial_back is not None else None
         if self._lookout is not None:
@@ -184,7 +189,13 @@ class Boots:
             self._returned_late(runner_id)
             return
         boot.has_returned = True
-        boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self._host, self._engine.outputs)
+        codec, outputs, max_payload = self._engine.codec, self._engine.outputs, self._options.max_payload
+        try:
+            boot.link = RunnerLink(runner_id, node, self._loop, codec, self._host, outputs, max_payload)
+        except SHORTAGES as error:
+            self._releaser.stop(node)
+            self._end_boot(runner_id, as_boot_error(error, "connect"))
+            return
         self._let_speak(boot.link)
         if self._lookout is not None:
             self._lookout.watch(boot.link)
@@ -232,10 +243,8 @@ class Boots:
             self._welcome.let_in(runner, hello)
             boot.hello = hello
             run, on_engine = self._readers.run, self._loop.call_soon_threadsafe
-            from dragonfly_executor.sync import Sender
-
             hears = Syncing(runner, self.is_synced, self._host.runner_broke)
-            runner.sender = Sender(self._keeper, runner, hears, run, on_engine)
+            runner.sender = self._make_sender(self._keeper, runner, hears, run, on_engine)
             self._host.beat_on()
             runner.sender.update()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections import deque
@@ -17,7 +18,7 @@ from dragonfly_executor.future import Future
 from dragonfly_executor.lifecycle import ForkGuard, watch_exit
 from dragonfly_executor.narrator import Narrator
 from dragonfly_executor.outputs import Outputs
-from dragonfly_executor.performer import Performer, settle
+from dragonfly_executor.performer import Performer, broken_by, fail_each, settle
 from dragonfly_executor.questions import Questions
 from dragonfly_executor.runner_link import RunnerLink
 from dragonfly_executor.runners import Runners
@@ -144,6 +145,8 @@ class Engine:
             raise self._failure.with_traceback(None)
         if self._refusal is not None:
             raise RuntimeError(self._refusal)
+        if self._thread is None and sys.is_finalizing():
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def start(self) -> None:
         """Start the thread before the first submit, as a pool with ``min`` runners does."""
@@ -229,6 +232,7 @@ class Engine:
 
     def _start_thread(self) -> None:
         """All threads are started here, at the first call: at interpreter exit none can be."""
+        errors.load()
         name = f"dragonfly-{self.options.name}"
         self._loop = self._backend.make_loop()
         self._narrator = Narrator(self.options, self._machine)
@@ -339,14 +343,16 @@ class Engine:
 
     def _collapse(self, bug: BaseException) -> None:
         """The engine itself has failed: nobody may wait for it, and no runner may stay."""
-        error = errors.PoolBrokenError(f"the pool's engine failed, which is a bug: {bug!r}")
-        error.__cause__ = bug
+        error = broken_by(bug)
         with self._lock:
             self._failure = self._failure or error
-            left = [*self._inbox, *self._taken, *self._machine.unsettled(), *self._untold]
+            left = deque((*self._inbox, *self._taken, *self._machine.unsettled(), *self._untold))
             self._inbox.clear()
         try:
-            settle(actions.Settle([(call, error) for call in left]))
+            fail_each(left, error)
         finally:
-            self._runners.abandon()
-            self._narrator.complain(str(error))
+            try:
+                self._runners.abandon()
+            finally:
+                fail_each(left, error)  # again, if memory was short: now there is more of it
+                self._narrator.complain(str(error))

@@ -27,6 +27,9 @@ _numbers = count(1)
 class PoolExecutor(Executor):
     """A pool as an `Executor`, with one set of call options."""
 
+    # On the class: a finalizer may submit when the interpreter has cleared the modules already.
+    _fails_in_its_future = (errors.CallSerializationError, errors.FrameTooLargeError)
+
     def __init__(self, pool: Pool, options: CallOptions, *, owns_pool: bool) -> None:
         self._pool = pool
         self._options = options
@@ -37,6 +40,17 @@ class PoolExecutor(Executor):
             f"a {type(self).__name__} cannot travel to a runner: it owns processes and threads here. "
             "Make an executor in the call instead"
         )
+
+    def __repr__(self) -> str:
+        rows = self._pool.described()
+        held = f"; held by {rows['held by']}" if "held by" in rows else ""
+        state = f"runners {rows['runners']}; slots {rows['slots']}; calls {rows['calls']}{held}"
+        return f"<{type(self).__name__} {rows['pool']!r} on {rows['backend']}: {state}>"
+
+    def _repr_html_(self) -> str:
+        from dragonfly_executor.notebook import table
+
+        return table(type(self).__name__, self._pool.described())
 
     @property
     def pool(self) -> Pool:
@@ -63,15 +77,16 @@ class PoolExecutor(Executor):
 
         The arguments are pickled before this returns: what happens to them later does not reach the call.
 
-        As in the standard library, a call that cannot travel fails in its future: with `CallSerializationError`, or
-        with `FrameTooLargeError` if it is larger than ``max_payload``.
+        As in the standard library, a call that cannot travel fails in its future: with `CallSerializationError`, whose
+        text names the part, or with `FrameTooLargeError` if it is larger than ``max_payload``.
 
         Raises:
             RuntimeError: the executor is shut down.
+            TypeError: `fn` is an ``async def`` or a generator function, which runners do not run.
         """
         try:
             return self._pool.submit_with(self._options, fn, args, kwargs)
-        except (errors.CallSerializationError, errors.FrameTooLargeError) as error:
+        except self._fails_in_its_future as error:
             return self._pool.failed(error)
 
     def map(
@@ -87,6 +102,8 @@ class PoolExecutor(Executor):
         Iterables with a length are submitted at once, as in the standard library. Of others (a generator, an endless
         counter) only a window is submitted ahead of the results that were taken. Closing the iterator stops what is
         left. What goes wrong with an argument, in its iterator or its pickling, is raised after the results before it.
+        An exception of a call has a note that names the item by its number, or the items of the chunk if the slot was
+        lost with them.
 
         Args:
             timeout: seconds until ``__next__`` raises TimeoutError, counted from this call; None for no limit.
@@ -95,7 +112,7 @@ class PoolExecutor(Executor):
 
         Raises:
             ValueError: `chunksize` or `buffersize` is less than 1.
-            TypeError: `buffersize` is no whole number.
+            TypeError: `buffersize` is no whole number; or `fn` is an ``async def`` or a generator function.
         """
         return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
 

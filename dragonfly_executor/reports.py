@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
+from dragonfly_executor.core.handshake import UNREADABLE
+from dragonfly_executor.errors.exits import describe_exit
 from dragonfly_executor.future import Outcome
 from dragonfly_executor.stdlib_json import json
 
@@ -39,6 +41,14 @@ class Said:
         self.synced: list[Frame] = []
         self.leaving = False
         self.bye = False
+
+    def ended(self) -> Iterator[Ref]:
+        """The calls that have left the runner, whatever became of them."""
+        yield from (result[:2] for result in self.results)
+        yield from self.returned
+        yield from (ref for ref, _ in self.lost)
+        yield from (ref for ref, _ in self.timed_out)
+        yield from self.gone
 
 
 def events_of(runner_id: int, said: Said) -> Iterator[events.Event]:
@@ -83,14 +93,12 @@ def read_end(frame: Frame) -> dict[str, Any]:
             "out_of_memory": bool(said.get("out_of_memory")),
             "memory_limit": None if limit is None else int(limit),
         }
-    except (AttributeError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise errors.ProtocolError(f"a LOST that cannot be read: {error!r}") from None
 
 
 def slot_lost(runner_id: int, how: dict[str, Any]) -> errors.RunnerLostError:
     """The error of a call whose slot died under it."""
-    from dragonfly_executor.errors.broken import describe_exit
-
     end = describe_exit(how["code"], how["signal"])
     text = f"the slot that ran this call (process {how['pid']} of runner {runner_id}) was lost: it {end}"
     if how["out_of_memory"]:

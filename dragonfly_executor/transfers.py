@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from dragonfly_executor.core.bounds import Download
 from dragonfly_executor.core.wire import MAX_INLINE, Flag, Frame
+from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.future import Outcome
 from dragonfly_executor.transport.link import Buffer, Link, split_bulk
 
@@ -21,13 +23,15 @@ class Transfers:
 
     Args:
         codec: opens the results.
+        max_payload: bytes that a result may take.
     """
 
-    def __init__(self, codec: CallCodec) -> None:
+    def __init__(self, codec: CallCodec, max_payload: int) -> None:
         self._codec = codec
+        self._max_payload = max_payload
         self._link: Link | None = None
         self._uploads: dict[Ref, Iterator[tuple[bytes, memoryview]]] = {}
-        self._downloads: dict[Ref, tuple[Frame, bytearray]] = {}
+        self._downloads: dict[Ref, Download] = {}
 
     def attach(self, link: Link) -> None:
         """Send over this link."""
@@ -60,21 +64,27 @@ class Transfers:
     # -- results ------------------------------------------------------------------------------------------------------
 
     def expect(self, ref: Ref, head: Frame) -> None:
-        """A result begins: its head has come, its chunks follow."""
-        self._downloads[ref] = (head, bytearray())
+        """A result begins: its head has come, its chunks follow.
+
+        Raises:
+            ProtocolError: it has begun before, or is too large.
+        """
+        if ref in self._downloads:
+            raise ProtocolError(f"the result of call {ref[0]} begins twice")
+        self._downloads[ref] = Download(head, self._max_payload)
 
     def chunk_arrived(self, ref: Ref, frame: Frame) -> Result | None:
-        """A piece of a result has come; the result, if it was the last one."""
+        """A piece of a result has come; the result, if it was the last one.
+
+        Raises:
+            ProtocolError: the result is not as long as was announced.
+        """
         download = self._downloads.get(ref)
-        if download is None:
-            return None
-        head, data = download
-        # Grown as it comes, not joined at the end: that would need the room twice.
-        data += frame.payload
-        if frame.flags & Flag.MORE:
+        if download is None or not download.add(frame):
             return None
         del self._downloads[ref]
-        outcome = Outcome(self._codec, data, bool(head.flags & Flag.ERROR))
+        head = download.head
+        outcome = Outcome(self._codec, download.data, bool(head.flags & Flag.ERROR))
         return (*ref, head.detail * 1e-6, outcome, bool(head.flags & Flag.RETRYABLE))
 
     # -- both ---------------------------------------------------------------------------------------------------------

@@ -130,6 +130,15 @@ def limit_memory(extra: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (has + extra, resource.RLIM_INFINITY))
 
 
+def leave_no_descriptor() -> None:
+    """From now on this slot can open nothing."""
+    import resource
+
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+
+
 def die_of_large_arguments() -> None:
     """From now on this slot is killed when it begins to take an argument that comes in pieces."""
     from dragonfly_executor.runner import slot

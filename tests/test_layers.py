@@ -20,9 +20,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "stdlib_json"},
     {"core", "parent"},
-    {"backoff", "payload", "printer", "questions", "threads", "transport", "versions"},
+    {"backoff", "notebook", "payload", "printer", "questions", "threads", "transport", "versions"},
     {"future", "lifecycle", "options", "outputs", "runner", "sync"},
     {"backends", "mapping", "narrator", "performer", "release", "reports", "transfers"},
+    {"hearing"},
     {"arrivals", "dialback", "lookout", "registry", "runner_link", "welcome"},
     {"booting"},
     {"boot_times"},

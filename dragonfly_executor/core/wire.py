@@ -73,7 +73,9 @@ class Kind(IntEnum):
     IDLE = 21  # agent -> parent: detail = 1 if the check says that the runner may go; else perhaps a warning, as text
     SLOT_UP = 22  # agent -> parent: detail = the process id of a new slot
     SLOT_DOWN = 23  # agent -> parent: detail = the process id of a slot that ended
-    BYE = 24  # agent -> parent: this runner goes now, and nothing is left on it
+    BYE = (
+        24  # agent -> parent: this runner goes now, nothing is left on it. Before HELLO: text, why it can be no runner
+    )
     # slot -> agent -> parent: what a call wrote (call 0: the runner); detail = process id of the slot. And parent ->
     # agent: of what this slot wrote so much (call id: a weight, see `core.output`) has been consumed.
     OUTPUT = 25

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 from dragonfly_executor.errors.base import DragonflyError
 
 try:
@@ -119,17 +117,6 @@ class PoolBrokenError(DragonflyError, BrokenProcessPool):
 
 class InitializerError(PoolBrokenError):
     """The pool's initializer raised, hung or died in a slot; its traceback there is the cause."""
-
-
-def describe_exit(exit_code: int | None, signal_number: int | None) -> str:
-    """How a process ended, in words."""
-    if signal_number is not None:
-        try:
-            name = signal.Signals(signal_number).name
-        except ValueError:
-            name = f"signal {signal_number}"
-        return f"was killed by {name}"
-    return "ended for an unknown reason" if exit_code is None else f"exited with status {exit_code}"
 
 
 for _public in list(vars().values()):

@@ -6,9 +6,10 @@ import os
 import pickle
 import sys
 from pickle import Pickler
+from types import FunctionType
 
 from dragonfly_executor import errors
-from dragonfly_executor.payload import failures
+from dragonfly_executor.payload import failures, suspending
 from dragonfly_executor.payload.authkey import own_key
 from dragonfly_executor.payload.box import (
     BOX,
@@ -25,7 +26,9 @@ from dragonfly_executor.payload.box import (
 )
 from dragonfly_executor.payload.formats import MARK, Format
 from dragonfly_executor.payload.parent_main import ParentMain
+from dragonfly_executor.payload.rebuild import main_module
 from dragonfly_executor.payload.script import describe
+from dragonfly_executor.payload.suspending import SUSPENDS
 from dragonfly_executor.payload.tracking import MAIN_NAMES, importable
 from dragonfly_executor.stdlib_json import is_stdlib
 
@@ -71,7 +74,7 @@ class CallCodec:
         if self._format.custom is not None:
             # What a slot's import of the script calls itself. Our own picklers translate; the user's object cannot, and
             # this is multiprocessing's answer to the same question.
-            sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
+            sys.modules.setdefault("__mp_main__", main_module())
 
     def encode_call(
         self,
@@ -83,8 +86,11 @@ class CallCodec:
         """A call as the pieces of a payload. The arguments are a snapshot: what happens to them later is not seen.
 
         Raises:
-            CallSerializationError: something in it cannot travel; its cause says what.
+            CallSerializationError: something in it cannot travel; the text says which part, its cause why.
+            TypeError: `fn` is an ``async def`` or a generator function: those do not run on runners.
         """
+        if type(fn) is not FunctionType or fn.__code__.co_flags & SUSPENDS:
+            suspending.refuse(fn)
         try:
             call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
             if self._format.custom is not None:
@@ -111,8 +117,7 @@ class CallCodec:
         except (KeyboardInterrupt, errors.CallSerializationError):
             raise
         except BaseException as exc:  # __reduce__ and __getstate__ are user code
-            text = f"{_named(fn)} or its arguments cannot be pickled: {_text(exc)}"
-            raise errors.CallSerializationError(text) from exc
+            raise errors.CallSerializationError(self._refusal(fn, args, kwargs, exc)) from exc
 
     def decode_result(self, data: Received) -> Any:
         """The value that a slot sent. Parts of it may be views of ``data``, which is not to be used again.
@@ -139,36 +144,46 @@ class CallCodec:
         Raises:
             CallSerializationError: the serializer object itself cannot travel.
         """
-        try:
-            cwd = os.getcwd()
-        except FileNotFoundError:
-            cwd = "/"  # it was removed under the program
+        cwd = _directory()
         here = {
-            "path": [cwd if entry == "" else entry for entry in sys.path],
-            "shadowing": _shadowing(),
+            "path": _path(cwd),
             "cwd": cwd,
             "authkey": own_key(),
-            "main": describe(sys.modules["__main__"]),
+            "main": describe(main_module()),
         }
-        return self._described(here, [str(word) for word in getattr(sys, "argv", [])])
+        return self._described(here | _shadowing(), [str(word) for word in getattr(sys, "argv", [])])
 
-    def setup_elsewhere(self, main: dict[str, Any]) -> bytes:
-        """The same for a slot that does not see this machine's files. It says nothing of where they lie here.
+    def setup_elsewhere(self, main: dict[str, Any], *, same_image: bool = False, same_directory: bool = False) -> bytes:
+        """The same for a slot that does not see this machine's files. It says nothing of where they lie here, unless
+        the slot's machine is made of the same image.
 
         Neither does it have multiprocessing's key: what that opens listens on this machine, for processes of it.
 
         Args:
             main: the script, as `script.describe` has it, with its files where the runner has them.
+            same_image: whether the slot's machine is made of the image that this program runs in.
+            same_directory: whether calls there run in this program's directory.
 
         Raises:
             CallSerializationError: the serializer object itself cannot travel.
         """
         first, *rest = [str(word) for word in getattr(sys, "argv", [])] or [""]
-        elsewhere: dict[str, Any] = {"path": [], "cwd": None, "authkey": None, "main": main}
-        return self._described(elsewhere, [os.path.basename(first), *rest])
+        cwd = _directory() if same_image else ""
+        elsewhere: dict[str, Any] = {
+            "path": _path(cwd) if same_image else [],
+            "cwd": cwd if same_image and same_directory else None,
+            "authkey": None,
+            "main": main,
+        }
+        return self._described(elsewhere | _shadowing(), [os.path.basename(first), *rest])
 
     def _described(self, place: dict[str, Any], argv: list[str]) -> bytes:
-        description = {**place, "argv": argv, "serializer": self._format.name, "custom": None}
+        description = {
+            **place,
+            "argv": argv,
+            "serializer": self._format.name,
+            "custom": None,
+        }
         custom = self._format.custom
         if custom is not None:
             plain = CallCodec(script_travels=self._script_travels)
@@ -210,6 +225,26 @@ class CallCodec:
             flags |= NEEDS_MAIN
         return pack(flags, b"", [body], [], copy=False)
 
+    def _refusal(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], exc: BaseException
+    ) -> str:
+        """Return what is told of a call that cannot be pickled: which part it is, why, and what to do."""
+        found = None
+        if not isinstance(exc, (RecursionError, MemoryError)):
+            from dragonfly_executor.payload import blame
+
+            found = blame.of_call(_named(fn), fn, args, kwargs, self._judge)
+        if found is None:
+            return f"{_named(fn)} or its arguments cannot be pickled: {_text(exc)}"
+        kind = failures.qualified_name(type(found.value))
+        return f"{found.place}, of type {kind}, cannot be pickled: {_text(exc)}{found.advice()}"
+
+    def _judge(self, value: Any) -> object:
+        """Pickle a part of a call by itself; raise if it cannot be."""
+        if self._format.custom is not None:
+            return self._format.custom.dumps(value)
+        return self._format.tracked(value, self._main)
+
     def _define(self, values: Any, owners: frozenset[str]) -> tuple[bytes, set[str], set[str], set[str]]:
         sink, _, pickler = self._format.tracked(values, self._main, owners, inline=True)
         self._code_travels(pickler)
@@ -241,7 +276,20 @@ def _text(exc: BaseException) -> str:
     return f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}"
 
 
-def _shadowing() -> tuple[str, ...]:
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"  # it was removed under the program
+
+
+def _path(cwd: str) -> list[str]:
+    """Return ``sys.path`` as another process has to write it."""
+    return [os.path.join(cwd, entry) if entry else cwd for entry in sys.path if isinstance(entry, str)]
+
+
+def _shadowing() -> dict[str, Any]:
     """Return the names of the standard library under which the program has modules of its own, a ``json.py`` say."""
     loaded = sys.stdlib_module_names & sys.modules.keys()
-    return tuple(name for name in loaded if not is_stdlib(getattr(sys.modules[name], "__file__", None)))
+    names = tuple(name for name in loaded if not is_stdlib(getattr(sys.modules[name], "__file__", None)))
+    return {"shadowing": names} if names else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 from dragonfly_executor import errors
+from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.payload import rebuild
 
 # Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # What is sent beside an exception is for reading; the exception itself travels whole.
 _TEXT_LIMIT = 64 * 1024
 _CHAIN_LIMIT = 16
+_FRAMES_LIMIT = 100
 
 
 def qualified_name(kind: type) -> str:
@@ -48,7 +50,18 @@ def traceback_text(exc: BaseException) -> str:
         return _shorten("".join(format_exception(type(exc), exc, _outside_frames(exc.__traceback__))))
     except BaseException as failure:  # formatting calls str(), __notes__ and __getattr__ of user code
         shown = f"<the traceback could not be formatted: {type(failure).__name__}>"
-        return f"{qualified_name(type(exc))}: {text_of(exc)}\n{shown}"
+        return f"{_frames(exc)}{qualified_name(type(exc))}: {text_of(exc)}\n{shown}"
+
+
+def _frames(exc: BaseException) -> str:
+    """Return where an exception came from, in a form that takes no import: a call may have used up all descriptors."""
+    lines = ["Traceback (most recent call last):\n"]
+    traceback = _outside_frames(exc.__traceback__)
+    while traceback is not None and len(lines) <= _FRAMES_LIMIT:
+        code = traceback.tb_frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {traceback.tb_lineno}, in {code.co_name}\n')
+        traceback = traceback.tb_next
+    return "".join(lines) if len(lines) > 1 else ""
 
 
 def encode(exc: BaseException, dumps: Callable[[Any], bytes], loads: Callable[[bytes], Any]) -> list[Buffer]:
@@ -59,16 +72,19 @@ def encode(exc: BaseException, dumps: Callable[[Any], bytes], loads: Callable[[b
         dumps: pickles what may need more than plain pickle.
         loads: the inverse: an exception that cannot be opened again does not travel.
     """
-    described = qualified_name(type(exc)), text_of(exc), traceback_text(exc)
+    described, notes = (qualified_name(type(exc)), text_of(exc), traceback_text(exc)), _notes(exc)
     try:
         _forget_tracebacks(exc)
         chain = _linked(exc)
         whole = _travelling(chain, dumps, loads)
         if whole is None and len(chain) > 1:
             whole = _travelling([(exc, -1, -1, True)], dumps, loads)
+        if whole is None and isinstance(exc, UnopenedCallError):
+            # There may be no room to open it for a trial. What it is made of is known.
+            whole = dumps([(exc, -1, -1, True)])
     except BaseException:  # a class may shadow __cause__ with code of its own; the description is enough then
         whole = None
-    return [pickle.dumps((*described, whole), 5)]
+    return [pickle.dumps((*described, whole, *([notes] if notes else ())), 5)]
 
 
 def decode(data: Received, loads: Callable[[bytes], Any]) -> BaseException:
@@ -78,12 +94,15 @@ def decode(data: Received, loads: Callable[[bytes], Any]) -> BaseException:
     the chain; it is not printed again, since the text shows it already.
     """
     try:
-        name, text, traceback, whole = pickle.loads(data)
+        name, text, traceback, whole, *more = pickle.loads(data)
     except Exception as failure:
         return errors.RemoteCallError("an exception that cannot be read", f"{type(failure).__name__}: {failure}")
     exc, own_cause = _opened(whole, loads)
     if exc is None:
         exc = errors.RemoteCallError(name, text, traceback)
+    if more and not _notes(exc):
+        # It is a stand-in, or pickles itself without its notes.
+        _set(exc, "__notes__", more[0])
     remote = errors.RemoteTraceback(traceback)
     remote.__context__ = own_cause
     remote.__suppress_context__ = True
@@ -214,6 +233,15 @@ def _forget_tracebacks(exc: BaseException) -> None:
 def _set(exc: BaseException, name: str, value: object) -> None:
     # Past the class's own __setattr__: frozen dataclasses refuse.
     BaseException.__setattr__(exc, name, value)
+
+
+def _notes(exc: BaseException) -> list[str]:
+    """Return the notes of an exception that are texts."""
+    try:
+        notes = BaseException.__getattribute__(exc, "__notes__")
+        return [_shorten(str.__str__(note)) for note in notes if isinstance(note, str)]
+    except Exception:  # it has none, or something else under this name
+        return []
 
 
 def _outside_frames(traceback: TracebackType | None) -> TracebackType | None:

@@ -6,9 +6,10 @@ import os
 import pickle
 import sys
 from pickle import Pickler
-from types import NoneType
+from types import CoroutineType, NoneType
 
 from dragonfly_executor import errors
+from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.payload import authkey, failures
 from dragonfly_executor.payload.box import (
     BOX,
@@ -23,6 +24,7 @@ from dragonfly_executor.payload.box import (
     unpack,
     views,
 )
+from dragonfly_executor.payload.chunk import run_chunk
 from dragonfly_executor.payload.formats import MARK, Format
 from dragonfly_executor.payload.missing import explain_missing_module
 from dragonfly_executor.payload.rebuild import main_attribute
@@ -59,12 +61,15 @@ class SlotCodec:
         """Make the process look like the parent: import path, directory, arguments, ``__main__``. Once.
 
         Raises:
-            CallDeserializationError: the parent's serializer object cannot be opened here.
+            UnopenedCallError: the parent's serializer object cannot be opened here.
         """
         if self._place is None:
             self._enter_parents_directory()
         else:
-            self._place.enter()
+            self._place.enter(self._setup["path"], self._setup["cwd"])
+        # The agent has loaded the standard library's: a call imports what the parent has under these names.
+        for name in [name for name in sys.modules if name.partition(".")[0] in self._setup.get("shadowing", ())]:
+            del sys.modules[name]
         sys.argv[:] = self._setup["argv"]
         if self._setup["authkey"] is not None:
             authkey.adopt(self._setup["authkey"])
@@ -84,9 +89,6 @@ class SlotCodec:
     def _enter_parents_directory(self) -> None:
         # That and no more: what only the agent could import, a call could not import in the parent.
         sys.path[:] = self._setup["path"]
-        # The agent has loaded the standard library's: a call imports what the parent has under these names.
-        for name in [name for name in sys.modules if name.partition(".")[0] in self._setup["shadowing"]]:
-            del sys.modules[name]
         try:
             os.chdir(self._setup["cwd"])
         except OSError:
@@ -109,17 +111,21 @@ class SlotCodec:
         Arrays among the arguments may be views of ``data``, which is not to be used again.
 
         Raises:
-            CallDeserializationError: the payload cannot be opened here; its cause says why.
+            UnopenedCallError: the payload cannot be opened here; its cause says why.
         """
         try:
             call = pickle.loads(data) if data[0] == PICKLE else self._call(data)
             return call if len(call) == 4 else (*call, ())
         except BaseException as exc:  # imports and __setstate__ run user code, which may even exit
             text = f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}"
-            raise errors.CallDeserializationError(f"the call cannot be unpickled on the runner: {text}") from exc
+            raise UnopenedCallError(f"the call cannot be unpickled on the runner: {text}") from exc
 
-    def encode_result(self, value: Any) -> list[Buffer]:
+    def encode_result(self, value: Any, first: int | None = None) -> list[Buffer]:
         """A value as the pieces of a payload. They are views of it where it is large.
+
+        Args:
+            value: what a call returned.
+            first: of a chunk of a map: the number of its first item; None for what is no chunk's.
 
         Raises:
             ResultSerializationError: it cannot be pickled; its cause says why.
@@ -130,9 +136,7 @@ class SlotCodec:
         try:
             return self._dump(value)
         except Exception as exc:  # __reduce__ and __getstate__ are user code
-            kind = failures.qualified_name(type(value))
-            text = f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}"
-            raise errors.ResultSerializationError(f"the result, of type {kind}, cannot be pickled: {text}") from exc
+            raise errors.ResultSerializationError(self._refusal(value, exc, first)) from exc
 
     def encode_error(self, exc: BaseException) -> list[Buffer]:
         """An exception as a payload. It loses its tracebacks, which are sent as text. Never raises."""
@@ -140,6 +144,25 @@ class SlotCodec:
             explain_missing_module(exc)
         # Not with a serializer of the user's: an exception says what went wrong with that one, too.
         return failures.encode(exc, lambda chain: join(self._dump_standard(chain)), self._open)
+
+    def _refusal(self, value: Any, exc: Exception, first: int | None) -> str:
+        """Return what is told of a result that cannot be pickled: which part it is, why, and what to do."""
+        text, whole = (
+            f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}",
+            failures.qualified_name(type(value)),
+        )
+        found = None
+        if not isinstance(exc, (RecursionError, MemoryError)):
+            from dragonfly_executor.payload import blame
+
+            found = blame.of_result(value, self._dump, first)
+        if found is None:
+            return f"the result, of type {whole}, cannot be pickled: {text}"
+        kind = failures.qualified_name(type(found.value))
+        if isinstance(found.value, CoroutineType):
+            found.value.close()  # or it complains on stderr that nobody has awaited it
+        place = f"{found.place} (a {whole})" if found.steps and first is None else found.place
+        return f"{place}, of type {kind}, cannot be pickled: {text}{found.advice(returning=True)}"
 
     def _dump(self, value: Any) -> list[Buffer]:
         if self._format.custom is None:
@@ -203,6 +226,7 @@ def perform(
     retryable = False
     try:
         fn, args, kwargs, retry_on = codec.decode_call(data)
+        first = args[2] if fn is run_chunk else None
         if on_begin is not None:
             on_begin()
         try:
@@ -212,6 +236,6 @@ def perform(
             raise
         finally:
             del fn, args, kwargs
-        return False, False, codec.encode_result(value)
+        return False, False, codec.encode_result(value, first)
     except BaseException as exc:
         return True, retryable, codec.encode_error(exc)

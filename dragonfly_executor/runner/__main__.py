@@ -4,17 +4,24 @@
 Its slots mark in MEMORY the calls that they begin, and hold PIPE open as long as they live; see
 `transport.start_cells`.
 
-``python -m dragonfly_executor.runner`` dials back to the parent that the environment variable DRAGONFLY_PARENT
+``python -P -m dragonfly_executor.runner`` dials back to the parent that the environment variable DRAGONFLY_PARENT
 describes. ``--failsafe SECONDS`` says how long it may take until the parent has let it in (20). With
 ``--max-lifetime SECONDS`` a process of its own sees to it that the runner ends by then, and earlier if it hangs, or has
-had no call for ``--max-idle SECONDS``: as the main process of a machine.
+had no call for ``--max-idle SECONDS``: as the main process of a machine. Calls may import from the directory in
+which it was started, after all else; ``-P`` keeps Python from putting that directory first.
 """
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # Ahead of all other imports: nothing there is to take the place of the standard library.
+    del sys.path[0]
+
 import os
 import socket
-import sys
+from contextlib import suppress
 
 from dragonfly_executor.runner.agent import run
 
@@ -54,6 +61,8 @@ def main(arguments: list[str]) -> None:
     # It loads ssl, which a runner with a stream of its own has no use for.
     from dragonfly_executor.runner import dial
 
+    with suppress(FileNotFoundError):
+        sys.path.append(os.getcwd())
     try:
         parent, failsafe, max_lifetime, max_idle = dial.take_parent(), *seconds.values()
     except dial.NotLetInError as error:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 
 from dragonfly_executor import errors
+from dragonfly_executor.core.bounds import room_for
 from dragonfly_executor.core.wire import (
     CHUNK_SIZE,
     HEADER,
@@ -31,6 +32,7 @@ from dragonfly_executor.core.wire import (
     Script,
     encode,
 )
+from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.payload import SlotCodec, perform
 from dragonfly_executor.runner import processes, slot_exit, slot_identity
 from dragonfly_executor.runner import progress as phases
@@ -162,7 +164,7 @@ class _Slot:
             try:
                 data = self._receive_large(call_id, attempt, data)
             except MemoryError as error:
-                self._send_error(call_id, attempt, errors.CallDeserializationError(f"MemoryError: {error}"))
+                self._send_error(call_id, attempt, UnopenedCallError(f"MemoryError: {error}"))
                 return
         if kind == Kind.CHECK_IDLE:
             self._answer_idle_check(data)
@@ -242,8 +244,9 @@ class _Slot:
 
     def _send_result(self, call_id: int, attempt: int, microseconds: int, flags: int, parts: Sequence[Buffer]) -> None:
         total = sum(map(len, parts)) if len(parts) > 1 else len(parts[0])
-        if total > self._max_payload and not flags & Flag.ERROR:
-            text = f"the call's result takes {total} bytes, and max_payload is {self._max_payload}"
+        if total > room_for(self._max_payload, flags):
+            what = "error" if flags & Flag.ERROR else "result"
+            text = f"the call's {what} takes {total} bytes, and max_payload is {self._max_payload}"
             self._send_error(call_id, attempt, errors.FrameTooLargeError(text))
             return
         if total <= MAX_INLINE:

@@ -34,6 +34,8 @@ JOIN_LIMIT = 512 * 1024
 """How much of the first lane goes into one write; joining more costs more than a second write."""
 MAX_PIECES = 512
 """Of one write; the kernel takes 1,024 (IOV_MAX)."""
+MAX_REPLIES = 16 * 1024
+"""Answers that may wait to be written: a peer that asks and does not read would fill the memory with them."""
 BULK_AHEAD = 4 * CHUNK_SIZE
 """How much of the second lane is handed to one write."""
 
@@ -85,8 +87,12 @@ class Link:
         self._unsent: deque[memoryview] = deque()
         self._unsent_is_bulk = False
         self._flush_is_due = False
-        self._writer_is_on = False
+        self.is_blocked = False
+        """Whether something waits for the socket to take more."""
         self._read_size = READ_SIZE
+        self._replies = 0
+        self.first_place = 0
+        """How many frames have left the first lane, while the socket took no more."""
         self.queued_bulk = 0
         """Bytes of the second lane that wait to be written."""
         self.on_drained: Callable[[], None] | None = None
@@ -106,9 +112,25 @@ class Link:
     def send(self, frame: Buffer) -> None:
         """Queue a frame in the first lane; it goes out with all others of this pass."""
         self._first_lane.append(frame)
-        if not self._flush_is_due and not self._writer_is_on:
+        if not self._flush_is_due and not self.is_blocked:
             self._flush_is_due = True
             self._loop.call_soon(self._flush)
+
+    def reply(self, frame: Buffer) -> None:
+        """Answer what the peer has asked; `send`, for a peer that may ask without end and never read."""
+        if not self._first_lane:
+            self._replies = 0
+        self._replies += 1
+        if self._replies <= MAX_REPLIES:
+            self.send(frame)
+        elif self._replies == MAX_REPLIES + 1:
+            error = ProtocolError(f"{MAX_REPLIES} answers wait for a peer that does not read them")
+            self._loop.call_soon(lambda: self._fail(error))
+
+    @property
+    def next_place(self) -> int:
+        """The place in the first lane that the next frame takes; compare with `first_place`, while blocked."""
+        return self.first_place + len(self._first_lane)
 
     def queue(self, frame: Buffer) -> None:
         """Put a frame into the first lane; it goes out with the `flush` that has to follow."""
@@ -118,7 +140,7 @@ class Link:
         """Queue a chunk frame in the second lane."""
         self._second_lane.append((header, piece))
         self.queued_bulk += len(header) + len(piece)
-        if not self._flush_is_due and not self._writer_is_on:
+        if not self._flush_is_due and not self.is_blocked:
             self._flush_is_due = True
             self._loop.call_soon(self._flush)
 
@@ -149,7 +171,7 @@ class Link:
             self._unsent.append(memoryview(frame)[sent:])
             self._unsent_is_bulk = False
             return False
-        return not self._second_lane and not self._writer_is_on
+        return not self._second_lane and not self.is_blocked
 
     def pause(self) -> None:
         """Stop reading: the peer then blocks, with bounded memory on this side."""
@@ -249,7 +271,7 @@ class Link:
             self.drain_reads()
             self._fail(error)
             return
-        if self._writer_is_on:
+        if self.is_blocked:
             self._want_writer(False)
 
     def _fill(self) -> None:
@@ -258,6 +280,7 @@ class Link:
         if self._first_lane:
             if len(self._first_lane) == 1:
                 self._unsent.append(memoryview(self._first_lane.popleft()))
+                self.first_place += 1
                 return
             taken: list[Buffer] = []
             size = 0
@@ -266,6 +289,7 @@ class Link:
                 taken.append(frame)
                 size += len(frame)
             self._unsent.append(memoryview(b"".join(taken)))
+            self.first_place += len(taken)
             return
         size = 0
         while self._second_lane and size < BULK_AHEAD and len(self._unsent) < MAX_PIECES:
@@ -295,9 +319,9 @@ class Link:
         return True
 
     def _want_writer(self, wanted: bool) -> None:
-        if wanted == self._writer_is_on or self.closed:
+        if wanted == self.is_blocked or self.closed:
             return
-        self._writer_is_on = wanted
+        self.is_blocked = wanted
         if wanted:
             self._loop.add_writer(self._write_fd, self._flush)
         else:

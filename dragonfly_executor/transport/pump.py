@@ -30,8 +30,14 @@ class Pump:
             threading.Thread(target=pump, name=f"dragonfly-pump-{name}", daemon=True)
             for name, pump in (("in", self._pump_in), ("out", self._pump_out))
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            # No thread is to be had. The one that runs, if any, ends with what it waits for.
+            sock.close()
+            stream.close()
+            raise
 
     def fileno(self) -> int:
         """The socket's descriptor, which a forked child must not keep; -1 once it is closed."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
+from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node
 from dragonfly_executor.backends.fly.journal import Entry, open_journal
 from dragonfly_executor.backends.fly.machine_config import (
@@ -157,6 +158,7 @@ class FlyBackend(Backend):
         self._max_lifetime = duration(max_lifetime, "max_lifetime", positive=True)
         if self._max_lifetime > LONGEST_LIFETIME:
             raise ValueError(f"max_lifetime must be {LONGEST_LIFETIME:.0f} seconds at most, not {max_lifetime!r}")
+        self._own_image = place.own_image
         files = (None if place.own_image else "auto") if sync == "default" else sync
         self.sync = Sync.of(files, requirements)
         self.blueprint = Blueprint(
@@ -164,6 +166,7 @@ class FlyBackend(Backend):
             guest=Guest(cpu_kind, cpus, memory_mb, gpu_kind, gpus).check(),
             command=runner_command(
                 python or (sys.executable if place.own_image else "python3"),
+                portable_options(),
                 failsafe=duration(failsafe, "failsafe", positive=True),
                 max_lifetime=self._max_lifetime,
                 max_idle=duration(max_idle, "max_idle"),
@@ -209,6 +212,8 @@ class FlyBackend(Backend):
         """
         # Nothing is asked for before the create is sent. What this loads takes a while.
         request.queued()
+        # Also what is needed once there is a machine: nobody would destroy that one if it could not be loaded then.
+        from dragonfly_executor.backends.fly import node, sweep  # noqa: F401
         from dragonfly_executor.backends.fly.creation import Creation, wait_for_turn
 
         # Not all of it: what comes of a create that ends in doubt is destroyed within the boot's time as well.
@@ -232,10 +237,10 @@ class FlyBackend(Backend):
             except BaseException:
                 self._undo(creation, entry, request.given_up)
                 raise
-            node = self._node(machine, entry, request, creation)
+            booted = self._node(machine, entry, request, creation)
             if self._has_to_sweep():
                 self._sweep_first(request.given_up)
-            return node
+            return booted
 
     def sweep(self) -> Swept:
         """Destroy the machines of this app that pools have left behind; see the class for who does that besides.
@@ -285,6 +290,7 @@ class FlyBackend(Backend):
         forget, abandon = (lambda: self._forget(known)), (lambda: self._abandon(known))
         is_recorded = self.journal is not None
         node = FlyNode(self.api, machine, address, forget, abandon, creation.find, is_recorded=is_recorded)
+        node.shares_image = self._own_image
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node
 

@@ -63,11 +63,15 @@ class Guest(NamedTuple):
         return f"{self.cpu_kind}-{self.cpus}x with {self.memory_mb} MB{gpus}"
 
 
-def runner_command(python: str, *, failsafe: float, max_lifetime: float, max_idle: float) -> tuple[str, ...]:
-    """What starts a runner, with its limits in seconds."""
+def runner_command(
+    python: str, options: Iterable[str] = (), *, failsafe: float, max_lifetime: float, max_idle: float
+) -> tuple[str, ...]:
+    """Return what starts a runner, with options for its interpreter, and with its limits in seconds."""
     limits = {"--failsafe": failsafe, "--max-lifetime": max_lifetime, "--max-idle": max_idle}
     words = (word for name, seconds in limits.items() for word in (name, f"{seconds:.3f}"))
-    return (python, "-m", "dragonfly_executor.runner", *words)
+    # -P: the image's WORKDIR may have a module by a name of the standard library's, and is not to come first.
+    beside = [option for option in options if option != "-P"]
+    return (python, "-P", *beside, "-m", "dragonfly_executor.runner", *words)
 
 
 class Blueprint(NamedTuple):

@@ -24,7 +24,7 @@ logger = logging.getLogger("dragonfly_executor")
 STOP_PATIENCE = 5.0
 """Seconds that a runner gets to end by itself once its link has."""
 GIVEN_UP_PATIENCE = 1.0
-"""The same for a runner whose boot was given up."""
+"""The same for a runner whose boot was given up, and one that has dialed back and is silent: its host may answer."""
 JOIN_PATIENCE = 5.0
 SEND_SIZE = 32 * 1024
 """What OpenSSH takes in one packet."""
@@ -227,7 +227,10 @@ class SSHNode(Node):
         if self._place is not None:
             self._place.leaving()
         is_given_up = self._deadline is not None and self._deadline.is_given_up
-        patience = GIVEN_UP_PATIENCE if is_given_up else STOP_PATIENCE
+        patience = GIVEN_UP_PATIENCE if is_given_up or self.is_silent else STOP_PATIENCE
+        if self.is_silent and self.stream is not None:
+            # The link is this connection, from which nothing comes: nothing that is said on it is answered either.
+            self._connection.abandon()
         try:
             end(self._connection, self._channel, self._stderr, b"" if self.stream else LAST_WORD, patience)
         finally:
