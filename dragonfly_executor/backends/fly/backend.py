@@ -29,7 +29,7 @@ from dragonfly_executor.backends.fly.machine_config import (
     merge,
     runner_command,
 )
-from dragonfly_executor.backends.fly.owner import Label, Owner
+from dragonfly_executor.backends.fly.owner import HOLD_FOR, Label, Owner
 from dragonfly_executor.backends.fly.patience import BootPatience, Patience
 from dragonfly_executor.backends.fly.prices import PRICES, Prices
 from dragonfly_executor.backends.fly.settings import Access, Address, Place
@@ -276,7 +276,9 @@ class FlyBackend(Backend):
     def _label(self, request: BootRequest) -> Label:
         lifetime = request.timeout + self._max_lifetime + MARGIN
         expires = int(time.time() + lifetime)
-        return Label(os.urandom(16).hex(), request.parent.pool, Owner.me(), expires, int(lifetime))
+        me, boot = Owner.me(), os.urandom(16).hex()
+        hold = int(request.timeout + HOLD_FOR)
+        return Label(boot, request.parent.pool, me, expires, int(lifetime), me.app, hold)
 
     def _journaled(self, name: str, label: Label) -> Entry:
         """Written down before Fly hears of it."""
