@@ -92,6 +92,8 @@ class RunnerLink:
         """When the last whole frame came."""
         self.welcomed = False
         self.said_bye = False
+        self.is_leaving = False
+        """Whether it was told to go from outside, and has said so."""
         self.sender: Sender | None = None
         """Sends the parent's files, where the node does not see them."""
         self.held: set[Ref] = set()

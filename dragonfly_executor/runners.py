@@ -129,6 +129,7 @@ class Runners:
         """Pass on what a runner said."""
         if said.warning:
             self._narrator.warn(f"{runner.name}: {harmless(said.warning[:MAX_WARNING])}")
+        runner.is_leaving = runner.is_leaving or said.leaving
         self._engine.runner_answered(runner, said)
 
     def make_room(self) -> bool:
@@ -155,6 +156,8 @@ class Runners:
         elif runner.id in self._up:
             runner.close()
             text = f"{runner.name} (process {runner.pid}) was lost: {error}"
+            if runner.is_leaving:
+                text += f". {runner.node.stopper} had stopped it"
             lost = errors.RunnerLostError(text, runner_id=runner.id)
             lost.__cause__ = error
             self._lose(runner, lost)

@@ -104,9 +104,24 @@ class Bootstrap:
         """Bytes of the archive that had to be sent."""
         self.interpreter = ""
         """What the host says of the Python that it runs."""
+        self._lacks_archive = True
+
+    def hear(self) -> None:
+        """Wait for the first word of Python. It then waits for `run`, and nothing of a runner has begun.
+
+        Raises:
+            VersionMismatchError: there is only another Python there.
+            BootError: there is none, or it has no place for the archive; phase "python" or "bootstrap".
+        """
+        first = self._first_line()
+        if first.startswith(b"none"):
+            raise self._no_python(first.decode("ascii", "replace").split()[1:])
+        said = self._read(first)
+        self.interpreter = f"{said.get('python')} ({said.get('executable')})"
+        self._lacks_archive = not said.get("cached")
 
     def run(self, archive: Archive, env: Mapping[str, str], dial: Mapping[str, object] | None = None) -> None:
-        """Get the agent going. What is on the stream after this is the agent's.
+        """Get the agent going, after `hear`. What is on the stream after this is the agent's.
 
         Args:
             archive: what the host has to have.
@@ -114,15 +129,9 @@ class Bootstrap:
             dial: whom the agent has to dial, where it does not speak on this stream; the same goes for that.
 
         Raises:
-            VersionMismatchError: there is only another Python there.
-            BootError: there is none, or the host cannot keep the archive; phase "python" or "bootstrap".
+            BootError: the host cannot keep the archive; phase "bootstrap".
         """
-        first = self._first_line()
-        if first.startswith(b"none"):
-            raise self._no_python(first.decode("ascii", "replace").split()[1:])
-        said = self._read(first)
-        self.interpreter = f"{said.get('python')} ({said.get('executable')})"
-        size = 0 if said.get("cached") else len(archive.data)
+        size = len(archive.data) if self._lacks_archive else 0
         self._talk.sendall(json.dumps({"size": size, "env": dict(env), "dial": dial}).encode() + b"\n")
         for start in range(0, size, PART_SIZE):
             self._talk.sendall(archive.data[start : start + PART_SIZE])
