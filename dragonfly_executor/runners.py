@@ -129,7 +129,17 @@ class Runners:
         """Pass on what a runner said."""
         if said.warning:
             self._narrator.warn(f"{runner.name}: {harmless(said.warning[:MAX_WARNING])}")
+        runner.is_leaving = runner.is_leaving or said.leaving
         self._engine.runner_answered(runner, said)
+
+    def make_room(self) -> bool:
+        """Drop the largest result that is coming in, from whatever runner; False if there is none."""
+        links = [*self._up.values(), *(runner for runner, _ in self._stopping.values())]
+        fullest = max(links, key=lambda link: link.most_held, default=None)
+        if fullest is None or not fullest.most_held:
+            return False
+        fullest.drop_largest()
+        return True
 
     def has_call(self, runner: RunnerLink, ref: Ref) -> bool | None:
         """Whether a call is on a runner."""
@@ -146,6 +156,8 @@ class Runners:
         elif runner.id in self._up:
             runner.close()
             text = f"{runner.name} (process {runner.pid}) was lost: {error}"
+            if runner.is_leaving:
+                text += f". {runner.node.stopper} had stopped it"
             lost = errors.RunnerLostError(text, runner_id=runner.id)
             lost.__cause__ = error
             self._lose(runner, lost)

@@ -155,6 +155,8 @@ class Node:
         is_silent: whether the pool gives the node back since nothing comes from its runner any more; set before `stop`,
             which then waits for no answer of the runner's: the node keeps its place in ``max`` until `stop` returns.
         facts: what the backend found out on the way, by the phase of the boot in which it did, for people to read.
+        stopper: who tells such a node to go that its pool would keep, and `stop_advice` what gives calls longer then;
+            for errors.
     """
 
     stream: Stream | None = None
@@ -167,6 +169,8 @@ class Node:
     starts: StartTable | None = None
     is_silent: bool = False
     facts: Mapping[str, str] = MappingProxyType({})
+    stopper: str = "somebody"
+    stop_advice: str = ""
 
     def stop(self) -> None:
         """Give the node back, and leave nothing running on it. Twice is fine, never raises; blocks until it is done."""
