@@ -144,6 +144,15 @@ class Runners:
         runner.is_leaving = runner.is_leaving or said.leaving
         self._engine.runner_answered(runner, said)
 
+    def make_room(self) -> bool:
+        """Drop the largest result that is coming in, from whatever runner; False if there is none."""
+        links = [*self._up.values(), *(runner for runner, _ in self._stopping.values())]
+        fullest = max(links, key=lambda link: link.most_held, default=None)
+        if fullest is None or not fullest.most_held:
+            return False
+        fullest.drop_largest()
+        return True
+
     def has_call(self, runner: RunnerLink, ref: Ref) -> bool | None:
         """Whether a call is on a runner."""
         return self._engine.ask(lambda machine: machine.has_call(runner.id, *ref))
