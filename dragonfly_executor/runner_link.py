@@ -63,6 +63,9 @@ class Listener(Protocol):
     def runner_answered(self, runner: RunnerLink, said: Said) -> None:
         """What one read brought."""
 
+    def make_room(self) -> bool:
+        """Memory is short: let go of what can be, wherever it is; False if there is nothing."""
+
     def has_call(self, runner: RunnerLink, ref: Ref) -> bool | None:
         """Whether this call is on the runner; None if it is on its way out, and its calls do not count any more."""
 
@@ -91,6 +94,8 @@ class RunnerLink:
         """The level of log records that it was told last; None if it sends none."""
         self.welcomed = False
         self.said_bye = False
+        self.is_leaving = False
+        """Whether it was told to go from outside, and has said so."""
         self.sender: Sender | None = None
         """Sends the parent's files, where the node does not see them."""
         self.held: set[Ref] = set()
@@ -114,6 +119,7 @@ class RunnerLink:
         """Speak over this stream from now on."""
         sock, self._pump = as_socket(stream)
         self._link = Link(self._loop, sock, self._on_frames, self._on_closed, handshake=True)
+        self._link.on_shortage = self._listener.make_room
         self._transfers.attach(self._link)
 
     @property
@@ -252,6 +258,15 @@ class RunnerLink:
         self.last_frame = now
         if self._link is not None:
             self._link.last_heard = now
+
+    @property
+    def most_held(self) -> int:
+        """Bytes of the largest result that is coming in."""
+        return self._transfers.most_held
+
+    def drop_largest(self) -> None:
+        """Drop the largest result that is coming in."""
+        self._transfers.drop_largest()
 
     def close(self) -> None:
         """End the link."""
