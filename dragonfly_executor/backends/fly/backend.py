@@ -241,11 +241,12 @@ class FlyBackend(Backend):
             label = self._label(request)
             name = machine_name(request.parent.pool)
             entry = self._journaled(name, label)
-            encoded, written = request.parent.encode(), label.encode()
+            written = label.encode()
 
             def make_body(region: str | None) -> Mapping[str, Any]:
                 """The request for this machine, in a region."""
-                return self.blueprint.body(name, region, encoded, written)
+                parent = request.parent._replace(until=int(time.time() + request.timeout))
+                return self.blueprint.body(name, region, parent.encode(), written)
 
             size = str(self.blueprint.guest)
             creation = Creation(self.api, name, label.boot, make_body, self._regions, size)
