@@ -102,6 +102,18 @@ class Runners:
         """Its boot has succeeded."""
         self._up[runner.id] = runner
         self._crew.keep(min(len(self._up), RELEASES_AT_EXIT))
+        self._renew_later(runner)
+
+    def _renew_later(self, runner: RunnerLink) -> None:
+        every = runner.node.renew_every
+        if every is not None:
+            self._loop.call_later(every, lambda: self._renew(runner))
+
+    def _renew(self, runner: RunnerLink) -> None:
+        """Have its node renewed, for as long as it is there."""
+        if runner.id in self._up or runner.id in self._stopping:
+            self._crew.run(runner.node.renew)
+            self._renew_later(runner)
 
     # -- the parent's files -------------------------------------------------------------------------------------------
 
@@ -129,7 +141,17 @@ class Runners:
         """Pass on what a runner said."""
         if said.warning:
             self._narrator.warn(f"{runner.name}: {harmless(said.warning[:MAX_WARNING])}")
+        runner.is_leaving = runner.is_leaving or said.leaving
         self._engine.runner_answered(runner, said)
+
+    def make_room(self) -> bool:
+        """Drop the largest result that is coming in, from whatever runner; False if there is none."""
+        links = [*self._up.values(), *(runner for runner, _ in self._stopping.values())]
+        fullest = max(links, key=lambda link: link.most_held, default=None)
+        if fullest is None or not fullest.most_held:
+            return False
+        fullest.drop_largest()
+        return True
 
     def has_call(self, runner: RunnerLink, ref: Ref) -> bool | None:
         """Whether a call is on a runner."""
@@ -146,6 +168,8 @@ class Runners:
         elif runner.id in self._up:
             runner.close()
             text = f"{runner.name} (process {runner.pid}) was lost: {error}"
+            if runner.is_leaving:
+                text += f". {runner.node.stopper} had stopped it"
             lost = errors.RunnerLostError(text, runner_id=runner.id)
             lost.__cause__ = error
             self._lose(runner, lost)

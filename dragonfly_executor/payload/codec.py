@@ -145,7 +145,9 @@ class CallCodec:
         except KeyboardInterrupt:
             raise
         except BaseException as exc:  # __setstate__ is user code, it may even exit
-            raise errors.ResultDeserializationError(f"the result cannot be unpickled: {_text(exc)}") from exc
+            size = len(data)
+            what = f"the result, of {size} bytes," if isinstance(exc, MemoryError) else "the result"
+            raise errors.ResultDeserializationError(f"{what} cannot be unpickled: {_text(exc)}", size) from exc
 
     def decode_error(self, data: Received) -> BaseException:
         """The exception that a slot sent, or a stand-in for it; its cause is the traceback there."""

@@ -22,10 +22,10 @@ from dragonfly_executor.core.wire import (
     Frame,
     Kind,
     encode,
+    split_bulk,
 )
 from dragonfly_executor.payload import SlotCodec, perform
 from dragonfly_executor.stdlib_json import json
-from dragonfly_executor.transport.link import split_bulk
 
 Ref = tuple[int, int]
 Buffer = bytes | memoryview

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,31 @@ def test_a_machine_config_is_merged_over_all_else(env: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
+    ("options", "grace", "timeout"),
+    [
+        ({}, None, "30s"),
+        ({"stop_grace": 25}, None, "30s"),
+        ({"stop_grace": 0}, "0.000", "5s"),
+        ({"stop_grace": timedelta(minutes=4)}, "240.000", "245s"),
+        ({"stop_grace": 295}, "295.000", "300s"),
+        ({"stop_grace": 0.2}, "0.200", "6s"),
+        ({"machine_config": {"stop_config": {"timeout": "1m30s"}}}, "85.000", "1m30s"),
+        ({"machine_config": {"stop_config": {"timeout": 120_000_000_000}}}, "115.000", 120_000_000_000),
+        ({"machine_config": {"stop_config": {"timeout": "30s", "signal": "SIGINT"}}}, None, "30s"),
+        ({"machine_config": {"stop_config": {"timeout": "2s"}}}, "0.000", "2s"),
+    ],
+)
+def test_how_long_calls_have_is_said_to_fly_and_to_the_runner(
+    env: pytest.MonkeyPatch, options: dict[str, Any], grace: str | None, timeout: object
+) -> None:
+    """One option: Fly waits 5 s longer than calls may take."""
+    config = body_of(FlyBackend(**options))["config"]
+    assert config["stop_config"]["timeout"] == timeout
+    words = config["init"]["cmd"]
+    assert (words[words.index("--stop-grace") + 1] if "--stop-grace" in words else None) == grace
+
+
+@pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"machine_config": {"auto_destroy": False}}, "auto_destroy"),
@@ -305,6 +331,13 @@ def test_a_machine_config_is_merged_over_all_else(env: pytest.MonkeyPatch) -> No
         ({"metadata": {"a": None}}, "texts"),
         ({"services": [1]}, "services"),
         ({"max_lifetime": 0}, "max_lifetime"),
+        ({"stop_grace": 296}, "stop_grace must be 295 seconds at most"),
+        ({"stop_grace": -1}, "stop_grace"),
+        ({"stop_grace": 10, "machine_config": {"stop_config": {}}}, "give one of them"),
+        ({"machine_config": {"stop_config": {"timeout": "soon"}}}, "the timeout is no duration"),
+        ({"machine_config": {"stop_config": {"timeout": "5"}}}, "the timeout is no duration"),
+        ({"machine_config": {"stop_config": {"timeout": True}}}, "the timeout is no duration"),
+        ({"machine_config": {"stop_config": {"signal": "SIGUSR1"}}}, "SIGTERM and SIGINT, not 'SIGUSR1'"),
         ({"boot_timeout": "1"}, "boot_timeout"),
         ({"app": "a/../b"}, "app"),
         ({"region": [1]}, "region"),
