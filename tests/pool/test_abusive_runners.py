@@ -419,6 +419,23 @@ def test_a_runner_with_more_processors_than_there_are_does_not_boot(cpus: int) -
         assert "processors" in str(error)
 
 
+@pytest.mark.parametrize("field", ["python", "package", "release"])
+def test_versions_with_control_characters_are_none(field: str, caplog: pytest.LogCaptureFixture) -> None:
+    """They would stand in errors and log lines."""
+
+    def script(sock: socket.socket, number: int) -> None:
+        said = json.loads(handshake.hello("", versions()))
+        said["versions"][field] = "3.1\x1b]0;owned\x07"
+        sock.sendall(encode(Kind.HELLO, payload=json.dumps(said).encode()))
+        sock.recv(1)
+
+    with DragonflyExecutor(backend=ScriptedBackend(script), max_boot_failures=1) as executor:
+        error = error_of(executor.submit(nothing))
+        assert isinstance(error, BootError)
+        assert "\x1b" not in f"{error}{caplog.text}"
+        assert "not a HELLO: versions with control characters" in str(error)
+
+
 LOST = {"code": 1, "signal": None, "pid": 1, "started": True}
 STRANGE_ENDS = [
     b"", b"[]", b"{}", b"null", b"[" * 100_000, json.dumps(LOST | {"code": float("inf")}).encode(),
