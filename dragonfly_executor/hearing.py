@@ -20,6 +20,10 @@ else:
     Protocol = object
 
 
+MAX_GONE = 1024
+"""Killed calls that are remembered after the runner said that they are gone."""
+
+
 class Peer(Protocol):
     """The link of the runner whose frames are sorted."""
 
@@ -73,6 +77,7 @@ class Hearing:
         self.sessions: set[int] = set()
         self.is_asked = False
         self.unwritten: dict[Ref, int] = {}
+        self._gone: dict[Ref, None] = {}
         self._peer = peer
         self._transfers = transfers
         self._outputs = outputs
@@ -118,6 +123,9 @@ class Hearing:
             ProtocolError: it is not.
         """
         is_here = self._peer.has_call(ref)
+        if is_here is False and ref in self._gone:
+            # The GONE of a call that had just ended overtakes what the agent's second lane still holds of the call.
+            return None
         if is_here is False:
             raise ProtocolError(f"{what} of call {ref[0]}, which is not on {self._peer.name}")
         return is_here
@@ -147,6 +155,9 @@ class Hearing:
                 said.timed_out.append((ref, frame.detail / 1000))
             case Kind.GONE:
                 self._forget(ref)
+                self._gone[ref] = None
+                if len(self._gone) > MAX_GONE:
+                    del self._gone[next(iter(self._gone))]
                 said.gone.append(ref)
 
     def _forget(self, ref: Ref) -> None:
