@@ -46,6 +46,7 @@ SLOT_BACKLOG = 4 * 1024 * 1024
 """Bytes that may wait for a slot before the parent is asked for less, and for the parent before a slot is read less."""
 # As plain module names: looking a member up in its enum takes longer than comparing with it.
 CALL, RESULT, CHUNK, IDLE = int(Kind.CALL), int(Kind.RESULT), int(Kind.CHUNK), int(Kind.IDLE)
+RETURNED = int(Kind.RETURNED)
 LARGE, MORE = Flag.LARGE, Flag.MORE
 
 
@@ -69,6 +70,8 @@ class Agent:
         self._stop_timer: Timer | None = None
         self._stopping = False
         self._welcomed = False
+        self._session: dict[str, Any] = {}
+        """What the parent's WELCOME said."""
         self._synced: Synced | None = None
         self._may_linger = usable_cpus() > 1
         self._grace = GRACE
@@ -212,7 +215,7 @@ class Agent:
                 self._link.send_bulk(raw)
                 if not flags & MORE:
                     answers.append(frame)
-            elif kind == IDLE:
+            elif kind in (IDLE, RETURNED):
                 answers.append(frame)
             else:
                 self._on_slot_control(slot, frame)
@@ -276,6 +279,10 @@ class Agent:
                 slot = self._dispatcher.slots.get(frame.detail)
                 if slot is not None:
                     slot.output.consumed(slot, frame.call_id)
+            case Kind.LOG_LEVEL:
+                self._session["log_level"] = frame.detail
+                for slot in self._dispatcher.slots.values():
+                    slot.progress.log_level = frame.detail
             case Kind.SYNC_BEGIN | Kind.SYNC_DATA | Kind.SYNC_END:
                 self._receive_sync(frame)
 
@@ -290,6 +297,7 @@ class Agent:
     def _on_welcome(self, session: dict[str, Any]) -> None:
         self._link.end_handshake()
         self._welcomed = True
+        self._session = session
         self._lease = session["lease"]
         self._lease_timer.cancel()
         self._check_lease()

@@ -6,6 +6,7 @@ this only when it is used.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping
@@ -110,8 +111,8 @@ class HostBooter:
                 raise
             deadline.progress()
             with reached.bootstrapping():
-                options = portable_options()
-                channel.exec_command(command(python, archive.digest, means.cache, request.timeout, options))
+                options, mark = portable_options(), os.urandom(8).hex()
+                channel.exec_command(command(python, archive.digest, means.cache, request.timeout, options, mark))
                 reached.bootstrap.hear()
             return reached
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from dragonfly_executor.backends.ssh.archive import Archive
 from dragonfly_executor.backends.ssh.stage0 import MAGIC
 from dragonfly_executor.errors import BootError, VersionMismatchError
+from dragonfly_executor.runner.leftovers import MARK
 from dragonfly_executor.stdlib_json import json
 
 MAX_NOISE = 1024 * 1024
@@ -40,7 +41,14 @@ class Talk(Protocol):
         """Let the next `recv` return this."""
 
 
-def command(python: str | None, digest: str, cache: str | None, patience: float, options: Sequence[str] = ()) -> str:
+def command(
+    python: str | None,
+    digest: str,
+    cache: str | None,
+    patience: float,
+    options: Sequence[str] = (),
+    mark: str = "",
+) -> str:
     """What is run on the host, for any login shell: one line, and a word of it is one word for all of them.
 
     Args:
@@ -49,6 +57,7 @@ def command(python: str | None, digest: str, cache: str | None, patience: float,
         cache: the folder for archives, or None for the user's own.
         patience: seconds after which nobody waits for it any more.
         options: for the interpreter, beside ``-I``.
+        mark: what the environment of all that runs there says of whose it is; see `runner.leftovers`. Not secret.
     """
     candidates = [python] if python else [f"python{NEEDED}", "python3"]
     source = importlib.resources.files("dragonfly_executor.backends.ssh").joinpath("stage0.py").read_bytes()
@@ -65,6 +74,7 @@ def command(python: str | None, digest: str, cache: str | None, patience: float,
     # A shim may be found that leads nowhere. So the shell stays, and asks what it was that failed; to ask before that
     # would start two interpreters for each runner.
     script = (
+        f"{MARK}={shlex.quote(mark)}; export {MARK}; "
         f"found=; for python in {' '.join(map(_word, candidates))}; do version=missing; "
         'if command -v "$python" >/dev/null 2>&1; then '
         f'"$python" -I {shlex.join(options)} -c {shlex.quote(code)} {arguments} && exit; status=$?; '
