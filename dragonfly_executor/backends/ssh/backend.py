@@ -169,6 +169,7 @@ class SSHBackend(Backend):
             BootError: none of the hosts could be used this time. Its phase is one of "resolve", "connect", "host key",
                 "auth", "python", "bootstrap" and "handshake".
         """
+        self._booter.prepare()
         return Race(self._places, self._booter, request).run()
 
 

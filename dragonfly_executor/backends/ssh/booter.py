@@ -16,7 +16,7 @@ from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.logins import FULL_TRIES, BusyError, pause_after
 from dragonfly_executor.backends.ssh.node import LAST_WORD, SSHNode
-from dragonfly_executor.backends.ssh.openssh import Resolver
+from dragonfly_executor.backends.ssh.openssh import NO_FILE, Resolver
 from dragonfly_executor.backends.ssh.reached import ReachedHost
 from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.payload.missing import HOST_NAME
@@ -40,7 +40,7 @@ class HostBooter:
 
     def __init__(self, means: Means) -> None:
         self._means = means
-        self._config = Resolver(means.config)
+        self._config = Resolver(means.config, has_parser=means.client == "paramiko")
         self._archives: dict[tuple[str, ...], Archive] = {}
         self._archive_lock = threading.Lock()
         self._client = self._make_client()
@@ -49,13 +49,18 @@ class HostBooter:
         if self._means.client == "openssh":
             from dragonfly_executor.backends.ssh.ssh_program import ProgramClient
 
-            return ProgramClient(self._means)
+            where = self._config.options()
+            return ProgramClient(self._means, NO_FILE if where is None else where)
         # Hosts have no paramiko, and whoever uses the other client need not.
         from dragonfly_executor.backends.ssh.channel import ParamikoClient
 
         return ParamikoClient(
             self._means, lambda text, deadline: self._config.resolve(SSHHost(text), None, None, deadline)
         )
+
+    def prepare(self) -> None:
+        """Make what hosts get, if it is not there yet: before a boot's time begins."""
+        self._make_archive()
 
     def reach(self, host: SSHHost, request: BootRequest, deadline: Deadline) -> ReachedHost:
         """Connect to a host, and have Python say its first word there.
@@ -70,7 +75,6 @@ class HostBooter:
         """
         means, python = self._means, host.python or self._means.python
         archive = self._make_archive()
-        deadline.progress()
         target = self._config.resolve(host, means.user, means.port, deadline)
         line = command(python, archive.digest, means.cache, request.timeout, portable_options(), os.urandom(8).hex())
         tries = 0

@@ -210,13 +210,14 @@ class ProgramClient:
 
     Args:
         means: of the backend.
+        config: the options that name the configuration.
 
     Raises:
         ValueError: something is asked for that ``ssh`` could be told only by what others can read.
         FileNotFoundError: there is no ``ssh``.
     """
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: Means, config: Sequence[str]) -> None:
         for name, value in (("password", means.password), ("passphrase", means.passphrase)):
             if value is not None:
                 raise ValueError(f'client="openssh" takes no {name}: use a key without one, or an SSH agent')
@@ -227,6 +228,7 @@ class ProgramClient:
             raise FileNotFoundError('client="openssh" needs the program ssh, and there is none on PATH')
         self._ssh = ssh
         self._means = means
+        self._config = config
         self._limits: dict[tuple[str, int, str | None], LoginLimit] = {}
         self._lock = threading.Lock()
         """Of `_limits`."""
@@ -246,7 +248,7 @@ class ProgramClient:
             options["IdentityAgent"] = "none"
         user, port = host.user or means.user, host.port or means.port
         return [
-            *(["-F", "none" if means.config is None else means.config] if means.config != "~/.ssh/config" else []),
+            *self._config,
             *(word for name, value in options.items() for word in ("-o", f"{name}={value}")),
             *(word for file in means.key_filenames for word in ("-i", file)),
             *(["-l", user] if user else []),
