@@ -194,8 +194,8 @@ class HostKeys:
             raise HostKeyError(
                 f"{host} shows the key {shown}. For {name!r}, known_hosts has only @cert-authority lines, and this "
                 'client does not read certificates of hosts: client="openssh" does. Or compare the fingerprint with '
-                "the host's own (ssh-keygen -l), then add the key itself to known_hosts (ssh-keyscan prints the line), or "
-                "give host_key=",
+                "the host's own (ssh-keygen -l), then add the key itself to known_hosts (ssh-keyscan prints the line), "
+                "or give host_key=",
                 "host key",
             )
         raise HostKeyError(
