@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from dragonfly_executor.core import events, verdicts
 from dragonfly_executor.core.actions import Stop
+from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.events import ShutdownMode
-from dragonfly_executor.core.ledger import Call, CallState
 from dragonfly_executor.core.roster import Runner, RunnerState
 from dragonfly_executor.core.state import PoolState
 
@@ -226,17 +226,17 @@ def _shutdown_requested(pool: PoolState, event: events.ShutdownRequested, _now: 
     if event.mode is ShutdownMode.CANCEL_QUEUED:
         pool.cancel_waiting(pool.slots_coming)
     if event.mode is ShutdownMode.KILL:
+        is_running = len(pool.ledger.calls) > pool.ledger.waiting
         pool.cancel_waiting()
-        running = list(pool.ledger.calls.values())
-        if running:
-            pool.fail(running, verdicts.terminated())
+        if is_running:
+            pool.fail_all(verdicts.terminated())
         pool.stop_all("killed")
 
 
 def _pool_broke(pool: PoolState, event: events.PoolBroke, _now: float) -> None:
     if pool.broken is None:
         pool.broken = event.error
-        pool.fail(list(pool.ledger.calls.values()), event.error)
+        pool.fail_all(event.error)
         pool.stop_all("broken")
 
 

@@ -7,9 +7,9 @@ burst of calls need no code of their own.
 from __future__ import annotations
 
 from dragonfly_executor.core.actions import Action, Settle
+from dragonfly_executor.core.calls import Call
 from dragonfly_executor.core.events import Event
 from dragonfly_executor.core.facts import RECORD
-from dragonfly_executor.core.ledger import Call
 from dragonfly_executor.core.reconcile import idle_deadline, reconcile
 from dragonfly_executor.core.roster import RunnerState
 from dragonfly_executor.core.state import PoolLimits, PoolState
@@ -51,14 +51,23 @@ class Machine:
         return actions
 
     def deadline(self) -> float | None:
-        """When `handle` is to be called next if nothing happens before, in monotonic seconds; None = never."""
+        """When `handle` is to be called next if nothing happens before, in monotonic seconds; None = never.
+
+        It may be over already: then more is to be done than one event should do.
+        """
         pool = self.pool
-        deadline = pool.ledger.deadline()
-        meter = pool.meter
-        cap = None if meter.exhausted else meter.until
-        for when in (pool.back_off.until, idle_deadline(pool), cap):
-            if when is not None and (deadline is None or when < deadline):
-                deadline = when
+        if pool.backlog.entries:
+            return self._now
+        deadline, meter = pool.ledger.deadline(), pool.meter
+        when = pool.back_off.until
+        if when is not None and (deadline is None or when < deadline):
+            deadline = when
+        when = idle_deadline(pool) if pool.roster.idle else None
+        if when is not None and (deadline is None or when < deadline):
+            deadline = when
+        when = meter.until
+        if when is not None and not meter.exhausted and (deadline is None or when < deadline):
+            deadline = when
         return deadline
 
     def find(self, call_id: int) -> Call | None:
