@@ -317,7 +317,7 @@ class Engine:
 
     def runner_answered(self, runner: RunnerLink, said: reports.Said) -> None:
         """Tell the core what a runner said in one read."""
-        for event in reports.events_of(runner.id, said):
+        for event in reports.events_of(runner.id, said, runner.node):
             self.handle(event)
         if said.setup_failure is not None:
             self._setup_failed(*said.setup_failure)

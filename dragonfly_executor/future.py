@@ -33,6 +33,15 @@ class Outcome:
         self._opened: list[tuple[Any, BaseException | None]] = []
         self.is_error = is_error
 
+    @classmethod
+    def failed(cls, error: BaseException) -> Outcome:
+        """Return the outcome of a call that ran, and of which nothing but this error can be had here."""
+        outcome = cls.__new__(cls)
+        outcome._data = None  # noqa: SLF001  # of this class
+        outcome._opened = [(None, error)]  # noqa: SLF001
+        outcome.is_error = True
+        return outcome
+
     def open(self) -> tuple[Any, BaseException | None]:
         """The value, or the error in its place; opened once, in the thread that asks first."""
         if not self._opened:
@@ -64,6 +73,9 @@ class Outcome:
         try:
             return self._codec.decode_result(data), None
         except Exception as error:
+            if isinstance(error.__cause__, MemoryError):
+                # The frames of its traceback hold the bytes, which are what there is no room for.
+                error.__cause__.__traceback__ = error.__traceback__ = None
             return None, error
 
 

@@ -63,6 +63,9 @@ class Listener(Protocol):
     def runner_answered(self, runner: RunnerLink, said: Said) -> None:
         """What one read brought."""
 
+    def make_room(self) -> bool:
+        """Memory is short: let go of what can be, wherever it is; False if there is nothing."""
+
     def has_call(self, runner: RunnerLink, ref: Ref) -> bool | None:
         """Whether this call is on the runner; None if it is on its way out, and its calls do not count any more."""
 
@@ -87,8 +90,12 @@ class RunnerLink:
         """Once the link has ended: the calls of which the runner cannot have everything, so that they never started."""
         self.last_frame = loop.time()
         """When the last whole frame came."""
+        self.log_level: int | None = None
+        """The level of log records that it was told last; None if it sends none."""
         self.welcomed = False
         self.said_bye = False
+        self.is_leaving = False
+        """Whether it was told to go from outside, and has said so."""
         self.sender: Sender | None = None
         """Sends the parent's files, where the node does not see them."""
         self.held: set[Ref] = set()
@@ -112,6 +119,7 @@ class RunnerLink:
         """Speak over this stream from now on."""
         sock, self._pump = as_socket(stream)
         self._link = Link(self._loop, sock, self._on_frames, self._on_closed, handshake=True)
+        self._link.on_shortage = self._listener.make_room
         self._transfers.attach(self._link)
 
     @property
@@ -172,6 +180,12 @@ class RunnerLink:
         self._transfers.offer((call.id, call.attempt), parts)
         flags |= Flag.LARGE
         link.queue(encode(Kind.CALL, call.id, prefix + total, flags=flags, attempt=call.attempt, detail=number))
+
+    def follow_log_level(self, level: int) -> None:
+        """Have calls that are sent from now on send log records from this level on."""
+        if level != self.log_level:
+            self.log_level = level
+            self._say(encode(Kind.LOG_LEVEL, detail=level))
 
     def flush(self) -> None:
         """Write what was said or queued, without waiting for the end of the loop's pass."""
@@ -245,6 +259,15 @@ class RunnerLink:
         if self._link is not None:
             self._link.last_heard = now
 
+    @property
+    def most_held(self) -> int:
+        """Bytes of the largest result that is coming in."""
+        return self._transfers.most_held
+
+    def drop_largest(self) -> None:
+        """Drop the largest result that is coming in."""
+        self._transfers.drop_largest()
+
     def close(self) -> None:
         """End the link."""
         if self._link is not None:
@@ -305,10 +328,13 @@ class RunnerLink:
 
     def _on_first_frame(self, frame: Frame) -> None:
         try:
+            if frame.kind == Kind.BYE:
+                text = bytes(frame.payload).decode(errors="replace")
+                raise errors.BootError(f"{self.name} cannot be a runner: {text}", "handshake")
             if frame.kind != Kind.HELLO:
                 raise errors.ProtocolError(f"the runner's first frame is not a HELLO but of kind {frame.kind}")
             hello = handshake.read_hello(bytes(frame.payload))
-        except errors.ProtocolError as error:
+        except (errors.BootError, errors.ProtocolError) as error:
             self._listener.runner_broke(self, error)
             return
         reason = handshake.mismatch(versions_beside(hello.versions), hello.versions)

@@ -102,6 +102,18 @@ class Runners:
         """Its boot has succeeded."""
         self._up[runner.id] = runner
         self._crew.keep(min(len(self._up), RELEASES_AT_EXIT))
+        self._renew_later(runner)
+
+    def _renew_later(self, runner: RunnerLink) -> None:
+        every = runner.node.renew_every
+        if every is not None:
+            self._loop.call_later(every, lambda: self._renew(runner))
+
+    def _renew(self, runner: RunnerLink) -> None:
+        """Have its node renewed, for as long as it is there."""
+        if runner.id in self._up or runner.id in self._stopping:
+            self._crew.run(runner.node.renew)
+            self._renew_later(runner)
 
     # -- the parent's files -------------------------------------------------------------------------------------------
 
@@ -129,7 +141,17 @@ class Runners:
         """Pass on what a runner said."""
         if said.warning:
             self._narrator.warn(f"{runner.name}: {harmless(said.warning[:MAX_WARNING])}")
+        runner.is_leaving = runner.is_leaving or said.leaving
         self._engine.runner_answered(runner, said)
+
+    def make_room(self) -> bool:
+        """Drop the largest result that is coming in, from whatever runner; False if there is none."""
+        links = [*self._up.values(), *(runner for runner, _ in self._stopping.values())]
+        fullest = max(links, key=lambda link: link.most_held, default=None)
+        if fullest is None or not fullest.most_held:
+            return False
+        fullest.drop_largest()
+        return True
 
     def has_call(self, runner: RunnerLink, ref: Ref) -> bool | None:
         """Whether a call is on a runner."""
@@ -146,6 +168,8 @@ class Runners:
         elif runner.id in self._up:
             runner.close()
             text = f"{runner.name} (process {runner.pid}) was lost: {error}"
+            if runner.is_leaving:
+                text += f". {runner.node.stopper} had stopped it"
             lost = errors.RunnerLostError(text, runner_id=runner.id)
             lost.__cause__ = error
             self._lose(runner, lost)
@@ -188,22 +212,31 @@ class Runners:
         now = self._loop.time()
         # This process slept or was stopped: the silence was its own.
         overslept = now - self._heartbeat_due > self._options.heartbeat
-        for runner in list(self._up.values()):
+        for runner in [*self._up.values(), *self._saying_goodbye()]:
             if overslept:
                 runner.forgive(now)
             silent, mumbling = now - runner.last_heard, now - runner.last_frame
             if silent > self._options.dead_after:
-                self.runner_broke(runner, TimeoutError(f"nothing heard from it for {silent:.1f} s"))
+                self._cut(runner, f"nothing heard from it for {silent:.1f} s")
             elif mumbling > MUMBLING * self._options.dead_after:
-                self.runner_broke(runner, TimeoutError(f"nothing that makes sense came from it for {mumbling:.1f} s"))
+                self._cut(runner, f"nothing that makes sense came from it for {mumbling:.1f} s")
             else:
                 runner.ping()
         # What is sent before a runner is up may take longer than its lease.
         syncing = self._boots.syncing()
         for runner in syncing:
             runner.ping()
-        if self._up or syncing:
+        if self._up or syncing or self._saying_goodbye():
             self.beat_on()
+
+    def _saying_goodbye(self) -> list[RunnerLink]:
+        """Return the runners that were told to go, and have yet to say that they do."""
+        return [runner for runner, timer in self._stopping.values() if timer is not None]
+
+    def _cut(self, runner: RunnerLink, why: str) -> None:
+        """Give up on a runner that does not answer, without waiting for any answer of its."""
+        runner.node.is_silent = True
+        self.runner_broke(runner, TimeoutError(why))
 
     # -- stop ---------------------------------------------------------------------------------------------------------
 
@@ -222,7 +255,7 @@ class Runners:
             self._stopping[runner_id] = (runner, None)
             self._releaser.release(runner, lambda: self._gone(runner_id))
             return
-        timer = self._loop.call_later(grace + STOP_SLACK, lambda: self._leave(runner_id))
+        timer = self._loop.call_later(grace + STOP_SLACK, lambda: self._cut(runner, "it does not go"))
         self._stopping[runner_id] = (runner, timer)
         runner.stop(grace)
 

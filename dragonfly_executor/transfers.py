@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from mmap import mmap
+from sys import getsizeof
 
+from dragonfly_executor import errors
 from dragonfly_executor.core.bounds import Download
-from dragonfly_executor.core.wire import MAX_INLINE, Flag, Frame
+from dragonfly_executor.core.wire import MAX_INLINE, Flag, Frame, split_bulk
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.future import Outcome
-from dragonfly_executor.transport.link import Buffer, Link, split_bulk
+from dragonfly_executor.transport.link import Buffer, Link
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.payload import CallCodec
     from dragonfly_executor.reports import Ref, Result
+
+MOST_HEADROOM = 4 * 1024 * 1024
+"""Bytes that a result which comes in has to leave free."""
 
 
 class Transfers:
@@ -80,12 +86,40 @@ class Transfers:
             ProtocolError: the result is not as long as was announced.
         """
         download = self._downloads.get(ref)
-        if download is None or not download.add(frame):
+        if download is None:
+            return None
+        is_whole = download.add(frame)
+        self._keep_headroom(download)
+        if not is_whole:
             return None
         del self._downloads[ref]
-        head = download.head
-        outcome = Outcome(self._codec, download.data, bool(head.flags & Flag.ERROR))
+        head, data = download.head, download.data
+        if data is None:
+            return (*ref, head.detail * 1e-6, Outcome.failed(no_memory_for(download.total)), False)
+        outcome = Outcome(self._codec, data, bool(head.flags & Flag.ERROR))
         return (*ref, head.detail * 1e-6, outcome, bool(head.flags & Flag.RETRYABLE))
+
+    def _keep_headroom(self, download: Download) -> None:
+        """Drop a result that leaves no memory to go on with: everything else would fail of that, not this one call."""
+        if download.data is None:
+            return
+        taken = getsizeof(download.data)
+        if taken != download.taken:
+            # It grows in steps of an eighth, so that this is seldom.
+            download.taken = taken
+            if not has_memory(min(taken // 4, MOST_HEADROOM)):
+                download.drop()
+
+    @property
+    def most_held(self) -> int:
+        """Bytes of the largest result that is coming in; 0 if there is none."""
+        return max((len(download.data or b"") for download in self._downloads.values()), default=0)
+
+    def drop_largest(self) -> None:
+        """Drop the largest result that is coming in; the call fails when all of it has come."""
+        held = [download for download in self._downloads.values() if download.data]
+        if held:
+            max(held, key=lambda download: len(download.data or b"")).drop()
 
     # -- both ---------------------------------------------------------------------------------------------------------
 
@@ -100,6 +134,26 @@ class Transfers:
         self._uploads.clear()
         self._downloads.clear()
         return unsent
+
+
+def has_memory(size: int) -> bool:
+    """Return True if this process could have so many bytes more."""
+    try:
+        mmap(-1, size).close()
+    except (MemoryError, OSError):
+        return False
+    return True
+
+
+def no_memory_for(size: int) -> errors.ResultDeserializationError:
+    """Return the error of a call whose result there is no memory for."""
+    error = errors.ResultDeserializationError(
+        f"the call has ended, and what it returned or raised takes {size} bytes, for which this process has no memory: "
+        "return less, or have the call write it to a file",
+        size,
+    )
+    error.__cause__ = MemoryError()
+    return error
 
 
 def sendable(parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:

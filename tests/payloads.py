@@ -173,6 +173,23 @@ class Swells:
         return bytes, (bytes(self.size),)
 
 
+class OutOfBand:
+    """Its bytes travel beside its pickle."""
+
+    def __init__(self, size: int | bytearray) -> None:
+        self.data = size if isinstance(size, bytearray) else bytearray(size)
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        return OutOfBand, (pickle.PickleBuffer(self.data),)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def fail_at_length(size: int) -> None:
+    raise ValueError("x" * size)
+
+
 def swelling_result(size: int, limit: int) -> Swells:
     limit_memory(limit)
     return Swells(size)

@@ -152,7 +152,12 @@ class Node:
         sessions: the process sessions of the slots that live there, as the agent has reported them; kept by the pool.
         starts: memory in which its slots mark the calls that they begin; `stop` settles it. None where there is none:
             all calls that a lost runner had may have begun.
+        is_silent: whether the pool gives the node back since nothing comes from its runner any more; set before `stop`,
+            which then waits for no answer of the runner's: the node keeps its place in ``max`` until `stop` returns.
         facts: what the backend found out on the way, by the phase of the boot in which it did, for people to read.
+        renew_every: seconds between two calls of `renew`, while the runner is up; None for none.
+        stopper: who tells such a node to go that its pool would keep, and `stop_advice` what gives calls longer then;
+            for errors.
     """
 
     stream: Stream | None = None
@@ -163,7 +168,11 @@ class Node:
     price: float | None = None
     sessions: Collection[int] = ()
     starts: StartTable | None = None
+    is_silent: bool = False
     facts: Mapping[str, str] = MappingProxyType({})
+    renew_every: float | None = None
+    stopper: str = "somebody"
+    stop_advice: str = ""
 
     def stop(self) -> None:
         """Give the node back, and leave nothing running on it. Twice is fine, never raises; blocks until it is done."""
@@ -180,6 +189,9 @@ class Node:
         a thread that may, and less when the node is stopped. None if it may still come. Never raises.
         """
         return None
+
+    def renew(self) -> None:
+        """Tell the platform that the pool still has this node. Blocks, on a thread that may. Never raises."""
 
     def output(self) -> str:
         """The last of what the node printed, for the error of a boot that failed; "" where nobody knows."""

@@ -136,8 +136,9 @@ class LocalNode(Node):
     def stop(self) -> None:
         """Wait until the agent has ended, or kill it; then whatever it could not take with it."""
         self._socket.close()
+        patience = STOP_PATIENCE if self.sessions else min(STOP_PATIENCE, NO_SLOTS_PATIENCE)
         try:
-            self._process.wait(STOP_PATIENCE if self.sessions else min(STOP_PATIENCE, NO_SLOTS_PATIENCE))
+            self._process.wait(0.0 if self.is_silent else patience)
         except subprocess.TimeoutExpired:
             processes.kill_tree(self._process.pid)
             self._process.wait()

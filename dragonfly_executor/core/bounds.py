@@ -64,6 +64,8 @@ def announced(head: Frame, max_payload: int) -> int:
 class Download:
     """A large result that comes piece by piece. It takes no more memory than has arrived.
 
+    If there is no memory for it, it is dropped: the rest is counted as it comes, and not kept.
+
     Args:
         head: announces it.
         max_payload: bytes that a result may take.
@@ -75,7 +77,15 @@ class Download:
     def __init__(self, head: Frame, max_payload: int) -> None:
         self.head = head
         self.total = announced(head, max_payload)
-        self.data = bytearray()
+        self.data: bytearray | None = bytearray()
+        """What has come; None once it was dropped."""
+        self.taken = 0
+        """Bytes of memory that this was seen to take."""
+        self._received = 0
+
+    def drop(self) -> None:
+        """Let go of what has come, and of what will."""
+        self.data = None
 
     def add(self, chunk: Frame) -> bool:
         """Take in a piece; whether it was the last one.
@@ -83,9 +93,15 @@ class Download:
         Raises:
             ProtocolError: there is more, or less, than was announced.
         """
-        # Grown as it comes, not joined at the end: that would need the room twice.
-        self.data += chunk.payload
-        size, is_last = len(self.data), not chunk.flags & Flag.MORE
+        payload = chunk.payload
+        if self.data is not None:
+            try:
+                # Grown as it comes, not joined at the end: that would need the room twice.
+                self.data += payload
+            except MemoryError:
+                self.drop()
+        self._received += len(payload)
+        size, is_last = self._received, not chunk.flags & Flag.MORE
         if size > self.total or (is_last and size < self.total):
             raise ProtocolError(f"a result of {self.total} bytes was announced, and {size} came")
         return is_last

@@ -108,7 +108,18 @@ class CallDeserializationError(DragonflyError, BrokenProcessPool):
 
 
 class ResultDeserializationError(DragonflyError, BrokenProcessPool):
-    """A call ran, and what it returned cannot be opened here; raised in the thread that asks for the result."""
+    """A call ran, and what it returned cannot be opened here; raised in the thread that asks for the result.
+
+    Attributes:
+        size: bytes that it takes; None if unknown. Its cause is a MemoryError where there was no memory for them.
+    """
+
+    def __init__(self, message: str, size: int | None = None) -> None:
+        super().__init__(message, size)
+        self.size = size
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class PoolBrokenError(DragonflyError, BrokenProcessPool):

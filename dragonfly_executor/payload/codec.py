@@ -26,6 +26,7 @@ from dragonfly_executor.payload.box import (
 )
 from dragonfly_executor.payload.formats import MARK, Format
 from dragonfly_executor.payload.parent_main import ParentMain
+from dragonfly_executor.payload.rebuild import main_module
 from dragonfly_executor.payload.script import describe
 from dragonfly_executor.payload.suspending import SUSPENDS
 from dragonfly_executor.payload.tracking import MAIN_NAMES, importable
@@ -73,7 +74,7 @@ class CallCodec:
         if self._format.custom is not None:
             # What a slot's import of the script calls itself. Our own picklers translate; the user's object cannot, and
             # this is multiprocessing's answer to the same question.
-            sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
+            sys.modules.setdefault("__mp_main__", main_module())
 
     def encode_call(
         self,
@@ -131,7 +132,9 @@ class CallCodec:
         except KeyboardInterrupt:
             raise
         except BaseException as exc:  # __setstate__ is user code, it may even exit
-            raise errors.ResultDeserializationError(f"the result cannot be unpickled: {_text(exc)}") from exc
+            size = len(data)
+            what = f"the result, of {size} bytes," if isinstance(exc, MemoryError) else "the result"
+            raise errors.ResultDeserializationError(f"{what} cannot be unpickled: {_text(exc)}", size) from exc
 
     def decode_error(self, data: Received) -> BaseException:
         """The exception that a slot sent, or a stand-in for it; its cause is the traceback there."""
@@ -148,7 +151,7 @@ class CallCodec:
             "path": _path(cwd),
             "cwd": cwd,
             "authkey": own_key(),
-            "main": describe(sys.modules["__main__"]),
+            "main": describe(main_module()),
         }
         return self._described(here | _shadowing(), [str(word) for word in getattr(sys, "argv", [])])
 

@@ -118,7 +118,8 @@ class SlotCodec:
             return call if len(call) == 4 else (*call, ())
         except BaseException as exc:  # imports and __setstate__ run user code, which may even exit
             text = f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}"
-            raise UnopenedCallError(f"the call cannot be unpickled on the runner: {text}") from exc
+            what = f"the call, of {len(data)} bytes," if isinstance(exc, MemoryError) else "the call"
+            raise UnopenedCallError(f"{what} cannot be unpickled on the runner: {text}") from exc
 
     def encode_result(self, value: Any, first: int | None = None) -> list[Buffer]:
         """A value as the pieces of a payload. They are views of it where it is large.

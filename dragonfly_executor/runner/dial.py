@@ -22,6 +22,12 @@ from dragonfly_executor.versions import versions
 
 PAUSE = 0.1
 """Seconds between two attempts: the parent may be late, or may have had no room."""
+CLOCKS_APART = 300.0
+"""Seconds that the clocks of parent and runner may differ."""
+STARTED_AGAIN = (
+    "this machine was started again, as after a reboot of its host; the parent has given up the runner that was here, "
+    "and its calls go elsewhere"
+)
 ATTEMPT = 10.0
 """Seconds that the steps of one attempt may take each."""
 
@@ -44,7 +50,7 @@ def take_parent() -> Parent:
     """Who the parent is. The token is nowhere else from then on, and `Parent.get` tells the calls the rest.
 
     Raises:
-        NotLetInError: nobody says so.
+        NotLetInError: nobody says so; or the boot was over long ago, so that this is another start of the same machine.
     """
     text = os.environ.get(VARIABLE, "")
     try:
@@ -52,13 +58,25 @@ def take_parent() -> Parent:
     except ValueError as error:
         reason = str(error) if text else f"nobody said who the parent is: {VARIABLE} is not set"
         raise NotLetInError(reason, "connect") from None
-    _overwrite_variable()
+    _overwrite(VARIABLE)
     os.environ[VARIABLE] = parent._replace(token=None).encode()
+    if parent.until is not None and time.time() > parent.until + CLOCKS_APART:
+        late = time.time() - parent.until
+        reason = f"{STARTED_AGAIN}: its boot was over {late:.0f} s ago"
+        raise NotLetInError(reason, "connect", exits.STARTED_AGAIN)
     return parent
 
 
-def _overwrite_variable() -> None:
-    """Blot out the token where the kernel shows it, in /proc/PID/environ.
+def drop(*names: str) -> None:
+    """Have these variables neither in the environment nor where the kernel shows it."""
+    for name in names:
+        if name in os.environ:
+            _overwrite(name)
+            del os.environ[name]
+
+
+def _overwrite(name: str) -> None:
+    """Blot out a variable's value where the kernel shows it, in /proc/PID/environ.
 
     To change or unset a variable leaves it there, and every slot that is forked would have it.
     """
@@ -66,7 +84,7 @@ def _overwrite_variable() -> None:
 
     libc = ctypes.CDLL(None)
     libc.getenv.restype = ctypes.c_void_p
-    place = libc.getenv(VARIABLE.encode())
+    place = libc.getenv(name.encode())
     if place:
         ctypes.memset(place, ord("-"), len(ctypes.string_at(place)))
 

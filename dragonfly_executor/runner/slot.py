@@ -50,6 +50,8 @@ Buffer = bytes | bytearray | memoryview
 PACKET_SIZE = HEADER_SIZE + LIMITS.size + MAX_INLINE + TOTAL.size
 LARGE_WINDOW = 16
 """Chunks of a large call that are asked for at first; the agent asks for more as they pass."""
+SCRAP_SIZE = 16 * 1024
+"""Into so many bytes a slot reads what it has no memory for. They are there before memory is short."""
 FAILED = 70
 """Exit status (EX_SOFTWARE) of a slot whose initializer failed."""
 
@@ -111,6 +113,7 @@ class _Slot:
         self._output = output
         self._progress = progress
         self._pid = os.getpid()
+        self._scrap = bytearray(SCRAP_SIZE)
         self._max_payload = 0
         self._ref: tuple[int, int] | None = None
         """The call whose limits the agent watches, if it has any."""
@@ -174,6 +177,8 @@ class _Slot:
         self._ref = (call_id, attempt) if flags & Flag.LIMITS else None
         self._modules = len(sys.modules)
         self._since = time.perf_counter()
+        if self._output is not None:
+            self._output.begin_call(self._progress.log_level)
         is_error, retryable, parts = perform(self._codec, data, self._begin)
         if os.getpid() != self._pid:
             # The call forked, and its child came back here: the result is the parent's to give.
@@ -216,15 +221,17 @@ class _Slot:
             # The one place that believes a length before the bytes are there: the parent counted what it has.
             data, fits = bytearray(total), True
         except MemoryError:
-            data, fits = bytearray(CHUNK_SIZE), False
+            data, fits = self._scrap, False
         view = memoryview(data)
         header = memoryview(bytearray(HEADER_SIZE))
         received = 0
         while received < total:
             self._read_into(header)
             length = HEADER.unpack(header)[5]
-            start = received if fits else 0
-            self._read_into(view[start : start + length])
+            if fits:
+                self._read_into(view[received : received + length])
+            else:
+                self._drop(view, length)
             received += length
         if not fits:
             raise MemoryError(f"the slot has no room for a call of {total} bytes")
@@ -237,6 +244,13 @@ class _Slot:
             if not size:
                 os._exit(1)
             view = view[size:]
+
+    def _drop(self, scrap: memoryview, size: int) -> None:
+        """Read so many bytes for which there is no room: what follows them is still to be understood."""
+        while size:
+            piece = scrap[:size]
+            self._read_into(piece)
+            size -= len(piece)
 
     def _send_error(self, call_id: int, attempt: int, error: Exception) -> None:
         """What the slot itself has to say about a call."""

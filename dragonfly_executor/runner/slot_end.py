@@ -24,6 +24,7 @@ def describe(work: Work, slot: Slot, status: int, memory: MemoryWatch | None) ->
         "output": slot.output.last_words(),
         "stack": slot.stack.read(number),
         "out_of_memory": out_of_memory,
+        "stopped_after": slot.stopped_after,
         "memory_limit": memory.limit() if out_of_memory and memory is not None else None,
     }
     return json.dumps(said).encode()

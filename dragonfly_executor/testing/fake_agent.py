@@ -22,10 +22,10 @@ from dragonfly_executor.core.wire import (
     Frame,
     Kind,
     encode,
+    split_bulk,
 )
 from dragonfly_executor.payload import SlotCodec, perform
 from dragonfly_executor.stdlib_json import json
-from dragonfly_executor.transport.link import split_bulk
 
 Ref = tuple[int, int]
 Buffer = bytes | memoryview
@@ -78,7 +78,7 @@ class FakeAgent(threading.Thread):
             return  # it has ended
 
     def freeze(self) -> None:
-        """Say nothing any more."""
+        """Say nothing any more, and take no notice of anything but the end of the link."""
         self._frozen = True
 
     # -- the thread ---------------------------------------------------------------------------------------------------
@@ -91,6 +91,8 @@ class FakeAgent(threading.Thread):
                 self._say(Kind.HELLO, payload=handshake.hello("fake", self._claimed))
             while data := self._receive():
                 for frame in decoder.feed(data):
+                    if self._frozen:
+                        continue  # what it is told now does not reach it
                     self._on.get(frame.kind, self._on_other)(frame)
             with self._speaking:
                 self._frozen = True
