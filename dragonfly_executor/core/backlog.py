@@ -11,8 +11,8 @@ from dragonfly_executor.core.calls import SETTLED, Call
 class Backlog:
     """What is still to be settled of the calls that one event has ended: a shutdown, a broken pool, a budget.
 
-    There may be a million of them. So each event settles some, and other events come in between. The calls are
-    settled in the order in which they were added; those that were settled in another way meanwhile are passed over.
+    There may be a million of them. So each tick settles some, and other events come in between. The calls are settled
+    in the order in which they were added; those that were settled in another way meanwhile are passed over.
     """
 
     __slots__ = ("entries",)

@@ -64,13 +64,14 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
             continue
         del in_flight[call_id]
         seconds += cost
-        if call.state is over:
+        state = call.state
+        if state is over:
             continue
         if retryable and pool.may_retry(call, now):
             pool.retry(call, now)
             continue
         # What Ledger.settle does for a call that is in no queue, written out: this is the hot loop.
-        if call.state is began:
+        if state is began:
             ended += 1
         call.state = over
         del calls[call_id]

@@ -137,8 +137,8 @@ class Ledger:
 
     def may_be_due(self, now: float) -> bool:
         """Whether there may be budgets or delays that have ended."""
-        first, queue = self.alarms.first, self.queue
-        return (first is not None and first[0] <= now) or (queue.delayed > 0 and queue.delays[0][0] <= now)
+        first = self.alarms.first
+        return (first is not None and first[0] <= now) or (self.queue.delayed > 0 and self.queue.is_due(now))
 
     def expired(self, now: float, at_most: int) -> list[Call]:
         """Calls of which a budget has ended by now, at most so many; they are still unsettled."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dragonfly_executor.core.actions import Action, Settle
 from dragonfly_executor.core.calls import Call
-from dragonfly_executor.core.events import Event
+from dragonfly_executor.core.events import Event, Tick
 from dragonfly_executor.core.facts import RECORD
 from dragonfly_executor.core.reconcile import idle_deadline, reconcile
 from dragonfly_executor.core.roster import RunnerState
@@ -44,8 +44,11 @@ class Machine:
         """
         self._now = now = max(now, self._now)
         pool = self.pool
+        # What is too much for one event is done in slices, one each time the driver comes back for it. Many events may
+        # come before that, and each must stay short.
+        in_turn = not pool.is_behind or type(event) is Tick
         RECORD[type(event)](pool, event, now)
-        reconcile(pool, now)
+        reconcile(pool, now, in_turn=in_turn)
         actions = pool.actions
         pool.actions = []
         return actions
@@ -53,10 +56,10 @@ class Machine:
     def deadline(self) -> float | None:
         """When `handle` is to be called next if nothing happens before, in monotonic seconds; None = never.
 
-        It may be over already: then more is to be done than one event should do.
+        The time of the last event means at once: more is to be done than one event should do. It goes on with a Tick.
         """
         pool = self.pool
-        if pool.backlog.entries:
+        if pool.is_behind:
             return self._now
         deadline, meter = pool.ledger.deadline(), pool.meter
         when = pool.back_off.until

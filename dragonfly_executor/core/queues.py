@@ -88,6 +88,10 @@ class Queue(Waiting):
                 self.delayed -= 1
                 self.put_back(call)
 
+    def is_due(self, now: float) -> bool:
+        """Whether there may be a call whose delay has ended."""
+        return self.delayed > 0 and self.delays[0][0] <= now
+
     def next_release(self) -> float | None:
         """When the next delay ends."""
         delays = self.delays

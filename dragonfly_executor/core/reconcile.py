@@ -9,13 +9,16 @@ from dragonfly_executor.core.scaling import boots_for, boots_needed
 from dragonfly_executor.core.state import PoolState
 
 
-def reconcile(pool: PoolState, now: float) -> None:
-    """Caps and budgets that ended, retries that are due, bounds, calls for runners, boots, stops: in this order."""
+def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
+    """Caps and budgets that ended, retries that are due, bounds, calls for runners, boots, stops: in this order.
+
+    With `in_turn`, up to `PoolLimits.at_once` calls are settled of those that time or another event ends.
+    """
     ledger, roster = pool.ledger, pool.roster
     if pool.meter.is_capped and pool.meter.check(now):
         spend_no_more(pool, now)
     # While calls are left whose time is over none is sent, and nothing boots: it might be for one of those.
-    is_late = ledger.may_be_due(now) and expire(pool, now)
+    is_late = (ledger.may_be_due(now) and expire(pool, now)) if in_turn else ledger.is_late(now)
     if roster.retiring or roster.up + len(roster.booting) > pool.max:
         fit(pool)
     if ledger.queue.queued and not is_late:
@@ -26,7 +29,7 @@ def reconcile(pool: PoolState, now: float) -> None:
     if pool.boots.all_hang and ledger.queued and not roster.up and pool.starts_calls and not pool.back_off.holds(now):
         # Each boot was given up, and the backend came back from none of them: no boot can begin.
         pool.give_up_booting(verdicts.all_boots_hang(len(pool.boots.hung), pool.last_boot_error))
-    if pool.backlog.entries:
+    if pool.backlog.entries and in_turn:
         pool.backlog.work(pool.limits.at_once)
     if ledger.settled:
         pool.actions.append(Settle(ledger.settled))
@@ -47,6 +50,10 @@ def reconcile(pool: PoolState, now: float) -> None:
             fit(pool)
             if ledger.queued and not is_late:
                 assign(pool)
+    if is_late or pool.backlog.entries or ledger.queue.delayed:
+        pool.is_behind = is_late or len(pool.backlog.entries) > 0 or ledger.queue.is_due(now)
+    else:
+        pool.is_behind = False
     if pool.actions:
         ledger.sweep()
 

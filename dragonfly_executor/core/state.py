@@ -51,8 +51,8 @@ class PoolLimits(Record):
         single_use: a runner takes one call and goes.
         max_boot_failures: failed boots in a row, with no runner up, after which waiting calls fail.
         max_concurrent_boots: boots that the backend can run at once.
-        at_once: calls that an event settles at most, of those that it does not name: of more that a shutdown, a broken
-            pool, a budget or the time ends, the rest follows at the machine's next deadlines, which are due at once.
+        at_once: calls that one event settles at most, of those that it does not name. Of more that a shutdown, a broken
+            pool, a budget or the time ends, the rest follows with the next ticks, for which the machine asks at once.
         shutdown_grace: seconds that a runner may take to go.
         caps: the most that all runners together may use.
     """
@@ -105,6 +105,7 @@ class PoolState:
         limits: as they were given. min, max: as they are now.
         ledger, roster: its calls and its runners.
         backlog: the calls whose end is decided, and that are still to be settled.
+        is_behind: whether the last event left something to be done at once: a backlog, budgets or delays that ended.
         back_off: the pause after failed boots.
         boots: the places of those that the backend can run at once.
         meter: what runners have used.
@@ -124,6 +125,7 @@ class PoolState:
         self.ledger: Final = Ledger()
         self.roster: Final = Roster(single_use=limits.single_use)
         self.backlog: Final = Backlog()
+        self.is_behind = False
         self.back_off: Final = BackOff()
         self.boots: Final = BootPlaces(limits.max_concurrent_boots)
         self.meter: Final = Meter(limits.caps)

@@ -13,7 +13,6 @@ from dragonfly_executor.core import events
 from dragonfly_executor.core.ledger import Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.meter import Caps
-from tests.core.validate import is_behind
 
 HURRIED = CallLimits(timeout=1e6, queue_timeout=1e5, retries=1, retry_delays=(50.0,))
 
@@ -103,7 +102,7 @@ def spent_machine(runners: int, queued: int) -> Machine:
     for runner_id in range(1, runners + 1):
         machine.handle(events.BootSucceeded(runner_id, 2), 0.0)
     machine.handle(events.Tick(), 1.0)
-    while is_behind(machine):
+    while machine.pool.is_behind:
         machine.handle(events.Tick(), 1.0)
     assert machine.pool.roster.in_flight == 4 * runners
     machine.deadline()

@@ -105,12 +105,6 @@ def is_given_up(pool: PoolState, call: Call) -> bool:
     return runner is None or call.id not in runner.in_flight
 
 
-def is_behind(machine: Machine) -> bool:
-    """Whether the machine asks to be called again at once, for what was too much for one event."""
-    deadline = machine.deadline()
-    return deadline is not None and deadline <= machine._now
-
-
 def check_boots(pool: PoolState) -> None:
     """Each boot has a place, and no place is taken by a runner that is up or gone."""
     boots = pool.boots
@@ -146,7 +140,7 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
         return
     binds = workers is not None and roster.slots > workers
     if ledger.is_late(now):
-        return
+        return  # its time may be over
     if ledger.queued and not (binds and roster.in_flight >= (workers or 0)):
         for runner in in_state(pool, RunnerState.UP):
             assert runner.retiring or len(runner.in_flight) >= runner.slots, f"calls wait, and {runner} has room"
@@ -187,11 +181,12 @@ def check_min(pool: PoolState, now: float) -> None:
 
 def check_deadline(machine: Machine, now: float) -> None:
     """What is due has been done, and what will be due has been asked for."""
-    deadline, ledger = machine.deadline(), machine.pool.ledger
+    deadline, pool = machine.deadline(), machine.pool
+    ledger = pool.ledger
     due = [call_id for due, call_id in ledger.queue.delays if call_id in ledger.calls and due <= now]
-    if machine.pool.backlog.entries or ledger.is_late(now) or due:
-        assert deadline is not None
-        assert deadline <= now, "something is left to be done, and the machine does not ask for it"
+    if pool.backlog.entries or ledger.is_late(now) or due:
+        assert pool.is_behind
+        assert deadline == now, "something is left to be done, and the machine does not ask for it"
         return
     assert deadline is None or deadline > now
     ends = [call.deadline for call in machine.unsettled() if call.deadline is not None]
