@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "stdlib_json"},
     {"core", "parent"},
-    {"backoff", "notebook", "payload", "printer", "questions", "threads", "transport", "versions"},
+    {"backoff", "notebook", "payload", "screen", "printer", "questions", "threads", "transport", "versions"},
     {"future", "lifecycle", "options", "outputs", "runner", "sync"},
     {"backends", "mapping", "narrator", "performer", "release", "reports", "transfers"},
     {"hearing"},

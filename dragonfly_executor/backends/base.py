@@ -23,6 +23,8 @@ else:
     Protocol = object
 
 logger = logging.getLogger("dragonfly_executor")
+BOOT_FAILED = {"dragonfly_boot_failed": True}
+"""What a log record has, as ``extra``, that says no more than the error of the boot does."""
 
 Buffer = bytes | bytearray | memoryview
 
