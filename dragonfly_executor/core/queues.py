@@ -119,10 +119,14 @@ class Queue(Waiting):
                 yield call
 
     def sweep(self) -> None:
-        """Drop what settled calls have left behind, once it is more than what counts."""
+        """Drop what settled calls have left behind: at the front at once, elsewhere once it is more than what counts."""
+        fresh = self._fresh
+        while fresh and fresh[0].state is not QUEUED:
+            fresh.popleft()
+            self.settled -= 1
         if self.settled > self.queued + SLACK:
             self.settled = 0
-            self._fresh = deque(call for call in self._fresh if call.state is QUEUED)
+            self._fresh = deque(call for call in fresh if call.state is QUEUED)
             self._again = [entry for entry in self._again if entry[1].state is QUEUED]
             heapify(self._again)
         if len(self.delays) > 2 * self.delayed + SLACK:
