@@ -119,7 +119,7 @@ class Queue(Waiting):
                 yield call
 
     def sweep(self) -> None:
-        """Drop what settled calls have left behind: at the front at once, elsewhere once it is more than what counts."""
+        """Drop what settled calls have left behind: in front at once, elsewhere once it is more than what counts."""
         fresh = self._fresh
         while fresh and fresh[0].state is not QUEUED:
             fresh.popleft()
