@@ -34,6 +34,20 @@ def width_of(file: TextIO | None) -> int | None:
     return shutil.get_terminal_size().columns
 
 
+def show(*lines: str, file: TextIO | None = None) -> None:
+    """Print lines now. What the encoding of the file does not have is shown as an escape."""
+    file = sys.stdout if file is None else file
+    if file is None:
+        return
+    text = "".join(f"{line}\n" for line in lines)
+    try:
+        file.write(text)
+    except UnicodeEncodeError:
+        encoding = file.encoding or "ascii"
+        file.write(text.replace("→", "->").encode(encoding, "backslashreplace").decode(encoding))
+    file.flush()
+
+
 def beside(left: str, text: str, width: int | None) -> list[str]:
     """Return the lines of a text that stands at the right of something.
 

@@ -75,12 +75,12 @@ def _refuse_foreign(options: argparse.Namespace) -> None:
 def _print(name: str, findings: Iterable[Finding]) -> Iterable[Finding]:
     """Print each finding as soon as it is there: a boot may take its time."""
     width = screen.width_of(sys.stdout)
-    print(name)
+    screen.show(name)
     for finding in findings:
         lines = screen.beside(f"  {finding.name:<14} {MARKS[finding.ok]:<7} ", finding.text, width)
         if finding.advice and finding.ok is False:
             lines += screen.beside(f"{'':<24} → ", finding.advice, width)
-        print(*lines, sep="\n", flush=True)
+        screen.show(*lines)
         yield finding
 
 

@@ -137,9 +137,9 @@ def _destroy_chosen(options: argparse.Namespace, fleet: Fleet, chosen: list[tupl
         _print_json(destroyed=[one.name for one in swept.destroyed], left=left)
     else:
         for one in swept.destroyed:
-            print(f"destroyed {one.name}")
+            screen.show(f"destroyed {one.name}")
         for one, why in swept.left:
-            print(f"NOT destroyed {one.name}: {why}")
+            screen.show(f"NOT destroyed {one.name}: {why}")
     return 1 if left else 0
 
 
@@ -172,8 +172,8 @@ def _show(sights: list[Sight], file: Any = None) -> None:
     if not sights:
         print(f"No machines. {NO_PROOF}", file=file)
         return
-    for line in screen.table(HEAD, [sight.row() for sight in sights], screen.width_of(file or sys.stdout)):
-        print(line, file=file)
+    rows = [sight.row() for sight in sights]
+    screen.show(*screen.table(HEAD, rows, screen.width_of(file or sys.stdout)), file=file)
     print(f"Costs are estimates, by prices as of {PRICES.as_of}, as if started all the time.", file=file)
 
 

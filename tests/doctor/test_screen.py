@@ -58,6 +58,18 @@ def test_what_is_no_terminal_has_no_width(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert screen.width_of(Terminal()) == 47
 
 
+def test_what_the_encoding_does_not_have_is_shown_all_the_same() -> None:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding="ascii")
+    screen.show("→ Zoë", "plain", file=file)
+    assert raw.getvalue() == b"-> Zo\\xeb\nplain\n"
+
+
+def test_a_program_without_a_console_is_shown_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    screen.show("nobody")
+
+
 LEFT = "  create         FAILED  "
 TEXT = "BootError: cannot start /a/very/long/path/to/some/python-of-the-users: there is no such file\nand a second line"
 

@@ -1,4 +1,4 @@
-"""What a backend writes down of its boots, and what becomes of that when the journal does not take it."""
+"""Writes a backend's boots into the journal, and handles a journal that cannot be written."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Records:
         self._ask_for_sweep = ask_for_sweep
 
     def begin(self, entry: Entry) -> None:
-        """Write a boot down, before Fly hears of it.
+        """Write a boot before Fly is asked for its machine.
 
         Raises:
-            BootError: it is not written, so nothing may be asked for.
+            BootError: the journal cannot be written, so the machine must not be asked for.
         """
         try:
             self._write(entry)
@@ -36,7 +36,7 @@ class Records:
             raise errors.BootError(text, "create") from error
 
     def complete(self, entry: Entry, machine: object) -> None:
-        """Write down which machine it is."""
+        """Write the machine's id."""
         try:
             self._write(entry)
         except OSError as error:
@@ -44,7 +44,7 @@ class Records:
             logger.warning("the journal does not have the number of %s: %s", machine, error)
 
     def forget(self, entry: Entry) -> None:
-        """Its machine is gone."""
+        """Remove the entry of a machine that is gone."""
         if self._journal is None:
             return
         try:
@@ -54,7 +54,7 @@ class Records:
             logger.warning("machine %s is gone, which the journal could not be told: %s", entry.name, error)
 
     def abandon(self, entry: Entry) -> str:
-        """Have it destroyed by a later sweep, such as the next boot's; who does that, in words."""
+        """Leave a machine to a later sweep, such as the next boot's. Return in words what destroys it."""
         if self._journal is None:
             return f"Without a journal no sweep does while this process lives: `dragonfly destroy {entry.name}`"
         try:
