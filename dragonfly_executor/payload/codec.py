@@ -129,7 +129,7 @@ class CallCodec:
                     if MARK not in sink[0]:
                         return [sink[0]]
                 elif not any(mark in piece for piece in sink for mark in self._marks):
-                    return snapshot(sink)
+                    return self._marked(snapshot(sink), [])
             return self._any_call(call)
         except (KeyboardInterrupt, errors.CallSerializationError):
             raise
@@ -226,7 +226,7 @@ class CallCodec:
         if imported:
             self.needs_script = True
         if imported and not definitions and not buffers.views and not self._surroundings.path:
-            return [_MAIN_CALL + body[0]] if len(body) == 1 else [_MAIN_CALL, *snapshot(body)]
+            return [_MAIN_CALL + body[0]] if len(body) == 1 else self._marked([_MAIN_CALL, *snapshot(body)], [])
         flags = BY_NAME | (NEEDS_MAIN if imported else 0)
         return self._pack(flags, definitions, snapshot(body), buffers.views, large)
 
@@ -255,11 +255,14 @@ class CallCodec:
         path = self._surroundings.path
         if path:
             flags, definitions = flags | WITH_PATH, with_path(path, definitions)
-        parts = pack(flags, definitions, body, [*large, *buffers], copy=True, first=len(large))
+        return self._marked(pack(flags, definitions, body, [*large, *buffers], copy=True, first=len(large)), large)
+
+    def _marked(self, parts: list[Buffer], lasting: list[memoryview]) -> list[Buffer]:
+        """Let slots keep what is large in a payload, and goes out again and again."""
         if max(map(len, parts)) < LEAST:
             return parts
         with self._lock:
-            return self._repeats.mark(parts, large)
+            return self._repeats.mark(parts, lasting)
 
     def _look_around(self) -> None:
         """Modules were imported, or the path has changed: by reference goes what runners find now."""

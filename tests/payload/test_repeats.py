@@ -282,7 +282,7 @@ def test_a_slot_is_sent_what_it_has_not() -> None:
 
 @pytest.mark.parametrize("answer", [b"", b"x", write_answer(3, [2]), write_answer(4, [0]), write_answer(3, [0, 1])])
 def test_an_answer_that_makes_no_sense_is_refused(answer: bytes) -> None:
-    with pytest.raises(ValueError, match="answer|piece"):
+    with pytest.raises(ValueError, match=r"answer|piece"):
         parts_of(b"aa", b"bbb", b"cccc", b"d", kept={1: 11, 2: 12}).without(memoryview(answer))
 
 
