@@ -231,7 +231,7 @@ def test_the_path_is_told_once_it_has_changed_and_from_then_on(folder: Path) -> 
     surroundings = Surroundings(path_travels=True)
     surroundings.have_changed()
     assert surroundings.path == b""  # no slot was set up yet
-    surroundings.told([os.path.join(Path.cwd(), entry) for entry in sys.path])
+    surroundings.told([str(Path.cwd() / entry) for entry in sys.path])
     assert surroundings.have_changed()
     assert surroundings.path == b""
     sys.path.append("/nowhere")
