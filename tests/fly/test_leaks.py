@@ -386,7 +386,10 @@ def test_no_call_waits_for_the_sweep(on_fly: Simulator, make: Make, make_backend
     nothing_is_left(on_fly, backend)
 
 
-def test_a_sweep_that_was_cut_short_is_due_again(on_fly: Simulator, make_backend: MakeBackend) -> None:
+def test_a_sweep_that_was_cut_short_is_due_again(
+    on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dragonfly_executor.backends.fly.first_sweep.LAST_WORDS", 0.1)
     left_behind = machine_of(on_fly, label(owner=gone()).encode())
     on_fly.faults.on("list", hang=True)
     backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)
@@ -397,6 +400,16 @@ def test_a_sweep_that_was_cut_short_is_due_again(on_fly: Simulator, make_backend
     end_of_sweep()
     assert left_behind.state == "destroyed"
     node.stop()
+    nothing_is_left(on_fly, backend)
+
+
+def test_the_last_machine_waits_a_moment_for_the_sweep(on_fly: Simulator, make_backend: MakeBackend) -> None:
+    """So that a program with one short call sweeps as well."""
+    left_behind = machine_of(on_fly, label(owner=gone()).encode())
+    on_fly.faults.on("list", delay=0.3)
+    backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)
+    boot(backend).stop()
+    assert left_behind.state == "destroyed"
     nothing_is_left(on_fly, backend)
 
 

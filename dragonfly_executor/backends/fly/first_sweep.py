@@ -14,13 +14,16 @@ from dragonfly_executor.backends.fly.sweep import Sweeper
 
 logger = logging.getLogger("dragonfly_executor")
 
+LAST_WORDS = 2.0
+"""Seconds that a sweep has left when the last machine was given back. Usually it has long ended by then."""
+
 
 class SweepBeside:
     """Starts a sweep on its own thread when a machine was created and a sweep is due.
 
     A sweep is due for the backend's first machine, and after a machine whose destruction was not confirmed. When the
-    backend's last machine is given back, a running sweep is cancelled, and is due again. A sweep destroys no machine of
-    its own process, since that process is alive.
+    backend's last machine is given back, a running sweep has `LAST_WORDS` to finish; then it is cancelled, and is due
+    again. A sweep destroys no machine of its own process, since that process is alive.
 
     Args:
         api: the app's machines.
@@ -62,11 +65,16 @@ class SweepBeside:
             self._thread = thread
 
     def node_left(self) -> None:
-        """Count a machine that was given back. The last one cancels the sweep, without waiting for it."""
+        """Count a machine that was given back. The last one waits for the sweep, for `LAST_WORDS` at most."""
         with self._lock:
             self._nodes -= 1
+            thread, given_up = self._thread, self._given_up
+            if self._nodes or thread is None:
+                return
+        thread.join(LAST_WORDS)
+        with self._lock:
             if not self._nodes:
-                self._given_up.set()
+                given_up.set()
 
     def _sweep(self, patience: Patience, given_up: GivenUp) -> Callable[[], None]:
         def run() -> None:
