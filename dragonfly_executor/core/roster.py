@@ -9,8 +9,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
-from dragonfly_executor.core.ledger import SLACK, Call, CallState
+from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.lightest import Lightest
+from dragonfly_executor.core.queues import SLACK
 from dragonfly_executor.core.runner import UP, Runner, RunnerState
 from dragonfly_executor.core.scaling import cost_after, cost_of_stuck, prefetch
 
@@ -180,12 +181,14 @@ class Roster:
     def _count(self, runner: Runner, before: int) -> None:
         load, slots = len(runner.in_flight), runner.slots
         self.in_flight += load - before
-        self.busy += min(slots, load) - min(slots, before)
+        # `min` takes longer than this, and each result comes through here.
+        self.busy += (load if load < slots else slots) - (before if before < slots else slots)  # noqa: FURB136
         self._changed(runner)
 
     def _changed(self, runner: Runner) -> None:
-        self.note(runner)
-        self._lightest.changed(runner)
+        self.rows[runner.id] = runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done
+        if self._lightest.is_kept:
+            self._lightest.changed(runner)
         self._list(runner)
 
     def _list(self, runner: Runner) -> None:

@@ -418,11 +418,11 @@ def test_nothing_that_is_over_is_kept(limits: CallLimits) -> None:
     story = Story()
     story.submit_calls(300, limits)
     story.tell(events.CancelRequested(range(1, 300)))
-    assert len(story.machine.pool.ledger._fresh) <= 66
+    assert len(story.machine.pool.ledger.queue._fresh) <= 66
     story.boots(1, 1)
     assert story.results(1, 300) == ["300 = result of 300.1"]
     ledger = story.machine.pool.ledger
-    assert len(ledger._fresh) + len(ledger._alarms) <= 128
+    assert len(ledger.queue._fresh) + ledger.alarms.count <= 128
     assert not ledger.calls
 
 
@@ -432,7 +432,7 @@ def test_retries_that_are_over_are_not_kept() -> None:
     story.results(1, *story.nodes[1].flying, retryable=True)
     assert story.stats.calls_delayed == 200
     story.tell(events.CancelRequested(list(story.accounts)))
-    assert len(story.machine.pool.ledger._retries) <= 64
+    assert len(story.machine.pool.ledger.queue.delays) <= 64
 
 
 def test_the_order_of_runners_keeps_no_more_than_a_few_entries_each() -> None:
