@@ -310,9 +310,7 @@ def _codes(value: Any, namespace: dict[str, Any], seen: set[int]) -> Iterable[Co
     if id(value) in seen:
         return
     seen.add(id(value))
-    if isinstance(value, (staticmethod, classmethod)):
-        yield from _codes(value.__func__, namespace, seen)
-    elif isinstance(value, property):
+    if isinstance(value, property):
         for part in (value.fget, value.fset, value.fdel):
             yield from _codes(part, namespace, seen)
     elif isinstance(value, FunctionType):
@@ -323,7 +321,7 @@ def _codes(value: Any, namespace: dict[str, Any], seen: set[int]) -> Iterable[Co
     elif isinstance(value, type):
         for part in list(vars(value).values()):
             yield from _codes(part, namespace, seen)
-    else:
+    else:  # static methods and class methods, too, have what they wrap
         yield from _codes(getattr(value, "__wrapped__", None), namespace, seen) if hasattr(value, "__wrapped__") else ()
 
 
