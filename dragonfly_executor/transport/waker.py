@@ -1,11 +1,15 @@
-"""How another thread wakes a loop."""
+"""How another thread wakes a loop.
+
+Without a lock: whoever wakes may be interrupted between any two steps, and a lock that it leaves behind would stop the
+loop for good.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
-from _thread import RLock
+from collections.abc import Callable
 
 
 class Waker:
@@ -35,20 +39,36 @@ def make_waker() -> Waker:
     return EventWaker() if sys.platform == "linux" else SocketWaker()
 
 
+class _Descriptor:
+    """A number that is closed when nobody uses it any more: while a wake is under way it is nobody else's file.
+
+    A forked child closes what it must not keep by itself, and the number may be another file there by now.
+    """
+
+    __slots__ = ("_owner", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._owner = os.getpid()
+
+    # Bound here: at the interpreter's end the module may be gone.
+    def __del__(self, close: Callable[[int], None] = os.close, getpid: Callable[[], int] = os.getpid) -> None:
+        if getpid() == self._owner:
+            close(self.number)
+
+
 class EventWaker(Waker):
     """An eventfd: one descriptor, and no buffer that could be full."""
 
     def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # Between a look at the number and the write it may be closed, and be somebody else's file. Reentrant, because a
-        # garbage collection in here may wake this loop as well.
-        self._lock = RLock()
+        self._event: _Descriptor | None = _Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        self.fd = self._event.number
 
     def wake(self) -> None:
         """See `Waker`."""
-        with self._lock:
-            if self.fd >= 0:
-                os.eventfd_write(self.fd, 1)
+        event = self._event
+        if event is not None:
+            os.eventfd_write(event.number, 1)
 
     def clear(self) -> None:
         """See `Waker`."""
@@ -63,9 +83,8 @@ class EventWaker(Waker):
 
     def close(self) -> None:
         """See `Waker`."""
-        with self._lock:
-            fd, self.fd = self.fd, -1
-        os.close(fd)
+        self.fd = -1
+        self._event = None
 
 
 class SocketWaker(Waker):
