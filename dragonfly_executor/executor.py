@@ -63,11 +63,12 @@ class PoolExecutor(Executor):
 
         The arguments are pickled before this returns: what happens to them later does not reach the call.
 
-        As in the standard library, a call that cannot travel fails in its future: with `CallSerializationError`, or
-        with `FrameTooLargeError` if it is larger than ``max_payload``.
+        As in the standard library, a call that cannot travel fails in its future: with `CallSerializationError`, whose
+        text names the part, or with `FrameTooLargeError` if it is larger than ``max_payload``.
 
         Raises:
             RuntimeError: the executor is shut down.
+            TypeError: `fn` is an ``async def`` or a generator function, which runners do not run.
         """
         try:
             return self._pool.submit_with(self._options, fn, args, kwargs)
@@ -87,6 +88,8 @@ class PoolExecutor(Executor):
         Iterables with a length are submitted at once, as in the standard library. Of others (a generator, an endless
         counter) only a window is submitted ahead of the results that were taken. Closing the iterator stops what is
         left. What goes wrong with an argument, in its iterator or its pickling, is raised after the results before it.
+        An exception of a call has a note that names the item by its number, or the items of the chunk if the slot was
+        lost with them.
 
         Args:
             timeout: seconds until ``__next__`` raises TimeoutError, counted from this call; None for no limit.
@@ -95,7 +98,7 @@ class PoolExecutor(Executor):
 
         Raises:
             ValueError: `chunksize` or `buffersize` is less than 1.
-            TypeError: `buffersize` is no whole number.
+            TypeError: `buffersize` is no whole number; or `fn` is an ``async def`` or a generator function.
         """
         return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
 

@@ -6,7 +6,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from itertools import islice
+from copy import copy
+from itertools import count, islice
+
+from dragonfly_executor import errors
+from dragonfly_executor.payload import suspending
+from dragonfly_executor.payload.chunk import add_note, item, run_chunk
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -18,11 +23,6 @@ else:
 
 UNSIZED_WINDOW = 1024
 """Calls that are submitted ahead of the results taken, where nobody knows how many there will be."""
-
-
-def run_chunk(fn: Callable[..., T], chunk: Sequence[tuple[Any, ...]]) -> list[T]:
-    """One call for many arguments; runs on a slot."""
-    return [fn(*arguments) for arguments in chunk]
 
 
 class Results(Iterator[T]):
@@ -63,14 +63,16 @@ def map_calls(
             raise TypeError("buffersize must be an integer or None")
         if buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
+    suspending.refuse(fn)
     deadline = None if timeout is None else time.monotonic() + timeout
     arguments = zip(*iterables)  # noqa: B905  # as the builtin map, it ends with the shortest
     chunks: Iterator[Any] = arguments if chunksize == 1 else _chunked(arguments, chunksize)
+    firsts = count(0, chunksize)
     window = _window(iterables, chunksize, buffersize)
 
     def send(chunk: Any) -> Future[Any]:
         """One call's arguments, or several calls' in one."""
-        return submit(fn, *chunk) if chunksize == 1 else submit(run_chunk, fn, chunk)
+        return submit(fn, *chunk) if chunksize == 1 else submit(run_chunk, fn, chunk, next(firsts))
 
     sent = _submitted(chunks, send)
     pending: deque[Future[Any]] = deque()
@@ -80,7 +82,7 @@ def map_calls(
         _cancel(pending)
         raise
     # Once all are submitted the results must not hold the executor: one that was dropped winds down meanwhile.
-    results = _results(pending, iter(()) if window is None else sent, deadline)
+    results = _results(pending, iter(()) if window is None else sent, deadline, chunksize)
     return Results(results if chunksize == 1 else (value for values in results for value in values), pending)
 
 
@@ -118,25 +120,49 @@ def _submitted(chunks: Iterator[Any], send: Callable[[Any], Future[Any]]) -> Ite
 
 
 def _results(
-    pending: deque[Future[Any]], sent: Iterator[Future[Any]], deadline: float | None
+    pending: deque[Future[Any]], sent: Iterator[Future[Any]], deadline: float | None, chunksize: int
 ) -> Generator[Any, None, None]:
     try:
-        while pending:
+        for first in count(0, chunksize):
+            if not pending:
+                return
             # The next one goes out before this one is waited for: the slots stay busy while results are taken.
             pending.extend(islice(sent, 1))
-            yield _take(pending, deadline)
+            yield _take(pending, deadline, first, chunksize)
     finally:
         _cancel(pending)
 
 
-def _take(pending: deque[Future[Any]], deadline: float | None) -> Any:
-    """The oldest result; nothing keeps it alive once the caller lets go of it."""
+def _take(pending: deque[Future[Any]], deadline: float | None, first: int, chunksize: int) -> Any:
+    """The oldest result; nothing keeps it alive once the caller lets go of it. An error tells whose it is."""
     future = pending.popleft()
     try:
         return future.result(None if deadline is None else deadline - time.monotonic())
+    except Exception as error:
+        if not future.done() or type(future) is Future:
+            raise  # this wait has timed out; or the arguments' iterator has raised
+        told = _named(error, first, chunksize)
+        if told is error:
+            raise
+        raise told from error.__cause__
     finally:
         future.cancel()
         del future
+
+
+def _named(error: Exception, first: int, chunksize: int) -> Exception:
+    """The error with a note that names the item, or the items of the chunk, that it belongs to."""
+    if isinstance(error, errors.DragonflyError) and not isinstance(error, errors.RemoteCallError):
+        if isinstance(error, (errors.BudgetExceeded, errors.BootError, errors.PoolBrokenError)):
+            return error  # no item's fault
+        if chunksize > 1 and isinstance(error, (errors.CallSerializationError, errors.ResultSerializationError)):
+            return error  # its text has the item
+        # One runner's end is one error for all calls that were on it. They must not have this note.
+        error = copy(error).with_traceback(error.__traceback__)
+    elif chunksize > 1:
+        return error  # the slot knew the item
+    add_note(error, f"raised for {item(first, first + chunksize - 1)}")
+    return error
 
 
 def _cancel(futures: Iterable[Future[Any]]) -> None:

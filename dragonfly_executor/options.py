@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dragonfly_executor.core.ledger import CallLimits
 from dragonfly_executor.core.meter import Caps
 from dragonfly_executor.core.record import Record
+from dragonfly_executor.payload.suspending import suspends
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -256,9 +257,13 @@ class PoolOptions:
 
 
 def hook(value: F | None, name: str) -> F | None:
-    """A callable or None; TypeError for anything else."""
+    """A callable or None; TypeError for anything else, and for one that only makes a coroutine or a generator."""
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be a callable")
+    if suspends(value):
+        raise TypeError(
+            f"{name} must be a plain function: a call of an `async def` or a generator function runs nothing"
+        )
     return value
 
 
@@ -290,6 +295,8 @@ def _output(value: Output) -> Output:
             raise ValueError(f"{choices} {value!r}")
     elif not callable(value):
         raise TypeError(f"{choices} {type(value).__name__}")
+    else:
+        hook(value, "output")
     return value
 
 
@@ -327,7 +334,7 @@ def _idle(after: Seconds | tuple[Seconds | None, IdleCheck] | None) -> tuple[flo
         return seconds(after, "idle_shutdown_after"), None
     if len(after) != 2 or not callable(after[1]):
         raise TypeError("idle_shutdown_after as a pair must be (seconds, check), and check a callable")
-    return seconds(after[0], "idle_shutdown_after"), after[1]
+    return seconds(after[0], "idle_shutdown_after"), hook(after[1], "the check of idle_shutdown_after")
 
 
 def log_level(log: int | str | bool) -> int | bool:

@@ -140,7 +140,11 @@ class Pool:
         self.name = name
         self._backend = backend
         keeper = _keeper(backend)
-        codec = CallCodec(pool_options.serializer, script_travels=keeper is None or keeper.script_travels)
+        codec = CallCodec(
+            pool_options.serializer,
+            script_travels=keeper is None or keeper.script_travels,
+            on_code=None if keeper is None else keeper.code_travels,
+        )
         self._engine = Engine(pool_options, _core_limits(pool_options, backend), backend, codec, keeper)
         self._codec = codec
         # Without a pool nobody can ask for results that are not asked for yet, so what is pending finishes, and then

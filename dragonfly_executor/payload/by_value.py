@@ -98,6 +98,7 @@ class ByValue(Tracking):
         return rebuild.new_class, (build, tracker_id, args), (state, found.__qualname__), None, None, fill
 
     def _function(self, function: FunctionType) -> Any:
+        self.codes.append((function.__code__, function.__globals__.get("__package__") or ""))
         home, known = self._home(function)
         if not known:
             return self.homeless_function(function)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 # LOAD_NAME is what the body of a class inside a function uses (LOAD_FROM_DICT_OR_GLOBALS since Python 3.12).
 _GLOBAL_OPS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 
+_IMPORTERS = frozenset({"import_module", "__import__"})
+
 
 def all_names(code: CodeType) -> set[str]:
     """Every name in a code and in those nested in it: globals, attributes, imports. Cheap, and too many."""
@@ -36,6 +38,32 @@ def code_names(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
             names |= inner
             everything |= inner_everything
     return frozenset(names), frozenset(everything)
+
+
+@lru_cache(maxsize=1024)
+def code_imports(code: CodeType) -> frozenset[str]:
+    """The modules that a code may import when it runs, nested codes included; relative names have their leading dots.
+
+    What a ``from`` statement imports may be a submodule, so it counts as one.
+    """
+    from dis import get_instructions
+
+    found: set[str] = set()
+    steps = [step for step in get_instructions(code) if step.opname != "EXTENDED_ARG"]
+    for position, step in enumerate(steps):
+        if step.opname == "IMPORT_NAME":
+            level, names = (constant.argval for constant in steps[position - 2 : position])
+            base = "." * level + step.argval
+            found.add(base)
+            dot = "" if base.endswith(".") else "."
+            found.update(f"{base}{dot}{name}" for name in names or () if name != "*")
+    if not _IMPORTERS.isdisjoint(code.co_names):
+        texts = (constant for constant in code.co_consts if isinstance(constant, str))
+        found.update(text for text in texts if all(part.isidentifier() for part in text.lstrip(".").split(".")))
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found |= code_imports(constant)
+    return frozenset(found)
 
 
 def submodules(module: ModuleType, names: Iterable[str]) -> tuple[str, ...]:

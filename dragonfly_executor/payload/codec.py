@@ -6,9 +6,10 @@ import os
 import pickle
 import sys
 from pickle import Pickler
+from types import FunctionType
 
 from dragonfly_executor import errors
-from dragonfly_executor.payload import failures
+from dragonfly_executor.payload import failures, suspending
 from dragonfly_executor.payload.authkey import own_key
 from dragonfly_executor.payload.box import (
     BOX,
@@ -26,15 +27,20 @@ from dragonfly_executor.payload.box import (
 from dragonfly_executor.payload.formats import MARK, Format
 from dragonfly_executor.payload.parent_main import ParentMain
 from dragonfly_executor.payload.script import describe
+from dragonfly_executor.payload.suspending import SUSPENDS
 from dragonfly_executor.payload.tracking import MAIN_NAMES, importable
 from dragonfly_executor.stdlib_json import is_stdlib
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from types import CodeType
     from typing import Any
 
     from dragonfly_executor.payload.box import Buffer, Received
+    from dragonfly_executor.payload.tracking import Tracking
+
+    OnCode = Callable[[list[tuple[CodeType, str]]], object]
 
 _MAIN_CALL = bytes([MAIN_CALL])
 
@@ -46,17 +52,21 @@ class CallCodec:
         serializer: how what cannot travel by reference travels: "cloudpickle" (the default), "dill", "pickle" (not at
             all), or an object with ``dumps(obj) -> bytes`` and ``loads(bytes) -> obj``.
         script_travels: whether slots can import the script; if not, what is in it travels by value.
+        on_code: told of all code that travels by value, each with the package that its relative imports start from.
 
     Raises:
         ValueError: an unknown name, or dill is not installed.
         TypeError: neither a name nor an object with dumps and loads.
     """
 
-    def __init__(self, serializer: object = "cloudpickle", *, script_travels: bool = True) -> None:
+    def __init__(
+        self, serializer: object = "cloudpickle", *, script_travels: bool = True, on_code: OnCode | None = None
+    ) -> None:
         self._format = Format(serializer)
         self._format.require()
         self._main = ParentMain(self._define, script_travels=script_travels)
         self._script_travels = script_travels
+        self._on_code = on_code
         self._importable: set[str | None] = set()
         self.needs_script = False
         """Whether a call that was encoded so far needs the script to be imported."""
@@ -75,8 +85,11 @@ class CallCodec:
         """A call as the pieces of a payload. The arguments are a snapshot: what happens to them later is not seen.
 
         Raises:
-            CallSerializationError: something in it cannot travel; its cause says what.
+            CallSerializationError: something in it cannot travel; the text says which part, its cause why.
+            TypeError: `fn` is an ``async def`` or a generator function: those do not run on runners.
         """
+        if type(fn) is not FunctionType or fn.__code__.co_flags & SUSPENDS:
+            suspending.refuse(fn)
         try:
             call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
             if self._format.custom is not None:
@@ -103,8 +116,7 @@ class CallCodec:
         except (KeyboardInterrupt, errors.CallSerializationError):
             raise
         except BaseException as exc:  # __reduce__ and __getstate__ are user code
-            text = f"{_named(fn)} or its arguments cannot be pickled: {_text(exc)}"
-            raise errors.CallSerializationError(text) from exc
+            raise errors.CallSerializationError(self._refusal(fn, args, kwargs, exc)) from exc
 
     def decode_result(self, data: Received) -> Any:
         """The value that a slot sent. Parts of it may be views of ``data``, which is not to be used again.
@@ -185,6 +197,7 @@ class CallCodec:
 
     def _any_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         sink, buffers, pickler = self._format.tracked(call, self._main)
+        self._code_travels(pickler)
         names = frozenset(pickler.hard | pickler.soft)
         definitions = self._main.definitions(names) if names else b""
         flags = self._format.flags
@@ -201,9 +214,34 @@ class CallCodec:
             flags |= NEEDS_MAIN
         return pack(flags, b"", [body], [], copy=False)
 
+    def _refusal(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], exc: BaseException
+    ) -> str:
+        """Return what is told of a call that cannot be pickled: which part it is, why, and what to do."""
+        found = None
+        if not isinstance(exc, (RecursionError, MemoryError)):
+            from dragonfly_executor.payload import blame
+
+            found = blame.of_call(_named(fn), fn, args, kwargs, self._judge)
+        if found is None:
+            return f"{_named(fn)} or its arguments cannot be pickled: {_text(exc)}"
+        kind = failures.qualified_name(type(found.value))
+        return f"{found.place}, of type {kind}, cannot be pickled: {_text(exc)}{found.advice()}"
+
+    def _judge(self, value: Any) -> object:
+        """Pickle a part of a call by itself; raise if it cannot be."""
+        if self._format.custom is not None:
+            return self._format.custom.dumps(value)
+        return self._format.tracked(value, self._main)
+
     def _define(self, values: Any, owners: frozenset[str]) -> tuple[bytes, set[str], set[str], set[str]]:
         sink, _, pickler = self._format.tracked(values, self._main, owners, inline=True)
+        self._code_travels(pickler)
         return join(snapshot(sink)), pickler.hard, pickler.soft, pickler.attributes
+
+    def _code_travels(self, pickler: Tracking) -> None:
+        if self._on_code is not None and pickler.codes:
+            self._on_code(pickler.codes)
 
     def _open(self, data: Received) -> Any:
         if data[0] != BOX:

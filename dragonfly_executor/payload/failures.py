@@ -59,7 +59,7 @@ def encode(exc: BaseException, dumps: Callable[[Any], bytes], loads: Callable[[b
         dumps: pickles what may need more than plain pickle.
         loads: the inverse: an exception that cannot be opened again does not travel.
     """
-    described = qualified_name(type(exc)), text_of(exc), traceback_text(exc)
+    described, notes = (qualified_name(type(exc)), text_of(exc), traceback_text(exc)), _notes(exc)
     try:
         _forget_tracebacks(exc)
         chain = _linked(exc)
@@ -68,7 +68,7 @@ def encode(exc: BaseException, dumps: Callable[[Any], bytes], loads: Callable[[b
             whole = _travelling([(exc, -1, -1, True)], dumps, loads)
     except BaseException:  # a class may shadow __cause__ with code of its own; the description is enough then
         whole = None
-    return [pickle.dumps((*described, whole), 5)]
+    return [pickle.dumps((*described, whole, *([notes] if notes else ())), 5)]
 
 
 def decode(data: Received, loads: Callable[[bytes], Any]) -> BaseException:
@@ -78,12 +78,15 @@ def decode(data: Received, loads: Callable[[bytes], Any]) -> BaseException:
     the chain; it is not printed again, since the text shows it already.
     """
     try:
-        name, text, traceback, whole = pickle.loads(data)
+        name, text, traceback, whole, *more = pickle.loads(data)
     except Exception as failure:
         return errors.RemoteCallError("an exception that cannot be read", f"{type(failure).__name__}: {failure}")
     exc, own_cause = _opened(whole, loads)
     if exc is None:
         exc = errors.RemoteCallError(name, text, traceback)
+    if more and not _notes(exc):
+        # It is a stand-in, or pickles itself without its notes.
+        _set(exc, "__notes__", more[0])
     remote = errors.RemoteTraceback(traceback)
     remote.__context__ = own_cause
     remote.__suppress_context__ = True
@@ -214,6 +217,15 @@ def _forget_tracebacks(exc: BaseException) -> None:
 def _set(exc: BaseException, name: str, value: object) -> None:
     # Past the class's own __setattr__: frozen dataclasses refuse.
     BaseException.__setattr__(exc, name, value)
+
+
+def _notes(exc: BaseException) -> list[str]:
+    """Return the notes of an exception that are texts."""
+    try:
+        notes = BaseException.__getattribute__(exc, "__notes__")
+        return [_shorten(str.__str__(note)) for note in notes if isinstance(note, str)]
+    except Exception:  # it has none, or something else under this name
+        return []
 
 
 def _outside_frames(traceback: TracebackType | None) -> TracebackType | None:

@@ -210,9 +210,18 @@ class ParentMain(MainView):
         except KeyboardInterrupt:
             raise
         except BaseException as exc:  # __reduce__ is user code
-            raise errors.CallSerializationError(
-                f"the global {shown!r} of __main__, which the call uses, cannot be pickled: {type(exc).__name__}: {exc}"
-            ) from exc
+            root = f"the global {shown!r} of __main__, which the call uses,"
+            text = f"{root} cannot be pickled: {type(exc).__name__}: {exc}{self._advice(values, exc)}"
+            raise errors.CallSerializationError(text) from exc
+
+    def _advice(self, values: dict[str, Any], exc: BaseException) -> str:
+        if isinstance(exc, (RecursionError, MemoryError)):
+            return ""
+        from dragonfly_executor.payload import blame
+
+        owners = frozenset(values)
+        found = blame.of_value("the globals", [*values.values()], lambda value: self._define(value, owners))
+        return found.advice() if found is not None else ""
 
     def _version(self, group: tuple[str, ...], data: bytes) -> tuple[int, bytes]:
         with self._lock:

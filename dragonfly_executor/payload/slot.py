@@ -6,7 +6,7 @@ import os
 import pickle
 import sys
 from pickle import Pickler
-from types import NoneType
+from types import CoroutineType, NoneType
 
 from dragonfly_executor import errors
 from dragonfly_executor.payload import authkey, failures
@@ -23,6 +23,7 @@ from dragonfly_executor.payload.box import (
     unpack,
     views,
 )
+from dragonfly_executor.payload.chunk import run_chunk
 from dragonfly_executor.payload.formats import MARK, Format
 from dragonfly_executor.payload.missing import explain_missing_module
 from dragonfly_executor.payload.rebuild import main_attribute
@@ -118,8 +119,12 @@ class SlotCodec:
             text = f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}"
             raise errors.CallDeserializationError(f"the call cannot be unpickled on the runner: {text}") from exc
 
-    def encode_result(self, value: Any) -> list[Buffer]:
+    def encode_result(self, value: Any, first: int | None = None) -> list[Buffer]:
         """A value as the pieces of a payload. They are views of it where it is large.
+
+        Args:
+            value: what a call returned.
+            first: of a chunk of a map: the number of its first item; None for what is no chunk's.
 
         Raises:
             ResultSerializationError: it cannot be pickled; its cause says why.
@@ -130,9 +135,7 @@ class SlotCodec:
         try:
             return self._dump(value)
         except Exception as exc:  # __reduce__ and __getstate__ are user code
-            kind = failures.qualified_name(type(value))
-            text = f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}"
-            raise errors.ResultSerializationError(f"the result, of type {kind}, cannot be pickled: {text}") from exc
+            raise errors.ResultSerializationError(self._refusal(value, exc, first)) from exc
 
     def encode_error(self, exc: BaseException) -> list[Buffer]:
         """An exception as a payload. It loses its tracebacks, which are sent as text. Never raises."""
@@ -140,6 +143,25 @@ class SlotCodec:
             explain_missing_module(exc)
         # Not with a serializer of the user's: an exception says what went wrong with that one, too.
         return failures.encode(exc, lambda chain: join(self._dump_standard(chain)), self._open)
+
+    def _refusal(self, value: Any, exc: Exception, first: int | None) -> str:
+        """Return what is told of a result that cannot be pickled: which part it is, why, and what to do."""
+        text, whole = (
+            f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}",
+            failures.qualified_name(type(value)),
+        )
+        found = None
+        if not isinstance(exc, (RecursionError, MemoryError)):
+            from dragonfly_executor.payload import blame
+
+            found = blame.of_result(value, self._dump, first)
+        if found is None:
+            return f"the result, of type {whole}, cannot be pickled: {text}"
+        kind = failures.qualified_name(type(found.value))
+        if isinstance(found.value, CoroutineType):
+            found.value.close()  # or it complains on stderr that nobody has awaited it
+        place = f"{found.place} (a {whole})" if found.steps and first is None else found.place
+        return f"{place}, of type {kind}, cannot be pickled: {text}{found.advice(returning=True)}"
 
     def _dump(self, value: Any) -> list[Buffer]:
         if self._format.custom is None:
@@ -203,6 +225,7 @@ def perform(
     retryable = False
     try:
         fn, args, kwargs, retry_on = codec.decode_call(data)
+        first = args[2] if fn is run_chunk else None
         if on_begin is not None:
             on_begin()
         try:
@@ -212,6 +235,6 @@ def perform(
             raise
         finally:
             del fn, args, kwargs
-        return False, False, codec.encode_result(value)
+        return False, False, codec.encode_result(value, first)
     except BaseException as exc:
         return True, retryable, codec.encode_error(exc)

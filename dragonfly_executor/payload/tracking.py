@@ -17,6 +17,7 @@ from dragonfly_executor.payload import rebuild
 # Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import CodeType
     from typing import Any
 
 # What the script's own module is called: in the parent, and in a process that imported it (as multiprocessing does).
@@ -104,6 +105,7 @@ class Tracking:
         hard: top-level names that have to exist before this pickle is opened.
         soft: top-level names that the code in this pickle uses when it runs.
         attributes: every name that this code uses for anything, attributes too.
+        codes: this code itself, each with the package that its relative imports start from.
     """
 
     main: MainView
@@ -112,11 +114,12 @@ class Tracking:
     hard: set[str]
     soft: set[str]
     attributes: set[str]
+    codes: list[tuple[CodeType, str]]
 
     def track(self, main: MainView, owners: frozenset[str], returning: bool) -> None:
         """Begin: nothing has been met yet."""
         self.main, self.owners, self.returning = main, owners, returning
-        self.hard, self.soft, self.attributes = set(), set(), set()
+        self.hard, self.soft, self.attributes, self.codes = set(), set(), set(), []
 
     def reducer_override(self, found: Any) -> Any:
         """Called by the C pickler for all but the plainest objects."""

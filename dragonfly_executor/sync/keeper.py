@@ -6,13 +6,17 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
+from dragonfly_executor.payload.code_names import code_imports
+from dragonfly_executor.sync.imports import absolute
 from dragonfly_executor.sync.scan import Scanner, Snapshot, SyncRefused
 
 if TYPE_CHECKING:
+    from types import CodeType
+
     from dragonfly_executor.sync.plan import Sync
 
 logger = logging.getLogger("dragonfly_executor")
@@ -39,6 +43,8 @@ class Keeper:
         self._began = float("-inf")
         self._due = float("-inf")
         self._modules = 0
+        self._later: frozenset[str] = frozenset()
+        """Names of modules that code imports which travels by itself."""
         self._refused: str | None = None
 
     @property
@@ -50,6 +56,18 @@ class Keeper:
     def main(self) -> dict[str, Any]:
         """The script as slots find it."""
         return self._scanner.script or NO_SCRIPT
+
+    def code_travels(self, codes: Iterable[tuple[CodeType, str]]) -> None:
+        """See to it that the modules travel that these codes import when they run.
+
+        Args:
+            codes: code that travels by itself, each with the package that its relative imports start from.
+        """
+        names = {name for code, package in codes for module in code_imports(code) for name in absolute(module, package)}
+        with self._lock:
+            if not names <= self._later:
+                self._later |= names
+                self._due = float("-inf")
 
     def look(self) -> None:
         """See whether anything has changed, unless that was just done and nothing was imported since. Never raises."""
@@ -77,7 +95,7 @@ class Keeper:
             self._began = self._clock()
             modules = len(sys.modules)
             try:
-                self.snapshot = self._scanner.scan(doubted)
+                self.snapshot = self._scanner.scan(doubted, self._later)
                 self._refused = None
             except SyncRefused as refusal:
                 if self._refused is None:

@@ -18,8 +18,9 @@ class Sync:
 
     Args:
         files: "auto" for the modules and packages that this program has imported from outside its site-packages and
-            standard library, and its script; a list of files and folders, relative to the working directory, for those
-            in addition (folders can be imported from); None for nothing.
+            standard library, those that code of them imports later (inside a function, say), and its script; a list of
+            files and folders, relative to the working directory, for those in addition (folders can be imported from);
+            None for nothing.
         max_file: bytes; a file that is larger does not travel, and a warning names it.
         max_total: bytes; a project that is larger does not travel, and boots fail.
         requirements: third-party packages, as a list of what stands in a requirements file, or as the path of one. They

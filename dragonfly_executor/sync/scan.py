@@ -12,11 +12,12 @@ import os
 import stat
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from dragonfly_executor.core.manifest import MAX_ENTRIES, Entry, a_directory, a_file, a_link
-from dragonfly_executor.sync import units
+from dragonfly_executor.core.manifest import FILE, MAX_ENTRIES, Entry, a_directory, a_file, a_link
+from dragonfly_executor.sync import imports, units
 from dragonfly_executor.sync.listing import listed
 from dragonfly_executor.sync.plan import MIB, Sync, too_much
 
@@ -57,12 +58,13 @@ class _Known(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What was found from one working directory: files, folders, and what lies in folders."""
+    """What was found from one working directory: files, folders, what lies in folders, what files import."""
 
     cwd: str
     files: dict[str, _Known]
     folders: dict[str, _Known]
     listed: dict[str, list[str]]
+    imports: dict[tuple[str, str], frozenset[str]]
 
 
 class Scanner:
@@ -84,9 +86,12 @@ class Scanner:
             script = None
         self._script = None if script is None else script[0]
         self.script = None if script is None else script[1]
-        seen = plan.seen if plan.seen is not None and plan.seen.cwd == cwd else Seen(cwd, {}, {}, {})
+        seen = plan.seen if plan.seen is not None and plan.seen.cwd == cwd else Seen(cwd, {}, {}, {}, {})
         # Copies: the pool that found it may still be there, and finds more.
         self._files, self._folders, self._listed = dict(seen.files), dict(seen.folders), dict(seen.listed)
+        self._imports = dict(seen.imports)
+        self._missing: frozenset[str] = frozenset()
+        self._later: frozenset[str] = frozenset()
         self._warned: set[str] = set()
         self._too_large: dict[str, int] = {}
         self._last: Snapshot | None = None
@@ -95,11 +100,12 @@ class Scanner:
         self._imported: dict[units.Unit, set[str]] = {}
         self._last_units: dict[units.Unit, set[str]] = {}
 
-    def scan(self, doubted: Collection[str] = ()) -> Snapshot:
+    def scan(self, doubted: Collection[str] = (), later: frozenset[str] = frozenset()) -> Snapshot:
         """The tree now: the same object as last time if nothing has changed.
 
         Args:
             doubted: files of this machine whose contents are to be read again, whatever their status says.
+            later: names of modules that code imports which travels by itself.
 
         Raises:
             SyncRefused: it is larger than it may be.
@@ -107,12 +113,13 @@ class Scanner:
         for path in doubted:
             self._files.pop(path, None)
         found = self._units()
-        if self._last is not None and not doubted and found == self._last_units and self._unchanged():
+        same = self._last is not None and not doubted and found == self._last_units and later == self._later
+        if self._last is not None and same and self._unchanged():
             return self._last
         self._now = _file_clock()
-        snapshot = self._build(found)
-        self._plan.seen = Seen(self._layout.cwd, self._files, self._folders, self._listed)
-        self._last_units = found
+        snapshot = self._build(found, later)
+        self._plan.seen = Seen(self._layout.cwd, self._files, self._folders, self._listed, self._imports)
+        self._last_units, self._later = found, later
         if self._last is None or snapshot != self._last:
             self._last = snapshot
         return self._last
@@ -144,15 +151,24 @@ class Scanner:
         for known, follow in ((self._files, False), (self._folders, True)):
             if any(not was.settled or _status(path, follow=follow) != was.status for path, was in known.items()):
                 return False
-        return True
+        search = imports.Search(self._layout)
+        return not any(search.unit(name) for name in self._missing)
 
     # -- the tree -----------------------------------------------------------------------------------------------------
 
-    def _build(self, found: dict[units.Unit, set[str]]) -> Snapshot:
+    def _build(self, found: dict[units.Unit, set[str]], later: frozenset[str]) -> Snapshot:
         manifest: dict[str, Entry] = {"cwd": a_directory()}
         sources: dict[str, str] = {}
         visited: set[str] = set()
-        for unit, modules in found.items():
+        roots: set[tuple[int, str]] = set()
+        follower = imports.Follower(self._layout, self._imports)
+        waiting = deque([*found.items(), *(follower.named(later) if self._plan.auto else ())])
+        while waiting:
+            unit, modules = waiting.popleft()
+            if unit.root:
+                roots.add((unit.order, unit.root))
+            if modules and modules <= visited:
+                continue
             for path, local in self._contents(unit, modules):
                 if path in manifest:
                     continue
@@ -162,14 +178,16 @@ class Scanner:
                     _add_above(manifest, path)
                     manifest[path] = entry
                     sources[path] = local
+                    if self._plan.auto and entry.kind == FILE:
+                        waiting.extend(follower.file(unit, path, local, entry.digest))
+        self._missing = frozenset(follower.missing)
         self._files = {path: known for path, known in self._files.items() if path in visited}
         self._warn_of_large_files()
         self._refuse_too_much(manifest)
-        roots = sorted({(unit.order, unit.root) for unit in found if unit.root})
-        for _, root in roots:
+        for _, root in sorted(roots):
             # A folder that nothing lies in yet can be imported from all the same; a zip file stands there already.
             _add_above(manifest, f"{root}/")
-        return Snapshot(manifest, sources, list(dict.fromkeys(root for _, root in roots)))
+        return Snapshot(manifest, sources, list(dict.fromkeys(root for _, root in sorted(roots))))
 
     def _contents(self, unit: units.Unit, modules: Iterable[str]) -> Iterable[tuple[str, str]]:
         """Path in the tree and path here, of each file of a unit."""

@@ -9,15 +9,12 @@ import os
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from dragonfly_executor.payload.script import describe
 from dragonfly_executor.payload.tracking import MAIN_NAMES
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 PACKAGE = __name__.partition(".")[0]
 # The runner brings the first itself; the others are the interpreter's own business.
@@ -73,7 +70,7 @@ def imported(layout: Layout) -> dict[Unit, set[str]]:
             continue
         file = _file(module)
         if file is not None and is_own(file):
-            unit = _archived(module, layout) or _unit(name, file, layout)
+            unit = archived(attributes(module).get("__spec__"), layout) or of_module(name, file, layout, _start)
             if unit is not None:
                 found.setdefault(unit, set()).add(file)
     return found
@@ -86,14 +83,14 @@ def of_script(layout: Layout) -> tuple[Unit, dict[str, Any]] | None:
     path, name, entry = described["path"], described["name"], described["entry"]
     if path is None or not is_own(path):
         return None
-    archived = _archived(module, layout)
-    if archived is not None:
-        inner = path[len(archived.local) :]
-        return archived, {**described, "path": archived.remote + inner, "entry": archived.remote}
+    archive = archived(attributes(module).get("__spec__"), layout)
+    if archive is not None:
+        inner = path[len(archive.local) :]
+        return archive, {**described, "path": archive.remote + inner, "entry": archive.remote}
     if not os.path.isfile(path):
         return None
     if name is not None and entry is None:
-        unit = _unit(name, path, layout)
+        unit = of_module(name, path, layout, _start)
         if unit is None:
             return None
         return unit, {**described, "path": unit.remote + path[len(unit.local) :]}
@@ -127,7 +124,8 @@ def _installed_folders() -> tuple[str, ...]:
     return tuple(f"{path}/" for folder in folders for path in {os.path.abspath(folder), os.path.realpath(folder)})
 
 
-def _attributes(module: object) -> dict[str, Any]:
+def attributes(module: object) -> dict[str, Any]:
+    """Return what a module holds, without running any code of it."""
     # Past the module's own __getattr__ and __getattribute__: a lazy one would be imported by a look at it.
     try:
         found = object.__getattribute__(module, "__dict__")
@@ -137,13 +135,12 @@ def _attributes(module: object) -> dict[str, Any]:
 
 
 def _file(module: object) -> str | None:
-    file = _attributes(module).get("__file__")
+    file = attributes(module).get("__file__")
     return os.path.abspath(file) if type(file) is str and file and not file.startswith("<") else None
 
 
-def _archived(module: ModuleType, layout: Layout) -> Unit | None:
-    """The zip file that a module was imported from, or None."""
-    spec = _attributes(module).get("__spec__")
+def archived(spec: object, layout: Layout) -> Unit | None:
+    """The zip file that a module with this spec comes from, or None."""
     archive = getattr(getattr(spec, "loader", None), "archive", None)
     if type(archive) is not str or not os.path.isfile(archive):
         return None
@@ -152,12 +149,25 @@ def _archived(module: ModuleType, layout: Layout) -> Unit | None:
     return Unit(archive, remote, remote, _order(archive))
 
 
-def _unit(name: str, file: str, layout: Layout) -> Unit | None:
-    """The outermost package around a module, or the module alone."""
-    for package in _outwards(name):
-        attributes = _attributes(sys.modules.get(package))
-        start = attributes.get("__file__")
-        if "__path__" in attributes and type(start) is str:
+def _start(package: str) -> str | None:
+    """The file of an imported package; None if it is no package, or a namespace."""
+    known = attributes(sys.modules.get(package))
+    start = known.get("__file__")
+    return start if "__path__" in known and type(start) is str else None
+
+
+def of_module(name: str, file: str, layout: Layout, start_of: Callable[[str], str | None]) -> Unit | None:
+    """The outermost package around a module, or the module alone.
+
+    Args:
+        name: the module's full name.
+        file: its file.
+        layout: where folders go.
+        start_of: the file of a package that is no namespace, by the package's name; None for all else.
+    """
+    for package in outwards(name):
+        start = start_of(package)
+        if start is not None:
             folder = os.path.dirname(os.path.abspath(start))
             # What a package imports from somewhere else is not in its folder, and goes alone.
             return _placed(package, folder, "", layout) if file.startswith(folder + "/") else None
@@ -183,7 +193,7 @@ def _placed(name: str, path: str, suffix: str, layout: Layout) -> Unit:
     return Unit(path + suffix, f"{root}/{name.replace('.', '/')}{suffix}", root, _order(folder))
 
 
-def _outwards(name: str) -> Iterator[str]:
+def outwards(name: str) -> Iterator[str]:
     """The packages that a dotted name is in, and itself, the outermost first."""
     parts = name.split(".")
     return (".".join(parts[: count + 1]) for count in range(len(parts)))

@@ -196,3 +196,60 @@ def test_maps_share_an_executor(make: Make, gate: Gate) -> None:
     one.close()
     assert [next(two) for _ in range(10)] == list(range(1030, 1040))
     two.close()
+
+
+# -- whose error it is -------------------------------------------------------------------------------------------------
+
+
+def test_an_error_in_a_map_tells_its_item(make: Make) -> None:
+    ex = make(1)
+    with pytest.raises(ZeroDivisionError) as caught:
+        list(ex.map(divmod, [1] * 30, [*[1] * 23, 0, *[1] * 6], chunksize=10))
+    assert caught.value.__notes__ == ["raised for item 23 of the map (the first is item 0): (1, 0)"]
+    with pytest.raises(ZeroDivisionError) as caught:
+        list(ex.map(divmod, [1, 1, 1], [1, 0, 1]))
+    assert caught.value.__notes__ == ["raised for item 1 of the map (the first is item 0)"]
+
+
+def test_the_loss_of_a_slot_tells_the_items_that_were_on_it(make: Make) -> None:
+    ex = make(1)
+    with pytest.raises(RunnerLostError) as caught:
+        list(ex.map(payloads.leave_if, [*[False] * 25, True], chunksize=10))
+    assert caught.value.__notes__ == ["raised for one of the items 20 to 29 of the map (the first is item 0)"]
+    with pytest.raises(RunnerLostError) as caught:
+        list(ex.map(payloads.leave_if, [False, True]))
+    assert caught.value.__notes__ == ["raised for item 1 of the map (the first is item 0)"]
+
+
+def test_what_the_iterator_raises_and_a_timeout_are_no_items(make: Make, gate: Gate, mailbox: Mailbox) -> None:
+    ex = make(1)
+    with pytest.raises(KeyError) as caught:
+        list(ex.map(payloads.echo, _breaks_at(1, KeyError("mine"))))
+    assert not hasattr(caught.value, "__notes__")
+    results = ex.map(payloads.hold, [mailbox.path], [gate.path], ["ran"], timeout=0.01)
+    with pytest.raises(TimeoutError) as late:
+        next(results)
+    assert not hasattr(late.value, "__notes__")
+
+
+async def _coroutine(x: int) -> int:
+    return x
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_a_map_refuses_an_async_function_at_once(chunksize: int, make: Make) -> None:
+    ex = make(1)
+    with pytest.raises(TypeError, match=r"_coroutine\(\) is an `async def` function"):
+        ex.map(_coroutine, [1, 2], chunksize=chunksize)
+    with pytest.raises(TypeError, match=r"_coroutine\(\) is an `async def` function"):
+        ex.submit(_coroutine, 1)
+
+
+def test_a_future_as_an_argument_fails_its_call(make: Make) -> None:
+    ex = make(1)
+    first = ex.submit(payloads.echo, 1)
+    with pytest.raises(CallSerializationError, match=r"argument 1 of echo\(\), of type .*Future.*\.result\(\)"):
+        ex.submit(payloads.echo, first).result(SOON)
+    with pytest.raises(CallSerializationError, match=r"argument 1 of item 1 of the map") as caught:
+        list(ex.map(payloads.echo, [0, first], chunksize=2))
+    assert not hasattr(caught.value, "__notes__")

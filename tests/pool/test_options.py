@@ -59,6 +59,10 @@ def test_a_context_of_multiprocessing_is_accepted_and_has_no_effect(make: MakeEx
     assert make(1, mp_context=object()).submit(echo, 1).result(PATIENCE) == 1
 
 
+async def _asynchronous(*_: Any) -> None:
+    pass
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
@@ -93,6 +97,10 @@ def test_a_context_of_multiprocessing_is_accepted_and_has_no_effect(make: MakeEx
         ({"on_shrink": 1}, TypeError, "on_shrink must be a callable"),
         ({"on_event": 1}, TypeError, "on_event must be a callable"),
         ({"boot_wait": 1}, TypeError, "boot_wait must be a callable"),
+        ({"on_event": _asynchronous}, TypeError, "on_event must be a plain function"),
+        ({"output": _asynchronous}, TypeError, "output must be a plain function"),
+        ({"initializer": _asynchronous}, TypeError, "initializer must be a plain function"),
+        ({"idle_shutdown_after": (1, _asynchronous)}, TypeError, "the check of idle_shutdown_after must be a plain"),
         ({"log": "loud"}, ValueError, "log must be False, True or a logging level"),
         ({"serializer": "json"}, ValueError, "serializer must be 'cloudpickle', 'dill' or 'pickle'"),
         ({"serializer": 1}, TypeError, "serializer must be a name or have dumps and loads"),

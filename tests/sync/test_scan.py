@@ -447,10 +447,10 @@ def test_a_burst_of_calls_looks_once(work: Path) -> None:
     scans: list[object] = []
     scan = found._scanner.scan
 
-    def slow_scan(doubted: Any = ()) -> Any:
-        scans.append(doubted)
+    def slow_scan(*arguments: Any) -> Any:
+        scans.append(arguments)
         clock.now += 0.05
-        return scan(doubted)
+        return scan(*arguments)
 
     found._scanner.scan = slow_scan  # type: ignore[method-assign]
     for _ in range(1000):
