@@ -148,9 +148,10 @@ class Pool:
         self._engine = Engine(pool_options, _core_limits(pool_options, backend), backend, codec, keeper)
         self._codec = codec
         # Without a pool nobody can ask for results that are not asked for yet, so what is pending finishes, and then
-        # the engine ends. It must not hold the pool itself.
-        self._finalizer = weakref.finalize(self, self._engine.shut_down, ShutdownMode.DRAIN)
-        self._finalizer.atexit = False
+        # the engine ends. It must not hold the pool itself. Two of them: what a Ctrl-C hits there is lost.
+        for _ in range(2):
+            finalizer = weakref.finalize(self, self._engine.shut_down, ShutdownMode.DRAIN)
+            finalizer.atexit = False
 
     def __reduce__(self) -> Any:
         raise TypeError(

@@ -16,29 +16,32 @@ if TYPE_CHECKING:
 
 
 class Questions:
-    """Questions about a pool's state, which the engine thread owns until it has ended, and which is anybody's then."""
+    """Questions about a pool's state, which the engine thread owns until it has ended, and which is anybody's then.
+
+    Without a lock: whoever asks may be interrupted between any two steps.
+    """
 
     def __init__(self, state: Machine) -> None:
         self._state = state
-        self._asked: list[SimpleQueue[Any]] = []
+        self._asked: dict[int, SimpleQueue[Any]] = {}
         self._ended = False
 
     def ask(self, loop: Loop, question: Callable[[Machine], T]) -> T:
         """The answer, given on the thread that runs `loop`, or here if that has ended. Not for that thread itself."""
-        if self._ended:
-            return question(self._state)
         answers: SimpleQueue[list[T]] = SimpleQueue()
-        self._asked.append(answers)
-        loop.call_soon_threadsafe(lambda: answers.put([question(self._state)]))
-        if self._ended:
-            answers.put([])
-        answer = answers.get()
-        self._asked.remove(answers)
+        try:
+            self._asked[id(answers)] = answers
+            if self._ended:
+                return question(self._state)
+            loop.call_soon_threadsafe(lambda: answers.put([question(self._state)]))
+            answer = answers.get()
+        finally:
+            self._asked.pop(id(answers), None)
         return answer[0] if answer else question(self._state)
 
     def end(self) -> None:
         """The thread answers no more."""
         # First the flag: who asks from now on looks at it after having got in line.
         self._ended = True
-        for answers in list(self._asked):
+        for answers in list(self._asked.values()):
             answers.put([])

@@ -1,0 +1,77 @@
+"""The start of something that takes several steps, each of which may fail: then all is there, or nothing is."""
+
+from __future__ import annotations
+
+from _thread import get_ident, start_new_thread
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from dragonfly_executor import errors
+
+
+class Start:
+    """Has something brought up once, when it is first needed, on a thread of its own.
+
+    An interrupt comes to the main thread alone. So there is no step of a start after which one could come, and nobody
+    need know how far a start had got: whoever is interrupted only waits no longer. To begin that thread is one step.
+
+    Args:
+        what: it is, for errors.
+        bring_up: brings it up, unless it is; if that fails, it undoes what it has done and raises. May be called on
+            several threads at once.
+    """
+
+    def __init__(self, what: str, bring_up: Callable[[], object]) -> None:
+        self._what = what
+        self._bring_up = bring_up
+        self._starters: set[int] = set()
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it may just be coming up."""
+        return bool(self._starters)
+
+    def wait(self) -> None:
+        """Bring it up, or wait until somebody else has.
+
+        Raises:
+            StartError: there is no thread for it, or no descriptor. Nothing is left of the attempt.
+            Exception: what else `bring_up` raised.
+        """
+        if get_ident() in self._starters:
+            # The garbage collector runs anybody's code anywhere, and nothing can be waited for here.
+            raise errors.StartError(f"{self._what} cannot be used yet: this very thread is starting it")
+        outcome: SimpleQueue[BaseException | None] = SimpleQueue()
+        try:
+            start_new_thread(self._run, (outcome,))
+        except (RuntimeError, MemoryError) as error:
+            raise self._explained(error) from error
+        failure = outcome.get()
+        if failure is None:
+            return
+        is_ours = isinstance(failure, errors.DragonflyError)
+        try:
+            if isinstance(failure, (RuntimeError, MemoryError, OSError)) and not is_ours:
+                raise self._explained(failure) from failure
+            raise failure
+        finally:
+            del failure  # its traceback holds this frame
+
+    def _explained(self, error: BaseException) -> errors.StartError:
+        return errors.StartError(
+            f"{self._what} could not be started, and nothing of it is left: {type(error).__name__}: {error}. "
+            "The next submit tries again; this process may need more threads (ulimit -u, pids.max) or descriptors "
+            "(ulimit -n)"
+        )
+
+    def _run(self, outcome: SimpleQueue[BaseException | None]) -> None:
+        """On the thread of its own."""
+        self._starters.add(get_ident())
+        try:
+            self._bring_up()
+        except BaseException as error:
+            self._starters.discard(get_ident())
+            outcome.put(error)
+        else:
+            self._starters.discard(get_ident())
+            outcome.put(None)
