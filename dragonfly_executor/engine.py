@@ -82,7 +82,7 @@ class Engine:
         self._initializer = self._encode_initializer()
         # Held by threads that no interrupt comes to.
         self._lock = threading.Lock()
-        self._start = Start(f"pool {options.name!r}", self._bring_up)
+        self._start = Start(f"pool {options.name!r}", f"dragonfly-{options.name}-start", self._bring_up)
         self._thread: threading.Thread | None = None
         """The engine thread; None until all is there."""
         self._thread_id = 0

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import threading
 from _thread import get_ident, start_new_thread
 from collections.abc import Callable
 from queue import SimpleQueue
 
 from dragonfly_executor import errors
 
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Outcome: TypeAlias = SimpleQueue[tuple[BaseException | None, threading.Thread | None]]
+
 
 class Start:
     """Has something brought up once, when it is first needed, on a thread of its own.
 
     An interrupt comes to the main thread alone. So there is no step of a start after which one could come, and nobody
-    need know how far a start had got: whoever is interrupted only waits no longer. To begin that thread is one step.
+    need know how far a start had got: whoever is interrupted only waits no longer.
 
     Args:
         what: it is, for errors.
+        thread_name: of the thread of its own.
         bring_up: brings it up, unless it is; if that fails, it undoes what it has done and raises. May be called on
             several threads at once.
     """
 
-    def __init__(self, what: str, bring_up: Callable[[], object]) -> None:
+    def __init__(self, what: str, thread_name: str, bring_up: Callable[[], object]) -> None:
         self._what = what
+        self._thread_name = thread_name
         self._bring_up = bring_up
         self._starters: set[int] = set()
 
@@ -41,12 +50,15 @@ class Start:
         if get_ident() in self._starters:
             # The garbage collector runs anybody's code anywhere, and nothing can be waited for here.
             raise errors.StartError(f"{self._what} cannot be used yet: this very thread is starting it")
-        outcome: SimpleQueue[BaseException | None] = SimpleQueue()
+        outcome: Outcome = SimpleQueue()
         try:
-            start_new_thread(self._run, (outcome,))
+            # One step, which `Thread.start` is not.
+            start_new_thread(self._begin, (outcome,))
         except (RuntimeError, MemoryError) as error:
             raise self._explained(error) from error
-        failure = outcome.get()
+        failure, thread = outcome.get()
+        if thread is not None:
+            thread.join()
         if failure is None:
             return
         is_ours = isinstance(failure, errors.DragonflyError)
@@ -64,14 +76,22 @@ class Start:
             "(ulimit -n)"
         )
 
-    def _run(self, outcome: SimpleQueue[BaseException | None]) -> None:
+    def _begin(self, outcome: Outcome) -> None:
+        """On a thread that is no more than a step."""
+        try:
+            thread = threading.Thread(target=self._run, args=(outcome,), name=self._thread_name, daemon=True)
+            thread.start()
+        except BaseException as error:
+            outcome.put((error, None))
+
+    def _run(self, outcome: Outcome) -> None:
         """On the thread of its own."""
+        failure: BaseException | None = None
         self._starters.add(get_ident())
         try:
             self._bring_up()
         except BaseException as error:
-            self._starters.discard(get_ident())
-            outcome.put(error)
-        else:
-            self._starters.discard(get_ident())
-            outcome.put(None)
+            failure = error
+        self._starters.discard(get_ident())
+        outcome.put((failure, threading.current_thread()))
+        del failure

@@ -78,8 +78,16 @@ class Loop:
         self._take: Callback = _nothing
         self.is_asleep = True
         """Whether it may have to be woken to see what other threads have handed over. Only the loop changes it."""
-        self._waker = make_waker()
-        self.add_reader(self._waker.fd, self._on_wake)
+        try:
+            self._waker = make_waker()
+        except BaseException:
+            self._poller.close()
+            raise
+        try:
+            self.add_reader(self._waker.fd, self._on_wake)
+        except BaseException:
+            self.close()
+            raise
 
     time = staticmethod(monotonic)
     """Seconds on the clock of the timers; it only ever goes forward."""
