@@ -180,7 +180,13 @@ class Boots:
             self._returned_late(runner_id)
             return
         boot.has_returned = True
-        boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self._host, self._engine.outputs)
+        try:
+            boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self._host, self._engine.outputs)
+        except (RuntimeError, MemoryError, OSError) as error:
+            # No thread or no descriptor is to be had for its link.
+            self._releaser.stop(node)
+            self._end_boot(runner_id, as_boot_error(error, "connect"))
+            return
         self._let_speak(boot.link)
         if self._lookout is not None:
             self._lookout.watch(boot.link)

@@ -78,7 +78,9 @@ class Condition(RLock):
 
 
 def holding(lock: RLock, job: Callable[[], T]) -> T:
-    """Do this with the lock held, which this thread does not hold yet. No interrupt leaves it locked."""
+    """Do this with the lock held. No interrupt leaves it locked."""
+    if lock._is_owned():  # noqa: SLF001
+        return job()  # a garbage collection has come in between
     try:
         lock.acquire()
         result = job()

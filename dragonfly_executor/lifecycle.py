@@ -26,13 +26,14 @@ def leave(engine: Engine, *, interrupted: bool, reason: str = "cannot schedule n
             engine.cancel_all(but=engine.unlinked)
         engine.shut_down(events.ShutdownMode.DRAIN, reason)
         engine.join(engine.options.shutdown_timeout if interrupted else None)
-    except KeyboardInterrupt:
-        interrupted = True
-        raise
-    finally:
         if interrupted:
             engine.shut_down(events.ShutdownMode.KILL, reason)
             engine.join()
+    except BaseException as error:
+        if interrupted or isinstance(error, KeyboardInterrupt):
+            engine.shut_down(events.ShutdownMode.KILL, reason)
+            engine.join()
+        raise
 
 
 def watch_exit(engine: Engine) -> None:

@@ -275,7 +275,11 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.leave(interrupted=kind is not None and issubclass(kind, KeyboardInterrupt))
+        try:
+            self.leave(interrupted=kind is not None and issubclass(kind, KeyboardInterrupt))
+        except KeyboardInterrupt:
+            self.kill()  # wherever it came
+            raise
 
 
 def make_pool(name: str, backend: Backend | None, options: dict[str, Any]) -> Pool:

@@ -19,9 +19,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom up: a room imports from the rooms of the lines above its own, and from itself.
 LAYERS = (
     {"errors", "stdlib_json"},
-    {"core", "parent"},
-    {"backoff", "condition", "latch", "payload", "printer", "questions", "transport", "versions"},
-    {"starting", "threads"},
+    {"condition", "core", "latch", "parent"},
+    {"backoff", "payload", "printer", "questions", "starting", "threads", "transport", "versions"},
     {"future", "intake", "lifecycle", "options", "outputs", "runner", "sync"},
     {"backends", "mapping", "narrator", "performer", "release", "reports", "transfers"},
     {"arrivals", "dialback", "lookout", "registry", "runner_link", "welcome"},

@@ -21,6 +21,9 @@ class Pump:
     Args:
         stream: the blocking one.
         sock: the other one.
+
+    Raises:
+        RuntimeError: a thread cannot be started. The socket is closed, and the stream is whoever's it was.
     """
 
     def __init__(self, stream: Stream, sock: socket.socket) -> None:
@@ -30,8 +33,15 @@ class Pump:
             threading.Thread(target=pump, name=f"dragonfly-pump-{name}", daemon=True)
             for name, pump in (("in", self._pump_in), ("out", self._pump_out))
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            # This one first: it ends with the socket, whatever the stream does.
+            for thread in reversed(self._threads):
+                thread.start()
+        except BaseException:
+            self._shut_down(socket.SHUT_RDWR)
+            if self._threads[1].ident is None:
+                self._sock.close()
+            raise
 
     def fileno(self) -> int:
         """The socket's descriptor, which a forked child must not keep; -1 once it is closed."""

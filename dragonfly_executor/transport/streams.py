@@ -101,4 +101,8 @@ def as_socket(stream: Stream) -> tuple[socket.socket, Pump | None]:
     ours, theirs = socket.socketpair()
     for sock in (ours, theirs):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PUMP_SIZE)
-    return ours, Pump(stream, theirs)
+    try:
+        return ours, Pump(stream, theirs)
+    except BaseException:
+        ours.close()
+        raise

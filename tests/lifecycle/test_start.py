@@ -1,4 +1,4 @@
-"""A pool that cannot be started: there is no thread for it, or no descriptor. Nothing is left, and it may be tried again."""
+"""A pool that cannot be started, for want of a thread or a descriptor: nothing is left, and it may be tried again."""
 
 from __future__ import annotations
 
@@ -100,9 +100,7 @@ def test_a_pool_without_descriptors_starts_anew_when_there_are_some(
 
 
 @pytest.mark.parametrize("how", ["shutdown", "exit", "kill", "collected"])
-def test_a_pool_that_never_started_ends_at_once(
-    census: Census, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+def test_a_pool_that_never_started_ends_at_once(census: Census, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.setattr(threading.Thread, "start", Shortage(threading.Thread.start, 2, RuntimeError(NO_THREAD)))
     executor = DragonflyExecutor(2, backend=FakeBackend())
     check_that_nothing_begins(executor, census)
