@@ -62,24 +62,32 @@ class Unopened(Exception):
 
 
 class Deferred:
-    """A done callback. It is called once, and on the callback thread where the engine thread would call it."""
+    """A done callback. It is called on the callback thread where the engine thread would call it.
 
-    __slots__ = ("_engine", "_fn", "_is_begun")
+    That is once, unless an interrupt comes into it: then `Future.cancel` has it called again.
+    """
+
+    __slots__ = ("_engine", "_fn", "_is_called")
 
     def __init__(self, engine: Engine, fn: Callable[[Any], object]) -> None:
         self._engine = engine
         self._fn = fn
-        self._is_begun = False
+        self._is_called = False
 
     def __call__(self, future: BaseFuture[Any]) -> None:
         """Call it, unless that was done."""
-        if self._is_begun:
+        if self._is_called:
             return
         if self._engine.is_this_thread:
             self._engine.call_back(self, future)
             return
-        self._is_begun = True
-        self._fn(future)
+        returned: object = self
+        try:
+            self._is_called = True
+            returned = self._fn(future)
+        except KeyboardInterrupt:
+            self._is_called = returned is not self
+            raise
 
 
 class Future(BaseFuture[T]):

@@ -41,20 +41,16 @@ def watch_exit(engine: Engine) -> None:
 
     Where it ends because of a Ctrl-C that nobody caught, nobody waits for them: theirs would have been hit by it, too.
     """
-    atexit.register(_ExitHook(engine))
+    # It is its own handler, so that it goes with the engine without a step of Python, at which an interrupt could come.
+    atexit.register(_ExitHook(engine, atexit.unregister))
 
 
-class _ExitHook:
-    """Holds the engine weakly: a pool that has ended costs nothing but this."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = weakref.ref(engine, self._forget)
-
-    def _forget(self, reference: object) -> None:
-        atexit.unregister(self)
+class _ExitHook(weakref.ref["Engine"]):
+    """Holds the engine weakly: a pool that has ended costs nothing."""
 
     def __call__(self) -> None:
-        engine = self._engine()
+        """Called at the interpreter's end."""
+        engine = super().__call__()
         if engine is not None:
             reason = "cannot schedule new futures after interpreter shutdown"
             leave(engine, interrupted=_ended_by_interrupt(), reason=reason)
