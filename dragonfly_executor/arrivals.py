@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from dragonfly_executor.sync import Keeper
     from dragonfly_executor.transport.loop import Loop
 
+SHORTAGES = (ImportError, MemoryError, OSError, RuntimeError)
+"""What is raised where there is no memory, no descriptor, or (RuntimeError) no thread for the link to a node."""
+
 
 class Arrivals:
     """Has a backend boot nodes, and hands each over.

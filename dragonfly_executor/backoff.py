@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from importlib import import_module
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -10,6 +12,7 @@ if TYPE_CHECKING:
 
     Wait: TypeAlias = Callable[[Any], float]
 
+RANDOM_BYTES = 4
 DOUBLINGS = 60
 """Beyond these a pause has long reached its maximum, and a power of two no longer fits a float."""
 
@@ -20,10 +23,19 @@ def exponential(attempt: int, *, first: float = 0.1, most: float = 10.0, jitter:
     These are the pauses of tenacity's ``wait_exponential(multiplier=first, max=most) + wait_random(0, jitter)``.
     tenacity itself brings asyncio, and the first call with retries then takes 200 ms to submit.
     """
-    # Loaded when something has failed, or may be tried again: most programs have no use for it.
-    from random import uniform
+    # Not `random`: most programs would load it for this alone, and the engine must import nothing when something fails.
+    share = int.from_bytes(os.urandom(RANDOM_BYTES), "big") / (1 << 8 * RANDOM_BYTES)
+    return min(most, first * 2.0 ** min(attempt - 1, DOUBLINGS)) + jitter * share
 
-    return min(most, first * 2.0 ** min(attempt - 1, DOUBLINGS)) + uniform(0.0, jitter)  # noqa: S311  # no secret
+
+def prepare(wait: Wait | None) -> None:
+    """Load what `delay` needs for this strategy, so that it can be asked while nothing can be imported."""
+    if wait is not None:
+        _tenacity()
+
+
+def _tenacity() -> Any:
+    return import_module("tenacity")
 
 
 def delay(wait: Wait | None, attempt: int) -> float:
@@ -35,8 +47,7 @@ def delay(wait: Wait | None, attempt: int) -> float:
     """
     if wait is None:
         return exponential(attempt)
-    import tenacity
-
+    tenacity = _tenacity()
     state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
     state.attempt_number = attempt
     return max(0.0, float(wait(state)))

@@ -6,9 +6,9 @@ All on the engine thread, but for the backends' `boot`, which blocks: it runs on
 from __future__ import annotations
 
 from dragonfly_executor import errors
-from dragonfly_executor.arrivals import Arrivals, as_boot_error
+from dragonfly_executor.arrivals import SHORTAGES, Arrivals, as_boot_error
 from dragonfly_executor.backends.base import BootRequest
-from dragonfly_executor.backoff import delay
+from dragonfly_executor.backoff import delay, prepare
 from dragonfly_executor.boot_times import BootTimes
 from dragonfly_executor.booting import Booting, Syncing, price_of
 from dragonfly_executor.core import events, handshake
@@ -78,6 +78,7 @@ class Boots:
         self._failures = 0
         self._hung: set[int] = set()
         """Boots that are over, and over which the backend still blocks."""
+        prepare(self._options.boot_wait)
         self._arrivals = Arrivals(
             backend,
             keeper,
@@ -94,6 +95,10 @@ class Boots:
         if keeper is not None:
             # Of its own: files are read while backends block.
             self._readers = crews.make("sync", 1)
+            # Now, and not when a runner is there: if it could not be imported then, the engine would end of that.
+            from dragonfly_executor.sync import Sender
+
+            self._make_sender = Sender
         self._lookout = Lookout(self, loop, crews) if self._dial_back is not None else None
 
     def _make_dial_back(self) -> DialBack:
@@ -180,10 +185,10 @@ class Boots:
             self._returned_late(runner_id)
             return
         boot.has_returned = True
+        codec, outputs, max_payload = self._engine.codec, self._engine.outputs, self._options.max_payload
         try:
-            boot.link = RunnerLink(runner_id, node, self._loop, self._engine.codec, self._host, self._engine.outputs)
-        except (RuntimeError, MemoryError, OSError) as error:
-            # No thread or no descriptor is to be had for its link.
+            boot.link = RunnerLink(runner_id, node, self._loop, codec, self._host, outputs, max_payload)
+        except SHORTAGES as error:
             self._releaser.stop(node)
             self._end_boot(runner_id, as_boot_error(error, "connect"))
             return
@@ -236,10 +241,8 @@ class Boots:
             self._welcome.let_in(runner, hello)
             boot.hello = hello
             run, on_engine = self._readers.run, self._loop.call_soon_threadsafe
-            from dragonfly_executor.sync import Sender
-
             hears = Syncing(runner, self.is_synced, self._host.runner_broke)
-            runner.sender = Sender(self._keeper, runner, hears, run, on_engine)
+            runner.sender = self._make_sender(self._keeper, runner, hears, run, on_engine)
             self._host.beat_on()
             runner.sender.update()
 

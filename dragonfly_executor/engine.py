@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from itertools import count
@@ -18,7 +20,7 @@ from dragonfly_executor.intake import Intake
 from dragonfly_executor.latch import Latch
 from dragonfly_executor.lifecycle import ForkGuard, watch_exit
 from dragonfly_executor.parts import Parts
-from dragonfly_executor.performer import settle
+from dragonfly_executor.performer import broken_by, fail_each, settle
 from dragonfly_executor.questions import Questions
 from dragonfly_executor.runner_link import RunnerLink
 from dragonfly_executor.starting import Start
@@ -148,6 +150,8 @@ class Engine:
             raise self._failure.with_traceback(None)
         if self._refusal is not None:
             raise RuntimeError(self._refusal)
+        if self._thread is None and sys.is_finalizing():
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def start(self) -> None:
         """Start the thread before the first submit, as a pool with ``min`` runners does; `StartError` if it cannot."""
@@ -238,6 +242,7 @@ class Engine:
             # Whoever shuts the pool down sees that this is under way, or this sees that it is shut down.
             if self._thread is not None or self._refusal is not None:
                 return
+            errors.load()
             parts = self._parts = Parts(self, self._backend, self._machine, self._initializer, self._keeper)
             self._loop, self._runners, self._do = parts.loop, parts.runners, parts.performer.do
             self._loop.feed(self._intake, self._take_inbox)
@@ -319,7 +324,7 @@ class Engine:
 
     def runner_answered(self, runner: RunnerLink, said: reports.Said) -> None:
         """Tell the core what a runner said in one read."""
-        for event in reports.events_of(runner.id, said):
+        for event in reports.events_of(runner.id, said, runner.node):
             self.handle(event)
         if said.setup_failure is not None:
             self._setup_failed(*said.setup_failure)
@@ -344,13 +349,15 @@ class Engine:
 
     def _collapse(self, bug: BaseException) -> None:
         """The engine itself has failed: nobody may wait for it, and no runner may stay."""
-        error = errors.PoolBrokenError(f"the pool's engine failed, which is a bug: {bug!r}")
-        error.__cause__ = bug
+        error = broken_by(bug)
         self._failure = self._failure or error
-        left = [*self._taken, *self._machine.unsettled(), *self._untold]
+        left = deque((*self._taken, *self._machine.unsettled(), *self._untold))
         self._intake.take(left)
         try:
-            settle(actions.Settle([(call, error) for call in left]))
+            fail_each(left, error)
         finally:
-            self._runners.abandon()
-            self._parts.narrator.complain(str(error))
+            try:
+                self._runners.abandon()
+            finally:
+                fail_each(left, error)  # again, if memory was short: now there is more of it
+                self._parts.narrator.complain(str(error))

@@ -27,6 +27,9 @@ _numbers = count(1)
 class PoolExecutor(Executor):
     """A pool as an `Executor`, with one set of call options."""
 
+    # On the class: a finalizer may submit when the interpreter has cleared the modules already.
+    _fails_in_its_future = (errors.CallSerializationError, errors.FrameTooLargeError)
+
     def __init__(self, pool: Pool, options: CallOptions, *, owns_pool: bool) -> None:
         self._pool = pool
         self._options = options
@@ -37,6 +40,17 @@ class PoolExecutor(Executor):
             f"a {type(self).__name__} cannot travel to a runner: it owns processes and threads here. "
             "Make an executor in the call instead"
         )
+
+    def __repr__(self) -> str:
+        rows = self._pool.described()
+        held = f"; held by {rows['held by']}" if "held by" in rows else ""
+        state = f"runners {rows['runners']}; slots {rows['slots']}; calls {rows['calls']}{held}"
+        return f"<{type(self).__name__} {rows['pool']!r} on {rows['backend']}: {state}>"
+
+    def _repr_html_(self) -> str:
+        from dragonfly_executor.notebook import table
+
+        return table(type(self).__name__, self._pool.described())
 
     @property
     def pool(self) -> Pool:
@@ -72,7 +86,7 @@ class PoolExecutor(Executor):
         """
         try:
             return self._pool.submit_with(self._options, fn, args, kwargs)
-        except (errors.CallSerializationError, errors.FrameTooLargeError) as error:
+        except self._fails_in_its_future as error:
             return self._pool.failed(error)
 
     def map(

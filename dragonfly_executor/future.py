@@ -34,6 +34,15 @@ class Outcome:
         self._opened: list[tuple[Any, BaseException | None]] = []
         self.is_error = is_error
 
+    @classmethod
+    def failed(cls, error: BaseException) -> Outcome:
+        """Return the outcome of a call that ran, and of which nothing but this error can be had here."""
+        outcome = cls.__new__(cls)
+        outcome._data = None  # noqa: SLF001  # of this class
+        outcome._opened = [(None, error)]  # noqa: SLF001
+        outcome.is_error = True
+        return outcome
+
     def open(self) -> tuple[Any, BaseException | None]:
         """The value, or the error in its place; opened once, in the thread that asks first."""
         if not self._opened:
@@ -44,12 +53,30 @@ class Outcome:
         # Threads that ask at the same time may each open it: the first to finish wins, so that all see one object.
         return self._opened[0]
 
+    def described(self) -> str:
+        """Return what it is in the standard library's words, without opening it: ``returned int``.
+
+        The type of a value that is not opened yet is told if that is cheap to know; else it is "object".
+        """
+        if self._opened:
+            value, error = self._opened[0]
+            return f"returned {type(value).__name__}" if error is None else f"raised {type(error).__name__}"
+        from dragonfly_executor.payload import glance
+
+        data = self._data or b"."
+        if self.is_error:
+            return f"raised {glance.error_type(data) or 'Exception'}"
+        return f"returned {glance.result_type(data) or 'object'}"
+
     def _decode(self, data: bytes | bytearray | memoryview) -> tuple[Any, BaseException | None]:
         if self.is_error:
             return None, self._codec.decode_error(data)
         try:
             return self._codec.decode_result(data), None
         except Exception as error:
+            if isinstance(error.__cause__, MemoryError):
+                # The frames of its traceback hold the bytes, which are what there is no room for.
+                error.__cause__.__traceback__ = error.__traceback__ = None
             return None, error
 
 
@@ -238,6 +265,29 @@ class Future(BaseFuture[T]):
         except KeyboardInterrupt:
             self._condition.let_go()
             raise
+
+    def state(self) -> str:
+        """Return how the call stands, in the standard library's words: "finished returned int", say."""
+        if not self.done():
+            return "running" if self.running() else "pending"
+        try:
+            error = super().exception(0)
+            outcome: Any = error if error is not None else super().result(0)
+        except CancelledError:
+            return "cancelled"
+        outcome = outcome.outcome if type(outcome) is Unopened else outcome
+        if type(outcome) is Outcome:
+            return f"finished {outcome.described()}"
+        return f"finished {'returned' if error is None else 'raised'} {type(outcome).__name__}"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {id(self):#x} state={self.state()}>"
+
+    def _repr_html_(self) -> str:
+        from dragonfly_executor.notebook import table
+
+        word, _, what = self.state().partition(" ")
+        return table(type(self).__name__, {"state": word, **({"outcome": what} if what else {})})
 
     def _refuse_in_forked_child(self) -> None:
         if self._engine.forked and not self.done():

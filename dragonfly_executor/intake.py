@@ -21,7 +21,7 @@ class Intake(deque[Call]):
             return False
         return True
 
-    def take(self, calls: list[Call]) -> None:
+    def take(self, calls: list[Call] | deque[Call]) -> None:
         """Take out all that there are, and add them to these."""
         while self:
             calls.append(self.popleft())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
+from dragonfly_executor.backoff import delays as draw
 from dragonfly_executor.core.ledger import CallLimits
 from dragonfly_executor.core.meter import Caps
 from dragonfly_executor.core.record import Record
@@ -124,8 +125,6 @@ class CallOptions(Record):
             return self._limits
         delays: tuple[float, ...] = ()
         if self.retries:
-            from dragonfly_executor.backoff import delays as draw
-
             delays = draw(self.retry_wait, self.retries)
         limits = CallLimits(
             timeout=self.timeout,

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
         def output_consumed(self, slot: int, amount: int) -> None:
             """Tell its agent."""
 
+        def output_forgotten(self, amount: int) -> None:
+            """So much of slots that have ended is done with."""
+
 
 CAPTURED = 1024 * 1024
 """Characters of a call's output that are kept: the last ones."""
@@ -126,12 +129,12 @@ class Outputs:
 
     # -- on the engine thread -----------------------------------------------------------------------------------------
 
-    def arrived(self, runner: Runner, frame: Frame) -> None:
-        """A runner has sent some."""
+    def arrived(self, runner: Runner, frame: Frame, is_here: bool) -> None:
+        """A runner has sent some; `is_here`: of a call that is known to be on it."""
         if not self._captures:
             self._crew.run(self._consume, runner, frame)
             return
-        future = self._kept.get(frame.call_id) or self._find(frame.call_id)
+        future = self._kept.get(frame.call_id) or (self._find(frame.call_id) if is_here else None)
         if future is not None:
             if future.captured is None:
                 future.captured = Captured()
@@ -148,22 +151,24 @@ class Outputs:
     def slot_is_down(self, runner: Runner, slot: int) -> None:
         """A slot has ended."""
         if self._captures:
-            self._owed.pop((runner.id, slot), None)
+            runner.output_forgotten(self._owed.pop((runner.id, slot), 0))
         else:
-            self._crew.run(self._end, runner.id, slot)
+            self._crew.run(self._end, runner, slot)
 
     def runner_is_gone(self, runner: Runner) -> None:
         """Nothing will come from it any more."""
         if not self._captures:
-            self._crew.run(self._end, runner.id, None)
+            self._crew.run(self._end, runner, None)
 
     # -- on the thread that consumes ----------------------------------------------------------------------------------
 
     def _consume(self, runner: Runner, frame: Frame) -> None:
-        # Nothing comes where the slots of a local pool print for themselves, and a cold start need not load this.
-        from dragonfly_executor.printer import Printer, Source
-
         try:
+            # Nothing comes where the slots of a local pool print for themselves, and a cold start need not load this.
+            # If it cannot be loaded the text is lost. The agent is told that it was consumed all the same: else the
+            # call would wait for ever.
+            from dragonfly_executor.printer import Printer, Source
+
             self._printer = self._printer or Printer(self._output, self._failed)
             self._printer.print(Source(runner.id, frame.detail, frame.call_id, frame.attempt), frame)
         finally:
@@ -178,8 +183,10 @@ class Outputs:
         self._owed[key] = 0 if amount >= GRANT else amount
         return amount if amount >= GRANT else 0
 
-    def _end(self, runner_id: int, slot: int | None) -> None:
-        for key in [key for key in self._owed if key[0] == runner_id and slot in (None, key[1])]:
-            del self._owed[key]
+    def _end(self, runner: Runner, slot: int | None) -> None:
+        ended = [key for key in self._owed if key[0] == runner.id and slot in (None, key[1])]
+        amount = sum(self._owed.pop(key) for key in ended)
         if self._printer is not None:
-            self._printer.end(lambda source: source.runner_id == runner_id and slot in (None, source.slot))
+            self._printer.end(runner.id, slot)
+        if amount:
+            self._call_soon(lambda: runner.output_forgotten(amount))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
 
+from dragonfly_executor import errors
 from dragonfly_executor.core import actions
 from dragonfly_executor.future import Outcome, Unopened
 
@@ -89,6 +91,24 @@ class Performer:
 def _hand_over(call: Call) -> bool:
     future: Any = call.token
     return bool(future.hand_over())
+
+
+def broken_by(bug: BaseException) -> errors.PoolBrokenError:
+    """Return the error that tells of a bug, or of a shortage, by which the engine has ended."""
+    try:
+        what = repr(bug)
+    except BaseException as failure:  # its class may be the user's own
+        what = f"{type(bug).__name__}, whose repr() raised {type(failure).__name__}"
+    error = errors.PoolBrokenError(f"the pool's engine failed, which is a bug: {what}")
+    error.__cause__ = bug
+    return error
+
+
+def fail_each(calls: deque[Call], error: Exception) -> None:
+    """Make the futures of these calls done. Each call leaves the queue as soon as its future is."""
+    while calls:
+        settle(actions.Settle([(calls[0], error)]))
+        calls.popleft()
 
 
 def settle(action: actions.Settle) -> None:

@@ -56,7 +56,8 @@ class Pool:
         on_shrink: called with the same mapping when a runner goes.
         output: what becomes of what calls write to stdout and stderr, their children included. "inherit" (the default):
             on this machine slots write where the parent does; from elsewhere the text comes over the link, and is
-            written as it is. "tag": each line is printed as ``[runner 1, call 12] text``, on the same stream.
+            written as it is. "tag": each line is printed as ``[runner 1, call 12] text``, on the same stream; control
+            characters but colours are shown as escapes, and a carriage return begins another line.
             "capture": nothing is shown, and `Future.output` has it. "drop": it is thrown away on the runner. A
             callable is called with an `OutputLine` for each line, on the pool's callback thread. With "tag" and a
             callable records of `logging` come back as records: a slot's root logger has the level of the parent's, and
@@ -148,9 +149,11 @@ class Pool:
         self._engine = Engine(pool_options, _core_limits(pool_options, backend), backend, codec, keeper)
         self._codec = codec
         # Without a pool nobody can ask for results that are not asked for yet, so what is pending finishes, and then
-        # the engine ends. It must not hold the pool itself. Two of them: what a Ctrl-C hits there is lost.
+        # the engine ends. It must not hold the pool itself. The finalizer must not hold the engine, which
+        # knows `__main__`: at the interpreter's end a `__del__` there would run only when the built-in names are gone.
+        # There are two: what a Ctrl-C hits in one of them is lost.
         for _ in range(2):
-            finalizer = weakref.finalize(self, self._engine.shut_down, ShutdownMode.DRAIN)
+            finalizer = weakref.finalize(self, _wind_down, weakref.ref(self._engine))
             finalizer.atexit = False
 
     def __reduce__(self) -> Any:
@@ -160,6 +163,17 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"<Pool {self.name!r}: {self.stats().explain}>"
+
+    def _repr_html_(self) -> str:
+        from dragonfly_executor.notebook import table
+
+        return table("Pool", self.described())
+
+    def described(self) -> dict[str, object]:
+        """Return how the pool stands as names and words, for people. There is no text of an error in it."""
+        from dragonfly_executor.notebook import pool_rows
+
+        return pool_rows(self.name, self._backend.name, self.stats())
 
     @property
     def call_options(self) -> CallOptions:
@@ -280,6 +294,13 @@ class Pool:
         except KeyboardInterrupt:
             self.kill()  # wherever it came
             raise
+
+
+def _wind_down(reference: weakref.ref[Engine]) -> None:
+    """Let an engine go whose pool is gone. While it runs, its thread holds it."""
+    engine = reference()
+    if engine is not None:
+        engine.shut_down(ShutdownMode.DRAIN)
 
 
 def make_pool(name: str, backend: Backend | None, options: dict[str, Any]) -> Pool:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dragonfly_executor.core.handshake import UNREADABLE
 from dragonfly_executor.core.output import LOG_FIELDS, Lines, Text
+from dragonfly_executor.core.terminal import harmless, overwritten
 from dragonfly_executor.core.wire import Flag, Frame
+from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.stdlib_json import json
 
 if TYPE_CHECKING:
@@ -57,7 +61,9 @@ class Printer:
             self._write = _print_tagged
         elif self._function is not None:
             self._write = self._tell
-        self._open: dict[Source, dict[str, Text | Lines]] = {}
+        self._tags = output == "tag"
+        self._open: dict[tuple[int, int], dict[Source, dict[str, Text | Lines]]] = {}
+        """By runner and slot."""
 
     def print(self, source: Source, frame: Frame) -> None:
         """Hand on what is complete with this frame."""
@@ -67,7 +73,7 @@ class Printer:
             self._log(source, bytes(frame.payload))
         else:
             stream = "stderr" if frame.flags & Flag.STDERR else "stdout"
-            texts = self._open.setdefault(source, {})
+            texts = self._texts_of(source)
             text = texts.get(stream)
             if text is None:
                 text = texts[stream] = Lines() if self._by_lines else Text()
@@ -75,13 +81,28 @@ class Printer:
             if pieces:
                 self._write(source, stream, pieces)
 
-    def end(self, which: Callable[[Source], bool]) -> None:
-        """Hand on what these have left unfinished."""
-        for source in [source for source in self._open if which(source)]:
-            self._finish(source)
+    def _texts_of(self, source: Source) -> dict[str, Text | Lines]:
+        in_slot = self._open.setdefault(source[:2], {})
+        texts = in_slot.get(source)
+        if texts is None:
+            # A slot runs one call at a time: whatever its last one has left unfinished stays so.
+            for other in [other for other in in_slot if other.call_id and source.call_id]:
+                self._finish(other)
+            texts = self._open.setdefault(source[:2], {})[source] = {}
+        return texts
+
+    def end(self, runner_id: int, slot: int | None) -> None:
+        """Hand on what a slot, or all of a runner, has left unfinished."""
+        for place in [place for place in self._open if place[0] == runner_id and slot in (None, place[1])]:
+            for source in list(self._open[place]):
+                self._finish(source)
 
     def _finish(self, source: Source) -> None:
-        for stream, text in self._open.pop(source, {}).items():
+        in_slot = self._open.get(source[:2], {})
+        texts = in_slot.pop(source, {})
+        if not in_slot:
+            self._open.pop(source[:2], None)
+        for stream, text in texts.items():
             pieces = text.end()
             if pieces:
                 self._write(source, stream, pieces)
@@ -107,23 +128,48 @@ class Printer:
             text = record.getMessage() + (f"\n{record.exc_text}" if record.exc_text else "")
             self._call([OutputLine(source.runner_id, source.call_id, "log", text, record)])
             return
-        logger = logging.getLogger(record.name)
+        if self._tags:
+            _disarm(record)
+        logger = _logger_of(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
 
 
 def _record(source: Source, data: bytes) -> logging.LogRecord:
     """The record that a call has made, with two attributes more."""
-    said: dict[str, Any] = json.loads(data)
-    record = logging.makeLogRecord({name: said[name] for name in LOG_FIELDS} | {"msg": said["message"]})
+    try:
+        said: dict[str, Any] = json.loads(data)
+        fields = {name: None if said[name] is None else LOG_FIELDS[name](said[name]) for name in LOG_FIELDS}
+        record = logging.makeLogRecord(fields | {"name": str(said["name"]), "msg": str(said["message"])})
+        time.localtime(record.created)
+    except (*UNREADABLE, OSError) as error:
+        raise ProtocolError(f"a log record of runner {source.runner_id} that cannot be read: {error!r}") from None
     record.dragonfly_runner = source.runner_id
     record.dragonfly_call = source.call_id
     return record
 
 
+def _logger_of(name: str) -> logging.Logger:
+    """The logger that decides here about records of this name. None is made for it: loggers stay for ever."""
+    known = logging.root.manager.loggerDict
+    while name:
+        logger = known.get(name)
+        if isinstance(logger, logging.Logger):
+            return logger
+        name = name.rpartition(".")[0]
+    return logging.root
+
+
+def _disarm(record: logging.LogRecord) -> None:
+    for field, value in list(vars(record).items()):
+        if isinstance(value, str):
+            setattr(record, field, harmless(value))
+
+
 def _print_tagged(source: Source, stream: str, lines: list[str]) -> None:
     who = f"runner {source.runner_id}" + (f", call {source.call_id}" if source.call_id else "")
-    _print(stream, "".join(f"[{who}] {line}\n" for line in lines))
+    shown = (harmless(piece) for line in lines for piece in overwritten(line))
+    _print(stream, "".join(f"[{who}] {piece}\n" for piece in shown))
 
 
 def _print(name: str, text: str) -> None:

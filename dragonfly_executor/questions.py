@@ -27,16 +27,31 @@ class Questions:
         self._ended = False
 
     def ask(self, loop: Loop, question: Callable[[Machine], T]) -> T:
-        """The answer, given on the thread that runs `loop`, or here if that has ended. Not for that thread itself."""
+        """The answer, given on the thread that runs `loop`, or here if that has ended. Not for that thread itself.
+
+        What the question raises is raised here, and does not end that thread.
+        """
         answers: SimpleQueue[list[T]] = SimpleQueue()
+        raised: list[Exception] = []
+
+        def answer_it() -> None:
+            """On the thread that runs the loop."""
+            try:
+                answers.put([question(self._state)])
+            except Exception as error:
+                raised.append(error)
+                answers.put([])
+
         try:
             self._asked[id(answers)] = answers
             if self._ended:
                 return question(self._state)
-            loop.call_soon_threadsafe(lambda: answers.put([question(self._state)]))
+            loop.call_soon_threadsafe(answer_it)
             answer = answers.get()
         finally:
             self._asked.pop(id(answers), None)
+        if raised:
+            raise raised.pop()
         return answer[0] if answer else question(self._state)
 
     def end(self) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
+from dragonfly_executor.core.handshake import UNREADABLE
+from dragonfly_executor.errors.exits import describe_exit
 from dragonfly_executor.future import Outcome
 from dragonfly_executor.stdlib_json import json
 
@@ -13,6 +15,7 @@ TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Any
 
+    from dragonfly_executor.backends.base import Node
     from dragonfly_executor.core.wire import Frame
     from dragonfly_executor.payload import CallCodec
 
@@ -40,8 +43,16 @@ class Said:
         self.leaving = False
         self.bye = False
 
+    def ended(self) -> Iterator[Ref]:
+        """The calls that have left the runner, whatever became of them."""
+        yield from (result[:2] for result in self.results)
+        yield from self.returned
+        yield from (ref for ref, _ in self.lost)
+        yield from (ref for ref, _ in self.timed_out)
+        yield from self.gone
 
-def events_of(runner_id: int, said: Said) -> Iterator[events.Event]:
+
+def events_of(runner_id: int, said: Said, node: Node) -> Iterator[events.Event]:
     """The events in what a runner said in one read, in the order in which the core is to hear them."""
     if said.leaving:
         # First, so that what it gives back is not sent to it again.
@@ -53,7 +64,7 @@ def events_of(runner_id: int, said: Said) -> Iterator[events.Event]:
     if said.returned:
         yield events.CallsReturned(runner_id, said.returned)
     for (call_id, attempt), how in said.lost:
-        error = slot_lost(runner_id, how)
+        error = slot_lost(runner_id, how, node)
         yield events.CallLost(runner_id, call_id, attempt, error, error.may_have_started)
     for (call_id, attempt), unopened in said.timed_out:
         yield events.CallTimedOut(runner_id, call_id, attempt, unopened)
@@ -82,21 +93,23 @@ def read_end(frame: Frame) -> dict[str, Any]:
             "stack": str(said.get("stack", "")),
             "out_of_memory": bool(said.get("out_of_memory")),
             "memory_limit": None if limit is None else int(limit),
+            "stopped_after": None if (grace := said.get("stopped_after")) is None else float(grace),
         }
-    except (AttributeError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise errors.ProtocolError(f"a LOST that cannot be read: {error!r}") from None
 
 
-def slot_lost(runner_id: int, how: dict[str, Any]) -> errors.RunnerLostError:
+def slot_lost(runner_id: int, how: dict[str, Any], node: Node) -> errors.RunnerLostError:
     """The error of a call whose slot died under it."""
-    from dragonfly_executor.errors.broken import describe_exit
-
     end = describe_exit(how["code"], how["signal"])
     text = f"the slot that ran this call (process {how['pid']} of runner {runner_id}) was lost: it {end}"
     if how["out_of_memory"]:
         limit = how["memory_limit"]
         whose = "of the machine" if limit is None else f"of its cgroup, {limit} bytes ({limit / 2**20:.0f} MiB),"
         text += f" by the kernel's OOM killer: the memory {whose} ran out. Give it more, or run fewer calls at once"
+    if how["stopped_after"] is not None:
+        text += f". {node.stopper} had stopped its runner, and calls have {how['stopped_after']:g} s to finish then"
+        text += f": {node.stop_advice}" if node.stop_advice else ""
     return errors.RunnerLostError(
         text, how["code"], how["signal"], runner_id, how["started"], how["output"], how["stack"], how["out_of_memory"]
     )

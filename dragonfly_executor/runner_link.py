@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dragonfly_executor import errors
-from dragonfly_executor.core import handshake
+from dragonfly_executor.core import bounds, handshake
 from dragonfly_executor.core.ledger import Call
 from dragonfly_executor.core.wire import (
     CHUNK_SIZE,
@@ -20,7 +20,8 @@ from dragonfly_executor.core.wire import (
     encode,
 )
 from dragonfly_executor.future import Outcome
-from dragonfly_executor.reports import Ref, Result, Said, read_end
+from dragonfly_executor.hearing import Hearing
+from dragonfly_executor.reports import Ref, Result, Said
 from dragonfly_executor.stdlib_json import json
 from dragonfly_executor.transfers import Transfers
 from dragonfly_executor.transport.link import Link
@@ -62,19 +63,28 @@ class Listener(Protocol):
     def runner_answered(self, runner: RunnerLink, said: Said) -> None:
         """What one read brought."""
 
+    def make_room(self) -> bool:
+        """Memory is short: let go of what can be, wherever it is; False if there is nothing."""
+
+    def has_call(self, runner: RunnerLink, ref: Ref) -> bool | None:
+        """Whether this call is on the runner; None if it is on its way out, and its calls do not count any more."""
+
 
 class RunnerLink:
     """Speaks with one runner. Belongs to the engine thread."""
 
     def __init__(
-        self, runner_id: int, node: Node, loop: Loop, codec: CallCodec, listener: Listener, outputs: Outputs
+        self,
+        runner_id: int,
+        node: Node,
+        loop: Loop,
+        codec: CallCodec,
+        listener: Listener,
+        outputs: Outputs,
+        max_payload: int,
     ) -> None:
         self.id = runner_id
         self.node = node
-        self.slots = 0
-        # Each slot leads a session of its own. If the agent is killed, that is how the node finds what was in it.
-        self._sessions: set[int] = set()
-        node.sessions = self._sessions
         self.pid: int | None = None
         self.never_left: set[Ref] = set()
         """Once the link has ended: the calls of which the runner cannot have everything, so that they never started."""
@@ -82,16 +92,22 @@ class RunnerLink:
         """When the last whole frame came."""
         self.welcomed = False
         self.said_bye = False
+        self.is_leaving = False
+        """Whether it was told to go from outside, and has said so."""
         self.sender: Sender | None = None
         """Sends the parent's files, where the node does not see them."""
         self.held: set[Ref] = set()
         """Calls that the runner does not begin before it has said that it has those files."""
         self._loop = loop
         self._codec = codec
+        self._inline_size = HEADER_SIZE + bounds.inline_room(max_payload)
         self._listener = listener
         self._outputs = outputs
-        self._transfers = Transfers(codec)
+        self._transfers = Transfers(codec, max_payload)
         self._starts = node.starts
+        self._hearing = Hearing(self, self._transfers, outputs, node.starts)
+        # Each slot leads a session of its own. If the agent is killed, that is how the node finds what was in it.
+        node.sessions = self._hearing.sessions
         self._link: Link | None = None
         self._pump: Pump | None = None
         if node.stream is not None:
@@ -101,7 +117,17 @@ class RunnerLink:
         """Speak over this stream from now on."""
         sock, self._pump = as_socket(stream)
         self._link = Link(self._loop, sock, self._on_frames, self._on_closed, handshake=True)
+        self._link.on_shortage = self._listener.make_room
         self._transfers.attach(self._link)
+
+    @property
+    def slots(self) -> int:
+        """Calls that it runs at once."""
+        return self._hearing.account.slots
+
+    @slots.setter
+    def slots(self, slots: int) -> None:
+        self._hearing.account.slots = slots
 
     @property
     def name(self) -> str:
@@ -131,6 +157,8 @@ class RunnerLink:
         payload, limits, link, starts = call.payload, call.limits, self._link, self._starts
         if link is None or link.closed:
             return
+        if link.is_blocked:
+            self._hearing.unwritten[call.id, call.attempt] = link.next_place
         number = 0 if starts is None else starts.assign((call.id, call.attempt))
         if type(payload) is bytes and limits.timeout is None and limits.run_timeout is None:
             link.queue(HEADER.pack(CALL, 0, call.attempt, number, call.id, len(payload)) + payload)
@@ -163,17 +191,24 @@ class RunnerLink:
 
     def check_idle(self, payload: bytes) -> None:
         """Ask the runner's idle check."""
+        self._hearing.is_asked = True
         self._say(encode(Kind.CHECK_IDLE, payload=payload))
 
     def ping(self) -> None:
         """Show that the parent is alive, and ask the same. The answer carries when that was."""
-        self._say(encode(Kind.PING, detail=self._microseconds()))
+        self._say(encode(Kind.PING, detail=self.microseconds()))
 
     def output_consumed(self, slot: int, amount: int) -> None:
         """Tell it that of what this slot wrote so much more is done with."""
-        self._say(encode(Kind.OUTPUT, amount, detail=slot))
+        if self._hearing.account.consumed(slot, amount):
+            self.reply(encode(Kind.OUTPUT, amount, detail=slot))
 
-    def _microseconds(self) -> int:
+    def output_forgotten(self, amount: int) -> None:
+        """So much of what slots have written that have ended is done with."""
+        self._hearing.account.forgotten(amount)
+
+    def microseconds(self) -> int:
+        """The time, as a PING says it."""
         return int(self._loop.time() * 1e6) & MAX_DETAIL
 
     def stop(self, grace: float) -> None:
@@ -183,6 +218,11 @@ class RunnerLink:
     def say(self, frame: bytes) -> None:
         """Say anything, ahead of all that is large."""
         self._say(frame)
+
+    def reply(self, frame: bytes) -> None:
+        """Answer what it has asked. One that asks on and on, and reads nothing, breaks the protocol."""
+        if self._link is not None and not self._link.closed:
+            self._link.reply(frame)
 
     def say_bulk(self, header: bytes, piece: bytes = b"") -> None:
         """Say anything, behind what is large."""
@@ -211,6 +251,15 @@ class RunnerLink:
         if self._link is not None:
             self._link.last_heard = now
 
+    @property
+    def most_held(self) -> int:
+        """Bytes of the largest result that is coming in."""
+        return self._transfers.most_held
+
+    def drop_largest(self) -> None:
+        """Drop the largest result that is coming in."""
+        self._transfers.drop_largest()
+
     def close(self) -> None:
         """End the link."""
         if self._link is not None:
@@ -233,6 +282,10 @@ class RunnerLink:
         self.node.stop()
         return [] if self._pump is None else self._pump.join(PUMP_PATIENCE)
 
+    def has_call(self, ref: Ref) -> bool | None:
+        """Whether this call is on it."""
+        return self._listener.has_call(self, ref)
+
     def _on_closed(self, reason: Exception | None) -> None:
         how = "ended" if reason is None else f"broke: {reason}"
         text = f"the link to {self.name} {how}"
@@ -244,10 +297,12 @@ class RunnerLink:
             return
         self.last_frame = self.last_heard
         results: list[Result] = []
-        codec, said = self._codec, None
+        codec, inline_size, said = self._codec, self._inline_size, None
         for frame in frames:
             kind, flags, attempt, detail, call_id, raw = frame
             if kind == RESULT and not flags & LARGE:
+                if len(raw) > inline_size:
+                    bounds.check_inline(frame, inline_size - HEADER_SIZE)
                 outcome = Outcome(codec, memoryview(raw)[HEADER_SIZE:], bool(flags & ERROR))
                 results.append((call_id, attempt, detail * 1e-6, outcome, bool(flags & RETRYABLE)))
             else:
@@ -255,6 +310,8 @@ class RunnerLink:
                 self._sort(frame, said)
         if self._starts is not None:
             self._starts.release_results(results)
+        if self._hearing.unwritten:
+            self._hearing.check_written(said or Said(results), self._link)
         # Nearly all that is ever read are small results: they take the short way.
         if said is None:
             self._listener.results_arrived(self, results)
@@ -263,10 +320,13 @@ class RunnerLink:
 
     def _on_first_frame(self, frame: Frame) -> None:
         try:
+            if frame.kind == Kind.BYE:
+                text = bytes(frame.payload).decode(errors="replace")
+                raise errors.BootError(f"{self.name} cannot be a runner: {text}", "handshake")
             if frame.kind != Kind.HELLO:
                 raise errors.ProtocolError(f"the runner's first frame is not a HELLO but of kind {frame.kind}")
             hello = handshake.read_hello(bytes(frame.payload))
-        except errors.ProtocolError as error:
+        except (errors.BootError, errors.ProtocolError) as error:
             self._listener.runner_broke(self, error)
             return
         reason = handshake.mismatch(versions_beside(hello.versions), hello.versions)
@@ -279,65 +339,4 @@ class RunnerLink:
 
     def _sort(self, frame: Frame, said: Said) -> None:
         """Everything but a small result."""
-        if frame.kind == Kind.OUTPUT:
-            self._outputs.arrived(self, frame)
-        elif frame.call_id:
-            self._on_call_frame((frame.call_id, frame.attempt), frame, said)
-        else:
-            self._on_runner_frame(frame, said)
-
-    def _on_call_frame(self, ref: Ref, frame: Frame, said: Said) -> None:
-        """What became of one call."""
-        match frame.kind:
-            case Kind.RESULT:
-                self._transfers.expect(ref, frame)
-            case Kind.CHUNK:
-                result = self._transfers.chunk_arrived(ref, frame)
-                if result is not None:
-                    said.results.append(result)
-            case Kind.PULL:
-                self._transfers.upload(ref, frame.detail)
-            case Kind.STARTED:
-                said.started.append(ref)
-            case Kind.RETURNED:
-                self._forget(ref)
-                said.returned.append(ref)
-            case Kind.LOST:
-                self._forget(ref)
-                said.lost.append((ref, read_end(frame)))
-            case Kind.TIMED_OUT:
-                self._forget(ref)
-                said.timed_out.append((ref, frame.detail / 1000))
-            case Kind.GONE:
-                self._forget(ref)
-                said.gone.append(ref)
-
-    def _forget(self, ref: Ref) -> None:
-        """A call has left the runner without a result."""
-        self._transfers.forget(ref)
-        if self._starts is not None:
-            self._starts.release(ref)
-
-    def _on_runner_frame(self, frame: Frame, said: Said) -> None:
-        """What concerns the runner as a whole."""
-        match frame.kind:
-            case Kind.IDLE:
-                said.idle = bool(frame.detail)
-                said.warning = bytes(frame.payload).decode(errors="replace")
-            case Kind.SETUP_FAILED:
-                said.setup_failure = (bytes(frame.payload), bool(frame.flags & Flag.ERROR))
-            case Kind.SLOT_UP:
-                self._sessions.add(frame.detail)
-            case Kind.SLOT_DOWN:
-                self._sessions.discard(frame.detail)
-                self._outputs.slot_is_down(self, frame.detail)
-            case Kind.PING:
-                self._say(encode(Kind.PONG, detail=frame.detail))
-            case Kind.PONG:
-                said.round_trip = ((self._microseconds() - frame.detail) & MAX_DETAIL) / 1e6
-            case Kind.SYNC_HAVE | Kind.SYNC_END:
-                said.synced.append(frame)
-            case Kind.STOP:
-                said.leaving = True
-            case Kind.BYE:
-                said.bye = True
+        self._hearing.heard(frame, said)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dragonfly_executor import errors
 from dragonfly_executor.boots import Boots
 from dragonfly_executor.core import events, handshake
+from dragonfly_executor.core.bounds import MAX_WARNING
+from dragonfly_executor.core.terminal import harmless
 from dragonfly_executor.release import Releaser
 from dragonfly_executor.welcome import Welcome
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.wire import Frame
     from dragonfly_executor.engine import Engine
     from dragonfly_executor.narrator import Narrator
-    from dragonfly_executor.reports import Result, Said
+    from dragonfly_executor.reports import Ref, Result, Said
     from dragonfly_executor.runner_link import RunnerLink
     from dragonfly_executor.sync import Keeper
     from dragonfly_executor.threads import Crews
@@ -128,8 +130,22 @@ class Runners:
     def runner_answered(self, runner: RunnerLink, said: Said) -> None:
         """Pass on what a runner said."""
         if said.warning:
-            self._narrator.warn(f"{runner.name}: {said.warning}")
+            self._narrator.warn(f"{runner.name}: {harmless(said.warning[:MAX_WARNING])}")
+        runner.is_leaving = runner.is_leaving or said.leaving
         self._engine.runner_answered(runner, said)
+
+    def make_room(self) -> bool:
+        """Drop the largest result that is coming in, from whatever runner; False if there is none."""
+        links = [*self._up.values(), *(runner for runner, _ in self._stopping.values())]
+        fullest = max(links, key=lambda link: link.most_held, default=None)
+        if fullest is None or not fullest.most_held:
+            return False
+        fullest.drop_largest()
+        return True
+
+    def has_call(self, runner: RunnerLink, ref: Ref) -> bool | None:
+        """Whether a call is on a runner."""
+        return self._engine.ask(lambda machine: machine.has_call(runner.id, *ref))
 
     def check_idle(self, runner_id: int) -> None:
         """Ask the runner's idle check."""
@@ -142,6 +158,8 @@ class Runners:
         elif runner.id in self._up:
             runner.close()
             text = f"{runner.name} (process {runner.pid}) was lost: {error}"
+            if runner.is_leaving:
+                text += f". {runner.node.stopper} had stopped it"
             lost = errors.RunnerLostError(text, runner_id=runner.id)
             lost.__cause__ = error
             self._lose(runner, lost)
@@ -184,22 +202,31 @@ class Runners:
         now = self._loop.time()
         # This process slept or was stopped: the silence was its own.
         overslept = now - self._heartbeat_due > self._options.heartbeat
-        for runner in list(self._up.values()):
+        for runner in [*self._up.values(), *self._saying_goodbye()]:
             if overslept:
                 runner.forgive(now)
             silent, mumbling = now - runner.last_heard, now - runner.last_frame
             if silent > self._options.dead_after:
-                self.runner_broke(runner, TimeoutError(f"nothing heard from it for {silent:.1f} s"))
+                self._cut(runner, f"nothing heard from it for {silent:.1f} s")
             elif mumbling > MUMBLING * self._options.dead_after:
-                self.runner_broke(runner, TimeoutError(f"nothing that makes sense came from it for {mumbling:.1f} s"))
+                self._cut(runner, f"nothing that makes sense came from it for {mumbling:.1f} s")
             else:
                 runner.ping()
         # What is sent before a runner is up may take longer than its lease.
         syncing = self._boots.syncing()
         for runner in syncing:
             runner.ping()
-        if self._up or syncing:
+        if self._up or syncing or self._saying_goodbye():
             self.beat_on()
+
+    def _saying_goodbye(self) -> list[RunnerLink]:
+        """Return the runners that were told to go, and have yet to say that they do."""
+        return [runner for runner, timer in self._stopping.values() if timer is not None]
+
+    def _cut(self, runner: RunnerLink, why: str) -> None:
+        """Give up on a runner that does not answer, without waiting for any answer of its."""
+        runner.node.is_silent = True
+        self.runner_broke(runner, TimeoutError(why))
 
     # -- stop ---------------------------------------------------------------------------------------------------------
 
@@ -218,7 +245,7 @@ class Runners:
             self._stopping[runner_id] = (runner, None)
             self._releaser.release(runner, lambda: self._gone(runner_id))
             return
-        timer = self._loop.call_later(grace + STOP_SLACK, lambda: self._leave(runner_id))
+        timer = self._loop.call_later(grace + STOP_SLACK, lambda: self._cut(runner, "it does not go"))
         self._stopping[runner_id] = (runner, timer)
         runner.stop(grace)
 

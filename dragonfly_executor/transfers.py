@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from mmap import mmap
+from sys import getsizeof
 
-from dragonfly_executor.core.wire import MAX_INLINE, Flag, Frame
+from dragonfly_executor import errors
+from dragonfly_executor.core.bounds import Download
+from dragonfly_executor.core.wire import MAX_INLINE, Flag, Frame, split_bulk
+from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.future import Outcome
-from dragonfly_executor.transport.link import Buffer, Link, split_bulk
+from dragonfly_executor.transport.link import Buffer, Link
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.payload import CallCodec
     from dragonfly_executor.reports import Ref, Result
+
+MOST_HEADROOM = 4 * 1024 * 1024
+"""Bytes that a result which comes in has to leave free."""
 
 
 class Transfers:
@@ -21,13 +29,15 @@ class Transfers:
 
     Args:
         codec: opens the results.
+        max_payload: bytes that a result may take.
     """
 
-    def __init__(self, codec: CallCodec) -> None:
+    def __init__(self, codec: CallCodec, max_payload: int) -> None:
         self._codec = codec
+        self._max_payload = max_payload
         self._link: Link | None = None
         self._uploads: dict[Ref, Iterator[tuple[bytes, memoryview]]] = {}
-        self._downloads: dict[Ref, tuple[Frame, bytearray]] = {}
+        self._downloads: dict[Ref, Download] = {}
 
     def attach(self, link: Link) -> None:
         """Send over this link."""
@@ -60,22 +70,56 @@ class Transfers:
     # -- results ------------------------------------------------------------------------------------------------------
 
     def expect(self, ref: Ref, head: Frame) -> None:
-        """A result begins: its head has come, its chunks follow."""
-        self._downloads[ref] = (head, bytearray())
+        """A result begins: its head has come, its chunks follow.
+
+        Raises:
+            ProtocolError: it has begun before, or is too large.
+        """
+        if ref in self._downloads:
+            raise ProtocolError(f"the result of call {ref[0]} begins twice")
+        self._downloads[ref] = Download(head, self._max_payload)
 
     def chunk_arrived(self, ref: Ref, frame: Frame) -> Result | None:
-        """A piece of a result has come; the result, if it was the last one."""
+        """A piece of a result has come; the result, if it was the last one.
+
+        Raises:
+            ProtocolError: the result is not as long as was announced.
+        """
         download = self._downloads.get(ref)
         if download is None:
             return None
-        head, data = download
-        # Grown as it comes, not joined at the end: that would need the room twice.
-        data += frame.payload
-        if frame.flags & Flag.MORE:
+        is_whole = download.add(frame)
+        self._keep_headroom(download)
+        if not is_whole:
             return None
         del self._downloads[ref]
+        head, data = download.head, download.data
+        if data is None:
+            return (*ref, head.detail * 1e-6, Outcome.failed(no_memory_for(download.total)), False)
         outcome = Outcome(self._codec, data, bool(head.flags & Flag.ERROR))
         return (*ref, head.detail * 1e-6, outcome, bool(head.flags & Flag.RETRYABLE))
+
+    def _keep_headroom(self, download: Download) -> None:
+        """Drop a result that leaves no memory to go on with: everything else would fail of that, not this one call."""
+        if download.data is None:
+            return
+        taken = getsizeof(download.data)
+        if taken != download.taken:
+            # It grows in steps of an eighth, so that this is seldom.
+            download.taken = taken
+            if not has_memory(min(taken // 4, MOST_HEADROOM)):
+                download.drop()
+
+    @property
+    def most_held(self) -> int:
+        """Bytes of the largest result that is coming in; 0 if there is none."""
+        return max((len(download.data or b"") for download in self._downloads.values()), default=0)
+
+    def drop_largest(self) -> None:
+        """Drop the largest result that is coming in; the call fails when all of it has come."""
+        held = [download for download in self._downloads.values() if download.data]
+        if held:
+            max(held, key=lambda download: len(download.data or b"")).drop()
 
     # -- both ---------------------------------------------------------------------------------------------------------
 
@@ -90,6 +134,26 @@ class Transfers:
         self._uploads.clear()
         self._downloads.clear()
         return unsent
+
+
+def has_memory(size: int) -> bool:
+    """Return True if this process could have so many bytes more."""
+    try:
+        mmap(-1, size).close()
+    except (MemoryError, OSError):
+        return False
+    return True
+
+
+def no_memory_for(size: int) -> errors.ResultDeserializationError:
+    """Return the error of a call whose result there is no memory for."""
+    error = errors.ResultDeserializationError(
+        f"the call has ended, and what it returned or raised takes {size} bytes, for which this process has no memory: "
+        "return less, or have the call write it to a file",
+        size,
+    )
+    error.__cause__ = MemoryError()
+    return error
 
 
 def sendable(parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.machinery import PathFinder
 
 from dragonfly_executor.core.handshake import Versions
 from dragonfly_executor.core.wire import PROTOCOL_VERSION
@@ -51,8 +52,6 @@ def package_version(name: str) -> str:
     loaded = sys.modules.get(name)
     if loaded is not None:
         return str(getattr(loaded, "__version__", ""))
-    from importlib.machinery import PathFinder
-
     try:
         spec = PathFinder.find_spec(name)
     except Exception:  # finders may be anybody's, and what they look into may have gone

@@ -10,7 +10,7 @@ from dragonfly_executor.versions import versions_beside
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
-    from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.backends.base import Backend, Node
     from dragonfly_executor.engine import Engine
     from dragonfly_executor.runner_link import RunnerLink
     from dragonfly_executor.sync import Keeper
@@ -44,7 +44,14 @@ class Welcome:
         self._initializer = initializer
         self._setup = engine.codec.setup()
         if keeper is not None:
-            self._setup_elsewhere = engine.codec.setup_elsewhere(keeper.main)
+            main, stays = keeper.main, keeper.sends_nothing
+            self._setup_elsewhere = engine.codec.setup_elsewhere(main)
+            self._setup_in_image = engine.codec.setup_elsewhere(main, same_image=True, same_directory=stays)
+
+    def _setup_for(self, node: Node) -> bytes:
+        if node.shares_disk:
+            return self._setup
+        return self._setup_in_image if node.shares_image else self._setup_elsewhere
 
     def _encode_setup(self, setup: bytes) -> bytes:
         # As far as calls have needed the script by now: a slot whose calls never do does not import it.
@@ -66,7 +73,7 @@ class Welcome:
             output=output,
             log_level=log_level,
         )
-        runner.welcome(session, self._encode_setup(self._setup if shares_disk else self._setup_elsewhere))
+        runner.welcome(session, self._encode_setup(self._setup_for(runner.node)))
 
     def _compare(self, runner: RunnerLink, hello: handshake.Hello) -> None:
         """Tell of versions that differ and may still meet, once for each host, or for each kind of runner."""

@@ -130,6 +130,15 @@ def limit_memory(extra: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (has + extra, resource.RLIM_INFINITY))
 
 
+def leave_no_descriptor() -> None:
+    """From now on this slot can open nothing."""
+    import resource
+
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+
+
 def die_of_large_arguments() -> None:
     """From now on this slot is killed when it begins to take an argument that comes in pieces."""
     from dragonfly_executor.runner import slot
@@ -162,6 +171,23 @@ class Swells:
 
     def __reduce__(self) -> Any:
         return bytes, (bytes(self.size),)
+
+
+class OutOfBand:
+    """Its bytes travel beside its pickle."""
+
+    def __init__(self, size: int | bytearray) -> None:
+        self.data = size if isinstance(size, bytearray) else bytearray(size)
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        return OutOfBand, (pickle.PickleBuffer(self.data),)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def fail_at_length(size: int) -> None:
+    raise ValueError("x" * size)
 
 
 def swelling_result(size: int, limit: int) -> Swells:

@@ -20,9 +20,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "stdlib_json"},
     {"condition", "core", "latch", "parent"},
-    {"backoff", "payload", "printer", "questions", "starting", "threads", "transport", "versions"},
+    {"backoff", "notebook", "payload", "printer", "questions", "starting", "threads", "transport", "versions"},
     {"future", "intake", "lifecycle", "options", "outputs", "runner", "sync"},
     {"backends", "mapping", "narrator", "performer", "release", "reports", "transfers"},
+    {"hearing"},
     {"arrivals", "dialback", "lookout", "registry", "runner_link", "welcome"},
     {"booting"},
     {"boot_times"},

@@ -143,23 +143,34 @@ class Node:
     Attributes:
         stream: the link's bytes; None where the runner dials back to the parent's listener.
         shares_disk: whether the node sees the files of the parent's machine.
+        shares_image: whether the node was made of the image that the parent runs in. Its slots then import from the
+            entries of the parent's ``sys.path`` that exist there, and start in the parent's working directory if
+            nothing is sent to it.
         host: the machine that it is on, as a person would say it; "" for this one.
         slots: calls at once on this node where it has a say in that; it comes before what the pool was given.
         price: US dollars for a second of it, estimated; None where no more is known than what `Backend.price` says.
         sessions: the process sessions of the slots that live there, as the agent has reported them; kept by the pool.
         starts: memory in which its slots mark the calls that they begin; `stop` settles it. None where there is none:
             all calls that a lost runner had may have begun.
+        is_silent: whether the pool gives the node back since nothing comes from its runner any more; set before `stop`,
+            which then waits for no answer of the runner's: the node keeps its place in ``max`` until `stop` returns.
         facts: what the backend found out on the way, by the phase of the boot in which it did, for people to read.
+        stopper: who tells such a node to go that its pool would keep, and `stop_advice` what gives calls longer then;
+            for errors.
     """
 
     stream: Stream | None = None
     shares_disk: bool = True
+    shares_image: bool = False
     host: str = ""
     slots: int | None = None
     price: float | None = None
     sessions: Collection[int] = ()
     starts: StartTable | None = None
+    is_silent: bool = False
     facts: Mapping[str, str] = MappingProxyType({})
+    stopper: str = "somebody"
+    stop_advice: str = ""
 
     def stop(self) -> None:
         """Give the node back, and leave nothing running on it. Twice is fine, never raises; blocks until it is done."""

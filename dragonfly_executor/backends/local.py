@@ -14,6 +14,7 @@ from collections.abc import Collection
 from dragonfly_executor import errors
 from dragonfly_executor.backends.agent_command import agent_command, is_frozen
 from dragonfly_executor.backends.base import Backend, BootRequest, Node, logger
+from dragonfly_executor.errors.exits import describe_exit
 from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.runner import processes
 from dragonfly_executor.transport.starts import StartTable
@@ -68,6 +69,8 @@ class LocalBackend(Backend):
             "DRAGONFLY_PARENT_PID": str(os.getpid()),
         }
         try:
+            # Before there is a process, which nobody would end if this failed.
+            preamble = self._preamble(inherited[1:])
             process = subprocess.Popen(
                 self._command(inherited),
                 stdin=subprocess.DEVNULL,
@@ -88,8 +91,8 @@ class LocalBackend(Backend):
             agent_end.close()
         if starts is not None:
             starts.handed_over()
-        if self._is_program:
-            self._send_preamble(own_end, inherited[1:])
+        if preamble:
+            _send(own_end, preamble)
         return LocalNode(process, own_end, f"{MARKER}={marker}".encode(), starts)
 
     def _command(self, inherited: list[int]) -> list[str]:
@@ -99,14 +102,12 @@ class LocalBackend(Backend):
 
         return frozen_command(inherited[0])
 
-    @staticmethod
-    def _send_preamble(sock: socket.socket, starts: list[int]) -> None:
+    def _preamble(self, starts: list[int]) -> bytes:
+        if not self._is_program:
+            return b""
         from dragonfly_executor.backends.frozen import preamble
 
-        try:
-            sock.sendall(preamble(*starts))
-        except OSError:
-            return  # the process has ended already: its link says so
+        return preamble(*starts)
 
 
 class LocalNode(Node):
@@ -135,8 +136,9 @@ class LocalNode(Node):
     def stop(self) -> None:
         """Wait until the agent has ended, or kill it; then whatever it could not take with it."""
         self._socket.close()
+        patience = STOP_PATIENCE if self.sessions else min(STOP_PATIENCE, NO_SLOTS_PATIENCE)
         try:
-            self._process.wait(STOP_PATIENCE if self.sessions else min(STOP_PATIENCE, NO_SLOTS_PATIENCE))
+            self._process.wait(0.0 if self.is_silent else patience)
         except subprocess.TimeoutExpired:
             processes.kill_tree(self._process.pid)
             self._process.wait()
@@ -152,8 +154,6 @@ class LocalNode(Node):
         code = self._process.returncode
         if code is None or not self._ended_by_itself:
             return ""
-        from dragonfly_executor.errors.broken import describe_exit
-
         return f"process {self._process.pid} {describe_exit(*((code, None) if code >= 0 else (None, -code)))}"
 
     def _sweep(self) -> None:
@@ -164,6 +164,13 @@ class LocalNode(Node):
                 return
             for pid in left:
                 processes.kill(pid)
+
+
+def _send(sock: socket.socket, preamble: bytes) -> None:
+    try:
+        sock.sendall(preamble)
+    except OSError:
+        return  # the process has ended already: its link says so
 
 
 def _start_table() -> StartTable | None:

@@ -46,16 +46,17 @@ def _calls_started(pool: PoolState, event: events.CallsStarted, _now: float) -> 
         call = runner.in_flight.get(call_id)
         if call is None or call.attempt != attempt:
             pool.tally.stale += 1
-        elif call.state is CallState.SENT:
-            call.state = CallState.STARTED
+        else:
+            pool.ledger.start(call)
 
 
 def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is None:
         return
-    in_flight, calls, settled, over = runner.in_flight, pool.ledger.calls, pool.ledger.settled, CallState.SETTLED
-    before, settled_before, seconds = len(in_flight), len(settled), 0.0
+    in_flight, ledger, over, began = runner.in_flight, pool.ledger, CallState.SETTLED, CallState.STARTED
+    calls, settled = ledger.calls, ledger.settled
+    before, settled_before, seconds, ended = len(in_flight), len(settled), 0.0, 0
     for call_id, attempt, cost, outcome, retryable in event.results:
         call = in_flight.get(call_id)
         if call is None or call.attempt != attempt:
@@ -69,9 +70,12 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
             pool.retry(call, now)
             continue
         # What Ledger.settle does for a call that is in no queue, written out: this is the hot loop.
+        if call.state is began:
+            ended += 1
         call.state = over
         del calls[call_id]
         settled.append((call, outcome))
+    ledger.started -= ended
     pool.tally.done += len(settled) - settled_before
     if before > len(in_flight):
         pool.roster.ran(runner, seconds, before - len(in_flight))
@@ -276,6 +280,7 @@ def _left(pool: PoolState, runner: Runner, before: int, now: float) -> None:
     if len(runner.in_flight) == before:
         return
     if runner.state is RunnerState.LEAVING:
+        pool.roster.note(runner)
         if not runner.in_flight:
             pool.stop(runner, "leaving")
         return

@@ -8,6 +8,7 @@ in. A runner that dials in over a network has proved before that it may speak (`
 
 from __future__ import annotations
 
+from dragonfly_executor.core.bounds import MAX_SLOTS
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.stdlib_json import json
 
@@ -114,7 +115,9 @@ def _fields(versions: Versions) -> dict[str, object]:
 def _versions(said: Any) -> Versions:
     found = said["versions"]
     packages = {str(name): str(version) for name, version in dict(found.get("packages", {})).items()}
-    needed = {name: kind(found[name]) for name, kind in _FIELDS.items()}
+    needed: dict[str, Any] = {name: kind(found[name]) for name, kind in _FIELDS.items()}
+    if not 1 <= needed["cpus"] <= MAX_SLOTS:
+        raise ValueError(f"{needed['cpus']} processors, where 1 to {MAX_SLOTS} are possible")
     return Versions(**needed, release=str(found.get("release", "")), packages=packages)
 
 

@@ -36,6 +36,11 @@ class CallState(IntEnum):
     SETTLED = 4
 
 
+SENT: Final = CallState.SENT
+STARTED: Final = CallState.STARTED
+"""As plain names: looking a member up in its enum takes longer than comparing with it."""
+
+
 class CallLimits(Record):
     """What a call may take. One object serves all calls of a view of an executor.
 
@@ -112,6 +117,7 @@ class Ledger:
     Attributes:
         calls: the unsettled calls by id.
         queued, delayed: how many of them wait for a slot, and for the end of a retry's delay.
+        started: how many of them slots have begun.
         settled: what was settled since the driver was told last.
     """
 
@@ -119,6 +125,7 @@ class Ledger:
         self.calls: dict[int, Call] = {}
         self.queued = 0
         self.delayed = 0
+        self.started = 0
         self.settled: list[tuple[Call, object]] = []
         # Calls that were sent before arrived before every call that was not: the two together are in order of arrival.
         self._again: list[tuple[int, Call]] = []
@@ -156,8 +163,15 @@ class Ledger:
                 taken.append(call)
         return taken
 
+    def start(self, call: Call) -> None:
+        """A slot has begun a call that was sent."""
+        if call.state is SENT:
+            call.state = STARTED
+            self.started += 1
+
     def requeue(self, call: Call, now: float) -> None:
         """Put a call that never started back in its place."""
+        self.started -= call.state is STARTED  # it was said to have
         self._enqueue(call)
         self._rearm(call, call.submitted_at if call.attempt == 1 else now)
 
@@ -166,6 +180,7 @@ class Ledger:
         delays = call.limits.retry_delays
         delay = delays[call.attempt - 1] if call.attempt <= len(delays) else 0.0
         call.attempt += 1
+        self.started -= call.state is STARTED
         if delay > 0:
             call.state = CallState.DELAYED
             call.runner = None
@@ -191,6 +206,8 @@ class Ledger:
             call.payload = None  # it stays in the queue until it comes up
         elif call.state is CallState.DELAYED:
             self.delayed -= 1
+        elif call.state is STARTED:
+            self.started -= 1
         call.state = CallState.SETTLED
         del self.calls[call.id]
         self.settled.append((call, outcome))

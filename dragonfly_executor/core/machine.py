@@ -11,6 +11,7 @@ from dragonfly_executor.core.events import Event
 from dragonfly_executor.core.facts import RECORD
 from dragonfly_executor.core.ledger import Call
 from dragonfly_executor.core.reconcile import idle_deadline, reconcile
+from dragonfly_executor.core.roster import RunnerState
 from dragonfly_executor.core.state import PoolLimits, PoolState
 
 TYPE_CHECKING = False  # typing is slow to import
@@ -63,6 +64,14 @@ class Machine:
     def find(self, call_id: int) -> Call | None:
         """The call with this id, unless it is settled."""
         return self.pool.ledger.calls.get(call_id)
+
+    def has_call(self, runner_id: int, call_id: int, attempt: int) -> bool | None:
+        """Whether a runner is still to end this call; None for one that was told to go, whose calls are not counted."""
+        runner = self.pool.roster.runners.get(runner_id)
+        if runner is None or runner.state is RunnerState.STOPPING:
+            return None
+        call = runner.in_flight.get(call_id)
+        return call is not None and call.attempt == attempt
 
     @property
     def in_flight(self) -> int:

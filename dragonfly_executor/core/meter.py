@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from dragonfly_executor.core.record import Record
 
 TYPE_CHECKING = False  # typing is slow to import
@@ -10,6 +12,9 @@ if TYPE_CHECKING:
 
 ROUNDING: Final = 1e-9
 """The share of a cap that is nothing: as sums of fractions go, so much may be left where all is used."""
+FINEST: Final = 1074
+"""Each finite float is a whole number of 2 ** -1074. Sums of such numbers are exact, in whatever order they are added.
+"""
 
 
 class Caps(Record):
@@ -52,6 +57,7 @@ class Meter:
         "_at",
         "_cost",
         "_rate",
+        "_rates",
         "_runners",
         "_seconds",
         "_unpriced",
@@ -72,6 +78,9 @@ class Meter:
         self._at = 0.0
         self._seconds = 0.0
         self._cost = 0.0
+        # The prices of all runners, as a whole number of 2 ** -1074. A float would be off by a little more with each
+        # price that is added or subtracted, and not 0 when no runner is left.
+        self._rates = 0
         self._rate = 0.0
         self._unpriced = 0
 
@@ -82,7 +91,7 @@ class Meter:
         self._advance(now)
         price = self.caps.price
         self._runners[runner_id] = now, price
-        self._unpriced += price is None
+        self._count(price, 1)
         self._changed()
 
     def priced(self, runner_id: int, price: float, now: float) -> None:
@@ -90,7 +99,8 @@ class Meter:
         self._advance(now)
         since, before = self._runners[runner_id]
         self._runners[runner_id] = since, price
-        self._unpriced -= before is None
+        self._count(before, -1)
+        self._count(price, 1)
         self._cost += (now - since) * (price - (before or 0.0))
         self._changed()
 
@@ -102,7 +112,7 @@ class Meter:
         since, price = self._runners.pop(runner_id)
         self._seconds -= now - since
         self._cost -= (now - since) * (price or 0.0)
-        self._unpriced -= price is None
+        self._count(price, -1)
         self._changed()
 
     def ended(self, runner_id: int, now: float) -> None:
@@ -110,7 +120,10 @@ class Meter:
         if runner_id not in self._runners:
             return
         self._advance(now)
-        del self._runners[runner_id]
+        price = self._runners.pop(runner_id)[1]
+        # What one used whose price never became known stays without a price.
+        if price is not None:
+            self._count(price, -1)
         self._changed()
 
     def check(self, now: float) -> bool:
@@ -127,11 +140,9 @@ class Meter:
         """What that is estimated to cost, in US dollars; None where the price of one of them is not known."""
         return None if self._unpriced else self._cost + self._rate * max(0.0, now - self._at)
 
-    def used_by(self, runner_id: int, now: float) -> tuple[float, float | None]:
-        """The same of one runner; nothing, if its node has not been asked for."""
-        since, price = self._runners.get(runner_id, (now, 0.0))
-        seconds = max(0.0, now - since)
-        return seconds, None if price is None else price * seconds
+    def snapshot(self) -> dict[int, tuple[float, float | None]]:
+        """Of each runner that counts, since when it does, and its price: as things are now, whatever comes."""
+        return dict(self._runners)
 
     def _advance(self, now: float) -> None:
         passed = now - self._at
@@ -139,8 +150,21 @@ class Meter:
         self._cost += self._rate * passed
         self._at = now
 
+    def _count(self, price: float | None, runners: int) -> None:
+        """One runner more, or one less, has this price."""
+        if price is None:
+            self._unpriced += runners
+        elif price:
+            number, unit = price.as_integer_ratio()
+            self._rates += runners * (number << (FINEST + 1 - unit.bit_length()))
+            try:
+                self._rate = self._rates / (1 << FINEST)
+            except OverflowError:  # as a sum of floats, which no price that makes sense comes near
+                self._rate = inf
+
     def _changed(self) -> None:
-        self._rate = sum(price or 0.0 for _, price in self._runners.values())
+        if not self.is_capped:
+            return
         seconds, cost = self.caps.machine_seconds, self.caps.cost
         ends = [
             None if seconds is None else self._when(seconds, self._seconds, len(self._runners)),

@@ -13,11 +13,12 @@ GRANT = 16 * 1024
 """So much is consumed before the parent says so."""
 OVERHEAD = 256
 """What a piece weighs beyond its bytes: single bytes take their room in memory, too."""
-LOG_FIELDS = (
-    "name", "levelno", "levelname", "created", "msecs", "pathname", "filename", "module", "lineno", "funcName",
-    "process", "processName", "thread", "threadName", "stack_info", "exc_text",
-)  # fmt: skip
-"""What travels of a record of `logging`, beside its message."""
+LOG_FIELDS: dict[str, type] = {
+    "name": str, "levelno": int, "levelname": str, "created": float, "msecs": float, "pathname": str, "filename": str,
+    "module": str, "lineno": int, "funcName": str, "process": int, "processName": str, "thread": int,
+    "threadName": str, "stack_info": str, "exc_text": str,
+}  # fmt: skip
+"""What travels of a record of `logging`, beside its message, and of what type it is."""
 MAX_LINE = 64 * 1024
 """Bytes after which a line is cut."""
 

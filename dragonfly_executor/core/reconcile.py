@@ -38,7 +38,7 @@ def reconcile(pool: PoolState, now: float) -> None:
         or pool.back_off.until is not None
     ):
         grow(pool, now)
-    if roster.idle or roster.retiring or pool.mode is not None:
+    if roster.idle or roster.retired or pool.mode is not None:
         up = roster.up
         shrink(pool, now)
         if roster.up < up:
@@ -72,8 +72,7 @@ def spend_no_more(pool: PoolState, now: float) -> None:
         for call, error in zip(waiting, verdicts.over_budget(waiting, pool.meter, now, used), strict=True):
             pool.fail((call,), error)
     pool.abort_boots(len(roster.booting), "budget")
-    for runner in [*roster.idle.values(), *roster.asked.values()]:
-        pool.stop(runner, "budget")
+    pool.stop_unused("budget")
 
 
 def fit(pool: PoolState) -> None:
@@ -146,8 +145,8 @@ def shrink(pool: PoolState, now: float) -> None:
     roster = pool.roster
     if pool.mode is not None:
         drain(pool)
-    if roster.retiring:
-        for runner in [runner for runner in roster.retiring.values() if not runner.in_flight]:
+    if roster.retired:
+        for runner in list(roster.retired.values()):
             pool.stop(runner, "resized")
     while roster.idle and (until := idle_deadline(pool)) is not None and until <= now:
         runner = next(iter(roster.idle.values()))
@@ -173,8 +172,7 @@ def drain(pool: PoolState) -> None:
         demand = ledger.queued + ledger.delayed + roster.ahead
         waits_there = roster.in_flight > roster.busy
     if not demand and not waits_there:
-        for runner in [*roster.idle.values(), *roster.asked.values()]:
-            pool.stop(runner, "shutdown")
+        pool.stop_unused("shutdown")
     pool.abort_boots(len(roster.booting) - boots_for(demand, pool.slots_hint), "shutdown")
 
 

@@ -5,70 +5,24 @@ Sums and orders are kept up to date as calls come and go, so that no event looks
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from enum import Enum
 from heapq import heapify, heappop, heappush
 
 from dragonfly_executor.core.ledger import SLACK, Call, CallState
+from dragonfly_executor.core.lightest import Lightest
+from dragonfly_executor.core.runner import UP, Runner, RunnerState
 from dragonfly_executor.core.scaling import cost_after, cost_of_stuck, prefetch
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Final, TypeAlias
 
+__all__ = ["Roster", "Row", "Runner", "RunnerState"]
+
 Room: TypeAlias = list[tuple[int, int]]
-
-
-class RunnerState(Enum):
-    """Where a runner is in its life."""
-
-    BOOTING = "booting"
-    UP = "up"
-    LEAVING = "leaving"
-    """It goes by itself: it takes no call, and ends those that it has. For all else it is as good as stopped."""
-    STOPPING = "stopping"
-    """It was told to go, or was lost, and still counts against ``max``."""
-
-
-UP: Final = RunnerState.UP
-"""As a plain name: looking a member up in its enum takes longer than comparing with it."""
-
-
-class Runner:
-    """One runner.
-
-    Attributes:
-        id: its number in the pool.
-        state: where it is in its life.
-        slots: calls that it runs at once.
-        prefetch: calls that it may have beyond those; kept up to date while all slots have one.
-        in_flight: by id, the calls that were sent to it and have not left it; settled ones that it is still to end
-            among them, since they occupy their place.
-        cost: seconds that a call runs here, as far as is known.
-        round_trip: seconds to it and back.
-        idle_since: since when it has had no call; meaningful while it has none.
-        retiring: it takes no more calls, because the pool was made smaller.
-        done: calls that ended here.
-    """
-
-    __slots__ = (
-        "cost", "done", "id", "idle_since", "in_flight", "prefetch", "retiring", "round_trip", "slots", "state",
-    )  # fmt: skip
-
-    def __init__(self, id: int) -> None:  # noqa: A002
-        self.id = id
-        self.state: RunnerState = RunnerState.BOOTING
-        self.slots = 0
-        self.prefetch = 0
-        self.in_flight: dict[int, Call] = {}
-        self.cost: float | None = None
-        self.round_trip = 0.0
-        self.idle_since = 0.0
-        self.retiring = False
-        self.done = 0
-
-    def __repr__(self) -> str:
-        return f"<Runner {self.id} {self.state.value} {len(self.in_flight)}/{self.slots}+{self.prefetch}>"
+Row: TypeAlias = tuple[int, RunnerState, int, int, int]
+"""What is told of a runner: id, state, slots, calls in flight, calls that ended there."""
 
 
 class Roster:
@@ -83,24 +37,30 @@ class Roster:
         idle: those without a call, idle for the longest time first.
         asked: those without a call that were asked whether they may go.
         retiring: those that are up and take no more calls.
+        retired: those of them that have none left.
+        rows: of each runner what is told of it, by id. Copying this takes microseconds, also with thousands of them.
     """
 
     def __init__(self, *, single_use: bool) -> None:
         self.runners: dict[int, Runner] = {}
-        self.booting: dict[int, Runner] = {}
+        # Ordered ones where the first or the last is looked for: a plain dict passes over all that were deleted there.
+        self.booting: OrderedDict[int, Runner] = OrderedDict()
         self.up = 0
         self.slots = 0
         self.busy = 0
         self.in_flight = 0
         self.most_slots = 0
-        self.idle: dict[int, Runner] = {}
+        self.idle: OrderedDict[int, Runner] = OrderedDict()
         self.asked: dict[int, Runner] = {}
         self.retiring: dict[int, Runner] = {}
+        self.retired: dict[int, Runner] = {}
+        self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
         # Heaps of (calls in flight, id) of runners with a free slot, and with credit left beyond their slots. An entry
         # whose number no longer is the runner's is passed over.
         self._free: Room = []
         self._spare: Room = []
+        self._lightest: Final = Lightest()
 
     @property
     def ahead(self) -> int:
@@ -109,7 +69,8 @@ class Roster:
 
     def add(self, runner_id: int) -> None:
         """A runner boots."""
-        self.runners[runner_id] = self.booting[runner_id] = Runner(runner_id)
+        self.runners[runner_id] = self.booting[runner_id] = runner = Runner(runner_id)
+        self.note(runner)
 
     def came_up(self, runner: Runner, slots: int, now: float) -> None:
         """A boot succeeded."""
@@ -121,19 +82,21 @@ class Roster:
         self.slots += runner.slots
         self.most_slots = max(self.most_slots, runner.slots)
         self.idle[runner.id] = runner
-        self._list(runner)
+        self._changed(runner)
 
     def stop(self, runner: Runner) -> None:
         """Nothing of this runner counts any more but that it exists."""
         self._discount(runner)
         runner.in_flight.clear()
         runner.state = RunnerState.STOPPING
+        self.note(runner)
 
     def leave(self, runner: Runner) -> None:
         """Nothing of this runner counts any more but that it exists, and the calls that it ends."""
         self._discount(runner)
         runner.retiring = False
         runner.state = RunnerState.LEAVING
+        self.note(runner)
 
     def _discount(self, runner: Runner) -> None:
         if runner.state is RunnerState.UP:
@@ -142,13 +105,18 @@ class Roster:
             self.slots -= runner.slots
             self.in_flight -= load
             self.busy -= min(load, runner.slots)
-        for group in (self.booting, self.idle, self.asked, self.retiring):
+        for group in (self.booting, self.idle, self.asked, self.retiring, self.retired):
             group.pop(runner.id, None)
 
     def forget(self, runner: Runner) -> None:
         """The runner no longer exists."""
         self.stop(runner)
         del self.runners[runner.id]
+        del self.rows[runner.id]
+
+    def note(self, runner: Runner) -> None:
+        """What is told of the runner has changed."""
+        self.rows[runner.id] = runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
@@ -198,6 +166,8 @@ class Roster:
             self.asked.pop(runner.id, None)
         runner.idle_since = now
         self.idle[runner.id] = runner
+        if runner.retiring:
+            self.retired[runner.id] = runner
 
     def ask(self, runner: Runner) -> None:
         """The runner is being asked whether it may go."""
@@ -208,6 +178,11 @@ class Roster:
         load, slots = len(runner.in_flight), runner.slots
         self.in_flight += load - before
         self.busy += min(slots, load) - min(slots, before)
+        self._changed(runner)
+
+    def _changed(self, runner: Runner) -> None:
+        self.note(runner)
+        self._lightest.changed(runner)
         self._list(runner)
 
     def _list(self, runner: Runner) -> None:
@@ -251,11 +226,12 @@ class Roster:
         """Have so many runners take no more calls, those with the fewest first, and all others take them again."""
         while len(self.retiring) > count:
             runner = self.retiring.popitem()[1]
+            self.retired.pop(runner.id, None)
             runner.retiring = False
-            self._list(runner)
+            self._changed(runner)
         if len(self.retiring) < count:
-            staying = [r for r in self.runners.values() if r.state is RunnerState.UP and not r.retiring]
-            staying.sort(key=lambda runner: (len(runner.in_flight), -runner.id))
-            for runner in staying[: count - len(self.retiring)]:
+            for runner in self._lightest.take(count - len(self.retiring), self.runners):
                 runner.retiring = True
                 self.retiring[runner.id] = runner
+                if not runner.in_flight:
+                    self.retired[runner.id] = runner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from itertools import islice
 
 from dragonfly_executor.core import verdicts
 from dragonfly_executor.core.actions import CANCELLED, Action, Boot, Kill, Stop
@@ -277,18 +278,25 @@ class PoolState:
         for runner in list(self.roster.runners.values()):
             self.stop(runner, reason, 0.0)
 
+    def stop_unused(self, reason: str) -> None:
+        """Have the runners go that are up and have no call."""
+        if self.roster.idle or self.roster.asked:
+            for runner in [*self.roster.idle.values(), *self.roster.asked.values()]:
+                self.stop(runner, reason)
+
     def stop_idle(self, runner: Runner) -> None:
         """Have a runner go because nothing has run there for long."""
         if self.roster.up <= self.floor:
             self.resting = min(self.min, self.resting + 1)
         self.stop(runner, "idle")
 
-    def abort_boots(self, count: int, reason: str) -> int:
-        """Abort so many boots at most, the latest first; how many it were."""
-        count = max(0, min(count, len(self.roster.booting)))
-        for runner in list(self.roster.booting.values())[len(self.roster.booting) - count :]:
+    def abort_boots(self, count: int, reason: str) -> None:
+        """Abort the latest `count` boots, or all if that is less."""
+        if count <= 0 or not self.roster.booting:
+            return
+        latest = list(islice(reversed(self.roster.booting.values()), count))
+        for runner in reversed(latest):
             self.stop(runner, reason, 0.0)
-        return count
 
     def lose(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -24,15 +25,31 @@ class RunnerStats:
     cost: float | None
 
 
+class Later:
+    """Given as `PoolStats.runners`: makes them when they are first looked at."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[[], tuple[RunnerStats, ...]]) -> None:
+        self.make = make
+
+
+class _HasLater:
+    """A slot beside the fields, so that it is neither shown nor compared nor copied."""
+
+    __slots__ = ("_later",)
+    _later: Later
+
+
 @dataclass(frozen=True, slots=True)
-class PoolStats:
+class PoolStats(_HasLater):
     """A snapshot of a pool.
 
     Attributes:
         min, max: the bounds on runners, as they are now.
         runners_up, runners_booting, runners_stopping: runners by state, leaving ones among those that stop; idle ones
             are up and have no call.
-        runners: each of them.
+        runners: each of them. These records are made when they are first looked at, in the thread that looks.
         slots_busy, slots_free: slots of runners that are up.
         calls_queued: wait for a slot. calls_delayed: wait for the end of a retry's delay.
         calls_sent: are on runners, started or not; those that slots have begun are calls_running.
@@ -80,6 +97,20 @@ class PoolStats:
     machine_seconds: float
     cost: float | None
     prices_as_of: str
+
+    def __post_init__(self) -> None:
+        if isinstance(self.runners, Later):
+            object.__setattr__(self, "_later", self.runners)
+            # An empty slot: `__getattr__` fills it.
+            object.__delattr__(self, "runners")
+
+    def __getattr__(self, name: str) -> tuple[RunnerStats, ...]:
+        # Called only if there is no such attribute, or if its slot is empty.
+        if name != "runners":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        runners = self._later.make()
+        object.__setattr__(self, "runners", runners)
+        return runners
 
     @property
     def explain(self) -> str:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from dragonfly_executor.core.ledger import CallState
-from dragonfly_executor.core.roster import Runner
+from dragonfly_executor.core.roster import Row
 from dragonfly_executor.core.state import PoolState
-from dragonfly_executor.core.stats import PoolStats, RunnerStats
+from dragonfly_executor.core.stats import Later, PoolStats, RunnerStats
 
 
 def summarize(pool: PoolState, now: float) -> PoolStats:
-    """A snapshot of the pool at `now`. It counts the calls on runners, so it takes its time on a busy pool."""
+    """A snapshot of the pool at `now`. It walks neither calls nor runners: those are told when somebody looks."""
     ledger, roster, tally = pool.ledger, pool.roster, pool.tally
-    states = [call.state for call in ledger.calls.values()]
-    started = states.count(CallState.STARTED)
     holds = pool.back_off.holds(now)
+    rows, meter = list(roster.rows.values()), pool.meter.snapshot()
     return PoolStats(
         min=pool.min,
         max=pool.max,
@@ -23,13 +21,13 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
         runners_booting=len(roster.booting),
         runners_stopping=len(roster.runners) - roster.up - len(roster.booting),
         runners_idle=len(roster.idle) + len(roster.asked),
-        runners=tuple(_runner(pool, runner, now) for runner in roster.runners.values()),
+        runners=Later(lambda: tuple(_runner(row, meter, now) for row in rows)),  # type: ignore[arg-type]
         slots_busy=roster.busy,
         slots_free=roster.slots - roster.busy,
         calls_queued=ledger.queued,
         calls_delayed=ledger.delayed,
-        calls_sent=states.count(CallState.SENT) + started,
-        calls_running=started,
+        calls_sent=len(ledger.calls) - ledger.queued - ledger.delayed,
+        calls_running=ledger.started,
         calls_done=tally.done,
         calls_failed=tally.failed,
         calls_cancelled=tally.cancelled,
@@ -47,9 +45,12 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
     )
 
 
-def _runner(pool: PoolState, runner: Runner, now: float) -> RunnerStats:
-    used = pool.meter.used_by(runner.id, now)
-    return RunnerStats(runner.id, runner.state.value, runner.slots, len(runner.in_flight), runner.done, *used)
+def _runner(row: Row, meter: Mapping[int, tuple[float, float | None]], now: float) -> RunnerStats:
+    runner_id, state, slots, in_flight, done = row
+    since, price = meter.get(runner_id, (now, 0.0))
+    seconds = max(0.0, now - since)
+    cost = None if price is None else price * seconds
+    return RunnerStats(runner_id, state.value, slots, in_flight, done, seconds, cost)
 
 
 def _binding(pool: PoolState, holds: bool) -> Iterator[str]:

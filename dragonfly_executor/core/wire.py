@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import struct
 from collections import namedtuple
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
 from dragonfly_executor.errors import ProtocolError
@@ -73,7 +74,9 @@ class Kind(IntEnum):
     IDLE = 21  # agent -> parent: detail = 1 if the check says that the runner may go; else perhaps a warning, as text
     SLOT_UP = 22  # agent -> parent: detail = the process id of a new slot
     SLOT_DOWN = 23  # agent -> parent: detail = the process id of a slot that ended
-    BYE = 24  # agent -> parent: this runner goes now, and nothing is left on it
+    BYE = (
+        24  # agent -> parent: this runner goes now, nothing is left on it. Before HELLO: text, why it can be no runner
+    )
     # slot -> agent -> parent: what a call wrote (call 0: the runner); detail = process id of the slot. And parent ->
     # agent: of what this slot wrote so much (call id: a weight, see `core.output`) has been consumed.
     OUTPUT = 25
@@ -138,10 +141,23 @@ def encode(
     return HEADER.pack(kind, flags, attempt, detail, call_id, len(payload)) + payload
 
 
+def split_bulk(
+    call_id: int, attempt: int, parts: Sequence[bytes | bytearray | memoryview]
+) -> Iterator[tuple[bytes, memoryview]]:
+    """The chunk frames, as header and bytes, that carry `parts`; nothing is copied."""
+    views = [memoryview(part).cast("B") for part in parts if len(part)]
+    for number, view in enumerate(views):
+        for start in range(0, len(view), CHUNK_SIZE):
+            piece = view[start : start + CHUNK_SIZE]
+            last = number == len(views) - 1 and start + CHUNK_SIZE >= len(view)
+            flags = 0 if last else Flag.MORE
+            yield HEADER.pack(Kind.CHUNK, flags, attempt, 0, call_id, len(piece)), piece
+
+
 class Decoder:
     """Turns bytes, split anywhere, into frames.
 
-    `feed` raises `ProtocolError` and nothing else; after an error the decoder stays in error, since a stream that is
+    After a `ProtocolError` the decoder stays in error, since a stream that is
     out of step cannot be trusted again. It holds at most what has arrived.
     """
 
@@ -158,17 +174,27 @@ class Decoder:
         return len(self._pending)
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that are complete with `data`."""
+        """The frames that are complete with `data`.
+
+        Raises:
+            ProtocolError: the bytes make no sense.
+            MemoryError: there is no memory for them. None were taken: the same may be fed again.
+        """
         if self._failure is not None:
             raise ProtocolError(self._failure)
-        if self._pending:
-            self._pending += data
-            if not self._complete():
-                return []
-            data = bytes(self._pending)
-        frames: list[Frame] = []
-        position = self._split(data, frames)
-        self._pending = bytearray(data[position:]) if position < len(data) else bytearray()
+        before = len(self._pending)
+        try:
+            if before:
+                self._pending += data
+                if not self._complete():
+                    return []
+                data = bytes(self._pending)
+            frames: list[Frame] = []
+            position = self._split(data, frames)
+            self._pending = bytearray(data[position:]) if position < len(data) else bytearray()
+        except MemoryError:
+            del self._pending[before:]
+            raise
         return frames
 
     def _complete(self) -> bool:

@@ -25,7 +25,8 @@
 
 What a ``ProcessPoolExecutor`` reports as ``BrokenProcessPool`` is a ``BrokenProcessPool`` here as well, so that
 existing ``except`` clauses hold. Importing that class imports all of ``multiprocessing``, which neither a runner nor a
-program without errors needs: `broken` is loaded when one of its names is first asked for (PEP 562).
+program without a pool needs: `broken` is loaded when one of its names is first asked for (PEP 562). A pool loads it
+before it starts (`load`): when memory or descriptors run out, nothing can be imported any more, and then errors matter.
 """
 
 from __future__ import annotations
@@ -93,7 +94,18 @@ __all__ = [
 ]
 
 
+def load() -> None:
+    """Load all errors, so that each can be raised while nothing can be imported any more. Twice is fine.
+
+    Raises:
+        ImportError, MemoryError, OSError: there is no memory for it, or no descriptor.
+    """
+    broken = import_module("dragonfly_executor.errors.broken")
+    globals().update({name: getattr(broken, name) for name in __all__ if name not in globals()})
+
+
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("dragonfly_executor.errors.broken"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    load()
+    return globals()[name]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pickle import PicklingError
+
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class DragonflyError(Exception):
@@ -97,6 +103,24 @@ class ForkedExecutorError(DragonflyError, RuntimeError):
 
 class NestingError(DragonflyError, RuntimeError):
     """A pool was made in a runner that is already too many runners deep."""
+
+
+class UnopenedCallError(DragonflyError):
+    """In a slot: a call cannot be opened. It becomes a `CallDeserializationError` as it is unpickled in the parent.
+
+    That class brings multiprocessing, which the slot may have no memory and no descriptors for at that moment.
+    """
+
+    def __reduce__(self) -> Any:
+        return _in_the_parent, self.args
+
+
+UnopenedCallError.__name__ = UnopenedCallError.__qualname__ = "CallDeserializationError"
+
+
+def _in_the_parent(*args: Any) -> Exception:
+    error: Exception = import_module("dragonfly_executor.errors").CallDeserializationError(*args)
+    return error
 
 
 for _public in list(vars().values()):

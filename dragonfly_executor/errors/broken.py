@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 from dragonfly_executor.errors.base import DragonflyError
 
 try:
@@ -110,7 +108,18 @@ class CallDeserializationError(DragonflyError, BrokenProcessPool):
 
 
 class ResultDeserializationError(DragonflyError, BrokenProcessPool):
-    """A call ran, and what it returned cannot be opened here; raised in the thread that asks for the result."""
+    """A call ran, and what it returned cannot be opened here; raised in the thread that asks for the result.
+
+    Attributes:
+        size: bytes that it takes; None if unknown. Its cause is a MemoryError where there was no memory for them.
+    """
+
+    def __init__(self, message: str, size: int | None = None) -> None:
+        super().__init__(message, size)
+        self.size = size
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class PoolBrokenError(DragonflyError, BrokenProcessPool):
@@ -119,17 +128,6 @@ class PoolBrokenError(DragonflyError, BrokenProcessPool):
 
 class InitializerError(PoolBrokenError):
     """The pool's initializer raised, hung or died in a slot; its traceback there is the cause."""
-
-
-def describe_exit(exit_code: int | None, signal_number: int | None) -> str:
-    """How a process ended, in words."""
-    if signal_number is not None:
-        try:
-            name = signal.Signals(signal_number).name
-        except ValueError:
-            name = f"signal {signal_number}"
-        return f"was killed by {name}"
-    return "ended for an unknown reason" if exit_code is None else f"exited with status {exit_code}"
 
 
 for _public in list(vars().values()):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import sys
 from typing import TYPE_CHECKING, Any
 
 import dill
 
 from dragonfly_executor.payload.by_value import ByValue
+from dragonfly_executor.payload.rebuild import main_module
 
 if TYPE_CHECKING:
     from types import FunctionType
@@ -28,5 +28,5 @@ def loads(body: Received, buffers: list[Any]) -> Any:
     """What dill pickled."""
     # ignore: dill would look for the classes of objects in the module that was __main__ when dill was imported.
     unpickler = dill.Unpickler(io.BytesIO(body), buffers=buffers, ignore=True)
-    unpickler._main = sys.modules["__main__"]  # noqa: SLF001
+    unpickler._main = main_module()  # noqa: SLF001
     return unpickler.load()

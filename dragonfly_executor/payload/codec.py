@@ -26,6 +26,7 @@ from dragonfly_executor.payload.box import (
 )
 from dragonfly_executor.payload.formats import MARK, Format
 from dragonfly_executor.payload.parent_main import ParentMain
+from dragonfly_executor.payload.rebuild import main_module
 from dragonfly_executor.payload.script import describe
 from dragonfly_executor.payload.suspending import SUSPENDS
 from dragonfly_executor.payload.tracking import MAIN_NAMES, importable
@@ -73,7 +74,7 @@ class CallCodec:
         if self._format.custom is not None:
             # What a slot's import of the script calls itself. Our own picklers translate; the user's object cannot, and
             # this is multiprocessing's answer to the same question.
-            sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
+            sys.modules.setdefault("__mp_main__", main_module())
 
     def encode_call(
         self,
@@ -131,7 +132,9 @@ class CallCodec:
         except KeyboardInterrupt:
             raise
         except BaseException as exc:  # __setstate__ is user code, it may even exit
-            raise errors.ResultDeserializationError(f"the result cannot be unpickled: {_text(exc)}") from exc
+            size = len(data)
+            what = f"the result, of {size} bytes," if isinstance(exc, MemoryError) else "the result"
+            raise errors.ResultDeserializationError(f"{what} cannot be unpickled: {_text(exc)}", size) from exc
 
     def decode_error(self, data: Received) -> BaseException:
         """The exception that a slot sent, or a stand-in for it; its cause is the traceback there."""
@@ -143,36 +146,46 @@ class CallCodec:
         Raises:
             CallSerializationError: the serializer object itself cannot travel.
         """
-        try:
-            cwd = os.getcwd()
-        except FileNotFoundError:
-            cwd = "/"  # it was removed under the program
+        cwd = _directory()
         here = {
-            "path": [cwd if entry == "" else entry for entry in sys.path],
-            "shadowing": _shadowing(),
+            "path": _path(cwd),
             "cwd": cwd,
             "authkey": own_key(),
-            "main": describe(sys.modules["__main__"]),
+            "main": describe(main_module()),
         }
-        return self._described(here, [str(word) for word in getattr(sys, "argv", [])])
+        return self._described(here | _shadowing(), [str(word) for word in getattr(sys, "argv", [])])
 
-    def setup_elsewhere(self, main: dict[str, Any]) -> bytes:
-        """The same for a slot that does not see this machine's files. It says nothing of where they lie here.
+    def setup_elsewhere(self, main: dict[str, Any], *, same_image: bool = False, same_directory: bool = False) -> bytes:
+        """The same for a slot that does not see this machine's files. It says nothing of where they lie here, unless
+        the slot's machine is made of the same image.
 
         Neither does it have multiprocessing's key: what that opens listens on this machine, for processes of it.
 
         Args:
             main: the script, as `script.describe` has it, with its files where the runner has them.
+            same_image: whether the slot's machine is made of the image that this program runs in.
+            same_directory: whether calls there run in this program's directory.
 
         Raises:
             CallSerializationError: the serializer object itself cannot travel.
         """
         first, *rest = [str(word) for word in getattr(sys, "argv", [])] or [""]
-        elsewhere: dict[str, Any] = {"path": [], "cwd": None, "authkey": None, "main": main}
-        return self._described(elsewhere, [os.path.basename(first), *rest])
+        cwd = _directory() if same_image else ""
+        elsewhere: dict[str, Any] = {
+            "path": _path(cwd) if same_image else [],
+            "cwd": cwd if same_image and same_directory else None,
+            "authkey": None,
+            "main": main,
+        }
+        return self._described(elsewhere | _shadowing(), [os.path.basename(first), *rest])
 
     def _described(self, place: dict[str, Any], argv: list[str]) -> bytes:
-        description = {**place, "argv": argv, "serializer": self._format.name, "custom": None}
+        description = {
+            **place,
+            "argv": argv,
+            "serializer": self._format.name,
+            "custom": None,
+        }
         custom = self._format.custom
         if custom is not None:
             plain = CallCodec(script_travels=self._script_travels)
@@ -265,7 +278,20 @@ def _text(exc: BaseException) -> str:
     return f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}"
 
 
-def _shadowing() -> tuple[str, ...]:
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"  # it was removed under the program
+
+
+def _path(cwd: str) -> list[str]:
+    """Return ``sys.path`` as another process has to write it."""
+    return [os.path.join(cwd, entry) if entry else cwd for entry in sys.path if isinstance(entry, str)]
+
+
+def _shadowing() -> dict[str, Any]:
     """Return the names of the standard library under which the program has modules of its own, a ``json.py`` say."""
     loaded = sys.stdlib_module_names & sys.modules.keys()
-    return tuple(name for name in loaded if not is_stdlib(getattr(sys.modules[name], "__file__", None)))
+    names = tuple(name for name in loaded if not is_stdlib(getattr(sys.modules[name], "__file__", None)))
+    return {"shadowing": names} if names else {}

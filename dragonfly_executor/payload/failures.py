@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 from dragonfly_executor import errors
+from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.payload import rebuild
 
 # Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # What is sent beside an exception is for reading; the exception itself travels whole.
 _TEXT_LIMIT = 64 * 1024
 _CHAIN_LIMIT = 16
+_FRAMES_LIMIT = 100
 
 
 def qualified_name(kind: type) -> str:
@@ -48,7 +50,18 @@ def traceback_text(exc: BaseException) -> str:
         return _shorten("".join(format_exception(type(exc), exc, _outside_frames(exc.__traceback__))))
     except BaseException as failure:  # formatting calls str(), __notes__ and __getattr__ of user code
         shown = f"<the traceback could not be formatted: {type(failure).__name__}>"
-        return f"{qualified_name(type(exc))}: {text_of(exc)}\n{shown}"
+        return f"{_frames(exc)}{qualified_name(type(exc))}: {text_of(exc)}\n{shown}"
+
+
+def _frames(exc: BaseException) -> str:
+    """Return where an exception came from, in a form that takes no import: a call may have used up all descriptors."""
+    lines = ["Traceback (most recent call last):\n"]
+    traceback = _outside_frames(exc.__traceback__)
+    while traceback is not None and len(lines) <= _FRAMES_LIMIT:
+        code = traceback.tb_frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {traceback.tb_lineno}, in {code.co_name}\n')
+        traceback = traceback.tb_next
+    return "".join(lines) if len(lines) > 1 else ""
 
 
 def encode(exc: BaseException, dumps: Callable[[Any], bytes], loads: Callable[[bytes], Any]) -> list[Buffer]:
@@ -66,6 +79,9 @@ def encode(exc: BaseException, dumps: Callable[[Any], bytes], loads: Callable[[b
         whole = _travelling(chain, dumps, loads)
         if whole is None and len(chain) > 1:
             whole = _travelling([(exc, -1, -1, True)], dumps, loads)
+        if whole is None and isinstance(exc, UnopenedCallError):
+            # There may be no room to open it for a trial. What it is made of is known.
+            whole = dumps([(exc, -1, -1, True)])
     except BaseException:  # a class may shadow __cause__ with code of its own; the description is enough then
         whole = None
     return [pickle.dumps((*described, whole, *([notes] if notes else ())), 5)]

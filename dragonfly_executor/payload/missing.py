@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from dragonfly_executor.parent import Parent
+
 HOST_NAME = "DRAGONFLY_HOST"
 """Environment variable of a runner: the name by which the user calls its host. Not set where the user named none."""
 _CAUSES = 16
@@ -32,8 +34,6 @@ def _missing(exc: BaseException) -> str | None:
 
 
 def _explained(name: str) -> str:
-    from dragonfly_executor.parent import Parent
-
     parent = Parent.get()
     runner = "" if parent is None else f" of runner {parent.runner_id}"
     top = name.partition(".")[0]

@@ -10,7 +10,7 @@ from types import CodeType, FunctionType, ModuleType
 from dragonfly_executor import errors
 from dragonfly_executor.condition import RLock, holding
 from dragonfly_executor.payload.code_names import all_names, code_names, submodules
-from dragonfly_executor.payload.rebuild import Importing
+from dragonfly_executor.payload.rebuild import Importing, main_module
 from dragonfly_executor.payload.script import Bindings, bindings
 from dragonfly_executor.payload.stable import fingerprint, same
 from dragonfly_executor.payload.tracking import MainView, importable, name_in
@@ -99,21 +99,24 @@ class ParentMain(MainView):
         self._known: dict[str, _Definition] = {}
         self._plans: dict[frozenset[str], _Plan] = {}
         self._attributes: frozenset[str] = frozenset()
+        self._first = main_module()
         self._script: tuple[ModuleType | None, Bindings | None] = (None, None)
 
     @property
     def namespace(self) -> dict[str, Any]:
         """The dictionary of ``__main__``."""
-        return sys.modules["__main__"].__dict__
+        return main_module().__dict__
 
     @property
     def script(self) -> Bindings | None:
         """What a slot gets by importing the script; None where nothing is imported."""
-        main = sys.modules["__main__"]
+        main = main_module()
         known, script = self._script
         if known is not main:
-            script = bindings(main) if self._script_travels else None
+            # Slots import the script that was there at first, and no other one.
+            script = bindings(main) if self._script_travels and main is self._first else None
             self._script = main, script
+            self._known, self._plans = {}, {}
         return script
 
     def name_of(self, found: Any) -> str | None:
@@ -126,6 +129,7 @@ class ParentMain(MainView):
         Raises:
             CallSerializationError: a global that the code uses cannot be pickled.
         """
+        _ = self.script  # another module may have become __main__: then all that is remembered is void
         plan = self._plans.get(roots)
         if plan is not None and plan.holds(self.namespace, self._versions):
             return plan.data

@@ -28,15 +28,25 @@ class Place(namedtuple("Place", "root cwd import_path site")):  # noqa: PYI024  
     import_path: list[str]
     site: str
 
-    def enter(self) -> None:
-        """Make this process start here: directory and import path. What the host itself has comes last."""
+    def enter(self, path: list[str], cwd: str | None) -> None:
+        """Make this process start here: directory and import path. What the host itself has comes last.
+
+        Args:
+            path: the parent's import path, where this is a machine of the same image; empty for all others.
+            cwd: the parent's working directory, if calls run there in such a machine.
+        """
         rest = os.environ.pop(HOST_PATH, None)
         if rest is not None:
             _add_host_path(json.loads(rest))
-        own = [entry for entry in sys.path if entry not in self.import_path]
+        # The parent's alone: what only the agent could import, a call could not import in the parent.
+        there = [entry for entry in path if os.path.exists(entry)] or sys.path
+        own = [entry for entry in there if entry not in self.import_path]
         sys.path[:] = [*self.import_path, *own]
         if self.site:
             self._add_site()
+        if cwd is not None and os.path.isdir(cwd):
+            os.chdir(cwd)
+            return
         os.makedirs(self.cwd, exist_ok=True)  # a call may have removed it
         os.chdir(self.cwd)
 

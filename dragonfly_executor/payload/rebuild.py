@@ -6,6 +6,7 @@ Names and arguments are a format: the two ends run the same version of this pack
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from importlib import import_module
 from types import CellType, CodeType, FunctionType, ModuleType
 
@@ -19,13 +20,22 @@ _UNFINISHED = "__dragonfly_unfinished__"
 
 
 def main_module() -> ModuleType:
-    """The script's own module: the parent's ``__main__``, or what stands for it in a slot."""
-    return sys.modules["__main__"]
+    """The script's own module: the parent's ``__main__``, or what stands for it in a slot.
+
+    A program may have taken its ``__main__`` out of ``sys.modules``. Then this is an empty one: nothing is found in it
+    by name, and all travels by value.
+    """
+    return sys.modules.get("__main__") or _empty_main()
+
+
+@lru_cache(maxsize=1)
+def _empty_main() -> ModuleType:
+    return ModuleType("__main__")
 
 
 def main_attribute(qualname: str) -> Any:
     """An object of ``__main__`` by its name."""
-    found: Any = sys.modules["__main__"]
+    found: Any = main_module()
     for part in qualname.split("."):
         found = getattr(found, part)
     return found
@@ -52,7 +62,7 @@ def new_function(home: str | None, code: CodeType, name: str, cells: tuple[CellT
         name: its ``__name__``.
         cells: its closure.
     """
-    namespace = sys.modules["__main__"].__dict__ if home is None else import_module(home).__dict__
+    namespace = main_module().__dict__ if home is None else import_module(home).__dict__
     return FunctionType(code, namespace, name, None, cells)
 
 

@@ -9,6 +9,7 @@ from pickle import Pickler
 from types import CoroutineType, NoneType
 
 from dragonfly_executor import errors
+from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.payload import authkey, failures
 from dragonfly_executor.payload.box import (
     BOX,
@@ -60,12 +61,15 @@ class SlotCodec:
         """Make the process look like the parent: import path, directory, arguments, ``__main__``. Once.
 
         Raises:
-            CallDeserializationError: the parent's serializer object cannot be opened here.
+            UnopenedCallError: the parent's serializer object cannot be opened here.
         """
         if self._place is None:
             self._enter_parents_directory()
         else:
-            self._place.enter()
+            self._place.enter(self._setup["path"], self._setup["cwd"])
+        # The agent has loaded the standard library's: a call imports what the parent has under these names.
+        for name in [name for name in sys.modules if name.partition(".")[0] in self._setup.get("shadowing", ())]:
+            del sys.modules[name]
         sys.argv[:] = self._setup["argv"]
         if self._setup["authkey"] is not None:
             authkey.adopt(self._setup["authkey"])
@@ -85,9 +89,6 @@ class SlotCodec:
     def _enter_parents_directory(self) -> None:
         # That and no more: what only the agent could import, a call could not import in the parent.
         sys.path[:] = self._setup["path"]
-        # The agent has loaded the standard library's: a call imports what the parent has under these names.
-        for name in [name for name in sys.modules if name.partition(".")[0] in self._setup["shadowing"]]:
-            del sys.modules[name]
         try:
             os.chdir(self._setup["cwd"])
         except OSError:
@@ -110,14 +111,15 @@ class SlotCodec:
         Arrays among the arguments may be views of ``data``, which is not to be used again.
 
         Raises:
-            CallDeserializationError: the payload cannot be opened here; its cause says why.
+            UnopenedCallError: the payload cannot be opened here; its cause says why.
         """
         try:
             call = pickle.loads(data) if data[0] == PICKLE else self._call(data)
             return call if len(call) == 4 else (*call, ())
         except BaseException as exc:  # imports and __setstate__ run user code, which may even exit
             text = f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}"
-            raise errors.CallDeserializationError(f"the call cannot be unpickled on the runner: {text}") from exc
+            what = f"the call, of {len(data)} bytes," if isinstance(exc, MemoryError) else "the call"
+            raise UnopenedCallError(f"{what} cannot be unpickled on the runner: {text}") from exc
 
     def encode_result(self, value: Any, first: int | None = None) -> list[Buffer]:
         """A value as the pieces of a payload. They are views of it where it is large.

@@ -13,10 +13,13 @@ from types import (
     WrapperDescriptorType,
 )
 
-from dragonfly_executor.payload.tracking import MAIN_NAMES
+from dragonfly_executor.payload.place import Place
+from dragonfly_executor.payload.rebuild import main_module
+from dragonfly_executor.payload.tracking import MAIN_NAMES, by_reference, name_in
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
 _CONSTANT = frozenset({
@@ -29,6 +32,9 @@ _CLASS_OWN = frozenset({
     "__match_args__", "__orig_bases__", "__parameters__", "__slotnames__", "__slots__", "__static_attributes__",
     "_field_defaults",
 })  # fmt: skip
+# In a named tuple: functions that were made for it.
+_TUPLE_OWN = frozenset({"__getnewargs__", "__new__", "__replace__", "__repr__", "_asdict", "_make", "_replace"})
+_FIELD = type(Place.root)  # of a named tuple
 _DEEPEST = 8
 
 
@@ -38,7 +44,7 @@ def fingerprint(value: Any) -> list[Any] | None:
     Two fingerprints are the same where they hold the very same objects (`same`).
     """
     parts: list[Any] = []
-    return parts if _collect(value, parts, 0) else None
+    return parts if _collect(value, parts, set(), 0) else None
 
 
 def same(one: list[Any] | None, other: list[Any] | None) -> bool:
@@ -48,66 +54,98 @@ def same(one: list[Any] | None, other: list[Any] | None) -> bool:
     return all(a is b for a, b in zip(one, other, strict=True))
 
 
-def _collect(value: Any, parts: list[Any], depth: int) -> bool:
+def _collect(value: Any, parts: list[Any], met: set[int], depth: int) -> bool:
+    """Add what makes up a value; False if the value may change in itself.
+
+    Args:
+        value: a global, or a part of one.
+        parts: the fingerprint so far.
+        met: the ids of the functions and classes that are in it already: a method's own class, for example.
+        depth: how far the value lies below the global.
+    """
     parts.append(value)
     kind = type(value)
     if kind in _CONSTANT:
         return True
     if depth > _DEEPEST:
         return False
-    if depth and any(value is known for known in parts[:-1]):
-        return True  # a method's own class
-    if kind is FunctionType:
-        return _function(value, parts, depth)
     if kind is tuple:
-        return _all(value, parts, depth)
+        return _all(value, parts, met, depth)
     if kind is staticmethod or kind is classmethod:
-        return _collect(value.__func__, parts, depth + 1)
+        return _collect(value.__func__, parts, met, depth + 1)
     if kind is property:
-        return _all((value.fget, value.fset, value.fdel), parts, depth)
-    if isinstance(value, type):
-        return _class(value, parts, depth)
-    return False
+        return _all((value.fget, value.fset, value.fdel, value.__doc__), parts, met, depth)
+    if kind is not FunctionType and not isinstance(value, type):
+        return False
+    if id(value) in met:
+        return True
+    met.add(id(value))
+    if value.__module__ not in MAIN_NAMES:
+        # What travels by reference is not sent at all, so it makes no difference what becomes of it.
+        return value.__module__ == "builtins" or by_reference(value)
+    return _function(value, parts, met, depth) if kind is FunctionType else _class(value, parts, met, depth)
 
 
-def _function(function: FunctionType, parts: list[Any], depth: int) -> bool:
-    parts.append(function.__code__)
-    if function.__module__ not in MAIN_NAMES:
-        return not function.__closure__ and not function.__dict__
+def _function(function: FunctionType, parts: list[Any], met: set[int], depth: int) -> bool:
+    parts += (function.__code__, function.__name__, function.__qualname__, function.__doc__, function.__module__)
+    parts += getattr(function, "__type_params__", ())
+    # Nobody changes an annotation in itself, and a deep look would take most of them for what may change.
+    for annotation in function.__annotations__.items():
+        parts += annotation
     return (
-        _all(function.__defaults__ or (), parts, depth)
-        and _all((function.__kwdefaults__ or {}).values(), parts, depth)
-        and _all(function.__dict__.values(), parts, depth)
-        and all(_cell(cell, parts, depth) for cell in function.__closure__ or ())
+        _all(function.__defaults__ or (), parts, met, depth)
+        and _named(function.__kwdefaults__ or {}, parts, met, depth)
+        and _named(function.__dict__, parts, met, depth)
+        and all(_cell(cell, parts, met, depth) for cell in function.__closure__ or ())
     )
 
 
-def _cell(cell: Any, parts: list[Any], depth: int) -> bool:
+def _cell(cell: Any, parts: list[Any], met: set[int], depth: int) -> bool:
     try:
-        return _collect(cell.cell_contents, parts, depth + 1)
+        return _collect(cell.cell_contents, parts, met, depth + 1)
     except ValueError:  # nothing assigned yet
         return False
 
 
-def _class(value: type, parts: list[Any], depth: int) -> bool:
-    if value.__module__ not in MAIN_NAMES:
-        return True  # travels by reference, or is a base that never changes
+def _class(value: type, parts: list[Any], met: set[int], depth: int) -> bool:
+    parts += (value.__name__, value.__qualname__, *value.__bases__)
+    own = vars(value)
     enum = sys.modules.get("enum")
     if enum is not None and isinstance(value, enum.EnumType):
+        for item in own.items():  # what is in an enumeration is made by it, and stays as it is
+            parts += item
         return True
-    generated = "__dataclass_fields__" in vars(value)
-    for name, part in vars(value).items():
-        if generated and _is_generated(name, part):
-            parts.append(part)  # its closure holds what a dataclass needs, not what a user changes
-        elif name not in _CLASS_OWN and not _collect(part, parts, depth + 1):
+    if not all(_base(base, parts, met, depth) for base in value.__bases__):
+        return False
+    for name, part in own.items():
+        parts.append(name)
+        if _is_generated(name, part, own):
+            parts.append(part)  # its closure holds what was needed to make it, not what a user changes
+        elif name not in _CLASS_OWN and not _collect(part, parts, met, depth + 1):
             return False
     return True
 
 
-def _is_generated(name: str, part: Any) -> bool:
+def _base(base: type, parts: list[Any], met: set[int], depth: int) -> bool:
+    main = main_module().__dict__
+    # One that has a name in the script is a definition of its own.
+    return name_in(main, base) is not None or _collect(base, parts, met, depth + 1)
+
+
+def _is_generated(name: str, part: Any, own: Mapping[str, Any]) -> bool:
+    """Whether a part of a class was made by the library when the class was."""
+    if "_field_defaults" in own:
+        return name in _TUPLE_OWN or type(part) is _FIELD
+    if "__dataclass_fields__" not in own:
+        return False
     code = getattr(getattr(part, "__wrapped__", part), "__code__", None)
     return name.startswith("__") and name.endswith("__") and getattr(code, "co_filename", None) == "<string>"
 
 
-def _all(values: Any, parts: list[Any], depth: int) -> bool:
-    return all(_collect(value, parts, depth + 1) for value in values)
+def _named(values: dict[str, Any], parts: list[Any], met: set[int], depth: int) -> bool:
+    parts += values
+    return _all(values.values(), parts, met, depth)
+
+
+def _all(values: Iterable[Any], parts: list[Any], met: set[int], depth: int) -> bool:
+    return all(_collect(value, parts, met, depth + 1) for value in values)

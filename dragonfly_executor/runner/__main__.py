@@ -4,17 +4,26 @@
 Its slots mark in MEMORY the calls that they begin, and hold PIPE open as long as they live; see
 `transport.start_cells`.
 
-``python -m dragonfly_executor.runner`` dials back to the parent that the environment variable DRAGONFLY_PARENT
+``python -P -m dragonfly_executor.runner`` dials back to the parent that the environment variable DRAGONFLY_PARENT
 describes. ``--failsafe SECONDS`` says how long it may take until the parent has let it in (20). With
 ``--max-lifetime SECONDS`` a process of its own sees to it that the runner ends by then, and earlier if it hangs, or has
-had no call for ``--max-idle SECONDS``: as the main process of a machine.
+had no call for ``--max-idle SECONDS``: as the main process of a machine. When that machine is stopped, calls have
+``--stop-grace SECONDS`` to finish (25). A token for Fly in its environment is dropped, unless ``--keep-token 1`` is
+said. Calls may import from the directory in which it was started, after all else; ``-P`` keeps Python from putting that
+directory first.
 """
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # Ahead of all other imports: nothing there is to take the place of the standard library.
+    del sys.path[0]
+
 import os
 import socket
-import sys
+from contextlib import suppress
 
 from dragonfly_executor.runner.agent import run
 
@@ -30,9 +39,13 @@ if TYPE_CHECKING:
 
 USAGE = (
     "usage: python -m dragonfly_executor.runner "
-    "[--fd NUMBER [MEMORY PIPE] | [--failsafe SECONDS] [--max-lifetime SECONDS [--max-idle SECONDS]]]"
+    "[--fd NUMBER [MEMORY PIPE] | [--failsafe SECONDS] [--keep-token 1] "
+    "[--max-lifetime SECONDS [--max-idle SECONDS] [--stop-grace SECONDS]]]"
 )
 FAILSAFE = 20.0
+STOP_GRACE = 25.0
+TOKENS = ("FLY_API_TOKEN", "FLY_ACCESS_TOKEN")
+"""With these whoever has them owns the app: calls get them only if they are meant for calls."""
 
 
 def main(arguments: list[str]) -> None:
@@ -46,7 +59,13 @@ def main(arguments: list[str]) -> None:
         memory = starts[0] if starts else None
         run(socket.socket(fileno=fd), prepare=lambda agent: agent.note_starts(memory))
         return
-    seconds = {"--failsafe": FAILSAFE, "--max-lifetime": 0.0, "--max-idle": 0.0}
+    seconds = {
+        "--failsafe": FAILSAFE,
+        "--max-lifetime": 0.0,
+        "--max-idle": 0.0,
+        "--stop-grace": STOP_GRACE,
+        "--keep-token": 0.0,
+    }
     for name, value in zip(arguments[::2], [*arguments[1::2], ""], strict=False):
         if name not in seconds or not value.replace(".", "", 1).isdigit():
             sys.exit(USAGE)
@@ -54,17 +73,21 @@ def main(arguments: list[str]) -> None:
     # It loads ssl, which a runner with a stream of its own has no use for.
     from dragonfly_executor.runner import dial
 
+    with suppress(FileNotFoundError):
+        sys.path.append(os.getcwd())
     try:
-        parent, failsafe, max_lifetime, max_idle = dial.take_parent(), *seconds.values()
+        parent, failsafe, max_lifetime, max_idle, grace, keeps_token = dial.take_parent(), *seconds.values()
     except dial.NotLetInError as error:
         _give_up(error)
+    if not keeps_token:
+        dial.drop(*TOKENS)
     if not max_lifetime:
         _run_once_let_in(parent, failsafe)
         return
     from dragonfly_executor.runner import watchdog
 
     def be_agent(show_life: Callable[[bool], None]) -> None:
-        _run_once_let_in(parent, failsafe, lambda agent: agent.be_watched(show_life, watchdog.EVERY, watchdog.GRACE))
+        _run_once_let_in(parent, failsafe, lambda agent: agent.be_watched(show_life, watchdog.EVERY, grace))
 
     watchdog.guard(be_agent, max_lifetime, failsafe, max_idle)
 

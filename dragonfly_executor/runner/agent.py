@@ -10,16 +10,15 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import time
 
 from dragonfly_executor.core import handshake
 from dragonfly_executor.core.wire import HEADER_SIZE, Flag, Frame, Kind, encode
-from dragonfly_executor.runner import processes
+from dragonfly_executor.runner import processes, room
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.household import Household
 from dragonfly_executor.runner.memory import MemoryWatch
 from dragonfly_executor.runner.slots import EXIT_PATIENCE, Slot, SlotOutput, Work
-from dragonfly_executor.runner.watch import Watch
+from dragonfly_executor.runner.watch import Watch, boot_clock
 from dragonfly_executor.stdlib_json import json
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
@@ -50,15 +49,6 @@ CALL, RESULT, CHUNK, IDLE = int(Kind.CALL), int(Kind.RESULT), int(Kind.CHUNK), i
 LARGE, MORE = Flag.LARGE, Flag.MORE
 
 
-BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""It goes on while the machine sleeps: a lease that ran out over night has run out."""
-
-
-def boot_clock() -> float:
-    """Seconds on the clock of the lease."""
-    return time.clock_gettime(BOOT_CLOCK)
-
-
 class Agent:
     """Everything that happens on a runner, from HELLO to BYE."""
 
@@ -67,11 +57,12 @@ class Agent:
     ) -> None:
         self._loop = loop
         self._runner_id = runner_id
-        self._link = Link(loop, sock, self._on_frames, self._on_link_closed, handshake=True)
+        self._link = Link(loop, sock, self._on_frames, lambda _reason: self.exit(), handshake=True)
         self._watch = Watch(loop)
         self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slot)
         self._household = Household(loop, self._link, self._dispatcher, self._on_slot_frames, self._descriptors)
         self._link.on_drained = self._household.resume
+        self._dispatcher.lineup.on_none = self._leave_without_slots
         self._make_output: Callable[[], SlotOutput] = lambda: SlotOutput(self._link)
         self._lease = patience
         self._heard = boot_clock()
@@ -88,13 +79,15 @@ class Agent:
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Say hello; the rest follows from what the parent answers."""
+        """Say hello; the rest follows from what the parent answers. OSError if this cannot be a runner."""
         # First: as soon as the parent has heard of this one it may send calls, and a signal must not lose them.
         self._watch.signals(self._on_children, self._on_terminate)
         # What the parent itself has started has the parent's own packages, and no time to lose.
         own = versions() if "DRAGONFLY_PARENT_PID" in os.environ else versions_with_packages()
+        trial = room.start_trial()
         self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own)))
         self._link.flush()
+        room.end_trial(trial)
         processes.become_subreaper()
         if self._starts_memory is not None:
             self._household.starts = map_cells(self._starts_memory)
@@ -125,9 +118,6 @@ class Agent:
             self.exit()
         self._lease_timer = self._loop.call_later(self._lease / LEASE_CHECKS, self._check_lease)
 
-    def _on_link_closed(self, reason: Exception | None) -> None:
-        self.exit()
-
     def exit(self) -> NoReturn:
         """Kill everything that runs here, and go."""
         self._household.kill()
@@ -153,6 +143,11 @@ class Agent:
         self._link.send(encode(Kind.STOP))
         self._dispatcher.close()
 
+    def _leave_without_slots(self, error: OSError) -> None:
+        """Not even one can be had: what has come goes back, and other runners are of more use than this one."""
+        sys.stderr.write(f"dragonfly runner: no room for a single slot, so this runner goes: {error}\n")
+        self._on_terminate()
+
     def _end_in(self, grace: float) -> None:
         """End in so many seconds at the latest. Of several who say so, the one counts who waits the least."""
         when = self._loop.time() + grace
@@ -170,6 +165,7 @@ class Agent:
         self._stopping = True
         for slot in list(self._dispatcher.slots.values()):
             if slot.in_flight and not slot.is_ending:
+                slot.stopped_after = self._grace if self._leaving else None
                 slot.kill()
             else:
                 slot.retire()
@@ -337,11 +333,15 @@ def run(
     seconds. Does not return. Whoever watches it gets it first.
     """
     processes.reset_signals()
-    loop = Loop()
-    agent = Agent(loop, sock, runner_id, patience)
-    if prepare is not None:
-        prepare(agent)
-    agent.start()
+    try:
+        loop = Loop()
+        agent = Agent(loop, sock, runner_id, patience)
+        if prepare is not None:
+            prepare(agent)
+        agent.start()
+    except OSError as error:
+        room.say_why_not(sock, error)
+        os._exit(1)
     try:
         loop.run()
     except BaseException:

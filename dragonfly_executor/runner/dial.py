@@ -52,13 +52,21 @@ def take_parent() -> Parent:
     except ValueError as error:
         reason = str(error) if text else f"nobody said who the parent is: {VARIABLE} is not set"
         raise NotLetInError(reason, "connect") from None
-    _overwrite_variable()
+    _overwrite(VARIABLE)
     os.environ[VARIABLE] = parent._replace(token=None).encode()
     return parent
 
 
-def _overwrite_variable() -> None:
-    """Blot out the token where the kernel shows it, in /proc/PID/environ.
+def drop(*names: str) -> None:
+    """Have these variables neither in the environment nor where the kernel shows it."""
+    for name in names:
+        if name in os.environ:
+            _overwrite(name)
+            del os.environ[name]
+
+
+def _overwrite(name: str) -> None:
+    """Blot out a variable's value where the kernel shows it, in /proc/PID/environ.
 
     To change or unset a variable leaves it there, and every slot that is forked would have it.
     """
@@ -66,7 +74,7 @@ def _overwrite_variable() -> None:
 
     libc = ctypes.CDLL(None)
     libc.getenv.restype = ctypes.c_void_p
-    place = libc.getenv(VARIABLE.encode())
+    place = libc.getenv(name.encode())
     if place:
         ctypes.memset(place, ord("-"), len(ctypes.string_at(place)))
 

@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 
 from dragonfly_executor.parent import Parent
-from dragonfly_executor.runner import agent, dial, processes
+from dragonfly_executor.runner import agent, dial, leftovers, processes
 from dragonfly_executor.stdlib_json import json
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
@@ -29,8 +29,8 @@ GRACE = 2.0
 """Seconds that an agent which is to end gets, until it is killed."""
 
 
-def run(reading: int, writing: int, parent: str, failsafe: float) -> int:
-    """Be an agent's keeper until it has ended; how it has, as waitpid has it.
+def run(reading: int, writing: int, parent: str, failsafe: float) -> tuple[int, leftovers.Record]:
+    """Be an agent's keeper until it has ended. Return how it has, as waitpid has it, and the record of the runner.
 
     Args:
         reading, writing: the parent's stream.
@@ -52,8 +52,10 @@ def run(reading: int, writing: int, parent: str, failsafe: float) -> int:
         _be_agent(writing, dialed, parent, failsafe)
     os.close(writing)
     os.close(dialed)
+    record = leftovers.Record(pid)
+    leftovers.sweep()
     try:
-        return _keep(pid, reading, dialing, children)
+        return _keep(pid, reading, dialing, children), record
     finally:
         # Others may end yet, and then there is nobody to wake.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from dragonfly_executor.runner import agent, processes
+from dragonfly_executor.runner import agent, leftovers, processes
 from dragonfly_executor.transport.streams import DescriptorPair
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
@@ -17,7 +17,8 @@ def run(reading: int, writing: int, patience: float = 60.0, dial: dict[str, Any]
     """Be a runner on the stream that these two descriptors are, or on a link of its own. Does not return.
 
     Nobody on the host can be asked to sweep after an agent that was killed, and slots alone die with it: what their
-    calls have started would go on. So the agent is a child of this process, which waits for its end.
+    calls have started would go on. So the agent is a child of this process, which waits for its end. If this process is
+    killed too, the next boot on the host ends what is left.
 
     Args:
         reading, writing: the parent's stream.
@@ -28,16 +29,17 @@ def run(reading: int, writing: int, patience: float = 60.0, dial: dict[str, Any]
         # It loads ssl, which a runner on a stream has no use for.
         from dragonfly_executor.runner import direct
 
-        status = direct.run(reading, writing, dial["parent"], dial["failsafe"])
+        status, record = direct.run(reading, writing, dial["parent"], dial["failsafe"])
     else:
-        status = _run_on_stream(reading, writing, patience)
+        status, record = _run_on_stream(reading, writing, patience)
     processes.kill_children()
+    record.remove()
     code = os.waitstatus_to_exitcode(status)
     os._exit(code if code >= 0 else 128 - code)
 
 
-def _run_on_stream(reading: int, writing: int, patience: float) -> int:
-    """How the agent has ended, as waitpid has it."""
+def _run_on_stream(reading: int, writing: int, patience: float) -> tuple[int, leftovers.Record]:
+    """Return how the agent has ended, as waitpid has it, and the record of the runner."""
     pid = os.fork()
     if pid == 0:
         agent.run(DescriptorPair(reading, writing), patience=patience)
@@ -45,4 +47,6 @@ def _run_on_stream(reading: int, writing: int, patience: float) -> int:
     for fd in {reading, writing}:
         os.close(fd)
     processes.become_subreaper()
-    return os.waitpid(pid, 0)[1]
+    record = leftovers.Record(pid)
+    leftovers.sweep()
+    return os.waitpid(pid, 0)[1], record

@@ -10,7 +10,7 @@ import os
 import sys
 
 from dragonfly_executor.core.wire import SETUP_HEAD, Kind, Script, encode
-from dragonfly_executor.runner import processes
+from dragonfly_executor.runner import processes, slot_end
 from dragonfly_executor.runner import progress as phases
 from dragonfly_executor.runner import slot as slot_main
 from dragonfly_executor.runner.progress import Progress
@@ -196,8 +196,8 @@ class Household:
         if crashed and self._has_initializer:
             self._setup_crashes += 1
             if self._setup_crashes >= MAX_SETUP_CRASHES:
-                code = os.waitstatus_to_exitcode(status)
-                self._report_setup_failure(f"{self._setup_crashes} slots in a row died before they were ready ({code})")
+                last = slot_end.told(slot, status)
+                self._report_setup_failure(f"{self._setup_crashes} slots in a row died before they were ready; {last}")
         # Without user code in its setup nothing speaks for the next slot to fare the same: then its call is told.
         self._dispatcher.slot_ended(slot, status, tell=crashed and not self._has_initializer)
         if slot in self._paused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 
@@ -33,8 +34,6 @@ class LastStack:
 
     def record(self) -> None:
         """In the slot: write the stacks of all threads when this process dies of a fault."""
-        import faulthandler
-
         os.close(self._reader)
         self._reader = -1
         faulthandler.enable(self._writer)

@@ -35,6 +35,8 @@ class Lineup:
         self._fork_slot = fork_slot
         self._on_no_room = on_no_room
         self._on_room = on_room
+        self.on_none: Callable[[OSError], object] = lambda error: None
+        """Called when there is no slot, and none could be forked."""
         self.slots: dict[int, Slot] = {}
         """By process id."""
         self.max_slots = 1
@@ -100,11 +102,7 @@ class Lineup:
         return self._loop.time() >= self._no_fork_before
 
     def grow(self) -> Slot | None:
-        """Fork another slot, if there may be one and there is room for it.
-
-        Raises:
-            OSError: there is no room for a single one.
-        """
+        """Fork another slot, if there may be one and there is room for it."""
         if not self.may_grow() or not self.has_room:
             return None
         try:
@@ -118,7 +116,8 @@ class Lineup:
     def _could_not_fork(self, error: OSError) -> None:
         """This machine has no room for another process, or its descriptors: the slots that are there go on without."""
         if not self.slots:
-            raise error
+            self.on_none(error)
+            return
         if not self._no_fork_before:
             # Once: it is tried each second from now on.
             os.write(2, f"dragonfly runner: no room for another slot, only for {len(self.slots)}: {error}\n".encode())

@@ -58,7 +58,7 @@ def sweep(within: str | None = None) -> list[str]:
     within = temporary_folder() if within is None else within
     prefix = f"{PREFIX}{os.geteuid()}-"
     swept = []
-    for name in _listed(within):
+    for name in listed(within):
         if not name.startswith(prefix):
             continue
         path = os.path.join(within, name)
@@ -86,7 +86,7 @@ def remove_tree(path: str) -> None:
             os.chmod(path, 0o700)
     except OSError:
         return
-    for name in _listed(path):
+    for name in listed(path):
         remove_tree(os.path.join(path, name))
     try:
         os.rmdir(path)
@@ -94,7 +94,8 @@ def remove_tree(path: str) -> None:
         return
 
 
-def _listed(path: str) -> list[str]:
+def listed(path: str) -> list[str]:
+    """Return what is in a directory; nothing if it cannot be read."""
     try:
         return os.listdir(path)
     except OSError:

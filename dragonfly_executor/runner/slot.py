@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 
 from dragonfly_executor import errors
+from dragonfly_executor.core.bounds import room_for
 from dragonfly_executor.core.wire import (
     CHUNK_SIZE,
     HEADER,
@@ -31,6 +32,7 @@ from dragonfly_executor.core.wire import (
     Script,
     encode,
 )
+from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.payload import SlotCodec, perform
 from dragonfly_executor.runner import processes, slot_exit, slot_identity
 from dragonfly_executor.runner import progress as phases
@@ -48,6 +50,8 @@ Buffer = bytes | bytearray | memoryview
 PACKET_SIZE = HEADER_SIZE + LIMITS.size + MAX_INLINE + TOTAL.size
 LARGE_WINDOW = 16
 """Chunks of a large call that are asked for at first; the agent asks for more as they pass."""
+SCRAP_SIZE = 16 * 1024
+"""Into so many bytes a slot reads what it has no memory for. They are there before memory is short."""
 FAILED = 70
 """Exit status (EX_SOFTWARE) of a slot whose initializer failed."""
 
@@ -109,6 +113,7 @@ class _Slot:
         self._output = output
         self._progress = progress
         self._pid = os.getpid()
+        self._scrap = bytearray(SCRAP_SIZE)
         self._max_payload = 0
         self._ref: tuple[int, int] | None = None
         """The call whose limits the agent watches, if it has any."""
@@ -162,7 +167,7 @@ class _Slot:
             try:
                 data = self._receive_large(call_id, attempt, data)
             except MemoryError as error:
-                self._send_error(call_id, attempt, errors.CallDeserializationError(f"MemoryError: {error}"))
+                self._send_error(call_id, attempt, UnopenedCallError(f"MemoryError: {error}"))
                 return
         if kind == Kind.CHECK_IDLE:
             self._answer_idle_check(data)
@@ -214,15 +219,17 @@ class _Slot:
             # The one place that believes a length before the bytes are there: the parent counted what it has.
             data, fits = bytearray(total), True
         except MemoryError:
-            data, fits = bytearray(CHUNK_SIZE), False
+            data, fits = self._scrap, False
         view = memoryview(data)
         header = memoryview(bytearray(HEADER_SIZE))
         received = 0
         while received < total:
             self._read_into(header)
             length = HEADER.unpack(header)[5]
-            start = received if fits else 0
-            self._read_into(view[start : start + length])
+            if fits:
+                self._read_into(view[received : received + length])
+            else:
+                self._drop(view, length)
             received += length
         if not fits:
             raise MemoryError(f"the slot has no room for a call of {total} bytes")
@@ -236,14 +243,22 @@ class _Slot:
                 os._exit(1)
             view = view[size:]
 
+    def _drop(self, scrap: memoryview, size: int) -> None:
+        """Read so many bytes for which there is no room: what follows them is still to be understood."""
+        while size:
+            piece = scrap[:size]
+            self._read_into(piece)
+            size -= len(piece)
+
     def _send_error(self, call_id: int, attempt: int, error: Exception) -> None:
         """What the slot itself has to say about a call."""
         self._send_result(call_id, attempt, 0, Flag.ERROR, self._codec.encode_error(error))
 
     def _send_result(self, call_id: int, attempt: int, microseconds: int, flags: int, parts: Sequence[Buffer]) -> None:
         total = sum(map(len, parts)) if len(parts) > 1 else len(parts[0])
-        if total > self._max_payload and not flags & Flag.ERROR:
-            text = f"the call's result takes {total} bytes, and max_payload is {self._max_payload}"
+        if total > room_for(self._max_payload, flags):
+            what = "error" if flags & Flag.ERROR else "result"
+            text = f"the call's {what} takes {total} bytes, and max_payload is {self._max_payload}"
             self._send_error(call_id, attempt, errors.FrameTooLargeError(text))
             return
         if total <= MAX_INLINE:

@@ -1,4 +1,4 @@
-"""What is told of a slot that died under a call: how, where in the user's code, and whether memory ran out."""
+"""What is told of a slot that died: how, where in the user's code, and whether memory ran out."""
 
 from __future__ import annotations
 
@@ -24,6 +24,20 @@ def describe(work: Work, slot: Slot, status: int, memory: MemoryWatch | None) ->
         "output": slot.output.last_words(),
         "stack": slot.stack.read(number),
         "out_of_memory": out_of_memory,
+        "stopped_after": slot.stopped_after,
         "memory_limit": memory.limit() if out_of_memory and memory is not None else None,
     }
     return json.dumps(said).encode()
+
+
+def told(slot: Slot, status: int) -> str:
+    """Return, for a person, how a slot ended that had no call: with its Python stack, if a fault ended it."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"the last exited with status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    stack = slot.stack.read(-code).rstrip()
+    return f"the last was killed by {name}" + (f"\n{stack}" if stack else "")

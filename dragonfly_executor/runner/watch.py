@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -12,6 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dragonfly_executor.transport.loop import Loop
+
+BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""It goes on while the machine sleeps: a lease that ran out over night has run out."""
+
+
+def boot_clock() -> float:
+    """Seconds on the clock of the lease."""
+    return time.clock_gettime(BOOT_CLOCK)
 
 
 class Watch:

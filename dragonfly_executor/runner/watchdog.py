@@ -10,7 +10,7 @@ import os
 import signal
 
 from dragonfly_executor.runner import exits, processes
-from dragonfly_executor.runner.agent import boot_clock
+from dragonfly_executor.runner.watch import boot_clock
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False

@@ -54,6 +54,11 @@ class Keeper:
         return self._scanner.script is not None
 
     @property
+    def sends_nothing(self) -> bool:
+        """Whether no file is to travel."""
+        return not self._plan.auto and not self._plan.extra
+
+    @property
     def main(self) -> dict[str, Any]:
         """The script as slots find it."""
         return self._scanner.script or NO_SCRIPT

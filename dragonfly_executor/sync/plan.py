@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dragonfly_executor.sync.requirements import read
 
 if TYPE_CHECKING:
     from dragonfly_executor.sync.scan import Seen
@@ -24,7 +25,7 @@ class Sync:
         max_file: bytes; a file that is larger does not travel, and a warning names it.
         max_total: bytes; a project that is larger does not travel, and boots fail.
         requirements: third-party packages, as a list of what stands in a requirements file, or as the path of one. They
-            are installed on the host, once for each list.
+            are checked here, and installed on the host, once for each list.
         check_every: seconds after a look for changed files in which calls are taken not to need another; 0 looks before
             each call. Where a look is quick it comes more often, after twenty times what the last one took.
 
@@ -33,8 +34,8 @@ class Sync:
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: a folder is the whole home directory or more, a number is negative, or a requirement names what only
-            this machine has.
+        ValueError: a folder is the whole home directory or more, a number is negative, or a requirement is none, or
+            names what only this machine has.
         OSError: the requirements file cannot be read.
     """
 
@@ -54,7 +55,7 @@ class Sync:
         if not check_every >= 0:
             raise ValueError(f"check_every must be at least 0, not {check_every!r}")
         self.check_every = float(check_every)
-        self.requirements = _requirements(requirements)
+        self.requirements = read(requirements)
         self.seen: Seen | None = None
 
     @classmethod
@@ -106,21 +107,3 @@ def _size(value: int, name: str) -> int:
     if value < 0:
         raise ValueError(f"{name} must be at least 0, not {value}")
     return value
-
-
-def _requirements(given: Iterable[str] | str | os.PathLike[str] | None) -> list[str]:
-    """The lines that matter."""
-    if given is None:
-        return []
-    if isinstance(given, (str, os.PathLike)):
-        lines = Path(given).read_text(encoding="utf-8").splitlines()
-    else:
-        lines = list(given)
-    for line in lines:
-        if not isinstance(line, str):
-            raise TypeError(f"requirements must be texts, as in a requirements file, not {line!r}")
-    kept = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    for line in kept:
-        if line.split()[0].partition("=")[0] in ("-r", "--requirement", "-c", "--constraint", "-e", "--editable"):
-            raise ValueError(f"a requirement must not name a file of this machine, which no other has: {line!r}")
-    return kept

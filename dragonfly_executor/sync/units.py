@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from dragonfly_executor.payload.rebuild import main_module
 from dragonfly_executor.payload.script import describe
 from dragonfly_executor.payload.tracking import MAIN_NAMES
 
@@ -78,7 +79,7 @@ def imported(layout: Layout) -> dict[Unit, set[str]]:
 
 def of_script(layout: Layout) -> tuple[Unit, dict[str, Any]] | None:
     """The script as a unit, and its description with its files where a runner has them; None if it has no file here."""
-    module = sys.modules["__main__"]
+    module = main_module()
     described = describe(module)
     path, name, entry = described["path"], described["name"], described["entry"]
     if path is None or not is_own(path):

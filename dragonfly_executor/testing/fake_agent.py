@@ -7,7 +7,9 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
+from dragonfly_executor import errors
 from dragonfly_executor.core import handshake
+from dragonfly_executor.core.bounds import room_for
 from dragonfly_executor.core.handshake import Versions
 from dragonfly_executor.core.wire import (
     HEADER_SIZE,
@@ -20,10 +22,10 @@ from dragonfly_executor.core.wire import (
     Frame,
     Kind,
     encode,
+    split_bulk,
 )
 from dragonfly_executor.payload import SlotCodec, perform
 from dragonfly_executor.stdlib_json import json
-from dragonfly_executor.transport.link import split_bulk
 
 Ref = tuple[int, int]
 Buffer = bytes | memoryview
@@ -51,6 +53,7 @@ class FakeAgent(threading.Thread):
         self._codec: SlotCodec
         self._slots = 0
         self._setup = b""
+        self._max_payload = 0
         self._live: set[Ref] = set()
         self._uploads: dict[Ref, bytearray] = {}
         self._changed = threading.Condition()
@@ -75,7 +78,7 @@ class FakeAgent(threading.Thread):
             return  # it has ended
 
     def freeze(self) -> None:
-        """Say nothing any more."""
+        """Say nothing any more, and take no notice of anything but the end of the link."""
         self._frozen = True
 
     # -- the thread ---------------------------------------------------------------------------------------------------
@@ -88,6 +91,8 @@ class FakeAgent(threading.Thread):
                 self._say(Kind.HELLO, payload=handshake.hello("fake", self._claimed))
             while data := self._receive():
                 for frame in decoder.feed(data):
+                    if self._frozen:
+                        continue  # what it is told now does not reach it
                     self._on.get(frame.kind, self._on_other)(frame)
             with self._speaking:
                 self._frozen = True
@@ -124,7 +129,7 @@ class FakeAgent(threading.Thread):
         self._setup += frame.payload
         if frame.flags & Flag.MORE:
             return
-        _, size, _ = SETUP_HEAD.unpack_from(self._setup)
+        self._max_payload, size, _ = SETUP_HEAD.unpack_from(self._setup)
         own = self._setup[SETUP_HEAD.size :]
         # Not prepared: that would make this process look like the parent, which it is.
         self._codec = SlotCodec(own[:size])
@@ -193,6 +198,10 @@ class FakeAgent(threading.Thread):
         self._say(Kind.STARTED, ref)
         is_error, retryable, parts = perform(self._codec, data)
         flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
+        size = sum(map(len, parts))
+        if size > room_for(self._max_payload, flags):
+            text = f"the call's result takes {size} bytes, and max_payload is {self._max_payload}"
+            flags, parts = Flag.ERROR, self._codec.encode_error(errors.FrameTooLargeError(text))
         if self._settle(ref):
             self._say_result(ref, flags, parts)
 

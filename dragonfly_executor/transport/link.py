@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from dragonfly_executor.core.wire import (
     CHUNK_SIZE,
@@ -18,7 +18,6 @@ from dragonfly_executor.core.wire import (
     MAX_FRAME,
     MAX_HANDSHAKE_FRAME,
     Decoder,
-    Flag,
     Frame,
     Kind,
 )
@@ -30,23 +29,16 @@ Buffer = bytes | bytearray | memoryview
 
 READ_SIZE = 64 * 1024
 LARGE_READ_SIZE = 1024 * 1024
+SMALL_READ_SIZE = 4 * 1024
+"""Of a read when memory is short."""
 JOIN_LIMIT = 512 * 1024
 """How much of the first lane goes into one write; joining more costs more than a second write."""
 MAX_PIECES = 512
 """Of one write; the kernel takes 1,024 (IOV_MAX)."""
+MAX_REPLIES = 16 * 1024
+"""Answers that may wait to be written: a peer that asks and does not read would fill the memory with them."""
 BULK_AHEAD = 4 * CHUNK_SIZE
 """How much of the second lane is handed to one write."""
-
-
-def split_bulk(call_id: int, attempt: int, parts: list[Buffer]) -> Iterator[tuple[bytes, memoryview]]:
-    """The chunk frames, as header and bytes, that carry `parts`; nothing is copied."""
-    views = [memoryview(part).cast("B") for part in parts if len(part)]
-    for number, view in enumerate(views):
-        for start in range(0, len(view), CHUNK_SIZE):
-            piece = view[start : start + CHUNK_SIZE]
-            last = number == len(views) - 1 and start + CHUNK_SIZE >= len(view)
-            flags = 0 if last else Flag.MORE
-            yield HEADER.pack(Kind.CHUNK, flags, attempt, 0, call_id, len(piece)), piece
 
 
 def _ref(header: Buffer) -> tuple[int, int]:
@@ -85,12 +77,18 @@ class Link:
         self._unsent: deque[memoryview] = deque()
         self._unsent_is_bulk = False
         self._flush_is_due = False
-        self._writer_is_on = False
+        self.is_blocked = False
+        """Whether something waits for the socket to take more."""
         self._read_size = READ_SIZE
+        self._replies = 0
+        self.first_place = 0
+        """How many frames have left the first lane, while the socket took no more."""
         self.queued_bulk = 0
         """Bytes of the second lane that wait to be written."""
         self.on_drained: Callable[[], None] | None = None
         """Called when the second lane has shrunk below a few chunks."""
+        self.on_shortage: Callable[[], bool] | None = None
+        """Called when there is no memory for what comes in; makes room, and returns False if it can make none."""
         self.unwritten: set[tuple[int, int]] = set()
         """Once it is closed: by id and attempt, the calls of which no peer can have everything."""
         self.closed = False
@@ -106,9 +104,25 @@ class Link:
     def send(self, frame: Buffer) -> None:
         """Queue a frame in the first lane; it goes out with all others of this pass."""
         self._first_lane.append(frame)
-        if not self._flush_is_due and not self._writer_is_on:
+        if not self._flush_is_due and not self.is_blocked:
             self._flush_is_due = True
             self._loop.call_soon(self._flush)
+
+    def reply(self, frame: Buffer) -> None:
+        """Answer what the peer has asked; `send`, for a peer that may ask without end and never read."""
+        if not self._first_lane:
+            self._replies = 0
+        self._replies += 1
+        if self._replies <= MAX_REPLIES:
+            self.send(frame)
+        elif self._replies == MAX_REPLIES + 1:
+            error = ProtocolError(f"{MAX_REPLIES} answers wait for a peer that does not read them")
+            self._loop.call_soon(lambda: self._fail(error))
+
+    @property
+    def next_place(self) -> int:
+        """The place in the first lane that the next frame takes; compare with `first_place`, while blocked."""
+        return self.first_place + len(self._first_lane)
 
     def queue(self, frame: Buffer) -> None:
         """Put a frame into the first lane; it goes out with the `flush` that has to follow."""
@@ -118,7 +132,7 @@ class Link:
         """Queue a chunk frame in the second lane."""
         self._second_lane.append((header, piece))
         self.queued_bulk += len(header) + len(piece)
-        if not self._flush_is_due and not self._writer_is_on:
+        if not self._flush_is_due and not self.is_blocked:
             self._flush_is_due = True
             self._loop.call_soon(self._flush)
 
@@ -149,7 +163,7 @@ class Link:
             self._unsent.append(memoryview(frame)[sent:])
             self._unsent_is_bulk = False
             return False
-        return not self._second_lane and not self._writer_is_on
+        return not self._second_lane and not self.is_blocked
 
     def pause(self) -> None:
         """Stop reading: the peer then blocks, with bounded memory on this side."""
@@ -183,15 +197,16 @@ class Link:
         found = {_ref(header) for header, _ in self._second_lane}
         # What is being written is the rest of a batch of frames.
         rest = memoryview(b"") if self._unsent_is_bulk or not self._unsent else self._unsent[0]
-        batch = b"".join((rest.obj,))
-        frames = b"".join((batch, *self._first_lane))
+        batch: bytes = rest.obj  # type: ignore[assignment]
         written = len(batch) - len(rest)
-        position = 0
-        while position < len(frames):
-            kind, _, attempt, _, call_id, length = HEADER.unpack_from(frames, position)
-            position += HEADER_SIZE + length
-            if kind == Kind.CALL and position > written:
-                found.add((call_id, attempt))
+        for frames in (batch, *self._first_lane):
+            position = 0
+            while position < len(frames):
+                kind, _, attempt, _, call_id, length = HEADER.unpack_from(frames, position)
+                position += HEADER_SIZE + length
+                if kind == Kind.CALL and position > written:
+                    found.add((call_id, attempt))
+            written = 0
         return found
 
     def fileno(self) -> int:
@@ -213,6 +228,12 @@ class Link:
             data = self._sock.recv(self._read_size)
         except (BlockingIOError, InterruptedError):
             return False
+        except MemoryError:
+            # Nothing was read: there was no room for the bytes that might come.
+            if self._read_size == SMALL_READ_SIZE and not self._has_made_room():
+                raise
+            self._read_size = SMALL_READ_SIZE
+            return True
         except OSError as error:
             self._fail(error)
             return False
@@ -223,15 +244,26 @@ class Link:
         # A large buffer is mapped afresh for each read, which only pays while large payloads flow.
         self._read_size = LARGE_READ_SIZE if len(data) == self._read_size else READ_SIZE
         try:
-            frames = self._decoder.feed(data)
+            frames = self._feed(data)
             while frames:
                 self._on_frames(frames)
                 # In a handshake there may be more, under the limits that the last frame has set.
-                frames = self._decoder.feed(b"") if self._decoder.pending and not self.closed else []
+                frames = self._feed(b"") if self._decoder.pending and not self.closed else []
         except ProtocolError as error:
             self._fail(error)
             return False
         return True
+
+    def _feed(self, data: bytes) -> list[Frame]:
+        while True:
+            try:
+                return self._decoder.feed(data)
+            except MemoryError:
+                if not self._has_made_room():
+                    raise
+
+    def _has_made_room(self) -> bool:
+        return self.on_shortage is not None and self.on_shortage()
 
     def _flush(self) -> None:
         self._flush_is_due = False
@@ -249,7 +281,7 @@ class Link:
             self.drain_reads()
             self._fail(error)
             return
-        if self._writer_is_on:
+        if self.is_blocked:
             self._want_writer(False)
 
     def _fill(self) -> None:
@@ -258,6 +290,7 @@ class Link:
         if self._first_lane:
             if len(self._first_lane) == 1:
                 self._unsent.append(memoryview(self._first_lane.popleft()))
+                self.first_place += 1
                 return
             taken: list[Buffer] = []
             size = 0
@@ -265,7 +298,14 @@ class Link:
                 frame = self._first_lane.popleft()
                 taken.append(frame)
                 size += len(frame)
-            self._unsent.append(memoryview(b"".join(taken)))
+            try:
+                self._unsent.append(memoryview(b"".join(taken)))
+            except MemoryError:
+                # One at a time takes none.
+                self._unsent.append(memoryview(taken[0]))
+                self._first_lane.extendleft(taken[:0:-1])
+                del taken[1:]
+            self.first_place += len(taken)
             return
         size = 0
         while self._second_lane and size < BULK_AHEAD and len(self._unsent) < MAX_PIECES:
@@ -295,9 +335,9 @@ class Link:
         return True
 
     def _want_writer(self, wanted: bool) -> None:
-        if wanted == self._writer_is_on or self.closed:
+        if wanted == self.is_blocked or self.closed:
             return
-        self._writer_is_on = wanted
+        self.is_blocked = wanted
         if wanted:
             self._loop.add_writer(self._write_fd, self._flush)
         else:

@@ -23,7 +23,7 @@ class Pump:
         sock: the other one.
 
     Raises:
-        RuntimeError: a thread cannot be started. The socket is closed, and the stream is whoever's it was.
+        RuntimeError: a thread cannot be started. Both are closed.
     """
 
     def __init__(self, stream: Stream, sock: socket.socket) -> None:
@@ -38,9 +38,11 @@ class Pump:
             for thread in reversed(self._threads):
                 thread.start()
         except BaseException:
+            # No thread is to be had. The one that runs, if any, closes the socket, and the stream too.
             self._shut_down(socket.SHUT_RDWR)
             if self._threads[1].ident is None:
-                self._sock.close()
+                stream.close()
+                sock.close()
             raise
 
     def fileno(self) -> int:

@@ -99,10 +99,11 @@ def as_socket(stream: Stream) -> tuple[socket.socket, Pump | None]:
     from dragonfly_executor.transport.pump import PUMP_SIZE, Pump
 
     ours, theirs = socket.socketpair()
-    for sock in (ours, theirs):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PUMP_SIZE)
     try:
+        for sock in (ours, theirs):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PUMP_SIZE)
         return ours, Pump(stream, theirs)
     except BaseException:
         ours.close()
+        theirs.close()
         raise

@@ -72,7 +72,7 @@ class DockerBackend(Backend):
         parent, environment = request.parent, {**self._env, VARIABLE: request.parent.encode()}
         config = {
             "Image": self._image,
-            "Cmd": ["python", "-m", "dragonfly_executor.runner"],
+            "Cmd": ["python", "-P", "-m", "dragonfly_executor.runner"],
             "Env": [f"{name}={value}" for name, value in environment.items()],
             "Labels": {"dragonfly.pool": parent.pool, "dragonfly.parent": f"{parent.host}:{parent.pid}"},
             "HostConfig": self._host_config,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, fsum
 
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.ledger import CallState
@@ -15,6 +15,8 @@ def validate(machine: Machine, now: float) -> None:
     """Check all that can be seen in a state. `now`: the time of the last event."""
     pool = machine.pool
     check_sums(pool)
+    check_what_is_told(pool)
+    check_meter(pool)
     check_places(pool)
     check_boots(pool)
     check_bounds(pool)
@@ -40,6 +42,28 @@ def check_sums(pool: PoolState) -> None:
     since = [runner.idle_since for runner in roster.idle.values()]
     assert since == sorted(since), "the runner that is idle for the longest time is not first"
     assert roster.retiring == {runner.id: runner for runner in up if runner.retiring}
+    assert not roster.retired, "a runner that is to retire has no call, and was not told to go"
+    started = [call for call in pool.ledger.calls.values() if call.state is CallState.STARTED]
+    assert pool.ledger.started == len(started)
+
+
+def check_what_is_told(pool: PoolState) -> None:
+    """What is copied for `stats` is what a walk over all runners finds."""
+    walked = {
+        runner.id: (runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done)
+        for runner in pool.roster.runners.values()
+    }
+    assert list(pool.roster.rows.items()) == list(walked.items())
+
+
+def check_meter(pool: PoolState) -> None:
+    """The meter's sums are what a walk over its runners finds, to the last bit."""
+    meter = pool.meter
+    assert meter._runners.keys() <= pool.roster.runners.keys()
+    prices = [price for _, price in meter._runners.values()]
+    assert meter._rate == fsum(price for price in prices if price is not None)
+    assert meter._unpriced >= prices.count(None)
+    assert meter.is_capped or meter.until is None
 
 
 def check_places(pool: PoolState) -> None:

@@ -19,11 +19,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from dragonfly_executor.core.wire import CHUNK_SIZE, HEADER_SIZE, Decoder, Frame, Kind, encode
+from dragonfly_executor.core.wire import CHUNK_SIZE, HEADER_SIZE, Decoder, Frame, Kind, encode, split_bulk
 from dragonfly_executor.errors import BootError, ProtocolError
 from dragonfly_executor.transport import tcp
 from dragonfly_executor.transport.certificate import make_certificate
-from dragonfly_executor.transport.link import Link, split_bulk
+from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.listener import bind
 from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.tls import RECORD, TlsSocket, connect, server_context, wrap_accepted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
@@ -12,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor import BootError, BootTimeoutError, FlyBackend, Parent
+from dragonfly_executor import BootError, BootTimeoutError, FlyBackend, Parent, RunnerLostError
 from dragonfly_executor.backends.fly.patience import Patience
 from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.runner import exits
-from tests.fly.asking import Asker
+from tests.fly.asking import ASLEEP, Asker
 from tests.fly.boots import ASLEEP_CONFIG, nothing_is_left
 from tests.fly.conftest import Make, MakeBackend
 from tests.fly_simulator import errors
@@ -141,6 +142,47 @@ def test_a_machine_that_fly_stops_lets_calls_finish(
     nothing_is_left(on_fly, backend)
 
 
+@pytest.mark.parametrize("how", ["stop_grace", "stop_config"])
+def test_a_call_that_takes_longer_than_it_may_is_lost_and_the_error_says_who_stopped_the_machine(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, mailbox: Mailbox, asker: Asker, how: str
+) -> None:
+    options: dict[str, Any] = {
+        "stop_grace": {"stop_grace": 0.2},
+        "stop_config": {"machine_config": {"stop_config": {"timeout": "5200ms"}}},
+    }[how]
+    with make(make_backend(**options)) as executor:
+        lost = executor.submit(
+            eval, f"open({mailbox.path!r}, 'w').write('runs\\n') and __import__('threading').Event().wait()"
+        )
+        assert mailbox.read() == "runs"
+        assert asker.ask("POST", f"/{on_fly.machine().id}/stop", json={}).status_code == 200
+        error = error_of(lost)
+        assert isinstance(error, RunnerLostError)
+        assert "Fly (for maintenance of its host, or by `fly machine stop`) had stopped its runner" in str(error)
+        assert "calls have 0.2 s to finish then: FlyBackend(stop_grace=) gives calls longer" in str(error)
+        assert executor.submit(pow, 2, 3).result(PATIENCE) == 8
+
+
+def test_fly_waits_as_long_as_calls_may_take_and_somewhat_longer(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, mailbox: Mailbox, gate: Gate, asker: Asker
+) -> None:
+    """A call that needs more than half a minute: here a second is a hundredth of one."""
+    on_fly.timing.second = 0.01
+    backend = make_backend(stop_grace=240.0)
+    with make(backend) as executor:
+        finishing = executor.submit(
+            eval, f"open({mailbox.path!r}, 'w').write('runs\\n') and open({gate.path!r}, 'rb').read(1) and 'all of it'"
+        )
+        assert mailbox.read() == "runs"
+        machine = on_fly.machine()
+        assert machine.config["stop_config"] == {"signal": "SIGTERM", "timeout": "245s"}
+        assert asker.ask("POST", f"/{machine.id}/stop", json={}).status_code == 200
+        # Longer than the usual 30 s, as it counts here.
+        assert not threading.Event().wait(0.4)
+        gate.open()
+        assert finishing.result(PATIENCE) == "all of it"
+
+
 # -- answers that are final --------------------------------------------------------------------------------------------
 
 
@@ -191,6 +233,35 @@ def dies(on_fly: Simulator, make: Make, backend: Any, **options: Any) -> BootErr
     on_fly.until(lambda world: not world.alive)
     nothing_is_left(on_fly, backend)
     return error
+
+
+def test_an_entrypoint_that_swallows_the_command_is_named(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend
+) -> None:
+    """Of a server that starts, whatever it is given; and of one that ends at once, as if all was well."""
+    image = on_fly.images[on_fly.image]
+    server = ("python", "-c", ASLEEP)
+    on_fly.images["registry.fly.io/media:server"] = dataclasses.replace(image, entrypoint=server)
+    on_fly.images["registry.fly.io/media:done"] = dataclasses.replace(image, entrypoint=("python", "-c", "pass"))
+    done = dies(on_fly, make, make_backend(image="registry.fly.io/media:done"))
+    assert "exit code 0: the runner itself never ends so: perhaps its runner was never started" in str(done)
+    # A look takes seconds; here it is over at once, so that the next one sees the machine as it is.
+    on_fly.faults.on("wait", nth=1, reply=errors.not_reached(["stopped"], "created"), delay=0.3)
+    silent = times_out(make, make_backend(image="registry.fly.io/media:server"), 1.5)
+    for error in (done, silent):
+        assert "the image has an ENTRYPOINT that does not run the command that it is given" in str(error)
+        assert 'init={"entrypoint": ["/usr/bin/env"]}' in str(error)
+
+
+def test_what_the_error_says_about_an_entrypoint_helps(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend
+) -> None:
+    image = dataclasses.replace(on_fly.images[on_fly.image], entrypoint=("python", "-c", "pass"))
+    on_fly.images["registry.fly.io/media:done"] = image
+    backend = make_backend(image="registry.fly.io/media:done", init={"entrypoint": ["/usr/bin/env"]}, sync=None)
+    with make(backend) as executor:
+        assert executor.submit(pow, 2, 3).result(PATIENCE) == 8
+    nothing_is_left(on_fly, backend)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragonfly_executor import FlyBackend
+from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.fly.backend import machine_name
 from dragonfly_executor.backends.fly.journal import NAME
 from dragonfly_executor.backends.fly.machine_config import CPUS, Blueprint, Guest, merge
@@ -60,9 +62,11 @@ def test_on_fly_nothing_has_to_be_said(env: pytest.MonkeyPatch) -> None:
     config = body["config"]
     assert config["image"] == ON_FLY["FLY_IMAGE_REF"]
     assert config["guest"] == {"cpu_kind": "performance", "cpus": 2, "memory_mb": 4096}
-    assert config["init"]["cmd"][:3] == [sys.executable, "-m", "dragonfly_executor.runner"]
+    started = [sys.executable, "-P", *(option for option in portable_options() if option != "-P"), "-m"]
+    command = config["init"]["cmd"]
+    assert command[: len(started) + 1] == [*started, "dragonfly_executor.runner"]
     limits = {"--failsafe": "20.000", "--max-lifetime": "86400.000", "--max-idle": "3600.000"}
-    assert config["init"]["cmd"][3:] == [word for item in limits.items() for word in item]
+    assert command[len(started) + 1 :] == [word for item in limits.items() for word in item]
     assert (config["auto_destroy"], config["restart"]) == (True, {"policy": "no"})
     assert config["stop_config"] == {"signal": "SIGTERM", "timeout": "30s"}
     assert config["dns"] == {"skip_registration": True}
@@ -70,6 +74,16 @@ def test_on_fly_nothing_has_to_be_said(env: pytest.MonkeyPatch) -> None:
     assert config["env"] == {"DRAGONFLY_PARENT": "PARENT"}
     assert config["metadata"] == {"dragonfly_kind": "runner"}
     json.dumps(body)
+
+
+def test_the_interpreters_options_reach_the_machines_but_for_folders_of_this_one(env: pytest.MonkeyPatch) -> None:
+    env.setattr(sys, "warnoptions", ["error::UserWarning"])
+    env.setattr(sys, "_xoptions", {"utf8": True, "pycache_prefix": "/of/this/machine"})
+    command = body_of(FlyBackend())["config"]["init"]["cmd"]
+    options = command[: command.index("-m")]
+    assert "-Werror::UserWarning" in options
+    assert "utf8" in options
+    assert not any("pycache_prefix" in option for option in options)
 
 
 @pytest.mark.parametrize(("gpus", "count"), [(None, 1), (2, 2)])
@@ -272,10 +286,35 @@ def test_a_machine_config_is_merged_over_all_else(env: pytest.MonkeyPatch) -> No
     assert config["env"] == {"A": "1", "B": "3", "DRAGONFLY_PARENT": "PARENT"}
     assert config["metadata"] == {"team": "video", "dragonfly_kind": "runner"}
     assert config["init"]["entrypoint"] == ["/bin/tini", "--"]
-    assert config["init"]["cmd"][1] == "-m"
+    assert config["init"]["cmd"][1] == "-P"
     assert config["services"] == [{"internal_port": 80}]
     assert config["rootfs"] == {"size_gb": 9}
     assert config["stop_config"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "grace", "timeout"),
+    [
+        ({}, None, "30s"),
+        ({"stop_grace": 25}, None, "30s"),
+        ({"stop_grace": 0}, "0.000", "5s"),
+        ({"stop_grace": timedelta(minutes=4)}, "240.000", "245s"),
+        ({"stop_grace": 295}, "295.000", "300s"),
+        ({"stop_grace": 0.2}, "0.200", "6s"),
+        ({"machine_config": {"stop_config": {"timeout": "1m30s"}}}, "85.000", "1m30s"),
+        ({"machine_config": {"stop_config": {"timeout": 120_000_000_000}}}, "115.000", 120_000_000_000),
+        ({"machine_config": {"stop_config": {"timeout": "30s", "signal": "SIGINT"}}}, None, "30s"),
+        ({"machine_config": {"stop_config": {"timeout": "2s"}}}, "0.000", "2s"),
+    ],
+)
+def test_how_long_calls_have_is_said_to_fly_and_to_the_runner(
+    env: pytest.MonkeyPatch, options: dict[str, Any], grace: str | None, timeout: object
+) -> None:
+    """One option: Fly waits 5 s longer than calls may take."""
+    config = body_of(FlyBackend(**options))["config"]
+    assert config["stop_config"]["timeout"] == timeout
+    words = config["init"]["cmd"]
+    assert (words[words.index("--stop-grace") + 1] if "--stop-grace" in words else None) == grace
 
 
 @pytest.mark.parametrize(
@@ -292,6 +331,13 @@ def test_a_machine_config_is_merged_over_all_else(env: pytest.MonkeyPatch) -> No
         ({"metadata": {"a": None}}, "texts"),
         ({"services": [1]}, "services"),
         ({"max_lifetime": 0}, "max_lifetime"),
+        ({"stop_grace": 296}, "stop_grace must be 295 seconds at most"),
+        ({"stop_grace": -1}, "stop_grace"),
+        ({"stop_grace": 10, "machine_config": {"stop_config": {}}}, "give one of them"),
+        ({"machine_config": {"stop_config": {"timeout": "soon"}}}, "the timeout is no duration"),
+        ({"machine_config": {"stop_config": {"timeout": "5"}}}, "the timeout is no duration"),
+        ({"machine_config": {"stop_config": {"timeout": True}}}, "the timeout is no duration"),
+        ({"machine_config": {"stop_config": {"signal": "SIGUSR1"}}}, "SIGTERM and SIGINT, not 'SIGUSR1'"),
         ({"boot_timeout": "1"}, "boot_timeout"),
         ({"app": "a/../b"}, "app"),
         ({"region": [1]}, "region"),

@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,12 +31,12 @@ from dragonfly_executor.backends.fly.sweep import Found, Sweeper
 from dragonfly_executor.backends.fly.token import Token
 from tests.fly.asking import ASLEEP
 from tests.fly.boots import ASLEEP_CONFIG, boot, nothing_is_left
-from tests.fly.conftest import MakeBackend
+from tests.fly.conftest import Make, MakeBackend
 from tests.fly_simulator import errors
 from tests.fly_simulator.calls import Call, Reply
 from tests.fly_simulator.simulator import Simulator
 from tests.fly_simulator.state import Machine
-from tests.support import PATIENCE, watching
+from tests.support import PATIENCE, SOON, watching
 
 LEASE_AND_FAILSAFE = 3.5
 """Seconds after a parent's death until its runners are gone: a lease of two here, or a failsafe of half a one."""
@@ -327,6 +328,13 @@ def test_a_name_that_somebody_else_has_now_is_not_taken_from_them(on_fly: Simula
     assert machine.state == "started"
 
 
+def end_of_sweep() -> None:
+    """Wait for the sweep beside the boots."""
+    for thread in threading.enumerate():
+        if thread.name == "dragonfly-fly-sweep":
+            thread.join(PATIENCE)
+
+
 def test_a_sweep_goes_with_the_first_boot(
     on_fly: Simulator, make_backend: MakeBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -334,9 +342,11 @@ def test_a_sweep_goes_with_the_first_boot(
     backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)
     with caplog.at_level(logging.WARNING, "dragonfly_executor"):
         nodes = [boot(backend), boot(backend)]
+        end_of_sweep()
     assert machine.state == "destroyed"
     assert f"destroyed machine {machine.name}, which was left behind" in caplog.text
     assert len(on_fly.history.of("list")) == 1
+    assert sorted(found.id for found in on_fly.history.left) == sorted(node.machine_id for node in nodes)
     for node in nodes:
         node.stop()
     nothing_is_left(on_fly, backend)
@@ -346,12 +356,84 @@ def test_a_sweep_goes_with_the_first_boot(
     "trouble", [{"reply": errors.platform(503)}, {"reply": errors.forbidden("media")}, {"hang": True}]
 )
 def test_a_sweep_that_goes_wrong_ends_no_boot(
-    on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, trouble: dict[str, Any]
+    on_fly: Simulator,
+    make_backend: MakeBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    trouble: dict[str, Any],
 ) -> None:
+    """It is one warning."""
     monkeypatch.setattr("dragonfly_executor.backends.fly.backend.FIRST_SWEEP_PATIENCE", 0.4)
     on_fly.faults.on("list", times=math.inf, **trouble)
     backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)
+    node = boot(backend)
+    end_of_sweep()
+    node.stop()
+    nothing_is_left(on_fly, backend)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "could not look for machines that were left behind" in warning
+
+
+def test_no_call_waits_for_the_sweep(on_fly: Simulator, make: Make, make_backend: MakeBackend) -> None:
+    """The list hangs for as long as the test wants: the first call has long returned."""
+    on_fly.faults.on("list", times=math.inf, hang=True)
+    backend = make_backend(sweep=True)
+    with make(backend) as executor:
+        assert executor.submit(pow, 2, 5).result(PATIENCE) == 32
+        (thread,) = [thread for thread in threading.enumerate() if thread.name == "dragonfly-fly-sweep"]
+    thread.join(SOON)
+    assert not thread.is_alive(), "it ends with the last machine"
+    nothing_is_left(on_fly, backend)
+
+
+def test_a_sweep_that_was_cut_short_is_due_again(on_fly: Simulator, make_backend: MakeBackend) -> None:
+    left_behind = machine_of(on_fly, label(owner=gone()).encode())
+    on_fly.faults.on("list", hang=True)
+    backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)
     boot(backend).stop()
+    end_of_sweep()
+    assert left_behind.state == "started"
+    node = boot(backend, number=2)
+    end_of_sweep()
+    assert left_behind.state == "destroyed"
+    node.stop()
+    nothing_is_left(on_fly, backend)
+
+
+def test_where_no_thread_is_to_be_had_the_next_boot_sweeps(
+    on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_behind = machine_of(on_fly, label(owner=gone()).encode())
+    backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)
+
+    def none(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dragonfly_executor.backends.fly.first_sweep.threading.Thread.start", none)
+        first = boot(backend)
+    assert left_behind.state == "started"
+    second = boot(backend, number=2)
+    end_of_sweep()
+    assert left_behind.state == "destroyed"
+    for node in (first, second):
+        node.stop()
+    nothing_is_left(on_fly, backend)
+
+
+def test_a_boot_that_goes_on_is_not_taken_for_left_behind(
+    on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where this process cannot even tell that it lives itself, as in some containers."""
+    monkeypatch.setattr("dragonfly_executor.backends.fly.owner._space", lambda: "")
+    backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)
+    on_fly.faults.on("create", nth=2, delay=0.5)
+    nodes = [boot(backend), boot(backend, number=2)]
+    end_of_sweep()
+    backend.sweep()
+    assert sorted(found.id for found in on_fly.history.left) == sorted(node.machine_id for node in nodes)
+    for node in nodes:
+        node.stop()
     nothing_is_left(on_fly, backend)
 
 

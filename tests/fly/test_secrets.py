@@ -59,6 +59,42 @@ def test_the_apps_secrets_are_kept_from_runners_unless_they_are_wanted(
     assert found == (None if skip else "wanted")
 
 
+ENVIRONMENT = (
+    "[__import__('os').environ.get(name) for name in ('FLY_API_TOKEN', 'FLY_ACCESS_TOKEN', 'PASSWORD')]"
+    " + [open('/proc/self/environ', 'rb').read()]"
+)
+
+
+@pytest.mark.parametrize("why", ["skip_secrets=False", "skip_secrets is not heeded"])
+def test_a_runner_drops_the_token_for_fly(on_fly: Simulator, make: Make, make_backend: MakeBackend, why: str) -> None:
+    """Whoever has it owns the app. What else the machine has is the calls'."""
+    on_fly.switches.skips_secrets = why == "skip_secrets=False"
+    secrets = {"FLY_API_TOKEN": on_fly.token, "FLY_ACCESS_TOKEN": "fm2_canary", "PASSWORD": "wanted"}
+    on_fly.world.app("media").secrets.update(secrets)
+    with make(make_backend(skip_secrets=why != "skip_secrets=False")) as executor:
+        *found, environ = executor.submit(eval, ENVIRONMENT).result(PATIENCE)
+    assert found == [None, None, "wanted"]
+    assert on_fly.token.encode() not in environ
+    assert b"fm2_canary" not in environ
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keep_token": True, "skip_secrets": False},
+        {"env": {"FLY_API_TOKEN": "fm2_theirs"}},
+        {"machine_config": {"env": {"FLY_API_TOKEN": "fm2_theirs"}}},
+    ],
+    ids=["keep_token", "env", "machine_config"],
+)
+def test_a_token_that_is_meant_for_runners_stays(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, options: dict[str, Any]
+) -> None:
+    on_fly.world.app("media").secrets["FLY_API_TOKEN"] = "fm2_theirs"
+    with make(make_backend(**options)) as executor:
+        assert executor.submit(eval, ENVIRONMENT).result(PATIENCE)[0] == "fm2_theirs"
+
+
 def test_the_token_is_in_nothing_that_is_asked_for_written_or_logged(
     on_fly: Simulator, make_backend: MakeBackend, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -33,6 +33,7 @@ LIVES: tuple[Positions, ...] = (
     {"retry_after": "seconds", "errors_are_html": False, "second_destroy": 404, "starting_is_shown": False},
     {"retry_after": "date", "rate_body_is_plain": True, "second_destroy": 409, "exit_event_nested": True},
     {"second_destroy": 412, "wait_stopped_is_404": False, "exit_event_omits_zero": True, "secret_wins": False},
+    {"skips_secrets": False},
     {"gets_destroying_after_wait": 2, "name_free_while_destroying": True, "exited_at_is_text": True},
     {"destroyed_readable": 0.0, "wait_takes_from_rate": False, "create_commits_late": True},
     # docs/fly.md: a machine's environment gets about half a kilobyte from here.

@@ -68,6 +68,51 @@ def test_what_fly_is_known_to_answer(error: errors.ApiError, verdict: Verdict) -
     assert classify(reply_of(error)) is verdict
 
 
+NO_ROOM = [
+    "could not find a candidate host",
+    "failed_precondition: could not find capacity",
+    "cannot find capacity for the machine",
+    "unable to allocate resources for machine",
+    "insufficient resources to create new machine with existing volume id 'vol_0'",
+    "insufficient capacity in region dfw",
+    "insufficient memory in region",
+    "not enough capacity",
+    "no available hosts in region ams",
+    "out of capacity in fra",
+    "lack of capacity",
+    "no capacity",
+    "region has no suitable host",
+    "capacity is exhausted",
+    "capacity not available",
+    "failed to reserve room",
+]
+"""As texts say it without a code. Some of them are known; there are others."""
+NOT_ABOUT_ROOM = [
+    "Validation failed: region is invalid",
+    "you have reached the machine limit of your plan",
+    "unable to destroy machine, not currently stopped, suspended, failed or created",
+    "insufficient permissions",
+    "could not find image",
+    "failed to get manifest registry.fly.io/media:x",
+    "volume vol_0 not found",
+    "no such region",
+    "memory_mb is too low",
+]
+
+
+@pytest.mark.parametrize("status", [409, 412, 422])
+@pytest.mark.parametrize("text", NO_ROOM)
+def test_a_want_of_room_is_known_without_a_code(status: int, text: str) -> None:
+    for written in (text, text.capitalize(), f"{text}."):
+        assert classify(reply_of(errors.ApiError(status, written))) is Verdict.CAPACITY
+
+
+@pytest.mark.parametrize("status", [409, 412, 422])
+@pytest.mark.parametrize("text", NOT_ABOUT_ROOM)
+def test_other_refusals_are_not_taken_for_it(status: int, text: str) -> None:
+    assert classify(reply_of(errors.ApiError(status, text))) is Verdict.FATAL
+
+
 FINAL = [
     errors.unauthorized(),
     errors.forbidden("media"),

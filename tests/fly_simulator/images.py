@@ -18,7 +18,7 @@ class Image:
     Attributes:
         env: the image's own environment.
         entrypoint, cmd: what runs unless `config.init` says otherwise.
-        workdir: where it runs: the app's code is there.
+        workdir: where it runs. It is not the parent's directory, so that nothing is there by chance.
         pull_time: seconds in `created`, instead of `Timing.pull_time`. None: for ever.
         fails_to_launch: machines of it go to `launch_failed`, then `destroyed`.
         out_of_memory: its process is killed by the kernel as soon as it runs.
@@ -27,7 +27,7 @@ class Image:
     env: dict[str, str] = field(default_factory=dict)
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ("python", "-c", "pass")
-    workdir: str = str(REPOSITORY)
+    workdir: str = "/"
     pull_time: float | str | None = "usual"
     fails_to_launch: bool = False
     out_of_memory: bool = False
@@ -41,10 +41,12 @@ def registry(app: str, folder: Path) -> dict[str, Image]:
     broken.joinpath("__init__.py").write_text('raise ImportError("this image lacks libfly.so")\n')
     env = {"PATH": f"{path}:{SYSTEM_PATH}"} | _instrumented()
     name = f"registry.fly.io/{app}"
+    workdir = folder / "workdir"
+    workdir.mkdir()
     return {
-        f"{name}:deployment-01K": Image(env),
+        f"{name}:deployment-01K": Image(env, workdir=str(workdir)),
         f"{name}:no-python": Image({"PATH": str(folder)}),
-        f"{name}:broken-import": Image(env, workdir=str(broken.parent)),
+        f"{name}:broken-import": Image(env | {"PYTHONPATH": str(broken.parent)}),
         f"{name}:out-of-memory": Image(env, out_of_memory=True),
         f"{name}:stuck": Image(env, pull_time=None),
         f"{name}:launch-failed": Image(env, fails_to_launch=True),

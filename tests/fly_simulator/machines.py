@@ -257,7 +257,7 @@ def environment(machine: Machine, app: App, image: Image, root: Path, switches: 
     # TMPDIR is no variable of a machine: it stands for the /tmp that each machine has to itself.
     found = {"HOME": f"{root}/root", "TMPDIR": f"{root}/tmp", "TERM": "linux"} | image.env
     env = dict(machine.config.get("env") or {})
-    secrets = {} if machine.skip_secrets else app.secrets
+    secrets = {} if switches.skips_secrets and machine.skip_secrets else app.secrets
     found |= env | secrets if switches.secret_wins else secrets | env
     found |= {
         "FLY_APP_NAME": machine.app,

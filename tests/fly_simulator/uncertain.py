@@ -37,6 +37,7 @@ class Switches:
         exit_event_omits_zero: its fields that are 0 or false are left out (2).
         exited_at_is_text: RFC 3339, not milliseconds (2).
         lease_status: of a lease that was made (1.2).
+        skips_secrets: `skip_secrets` in a create is heeded (1.3: in the document, and tried by nobody).
         secret_wins: an app's secret wins over an entry of `config.env` with the same name (3.3).
     """
 
@@ -63,4 +64,5 @@ class Switches:
     exit_event_omits_zero: bool = False
     exited_at_is_text: bool = False
     lease_status: int = 201
+    skips_secrets: bool = True
     secret_wins: bool = True

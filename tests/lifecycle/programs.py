@@ -264,6 +264,41 @@ def submit_at_exit() -> None:
     executor.submit(payloads.nothing).result()
 
 
+class Finalized:
+    """Uses its executor when it is collected, which is at the interpreter's end, after the modules were cleared."""
+
+    def __init__(self, *, warm: bool) -> None:
+        self.executor = DragonflyExecutor(1)
+        self.call = payloads.nothing
+        if warm:
+            self.executor.submit(self.call).result()
+        self.itself = self
+
+    def __del__(self, write: Callable[[int, bytes], object] = os.write) -> None:
+        executor, call = self.executor, self.call
+        for use in (
+            lambda: executor.submit(call),
+            lambda: executor.options(timeout=5).submit(call),
+            lambda: executor.map(call, [1]),
+            lambda: executor.pool.submit(call),
+            lambda: executor.pool.call(call),
+            executor.shutdown,
+            lambda: executor.__exit__(None, None, None),
+            executor.kill_workers,
+        ):
+            try:
+                use()
+            except RuntimeError as error:
+                write(1, f"{error}\n".encode())
+            else:
+                write(1, b"fine\n")
+
+
+@program
+def use_in_finalizers(warm: str) -> None:
+    globals()["kept"] = Finalized(warm=warm == "warm")
+
+
 @program
 def thread_outlives_main() -> None:
     """A thread that is no daemon goes on submitting when the main thread has ended."""

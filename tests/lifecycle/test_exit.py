@@ -99,6 +99,13 @@ def test_a_submit_after_the_end_is_refused(start: Start) -> None:
     assert outcome(start("submit_at_exit")) == (0, "cannot schedule new futures after interpreter shutdown\n", "")
 
 
+@pytest.mark.parametrize("state", ["warm", "unused"])
+def test_a_finalizer_that_runs_when_modules_are_cleared_meets_a_runtime_error(start: Start, state: str) -> None:
+    """What it has to catch is still there, and what it may do with an executor that is gone is harmless."""
+    refused = "cannot schedule new futures after interpreter shutdown\n" * 5
+    assert outcome(start("use_in_finalizers", state)) == (0, refused + "fine\n" * 3, "")
+
+
 def test_a_thread_that_outlives_the_main_thread_can_still_submit(start: Start) -> None:
     """Checklist 32."""
     assert outcome(start("thread_outlives_main")) == (0, "1024\n", "")

@@ -124,6 +124,24 @@ def test_memory_that_runs_out_over_an_argument_is_that_calls_error(make: Make) -
     assert ex.submit(payloads.pid).result(SOON) == slot
 
 
+def test_a_call_that_cannot_be_opened_in_a_slot_without_descriptors_says_so(make: Make) -> None:
+    """Nothing can be imported there, and the class of the error needs multiprocessing."""
+    ex = make(1)
+    ex.submit(payloads.leave_no_descriptor).result(SOON)
+    slot = ex.submit(payloads.pid).result(SOON)
+    assert type(error_of(ex.submit(payloads.echo, payloads.Harm("open on slot", "raise")))) is CallDeserializationError
+    assert ex.submit(payloads.pid).result(SOON) == slot
+
+
+def test_what_a_call_raises_in_a_slot_without_descriptors_says_where(make: Make) -> None:
+    """The module that formats a traceback may not be loaded by then."""
+    ex = make(1)
+    ex.submit(payloads.leave_no_descriptor).result(SOON)
+    error = error_of(ex.submit(payloads.fail, LookupError("no")))
+    assert type(error) is LookupError
+    assert "in fail" in str(error.__cause__)
+
+
 def test_an_argument_that_kills_each_slot_before_its_call_begins_is_given_up(
     make: Make, mailbox: Mailbox, gate: Gate
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor.errors import RunnerLostError
+from dragonfly_executor.errors import InitializerError, RunnerLostError
 from dragonfly_executor.runner.memory import MemoryWatch
 from tests import payloads
 from tests.local.conftest import Make
@@ -45,6 +45,13 @@ def test_the_error_of_a_fault_has_the_calls_stack(how: str, make: Make) -> None:
     assert "in crash_inside" in error.stack
     assert "dragonfly_executor" not in error.stack
     assert error.stack in str(error)
+
+
+def test_the_error_of_an_initializer_that_crashes_has_its_stack(make: Make) -> None:
+    error = error_of(make(1, initializer=crash_inside, initargs=("segfault",)).submit(payloads.pid))
+    assert isinstance(error, InitializerError)
+    assert "killed by SIGSEGV" in str(error)
+    assert "in crash_inside" in str(error)
 
 
 def test_a_slot_that_is_killed_has_no_stack_even_after_a_fault_in_a_child_of_it(make: Make) -> None:

@@ -102,6 +102,30 @@ far.__exit__()
     ]  # fmt: skip
 
 
+def test_a_program_that_has_taken_its_main_out_of_the_modules(tmp_path: Path) -> None:
+    """All in it travels by value then, and comes back as what it is here."""
+    text = (
+        FAR
+        + """
+import sys
+FACTOR = 3
+class Thing:
+    def __init__(self, x): self.x = x
+def use(thing): return Thing(thing.x * FACTOR)
+del sys.modules["__main__"]
+with Far() as far:
+    made = far(use, Thing(2))
+    assert type(made) is Thing and made.x == 6
+    assert far(lambda: FACTOR) == 3
+    FACTOR = 4
+    assert far(lambda: FACTOR) == 4
+    assert far(use, Thing(2)).x == 8
+print("all well")
+"""
+    )
+    assert launch("file", text, tmp_path) == "all well\n"
+
+
 def test_names_bound_in_the_guard_travel(tmp_path: Path) -> None:
     text = (
         FAR

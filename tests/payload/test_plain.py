@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragonfly_executor.errors import CallDeserializationError, ResultDeserializationError
+from dragonfly_executor.errors import ResultDeserializationError
+from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.payload import CallCodec, box
 from tests.payload import modules
 from tests.payload.far import Far
@@ -165,9 +166,9 @@ def test_arrays(order: Any, shape: tuple[int, int]) -> None:
 def test_payload_that_is_cut_short(cut: int) -> None:
     near = Near()
     data = near.encode(modules.same, Buffered(bytes(LARGE)))
-    with pytest.raises(CallDeserializationError):
+    with pytest.raises(UnopenedCallError):
         near.slot.decode_call(data[:-cut])
-    with pytest.raises(CallDeserializationError):
+    with pytest.raises(UnopenedCallError):
         near.slot.decode_call(data[:cut])
     with pytest.raises(ResultDeserializationError):
         near.codec.decode_result(data[:cut])
@@ -176,12 +177,12 @@ def test_payload_that_is_cut_short(cut: int) -> None:
 @given(st.binary(max_size=60).map(lambda tail: b"\x01" + tail))
 def test_garbage_in_a_box_is_an_error_of_that_call(data: bytes) -> None:
     near = Near()
-    with pytest.raises(CallDeserializationError):
+    with pytest.raises(UnopenedCallError):
         near.slot.decode_call(data)
 
 
 def test_empty_payload() -> None:
-    with pytest.raises(CallDeserializationError):
+    with pytest.raises(UnopenedCallError):
         Near().slot.decode_call(b"")
     with pytest.raises(ResultDeserializationError):
         CallCodec().decode_result(b"")

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor import LocalBackend
+from dragonfly_executor import DragonflyExecutor, LocalBackend
 from tests.census import Census
 from tests.payloads import echo, fail, hold, init_fails, kill_agent, leave
 from tests.pool.conftest import MakeExecutor, MakePool
@@ -108,7 +108,15 @@ def test_what_is_told_shown_and_raised_holds_no_secret(
     )
     held = pool.submit(hold_secret, mailbox.path, gate.path, CANARY, password=CANARY)
     mailbox.numbers(1)
-    pieces: list[Any] = [pool, pool._backend, held, pool.stats(), pool._engine._machine.unsettled()]
+    pieces: list[Any] = [
+        pool,
+        DragonflyExecutor(pool=pool),
+        pool._repr_html_(),
+        pool._backend,
+        held,
+        pool.stats(),
+        pool._engine._machine.unsettled(),
+    ]
     gate.open()
     values([held])
     pieces.append(held)

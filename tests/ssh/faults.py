@@ -45,7 +45,7 @@ STAGES: dict[str, tuple[tuple[Any, str], set[str]]] = {
     "auth": ((Credentials, "log_in"), {"auth"}),
     "session": ((booter, "_open_channel"), {"bootstrap"}),
     "command": ((paramiko.Channel, "exec_command"), {"bootstrap"}),
-    "bootstrap": ((Bootstrap, "run"), {"bootstrap"}),
+    "bootstrap": ((Bootstrap, "hear"), {"bootstrap"}),
     "handshake": ((SSHBackend, "boot"), {"handshake", "sync"}),
     "sync": ((Sender, "update"), {"sync"}),
 }

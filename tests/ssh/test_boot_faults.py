@@ -17,7 +17,7 @@ from tests.ssh.faults import STAGES, FaultyWay, at_stage, nothing_stays
 from tests.support import PATIENCE, error_of
 
 Fault = Callable[[FaultyWay], object]
-BRIEF: dict[str, Any] = {"boot_timeout": 2.5, "max_boot_failures": 1, "heartbeat": 0.1, "dead_after": 0.6, "lease": 1.0}
+BRIEF: dict[str, Any] = {"boot_timeout": 3.0, "max_boot_failures": 1, "heartbeat": 0.1, "dead_after": 0.6, "lease": 1.0}
 """A boot is given up in a small part of the time."""
 UNHURRIED = BRIEF | {"boot_timeout": PATIENCE}
 """Where a fault shows by itself: no boot needs to be given up for it, and the next one has the time that it takes."""

@@ -278,6 +278,7 @@ def test_what_the_agent_says_at_once_is_not_lost() -> None:
     for size in (1, 7, len(said)):
         talk = Talk(*(said[start : start + size] for start in range(0, len(said), size)))
         bootstrap = Bootstrap("gpu1", talk, None)
+        bootstrap.hear()
         bootstrap.run(archive, {"A": "b"})
         assert bootstrap.noise == b"hello "
         assert bootstrap.shipped == 0
@@ -305,14 +306,16 @@ def test_what_the_agent_says_at_once_is_not_lost() -> None:
 )
 def test_a_host_that_does_not_keep_to_the_rules_is_a_boot_error(said: bytes) -> None:
     with pytest.raises(BootError, match="gpu1"):
-        Bootstrap("gpu1", Talk(said), None).run(make_archive(), {})
+        talked = Bootstrap("gpu1", Talk(said), None)
+        talked.hear()
+        talked.run(make_archive(), {})
 
 
 def test_nothing_of_the_users_is_said_before_the_host_has_spoken() -> None:
     """Whatever runs there may print what it is sent: to an error, in the end."""
     talk = Talk(b"welcome to the login menu\n")
     with pytest.raises(BootError):
-        Bootstrap("gpu1", talk, None).run(make_archive(), {"TOKEN": "canary"})
+        Bootstrap("gpu1", talk, None).hear()
     assert talk.heard == b""
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,33 @@ def test_a_call_for_a_runner_that_nobody_hears_any_more_is_lost_or_tried_again(
     way.heal()
     assert twice.result(PATIENCE) == "twice"
     assert runs(log) == {"twice": 1}
+
+
+def test_the_only_host_is_free_again_as_soon_as_its_silent_runner_is_given_up(
+    way: FaultyWay, make_backend: MakeBackend, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its link is cut, and nobody waits for an answer on it before the next boot."""
+    monkeypatch.setattr(node, "STOP_PATIENCE", 3 * SOON)
+    executor = make(make_backend(way), **QUICK)
+    assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
+    way.silence()
+    assert isinstance(error_of(executor.submit(pow, 2, 11)), RunnerLostError)
+    way.heal()
+    given_up = time.monotonic()
+    assert executor.submit(pow, 2, 12).result(PATIENCE) == 4096
+    assert time.monotonic() - given_up < SOON
+
+
+def test_a_shutdown_waits_for_no_answer_of_a_host_that_is_silent(
+    way: FaultyWay, make_backend: MakeBackend, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "STOP_PATIENCE", 3 * SOON)
+    executor = make(make_backend(way), shutdown_timeout=60.0, **QUICK)
+    assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
+    way.silence()
+    began = time.monotonic()
+    executor.shutdown()
+    assert time.monotonic() - began < SOON
 
 
 def test_what_comes_late_from_a_runner_that_was_given_up_is_nobodys(

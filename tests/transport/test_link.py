@@ -11,9 +11,9 @@ from contextlib import suppress
 
 import pytest
 
-from dragonfly_executor.core.wire import CHUNK_SIZE, Decoder, Flag, Frame, Kind, encode
+from dragonfly_executor.core.wire import CHUNK_SIZE, Decoder, Flag, Frame, Kind, encode, split_bulk
 from dragonfly_executor.errors import ProtocolError
-from dragonfly_executor.transport.link import Link, split_bulk
+from dragonfly_executor.transport.link import SMALL_READ_SIZE, Link
 from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.streams import PIPE_SIZE, DescriptorPair, as_socket
 from tests.support import PATIENCE
@@ -319,3 +319,77 @@ def test_calls_from_other_threads_wake_the_loop() -> None:
     loop.close()
     assert done.is_set()
     assert seen == list(range(1000))
+
+
+class Short:
+    """A socket that has no memory for reads of more than so many bytes."""
+
+    def __init__(self, sock: socket.socket, most: int) -> None:
+        self._sock = sock
+        self.most = most
+        self.setblocking, self.fileno, self.close = sock.setblocking, sock.fileno, sock.close
+        self.send, self.sendmsg = sock.send, sock.sendmsg
+
+    def recv(self, size: int) -> bytes:
+        if size > self.most:
+            raise MemoryError
+        return self._sock.recv(size)
+
+
+@pytest.fixture
+def short(end: End) -> Short:
+    end.link._sock = short = Short(end.link._sock, 0)  # type: ignore[arg-type,assignment]
+    return short
+
+
+def test_where_memory_is_short_less_is_read_at_a_time(end: End, short: Short) -> None:
+    short.most = SMALL_READ_SIZE
+    end.link.on_shortage = lambda: pytest.fail("there is room for a small read")
+    sent = [encode(Kind.RESULT, number, bytes(5000), attempt=1) for number in range(10)]
+    end.peer.sendall(b"".join(sent))
+    assert [frame.raw for frame in end.hear(10)] == sent
+    short.most = 1 << 30
+    end.peer.sendall(sent[0])
+    assert end.hear(11)[-1].raw == sent[0]
+
+
+def test_where_there_is_no_memory_at_all_room_is_made_and_nothing_is_lost(end: End, short: Short) -> None:
+    def make_room() -> bool:
+        short.most = 1 << 30
+        return True
+
+    end.link.on_shortage = make_room
+    sent = [encode(Kind.RESULT, number, bytes(5000), attempt=1) for number in range(10)]
+    end.peer.sendall(b"".join(sent))
+    assert [frame.raw for frame in end.hear(10)] == sent
+
+
+def test_where_no_room_can_be_made_the_owner_hears_of_it(end: End, short: Short) -> None:
+    asked: list[int] = []
+    end.link.on_shortage = lambda: bool(asked.append(1))
+    end.peer.sendall(encode(Kind.PONG))
+    with pytest.raises(MemoryError):
+        end.loop.run()
+    assert asked == [1]
+
+
+@pytest.mark.parametrize("pending", [0, 10], ids=["nothing pending", "half a frame pending"])
+def test_bytes_for_whose_frames_there_is_no_memory_are_taken_once_there_is(
+    end: End, monkeypatch: pytest.MonkeyPatch, pending: int
+) -> None:
+    sent = [encode(Kind.RESULT, number, b"value", attempt=1) for number in range(3)]
+    data = b"".join(sent)
+    if pending:
+        assert end.link._decoder.feed(data[:pending]) == []
+    split, failures = Decoder._split, iter([True, True, False])
+
+    def fail(decoder: Decoder, data: bytes, frames: list[Frame]) -> int:
+        position = split(decoder, data, frames)
+        if next(failures, False):
+            raise MemoryError
+        return position
+
+    monkeypatch.setattr(Decoder, "_split", fail)
+    end.link.on_shortage = lambda: True
+    end.peer.sendall(data[pending:])
+    assert [frame.raw for frame in end.hear(3)] == sent

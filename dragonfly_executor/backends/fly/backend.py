@@ -9,18 +9,23 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
+from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node
 from dragonfly_executor.backends.fly.journal import Entry, open_journal
 from dragonfly_executor.backends.fly.machine_config import (
+    STOP_SLACK,
     Blueprint,
     Guest,
     check_config,
     check_init,
     check_services,
+    check_stop_grace,
     check_texts,
+    has_token,
     merge,
     runner_command,
 )
@@ -35,6 +40,7 @@ from dragonfly_executor.transport.tcp import join_address
 if TYPE_CHECKING:
     from dragonfly_executor.backends.fly.client import MachinesAPI
     from dragonfly_executor.backends.fly.creation import Creation
+    from dragonfly_executor.backends.fly.first_sweep import SweepBeside
     from dragonfly_executor.backends.fly.machines import Machine
     from dragonfly_executor.backends.fly.sweep import Swept
     from dragonfly_executor.options import Seconds
@@ -53,7 +59,7 @@ UNDO_SHARE = 0.2
 """Of a boot's time, that this may take at most."""
 SWEEP_PATIENCE = 60.0
 FIRST_SWEEP_PATIENCE = 10.0
-"""Seconds for the sweep that goes with the first boot: the machine starts meanwhile."""
+"""Seconds for the sweep beside the first boot, which does not wait for it."""
 
 
 class FlyBackend(Backend):
@@ -64,8 +70,8 @@ class FlyBackend(Backend):
 
     No machine is left behind: a runner without a parent ends itself, Fly destroys a machine whose runner has ended, a
     process on it that does not depend on the runner's health ends it after `max_lifetime`, and what is asked for is
-    written down first, here and on the machine, so that a later `sweep` knows it. A backend sweeps by itself when it
-    boots its first runner, while that one's machine starts.
+    written down first, here and on the machine, so that a later `sweep` knows it. A backend sweeps by itself beside the
+    boot of its first runner.
 
     Args:
         app: the app whose machines the runners are; default FLY_APP_NAME.
@@ -85,7 +91,11 @@ class FlyBackend(Backend):
             most.
         max_idle: seconds without a call after which a machine ends whatever its pool wants; 0 for any number. A pool's
             own ``idle_shutdown_after`` comes long before; `min` runners are replaced.
+        stop_grace: seconds that calls have to finish when Fly stops a machine, as for maintenance of its host; then
+            they are lost. Default 25; 295 at most. Fly waits 5 s longer (``stop_config``).
         skip_secrets: whether the app's secrets, the token with them, are kept from the runners.
+        keep_token: whether a runner keeps FLY_API_TOKEN and FLY_ACCESS_TOKEN where its machine has them all the same;
+            else no call sees them. What stands in `env` is kept in any case.
         machine_config: merged over the config that all this makes: the way to what has no argument of its own.
             ``auto_destroy`` and ``restart`` must not be in it.
         parent_address: where runners dial this process, as HOST or HOST:PORT (an IPv6 address with a port stands in
@@ -136,7 +146,9 @@ class FlyBackend(Backend):
         boot_timeout: Seconds = 120.0,
         max_lifetime: Seconds = 24 * 3600.0,
         max_idle: Seconds = 3600.0,
+        stop_grace: Seconds | None = None,
         skip_secrets: bool = True,
+        keep_token: bool = False,
         machine_config: Mapping[str, Any] | None = None,
         parent_address: str | None = None,
         bind: str | None = None,
@@ -157,30 +169,38 @@ class FlyBackend(Backend):
         self._max_lifetime = duration(max_lifetime, "max_lifetime", positive=True)
         if self._max_lifetime > LONGEST_LIFETIME:
             raise ValueError(f"max_lifetime must be {LONGEST_LIFETIME:.0f} seconds at most, not {max_lifetime!r}")
+        self._own_image = place.own_image
         files = (None if place.own_image else "auto") if sync == "default" else sync
         self.sync = Sync.of(files, requirements)
+        more = check_config(machine_config)
+        grace = check_stop_grace(None if stop_grace is None else duration(stop_grace, "stop_grace"), more)
         self.blueprint = Blueprint(
             image=place.image,
             guest=Guest(cpu_kind, cpus, memory_mb, gpu_kind, gpus).check(),
             command=runner_command(
                 python or (sys.executable if place.own_image else "python3"),
+                portable_options(),
                 failsafe=duration(failsafe, "failsafe", positive=True),
                 max_lifetime=self._max_lifetime,
                 max_idle=duration(max_idle, "max_idle"),
+                stop_grace=grace,
+                keep_token=bool(keep_token) or has_token(check_texts(env, "env"), more),
             ),
             env=check_texts(env, "env"),
             metadata=check_texts(metadata, "metadata"),
             services=check_services(services),
             init=check_init(init),
+            stop_seconds=ceil(grace + STOP_SLACK),
             skip_secrets=bool(skip_secrets),
-            more=check_config(machine_config),
+            more=more,
         )
         self.api = _api(access)
         self.journal = open_journal(journal)
-        self._sweeps = self._may_sweep = bool(sweep)
+        self._may_sweep = bool(sweep)
+        self._sweep_beside: SweepBeside | None = None
         self.prices = _checked(prices)
         self._lock = threading.Lock()
-        """Of whether it has to sweep: boots run at the same time."""
+        """Of what is made when it is first needed: boots run at the same time."""
 
     def __repr__(self) -> str:
         regions = ",".join(self._regions)
@@ -209,6 +229,8 @@ class FlyBackend(Backend):
         """
         # Nothing is asked for before the create is sent. What this loads takes a while.
         request.queued()
+        # Also what is needed once there is a machine: nobody would destroy that one if it could not be loaded then.
+        from dragonfly_executor.backends.fly import first_sweep, node  # noqa: F401
         from dragonfly_executor.backends.fly.creation import Creation, wait_for_turn
 
         # Not all of it: what comes of a create that ends in doubt is destroyed within the boot's time as well.
@@ -232,10 +254,7 @@ class FlyBackend(Backend):
             except BaseException:
                 self._undo(creation, entry, request.given_up)
                 raise
-            node = self._node(machine, entry, request, creation)
-            if self._has_to_sweep():
-                self._sweep_first(request.given_up)
-            return node
+            return self._node(machine, entry, request, creation)
 
     def sweep(self) -> Swept:
         """Destroy the machines of this app that pools have left behind; see the class for who does that besides.
@@ -283,8 +302,12 @@ class FlyBackend(Backend):
             logger.warning("the journal does not have the number of %s: %s", machine, error)
         address = request.parent.address or join_address(self._address.dialed, self._address.port)
         forget, abandon = (lambda: self._forget(known)), (lambda: self._abandon(known))
-        is_recorded = self.journal is not None
-        node = FlyNode(self.api, machine, address, forget, abandon, creation.find, is_recorded=is_recorded)
+        is_recorded, sweeps = self.journal is not None, self._sweeps()
+        node = FlyNode(
+            self.api, machine, address, forget, abandon, creation.find, sweeps.node_left, is_recorded=is_recorded
+        )
+        sweeps.node_came(FIRST_SWEEP_PATIENCE)
+        node.shares_image = self._own_image
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node
 
@@ -326,29 +349,16 @@ class FlyBackend(Backend):
             self._write(entry._replace(abandoned=True))
         except OSError as error:
             return f"The journal could not be told ({error}): `dragonfly destroy {entry.name}`"
-        with self._lock:
-            self._sweeps = self._may_sweep
+        self._sweeps().ask()
         return "A later sweep sees to it"
 
-    # -- the first boot's sweep ---------------------------------------------------------------------------------------
+    def _sweeps(self) -> SweepBeside:
+        from dragonfly_executor.backends.fly.first_sweep import SweepBeside
 
-    def _has_to_sweep(self) -> bool:
         with self._lock:
-            has_to, self._sweeps = self._sweeps, False
-        return has_to
-
-    def _sweep_first(self, given_up: GivenUp | None) -> None:
-        from dragonfly_executor.backends.fly.sweep import Sweeper
-
-        try:
-            swept = Sweeper(self.api, self.journal).sweep(Patience(FIRST_SWEEP_PATIENCE, given_up))
-        except (errors.DragonflyError, OSError) as error:
-            logger.warning("could not look for machines that were left behind: %s", error)
-            return
-        for one in swept.destroyed:
-            logger.warning("destroyed machine %s, which was left behind: %s", one.name, one.why)
-        for one, what in swept.left:
-            logger.warning("machine %s was left behind and is not destroyed: %s", one.name, what)
+            if self._sweep_beside is None:
+                self._sweep_beside = SweepBeside(self.api, self.journal, wanted=self._may_sweep)
+            return self._sweep_beside
 
 
 def machine_name(pool: str) -> str:

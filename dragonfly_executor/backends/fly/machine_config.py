@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,6 +13,19 @@ CPUS = {"shared": (1, 2, 4, 6, 8), "performance": (1, 2, 4, 6, 8, 10, 12, 14, 16
 MEMORY = {"shared": (256, 2048, 256), "performance": (2048, 8192, 1024)}
 """MiB for each CPU at least and at most, and what the whole must be a multiple of."""
 STOP_SIGNAL = "SIGTERM"
+STOP_SIGNALS = ("SIGTERM", "SIGINT")
+"""On which a runner lets its calls finish."""
+STOP_GRACE = 25.0
+"""Seconds that calls have to finish when Fly stops the machine, if nothing is said."""
+STOP_SLACK = 5.0
+"""Seconds that Fly waits beyond that: for what is killed, and for the runner's own end."""
+MAX_STOP = 300.0
+"""Seconds that Fly waits at most."""
+USUAL_STOP = 5.0
+"""Seconds that Fly waits where a config does not say."""
+TOKENS = ("FLY_API_TOKEN", "FLY_ACCESS_TOKEN")
+"""Variables in which a token for Fly may be: a runner drops them, unless it is asked not to."""
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
 GUARDED = ("auto_destroy", "restart")
 """What keeps machines from staying behind is not for changing."""
 
@@ -63,11 +77,32 @@ class Guest(NamedTuple):
         return f"{self.cpu_kind}-{self.cpus}x with {self.memory_mb} MB{gpus}"
 
 
-def runner_command(python: str, *, failsafe: float, max_lifetime: float, max_idle: float) -> tuple[str, ...]:
-    """What starts a runner, with its limits in seconds."""
+def runner_command(
+    python: str,
+    options: Iterable[str] = (),
+    *,
+    failsafe: float,
+    max_lifetime: float,
+    max_idle: float,
+    stop_grace: float = STOP_GRACE,
+    keep_token: bool = False,
+) -> tuple[str, ...]:
+    """Return what starts a runner, with options for its interpreter, and with its limits in seconds.
+
+    Args:
+        python, options: the interpreter, and what it is told.
+        failsafe, max_lifetime, max_idle, stop_grace, keep_token: see `FlyBackend`.
+    """
     limits = {"--failsafe": failsafe, "--max-lifetime": max_lifetime, "--max-idle": max_idle}
-    words = (word for name, seconds in limits.items() for word in (name, f"{seconds:.3f}"))
-    return (python, "-m", "dragonfly_executor.runner", *words)
+    # What is as usual is not said: runners of an image that is a little older know fewer words.
+    if stop_grace != STOP_GRACE:
+        limits["--stop-grace"] = stop_grace
+    words = [word for name, seconds in limits.items() for word in (name, f"{seconds:.3f}")]
+    if keep_token:
+        words += "--keep-token", "1"
+    # -P: the image's WORKDIR may have a module by a name of the standard library's, and is not to come first.
+    beside = [option for option in options if option != "-P"]
+    return (python, "-P", *beside, "-m", "dragonfly_executor.runner", *words)
 
 
 class Blueprint(NamedTuple):
@@ -77,7 +112,7 @@ class Blueprint(NamedTuple):
         image, guest, env, metadata, services: see there.
         init: merged over what starts the runner.
         command: what starts the runner.
-        stop_seconds: that a runner has to finish when Fly stops its machine.
+        stop_seconds: that Fly waits for a runner when it stops its machine.
         skip_secrets: whether the app's secrets are kept from the machine.
         more: merged over the whole config.
     """
@@ -89,7 +124,7 @@ class Blueprint(NamedTuple):
     metadata: Mapping[str, str] = MappingProxyType({})
     services: tuple[Mapping[str, Any], ...] = ()
     init: Mapping[str, Any] = MappingProxyType({})
-    stop_seconds: int = 30
+    stop_seconds: int = int(STOP_GRACE + STOP_SLACK)
     skip_secrets: bool = True
     more: Mapping[str, Any] = MappingProxyType({})
 
@@ -153,6 +188,41 @@ def check_config(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
     check_texts(config.get("env"), "machine_config['env']")
     check_texts(config.get("metadata"), "machine_config['metadata']")
     return config
+
+
+def check_stop_grace(given: float | None, config: Mapping[str, Any]) -> float:
+    """`stop_grace` in seconds: as it was given, or as a `stop_config` in `machine_config` leaves it.
+
+    Raises:
+        ValueError: both say something, or what they say cannot be.
+    """
+    if "stop_config" in config:
+        if given is not None:
+            raise ValueError("stop_grace= and machine_config['stop_config'] are the same: give one of them")
+        return max(0.0, _stop_seconds(_mapping(config["stop_config"])) - STOP_SLACK)
+    if given is not None and given > MAX_STOP - STOP_SLACK:
+        raise ValueError(f"stop_grace must be {MAX_STOP - STOP_SLACK:g} seconds at most, as Fly has it, not {given:g}")
+    return STOP_GRACE if given is None else given
+
+
+def _stop_seconds(stop: Mapping[str, Any]) -> float:
+    """Seconds that Fly waits, as a `stop_config` says: as a duration of Go's, or in nanoseconds."""
+    name, timeout = stop.get("signal"), stop.get("timeout")
+    if name is not None and name not in STOP_SIGNALS:
+        raise ValueError(f"machine_config['stop_config']: a runner knows {' and '.join(STOP_SIGNALS)}, not {name!r}")
+    if timeout is None:
+        return USUAL_STOP
+    if isinstance(timeout, int) and not isinstance(timeout, bool):
+        return timeout / 1e9
+    parts = DURATION.findall(timeout) if isinstance(timeout, str) else []
+    if not parts or "".join(map("".join, parts)) != timeout:
+        raise ValueError(f"machine_config['stop_config']: the timeout is no duration, such as '30s': {timeout!r}")
+    return sum(float(number) * {"ms": 0.001, "s": 1.0, "m": 60.0}[unit] for number, unit in parts)
+
+
+def has_token(env: Mapping[str, str], config: Mapping[str, Any]) -> bool:
+    """Whether the variables for the runners have a token for Fly: then it is meant for them."""
+    return any(name in variables for name in TOKENS for variables in (env, _mapping(config.get("env"))))
 
 
 def check_texts(given: Mapping[str, str] | None, name: str) -> Mapping[str, str]:

@@ -28,6 +28,10 @@ PAUSE = 1.0
 """Seconds until the next look, where Fly does not say how a machine stands."""
 UNSEEN = 15.0
 """Seconds for which a machine that was created may not be known to all of Fly's hosts, one of which answers."""
+SWALLOWED = (
+    "its runner was never started, since the image has an ENTRYPOINT that does not run the command that it is given "
+    '(it should end with `exec "$@"`): init={"entrypoint": ["/usr/bin/env"]} takes the place of that ENTRYPOINT'
+)
 WATCHED = ("stopped", "failed", "destroyed")
 
 
@@ -41,10 +45,13 @@ class FlyNode(Node):
         forget: called when the machine is known to be gone.
         abandon: called when it is not; says who destroys it then.
         find: looks for the machine if it is known by its name alone; may raise `FlyAPIError`.
+        left: called when it was given back, whatever became of it.
         is_recorded: whether the machine stands in a journal.
     """
 
     shares_disk = False
+    stopper = "Fly (for maintenance of its host, or by `fly machine stop`)"
+    stop_advice = "FlyBackend(stop_grace=) gives calls longer"
 
     def __init__(
         self,
@@ -54,6 +61,7 @@ class FlyNode(Node):
         forget: Callable[[], None],
         abandon: Callable[[], str],
         find: Callable[[Patience], Machine | None],
+        left: Callable[[], object],
         *,
         is_recorded: bool,
     ) -> None:
@@ -67,6 +75,7 @@ class FlyNode(Node):
         self._forget = forget
         self._abandon = abandon
         self._find = find
+        self._left = left
         self._is_recorded = is_recorded
         self._lock = threading.Lock()
         self._stopping = GivenUp()
@@ -110,7 +119,8 @@ class FlyNode(Node):
         if seen.state == "started" and seen.exit is None:
             return (
                 f"{seen.standing()}. Its runner was to dial {self._address}: is that address reachable from Fly's "
-                f"private network (6PN)? What it printed: fly logs -a {self._api.access.app} --machine {seen.id}"
+                f"private network (6PN)? Or {SWALLOWED}. What it printed: fly logs -a {self._api.access.app} "
+                f"--machine {seen.id}"
             )
         return seen.standing()
 
@@ -130,6 +140,7 @@ class FlyNode(Node):
         except Exception:
             logger.exception("%s may not have been destroyed", self._seen)
         finally:
+            self._left()
             self._api.__exit__(None, None, None)
 
     def _destroy(self) -> tuple[bool, str]:
@@ -162,6 +173,7 @@ def describe_exit(ending: Exit, address: str) -> str:
         exits.EXPIRED: "max_lifetime had passed",
         exits.IDLE: "it had no call for max_idle",
         exits.SILENT: "its agent was silent for too long",
+        0: f"the runner itself never ends so: perhaps {SWALLOWED}",
         126: "what starts the runner cannot be run: look at init= and python=",
         127: "what starts the runner is not there: look at init= and python=, and at what the image has",
         1: "look at its log: is dragonfly_executor installed in the image, for the same version of Python?",

@@ -104,8 +104,15 @@ def _line(text: str) -> str:
 FULL_HOST = re.compile(r"insufficient \S+ available to fulfill request|deploys to this host|governor policy blocked")
 """The host that was chosen; `no capacity` at the end is the region."""
 FULL_REGION = re.compile(
-    r"no capacity\W*$|could not find a candidate host|insufficient capacity|unable to find capacity"
+    r"no capacity\W*$"
+    r"|(?:could not|cannot|can't|unable to|failed to) (?:find|get|allocate|reserve|obtain)"
+    r" (?:an? |any |enough |sufficient |more )?(?:candidate |suitable |available |free )?"
+    r"(?:capacity|host|resource|room|server|worker|placement)"
+    r"|(?:insufficient|not enough|out of|lack of|no (?=available|free|suitable|candidate|more)) ?"
+    r"(?:available |free |suitable |candidate |more )?(?:capacity|resources?|hosts?|servers?|memory|cpus?|room)\b"
+    r"|capacity (?:is |was )?(?:not available|unavailable|exhausted|reached)"
 )
+"""In whatever words: `status` is often missing, and each text is known from one place only."""
 QUOTA = re.compile(r"over the allowed quota|quota exceeded|exceed\w* .{0,40}quota")
 PAYMENT = re.compile(r"payment method|credit card")
 NAME = re.compile(r"unique machine name violation|already exists with name|name .{0,80}already (?:taken|in use|exists)")

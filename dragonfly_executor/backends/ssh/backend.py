@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dragonfly_executor import errors
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
-from dragonfly_executor.backends.ssh.deadline import Deadline
-from dragonfly_executor.backends.ssh.hosts import HostBook, SSHHost, address, port_number, user_name, variables
-from dragonfly_executor.backoff import delay, exponential
+from dragonfly_executor.backends.ssh.hosts import SSHHost, address, port_number, user_name, variables
+from dragonfly_executor.backends.ssh.places import Places
+from dragonfly_executor.backends.ssh.race import Race
 from dragonfly_executor.options import duration, hook, whole
 from dragonfly_executor.sync.plan import Sync
 from dragonfly_executor.transport.tcp import WILDCARDS
@@ -23,10 +19,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.options import Seconds, Wait
 
     PathLike = str | Path
-
-logger = logging.getLogger("dragonfly_executor")
-SHARE_OF_BOOT = 0.9
-"""Of the time that a boot has. In the rest its runner says hello, or it is told what went wrong on which host."""
 
 CONNECT = ("channel", "direct")
 LOOPBACK = "127.0.0.1"
@@ -41,8 +33,9 @@ class SSHBackend(Backend):
     certificate and a single-use token: quicker with much data, and its calls outlive the SSH connection.
 
     Host keys are verified against known_hosts, always. Hosts take turns, the one that carries the fewest runners first.
-    One on which a boot fails is set aside for a while, and the boot goes on with the others; one that shows an unknown
-    key, or has no fitting Python, is not used again.
+    If a host gives no answer for a second, the boot tries the next one too, and the host that answers first carries the
+    runner. A host on which a boot fails is set aside for a while, and the boot goes on with the others; one that shows
+    an unknown key, or has no fitting Python, is not used again.
 
     Args:
         hosts: names, addresses, aliases of ``~/.ssh/config``, ``user@name:port``, or `SSHHost` objects.
@@ -112,13 +105,11 @@ class SSHBackend(Backend):
     ) -> None:
         self.hosts = _hosts(hosts)
         self.sync = Sync.of(sync, requirements)
-        self._wait = hook(host_wait, "host_wait")
         self.dials_back = _is_direct(connect)
         self._listen_where(parent_address, bind_address)
         per_host = whole(runners_per_host, "runners_per_host", 1)
-        self._book = HostBook(host.runners or per_host for host in self.hosts)
-        self._lock = threading.Lock()
-        """Of the book: boots run at the same time."""
+        sizes = [host.runners or per_host for host in self.hosts]
+        self._places = Places(self.hosts, sizes, hook(host_wait, "host_wait"))
         _need_paramiko()
         from dragonfly_executor.backends.ssh.booter import HostBooter, Means
 
@@ -140,7 +131,7 @@ class SSHBackend(Backend):
             is_direct=self.dials_back,
         )
         self._booter = HostBooter(means)
-        self.default_max = self._book.size
+        self.default_max = self._places.size
 
     def __repr__(self) -> str:
         return f"SSHBackend({[str(host) for host in self.hosts]})"
@@ -169,78 +160,7 @@ class SSHBackend(Backend):
             BootError: none of the hosts could be used this time. Its phase is one of "resolve", "connect", "host key",
                 "auth", "python", "bootstrap" and "handshake".
         """
-        deadline = Deadline(SHARE_OF_BOOT * request.timeout, request.given_up)
-        tried: dict[int, errors.BootError] = {}
-        while True:
-            with self._lock:
-                place = None if tried and deadline.is_over else self._book.choose(time.monotonic(), tried)
-            if place is None:
-                raise self._nothing_left(tried)
-            try:
-                node = self._booter.boot(self.hosts[place], request, deadline, self._releaser(place))
-            except BaseException as error:
-                with self._lock:
-                    self._book.release(place)
-                if not isinstance(error, errors.BootError):
-                    raise
-                if deadline.is_given_up:
-                    # The host may be as good as any: nothing is held against it.
-                    text = f"{self.hosts[place]}: the boot was given up before the runner was ready"
-                    raise errors.BootError(text, error.phase, output=error.output) from error
-                tried[place] = error
-                self._failed(place, error)
-            else:
-                with self._lock:
-                    self._book.worked(place)
-                return node
-
-    def _releaser(self, place: int) -> Callable[[], None]:
-        def release() -> None:
-            with self._lock:
-                self._book.release(place)
-
-        return release
-
-    # -- failures -----------------------------------------------------------------------------------------------------
-
-    def _failed(self, place: int, error: errors.BootError) -> None:
-        if isinstance(error, errors.HostKeyError | errors.VersionMismatchError):
-            with self._lock:
-                self._book.refuse(place, error)
-            logger.warning("host %s is not used any more: %s", self.hosts[place], error.args[0])
-            return
-        with self._lock:
-            failures = self._book.failed(place)
-        if self._wait is None:
-            pause = exponential(failures, first=1.0, most=300.0, jitter=1.0)
-        else:
-            pause = delay(self._wait, failures)
-        with self._lock:
-            self._book.set_aside(place, time.monotonic() + pause)
-        logger.warning("host %s is set aside for %.1f s: %s", self.hosts[place], pause, error.args[0])
-
-    def _nothing_left(self, tried: Mapping[int, errors.BootError]) -> errors.BootError:
-        """Why there is no host for a runner."""
-        with self._lock:
-            refused = {place: entry.refused for place, entry in enumerate(self._book.entries) if entry.refused}
-            full = [place for place, entry in enumerate(self._book.entries) if entry.runners >= entry.size]
-            aside = [place for place, entry in enumerate(self._book.entries) if entry.failures]
-        causes: dict[int, Exception] = {**refused, **tried}
-        hopeless = len(refused) == len(self.hosts)
-        first = next(iter(causes.values()), None)
-        if len(self.hosts) == 1 and first is not None:
-            return _again(first) if hopeless and not tried else tried[0]
-        told = [f"{self.hosts[place]}: {error.args[0]} (phase: {_phase(error)})" for place, error in causes.items()]
-        told += [f"{self.hosts[place]} carries as many runners as it may" for place in full if place not in causes]
-        for place in set(range(len(self.hosts))).difference(causes, full):
-            why = "it is set aside after a failure" if place in aside else "the time that a boot has was over"
-            told.append(f"{self.hosts[place]} was not tried: {why}")
-        text = "no host can carry a runner:\n  " + "\n  ".join(told)
-        kind = type(first) if hopeless and isinstance(first, errors.BootError) else errors.BootError
-        outputs = [error.output for error in tried.values() if error.output]
-        combined = kind(text, _phase(first), output="\n".join(outputs))
-        combined.__cause__ = first
-        return combined
+        return Race(self._places, self._booter, request).run()
 
 
 def _hosts(hosts: Iterable[str | SSHHost]) -> list[SSHHost]:
@@ -263,18 +183,6 @@ def _is_direct(connect: str) -> bool:
     if connect not in CONNECT:
         raise ValueError(f"connect must be one of {', '.join(map(repr, CONNECT))}, not {connect!r}")
     return connect == "direct"
-
-
-def _again(error: Exception) -> errors.BootError:
-    """An error for another boot: each collects a traceback of its own."""
-    kind = type(error) if isinstance(error, errors.BootError) else errors.BootError
-    copy = kind(str(error.args[0]), _phase(error), output=getattr(error, "output", ""))
-    copy.__cause__ = error.__cause__ or error
-    return copy
-
-
-def _phase(error: Exception | None) -> str:
-    return error.phase if isinstance(error, errors.BootError) else "create"
 
 
 def _texts(value: PathLike | Iterable[PathLike] | None) -> list[str]:

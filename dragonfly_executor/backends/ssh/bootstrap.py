@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from dragonfly_executor.backends.ssh.archive import Archive
 from dragonfly_executor.backends.ssh.stage0 import MAGIC
 from dragonfly_executor.errors import BootError, VersionMismatchError
+from dragonfly_executor.runner.leftovers import MARK
 from dragonfly_executor.stdlib_json import json
 
 MAX_NOISE = 1024 * 1024
@@ -40,7 +41,14 @@ class Talk(Protocol):
         """Let the next `recv` return this."""
 
 
-def command(python: str | None, digest: str, cache: str | None, patience: float, options: Sequence[str] = ()) -> str:
+def command(
+    python: str | None,
+    digest: str,
+    cache: str | None,
+    patience: float,
+    options: Sequence[str] = (),
+    mark: str = "",
+) -> str:
     """What is run on the host, for any login shell: one line, and a word of it is one word for all of them.
 
     Args:
@@ -49,6 +57,7 @@ def command(python: str | None, digest: str, cache: str | None, patience: float,
         cache: the folder for archives, or None for the user's own.
         patience: seconds after which nobody waits for it any more.
         options: for the interpreter, beside ``-I``.
+        mark: what the environment of all that runs there says of whose it is; see `runner.leftovers`. Not secret.
     """
     candidates = [python] if python else [f"python{NEEDED}", "python3"]
     source = importlib.resources.files("dragonfly_executor.backends.ssh").joinpath("stage0.py").read_bytes()
@@ -65,6 +74,7 @@ def command(python: str | None, digest: str, cache: str | None, patience: float,
     # A shim may be found that leads nowhere. So the shell stays, and asks what it was that failed; to ask before that
     # would start two interpreters for each runner.
     script = (
+        f"{MARK}={shlex.quote(mark)}; export {MARK}; "
         f"found=; for python in {' '.join(map(_word, candidates))}; do version=missing; "
         'if command -v "$python" >/dev/null 2>&1; then '
         f'"$python" -I {shlex.join(options)} -c {shlex.quote(code)} {arguments} && exit; status=$?; '
@@ -104,9 +114,24 @@ class Bootstrap:
         """Bytes of the archive that had to be sent."""
         self.interpreter = ""
         """What the host says of the Python that it runs."""
+        self._lacks_archive = True
+
+    def hear(self) -> None:
+        """Wait for the first word of Python. It then waits for `run`, and nothing of a runner has begun.
+
+        Raises:
+            VersionMismatchError: there is only another Python there.
+            BootError: there is none, or it has no place for the archive; phase "python" or "bootstrap".
+        """
+        first = self._first_line()
+        if first.startswith(b"none"):
+            raise self._no_python(first.decode("ascii", "replace").split()[1:])
+        said = self._read(first)
+        self.interpreter = f"{said.get('python')} ({said.get('executable')})"
+        self._lacks_archive = not said.get("cached")
 
     def run(self, archive: Archive, env: Mapping[str, str], dial: Mapping[str, object] | None = None) -> None:
-        """Get the agent going. What is on the stream after this is the agent's.
+        """Get the agent going, after `hear`. What is on the stream after this is the agent's.
 
         Args:
             archive: what the host has to have.
@@ -114,15 +139,9 @@ class Bootstrap:
             dial: whom the agent has to dial, where it does not speak on this stream; the same goes for that.
 
         Raises:
-            VersionMismatchError: there is only another Python there.
-            BootError: there is none, or the host cannot keep the archive; phase "python" or "bootstrap".
+            BootError: the host cannot keep the archive; phase "bootstrap".
         """
-        first = self._first_line()
-        if first.startswith(b"none"):
-            raise self._no_python(first.decode("ascii", "replace").split()[1:])
-        said = self._read(first)
-        self.interpreter = f"{said.get('python')} ({said.get('executable')})"
-        size = 0 if said.get("cached") else len(archive.data)
+        size = len(archive.data) if self._lacks_archive else 0
         self._talk.sendall(json.dumps({"size": size, "env": dict(env), "dial": dial}).encode() + b"\n")
         for start in range(0, size, PART_SIZE):
             self._talk.sendall(archive.data[start : start + PART_SIZE])

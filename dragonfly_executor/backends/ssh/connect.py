@@ -6,7 +6,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import paramiko
@@ -151,7 +151,7 @@ class Connector:
         """Connect, again and again while the server is too busy with other logins."""
         with self._lock:
             limit = self._limits.setdefault((target.address, target.port, target.proxy_command), LoginLimit())
-        until, tries = Deadline(deadline.left(self._patience(target))), 0
+        tries = 0
         while True:
             try:
                 with limit.login(deadline):
@@ -159,9 +159,10 @@ class Connector:
             except _ClosedAtOnceError as error:
                 tries += 1
                 is_full = limit.refused() or error.says_full
-                if tries >= (FULL_TRIES if is_full else TRIES) or until.is_over or deadline.is_over:
+                if tries >= (FULL_TRIES if is_full else TRIES) or deadline.is_over:
                     raise BootError(error.args[0], error.phase) from error.__cause__
-                deadline.pause(pause_after(tries))
+                with deadline.time.waiting() if is_full else nullcontext():
+                    deadline.pause(pause_after(tries))
             else:
                 limit.succeeded()
                 return connection
@@ -173,10 +174,12 @@ class Connector:
         try:
             with deadline.ending(connection.abandon):
                 connection.key = self._agree(target, transport, deadline)
+                deadline.progress()
                 credentials.log_in(transport, target, deadline, self._patience(target))
         except BaseException:
             connection.close()
             raise
+        deadline.progress()
         transport.set_keepalive(target.keepalive)
         return connection
 
@@ -212,6 +215,7 @@ class Connector:
         except OSError as error:
             where = f"{target.address} port {target.port}"
             raise BootError(f"{target.label}: cannot connect to {where}: {error}", "connect") from error
+        deadline.progress()
         # Calls are small and wait for answers; and a peer that is gone must be noticed with data under way, too.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

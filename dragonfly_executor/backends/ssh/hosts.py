@@ -135,11 +135,14 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str]:
 class Entry:
     """What is known of one host."""
 
-    __slots__ = ("failures", "refused", "runners", "set_aside_until", "size", "turn")
+    __slots__ = ("failures", "refused", "runners", "set_aside_until", "size", "turn", "unsettled")
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.runners = 0
+        """Those that boot, those that are up, and those that are being stopped."""
+        self.unsettled = 0
+        """Of these, those that boot or are being stopped: their places may come free soon."""
         self.failures = 0
         """Boots that failed there in a row."""
         self.set_aside_until = 0.0
@@ -192,18 +195,29 @@ class HostBook:
         self._turns += 1
         self.entries[chosen].turn = self._turns
         self.entries[chosen].runners += 1
+        self.entries[chosen].unsettled += 1
         return chosen
+
+    def may_come_free(self) -> bool:
+        """Return whether a boot or a stop is under way on a host, so that a place there may come free."""
+        return any(entry.refused is None and entry.unsettled > 0 for entry in self.entries)
 
     def _load(self, place: int) -> tuple[float, int]:
         entry = self.entries[place]
         return entry.runners / entry.size, entry.turn
 
+    def leaving(self, place: int) -> None:
+        """A runner there is being stopped; `release` follows."""
+        self.entries[place].unsettled += 1
+
     def release(self, place: int) -> None:
-        """A runner there is gone."""
+        """A runner there that booted, or was being stopped, is gone."""
         self.entries[place].runners -= 1
+        self.entries[place].unsettled -= 1
 
     def worked(self, place: int) -> None:
         """A runner was booted there."""
+        self.entries[place].unsettled -= 1
         self.entries[place].failures = 0
         self.entries[place].set_aside_until = 0.0
 

@@ -29,17 +29,27 @@ class LoginLimit:
 
     @contextmanager
     def login(self, deadline: Deadline) -> Iterator[None]:
-        """Wait for a turn, and keep it for the block. The wait ends with the deadline, or if the boot is given up."""
-        with deadline.ending(self._wake), self._changed:
-            while self._running >= int(self._limit) and not deadline.is_over:
-                self._changed.wait(deadline.left())
-            self._running += 1
+        """Wait for a turn, and keep it for the block.
+
+        The wait takes none of the boot's time. It ends early if the boot is given up.
+        """
+        self._take(deadline)
         try:
             yield
         finally:
             with self._changed:
                 self._running -= 1
                 self._changed.notify_all()
+
+    def _take(self, deadline: Deadline) -> None:
+        with self._changed:
+            if self._running < int(self._limit):
+                self._running += 1
+                return
+        with deadline.time.waiting(), deadline.ending(self._wake), self._changed:
+            while self._running >= int(self._limit) and not deadline.is_given_up:
+                self._changed.wait()
+            self._running += 1
 
     def refused(self) -> bool:
         """Count a refusal. Return whether other logins are under way there."""

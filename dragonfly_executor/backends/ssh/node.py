@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import paramiko
 
@@ -15,12 +16,15 @@ from dragonfly_executor.backends.ssh.bootstrap import OUTPUT_SIZE
 from dragonfly_executor.backends.ssh.connect import Connection
 from dragonfly_executor.backends.ssh.deadline import Deadline
 
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.ssh.places import Place
+
 logger = logging.getLogger("dragonfly_executor")
 
 STOP_PATIENCE = 5.0
 """Seconds that a runner gets to end by itself once its link has."""
 GIVEN_UP_PATIENCE = 1.0
-"""The same for a runner whose boot was given up."""
+"""The same for a runner whose boot was given up, and one that has dialed back and is silent: its host may answer."""
 JOIN_PATIENCE = 5.0
 SEND_SIZE = 32 * 1024
 """What OpenSSH takes in one packet."""
@@ -170,7 +174,7 @@ class SSHNode(Node):
         stderr: reads the rest of what it says.
         noise: what the host said before the runner did.
         slots: calls at once there, or None.
-        release: is called once, when the node is given back.
+        place: hears when the runner is being stopped, and when it is gone.
         deadline: of the boot.
     """
 
@@ -185,7 +189,7 @@ class SSHNode(Node):
         *,
         noise: bytes = b"",
         slots: int | None = None,
-        release: Callable[[], None] = lambda: None,
+        place: Place | None = None,
         deadline: Deadline | None = None,
     ) -> None:
         self.stream = stream
@@ -195,7 +199,7 @@ class SSHNode(Node):
         self._channel = channel
         self._stderr = stderr
         self._noise = noise
-        self._release = release
+        self._place = place
         self._deadline = deadline
         self._lock = threading.Lock()
         self._stopped = False
@@ -220,12 +224,18 @@ class SSHNode(Node):
             stopped, self._stopped = self._stopped, True
         if stopped:
             return
+        if self._place is not None:
+            self._place.leaving()
         is_given_up = self._deadline is not None and self._deadline.is_given_up
-        patience = GIVEN_UP_PATIENCE if is_given_up else STOP_PATIENCE
+        patience = GIVEN_UP_PATIENCE if is_given_up or self.is_silent else STOP_PATIENCE
+        if self.is_silent and self.stream is not None:
+            # The link is this connection, from which nothing comes: nothing that is said on it is answered either.
+            self._connection.abandon()
         try:
             end(self._connection, self._channel, self._stderr, b"" if self.stream else LAST_WORD, patience)
         finally:
-            self._release()
+            if self._place is not None:
+                self._place.release()
 
     def output(self) -> str:
         """What the host printed before the runner spoke, and the last of the runner's stderr."""

@@ -1,0 +1,49 @@
+"""Which runners have the fewest calls: asked for when a pool is made smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import heapify, heappop, heappush
+
+from dragonfly_executor.core.runner import UP, Runner
+
+
+class Lightest:
+    """Finds the runner with the fewest calls; of runners with as many, the newest.
+
+    The order is made when it is asked for, and kept while it is asked for often: as soon as it has seen as many changes
+    as there are runners, it is dropped. So a pool that stays as it is pays nothing for it, and its making costs no more
+    than the changes since it was made last.
+    """
+
+    def __init__(self) -> None:
+        self._changes_left: int = 0
+        # Of (calls in flight, -id). An entry whose number no longer is the runner's is passed over.
+        self._order: list[tuple[int, int]] | None = None
+
+    def take(self, count: int, runners: dict[int, Runner]) -> Iterable[Runner]:
+        """The next `count` of `runners` that are up and do not retire, one after the other: each is to retire then."""
+        if self._order is None:
+            self._order = [(len(each.in_flight), -each.id) for each in runners.values() if _stays(each)]
+            heapify(self._order)
+        self._changes_left = len(runners)
+        while count and self._order:
+            load, number = heappop(self._order)
+            runner = runners.get(-number)
+            if runner is not None and len(runner.in_flight) == load and _stays(runner):
+                yield runner
+                count -= 1
+
+    def changed(self, runner: Runner) -> None:
+        """A runner has other calls than before, or is there, or stays after all."""
+        if self._order is None:
+            return
+        self._changes_left -= 1
+        if self._changes_left < 0:
+            self._order = None
+        else:
+            heappush(self._order, (len(runner.in_flight), -runner.id))
+
+
+def _stays(runner: Runner) -> bool:
+    return runner.state is UP and not runner.retiring
