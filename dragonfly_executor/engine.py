@@ -228,7 +228,8 @@ class Engine:
         self.forked = True
         if self._thread is None:
             return
-        for fd in (*self._runners.descriptors(), *self._loop.descriptors()):
+        self._loop.abandon()
+        for fd in self._runners.descriptors():
             try:
                 os.close(fd)
             except OSError:

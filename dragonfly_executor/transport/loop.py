@@ -249,6 +249,11 @@ class Loop:
             return ()
         return (*self._waker.descriptors(), self._poller.fileno())
 
+    def abandon(self) -> None:
+        """Close the descriptors in a forked child, as the loop's own: nothing closes the same numbers later."""
+        self._waker.abandon()
+        self._poller.close()
+
     def close(self) -> None:
         """Give the loop's descriptors back."""
         # The waker first: whether it is open tells `descriptors`, in a child forked meanwhile, whether the rest is.

@@ -7,9 +7,9 @@ loop for good.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import sys
-from collections.abc import Callable
 
 
 class Waker:
@@ -33,42 +33,30 @@ class Waker:
         """Give the descriptors back."""
         raise NotImplementedError
 
+    def abandon(self) -> None:
+        """Close them in a forked child, whatever another thread was doing with them as it forked."""
+        self.close()
+
 
 def make_waker() -> Waker:
     """The cheapest one of this platform."""
     return EventWaker() if sys.platform == "linux" else SocketWaker()
 
 
-class _Descriptor:
-    """A number that is closed when nobody uses it any more: while a wake is under way it is nobody else's file.
-
-    A forked child closes what it must not keep by itself, and the number may be another file there by now.
-    """
-
-    __slots__ = ("_owner", "number")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self._owner = os.getpid()
-
-    # Bound here: at the interpreter's end the module may be gone.
-    def __del__(self, close: Callable[[int], None] = os.close, getpid: Callable[[], int] = os.getpid) -> None:
-        if getpid() == self._owner:
-            close(self.number)
-
-
 class EventWaker(Waker):
     """An eventfd: one descriptor, and no buffer that could be full."""
 
     def __init__(self) -> None:
-        self._event: _Descriptor | None = _Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-        self.fd = self._event.number
+        # It closes its descriptor, any one, when nobody refers to it any more: while a wake is under way the number is
+        # nobody else's file. That takes no step of Python, as a `__del__` does, into which an interrupt could come.
+        self._event: select.epoll | None = select.epoll.fromfd(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        self.fd = self._event.fileno()
 
     def wake(self) -> None:
         """See `Waker`."""
         event = self._event
         if event is not None:
-            os.eventfd_write(event.number, 1)
+            os.eventfd_write(event.fileno(), 1)
 
     def clear(self) -> None:
         """See `Waker`."""
@@ -85,6 +73,13 @@ class EventWaker(Waker):
         """See `Waker`."""
         self.fd = -1
         self._event = None
+
+    def abandon(self) -> None:
+        """See `Waker`."""
+        event = self._event
+        self.close()
+        if event is not None:
+            event.close()
 
 
 class SocketWaker(Waker):

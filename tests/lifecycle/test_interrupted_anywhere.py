@@ -204,6 +204,7 @@ class Cancelling:
     """A call that runs or waits, with callbacks."""
 
     def __init__(self, executor: DragonflyExecutor, *, runs: bool) -> None:
+        self._executor = executor
         self._told: SimpleQueue[object] = SimpleQueue()
         self._in_its_way = [] if runs else [hold_one(executor) for _ in range(2)]
         self.future = hold_one(executor) if runs else executor.submit(hold)
@@ -222,6 +223,8 @@ class Cancelling:
             self.future.result(PATIENCE)
         for _ in range(3):
             assert self._told.get(timeout=PATIENCE) is self.future, where
+        # With the answer to this, the engine has heard of it as well: what waited is not begun when there is room.
+        self._executor.pool.stats()
         hold_anew()
         for future in self._in_its_way:
             assert future.result(PATIENCE) == 7
