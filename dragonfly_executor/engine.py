@@ -7,7 +7,7 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 
@@ -81,10 +81,11 @@ class Engine:
         self._failure: Exception | None = None
         self._ids = count(1)
         self._may_linger = usable_cpus() > 1
-        self._initializer = self._encode_initializer()
+        function, args = options.initializer, tuple(options.initargs)
+        self._initializer = b"" if function is None else b"".join(codec.encode_call(function, args, {}))
         # Held by threads that no interrupt comes to.
         self._lock = threading.Lock()
-        self._start = Start(f"pool {options.name!r}", f"dragonfly-{options.name}-start", self._bring_up)
+        self._start = Start(options.name, self._bring_up)
         self._thread: threading.Thread | None = None
         """The engine thread; None until all is there."""
         self._thread_id = 0
@@ -97,11 +98,6 @@ class Engine:
         self.outputs: Outputs
         ForkGuard.of_this_process().add(self)
 
-    def _encode_initializer(self) -> bytes:
-        if self.options.initializer is None:
-            return b""
-        return b"".join(self.codec.encode_call(self.options.initializer, tuple(self.options.initargs), {}))
-
     # -- from any thread ----------------------------------------------------------------------------------------------
 
     def submit(self, parts: Sequence[Buffer], limits: CallLimits, *, cancel_running: bool = True) -> Future[Any]:
@@ -111,13 +107,13 @@ class Engine:
             RuntimeError: the pool is shut down, or broken (`PoolBrokenError`), or belongs to another process
                 (`ForkedExecutorError`).
             FrameTooLargeError: the payload is over ``max_payload``.
+            StartError: the engine could not be started.
         """
         payload = sendable(parts)
         size = len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
         if size > self.options.max_payload:
-            raise errors.FrameTooLargeError(
-                f"the call's arguments take {size} bytes, and max_payload is {self.options.max_payload}"
-            )
+            text = f"the call's arguments take {size} bytes, and max_payload is {self.options.max_payload}"
+            raise errors.FrameTooLargeError(text)
         if self._keeper is not None:
             self._keeper.look_again()
         future: Future[Any] = Future(self)
@@ -163,13 +159,6 @@ class Engine:
         """Stop a call whose future was cancelled."""
         if not self.forked:
             self.post(events.CancelRequested((call.id,)))
-
-    def cancel_all(self, *, but: Container[Any]) -> None:
-        """Cancel every call that is not done, except those whose futures are in `but`."""
-        futures = self.ask(lambda machine: [call.token for call in machine.unsettled()])
-        for future in futures:
-            if isinstance(future, Future) and future not in but:
-                future.cancel()
 
     def post(self, event: object) -> None:
         """Hand the core an event."""
@@ -230,10 +219,8 @@ class Engine:
             return
         self._loop.abandon()
         for fd in self._runners.descriptors():
-            try:
+            with suppress(OSError):  # the parent was just closing it
                 os.close(fd)
-            except OSError:
-                continue  # the parent was just closing it
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import sys
 import weakref
 
 from dragonfly_executor.core import events
+from dragonfly_executor.future import Future
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ def leave(engine: Engine, *, interrupted: bool, reason: str = "cannot schedule n
     """
     try:
         if interrupted:
-            engine.cancel_all(but=engine.unlinked)
+            for future in engine.ask(lambda machine: [call.token for call in machine.unsettled()]):
+                if isinstance(future, Future) and future not in engine.unlinked:
+                    future.cancel()
         engine.shut_down(events.ShutdownMode.DRAIN, reason)
         engine.join(engine.options.shutdown_timeout if interrupted else None)
         if interrupted:

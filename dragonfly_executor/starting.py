@@ -23,15 +23,13 @@ class Start:
     need know how far a start had got: whoever is interrupted only waits no longer.
 
     Args:
-        what: it is, for errors.
-        thread_name: of the thread of its own.
+        name: of the pool that it belongs to.
         bring_up: brings it up, unless it is; if that fails, it undoes what it has done and raises. May be called on
             several threads at once.
     """
 
-    def __init__(self, what: str, thread_name: str, bring_up: Callable[[], object]) -> None:
-        self._what = what
-        self._thread_name = thread_name
+    def __init__(self, name: str, bring_up: Callable[[], object]) -> None:
+        self._name = name
         self._bring_up = bring_up
         self._starters: set[int] = set()
 
@@ -49,7 +47,7 @@ class Start:
         """
         if get_ident() in self._starters:
             # The garbage collector runs anybody's code anywhere, and nothing can be waited for here.
-            raise errors.StartError(f"{self._what} cannot be used yet: this very thread is starting it")
+            raise errors.StartError(f"pool {self._name!r} cannot be used yet: this very thread is starting it")
         outcome: Outcome = SimpleQueue()
         try:
             # One step, which `Thread.start` is not.
@@ -71,7 +69,7 @@ class Start:
 
     def _explained(self, error: BaseException) -> errors.StartError:
         return errors.StartError(
-            f"{self._what} could not be started, and nothing of it is left: {type(error).__name__}: {error}. "
+            f"pool {self._name!r} could not be started, and nothing of it is left: {type(error).__name__}: {error}. "
             "The next submit tries again; this process may need more threads (ulimit -u, pids.max) or descriptors "
             "(ulimit -n)"
         )
@@ -79,7 +77,8 @@ class Start:
     def _begin(self, outcome: Outcome) -> None:
         """On a thread that is no more than a step."""
         try:
-            thread = threading.Thread(target=self._run, args=(outcome,), name=self._thread_name, daemon=True)
+            name = f"dragonfly-{self._name}-start"
+            thread = threading.Thread(target=self._run, args=(outcome,), name=name, daemon=True)
             thread.start()
         except BaseException as error:
             outcome.put((error, None))
