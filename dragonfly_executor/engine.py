@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import weakref
@@ -215,12 +214,8 @@ class Engine:
     def abandon_in_forked_child(self) -> None:
         """Forget everything without a goodbye: it all belongs to the process that forked."""
         self.forked = True
-        if self._thread is None:
-            return
-        self._loop.abandon()
-        for fd in self._runners.descriptors():
-            with suppress(OSError):  # the parent was just closing it
-                os.close(fd)
+        if self._thread is not None:
+            self._parts.abandon()
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 
@@ -252,9 +247,11 @@ class Engine:
         except BaseException as error:
             self._collapse(error)
         finally:
-            self._parts.close()
-            self._questions.end()
-            self._has_ended.open()
+            try:
+                self._parts.close()
+            finally:
+                self._questions.end()
+                self._has_ended.open()
 
     def _take_inbox(self) -> None:
         calls: list[Call] = []

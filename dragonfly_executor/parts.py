@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+
 from dragonfly_executor.narrator import Narrator
 from dragonfly_executor.outputs import Outputs
 from dragonfly_executor.performer import Performer
@@ -65,6 +68,13 @@ class Parts:
         """Let the threads end when they have done what is queued. On the engine thread, as its last."""
         self.crews.close()
         self.loop.close()
+
+    def abandon(self) -> None:
+        """Close the descriptors in a forked child, to which none of it belongs."""
+        self.loop.abandon()
+        for fd in self.runners.descriptors():
+            with suppress(OSError):  # the parent was just closing it
+                os.close(fd)
 
     def join(self) -> None:
         """Wait for the threads. Complains about one that stays."""
