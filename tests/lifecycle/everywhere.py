@@ -24,13 +24,13 @@ class Interrupt:
     Args:
         step: before which one it comes; 0 is the first.
         each_opcode: what counts as a step.
-        files: whose steps count, beside those of the package.
+        files: whose steps count.
 
     Attributes:
         where: it came; "" if there are not so many steps.
     """
 
-    def __init__(self, step: int, *, each_opcode: bool = False, files: tuple[str, ...] = ()) -> None:
+    def __init__(self, step: int, *, each_opcode: bool = False, files: tuple[str, ...] = (PACKAGE,)) -> None:
         self.where = ""
         self._left = step
         self._each_opcode = each_opcode
@@ -59,7 +59,7 @@ class Interrupt:
         code = frame.f_code
         counts = self._known.get(code)
         if counts is None:
-            counts = self._known[code] = code.co_filename.startswith((PACKAGE, *self._files))
+            counts = self._known[code] = code.co_filename.startswith(self._files)
         if not counts:
             return None
         frame.f_trace_opcodes = self._each_opcode

@@ -11,16 +11,20 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
-from dragonfly_executor import DragonflyExecutor, Pool
+from dragonfly_executor import DragonflyExecutor, Pool, condition, sync
+from dragonfly_executor.core.wire import Frame, Kind
+from dragonfly_executor.outputs import Captured
 from dragonfly_executor.registry import registry
+from dragonfly_executor.sync import Keeper, Sync
 from dragonfly_executor.testing import FakeBackend
 from tests import payloads
-from tests.lifecycle.everywhere import everywhere
+from tests.lifecycle.everywhere import PACKAGE, everywhere
 from tests.support import PATIENCE
 
 FUTURES = concurrent.futures._base.__file__
@@ -236,7 +240,7 @@ class Cancelling:
 def test_cancel(executor: DragonflyExecutor, each_opcode: bool, runs: bool) -> None:
     """In the standard library's half of it as well."""
     case = [Cancelling(executor, runs=runs)]
-    files = () if each_opcode else (FUTURES,)
+    files = (PACKAGE,) if each_opcode else (PACKAGE, FUTURES)
     for where in everywhere(lambda: case[0].future.cancel(), each_opcode=each_opcode, files=files):
         case[0].check(where)
         case[0] = Cancelling(executor, runs=runs)
@@ -257,7 +261,7 @@ def test_the_wait_for_a_result(
         with suppress(TimeoutError):
             getattr(futures[0], what)(timeout)
 
-    files = () if each_opcode else (FUTURES,)
+    files = (PACKAGE,) if each_opcode else (PACKAGE, FUTURES)
     for where in everywhere(ask, each_opcode=each_opcode, files=files):
         hold_anew()
         assert futures[0].result(PATIENCE) == 7, where
@@ -290,7 +294,7 @@ def test_add_done_callback(executor: DragonflyExecutor, each_opcode: bool, is_do
             wait(futures, PATIENCE)
 
     begin()
-    files = () if each_opcode else (FUTURES,)
+    files = (PACKAGE,) if each_opcode else (PACKAGE, FUTURES)
     for where in everywhere(
         lambda: futures[0].add_done_callback(lambda future: None), each_opcode=each_opcode, files=files
     ):
@@ -360,7 +364,7 @@ def test_an_interrupted_exit_while_calls_run() -> None:
 def test_the_end_of_an_executor_that_nobody_refers_to(each_opcode: bool) -> None:
     """What an interrupt hits there is lost, and something else sees to it."""
     made = [make_used_executor()]
-    for where in everywhere(made.clear, each_opcode=each_opcode, files=(weakref.__file__,)):
+    for where in everywhere(made.clear, each_opcode=each_opcode, files=(PACKAGE, weakref.__file__)):
         left = [thread for thread in threading.enumerate() if thread.name.endswith("-engine")]
         for thread in left:
             thread.join(PATIENCE)
@@ -399,3 +403,27 @@ def test_pools_with_names() -> None:
         other.join(PATIENCE)
         assert not other.is_alive(), where
     assert backend.running == []
+
+
+def in_another_thread(action: Callable[[], object], where: str) -> None:
+    """Whoever else needs what this thread may have left locked gets it."""
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), where
+
+
+def test_the_look_at_what_has_changed(tmp_path: Path) -> None:
+    """A boot looks as well, on its own thread, and finds what there is."""
+    (tmp_path / "file").write_text("text")
+    keeper = Keeper(Sync([str(tmp_path)], check_every=0))
+    for where in everywhere(keeper.look, files=(sync.keeper.__file__, condition.__file__)):
+        in_another_thread(keeper.look, where)
+        keeper.require()
+
+
+def test_the_text_of_a_call() -> None:
+    """More of it may come."""
+    captured = Captured()
+    for where in everywhere(captured.text):
+        in_another_thread(lambda: captured.add(Frame(Kind.OUTPUT, 0, 0, 0, 1, b"")), where)
