@@ -17,6 +17,10 @@ from dragonfly_executor.versions import __version__
 BROKEN_PIPE = 128 + signal.SIGPIPE
 """What a shell says of a program that ended because nobody reads what it prints."""
 
+EPILOG = (
+    "list, sweep and destroy are for machines on Fly.io. Runners on this machine and on SSH hosts leave none behind."
+)
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: it ends what a Ctrl-C ends, and in the same way. An executor's block stops what runs there."""
@@ -24,7 +28,9 @@ class Terminated(KeyboardInterrupt):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
-    parser = argparse.ArgumentParser(prog="dragonfly", description="Runners that appear when they are needed.")
+    parser = argparse.ArgumentParser(
+        prog="dragonfly", description="Runners that appear when they are needed.", epilog=EPILOG
+    )
     parser.add_argument("--version", action="version", version=f"dragonfly_executor {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
     doctor.add_to(commands)

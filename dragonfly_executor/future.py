@@ -266,7 +266,7 @@ class Future(BaseFuture[T]):
             self._condition.let_go()
             raise
 
-    def state(self) -> str:
+    def _standing(self) -> str:
         """Return how the call stands, in the standard library's words: "finished returned int", say."""
         if not self.done():
             return "running" if self.running() else "pending"
@@ -281,12 +281,12 @@ class Future(BaseFuture[T]):
         return f"finished {'returned' if error is None else 'raised'} {type(outcome).__name__}"
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} at {id(self):#x} state={self.state()}>"
+        return f"<{type(self).__name__} at {id(self):#x} state={self._standing()}>"
 
     def _repr_html_(self) -> str:
         from dragonfly_executor.notebook import table
 
-        word, _, what = self.state().partition(" ")
+        word, _, what = self._standing().partition(" ")
         return table(type(self).__name__, {"state": word, **({"outcome": what} if what else {})})
 
     def _refuse_in_forked_child(self) -> None:

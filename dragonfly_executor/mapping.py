@@ -139,7 +139,7 @@ def _take(pending: deque[Future[Any]], deadline: float | None, first: int, chunk
     future = pending[0]
     try:
         return future.result(None if deadline is None else deadline - time.monotonic())
-    except Exception as error:
+    except BaseException as error:
         if not future.done() or type(future) is Future:
             raise  # this wait has timed out; or the arguments' iterator has raised
         told = _named(error, first, chunksize)
@@ -152,7 +152,7 @@ def _take(pending: deque[Future[Any]], deadline: float | None, first: int, chunk
         del future
 
 
-def _named(error: Exception, first: int, chunksize: int) -> Exception:
+def _named(error: BaseException, first: int, chunksize: int) -> BaseException:
     """The error with a note that names the item, or the items of the chunk, that it belongs to."""
     if isinstance(error, errors.DragonflyError) and not isinstance(error, errors.RemoteCallError):
         if isinstance(error, (errors.BudgetExceeded, errors.BootError, errors.PoolBrokenError)):

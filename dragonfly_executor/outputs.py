@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 CAPTURED = 1024 * 1024
 """Characters of a call's output that are kept: the last ones."""
+MAX_LEVEL = 2**31
 SMALL = 4 * 1024
 """Pieces of text that are shorter are joined, so that a million of single characters takes no million objects."""
 
@@ -113,6 +114,8 @@ class Outputs:
         self._call_soon = call_soon
         self._find = find
         self._captures = output == "capture"
+        self.has_records = output == "tag" or not isinstance(output, str)
+        """Whether records of `logging` come back from calls."""
         self._kept: weakref.WeakValueDictionary[int, Future[Any]] = weakref.WeakValueDictionary()
         self._owed: dict[tuple[int, int], int] = {}
         """What was consumed and the agents have not been told, by runner and slot; of the thread that consumes."""
@@ -123,9 +126,15 @@ class Outputs:
         """What an agent is told: what to do with output, and from which level on it sends log records."""
         if self._output == "inherit":
             return ("inherit" if shares_disk else "send"), None
-        if isinstance(self._output, str) and self._output != "tag":
+        if not self.has_records:
             return ("drop" if self._output == "drop" else "send"), None
-        return "send", logging.getLogger().level
+        return "send", self.log_level()
+
+    @staticmethod
+    def log_level() -> int:
+        """Return the level from which on the root logger lets records pass now."""
+        root = logging.root
+        return min(max(root.level, root.manager.disable + 1 if root.manager.disable else 0, 0), MAX_LEVEL)
 
     # -- on the engine thread -----------------------------------------------------------------------------------------
 

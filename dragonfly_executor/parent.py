@@ -16,7 +16,9 @@ DEFAULT_MAX_DEPTH = 2
 
 
 _Fields = namedtuple(  # noqa: PYI024  # typing is slow to import
-    "_Fields", "pool runner_id backend pid host depth address fingerprint token", defaults=(1, None, None, None)
+    "_Fields",
+    "pool runner_id backend pid host depth address fingerprint token until",
+    defaults=(1, None, None, None, None),
 )
 
 
@@ -33,6 +35,8 @@ class Parent(_Fields):
         address: where a runner that dials back finds the parent, as ``host:port``; None for all others.
         fingerprint: SHA-256 of the certificate that the parent has there, in hexadecimal.
         token: what such a runner proves once, to be let in; in hexadecimal. None in slots, and never shown.
+        until: when its boot is over, in seconds since the epoch by the parent's clock, where the backend says so: a
+            runner that starts much later is on a machine that was started again.
     """
 
     __slots__ = ()
@@ -45,6 +49,7 @@ class Parent(_Fields):
     address: str | None
     fingerprint: str | None
     token: str | None
+    until: int | None
 
     def __repr__(self) -> str:
         shown = {**self._asdict(), "token": None if self.token is None else "..."}

@@ -58,6 +58,8 @@ class Performer:
         runner = self._runners.get(action.runner_id)
         if self._keeper is not None:
             self._runners.update(runner, action.calls)
+        if self._outputs.has_records:
+            runner.follow_log_level(self._outputs.log_level())
         now = self._loop.time()
         for call in action.calls:
             # One that was cancelled an instant ago stays here: the core says KILL next, and hears that it is gone.

@@ -60,9 +60,10 @@ class Pool:
             characters but colours are shown as escapes, and a carriage return begins another line.
             "capture": nothing is shown, and `Future.output` has it. "drop": it is thrown away on the runner. A
             callable is called with an `OutputLine` for each line, on the pool's callback thread. With "tag" and a
-            callable records of `logging` come back as records: a slot's root logger has the level of the parent's, and
-            they are handled by the parent's loggers, with ``dragonfly_runner`` and ``dragonfly_call`` as attributes, or
-            given to the callable. Lines are cut after 64 KiB. A call that writes faster than the parent consumes waits.
+            callable records of `logging` come back as records: a slot's root logger has the level that the parent's has
+            when a call is sent. They are handled by the parent's loggers, with ``dragonfly_runner`` and
+            ``dragonfly_call`` as attributes, or given to the callable. Lines are cut after 64 KiB. A call that writes
+            faster than the parent consumes waits.
         budget: a `Budget`: the most that all runners together may use, in time or in money; ``stats()`` counts both.
         options: `CallOptions`' other fields, and those below.
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.wire import Frame
     from dragonfly_executor.payload import CallCodec
 
+MAX_WORDS = 64 * 1024
+"""Characters of a slot's output and stack that an error keeps; its agent sends fewer."""
 Ref = tuple[int, int]
 """A call's id, and which attempt at it."""
 Result = tuple[int, int, float, Outcome, bool]
@@ -89,8 +91,8 @@ def read_end(frame: Frame) -> dict[str, Any]:
         return {
             **numbers,
             "started": bool(said["started"]),
-            "output": str(said.get("output", "")),
-            "stack": str(said.get("stack", "")),
+            "output": str(said.get("output", ""))[-MAX_WORDS:],
+            "stack": str(said.get("stack", ""))[:MAX_WORDS],
             "out_of_memory": bool(said.get("out_of_memory")),
             "memory_limit": None if limit is None else int(limit),
             "stopped_after": None if (grace := said.get("stopped_after")) is None else float(grace),

@@ -90,6 +90,8 @@ class RunnerLink:
         """Once the link has ended: the calls of which the runner cannot have everything, so that they never started."""
         self.last_frame = loop.time()
         """When the last whole frame came."""
+        self.log_level: int | None = None
+        """The level of log records that it was told last; None if it sends none."""
         self.welcomed = False
         self.said_bye = False
         self.is_leaving = False
@@ -178,6 +180,12 @@ class RunnerLink:
         self._transfers.offer((call.id, call.attempt), parts)
         flags |= Flag.LARGE
         link.queue(encode(Kind.CALL, call.id, prefix + total, flags=flags, attempt=call.attempt, detail=number))
+
+    def follow_log_level(self, level: int) -> None:
+        """Have calls that are sent from now on send log records from this level on."""
+        if level != self.log_level:
+            self.log_level = level
+            self._say(encode(Kind.LOG_LEVEL, detail=level))
 
     def flush(self) -> None:
         """Write what was said or queued, without waiting for the end of the loop's pass."""

@@ -104,6 +104,18 @@ class Runners:
         """Its boot has succeeded."""
         self._up[runner.id] = runner
         self._crew.keep(min(len(self._up), RELEASES_AT_EXIT))
+        self._renew_later(runner)
+
+    def _renew_later(self, runner: RunnerLink) -> None:
+        every = runner.node.renew_every
+        if every is not None:
+            self._loop.call_later(every, lambda: self._renew(runner))
+
+    def _renew(self, runner: RunnerLink) -> None:
+        """Have its node renewed, for as long as it is there."""
+        if runner.id in self._up or runner.id in self._stopping:
+            self._crew.run(runner.node.renew)
+            self._renew_later(runner)
 
     # -- the parent's files -------------------------------------------------------------------------------------------
 

@@ -64,6 +64,7 @@ class Welcome:
         options, shares_disk = self._options, runner.node.shares_disk
         output, log_level = self._outputs.wanted(shares_disk=shares_disk)
         wanted = runner.node.slots or options.max_concurrency or self._backend.default_slots()
+        runner.log_level = log_level
         runner.slots = wanted or hello.versions.cpus
         session = handshake.welcome(
             lease=options.lease,

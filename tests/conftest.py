@@ -43,6 +43,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[CENSUS] = census
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The workers of xdist must all collect the same names: `tests.support.without_addresses` makes such.
+    named = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if named:
+        raise pytest.UsageError(f"names of tests have addresses in them: {', '.join(named)}")
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[START] = session.config.stash[CENSUS].look()
 

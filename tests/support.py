@@ -7,6 +7,7 @@ pidfd.
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import socket
@@ -144,6 +145,11 @@ def ended_of(watches: Iterable[Watch], count: int, patience: float = SOON) -> in
             poll.unregister(fd)
             ended.add(fd)
     return len(ended)
+
+
+def without_addresses(value: object) -> str:
+    """A name for a parameter of a test, the same in each process that collects the tests."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def error_of(future: Future[Any], patience: float = PATIENCE) -> BaseException:

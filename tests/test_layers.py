@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "stdlib_json"},
     {"condition", "core", "latch", "parent"},
-    {"backoff", "notebook", "payload", "printer", "questions", "starting", "threads", "transport", "versions"},
+    {"backoff", "notebook", "payload", "printer", "questions", "screen", "starting", "threads", "transport", "versions"},
     {"future", "intake", "options", "outputs", "runner", "sync"},
     {"backends", "lifecycle", "mapping", "narrator", "performer", "release", "reports", "transfers"},
     {"hearing"},

@@ -23,6 +23,8 @@ else:
     Protocol = object
 
 logger = logging.getLogger("dragonfly_executor")
+BOOT_FAILED = {"dragonfly_boot_failed": True}
+"""What a log record has, as ``extra``, that says no more than the error of the boot does."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -155,6 +157,7 @@ class Node:
         is_silent: whether the pool gives the node back since nothing comes from its runner any more; set before `stop`,
             which then waits for no answer of the runner's: the node keeps its place in ``max`` until `stop` returns.
         facts: what the backend found out on the way, by the phase of the boot in which it did, for people to read.
+        renew_every: seconds between two calls of `renew`, while the runner is up; None for none.
         stopper: who tells such a node to go that its pool would keep, and `stop_advice` what gives calls longer then;
             for errors.
     """
@@ -169,6 +172,7 @@ class Node:
     starts: StartTable | None = None
     is_silent: bool = False
     facts: Mapping[str, str] = MappingProxyType({})
+    renew_every: float | None = None
     stopper: str = "somebody"
     stop_advice: str = ""
 
@@ -187,6 +191,9 @@ class Node:
         a thread that may, and less when the node is stopped. None if it may still come. Never raises.
         """
         return None
+
+    def renew(self) -> None:
+        """Tell the platform that the pool still has this node. Blocks, on a thread that may. Never raises."""
 
     def output(self) -> str:
         """The last of what the node printed, for the error of a boot that failed; "" where nobody knows."""

@@ -1,7 +1,7 @@
-"""What a runner may have its parent keep for it. Beyond that it breaks the protocol, and is lost alone.
+"""Bounds on what a runner can make its parent hold in memory. A runner beyond a bound breaks the protocol.
 
-A runner runs the user's code, often on another machine, so the parent believes no number that a runner claims: a large
-result stays within the length that its head announced, output within its window, slots within a count.
+A runner runs the user's code, often on another machine. So the parent trusts no number that a runner claims: a large
+result stays within its announced length, output within its window, slots within a count. Only that runner is lost.
 """
 
 from __future__ import annotations
@@ -11,35 +11,35 @@ from dragonfly_executor.core.wire import MAX_INLINE, TOTAL, Flag, Frame
 from dragonfly_executor.errors import ProtocolError
 
 MAX_SLOTS = 2**16
-"""Slots that a runner may have; so many processors no machine has."""
+"""Slots that a runner may have at most: no machine has as many processors."""
 SPARE_SLOTS = 1000
-"""Slots beyond those that a runner is to have, and for each of these as many more as there are: the end of a slot that
-wrote much is told behind its output, and that may wait for long."""
+"""Slots that a runner may have beyond twice the number it was told. An agent reports the end of a slot behind the
+slot's output, so many ended slots may be unreported while the parent consumes slowly."""
 ERROR_ROOM = 1024 * 1024
-"""Bytes that an error may take where ``max_payload`` is smaller: it says why there is no result."""
+"""Bytes that an error may take if ``max_payload`` is smaller: the error says why there is no result."""
 OUTPUT_SLACK = 2 * 1024 * 1024
-"""Output of a slot beyond its window: what its agent had read from it in one go, when the window was full."""
+"""Output of a slot that may come beyond its window: frames that its agent had read before the window was full."""
 ALL_OUTPUT = 64 * 1024 * 1024
-"""Output of slots that have ended, beyond what those that live may have on its way."""
+"""Output of ended slots that may wait to be consumed, beyond the windows of the live slots."""
 MAX_WARNING = 4 * 1024
-"""Characters of a warning of a runner's that are logged."""
+"""Characters of a runner's warning that are logged."""
 
 
 def room_for(max_payload: int, flags: int) -> int:
-    """How many bytes a result, or an error, may take."""
+    """Return how many bytes a result with these flags may take."""
     return max(max_payload, ERROR_ROOM) if flags & Flag.ERROR else max_payload
 
 
 def inline_room(max_payload: int) -> int:
-    """How many bytes a result that comes in one frame may take."""
+    """Return how many bytes a result in one frame may take."""
     return min(max_payload, MAX_INLINE)
 
 
 def check_inline(frame: Frame, room: int) -> None:
-    """See what it is that came in one frame and is larger than `room`.
+    """Check a result in one frame that is larger than `room`: only an error may be, up to `MAX_INLINE`.
 
     Raises:
-        ProtocolError: it is too large.
+        ProtocolError: the result is too large.
     """
     size = len(frame.payload)
     if size > MAX_INLINE or not frame.flags & Flag.ERROR:
@@ -47,10 +47,10 @@ def check_inline(frame: Frame, room: int) -> None:
 
 
 def announced(head: Frame, max_payload: int) -> int:
-    """The length that the head of a large result announces.
+    """Return the length in bytes that the head of a large result announces.
 
     Raises:
-        ProtocolError: it is no head, or the result is too large.
+        ProtocolError: the head holds no length, or the length is over the bound.
     """
     payload = head.payload
     if len(payload) != TOTAL.size:
@@ -108,7 +108,10 @@ class Download:
 
 
 class OutputAccount:
-    """A runner's slots, and what they have sent that nobody has consumed yet: the agent's own count, seen from here."""
+    """Counts a runner's slots and the output that they sent and the parent has not consumed yet.
+
+    The agent keeps the same count, and stops reading a slot whose window is full.
+    """
 
     def __init__(self) -> None:
         self.slots = 1
@@ -117,10 +120,10 @@ class OutputAccount:
         self._total = 0
 
     def slot_is_up(self, slot: int) -> None:
-        """The agent has a slot more.
+        """Count a new slot.
 
         Raises:
-            ProtocolError: it has far more than it was told to have.
+            ProtocolError: the runner has far more slots than it was told to have.
         """
         at_most = 2 * self.slots + SPARE_SLOTS
         if len(self._by_slot) >= at_most:
@@ -128,14 +131,14 @@ class OutputAccount:
         self._by_slot.setdefault(slot, 0)
 
     def slot_is_down(self, slot: int) -> bool:
-        """A slot has ended; whether it was known. What it has sent still counts for the runner until it is consumed."""
+        """Drop an ended slot, and return whether it was known. Its unconsumed output still counts for the runner."""
         return self._by_slot.pop(slot, None) is not None
 
     def arrived(self, slot: int, amount: int) -> None:
-        """So much has come from a slot, as `core.output.weight` counts.
+        """Add output that arrived from a slot, in units of `core.output.weight`.
 
         Raises:
-            ProtocolError: there is no such slot, or it has sent more than its window allows.
+            ProtocolError: the slot is not up, or its unconsumed output exceeds its window.
         """
         waiting = self._by_slot.get(slot)
         if waiting is None:
@@ -148,11 +151,11 @@ class OutputAccount:
             raise ProtocolError(f"output far beyond the windows of all slots: {self._total} wait to be consumed")
 
     def forgotten(self, amount: int) -> None:
-        """So much of slots that have ended is done with."""
+        """Subtract output of ended slots that was consumed."""
         self._total -= amount
 
     def consumed(self, slot: int, amount: int) -> bool:
-        """So much of it is done with; whether the agent is to hear of that, since the slot is there."""
+        """Subtract consumed output of a slot, and return whether the slot is up, so that its agent must be told."""
         self._total -= amount
         waiting = self._by_slot.get(slot)
         if waiting is None:

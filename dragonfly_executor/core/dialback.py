@@ -30,6 +30,9 @@ VERSION = 1
 SECRET_SIZE = 32
 """Bytes of a token, a nonce, a fingerprint and a MAC."""
 MAX_ID_SIZE = 64
+MAX_SPENT = 4096
+"""Tokens that are remembered after their use, so that a runner that comes again is told from a stranger."""
+CAME_AGAIN = "a token is good once, and a machine that was started again, as after a reboot of its host, ends by itself"
 RUNNER, PARENT = b"dragonfly/1 runner", b"dragonfly/1 parent"
 REFUSAL = encode(Kind.REFUSE, payload=json.dumps({"reason": "refused"}).encode())
 """The one answer to whoever cannot prove that it may speak, whatever was wrong with it."""
@@ -60,6 +63,7 @@ class Tokens:
     def __init__(self, decoy: bytes) -> None:
         self._decoy = decoy
         self._granted: dict[str, tuple[bytes, float]] = {}
+        self._spent: dict[str, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._granted)
@@ -76,6 +80,17 @@ class Tokens:
     def revoke(self, runner_id: str) -> None:
         """Do not expect this runner any more; fine if nobody did."""
         self._granted.pop(runner_id, None)
+
+    def spend(self, runner_id: str) -> None:
+        """A runner has come in by its token, which is worth nothing from now on."""
+        token, _ = self._granted.pop(runner_id)
+        self._spent[runner_id] = token
+        if len(self._spent) > MAX_SPENT:
+            del self._spent[next(iter(self._spent))]
+
+    def spent(self, runner_id: str) -> bytes:
+        """The token by which a runner has come in; another one if none has, or long ago."""
+        return self._spent.get(runner_id, self._decoy)
 
     def find(self, runner_id: str, now: float) -> tuple[bytes, float]:
         """The token of a runner and the seconds that are left to it; another one and 0 if none is expected."""
@@ -117,9 +132,13 @@ class ParentSide:
         token, patience = self._tokens.find(runner_id, now)
         binding = (token, self._fingerprint, runner_id, self._nonce, nonce)
         is_right = hmac.compare_digest(mac(RUNNER, *binding), proof)
+        again = mac(RUNNER, self._tokens.spent(runner_id), *binding[1:])
         if not (is_right and patience > 0):
-            raise ProtocolError("it could not prove that it is a runner that is waited for")
-        self._tokens.revoke(runner_id)
+            reason = "it could not prove that it is a runner that is waited for"
+            if hmac.compare_digest(again, proof):
+                reason += f". It is runner {runner_id} once more: {CAME_AGAIN}"
+            raise ProtocolError(reason)
+        self._tokens.spend(runner_id)
         self.admitted = runner_id
         answer = encode(Kind.PARENT_PROOF, payload=mac(PARENT, *binding))
         return answer + encode(Kind.VERSIONS, payload=greeting(self._versions, patience))

@@ -116,6 +116,10 @@ def _versions(said: Any) -> Versions:
     found = said["versions"]
     packages = {str(name): str(version) for name, version in dict(found.get("packages", {})).items()}
     needed: dict[str, Any] = {name: kind(found[name]) for name, kind in _FIELDS.items()}
+    texts = [*packages, *packages.values(), str(found.get("release", "")), *map(str, needed.values())]
+    if not all(text.isprintable() for text in texts):
+        # They are shown in errors and log lines.
+        raise ValueError("versions with control characters")
     if not 1 <= needed["cpus"] <= MAX_SLOTS:
         raise ValueError(f"{needed['cpus']} processors, where 1 to {MAX_SLOTS} are possible")
     return Versions(**needed, release=str(found.get("release", "")), packages=packages)

@@ -91,6 +91,7 @@ class Kind(IntEnum):
     PROOF = 32  # runner -> parent: MAC under the boot's token
     PARENT_PROOF = 33  # parent -> runner: MAC under the same token
     VERSIONS = 34  # parent -> runner: JSON, the parent's versions, and how long WELCOME may take
+    LOG_LEVEL = 35  # parent -> agent: detail = the level from which on calls that follow send log records
 
 
 class Script:

@@ -4,65 +4,107 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Sequence
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from dragonfly_executor import screen
 from dragonfly_executor.doctor.examine import Finding, examine
 
+OPTIONS = {
+    "ssh": ("config", "known_hosts", "key_filename", "requirements"),
+    "fly": ("app", "image", "region", "parent_address", "boot"),
+}
+"""The options that one backend alone has."""
 MARKS = {True: "ok", False: "FAILED", None: "-"}
 
 
 def add_to(commands: Any) -> None:
     """Add the command to the parser of ``dragonfly``."""
-    text = "boot one runner on each host, say how far it came, what is there, and how fast the way is"
-    parser = commands.add_parser("doctor", help=text, description=text.capitalize() + ".")
-    where = "for --backend ssh: [user@]host[:port], or a name from ~/.ssh/config"
-    parser.add_argument("hosts", nargs="*", metavar="HOST", help=where)
-    parser.add_argument("--backend", choices=sorted(PLACES), default="local")
-    parser.add_argument("--config", metavar="FILE", help="for --backend ssh: instead of ~/.ssh/config")
-    parser.add_argument("--known-hosts", metavar="FILE", help="for --backend ssh: instead of your own and the system's")
-    parser.add_argument("--key-filename", metavar="FILE", help="for --backend ssh: a private key to try first")
-    parser.add_argument("--requirements", metavar="FILE", help="for --backend ssh: packages that are installed there")
-    parser.add_argument("--app", help="for --backend fly: default FLY_APP_NAME")
-    parser.add_argument("--image", help="for --backend fly: what machines run; default FLY_IMAGE_REF")
-    parser.add_argument("--region", help="for --backend fly: one, or several with commas between; default FLY_REGION")
-    parser.add_argument("--parent-address", metavar="HOST[:PORT]", help="for --backend fly: default FLY_PRIVATE_IP")
-    parser.add_argument(
-        "--boot", action="store_true", help="for --backend fly: boot a machine, too, which costs a little"
-    )
+    text = "boot one runner (on each host), say how far it came, what is there, and how fast the way is"
+    parser = commands.add_parser("doctor", help=text, description=f"{text.capitalize()}.")
+    parser.add_argument("--backend", choices=sorted(PLACES), default="local", help="where to boot; default local")
     parser.add_argument("--python", help="the interpreter there; default: one of this minor version")
     parser.add_argument("--timeout", type=_seconds, help="seconds for each boot; default: the backend's own")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
+    ssh = parser.add_argument_group("for --backend ssh")
+    ssh.add_argument("hosts", nargs="*", metavar="HOST", help="[user@]host[:port], or a name from ~/.ssh/config")
+    ssh.add_argument("--config", metavar="FILE", help="instead of ~/.ssh/config")
+    ssh.add_argument("--known-hosts", metavar="FILE", help="instead of your own and the system's")
+    ssh.add_argument("--key-filename", metavar="FILE", help="a private key to try first")
+    ssh.add_argument("--requirements", metavar="FILE", help="packages that are installed there")
+    fly = parser.add_argument_group("for --backend fly")
+    fly.add_argument("--app", help="default FLY_APP_NAME")
+    fly.add_argument("--image", help="what machines run; default FLY_IMAGE_REF")
+    fly.add_argument("--region", help="one, or several with commas between; default FLY_REGION")
+    fly.add_argument("--parent-address", metavar="HOST[:PORT]", help="default FLY_PRIVATE_IP")
+    fly.add_argument("--boot", action="store_true", default=None, help="boot a machine, too, which costs a little")
     parser.set_defaults(run=lambda options: run(options, parser))
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Exit status: 0 where all is well, 1 where something failed. Wrong usage ends with 2."""
     try:
+        _refuse_foreign(options)
         places = PLACES[options.backend](options)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, OSError) as error:
         parser.error(str(error))
     report: dict[str, list[dict[str, Any]]] = {}
     well = True
-    for name, findings in places:
-        told = list(findings) if options.json else list(_print(name, findings))
-        well = well and all(finding.ok is not False for finding in told)
-        report[name] = [{**finding._asdict(), "figures": dict(finding.figures)} for finding in told]
+    with _warnings_shown():
+        for name, findings in places:
+            told = list(findings) if options.json else list(_print(name, findings))
+            well = well and all(finding.ok is not False for finding in told)
+            report[name] = [{**finding._asdict(), "figures": dict(finding.figures)} for finding in told]
     if options.json:
         print(json.dumps({"backend": options.backend, "ok": well, "hosts": report}, indent=2))
     return 0 if well else 1
 
 
+def _refuse_foreign(options: argparse.Namespace) -> None:
+    """Raise ValueError for an option of another backend: whoever gives one has this backend by mistake."""
+    for backend, names in OPTIONS.items():
+        given = [name for name in names if getattr(options, name) is not None and backend != options.backend]
+        if given:
+            option = f"--{given[0].replace('_', '-')}"
+            raise ValueError(f"{option} is for --backend {backend}, and this is --backend {options.backend}")
+
+
 def _print(name: str, findings: Iterable[Finding]) -> Iterable[Finding]:
     """Print each finding as soon as it is there: a boot may take its time."""
-    print(name)
+    width = screen.width_of(sys.stdout)
+    screen.show(name)
     for finding in findings:
-        text = finding.text.replace("\n", "\n" + " " * 25)
-        print(f"  {finding.name:<14} {MARKS[finding.ok]:<7} {text}")
+        lines = screen.beside(f"  {finding.name:<14} {MARKS[finding.ok]:<7} ", finding.text, width)
         if finding.advice and finding.ok is False:
-            print(f"  {'':<14} {'':<7} → {finding.advice}")
-        print(end="", flush=True)  # also where there is no stdout
+            lines += screen.beside(f"{'':<24} → ", finding.advice, width)
+        screen.show(*lines)
         yield finding
+
+
+class _Complaints(logging.Handler):
+    """Shows what the package warns of, but for what a finding says as well."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not hasattr(record, "dragonfly_boot_failed"):
+            print(f"dragonfly: {record.getMessage()}", file=sys.stderr)
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Show warnings on stderr, unless the program has said itself what becomes of them."""
+    logger = logging.getLogger("dragonfly_executor")
+    if logger.hasHandlers():
+        yield
+        return
+    handler = _Complaints(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 Places = Sequence[tuple[str, Iterable[Finding]]]

@@ -136,7 +136,11 @@ def _timed(executor: DragonflyExecutor, data: bytes) -> float:
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    text = str(error)
+    if isinstance(error, errors.BootError):
+        # Its phase is the finding's name, and there was one attempt.
+        text = "\n".join(filter(None, (str(error.args[0]), error.output)))
+    return f"{type(error).__name__}: {text}"
 
 
 def _size(count: int | None) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dragonfly_executor import errors
+from dragonfly_executor import errors, screen
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.fly.sweep import Found
@@ -22,11 +22,12 @@ NO_PROOF = "That Fly lists none is no proof that there is none: look again, or a
 def add_to(commands: Any) -> None:
     """Add the commands to the parser of ``dragonfly``."""
     for name, what, run in (
-        ("list", "show the machines that pools have booted, whose they are and what they cost", _list),
-        ("sweep", "destroy the machines whose pools are gone", _sweep),
-        ("destroy", "destroy machines that pools have booted, whosever they are", _destroy),
+        ("list", "show the machines on Fly that pools have booted, whose they are and what they cost", _list),
+        ("sweep", "destroy the machines on Fly whose pools are gone", _sweep),
+        ("destroy", "destroy machines on Fly that pools have booted, whosever they are", _destroy),
     ):
-        parser = commands.add_parser(name, help=what, description=f"{what.capitalize()}.", epilog=EPILOG)
+        description = f"{what[0].upper()}{what[1:]}."
+        parser = commands.add_parser(name, help=what, description=description, epilog=EPILOG)
         if name == "destroy":
             parser.add_argument("machines", nargs="*", metavar="MACHINE", help="a machine's ID, or its name")
             parser.add_argument("--all", action="store_true", help="all of the app's")
@@ -38,7 +39,10 @@ def add_to(commands: Any) -> None:
         parser.set_defaults(run=_runner(run, parser))
 
 
-EPILOG = "The token is taken from FLY_API_TOKEN, the API's address from FLY_FLAPS_BASE_URL."
+EPILOG = (
+    "For machines on Fly.io; it needs dragonfly-executor[fly]. The token is taken from FLY_API_TOKEN, the API's "
+    "address from FLY_FLAPS_BASE_URL."
+)
 
 
 def _runner(
@@ -89,7 +93,10 @@ def _list(options: argparse.Namespace, fleet: Fleet) -> int:
     if options.json:
         _print_json(machines=[sight.record() for sight in sights])
         return status
-    _show(sights)
+    if status and not sights:
+        print("No boots are written down on this machine.")
+    else:
+        _show(sights)
     gone = sum(sight.owner == "gone" and sight.listed for sight in sights)
     if gone:
         print(f"{gone} of them left behind: `dragonfly sweep` destroys them.")
@@ -130,9 +137,9 @@ def _destroy_chosen(options: argparse.Namespace, fleet: Fleet, chosen: list[tupl
         _print_json(destroyed=[one.name for one in swept.destroyed], left=left)
     else:
         for one in swept.destroyed:
-            print(f"destroyed {one.name}")
+            screen.show(f"destroyed {one.name}")
         for one, why in swept.left:
-            print(f"NOT destroyed {one.name}: {why}")
+            screen.show(f"NOT destroyed {one.name}: {why}")
     return 1 if left else 0
 
 
@@ -160,13 +167,13 @@ def _sights(fleet: Fleet, found: list[tuple[str, Found]]) -> list[Sight]:
 
 def _show(sights: list[Sight], file: Any = None) -> None:
     from dragonfly_executor.backends.fly.prices import PRICES
-    from dragonfly_executor.fleet.sight import table
+    from dragonfly_executor.fleet.sight import HEAD
 
     if not sights:
         print(f"No machines. {NO_PROOF}", file=file)
         return
-    for line in table(sights):
-        print(line.rstrip(), file=file)
+    rows = [sight.row() for sight in sights]
+    screen.show(*screen.table(HEAD, rows, screen.width_of(file or sys.stdout)), file=file)
     print(f"Costs are estimates, by prices as of {PRICES.as_of}, as if started all the time.", file=file)
 
 

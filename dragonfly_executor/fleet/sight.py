@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dragonfly_executor.backends.fly.machines import ENDED
@@ -95,15 +95,6 @@ class Sight(NamedTuple):
         age, owner = "?" if self.age is None else duration(self.age), f"{self.owner}: {self.why}"
         where = self.region or "?"
         return (self.id or "-", self.name or "?", self.state, where, size, age, cost, self.pool or "?", owner)
-
-
-def table(sights: Iterable[Sight]) -> list[str]:
-    """Lines for people."""
-    rows: Sequence[tuple[str, ...]] = [HEAD, *(sight.row() for sight in sights)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    # The last column is as long as it likes.
-    widths[-1] = 0
-    return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ from functools import partial
 from types import CoroutineType, FunctionType, GeneratorType, MethodType
 
 from dragonfly_executor.payload.chunk import item, run_chunk
+from dragonfly_executor.payload.code_names import all_names
 
 # Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
 TYPE_CHECKING = False
@@ -26,12 +27,14 @@ _DEPTH = 8
 _KEY = 40  # characters of a key that are shown
 
 _PLACE = "make it in the call"
+_UNKNOWN = (f"{_PLACE}, or pass what it is made from", "return what can be pickled of it")
 _LOCK = (f"{_PLACE}, or take one from multiprocessing.Manager()", "it works in one process only")
 _FILE = ("pass its path, and open it in the call", "return its path, or what is in it")
 _SOCKET = ("pass the address, and connect in the call", "it is open in the runner only: return what was received")
 _POOL = (f"{_PLACE}, or submit from here", "it belongs to the runner: return what its calls returned")
 _AWAIT = ("await it here, and pass its value", "run it in the call, with asyncio.run(), and return its value")
 _FUTURE = ("pass its value, .result(), or submit the call once it is done", "return its value, .result()")
+_TEXT = ("pass it as text, traceback.format_exc()", "return it as text, traceback.format_exc()")
 _VIEW = ("pass list(...) of it", "return list(...) of it")
 
 _ADVICE: dict[str, tuple[str, str]] = {
@@ -75,6 +78,11 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "sqlite3.Connection": ("pass the path, and connect in the call", "return what was read"),
     "sqlite3.Cursor": ("pass its rows, .fetchall()", "return its rows, .fetchall()"),
     "mmap.mmap": _FILE,
+    "re.Match": ("pass .group(), or what else is wanted of it", "return .group(), or what else is wanted of it"),
+    "posix.DirEntry": ("pass its .path", "return its .path"),
+    "builtins.traceback": _TEXT,
+    "builtins.frame": _TEXT,
+    "weakref.ReferenceType": ("pass the object itself", "return the object itself"),
 }  # fmt: skip
 """What to do about an argument, and about a result, by the names of the kinds that people try to send."""
 
@@ -107,15 +115,20 @@ class Culprit:
                 words.append(step)
         return " of ".join(reversed(words))
 
-    def advice(self, *, returning: bool = False) -> str:
-        """Return what to do about it, as a sentence that follows another one; "" if nothing is known.
+    def advice(self, why: str, *, returning: bool = False) -> str:
+        """Return what to do about it, as a sentence that follows another one; "" if the error itself may say that.
 
         Args:
+            why: the text of the error.
             returning: whether a call returned it; else it is sent to one.
         """
         if self.root.startswith(FUNCTION) and not self.steps and isinstance(self.value, (CoroutineType, GeneratorType)):
             return ". Give the function and its arguments, not what a call of it returned"
-        text = self.known[returning] if self.known is not None else ""
+        known = self.known
+        if known is None and why.lower().startswith(("cannot pickle", "can't pickle")):
+            # Python's own words, which leave it at that.
+            known = _UNKNOWN
+        text = known[returning] if known is not None else ""
         return f". {text[0].upper()}{text[1:]}" if text else ""
 
 
@@ -207,6 +220,9 @@ def _captured(function: FunctionType) -> Iterator[tuple[str, Any]]:
             yield f"variable {name!r}", cell.cell_contents
         except ValueError:  # nothing has been assigned to it yet
             continue
+    # Only those of a function travel that no module has, and one that is in a module does not come here.
+    for name in all_names(function.__code__) & function.__globals__.keys():
+        yield f"global {name!r}", function.__globals__[name]
     yield ".__defaults__", function.__defaults__ or ()
     yield ".__kwdefaults__", function.__kwdefaults__ or {}
 

@@ -239,7 +239,7 @@ class CallCodec:
         if found is None:
             return f"{_named(fn)} or its arguments cannot be pickled: {_text(exc)}"
         kind = failures.qualified_name(type(found.value))
-        return f"{found.place}, of type {kind}, cannot be pickled: {_text(exc)}{found.advice()}"
+        return f"{found.place}, of type {kind}, cannot be pickled: {_text(exc)}{found.advice(failures.text_of(exc))}"
 
     def _judge(self, value: Any) -> object:
         """Pickle a part of a call by itself; raise if it cannot be."""

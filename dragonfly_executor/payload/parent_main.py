@@ -228,7 +228,7 @@ class ParentMain(MainView):
 
         owners = frozenset(values)
         found = blame.of_value("the globals", [*values.values()], lambda value: self._define(value, owners))
-        return found.advice() if found is not None else ""
+        return found.advice(str(exc)) if found is not None else ""
 
     def _version(self, group: tuple[str, ...], data: bytes) -> tuple[int, bytes]:
         return holding(self._lock, lambda: self._version_of(group, data))

@@ -163,7 +163,9 @@ class SlotCodec:
         if isinstance(found.value, CoroutineType):
             found.value.close()  # or it complains on stderr that nobody has awaited it
         place = f"{found.place} (a {whole})" if found.steps and first is None else found.place
-        return f"{place}, of type {kind}, cannot be pickled: {text}{found.advice(returning=True)}"
+        return (
+            f"{place}, of type {kind}, cannot be pickled: {text}{found.advice(failures.text_of(exc), returning=True)}"
+        )
 
     def _dump(self, value: Any) -> list[Buffer]:
         if self._format.custom is None:

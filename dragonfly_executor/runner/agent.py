@@ -69,6 +69,8 @@ class Agent:
         self._stop_timer: Timer | None = None
         self._stopping = False
         self._welcomed = False
+        self._session: dict[str, Any] = {}
+        """What the parent's WELCOME said."""
         self._synced: Synced | None = None
         self._may_linger = usable_cpus() > 1
         self._grace = GRACE
@@ -276,6 +278,10 @@ class Agent:
                 slot = self._dispatcher.slots.get(frame.detail)
                 if slot is not None:
                     slot.output.consumed(slot, frame.call_id)
+            case Kind.LOG_LEVEL:
+                self._session["log_level"] = frame.detail
+                for slot in self._dispatcher.slots.values():
+                    slot.progress.log_level = frame.detail
             case Kind.SYNC_BEGIN | Kind.SYNC_DATA | Kind.SYNC_END:
                 self._receive_sync(frame)
 
@@ -290,6 +296,7 @@ class Agent:
     def _on_welcome(self, session: dict[str, Any]) -> None:
         self._link.end_handshake()
         self._welcomed = True
+        self._session = session
         self._lease = session["lease"]
         self._lease_timer.cancel()
         self._check_lease()

@@ -22,6 +22,12 @@ from dragonfly_executor.versions import versions
 
 PAUSE = 0.1
 """Seconds between two attempts: the parent may be late, or may have had no room."""
+CLOCKS_APART = 300.0
+"""Seconds that the clocks of parent and runner may differ."""
+STARTED_AGAIN = (
+    "this machine was started again, as after a reboot of its host; the parent has given up the runner that was here, "
+    "and its calls go elsewhere"
+)
 ATTEMPT = 10.0
 """Seconds that the steps of one attempt may take each."""
 
@@ -44,7 +50,7 @@ def take_parent() -> Parent:
     """Who the parent is. The token is nowhere else from then on, and `Parent.get` tells the calls the rest.
 
     Raises:
-        NotLetInError: nobody says so.
+        NotLetInError: nobody says so; or the boot was over long ago, so that this is another start of the same machine.
     """
     text = os.environ.get(VARIABLE, "")
     try:
@@ -54,6 +60,10 @@ def take_parent() -> Parent:
         raise NotLetInError(reason, "connect") from None
     _overwrite(VARIABLE)
     os.environ[VARIABLE] = parent._replace(token=None).encode()
+    if parent.until is not None and time.time() > parent.until + CLOCKS_APART:
+        late = time.time() - parent.until
+        reason = f"{STARTED_AGAIN}: its boot was over {late:.0f} s ago"
+        raise NotLetInError(reason, "connect", exits.STARTED_AGAIN)
     return parent
 
 

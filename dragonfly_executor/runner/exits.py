@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+STARTED_AGAIN = 0
+"""Its machine was started again: the runner that it was booted for has ended with it, and nothing is wrong."""
 UNREACHABLE = 69
 """Nobody was there to let it in."""
 REFUSED = 77

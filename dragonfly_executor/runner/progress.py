@@ -22,6 +22,10 @@ STARTING, IMPORTING_SCRIPT, INITIALIZING, READY = range(4)
 _BEGUN = Struct("=dQH")
 """The moment on the monotonic clock, the call's id, its attempt."""
 _BEGUN_AT = 8
+_LEVEL = Struct("=L")
+_LEVEL_AT = _BEGUN_AT + _BEGUN.size
+SAME_LEVEL = 2**32 - 1
+"""The log level of a slot whose agent has not heard of another one."""
 
 
 class Progress:
@@ -36,7 +40,8 @@ class Progress:
     def __init__(self, number: int = 1, starts: Cells | None = None) -> None:
         self.number = number
         self._starts = starts
-        self._page = mmap(-1, _BEGUN_AT + _BEGUN.size)
+        self._page = mmap(-1, _LEVEL_AT + _LEVEL.size)
+        self.log_level = SAME_LEVEL
 
     @property
     def phase(self) -> int:
@@ -68,6 +73,19 @@ class Progress:
         """Return the moment at which the function of this call began; None if it has not begun."""
         moment, *ref = _BEGUN.unpack_from(self._page, _BEGUN_AT)
         return moment if ref == [call_id, attempt] else None
+
+    @property
+    def log_level(self) -> int:
+        """Return the level from which on calls send log records; `SAME_LEVEL` for the one that the slot began with.
+
+        The agent writes it, and the slot reads it before each call.
+        """
+        level: int = _LEVEL.unpack_from(self._page, _LEVEL_AT)[0]
+        return level
+
+    @log_level.setter
+    def log_level(self, level: int) -> None:
+        _LEVEL.pack_into(self._page, _LEVEL_AT, level)
 
     def close(self) -> None:
         """Unmap the page from this process."""

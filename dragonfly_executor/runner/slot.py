@@ -177,6 +177,8 @@ class _Slot:
         self._ref = (call_id, attempt) if flags & Flag.LIMITS else None
         self._modules = len(sys.modules)
         self._since = time.perf_counter()
+        if self._output is not None:
+            self._output.begin_call(self._progress.log_level)
         is_error, retryable, parts = perform(self._codec, data, self._begin)
         if os.getpid() != self._pid:
             # The call forked, and its child came back here: the result is the parent's to give.

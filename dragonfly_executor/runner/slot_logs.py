@@ -1,7 +1,7 @@
 """Records of `logging` that calls make, on their way to the parent. A slot does not import logging for it.
 
-Only where the user's code does, a handler is added to the root logger, with the level of the parent's root logger. What
-becomes of a record is for the parent's configuration to say.
+Only if the user's code does, a handler is added to the root logger. The root logger's level follows the parent's, from
+call to call. What becomes of a record is for the parent's configuration to say.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from dragonfly_executor.core.output import LOG_FIELDS
+from dragonfly_executor.runner.progress import SAME_LEVEL
 from dragonfly_executor.stdlib_json import json
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
@@ -28,15 +29,38 @@ LONGEST = 16 * 1024
 """Characters to which they are cut at first."""
 
 
-def send_records(fd: int, level: int) -> None:
-    """Write the records of the root logger to this descriptor from now on, or from when logging is imported."""
-    if "logging" in sys.modules:
-        _add_handler(fd, level)
-    else:
-        sys.meta_path.insert(0, _Watch(fd, level))
+class Records:
+    """Writes the records of the root logger to a descriptor, from when logging is imported.
+
+    Args:
+        fd: the descriptor; each record is one packet.
+        level: of the parent's root logger.
+    """
+
+    def __init__(self, fd: int, level: int) -> None:
+        self._fd = fd
+        self._level = level
+        self._is_loaded = False
+        if "logging" in sys.modules:
+            self.logging_is_loaded()
+        else:
+            sys.meta_path.insert(0, _Watch(self))
+
+    def follow(self, level: int) -> None:
+        """Take over the level of the parent's root logger if it has changed. Else a level that a call has set stays."""
+        if level not in (self._level, SAME_LEVEL):
+            self._level = level
+            if self._is_loaded:
+                _set_level(level)
+
+    def logging_is_loaded(self) -> None:
+        """Add the handler."""
+        self._is_loaded = True
+        _add_handler(self._fd)
+        _set_level(self._level)
 
 
-def _add_handler(fd: int, level: int) -> None:
+def _add_handler(fd: int) -> None:
     import logging
 
     formatter = logging.Formatter()
@@ -51,6 +75,11 @@ def _add_handler(fd: int, level: int) -> None:
                 self.handleError(record)
 
     logging.root.addHandler(ToParent())
+
+
+def _set_level(level: int) -> None:
+    import logging
+
     logging.root.setLevel(level)
 
 
@@ -69,9 +98,8 @@ def _pack(record: logging.LogRecord, formatter: logging.Formatter) -> bytes:
 class _Watch:
     """A finder of modules that finds none, but waits for the one import of logging."""
 
-    def __init__(self, fd: int, level: int) -> None:
-        self._fd = fd
-        self._level = level
+    def __init__(self, records: Records) -> None:
+        self._records = records
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -84,7 +112,7 @@ class _Watch:
             spec = finder.find_spec(name, path, target)
             if spec is not None:
                 if spec.loader is not None:
-                    spec.loader = _Loader(spec.loader, self._fd, self._level)  # type: ignore[assignment]
+                    spec.loader = _Loader(spec.loader, self._records)  # type: ignore[assignment]
                 return spec
         return None
 
@@ -92,10 +120,9 @@ class _Watch:
 class _Loader:
     """Loads logging as its own loader does, and adds the handler."""
 
-    def __init__(self, loader: Loader, fd: int, level: int) -> None:
+    def __init__(self, loader: Loader, records: Records) -> None:
         self._loader = loader
-        self._fd = fd
-        self._level = level
+        self._records = records
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """As the loader does."""
@@ -107,4 +134,4 @@ class _Loader:
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
-        _add_handler(self._fd, self._level)
+        self._records.logging_is_loaded()

@@ -35,12 +35,16 @@ class OwnOutput:
         self._streams = (_by_lines(1), _by_lines(2))
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__ = self._streams  # type: ignore[misc]  # they are final
         _c_streams_by_lines()
-        if log is not None and log_level is not None:
-            slot_logs.send_records(log, log_level)
+        self._records = None if log is None or log_level is None else slot_logs.Records(log, log_level)
         poll = select.poll()
         for fd in pipes.sources:
             poll.register(fd, select.POLLIN)
         self._poll = poll
+
+    def begin_call(self, log_level: int) -> None:
+        """Have the call that follows send log records from this level on."""
+        if self._records is not None:
+            self._records.follow(log_level)
 
     def end_call(self, call_id: int, attempt: int) -> None:
         """Send what this call has written and nobody has read yet; call 0 is the slot itself."""

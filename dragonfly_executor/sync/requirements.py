@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
@@ -35,8 +36,11 @@ def read(given: Iterable[str] | str | os.PathLike[str] | None) -> list[str]:
     if isinstance(given, (str, os.PathLike)):
         lines = _file(given).splitlines()
     else:
+        if isinstance(given, Mapping):
+            raise TypeError(f"requirements must be texts, as in a requirements file, not a {type(given).__name__}")
         lines = []
-        for line in given:
+        # An environment is kept by its lines: a set must not have another order in the next process.
+        for line in sorted(given, key=str) if isinstance(given, AbstractSet) else given:
             if not isinstance(line, str):
                 raise TypeError(f"requirements must be texts, as in a requirements file, not {line!r}")
             lines += line.splitlines()

@@ -36,7 +36,7 @@ JOIN_LIMIT = 512 * 1024
 MAX_PIECES = 512
 """Of one write; the kernel takes 1,024 (IOV_MAX)."""
 MAX_REPLIES = 16 * 1024
-"""Answers that may wait to be written: a peer that asks and does not read would fill the memory with them."""
+"""Answers that may wait to be written: a peer that asks and does not read would make the queue grow without end."""
 BULK_AHEAD = 4 * CHUNK_SIZE
 """How much of the second lane is handed to one write."""
 
@@ -78,11 +78,11 @@ class Link:
         self._unsent_is_bulk = False
         self._flush_is_due = False
         self.is_blocked = False
-        """Whether something waits for the socket to take more."""
+        """Whether frames wait because the socket takes no more."""
         self._read_size = READ_SIZE
         self._replies = 0
         self.first_place = 0
-        """How many frames have left the first lane, while the socket took no more."""
+        """The number of frames that left the first lane while the link was blocked."""
         self.queued_bulk = 0
         """Bytes of the second lane that wait to be written."""
         self.on_drained: Callable[[], None] | None = None
@@ -109,7 +109,7 @@ class Link:
             self._loop.call_soon(self._flush)
 
     def reply(self, frame: Buffer) -> None:
-        """Answer what the peer has asked; `send`, for a peer that may ask without end and never read."""
+        """Send an answer to the peer's request. More than `MAX_REPLIES` unwritten answers end the link."""
         if not self._first_lane:
             self._replies = 0
         self._replies += 1
@@ -121,7 +121,10 @@ class Link:
 
     @property
     def next_place(self) -> int:
-        """The place in the first lane that the next frame takes; compare with `first_place`, while blocked."""
+        """The place that the next frame takes in the first lane.
+
+        While the link is blocked, a frame whose place is below `first_place` has left the lane.
+        """
         return self.first_place + len(self._first_lane)
 
     def queue(self, frame: Buffer) -> None:

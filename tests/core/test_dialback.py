@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dragonfly_executor.core import dialback
 from dragonfly_executor.core.dialback import (
+    MAX_SPENT,
     PARENT,
     RUNNER,
     SECRET_SIZE,
@@ -285,3 +286,25 @@ def test_a_greeting_that_is_none_is_refused(text: bytes) -> None:
     with pytest.raises(ProtocolError, match="not a VERSIONS"):
         one.hear(frames(encode(Kind.VERSIONS, payload=text))[0])
     assert one.greeting is None
+
+
+def test_a_runner_that_comes_again_is_refused_and_told_from_a_stranger() -> None:
+    """As on a machine whose host was rebooted: with the right token, which is used up."""
+    granted = tokens()
+    shake(runner(), parent(granted))
+    again = parent(granted)
+    with pytest.raises(ProtocolError, match=r"could not prove .* It is runner 7 once more: a token is good once"):
+        shake(runner(), again)
+    assert again.admitted is None
+    stranger = parent(granted)
+    with pytest.raises(ProtocolError, match=r"is waited for$"):
+        shake(runner(token=b"x" * SECRET_SIZE), stranger)
+
+
+def test_of_used_tokens_the_last_ones_are_remembered() -> None:
+    granted = Tokens(DECOY)
+    for number in range(MAX_SPENT + 2):
+        granted.grant(str(number), TOKEN, 100.0)
+        granted.spend(str(number))
+    assert [granted.spent(str(number)) for number in (0, 1, 2, MAX_SPENT + 1)] == [DECOY, DECOY, TOKEN, TOKEN]
+    assert len(granted) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import LocalBackend, __version__
+from dragonfly_executor.backends.base import BOOT_FAILED
 from dragonfly_executor.command import main
 from dragonfly_executor.doctor import command
-from dragonfly_executor.doctor.examine import examine
+from dragonfly_executor.doctor.examine import Finding, examine
 from dragonfly_executor.testing import FakeBackend, FakeRunner
 
 PHASES = ["create", "connect", "handshake"]
@@ -93,3 +95,72 @@ def test_it_is_a_module_and_a_script() -> None:
     command = [sys.executable, "-m", "dragonfly_executor", "--version"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert said == f"dragonfly_executor {__version__}\n"
+
+
+# -- said once, and where it belongs -----------------------------------------------------------------------------------
+
+
+def test_help_says_which_commands_are_flys(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "show the machines on Fly that" in told
+    assert "destroy the machines on Fly whose" in told
+    assert "destroy machines on Fly that" in told
+    for command_name in ("list", "sweep", "destroy"):
+        with pytest.raises(SystemExit):
+            main([command_name, "--help"])
+        assert "machines on Fly" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_failure_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its phase stands at the left, and the log has nothing to add."""
+    assert main(["doctor", "--python", "/nowhere/python"]) == 1
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert "(phase: " not in out
+    assert out.count("cannot start") == 1
+
+
+def test_the_log_of_a_boot_that_failed_is_not_shown_beside_its_finding(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All other warnings are, unless the program has said what becomes of them."""
+    logger = logging.getLogger("dragonfly_executor")
+
+    def findings() -> Any:
+        logger.warning("host %s is set aside", "h", extra=BOOT_FAILED)
+        logger.warning("something %s", "else")
+        logger.info("by the way")
+        yield Finding("create", True, "fine")
+
+    monkeypatch.setitem(command.PLACES, "local", lambda options: [("h", findings())])
+    monkeypatch.setattr(logger, "propagate", False)
+    assert main(["doctor"]) == 0
+    out, err = capfd.readouterr()
+    assert err == "dragonfly: something else\n"
+    assert "fine" in out
+    assert logger.handlers == []
+    monkeypatch.setattr(logger, "propagate", True)
+    assert main(["doctor"]) == 0
+    assert capfd.readouterr().err == ""  # pytest's own handlers have it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--app", "x"], "--app is for --backend fly, and this is --backend local"),
+        (["--boot"], "--boot is for --backend fly"),
+        (["--backend", "fly", "--known-hosts", "x"], "--known-hosts is for --backend ssh, and this is --backend fly"),
+        (["--backend", "ssh", "--parent-address", "x", "h"], "--parent-address is for --backend fly"),
+        (["--backend", "ssh", "--requirements", "/nowhere/file", "h"], "No such file or directory"),
+        (["--requirements", "x"], "--requirements is for --backend ssh"),
+    ],
+)
+def test_an_option_that_this_backend_does_not_have_is_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", *arguments])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err

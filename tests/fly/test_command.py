@@ -126,6 +126,23 @@ def test_people_get_a_table(on_fly: Simulator, left_behind: Any, dead: Owner, ca
     on_fly.destroy(machine)
 
 
+def test_a_table_fits_the_terminal(
+    on_fly: Simulator, left_behind: Any, dead: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = left_behind("runner-a", here(dead))
+    on_fly.wait_for(machine, "started")
+    said = Terminal()
+    monkeypatch.setattr(sys, "stdout", said)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["list"]) == 0
+    lines = said.getvalue().splitlines()
+    costs = next(place for place, line in enumerate(lines) if line.startswith("Costs are estimates"))
+    assert max(map(len, lines[:costs])) <= 80
+    assert f"MACHINE  {machine.id}" in lines
+    assert "POOL     nightly" in lines
+    on_fly.destroy(machine)
+
+
 def test_an_empty_list_is_not_taken_for_a_proof(on_fly: Simulator, capsys: Capture) -> None:
     """Reference §1.6: lists have come back empty for apps that had machines."""
     assert "no proof" in run(capsys, "list")[1]

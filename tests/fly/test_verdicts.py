@@ -85,6 +85,9 @@ NO_ROOM = [
     "capacity is exhausted",
     "capacity not available",
     "failed to reserve room",
+    "no capacity available in region ams",
+    "no hosts found with room for it",
+    "no capacity for performance-16x",
 ]
 """As texts say it without a code. Some of them are known; there are others."""
 NOT_ABOUT_ROOM = [
@@ -96,6 +99,8 @@ NOT_ABOUT_ROOM = [
     "failed to get manifest registry.fly.io/media:x",
     "volume vol_0 not found",
     "no such region",
+    "no host header",
+    "no memory_mb given",
     "memory_mb is too low",
 ]
 

@@ -52,6 +52,7 @@ class Machines:
         self._unheard: dict[str, list[Callable[[], None]]] = {}
         self._ended = asyncio.Event()
         self._ooms: set[str] = set()
+        self._rebooting: set[str] = set()
         self._closed = False
 
     # -- what requests ask for -----------------------------------------------------------------------------------------
@@ -115,6 +116,12 @@ class Machines:
         """The kernel of the machine kills its process."""
         if machine.id in self._processes:
             self._ooms.add(machine.id)
+            self._processes[machine.id].kill()
+
+    def reboot(self, machine: Machine) -> None:
+        """Its host goes down and comes up again, and the machine with it: the same one, without an event (I)."""
+        if machine.id in self._processes:
+            self._rebooting.add(machine.id)
             self._processes[machine.id].kill()
 
     def find_host_again(self, machine: Machine) -> None:
@@ -203,7 +210,11 @@ class Machines:
         del self._processes[machine.id]
         self._drop_timers(machine)
         self._ended.set()
-        if not self._closed:
+        is_rebooting = machine.id in self._rebooting
+        self._rebooting.discard(machine.id)
+        if is_rebooting and not self._closed and machine.state == "started":
+            self._run(machine)
+        elif not self._closed:
             self._when_reached(machine, lambda: self._exited(machine, code, number))
 
     def _exited(self, machine: Machine, code: int, number: int) -> None:

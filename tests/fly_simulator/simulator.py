@@ -211,6 +211,10 @@ class Simulator:
         """The host is back, and what was asked of it meanwhile is carried out."""
         self.do(self._machines.find_host_again, machine)
 
+    def reboot(self, machine: Machine) -> None:
+        """Its host reboots: the same machine starts again, with the same environment."""
+        self.do(self._machines.reboot, machine)
+
     def cut_connections(self) -> None:
         """End all connections that are open now, unannounced."""
         self.do(self.connections.cut)

@@ -170,6 +170,13 @@ def log(level: str, message: str, *args: object) -> int:
     return len(logging.root.handlers)
 
 
+def set_level(level: int) -> None:
+    """Of the root logger."""
+    import logging
+
+    logging.root.setLevel(level)
+
+
 def log_an_error() -> None:
     """With a traceback."""
     import logging

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,13 @@ def test_what_the_iterator_raises_and_a_timeout_are_no_items(make: Make, gate: G
     with pytest.raises(TimeoutError) as late:
         next(results)
     assert not hasattr(late.value, "__notes__")
+
+
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_a_call_that_exits_tells_its_item_too(chunksize: int, make: Make) -> None:
+    with pytest.raises(SystemExit) as caught:
+        list(make(1).map(sys.exit, [3], chunksize=chunksize))
+    assert caught.value.__notes__[0].startswith("raised for item 0 of the map")
 
 
 async def _coroutine(x: int) -> int:

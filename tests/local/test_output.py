@@ -692,6 +692,54 @@ def test_the_parents_configuration_decides_what_becomes_of_a_record(
     assert [record.getMessage() for record in caplog.records if record.name == "tests.printers"] == ["error"]
 
 
+def test_the_level_of_records_follows_the_parents(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """From call to call, in slots that run already, in those that are yet to come, and in those without logging."""
+    heard = Heard()
+    ex = make(2, output=heard)
+
+    def logged(level: int) -> None:
+        with caplog.at_level(level):
+            futures = [ex.submit(printers.log, word, f"{word} at {level}") for word in ("debug", "info", "error")]
+            values(futures)
+
+    caplog.set_level(logging.ERROR)
+    values([ex.submit(payloads.echo, 1)])
+    for level in (logging.INFO, logging.ERROR, logging.DEBUG, logging.CRITICAL, logging.INFO):
+        logged(level)
+    end(ex)
+    expected = ["info at 20", "error at 20", "error at 40", "debug at 10", "info at 10", "error at 10"]
+    assert sorted(line.text for line in heard.all()) == sorted([*expected, "info at 20", "error at 20"])
+
+
+def test_records_that_the_parent_has_disabled_are_not_sent(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    heard = Heard()
+    with caplog.at_level(logging.DEBUG):
+        ex = make(1, output=heard)
+        values([ex.submit(printers.log, "info", "before")])
+        logging.disable(logging.INFO)
+        try:
+            values([ex.submit(printers.log, "info", "during"), ex.submit(printers.log, "warning", "louder")])
+        finally:
+            logging.disable(logging.NOTSET)
+        values([ex.submit(printers.log, "info", "after")])
+        end(ex)
+    assert [line.text for line in heard.all()] == ["before", "louder", "after"]
+
+
+def test_a_level_that_a_call_has_set_stays_until_the_parents_changes(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = Heard()
+    with caplog.at_level(logging.ERROR):
+        ex = make(1, output=heard)
+        values([ex.submit(printers.set_level, logging.INFO)])
+        values([ex.submit(printers.log, "info", "the call's own level")])
+        logging.root.setLevel(logging.WARNING)
+        values([ex.submit(printers.log, "info", "no more")])
+        end(ex)
+    assert [line.text for line in heard.all()] == ["the call's own level"]
+
+
 def test_a_function_gets_records_too(make: Make) -> None:
     heard = Heard()
     ex = make(1, output=heard)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import _thread
 import asyncio
 import concurrent.futures
+import contextvars
 import functools
 import multiprocessing
+import os
 import queue
+import re
 import socket
 import sqlite3
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,6 +121,10 @@ def _of_the_loop(get: Callable[[], Any]) -> Callable[[], Any]:
         (_of_the_loop(lambda: asyncio.get_running_loop().create_future()), "_asyncio.Future", "Await it here"),
         (_of_the_loop(asyncio.current_task), "_asyncio.Task", "Await it here"),
         (lambda: concurrent.futures.ThreadPoolExecutor(1), "concurrent.futures.thread.ThreadPoolExecutor", "submit"),
+        (lambda: re.match("a", "a"), "re.Match", "Pass .group()"),
+        (lambda: [*os.scandir("/")].pop(), "posix.DirEntry", "Pass its .path"),
+        (lambda: weakref.ref(Holder), "weakref.ReferenceType", "Pass the object itself"),
+        (contextvars.copy_context, "_contextvars.Context", "Make it in the call, or pass what it is made from"),
         (multiprocessing.Lock, "multiprocessing.synchronize.Lock", "multiprocessing.Manager()"),
     ],
 )
@@ -142,6 +150,14 @@ def test_a_coroutine_is_refused_and_left_to_its_owner() -> None:
     assert "Await it here" in refusal(modules.same, coroutine)
     assert "Give the function and its arguments" in refusal(coroutine)
     assert asyncio.run(coroutine) == 1
+
+
+def test_a_function_of_no_module_names_its_global() -> None:
+    namespace: dict[str, Any] = {}
+    exec("import threading\nlock = threading.Lock()\ndef f():\n    return [lock for _ in '1']", namespace)
+    assert refusal(namespace["f"]).startswith(
+        "global 'lock' of the function f, of type _thread.lock, cannot be pickled"
+    )
 
 
 def test_an_object_that_refuses_is_not_looked_into() -> None:

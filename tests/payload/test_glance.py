@@ -17,6 +17,7 @@ import pytest
 from dragonfly_executor.payload import glance
 from tests.payload import modules
 from tests.payload.support import Near
+from tests.support import without_addresses
 
 
 class Color(enum.Enum):
@@ -53,7 +54,7 @@ def told(value: Any) -> str | None:
         frozenset({1}), range(3), datetime.date(2026, 1, 1), decimal.Decimal(1), Path(), Color.RED, Point(1),
         [Point(1)], {"a": 1}, (Point(1),), {"a": Point(1)}, modules.Thing(1), ValueError(1),
     ],
-    ids=repr,
+    ids=without_addresses,
 )  # fmt: skip
 def test_the_type_of_a_small_value_is_told(value: Any) -> None:
     assert told(value) == type(value).__name__

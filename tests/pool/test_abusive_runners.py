@@ -419,6 +419,23 @@ def test_a_runner_with_more_processors_than_there_are_does_not_boot(cpus: int) -
         assert "processors" in str(error)
 
 
+@pytest.mark.parametrize("field", ["python", "package", "release"])
+def test_versions_with_control_characters_are_none(field: str, caplog: pytest.LogCaptureFixture) -> None:
+    """They would stand in errors and log lines."""
+
+    def script(sock: socket.socket, number: int) -> None:
+        said = json.loads(handshake.hello("", versions()))
+        said["versions"][field] = "3.1\x1b]0;owned\x07"
+        sock.sendall(encode(Kind.HELLO, payload=json.dumps(said).encode()))
+        sock.recv(1)
+
+    with DragonflyExecutor(backend=ScriptedBackend(script), max_boot_failures=1) as executor:
+        error = error_of(executor.submit(nothing))
+        assert isinstance(error, BootError)
+        assert "\x1b" not in f"{error}{caplog.text}"
+        assert "not a HELLO: versions with control characters" in str(error)
+
+
 LOST = {"code": 1, "signal": None, "pid": 1, "started": True}
 STRANGE_ENDS = [
     b"", b"[]", b"{}", b"null", b"[" * 100_000, json.dumps(LOST | {"code": float("inf")}).encode(),
@@ -461,6 +478,41 @@ def test_warnings_are_short_harmless_and_asked_for(caplog: pytest.LogCaptureFixt
 
 
 # -- who keeps to it ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["tag", "capture"])
+def test_what_a_gone_overtakes_is_no_lie(mode: str) -> None:
+    """A call is cancelled as it ends: its flood of output, and its large result, still wait in the second lane."""
+    received, answered = threading.Event(), threading.Event()
+
+    def script(sock: socket.socket, number: int) -> None:
+        say_hello(sock)
+        sock.sendall(encode(Kind.SLOT_UP, detail=SLOT))
+        late = b""
+        for frame in frames_from(sock):
+            if frame.kind == Kind.CALL and not late:
+                end = encode(Kind.OUTPUT, frame.call_id, attempt=frame.attempt, detail=SLOT, flags=Flag.END)
+                rest = head(frame, 300_000) + chunk(frame, 200_000, more=True) + chunk(frame, 100_000, more=False)
+                late = output(frame, 1000) + end + rest
+                received.set()
+            elif frame.kind == Kind.KILL:
+                sock.sendall(encode(Kind.GONE, frame.call_id, attempt=frame.attempt) + encode(Kind.PING))
+            elif frame.kind == Kind.PONG:
+                # The parent has taken the GONE in, and reads what follows by itself.
+                sock.sendall(late)
+                answered.set()
+            elif frame.kind == Kind.CALL:
+                sock.sendall(result(frame))
+            elif frame.kind == Kind.STOP:
+                return
+
+    with DragonflyExecutor(backend=ScriptedBackend(script), output=mode) as executor:
+        future = executor.submit(echo, 1)
+        assert received.wait(PATIENCE)
+        assert future.cancel()
+        assert answered.wait(PATIENCE)
+        assert executor.submit(echo, 2).result(PATIENCE) is None
+        assert executor.pool.stats().boots_attempted == 1
 
 
 def test_a_fake_runner_keeps_to_max_payload() -> None:

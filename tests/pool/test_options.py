@@ -14,7 +14,7 @@ from dragonfly_executor import Backend, BootRequest, DragonflyExecutor, Node, Po
 from dragonfly_executor.testing import FakeBackend
 from tests.payloads import echo
 from tests.pool.conftest import MakeExecutor, MakePool
-from tests.support import PATIENCE
+from tests.support import PATIENCE, without_addresses
 
 FakePool = partial(Pool, "options", min=0, max=1)
 
@@ -113,7 +113,7 @@ async def _asynchronous(*_: Any) -> None:
         ({"retry_on": "ValueError"}, TypeError, "retry_on must hold exception types"),
         ({"retry_wait": 3}, TypeError, "retry_wait must be a callable"),
     ],
-    ids=str,
+    ids=without_addresses,
 )
 def test_an_option_that_makes_no_sense_is_refused_where_it_is_given(
     options: dict[str, Any], error: type[Exception], text: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -72,3 +73,13 @@ def test_without_hosts_it_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> 
         main(["doctor", "--backend", "ssh"])
     assert ended.value.code == 2
     assert "at least one host" in capsys.readouterr().err
+
+
+def test_a_host_that_cannot_be_reached_is_told_of_once(tmp_path: Path) -> None:
+    """No line of the log repeats what the finding says."""
+    empty = tmp_path / "config"
+    empty.write_text("IdentityAgent none\n")
+    command = [sys.executable, "-m", "dragonfly_executor", "doctor", "--backend", "ssh", "--config", str(empty)]
+    ended = subprocess.run([*command, "127.0.0.1:1"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert "connect        FAILED" in ended.stdout

@@ -105,7 +105,11 @@ def test_a_text_that_is_no_file_says_how_packages_are_named(given: str, error: t
     assert caught.value.filename == given
 
 
-@pytest.mark.parametrize("given", [[1], [b"numpy"], [Path("x")], [None]])
+def test_a_set_has_one_order() -> None:
+    assert Sync(requirements={"b", "a", "c"}).requirements == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("given", [[1], [b"numpy"], [Path("x")], [None], {"numpy": ">=1"}, b"numpy"])
 def test_a_line_is_a_text(given: Any) -> None:
     with pytest.raises(TypeError, match="requirements must be texts, as in a requirements file, not"):
         Sync(requirements=given)

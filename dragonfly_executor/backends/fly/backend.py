@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from dragonfly_executor import errors
 from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node
 from dragonfly_executor.backends.fly.journal import Entry, open_journal
@@ -29,9 +28,10 @@ from dragonfly_executor.backends.fly.machine_config import (
     merge,
     runner_command,
 )
-from dragonfly_executor.backends.fly.owner import Label, Owner
+from dragonfly_executor.backends.fly.owner import HOLD_FOR, Label, Owner
 from dragonfly_executor.backends.fly.patience import BootPatience, Patience
 from dragonfly_executor.backends.fly.prices import PRICES, Prices
+from dragonfly_executor.backends.fly.records import Records
 from dragonfly_executor.backends.fly.settings import Access, Address, Place
 from dragonfly_executor.options import duration
 from dragonfly_executor.sync.plan import Sync
@@ -196,6 +196,7 @@ class FlyBackend(Backend):
         )
         self.api = _api(access)
         self.journal = open_journal(journal)
+        self._records = Records(self.journal, lambda: self._sweeps().ask())
         self._may_sweep = bool(sweep)
         self._sweep_beside: SweepBeside | None = None
         self.prices = _checked(prices)
@@ -241,11 +242,12 @@ class FlyBackend(Backend):
             label = self._label(request)
             name = machine_name(request.parent.pool)
             entry = self._journaled(name, label)
-            encoded, written = request.parent.encode(), label.encode()
+            written = label.encode()
 
             def make_body(region: str | None) -> Mapping[str, Any]:
                 """The request for this machine, in a region."""
-                return self.blueprint.body(name, region, encoded, written)
+                parent = request.parent._replace(until=int(time.time() + request.timeout))
+                return self.blueprint.body(name, region, parent.encode(), written)
 
             size = str(self.blueprint.guest)
             creation = Creation(self.api, name, label.boot, make_body, self._regions, size)
@@ -274,34 +276,25 @@ class FlyBackend(Backend):
     # -- one boot -----------------------------------------------------------------------------------------------------
 
     def _label(self, request: BootRequest) -> Label:
-        lifetime = request.timeout + self._max_lifetime + MARGIN
-        expires = int(time.time() + lifetime)
-        return Label(os.urandom(16).hex(), request.parent.pool, Owner.me(), expires, int(lifetime))
+        lifetime, hold = request.timeout + self._max_lifetime + MARGIN, int(request.timeout + HOLD_FOR)
+        expires, me, boot = int(time.time() + lifetime), Owner.me(), os.urandom(16).hex()
+        return Label(boot, request.parent.pool, me, expires, int(lifetime), me.app, hold)
 
     def _journaled(self, name: str, label: Label) -> Entry:
         """Written down before Fly hears of it."""
-        access = self.api.access
-        now = time.time()
+        access, now = self.api.access, time.time()
         region, guest = ",".join(self._regions), self.blueprint.guest.encode()
         entry = Entry(name, access.app, access.host, label, now, float(label.expires), None, region, guest)
-        try:
-            self._write(entry)
-        except OSError as error:
-            text = f"the boot could not be written down, so nothing was asked of Fly: {error} (see journal=)"
-            raise errors.BootError(text, "create") from error
+        self._records.begin(entry)
         return entry
 
     def _node(self, machine: Machine, entry: Entry, request: BootRequest, creation: Creation) -> Node:
         from dragonfly_executor.backends.fly.node import FlyNode
 
         known = entry._replace(machine_id=machine.id or None, region=machine.region or entry.region)
-        try:
-            self._write(known)
-        except OSError as error:
-            # The name is on the disk, and by that it is found as well.
-            logger.warning("the journal does not have the number of %s: %s", machine, error)
+        self._records.complete(known, machine)
         address = request.parent.address or join_address(self._address.dialed, self._address.port)
-        forget, abandon = (lambda: self._forget(known)), (lambda: self._abandon(known))
+        forget, abandon = (lambda: self._records.forget(known)), (lambda: self._records.abandon(known))
         is_recorded, sweeps = self.journal is not None, self._sweeps()
         node = FlyNode(
             self.api, machine, address, forget, abandon, creation.find, sweeps.node_left, is_recorded=is_recorded
@@ -314,7 +307,7 @@ class FlyBackend(Backend):
     def _undo(self, creation: Creation, entry: Entry, given_up: GivenUp | None) -> None:
         """A boot has failed: destroy what may have come of it, or write down that nobody wants it."""
         if not creation.in_doubt:
-            self._forget(entry)
+            self._records.forget(entry)
             return
         patience = Patience(UNDO_PATIENCE, given_up)
         # Fly may be at it still: a machine that comes within seconds need not be left to the next sweep.
@@ -323,34 +316,10 @@ class FlyBackend(Backend):
         if why and patience.given_up:
             why = creation.undo(Patience(GIVEN_UP_PATIENCE), may_come_yet=was_cut)
         if not why:
-            self._forget(entry)
+            self._records.forget(entry)
             return
-        then = self._abandon(entry)
+        then = self._records.abandon(entry)
         logger.warning("Fly may have created machine %s all the same: %s. %s", entry.name, why, then)
-
-    def _write(self, entry: Entry) -> None:
-        if self.journal is not None:
-            self.journal.write(entry)
-
-    def _forget(self, entry: Entry) -> None:
-        if self.journal is None:
-            return
-        try:
-            self.journal.remove(entry.name)
-        except OSError as error:
-            # A sweep asks after it, and finds nothing.
-            logger.warning("machine %s is gone, which the journal could not be told: %s", entry.name, error)
-
-    def _abandon(self, entry: Entry) -> str:
-        """Have it destroyed by a later sweep, such as the next boot's; who does that, in words."""
-        if self.journal is None:
-            return f"Without a journal no sweep does while this process lives: `dragonfly destroy {entry.name}`"
-        try:
-            self._write(entry._replace(abandoned=True))
-        except OSError as error:
-            return f"The journal could not be told ({error}): `dragonfly destroy {entry.name}`"
-        self._sweeps().ask()
-        return "A later sweep sees to it"
 
     def _sweeps(self) -> SweepBeside:
         from dragonfly_executor.backends.fly.first_sweep import SweepBeside

@@ -96,6 +96,10 @@ class MachinesAPI:
         self._process = os.getpid()
         self._machines = f"/apps/{access.app}/machines"
 
+    def of(self, app: str) -> MachinesAPI:
+        """The machines of another app, with the same token."""
+        return MachinesAPI(self.access._replace(app=app), self._transport)
+
     def __repr__(self) -> str:
         return f"MachinesAPI(app={self.access.app!r}, host={self.access.host!r})"
 
@@ -192,6 +196,16 @@ class MachinesAPI:
             FlyAPIError: they could not be listed.
         """
         wanted = {KIND: RUNNER, **metadata}
+        found = self._listed(patience, wanted)
+        # Whether it was filtered is not taken on trust: what is found may be destroyed.
+        return [
+            machine
+            for machine in found
+            if machine.metadata is not None and wanted.items() <= machine.metadata.items() and machine.state not in GONE
+        ]
+
+    def _listed(self, patience: Patience, wanted: Mapping[str, str]) -> list[Machine]:
+        """What Fly answers when it is asked for the machines with this metadata."""
 
         def step() -> list[Machine]:
             reply = self._line.exchange(
@@ -211,13 +225,33 @@ class MachinesAPI:
                 raise failure(reply, Verdict.AMBIGUOUS, f"listing the machines of {self.access.app}: it is no list")
             return [machine for said in listed if (machine := Machine.read(said)) is not None]
 
-        found = persist(step, patience)
-        # Whether it was filtered is not taken on trust: what is found may be destroyed.
-        return [
-            machine
-            for machine in found
-            if machine.metadata is not None and wanted.items() <= machine.metadata.items() and machine.state not in GONE
-        ]
+        return persist(step, patience)
+
+    def ids(self, patience: Patience) -> set[str]:
+        """The ids of all machines of the app, whoever's, as far as Fly lists them.
+
+        Raises:
+            FlyAPIError: they could not be listed.
+        """
+        listed = self._listed(patience, {})
+        return {machine.id for machine in listed if machine.state not in GONE}
+
+    def note(self, machine_id: str, key: str, value: str, patience: Patience) -> None:
+        """Write something into a machine's metadata; fine if there is no such machine any more.
+
+        Raises:
+            FlyAPIError: it is not known to be written.
+        """
+        path, doing = f"{self._machines}/{machine_id}/metadata/{key}", f"writing {key} on machine {machine_id}"
+
+        def step() -> None:
+            body = {"value": value}
+            reply = self._line.exchange("metadata", machine_id, "POST", path, patience, timeout=TIMEOUT, body=body)
+            verdict = classify(reply)
+            if verdict not in (Verdict.OK, Verdict.NOT_FOUND):
+                raise failure(reply, verdict, doing)
+
+        persist(step, patience)
 
     def regions(self, patience: Patience) -> list[str]:
         """The names of the regions that there are.

@@ -1,4 +1,4 @@
-"""The sweep that goes with a backend's boots: beside them, so that no call waits for it."""
+"""Sweeps on a thread beside a backend's boots, so that no call waits for the sweep."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ logger = logging.getLogger("dragonfly_executor")
 
 
 class SweepBeside:
-    """Sweeps when a machine was created, if a sweep is due, on a thread of its own.
+    """Starts a sweep on its own thread when a machine was created and a sweep is due.
 
-    The first machine makes one due, and so does a machine that could not be seen to be destroyed. A sweep is cut short
-    when the backend's last machine is given back, and is due again then. It takes no machine of its own process: that
-    one is alive.
+    A sweep is due for the backend's first machine, and after a machine whose destruction was not confirmed. When the
+    backend's last machine is given back, a running sweep is cancelled, and is due again. A sweep destroys no machine of
+    its own process, since that process is alive.
 
     Args:
         api: the app's machines.
@@ -40,11 +40,11 @@ class SweepBeside:
         self._given_up = GivenUp()
 
     def ask(self) -> None:
-        """Sweep when the next machine was created."""
+        """Make a sweep due when the next machine is created."""
         self._is_due = self._wanted
 
     def node_came(self, patience: float) -> None:
-        """A machine was created: sweep beside what follows, for so many seconds at most."""
+        """Count a machine that was created, and start a sweep of at most `patience` seconds if one is due."""
         with self._lock:
             self._nodes += 1
             if not self._is_due or self._thread is not None:
@@ -56,13 +56,13 @@ class SweepBeside:
             try:
                 thread.start()
             except RuntimeError:
-                # None is to be had now; the next boot tries again.
+                # The process has no room for another thread; the next boot tries again.
                 self._is_due = True
                 return
             self._thread = thread
 
     def node_left(self) -> None:
-        """A machine was given back. Nobody waits for the sweep."""
+        """Count a machine that was given back. The last one cancels the sweep, without waiting for it."""
         with self._lock:
             self._nodes -= 1
             if not self._nodes:
@@ -82,10 +82,10 @@ class SweepBeside:
 
 
 def sweep_and_tell(sweeper: Sweeper, patience: Patience) -> None:
-    """Sweep, and log what that did; whatever goes wrong is one warning."""
+    """Sweep, and log the result. A failure is one warning."""
     try:
         swept = sweeper.sweep(patience)
-    except Exception as error:  # nothing that it meets is to end a thread with a traceback, nor a program
+    except Exception as error:  # a traceback of a thread would tell users nothing
         if not patience.given_up:
             logger.warning("could not look for machines that were left behind: %s", error)
         return

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dragonfly_executor.backends.fly.owner import Label, Owner
+from dragonfly_executor.backends.fly.settings import is_app_name
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 MACHINE_ID = re.compile(r"[A-Za-z0-9_-]{1,63}")
@@ -182,11 +183,10 @@ def _read(path: Path) -> Entry:
 
 
 def _decode(name: str, said: Any) -> Entry:
-    boot, pool, owner, *times = said["label"]
+    boot, pool, owner, expires, lifetime, *more = said["label"]
     read = Owner.decode(owner)
     if read is None or not isinstance(boot, str) or not isinstance(pool, str):
         raise ValueError("the label is none")
-    expires, lifetime = (_whole(number) for number in times)
     began, until = float(said["began"]), float(said["expires"])
     if not isfinite(began) or not isfinite(until):
         raise ValueError("those are no times")
@@ -197,8 +197,13 @@ def _decode(name: str, said: Any) -> Entry:
         raise ValueError("there is no such machine")
     if not isinstance(guest, dict):
         raise TypeError("the machine is none")
-    label = Label(boot, pool, read, expires, lifetime)
+    label = Label(boot, pool, read, _whole(expires), _whole(lifetime), *_claim(*more))
     return Entry(name, app, host, label, began, until, machine_id, region, guest, said["abandoned"] is True)
+
+
+def _claim(app: object = "", hold: object = 0, held: object = 0) -> tuple[str, int, int]:
+    name = _text(app)
+    return (name if is_app_name(name) else "", _whole(hold), _whole(held))
 
 
 def _text(said: object) -> str:

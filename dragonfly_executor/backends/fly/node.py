@@ -12,6 +12,7 @@ from dragonfly_executor.backends.base import GivenUp, Node
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.machines import ENDED, Exit, Machine
+from dragonfly_executor.backends.fly.owner import HELD, HOLD_FOR
 from dragonfly_executor.backends.fly.patience import Patience
 from dragonfly_executor.backends.fly.verdicts import Verdict
 from dragonfly_executor.runner import exits
@@ -24,6 +25,9 @@ waits for it. After that the next sweep goes on."""
 UNRECORDED_PATIENCE = 40.0
 """The same without a journal: no sweep goes on then."""
 LOOK_PATIENCE = 10.0
+RENEW_EVERY = 1200.0
+"""Seconds between two claims to a machine. Several may go wrong before the last one ends."""
+RENEW_PATIENCE = 30.0
 PAUSE = 1.0
 """Seconds until the next look, where Fly does not say how a machine stands."""
 UNSEEN = 15.0
@@ -52,6 +56,7 @@ class FlyNode(Node):
     shares_disk = False
     stopper = "Fly (for maintenance of its host, or by `fly machine stop`)"
     stop_advice = "FlyBackend(stop_grace=) gives calls longer"
+    renew_every = RENEW_EVERY
 
     def __init__(
         self,
@@ -123,6 +128,17 @@ class FlyNode(Node):
                 f"--machine {seen.id}"
             )
         return seen.standing()
+
+    def renew(self) -> None:
+        """Write on the machine that its parent still has it: a sweep from elsewhere cannot see that otherwise."""
+        if self._stopping.is_set() or not self.machine_id:
+            return
+        until = int(self._api.now() + HOLD_FOR)
+        try:
+            self._api.note(self.machine_id, HELD, str(until), Patience(RENEW_PATIENCE, self._stopping))
+        except FlyAPIError as error:
+            if not self._stopping.is_set():
+                logger.warning("could not write on %s that it is still wanted: %s", self._seen, error)
 
     def stop(self) -> None:
         """Destroy the machine. If that cannot be seen to, the journal says so, and the next sweep goes on with it."""

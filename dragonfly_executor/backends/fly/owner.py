@@ -15,6 +15,8 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
+from dragonfly_executor.backends.fly.settings import is_app_name
+
 PREFIX = "dragonfly_"
 KIND = f"{PREFIX}kind"
 RUNNER = "runner"
@@ -23,6 +25,11 @@ POOL = f"{PREFIX}pool"
 OWNER = f"{PREFIX}owner"
 EXPIRES = f"{PREFIX}expires"
 LIFETIME = f"{PREFIX}lifetime"
+APP = f"{PREFIX}app"
+HOLD = f"{PREFIX}hold"
+HELD = f"{PREFIX}held"
+HOLD_FOR = 2 * 3600.0
+"""Seconds for which a machine is its owner's without another word. An owner that lives renews that far more often."""
 ON_FLY = "fly:"
 """How the name of a host begins that is a machine on Fly: the machine's id follows."""
 
@@ -91,6 +98,12 @@ class Owner(NamedTuple):
         return Liveness.ALIVE if started == self.started else Liveness.GONE
 
     @property
+    def app(self) -> str:
+        """The app of this process's machine on Fly; "" if it is on none. Only of the process itself."""
+        found = os.environ.get("FLY_APP_NAME", "") if self.fly_machine is not None else ""
+        return found if is_app_name(found) else ""
+
+    @property
     def fly_machine(self) -> str | None:
         """The machine on Fly that it is on; None if it is on none."""
         return self.host.removeprefix(ON_FLY) if self.host.startswith(ON_FLY) else None
@@ -126,6 +139,9 @@ class Label(NamedTuple):
         expires: seconds since the epoch, by its owner's clock. After that it is nobody's any more, unless its owner is
             known to live.
         lifetime: the same in seconds from when it was made, for clocks that differ; 0 where it is not known.
+        app: the app of the owner's own machine on Fly; "" if it is on none, or nothing says which.
+        hold: seconds from when it was made for which it is held without another word; 0 if its owner renews nothing.
+        held: until when its owner has held it since: seconds since the epoch, by Fly's clock; 0 if it has not yet.
     """
 
     boot: str
@@ -133,14 +149,25 @@ class Label(NamedTuple):
     owner: Owner
     expires: int
     lifetime: int = 0
+    app: str = ""
+    hold: int = 0
+    held: int = 0
 
     def expires_on(self, created: float | None) -> float:
         """The same by Fly's clock, which says when the machine was created (seconds since the epoch), if it does."""
         return created + self.lifetime if created is not None and self.lifetime else self.expires
 
+    def held_until(self, created: float | None) -> float | None:
+        """Until when its owner holds it, by Fly's clock, and renews that before; None where nobody can tell."""
+        if not self.hold or (created is None and not self.held):
+            return None
+        return max(self.held, 0.0 if created is None else created + self.hold)
+
     def encode(self) -> dict[str, str]:
         """As metadata."""
+        more = {APP: self.app, HOLD: str(self.hold or ""), HELD: str(self.held or "")}
         return {
+            **{key: value for key, value in more.items() if value},
             KIND: RUNNER,
             BOOT: self.boot,
             POOL: self.pool[:200],
@@ -158,7 +185,10 @@ class Label(NamedTuple):
         expires, lifetime = _seconds(metadata.get(EXPIRES, "")), _seconds(metadata.get(LIFETIME, "0"))
         if not boot or owner is None or expires is None or lifetime is None:
             return None
-        return cls(boot, metadata.get(POOL, ""), owner, expires, lifetime)
+        app, hold, held = metadata.get(APP, ""), *(_seconds(metadata.get(key, "0")) for key in (HOLD, HELD))
+        # It becomes a part of addresses that are asked for; and what cannot be read holds nothing, and ends nothing.
+        known = app if is_app_name(app) else ""
+        return cls(boot, metadata.get(POOL, ""), owner, expires, lifetime, known, hold or 0, held or 0)
 
 
 def _seconds(text: str) -> int | None:

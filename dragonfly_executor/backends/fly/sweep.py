@@ -28,6 +28,8 @@ ASKING = 3.0
 SHOWN = 60.0
 """Seconds after which a machine that Fly does not know is taken to be gone: a new one may not be known everywhere."""
 
+APART_A_LITTLE = 300.0
+"""Seconds by which a claim to a machine may have ended before it counts as that."""
 APART = 30 * 24 * 3600.0
 """Seconds that this machine's clock may differ from Fly's, and be the one that is wrong. With more nobody can tell."""
 
@@ -221,22 +223,46 @@ class Sweeper:
         expires = written.expires if machine is None else written.expires_on(machine.created)
         if liveness is Liveness.UNKNOWN and expires < now:
             return Found(machine, entry, Liveness.GONE, "its time is over")
+        held = None if machine is None else written.held_until(machine.created)
+        if liveness is Liveness.UNKNOWN and held is not None and held + APART_A_LITTLE < now:
+            return Found(machine, entry, Liveness.GONE, "its owner has not renewed its claim to it")
         if liveness is Liveness.UNKNOWN and written.owner.fly_machine is not None:
-            liveness = self._parent_on_fly(written.owner.fly_machine, patience)
+            is_new = machine is None or machine.created is None or now - machine.created < SHOWN
+            liveness = self._parent_on_fly(written.owner.fly_machine, written.app, patience, is_new=is_new)
         process = f"process {written.owner.pid} on {written.owner.host}"
+        elsewhere = f"{process} of app {written.app}" if written.app else process
         why = {
             Liveness.ALIVE: f"{process} has it",
-            Liveness.GONE: f"{process} is gone",
-            Liveness.UNKNOWN: f"{process} cannot be asked after from here",
+            Liveness.GONE: f"{elsewhere} is gone",
+            Liveness.UNKNOWN: f"{elsewhere} cannot be asked after from here",
         }[liveness]
         return Found(machine, entry, liveness, why)
 
-    def _parent_on_fly(self, machine_id: str, patience: Patience) -> Liveness:
-        """Whether a parent's own machine still runs. One that is not known may be another app's."""
-        if machine_id not in self._parents:
+    def _parent_on_fly(self, machine_id: str, app: str, patience: Patience, *, is_new: bool) -> Liveness:
+        """Whether a parent's own machine still runs.
+
+        Args:
+            machine_id: the parent's machine.
+            app: that machine's; "" where nothing says so: then one that is not known may be another app's.
+            patience: for asking.
+            is_new: whether the runner was made just now: then the parent's machine may not be known everywhere.
+        """
+        known = self._parents.get(machine_id)
+        if known is None:
             if len(self._parents) >= MAX_PARENTS:
                 return Liveness.UNKNOWN
-            machine, _ = self._ask(machine_id, patience)
-            ended = machine is not None and machine.id == machine_id and machine.state in {*GONE, "stopped", "failed"}
-            self._parents[machine_id] = Liveness.GONE if ended else Liveness.UNKNOWN
-        return self._parents[machine_id]
+            known = self._parents[machine_id] = self._ask_for_parent(machine_id, app, patience, is_new=is_new)
+        return known
+
+    def _ask_for_parent(self, machine_id: str, app: str, patience: Patience, *, is_new: bool) -> Liveness:
+        api = self._api if app in ("", self._api.access.app) else self._api.of(app)
+        try:
+            machine = api.get(machine_id, patience.part(ASKING))
+            if machine is not None:
+                ended = machine.id == machine_id and machine.state in {*GONE, "stopped", "failed"}
+                return Liveness.GONE if ended else Liveness.UNKNOWN
+            # That Fly does not know it proves something only where Fly knows others of its app.
+            others = set() if not app or is_new else api.ids(patience.part(ASKING))
+        except FlyAPIError:
+            return Liveness.UNKNOWN
+        return Liveness.GONE if others and machine_id not in others else Liveness.UNKNOWN

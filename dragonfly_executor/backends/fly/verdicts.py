@@ -110,6 +110,7 @@ FULL_REGION = re.compile(
     r"(?:capacity|host|resource|room|server|worker|placement)"
     r"|(?:insufficient|not enough|out of|lack of|no (?=available|free|suitable|candidate|more)) ?"
     r"(?:available |free |suitable |candidate |more )?(?:capacity|resources?|hosts?|servers?|memory|cpus?|room)\b"
+    r"|no (?:capacity|hosts?|resources|room) (?:is |are |was )?(?:available|left|found|in|for|with)\b"
     r"|capacity (?:is |was )?(?:not available|unavailable|exhausted|reached)"
 )
 """In whatever words: `status` is often missing, and each text is known from one place only."""

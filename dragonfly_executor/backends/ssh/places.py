@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dragonfly_executor import errors
+from dragonfly_executor.backends.base import BOOT_FAILED
 from dragonfly_executor.backends.ssh.hosts import HostBook, SSHHost
 from dragonfly_executor.backoff import delay, exponential
 
@@ -53,10 +54,10 @@ class Place:
             with self._places.changing() as book:
                 book.refuse(self.number, error)
                 book.release(self.number)
-            logger.warning("host %s is not used any more: %s", self.host, error.args[0])
+            logger.warning("host %s is not used any more: %s", self.host, error.args[0], extra=BOOT_FAILED)
             return
         pause = self._set_aside()
-        logger.warning("host %s is set aside for %.1f s: %s", self.host, pause, error.args[0])
+        logger.warning("host %s is set aside for %.1f s: %s", self.host, pause, error.args[0], extra=BOOT_FAILED)
 
     def overtaken(self, winner: SSHHost) -> None:
         """Give the place back, because a host that was asked later has answered first. This host is set aside."""

@@ -1,0 +1,69 @@
+"""Writes a backend's boots into the journal, and handles a journal that cannot be written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from dragonfly_executor import errors
+from dragonfly_executor.backends.fly.journal import Entry, Journal
+
+logger = logging.getLogger("dragonfly_executor")
+
+
+class Records:
+    """A backend's part of the journal. Any thread.
+
+    Args:
+        journal: None for none: then nothing is written, and nothing goes wrong.
+        ask_for_sweep: called when a machine is left to a later sweep.
+    """
+
+    def __init__(self, journal: Journal | None, ask_for_sweep: Callable[[], object]) -> None:
+        self._journal = journal
+        self._ask_for_sweep = ask_for_sweep
+
+    def begin(self, entry: Entry) -> None:
+        """Write a boot before Fly is asked for its machine.
+
+        Raises:
+            BootError: the journal cannot be written, so the machine must not be asked for.
+        """
+        try:
+            self._write(entry)
+        except OSError as error:
+            text = f"the boot could not be written down, so nothing was asked of Fly: {error} (see journal=)"
+            raise errors.BootError(text, "create") from error
+
+    def complete(self, entry: Entry, machine: object) -> None:
+        """Write the machine's id."""
+        try:
+            self._write(entry)
+        except OSError as error:
+            # The name is on the disk, and by that it is found as well.
+            logger.warning("the journal does not have the number of %s: %s", machine, error)
+
+    def forget(self, entry: Entry) -> None:
+        """Remove the entry of a machine that is gone."""
+        if self._journal is None:
+            return
+        try:
+            self._journal.remove(entry.name)
+        except OSError as error:
+            # A sweep asks after it, and finds nothing.
+            logger.warning("machine %s is gone, which the journal could not be told: %s", entry.name, error)
+
+    def abandon(self, entry: Entry) -> str:
+        """Leave a machine to a later sweep, such as the next boot's. Return in words what destroys it."""
+        if self._journal is None:
+            return f"Without a journal no sweep does while this process lives: `dragonfly destroy {entry.name}`"
+        try:
+            self._write(entry._replace(abandoned=True))
+        except OSError as error:
+            return f"The journal could not be told ({error}): `dragonfly destroy {entry.name}`"
+        self._ask_for_sweep()
+        return "A later sweep sees to it"
+
+    def _write(self, entry: Entry) -> None:
+        if self._journal is not None:
+            self._journal.write(entry)
