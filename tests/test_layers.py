@@ -20,8 +20,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "stdlib_json"},
     {"condition", "core", "latch", "parent"},
-    {"backoff", "notebook", "payload", "printer", "questions", "screen", "starting", "threads", "transport", "versions"},
-    {"future", "intake", "options", "outputs", "runner", "sync"},
+    {"backoff", "notebook", "payload", "printer", "questions", "screen", "threads", "transport", "versions"},
+    {"future", "intake", "options", "outputs", "runner", "starting", "sync"},
     {"backends", "lifecycle", "mapping", "narrator", "performer", "release", "reports", "transfers"},
     {"hearing"},
     {"arrivals", "dialback", "lookout", "registry", "runner_link", "welcome"},
