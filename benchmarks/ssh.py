@@ -58,11 +58,13 @@ class Place(NamedTuple):
     address: tuple[str, int]
     key: Path
     host_key: str
+    known_hosts: Path
 
-    def backend(self) -> SSHBackend:
+    def backend(self, client: str = "paramiko") -> SSHBackend:
         """A backend for it."""
-        host = "{}:{}".format(*self.address)
-        return SSHBackend([host], key_filename=self.key, host_key=self.host_key, config=None, use_agent=False)
+        host, known = "{}:{}".format(*self.address), self.known_hosts
+        known.write_text("[{}]:{} {}\n".format(*self.address, self.host_key))
+        return SSHBackend([host], key_filename=self.key, known_hosts=known, config=None, use_agent=False, client=client)
 
     def bare(self) -> paramiko.Transport:
         """A connection as paramiko's own examples make it, with our ciphers: the link is compared, not the cipher."""
@@ -118,10 +120,10 @@ def sftp_server() -> str:
     return next(path for place in places if os.access(path := f"{place}/sftp-server", os.X_OK))
 
 
-def our_transfer(place: Place) -> float:
+def our_transfer(place: Place, client: str = "paramiko") -> float:
     """The same as a call's argument and result."""
     data = bytes(SIZE)
-    with DragonflyExecutor(backend=place.backend(), max_concurrency=1) as executor:
+    with DragonflyExecutor(backend=place.backend(client), max_concurrency=1) as executor:
         executor.submit(pow, 2, 10).result()
         began = time.perf_counter()
         assert len(executor.submit(lambda value: value, data).result()) == SIZE
@@ -187,6 +189,28 @@ def our_gaps(place: Place) -> float:
         return time.perf_counter() - began
 
 
+def second_boot(place: Place, client: str) -> float:
+    """Seconds to a first result, on a host and from a backend that have been used."""
+    backend, taken = place.backend(client), 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        with DragonflyExecutor(backend=backend, max_concurrency=1) as executor:
+            assert executor.submit(pow, 2, 10).result() == 1024
+            taken = time.perf_counter() - began
+    return taken
+
+
+def round_trip(place: Place, client: str) -> float:
+    """Seconds for a call that another one waits for."""
+    with DragonflyExecutor(backend=place.backend(client), max_concurrency=1) as executor:
+        for _ in range(50):
+            executor.submit(abs, -1).result()
+        began = time.perf_counter()
+        for _ in range(500):
+            executor.submit(abs, -1).result()
+        return (time.perf_counter() - began) / 500
+
+
 def _seconds_a_call(submit: Callable[..., object]) -> float:
     taken = 0.0
     for count in (500, CALLS):
@@ -198,12 +222,20 @@ def _seconds_a_call(submit: Callable[..., object]) -> float:
     return taken
 
 
+def both(measure: Callable[[Place, str], float]) -> tuple[Callable[[Place], float], Callable[[Place], float]]:
+    """The same with either client."""
+    return lambda place: measure(place, "paramiko"), lambda place: measure(place, "openssh")
+
+
 MEASURES: dict[str, tuple[str, Callable[[Place], float], Callable[[Place], float], float]] = {
     "transfer": ("64 MiB there and back, against a bare channel", bare_transfer, our_transfer, 1 / 0.8),
     "sftp": ("64 MiB there and back, against paramiko's own SFTP", sftp_transfer, our_transfer, 1 / 0.8),
     "start": ("second boot, against connect and python -c pass", bare_start, our_start, 2.0),
     "gaps": ("20 ms calls on 8 slots, against slots that never wait", no_gaps, our_gaps, 1 / 0.9),
     "calls": (f"no-op call, {SLOTS} slots, against ProcessPoolExecutor", process_calls, our_calls, 1.0),
+    "clients-boot": ("second boot, openssh against paramiko", *both(second_boot), 1.5),
+    "clients-trip": ("one call at a time, openssh against paramiko", *both(round_trip), 1.5),
+    "clients-transfer": ("64 MiB there and back, openssh against paramiko", *both(our_transfer), 1.0),
 }
 
 
@@ -220,7 +252,7 @@ def a_place(delay: float) -> Iterator[Place]:
             with FaultProxy(near) if delay else nullcontext() as proxy:
                 if proxy is not None:
                     proxy.slow(delay=delay)
-                yield Place(near if proxy is None else proxy.address, key, public_half(host.key))
+                yield Place(near if proxy is None else proxy.address, key, public_half(host.key), home / "known_hosts")
         finally:
             host.stop()
 

@@ -145,6 +145,7 @@ class Pool:
         codec = CallCodec(
             pool_options.serializer,
             script_travels=keeper is None or keeper.script_travels,
+            path_travels=keeper is None or backend.shares_image,
             on_code=None if keeper is None else keeper.code_travels,
         )
         self._engine = Engine(pool_options, _core_limits(pool_options, backend), backend, codec, keeper)

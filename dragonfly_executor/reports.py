@@ -61,10 +61,11 @@ def events_of(runner_id: int, said: Said, node: Node) -> Iterator[events.Event]:
         yield events.RunnerLeaving(runner_id)
     if said.started:
         yield events.CallsStarted(runner_id, said.started)
+    if said.returned:
+        # Ahead of the results: slots that are free now are for these calls before they are for later ones.
+        yield events.CallsReturned(runner_id, said.returned)
     if said.results:
         yield events.ResultsArrived(runner_id, said.results)
-    if said.returned:
-        yield events.CallsReturned(runner_id, said.returned)
     for (call_id, attempt), how in said.lost:
         error = slot_lost(runner_id, how, node)
         yield events.CallLost(runner_id, call_id, attempt, error, error.may_have_started)

@@ -217,6 +217,7 @@ class Backend:
         sync: what of the parent's files travels to its nodes. A backend whose nodes do not share the parent's disk has
             one, also where nothing is to travel: ``self.sync = Sync(sync, requirements=requirements)`` in its
             constructor is all that it takes. None where all nodes share it.
+        shares_image: whether all nodes are made of the image that the parent runs in; see `Node`.
     """
 
     name: str = "backend"
@@ -224,6 +225,7 @@ class Backend:
     default_boot_timeout: float = 30.0
     max_concurrent_boots: int = 100
     sync: Sync | None = None
+    shares_image: bool = False
     phases: tuple[str, ...] = ("create", "connect", "handshake")
     dials_back: bool = False
     advertised_host: str | None = None

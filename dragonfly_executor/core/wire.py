@@ -63,7 +63,9 @@ class Kind(IntEnum):
     READY = 12  # slot -> agent: the initializer is done, calls may come; where output is read: answered by the same
     STARTED = 13  # agent -> parent: the call is running
     RESULT = 14  # slot -> agent -> parent: detail = microseconds that the call took
-    RETURNED = 15  # agent -> parent: the call was never started; here it is back
+    # agent -> parent: the call was never started; here it is back. slot -> agent: the same, since files that the slot
+    # has loaded have changed; it ends now
+    RETURNED = 15
     LOST = 16  # agent -> parent: JSON, the call's slot died under it
     # agent -> parent: the call was stopped at its limit. If its function never began since opening the call took too
     # long: detail = the milliseconds that it took

@@ -37,6 +37,7 @@ NEEDS_MAIN = 0x01  # the body refers to the script's own module: it has to be th
 BY_DILL = 0x02
 BY_CUSTOM = 0x04
 BY_NAME = 0x08  # the body's function is a name in __main__
+WITH_PATH = 0x10  # the definitions begin with the parent's import path: its length in 8 bytes, and its pickle
 
 _HEAD = Struct("<BBxxI")
 _LENGTH = Struct("<Q")
@@ -53,6 +54,18 @@ class Sink(list["Any"]):
     """
 
     write = list.append
+
+
+def with_path(path: bytes, definitions: bytes) -> bytes:
+    """Definitions with an import path ahead of them."""
+    return b"".join((_LENGTH.pack(len(path)), path, definitions))
+
+
+def split_path(definitions: memoryview) -> tuple[bytes, memoryview]:
+    """The import path and the definitions of `with_path`."""
+    (size,) = _LENGTH.unpack_from(definitions)
+    end = _LENGTH.size + size
+    return bytes(definitions[_LENGTH.size : end]), definitions[end:]
 
 
 class Buffers:

@@ -17,17 +17,20 @@ from dragonfly_executor.payload.box import (
     MAIN_CALL,
     NEEDS_MAIN,
     PICKLE,
+    WITH_PATH,
     Buffers,
     Sink,
     join,
     pack,
     snapshot,
     unpack,
+    with_path,
 )
-from dragonfly_executor.payload.formats import MARK, Format
+from dragonfly_executor.payload.formats import MARK, MARKS, Format
 from dragonfly_executor.payload.parent_main import ParentMain
 from dragonfly_executor.payload.rebuild import main_module
 from dragonfly_executor.payload.script import describe
+from dragonfly_executor.payload.surroundings import Surroundings, directory, path_from
 from dragonfly_executor.payload.suspending import SUSPENDS
 from dragonfly_executor.payload.tracking import MAIN_NAMES, importable
 from dragonfly_executor.stdlib_json import is_stdlib
@@ -53,6 +56,7 @@ class CallCodec:
         serializer: how what cannot travel by reference travels: "cloudpickle" (the default), "dill", "pickle" (not at
             all), or an object with ``dumps(obj) -> bytes`` and ``loads(bytes) -> obj``.
         script_travels: whether slots can import the script; if not, what is in it travels by value.
+        path_travels: whether slots import from this program's ``sys.path``: calls then bring along how it has changed.
         on_code: told of all code that travels by value, each with the package that its relative imports start from.
 
     Raises:
@@ -61,7 +65,12 @@ class CallCodec:
     """
 
     def __init__(
-        self, serializer: object = "cloudpickle", *, script_travels: bool = True, on_code: OnCode | None = None
+        self,
+        serializer: object = "cloudpickle",
+        *,
+        script_travels: bool = True,
+        path_travels: bool = False,
+        on_code: OnCode | None = None,
     ) -> None:
         self._format = Format(serializer)
         self._format.require()
@@ -69,6 +78,8 @@ class CallCodec:
         self._script_travels = script_travels
         self._on_code = on_code
         self._importable: set[str | None] = set()
+        self._surroundings = Surroundings(path_travels=path_travels)
+        self._marks: tuple[bytes, ...] = MARKS
         self.needs_script = False
         """Whether a call that was encoded so far needs the script to be imported."""
         if self._format.custom is not None:
@@ -93,6 +104,8 @@ class CallCodec:
             suspending.refuse(fn)
         try:
             call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
+            if self._surroundings.have_changed():
+                self._look_around()
             if self._format.custom is not None:
                 return self._custom_call(call)
             home = getattr(fn, "__module__", None)
@@ -107,11 +120,11 @@ class CallCodec:
                 Pickler(sink, 5, buffer_callback=buffers.add).dump(call)
             except Exception:  # it needs more than pickle; or it fails below as well, with the same error
                 return self._any_call(call)
-            if not buffers.views:
-                if len(sink) == 1:
+            if not buffers.views and not self._surroundings.path:
+                if len(sink) == 1 and len(self._marks) == 1:
                     if MARK not in sink[0]:
                         return [sink[0]]
-                elif not any(MARK in piece for piece in sink):
+                elif not any(mark in piece for piece in sink for mark in self._marks):
                     return snapshot(sink)
             return self._any_call(call)
         except (KeyboardInterrupt, errors.CallSerializationError):
@@ -146,9 +159,11 @@ class CallCodec:
         Raises:
             CallSerializationError: the serializer object itself cannot travel.
         """
-        cwd = _directory()
+        cwd = directory()
+        path = path_from(cwd)
+        self._surroundings.told(path)
         here = {
-            "path": _path(cwd),
+            "path": path,
             "cwd": cwd,
             "authkey": own_key(),
             "main": describe(main_module()),
@@ -170,9 +185,12 @@ class CallCodec:
             CallSerializationError: the serializer object itself cannot travel.
         """
         first, *rest = [str(word) for word in getattr(sys, "argv", [])] or [""]
-        cwd = _directory() if same_image else ""
+        cwd = directory() if same_image else ""
+        path = path_from(cwd) if same_image else []
+        if same_image:
+            self._surroundings.told(path)
         elsewhere: dict[str, Any] = {
-            "path": _path(cwd) if same_image else [],
+            "path": path,
             "cwd": cwd if same_image and same_directory else None,
             "authkey": None,
             "main": main,
@@ -195,7 +213,7 @@ class CallCodec:
     def _main_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         """A call of a function in ``__main__``: the name in the place of the function, if that is all it takes."""
         name = self._main.name_of(call[0])
-        plain = None if name is None else self._format.plain((name, *call[1:]))
+        plain = None if name is None else self._format.plain((name, *call[1:]), self._marks)
         if name is None or plain is None:
             return self._any_call(call)
         body, buffers = plain
@@ -203,10 +221,10 @@ class CallCodec:
         imported = self._main.script is not None
         if imported:
             self.needs_script = True
-        if imported and not definitions and not buffers.views:
+        if imported and not definitions and not buffers.views and not self._surroundings.path:
             return [_MAIN_CALL + body[0]] if len(body) == 1 else [_MAIN_CALL, *snapshot(body)]
         flags = BY_NAME | (NEEDS_MAIN if imported else 0)
-        return pack(flags, definitions, snapshot(body), buffers.views, copy=True)
+        return self._pack(flags, definitions, snapshot(body), buffers.views)
 
     def _any_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         sink, buffers, pickler = self._format.tracked(call, self._main)
@@ -217,7 +235,7 @@ class CallCodec:
         if names and self._main.script is not None:
             self.needs_script = True
             flags |= NEEDS_MAIN
-        return pack(flags, definitions, snapshot(sink), buffers.views, copy=True)
+        return self._pack(flags, definitions, snapshot(sink), buffers.views)
 
     def _custom_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         body = bytes(self._format.custom.dumps(call))
@@ -225,7 +243,18 @@ class CallCodec:
         if MARK in body and self._main.script is not None:
             self.needs_script = True
             flags |= NEEDS_MAIN
-        return pack(flags, b"", [body], [], copy=False)
+        return self._pack(flags, b"", [body], [])
+
+    def _pack(self, flags: int, definitions: bytes, body: list[Buffer], buffers: list[memoryview]) -> list[Buffer]:
+        path = self._surroundings.path
+        if path:
+            return pack(flags | WITH_PATH, with_path(path, definitions), body, buffers, copy=True)
+        return pack(flags, definitions, body, buffers, copy=True)
+
+    def _look_around(self) -> None:
+        """Modules were imported, or the path has changed: by reference goes what runners find now."""
+        self._importable.clear()
+        self._marks = (*MARKS, *self._surroundings.strays)
 
     def _refusal(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], exc: BaseException
@@ -276,18 +305,6 @@ def _named(fn: Any) -> str:
 
 def _text(exc: BaseException) -> str:
     return f"{failures.qualified_name(type(exc))}: {failures.text_of(exc)}"
-
-
-def _directory() -> str:
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        return "/"  # it was removed under the program
-
-
-def _path(cwd: str) -> list[str]:
-    """Return ``sys.path`` as another process has to write it."""
-    return [os.path.join(cwd, entry) if entry else cwd for entry in sys.path if isinstance(entry, str)]
 
 
 def _shadowing() -> dict[str, Any]:

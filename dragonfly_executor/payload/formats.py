@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.payload.tracking import MainView
 
 MARK = b"_main__"  # in every reference to __main__ and to __mp_main__
+MARKS = (MARK,)
 
 
 class Format:
@@ -57,15 +58,15 @@ class Format:
         except ImportError as exc:
             raise ValueError("serializer='dill' needs dill: pip install dragonfly-executor[dill]") from exc
 
-    def plain(self, value: Any) -> tuple[Sink, Buffers] | None:
-        """The pickle of what needs nothing but pickle; None if it needs more."""
+    def plain(self, value: Any, marks: tuple[bytes, ...] = MARKS) -> tuple[Sink, Buffers] | None:
+        """The pickle of what needs nothing but pickle; None if it needs more, or any of these bytes is in it."""
         sink, buffers = Sink(), Buffers()
         try:
             Pickler(sink, 5, buffer_callback=buffers.add).dump(value)
         except Exception:  # whatever it was: the picklers that follow can do it, or say it better
             return None
         for piece in sink:
-            if MARK in piece:
+            if any(mark in piece for mark in marks):
                 return None
         return sink, buffers
 

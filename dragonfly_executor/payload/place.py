@@ -38,10 +38,7 @@ class Place(namedtuple("Place", "root cwd import_path site")):  # noqa: PYI024  
         rest = os.environ.pop(HOST_PATH, None)
         if rest is not None:
             _add_host_path(json.loads(rest))
-        # The parent's alone: what only the agent could import, a call could not import in the parent.
-        there = [entry for entry in path if os.path.exists(entry)] or sys.path
-        own = [entry for entry in there if entry not in self.import_path]
-        sys.path[:] = [*self.import_path, *own]
+        self.import_from(path)
         if self.site:
             self._add_site()
         if cwd is not None and os.path.isdir(cwd):
@@ -49,6 +46,13 @@ class Place(namedtuple("Place", "root cwd import_path site")):  # noqa: PYI024  
             return
         os.makedirs(self.cwd, exist_ok=True)  # a call may have removed it
         os.chdir(self.cwd)
+
+    def import_from(self, path: list[str]) -> None:
+        """Import from this path of the parent's as far as it exists here, behind what came from the parent."""
+        # The parent's alone: what only the agent could import, a call could not import in the parent.
+        there = [entry for entry in path if os.path.exists(entry)] or sys.path
+        own = [entry for entry in there if entry not in self.import_path]
+        sys.path[:] = [*self.import_path, *own]
 
     def _add_site(self) -> None:
         import site

@@ -17,10 +17,12 @@ from dragonfly_executor.payload.box import (
     MAIN_CALL,
     NEEDS_MAIN,
     PICKLE,
+    WITH_PATH,
     Buffers,
     Sink,
     join,
     pack,
+    split_path,
     unpack,
     views,
 )
@@ -49,12 +51,17 @@ class SlotCodec:
     Args:
         setup: what the parent's ``CallCodec.setup()`` returned.
         place: where the parent's files lie; None where they are seen as the parent sees them.
+
+    Attributes:
+        main: the script's own module.
     """
 
     def __init__(self, setup: bytes, place: Place | None = None) -> None:
         self._setup: dict[str, Any] = pickle.loads(setup)
         self._place = place
-        self._main = SlotMain(self._setup["main"] if place is None else self._moved_main(place.root))
+        self._path = b""
+        """The parent's import path, as a call has last brought it."""
+        self.main = SlotMain(self._setup["main"] if place is None else self._moved_main(place.root))
         self._format = Format(self._setup["serializer"] or "cloudpickle")
 
     def prepare(self) -> None:
@@ -73,18 +80,18 @@ class SlotCodec:
         sys.argv[:] = self._setup["argv"]
         if self._setup["authkey"] is not None:
             authkey.adopt(self._setup["authkey"])
-        self._main.install()
+        self.main.install()
         if self._setup["custom"] is not None:
             _, (serializer,), _, _ = self.decode_call(self._setup["custom"])
             self._format = Format(serializer)
 
     def import_script(self) -> None:
         """Import the parent's script ahead of the calls that need it. An error is kept for the first of them."""
-        self._main.import_ahead()
+        self.main.import_ahead()
 
     def give_up_script(self, reason: str) -> None:
         """Fail each call that needs the script, with this reason, instead of importing it."""
-        self._main.give_up(reason)
+        self.main.give_up(reason)
 
     def _enter_parents_directory(self) -> None:
         # That and no more: what only the agent could import, a call could not import in the parent.
@@ -183,13 +190,13 @@ class SlotCodec:
             return views(sink)
         flags = 0
         if not done:
-            sink, buffers, _ = self._format.tracked(value, self._main, returning=True)
+            sink, buffers, _ = self._format.tracked(value, self.main, returning=True)
             flags = self._format.standard_flags
         return pack(flags, b"", views(sink), buffers.views, copy=False)
 
     def _call(self, data: Received) -> Any:
         if data[0] == MAIN_CALL:
-            self._main.ensure_imported()
+            self.main.ensure_imported()
             name, *rest = pickle.loads(memoryview(data)[1:])
             return main_attribute(name), *rest
         return self._open(data)
@@ -198,15 +205,28 @@ class SlotCodec:
         if data[0] != BOX:
             return pickle.loads(data)
         flags, definitions, body, buffers = unpack(data)
+        if flags & WITH_PATH:
+            path, definitions = split_path(definitions)
+            self._take_path(path)
         if flags & NEEDS_MAIN:
-            self._main.ensure_imported()
+            self.main.ensure_imported()
         if definitions:
-            self._main.apply(definitions, self._definition)
+            self.main.apply(definitions, self._definition)
         opened = self._format.open(flags, body, buffers)
         if flags & BY_NAME:
             name, *rest = opened
             return main_attribute(name), *rest
         return opened
+
+    def _take_path(self, path: bytes) -> None:
+        """Import from where the parent does by now. What a call has changed stays until the parent changes it again."""
+        if path == self._path:
+            return
+        self._path = path
+        if self._place is None:
+            sys.path[:] = pickle.loads(path)
+        else:
+            self._place.import_from(pickle.loads(path))
 
     def _definition(self, data: bytes) -> Any:
         return self._format.open(self._format.standard_flags, data, [])

@@ -27,6 +27,8 @@ class SlotMain(MainView):
     def __init__(self, description: dict[str, Any]) -> None:
         self._description = description
         self._imported = False
+        self.file: str | None = None
+        """The script's file, once it is imported."""
         self._failed: BaseException | None = None
         self._given_up: str | None = None
         self._own: frozenset[str] = frozenset()  # bound by the import
@@ -90,6 +92,7 @@ class SlotMain(MainView):
         self._own = frozenset(self.namespace)
         self.namespace.update(kept)
         self._imported = True
+        self.file = self._description["path"]
 
     def apply(self, definitions: memoryview, loads: Callable[[bytes], dict[str, Any]]) -> None:
         """Assign the definitions that are newer than what is there; ``loads`` opens each."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copyreg
 import sys
-from functools import lru_cache
 from pickle import Pickler, PicklingError
 from types import FunctionType
 
 from dragonfly_executor.payload import rebuild
+from dragonfly_executor.payload.origins import findable
 
 # Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
 TYPE_CHECKING = False
@@ -63,30 +63,8 @@ def name_in(namespace: dict[str, Any], found: Any) -> str | None:
 
 
 def importable(name: object) -> bool:
-    """Whether the far side can import a module of this name: it was imported here, and a finder knows it."""
-    if not isinstance(name, str) or name in MAIN_NAMES:
-        return False
-    module = sys.modules.get(name)
-    parent = name.rpartition(".")[0]
-    if module is None:
-        return False
-    if getattr(module, "__spec__", None) is None:
-        # Extension modules make submodules of their own; what has no parent was made by hand.
-        return bool(parent) and importable(parent)
-    return _found(name, parent)
-
-
-@lru_cache(maxsize=4096)
-def _found(name: str, parent: str) -> bool:
-    if name in sys.builtin_module_names or name in sys.stdlib_module_names:
-        return True
-    path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
-    if parent and path is None:
-        return True  # in a module that is no package: whoever put it there does so on import
-    try:
-        return any(finder.find_spec(name, path) is not None for finder in sys.meta_path)
-    except Exception:  # a finder is anybody's code; then the plain answer is that it was imported here
-        return True
+    """Whether the far side imports under this name the file that the module of this name is from."""
+    return isinstance(name, str) and name not in MAIN_NAMES and findable(name)
 
 
 def by_reference(found: Any) -> bool:

@@ -46,6 +46,7 @@ SLOT_BACKLOG = 4 * 1024 * 1024
 """Bytes that may wait for a slot before the parent is asked for less, and for the parent before a slot is read less."""
 # As plain module names: looking a member up in its enum takes longer than comparing with it.
 CALL, RESULT, CHUNK, IDLE = int(Kind.CALL), int(Kind.RESULT), int(Kind.CHUNK), int(Kind.IDLE)
+RETURNED = int(Kind.RETURNED)
 LARGE, MORE = Flag.LARGE, Flag.MORE
 
 
@@ -214,7 +215,7 @@ class Agent:
                 self._link.send_bulk(raw)
                 if not flags & MORE:
                     answers.append(frame)
-            elif kind == IDLE:
+            elif kind in (IDLE, RETURNED):
                 answers.append(frame)
             else:
                 self._on_slot_control(slot, frame)

@@ -170,8 +170,11 @@ class Dispatcher:
             self._became_first(slot)
 
     def answered(self, slot: Slot, frame: Frame) -> None:
-        """The slot has finished its first call."""
+        """The slot has finished its first call, or gives it back."""
         if not slot.in_flight:
+            return
+        if frame.kind == Kind.RETURNED:
+            self._declined(slot)
             return
         work = slot.in_flight.popleft()
         self._forget(work)
@@ -186,6 +189,15 @@ class Dispatcher:
             self._became_first(slot)
         elif slot.retired:
             slot.expect_end()
+
+    def _declined(self, slot: Slot) -> None:
+        """The slot has loaded files that have changed since, and so gives back its first call, unstarted, and ends."""
+        work = slot.in_flight.popleft()
+        self._forget(work)
+        work.slot = None
+        self._put_back([work, *slot.take_back()])
+        slot.retire()
+        slot.expect_end()
 
     def _forget(self, work: Work) -> None:
         self.works.pop((work.call_id, work.attempt), None)
@@ -249,13 +261,16 @@ class Dispatcher:
         # From here on it gets no call, though what is read below makes room in it: that one would die for this one.
         slot.kill_reason = reason
         taken = slot.take_back()
+        answer = Kind.TIMED_OUT if reason == Kind.TIMED_OUT else Kind.GONE
         if work in taken:
             taken.remove(work)
             self._forget(work)
-            answer = Kind.TIMED_OUT if reason == Kind.TIMED_OUT else Kind.GONE
             self._send(encode(answer, work.call_id, attempt=work.attempt))
         self._put_back(taken)
         slot.link.drain_reads()
+        if work in self.waiting:  # the slot has given it back meanwhile
+            self.waiting.remove(work)
+            self._send(encode(answer, work.call_id, attempt=work.attempt))
         if work.slot is slot and work in slot.in_flight:
             slot.kill()
         else:

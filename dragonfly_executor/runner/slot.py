@@ -36,6 +36,7 @@ from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.payload import SlotCodec, perform
 from dragonfly_executor.runner import processes, slot_exit, slot_identity
 from dragonfly_executor.runner import progress as phases
+from dragonfly_executor.runner.loaded import Loaded
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -119,6 +120,8 @@ class _Slot:
         """The call whose limits the agent watches, if it has any."""
         self._modules = 0
         self._since = 0.0
+        self._ended = 0.0
+        self._loaded: Loaded | None = None
         self._codec: SlotCodec
 
     def serve(self, setup: bytes, place: Place | None) -> int:
@@ -131,6 +134,9 @@ class _Slot:
         self._take_script(script)
         if initializer and not self._initialize(initializer):
             return FAILED
+        if place is None:
+            self._loaded = Loaded(self._codec.main)
+            self._loaded.note()
         self._progress.phase = phases.READY
         if self._output is not None:
             self._output.end_call(0, 0)
@@ -138,8 +144,19 @@ class _Slot:
         if self._output is not None:
             self._output.wait_for_agent()
         while packet := self._calls.recv(PACKET_SIZE):
+            self._since = time.perf_counter()
+            if self._loaded is not None and self._loaded.are_stale(self._since, self._ended) and self._declines(packet):
+                break
             self._run(packet)
         return 0
+
+    def _declines(self, packet: bytes) -> bool:
+        """Give a call back, for a slot that has loaded what the user's files are now. This one then ends."""
+        kind, _, attempt, _, call_id, _ = HEADER.unpack_from(packet)
+        if kind != Kind.CALL:
+            return False
+        self._results.sendall(encode(Kind.RETURNED, call_id, attempt=attempt))
+        return True
 
     def _take_script(self, script: int) -> None:
         if script == Script.IMPORT:
@@ -169,6 +186,7 @@ class _Slot:
             except MemoryError as error:
                 self._send_error(call_id, attempt, UnopenedCallError(f"MemoryError: {error}"))
                 return
+            self._since = time.perf_counter()
         if kind == Kind.CHECK_IDLE:
             self._answer_idle_check(data)
             return
@@ -176,14 +194,16 @@ class _Slot:
         self._progress.mark(number)
         self._ref = (call_id, attempt) if flags & Flag.LIMITS else None
         self._modules = len(sys.modules)
-        self._since = time.perf_counter()
         if self._output is not None:
             self._output.begin_call(self._progress.log_level)
         is_error, retryable, parts = perform(self._codec, data, self._begin)
         if os.getpid() != self._pid:
             # The call forked, and its child came back here: the result is the parent's to give.
             os._exit(0)
-        microseconds = min(int((time.perf_counter() - self._since) * 1e6), MAX_DETAIL)
+        if self._loaded is not None:
+            self._loaded.note()
+        self._ended = time.perf_counter()
+        microseconds = min(int((self._ended - self._since) * 1e6), MAX_DETAIL)
         if self._output is not None:
             self._output.end_call(call_id, attempt)
         result_flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
@@ -194,6 +214,8 @@ class _Slot:
     def _begin(self) -> None:
         """The call is open, and its function begins."""
         if len(sys.modules) != self._modules:
+            if self._loaded is not None:
+                self._loaded.note()
             # Modules are imported once: calls like this one will not take that long.
             self._since = time.perf_counter()
         if self._ref is not None:

@@ -342,7 +342,8 @@ def test_without_cancel_running_a_call_cancelled_just_before_it_is_sent_leaves_n
     assert queued[3].cancelled()
     assert ex.submit(payloads.echo, 1).result(SOON) == 1
     ex.shutdown()
-    assert [int(line.split()[0]) for line in log.read_text().splitlines()] == [0, 1, 2, 4]
+    # In no certain order: one that was sent ahead may have come back, and gone again behind its neighbours.
+    assert sorted(int(line.split()[0]) for line in log.read_text().splitlines()) == [0, 1, 2, 4]
     assert ex.pool.stats().calls_cancelled == 1
 
 

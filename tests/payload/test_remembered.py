@@ -269,6 +269,23 @@ def test_two_functions_that_use_a_global_agree_about_its_version(make: Make) -> 
     assert program.submit("use")["g"] > second
 
 
+def test_a_plan_knows_that_slots_may_have_met_a_newer_version(make: Make) -> None:
+    """Nothing of it looks changed: the global has its old value again. But another call has sent the newer one."""
+    program = make("def use(): return g\ndef also(): return g\ng = 1")
+    first = program.submit("use")["g"]
+    program.run("g = 2")
+    second = program.submit("also")["g"]
+    program.run("g = 1")
+    assert program.submit("use")["g"] > second > first
+
+
+def test_another_module_under_a_name_travels(make: Make) -> None:
+    program = make("import textwrap as g\ndef use(): return g")
+    assert program.changed("use", "import string as g") == {"g"}
+    assert program.changed("use", "g = 1") == {"g"}
+    assert program.changed("use", "import string as g") == {"g"}
+
+
 def test_another_main_is_looked_at_anew(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     program = make("def use(): return 1", guarded=True)
     assert program.submit("use") == {}
@@ -353,6 +370,108 @@ def test_what_may_change_is_pickled_each_time_and_travels_once(make: Make, value
     first = program.submit("use")
     assert program.pickles("use") == ["g"]
     assert program.submit("use") == first
+
+
+@pytest.mark.parametrize("value", [*CONSTANT.values(), "textwrap"])
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_plan_is_used_again_while_nothing_changes(make: Make, value: str, guarded: bool) -> None:
+    program = make(FUNCTION + "import textwrap\nif 0: in_guard = 1\ndef also(): return use", guarded=guarded)
+    program.run(f"g = {value}")
+    for name in ("use", "also"):
+        program.submit(name)
+    plans = dict(program.codec._main._plans)
+    known = dict(program.codec._main._known)
+    assert plans
+    for name in ("use", "also"):
+        program.submit(name)
+    assert {id(plan) for plan in program.codec._main._plans.values()} == {id(plan) for plan in plans.values()}
+    assert {id(entry) for entry in program.codec._main._known.values()} == {id(entry) for entry in known.values()}
+
+
+def test_what_may_change_is_not_kept_alive(make: Make) -> None:
+    program = make("def use(): return g\ng = [1]")
+    program.submit("use")
+    assert "g" not in program.codec._main._known
+    assert program.codec._main._plans == {}
+    assert set(program.codec._main._known) == {"use"}
+
+
+OWN = (
+    "__annotations__", "__builtins__", "__cached__", "__doc__", "__file__", "__loader__", "__name__", "__package__",
+    "__path__", "__spec__",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_each_module_has_of_its_own_does_not_travel(make: Make, name: str) -> None:
+    program = make(f"def use(): return {name}, __version__\n__version__ = 1")
+    program.module.__dict__.setdefault(name, "the parent's")
+    assert set(program.submit("use")) == {"use", "__version__"}
+
+
+GUARDED = """
+import functools
+in_guard = 1
+def plain(): return in_guard
+def nested():
+    def inner(): return in_guard
+    return inner
+closure = nested()
+@functools.wraps(plain)
+def wrapped(): return 1
+cached = functools.lru_cache(plain)
+class Itself:
+    @staticmethod
+    def static(): return in_guard
+Itself.itself = Itself
+class OfClass:
+    @classmethod
+    def of(cls): return in_guard
+class Getter:
+    @property
+    def prop(self): return in_guard
+class Setter:
+    prop = property(None, lambda self, value: in_guard)
+class Deleter:
+    prop = property(None, None, lambda self: in_guard)
+class Nested:
+    class Inner:
+        def method(self): return in_guard
+def looped(): return looped.x
+looped.x = looped
+class Unrelated:
+    def method(self): return other
+    in_guard = 2
+other = 1
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "closure", "cached", "Itself", "OfClass", "Getter", "Setter", "Deleter", "Nested"],
+)
+def test_names_are_found_in_all_that_a_script_defines(make: Make, name: str) -> None:
+    """The slot imports the script; what only its guard binds has to travel, and is found in the code."""
+    program = make(GUARDED.replace("in_guard = 1\n", "") + f"def use(): return {name}\n", guarded=True)
+    program.run("in_guard = 1")
+    assert set(program.submit("use")) == {"in_guard"}
+
+
+def test_names_that_no_code_uses_do_not_travel(make: Make) -> None:
+    program = make(GUARDED.replace("in_guard = 1\n", "") + "def use(): return Unrelated, looped\n", guarded=True)
+    program.run("in_guard = 1")
+    assert program.submit("use") == {}
+
+
+def test_three_definitions_that_need_each_other_travel_as_one(make: Make) -> None:
+    program = make(
+        "class A: pass\nclass B: pass\nclass C: pass\nclass D(A): pass\n"
+        "A.other = B\nB.other = C\nC.other = A\ndef use(): return D"
+    )
+    sent = program.submit("use")
+    assert sent["A"] == sent["B"] == sent["C"] != sent["D"]
+    with Far() as far:
+        assert far(program.module.use) is program.module.D
 
 
 def test_a_module_is_looked_at_again_only_when_others_were_imported(make: Make) -> None:

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from dragonfly_executor import DragonflyExecutor
+from dragonfly_executor.core import events
 from dragonfly_executor.core.wire import Flag, Frame, Kind, encode
+from dragonfly_executor.future import Outcome
+from dragonfly_executor.reports import Said, events_of
 from tests.payloads import echo
 from tests.support import PATIENCE, ScriptedBackend, frames_from, say_hello
 
@@ -114,3 +117,10 @@ def test_what_a_runner_says_about_a_cancelled_call_is_too_late() -> None:
         assert executor.submit(echo, 2).result(PATIENCE) is None
         assert future.cancelled()
         assert executor.pool.stats().calls_cancelled == 1
+
+
+def test_calls_that_come_back_are_queued_again_before_results_free_their_slots() -> None:
+    """They came before the calls that wait, and one read may bring both."""
+    said = Said([(2, 1, 0.0, Outcome.failed(ValueError()), False)])
+    said.returned.append((1, 1))
+    assert [type(event) for event in events_of(1, said)] == [events.CallsReturned, events.ResultsArrived]

@@ -31,7 +31,7 @@ import paramiko
 import pytest
 
 from dragonfly_executor import SSHBackend
-from dragonfly_executor.backends.ssh import booter
+from dragonfly_executor.backends.ssh import channel
 from dragonfly_executor.backends.ssh.auth import Credentials
 from dragonfly_executor.backends.ssh.bootstrap import Bootstrap
 from dragonfly_executor.backends.ssh.connect import Connector
@@ -43,7 +43,7 @@ from tests.support import SOON, all_ended, watching
 STAGES: dict[str, tuple[tuple[Any, str], set[str]]] = {
     "key exchange": ((Connector, "_agree"), {"connect"}),
     "auth": ((Credentials, "log_in"), {"auth"}),
-    "session": ((booter, "_open_channel"), {"bootstrap"}),
+    "session": ((channel, "_open_channel"), {"bootstrap"}),
     "command": ((paramiko.Channel, "exec_command"), {"bootstrap"}),
     "bootstrap": ((Bootstrap, "hear"), {"bootstrap"}),
     "handshake": ((SSHBackend, "boot"), {"handshake", "sync"}),

@@ -13,10 +13,12 @@ import paramiko
 import pytest
 
 from dragonfly_executor import BootError, BootRequest, Parent
+from dragonfly_executor.backends.ssh.channel import ChannelSession, ChannelStream
 from dragonfly_executor.backends.ssh.config import Config
+from dragonfly_executor.backends.ssh.connect import Connection
 from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.hosts import SSHHost
-from dragonfly_executor.backends.ssh.node import ChannelStream, StderrReader
+from dragonfly_executor.backends.ssh.node import StderrReader
 from dragonfly_executor.backends.ssh.ways import QUICK_ACK, PromptSocket, Proxy
 from tests.ssh.conftest import MakeBackend
 from tests.ssh.machinery import Host
@@ -96,7 +98,8 @@ def test_a_connection_that_breaks_while_stderr_is_read_ends_its_reader(deaf: par
     """Its thread ends, and says that it has."""
     deaf.in_stderr_buffer.feed(b"x" * 1024)
     ended = threading.Event()
-    reader = StderrReader(deaf, "host")
+    connection = Connection(Config(None).resolve(SSHHost("host")), None, None)  # type: ignore[arg-type]
+    reader = StderrReader(ChannelSession(connection, deaf, Deadline(5.0)).read_stderr, "host")
     reader.pass_on(ended.set)
     assert ended.wait(5.0)
     assert reader.join(5.0)

@@ -61,3 +61,15 @@ class TestDirectSSHBackend(TestSSHBackend):
     """Its runners dial back."""
 
     options = MappingProxyType({"connect": "direct"})
+
+
+class TestOpenSSHBackend(TestSSHBackend):
+    """Its connections are processes of ``ssh``."""
+
+    options = MappingProxyType({"client": "openssh"})
+
+
+class TestDirectOpenSSHBackend(TestSSHBackend):
+    """Both."""
+
+    options = MappingProxyType({"client": "openssh", "connect": "direct"})

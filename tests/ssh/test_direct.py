@@ -338,7 +338,7 @@ def test_a_boot_that_is_given_up_ends_the_runner_that_dials(host: Host, make_bac
     with silent_peer() as (address, listener):
         options = {"parent_address": address, "bind_address": f"127.0.0.1:{free_port()}"}
         backend = make_backend(host, connect="direct", **options)
-        executor = make(backend, max_boot_failures=1, boot_timeout=3.0)
+        executor = make(backend, max_boot_failures=1, boot_timeout=5.0)
         future = executor.submit(pow, 2, 10)
         with listener.accept()[0], watching(*host.processes()) as watches:
             assert isinstance(error_of(future), BootError)

@@ -169,7 +169,7 @@ class FlyBackend(Backend):
         self._max_lifetime = duration(max_lifetime, "max_lifetime", positive=True)
         if self._max_lifetime > LONGEST_LIFETIME:
             raise ValueError(f"max_lifetime must be {LONGEST_LIFETIME:.0f} seconds at most, not {max_lifetime!r}")
-        self._own_image = place.own_image
+        self.shares_image = place.own_image
         files = (None if place.own_image else "auto") if sync == "default" else sync
         self.sync = Sync.of(files, requirements)
         more = check_config(machine_config)
@@ -300,7 +300,7 @@ class FlyBackend(Backend):
             self.api, machine, address, forget, abandon, creation.find, sweeps.node_left, is_recorded=is_recorded
         )
         sweeps.node_came(FIRST_SWEEP_PATIENCE)
-        node.shares_image = self._own_image
+        node.shares_image = self.shares_image
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     PathLike = str | Path
 
 CONNECT = ("channel", "direct")
+CLIENTS = ("paramiko", "openssh")
 LOOPBACK = "127.0.0.1"
 
 
@@ -66,11 +67,13 @@ class SSHBackend(Backend):
             loopback, on which only this machine itself can. Without a port any free one is taken.
         bind_address: with "direct", what is bound here where that is something else, as behind a port that is
             forwarded; the same form, default `parent_address`. A wildcard is warned of.
+        client: what speaks SSH: "paramiko", or "openssh" for the installed program ``ssh``, one process for each
+            runner. The program takes neither `password` nor `passphrase` nor `host_key`.
 
     Raises:
         TypeError, ValueError: an argument is none of these.
         OSError: the configuration file cannot be read.
-        ImportError: paramiko is not installed.
+        ImportError: paramiko is not installed, and is the client.
     """
 
     name = "ssh"
@@ -102,6 +105,7 @@ class SSHBackend(Backend):
         connect: str = "channel",
         parent_address: str | None = None,
         bind_address: str | None = None,
+        client: str = "paramiko",
     ) -> None:
         self.hosts = _hosts(hosts)
         self.sync = Sync.of(sync, requirements)
@@ -110,8 +114,12 @@ class SSHBackend(Backend):
         per_host = whole(runners_per_host, "runners_per_host", 1)
         sizes = [host.runners or per_host for host in self.hosts]
         self._places = Places(self.hosts, sizes, hook(host_wait, "host_wait"))
-        _need_paramiko()
-        from dragonfly_executor.backends.ssh.booter import HostBooter, Means
+        if client not in CLIENTS:
+            raise ValueError(f"client must be one of {', '.join(map(repr, CLIENTS))}, not {client!r}")
+        if client == "paramiko":
+            _need_paramiko()
+        from dragonfly_executor.backends.ssh.booter import HostBooter
+        from dragonfly_executor.backends.ssh.session import Means
 
         means = Means(
             config=None if config is None else str(config),
@@ -129,6 +137,7 @@ class SSHBackend(Backend):
             env=variables(env),
             cache=cache,
             is_direct=self.dials_back,
+            client=client,
         )
         self._booter = HostBooter(means)
         self.default_max = self._places.size
@@ -160,6 +169,7 @@ class SSHBackend(Backend):
             BootError: none of the hosts could be used this time. Its phase is one of "resolve", "connect", "host key",
                 "auth", "python", "bootstrap" and "handshake".
         """
+        self._booter.prepare()
         return Race(self._places, self._booter, request).run()
 
 

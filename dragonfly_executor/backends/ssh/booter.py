@@ -1,30 +1,22 @@
-"""The boot of a runner on one host: connect, run the command, send what is missing.
-
-This loads paramiko. Hosts have none, and a script that names `SSHBackend` is imported there as well, so `backend` loads
-this only when it is used.
-"""
+"""The boot of a runner on one host: connect, run the command, send what is missing."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
-
-import paramiko
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.ssh.archive import Archive, make_archive
-from dragonfly_executor.backends.ssh.auth import Credentials
 from dragonfly_executor.backends.ssh.bootstrap import Bootstrap, command
-from dragonfly_executor.backends.ssh.connect import PACKET, WINDOW, Connection, Connector
 from dragonfly_executor.backends.ssh.deadline import Deadline
-from dragonfly_executor.backends.ssh.hostkeys import SYSTEM_FILES, USER_FILES, HostKeys, parse_key
 from dragonfly_executor.backends.ssh.hosts import SSHHost
+from dragonfly_executor.backends.ssh.logins import FULL_TRIES, BusyError, pause_after
 from dragonfly_executor.backends.ssh.node import LAST_WORD, SSHNode
-from dragonfly_executor.backends.ssh.openssh import Resolver
+from dragonfly_executor.backends.ssh.openssh import NO_FILE, Resolver
 from dragonfly_executor.backends.ssh.reached import ReachedHost
 from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.payload.missing import HOST_NAME
@@ -32,33 +24,10 @@ from dragonfly_executor.payload.missing import HOST_NAME
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import BootRequest
     from dragonfly_executor.backends.ssh.places import Place
+    from dragonfly_executor.backends.ssh.session import Client, Means, Session
 
 SHARE_OF_DIALING = 0.8
 """Of the time that is left of a boot; in the rest its runner says why it did not get through."""
-
-
-class Means(NamedTuple):
-    """How hosts are reached, and what runs there; as `SSHBackend` documents it."""
-
-    config: str | None
-    user: str | None
-    port: int | None
-    key_filenames: list[str]
-    passphrase: str | None
-    password: str | None
-    use_agent: bool
-    known_hosts: list[str] | None
-    host_keys: Iterable[str]
-    accept_any_host_key: bool
-    connect_timeout: float
-    python: str | None
-    env: Mapping[str, str]
-    cache: str | None
-    is_direct: bool
-
-    def __repr__(self) -> str:
-        # Neither password nor passphrase, nor what stands in env.
-        return f"Means(config={self.config!r}, user={self.user!r}, port={self.port!r})"
 
 
 class HostBooter:
@@ -71,20 +40,27 @@ class HostBooter:
 
     def __init__(self, means: Means) -> None:
         self._means = means
-        self._config = Resolver(means.config)
+        self._config = Resolver(means.config, has_parser=means.client == "paramiko")
         self._archives: dict[tuple[str, ...], Archive] = {}
         self._archive_lock = threading.Lock()
-        self._connector = Connector(
-            HostKeys(
-                means.known_hosts if means.known_hosts is not None else [*USER_FILES, *SYSTEM_FILES],
-                map(parse_key, means.host_keys),
-                accept_any=means.accept_any_host_key,
-                configured=means.known_hosts is None,
-            ),
-            Credentials(means.key_filenames, means.passphrase, means.password, use_agent=means.use_agent),
-            means.connect_timeout,
-            lambda text, deadline: self._config.resolve(SSHHost(text), None, None, deadline),
+        self._client = self._make_client()
+
+    def _make_client(self) -> Client:
+        if self._means.client == "openssh":
+            from dragonfly_executor.backends.ssh.ssh_program import ProgramClient
+
+            where = self._config.options()
+            return ProgramClient(self._means, NO_FILE if where is None else where)
+        # Hosts have no paramiko, and whoever uses the other client need not.
+        from dragonfly_executor.backends.ssh.channel import ParamikoClient
+
+        return ParamikoClient(
+            self._means, lambda text, deadline: self._config.resolve(SSHHost(text), None, None, deadline)
         )
+
+    def prepare(self) -> None:
+        """Make what hosts get, if it is not there yet: before a boot's time begins."""
+        self._make_archive()
 
     def reach(self, host: SSHHost, request: BootRequest, deadline: Deadline) -> ReachedHost:
         """Connect to a host, and have Python say its first word there.
@@ -99,22 +75,25 @@ class HostBooter:
         """
         means, python = self._means, host.python or self._means.python
         archive = self._make_archive()
-        deadline.progress()
         target = self._config.resolve(host, means.user, means.port, deadline)
-        connection = self._connector.connect(target, deadline)
-        with deadline.ending(connection.abandon):
+        line = command(python, archive.digest, means.cache, request.timeout, portable_options(), os.urandom(8).hex())
+        tries = 0
+        while True:
+            session = self._client.open(host, target, deadline)
             try:
-                channel = _open_channel(connection, deadline.left(means.connect_timeout))
-                reached = ReachedHost(host, connection, channel, python, archive, deadline)
-            except BaseException:
-                connection.close()
-                raise
-            deadline.progress()
-            with reached.bootstrapping():
-                options, mark = portable_options(), os.urandom(8).hex()
-                channel.exec_command(command(python, archive.digest, means.cache, request.timeout, options, mark))
-                reached.bootstrap.hear()
-            return reached
+                with deadline.ending(session.abandon):
+                    reached = _talk_to(host, session, python, archive, deadline)
+                    deadline.progress()
+                    with reached.bootstrapping():
+                        session.run(line)
+                        reached.bootstrap.hear()
+                    return reached
+            except BusyError:
+                tries += 1
+                if tries >= FULL_TRIES or deadline.is_over:
+                    raise
+                with deadline.time.waiting():
+                    deadline.pause(pause_after(tries))
 
     def finish(self, reached: ReachedHost, request: BootRequest, deadline: Deadline, place: Place) -> SSHNode:
         """Send a host what it lacks, and have a runner's agent there.
@@ -134,7 +113,7 @@ class HostBooter:
         described = request.parent._replace(token=None).encode()
         env = {**self._means.env, **host.env, VARIABLE: described, HOST_NAME: str(host)}
         reached.last_word = b"" if dial is None else LAST_WORD
-        with deadline.ending(reached.connection.abandon):
+        with deadline.ending(reached.session.abandon):
             with reached.bootstrapping():
                 bootstrap.run(reached.archive, env, dial)
             if dial is not None:
@@ -159,12 +138,14 @@ class HostBooter:
             return self._archives[more]
 
 
-def _open_channel(connection: Connection, patience: float) -> paramiko.Channel:
+def _talk_to(host: SSHHost, session: Session, python: str | None, archive: Archive, deadline: Deadline) -> ReachedHost:
     try:
-        return connection.transport.open_session(WINDOW, PACKET, timeout=patience)
-    except Exception as error:
-        text = f"{connection.target.label} lets us in, but runs no commands: {str(error) or type(error).__name__}"
-        raise errors.BootError(text, "bootstrap") from error
+        return ReachedHost(host, session, python, archive, deadline)
+    except BaseException:
+        session.abandon()
+        session.end(b"", 0.0)
+        session.close()
+        raise
 
 
 def _wait_until_dialed(bootstrap: Bootstrap, address: str | None) -> None:

@@ -14,9 +14,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import paramiko
-from paramiko.ssh_exception import ConfigParseError, CouldNotCanonicalize
-
 from dragonfly_executor.backends.ssh.hosts import SSHHost, port_number, user_name
 from dragonfly_executor.errors import BootError
 
@@ -90,6 +87,10 @@ class Config:
         Raises:
             BootError: the configuration cannot be understood; phase "resolve".
         """
+        # Not needed where ssh itself is the client.
+        import paramiko
+        from paramiko.ssh_exception import ConfigParseError, CouldNotCanonicalize
+
         user, port = host.user or user, host.port or port
         # In a configuration the first value counts. So placeholders that come after it are filled in with it as well.
         first = ["Host *", *([f"  User {user}"] if user else []), *([f"  Port {port}"] if port else [])]

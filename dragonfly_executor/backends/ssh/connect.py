@@ -293,7 +293,8 @@ class Connector:
             host_keys.verify(target.label, target.key_name, key.asbytes())
         except HostKeyError as error:
             if target.unsupported:
-                text = f"{error.args[0]} ({', '.join(target.unsupported)} is set for it, and is not followed here)"
+                names = ", ".join(target.unsupported)
+                text = f'{error.args[0]} ({names} is set for it, and counts with client="openssh" alone)'
                 raise HostKeyError(text, "host key") from error
             raise
         return key

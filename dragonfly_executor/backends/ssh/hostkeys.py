@@ -193,8 +193,9 @@ class HostKeys:
         if any(line.is_authority for line in lines):
             raise HostKeyError(
                 f"{host} shows the key {shown}. For {name!r}, known_hosts has only @cert-authority lines, and this "
-                "backend does not read certificates of hosts. Compare the fingerprint with the host's own (ssh-keygen "
-                "-l), then add the key itself to known_hosts (ssh-keyscan prints the line), or give host_key=",
+                'client does not read certificates of hosts: client="openssh" does. Or compare the fingerprint with '
+                "the host's own (ssh-keygen -l), then add the key itself to known_hosts (ssh-keyscan prints the line), "
+                "or give host_key=",
                 "host key",
             )
         raise HostKeyError(

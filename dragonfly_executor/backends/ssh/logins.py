@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dragonfly_executor.backends.ssh.deadline import Deadline
+from dragonfly_executor.errors import BootError
 
 FIRST_LIMIT = 10
 """Logins at once until the first refusal: from that number on an sshd with the default MaxStartups refuses some."""
@@ -17,6 +18,10 @@ FULL_TRIES = 12
 """The same if other logins of this program are under way there, or the server says that it is full."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 SAYS_FULL = (b"MaxStartups", b"Not allowed at this time")
+
+
+class BusyError(BootError):
+    """A server has refused a connection because of others: another try may succeed."""
 
 
 class LoginLimit:

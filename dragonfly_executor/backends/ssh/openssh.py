@@ -25,18 +25,24 @@ FEWEST_OWN_KEYS = 4
 """ssh prints its list of default keys where the configuration names none; no version of it had fewer."""
 
 
+NO_FILE = ["-F", "none"]
+"""Has ssh read no configuration."""
+
+
 class Resolver:
     """Finds out how to reach hosts. Each host is asked for once.
 
     Args:
         path: the configuration file; None for no file. One that is not there says nothing.
+        has_parser: whether the file is parsed if there is no ssh.
 
     Raises:
         OSError: the file is there and cannot be read.
     """
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, *, has_parser: bool = True) -> None:
         self._path = path
+        self._has_parser = has_parser
         self._parser = Config(path)
         self._found: dict[tuple[str, str | None, int | None], Target] = {}
         self._lock = threading.Lock()
@@ -65,7 +71,9 @@ class Resolver:
 
     def _ask(self, host: SSHHost, user: str | None, port: int | None, deadline: Deadline) -> Target:
         ssh = shutil.which("ssh")
-        where = self._options()
+        where = self.options()
+        if where is None and not self._has_parser:
+            where = NO_FILE
         if ssh is None or where is None:
             return self._parser.resolve(host, user, port)
         who = [*(["-l", user] if user else []), *(["-p", str(port)] if port else [])]
@@ -82,7 +90,7 @@ class Resolver:
         except (KeyError, ValueError) as error:
             raise BootError(f"{host}: what ssh -G printed cannot be understood: {error}", "resolve") from error
 
-    def _options(self) -> list[str] | None:
+    def options(self) -> list[str] | None:
         """Return the option that names the file; None if ssh has nothing to read."""
         if self._path is None:
             return None

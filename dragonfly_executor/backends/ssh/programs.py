@@ -33,7 +33,7 @@ class Program:
         OSError: the program cannot be started.
     """
 
-    def __init__(self, command: Sequence[str], stderr: IO[bytes] | None = None) -> None:
+    def __init__(self, command: Sequence[str], stderr: IO[bytes] | int | None = None) -> None:
         self.sock, theirs = socket.socketpair()
         with theirs:
             try:
@@ -83,6 +83,16 @@ class Program:
                 # Also when the program itself has ended: what it has started is in its group.
                 self._signal(signal.SIGKILL)
         return self._process.wait()
+
+    def status(self, patience: float) -> int | None:
+        """Return the exit code, negative for a signal; None if the program still runs after `patience` seconds."""
+        self._wait(patience)
+        if self._process.returncode is not None:
+            return self._process.returncode
+        found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
     def _wait(self, patience: float) -> None:
         """Wait until the program ends or is killed. It stays a zombie, so that its number stays its own."""

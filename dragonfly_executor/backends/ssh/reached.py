@@ -6,19 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import paramiko
-
 from dragonfly_executor import errors
 from dragonfly_executor.backends.ssh.bootstrap import Bootstrap
-from dragonfly_executor.backends.ssh.hostkeys import fingerprint
-from dragonfly_executor.backends.ssh.node import ChannelStream, SSHNode, StderrReader, describe, end
+from dragonfly_executor.backends.ssh.node import SSHNode, StderrReader, describe, end
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.ssh.archive import Archive
-    from dragonfly_executor.backends.ssh.connect import Connection
     from dragonfly_executor.backends.ssh.deadline import Deadline
     from dragonfly_executor.backends.ssh.hosts import SSHHost
     from dragonfly_executor.backends.ssh.places import Place
+    from dragonfly_executor.backends.ssh.session import Session
 
 SIGNALS = 128
 """What shells, and keepers, add to the number of the signal that ended somebody."""
@@ -33,7 +30,7 @@ class ReachedHost:
 
     Args:
         host: the host.
-        connection, channel: the session; they are this object's from now on.
+        session: a session there; it is this object's from now on.
         python: the interpreter that was asked for, or None.
         archive: what the host has to have.
         deadline: until when the host has to have answered.
@@ -42,27 +39,24 @@ class ReachedHost:
     def __init__(
         self,
         host: SSHHost,
-        connection: Connection,
-        channel: paramiko.Channel,
+        session: Session,
         python: str | None,
         archive: Archive,
         deadline: Deadline,
     ) -> None:
         self.host = host
-        self.connection = connection
-        self.channel = channel
+        self.session = session
         self.archive = archive
         self.last_word = b""
         self._deadline = deadline
-        self._stream = ChannelStream(channel, deadline)
-        self._stderr = StderrReader(channel, str(host))
-        self.bootstrap = Bootstrap(str(host), self._stream, python)
+        self._stderr = StderrReader(session.read_stderr, str(host))
+        self.bootstrap = Bootstrap(str(host), session.talk, python)
 
     def close(self) -> None:
         """End what runs there, and the connection. Twice is fine, never raises."""
         if self._deadline.is_over:
-            self.connection.cut()  # it would be waited for
-        end(self.connection, self.channel, self._stderr, self.last_word)
+            self.session.abandon()  # it would be waited for
+        end(self.session, self._stderr, self.last_word)
 
     @contextmanager
     def telling(self) -> Iterator[None]:
@@ -71,8 +65,13 @@ class ReachedHost:
             yield
         except BaseException as error:
             self.close()
-            if isinstance(error, errors.BootError):
-                error.output = describe(self.bootstrap.noise, self._stderr.tail()) or _exit_status(self.channel)
+            if not isinstance(error, errors.BootError):
+                raise
+            output = describe(self.bootstrap.noise, self._stderr.tail())
+            told = None if self._deadline.is_over or self.bootstrap.interpreter else self.session.explain(output)
+            if told is not None:
+                raise told from error
+            error.output = output or _exit_status(self.session)
             raise
 
     @contextmanager
@@ -100,12 +99,10 @@ class ReachedHost:
             place: hears when the runner is stopped, and when it is gone.
             address: where the runner has dialed back; None if it speaks on the session.
         """
-        self.connection.keep()
-        self._stream.no_deadline()
+        self.session.keep()
         node = SSHNode(
-            self.connection,
-            self.channel,
-            self._stream if address is None else None,
+            self.session,
+            self.session.stream() if address is None else None,
             self._stderr,
             noise=self.bootstrap.noise,
             slots=self.host.max_concurrency,
@@ -118,17 +115,16 @@ class ReachedHost:
 
     def _facts(self, address: str | None) -> Mapping[str, str]:
         """What was found out on the way, by phase."""
-        target, key, shipped = self.connection.target, self.connection.key, self.bootstrap.shipped
+        shipped = self.bootstrap.shipped
         return {
-            "resolve": f"{target.address}, port {target.port}",
-            "host key": "" if key is None else f"{key.get_name()} {fingerprint(key.asbytes())}",
-            "auth": f"as {target.user}",
+            **self.session.facts(),
             "python": self.bootstrap.interpreter,
             "bootstrap": f"sent {shipped} bytes" if shipped else "what a runner needs was there",
             **({"handshake": f"over a connection of its own, to {address}"} if address else {}),
         }
 
 
-def _exit_status(channel: paramiko.Channel) -> str:
+def _exit_status(session: Session) -> str:
     """What there is to tell of a command that printed nothing, because it was killed."""
-    return f"the command ended with exit status {channel.exit_status}" if channel.exit_status > SIGNALS else ""
+    status = session.exit_status(0.0)
+    return "" if status is None or status <= SIGNALS else f"the command ended with exit status {status}"
