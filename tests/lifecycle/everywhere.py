@@ -12,6 +12,8 @@ from typing import Any
 import dragonfly_executor
 
 PACKAGE = str(Path(dragonfly_executor.__file__).parent)
+PICKLING = (str(Path(PACKAGE, "payload")), str(Path(PACKAGE, "stdlib_json")))
+"""It takes thousands of steps, and hands nothing over."""
 Trace = Callable[[FrameType, str, Any], Any]
 
 
@@ -24,7 +26,7 @@ class Interrupt:
     Args:
         step: before which one it comes; 0 is the first.
         each_opcode: what counts as a step.
-        files: whose steps count.
+        files: whose steps count; those of `PICKLING` only if they are named.
 
     Attributes:
         where: it came; "" if there are not so many steps.
@@ -59,11 +61,14 @@ class Interrupt:
         code = frame.f_code
         counts = self._known.get(code)
         if counts is None:
-            counts = self._known[code] = code.co_filename.startswith(self._files)
+            counts = self._known[code] = self._counts(code.co_filename)
         if not counts:
             return None
         frame.f_trace_opcodes = self._each_opcode
         return self._take_step(frame, event, argument)
+
+    def _counts(self, file: str) -> bool:
+        return file in self._files or (file.startswith(self._files) and not file.startswith(PICKLING))
 
     def _take_step(self, frame: FrameType, event: str, argument: object) -> Trace:
         if event != "exception":
