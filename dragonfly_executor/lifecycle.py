@@ -24,7 +24,9 @@ def leave(engine: Engine, *, interrupted: bool, reason: str = "cannot schedule n
     """
     try:
         if interrupted:
-            for future in engine.ask(lambda machine: [call.token for call in machine.unsettled()]):
+            # The futures are read here: there may be a million of them, and the engine has other things to do.
+            for call in engine.ask(lambda machine: machine.unsettled()):
+                future = call.token
                 if isinstance(future, Future) and future not in engine.unlinked:
                     future.cancel()
         engine.shut_down(events.ShutdownMode.DRAIN, reason)
