@@ -84,6 +84,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._thread_id = 0
         self._timer: Timer | None = None
+        self._turn_is_due = False
         self._loop: Loop
         self._callbacks: Crew
         self._runners: Runners
@@ -162,8 +163,9 @@ class Engine:
 
     def cancel_all(self, *, but: Container[Any]) -> None:
         """Cancel every call that is not done, except those whose futures are in `but`."""
-        futures = self.ask(lambda machine: [call.token for call in machine.unsettled()])
-        for future in futures:
+        # The tokens are read here: there may be a million of them, and the engine has other things to do.
+        for call in self.ask(lambda machine: machine.unsettled()):
+            future = call.token
             if isinstance(future, Future) and future not in but:
                 future.cancel()
 
@@ -286,7 +288,7 @@ class Engine:
                     settled = action
                 else:
                     do[type(action)](action)
-            self._arm_timer()
+            self._arm_timer(now)
             # One call at a time is somebody who waits for each. With more of them this thread would take processors
             # from the slots, and the interpreter from the callers.
             self._loop.expects_news = self._may_linger and self._machine.in_flight == 1
@@ -300,14 +302,24 @@ class Engine:
                     self._untold += [call for call, _ in action.outcomes]
             raise
 
-    def _arm_timer(self) -> None:
+    def _arm_timer(self, now: float) -> None:
         """See to it that the core is called when it wants to be. A timer that rings early only costs a tick."""
         deadline = self._machine.deadline()
         if deadline is None or (self._timer is not None and self._timer.when <= deadline):
             return
+        if deadline <= now:
+            # It was too much for one event. Links and heartbeats come first: a timer might be due in this very pass.
+            if not self._turn_is_due:
+                self._turn_is_due = True
+                self._loop.call_soon(self._take_turn)
+            return
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _take_turn(self) -> None:
+        self._turn_is_due = False
+        self.handle(events.Tick())
 
     def _tick(self) -> None:
         self._timer = None

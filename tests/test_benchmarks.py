@@ -53,3 +53,14 @@ def test_what_cannot_be_measured_is_said_and_fails_only_a_check(tmp_path: Path) 
     command += ["--executors", BASELINE, "--measures", "import_time"]
     assert "not measured" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert subprocess.run([*command, "--check"], cwd=ROOT, capture_output=True, check=False).returncode == 1
+
+
+def test_the_core_is_measured_over_runners_and_queued_calls() -> None:
+    """That all scenarios can be played; how long anything takes here says nothing."""
+    command = [sys.executable, "-m", "benchmarks.core", "--rounds", "1", "--sizes", "1x100", "3x200", "--bursts", "20"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=50)
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[-3:] == ["1x100", "3x200", "ratio"]
+    for kind in ("result, next call sent", "runner up, calls sent", "stats, ms", "all calls cancelled"):
+        assert any(line.startswith(kind) for line in lines)
+    assert lines[-1].startswith("burst of 20 boots: ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from dragonfly_executor.core.ledger import Call
+from dragonfly_executor.core.calls import Call
 from dragonfly_executor.core.record import Record
 
 TYPE_CHECKING = False  # typing is slow to import

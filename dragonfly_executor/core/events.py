@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from enum import IntEnum
 
-from dragonfly_executor.core.ledger import Call
+from dragonfly_executor.core.calls import Call
 from dragonfly_executor.core.record import Record
 
 TYPE_CHECKING = False  # typing is slow to import

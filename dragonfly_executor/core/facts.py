@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from dragonfly_executor.core import events, verdicts
 from dragonfly_executor.core.actions import Stop
+from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.events import ShutdownMode
-from dragonfly_executor.core.ledger import Call, CallState
 from dragonfly_executor.core.roster import Runner, RunnerState
 from dragonfly_executor.core.state import PoolState
 
@@ -64,13 +64,14 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
             continue
         del in_flight[call_id]
         seconds += cost
-        if call.state is over:
+        state = call.state
+        if state is over:
             continue
         if retryable and pool.may_retry(call, now):
             pool.retry(call, now)
             continue
         # What Ledger.settle does for a call that is in no queue, written out: this is the hot loop.
-        if call.state is began:
+        if state is began:
             ended += 1
         call.state = over
         del calls[call_id]
@@ -226,17 +227,17 @@ def _shutdown_requested(pool: PoolState, event: events.ShutdownRequested, _now: 
     if event.mode is ShutdownMode.CANCEL_QUEUED:
         pool.cancel_waiting(pool.slots_coming)
     if event.mode is ShutdownMode.KILL:
+        is_running = len(pool.ledger.calls) > pool.ledger.waiting
         pool.cancel_waiting()
-        running = list(pool.ledger.calls.values())
-        if running:
-            pool.fail(running, verdicts.terminated())
+        if is_running:
+            pool.fail_all(verdicts.terminated())
         pool.stop_all("killed")
 
 
 def _pool_broke(pool: PoolState, event: events.PoolBroke, _now: float) -> None:
     if pool.broken is None:
         pool.broken = event.error
-        pool.fail(list(pool.ledger.calls.values()), event.error)
+        pool.fail_all(event.error)
         pool.stop_all("broken")
 
 

@@ -7,9 +7,9 @@ burst of calls need no code of their own.
 from __future__ import annotations
 
 from dragonfly_executor.core.actions import Action, Settle
-from dragonfly_executor.core.events import Event
+from dragonfly_executor.core.calls import Call
+from dragonfly_executor.core.events import Event, Tick
 from dragonfly_executor.core.facts import RECORD
-from dragonfly_executor.core.ledger import Call
 from dragonfly_executor.core.reconcile import idle_deadline, reconcile
 from dragonfly_executor.core.roster import RunnerState
 from dragonfly_executor.core.state import PoolLimits, PoolState
@@ -44,21 +44,33 @@ class Machine:
         """
         self._now = now = max(now, self._now)
         pool = self.pool
+        # What is too much for one event is done in slices, one each time the driver comes back for it. Many events may
+        # come before that, and each must stay short.
+        in_turn = not pool.is_behind or type(event) is Tick
         RECORD[type(event)](pool, event, now)
-        reconcile(pool, now)
+        reconcile(pool, now, in_turn=in_turn)
         actions = pool.actions
         pool.actions = []
         return actions
 
     def deadline(self) -> float | None:
-        """When `handle` is to be called next if nothing happens before, in monotonic seconds; None = never."""
+        """When `handle` is to be called next if nothing happens before, in monotonic seconds; None = never.
+
+        The time of the last event means at once: more is to be done than one event should do. It goes on with a Tick.
+        """
         pool = self.pool
-        deadline = pool.ledger.deadline()
-        meter = pool.meter
-        cap = None if meter.exhausted else meter.until
-        for when in (pool.back_off.until, idle_deadline(pool), cap):
-            if when is not None and (deadline is None or when < deadline):
-                deadline = when
+        if pool.is_behind:
+            return self._now
+        deadline, meter = pool.ledger.deadline(), pool.meter
+        when = pool.back_off.until
+        if when is not None and (deadline is None or when < deadline):
+            deadline = when
+        when = idle_deadline(pool) if pool.roster.idle else None
+        if when is not None and (deadline is None or when < deadline):
+            deadline = when
+        when = meter.until
+        if when is not None and not meter.exhausted and (deadline is None or when < deadline):
+            deadline = when
         return deadline
 
     def find(self, call_id: int) -> Call | None:

@@ -9,17 +9,19 @@ from dragonfly_executor.core.scaling import boots_for, boots_needed
 from dragonfly_executor.core.state import PoolState
 
 
-def reconcile(pool: PoolState, now: float) -> None:
-    """Caps and budgets that ended, retries that are due, bounds, calls for runners, boots, stops: in this order."""
+def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
+    """Caps and budgets that ended, retries that are due, bounds, calls for runners, boots, stops: in this order.
+
+    With `in_turn`, up to `PoolLimits.at_once` calls are settled of those that time or another event ends.
+    """
     ledger, roster = pool.ledger, pool.roster
     if pool.meter.is_capped and pool.meter.check(now):
         spend_no_more(pool, now)
-    if ledger.may_be_due(now):
-        expire(pool, now)
-        ledger.release(now)
+    # While calls are left whose time is over none is sent, and nothing boots: it might be for one of those.
+    is_late = (ledger.may_be_due(now) and expire(pool, now)) if in_turn else ledger.is_late(now)
     if roster.retiring or roster.up + len(roster.booting) > pool.max:
         fit(pool)
-    if ledger.queued:
+    if ledger.queue.queued and not is_late:
         assign(pool)
         if pool.mode is ShutdownMode.CANCEL_QUEUED and ledger.queued and not roster.booting:
             # What was to take them did not come.
@@ -27,12 +29,14 @@ def reconcile(pool: PoolState, now: float) -> None:
     if pool.boots.all_hang and ledger.queued and not roster.up and pool.starts_calls and not pool.back_off.holds(now):
         # Each boot was given up, and the backend came back from none of them: no boot can begin.
         pool.give_up_booting(verdicts.all_boots_hang(len(pool.boots.hung), pool.last_boot_error))
+    if pool.backlog.entries and in_turn:
+        pool.backlog.work(pool.limits.at_once)
     if ledger.settled:
         pool.actions.append(Settle(ledger.settled))
         ledger.settled = []
     # `min` is the most that is ever kept. Where nothing waits either, no numbers need looking at.
-    if (
-        ledger.queued
+    if not is_late and (
+        ledger.queue.queued
         or roster.in_flight > roster.slots
         or roster.up + len(roster.booting) < pool.min
         or pool.back_off.until is not None
@@ -44,17 +48,24 @@ def reconcile(pool: PoolState, now: float) -> None:
         if roster.up < up:
             # With others gone a runner need not retire any more, and max_workers may not keep slots free.
             fit(pool)
-            if ledger.queued:
+            if ledger.queued and not is_late:
                 assign(pool)
+    if is_late or pool.backlog.entries or ledger.queue.delayed:
+        pool.is_behind = is_late or len(pool.backlog.entries) > 0 or ledger.queue.is_due(now)
+    else:
+        pool.is_behind = False
     if pool.actions:
         ledger.sweep()
 
 
-def expire(pool: PoolState, now: float) -> None:
-    """Settle the calls that have used a budget up."""
-    for call in pool.ledger.expired(now):
+def expire(pool: PoolState, now: float) -> bool:
+    """Settle calls that have used a budget up, and queue retries that are due. Whether there are more of the former."""
+    ledger, at_once = pool.ledger, pool.limits.at_once
+    for call in ledger.expired(now, at_once):
         pool.tally.timed_out += 1
         pool.end(call, verdicts.budget_ended(call, now))
+    ledger.queue.release(now, at_once)
+    return ledger.is_late(now)
 
 
 def spend_no_more(pool: PoolState, now: float) -> None:
@@ -67,10 +78,7 @@ def spend_no_more(pool: PoolState, now: float) -> None:
             pool.has_told_of_budget = True
             fate = "calls that run go on, and no others begin"
             pool.actions.append(Warn(f"{used}; {fate}; raise budget= in a new pool"))
-        # Each its own: one error that is raised for many calls would collect the tracebacks of them all.
-        waiting = ledger.waiting()
-        for call, error in zip(waiting, verdicts.over_budget(waiting, pool.meter, now, used), strict=True):
-            pool.fail((call,), error)
+        pool.fail_waiting(verdicts.over_budget(pool.meter, now, used))
     pool.abort_boots(len(roster.booting), "budget")
     pool.stop_unused("budget")
 

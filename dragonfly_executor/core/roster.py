@@ -9,8 +9,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
-from dragonfly_executor.core.ledger import SLACK, Call, CallState
+from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.lightest import Lightest
+from dragonfly_executor.core.queues import SLACK
 from dragonfly_executor.core.runner import UP, Runner, RunnerState
 from dragonfly_executor.core.scaling import cost_after, cost_of_stuck, prefetch
 
@@ -23,6 +24,9 @@ __all__ = ["Roster", "Row", "Runner", "RunnerState"]
 Room: TypeAlias = list[tuple[int, int]]
 Row: TypeAlias = tuple[int, RunnerState, int, int, int]
 """What is told of a runner: id, state, slots, calls in flight, calls that ended there."""
+
+TRIPS: Final = 4
+"""Round trips, of those measured last, of which the least counts."""
 
 
 class Roster:
@@ -177,12 +181,14 @@ class Roster:
     def _count(self, runner: Runner, before: int) -> None:
         load, slots = len(runner.in_flight), runner.slots
         self.in_flight += load - before
-        self.busy += min(slots, load) - min(slots, before)
+        # `min` takes longer than this, and each result comes through here.
+        self.busy += (load if load < slots else slots) - (before if before < slots else slots)  # noqa: FURB136
         self._changed(runner)
 
     def _changed(self, runner: Runner) -> None:
-        self.note(runner)
-        self._lightest.changed(runner)
+        self.rows[runner.id] = runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done
+        if self._lightest.is_kept:
+            self._lightest.changed(runner)
         self._list(runner)
 
     def _list(self, runner: Runner) -> None:
@@ -217,7 +223,9 @@ class Roster:
 
     def answered_in(self, runner: Runner, seconds: float) -> None:
         """A round trip to it took so many seconds."""
-        runner.round_trip = seconds
+        # The least: one ping that was held up on its way says nothing of the way, and would send seconds of work ahead.
+        runner.trips = (*runner.trips[1 - TRIPS :], seconds)
+        runner.round_trip = min(runner.trips)
         self._list(runner)
 
     # -- a smaller pool ------------------------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 
 from dragonfly_executor.core import verdicts
 from dragonfly_executor.core.actions import CANCELLED, Action, Boot, Kill, Stop
+from dragonfly_executor.core.backlog import Backlog
+from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.events import Ref, ShutdownMode
-from dragonfly_executor.core.ledger import Call, CallState, Ledger
+from dragonfly_executor.core.ledger import Ledger
 from dragonfly_executor.core.meter import Caps, Meter
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.core.roster import Roster, Runner, RunnerState
@@ -49,13 +51,15 @@ class PoolLimits(Record):
         single_use: a runner takes one call and goes.
         max_boot_failures: failed boots in a row, with no runner up, after which waiting calls fail.
         max_concurrent_boots: boots that the backend can run at once.
+        at_once: calls that one event settles at most, of those that it does not name. Of more that a shutdown, a broken
+            pool, a budget or the time ends, the rest follows with the next ticks, for which the machine asks at once.
         shutdown_grace: seconds that a runner may take to go.
         caps: the most that all runners together may use.
     """
 
     __slots__ = __match_args__ = (
         "min", "max", "max_workers", "slots_hint", "idle_after", "min_idle_after", "idle_check", "single_use",
-        "max_boot_failures", "max_concurrent_boots", "shutdown_grace", "caps",
+        "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace", "caps",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +75,7 @@ class PoolLimits(Record):
         single_use: bool = False,
         max_boot_failures: int = 3,
         max_concurrent_boots: int = 100,
+        at_once: int = 1000,
         shutdown_grace: float = 30.0,
         caps: Caps | None = None,
     ) -> None:
@@ -84,6 +89,7 @@ class PoolLimits(Record):
         self.single_use = single_use
         self.max_boot_failures = max_boot_failures
         self.max_concurrent_boots = max_concurrent_boots
+        self.at_once = at_once
         self.shutdown_grace = shutdown_grace
         self.caps = caps or Caps()
 
@@ -98,6 +104,8 @@ class PoolState:
     Attributes:
         limits: as they were given. min, max: as they are now.
         ledger, roster: its calls and its runners.
+        backlog: the calls whose end is decided, and that are still to be settled.
+        is_behind: whether the last event left something to be done at once: a backlog, budgets or delays that ended.
         back_off: the pause after failed boots.
         boots: the places of those that the backend can run at once.
         meter: what runners have used.
@@ -116,6 +124,8 @@ class PoolState:
         self.max = limits.max
         self.ledger: Final = Ledger()
         self.roster: Final = Roster(single_use=limits.single_use)
+        self.backlog: Final = Backlog()
+        self.is_behind = False
         self.back_off: Final = BackOff()
         self.boots: Final = BootPlaces(limits.max_concurrent_boots)
         self.meter: Final = Meter(limits.caps)
@@ -187,7 +197,10 @@ class PoolState:
     def end(self, call: Call, outcome: object) -> None:
         """Settle a call wherever it is. On a runner it keeps its place until it has left its slot."""
         if call.runner is not None:
-            self.actions.append(Kill(call.runner, call))
+            runner = self.roster.runners.get(call.runner)
+            # If all was given up the runner was stopped, and has no calls.
+            if runner is not None and call.id in runner.in_flight:
+                self.actions.append(Kill(call.runner, call))
         self.ledger.settle(call, outcome)
 
     def cancel(self, calls: Iterable[Call]) -> None:
@@ -198,11 +211,15 @@ class PoolState:
 
     def cancel_waiting(self, spare: int = 0) -> None:
         """Give up the calls that wait, but for the first so many of the queue."""
-        for call in self.ledger.waiting():
-            if spare and call.state is CallState.QUEUED:
-                spare -= 1
-            else:
-                self.cancel((call,))
+        self.backlog.add(self.ledger.give_up_waiting(spare), lambda call: self.cancel((call,)))
+
+    def fail_waiting(self, error_of: Callable[[Call], Exception]) -> None:
+        """Settle the calls that wait with the error that the function makes for each."""
+        self.backlog.add(self.ledger.give_up_waiting(), lambda call: self.fail((call,), error_of(call)))
+
+    def fail_all(self, error: Exception) -> None:
+        """Settle all calls, wherever they are, with an error. The runners are to be stopped."""
+        self.backlog.add(self.ledger.give_up_all(), lambda call: self.fail((call,), error))
 
     def fail(self, calls: Iterable[Call], error: Exception) -> None:
         """Settle calls with the error of what would have carried them."""
@@ -343,6 +360,6 @@ class PoolState:
     def give_up_booting(self, why: Exception) -> None:
         """Fail what waits: no boot can help it now. Later calls try again."""
         failures = self.back_off.gave_up()
-        waiting = self.ledger.waiting()
-        if waiting:
-            self.fail(waiting, verdicts.no_runner(why, failures))
+        if self.ledger.queued or self.ledger.delayed:
+            error = verdicts.no_runner(why, failures)
+            self.fail_waiting(lambda _call: error)

@@ -51,7 +51,8 @@ class PoolStats(_HasLater):
             are up and have no call.
         runners: each of them. These records are made when they are first looked at, in the thread that looks.
         slots_busy, slots_free: slots of runners that are up.
-        calls_queued: wait for a slot. calls_delayed: wait for the end of a retry's delay.
+        calls_queued: wait for a slot, or did so until they were given up, and are about to be settled.
+        calls_delayed: wait for the end of a retry's delay.
         calls_sent: are on runners, started or not; those that slots have begun are calls_running.
         calls_done: ended with an answer from a runner, be it a value or an error of their own.
         calls_failed: ended because of what carries them: a lost runner, a failed boot, a broken pool.

@@ -24,9 +24,9 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
         runners=Later(lambda: tuple(_runner(row, meter, now) for row in rows)),  # type: ignore[arg-type]
         slots_busy=roster.busy,
         slots_free=roster.slots - roster.busy,
-        calls_queued=ledger.queued,
+        calls_queued=ledger.waiting - ledger.delayed,
         calls_delayed=ledger.delayed,
-        calls_sent=len(ledger.calls) - ledger.queued - ledger.delayed,
+        calls_sent=len(ledger.calls) - ledger.waiting,
         calls_running=ledger.started,
         calls_done=tally.done,
         calls_failed=tally.failed,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 
 from dragonfly_executor import errors
-from dragonfly_executor.core.ledger import Call, CallState
+from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.meter import Meter
 
 
@@ -74,17 +74,21 @@ def used_up(meter: Meter, now: float) -> str:
     return f"the pool's budget of {' and '.join(limits)} is used up: its runners have used {used}"
 
 
-def over_budget(calls: Iterable[Call], meter: Meter, now: float, used: str) -> Iterator[errors.BudgetExceeded]:
-    """Calls wait, and the budget is used up: an error for each. `used`: what `used_up` said of that."""
+def over_budget(meter: Meter, now: float, used: str) -> Callable[[Call], errors.BudgetExceeded]:
+    """Calls wait, and the budget is used up: what makes the error of each. `used`: what `used_up` said of that."""
     seconds, cost, exceeded = meter.seconds(now), meter.cost(now), errors.BudgetExceeded
     advice = "raise budget= in a new pool"
     fresh = f"{used}; the call was not started; {advice}"
-    for call in calls:
+
+    def error_of(call: Call) -> errors.BudgetExceeded:
+        """Each its own: one error that is raised for many calls would collect the tracebacks of them all."""
         # One that waits to be tried again was lost, or raised what `retry_on` names. It must not be taken for fresh.
         text = fresh
         if call.attempt > 1:
             text = f"{used}; the call may have run before; its attempt {call.attempt} was not begun; {advice}"
-        yield exceeded(text, seconds, cost)
+        return exceeded(text, seconds, cost)
+
+    return error_of
 
 
 def _figure(value: float) -> str:

@@ -23,6 +23,8 @@ LINGER = 0.0003
 On a virtual machine it takes 30 to 50 us until a processor that has gone idle runs the thread that was woken, and all
 caches are cold then. The round trip of a call that costs nothing was mostly that.
 """
+PASS = 1000
+"""Calls from other threads that one pass runs at most."""
 SLACK = 64
 """How many timers there may be before sweeping is worth looking at."""
 LONGEST_WAIT = 24 * 3600.0
@@ -158,8 +160,9 @@ class Loop:
                     writer()
             if self._timers:
                 self._run_due_timers()
-            # Only what is there now: a callback that adds another must not starve the descriptors.
-            for _ in range(len(from_threads)):
+            # Only what is there now: a callback that adds another must not starve the descriptors. And no more than so
+            # many: threads that add them faster than they are run would make each pass longer than the one before.
+            for _ in range(min(len(from_threads), PASS)):
                 from_threads.popleft()()
             for _ in range(len(soon)):
                 soon.popleft()()

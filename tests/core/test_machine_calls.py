@@ -63,6 +63,19 @@ def test_a_far_runner_gets_calls_ahead_to_cover_the_round_trip() -> None:
     assert story.tell(events.RoundTrip(1, 0.030)) == [f"send {i}.1 to 1" for i in range(5, 11)]
 
 
+def test_one_ping_that_was_held_up_sends_no_seconds_of_work_ahead() -> None:
+    """The least of the last four counts, so that a way which has become longer counts soon, too."""
+    story = Story().up(1)
+    story.submit_calls(1)
+    story.results(1, 3, cost=0.010)
+    story.tell(events.RoundTrip(1, 0.002))
+    story.submit_calls(50)
+    for _ in range(3):
+        assert story.tell(events.RoundTrip(1, 5.0)) == []
+    story.tell(events.RoundTrip(1, 0.1))
+    assert len(story.nodes[1].flying) == 1 + 20
+
+
 def test_calls_that_were_stuck_come_back_to_the_front_and_cost_nothing() -> None:
     story = Story().up(1)
     story.submit_calls(4)
@@ -405,11 +418,11 @@ def test_nothing_that_is_over_is_kept(limits: CallLimits) -> None:
     story = Story()
     story.submit_calls(300, limits)
     story.tell(events.CancelRequested(range(1, 300)))
-    assert len(story.machine.pool.ledger._fresh) <= 66
+    assert len(story.machine.pool.ledger.queue._fresh) <= 66
     story.boots(1, 1)
     assert story.results(1, 300) == ["300 = result of 300.1"]
     ledger = story.machine.pool.ledger
-    assert len(ledger._fresh) + len(ledger._alarms) <= 128
+    assert len(ledger.queue._fresh) + ledger.alarms.count <= 128
     assert not ledger.calls
 
 
@@ -419,7 +432,7 @@ def test_retries_that_are_over_are_not_kept() -> None:
     story.results(1, *story.nodes[1].flying, retryable=True)
     assert story.stats.calls_delayed == 200
     story.tell(events.CancelRequested(list(story.accounts)))
-    assert len(story.machine.pool.ledger._retries) <= 64
+    assert len(story.machine.pool.ledger.queue.delays) <= 64
 
 
 def test_the_order_of_runners_keeps_no_more_than_a_few_entries_each() -> None:

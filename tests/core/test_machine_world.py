@@ -57,6 +57,7 @@ POOLS = st.builds(
     single_use=st.sampled_from([False, False, False, True]),
     max_boot_failures=st.integers(1, 3),
     max_concurrent_boots=st.sampled_from([100, 100, 1, 2]),
+    at_once=st.sampled_from([1000, 1000, 1, 3]),
     caps=st.sampled_from(CAPS),
 )
 SMALL = st.integers(0, 7)
@@ -263,7 +264,7 @@ class MachineAndWorld(RuleBasedStateMachine):
     def the_deadline_comes(self) -> None:
         deadline = self.world.machine.deadline()
         if deadline is not None:
-            self.world.now = deadline
+            self.world.now = max(self.world.now, deadline)
             self.world.feed(events.Tick())
 
     @rule(low=st.integers(0, 3), high=st.integers(1, 4), rare=SMALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil, fsum
 
 from dragonfly_executor.core.events import ShutdownMode
-from dragonfly_executor.core.ledger import CallState
+from dragonfly_executor.core.ledger import Call, CallState
 from dragonfly_executor.core.machine import Machine
 from dragonfly_executor.core.roster import Runner, RunnerState
 from dragonfly_executor.core.state import PoolState
@@ -68,30 +68,41 @@ def check_meter(pool: PoolState) -> None:
 
 def check_places(pool: PoolState) -> None:
     """Invariant 2: every unsettled call is in exactly one place."""
-    ledger = pool.ledger
-    queued = [call for call in ledger._fresh if call.state is CallState.QUEUED]
-    queued += [call for _, call in ledger._again if call.state is CallState.QUEUED]
-    delayed = [call_id for _, call_id in ledger._retries if call_id in ledger.calls]
+    ledger, queue = pool.ledger, pool.ledger.queue
+    queued = [call for call in queue._fresh if call.state is CallState.QUEUED]
+    queued += [call for _, call in queue._again if call.state is CallState.QUEUED]
+    delayed = [call_id for _, call_id in queue.delays if call_id in ledger.calls]
     flying = [
         call.id
         for runner in pool.roster.runners.values()
         for call in runner.in_flight.values()
         if call.state is not CallState.SETTLED
     ]
-    places = sorted([*(call.id for call in queued), *delayed, *flying])
+    given_up = [call.id for call in ledger.calls.values() if is_given_up(pool, call)]
+    places = sorted([*(call.id for call in queued), *delayed, *flying, *given_up])
     assert places == sorted(ledger.calls), "a call is in no place, or in two"
+    assert not given_up or pool.backlog.entries, "a call was given up, and nothing settles it"
     assert (ledger.queued, ledger.delayed) == (len(queued), len(delayed))
+    assert ledger.waiting == sum(call.state <= CallState.DELAYED for call in ledger.calls.values())
     for call_id, call in ledger.calls.items():
         assert call.id == call_id
-        if call.state in (CallState.SENT, CallState.STARTED):
+        if call.state <= CallState.DELAYED:
+            assert call.runner is None
+        elif call_id not in given_up:
             assert call.runner is not None
             assert pool.roster.runners[call.runner].in_flight[call_id] is call
-        else:
-            assert call.runner is None
-    assert len(ledger._fresh) + len(ledger._again) <= 2 * ledger.queued + 64
-    assert len(ledger._retries) <= 2 * ledger.delayed + 64
-    assert len(ledger._alarms) <= 2 * len(ledger.calls) + 64
+    assert len(queue._fresh) + len(queue._again) <= 2 * ledger.queued + 64
+    assert len(queue.delays) <= 2 * ledger.delayed + 64
+    assert ledger.alarms.count <= 2 * len(ledger.calls) + 64
     assert ledger.settled == []
+
+
+def is_given_up(pool: PoolState, call: Call) -> bool:
+    """Whether the end of an unsettled call is decided already."""
+    if call.state <= CallState.DELAYED:
+        return call.queue is not pool.ledger.queue
+    runner = pool.roster.runners.get(call.runner or 0)
+    return runner is None or call.id not in runner.in_flight
 
 
 def check_boots(pool: PoolState) -> None:
@@ -128,6 +139,8 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
         assert not ledger.delayed
         return
     binds = workers is not None and roster.slots > workers
+    if ledger.is_late(now):
+        return  # its time may be over
     if ledger.queued and not (binds and roster.in_flight >= (workers or 0)):
         for runner in in_state(pool, RunnerState.UP):
             assert runner.retiring or len(runner.in_flight) >= runner.slots, f"calls wait, and {runner} has room"
@@ -144,7 +157,6 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
         or (pool.boots.free <= 0 and (roster.up or not pool.boots.all_hang))
         or (workers is not None and roster.slots + len(roster.booting) * pool.slots_hint >= workers)
     ), f"{waiting} calls wait for nothing"
-    assert all(due > now for due, call_id in ledger._retries if call_id in ledger.calls)
 
 
 def check_min(pool: PoolState, now: float) -> None:
@@ -158,6 +170,8 @@ def check_min(pool: PoolState, now: float) -> None:
         return
     if pool.limits.min_idle_after is None:
         assert pool.resting == 0
+    if pool.ledger.is_late(now):
+        return
     if pool.mode is None and pool.broken is None:
         kept = roster.up + len(roster.booting) >= pool.min - pool.resting
         paused = pool.back_off.until is not None and pool.back_off.until > now
@@ -167,7 +181,13 @@ def check_min(pool: PoolState, now: float) -> None:
 
 def check_deadline(machine: Machine, now: float) -> None:
     """What is due has been done, and what will be due has been asked for."""
-    deadline = machine.deadline()
+    deadline, pool = machine.deadline(), machine.pool
+    ledger = pool.ledger
+    due = [call_id for due, call_id in ledger.queue.delays if call_id in ledger.calls and due <= now]
+    if pool.backlog.entries or ledger.is_late(now) or due:
+        assert pool.is_behind
+        assert deadline == now, "something is left to be done, and the machine does not ask for it"
+        return
     assert deadline is None or deadline > now
     ends = [call.deadline for call in machine.unsettled() if call.deadline is not None]
     assert all(end > now for end in ends)

@@ -18,7 +18,7 @@ from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.ledger import Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.stats import PoolStats
-from tests.core.validate import boots_are_needed, validate
+from tests.core.validate import boots_are_needed, is_given_up, validate
 
 Ref = tuple[int, int]
 
@@ -40,6 +40,17 @@ class Node:
     since: float | None = None
     """When its node was asked for; None before."""
     price: float | None = None
+
+
+@dataclass(frozen=True)
+class Hope:
+    """What there was to hope for when a call was given up that no runner had."""
+
+    is_over: bool
+    why: Exception | None
+    all_boots_hang: bool
+    is_up: bool
+    """Whether a runner was up, and stays."""
 
 
 @dataclass
@@ -86,6 +97,8 @@ class World:
         """The error that ended it, where the event has one."""
         self.spared: set[int] = set()
         """Calls that may still be sent after a shutdown that cancels what waits: those that a boot will take."""
+        self.given_up: dict[int, Hope] = {}
+        """Calls whose end is decided, and that are settled at one of the next events."""
         self.flown: list[tuple[int, int, int]] = []
         """Every sending there was: runner, call, attempt."""
         self.last_event: events.Event = events.Tick()
@@ -132,9 +145,25 @@ class World:
         if any(isinstance(action, actions.Boot) for action in result):
             assert boots_are_needed(self.machine.pool)
         validate(self.machine, self.now)
+        self._give_up()
         self._check_accounts()
         self.sound = True
         return result
+
+    def _give_up(self) -> None:
+        """Keep a list of what was too much for one event. What is on it stays on it until it is settled."""
+        calls = [account.call for account in self.accounts.values() if not account.outcomes]
+        now, pool = self._hope(), self.machine.pool
+        before, self.given_up = self.given_up, {}
+        for call in calls:
+            if is_given_up(pool, call):
+                self.given_up[call.id] = before.get(call.id, now)
+            else:
+                assert call.id not in before, "a call that was given up is not any more"
+
+    def _hope(self) -> Hope:
+        is_up = any(node.up and not node.stopped and not node.leaving for node in self.nodes.values())
+        return Hope(self.gives_up, self.why, self.all_boots_hang, is_up)
 
     def _lightest(self) -> list[int]:
         """The runners that may be told to retire, in the order in which they are to be."""
@@ -156,7 +185,8 @@ class World:
     def _spare(self) -> None:
         booting = sum(not node.up and not node.stopped for node in self.nodes.values())
         flying = {call_id for node in self.nodes.values() for call_id in node.flying}
-        self.spared = {i for i, account in self.accounts.items() if not account.outcomes} - flying
+        left = {i for i, account in self.accounts.items() if not account.outcomes}
+        self.spared = {i for i in left - flying if not is_given_up(self.machine.pool, self.accounts[i].call)}
         if self.mode is ShutdownMode.CANCEL_QUEUED:
             assert len(self.spared) <= booting * self.machine.pool.slots_hint, "calls wait, and no boot will take them"
 
@@ -318,6 +348,8 @@ class World:
                 self.spared.remove(call.id)
             account = self.accounts[call.id]
             assert not account.outcomes, "a settled call is sent"
+            assert call.id not in self.given_up, "a call is sent that was given up"
+            assert call.deadline is None or call.deadline > self.now, "a call is sent whose time is over"
             assert all(call.id not in other.flying for other in self.nodes.values()), "a call is on two runners"
             assert call.attempt not in account.attempts_begun, "an attempt that may have run is sent again"
             assert call.attempt <= 1 + call.limits.retries
@@ -339,7 +371,7 @@ class World:
         """Calls leave the queue in the order in which they came."""
         sent = {call_id for node in self.nodes.values() for call_id in node.flying} - sent_before
         ledger = self.machine.pool.ledger
-        queued = [call.id for call in ledger.calls.values() if call.state == 0]
+        queued = [call.id for call in ledger.calls.values() if call.state == 0 and call.queue is ledger.queue]
         if sent and queued:
             assert max(sent) < min(queued), "a call was overtaken"
 
@@ -375,13 +407,13 @@ class World:
                 # Nonsense, but survived: the boot failed of a runner that was up already, and had the call.
                 was_up = isinstance(self.last_event, events.BootFailed) and call.attempt in account.attempts_begun
                 assert was_up or not flying
-                staying = [node for node in self.nodes.values() if not node.stopped and not node.leaving]
-                assert was_up or not any(node.up for node in staying), "a runner is up"
-                if self.all_boots_hang and not self.gives_up:
+                hope = self.given_up.get(call.id) or self._hope()
+                assert was_up or not hope.is_up, "a runner is up"
+                if hope.all_boots_hang and not hope.is_over:
                     assert was_up or "has not come back from" in str(outcome)
                     return
-                assert was_up or self.gives_up, "boots fail, and there is hope"
-                assert was_up or self.why is None or self.why in (outcome, outcome.__cause__), "another boot's error"
+                assert was_up or hope.is_over, "boots fail, and there is hope"
+                assert was_up or hope.why is None or hope.why in (outcome, outcome.__cause__), "another boot's error"
             case errors.RunnerLostError():
                 died = call.attempt in account.attempts_begun
                 killed = self.mode is ShutdownMode.KILL
@@ -441,10 +473,10 @@ class World:
         pending = [i for i, account in self.accounts.items() if not account.outcomes]
         assert pending == [call.id for call in self.machine.unsettled()]
         if self.broken or self.mode is ShutdownMode.KILL:
-            assert not pending
+            assert self.given_up.keys() == set(pending)
         if self.gives_up:
             flying = {call_id for node in self.nodes.values() for call_id in node.flying}
-            assert flying.issuperset(pending), "no runner comes, and calls wait for one"
+            assert not set(pending) - flying - self.given_up.keys(), "no runner comes, and calls wait for one"
         if self.mode is not None and not pending and not self.nodes:
             assert self.closed, "nothing is left, and the pool does not close"
         assert not (self.closed and pending)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dragonfly_executor import DragonflyExecutor
+from dragonfly_executor import DragonflyExecutor, Node
 from dragonfly_executor.core import events
 from dragonfly_executor.core.wire import Flag, Frame, Kind, encode
 from dragonfly_executor.future import Outcome
@@ -123,4 +123,4 @@ def test_calls_that_come_back_are_queued_again_before_results_free_their_slots()
     """They came before the calls that wait, and one read may bring both."""
     said = Said([(2, 1, 0.0, Outcome.failed(ValueError()), False)])
     said.returned.append((1, 1))
-    assert [type(event) for event in events_of(1, said)] == [events.CallsReturned, events.ResultsArrived]
+    assert [type(event) for event in events_of(1, said, Node())] == [events.CallsReturned, events.ResultsArrived]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 
 import pytest
 
-from dragonfly_executor.transport.loop import Loop
+from dragonfly_executor.transport.loop import PASS, Loop
 
 
 def test_a_wake_that_comes_while_one_is_being_cleared_is_not_the_last() -> None:
@@ -83,3 +84,31 @@ def test_a_wake_after_the_end_touches_no_descriptor_of_somebody_else() -> None:
     ran: list[int] = []
     loop.call_soon_threadsafe(lambda: ran.append(1))
     assert ran == []
+
+
+def test_however_many_calls_come_the_loop_looks_at_its_descriptors_and_timers() -> None:
+    """Threads that call faster than the loop runs what they ask for must not keep it from heartbeats."""
+    loop, calls = Loop(), [0]
+    seen: list[tuple[str, int]] = []
+    near, far = socket.socketpair()
+    far.send(b"x")
+
+    def call() -> None:
+        calls[0] += 1
+
+    def tick() -> None:
+        seen.append(("timer", calls[0]))
+        loop.call_later(0.0, tick)
+
+    loop.add_reader(near.fileno(), lambda: seen.append(("reader", calls[0])))
+    loop.call_later(0.0, tick)
+    for _ in range(3 * PASS):
+        loop.call_soon_threadsafe(call)
+    loop.call_soon_threadsafe(loop.stop)
+    loop.run()
+    loop.close()
+    near.close()
+    far.close()
+    for passes in range(4):
+        assert ("timer", passes * PASS) in seen
+        assert ("reader", passes * PASS) in seen

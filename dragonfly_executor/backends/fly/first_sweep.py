@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.base import GivenUp, Signal
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.journal import Journal
 from dragonfly_executor.backends.fly.patience import Patience
@@ -14,13 +14,18 @@ from dragonfly_executor.backends.fly.sweep import Sweeper
 
 logger = logging.getLogger("dragonfly_executor")
 
+MOMENT = 1.0
+"""Seconds that a boot waits for the sweep beside it, while its machine starts: at most until the runner dials in."""
+LAST_WORDS = 2.0
+"""Seconds that a sweep has left when the last machine was given back. Usually it has long ended by then."""
+
 
 class SweepBeside:
     """Starts a sweep on its own thread when a machine was created and a sweep is due.
 
     A sweep is due for the backend's first machine, and after a machine whose destruction was not confirmed. When the
-    backend's last machine is given back, a running sweep is cancelled, and is due again. A sweep destroys no machine of
-    its own process, since that process is alive.
+    backend's last machine is given back, a running sweep has `LAST_WORDS` to finish; then it is cancelled, and is due
+    again. A sweep destroys no machine of its own process, since that process is alive.
 
     Args:
         api: the app's machines.
@@ -38,6 +43,7 @@ class SweepBeside:
         self._nodes = 0
         self._thread: threading.Thread | None = None
         self._given_up = GivenUp()
+        self._ended = Signal()
 
     def ask(self) -> None:
         """Make a sweep due when the next machine is created."""
@@ -50,8 +56,8 @@ class SweepBeside:
             if not self._is_due or self._thread is not None:
                 return
             self._is_due = False
-            self._given_up = given_up = GivenUp()
-            sweep = self._sweep(Patience(patience, given_up), given_up)
+            self._given_up, self._ended = given_up, ended = GivenUp(), Signal()
+            sweep = self._sweep(Patience(patience, given_up), given_up, ended)
             thread = threading.Thread(target=sweep, name="dragonfly-fly-sweep", daemon=True)
             try:
                 thread.start()
@@ -61,14 +67,33 @@ class SweepBeside:
                 return
             self._thread = thread
 
+    def wait_a_moment(self, *until: Signal | None) -> None:
+        """Wait for a running sweep, for `MOMENT` at most, and not after one of these signals."""
+        with self._lock:
+            ended = None if self._thread is None else self._ended
+        if ended is None:
+            return
+        woken = threading.Event()
+        signals = [ended, *(signal for signal in until if signal is not None)]
+        for signal in signals:
+            signal.call(woken.set)
+        woken.wait(MOMENT)
+        for signal in signals:
+            signal.forget(woken.set)
+
     def node_left(self) -> None:
-        """Count a machine that was given back. The last one cancels the sweep, without waiting for it."""
+        """Count a machine that was given back. The last one waits for the sweep, for `LAST_WORDS` at most."""
         with self._lock:
             self._nodes -= 1
+            thread, given_up = self._thread, self._given_up
+            if self._nodes or thread is None:
+                return
+        thread.join(LAST_WORDS)
+        with self._lock:
             if not self._nodes:
-                self._given_up.set()
+                given_up.set()
 
-    def _sweep(self, patience: Patience, given_up: GivenUp) -> Callable[[], None]:
+    def _sweep(self, patience: Patience, given_up: GivenUp, ended: Signal) -> Callable[[], None]:
         def run() -> None:
             """On the thread."""
             try:
@@ -77,6 +102,7 @@ class SweepBeside:
                 with self._lock:
                     self._thread = None
                     self._is_due = self._is_due or (self._wanted and given_up.is_set())
+                ended.set()
 
         return run
 

@@ -1,0 +1,135 @@
+"""The calls of a pool that wait: for a slot, or for the end of a retry's delay.
+
+Nothing is ever searched for: what a call has left behind in a queue or heap is passed over when it comes up, and swept
+out once it is the larger part.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heappush
+
+from dragonfly_executor.core.calls import DELAYED, QUEUED, Call, Waiting
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Final
+
+SLACK: Final = 64
+"""How many leftovers a queue or heap may hold before sweeping is worth looking at."""
+
+
+class Queue(Waiting):
+    """Calls that wait, in order of arrival.
+
+    A call that is settled takes itself off the counts of its queue, and stays in it until it comes up.
+
+    Args:
+        live: the unsettled calls by id.
+
+    Attributes:
+        delays: a heap of (end, id) of the calls whose retry waits. It holds ids and not calls: a settled call's token,
+            with its result, must not live as long as its delay.
+    """
+
+    __slots__ = ("_again", "_fresh", "_live", "delays")
+
+    def __init__(self, live: Mapping[int, Call]) -> None:
+        super().__init__()
+        self._live = live
+        # Calls that were sent before arrived before every call that was not: the two together are in order of arrival.
+        self._again: list[tuple[int, Call]] = []
+        self._fresh: deque[Call] = deque()
+        self.delays: list[tuple[float, int]] = []
+
+    def add(self, calls: Sequence[Call]) -> None:
+        """Add calls that arrived after all others. Their `queue` and `state` are set already."""
+        self._fresh.extend(calls)
+        self.queued += len(calls)
+
+    def put_back(self, call: Call) -> None:
+        """Add a call that was sent before, in the place that its arrival gives it."""
+        call.state = QUEUED
+        call.runner = None
+        call.queue = self
+        self.queued += 1
+        heappush(self._again, (call.id, call))
+
+    def delay(self, call: Call, until: float) -> None:
+        """Add a call that was sent before, and is to wait until then before it is queued."""
+        call.state = DELAYED
+        call.runner = None
+        call.queue = self
+        self.delayed += 1
+        heappush(self.delays, (until, call.id))
+
+    def take(self, count: int) -> list[Call]:
+        """The next calls in order of arrival, at most ``count``. They are no longer queued: the caller places them."""
+        fresh, queued = self._fresh, self.queued
+        count = min(count, queued)
+        self.queued = queued - count
+        if not self._again and len(fresh) == queued:
+            return [fresh.popleft()] if count == 1 else [fresh.popleft() for _ in range(count)]
+        taken: list[Call] = []
+        while len(taken) < count:
+            call = heappop(self._again)[1] if self._again else fresh.popleft()
+            if call.state is QUEUED:
+                taken.append(call)
+        return taken
+
+    def release(self, now: float, at_most: int) -> None:
+        """Queue calls whose delay has ended; `at_most` limits how many."""
+        delays = self.delays
+        while at_most and delays and delays[0][0] <= now:
+            call = self._live.get(heappop(delays)[1])
+            if call is not None:
+                at_most -= 1
+                self.delayed -= 1
+                self.put_back(call)
+
+    def is_due(self, now: float) -> bool:
+        """Whether there may be a call whose delay has ended."""
+        return self.delayed > 0 and self.delays[0][0] <= now
+
+    def next_release(self) -> float | None:
+        """When the next delay ends."""
+        delays = self.delays
+        while delays and delays[0][1] not in self._live:
+            heappop(delays)
+        return delays[0][0] if delays else None
+
+    def all(self) -> Iterator[Call]:
+        """All calls that are in the queue at the moment at which each comes up, in order of arrival.
+
+        Nothing may be added or taken once this was begun, but calls may be settled.
+        """
+        live, again = self._live, self._again
+        again += ((call_id, live[call_id]) for _, call_id in self.delays if call_id in live)
+        self.delays = []
+        heapify(again)
+        while again:
+            call = heappop(again)[1]
+            if call.state <= DELAYED:
+                yield call
+        fresh = self._fresh
+        while fresh:
+            call = fresh.popleft()
+            if call.state is QUEUED:
+                yield call
+
+    def sweep(self) -> None:
+        """Drop what settled calls have left behind: in front at once, elsewhere once it is more than what counts."""
+        fresh = self._fresh
+        while fresh and fresh[0].state is not QUEUED:
+            fresh.popleft()
+            self.settled -= 1
+        if self.settled > self.queued + SLACK:
+            self.settled = 0
+            self._fresh = deque(call for call in fresh if call.state is QUEUED)
+            self._again = [entry for entry in self._again if entry[1].state is QUEUED]
+            heapify(self._again)
+        if len(self.delays) > 2 * self.delayed + SLACK:
+            live = self._live
+            self.delays = [entry for entry in self.delays if entry[1] in live]
+            heapify(self.delays)
