@@ -11,6 +11,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.condition import RLock, holding
 from dragonfly_executor.payload.code_names import all_names, code_names, submodules
 from dragonfly_executor.payload.rebuild import Importing, main_module
+from dragonfly_executor.payload.repeats import LEAST
 from dragonfly_executor.payload.script import Bindings, bindings
 from dragonfly_executor.payload.stable import fingerprint, same
 from dragonfly_executor.payload.tracking import MainView, importable, name_in
@@ -65,13 +66,19 @@ class _Definition:
 class _Plan:
     """What one set of names came to, for as long as nothing of it changes."""
 
-    __slots__ = ("absent", "data", "entries", "versions")
+    __slots__ = ("absent", "entries", "sent", "versions")
 
-    def __init__(self, entries: dict[str, _Definition], absent: set[str], versions: Versions, data: bytes) -> None:
+    def __init__(
+        self,
+        entries: dict[str, _Definition],
+        absent: set[str],
+        versions: Versions,
+        sent: tuple[bytes, list[memoryview]],
+    ) -> None:
         self.entries = entries
         self.absent = absent
         self.versions = versions
-        self.data = data
+        self.sent = sent
 
     def holds(self, namespace: dict[str, Any], current: Versions) -> bool:
         """Whether it still says what has to travel."""
@@ -123,8 +130,8 @@ class ParentMain(MainView):
         """The name of an object in ``__main__``, or None."""
         return name_in(self.namespace, found)
 
-    def definitions(self, roots: frozenset[str]) -> bytes:
-        """The definitions that a call needs, pickled: a list of (names, version, bytes), or nothing.
+    def definitions(self, roots: frozenset[str]) -> tuple[bytes, list[memoryview]]:
+        """The definitions that a call needs, pickled: a list of (names, version, bytes), or nothing; and its buffers.
 
         Raises:
             CallSerializationError: a global that the code uses cannot be pickled.
@@ -132,20 +139,19 @@ class ParentMain(MainView):
         _ = self.script  # another module may have become __main__: then all that is remembered is void
         plan = self._plans.get(roots)
         if plan is not None and plan.holds(self.namespace, self._versions):
-            return plan.data
+            return plan.sent
         found, absent = self._collect(roots)
         travelling = {name: entry for name, entry in found.items() if entry.data is not None}
         versions: Versions = {}
         for group in _grouped(travelling):
             data = found[group[0]].data if len(group) == 1 else self._bundle(group, found)
             versions[group] = self._version(group, data or b"")
-        sent = [(group, *version) for group, version in versions.items()]
-        plan = _Plan(travelling, absent, versions, pickle.dumps(sent, 5) if sent else b"")
+        plan = _Plan(travelling, absent, versions, _encoded(versions))
         if all(entry.lasting for entry in travelling.values()):
             if len(self._plans) >= _PLANS:
                 self._plans = {}
             self._plans[roots] = plan
-        return plan.data
+        return plan.sent
 
     def _collect(self, roots: Iterable[str]) -> tuple[dict[str, _Definition], set[str]]:
         found: dict[str, _Definition] = {}
@@ -239,6 +245,18 @@ class ParentMain(MainView):
             self._counter += 1
             known = self._versions[group] = self._counter, data
         return known
+
+
+def _encoded(versions: Versions) -> tuple[bytes, list[memoryview]]:
+    """The definitions as they travel. What is large stands beside the pickle, so that slots may keep it."""
+    large: list[memoryview] = []
+    sent = []
+    for group, (version, data) in versions.items():
+        is_large = len(data) >= LEAST
+        if is_large:
+            large.append(memoryview(data))
+        sent.append((group, version, pickle.PickleBuffer(data) if is_large else data))
+    return pickle.dumps(sent, 5, buffer_callback=lambda buffer: None) if sent else b"", large
 
 
 def _grouped(found: dict[str, _Definition]) -> list[tuple[str, ...]]:
