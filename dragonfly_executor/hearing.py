@@ -141,7 +141,7 @@ class Hearing:
                 if result is not None:
                     said.results.append(result)
             case Kind.PULL:
-                self._transfers.upload(ref, frame.detail)
+                self._transfers.upload(ref, frame.detail, frame.payload)
             case Kind.STARTED:
                 said.started.append(ref)
             case Kind.RETURNED:

@@ -21,6 +21,7 @@ from dragonfly_executor.core.wire import (
 )
 from dragonfly_executor.future import Outcome
 from dragonfly_executor.hearing import Hearing
+from dragonfly_executor.payload.repeats import Parts
 from dragonfly_executor.reports import Ref, Result, Said
 from dragonfly_executor.stdlib_json import json
 from dragonfly_executor.transfers import Transfers
@@ -179,6 +180,8 @@ class RunnerLink:
         total = TOTAL.pack(sum(map(len, parts)))
         self._transfers.offer((call.id, call.attempt), parts)
         flags |= Flag.LARGE
+        if type(parts) is Parts:
+            prefix += parts.table()
         link.queue(encode(Kind.CALL, call.id, prefix + total, flags=flags, attempt=call.attempt, detail=number))
 
     def follow_log_level(self, level: int) -> None:

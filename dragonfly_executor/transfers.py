@@ -11,6 +11,7 @@ from dragonfly_executor.core.bounds import Download
 from dragonfly_executor.core.wire import MAX_INLINE, Flag, Frame, split_bulk
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.future import Outcome
+from dragonfly_executor.payload.repeats import Parts
 from dragonfly_executor.transport.link import Buffer, Link
 
 TYPE_CHECKING = False  # typing is slow to import
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.payload import CallCodec
     from dragonfly_executor.reports import Ref, Result
 
+EMPTY = memoryview(b"")
 MOST_HEADROOM = 4 * 1024 * 1024
 """Bytes that a result which comes in has to leave free."""
 
@@ -37,6 +39,8 @@ class Transfers:
         self._max_payload = max_payload
         self._link: Link | None = None
         self._uploads: dict[Ref, Iterator[tuple[bytes, memoryview]]] = {}
+        self._unasked: dict[Ref, Parts] = {}
+        """Calls of which a slot may have parts already, and has yet to say so."""
         self._downloads: dict[Ref, Download] = {}
 
     def attach(self, link: Link) -> None:
@@ -48,12 +52,26 @@ class Transfers:
     def offer(self, ref: Ref, parts: list[Buffer]) -> None:
         """Have a call ready for when its slot asks for it."""
         self._uploads[ref] = split_bulk(*ref, parts)
+        if type(parts) is Parts:
+            self._unasked[ref] = parts
 
-    def upload(self, ref: Ref, chunks: int) -> None:
-        """Send so many chunks more of a call: its slot has asked for them."""
+    def upload(self, ref: Ref, chunks: int, answer: memoryview = EMPTY) -> None:
+        """Send so many chunks more of a call: its slot has asked for them, and says at first what it has already.
+
+        Raises:
+            ProtocolError: what it says makes no sense.
+        """
         upload = self._uploads.get(ref)
         if upload is None or self._link is None:
             return
+        parts = self._unasked.pop(ref, None)
+        if answer:
+            if parts is None:
+                raise ProtocolError(f"parts of call {ref[0]}, of which none were announced")
+            try:
+                upload = self._uploads[ref] = split_bulk(*ref, parts.without(answer))
+            except ValueError as error:
+                raise ProtocolError(f"what is here of call {ref[0]}: {error}") from None
         for _ in range(chunks):
             piece = next(upload, None)
             if piece is None:
@@ -64,6 +82,7 @@ class Transfers:
     def stop_upload(self, ref: Ref) -> None:
         """Send no more of a large call. A slot that gets the same call again must not be sent pieces of this time."""
         self._uploads.pop(ref, None)
+        self._unasked.pop(ref, None)
         if self._link is not None:
             self._link.drop_bulk(*ref)
 
@@ -132,6 +151,7 @@ class Transfers:
         """The link has ended. The calls of which the runner was not sent everything."""
         unsent = {ref for ref, upload in self._uploads.items() if next(upload, None) is not None}
         self._uploads.clear()
+        self._unasked.clear()
         self._downloads.clear()
         return unsent
 

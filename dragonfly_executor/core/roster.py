@@ -25,6 +25,9 @@ Room: TypeAlias = list[tuple[int, int]]
 Row: TypeAlias = tuple[int, RunnerState, int, int, int]
 """What is told of a runner: id, state, slots, calls in flight, calls that ended there."""
 
+TRIPS: Final = 4
+"""Round trips, of those measured last, of which the least counts."""
+
 
 class Roster:
     """All runners that exist.
@@ -220,7 +223,9 @@ class Roster:
 
     def answered_in(self, runner: Runner, seconds: float) -> None:
         """A round trip to it took so many seconds."""
-        runner.round_trip = seconds
+        # The least: one ping that was held up on its way says nothing of the way, and would send seconds of work ahead.
+        runner.trips = (*runner.trips[1 - TRIPS :], seconds)
+        runner.round_trip = min(runner.trips)
         self._list(runner)
 
     # -- a smaller pool ------------------------------------------------------------------------------------------------

@@ -37,7 +37,8 @@ class Runner:
         in_flight: by id, the calls that were sent to it and have not left it; settled ones that it is still to end
             among them, since they occupy their place.
         cost: seconds that a call runs here, as far as is known.
-        round_trip: seconds to it and back.
+        round_trip: seconds to it and back: the least of the last few that were measured.
+        trips: these.
         idle_since: since when it has had no call; meaningful while it has none.
         retiring: it takes no more calls, because the pool was made smaller.
         done: calls that ended here.
@@ -45,6 +46,7 @@ class Runner:
 
     __slots__ = (
         "cost", "done", "id", "idle_since", "in_flight", "prefetch", "retiring", "round_trip", "slots", "state",
+        "trips",
     )  # fmt: skip
 
     def __init__(self, id: int) -> None:  # noqa: A002
@@ -55,6 +57,7 @@ class Runner:
         self.in_flight: dict[int, Call] = {}
         self.cost: float | None = None
         self.round_trip = 0.0
+        self.trips: tuple[float, ...] = ()
         self.idle_since = 0.0
         self.retiring = False
         self.done = 0

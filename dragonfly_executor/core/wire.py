@@ -55,7 +55,8 @@ class Kind(IntEnum):
     PONG = 6
     CALL = 7  # parent -> agent -> slot
     CHUNK = 8  # a piece of a large payload, of the call named
-    PULL = 9  # slot's side -> parent: send `detail` more chunks of this call
+    # slot's side -> parent: send `detail` more chunks of this call. The first says which of its parts are there already
+    PULL = 9
     KILL = 10  # parent -> agent: stop this call
     # parent -> agent: go away; detail = milliseconds that running calls may take. agent -> parent: somebody wants this
     # runner to go (SIGTERM), so send no more calls; what has not started comes back; say STOP when no call is left here
@@ -111,7 +112,7 @@ class Flag:
     RETRYABLE = 2  # ... which the caller said may be tried again
     MORE = 4  # chunks follow
     LIMITS = 8  # the payload starts with `LIMITS`
-    LARGE = 16  # the payload ends with `TOTAL`
+    LARGE = 16  # the payload ends with `TOTAL`; ahead of that a CALL names the parts that its slot may have already
     STDERR = 32  # an OUTPUT is from stderr, not stdout
     LOG = 64  # an OUTPUT is a log record: JSON
     END = 128  # an OUTPUT is empty: there is no more of this call's

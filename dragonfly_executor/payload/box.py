@@ -3,7 +3,9 @@
 A payload that is nothing but one pickle travels as that pickle: its first byte is pickle's own 0x80. Anything more is a
 box, whose first byte is below 0x80:
 
-    tag, flags, two spare bytes, number of buffers     8 bytes
+    tag, flags                                         2 bytes
+    number of buffers that belong to the definitions   2 bytes
+    number of buffers, those included                  4 bytes
     length of the definitions                          8 bytes
     length of the body                                 8 bytes
     length of each buffer; the top bit says writable   8 bytes each
@@ -39,7 +41,7 @@ BY_CUSTOM = 0x04
 BY_NAME = 0x08  # the body's function is a name in __main__
 WITH_PATH = 0x10  # the definitions begin with the parent's import path: its length in 8 bytes, and its pickle
 
-_HEAD = Struct("<BBxxI")
+_HEAD = Struct("<BBHI")
 _LENGTH = Struct("<Q")
 _WRITABLE = 1 << 63
 _ALIGN = 64
@@ -111,7 +113,9 @@ def join(pieces: Iterable[Buffer]) -> bytes:
     return b"".join(pieces)
 
 
-def pack(flags: int, definitions: bytes, body: list[Buffer], buffers: list[memoryview], copy: bool) -> list[Buffer]:
+def pack(
+    flags: int, definitions: bytes, body: list[Buffer], buffers: list[memoryview], copy: bool, first: int = 0
+) -> list[Buffer]:
     """A box as the list of its pieces.
 
     Args:
@@ -120,9 +124,10 @@ def pack(flags: int, definitions: bytes, body: list[Buffer], buffers: list[memor
         body: the pieces of the body's pickle.
         buffers: what the body's pickle left out.
         copy: whether to snapshot writable buffers, since their owner goes on using them.
+        first: how many of the buffers belong to the definitions; they come first.
     """
     size = sum(map(len, body))
-    head = [_HEAD.pack(BOX, flags, len(buffers)), _LENGTH.pack(len(definitions)), _LENGTH.pack(size)]
+    head = [_HEAD.pack(BOX, flags, first, len(buffers)), _LENGTH.pack(len(definitions)), _LENGTH.pack(size)]
     head += [_LENGTH.pack(view.nbytes | (0 if view.readonly else _WRITABLE)) for view in buffers]
     head.append(definitions)
     pieces: list[Buffer] = [b"".join(head), *body]
@@ -137,7 +142,13 @@ def pack(flags: int, definitions: bytes, body: list[Buffer], buffers: list[memor
 
 
 def unpack(data: Received) -> tuple[int, memoryview, memoryview, list[bytearray | memoryview]]:
-    """Take a box apart: flags, definitions, body, buffers.
+    """As `unpack_all`, without the buffers of the definitions."""
+    flags, definitions, body, buffers, first = unpack_all(data)
+    return flags, definitions, body, buffers[first:]
+
+
+def unpack_all(data: Received) -> tuple[int, memoryview, memoryview, list[bytearray | memoryview], int]:
+    """Take a box apart: flags, definitions, body, buffers, and how many of these belong to the definitions.
 
     Buffers are slices of ``data``; one that has to be writable is copied where ``data`` is not.
 
@@ -146,7 +157,7 @@ def unpack(data: Received) -> tuple[int, memoryview, memoryview, list[bytearray 
     """
     whole = memoryview(data)
     try:
-        _, flags, count = _HEAD.unpack_from(whole)
+        _, flags, first, count = _HEAD.unpack_from(whole)
         lengths = [length for (length,) in _LENGTH.iter_unpack(whole[8 : 8 * (3 + count)])]
     except error as exc:
         raise ValueError("the payload is cut short") from exc
@@ -165,4 +176,4 @@ def unpack(data: Received) -> tuple[int, memoryview, memoryview, list[bytearray 
         tail += size
     if tail > len(whole):
         raise ValueError("the payload is cut short")
-    return flags, whole[position:body], whole[body:end], buffers
+    return flags, whole[position:body], whole[body:end], buffers, first

@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 from pickle import Pickler
+from threading import Lock
 from types import FunctionType
 
 from dragonfly_executor import errors
@@ -29,6 +30,7 @@ from dragonfly_executor.payload.box import (
 from dragonfly_executor.payload.formats import MARK, MARKS, Format
 from dragonfly_executor.payload.parent_main import ParentMain
 from dragonfly_executor.payload.rebuild import main_module
+from dragonfly_executor.payload.repeats import LEAST, Repeats
 from dragonfly_executor.payload.script import describe
 from dragonfly_executor.payload.surroundings import Surroundings, directory, path_from
 from dragonfly_executor.payload.suspending import SUSPENDS
@@ -80,6 +82,8 @@ class CallCodec:
         self._importable: set[str | None] = set()
         self._surroundings = Surroundings(path_travels=path_travels)
         self._marks: tuple[bytes, ...] = MARKS
+        self._lock = Lock()
+        self._repeats = Repeats()
         self.needs_script = False
         """Whether a call that was encoded so far needs the script to be imported."""
         if self._format.custom is not None:
@@ -125,7 +129,7 @@ class CallCodec:
                     if MARK not in sink[0]:
                         return [sink[0]]
                 elif not any(mark in piece for piece in sink for mark in self._marks):
-                    return snapshot(sink)
+                    return self._marked(snapshot(sink), [])
             return self._any_call(call)
         except (KeyboardInterrupt, errors.CallSerializationError):
             raise
@@ -217,25 +221,25 @@ class CallCodec:
         if name is None or plain is None:
             return self._any_call(call)
         body, buffers = plain
-        definitions = self._main.definitions(frozenset((name.partition(".")[0],)))
+        definitions, large = self._main.definitions(frozenset((name.partition(".")[0],)))
         imported = self._main.script is not None
         if imported:
             self.needs_script = True
         if imported and not definitions and not buffers.views and not self._surroundings.path:
-            return [_MAIN_CALL + body[0]] if len(body) == 1 else [_MAIN_CALL, *snapshot(body)]
+            return [_MAIN_CALL + body[0]] if len(body) == 1 else self._marked([_MAIN_CALL, *snapshot(body)], [])
         flags = BY_NAME | (NEEDS_MAIN if imported else 0)
-        return self._pack(flags, definitions, snapshot(body), buffers.views)
+        return self._pack(flags, definitions, snapshot(body), buffers.views, large)
 
     def _any_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         sink, buffers, pickler = self._format.tracked(call, self._main)
         self._code_travels(pickler)
         names = frozenset(pickler.hard | pickler.soft)
-        definitions = self._main.definitions(names) if names else b""
+        definitions, large = self._main.definitions(names) if names else (b"", [])
         flags = self._format.flags
         if names and self._main.script is not None:
             self.needs_script = True
             flags |= NEEDS_MAIN
-        return self._pack(flags, definitions, snapshot(sink), buffers.views)
+        return self._pack(flags, definitions, snapshot(sink), buffers.views, large)
 
     def _custom_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         body = bytes(self._format.custom.dumps(call))
@@ -243,13 +247,22 @@ class CallCodec:
         if MARK in body and self._main.script is not None:
             self.needs_script = True
             flags |= NEEDS_MAIN
-        return self._pack(flags, b"", [body], [])
+        return self._pack(flags, b"", [body], [], [])
 
-    def _pack(self, flags: int, definitions: bytes, body: list[Buffer], buffers: list[memoryview]) -> list[Buffer]:
+    def _pack(
+        self, flags: int, definitions: bytes, body: list[Buffer], buffers: list[memoryview], large: list[memoryview]
+    ) -> list[Buffer]:
         path = self._surroundings.path
         if path:
-            return pack(flags | WITH_PATH, with_path(path, definitions), body, buffers, copy=True)
-        return pack(flags, definitions, body, buffers, copy=True)
+            flags, definitions = flags | WITH_PATH, with_path(path, definitions)
+        return self._marked(pack(flags, definitions, body, [*large, *buffers], copy=True, first=len(large)), large)
+
+    def _marked(self, parts: list[Buffer], lasting: list[memoryview]) -> list[Buffer]:
+        """Let slots keep what is large in a payload, and goes out again and again."""
+        if max(map(len, parts)) < LEAST:
+            return parts
+        with self._lock:
+            return self._repeats.mark(parts, lasting)
 
     def _look_around(self) -> None:
         """Modules were imported, or the path has changed: by reference goes what runners find now."""

@@ -70,9 +70,13 @@ class _Kind(type):
 
     is_class = True
 
-    def __call__(cls, *_: Any, **__: Any) -> Any:
-        """Return an instance; one of no known type if it stands for a function."""
-        made: Any = cls if cls.is_class else _Unknown
+    def __call__(cls, *args: Any, **_: Any) -> Any:
+        """Return an instance of what is made; one of no known type if this stands for just any function."""
+        made: Any = cls
+        if not cls.is_class:
+            made = _MAKERS.get(cls.__name__, _Unknown)
+            if "reconstruct" in cls.__name__ and args and isinstance(args[0], _Kind):
+                made = args[0]
         return object.__new__(made)
 
 
@@ -113,6 +117,10 @@ class _Glance(Unpickler):
 
 def _kind(name: str, *, is_class: bool = True) -> Any:
     return _Kind(name.rpartition(".")[2], (_StandIn,), {"is_class": is_class})
+
+
+_MAKERS = {"_frombuffer": _kind("ndarray")}
+"""What known functions make, by their names: most arrays are made by this one of numpy."""
 
 
 def _name(value: Any) -> str | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import builtins
 import pickle
 import sys
-from threading import Lock
 from types import CodeType, FunctionType, ModuleType
 
 from dragonfly_executor import errors
+from dragonfly_executor.condition import RLock, holding
 from dragonfly_executor.payload.code_names import all_names, code_names, submodules
 from dragonfly_executor.payload.rebuild import Importing, main_module
+from dragonfly_executor.payload.repeats import LEAST
 from dragonfly_executor.payload.script import Bindings, bindings
 from dragonfly_executor.payload.stable import fingerprint, same
 from dragonfly_executor.payload.tracking import MainView, importable, name_in
@@ -65,13 +66,19 @@ class _Definition:
 class _Plan:
     """What one set of names came to, for as long as nothing of it changes."""
 
-    __slots__ = ("absent", "data", "entries", "versions")
+    __slots__ = ("absent", "entries", "sent", "versions")
 
-    def __init__(self, entries: dict[str, _Definition], absent: set[str], versions: Versions, data: bytes) -> None:
+    def __init__(
+        self,
+        entries: dict[str, _Definition],
+        absent: set[str],
+        versions: Versions,
+        sent: tuple[bytes, list[memoryview]],
+    ) -> None:
         self.entries = entries
         self.absent = absent
         self.versions = versions
-        self.data = data
+        self.sent = sent
 
     def holds(self, namespace: dict[str, Any], current: Versions) -> bool:
         """Whether it still says what has to travel."""
@@ -92,7 +99,8 @@ class ParentMain(MainView):
     def __init__(self, define: Define, *, script_travels: bool = True) -> None:
         self._define = define
         self._script_travels = script_travels
-        self._lock = Lock()
+        # Callers may be interrupted.
+        self._lock = RLock()
         self._counter = 0
         self._versions: Versions = {}
         self._known: dict[str, _Definition] = {}
@@ -122,8 +130,8 @@ class ParentMain(MainView):
         """The name of an object in ``__main__``, or None."""
         return name_in(self.namespace, found)
 
-    def definitions(self, roots: frozenset[str]) -> bytes:
-        """The definitions that a call needs, pickled: a list of (names, version, bytes), or nothing.
+    def definitions(self, roots: frozenset[str]) -> tuple[bytes, list[memoryview]]:
+        """The definitions that a call needs, pickled: a list of (names, version, bytes), or nothing; and its buffers.
 
         Raises:
             CallSerializationError: a global that the code uses cannot be pickled.
@@ -131,20 +139,19 @@ class ParentMain(MainView):
         _ = self.script  # another module may have become __main__: then all that is remembered is void
         plan = self._plans.get(roots)
         if plan is not None and plan.holds(self.namespace, self._versions):
-            return plan.data
+            return plan.sent
         found, absent = self._collect(roots)
         travelling = {name: entry for name, entry in found.items() if entry.data is not None}
         versions: Versions = {}
         for group in _grouped(travelling):
             data = found[group[0]].data if len(group) == 1 else self._bundle(group, found)
             versions[group] = self._version(group, data or b"")
-        sent = [(group, *version) for group, version in versions.items()]
-        plan = _Plan(travelling, absent, versions, pickle.dumps(sent, 5) if sent else b"")
+        plan = _Plan(travelling, absent, versions, _encoded(versions))
         if all(entry.lasting for entry in travelling.values()):
             if len(self._plans) >= _PLANS:
                 self._plans = {}
             self._plans[roots] = plan
-        return plan.data
+        return plan.sent
 
     def _collect(self, roots: Iterable[str]) -> tuple[dict[str, _Definition], set[str]]:
         found: dict[str, _Definition] = {}
@@ -192,11 +199,13 @@ class ParentMain(MainView):
                 raise
             # Code that runs on import may bind it, by a global statement or through globals(): leave it to that.
             return _Definition(value, None, set(), set())
-        with self._lock:
-            self._attributes |= attributes
+        holding(self._lock, lambda: self._learn(attributes))
         entry = _Definition(value, data, hard, soft)
         entry.parts = parts
         return entry
+
+    def _learn(self, attributes: set[str]) -> None:
+        self._attributes |= attributes
 
     def _module(self, name: str, value: ModuleType) -> _Definition:
         stand_in = Importing(value.__name__, submodules(value, self._attributes))
@@ -228,12 +237,26 @@ class ParentMain(MainView):
         return found.advice(str(exc)) if found is not None else ""
 
     def _version(self, group: tuple[str, ...], data: bytes) -> tuple[int, bytes]:
-        with self._lock:
-            known = self._versions.get(group)
-            if known is None or known[1] != data:
-                self._counter += 1
-                known = self._versions[group] = self._counter, data
-            return known
+        return holding(self._lock, lambda: self._version_of(group, data))
+
+    def _version_of(self, group: tuple[str, ...], data: bytes) -> tuple[int, bytes]:
+        known = self._versions.get(group)
+        if known is None or known[1] != data:
+            self._counter += 1
+            known = self._versions[group] = self._counter, data
+        return known
+
+
+def _encoded(versions: Versions) -> tuple[bytes, list[memoryview]]:
+    """The definitions as they travel. What is large stands beside the pickle, so that slots may keep it."""
+    large: list[memoryview] = []
+    sent = []
+    for group, (version, data) in versions.items():
+        is_large = len(data) >= LEAST
+        if is_large:
+            large.append(memoryview(data))
+        sent.append((group, version, pickle.PickleBuffer(data) if is_large else data))
+    return pickle.dumps(sent, 5, buffer_callback=lambda buffer: None) if sent else b"", large
 
 
 def _grouped(found: dict[str, _Definition]) -> list[tuple[str, ...]]:

@@ -23,7 +23,7 @@ from dragonfly_executor.payload.box import (
     join,
     pack,
     split_path,
-    unpack,
+    unpack_all,
     views,
 )
 from dragonfly_executor.payload.chunk import run_chunk
@@ -204,15 +204,15 @@ class SlotCodec:
     def _open(self, data: Received) -> Any:
         if data[0] != BOX:
             return pickle.loads(data)
-        flags, definitions, body, buffers = unpack(data)
+        flags, definitions, body, buffers, first = unpack_all(data)
         if flags & WITH_PATH:
             path, definitions = split_path(definitions)
             self._take_path(path)
         if flags & NEEDS_MAIN:
             self.main.ensure_imported()
         if definitions:
-            self.main.apply(definitions, self._definition)
-        opened = self._format.open(flags, body, buffers)
+            self.main.apply(definitions, buffers[:first], self._definition)
+        opened = self._format.open(flags, body, buffers[first:])
         if flags & BY_NAME:
             name, *rest = opened
             return main_attribute(name), *rest

@@ -94,9 +94,9 @@ class SlotMain(MainView):
         self._imported = True
         self.file = self._description["path"]
 
-    def apply(self, definitions: memoryview, loads: Callable[[bytes], dict[str, Any]]) -> None:
-        """Assign the definitions that are newer than what is there; ``loads`` opens each."""
-        for names, version, data in pickle.loads(definitions):
+    def apply(self, definitions: memoryview, large: list[Any], loads: Callable[[bytes], dict[str, Any]]) -> None:
+        """Assign the definitions that are newer than what is there; ``loads`` opens each. Large ones stand beside."""
+        for names, version, data in pickle.loads(definitions, buffers=large):
             fresh = [name for name in names if version > self._versions.get(name, 0)]
             if not fresh:
                 continue

@@ -13,6 +13,7 @@ import sys
 
 from dragonfly_executor.core import handshake
 from dragonfly_executor.core.wire import HEADER_SIZE, Flag, Frame, Kind, encode
+from dragonfly_executor.payload.repeats import read_answer
 from dragonfly_executor.runner import processes, room
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.household import Household
@@ -168,7 +169,7 @@ class Agent:
         self._stopping = True
         for slot in list(self._dispatcher.slots.values()):
             if slot.in_flight and not slot.is_ending:
-                slot.stopped_after = self._grace if self._leaving else None
+                self._dispatcher.stopped_after = self._grace if self._leaving else None
                 slot.kill()
             else:
                 slot.retire()
@@ -238,6 +239,10 @@ class Agent:
         if frame.kind == Kind.READY:
             self._household.slot_is_ready(slot)
             return
+        if frame.kind == Kind.PULL and len(frame.payload):
+            work = self._dispatcher.works.get((frame.call_id, frame.attempt))
+            if work is not None:
+                work.missing -= read_answer(frame.payload)[0]
         if frame.kind == Kind.SETUP_FAILED:
             slot.kill_reason = Kind.SETUP_FAILED
             slot.expect_end()

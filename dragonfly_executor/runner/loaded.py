@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 AFTER_A_PAUSE = 150e-6
 """Seconds without a call after which a slot looks at the files: whoever edits one needs as long."""
+PAUSE_SHARE = 20
+"""The same in so many times what a look takes, if that is longer: a thousand files take a millisecond."""
 SHARE = 50
-"""A slot that is never without a call looks again after so many times what the last look took, or that pause."""
-AT_LEAST_EVERY = 0.005
+"""A slot that is never without a call looks again after so many times what a look takes."""
+AT_LEAST_EVERY = 0.2
 """Seconds after which it looks in any case."""
 _PACKAGE = __name__.partition(".")[0]
 _MAIN = ("__main__", "__mp_main__")
@@ -43,7 +45,9 @@ class Loaded:
         self._count = 0
         self._files: dict[str, Status] = {}
         self._looked = 0.0
-        self._rest = 0.0
+        self._pause = self._rest = 0.0
+        self._each = float("inf")
+        """Seconds that a file takes at best. What a look took says more about what else ran meanwhile."""
 
     def note(self) -> None:
         """Take note of what was imported since; call it when a call's function begins, and when it has ended."""
@@ -67,11 +71,15 @@ class Loaded:
             now: the time on `time.perf_counter`.
             idle_since: when the last call ended, on the same clock.
         """
-        if now - idle_since < AFTER_A_PAUSE and now - self._looked < self._rest:
+        if now - idle_since < self._pause and now - self._looked < self._rest:
             return False
         stale = any(_status(file) != status for file, status in self._files.items())
         self._looked = time.perf_counter()
-        self._rest = min(max(AFTER_A_PAUSE, SHARE * (self._looked - now)), AT_LEAST_EVERY)
+        if self._files:
+            self._each = min(self._each, (self._looked - now) / len(self._files))
+            cost = self._each * len(self._files)
+            self._pause = min(max(AFTER_A_PAUSE, PAUSE_SHARE * cost), AT_LEAST_EVERY)
+            self._rest = min(max(AFTER_A_PAUSE, SHARE * cost), AT_LEAST_EVERY)
         return stale
 
 

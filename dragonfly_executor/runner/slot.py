@@ -34,6 +34,7 @@ from dragonfly_executor.core.wire import (
 )
 from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.payload import SlotCodec, perform
+from dragonfly_executor.payload.repeats import Kept, read_table, segments, write_answer
 from dragonfly_executor.runner import processes, slot_exit, slot_identity
 from dragonfly_executor.runner import progress as phases
 from dragonfly_executor.runner.loaded import Loaded
@@ -122,6 +123,7 @@ class _Slot:
         self._since = 0.0
         self._ended = 0.0
         self._loaded: Loaded | None = None
+        self._kept = Kept()
         self._codec: SlotCodec
 
     def serve(self, setup: bytes, place: Place | None) -> int:
@@ -236,28 +238,45 @@ class _Slot:
         self._results.sendall(encode(Kind.IDLE, detail=int(may_go)))
 
     def _receive_large(self, call_id: int, attempt: int, head: Buffer) -> bytearray:
-        """The payload of a large call: it is asked for only now, when nobody can take the call back any more."""
+        """The payload of a large call: it is asked for only now, when nobody can take the call back any more.
+
+        What is here of it, from calls before, is not asked for.
+        """
         (total,) = TOTAL.unpack(head[-TOTAL.size :])
-        self._results.sendall(encode(Kind.PULL, call_id, attempt=attempt, detail=LARGE_WINDOW))
+        table = read_table(memoryview(head)[: -TOTAL.size])
+        found = [(number, self._kept.get(key, size)) for number, (key, _, size) in enumerate(table)]
+        had = {number: piece for number, piece in found if piece is not None}
+        answer = write_answer(sum(map(len, had.values())), [*had]) if had else b""
+        self._results.sendall(encode(Kind.PULL, call_id, answer, attempt=attempt, detail=LARGE_WINDOW))
+        places = [(table[number][1], len(piece)) for number, piece in had.items()]
         try:
             # The one place that believes a length before the bytes are there: the parent counted what it has.
-            data, fits = bytearray(total), True
+            data = bytearray(total)
         except MemoryError:
-            data, fits = self._scrap, False
+            for start, end in segments(total, places):
+                self._take(start, end, None)
+            raise MemoryError(f"the slot has no room for a call of {total} bytes") from None
         view = memoryview(data)
+        for start, end in segments(total, places):
+            self._take(start, end, view)
+        for number, (key, place, size) in enumerate(table):
+            if number in had:
+                view[place : place + size] = had[number]
+            else:
+                self._kept.keep(key, view[place : place + size])
+        return data
+
+    def _take(self, start: int, end: int, view: memoryview | None) -> None:
+        """Receive this part of a large call's payload; without a view it is dropped."""
         header = memoryview(bytearray(HEADER_SIZE))
-        received = 0
-        while received < total:
+        while start < end:
             self._read_into(header)
             length = HEADER.unpack(header)[5]
-            if fits:
-                self._read_into(view[received : received + length])
+            if view is None:
+                self._drop(memoryview(self._scrap), length)
             else:
-                self._drop(view, length)
-            received += length
-        if not fits:
-            raise MemoryError(f"the slot has no room for a call of {total} bytes")
-        return data
+                self._read_into(view[start : start + length])
+            start += length
 
     def _read_into(self, view: memoryview) -> None:
         """Fill the view; where the stream ends before, the agent is gone."""

@@ -63,6 +63,19 @@ def test_a_far_runner_gets_calls_ahead_to_cover_the_round_trip() -> None:
     assert story.tell(events.RoundTrip(1, 0.030)) == [f"send {i}.1 to 1" for i in range(5, 11)]
 
 
+def test_one_ping_that_was_held_up_sends_no_seconds_of_work_ahead() -> None:
+    """The least of the last four counts, so that a way which has become longer counts soon, too."""
+    story = Story().up(1)
+    story.submit_calls(1)
+    story.results(1, 3, cost=0.010)
+    story.tell(events.RoundTrip(1, 0.002))
+    story.submit_calls(50)
+    for _ in range(3):
+        assert story.tell(events.RoundTrip(1, 5.0)) == []
+    story.tell(events.RoundTrip(1, 0.1))
+    assert len(story.nodes[1].flying) == 1 + 20
+
+
 def test_calls_that_were_stuck_come_back_to_the_front_and_cost_nothing() -> None:
     story = Story().up(1)
     story.submit_calls(4)

@@ -50,6 +50,12 @@ def test_prefetch_is_bounded_and_never_negative(cost: float | None, slots: int, 
     assert 0 <= prefetch(cost, slots, round_trip) <= slots * (MAX_PREFETCH if round_trip <= NEAR else MAX_AHEAD)
 
 
+@given(st.floats(1e-7, 1e3), st.floats(0, 1e3))
+def test_what_is_sent_ahead_is_bounded_in_time(cost: float, round_trip: float) -> None:
+    """Five milliseconds, or two round trips; and one call more, since a part of one cannot be sent."""
+    assert (prefetch(cost, 1, round_trip) - 1) * cost <= max(0.005, 2 * round_trip) * 1.000_001
+
+
 @given(st.floats(0, 1e3), st.floats(0, 1e3))
 def test_what_was_stuck_is_not_prefetched_and_one_fast_batch_makes_up_for_it(cost: float, round_trip: float) -> None:
     stuck = cost_of_stuck(cost, round_trip)

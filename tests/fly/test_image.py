@@ -33,6 +33,9 @@ def run():
         assert there["path"] == [entry for entry in parents if os.path.exists(entry)], (there, parents)
         assert there["cwd"] == os.getcwd(), there
         assert there["machine"] != os.environ.get("FLY_MACHINE_ID"), there
+        sys.path.append(os.path.abspath("elsewhere"))
+        import added
+        assert executor.submit(added.name).result() == "added"
     print("all well")
 
 if __name__ == "__main__":
@@ -55,6 +58,7 @@ def app(fly: Simulator, tmp_path: Path) -> Iterator[Path]:
     source = tmp_path / "app" / "src"
     (source / "main.py").write_text(SCRIPT)
     (source / "sibling.py").write_text(SIBLING)
+    (tmp_path / "app" / "elsewhere" / "added.py").write_text("def name(): return __name__")
     (source / "package" / "__init__.py").write_text("")
     (source / "package" / "other.py").write_text("NAME = __name__")
     workdir = Path(fly.images[fly.image].workdir)

@@ -22,6 +22,7 @@ import httpx
 import pytest
 
 from dragonfly_executor import FlyBackend
+from dragonfly_executor.backends.base import GivenUp
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.journal import Entry
 from dragonfly_executor.backends.fly.owner import EXPIRES, KIND, LIFETIME, OWNER, RUNNER, Label, Liveness, Owner
@@ -374,15 +375,30 @@ def test_a_sweep_that_goes_wrong_ends_no_boot(
     assert "could not look for machines that were left behind" in warning
 
 
-def test_no_call_waits_for_the_sweep(on_fly: Simulator, make: Make, make_backend: MakeBackend) -> None:
-    """The list hangs for as long as the test wants: the first call has long returned."""
+@pytest.mark.parametrize("moment", [0.0, 60.0])
+def test_no_call_waits_for_the_sweep(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, moment: float
+) -> None:
+    """The list hangs for as long as it may, 10 s: the first call has long returned. Its runner ends the boot's wait."""
+    monkeypatch.setattr("dragonfly_executor.backends.fly.first_sweep.MOMENT", moment)
     on_fly.faults.on("list", times=math.inf, hang=True)
     backend = make_backend(sweep=True)
     with make(backend) as executor:
-        assert executor.submit(pow, 2, 5).result(PATIENCE) == 32
+        assert executor.submit(pow, 2, 5).result(2 * SOON) == 32
         (thread,) = [thread for thread in threading.enumerate() if thread.name == "dragonfly-fly-sweep"]
     thread.join(SOON)
     assert not thread.is_alive(), "it ends with the last machine"
+    nothing_is_left(on_fly, backend)
+
+
+def test_a_boot_that_is_given_up_does_not_wait_for_the_sweep(
+    on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dragonfly_executor.backends.fly.first_sweep.MOMENT", 60.0)
+    given_up = GivenUp()
+    on_fly.faults.on("list", times=math.inf, hang=True, before=lambda call: given_up.set())
+    backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)
+    boot(backend, given_up=given_up).stop()
     nothing_is_left(on_fly, backend)
 
 

@@ -162,9 +162,13 @@ def test_a_call_that_cannot_be_opened_fails_alone_and_the_slot_lives(ex: Dragonf
 def test_a_function_that_the_runner_cannot_import_fails_alone(
     ex: DragonflyExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Checklist 13. A runner's import path is the parent's of when it was booted."""
+    """Checklist 13. The runner finds the module, and cannot execute it."""
     assert ex.submit(payloads.echo, 1).result(SOON) == 1
-    (tmp_path / "only_here.py").write_text("def here():\n    return 1\n")
+    (tmp_path / "only_here.py").write_text(
+        "from dragonfly_executor import Parent\n"
+        "if Parent.get(): raise ImportError('only_here is nothing for runners')\n"
+        "def here():\n    return 1\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("only_here")
     try:

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dragonfly_executor.payload import glance
@@ -58,6 +59,12 @@ def told(value: Any) -> str | None:
 )  # fmt: skip
 def test_the_type_of_a_small_value_is_told(value: Any) -> None:
     assert told(value) == type(value).__name__
+
+
+def test_arrays_are_told() -> None:
+    assert told(np.arange(3)) == "ndarray"
+    assert told(np.arange(10**6)) == "ndarray"
+    assert told(np.arange(12).reshape(3, 4)[:, ::2]) == "ndarray"
 
 
 def test_what_is_not_known_is_not_guessed() -> None:

@@ -55,8 +55,7 @@ UNDO_PATIENCE = 20.0
 """Seconds for destroying what came of a boot that failed."""
 GIVEN_UP_PATIENCE = 1.5
 """The same for a boot that was given up: it ends within 2 s, and what is not seen to by then stands in the journal."""
-UNDO_SHARE = 0.2
-"""Of a boot's time, that this may take at most."""
+UNDO_SHARE = 0.2  # of a boot's time, at most
 SWEEP_PATIENCE = 60.0
 FIRST_SWEEP_PATIENCE = 10.0
 """Seconds for the sweep beside the first boot, which does not wait for it."""
@@ -300,6 +299,7 @@ class FlyBackend(Backend):
             self.api, machine, address, forget, abandon, creation.find, sweeps.node_left, is_recorded=is_recorded
         )
         sweeps.node_came(FIRST_SWEEP_PATIENCE)
+        sweeps.wait_a_moment(request.given_up, request.dialed_in)
         node.shares_image = self.shares_image
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node

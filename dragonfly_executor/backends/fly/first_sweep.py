@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.base import GivenUp, Signal
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.journal import Journal
 from dragonfly_executor.backends.fly.patience import Patience
@@ -14,6 +14,8 @@ from dragonfly_executor.backends.fly.sweep import Sweeper
 
 logger = logging.getLogger("dragonfly_executor")
 
+MOMENT = 1.0
+"""Seconds that a boot waits for the sweep beside it, while its machine starts: at most until the runner dials in."""
 LAST_WORDS = 2.0
 """Seconds that a sweep has left when the last machine was given back. Usually it has long ended by then."""
 
@@ -41,6 +43,7 @@ class SweepBeside:
         self._nodes = 0
         self._thread: threading.Thread | None = None
         self._given_up = GivenUp()
+        self._ended = Signal()
 
     def ask(self) -> None:
         """Make a sweep due when the next machine is created."""
@@ -53,8 +56,8 @@ class SweepBeside:
             if not self._is_due or self._thread is not None:
                 return
             self._is_due = False
-            self._given_up = given_up = GivenUp()
-            sweep = self._sweep(Patience(patience, given_up), given_up)
+            self._given_up, self._ended = given_up, ended = GivenUp(), Signal()
+            sweep = self._sweep(Patience(patience, given_up), given_up, ended)
             thread = threading.Thread(target=sweep, name="dragonfly-fly-sweep", daemon=True)
             try:
                 thread.start()
@@ -63,6 +66,20 @@ class SweepBeside:
                 self._is_due = True
                 return
             self._thread = thread
+
+    def wait_a_moment(self, *until: Signal | None) -> None:
+        """Wait for a running sweep, for `MOMENT` at most, and not after one of these signals."""
+        with self._lock:
+            ended = None if self._thread is None else self._ended
+        if ended is None:
+            return
+        woken = threading.Event()
+        signals = [ended, *(signal for signal in until if signal is not None)]
+        for signal in signals:
+            signal.call(woken.set)
+        woken.wait(MOMENT)
+        for signal in signals:
+            signal.forget(woken.set)
 
     def node_left(self) -> None:
         """Count a machine that was given back. The last one waits for the sweep, for `LAST_WORDS` at most."""
@@ -76,7 +93,7 @@ class SweepBeside:
             if not self._nodes:
                 given_up.set()
 
-    def _sweep(self, patience: Patience, given_up: GivenUp) -> Callable[[], None]:
+    def _sweep(self, patience: Patience, given_up: GivenUp, ended: Signal) -> Callable[[], None]:
         def run() -> None:
             """On the thread."""
             try:
@@ -85,6 +102,7 @@ class SweepBeside:
                 with self._lock:
                     self._thread = None
                     self._is_due = self._is_due or (self._wanted and given_up.is_set())
+                ended.set()
 
         return run
 
