@@ -323,21 +323,11 @@ class Engine:
         for event in reports.events_of(runner.id, said, runner.node):
             self.handle(event)
         if said.setup_failure is not None:
-            self._setup_failed(*said.setup_failure)
+            self._parts.read_failure(self.codec, *said.setup_failure, self._break)
         if said.synced:
             self._runners.synced(runner, said.synced)
         if said.bye:
             self._runners.said_bye(runner)
-
-    def _setup_failed(self, payload: bytes, is_error: bool) -> None:
-        """An initializer failed. What it raised is opened on the callback thread: it may be of the user's own type."""
-
-        def open_and_break() -> None:
-            """On the callback thread: the error is opened by the user's code."""
-            error = reports.initializer_error(self.codec, payload, is_error)
-            self._loop.call_soon_threadsafe(lambda: self._break(error))
-
-        self._parts.callbacks.run(open_and_break)
 
     def _break(self, error: Exception) -> None:
         self._failure = self._failure or error

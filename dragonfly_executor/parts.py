@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from dragonfly_executor.narrator import Narrator
 from dragonfly_executor.outputs import Outputs
 from dragonfly_executor.performer import Performer
+from dragonfly_executor.reports import initializer_error
 from dragonfly_executor.runners import Runners
 from dragonfly_executor.threads import Crews
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.engine import Engine
     from dragonfly_executor.future import Future
+    from dragonfly_executor.payload import CallCodec
     from dragonfly_executor.sync import Keeper
 
 JOIN_PATIENCE = 5.0
@@ -57,6 +60,22 @@ class Parts:
     def _future_of(self, call_id: int) -> Future[object] | None:
         call = self._machine.find(call_id)
         return None if call is None else call.token  # type: ignore[return-value]  # the core does not look at it
+
+    def read_failure(
+        self, codec: CallCodec, payload: bytes, is_error: bool, then: Callable[[Exception], object]
+    ) -> None:
+        """An initializer failed. What it raised is opened on the callback thread: it may be of the user's own type.
+
+        Args:
+            then: is told of it, on the engine thread.
+        """
+
+        def read() -> None:
+            """On the callback thread."""
+            error = initializer_error(codec, payload, is_error)
+            self.loop.call_soon_threadsafe(lambda: then(error))
+
+        self.callbacks.run(read)
 
     def undo(self) -> None:
         """End all of it, before anything has begun: the engine cannot be started."""

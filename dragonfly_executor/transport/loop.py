@@ -23,7 +23,7 @@ LINGER = 0.0003
 On a virtual machine it takes 30 to 50 us until a processor that has gone idle runs the thread that was woken, and all
 caches are cold then. The round trip of a call that costs nothing was mostly that.
 """
-PASS = 1000
+PASS = 200
 """Calls from other threads that one pass runs at most."""
 SLACK = 64
 """How many timers there may be before sweeping is worth looking at."""
