@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         ResultSerializationError,
         RunnerAuthError,
         RunnerLostError,
+        StartError,
         VersionMismatchError,
     )
     from dragonfly_executor.executor import DragonflyExecutor
@@ -90,6 +91,7 @@ __all__ = [
     "RunnerLostError",
     "SSHBackend",
     "SSHHost",
+    "StartError",
     "VersionMismatchError",
     "__version__",
     "call",

@@ -15,7 +15,6 @@ from dragonfly_executor.core import events, handshake
 from dragonfly_executor.lookout import Lookout
 from dragonfly_executor.parent import Parent
 from dragonfly_executor.runner_link import RunnerLink
-from dragonfly_executor.threads import Crew
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.narrator import Narrator
     from dragonfly_executor.release import Releaser
     from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.threads import Crews
     from dragonfly_executor.transport.loop import Loop
     from dragonfly_executor.welcome import Welcome
 
@@ -44,7 +44,7 @@ class Boots:
 
     Args:
         engine: hears, as events, how each ended.
-        backend, loop, narrator: the pool's.
+        backend, loop, crews, narrator: the pool's.
         welcome: what runners are told.
         keeper: knows what runners elsewhere need; None where they see this machine's files.
         releaser: gives back what there is of a boot that failed.
@@ -57,6 +57,7 @@ class Boots:
         *,
         backend: Backend,
         loop: Loop,
+        crews: Crews,
         narrator: Narrator,
         welcome: Welcome,
         keeper: Keeper | None,
@@ -70,8 +71,7 @@ class Boots:
         self._narrator = narrator
         self._welcome = welcome
         self._keeper = keeper
-        name, size = f"dragonfly-{self._options.name}", backend.max_concurrent_boots + DOOR
-        self._crew = Crew(f"{name}-boots", size, narrator.callback_failed)
+        self._crew = crews.make("boots", backend.max_concurrent_boots + DOOR)
         self._releaser = releaser
         self._host = host
         self._booting: dict[int, Booting] = {}
@@ -92,18 +92,14 @@ class Boots:
         self._times = BootTimes(
             engine, loop, narrator, host, self._booting, backend.name, self._dial_back, on_timeout=self._end_boot
         )
-        self._other_crews: list[Crew] = []
         if keeper is not None:
             # Of its own: files are read while backends block.
-            self._readers = Crew(f"{name}-sync", 1, narrator.callback_failed)
+            self._readers = crews.make("sync", 1)
             # Now, and not when a runner is there: if it could not be imported then, the engine would end of that.
             from dragonfly_executor.sync import Sender
 
             self._make_sender = Sender
-            self._other_crews.append(self._readers)
-        self._lookout = Lookout(self, loop, self._options.name, narrator) if self._dial_back is not None else None
-        if self._lookout is not None:
-            self._other_crews.append(self._lookout.crew)
+        self._lookout = Lookout(self, loop, crews) if self._dial_back is not None else None
 
     def _make_dial_back(self) -> DialBack:
         # It loads ssl, which no other backend needs.
@@ -214,6 +210,8 @@ class Boots:
     def _returned_late(self, runner_id: int) -> None:
         """The backend has come back from a boot that was over."""
         self._hung.discard(runner_id)
+        if not self._hung:
+            self._crew.patience = None
         self._engine.handle(events.BootReturned(runner_id))
 
     def node_ended(self, runner: RunnerLink, error: errors.BootError) -> None:
@@ -313,6 +311,7 @@ class Boots:
         hangs = boot.hangs
         if hangs:
             self._hung.add(runner_id)
+            self._crew.patience = HUNG_JOIN
         if boot.aborted or error is None:
             if boot.is_told:
                 # One that never began leaves no trace.
@@ -335,16 +334,3 @@ class Boots:
         if self._dial_back is not None:
             self._dial_back.close()
         self._arrivals.close()
-
-    def close_crews(self) -> None:
-        """Let the threads end when they have done what is queued."""
-        for crew in (self._crew, *self._other_crews):
-            crew.close()
-
-    def join_crews(self, timeout: float) -> list[str]:
-        """Wait for the threads; the names of those that have not ended."""
-        # A boot that is known to hang has had its time.
-        left = self._crew.join(HUNG_JOIN if self._hung else timeout)
-        for crew in self._other_crews:
-            left += crew.join(timeout)
-        return left

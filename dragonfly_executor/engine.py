@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import count
 
 from dragonfly_executor import errors, reports
@@ -15,41 +15,43 @@ from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.ledger import Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.future import Future
+from dragonfly_executor.intake import Intake
+from dragonfly_executor.latch import Latch
 from dragonfly_executor.lifecycle import ForkGuard, watch_exit
-from dragonfly_executor.narrator import Narrator
-from dragonfly_executor.outputs import Outputs
-from dragonfly_executor.performer import Performer, broken_by, fail_each, settle
+from dragonfly_executor.parts import Parts
+from dragonfly_executor.performer import broken_by, fail_each, settle
 from dragonfly_executor.questions import Questions
 from dragonfly_executor.runner_link import RunnerLink
-from dragonfly_executor.runners import Runners
-from dragonfly_executor.threads import Crew
+from dragonfly_executor.starting import Start
 from dragonfly_executor.transfers import sendable
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.versions import usable_cpus
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
+    from concurrent.futures import Future as BaseFuture
     from typing import Any, TypeVar
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.options import PoolOptions
+    from dragonfly_executor.outputs import Outputs
     from dragonfly_executor.payload import CallCodec
-    from dragonfly_executor.runner_link import RunnerLink
+    from dragonfly_executor.runners import Runners
     from dragonfly_executor.sync import Keeper
     from dragonfly_executor.transport.link import Buffer
 
     T = TypeVar("T")
 
-JOIN_PATIENCE = 5.0
-"""Seconds after which a thread that does not end is complained about."""
-
 
 class Engine:
     """Runs a pool's calls.
 
-    `submit`, `cancel`, `post`, `ask` and `shut_down` may be called from any thread; everything else belongs to the
-    engine thread, which starts with the first submit, or with `start`.
+    What stands under "from any thread" may be called from any; everything else belongs to the engine thread, which
+    starts with the first submit, or with `start`.
+
+    An interrupt may come to whoever calls, between any two steps. So nothing there takes a lock or leaves a note that
+    would have to be taken back: what is handed over is added to a queue, in one step, and then the loop is woken.
     """
 
     def __init__(
@@ -69,35 +71,32 @@ class Engine:
         """Calls that outlive an interrupt of whoever waits for them."""
         self._backend = backend
         self._machine = Machine(limits)
-        # Reentrant: a garbage collection inside it may shut this very pool down.
-        self._lock = threading.RLock()
-        self._inbox: deque[Call] = deque()
-        self._inbox_is_due = False
+        self._intake = Intake()
         self._taken: list[Call] = []
         self._untold: list[Call] = []
         self._questions = Questions(self._machine)
+        self._modes: list[events.ShutdownMode] = []
         self._refusal: str | None = None
         self._failure: Exception | None = None
         self._ids = count(1)
         self._may_linger = usable_cpus() > 1
-        self._initializer = self._encode_initializer()
+        function, args = options.initializer, tuple(options.initargs)
+        self._initializer = b"" if function is None else b"".join(codec.encode_call(function, args, {}))
+        # Held by threads that no interrupt comes to.
+        self._lock = threading.Lock()
+        self._start = Start(options.name, self._bring_up)
         self._thread: threading.Thread | None = None
+        """The engine thread; None until all is there."""
         self._thread_id = 0
+        self._has_ended = Latch()
         self._timer: Timer | None = None
         self._turn_is_due = False
+        self._parts: Parts
         self._loop: Loop
-        self._callbacks: Crew
         self._runners: Runners
-        self._narrator: Narrator
-        self._performer: Performer
         self._do: dict[type, Callable[[Any], None]]
         self.outputs: Outputs
         ForkGuard.of_this_process().add(self)
-
-    def _encode_initializer(self) -> bytes:
-        if self.options.initializer is None:
-            return b""
-        return b"".join(self.codec.encode_call(self.options.initializer, tuple(self.options.initargs), {}))
 
     # -- from any thread ----------------------------------------------------------------------------------------------
 
@@ -108,32 +107,33 @@ class Engine:
             RuntimeError: the pool is shut down, or broken (`PoolBrokenError`), or belongs to another process
                 (`ForkedExecutorError`).
             FrameTooLargeError: the payload is over ``max_payload``.
+            StartError: the engine could not be started.
         """
         payload = sendable(parts)
         size = len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
         if size > self.options.max_payload:
-            raise errors.FrameTooLargeError(
-                f"the call's arguments take {size} bytes, and max_payload is {self.options.max_payload}"
-            )
+            text = f"the call's arguments take {size} bytes, and max_payload is {self.options.max_payload}"
+            raise errors.FrameTooLargeError(text)
         if self._keeper is not None:
             self._keeper.look_again()
         future: Future[Any] = Future(self)
         call = future.call = Call(next(self._ids), payload, future, limits)
-        with self._lock:
-            self.check_open()
-            if self._thread is None:
-                self._start_thread()
-            if not cancel_running:
-                future.cancels_running = False
-                self._performer.some_stay = True
-            self._inbox.append(call)
-            if self._inbox_is_due:
-                return future
-            self._inbox_is_due = True
+        if self._thread is None:
+            self._start.wait()
+        self.check_open()
+        if not cancel_running:
+            future.cancels_running = False
+            self._parts.performer.some_stay = True
         try:
-            self._loop.call_soon_threadsafe(self._take_inbox)
-        except BaseException:  # a Ctrl-C: the next submit has to ask again
-            self._inbox_is_due = False
+            # From this step on the call is accepted.
+            self._intake.append(call)
+            if self._loop.is_asleep:
+                self._loop.call_soon_threadsafe(self._take_inbox)
+            # Whoever closes the pool first says so. If nothing was said before this, the call is seen.
+            if (self._refusal is not None or self._failure is not None) and self._intake.withdraw(call):
+                self.check_open()
+        except BaseException:
+            self._intake.withdraw(call)
             raise
         return future
 
@@ -150,24 +150,15 @@ class Engine:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def start(self) -> None:
-        """Start the thread before the first submit, as a pool with ``min`` runners does."""
-        with self._lock:
-            if self._thread is None and self._refusal is None:
-                self._start_thread()
+        """Start the thread before the first submit, as a pool with ``min`` runners does; `StartError` if it cannot."""
+        if self._thread is None and self._refusal is None:
+            self._start.wait()
         self.post(events.Tick())
 
     def cancel(self, call: Call) -> None:
         """Stop a call whose future was cancelled."""
         if not self.forked:
             self.post(events.CancelRequested((call.id,)))
-
-    def cancel_all(self, *, but: Container[Any]) -> None:
-        """Cancel every call that is not done, except those whose futures are in `but`."""
-        # The tokens are read here: there may be a million of them, and the engine has other things to do.
-        for call in self.ask(lambda machine: machine.unsettled()):
-            future = call.token
-            if isinstance(future, Future) and future not in but:
-                future.cancel()
 
     def post(self, event: object) -> None:
         """Hand the core an event."""
@@ -177,7 +168,7 @@ class Engine:
 
     def ask(self, question: Callable[[Machine], T]) -> T:
         """The answer to a question about the pool's state, given on the engine thread."""
-        if self._thread is None or self.forked or threading.get_ident() == self._thread_id:
+        if self._thread is None or self.forked or self.is_this_thread:
             return question(self._machine)
         return self._questions.ask(self._loop, question)
 
@@ -185,69 +176,70 @@ class Engine:
         """How the pool stands."""
         return self.ask(lambda machine: machine.stats((Loop if self._thread is None else self._loop).time()))
 
-    def deferred(self, callback: Callable[[Any], object]) -> Callable[[Any], object]:
-        """The callback, made to run on the callback thread where the engine thread would run it."""
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether this is the engine thread, where nothing of the user's may run."""
+        return threading.get_ident() == self._thread_id
 
-        def run(future: Any) -> object:
-            if threading.get_ident() != self._thread_id:
-                return callback(future)
-            self._callbacks.run(callback, future)
-            return None
-
-        return run
+    def call_back(self, callback: Callable[[Any], object], future: BaseFuture[Any]) -> None:
+        """Have a done callback called on the callback thread."""
+        if self.is_this_thread:
+            self._parts.callbacks.run(callback, future)
+        else:
+            self._loop.call_soon_threadsafe(lambda: self._parts.callbacks.run(callback, future))
 
     def shut_down(self, mode: events.ShutdownMode, reason: str = "cannot schedule new futures after shutdown") -> None:
         """Accept no more calls and go, the way `mode` says. Returns at once; `join` waits."""
         if self.forked:
             return
-        with self._lock:
-            if self._refusal is None:
-                self._refusal = reason
+        # First these: a start that is under way looks at them when it is done.
+        self._modes.append(mode)
+        self._refusal = self._refusal or reason
         if self._thread is not None:
-            # A submit that was accepted just before may not have asked for this yet.
-            self._loop.call_soon_threadsafe(self._take_inbox)
-        self.post(events.ShutdownRequested(mode))
+            self._loop.call_soon_threadsafe(lambda: self._shut_down(mode))
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until nothing of the pool is left: no runner, no thread. Complains about a thread that stays."""
+        if self._thread is None and self._start.is_under_way and not self.forked:
+            with suppress(errors.StartError):
+                self._start.wait()
         thread = self._thread
-        if thread is None or self.forked or threading.get_ident() == self._thread_id:
+        if thread is None or self.forked or self.is_this_thread:
             return
-        thread.join(timeout)
-        if thread.is_alive():
+        # Not by `Thread.join`: before 3.13 a thread whose join was interrupted counts as ended.
+        if not self._has_ended.wait(timeout):
             return
-        for left in (*self._runners.join_crews(JOIN_PATIENCE), *self._callbacks.join(JOIN_PATIENCE)):
-            self._narrator.complain(f"thread {left} has not ended; what it runs blocks")
+        thread.join()
+        self._parts.join()
 
     def abandon_in_forked_child(self) -> None:
         """Forget everything without a goodbye: it all belongs to the process that forked."""
         self.forked = True
-        if self._thread is None:
-            return
-        for fd in (*self._runners.descriptors(), *self._loop.descriptors()):
-            try:
-                os.close(fd)
-            except OSError:
-                continue  # the parent was just closing it
+        if self._thread is not None:
+            self._parts.abandon()
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 
-    def _start_thread(self) -> None:
-        """All threads are started here, at the first call: at interpreter exit none can be."""
-        errors.load()
-        name = f"dragonfly-{self.options.name}"
-        self._loop = self._backend.make_loop()
-        self._narrator = Narrator(self.options, self._machine)
-        self._callbacks = Crew(f"{name}-callbacks", 1, self._narrator.callback_failed)
-        self._narrator.run_on(self._callbacks)
-        on_engine, failed = self._loop.call_soon_threadsafe, self._narrator.callback_failed
-        self.outputs = Outputs(self.options.output, self._callbacks, on_engine, self._future_of, failed)
-        self._runners = Runners(self, self._backend, self._loop, self._initializer, self._narrator, self._keeper)
-        self._performer = Performer(self._loop, self._runners, self.outputs, self._keeper, self._narrator)
-        self._do = self._performer.do
-        self._thread = threading.Thread(target=self._run, name=f"{name}-engine", daemon=True)
-        self._thread.start()
+    def _bring_up(self) -> None:
+        """Start all threads, or none: at interpreter exit none can be started any more."""
+        with self._lock:
+            # Whoever shuts the pool down sees that this is under way, or this sees that it is shut down.
+            if self._thread is not None or self._refusal is not None:
+                return
+            errors.load()
+            parts = self._parts = Parts(self, self._backend, self._machine, self._initializer, self._keeper)
+            self._loop, self._runners, self._do = parts.loop, parts.runners, parts.performer.do
+            self._loop.feed(self._intake, self._take_inbox)
+            thread = threading.Thread(target=self._run, name=f"dragonfly-{self.options.name}-engine", daemon=True)
+            try:
+                thread.start()
+            except BaseException:
+                parts.undo()
+                raise
+            self._thread = thread
         watch_exit(self)
+        for mode in list(self._modes):
+            self._loop.call_soon_threadsafe(lambda mode=mode: self._shut_down(mode))  # type: ignore[misc]
 
     def _run(self) -> None:
         self._thread_id = threading.get_ident()
@@ -256,26 +248,25 @@ class Engine:
         except BaseException as error:
             self._collapse(error)
         finally:
-            self._callbacks.close()
-            self._runners.close_crews()
-            self._loop.close()
-            self._questions.end()
-
-    def _future_of(self, call_id: int) -> Future[Any] | None:
-        call = self._machine.find(call_id)
-        return None if call is None else call.token  # type: ignore[return-value]  # the core does not look at it
+            try:
+                self._parts.close()
+            finally:
+                self._questions.end()
+                self._has_ended.open()
 
     def _take_inbox(self) -> None:
-        # The flag falls first: a submit after that asks for a pass of its own.
-        self._inbox_is_due = False
         calls: list[Call] = []
-        inbox = self._inbox
         self._taken = calls
-        while inbox:
-            calls.append(inbox.popleft())
+        self._intake.take(calls)
         if calls:
             self.handle(events.Submitted(calls))
         self._taken = []
+
+    def _shut_down(self, mode: events.ShutdownMode) -> None:
+        # What was accepted before is accepted. Whoever submits later sees that, and takes the call back.
+        self._take_inbox()
+        self._loop.feed((), self._take_inbox)
+        self.handle(events.ShutdownRequested(mode))
 
     def handle(self, event: Any) -> None:
         """Hand the core an event, on the engine thread, and do what it decides."""
@@ -332,34 +323,22 @@ class Engine:
         for event in reports.events_of(runner.id, said, runner.node):
             self.handle(event)
         if said.setup_failure is not None:
-            self._setup_failed(*said.setup_failure)
+            self._parts.read_failure(self.codec, *said.setup_failure, self._break)
         if said.synced:
             self._runners.synced(runner, said.synced)
         if said.bye:
             self._runners.said_bye(runner)
 
-    def _setup_failed(self, payload: bytes, is_error: bool) -> None:
-        """An initializer failed. What it raised is opened on the callback thread: it may be of the user's own type."""
-
-        def open_and_break() -> None:
-            """On the callback thread: the error is opened by the user's code."""
-            error = reports.initializer_error(self.codec, payload, is_error)
-            self._loop.call_soon_threadsafe(lambda: self._break(error))
-
-        self._callbacks.run(open_and_break)
-
     def _break(self, error: Exception) -> None:
-        with self._lock:
-            self._failure = self._failure or error
+        self._failure = self._failure or error
         self.handle(events.PoolBroke(error))
 
     def _collapse(self, bug: BaseException) -> None:
         """The engine itself has failed: nobody may wait for it, and no runner may stay."""
         error = broken_by(bug)
-        with self._lock:
-            self._failure = self._failure or error
-            left = deque((*self._inbox, *self._taken, *self._machine.unsettled(), *self._untold))
-            self._inbox.clear()
+        self._failure = self._failure or error
+        left = deque((*self._taken, *self._machine.unsettled(), *self._untold))
+        self._intake.take(left)
         try:
             fail_each(left, error)
         finally:
@@ -367,4 +346,4 @@ class Engine:
                 self._runners.abandon()
             finally:
                 fail_each(left, error)  # again, if memory was short: now there is more of it
-                self._narrator.complain(str(error))
+                self._parts.narrator.complain(str(error))

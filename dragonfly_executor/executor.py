@@ -138,10 +138,8 @@ class PoolExecutor(Executor):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        if not self._owns_pool:
-            return None
-        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
-        self._pool.leave(interrupted=interrupted)
+        if self._owns_pool:
+            self._pool.__exit__(kind, error, traceback)
         return None
 
 

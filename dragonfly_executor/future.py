@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from concurrent.futures import Future as BaseFuture
 
+from dragonfly_executor.condition import Condition
 from dragonfly_executor.core.ledger import Call, CallState
 from dragonfly_executor.errors import ForkedExecutorError
 
@@ -87,6 +88,35 @@ class Unopened(Exception):
         self.outcome = outcome
 
 
+class Deferred:
+    """A done callback. It is called on the callback thread where the engine thread would call it.
+
+    That is once, unless an interrupt comes into it: then `Future.cancel` has it called again.
+    """
+
+    __slots__ = ("_engine", "_fn", "_is_called")
+
+    def __init__(self, engine: Engine, fn: Callable[[Any], object]) -> None:
+        self._engine = engine
+        self._fn = fn
+        self._is_called = False
+
+    def __call__(self, future: BaseFuture[Any]) -> None:
+        """Call it, unless that was done."""
+        if self._is_called:
+            return
+        if self._engine.is_this_thread:
+            self._engine.call_back(self, future)
+            return
+        returned: object = self
+        try:
+            self._is_called = True
+            returned = self._fn(future)
+        except KeyboardInterrupt:
+            self._is_called = returned is not self
+            raise
+
+
 class Future(BaseFuture[T]):
     """A call's future. To the base class it stays pending until the call has ended; the ledger answers `running`.
 
@@ -101,20 +131,39 @@ class Future(BaseFuture[T]):
     _told = False
     captured: Captured | None = None
     """What the call has written; the engine sets it."""
+    _callbacks: tuple[Deferred, ...] = ()
 
     def __init__(self, engine: Engine) -> None:
         super().__init__()
+        # The standard library's own is left locked by an interrupt that comes as it is entered or left. Then the engine
+        # would wait for it for ever.
+        self._condition: Condition = Condition()  # type: ignore[assignment]
         self._engine = engine
         self.call: Call | None = None
         """Its record in the ledger; the engine sets it once."""
 
     def cancel(self) -> bool:
         """Cancel the call, and stop it where it runs. False if it has ended."""
-        if not super().cancel():
-            return False
-        if self.call is not None:
-            self._engine.cancel(self.call)
+        try:
+            if not super().cancel():
+                return False
+            if self.call is not None:
+                self._engine.cancel(self.call)
+        except BaseException:
+            self._finish_cancel()
+            raise
         return True
+
+    def _finish_cancel(self) -> None:
+        """An interrupt has ended `cancel`. If the future is cancelled, whoever is to hear of it does."""
+        self._condition.let_go()
+        if self.call is None or not self.cancelled():
+            return
+        with self._condition:
+            self._condition.notify_all()
+        self._engine.cancel(self.call)
+        for callback in self._callbacks:
+            self._engine.call_back(callback, self)
 
     def hand_over(self) -> bool:
         """The call goes to a runner, the first time or again; False if it was cancelled before. On the engine thread.
@@ -163,6 +212,9 @@ class Future(BaseFuture[T]):
             outcome: Any = super().result(timeout)
         except Unopened as unopened:
             error = unopened.outcome.open()[1]
+        except KeyboardInterrupt:
+            self._condition.let_go()
+            raise
         else:
             if type(outcome) is not Outcome:
                 return outcome  # type: ignore[no-any-return]  # set by other hands than the engine's
@@ -178,7 +230,11 @@ class Future(BaseFuture[T]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the call raised, None if it returned; waits and raises as `result` does."""
         self._refuse_in_forked_child()
-        error = super().exception(timeout)
+        try:
+            error = super().exception(timeout)
+        except KeyboardInterrupt:
+            self._condition.let_go()
+            raise
         if type(error) is Unopened:
             return error.outcome.open()[1]
         outcome: Any = super().result(0) if error is None else None
@@ -202,7 +258,13 @@ class Future(BaseFuture[T]):
 
     def add_done_callback(self, fn: Callable[[BaseFuture[T]], object]) -> None:
         """Call ``fn(future)`` when the future is done: at once if it is, else on the pool's callback thread."""
-        super().add_done_callback(self._engine.deferred(fn))
+        callback = Deferred(self._engine, fn)
+        try:
+            super().add_done_callback(callback)
+            self._callbacks += (callback,)
+        except KeyboardInterrupt:
+            self._condition.let_go()
+            raise
 
     def _standing(self) -> str:
         """Return how the call stands, in the standard library's words: "finished returned int", say."""

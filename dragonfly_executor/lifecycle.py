@@ -8,6 +8,7 @@ import sys
 import weakref
 
 from dragonfly_executor.core import events
+from dragonfly_executor.future import Future
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -23,16 +24,21 @@ def leave(engine: Engine, *, interrupted: bool, reason: str = "cannot schedule n
     """
     try:
         if interrupted:
-            engine.cancel_all(but=engine.unlinked)
+            # The futures are read here: there may be a million of them, and the engine has other things to do.
+            for call in engine.ask(lambda machine: machine.unsettled()):
+                future = call.token
+                if isinstance(future, Future) and future not in engine.unlinked:
+                    future.cancel()
         engine.shut_down(events.ShutdownMode.DRAIN, reason)
         engine.join(engine.options.shutdown_timeout if interrupted else None)
-    except KeyboardInterrupt:
-        interrupted = True
-        raise
-    finally:
         if interrupted:
             engine.shut_down(events.ShutdownMode.KILL, reason)
             engine.join()
+    except BaseException as error:
+        if interrupted or isinstance(error, KeyboardInterrupt):
+            engine.shut_down(events.ShutdownMode.KILL, reason)
+            engine.join()
+        raise
 
 
 def watch_exit(engine: Engine) -> None:
@@ -40,20 +46,16 @@ def watch_exit(engine: Engine) -> None:
 
     Where it ends because of a Ctrl-C that nobody caught, nobody waits for them: theirs would have been hit by it, too.
     """
-    atexit.register(_ExitHook(engine))
+    # It is its own handler, so that it goes with the engine without a step of Python, at which an interrupt could come.
+    atexit.register(_ExitHook(engine, atexit.unregister))
 
 
-class _ExitHook:
-    """Holds the engine weakly: a pool that has ended costs nothing but this."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = weakref.ref(engine, self._forget)
-
-    def _forget(self, reference: object) -> None:
-        atexit.unregister(self)
+class _ExitHook(weakref.ref["Engine"]):
+    """Holds the engine weakly: a pool that has ended costs nothing."""
 
     def __call__(self) -> None:
-        engine = self._engine()
+        """Called at the interpreter's end."""
+        engine = super().__call__()
         if engine is not None:
             reason = "cannot schedule new futures after interpreter shutdown"
             leave(engine, interrupted=_ended_by_interrupt(), reason=reason)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dragonfly_executor.backends.base import Node
-from dragonfly_executor.threads import Crew
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.boots import Boots
-    from dragonfly_executor.narrator import Narrator
     from dragonfly_executor.runner_link import RunnerLink
+    from dragonfly_executor.threads import Crews
     from dragonfly_executor.transport.loop import Loop
 
 LOOK = 5.0
@@ -23,19 +22,18 @@ class Lookout:
     Args:
         boots: whose nodes they are.
         loop: the engine's.
-        name: of the pool.
-        narrator: hears of a node that raises.
+        crews: the pool's.
     """
 
-    def __init__(self, boots: Boots, loop: Loop, name: str, narrator: Narrator) -> None:
+    def __init__(self, boots: Boots, loop: Loop, crews: Crews) -> None:
         self._boots = boots
         self._loop = loop
-        self.crew = Crew(f"dragonfly-{name}-watch", LOOKS_AT_ONCE, narrator.callback_failed)
+        self._crew = crews.make("watch", LOOKS_AT_ONCE)
 
     def watch(self, runner: RunnerLink) -> None:
         """Look at this runner's node until it has dialed back, or nobody waits for it. On the engine thread."""
         if type(runner.node).ended is not Node.ended and self._boots.is_waited_for(runner):
-            self.crew.run(self._look, runner)
+            self._crew.run(self._look, runner)
 
     def _look(self, runner: RunnerLink) -> None:
         """On the crew."""

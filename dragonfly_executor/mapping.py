@@ -78,12 +78,12 @@ def map_calls(
     pending: deque[Future[Any]] = deque()
     try:
         pending.extend(islice(sent, window))
+        # Once all are submitted the results must not hold the executor: one that was dropped winds down meanwhile.
+        results = _results(pending, iter(()) if window is None else sent, deadline, chunksize)
+        return Results(results if chunksize == 1 else (value for values in results for value in values), pending)
     except BaseException:
         _cancel(pending)
         raise
-    # Once all are submitted the results must not hold the executor: one that was dropped winds down meanwhile.
-    results = _results(pending, iter(()) if window is None else sent, deadline, chunksize)
-    return Results(results if chunksize == 1 else (value for values in results for value in values), pending)
 
 
 def _window(iterables: Sequence[Iterable[Any]], chunksize: int, buffersize: int | None) -> int | None:
@@ -135,7 +135,8 @@ def _results(
 
 def _take(pending: deque[Future[Any]], deadline: float | None, first: int, chunksize: int) -> Any:
     """The oldest result; nothing keeps it alive once the caller lets go of it. An error tells whose it is."""
-    future = pending.popleft()
+    # Until this is over it stays there, where an interrupt finds it.
+    future = pending[0]
     try:
         return future.result(None if deadline is None else deadline - time.monotonic())
     except BaseException as error:
@@ -147,6 +148,7 @@ def _take(pending: deque[Future[Any]], deadline: float | None, first: int, chunk
         raise told from error.__cause__
     finally:
         future.cancel()
+        pending.popleft()
         del future
 
 
@@ -166,5 +168,10 @@ def _named(error: BaseException, first: int, chunksize: int) -> BaseException:
 
 
 def _cancel(futures: Iterable[Future[Any]]) -> None:
-    for future in futures:
-        future.cancel()
+    try:
+        for future in futures:
+            future.cancel()
+    except BaseException:  # an interrupt
+        for future in futures:
+            future.cancel()
+        raise

@@ -8,11 +8,11 @@ been consumed, and sends no more than a window ahead of that.
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 
+from dragonfly_executor.condition import RLock, holding
 from dragonfly_executor.core.output import GRANT, Text, weight
 from dragonfly_executor.core.wire import Flag, Frame
 
@@ -47,7 +47,8 @@ class Captured:
     """What one call has written: its last attempt's, the two streams in the order in which they were read."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Whoever asks for the text may be interrupted.
+        self._lock = RLock()
         self._begin(0)
 
     def _begin(self, attempt: int) -> None:
@@ -83,10 +84,9 @@ class Captured:
 
     def text(self) -> str:
         """All of it, or its end and how much was dropped."""
-        with self._lock:
-            text = "".join(self._pieces)
-            beyond = max(0, len(text) - CAPTURED)
-            dropped = self._dropped + beyond
+        text, dropped = holding(self._lock, lambda: ("".join(self._pieces), self._dropped))
+        beyond = max(0, len(text) - CAPTURED)
+        dropped += beyond
         return f"[{dropped} characters were dropped]\n{text[beyond:]}" if dropped else text
 
 

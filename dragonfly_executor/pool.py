@@ -153,8 +153,10 @@ class Pool:
         # Without a pool nobody can ask for results that are not asked for yet, so what is pending finishes, and then
         # the engine ends. It must not hold the pool itself. The finalizer must not hold the engine, which
         # knows `__main__`: at the interpreter's end a `__del__` there would run only when the built-in names are gone.
-        self._finalizer = weakref.finalize(self, _wind_down, weakref.ref(self._engine))
-        self._finalizer.atexit = False
+        # There are two: what a Ctrl-C hits in one of them is lost.
+        for _ in range(2):
+            finalizer = weakref.finalize(self, _wind_down, weakref.ref(self._engine))
+            finalizer.atexit = False
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -289,7 +291,11 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.leave(interrupted=kind is not None and issubclass(kind, KeyboardInterrupt))
+        try:
+            self.leave(interrupted=kind is not None and issubclass(kind, KeyboardInterrupt))
+        except KeyboardInterrupt:
+            self.kill()  # wherever it came
+            raise
 
 
 def _wind_down(reference: weakref.ref[Engine]) -> None:

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 
 class Questions:
-    """Questions about a pool's state, which the engine thread owns until it has ended, and which is anybody's then."""
+    """Questions about a pool's state, which the engine thread owns until it has ended, and which is anybody's then.
+
+    Without a lock: whoever asks may be interrupted between any two steps.
+    """
 
     def __init__(self, state: Machine) -> None:
         self._state = state
-        self._asked: list[SimpleQueue[Any]] = []
+        self._asked: dict[int, SimpleQueue[Any]] = {}
         self._ended = False
 
     def ask(self, loop: Loop, question: Callable[[Machine], T]) -> T:
@@ -28,8 +31,6 @@ class Questions:
 
         What the question raises is raised here, and does not end that thread.
         """
-        if self._ended:
-            return question(self._state)
         answers: SimpleQueue[list[T]] = SimpleQueue()
         raised: list[Exception] = []
 
@@ -41,12 +42,14 @@ class Questions:
                 raised.append(error)
                 answers.put([])
 
-        self._asked.append(answers)
-        loop.call_soon_threadsafe(answer_it)
-        if self._ended:
-            answers.put([])
-        answer = answers.get()
-        self._asked.remove(answers)
+        try:
+            self._asked[id(answers)] = answers
+            if self._ended:
+                return question(self._state)
+            loop.call_soon_threadsafe(answer_it)
+            answer = answers.get()
+        finally:
+            self._asked.pop(id(answers), None)
         if raised:
             raise raised.pop()
         return answer[0] if answer else question(self._state)
@@ -55,5 +58,5 @@ class Questions:
         """The thread answers no more."""
         # First the flag: who asks from now on looks at it after having got in line.
         self._ended = True
-        for answers in list(self._asked):
+        for answers in list(self._asked.values()):
             answers.put([])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
+
+from dragonfly_executor.condition import RLock, holding
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -19,8 +20,7 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        # Reentrant: a garbage collection inside it may end a pool.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._pools: weakref.WeakValueDictionary[str, Pool] = weakref.WeakValueDictionary()
         self._owned: dict[str, Pool] = {}
         self._backend: Backend | None = None
@@ -28,39 +28,40 @@ class Registry:
     def configure(self, *, backend: Backend) -> None:
         """Set the backend of the pools that are made without one from now on."""
         check_backend(backend)
-        with self._lock:
-            self._backend = backend
+        self._backend = backend
 
     def default_backend(self) -> Backend:
         """What `configure` set, else the local backend."""
-        with self._lock:
-            if self._backend is not None:
-                return self._backend
+        if self._backend is not None:
+            return self._backend
         from dragonfly_executor.backends.local import LocalBackend
 
         return LocalBackend()
 
     def add(self, pool: Pool) -> None:
         """Make a pool known; ValueError if its name is taken."""
-        with self._lock:
-            known = self._pools.get(pool.name)
-            if known is not None and not known.is_shut_down:
-                raise ValueError(f"there is a pool named {pool.name!r} already; shut it down, or take another name")
-            self._pools[pool.name] = self._owned[pool.name] = pool
+        holding(self._lock, lambda: self._add(pool))
+
+    def _add(self, pool: Pool) -> None:
+        known = self._pools.get(pool.name)
+        if known is not None and not known.is_shut_down:
+            raise ValueError(f"there is a pool named {pool.name!r} already; shut it down, or take another name")
+        self._pools[pool.name] = self._owned[pool.name] = pool
 
     def release(self, pool: Pool) -> None:
         """Own a pool no longer: it is shut down, or could not be made. Nothing happens if it is not owned."""
-        with self._lock:
-            if self._owned.get(pool.name) is pool:
-                del self._owned[pool.name]
+        holding(self._lock, lambda: self._release(pool))
+
+    def _release(self, pool: Pool) -> None:
+        if self._owned.get(pool.name) is pool:
+            del self._owned[pool.name]
 
     def find(self, name: str) -> Pool:
         """The pool of this name; KeyError, naming those that there are, if there is none."""
-        with self._lock:
-            pool = self._pools.get(name)
-            if pool is None:
-                raise KeyError(f"no pool is named {name!r}; there are: {', '.join(sorted(self._pools)) or 'none'}")
-            return pool
+        pool = self._pools.get(name)
+        if pool is None:
+            raise KeyError(f"no pool is named {name!r}; there are: {', '.join(sorted(self._pools)) or 'none'}")
+        return pool
 
 
 def check_backend(backend: Backend) -> None:

@@ -8,7 +8,6 @@ from dragonfly_executor.core import events, handshake
 from dragonfly_executor.core.bounds import MAX_WARNING
 from dragonfly_executor.core.terminal import harmless
 from dragonfly_executor.release import Releaser
-from dragonfly_executor.threads import Crew
 from dragonfly_executor.welcome import Welcome
 
 TYPE_CHECKING = False  # typing is slow to import
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.reports import Ref, Result, Said
     from dragonfly_executor.runner_link import RunnerLink
     from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.threads import Crews
     from dragonfly_executor.transport.loop import Loop, Timer
 
 RELEASES_AT_ONCE = 100
@@ -42,6 +42,7 @@ class Runners:
         engine: Engine,
         backend: Backend,
         loop: Loop,
+        crews: Crews,
         initializer: bytes,
         narrator: Narrator,
         keeper: Keeper | None = None,
@@ -55,13 +56,14 @@ class Runners:
         self._heartbeat: Timer | None = None
         self._heartbeat_due = 0.0
         self._idle_check = self._encode_idle_check()
-        self._crew = Crew(f"dragonfly-{self._options.name}-release", RELEASES_AT_ONCE, narrator.callback_failed)
+        self._crew = crews.make("release", RELEASES_AT_ONCE)
         self._releaser = Releaser(self._crew, loop, narrator, backend.name)
         welcome = Welcome(engine, backend, initializer, keeper, narrator.warn)
         self._boots = Boots(
             engine,
             backend=backend,
             loop=loop,
+            crews=crews,
             narrator=narrator,
             welcome=welcome,
             keeper=keeper,
@@ -283,15 +285,6 @@ class Runners:
         if self._heartbeat is not None:
             self._heartbeat.cancel()
         self._boots.close()
-
-    def close_crews(self) -> None:
-        """Let the threads on which backends block end when they have done what is queued."""
-        self._boots.close_crews()
-        self._crew.close()
-
-    def join_crews(self, timeout: float) -> list[str]:
-        """Wait for these threads; the names of those that have not ended."""
-        return [*self._boots.join_crews(timeout), *self._crew.join(timeout)]
 
     def abandon(self) -> None:
         """Give every node back without asking: the engine has failed."""

@@ -19,6 +19,7 @@
     ├── PoolBrokenError (BrokenProcessPool)           the pool cannot go on
     │   └── InitializerError
     ├── BudgetExceeded (RuntimeError)                 runners have used what they may: no more calls begin
+    ├── StartError (RuntimeError)                     a pool has no thread, or no descriptor, to start with
     ├── ForkedExecutorError (RuntimeError)            used in a forked child of the parent
     └── NestingError (RuntimeError)                   runners in runners in runners
 
@@ -44,6 +45,7 @@ from dragonfly_executor.errors.base import (
     RemoteCallError,
     RemoteTraceback,
     ResultSerializationError,
+    StartError,
 )
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
@@ -87,6 +89,7 @@ __all__ = [
     "ResultSerializationError",
     "RunnerAuthError",
     "RunnerLostError",
+    "StartError",
     "VersionMismatchError",
 ]
 

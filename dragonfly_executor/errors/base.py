@@ -90,6 +90,13 @@ class BudgetExceeded(DragonflyError, RuntimeError):
         return str(self.args[0])
 
 
+class StartError(DragonflyError, RuntimeError):
+    """A pool's threads could not be started: this process may have no more threads, or no more descriptors.
+
+    Nothing of the attempt is left, and nothing was submitted. The next submit tries again.
+    """
+
+
 class ForkedExecutorError(DragonflyError, RuntimeError):
     """A pool was used in a forked child of the process that owns it. Make a new one in the child."""
 

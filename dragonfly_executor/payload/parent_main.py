@@ -5,10 +5,10 @@ from __future__ import annotations
 import builtins
 import pickle
 import sys
-from threading import Lock
 from types import CodeType, FunctionType, ModuleType
 
 from dragonfly_executor import errors
+from dragonfly_executor.condition import RLock, holding
 from dragonfly_executor.payload.code_names import all_names, code_names, submodules
 from dragonfly_executor.payload.rebuild import Importing, main_module
 from dragonfly_executor.payload.repeats import LEAST
@@ -99,7 +99,8 @@ class ParentMain(MainView):
     def __init__(self, define: Define, *, script_travels: bool = True) -> None:
         self._define = define
         self._script_travels = script_travels
-        self._lock = Lock()
+        # Callers may be interrupted.
+        self._lock = RLock()
         self._counter = 0
         self._versions: Versions = {}
         self._known: dict[str, _Definition] = {}
@@ -198,11 +199,13 @@ class ParentMain(MainView):
                 raise
             # Code that runs on import may bind it, by a global statement or through globals(): leave it to that.
             return _Definition(value, None, set(), set())
-        with self._lock:
-            self._attributes |= attributes
+        holding(self._lock, lambda: self._learn(attributes))
         entry = _Definition(value, data, hard, soft)
         entry.parts = parts
         return entry
+
+    def _learn(self, attributes: set[str]) -> None:
+        self._attributes |= attributes
 
     def _module(self, name: str, value: ModuleType) -> _Definition:
         stand_in = Importing(value.__name__, submodules(value, self._attributes))
@@ -234,12 +237,14 @@ class ParentMain(MainView):
         return found.advice(str(exc)) if found is not None else ""
 
     def _version(self, group: tuple[str, ...], data: bytes) -> tuple[int, bytes]:
-        with self._lock:
-            known = self._versions.get(group)
-            if known is None or known[1] != data:
-                self._counter += 1
-                known = self._versions[group] = self._counter, data
-            return known
+        return holding(self._lock, lambda: self._version_of(group, data))
+
+    def _version_of(self, group: tuple[str, ...], data: bytes) -> tuple[int, bytes]:
+        known = self._versions.get(group)
+        if known is None or known[1] != data:
+            self._counter += 1
+            known = self._versions[group] = self._counter, data
+        return known
 
 
 def _encoded(versions: Versions) -> tuple[bytes, list[memoryview]]:

@@ -56,7 +56,7 @@ def _flags(fn: Any) -> int:
         for _ in range(_DEPTH):
             if isinstance(fn, partial):
                 fn = fn.func
-            elif isinstance(fn, MethodType):
+            elif isinstance(fn, (MethodType, staticmethod)):
                 fn = fn.__func__
             elif isinstance(fn, _CACHED):
                 fn = fn.__wrapped__

@@ -169,7 +169,7 @@ class Agent:
         self._stopping = True
         for slot in list(self._dispatcher.slots.values()):
             if slot.in_flight and not slot.is_ending:
-                slot.stopped_after = self._grace if self._leaving else None
+                self._dispatcher.stopped_after = self._grace if self._leaving else None
                 slot.kill()
             else:
                 slot.retire()

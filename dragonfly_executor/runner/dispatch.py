@@ -38,6 +38,8 @@ class Dispatcher:
         """Living slots by process id."""
         self.max_calls_per_slot = 0
         self.memory: MemoryWatch | None = None
+        self.stopped_after: float | None = None
+        """Seconds that calls had when the runner was told to go from outside, once they are over."""
         self.waiting: deque[Work] = deque()
         """Calls that no slot has."""
         self._held: deque[Work] = deque()
@@ -230,7 +232,7 @@ class Dispatcher:
         elif slot.kill_reason == Kind.TIMED_OUT:
             send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt, detail=work.unopened))
         else:
-            told = slot_end.describe(work, slot, status, self.memory)
+            told = slot_end.describe(work, slot, status, self.memory, self.stopped_after)
             send(encode(Kind.LOST, work.call_id, told, attempt=work.attempt))
 
     # -- stopping calls -----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from dragonfly_executor.runner.slots import Slot, Work
 from dragonfly_executor.stdlib_json import json
 
 
-def describe(work: Work, slot: Slot, status: int, memory: MemoryWatch | None) -> bytes:
+def describe(work: Work, slot: Slot, status: int, memory: MemoryWatch | None, stopped_after: float | None) -> bytes:
     """Return the payload of a LOST."""
     code = os.waitstatus_to_exitcode(status)
     number = -code if code < 0 else 0
@@ -24,7 +24,7 @@ def describe(work: Work, slot: Slot, status: int, memory: MemoryWatch | None) ->
         "output": slot.output.last_words(),
         "stack": slot.stack.read(number),
         "out_of_memory": out_of_memory,
-        "stopped_after": slot.stopped_after,
+        "stopped_after": stopped_after,
         "memory_limit": memory.limit() if out_of_memory and memory is not None else None,
     }
     return json.dumps(said).encode()

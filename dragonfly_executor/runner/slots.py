@@ -160,8 +160,6 @@ class Slot:
         self.is_checking = False
         """Whether it runs the user's idle check, or is about to."""
         self.kill_reason: int | None = None
-        self.stopped_after: float | None = None
-        """Seconds that its calls had when the runner was told to go from outside, if it was killed at their end."""
         self.timer: Timer | None = None
         output.slot_is_forked(self)
 

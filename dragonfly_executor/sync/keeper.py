@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
+from dragonfly_executor.condition import RLock, holding
 from dragonfly_executor.payload.code_names import code_imports
 from dragonfly_executor.sync.imports import absolute
 from dragonfly_executor.sync.scan import Scanner, Snapshot, SyncRefused
@@ -39,7 +39,8 @@ class Keeper:
         self._plan = plan
         self._clock = clock
         self._scanner = Scanner(plan)
-        self._lock = threading.Lock()
+        # Callers take it too, and may be interrupted.
+        self._lock = RLock()
         self._began = float("-inf")
         self._due = float("-inf")
         self._modules = 0
@@ -69,10 +70,12 @@ class Keeper:
             codes: code that travels by itself, each with the package that its relative imports start from.
         """
         names = {name for code, package in codes for module in code_imports(code) for name in absolute(module, package)}
-        with self._lock:
-            if not names <= self._later:
-                self._later |= names
-                self._due = float("-inf")
+        if not names <= self._later:
+            holding(self._lock, lambda: self._add(names))
+
+    def _add(self, names: set[str]) -> None:
+        self._later |= names
+        self._due = float("-inf")
 
     def look(self) -> None:
         """See whether anything has changed, unless that was just done and nothing was imported since. Never raises."""
@@ -94,21 +97,26 @@ class Keeper:
             doubted: files of this machine whose contents are to be read again, whatever their status says.
         """
         asked = self._clock()
-        with self._lock:
-            if self._began > asked and not doubted:
-                return  # somebody else has looked since
-            self._began = self._clock()
-            modules = len(sys.modules)
-            try:
-                self.snapshot = self._scanner.scan(doubted, self._later)
-                self._refused = None
-            except SyncRefused as refusal:
-                if self._refused is None:
-                    logger.warning("%s", refusal)
-                self._refused = str(refusal)
-            self._modules = modules
-            now = self._clock()
-            self._due = now + min(self._plan.check_every, SHARE * (now - self._began))
+        holding(self._lock, lambda: self._refresh(asked, doubted))
+
+    def _refresh(self, asked: float, doubted: Collection[str]) -> None:
+        if self._began > asked and not doubted:
+            return  # somebody else has looked since
+        before, self._began = self._began, self._clock()
+        modules = len(sys.modules)
+        try:
+            self.snapshot = self._scanner.scan(doubted, self._later)
+            self._refused = None
+        except SyncRefused as refusal:
+            if self._refused is None:
+                logger.warning("%s", refusal)
+            self._refused = str(refusal)
+        except BaseException:  # an interrupt: nobody has looked
+            self._began = before
+            raise
+        self._modules = modules
+        now = self._clock()
+        self._due = now + min(self._plan.check_every, SHARE * (now - self._began))
 
     def require(self) -> Snapshot:
         """What is to be on a runner that boots.

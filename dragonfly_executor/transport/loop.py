@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import count
 from time import monotonic
 
@@ -23,7 +23,7 @@ LINGER = 0.0003
 On a virtual machine it takes 30 to 50 us until a processor that has gone idle runs the thread that was woken, and all
 caches are cold then. The round trip of a call that costs nothing was mostly that.
 """
-PASS = 1000
+PASS = 200
 """Calls from other threads that one pass runs at most."""
 SLACK = 64
 """How many timers there may be before sweeping is worth looking at."""
@@ -33,6 +33,10 @@ days; waking for nothing once a day is nothing."""
 MAX_ABSTENTION = 2
 """Waits, at most, for which a loop that lingered in vain does not: where others need the processors, it is only in the
 way. The first time it is one, and each further time in a row twice as many, so that most waits are free of it there."""
+
+
+def _nothing() -> None:
+    """What a loop without a queue takes from it."""
 
 
 class Timer:
@@ -72,9 +76,20 @@ class Loop:
         self._was_short = False
         self._abstains = 0
         self._next_abstention = 1
-        self._wake_is_sent = False
-        self._waker = make_waker()
-        self.add_reader(self._waker.fd, self._on_wake)
+        self._queue: Collection[object] = ()
+        self._take: Callback = _nothing
+        self.is_asleep = True
+        """Whether it may have to be woken to see what other threads have handed over. Only the loop changes it."""
+        try:
+            self._waker = make_waker()
+        except BaseException:
+            self._poller.close()
+            raise
+        try:
+            self.add_reader(self._waker.fd, self._on_wake)
+        except BaseException:
+            self.close()
+            raise
 
     time = staticmethod(monotonic)
     """Seconds on the clock of the timers; it only ever goes forward."""
@@ -125,26 +140,33 @@ class Loop:
         heapq.heapify(timers)
         self._crowded = 2 * len(timers) + SLACK
 
+    def feed(self, queue: Collection[object], take: Callback) -> None:
+        """In each pass that finds something in `queue`, call `take`, ahead of the calls from other threads.
+
+        So what a thread has put there comes before what the same thread has called back after it. Whoever adds to the
+        queue asks for a pass if the loop `is_asleep`.
+        """
+        self._queue, self._take = queue, take
+
     def call_soon_threadsafe(self, callback: Callback) -> None:
         """Call back in the next pass; from any thread, also from a garbage collection in any thread.
 
-        If an interrupt leaves it, the callback may be run only when there is something else to do.
+        If an interrupt leaves it, the callback may be run or not.
         """
-        self._from_threads.append(callback)
-        # Wakes are coalesced: until the loop has seen one, there is no need for another.
-        if not self._wake_is_sent:
-            self._wake_is_sent = True
-            try:
+        try:
+            self._from_threads.append(callback)
+            # The loop says that it sleeps before it looks at this queue for the last time. So either it sees what was
+            # added, or the one who has added it sees that it sleeps. Nothing is written down here that an interrupt
+            # could leave wrong.
+            if self.is_asleep:
                 self._waker.wake()
-            except BaseException:  # a Ctrl-C, before the wake or after it
-                self._wake_is_sent = False
-                raise
+        except BaseException:  # a Ctrl-C, before the wake or after it
+            self._waker.wake()
+            raise
 
     def _on_wake(self) -> None:
-        # In this order: a wake that comes in between must not be cleared away while the flag says that it is under way.
-        # And the flag falls before the queue is read: what is added after that sends a wake of its own.
+        # Ahead of the look at what was handed over: what comes after that sends a wake of its own.
         self._waker.clear()
-        self._wake_is_sent = False
 
     def run(self) -> None:
         """Run until `stop`."""
@@ -152,7 +174,10 @@ class Loop:
         readers, writers = self._readers, self._writers
         from_threads, soon = self._from_threads, self._soon
         while self._running:
-            for fd, events in self._wait():
+            self.is_asleep = True
+            ready = self._wait()
+            self.is_asleep = False
+            for fd, events in ready:
                 # Errors and hang-ups are told by the read or write that meets them.
                 if events & ~WRITABLE and (reader := readers.get(fd)) is not None:
                     reader()
@@ -162,7 +187,10 @@ class Loop:
                 self._run_due_timers()
             # Only what is there now: a callback that adds another must not starve the descriptors. And no more than so
             # many: threads that add them faster than they are run would make each pass longer than the one before.
-            for _ in range(min(len(from_threads), PASS)):
+            count = min(len(from_threads), PASS)
+            if self._queue:
+                self._take()
+            for _ in range(count):
                 from_threads.popleft()()
             for _ in range(len(soon)):
                 soon.popleft()()
@@ -174,7 +202,7 @@ class Loop:
     def _wait(self) -> list[tuple[int, int]]:
         """The descriptors that are ready, as soon as there are any or a callback is due."""
         poll = self._poller.poll
-        if self._soon or self._from_threads:
+        if self._soon or self._from_threads or self._queue:
             return poll(0.0)
         if not self.expects_news:
             return poll(self._patience())
@@ -223,6 +251,11 @@ class Loop:
         if self._waker.fd < 0:
             return ()
         return (*self._waker.descriptors(), self._poller.fileno())
+
+    def abandon(self) -> None:
+        """Close the descriptors in a forked child, as the loop's own: nothing closes the same numbers later."""
+        self._waker.abandon()
+        self._poller.close()
 
     def close(self) -> None:
         """Give the loop's descriptors back."""

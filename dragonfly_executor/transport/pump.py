@@ -21,6 +21,9 @@ class Pump:
     Args:
         stream: the blocking one.
         sock: the other one.
+
+    Raises:
+        RuntimeError: a thread cannot be started. Both are closed.
     """
 
     def __init__(self, stream: Stream, sock: socket.socket) -> None:
@@ -31,12 +34,15 @@ class Pump:
             for name, pump in (("in", self._pump_in), ("out", self._pump_out))
         ]
         try:
-            for thread in self._threads:
+            # This one first: it ends with the socket, whatever the stream does.
+            for thread in reversed(self._threads):
                 thread.start()
         except BaseException:
-            # No thread is to be had. The one that runs, if any, ends with what it waits for.
-            sock.close()
-            stream.close()
+            # No thread is to be had. The one that runs, if any, closes the socket, and the stream too.
+            self._shut_down(socket.SHUT_RDWR)
+            if self._threads[1].ident is None:
+                stream.close()
+                sock.close()
             raise
 
     def fileno(self) -> int:

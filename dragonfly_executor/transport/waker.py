@@ -1,11 +1,15 @@
-"""How another thread wakes a loop."""
+"""How another thread wakes a loop.
+
+Without a lock: whoever wakes may be interrupted between any two steps, and a lock that it leaves behind would stop the
+loop for good.
+"""
 
 from __future__ import annotations
 
 import os
+import select
 import socket
 import sys
-from _thread import RLock
 
 
 class Waker:
@@ -29,6 +33,10 @@ class Waker:
         """Give the descriptors back."""
         raise NotImplementedError
 
+    def abandon(self) -> None:
+        """Close them in a forked child, whatever another thread was doing with them as it forked."""
+        self.close()
+
 
 def make_waker() -> Waker:
     """The cheapest one of this platform."""
@@ -39,16 +47,16 @@ class EventWaker(Waker):
     """An eventfd: one descriptor, and no buffer that could be full."""
 
     def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # Between a look at the number and the write it may be closed, and be somebody else's file. Reentrant, because a
-        # garbage collection in here may wake this loop as well.
-        self._lock = RLock()
+        # It closes its descriptor, any one, when nobody refers to it any more: while a wake is under way the number is
+        # nobody else's file. That takes no step of Python, as a `__del__` does, into which an interrupt could come.
+        self._event: select.epoll | None = select.epoll.fromfd(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        self.fd = self._event.fileno()
 
     def wake(self) -> None:
         """See `Waker`."""
-        with self._lock:
-            if self.fd >= 0:
-                os.eventfd_write(self.fd, 1)
+        event = self._event
+        if event is not None:
+            os.eventfd_write(event.fileno(), 1)
 
     def clear(self) -> None:
         """See `Waker`."""
@@ -63,9 +71,15 @@ class EventWaker(Waker):
 
     def close(self) -> None:
         """See `Waker`."""
-        with self._lock:
-            fd, self.fd = self.fd, -1
-        os.close(fd)
+        self.fd = -1
+        self._event = None
+
+    def abandon(self) -> None:
+        """See `Waker`."""
+        event = self._event
+        self.close()
+        if event is not None:
+            event.close()
 
 
 class SocketWaker(Waker):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor import Pool
+from dragonfly_executor import DragonflyExecutor, Pool
 from dragonfly_executor.errors import CallTimeoutError, PoisonCallError, RunnerLostError
 from tests import payloads
 from tests.local.conftest import Make
@@ -41,10 +41,16 @@ def test_a_budget_ends_a_running_call_whatever_it_does(
     assert ex.pool.stats().boots_attempted == 1
 
 
+def warm(executor: DragonflyExecutor) -> DragonflyExecutor:
+    """An executor whose runner is up: the boot is part of a call's wait, and takes long on a busy machine."""
+    executor.submit(payloads.echo, 0).result(PATIENCE)
+    return executor
+
+
 @pytest.mark.parametrize("how", ["plain", "daemon", "exec empty session"])
 def test_a_budget_ends_everything_that_the_call_started(how: str, make: Make, mailbox: Mailbox) -> None:
     """Checklist 40."""
-    ex = make(1)
+    ex = warm(make(1))
     running = ex.options(timeout=0.5).submit(payloads.hold_with_sleeper, mailbox.path, how)
     with watching(*map(int, mailbox.read().split())) as watches:
         assert isinstance(error_of(running, SOON), CallTimeoutError)
@@ -76,10 +82,7 @@ def test_the_whole_budget_counts_waiting_too(make: Make, mailbox: Mailbox, gate:
 
 def test_the_queues_budget_ends_only_those_that_wait(make: Make, mailbox: Mailbox, gate: Gate, log: Path) -> None:
     """Checklist 40. What has begun in time may take its time."""
-    ex = make(1)
-    # The boot of a runner is part of the wait, and on a busy machine takes longer than this budget.
-    ex.submit(payloads.echo, 0).result(PATIENCE)
-    view = ex.options(queue_timeout=0.5)
+    view = warm(make(1)).options(queue_timeout=0.5)
     running = view.submit(payloads.log_and_hold, str(log), "running", mailbox.path, gate.path)
     mailbox.read()
     waiting = [view.submit(payloads.log_run, str(log), n) for n in range(5)]
@@ -245,7 +248,7 @@ def test_pauses_between_attempts_do_not_hold_others_up(make: Make, log: Path) ->
 
 def test_a_timeout_counts_all_attempts_together(make: Make, log: Path) -> None:
     """Checklist 22, 40."""
-    view = make(1).options(retries=1000, timeout=0.7, retry_wait=_no_wait)
+    view = warm(make(1)).options(retries=1000, timeout=0.7, retry_wait=_no_wait)
     assert isinstance(error_of(view.submit(payloads.fail_until, str(log), "endless", 10**6, "die")), CallTimeoutError)
     began = attempts(log)["endless"]
     assert 1 <= began <= 1001

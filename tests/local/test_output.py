@@ -692,10 +692,13 @@ def test_the_parents_configuration_decides_what_becomes_of_a_record(
     assert [record.getMessage() for record in caplog.records if record.name == "tests.printers"] == ["error"]
 
 
-def test_the_level_of_records_follows_the_parents(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("options", [{}, {"max_tasks_per_child": 1}], ids=["slots that stay", "a slot for each call"])
+def test_the_level_of_records_follows_the_parents(
+    make: Make, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
+) -> None:
     """From call to call, in slots that run already, in those that are yet to come, and in those without logging."""
     heard = Heard()
-    ex = make(2, output=heard)
+    ex = make(2, output=heard, **options)
 
     def logged(level: int) -> None:
         with caplog.at_level(level):

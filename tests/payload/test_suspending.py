@@ -72,6 +72,7 @@ class Evil:
         (functools.partial(coroutine, 1), r"coroutine\(\) is"),
         (functools.partial(functools.partial(Service().method)), r"Service.method\(\) is"),
         (functools.lru_cache(coroutine), r"coroutine\(\) is"),
+        (staticmethod(coroutine), r"coroutine\(\) is"),
         (Service(), r"Service.__call__\(\) is"),
         (Service().method, r"Service.method\(\) is"),
         (Service().items, r"Service.items\(\) is a generator"),

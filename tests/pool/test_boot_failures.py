@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -345,3 +347,45 @@ def test_the_agent_is_started_with_a_session_of_its_own_and_an_empty_stdin(make:
     """Checklist 33: whatever reads the terminal, it is not a runner."""
     answer = make(1).submit(lambda: (os.getsid(os.getppid()) == os.getppid(), sys.stdin.read())).result(PATIENCE)
     assert answer == (True, "")
+
+
+class _Channel:
+    """A stream that is no socket, and so has to be pumped."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.recv, self.sendall, self._sock = sock.recv, sock.sendall, sock
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+
+
+class _ChannelBackend(FakeBackend):
+    def boot(self, request: BootRequest) -> Node:
+        node = super().boot(request)
+        assert isinstance(node.stream, socket.socket)
+        node.stream = _Channel(node.stream)
+        return node
+
+
+@pytest.mark.parametrize("had", [0, 1])
+def test_a_link_without_threads_is_a_boot_that_failed(
+    make: MakeExecutor, monkeypatch: pytest.MonkeyPatch, had: int
+) -> None:
+    """Its bytes are moved by two; the pool goes on, and the next boot has them."""
+    backend = _ChannelBackend()
+    executor = make(2, backend=backend, **AT_ONCE)
+    real, started = threading.Thread.start, []
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name.startswith("dragonfly-pump"):
+            started.append(thread.name)
+            if len(started) == had + 1:
+                raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert executor.submit(echo, 1).result(PATIENCE) == 1
+    assert [node.stops for node in backend.nodes] == [1, 0]
+    assert len(started) == had + 3

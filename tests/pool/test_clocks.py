@@ -18,10 +18,13 @@ PACKAGE = Path(dragonfly_executor.__file__).parent
 # A certificate bears dates; they are backdated, and no runner looks at them (tests/dialback/test_pool.py).
 # And people read how old a machine is.
 DATED = {"transport/certificate.py", "backends/fly/machines.py"}
-# What is written on machines elsewhere, and on disk, is for processes that share no other clock; Fly sends dates.
+# What is written on machines elsewhere, and on disk, is for processes that share no other clock; Fly sends dates. A
+# machine that was started again learns from its boot's date that the boot is over, and files have dates. The printer
+# looks whether the date of a call's log record is one.
 SHARED_CLOCK = {
     "backends/fly/backend.py", "backends/fly/client.py", "backends/fly/http.py", "backends/fly/journal.py",
-    "backends/fly/sweep.py", "fleet/command.py", "fleet/fleet.py",
+    "backends/fly/sweep.py", "fleet/command.py", "fleet/fleet.py", "printer.py", "runner/dial.py",
+    "runner/leftovers.py",
 }  # fmt: skip
 WALL_CLOCKS = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "time.CLOCK_REALTIME"}
 

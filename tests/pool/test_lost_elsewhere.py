@@ -78,8 +78,8 @@ def test_what_is_lost_with_a_runner_elsewhere_is_bounded_in_time(
     errors = [future.exception(PATIENCE) for future in futures]
     lost = [error for error in errors if error is not None]
     assert all(type(error) is RunnerLostError for error in lost)
-    # Those that it had not been sent went on elsewhere.
-    assert len(lost) == len(runner.outstanding)
+    # What it had read, and what was on its way to it; those that it had not been sent went on elsewhere.
+    assert len(runner.outstanding) <= len(lost) < CALLS - ANSWERED
     ahead = max(0, len(lost) - SLOTS) / SLOTS
     # A call more, since a part of one cannot be sent; and the way through this machine is part of a round trip.
     assert (ahead - 1) * cost <= max(SPAN, 2 * (distance + SLACK))
@@ -93,4 +93,4 @@ def test_calls_of_which_nothing_is_known_yet_are_sent_ahead_one_by_one(make: Mak
         patch.setattr("tests.pool.test_lost_elsewhere.ANSWERED", 0)
         futures = [ex.submit(echo, n) for n in range(100)]
         errors = [future.exception(PATIENCE) for future in futures]
-    assert sum(error is not None for error in errors) == len(runner.outstanding) <= 2 * SLOTS
+    assert len(runner.outstanding) <= sum(error is not None for error in errors) <= 2 * SLOTS

@@ -46,6 +46,7 @@ STAGES: dict[str, tuple[tuple[Any, str], set[str]]] = {
     "session": ((channel, "_open_channel"), {"bootstrap"}),
     "command": ((paramiko.Channel, "exec_command"), {"bootstrap"}),
     "bootstrap": ((Bootstrap, "hear"), {"bootstrap"}),
+    "archive": ((Bootstrap, "run"), {"bootstrap"}),
     "handshake": ((SSHBackend, "boot"), {"handshake", "sync"}),
     "sync": ((Sender, "update"), {"sync"}),
 }

@@ -2,6 +2,7 @@
 
 python -m tests.ssh.program SPEC KNOWN_HOSTS KEY MAILBOX GATE LEASE CONNECT [fork | wait]
 
+CONNECT is as of `SSHBackend`, or "openssh" for that client.
 With "wait" it is one that is only stopped for a while, and says on its mailbox how the call and the next one ended.
 """
 
@@ -26,7 +27,8 @@ def main(
         config=None,
         use_agent=False,
         sync=None,
-        connect=connect,
+        connect="channel" if connect == "openssh" else connect,
+        client="openssh" if connect == "openssh" else "paramiko",
     )
     executor = DragonflyExecutor(backend=backend, lease=float(lease))
     if more == "fork":

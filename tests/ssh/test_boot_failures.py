@@ -242,7 +242,7 @@ def test_a_host_that_never_stops_printing(
 def test_a_host_that_never_begins(host: Host, make_backend: MakeBackend, make: Make) -> None:
     """The boot ends in its time, and so does what it began on the host."""
     host.profile("read -r line")
-    error = boot_error(make_backend(host), REQUEST._replace(timeout=1.0))
+    error = boot_error(make_backend(host), REQUEST._replace(timeout=2.0))
     assert error.phase == "bootstrap"
     assert "in the time that a boot has" in str(error)
     executor = make(make_backend(host), boot_timeout=0.5, max_boot_failures=1)

@@ -153,17 +153,36 @@ def test_no_host_carries_more_than_it_may_and_none_is_idle_while_it_may_carry(
 # -- a server that is too busy -----------------------------------------------------------------------------------------
 
 
+class Clock:
+    """Hears of the waits of boots."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def queued(self) -> None:
+        self.said.append("queued")
+
+    def started(self) -> None:
+        self.said.append("started")
+
+
 def test_a_server_that_refuses_logins_gets_fewer_at_once(
     make_host: MakeHost, make_backend: MakeBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """sshd closes connections beyond its MaxStartups. All runners boot, and no warning is logged."""
+    """sshd closes connections beyond its MaxStartups. All runners boot, and no warning is logged.
+
+    Whoever waits for a turn says so: that takes none of the boot's time.
+    """
     host = make_host(settings=["MaxStartups 1"])
-    backend = make_backend(host, runners_per_host=6)
+    backend, clock = make_backend(host, runners_per_host=6), Clock()
     with ThreadPoolExecutor(6) as threads:
-        requests = [BootRequest(number, Parent.new("test", number, "ssh"), PATIENCE) for number in range(6)]
+        requests = [
+            BootRequest(number, Parent.new("test", number, "ssh"), PATIENCE, clock=clock) for number in range(6)
+        ]
         nodes = list(threads.map(backend.boot, requests))
         list(threads.map(lambda node: node.stop(), nodes))
     assert len(nodes) == 6
+    assert clock.said.count("queued") == clock.said.count("started") > 0
     assert any("MaxStartups" in line for line in host.log), "it refused nothing"
     assert caplog.text == ""
 

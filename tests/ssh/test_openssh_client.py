@@ -340,3 +340,15 @@ def test_a_link_that_breaks_is_a_lost_runner(
         way.heal()
         executor.shutdown()
     nothing_stays(host)
+
+
+@pytest.mark.parametrize("fork", [[], ["fork"]], ids=["alone", "with a fork that keeps its descriptors"])
+def test_when_the_parent_is_killed_nothing_stays_here_or_there(
+    program: Any, host: Host, mailbox: Mailbox, fork: list[str]
+) -> None:
+    parent = program(3600.0, *fork, connect="openssh")
+    with family(mailbox, host) as watches:
+        (client,) = clients()
+        with watching(client) as here:
+            os.kill(parent.pid, signal.SIGKILL)
+            assert all_ended([*watches, *here])

@@ -1,0 +1,97 @@
+"""Interrupts at every step that a thread takes in this package: not by chance, but at the first, the second, ..."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import dragonfly_executor
+
+PACKAGE = str(Path(dragonfly_executor.__file__).parent)
+PICKLING = (str(Path(PACKAGE, "payload")), str(Path(PACKAGE, "stdlib_json")))
+"""It takes thousands of steps, and hands nothing over."""
+Trace = Callable[[FrameType, str, Any], Any]
+
+
+class Interrupt:
+    """A Ctrl-C that comes to this thread as it takes a certain step.
+
+    A step is a line that begins, a function of the package that is entered or left, and, if `each_opcode`, each
+    instruction of the interpreter as well.
+
+    Args:
+        step: before which one it comes; 0 is the first.
+        each_opcode: what counts as a step.
+        files: whose steps count; those of `PICKLING` only if they are named.
+
+    Attributes:
+        where: it came; "" if there are not so many steps.
+    """
+
+    def __init__(self, step: int, *, each_opcode: bool = False, files: tuple[str, ...] = (PACKAGE,)) -> None:
+        self.where = ""
+        self._left = step
+        self._each_opcode = each_opcode
+        self._files = files
+        self._known: dict[CodeType, bool] = {}
+
+    def come_in(self, action: Callable[[], object]) -> None:
+        """Do this, with the interrupt in it; raises what it raises."""
+        # A garbage collection would make it another step each time.
+        gc.disable()
+        # In a weak reference's callback, or a generator that is dropped, it is lost.
+        before, sys.unraisablehook = sys.unraisablehook, self._lost
+        sys.settrace(self._enter)
+        try:
+            action()
+        finally:
+            sys.settrace(None)
+            sys.unraisablehook = before
+            gc.enable()
+
+    def _lost(self, unraisable: Any) -> None:
+        if unraisable.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(unraisable)
+
+    def _enter(self, frame: FrameType, event: str, argument: object) -> Trace | None:
+        code = frame.f_code
+        counts = self._known.get(code)
+        if counts is None:
+            counts = self._known[code] = self._counts(code.co_filename)
+        if not counts:
+            return None
+        frame.f_trace_opcodes = self._each_opcode
+        return self._take_step(frame, event, argument)
+
+    def _counts(self, file: str) -> bool:
+        return file in self._files or (file.startswith(self._files) and not file.startswith(PICKLING))
+
+    def _take_step(self, frame: FrameType, event: str, argument: object) -> Trace:
+        if event != "exception":
+            if not self._left:
+                self.where = f"{frame.f_code.co_qualname}, {event} {frame.f_lineno}.{frame.f_lasti}"
+                raise KeyboardInterrupt
+            self._left -= 1
+        return self._take_step
+
+
+def everywhere(action: Callable[[], object], **options: Any) -> Iterator[str]:
+    """Do this again and again, each time interrupted one step later, until it is done before that; yields where.
+
+    What it raises but the interrupt is raised here.
+    """
+    step = 0
+    while True:
+        interrupt = Interrupt(step, **options)
+        try:
+            interrupt.come_in(action)
+        except KeyboardInterrupt:
+            assert interrupt.where, "this is a real one"
+        if not interrupt.where:
+            return
+        yield interrupt.where
+        step += 1
