@@ -129,6 +129,7 @@ def with_class(): return Plain
         ("use.__doc__ = 'another text'", {"use"}),
         ("use.__annotations__['x'] = int", {"use"}),
         ("use.__annotations__ = {'return': str}", {"use"}),
+        ("use.__type_params__ = (int,)", {"use"}),
         ("use.attribute = 1", {"use"}),
         ("use.attribute = [1]", {"use"}),
         ("f.__closure__[0].cell_contents = 2", {"f"}),
