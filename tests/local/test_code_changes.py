@@ -385,11 +385,12 @@ def test_what_is_installed_or_on_the_path_goes_by_reference(make: Make, folder: 
 def test_threads_that_submit_while_modules_are_imported(make: Make, folder: Path, write: Write) -> None:
     for number in range(20):
         write(f"many_{number}.py", f"def name(): return {number}")
+    importlib.invalidate_caches()  # here: it must not run in two threads at the same time
     executor = make(2)
     wrong: list[object] = []
 
     def submit(number: int) -> None:
-        module = load(f"many_{number}")
+        module: Any = importlib.import_module(f"many_{number}")
         if result(executor, module.name) != number:
             wrong.append(number)
 
