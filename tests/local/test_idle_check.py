@@ -76,7 +76,7 @@ def test_no_more_calls_run_at_once_than_may_once_a_check_has_ended(make: Make, m
     mailbox.read()
     with watching(slot) as watches:
         other = ex.submit(payloads.pid).result(PATIENCE)
-        gate.open()
+        gate.open(1000)  # for the checks that follow soon, too
         assert all_ended(watches)
     assert values([ex.submit(payloads.pid) for _ in range(5)]) == [other] * 5
 
