@@ -123,7 +123,6 @@ class Engine:
         self.check_open()
         if not cancel_running:
             future.cancels_running = False
-            self._parts.performer.some_stay = True
         try:
             # From this step on the call is accepted.
             self._intake.append(call)

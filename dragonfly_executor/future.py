@@ -23,6 +23,10 @@ else:
     T = object
 
 
+CANCELLED_STATES = ("CANCELLED", "CANCELLED_AND_NOTIFIED")
+"""The standard library's, to be looked at without its lock."""
+
+
 class Outcome:
     """What came back for a call, still in bytes, until somebody asks for it."""
 
@@ -168,10 +172,12 @@ class Future(BaseFuture[T]):
     def hand_over(self) -> bool:
         """The call goes to a runner, the first time or again; False if it was cancelled before. On the engine thread.
 
-        As in the standard library a call that is handed over counts as running, and cannot be cancelled, where
-        ``cancel_running`` is off.
+        The engine may not have heard of the cancel yet. As in the standard library a call that is handed over counts as
+        running, and cannot be cancelled, where ``cancel_running`` is off.
         """
-        if self.cancels_running or self._handed_over:
+        if self.cancels_running:
+            return self._state not in CANCELLED_STATES
+        if self._handed_over:
             return True
         if not self._told:
             self._handed_over = self.set_running_or_notify_cancel()

@@ -41,8 +41,6 @@ class Performer:
         self._outputs = outputs
         self._keeper = keeper
         self._narrator = narrator
-        self.some_stay = False
-        """Whether there may be calls that cannot be cancelled once they were handed over."""
         self.do: dict[type, Callable[[Any], None]] = {
             actions.Send: self._send,
             actions.Kill: self._kill,
@@ -63,7 +61,7 @@ class Performer:
         now = self._loop.time()
         for call in action.calls:
             # One that was cancelled an instant ago stays here: the core says KILL next, and hears that it is gone.
-            if not self.some_stay or _hand_over(call):
+            if _hand_over(call):
                 runner.send_call(call, now)
         # Now, not at the end of the pass: the calls start that much sooner.
         runner.flush()
@@ -92,7 +90,7 @@ class Performer:
 
 def _hand_over(call: Call) -> bool:
     future: Any = call.token
-    return bool(future.hand_over())
+    return future is None or bool(future.hand_over())
 
 
 def broken_by(bug: BaseException) -> errors.PoolBrokenError:

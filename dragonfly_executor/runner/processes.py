@@ -125,6 +125,19 @@ def kill_children(but: Container[int] = ()) -> None:
                 continue
 
 
+def _status(pid: str) -> list[bytes]:
+    """The fields of /proc/PID/stat from the state on."""
+    with open(f"/proc/{pid}/stat", "rb") as status:
+        # The name in parentheses may hold anything, so fields are counted from its end.
+        return status.read().rpartition(b")")[2].split()
+
+
+def _has_ended(pid: str) -> bool:
+    """Whether all of a process's threads have ended: only who started it has yet to take note."""
+    fields = _status(pid)
+    return fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+
+
 def _environment(pid: str) -> bytes:
     """A process's environment. In the middle of its exec there seems to be none, for an instant."""
     for _ in range(LOOKS):
@@ -132,10 +145,8 @@ def _environment(pid: str) -> bytes:
             found = environment.read()
         if found:
             return found
-        with open(f"/proc/{pid}/stat", "rb") as status:
-            # The name in parentheses may hold anything, so fields are counted from its end. Where the code begins is
-            # set after everything else.
-            fields = status.read().rpartition(b")")[2].split()
+        fields = _status(pid)
+        # Where the code begins is set after everything else.
         state, flags, start_of_code = fields[0], int(fields[6]), fields[23]
         if start_of_code != b"0" or state in (b"Z", b"X") or flags & PF_KTHREAD:
             break
@@ -170,7 +181,9 @@ def members(sessions: Iterable[int], marker: bytes) -> list[int]:
             continue
         try:
             if os.getsid(int(name)) in wanted:
-                found.append(int(name))
+                # One that has ended, and that nobody has waited for yet, is not left.
+                if not _has_ended(name):
+                    found.append(int(name))
                 continue
             if marker in _environment(name).split(b"\0") and not is_detached(int(name)):
                 found.append(int(name))

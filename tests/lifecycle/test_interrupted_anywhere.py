@@ -228,8 +228,9 @@ class Cancelling:
             self.future.result(PATIENCE)
         for _ in range(3):
             assert self._told.get(timeout=PATIENCE) is self.future, where
-        # With the answer to this, the engine has heard of it as well: what waited is not begun when there is room.
-        self._executor.pool.stats()
+        # Until its runner has said that it has dropped it: what waits there is not begun when there is room.
+        while sum(runner.in_flight for runner in self._executor.pool.stats().runners) > len(self._in_its_way):
+            pass
         hold_anew()
         for future in self._in_its_way:
             assert future.result(PATIENCE) == 7
