@@ -170,8 +170,9 @@ class FakeAgent(threading.Thread):
     def _on_kill(self, frame: Frame) -> None:
         ref = (frame.call_id, frame.attempt)
         self._uploads.pop(ref, None)
-        if self._settle(ref):
-            self._say(Kind.GONE, ref)
+        # Also for a call that never was here, as the real agent does: whoever counts it here must hear that it is not.
+        self._settle(ref)
+        self._say(Kind.GONE, ref)
 
     def _on_check_idle(self, frame: Frame) -> None:
         try:
