@@ -118,9 +118,7 @@ class Context:
 
 class _StandInEngine:
     forked = False
-
-    def deferred(self, callback: Any) -> Any:
-        return callback
+    is_this_thread = False
 
 
 class BareFuture(Future[Any]):
