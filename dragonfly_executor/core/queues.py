@@ -89,8 +89,9 @@ class Queue(Waiting):
                 self.put_back(call)
 
     def is_due(self, now: float) -> bool:
-        """Whether there may be a call whose delay has ended."""
-        return self.delayed > 0 and self.delays[0][0] <= now
+        """Whether there is a call whose delay has ended."""
+        release = self.next_release() if self.delayed else None
+        return release is not None and release <= now
 
     def next_release(self) -> float | None:
         """When the next delay ends."""
