@@ -103,7 +103,6 @@ def test_control_frames_overtake_a_large_payload(end: End) -> None:
     payload = bytes(range(256)) * (64 * CHUNK_SIZE // 256)
     for header, piece in split_bulk(9, 1, [payload]):
         end.link.send_bulk(header, piece)
-    end.loop.call_soon(lambda: end.loop.call_soon(lambda: end.link.send(encode(Kind.PING))))
     received: list[Frame] = []
 
     def read() -> None:
@@ -111,8 +110,13 @@ def test_control_frames_overtake_a_large_payload(end: End) -> None:
         end.loop.call_soon_threadsafe(end.loop.stop)
 
     reader = threading.Thread(target=read)
-    # The reader starts late: the socket is full by then, and most chunks still wait in the second lane.
-    end.loop.call_later(0.0, lambda: end.loop.call_soon(reader.start))
+
+    def ping() -> None:
+        """Send it when the socket is full, and most chunks wait in the second lane. Only then is anything read."""
+        end.link.send(encode(Kind.PING))
+        reader.start()
+
+    end.loop.call_soon(lambda: end.loop.call_soon(ping))
     end.loop.run()
     reader.join()
     kinds = [frame.kind for frame in received]
