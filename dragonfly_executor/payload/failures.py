@@ -27,8 +27,10 @@ _FRAMES_LIMIT = 100
 
 def qualified_name(kind: type) -> str:
     """A type's name as a traceback shows it."""
-    module = getattr(kind, "__module__", None)
-    name = getattr(kind, "__qualname__", kind.__name__)
+    try:
+        module, name = getattr(kind, "__module__", None), kind.__qualname__
+    except Exception:  # a metaclass may answer with code of its own
+        module, name = None, type.__dict__["__qualname__"].__get__(kind)
     if module == "__mp_main__":
         module = "__main__"  # what the program calls it
     return name if module in (None, "builtins") else f"{module}.{name}"
