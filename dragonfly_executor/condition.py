@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable
-from concurrent.futures import _base
 from contextlib import suppress
 
 TYPE_CHECKING = False  # typing is slow to import
@@ -96,7 +95,7 @@ class Condition(RLock):
     def _is_meant_by(self, thread: int) -> bool:
         """Return whether the thread that holds this is still where it locks futures, or lets go of them."""
         frame, inner = sys._current_frames().get(thread), None  # noqa: SLF001
-        while frame is not None and frame.f_code.co_filename not in (_base.__file__, __file__):
+        while frame is not None and frame.f_globals.get("__name__") not in (__name__, "concurrent.futures._base"):
             frame, inner = frame.f_back, frame
         if frame is None:
             return False

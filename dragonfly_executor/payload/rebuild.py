@@ -26,7 +26,7 @@ def main_module() -> ModuleType:
     by name, and all travels by value.
     """
     found = sys.modules.get("__main__")
-    return found if hasattr(found, "__dict__") else _empty_main()
+    return found if found is not None and hasattr(found, "__dict__") else _empty_main()
 
 
 @lru_cache(maxsize=1)
