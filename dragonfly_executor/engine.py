@@ -225,7 +225,6 @@ class Engine:
             # Whoever shuts the pool down sees that this is under way, or this sees that it is shut down.
             if self._thread is not None or self._refusal is not None:
                 return
-            errors.load()
             parts = self._parts = Parts(self, self._backend, self._machine, self._initializer, self._keeper)
             self._loop, self._runners, self._do = parts.loop, parts.runners, parts.performer.do
             self._loop.feed(self._intake, self._take_inbox)

@@ -93,13 +93,22 @@ def _hand_over(call: Call) -> bool:
     return future is None or bool(future.hand_over())
 
 
-def broken_by(bug: BaseException) -> errors.PoolBrokenError:
-    """Return the error that tells of a bug, or of a shortage, by which the engine has ended."""
+def broken_by(bug: BaseException) -> errors.PoolBrokenError | errors.StartError:
+    """Return the error that tells of a bug, or of a shortage, by which the engine has ended.
+
+    That is a `StartError` if the shortage came so early, and lasts, that the other errors cannot be loaded.
+    """
     try:
         what = repr(bug)
     except BaseException as failure:  # its class may be the user's own
         what = f"{type(bug).__name__}, whose repr() raised {type(failure).__name__}"
-    error = errors.PoolBrokenError(f"the pool's engine failed, which is a bug: {what}")
+    error: errors.PoolBrokenError | errors.StartError
+    try:
+        error = errors.PoolBrokenError(f"the pool's engine failed, which is a bug: {what}")
+    except (ImportError, MemoryError, OSError):
+        error = errors.StartError(
+            f"the pool ended while it started, as memory or descriptors are short here, and nothing of it is left: {what}"
+        )
     error.__cause__ = bug
     return error
 

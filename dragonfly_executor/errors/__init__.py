@@ -26,7 +26,8 @@
 What a ``ProcessPoolExecutor`` reports as ``BrokenProcessPool`` is a ``BrokenProcessPool`` here as well, so that
 existing ``except`` clauses hold. Importing that class imports all of ``multiprocessing``, which neither a runner nor a
 program without a pool needs: `broken` is loaded when one of its names is first asked for (PEP 562). A pool loads it
-before it starts (`load`): when memory or descriptors run out, nothing can be imported any more, and then errors matter.
+while its first runner starts (`load`): when memory or descriptors run out, nothing can be imported any more, and then
+errors matter. Until then `StartError`, which is always there, stands for those that cannot be loaded.
 """
 
 from __future__ import annotations
@@ -100,6 +101,8 @@ def load() -> None:
     Raises:
         ImportError, MemoryError, OSError: there is no memory for it, or no descriptor.
     """
+    if "PoolBrokenError" in globals():
+        return
     broken = import_module("dragonfly_executor.errors.broken")
     globals().update({name: getattr(broken, name) for name in __all__ if name not in globals()})
 

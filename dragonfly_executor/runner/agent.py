@@ -88,10 +88,9 @@ class Agent:
         self._watch.signals(self._on_children, self._on_terminate)
         # What the parent itself has started has the parent's own packages, and no time to lose.
         own = versions() if "DRAGONFLY_PARENT_PID" in os.environ else versions_with_packages()
-        trial = room.start_trial()
+        room.try_process()
         self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own)))
         self._link.flush()
-        room.end_trial(trial)
         processes.become_subreaper()
         if self._starts_memory is not None:
             self._household.starts = map_cells(self._starts_memory)

@@ -132,12 +132,13 @@ class _Slot:
         codec_setup = setup[SETUP_HEAD.size : SETUP_HEAD.size + size]
         initializer = setup[SETUP_HEAD.size + size :]
         self._codec = SlotCodec(codec_setup, place)
+        # What the agent has loaded, each of its slots has.
+        self._loaded = Loaded(self._codec.main) if place is None else None
         self._codec.prepare()
         self._take_script(script)
         if initializer and not self._initialize(initializer):
             return FAILED
-        if place is None:
-            self._loaded = Loaded(self._codec.main)
+        if self._loaded is not None:
             self._loaded.note()
         self._progress.phase = phases.READY
         if self._output is not None:
