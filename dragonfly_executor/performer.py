@@ -107,7 +107,8 @@ def broken_by(bug: BaseException) -> errors.PoolBrokenError | errors.StartError:
         error = errors.PoolBrokenError(f"the pool's engine failed, which is a bug: {what}")
     except (ImportError, MemoryError, OSError):
         error = errors.StartError(
-            f"the pool ended while it started, as memory or descriptors are short here, and nothing of it is left: {what}"
+            "the pool ended while it started, and nothing of it is left: memory or descriptors are short here, "
+            f"raise their limits (ulimit -v, ulimit -n), then make another pool; it was {what}"
         )
     error.__cause__ = bug
     return error

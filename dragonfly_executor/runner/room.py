@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
-from contextlib import suppress
 
 from dragonfly_executor.core.wire import MAX_HANDSHAKE_FRAME, Kind, encode
+from dragonfly_executor.transport.sockets import Socket
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -33,14 +32,15 @@ def try_process() -> None:
     try:
         for _ in range(PIPES):
             held += os.pipe()
-        with suppress(PermissionError):
-            os.posix_spawn(NO_PROGRAM, [NO_PROGRAM], {})
+        os.posix_spawn(NO_PROGRAM, [NO_PROGRAM], {})
+    except PermissionError:
+        return
     finally:
         for fd in held:
             os.close(fd)
 
 
-def say_why_not(sock: socket.socket | DescriptorPair, error: OSError) -> None:
+def say_why_not(sock: Socket | DescriptorPair, error: OSError) -> None:
     """Tell the parent that this cannot be a runner. After HELLO it learns only that the link ends."""
     reason = f"it has no room for a single slot: {error}".encode()[:LONGEST_REASON]
     try:
