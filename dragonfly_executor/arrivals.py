@@ -80,7 +80,7 @@ class Arrivals:
         request.started()
         try:
             errors.load()
-        except BaseException:
+        except errors.StartError:
             node.stop()
             raise
         return node
@@ -89,8 +89,8 @@ class Arrivals:
         """Tell the engine thread why there is no node."""
         try:
             error = raised if isinstance(raised, errors.BootError) else as_boot_error(raised)
-        except SHORTAGES as shortage:
-            # Not even the errors can be loaded: then the engine cannot go on.
+        except errors.StartError as shortage:
+            # Not even the errors can be loaded: the engine ends of this one.
             self._loop.call_soon_threadsafe(_raiser(shortage))
             return
         self._loop.call_soon_threadsafe(lambda: self._on_error(runner_id, error))

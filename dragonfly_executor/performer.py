@@ -96,20 +96,18 @@ def _hand_over(call: Call) -> bool:
 def broken_by(bug: BaseException) -> errors.PoolBrokenError | errors.StartError:
     """Return the error that tells of a bug, or of a shortage, by which the engine has ended.
 
-    That is a `StartError` if the shortage came so early, and lasts, that the other errors cannot be loaded.
+    That is a `StartError` if the shortage came so early that the other errors are not loaded, and lasts.
     """
+    if isinstance(bug, errors.StartError):
+        return bug
     try:
         what = repr(bug)
     except BaseException as failure:  # its class may be the user's own
         what = f"{type(bug).__name__}, whose repr() raised {type(failure).__name__}"
-    error: errors.PoolBrokenError | errors.StartError
     try:
         error = errors.PoolBrokenError(f"the pool's engine failed, which is a bug: {what}")
-    except (ImportError, MemoryError, OSError):
-        error = errors.StartError(
-            "the pool ended while it started, and nothing of it is left: memory or descriptors are short here, "
-            f"raise their limits (ulimit -v, ulimit -n), then make another pool; it was {what}"
-        )
+    except errors.StartError as shortage:
+        return shortage
     error.__cause__ = bug
     return error
 

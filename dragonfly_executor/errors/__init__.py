@@ -99,11 +99,18 @@ def load() -> None:
     """Load all errors, so that each can be raised while nothing can be imported any more. Twice is fine.
 
     Raises:
-        ImportError, MemoryError, OSError: there is no memory for it, or no descriptor.
+        StartError: they cannot be loaded: there is no memory for it, or no descriptor.
     """
     if "PoolBrokenError" in globals():
         return
-    broken = import_module("dragonfly_executor.errors.broken")
+    try:
+        broken = import_module("dragonfly_executor.errors.broken")
+    except (ImportError, MemoryError, OSError) as shortage:
+        raise StartError(
+            "the pool cannot start, and nothing of it is left: there is no memory or no descriptor to load "
+            f"{__name__} ({type(shortage).__name__}: {shortage}). Raise the limits (ulimit -v, ulimit -n), or free some; "
+            "then make another pool"
+        ) from shortage
     globals().update({name: getattr(broken, name) for name in __all__ if name not in globals()})
 
 
