@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 from dragonfly_executor import errors
+from dragonfly_executor.payload import failures
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Arrivals:
     def _fail(self, runner_id: int, raised: BaseException) -> None:
         """Tell the engine thread why there is no node."""
         try:
-            error = raised if isinstance(raised, errors.BootError) else as_boot_error(raised)
+            error = as_boot_error(raised)
         except errors.StartError as shortage:
             # Not even the errors can be loaded: the engine ends of this one.
             self._loop.call_soon_threadsafe(_raiser(shortage))
@@ -119,7 +120,24 @@ def _raiser(error: Exception) -> Callable[[], object]:
 
 
 def as_boot_error(error: BaseException, phase: str = "create") -> errors.BootError:
-    """A `BootError` that says what a backend raised, or how a link ended, while a runner booted."""
-    boot_error = errors.BootError(f"{type(error).__name__}: {error}", phase)
+    """Return a `BootError` that says what a backend raised, or how a link ended, while a runner booted.
+
+    That is the error itself if it is one, and if all that a pool asks of it can be had: its class may be anybody's.
+    """
+    if isinstance(error, errors.BootError) and _is_whole(error):
+        return error
+    name = failures.qualified_name(type(error)).rpartition(".")[2]
+    boot_error = errors.BootError(f"{name}: {failures.text_of(error)}", phase)
     boot_error.__cause__ = error
     return boot_error
+
+
+def _is_whole(error: errors.BootError) -> bool:
+    """Return whether a boot's error can say what a `BootError` says, so that nothing raises on the engine thread."""
+    try:
+        str(error)
+        error.attempts = error.attempts
+        error.output = error.output
+        return isinstance(error.phase, str) and isinstance(error.final, bool)
+    except Exception:
+        return False

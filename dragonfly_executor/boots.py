@@ -217,7 +217,7 @@ class Boots:
     def node_ended(self, runner: RunnerLink, error: errors.BootError) -> None:
         """The node of a runner that has yet to dial back has ended."""
         error.__cause__ = error.__cause__ or (None if self._dial_back is None else self._dial_back.last_refusal)
-        self._end_boot(runner.id, error)
+        self._end_boot(runner.id, as_boot_error(error, "connect"))
 
     def is_waited_for(self, runner: RunnerLink) -> bool:
         """Whether it is booting, and has yet to dial back."""
@@ -286,8 +286,7 @@ class Boots:
         """The link of a runner that boots has ended, or must."""
         sender = runner.sender
         phase = "handshake" if sender is None else sender.progress[0]
-        boot_error = error if isinstance(error, errors.BootError) else as_boot_error(error, phase)
-        self._end_boot(runner.id, boot_error)
+        self._end_boot(runner.id, as_boot_error(error, phase))
 
     def _end_boot(self, runner_id: int, error: errors.BootError | None = None) -> None:
         """A boot has failed, or was aborted: give back what there is of it, once, and then say so."""
@@ -303,7 +302,7 @@ class Boots:
             self._boot_ended(runner_id, error)
             return
         if error is not None:
-            error.output = error.output or boot.link.node.output()
+            error.output = error.output or _output_of(boot.link.node)
         self._releaser.release(boot.link, lambda: self._boot_ended(runner_id, error))
 
     def _boot_ended(self, runner_id: int, error: errors.BootError | None) -> None:
@@ -320,7 +319,7 @@ class Boots:
             return
         if boot.link is not None:
             # Some know only now that the node is gone how it ended.
-            error.output = error.output or boot.link.node.output()
+            error.output = error.output or _output_of(boot.link.node)
         self._failures += 1
         self._times.tell(runner_id, boot)
         self._narrator.grow_ended(runner_id, self._host.count, error, self._times.taken(boot))
@@ -334,3 +333,11 @@ class Boots:
         if self._dial_back is not None:
             self._dial_back.close()
         self._arrivals.close()
+
+
+def _output_of(node: Node) -> str:
+    """Return the last of what a node printed; "" if it cannot say, since its class may be anybody's."""
+    try:
+        return node.output()
+    except Exception:
+        return ""

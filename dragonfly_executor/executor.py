@@ -42,7 +42,11 @@ class PoolExecutor(Executor):
         )
 
     def __repr__(self) -> str:
-        rows = self._pool.described()
+        try:
+            rows = self._pool.described()
+        except Exception:
+            # Not made yet, or there is no memory or no descriptor for what counts. A log line may hold this text.
+            return f"<{type(self).__name__} at {id(self):#x}>"
         held = f"; held by {rows['held by']}" if "held by" in rows else ""
         state = f"runners {rows['runners']}; slots {rows['slots']}; calls {rows['calls']}{held}"
         return f"<{type(self).__name__} {rows['pool']!r} on {rows['backend']}: {state}>"

@@ -58,19 +58,25 @@ class Outcome:
         return self._opened[0]
 
     def described(self) -> str:
-        """Return what it is in the standard library's words, without opening it: ``returned int``.
+        """Return what it is in the standard library's words, without opening it: ``returned int``. It never raises.
 
         The type of a value that is not opened yet is told if that is cheap to know; else it is "object".
         """
         if self._opened:
             value, error = self._opened[0]
             return f"returned {type(value).__name__}" if error is None else f"raised {type(error).__name__}"
-        from dragonfly_executor.payload import glance
+        name = self._glanced()
+        return f"raised {name or 'Exception'}" if self.is_error else f"returned {name or 'object'}"
 
+    def _glanced(self) -> str | None:
         data = self._data or b"."
-        if self.is_error:
-            return f"raised {glance.error_type(data) or 'Exception'}"
-        return f"returned {glance.result_type(data) or 'object'}"
+        try:
+            from dragonfly_executor.payload import glance
+
+            return glance.error_type(data) if self.is_error else glance.result_type(data)
+        except Exception:
+            # There is no memory or no descriptor for the import. What says so to the user may hold this very text.
+            return None
 
     def _decode(self, data: bytes | bytearray | memoryview) -> tuple[Any, BaseException | None]:
         if self.is_error:
@@ -287,7 +293,12 @@ class Future(BaseFuture[T]):
         return f"finished {'returned' if error is None else 'raised'} {type(outcome).__name__}"
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} at {id(self):#x} state={self._standing()}>"
+        try:
+            standing = self._standing()
+        except Exception:
+            # The standard library logs this text of a future whose callback failed. Nothing may fail beside that.
+            standing = "unknown"
+        return f"<{type(self).__name__} at {id(self):#x} state={standing}>"
 
     def _repr_html_(self) -> str:
         from dragonfly_executor.notebook import table

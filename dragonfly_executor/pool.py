@@ -167,7 +167,11 @@ class Pool:
         )
 
     def __repr__(self) -> str:
-        return f"<Pool {self.name!r}: {self.stats().explain}>"
+        try:
+            return f"<Pool {self.name!r}: {self.stats().explain}>"
+        except Exception:
+            # Not made yet, or there is no memory or no descriptor for what counts. A log line may hold this text.
+            return f"<Pool {getattr(self, 'name', None)!r}>"
 
     def _repr_html_(self) -> str:
         from dragonfly_executor.notebook import table

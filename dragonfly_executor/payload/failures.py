@@ -27,8 +27,10 @@ _FRAMES_LIMIT = 100
 
 def qualified_name(kind: type) -> str:
     """A type's name as a traceback shows it."""
-    module = getattr(kind, "__module__", None)
-    name = getattr(kind, "__qualname__", kind.__name__)
+    try:
+        module, name = getattr(kind, "__module__", None), kind.__qualname__
+    except Exception:  # a metaclass may answer with code of its own
+        module, name = None, type.__dict__["__qualname__"].__get__(kind)
     if module == "__mp_main__":
         module = "__main__"  # what the program calls it
     return name if module in (None, "builtins") else f"{module}.{name}"
@@ -47,7 +49,7 @@ def traceback_text(exc: BaseException) -> str:
     try:
         from traceback import format_exception
 
-        return _shorten("".join(format_exception(type(exc), exc, _outside_frames(exc.__traceback__))))
+        return _shorten("".join(format_exception(type(exc), exc, _outside_frames(exc))))
     except BaseException as failure:  # formatting calls str(), __notes__ and __getattr__ of user code
         shown = f"<the traceback could not be formatted: {type(failure).__name__}>"
         return f"{_frames(exc)}{qualified_name(type(exc))}: {text_of(exc)}\n{shown}"
@@ -56,7 +58,7 @@ def traceback_text(exc: BaseException) -> str:
 def _frames(exc: BaseException) -> str:
     """Return where an exception came from, in a form that takes no import: a call may have used up all descriptors."""
     lines = ["Traceback (most recent call last):\n"]
-    traceback = _outside_frames(exc.__traceback__)
+    traceback = _outside_frames(exc)
     while traceback is not None and len(lines) <= _FRAMES_LIMIT:
         code = traceback.tb_frame.f_code
         lines.append(f'  File "{code.co_filename}", line {traceback.tb_lineno}, in {code.co_name}\n')
@@ -120,7 +122,9 @@ def _opened(whole: bytes | None, loads: Callable[[bytes], Any]) -> tuple[BaseExc
             _set(exc, "__context__", links[context][0] if context >= 0 else None)
             _set(exc, "__suppress_context__", suppress)
         top = links[0][0]
-        return top, top.__cause__ or top.__context__
+        # One of them may be false: its class may have a length.
+        cause = _get(top, "__cause__")
+        return top, _get(top, "__context__") if cause is None else cause
     except KeyboardInterrupt:
         raise
     except BaseException:  # user code: the class may be missing here, or its __setstate__ may raise or exit
@@ -139,7 +143,9 @@ class _Rebuilt:
         reduced: Any = rebuild.builtin_base(type(exc)).__reduce__(exc)
         args, state = reduced[1], dict(reduced[2] or {}) if len(reduced) > 2 else {}
         if isinstance(exc, BaseExceptionGroup):
-            args = (args[0], exc.exceptions)
+            # Its args are what its own __new__ was called with.
+            state["args"] = tuple(map(portable, args))
+            args = (exc.message, exc.exceptions)
         for base in type(exc).__mro__:
             slots = vars(base).get("__slots__", ())
             for name in (slots,) if isinstance(slots, str) else slots:
@@ -188,7 +194,10 @@ def _travelling(chain: list[_Link], dumps: Any, loads: Any) -> bytes | None:
     if shown == texts:
         return whole
     rebuilder = _Rebuilder(dumps, loads)
-    rebuilt = [(rebuilder.portable(exc), *places) for exc, *places in chain]
+    try:
+        rebuilt = [(rebuilder.portable(exc), *places) for exc, *places in chain]
+    except BaseException:  # a metaclass may answer with code of its own
+        return whole
     again, shown = _probed(rebuilt, dumps, loads)
     # What does not come out the same either way shows an address, or the time.
     return again if again is not None and (whole is None or shown == texts) else whole
@@ -212,12 +221,16 @@ def _linked(exc: BaseException) -> list[tuple[BaseException, int, int, bool]]:
     """An exception and those that it came from; the numbers are places in the list, -1 is none."""
     found = [exc]
     for link in found:
-        for other in (link.__cause__, link.__context__):
+        for other in (_get(link, "__cause__"), _get(link, "__context__")):
             if other is not None and len(found) < _CHAIN_LIMIT and all(other is not known for known in found):
                 found.append(other)
     places = {id(link): place for place, link in enumerate(found)}
+
+    def place(link: BaseException, name: str) -> int:
+        return places.get(id(_get(link, name)), -1)
+
     return [
-        (link, places.get(id(link.__cause__), -1), places.get(id(link.__context__), -1), link.__suppress_context__)
+        (link, place(link, "__cause__"), place(link, "__context__"), _get(link, "__suppress_context__"))
         for link in found
     ]
 
@@ -225,14 +238,23 @@ def _linked(exc: BaseException) -> list[tuple[BaseException, int, int, bool]]:
 def _forget_tracebacks(exc: BaseException) -> None:
     for link, *_ in _linked(exc):
         _set(link, "__traceback__", None)
-        if isinstance(link, BaseExceptionGroup):
-            for member in link.exceptions:
+        if issubclass(type(link), BaseExceptionGroup):  # isinstance may ask the exception itself
+            group: Any = link
+            for member in group.exceptions:
                 _forget_tracebacks(member)
 
 
+def _get(exc: BaseException, name: str) -> Any:
+    # Past what the class itself may have under this name.
+    return BaseException.__dict__[name].__get__(exc)
+
+
 def _set(exc: BaseException, name: str, value: object) -> None:
-    # Past the class's own __setattr__: frozen dataclasses refuse.
-    BaseException.__setattr__(exc, name, value)
+    # Past the class's own __setattr__, as frozen dataclasses refuse, and past what else it may have under this name.
+    if name == "__notes__":
+        BaseException.__setattr__(exc, name, value)
+    else:
+        BaseException.__dict__[name].__set__(exc, value)
 
 
 def _notes(exc: BaseException) -> list[str]:
@@ -244,7 +266,8 @@ def _notes(exc: BaseException) -> list[str]:
         return []
 
 
-def _outside_frames(traceback: TracebackType | None) -> TracebackType | None:
+def _outside_frames(exc: BaseException) -> TracebackType | None:
+    traceback: TracebackType | None = _get(exc, "__traceback__")
     package = __name__.rpartition(".")[0]
     while traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith(package):
         traceback = traceback.tb_next

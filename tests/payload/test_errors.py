@@ -191,6 +191,11 @@ class OwnGroup(ExceptionGroup[Exception]):
         super().__init__(f"job {job}", members)
 
 
+class GroupOfAll(ExceptionGroup[Exception]):
+    def __new__(cls, members: list[Exception]) -> GroupOfAll:
+        return super().__new__(cls, "all of them", members)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrozenByKeyword(Exception):
     code: int
@@ -207,6 +212,7 @@ class FrozenByKeyword(Exception):
         FrozenByKeyword(code=5),
         modules.NeedsTwo(1, 2),
         OwnGroup([Keyword("no", code=403)], job=4),
+        GroupOfAll([Keyword("no", code=403)]),
         ExceptionGroup("several", [Keyword("no", code=403), ValueError(1)]),
     ],
     ids=lambda error: type(error).__name__,
@@ -308,6 +314,33 @@ class OwnCause(Exception):
         raise RuntimeError
 
 
+class OwnTraceback(Exception):
+    @property
+    def __traceback__(self) -> Any:
+        raise RuntimeError
+
+
+class AnswersNothing(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class Nameless(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__module__", "__name__", "__qualname__"):
+            raise LookupError(name)
+        return super().__getattribute__(name)
+
+
+class Unnamed(Exception, metaclass=Nameless):
+    pass
+
+
+class NoBool(Exception):
+    def __bool__(self) -> bool:
+        raise RuntimeError
+
+
 @dataclasses.dataclass(frozen=True)
 class Frozen(Exception):
     code: int
@@ -316,11 +349,35 @@ class Frozen(Exception):
         return Frozen, (self.code,)
 
 
-@pytest.mark.parametrize("kind", [BadText, ExitingText, HugeText, OddText, BadNotes, OwnCause])
+MISBEHAVING = [
+    BadText,
+    ExitingText,
+    HugeText,
+    OddText,
+    BadNotes,
+    OwnCause,
+    OwnTraceback,
+    AnswersNothing,
+    Unnamed,
+    NoBool,
+]
+
+
+def fail_by_name(name: str) -> None:
+    raise globals()[name](1)
+
+
+def fail_because(name: str) -> None:
+    raise ValueError("outer") from globals()[name](1)
+
+
+@pytest.mark.parametrize("kind", MISBEHAVING, ids=lambda kind: "Unnamed" if kind is Unnamed else kind.__name__)
 def test_exceptions_that_misbehave(kind: Any) -> None:
     near = Near()
-    error = near.error(fail_with, kind, 1)
+    name = next(name for name, found in globals().items() if found is kind)
+    error = near.error(fail_by_name, name)
     assert type(error) in (kind, RemoteCallError)
+    assert type(near.error(fail_because, name)) is ValueError
     assert near(modules.add, 1) == 2
 
 

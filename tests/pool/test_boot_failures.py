@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -18,6 +19,7 @@ from dragonfly_executor import Backend, BootError, BootRequest, BootTimeoutError
 from dragonfly_executor.backends import local
 from dragonfly_executor.release import GIVE_BACK
 from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock
+from dragonfly_executor.testing.fake import FakeNode
 from tests.payloads import echo
 from tests.pool.conftest import MakeExecutor, MakePool
 from tests.support import PATIENCE, Events, Mailbox, error_of, watching
@@ -228,6 +230,71 @@ def test_whatever_a_backend_raises_is_a_boot_that_failed(make: MakeExecutor, err
     assert isinstance(caught, BootError)
     assert caught.__cause__ is error
     assert type(error).__name__ in str(caught)
+
+
+class CannotTell(BootError):
+    """A `BootError` that fails at one of the questions that a pool asks of it."""
+
+    def __str__(self) -> str:
+        raise LookupError("no text")
+
+
+class HasNoParts(BootError):
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+class HasNoArgs(BootError):
+    def __init__(self) -> None:
+        super().__init__("no host")
+        self.args = ()
+
+
+class Untold(Exception):
+    def __repr__(self) -> str:
+        raise LookupError("no text")
+
+    __str__ = __repr__
+
+
+class Nameless(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__module__", "__name__", "__qualname__"):
+            raise LookupError("no name")
+        return super().__getattribute__(name)
+
+
+class Unnamed(Exception, metaclass=Nameless):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [CannotTell("x"), HasNoParts(3), HasNoArgs(), Untold(), Unnamed("why")],
+    ids=["CannotTell", "HasNoParts", "HasNoArgs", "Untold", "Unnamed"],
+)
+def test_an_error_that_cannot_be_described_is_a_boot_that_failed(
+    make: MakeExecutor, error: BaseException, request: pytest.FixtureRequest
+) -> None:
+    """Its class is the backend's, and the pool asks it on the engine thread."""
+    executor = make(backend=Rude(error), log=logging.INFO, **AT_ONCE)
+    for _ in range(2):
+        caught = error_of(executor.submit(echo, 1))
+        assert type(caught) is BootError
+        assert caught.__cause__ is error
+        assert request.node.callspec.id in str(caught)
+    assert request.node.callspec.id in str(executor.pool.stats().last_boot_error)
+
+
+def test_a_node_that_cannot_say_what_it_printed_is_a_boot_that_failed(
+    make: MakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def output(_node: FakeNode) -> str:
+        raise LookupError("no output")
+
+    monkeypatch.setattr(FakeNode, "output", output)
+    executor = make(backend=FakeBackend(then=FakeRunner(python="3.9")), **AT_ONCE)
+    assert "3.9" in str(error_of(executor.submit(echo, 1)))
 
 
 def test_a_backend_that_hangs_is_not_waited_for_longer_than_boot_timeout(make: MakeExecutor) -> None:

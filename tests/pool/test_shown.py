@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import traceback
 from concurrent.futures import Future as BaseFuture
 from concurrent.futures import wait
 from html.parser import HTMLParser
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor import DragonflyExecutor
+from dragonfly_executor import DragonflyExecutor, Future, Pool
 from dragonfly_executor.backends.local import LocalBackend
 from tests import payloads
 from tests.pool.conftest import MakeExecutor, MakePool
+from tests.pool.no_imports import no_imports
 from tests.support import SOON, Gate, Mailbox
 
 
@@ -133,3 +135,49 @@ def test_a_failed_boot_shows_no_words_of_the_node(make: MakeExecutor) -> None:
     ex = make(1, backend=LocalBackend(python="/nowhere/python"), boot_wait=lambda state: 0.0)
     assert ex.submit(payloads.echo, 1).exception(SOON) is not None
     assert "nowhere" not in repr(ex) + ex._repr_html_()
+
+
+# -- a repr never raises: a log line about a failure may hold it -------------------------------------------------------
+
+
+@pytest.mark.parametrize("fn", [payloads.echo, payloads.fail], ids=["returns", "raises"])
+def test_all_can_be_shown_where_nothing_can_be_imported(make: MakeExecutor, make_pool: MakePool, fn: Any) -> None:
+    ex, pool = make(1), make_pool("shown")
+    future = ex.submit(fn, ValueError("no"))
+    wait([future, pool.submit(payloads.echo, 1)], SOON)
+    stats = pool.stats()
+    with no_imports():
+        assert state_of(future) in ("finished returned object", "finished raised Exception")
+        assert repr(ex).startswith("<DragonflyExecutor ")
+        assert repr(pool).startswith("<Pool 'shown'")
+        assert "runners_up=1" in repr(stats)
+        future.exception()
+        assert state_of(future) in ("finished returned ValueError", "finished raised ValueError")
+    assert "1 done" in repr(ex)
+
+
+class Nameless(type):
+    @property
+    def __name__(cls) -> str:
+        raise LookupError("no name")
+
+
+class Unnamed(metaclass=Nameless):
+    pass
+
+
+def test_a_type_that_cannot_say_its_name_can_be_shown(make: MakeExecutor) -> None:
+    future = make(1).submit(lambda: Unnamed())
+    future.result(SOON)
+    assert state_of(future) == "unknown"
+
+
+def test_what_was_refused_before_it_was_made_can_be_shown() -> None:
+    """Tools that log tracebacks show the local variables of each frame, `self` of an `__init__` included."""
+    for cls, options in ((Pool, {"name": "x", "min": -1, "max": 1}), (DragonflyExecutor, {"max_workers": -1})):
+        with pytest.raises(ValueError) as caught:
+            cls(**options)
+        for frame, _ in traceback.walk_tb(caught.value.__traceback__):
+            assert all(repr(value) for value in frame.f_locals.values())
+    future: Any = Future.__new__(Future)
+    assert repr(future).startswith("<Future at ")

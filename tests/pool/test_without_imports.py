@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -173,11 +174,14 @@ def test_a_call_that_fails(make: MakeExecutor, mailbox: Mailbox, gate: Gate, wha
     assert executor.submit(echo, 2).result(PATIENCE) == 2
 
 
+@pytest.mark.parametrize("order", ["added before the end", "added after the end"])
 def test_a_callback_that_raises_is_logged_and_harms_nothing(
-    make: MakeExecutor, caplog: pytest.LogCaptureFixture
+    make: MakeExecutor, caplog: pytest.LogCaptureFixture, mailbox: Mailbox, gate: Gate, order: str
 ) -> None:
+    """After the end it is called at once, and the standard library logs what it raised, with the future's repr."""
     executor = make(1)
-    executor.submit(echo, 1).result(PATIENCE)
+    future = executor.submit(hold, mailbox.path, gate.path, 1)
+    mailbox.read()
     called = threading.Event()
 
     def fail(_future: object) -> None:
@@ -185,9 +189,15 @@ def test_a_callback_that_raises_is_logged_and_harms_nothing(
         raise LookupError("from the callback")
 
     with no_imports(), caplog.at_level(logging.ERROR):
-        executor.submit(echo, 2).add_done_callback(fail)
+        if order == "added after the end":
+            gate.open()
+            wait([future], PATIENCE)
+        future.add_done_callback(fail)
+        gate.open()
         assert called.wait(PATIENCE)
         assert executor.submit(echo, 3).result(PATIENCE) == 3
+        executor.shutdown()  # the callback thread has logged then
+    assert "from the callback" in caplog.text
 
 
 def test_a_question_that_raises_ends_nothing(make: MakeExecutor) -> None:
