@@ -108,7 +108,7 @@ def load() -> None:
     except (ImportError, MemoryError, OSError) as shortage:
         raise StartError(
             "the pool cannot start, and nothing of it is left: there is no memory or no descriptor to load "
-            f"{__name__} ({type(shortage).__name__}: {shortage}). Raise the limits (ulimit -v, ulimit -n), or free some; "
+            f"{__name__} ({type(shortage).__name__}: {shortage}). Raise the limits (ulimit -v, ulimit -n); "
             "then make another pool"
         ) from shortage
     globals().update({name: getattr(broken, name) for name in __all__ if name not in globals()})
