@@ -203,12 +203,16 @@ class Engine:
             with suppress(errors.StartError):
                 self._start.wait()
         thread = self._thread
-        if thread is None or self.forked or self.is_this_thread:
+        if self.forked or self.is_this_thread:
+            return
+        if thread is None:
+            self._start.join()
             return
         # Not by `Thread.join`: before 3.13 a thread whose join was interrupted counts as ended.
         if not self._has_ended.wait(timeout):
             return
         thread.join()
+        self._start.join()
         self._parts.join()
 
     def abandon_in_forked_child(self) -> None:

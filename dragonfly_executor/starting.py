@@ -32,6 +32,8 @@ class Start:
         self._name = name
         self._bring_up = bring_up
         self._starters: set[int] = set()
+        self._threads: set[threading.Thread] = set()
+        """Those that began, until somebody has waited for their end."""
 
     @property
     def is_under_way(self) -> bool:
@@ -56,7 +58,7 @@ class Start:
             raise self._explained(error) from error
         failure, thread = outcome.get()
         if thread is not None:
-            thread.join()
+            self._join(thread)
         if failure is None:
             return
         is_ours = isinstance(failure, errors.DragonflyError)
@@ -66,6 +68,16 @@ class Start:
             raise failure
         finally:
             del failure  # its traceback holds this frame
+
+    def join(self) -> None:
+        """Wait until no thread is left of starts whose waiter was interrupted."""
+        for thread in list(self._threads):
+            self._join(thread)
+
+    def _join(self, thread: threading.Thread) -> None:
+        if thread is not threading.current_thread():
+            thread.join()
+            self._threads.discard(thread)
 
     def _explained(self, error: BaseException) -> errors.StartError:
         return errors.StartError(
@@ -86,6 +98,7 @@ class Start:
     def _run(self, outcome: Outcome) -> None:
         """On the thread of its own."""
         failure: BaseException | None = None
+        self._threads.add(threading.current_thread())
         self._starters.add(get_ident())
         try:
             self._bring_up()
