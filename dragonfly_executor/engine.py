@@ -7,7 +7,6 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from itertools import count
 
 from dragonfly_executor import errors, reports
@@ -199,20 +198,16 @@ class Engine:
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until nothing of the pool is left: no runner, no thread. Complains about a thread that stays."""
-        if self._thread is None and self._start.is_under_way and not self.forked:
-            with suppress(errors.StartError):
-                self._start.wait()
-        thread = self._thread
         if self.forked or self.is_this_thread:
             return
+        self._start.join()
+        thread = self._thread
         if thread is None:
-            self._start.join()
             return
         # Not by `Thread.join`: before 3.13 a thread whose join was interrupted counts as ended.
         if not self._has_ended.wait(timeout):
             return
         thread.join()
-        self._start.join()
         self._parts.join()
 
     def abandon_in_forked_child(self) -> None:
