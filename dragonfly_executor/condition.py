@@ -6,8 +6,10 @@ leaves locked stays so, and the engine thread waits at it for good.
 
 from __future__ import annotations
 
+import sys
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable
+from contextlib import suppress
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -19,15 +21,19 @@ if TYPE_CHECKING:
     class RLock:
         """A `threading.RLock`, with what a `threading.Condition` uses of it."""
 
-        def acquire(self) -> bool: ...
+        def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
         def release(self) -> None: ...
         def __enter__(self) -> bool: ...
         def __exit__(self, kind: object, error: object, traceback: object) -> None: ...
         def _is_owned(self) -> bool: ...
+        def _release_save(self) -> tuple[int, int]: ...
         def _acquire_restore(self, state: tuple[int, int]) -> None: ...
 
 else:
     from _thread import RLock
+
+LOOK_AGAIN = 0.01
+"""Seconds after which it is asked again whether the thread that holds a lock still means to."""
 
 
 class Condition(RLock):
@@ -42,12 +48,13 @@ class Condition(RLock):
         self._waiting: tuple[LockType, ...] = ()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Let go of the lock, which is held once, until `notify_all`; False if that does not come in time."""
+        """Let go of the lock until `notify_all`, and hold it once then; False if that does not come in time."""
         waiter = allocate_lock()
         waiter.acquire()
         self._waiting += (waiter,)
         try:
-            self.release()
+            # As often as it is held: an interrupt may have left it locked before.
+            self._release_save()
             if timeout is None:
                 came = waiter.acquire()
             else:
@@ -71,10 +78,42 @@ class Condition(RLock):
             if waiter.locked():
                 waiter.release()
 
+    def enter_surely(self) -> None:
+        """Enter it, even if a thread holds it that has forgotten that.
+
+        `concurrent.futures.wait` and `as_completed` lock all their futures, one after another, in steps of Python. An
+        interrupt between two of them leaves futures locked, and the engine would wait for ever to settle one.
+        """
+        while True:
+            owner = repr(self).partition(" owner=")[2].partition(" ")[0]
+            if owner.isdigit() and int(owner) and not self._is_meant_by(int(owner)):
+                with suppress(RuntimeError):  # it has let go just now
+                    self._release_save()  # any thread may
+            if self.acquire(timeout=LOOK_AGAIN):
+                return
+
+    def _is_meant_by(self, thread: int) -> bool:
+        """Return whether the thread that holds this is still where it locks futures, or lets go of them."""
+        frame, inner = sys._current_frames().get(thread), None  # noqa: SLF001
+        while frame is not None and frame.f_globals.get("__name__") not in (__name__, "concurrent.futures._base"):
+            frame, inner = frame.f_back, frame
+        if frame is None:
+            return False
+        if frame.f_code is Condition.wait.__code__:
+            return frame.f_locals.get("self") is self
+        # In `Event.wait` it waits for futures to be done, and has let go of them.
+        return inner is None or inner.f_globals.get("__name__") != "threading"
+
     def let_go(self) -> None:
         """After an interrupt: do not hold it, wherever that came."""
-        while self._is_owned():
-            self.release()
+        with suppress(RuntimeError):  # `enter_surely` was faster
+            while self._is_owned():
+                self.release()
+
+    def tell_all(self) -> None:
+        """Enter it, wake all that wait, and leave it."""
+        with self:
+            self.notify_all()
 
 
 def holding(lock: RLock, job: Callable[[], T]) -> T:

@@ -169,8 +169,7 @@ class Future(BaseFuture[T]):
         self._condition.let_go()
         if self.call is None or not self.cancelled():
             return
-        with self._condition:
-            self._condition.notify_all()
+        self._condition.tell_all()
         self._engine.cancel(self.call)
         for callback in self._callbacks:
             self._engine.call_back(callback, self)
@@ -186,7 +185,11 @@ class Future(BaseFuture[T]):
         if self._handed_over:
             return True
         if not self._told:
-            self._handed_over = self.set_running_or_notify_cancel()
+            self._condition.enter_surely()
+            try:
+                self._handed_over = self.set_running_or_notify_cancel()
+            finally:
+                self._condition.release()
             self._told = not self._handed_over
         return self._handed_over
 

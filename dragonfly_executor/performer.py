@@ -125,17 +125,27 @@ def settle(action: actions.Settle) -> None:
         future: Any = call.token
         if future is None:
             continue
+        lock = future._condition  # noqa: SLF001
+        if not lock.acquire(blocking=False):
+            lock.enter_surely()
         try:
-            if type(outcome) is Outcome:
-                if outcome.is_error:
-                    future.set_exception(Unopened(outcome))
-                else:
-                    future.set_result(outcome)
-            elif outcome is actions.CANCELLED:
-                future.cancel_by_engine()
-            else:
-                future.set_exception(outcome)
-        except InvalidStateError:
-            # It was cancelled an instant ago, and whoever waits for it has not been told.
-            future.cancel_by_engine()
+            _settle(future, outcome)
+        finally:
+            lock.release()
         call.token = call.payload = None
+
+
+def _settle(future: Any, outcome: object) -> None:
+    try:
+        if type(outcome) is Outcome:
+            if outcome.is_error:
+                future.set_exception(Unopened(outcome))
+            else:
+                future.set_result(outcome)
+        elif outcome is actions.CANCELLED:
+            future.cancel_by_engine()
+        else:
+            future.set_exception(outcome)
+    except InvalidStateError:
+        # It was cancelled an instant ago, and whoever waits for it has not been told.
+        future.cancel_by_engine()

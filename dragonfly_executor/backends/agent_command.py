@@ -58,7 +58,8 @@ def agent_command(python: str, fd: int, *starts: int) -> list[str]:
 
 def is_frozen() -> bool:
     """Return True if `sys.executable` is the program itself."""
-    return bool(getattr(sys, "frozen", False)) or "__compiled__" in vars(sys.modules.get("__main__", sys))
+    # What stands for __main__ may be anything: some programs put None there.
+    return bool(getattr(sys, "frozen", False)) or hasattr(sys.modules.get("__main__"), "__compiled__")
 
 
 def interpreter_options() -> list[str]:

@@ -57,6 +57,9 @@ class LocalBackend(Backend):
 
     def boot(self, request: BootRequest) -> Node:
         """Start an agent process; `BootError` if it cannot be started."""
+        if not self._python:
+            text = "this process does not say which interpreter runs it (sys.executable): use LocalBackend(python=...)"
+            raise errors.BootError(text, final=True)
         own_end, agent_end = socketpair()
         starts = _start_table()
         inherited = [agent_end.fileno(), *(starts.inherited if starts is not None else ())]

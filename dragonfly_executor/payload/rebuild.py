@@ -25,7 +25,8 @@ def main_module() -> ModuleType:
     A program may have taken its ``__main__`` out of ``sys.modules``. Then this is an empty one: nothing is found in it
     by name, and all travels by value.
     """
-    return sys.modules.get("__main__") or _empty_main()
+    found = sys.modules.get("__main__")
+    return found if found is not None and hasattr(found, "__dict__") else _empty_main()
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ import concurrent.futures
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, as_completed, wait
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -280,6 +280,90 @@ def test_a_result_that_is_there(executor: DragonflyExecutor, each_opcode: bool) 
         assert futures[0].result() is futures[0].result()
         futures[0] = executor.submit(payloads.echo, [1])
         wait(futures, PATIENCE)
+
+
+def wait_for_one(futures: list[Future[int]]) -> None:
+    wait(futures, 0, return_when=FIRST_COMPLETED)
+
+
+def take_first(futures: list[Future[int]]) -> None:
+    with suppress(TimeoutError):
+        next(as_completed(futures, 0))
+
+
+@pytest.mark.parametrize("look", [wait_for_one, take_first])
+@pytest.mark.parametrize("cancel_running", [True, False])
+def test_the_wait_for_several(
+    executor: DragonflyExecutor, look: Callable[[list[Future[int]]], None], cancel_running: bool
+) -> None:
+    """The standard library locks all that it waits for, one after another. What stays locked is settled."""
+    view = executor.options(cancel_running=cancel_running)
+
+    def begin() -> list[Future[int]]:
+        return [*(hold_one(executor) for _ in range(2)), view.submit(payloads.echo, 7)]
+
+    futures = begin()
+    for where in everywhere(lambda: look(futures), files=(FUTURES,)):
+        hold_anew()
+        # This way round: while this thread waits for one it holds the locks of others.
+        assert [future.result(PATIENCE) for future in reversed(futures)] == [7, 7, 7], where
+        futures[:] = begin()
+
+
+def test_a_wait_that_is_taken_up_again(executor: DragonflyExecutor) -> None:
+    """As at a prompt: a Ctrl-C ends a wait, and the next one begins."""
+    futures = [hold_one(executor) for _ in range(2)]
+    for where in everywhere(lambda: wait_for_one(futures), files=(FUTURES,)):
+        hold_anew()
+        assert not wait(futures, PATIENCE).not_done, where
+        futures[:] = [hold_one(executor) for _ in range(2)]
+
+
+def test_the_engine_waits_for_a_thread_that_still_looks_at_futures(
+    executor: DragonflyExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future: Any = hold_one(executor)
+    answers: SimpleQueue[bool] = SimpleQueue()
+    is_locked, may_go = threading.Event(), threading.Event()
+    ask = condition.Condition._is_meant_by
+
+    def answer(lock: condition.Condition, thread: int) -> bool:
+        answers.put(ask(lock, thread))
+        return True
+
+    class Slow:
+        """Another future, which takes its time to be locked."""
+
+        _condition = property(lambda self: self)
+        state = ""
+
+        def acquire(self) -> None:
+            is_locked.set()
+            may_go.wait(PATIENCE)
+            self.state = future._state
+
+        def release(self) -> None:
+            return
+
+    slow = Slow()
+
+    def look() -> None:
+        both = concurrent.futures._base._AcquireFutures([])
+        both.futures = [future, slow]
+        with both:
+            return
+
+    monkeypatch.setattr(condition.Condition, "_is_meant_by", answer)
+    looker = threading.Thread(target=look)
+    looker.start()
+    assert is_locked.wait(PATIENCE)
+    held.let_go()
+    # The engine is at the lock now, and asks again and again.
+    assert [answers.get(timeout=PATIENCE) for _ in range(3)] == [True] * 3
+    may_go.set()
+    looker.join()
+    assert future.result(PATIENCE) == 7
+    assert slow.state == "PENDING"
 
 
 @lines_and_opcodes

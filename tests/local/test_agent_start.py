@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dragonfly_executor import DragonflyExecutor
+from dragonfly_executor import BootError, DragonflyExecutor, LocalBackend
 from tests.support import PATIENCE
 
 # Modules that the interpreter, an agent and a slot import before the user's path is set.
@@ -178,6 +179,27 @@ def signals_of_this_process() -> tuple[list[int], list[int]]:
 
 def terminate_oneself() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_an_embedded_interpreter_is_told_to_name_one(nothing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", nothing)
+    with DragonflyExecutor(1) as executor:
+        error = executor.submit(pow, 2, 5).exception(PATIENCE)
+    monkeypatch.undo()
+    assert isinstance(error, BootError)
+    assert error.final
+    assert "LocalBackend(python=...)" in str(error)
+    with DragonflyExecutor(1, backend=LocalBackend(python=sys.executable)) as executor:
+        assert executor.submit(pow, 2, 5).result(PATIENCE) == 32
+
+
+def test_whatever_stands_for_main_an_agent_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stand_in in (None, object(), 3):
+        monkeypatch.setitem(sys.modules, "__main__", stand_in)  # type: ignore[arg-type]
+        with DragonflyExecutor(1) as executor:
+            assert executor.submit(pow, 2, 5).result(PATIENCE) == 32
+            assert executor.submit(lambda: 6).result(PATIENCE) == 6
 
 
 def test_signals_that_the_parent_blocks_or_ignores_have_their_default_action_in_a_slot() -> None:
