@@ -59,16 +59,9 @@ class Arrivals:
         if not self._enter(runner_id):
             return
         try:
-            if self._keeper is not None:
-                self._keeper.look()
-                self._keeper.require()
-            # The backend asks for the node from here on, unless it says that it waits for its turn.
-            request.started()
-            node = self._backend.boot(request)
-            request.started()
+            node = self._make_node(request)
         except BaseException as raised:  # a backend may be anybody's, and may even call sys.exit()
-            error = as_boot_error(raised)
-            self._loop.call_soon_threadsafe(lambda: self._on_error(runner_id, error))
+            self._fail(runner_id, raised)
             return
         with self._handover:
             if not self._ended:
@@ -76,6 +69,32 @@ class Arrivals:
                 self._loop.call_soon_threadsafe(lambda: self._take(runner_id))
                 return
         node.stop()
+
+    def _make_node(self, request: BootRequest) -> Node:
+        """Have the backend boot a node; and load the errors, while the node's runner starts."""
+        if self._keeper is not None:
+            self._keeper.look()
+            self._keeper.require()
+        # The backend asks for the node from here on, unless it says that it waits for its turn.
+        request.started()
+        node = self._backend.boot(request)
+        request.started()
+        try:
+            errors.load()
+        except errors.StartError:
+            node.stop()
+            raise
+        return node
+
+    def _fail(self, runner_id: int, raised: BaseException) -> None:
+        """Tell the engine thread why there is no node."""
+        try:
+            error = as_boot_error(raised)
+        except errors.StartError as shortage:
+            # Not even the errors can be loaded: the engine ends of this one.
+            self._loop.call_soon_threadsafe(_raiser(shortage))
+            return
+        self._loop.call_soon_threadsafe(lambda: self._on_error(runner_id, error))
 
     def _take(self, runner_id: int) -> None:
         node = self._arrived.get(runner_id)
@@ -91,6 +110,13 @@ class Arrivals:
             self._ended = True
         while self._arrived:
             self._stop(self._arrived.popitem()[1])
+
+
+def _raiser(error: Exception) -> Callable[[], object]:
+    def fail() -> None:
+        raise error
+
+    return fail
 
 
 def as_boot_error(error: BaseException, phase: str = "create") -> errors.BootError:

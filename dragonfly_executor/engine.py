@@ -7,7 +7,6 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from itertools import count
 
 from dragonfly_executor import errors, reports
@@ -199,11 +198,11 @@ class Engine:
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until nothing of the pool is left: no runner, no thread. Complains about a thread that stays."""
-        if self._thread is None and self._start.is_under_way and not self.forked:
-            with suppress(errors.StartError):
-                self._start.wait()
+        if self.forked or self.is_this_thread:
+            return
+        self._start.join()
         thread = self._thread
-        if thread is None or self.forked or self.is_this_thread:
+        if thread is None:
             return
         # Not by `Thread.join`: before 3.13 a thread whose join was interrupted counts as ended.
         if not self._has_ended.wait(timeout):
@@ -225,7 +224,6 @@ class Engine:
             # Whoever shuts the pool down sees that this is under way, or this sees that it is shut down.
             if self._thread is not None or self._refusal is not None:
                 return
-            errors.load()
             parts = self._parts = Parts(self, self._backend, self._machine, self._initializer, self._keeper)
             self._loop, self._runners, self._do = parts.loop, parts.runners, parts.performer.do
             self._loop.feed(self._intake, self._take_inbox)

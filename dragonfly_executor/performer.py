@@ -93,13 +93,21 @@ def _hand_over(call: Call) -> bool:
     return future is None or bool(future.hand_over())
 
 
-def broken_by(bug: BaseException) -> errors.PoolBrokenError:
-    """Return the error that tells of a bug, or of a shortage, by which the engine has ended."""
+def broken_by(bug: BaseException) -> errors.PoolBrokenError | errors.StartError:
+    """Return the error that tells of a bug, or of a shortage, by which the engine has ended.
+
+    That is a `StartError` if the shortage came so early that the other errors are not loaded, and lasts.
+    """
+    if isinstance(bug, errors.StartError):
+        return bug
     try:
         what = repr(bug)
     except BaseException as failure:  # its class may be the user's own
         what = f"{type(bug).__name__}, whose repr() raised {type(failure).__name__}"
-    error = errors.PoolBrokenError(f"the pool's engine failed, which is a bug: {what}")
+    try:
+        error = errors.PoolBrokenError(f"the pool's engine failed, which is a bug: {what}")
+    except errors.StartError as shortage:
+        return shortage
     error.__cause__ = bug
     return error
 

@@ -8,14 +8,11 @@ from types import TracebackType
 
 from dragonfly_executor import errors
 from dragonfly_executor.core.events import Resized, ShutdownMode
-from dragonfly_executor.core.machine import PoolLimits
-from dragonfly_executor.engine import Engine
 from dragonfly_executor.future import Future
 from dragonfly_executor.lifecycle import leave
 from dragonfly_executor.mapping import map_calls
 from dragonfly_executor.options import Budget, CallOptions, PoolOptions, caps, default_max, whole
 from dragonfly_executor.parent import Parent, max_depth
-from dragonfly_executor.payload import CallCodec
 from dragonfly_executor.registry import check_backend, registry
 
 TYPE_CHECKING = False  # typing is slow to import
@@ -23,7 +20,9 @@ if TYPE_CHECKING:
     from typing import Any, Self, TypeVar
 
     from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.core.machine import PoolLimits
     from dragonfly_executor.core.stats import PoolStats
+    from dragonfly_executor.engine import Engine
     from dragonfly_executor.sync import Keeper
 
     T = TypeVar("T")
@@ -132,6 +131,10 @@ class Pool:
             raise
 
     def _set_up(self, name: str, backend: Backend | None, options: dict[str, Any]) -> None:
+        # Half of this package: a program that only imports the names does not pay for it.
+        from dragonfly_executor.engine import Engine
+        from dragonfly_executor.payload import CallCodec
+
         backend = registry.default_backend() if backend is None else backend
         check_backend(backend)
         depth = _depth()
@@ -354,6 +357,8 @@ def _read_options(name: str, backend: Backend, options: dict[str, Any]) -> PoolO
 
 
 def _core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
+    from dragonfly_executor.core.machine import PoolLimits
+
     return PoolLimits(
         min=options.min,
         max=options.max,

@@ -5,15 +5,24 @@ from __future__ import annotations
 import threading
 from _thread import get_ident, start_new_thread
 from collections.abc import Callable
-from queue import SimpleQueue
 
 from dragonfly_executor import errors
+from dragonfly_executor.latch import Latch
 
-TYPE_CHECKING = False  # typing is slow to import
-if TYPE_CHECKING:
-    from typing import TypeAlias
 
-    Outcome: TypeAlias = SimpleQueue[tuple[BaseException | None, threading.Thread | None]]
+class _Attempt:
+    """One try: the thread that makes it, and why it failed."""
+
+    def __init__(self) -> None:
+        self.thread: threading.Thread | None = None
+        self.failure: BaseException | None = None
+        self.is_over = Latch()
+
+    def join(self) -> None:
+        """Wait until the try is over, and its thread has ended."""
+        self.is_over.wait()
+        if self.thread is not None:
+            self.thread.join()
 
 
 class Start:
@@ -32,11 +41,8 @@ class Start:
         self._name = name
         self._bring_up = bring_up
         self._starters: set[int] = set()
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether it may just be coming up."""
-        return bool(self._starters)
+        self._attempts: set[tuple[int, _Attempt]] = set()
+        """Those that began, until somebody has waited for their end."""
 
     def wait(self) -> None:
         """Bring it up, or wait until somebody else has.
@@ -48,15 +54,15 @@ class Start:
         if get_ident() in self._starters:
             # The garbage collector runs anybody's code anywhere, and nothing can be waited for here.
             raise errors.StartError(f"pool {self._name!r} cannot be used yet: this very thread is starting it")
-        outcome: Outcome = SimpleQueue()
+        attempt = _Attempt()
         try:
-            # One step, which `Thread.start` is not.
-            start_new_thread(self._begin, (outcome,))
+            # One step, in which the thread starts and is noted. `Thread.start` is not one.
+            self._attempts.update(zip(map(start_new_thread, (self._begin,), ((attempt,),)), (attempt,), strict=False))
         except (RuntimeError, MemoryError) as error:
             raise self._explained(error) from error
-        failure, thread = outcome.get()
-        if thread is not None:
-            thread.join()
+        attempt.join()
+        self._forget(attempt)
+        failure = attempt.failure
         if failure is None:
             return
         is_ours = isinstance(failure, errors.DragonflyError)
@@ -65,7 +71,20 @@ class Start:
                 raise self._explained(failure) from failure
             raise failure
         finally:
-            del failure  # its traceback holds this frame
+            del failure, attempt  # its traceback holds this frame
+
+    def join(self) -> None:
+        """Wait until nothing is coming up, and no thread of an attempt is left whose waiter was interrupted."""
+        if get_ident() in self._starters:
+            return
+        for _, attempt in list(self._attempts):
+            attempt.join()
+            self._forget(attempt)
+
+    def _forget(self, attempt: _Attempt) -> None:
+        for entry in list(self._attempts):
+            if entry[1] is attempt:
+                self._attempts.discard(entry)
 
     def _explained(self, error: BaseException) -> errors.StartError:
         return errors.StartError(
@@ -74,23 +93,22 @@ class Start:
             "(ulimit -n)"
         )
 
-    def _begin(self, outcome: Outcome) -> None:
+    def _begin(self, attempt: _Attempt) -> None:
         """On a thread that is no more than a step."""
         try:
             name = f"dragonfly-{self._name}-start"
-            thread = threading.Thread(target=self._run, args=(outcome,), name=name, daemon=True)
-            thread.start()
+            attempt.thread = threading.Thread(target=self._run, args=(attempt,), name=name, daemon=True)
+            attempt.thread.start()
         except BaseException as error:
-            outcome.put((error, None))
+            attempt.thread, attempt.failure = None, error
+            attempt.is_over.open()
 
-    def _run(self, outcome: Outcome) -> None:
+    def _run(self, attempt: _Attempt) -> None:
         """On the thread of its own."""
-        failure: BaseException | None = None
         self._starters.add(get_ident())
         try:
             self._bring_up()
         except BaseException as error:
-            failure = error
+            attempt.failure = error
         self._starters.discard(get_ident())
-        outcome.put((failure, threading.current_thread()))
-        del failure
+        attempt.is_over.open()

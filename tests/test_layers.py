@@ -123,6 +123,14 @@ def test_the_executor_is_light_to_import() -> None:
     assert not packages(loaded) & HEAVY
     # Small, but slow to load: a first call would wait for it.
     assert "typing" not in loaded
+    # Half of the package is loaded when a pool is made.
+    assert "dragonfly_executor.engine" not in loaded
+
+
+def test_a_pool_is_light_to_make() -> None:
+    loaded = loaded_by("from dragonfly_executor import DragonflyExecutor; DragonflyExecutor()")
+    assert "dragonfly_executor.engine" in loaded
+    assert not packages(loaded) & (HEAVY | {"socket", "typing"})
 
 
 def test_a_runner_is_lighter_still() -> None:
@@ -131,6 +139,7 @@ def test_a_runner_is_lighter_still() -> None:
     loaded = loaded_by("import " + ", ".join(names))
     assert set(names) <= loaded
     assert not packages(loaded) & (HEAVY | PARENTS_ONLY | {"typing"})
+    assert "socket" not in loaded_by("import dragonfly_executor.runner.agent")
     assert not {name for name in loaded if name.startswith("dragonfly_executor.backends")}
 
 

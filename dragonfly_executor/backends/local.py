@@ -6,7 +6,6 @@ The link is an inherited socket pair: there is no listener, and nothing to attac
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Collection
@@ -17,6 +16,7 @@ from dragonfly_executor.backends.base import Backend, BootRequest, Node, logger
 from dragonfly_executor.errors.exits import describe_exit
 from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.runner import processes
+from dragonfly_executor.transport.sockets import Socket, socketpair
 from dragonfly_executor.transport.starts import StartTable
 from dragonfly_executor.versions import usable_cpus
 
@@ -60,7 +60,7 @@ class LocalBackend(Backend):
         if not self._python:
             text = "this process does not say which interpreter runs it (sys.executable): use LocalBackend(python=...)"
             raise errors.BootError(text, final=True)
-        own_end, agent_end = socket.socketpair()
+        own_end, agent_end = socketpair()
         starts = _start_table()
         inherited = [agent_end.fileno(), *(starts.inherited if starts is not None else ())]
         marker = os.urandom(8).hex()
@@ -119,7 +119,7 @@ class LocalNode(Node):
     def __init__(
         self,
         process: subprocess.Popen[bytes],
-        stream: socket.socket,
+        stream: Socket,
         marker: bytes,
         starts: StartTable | None = None,
     ) -> None:
@@ -169,7 +169,7 @@ class LocalNode(Node):
                 processes.kill(pid)
 
 
-def _send(sock: socket.socket, preamble: bytes) -> None:
+def _send(sock: Socket, preamble: bytes) -> None:
     try:
         sock.sendall(preamble)
     except OSError:

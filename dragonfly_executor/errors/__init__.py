@@ -26,7 +26,8 @@
 What a ``ProcessPoolExecutor`` reports as ``BrokenProcessPool`` is a ``BrokenProcessPool`` here as well, so that
 existing ``except`` clauses hold. Importing that class imports all of ``multiprocessing``, which neither a runner nor a
 program without a pool needs: `broken` is loaded when one of its names is first asked for (PEP 562). A pool loads it
-before it starts (`load`): when memory or descriptors run out, nothing can be imported any more, and then errors matter.
+while its first runner starts (`load`): when memory or descriptors run out, nothing can be imported any more, and then
+errors matter. Until then `StartError`, which is always there, stands for those that cannot be loaded.
 """
 
 from __future__ import annotations
@@ -98,9 +99,18 @@ def load() -> None:
     """Load all errors, so that each can be raised while nothing can be imported any more. Twice is fine.
 
     Raises:
-        ImportError, MemoryError, OSError: there is no memory for it, or no descriptor.
+        StartError: they cannot be loaded: there is no memory for it, or no descriptor.
     """
-    broken = import_module("dragonfly_executor.errors.broken")
+    if "PoolBrokenError" in globals():
+        return
+    try:
+        broken = import_module("dragonfly_executor.errors.broken")
+    except (ImportError, MemoryError, OSError) as shortage:
+        raise StartError(
+            "the pool cannot start, and nothing of it is left: there is no memory or no descriptor to load "
+            f"{__name__} ({type(shortage).__name__}: {shortage}). Raise the limits (ulimit -v, ulimit -n); "
+            "then make another pool"
+        ) from shortage
     globals().update({name: getattr(broken, name) for name in __all__ if name not in globals()})
 
 

@@ -13,6 +13,7 @@ TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Any
 
+_OWN = __name__.partition(".")[0] + "."
 _LONGEST = 255
 """Bytes of a name that pickle writes with its short opcode."""
 
@@ -69,8 +70,11 @@ class Surroundings:
 
 
 def _is_stray(name: Any) -> bool:
-    """Whether runners do not find a module. One that is installed is taken to be found: there are many of them."""
-    if type(name) is not str or name in MAIN_NAMES:
+    """Return True if runners do not find a module.
+
+    Those that are installed are taken to be found, as there are many of them; and so is this package.
+    """
+    if type(name) is not str or name in MAIN_NAMES or name.startswith(_OWN):
         return False
     origin = getattr(getattr(sys.modules.get(name), "__spec__", None), "origin", None)
     if isinstance(origin, str) and os.path.isabs(origin) and not is_own(origin):

@@ -22,10 +22,9 @@ if __name__ == "__main__" and not sys.flags.safe_path:
     del sys.path[0]
 
 import os
-import socket
-from contextlib import suppress
 
 from dragonfly_executor.runner.agent import run
+from dragonfly_executor.transport.sockets import Socket
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -57,7 +56,7 @@ def main(arguments: list[str]) -> None:
         for inherited in (fd, *starts):
             os.set_inheritable(inherited, False)
         memory = starts[0] if starts else None
-        run(socket.socket(fileno=fd), prepare=lambda agent: agent.note_starts(memory))
+        run(Socket(fileno=fd), prepare=lambda agent: agent.note_starts(memory))
         return
     seconds = {
         "--failsafe": FAILSAFE,
@@ -73,8 +72,7 @@ def main(arguments: list[str]) -> None:
     # It loads ssl, which a runner with a stream of its own has no use for.
     from dragonfly_executor.runner import dial
 
-    with suppress(FileNotFoundError):
-        sys.path.append(os.getcwd())
+    _append_working_directory()
     try:
         parent, failsafe, max_lifetime, max_idle, grace, keeps_token = dial.take_parent(), *seconds.values()
     except dial.NotLetInError as error:
@@ -90,6 +88,13 @@ def main(arguments: list[str]) -> None:
         _run_once_let_in(parent, failsafe, lambda agent: agent.be_watched(show_life, watchdog.EVERY, grace))
 
     watchdog.guard(be_agent, max_lifetime, failsafe, max_idle)
+
+
+def _append_working_directory() -> None:
+    try:
+        sys.path.append(os.getcwd())
+    except FileNotFoundError:
+        return  # it was removed
 
 
 def _run_once_let_in(parent: Parent, failsafe: float, prepare: Callable[[Agent], None] | None = None) -> None:

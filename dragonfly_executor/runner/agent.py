@@ -8,7 +8,6 @@ slot gets which call is the dispatcher's matter, the processes themselves are th
 from __future__ import annotations
 
 import os
-import socket
 import sys
 
 from dragonfly_executor.core import handshake
@@ -23,6 +22,7 @@ from dragonfly_executor.runner.watch import Watch, boot_clock
 from dragonfly_executor.stdlib_json import json
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
+from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.transport.start_cells import map_cells
 from dragonfly_executor.transport.streams import DescriptorPair
 from dragonfly_executor.versions import usable_cpus, versions, versions_with_packages
@@ -54,9 +54,7 @@ LARGE, MORE = Flag.LARGE, Flag.MORE
 class Agent:
     """Everything that happens on a runner, from HELLO to BYE."""
 
-    def __init__(
-        self, loop: Loop, sock: socket.socket | DescriptorPair, runner_id: str = "", patience: float = 60.0
-    ) -> None:
+    def __init__(self, loop: Loop, sock: Socket | DescriptorPair, runner_id: str = "", patience: float = 60.0) -> None:
         self._loop = loop
         self._runner_id = runner_id
         self._link = Link(loop, sock, self._on_frames, lambda _reason: self.exit(), handshake=True)
@@ -88,10 +86,9 @@ class Agent:
         self._watch.signals(self._on_children, self._on_terminate)
         # What the parent itself has started has the parent's own packages, and no time to lose.
         own = versions() if "DRAGONFLY_PARENT_PID" in os.environ else versions_with_packages()
-        trial = room.start_trial()
+        room.try_process()
         self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own)))
         self._link.flush()
-        room.end_trial(trial)
         processes.become_subreaper()
         if self._starts_memory is not None:
             self._household.starts = map_cells(self._starts_memory)
@@ -337,7 +334,7 @@ class Agent:
 
 
 def run(
-    sock: socket.socket | DescriptorPair,
+    sock: Socket | DescriptorPair,
     runner_id: str = "",
     patience: float = 60.0,
     prepare: Callable[[Agent], None] | None = None,

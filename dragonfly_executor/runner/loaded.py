@@ -33,7 +33,7 @@ _MAIN = ("__main__", "__mp_main__")
 
 
 class Loaded:
-    """The files of the modules that this process has imported, except what is installed.
+    """The files of the modules that this process imports from now on, except what is installed.
 
     Args:
         main: the script, which is one of them once it is imported.
@@ -41,8 +41,8 @@ class Loaded:
 
     def __init__(self, main: SlotMain) -> None:
         self._main = main
-        self._seen: set[str] = set()
-        self._count = 0
+        self._seen = {*sys.modules}
+        self._count = len(self._seen)
         self._files: dict[str, Status] = {}
         self._looked = 0.0
         self._pause = self._rest = 0.0

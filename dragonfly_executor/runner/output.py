@@ -14,7 +14,6 @@ link's second lane, where it delays no heartbeat and no other call, and its own 
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
 from dragonfly_executor.core.output import WINDOW, weight
@@ -26,6 +25,7 @@ from dragonfly_executor.runner.slot_output import OwnOutput
 from dragonfly_executor.runner.slots import Slot, SlotOutput
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
+from dragonfly_executor.transport.sockets import Socket
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ def maker(session: dict[str, Any], loop: Loop, link: Link, dispatcher: Dispatche
 class DroppedOutput(SlotOutput):
     """Of a slot whose calls' output nobody wants."""
 
-    def take_over(self, results: socket.socket) -> OwnOutput | None:
+    def take_over(self, results: Socket) -> OwnOutput | None:
         """See `SlotOutput`."""
         pipes.drop()
         return None
@@ -72,7 +72,7 @@ class SentOutput(SlotOutput):
         self._last_words = bytearray()
         self._look_again: Timer | None = None
 
-    def take_over(self, results: socket.socket) -> OwnOutput:
+    def take_over(self, results: Socket) -> OwnOutput:
         """See `SlotOutput`."""
         return OwnOutput(self._pipes, results, self._log_level)
 

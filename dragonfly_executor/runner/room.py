@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
 
 from dragonfly_executor.core.wire import MAX_HANDSHAKE_FRAME, Kind, encode
+from dragonfly_executor.transport.sockets import Socket
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 
 PIPES = 6
 """A slot takes two pairs of sockets, and pipes for its stack and its output."""
+NO_PROGRAM = "/"
+"""A folder: there is a process for it, and then it is refused."""
 LONGEST_REASON = MAX_HANDSHAKE_FRAME // 4
 
 
-def start_trial() -> int:
-    """Start a process that ends at once, as a slot would be started. It counts as one until somebody waits for it.
+def try_process() -> None:
+    """Start a process that cannot become anything, as a slot would be started, and wait for it.
 
-    Returns:
-        Its process id.
+    It shares the memory of this one while it lives, so it takes no time: after a fork each page that either writes is
+    copied.
 
     Raises:
         OSError: no slot could be started here: there is no process, no memory or no descriptor left.
@@ -30,21 +32,15 @@ def start_trial() -> int:
     try:
         for _ in range(PIPES):
             held += os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os._exit(0)
-        return pid
+        os.posix_spawn(NO_PROGRAM, [NO_PROGRAM], {})
+    except PermissionError:
+        return
     finally:
         for fd in held:
             os.close(fd)
 
 
-def end_trial(pid: int) -> None:
-    """Wait for that process, which has ended or is about to."""
-    os.waitpid(pid, 0)
-
-
-def say_why_not(sock: socket.socket | DescriptorPair, error: OSError) -> None:
+def say_why_not(sock: Socket | DescriptorPair, error: OSError) -> None:
     """Tell the parent that this cannot be a runner. After HELLO it learns only that the link ends."""
     reason = f"it has no room for a single slot: {error}".encode()[:LONGEST_REASON]
     try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -38,6 +37,7 @@ from dragonfly_executor.payload.repeats import Kept, read_table, segments, write
 from dragonfly_executor.runner import processes, slot_exit, slot_identity
 from dragonfly_executor.runner import progress as phases
 from dragonfly_executor.runner.loaded import Loaded
+from dragonfly_executor.transport.sockets import Socket
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -59,8 +59,8 @@ FAILED = 70
 
 
 def main(
-    calls: socket.socket,
-    results: socket.socket,
+    calls: Socket,
+    results: Socket,
     setup: bytes,
     place: Place | None,
     agent_pid: int,
@@ -107,9 +107,7 @@ def _flush_standard_streams() -> None:
 
 
 class _Slot:
-    def __init__(
-        self, calls: socket.socket, results: socket.socket, output: OwnOutput | None, progress: Progress
-    ) -> None:
+    def __init__(self, calls: Socket, results: Socket, output: OwnOutput | None, progress: Progress) -> None:
         self._calls = calls
         self._results = results
         self._output = output
@@ -132,12 +130,13 @@ class _Slot:
         codec_setup = setup[SETUP_HEAD.size : SETUP_HEAD.size + size]
         initializer = setup[SETUP_HEAD.size + size :]
         self._codec = SlotCodec(codec_setup, place)
+        # What the agent has loaded, each of its slots has.
+        self._loaded = Loaded(self._codec.main) if place is None else None
         self._codec.prepare()
         self._take_script(script)
         if initializer and not self._initialize(initializer):
             return FAILED
-        if place is None:
-            self._loaded = Loaded(self._codec.main)
+        if self._loaded is not None:
             self._loaded.note()
         self._progress.phase = phases.READY
         if self._output is not None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import sys
 
 from dragonfly_executor.core.wire import HEADER_SIZE
 from dragonfly_executor.runner import slot_logs
 from dragonfly_executor.runner.pipes import Pipes
+from dragonfly_executor.transport.sockets import Socket
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -27,7 +27,7 @@ BY_LINES = 1
 class OwnOutput:
     """What the calls of this process write."""
 
-    def __init__(self, pipes: Pipes, results: socket.socket, log_level: int | None) -> None:
+    def __init__(self, pipes: Pipes, results: Socket, log_level: int | None) -> None:
         self._pipes = pipes
         self._results = results
         self._pid = os.getpid()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from dragonfly_executor.runner import processes, slot
 from dragonfly_executor.runner.last_stack import LastStack
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
+from dragonfly_executor.transport.sockets import AF_UNIX, MSG_DONTWAIT, SOCK_DGRAM, SOCK_SEQPACKET, Socket, socketpair
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.title import Title
 
 # macOS has no SOCK_SEQPACKET for unix sockets; its datagrams between a pair are as reliable.
-PACKETS = socket.SOCK_SEQPACKET if sys.platform.startswith("linux") else socket.SOCK_DGRAM
+PACKETS = SOCK_SEQPACKET if sys.platform.startswith("linux") else SOCK_DGRAM
 
 EXIT_PATIENCE = 2.0
 """Seconds that a slot without calls has for its threads, exit handlers and finalizers, until it is killed."""
@@ -73,7 +73,7 @@ class SlotOutput:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def take_over(self, results: socket.socket) -> OwnOutput | None:
+    def take_over(self, results: Socket) -> OwnOutput | None:
         """In the forked slot: what reads what its calls write; None if nothing does."""
         return None
 
@@ -132,12 +132,12 @@ class Slot:
         self._end_timer: Timer | None = None
         self.answer: Callable[[bytes], None] | None = None
         """Tells the parent how the call ended that runs, behind what it wrote; None where it wrote nothing."""
-        made: list[socket.socket] = []
+        made: list[Socket] = []
         self.stack = LastStack()
         agent_pid = os.getpid()
         try:
-            made.extend(socket.socketpair(socket.AF_UNIX, PACKETS))
-            made.extend(socket.socketpair())
+            made.extend(socketpair(AF_UNIX, PACKETS))
+            made.extend(socketpair())
             self.pid = os.fork()
         except OSError:
             self.stack.close()
@@ -166,8 +166,8 @@ class Slot:
     def _become_slot(
         self,
         inherited: Callable[[], list[int]],
-        own_end: socket.socket,
-        slot_end: socket.socket,
+        own_end: Socket,
+        slot_end: Socket,
         setup: bytes,
         place: Place | None,
         agent: int,
@@ -196,7 +196,7 @@ class Slot:
     def hand(self, work: Work) -> bool:
         """Put a call into the slot's queue; False where the queue is full."""
         try:
-            self._calls.send(work.frame.raw, socket.MSG_DONTWAIT)
+            self._calls.send(work.frame.raw, MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -215,7 +215,7 @@ class Slot:
         packets: set[tuple[int, int]] = set()
         while len(packets) < len(self.in_flight):
             try:
-                packet = self._taken_by_slot.recv(HEADER_SIZE, socket.MSG_DONTWAIT)
+                packet = self._taken_by_slot.recv(HEADER_SIZE, MSG_DONTWAIT)
             except (BlockingIOError, InterruptedError):
                 break
             if not packet:

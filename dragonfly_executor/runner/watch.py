@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
+
+from dragonfly_executor.transport.sockets import Socket, socketpair
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -28,12 +29,12 @@ class Watch:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._signals: tuple[socket.socket, ...] = ()
+        self._signals: tuple[Socket, ...] = ()
         self._parent = -1
 
     def signals(self, on_children: Callable[[], None], on_terminate: Callable[[], None]) -> None:
         """Call the one when children may have ended, the other on a SIGTERM. A Ctrl-C is the parent's matter."""
-        receiver, sender = socket.socketpair()
+        receiver, sender = socketpair()
         receiver.setblocking(False)
         sender.setblocking(False)
         self._signals = (receiver, sender)

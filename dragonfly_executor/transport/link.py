@@ -7,7 +7,6 @@ gigabyte delays neither heartbeats nor other calls.
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from collections.abc import Callable
 
@@ -23,6 +22,7 @@ from dragonfly_executor.core.wire import (
 )
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.transport.loop import Loop
+from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.transport.streams import DescriptorPair
 
 Buffer = bytes | bytearray | memoryview
@@ -58,7 +58,7 @@ class Link:
     def __init__(
         self,
         loop: Loop,
-        sock: socket.socket | DescriptorPair,
+        sock: Socket | DescriptorPair,
         on_frames: Callable[[list[Frame]], None],
         on_closed: Callable[[Exception | None], None],
         *,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from typing import TYPE_CHECKING
+
+from dragonfly_executor.transport.sockets import SHUT_RDWR, SHUT_WR, Socket
 
 if TYPE_CHECKING:
     from dragonfly_executor.transport.streams import Stream
@@ -26,7 +27,7 @@ class Pump:
         RuntimeError: a thread cannot be started. Both are closed.
     """
 
-    def __init__(self, stream: Stream, sock: socket.socket) -> None:
+    def __init__(self, stream: Stream, sock: Socket) -> None:
         self._stream = stream
         self._sock = sock
         self._threads = [
@@ -39,7 +40,7 @@ class Pump:
                 thread.start()
         except BaseException:
             # No thread is to be had. The one that runs, if any, closes the socket, and the stream too.
-            self._shut_down(socket.SHUT_RDWR)
+            self._shut_down(SHUT_RDWR)
             if self._threads[1].ident is None:
                 stream.close()
                 sock.close()
@@ -64,7 +65,7 @@ class Pump:
         except (OSError, EOFError):
             return  # the link is told by the shutdown below
         finally:
-            self._shut_down(socket.SHUT_WR)
+            self._shut_down(SHUT_WR)
 
     def _pump_out(self) -> None:
         """From the socket to the stream, until either ends."""
@@ -78,7 +79,7 @@ class Pump:
                 self._stream.close()
             finally:
                 # Whatever the stream makes of it. The link waits for this end, and descriptors do not come back else.
-                self._shut_down(socket.SHUT_RDWR)
+                self._shut_down(SHUT_RDWR)
                 # The other one may be about to write: it must not find a stranger under the same number.
                 if self._threads[0].is_alive():
                     self._threads[0].join()

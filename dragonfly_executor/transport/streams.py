@@ -8,7 +8,8 @@ descriptors, as a program's standard input and output are, `DescriptorPair` make
 from __future__ import annotations
 
 import os
-import socket
+
+from dragonfly_executor.transport.sockets import SO_SNDBUF, SOL_SOCKET, Socket, socketpair
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -89,19 +90,19 @@ def _widen(*descriptors: int) -> None:
             return  # not this system, no pipe, or more than this user may have
 
 
-def as_socket(stream: Stream) -> tuple[socket.socket, Pump | None]:
+def as_socket(stream: Stream) -> tuple[Socket, Pump | None]:
     """A socket whose bytes are the stream's, and what pumps them, if anything must.
 
     The stream is closed when the socket's other side is. Whoever closes the socket joins the pump after that.
     """
-    if isinstance(stream, socket.socket):
+    if isinstance(stream, Socket):
         return stream, None
     from dragonfly_executor.transport.pump import PUMP_SIZE, Pump
 
-    ours, theirs = socket.socketpair()
+    ours, theirs = socketpair()
     try:
         for sock in (ours, theirs):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PUMP_SIZE)
+            sock.setsockopt(SOL_SOCKET, SO_SNDBUF, PUMP_SIZE)
         return ours, Pump(stream, theirs)
     except BaseException:
         ours.close()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import sys
+
+from dragonfly_executor.transport.sockets import socketpair
 
 
 class Waker:
@@ -86,7 +87,7 @@ class SocketWaker(Waker):
     """A socket pair."""
 
     def __init__(self) -> None:
-        self._receiver, self._sender = socket.socketpair()
+        self._receiver, self._sender = socketpair()
         self._receiver.setblocking(False)
         self._sender.setblocking(False)
         self.fd = self._receiver.fileno()

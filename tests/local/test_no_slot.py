@@ -18,25 +18,27 @@ from tests.support import PATIENCE, error_of, values
 
 PATCHED = """
 import errno, os
-fork, left = os.fork, {left}
-def few():
-    global left
-    left -= 1
-    if left < 0:
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-    return fork()
-os.fork = few
+left = {left}
+def few_of(start):
+    def few(*arguments):
+        global left
+        left -= 1
+        if left < 0:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return start(*arguments)
+    return few
+os.fork, os.posix_spawn = few_of(os.fork), few_of(os.posix_spawn)
 """
 """Stands for ``RLIMIT_NPROC`` and for ``pids.max``, which no test may set for itself everywhere."""
 TRIAL = 1
-"""What an agent forks before it says hello."""
+"""Processes that an agent starts before it says hello."""
 
 
 class FewProcesses(LocalBackend):
-    """Its agents can fork so many times, one number for each boot, and any number from then on.
+    """Its agents can start so many processes, one number for each boot, and any number from then on.
 
     Args:
-        forks: how often; a boot's trial is one of them.
+        forks: how many; a boot's trial is one of them.
     """
 
     def __init__(self, *forks: int) -> None:
@@ -115,12 +117,12 @@ def test_a_runner_with_few_descriptors_is_none_or_runs_calls(make: Make, tmp_pat
 def test_a_trial_that_fails_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """The census around each test looks after the descriptors."""
 
-    def refuse() -> int:
+    def refuse(*_arguments: object) -> int:
         raise BlockingIOError("no room")
 
-    monkeypatch.setattr(os, "fork", refuse)
+    monkeypatch.setattr(os, "posix_spawn", refuse)
     with pytest.raises(BlockingIOError):
-        room.start_trial()
+        room.try_process()
     monkeypatch.undo()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
@@ -128,6 +130,6 @@ def test_a_trial_that_fails_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free + 3, most[1]))
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            room.start_trial()
+            room.try_process()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, most)

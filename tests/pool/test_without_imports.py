@@ -11,6 +11,8 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
@@ -310,3 +312,71 @@ def test_a_boot_without_a_thread_for_the_link_fails_as_a_boot(monkeypatch: pytes
         assert type(error) is BootError
         assert "can't start new thread" in str(error)
         assert executor.submit(echo, 3).result(PATIENCE) == 3
+
+
+# -- no error loaded yet -----------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import os, sys, threading
+
+class Refusing:
+    left = {refused}
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "concurrent.futures.process" and self.left:
+            self.left -= 1
+            raise {shortage}
+
+from dragonfly_executor import DragonflyExecutor, LocalBackend
+
+class Backend(LocalBackend):
+    def boot(self, request):
+        {boot}
+
+sys.meta_path.insert(0, Refusing())
+executor = DragonflyExecutor(1, backend=Backend())
+error = executor.submit(abs, -1).exception(30)
+print(type(error).__name__, error)
+try:
+    print(executor.submit(abs, -2).result(30))
+except Exception as error:
+    print(type(error).__name__)
+executor.shutdown()
+print(sum(thread.is_alive() for thread in threading.enumerate()))
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("no child")
+"""
+SHORTAGES = ["ImportError('no room')", "MemoryError()", "OSError(24, 'Too many open files')"]
+
+
+def run(refused: int, shortage: str, boot: str) -> tuple[list[str], str]:
+    """What a program prints that cannot load the module of `BrokenProcessPool` so many times, and its stderr."""
+    program = PROGRAM.format(refused=refused, shortage=shortage, boot=boot)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert ran.returncode == 0
+    return ran.stdout.splitlines(), ran.stderr
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES)
+@pytest.mark.parametrize("boot", ["return super().boot(request)", "raise OSError('no node')"])
+def test_a_pool_that_can_never_load_its_errors_tells_everybody(shortage: str, boot: str) -> None:
+    """The error that is always there stands for those that cannot be loaded, and nothing is left."""
+    (first, *rest), stderr = run(1_000_000, shortage, boot)
+    assert first.startswith("StartError the pool cannot start, and nothing of it is left")
+    assert rest == ["StartError", "1", "no child"]
+    assert stderr.startswith("pool executor-1: the pool cannot start")
+    assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES)
+def test_a_boot_during_which_the_errors_cannot_be_loaded_has_failed_and_is_tried_again(shortage: str) -> None:
+    assert run(1, shortage, "return super().boot(request)") == (["NoneType None", "2", "1", "no child"], "")
+
+
+def test_a_boot_that_fails_while_the_errors_can_be_loaded_is_an_ordinary_failure() -> None:
+    (first, *rest), stderr = run(0, SHORTAGES[0], "raise OSError('no node')")
+    assert first.startswith("BootError")
+    assert "no node" in first
+    assert (rest, stderr) == (["BootError", "1", "no child"], "")
