@@ -42,6 +42,32 @@ def findable(name: str) -> bool:
     return _found(name, parent, origin, tuple(entry for entry in sys.path if isinstance(entry, str)))
 
 
+def forget_replaced() -> None:
+    """In a slot whose ``sys.path`` has changed: forget the user's modules that would now come from other files.
+
+    A program that has put another folder first, and has imported its module anew, then gets that one in the slot too.
+    What nothing replaces stays: if the program still uses it, it comes by value.
+    """
+    replaced = tuple(filter(_is_replaced, list(sys.modules)))
+    for name in list(sys.modules):
+        if name.partition(".")[0] in replaced:
+            del sys.modules[name]
+
+
+def _is_replaced(name: str) -> bool:
+    if "." in name or name == __name__.partition(".")[0]:
+        return False
+    # Past the module's own __getattr__: a lazy one would be imported by a look at it.
+    origin = getattr(getattr(sys.modules[name], "__dict__", {}).get("__spec__"), "origin", None)
+    if not isinstance(origin, str) or not os.path.isabs(origin) or not is_own(origin):
+        return False
+    try:
+        spec = PathFinder.find_spec(name)
+    except Exception:
+        return False
+    return spec is not None and spec.origin is not None and not _is_same(spec.origin, origin)
+
+
 def is_own(file: str) -> bool:
     """Return True if a file belongs neither to the standard library nor to what is installed for the interpreter."""
     return not is_stdlib(file) and not any(part in file for part in _INSTALLED)

@@ -29,6 +29,7 @@ from dragonfly_executor.payload.box import (
 from dragonfly_executor.payload.chunk import run_chunk
 from dragonfly_executor.payload.formats import MARK, Format
 from dragonfly_executor.payload.missing import explain_missing_module
+from dragonfly_executor.payload.origins import forget_replaced
 from dragonfly_executor.payload.rebuild import main_attribute
 from dragonfly_executor.payload.slot_main import SlotMain
 
@@ -227,6 +228,7 @@ class SlotCodec:
             sys.path[:] = pickle.loads(path)
         else:
             self._place.import_from(pickle.loads(path))
+        forget_replaced()
 
     def _definition(self, data: bytes) -> Any:
         return self._format.open(self._format.standard_flags, data, [])

@@ -106,25 +106,18 @@ def test_a_slot_goes_on_while_nothing_changes(make: Make, folder: Path, write: W
     assert result(executor, module.pid) != first
 
 
-def test_a_module_that_only_slots_have_imported_is_looked_at(make: Make, folder: Path, write: Write) -> None:
-    write("changing.py", "def version(*_):\n    import late\n    return late.VERSION\n")
-    write("late.py", "VERSION = 1")
-    module = load("changing")
-    executor = make(1)
-    assert result(executor, module.version) == 1
-    write("late.py", "VERSION = 2")
-    assert result(executor, module.version) == 2
-    assert "late" not in sys.modules
-
-
-def test_a_change_of_what_a_module_imports_counts(make: Make, folder: Path, write: Write) -> None:
-    write("package.py", "from inner import VERSION\ndef version(): return VERSION")
+@pytest.mark.parametrize("imported", ["on top", "in the call"])
+def test_a_change_of_what_a_module_imports_counts(make: Make, folder: Path, write: Write, imported: str) -> None:
+    """Also of what only slots have imported."""
+    on_top, within = ("from inner import VERSION", "") if imported == "on top" else ("", "from inner import VERSION;")
+    write("outer.py", f"{on_top}\ndef version():\n    {within} return VERSION\n")
     write("inner.py", "VERSION = 1")
-    module = load("package")
+    module = load("outer")
     executor = make(1)
     assert result(executor, module.version) == 1
     write("inner.py", "VERSION = 2")
     assert result(executor, module.version) == 2
+    assert ("inner" in sys.modules) is (imported == "on top")
 
 
 def test_each_of_many_slots_runs_what_the_files_are_now(make: Make, folder: Path, write: Write) -> None:
@@ -258,6 +251,28 @@ def test_a_path_that_changes_is_followed_by_slots_that_are_there(make: Make, fol
     sys.path.remove(str(tmp_path / "more"))
     assert str(tmp_path / "more") not in result(executor, eval, "__import__('sys').path")
     assert result(executor, os.getpid) == first
+
+
+@pytest.mark.parametrize("name", ["same", "same.part"])
+def test_a_module_that_the_new_path_replaces_is_imported_anew(
+    make: Make, folder: Path, tmp_path: Path, name: str
+) -> None:
+    """The program puts another folder first, and imports the module anew. In the slot the first one is loaded."""
+    for place in ("first", "other"):
+        file = (tmp_path / place / name.replace(".", "/")).with_suffix(".py")
+        file.parent.mkdir(parents=True)
+        file.write_text(f"def where(): return {place!r}\nclass Thing: pass\n")
+        if name != "same":
+            (file.parent / "__init__.py").write_text("")
+    executor = make(1)
+    for place in ("first", "other", "first"):
+        sys.path.insert(0, str(tmp_path / place))
+        for old in ("same", "same.part"):
+            sys.modules.pop(old, None)
+        module = load(name)
+        assert result(executor, module.where) == place
+        assert result(executor, type, module.Thing()) is module.Thing
+    assert len({result(executor, os.getpid) for _ in range(3)}) == 1
 
 
 def test_what_a_call_adds_to_the_path_stays(make: Make, folder: Path) -> None:
