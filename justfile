@@ -1,0 +1,41 @@
+# `just` lists what there is. Everything runs in .venv, which `just setup` makes.
+
+python := ".venv/bin/python"
+
+_list:
+    @just --list
+
+# Make the environment that all other recipes use
+setup:
+    python3 -m venv .venv
+    {{python}} -m pip install -q -e '.[test,examples,dev]'
+
+# All tests but those that take minutes or gigabytes
+test *args:
+    {{python}} -m pytest -n 2 --dist loadfile {{args}}
+
+# The tests that take milliseconds
+fast *args:
+    {{python}} -m pytest -m "not slow" {{args}}
+
+# Lint, layout of the code, spelling
+lint:
+    {{python}} -m ruff check .
+    {{python}} -m ruff format --check .
+    .venv/bin/codespell
+
+# Types: strict on the package and the examples
+types:
+    {{python}} -m mypy
+
+# The tests that hold the documents to the code
+docs:
+    {{python}} -m pytest -q tests/test_docs.py tests/test_packaging.py
+
+# Figures beside ProcessPoolExecutor, in one run; only on a quiet machine
+bench *args:
+    {{python}} -m benchmarks {{args}}
+
+# What must pass before a change goes in
+ci:
+    .ci/run
