@@ -135,7 +135,8 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
     roster, ledger, workers = pool.roster, pool.ledger, pool.limits.max_workers
     if not pool.starts_calls:
         # Calls whose slots are booting count as begun.
-        assert not ledger.queued or (pool.mode is ShutdownMode.CANCEL_QUEUED and roster.booting)
+        waits_for_boots = pool.mode is ShutdownMode.CANCEL_QUEUED and (roster.booting or ledger.is_late(now))
+        assert not ledger.queued or waits_for_boots
         assert not ledger.delayed
         return
     binds = workers is not None and roster.slots > workers

@@ -133,13 +133,17 @@ class World:
         assert isinstance(result, list)
         self.log.append((make or (lambda: event), self.now, describe(result)))
         sent_before = {call_id for node in self.nodes.values() for call_id in node.flying}
+        booting = sum(not node.up and not node.stopped for node in self.nodes.values())
+        if self.mode is not mode:
+            # Those that a boot is to take may go to a slot that is free, and that had none while others were settled.
+            self.spared = self._waiting(sent_before)
         for action in result:
             assert not self.closed or isinstance(action, actions.Settle), f"{action} after Closed"
             CARRY_OUT[type(action)](self, action)
         self._check_order(sent_before)
         if self.mode is not mode:
             # One that asks for less than was asked for already changes nothing.
-            self._spare()
+            self._spare(booting, sent_before)
         if isinstance(event, events.Resized):
             self._check_retiring(lightest, result)
         if any(isinstance(action, actions.Boot) for action in result):
@@ -182,13 +186,17 @@ class World:
         chosen = [runner_id for runner_id in lightest if runner_id in going]
         assert chosen == lightest[: len(chosen)], "a runner retires that has more calls than another one"
 
-    def _spare(self) -> None:
-        booting = sum(not node.up and not node.stopped for node in self.nodes.values())
+    def _waiting(self, flying: set[int]) -> set[int]:
+        return {i for i, account in self.accounts.items() if not account.outcomes} - flying
+
+    def _spare(self, booting: int, sent_before: set[int]) -> None:
+        """Keep those that may be sent after a shutdown; `booting` runners did so as it came."""
         flying = {call_id for node in self.nodes.values() for call_id in node.flying}
-        left = {i for i, account in self.accounts.items() if not account.outcomes}
-        self.spared = {i for i in left - flying if not is_given_up(self.machine.pool, self.accounts[i].call)}
+        left = self._waiting(flying)
+        self.spared = {i for i in left if not is_given_up(self.machine.pool, self.accounts[i].call)}
         if self.mode is ShutdownMode.CANCEL_QUEUED:
-            assert len(self.spared) <= booting * self.machine.pool.slots_hint, "calls wait, and no boot will take them"
+            count = len(self.spared | (flying - sent_before))
+            assert count <= booting * self.machine.pool.slots_hint, "calls wait, and no boot will take them"
 
     def _note(self, event: events.Event) -> None:
         """Keep the books on what an event tells."""
