@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     Wait: TypeAlias = Callable[[Any], float]
 
+DRAWN = 32
+"""Pauses that are drawn for a call. By then they have long reached their maximum."""
 RANDOM_BYTES = 4
 DOUBLINGS = 60
 """Beyond these a pause has long reached its maximum, and a power of two no longer fits a float."""
@@ -54,5 +56,8 @@ def delay(wait: Wait | None, attempt: int) -> float:
 
 
 def delays(wait: Wait | None, retries: int) -> tuple[float, ...]:
-    """Return the pause before each of `retries` further attempts, in seconds."""
-    return tuple(delay(wait, attempt) for attempt in range(1, retries + 1))
+    """Return the pause before each of `retries` further attempts, in seconds; the last one stands for all that follow.
+
+    They are drawn for each call as it is submitted, and some people say ``retries=10**9``.
+    """
+    return tuple(delay(wait, attempt) for attempt in range(1, min(retries, DRAWN) + 1))

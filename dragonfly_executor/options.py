@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from importlib import import_module
 
 from dragonfly_executor.backoff import delays as draw
 from dragonfly_executor.core.ledger import CallLimits
@@ -47,9 +48,10 @@ def duration(value: Seconds, name: str, *, positive: bool = False) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         total_seconds = getattr(value, "total_seconds", None)
-        if total_seconds is None:
+        if total_seconds is None and not _is_number(value, "Real"):
             raise TypeError(f"{name} must be a number of seconds or a timedelta, not {type(value).__name__}")
-        value = float(total_seconds())
+        number: Any = value if total_seconds is None else total_seconds()
+        value = float(number)
     if not value >= 0 or (positive and value == 0):
         raise ValueError(f"{name} must be {'greater than' if positive else 'at least'} 0, not {value!r}")
     return float(value)
@@ -57,11 +59,16 @@ def duration(value: Seconds, name: str, *, positive: bool = False) -> float:
 
 def whole(value: int, name: str, least: int) -> int:
     """A whole number of at least `least`; TypeError or ValueError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not (isinstance(value, int) or _is_number(value, "Integral")):
         raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
-    return value
+    return int(value)
+
+
+def _is_number(value: object, kind: str) -> bool:
+    """Return True for the numbers of others: numpy's count, its truth values do not."""
+    return not isinstance(value, bool) and isinstance(value, getattr(import_module("numbers"), kind))
 
 
 class CallOptions(Record):
@@ -75,7 +82,8 @@ class CallOptions(Record):
         retries: how often a call is tried again when its slot or runner was lost.
         retry_on: exception types that, raised by the call itself, are tried again as well.
         retry_wait: a tenacity wait strategy for the pauses between attempts; None for an exponential one with jitter,
-            from a tenth of a second to ten seconds.
+            from a tenth of a second to ten seconds. It is asked for the first 32 pauses; those that follow are as long
+            as the last of them.
         cancel_running: whether `Future.cancel` stops a call that is running; False gives the standard answers.
 
     Raises:
@@ -281,10 +289,11 @@ def _budget(value: Budget | None) -> Budget | None:
 def _more_than_none(value: int | None, name: str) -> int | None:
     if value is None:
         return None
-    if whole(value, name, -(2**63)) <= 0:
+    number = whole(value, name, -(2**63))
+    if number <= 0:
         # ProcessPoolExecutor's words.
         raise ValueError(f"{name} must be greater than 0")
-    return value
+    return number
 
 
 def _output(value: Output) -> Output:

@@ -38,7 +38,7 @@ class CallLimits(Record):
         queue_timeout: seconds from submission (for a retry: from the end of its delay) to being sent; None = no limit.
         run_timeout: seconds that it may run, kept by the agent; None = no limit.
         retries: how often it may run again after its slot was lost, or after an error that allows it.
-        retry_delays: seconds before each retry, in order; a missing one is 0.
+        retry_delays: seconds before each retry, in order; the last one is that of all that follow. 0 if there are none.
     """
 
     __slots__ = __match_args__ = ("timeout", "queue_timeout", "run_timeout", "retries", "retry_delays")

@@ -80,7 +80,7 @@ class Ledger:
     def retry(self, call: Call, now: float) -> None:
         """Give a call its next attempt, after the delay that is set for it."""
         delays = call.limits.retry_delays
-        delay = delays[call.attempt - 1] if call.attempt <= len(delays) else 0.0
+        delay = delays[min(call.attempt, len(delays)) - 1] if delays else 0.0
         call.attempt += 1
         self.started -= call.state is STARTED
         self.waiting += 1

@@ -276,14 +276,17 @@ def test_a_lost_runner_that_had_begun_nothing_costs_no_call_an_attempt() -> None
 
 def test_retries_run_a_call_again_after_their_delays() -> None:
     story = Story().up(1)
-    story.submit_calls(1, CallLimits(retries=2, retry_delays=(1.5,)))
+    story.submit_calls(1, CallLimits(retries=3, retry_delays=(1.5, 0.5)))
     assert story.loses(1, 3) == []
     assert story.call(3).state is CallState.DELAYED
     assert story.machine.deadline() == 1.5
     assert story.at(1.5) == ["send 3.2 to 1"]
-    assert story.loses(1, 3) == ["send 3.3 to 1"], "no delay is set for the second"
-    assert story.results(1, 3) == ["3 = result of 3.3"]
-    assert story.stats.calls_retried == 2
+    assert story.loses(1, 3) == []
+    assert story.at(2.0) == ["send 3.3 to 1"]
+    assert story.loses(1, 3) == [], "the last delay is that of all that follow"
+    assert story.at(2.5) == ["send 3.4 to 1"]
+    assert story.results(1, 3) == ["3 = result of 3.4"]
+    assert story.stats.calls_retried == 3
 
 
 def test_a_call_that_takes_its_slot_with_it_every_time_ends_as_poison() -> None:

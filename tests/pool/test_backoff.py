@@ -11,7 +11,10 @@ import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragonfly_executor.backoff import delay, delays, exponential
+from dragonfly_executor import DragonflyExecutor
+from dragonfly_executor.backoff import DRAWN, delay, delays, exponential
+from dragonfly_executor.testing import FakeBackend
+from tests.support import PATIENCE
 
 
 @given(st.integers(1, 10_000), st.floats(0.001, 5.0), st.floats(0.0, 400.0), st.floats(0.0, 2.0))
@@ -29,6 +32,21 @@ def test_pauses_between_attempts_grow() -> None:
     first, second, third = delays(None, 3)
     assert 0.1 <= first <= 0.2 <= second <= 0.3
     assert 0.4 <= third <= 0.5
+
+
+@pytest.mark.parametrize("retries", [10**6, 2**31, sys.maxsize, 2**70])
+def test_any_number_of_retries_costs_a_submit_the_same(retries: int) -> None:
+    asked: list[int] = []
+
+    def wait(state: Any) -> float:
+        asked.append(state.attempt_number)
+        return 0.0
+
+    with DragonflyExecutor(backend=FakeBackend(slots=1)) as executor:
+        assert executor.options(retries=retries).submit(abs, -1).result(PATIENCE) == 1
+        assert executor.options(retries=retries, retry_wait=wait).submit(abs, -1).result(PATIENCE) == 1
+    assert len(delays(None, retries)) == len(asked) == DRAWN
+    assert asked == sorted(asked)
 
 
 def test_a_strategy_of_the_users_is_asked_with_the_number_of_the_attempt() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import inspect
+import numbers
 from datetime import timedelta
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -151,6 +153,31 @@ def test_max_workers_are_the_slots_of_the_one_local_runner(make: MakeExecutor) -
     executor = make(7)
     executor.submit(echo, 1).result(PATIENCE)
     assert [runner.slots for runner in executor.pool.stats().runners] == [7]
+
+
+@numbers.Integral.register
+class Four:
+    """A whole number of somebody else's, as numpy has them: no `int`, but one by `numbers`."""
+
+    def __int__(self) -> int:
+        return 4
+
+    def __float__(self) -> float:
+        return 4.0
+
+    def __lt__(self, other: int) -> bool:
+        return other > 4
+
+
+def test_numbers_of_others_are_numbers() -> None:
+    four: Any = Four()
+    with FakePool(max=four, timeout=four, boot_timeout=Fraction(1, 2), retries=four, backend=FakeBackend()) as pool:
+        options = pool._engine.options
+        assert [options.call.timeout, options.boot_timeout, options.call.retries] == [4.0, 0.5, 4]
+        assert [type(value) for value in (options.call.timeout, options.call.retries)] == [float, int]
+        assert pool.stats().max == 4
+    with DragonflyExecutor(four, backend=FakeBackend()) as executor:
+        assert executor.submit(echo, 1).result(PATIENCE) == 1
 
 
 def test_durations_may_be_timedeltas() -> None:

@@ -108,9 +108,10 @@ def address(text: str, what: str) -> tuple[str, int | None]:
 
 def port_number(port: int | None) -> int | None:
     """A port, checked."""
-    if port is not None and whole(port, "port", 1) > MAX_PORT:
-        raise ValueError(f"port must be at most {MAX_PORT}, not {port}")
-    return port
+    number = None if port is None else whole(port, "port", 1)
+    if number is not None and number > MAX_PORT:
+        raise ValueError(f"port must be at most {MAX_PORT}, not {number}")
+    return number
 
 
 def user_name(user: str | None) -> str | None:
