@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 LAUNCH = """\
+import gc
 import sys
+gc.disable()
 if not sys.flags.safe_path:
     del sys.path[0]
 import os
@@ -28,6 +30,8 @@ Python puts the working directory first on ``sys.path`` for ``-c``. Another user
 project may have a ``json.py`` of its own. So the working directory goes before anything is imported, and the agent
 keeps the standard library alone. It finds our package by the package's own ``__path__`` from then on. A slot gets the
 parent's ``sys.path`` in its set-up.
+
+Nothing that the agent imports is garbage, so it looks for none until it has said hello (`Agent.start`).
 """
 
 _LETTERS = {

@@ -7,6 +7,7 @@ slot gets which call is the dispatcher's matter, the processes themselves are th
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -100,6 +101,9 @@ class Agent:
         self._household.title.set("agent")
         self._watch.parent(self.exit)
         self._check_lease()
+        # What is here stays. A collection in a slot that looked at it would copy each page of it.
+        gc.freeze()
+        gc.enable()
 
     def note_starts(self, memory: int | None) -> None:
         """Have slots mark the calls that they begin in this memory, which is a descriptor."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -18,6 +19,13 @@ from dragonfly_executor.runner import processes
 from tests import payloads
 from tests.local.conftest import Make
 from tests.support import PATIENCE, SOON, Gate, Mailbox, all_ended, error_of, values, watching
+
+
+def test_garbage_is_collected_in_a_slot_and_what_its_agent_has_loaded_is_left_alone(make: Make) -> None:
+    ex = make(1)
+    assert ex.submit(gc.isenabled).result(PATIENCE)
+    assert ex.submit(gc.get_freeze_count).result(PATIENCE) > 1000
+
 
 # -- max_tasks_per_child -----------------------------------------------------------------------------------------------
 
