@@ -209,6 +209,19 @@ def test_what_changes_in_itself_is_sent_again(make: Make, first: str, second: st
             "import dataclasses\n@dataclasses.dataclass\nclass Plain:\n    x: int = 1",
             "Plain.__init__ = lambda self: None",
         ),
+        # What looks like a method that `dataclasses` has made is one only in a dataclass, by its name and by its file.
+        ("Plain.__call__ = lambda self: 1", "Plain.__call__.attribute = 2"),
+        *[
+            (
+                f"import dataclasses\nPlain = dataclasses.dataclass(Plain)\n{line}",
+                f"vars(Plain)[{name!r}].attribute = 2",
+            )
+            for name, line in {
+                "half__": "Plain.half__ = eval('lambda self: 1')",
+                "__half": "setattr(Plain, '__half', eval('lambda self: 1'))",
+                "__call__": "Plain.__call__ = eval(compile('lambda self: 1', 'a.py', 'eval'))",
+            }.items()
+        ],
     ],
 )
 def test_what_changes_of_a_class_is_sent_again(make: Make, first: str, change: str) -> None:

@@ -389,12 +389,21 @@ def test_a_boot_waits_for_a_place_while_a_runner_there_is_being_stopped(world: M
     assert hosts.carried() == [1]
 
 
-def test_a_boot_waits_for_a_place_while_another_boot_may_fail(world: MakeWorld) -> None:
+@pytest.fixture
+def two_boots(world: MakeWorld) -> tuple[World, Future[Any], Future[Any]]:
+    """One that is under way, and one that waits for the only place there is."""
     hosts = world("a")
     first = hosts.boot()
     hosts.booter.expect("a")
     second = hosts.boot()
     hosts.clock.hears("queued")
+    return hosts, first, second
+
+
+def test_a_boot_waits_for_a_place_while_another_boot_may_fail(
+    two_boots: tuple[World, Future[Any], Future[Any]],
+) -> None:
+    hosts, first, second = two_boots
     hosts.booter.fail("a", BootError("no route", "connect"))
     assert "no route" in str(first.exception(PATIENCE))
     hosts.booter.expect("a")
@@ -403,13 +412,9 @@ def test_a_boot_waits_for_a_place_while_another_boot_may_fail(world: MakeWorld) 
     assert hosts.carried() == [0]
 
 
-def test_a_boot_that_no_place_can_come_free_for_fails(world: MakeWorld) -> None:
+def test_a_boot_that_no_place_can_come_free_for_fails(two_boots: tuple[World, Future[Any], Future[Any]]) -> None:
     """At once if all runners are up; and when the boot succeeds that it has waited for."""
-    hosts = world("a")
-    first = hosts.boot()
-    hosts.booter.expect("a")
-    second = hosts.boot()
-    hosts.clock.hears("queued")
+    hosts, first, second = two_boots
     hosts.booter.answer("a")
     first.result(PATIENCE)
     for boot in (second, hosts.boot()):
