@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from dragonfly_executor import errors
 
@@ -37,8 +38,9 @@ class Narrator:
             self._crew.run(job, *args)
 
     def complain(self, text: str) -> None:
-        """Something is wrong that nobody may miss."""
-        logger.error("pool %s: %s", self._options.name, text)
+        """Something is wrong that nobody may miss. It never raises, whatever a log handler does: the engine says so."""
+        with suppress(Exception):
+            logger.error("pool %s: %s", self._options.name, text)
 
     def warn(self, text: str) -> None:
         """Something that whoever runs this should know, and that stops nothing."""

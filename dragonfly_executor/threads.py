@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from time import monotonic
 
@@ -112,7 +113,8 @@ class Crew:
             try:
                 job()
             except BaseException as error:  # a job is the user's code, and may even call sys.exit()
-                self._on_error(error)
+                with suppress(BaseException):  # a log handler is the user's code, too: stderr may be closed
+                    self._on_error(error)
             finally:
                 del job
                 with self._lock:

@@ -6,11 +6,12 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
-from dragonfly_executor import BootError
+from dragonfly_executor import BootError, DragonflyExecutor
 from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock
 from tests.payloads import echo
 from tests.pool.conftest import MakePool
@@ -178,3 +179,30 @@ def test_a_pool_that_is_not_asked_to_log_says_nothing(make_pool: MakePool, caplo
     pool.call(echo, 1)
     pool.shutdown()
     assert caplog.records == []
+
+
+class RaisingHandler(logging.Handler):
+    """As a program's own may be, and as logging's is once stderr is closed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ValueError("I/O operation on closed file")
+
+
+def test_a_log_handler_that_raises_stops_no_callback() -> None:
+    logger, handler = logging.getLogger("dragonfly_executor"), RaisingHandler()
+    told: SimpleQueue[object] = SimpleQueue()
+    logger.addHandler(handler)
+    try:
+        with DragonflyExecutor(1, backend=FakeBackend()) as executor:
+            for number in range(3):
+                future = executor.submit(echo, number)
+                future.add_done_callback(lambda _: 1 // 0)
+                future.add_done_callback(lambda future: told.put(future.result()))
+                assert future.result(PATIENCE) == number
+                assert told.get(timeout=PATIENCE) == number
+            executor.pool._engine._loop.call_soon_threadsafe(
+                lambda: executor.pool._engine._parts.narrator.complain("on the engine thread")
+            )
+            assert executor.submit(echo, 4).result(PATIENCE) == 4
+    finally:
+        logger.removeHandler(handler)
