@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from dragonfly_executor.core.wire import MAX_INLINE, Flag, Kind, encode
 from dragonfly_executor.runner.slots import PACKETS
-from dragonfly_executor.transport.sockets import AF_UNIX, socketpair
+from dragonfly_executor.transport.sockets import socketpair
 
 MOST_READS = 16
 """Of one pipe at a time. One read empties a pipe of the usual size; whoever fills it while it is read is not waited
@@ -39,7 +39,7 @@ class Pipes:
         self._add(Flag.STDERR, *os.pipe())
         if logs:
             # Packets: whoever writes, a thread or a forked child, the records stay whole.
-            self._add(Flag.LOG, *(end.detach() for end in socketpair(AF_UNIX, PACKETS)))
+            self._add(Flag.LOG, *(end.detach() for end in socketpair(PACKETS)))
 
     def _add(self, flags: int, reading: int, writing: int) -> None:
         os.set_blocking(reading, False)

@@ -12,7 +12,7 @@ from dragonfly_executor.runner import processes, slot
 from dragonfly_executor.runner.last_stack import LastStack
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
-from dragonfly_executor.transport.sockets import AF_UNIX, MSG_DONTWAIT, SOCK_DGRAM, SOCK_SEQPACKET, Socket, socketpair
+from dragonfly_executor.transport.sockets import MSG_DONTWAIT, SOCK_DGRAM, SOCK_SEQPACKET, Socket, socketpair
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -136,7 +136,7 @@ class Slot:
         self.stack = LastStack()
         agent_pid = os.getpid()
         try:
-            made.extend(socketpair(AF_UNIX, PACKETS))
+            made.extend(socketpair(PACKETS))
             made.extend(socketpair())
             self.pid = os.fork()
         except OSError:

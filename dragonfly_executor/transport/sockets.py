@@ -1,7 +1,7 @@
 """What a runner and its parent need of sockets, without the module `socket`.
 
-That module makes enumerations of all its constants, which takes longer than to import the rest of `transport`. What it
-adds to the sockets themselves (`makefile`, names for constants, `create_connection`) nothing here uses.
+That module makes enumerations of all its constants, which takes longer than to import the rest of `transport`. Of what
+it adds to the sockets themselves only the ``with`` block is here.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ from _socket import (
     SO_SNDBUF,
     SOCK_DGRAM,
     SOCK_SEQPACKET,
+    SOCK_STREAM,
     SOL_SOCKET,
-    socketpair,
 )
 from _socket import socket as Socket  # noqa: N812  # a class
+from _socket import socketpair as connected_pair
+
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = [
-    "AF_UNIX",
     "MSG_DONTWAIT",
     "SHUT_RDWR",
     "SHUT_WR",
@@ -28,6 +33,25 @@ __all__ = [
     "SOCK_SEQPACKET",
     "SOL_SOCKET",
     "SO_SNDBUF",
+    "PairedSocket",
     "Socket",
     "socketpair",
 ]
+
+
+class PairedSocket(Socket):
+    """One of two sockets, with a ``with`` block that closes it."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+def socketpair(kind: int = SOCK_STREAM) -> tuple[PairedSocket, PairedSocket]:
+    """Return the two ends of a connection inside this machine, of Unix sockets of this kind."""
+    one, other = connected_pair(AF_UNIX, kind)
+    return PairedSocket(AF_UNIX, kind, 0, one.detach()), PairedSocket(AF_UNIX, kind, 0, other.detach())
