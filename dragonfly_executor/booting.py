@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import GivenUp, Signal
-from dragonfly_executor.options import dollars
+from dragonfly_executor.payload.suspending import dollars
 from dragonfly_executor.runner_link import Listener, RunnerLink
 
 TYPE_CHECKING = False  # typing is slow to import

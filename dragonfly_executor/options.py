@@ -4,71 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from importlib import import_module
 
 from dragonfly_executor.backoff import delays as draw
 from dragonfly_executor.core.ledger import CallLimits
 from dragonfly_executor.core.meter import Caps
 from dragonfly_executor.core.record import Record
-from dragonfly_executor.payload.suspending import suspends
+from dragonfly_executor.payload.suspending import dollars, duration, hook, whole
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
-    from datetime import timedelta
-    from typing import Any, Final, TypeAlias, TypeVar
+    from typing import Any, TypeAlias
 
     from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.payload.suspending import Seconds, Wait
 
-    Seconds: TypeAlias = float | int | timedelta
     IdleCheck: TypeAlias = Callable[[], object]
     Hook: TypeAlias = Callable[[Mapping[str, Any]], object]
     GrowEndHook: TypeAlias = Callable[[object, Mapping[str, Any]], object]
-    Wait: TypeAlias = Callable[[Any], float]
     Output: TypeAlias = str | Callable[[Any], object]
-
-    F = TypeVar("F", bound=Callable[..., Any])
 
 OUTPUTS = ("inherit", "tag", "capture", "drop")
 MAX_PAYLOAD = 8 * 1024**3
-MOST: Final = 1.7976931348623157e308
-"""The largest number that is one."""
 
 
 def seconds(value: Seconds | None, name: str, *, positive: bool = False) -> float | None:
     """A duration in seconds; None stays None. Raises as `duration` does."""
     return None if value is None else duration(value, name, positive=positive)
-
-
-def duration(value: Seconds, name: str, *, positive: bool = False) -> float:
-    """A duration in seconds.
-
-    Raises:
-        TypeError: it is no number and no `timedelta`.
-        ValueError: it is negative, or zero where it must be positive.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        total_seconds = getattr(value, "total_seconds", None)
-        if total_seconds is None and not _is_number(value, "Real"):
-            raise TypeError(f"{name} must be a number of seconds or a timedelta, not {type(value).__name__}")
-        number: Any = value if total_seconds is None else total_seconds()
-        value = float(number)
-    if not value >= 0 or (positive and value == 0):
-        raise ValueError(f"{name} must be {'greater than' if positive else 'at least'} 0, not {value!r}")
-    return float(value)
-
-
-def whole(value: int, name: str, least: int) -> int:
-    """A whole number of at least `least`; TypeError or ValueError otherwise."""
-    if isinstance(value, bool) or not (isinstance(value, int) or _is_number(value, "Integral")):
-        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
-    return int(value)
-
-
-def _is_number(value: object, kind: str) -> bool:
-    """Return True for the numbers of others: numpy's count, its truth values do not."""
-    return not isinstance(value, bool) and isinstance(value, getattr(import_module("numbers"), kind))
 
 
 class CallOptions(Record):
@@ -263,17 +224,6 @@ class PoolOptions:
         return ["max", "min", *(name for name in known if name != "call")]
 
 
-def hook(value: F | None, name: str) -> F | None:
-    """A callable or None; TypeError for anything else, and for one that only makes a coroutine or a generator."""
-    if value is not None and not callable(value):
-        raise TypeError(f"{name} must be a callable")
-    if suspends(value):
-        raise TypeError(
-            f"{name} must be a plain function: a call of an `async def` or a generator function runs nothing"
-        )
-    return value
-
-
 def _name(value: str) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("name must be a text that is not empty")
@@ -306,23 +256,6 @@ def _output(value: Output) -> Output:
     else:
         hook(value, "output")
     return value
-
-
-def dollars(value: float | None, name: str, *, positive: bool = False) -> float | None:
-    """An amount of US dollars; None stays None.
-
-    Raises:
-        TypeError: it is no number.
-        ValueError: it is negative or not finite, or zero where it must be positive.
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of US dollars, not {type(value).__name__}")
-    # An integer may be too large for a float.
-    if not 0 <= value <= MOST or (positive and value == 0):
-        raise ValueError(f"{name} must be finite and {'greater than' if positive else 'at least'} 0, not {value!r:.50}")
-    return float(value)
 
 
 def _tasks(value: int | None) -> int | None:

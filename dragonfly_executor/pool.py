@@ -11,8 +11,9 @@ from dragonfly_executor.core.events import Resized, ShutdownMode
 from dragonfly_executor.future import Future
 from dragonfly_executor.lifecycle import leave
 from dragonfly_executor.mapping import map_calls
-from dragonfly_executor.options import Budget, CallOptions, PoolOptions, caps, default_max, whole
+from dragonfly_executor.options import Budget, CallOptions, PoolOptions, caps, default_max
 from dragonfly_executor.parent import Parent, max_depth
+from dragonfly_executor.payload.suspending import whole
 from dragonfly_executor.registry import check_backend, registry
 
 TYPE_CHECKING = False  # typing is slow to import

@@ -1,21 +1,94 @@
-"""Refuses functions whose call returns a coroutine or a generator: those cannot leave a slot."""
+"""Checks of arguments: numbers, durations, amounts, and functions.
+
+A function whose call returns a coroutine or a generator is refused: neither can leave a slot.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
+from importlib import import_module
 from types import MethodType
 
 # Type checkers take this name for true, and typing is slow to import.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from datetime import timedelta
+    from typing import Any, Final, TypeAlias, TypeVar
+
+    Seconds: TypeAlias = float | int | timedelta
+    Wait: TypeAlias = Callable[[Any], float]
+
+    F = TypeVar("F", bound=Callable[..., Any])
 
 GENERATOR, COROUTINE, ITERABLE_COROUTINE, ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
 SUSPENDS = GENERATOR | COROUTINE | ITERABLE_COROUTINE | ASYNC_GENERATOR
 """Flags of code that does not run when its function is called (``inspect.CO_...``; that module is slow to import)."""
+MOST: Final = 1.7976931348623157e308
+"""The largest number that is one."""
 
 _CACHED = type(lru_cache(len))
 _DEPTH = 16  # wrappers in wrappers; one may wrap itself
+
+
+def duration(value: Seconds, name: str, *, positive: bool = False) -> float:
+    """A duration in seconds.
+
+    Raises:
+        TypeError: it is no number and no `timedelta`.
+        ValueError: it is negative, or zero where it must be positive.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        total_seconds = getattr(value, "total_seconds", None)
+        if total_seconds is None and not _is_number(value, "Real"):
+            raise TypeError(f"{name} must be a number of seconds or a timedelta, not {type(value).__name__}")
+        number: Any = value if total_seconds is None else total_seconds()
+        value = float(number)
+    if not value >= 0 or (positive and value == 0):
+        raise ValueError(f"{name} must be {'greater than' if positive else 'at least'} 0, not {value!r}")
+    return float(value)
+
+
+def whole(value: int, name: str, least: int) -> int:
+    """A whole number of at least `least`; TypeError or ValueError otherwise."""
+    if isinstance(value, bool) or not (isinstance(value, int) or _is_number(value, "Integral")):
+        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+    return int(value)
+
+
+def hook(value: F | None, name: str) -> F | None:
+    """A callable or None; TypeError for anything else, and for one that only makes a coroutine or a generator."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be a callable")
+    if suspends(value):
+        raise TypeError(
+            f"{name} must be a plain function: a call of an `async def` or a generator function runs nothing"
+        )
+    return value
+
+
+def dollars(value: float | None, name: str, *, positive: bool = False) -> float | None:
+    """An amount of US dollars; None stays None.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative or not finite, or zero where it must be positive.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of US dollars, not {type(value).__name__}")
+    # An integer may be too large for a float.
+    if not 0 <= value <= MOST or (positive and value == 0):
+        raise ValueError(f"{name} must be finite and {'greater than' if positive else 'at least'} 0, not {value!r:.50}")
+    return float(value)
+
+
+def _is_number(value: object, kind: str) -> bool:
+    """Return True for the numbers of others: numpy's count, its truth values do not."""
+    return not isinstance(value, bool) and isinstance(value, getattr(import_module("numbers"), kind))
 
 
 def refuse(fn: Any) -> None:

@@ -33,7 +33,7 @@ from dragonfly_executor.backends.fly.patience import BootPatience, Patience
 from dragonfly_executor.backends.fly.prices import PRICES, Prices
 from dragonfly_executor.backends.fly.records import Records
 from dragonfly_executor.backends.fly.settings import Access, Address, Place
-from dragonfly_executor.options import duration
+from dragonfly_executor.payload.suspending import duration
 from dragonfly_executor.sync.plan import Sync
 from dragonfly_executor.transport.tcp import join_address
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.fly.first_sweep import SweepBeside
     from dragonfly_executor.backends.fly.machines import Machine
     from dragonfly_executor.backends.fly.sweep import Swept
-    from dragonfly_executor.options import Seconds
+    from dragonfly_executor.payload.suspending import Seconds
 
 logger = logging.getLogger("dragonfly_executor")
 

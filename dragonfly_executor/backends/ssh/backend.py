@@ -11,12 +11,12 @@ from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.ssh.hosts import SSHHost, address, port_number, user_name, variables
 from dragonfly_executor.backends.ssh.places import Places
 from dragonfly_executor.backends.ssh.race import Race
-from dragonfly_executor.options import duration, hook, whole
+from dragonfly_executor.payload.suspending import duration, hook, whole
 from dragonfly_executor.sync.plan import Sync
 from dragonfly_executor.transport.tcp import WILDCARDS
 
 if TYPE_CHECKING:
-    from dragonfly_executor.options import Seconds, Wait
+    from dragonfly_executor.payload.suspending import Seconds, Wait
 
     PathLike = str | Path
 

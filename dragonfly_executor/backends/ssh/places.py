@@ -15,7 +15,7 @@ from dragonfly_executor.backends.ssh.hosts import HostBook, SSHHost
 from dragonfly_executor.backoff import delay, exponential
 
 if TYPE_CHECKING:
-    from dragonfly_executor.options import Wait
+    from dragonfly_executor.payload.suspending import Wait
 
 logger = logging.getLogger("dragonfly_executor")
 
