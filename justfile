@@ -30,7 +30,7 @@ types:
 
 # The tests that hold the documents to the code
 docs:
-    {{python}} -m pytest -q tests/test_docs.py tests/test_packaging.py
+    {{python}} -m pytest -q tests/repository/test_docs.py tests/repository/test_packaging.py
 
 # Figures beside ProcessPoolExecutor, in one run; only on a quiet machine
 bench *args:

@@ -24,8 +24,8 @@ from typing import NamedTuple
 import paramiko
 
 from dragonfly_executor import DragonflyExecutor, SSHBackend
-from tests.fault_proxy import FaultProxy
-from tests.ssh.machinery import Host, make_bare_python, make_key, missing, public_half
+from tests.support.fault_proxy import FaultProxy
+from tests.support.sshd.host import Host, make_bare_python, make_key, missing, public_half
 
 SIZE = 64 * 1024 * 1024
 CALLS = 5_000

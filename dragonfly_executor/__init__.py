@@ -12,19 +12,24 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from dragonfly_executor.versions import __version__
+from dragonfly_executor.protocol.versions import __version__
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from dragonfly_executor.api.executor import DragonflyExecutor
+    from dragonfly_executor.api.options import Budget, CallOptions
+    from dragonfly_executor.api.pool import Pool, call, cast, configure
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
     from dragonfly_executor.backends.fly.backend import FlyBackend
     from dragonfly_executor.backends.frozen import freeze_support
     from dragonfly_executor.backends.local import LocalBackend
     from dragonfly_executor.backends.ssh.backend import SSHBackend
     from dragonfly_executor.backends.ssh.hosts import SSHHost
+    from dragonfly_executor.engine.future import Future
+    from dragonfly_executor.engine.output.printer import OutputLine
     from dragonfly_executor.errors import (
         BootError,
         BootTimeoutError,
@@ -49,12 +54,7 @@ if TYPE_CHECKING:
         StartError,
         VersionMismatchError,
     )
-    from dragonfly_executor.executor import DragonflyExecutor
-    from dragonfly_executor.future import Future
-    from dragonfly_executor.options import Budget, CallOptions
-    from dragonfly_executor.parent import Parent
-    from dragonfly_executor.pool import Pool, call, cast, configure
-    from dragonfly_executor.printer import OutputLine
+    from dragonfly_executor.protocol.parent import Parent
 
 __all__ = [
     "Backend",
@@ -103,21 +103,21 @@ __all__ = [
 _ROOMS = {
     "Backend": "backends.base",
     "BootRequest": "backends.base",
-    "Budget": "options",
-    "CallOptions": "options",
-    "DragonflyExecutor": "executor",
+    "Budget": "api.options",
+    "CallOptions": "api.options",
+    "DragonflyExecutor": "api.executor",
     "FlyBackend": "backends.fly.backend",
-    "Future": "future",
+    "Future": "engine.future",
     "LocalBackend": "backends.local",
     "Node": "backends.base",
-    "OutputLine": "printer",
-    "Parent": "parent",
-    "Pool": "pool",
+    "OutputLine": "engine.output.printer",
+    "Parent": "protocol.parent",
+    "Pool": "api.pool",
     "SSHBackend": "backends.ssh.backend",
     "SSHHost": "backends.ssh.hosts",
-    "call": "pool",
-    "cast": "pool",
-    "configure": "pool",
+    "call": "api.pool",
+    "cast": "api.pool",
+    "configure": "api.pool",
     "freeze_support": "backends.frozen",
 }
 """Where each public name lives; what is not here is an error."""

@@ -1,10 +1,10 @@
-"""``python -m dragonfly_executor``: see `dragonfly_executor.command`."""
+"""``python -m dragonfly_executor``: see `dragonfly_executor.cli.main`."""
 
 from __future__ import annotations
 
 import sys
 
-from dragonfly_executor.command import main
+from dragonfly_executor.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.census import Census
-from tests.support import Gate, Mailbox
+from tests.support.census import Census
+from tests.support.helpers import Gate, Mailbox
 
 CENSUS = pytest.StashKey[Census]()
 START = pytest.StashKey[object]()
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The workers of xdist must all collect the same names: `tests.support.without_addresses` makes such.
+    # The workers of xdist must all collect the same names: `tests.support.helpers.without_addresses` makes such.
     named = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if named:
         raise pytest.UsageError(f"names of tests have addresses in them: {', '.join(named)}")

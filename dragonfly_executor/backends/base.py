@@ -8,7 +8,7 @@ from collections import namedtuple
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
-from dragonfly_executor.parent import Parent
+from dragonfly_executor.protocol.parent import Parent
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.errors import BootError
     from dragonfly_executor.sync import Sync
+    from dragonfly_executor.transport.call_start_table import StartTable
     from dragonfly_executor.transport.loop import Loop
-    from dragonfly_executor.transport.starts import StartTable
 else:
     Protocol = object
 

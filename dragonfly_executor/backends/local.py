@@ -13,12 +13,12 @@ from collections.abc import Collection
 from dragonfly_executor import errors
 from dragonfly_executor.backends.agent_command import agent_command, is_frozen
 from dragonfly_executor.backends.base import Backend, BootRequest, Node, logger
-from dragonfly_executor.errors.exits import describe_exit
-from dragonfly_executor.parent import VARIABLE
-from dragonfly_executor.runner import processes
+from dragonfly_executor.errors.exit_status import describe_exit
+from dragonfly_executor.protocol.parent import VARIABLE
+from dragonfly_executor.protocol.versions import usable_cpus
+from dragonfly_executor.runner import process_tree
+from dragonfly_executor.transport.call_start_table import StartTable
 from dragonfly_executor.transport.sockets import Socket, socketpair
-from dragonfly_executor.transport.starts import StartTable
-from dragonfly_executor.versions import usable_cpus
 
 MARKER = "DRAGONFLY_RUNNER"
 """Environment variable that all processes of a runner inherit, so that they can be found when their agent is gone."""
@@ -143,7 +143,7 @@ class LocalNode(Node):
         try:
             self._process.wait(0.0 if self.is_silent else patience)
         except subprocess.TimeoutExpired:
-            processes.kill_tree(self._process.pid)
+            process_tree.kill_tree(self._process.pid)
             self._process.wait()
         else:
             self._ended_by_itself = True
@@ -162,11 +162,11 @@ class LocalNode(Node):
     def _sweep(self) -> None:
         """Kill what outlived an agent that was killed itself."""
         for _ in range(SWEEPS):
-            left = processes.members([self._process.pid, *self.sessions], self._marker)
+            left = process_tree.members([self._process.pid, *self.sessions], self._marker)
             if not left:
                 return
             for pid in left:
-                processes.kill(pid)
+                process_tree.kill(pid)
 
 
 def _send(sock: Socket, preamble: bytes) -> None:

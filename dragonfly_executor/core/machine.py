@@ -9,10 +9,10 @@ from __future__ import annotations
 from dragonfly_executor.core.actions import Action, Settle
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.core.events import Event, Tick
-from dragonfly_executor.core.facts import RECORD
 from dragonfly_executor.core.reconcile import idle_deadline, reconcile
-from dragonfly_executor.core.roster import RunnerState
+from dragonfly_executor.core.runners import RunnerState
 from dragonfly_executor.core.state import PoolLimits, PoolState
+from dragonfly_executor.core.transitions import RECORD
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -103,6 +103,6 @@ class Machine:
     def stats(self, now: float) -> PoolStats:
         """How the pool stands at `now` (monotonic seconds)."""
         # Not every program asks, and what this loads costs a cold start milliseconds.
-        from dragonfly_executor.core.summary import summarize
+        from dragonfly_executor.core.stats_snapshot import summarize
 
         return summarize(self.pool, now)

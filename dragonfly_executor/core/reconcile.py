@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dragonfly_executor.core import verdicts
+from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import CheckIdle, Closed, Send, Settle, Warn
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.scaling import boots_for, boots_needed
@@ -28,7 +28,7 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
             pool.cancel_waiting()
     if pool.boots.all_hang and ledger.queued and not roster.up and pool.starts_calls and not pool.back_off.holds(now):
         # Each boot was given up, and the backend came back from none of them: no boot can begin.
-        pool.give_up_booting(verdicts.all_boots_hang(len(pool.boots.hung), pool.last_boot_error))
+        pool.give_up_booting(call_errors.all_boots_hang(len(pool.boots.hung), pool.last_boot_error))
     if pool.backlog.entries and in_turn:
         pool.backlog.work(pool.limits.at_once)
     if ledger.settled:
@@ -63,7 +63,7 @@ def expire(pool: PoolState, now: float) -> bool:
     ledger, at_once = pool.ledger, pool.limits.at_once
     for call in ledger.expired(now, at_once):
         pool.tally.timed_out += 1
-        pool.end(call, verdicts.budget_ended(call, now))
+        pool.end(call, call_errors.budget_ended(call, now))
     ledger.queue.release(now, at_once)
     return ledger.is_late(now)
 
@@ -72,13 +72,13 @@ def spend_no_more(pool: PoolState, now: float) -> None:
     """A cap has been reached: what runs goes on to its end, and nothing else begins or is kept."""
     ledger, roster = pool.ledger, pool.roster
     if not pool.has_told_of_budget or ledger.queued or ledger.delayed:
-        used = verdicts.used_up(pool.meter, now)
+        used = call_errors.used_up(pool.meter, now)
         if not pool.has_told_of_budget:
             # Calls that nobody waits for would end without a word.
             pool.has_told_of_budget = True
             fate = "calls that run go on, and no others begin"
             pool.actions.append(Warn(f"{used}; {fate}; raise budget= in a new pool"))
-        pool.fail_waiting(verdicts.over_budget(pool.meter, now, used))
+        pool.fail_waiting(call_errors.over_budget(pool.meter, now, used))
     pool.abort_boots(len(roster.booting), "budget")
     pool.stop_unused("budget")
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 
-from dragonfly_executor.core import verdicts
+from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import CANCELLED, Action, Boot, Kill, Stop
-from dragonfly_executor.core.backlog import Backlog
+from dragonfly_executor.core.call_table import Ledger
 from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.events import Ref, ShutdownMode
-from dragonfly_executor.core.ledger import Ledger
-from dragonfly_executor.core.meter import Caps, Meter
 from dragonfly_executor.core.record import Record
-from dragonfly_executor.core.roster import Roster, Runner, RunnerState
+from dragonfly_executor.core.runners import Roster, Runner, RunnerState
 from dragonfly_executor.core.scaling import BackOff, BootPlaces
+from dragonfly_executor.core.settle_queue import Backlog
+from dragonfly_executor.core.usage import Caps, Meter
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ class PoolState:
         if self.may_retry(call, now):
             self.retry(call, now)
         elif call.limits.retries and call.deaths == call.attempt > call.limits.retries:
-            self.fail((call,), verdicts.poisoned(call, error))
+            self.fail((call,), call_errors.poisoned(call, error))
         else:
             self.fail((call,), error)
 
@@ -351,7 +351,7 @@ class PoolState:
         self.back_off.failed(next_boot)
         if self.roster.up:
             return
-        if verdicts.is_final(error):
+        if call_errors.is_final(error):
             self.back_off.final = error
         # Those that are under way may have been begun before what is wrong now was wrong.
         if self.has_failed_enough and not self.roster.booting:
@@ -361,5 +361,5 @@ class PoolState:
         """Fail what waits: no boot can help it now. Later calls try again."""
         failures = self.back_off.gave_up()
         if self.ledger.queued or self.ledger.delayed:
-            error = verdicts.no_runner(why, failures)
+            error = call_errors.no_runner(why, failures)
             self.fail_waiting(lambda _call: error)

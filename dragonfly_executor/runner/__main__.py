@@ -2,7 +2,7 @@
 
 ``python -m dragonfly_executor.runner --fd N [MEMORY PIPE]`` speaks on the stream that was inherited as descriptor N.
 Its slots mark in MEMORY the calls that they begin, and hold PIPE open as long as they live; see
-`transport.start_cells`.
+`transport.call_start_cells`.
 
 ``python -P -m dragonfly_executor.runner`` dials back to the parent that the environment variable DRAGONFLY_PARENT
 describes. ``--failsafe SECONDS`` says how long it may take until the parent has let it in (20). With
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from dragonfly_executor.parent import Parent
+    from dragonfly_executor.protocol.parent import Parent
     from dragonfly_executor.runner.agent import Agent
-    from dragonfly_executor.runner.dial import NotLetInError
+    from dragonfly_executor.runner.dialback import NotLetInError
 
 USAGE = (
     "usage: python -m dragonfly_executor.runner "
@@ -70,15 +70,15 @@ def main(arguments: list[str]) -> None:
             sys.exit(USAGE)
         seconds[name] = float(value)
     # It loads ssl, which a runner with a stream of its own has no use for.
-    from dragonfly_executor.runner import dial
+    from dragonfly_executor.runner import dialback
 
     _append_working_directory()
     try:
-        parent, failsafe, max_lifetime, max_idle, grace, keeps_token = dial.take_parent(), *seconds.values()
-    except dial.NotLetInError as error:
+        parent, failsafe, max_lifetime, max_idle, grace, keeps_token = dialback.take_parent(), *seconds.values()
+    except dialback.NotLetInError as error:
         _give_up(error)
     if not keeps_token:
-        dial.drop(*TOKENS)
+        dialback.drop(*TOKENS)
     if not max_lifetime:
         _run_once_let_in(parent, failsafe)
         return
@@ -98,11 +98,11 @@ def _append_working_directory() -> None:
 
 
 def _run_once_let_in(parent: Parent, failsafe: float, prepare: Callable[[Agent], None] | None = None) -> None:
-    from dragonfly_executor.runner import dial
+    from dragonfly_executor.runner import dialback
 
     try:
-        place = dial.dial_back(parent, failsafe)
-    except dial.NotLetInError as error:
+        place = dialback.dial_back(parent, failsafe)
+    except dialback.NotLetInError as error:
         _give_up(error)
     run(*place, prepare=prepare)
 

@@ -11,22 +11,22 @@ import gc
 import os
 import sys
 
-from dragonfly_executor.core import handshake
-from dragonfly_executor.core.wire import HEADER_SIZE, Flag, Frame, Kind, encode
-from dragonfly_executor.payload.repeats import read_answer
-from dragonfly_executor.runner import processes, room
+from dragonfly_executor.protocol import handshake
+from dragonfly_executor.protocol.frames import HEADER_SIZE, Flag, Frame, Kind, encode
+from dragonfly_executor.protocol.stdlib_json import json
+from dragonfly_executor.protocol.versions import usable_cpus, versions, versions_with_packages
+from dragonfly_executor.runner import capacity_check, process_tree
+from dragonfly_executor.runner.child_processes import Household
 from dragonfly_executor.runner.dispatch import Dispatcher
-from dragonfly_executor.runner.household import Household
-from dragonfly_executor.runner.memory import MemoryWatch
-from dragonfly_executor.runner.slots import EXIT_PATIENCE, Slot, SlotOutput, Work
-from dragonfly_executor.runner.watch import Watch, boot_clock
-from dragonfly_executor.stdlib_json import json
+from dragonfly_executor.runner.oom_kills import MemoryWatch
+from dragonfly_executor.runner.os_signals import Watch, boot_clock
+from dragonfly_executor.runner.slot_handle import EXIT_PATIENCE, Slot, SlotOutput, Work
+from dragonfly_executor.serialization.buffer_cache import read_answer
+from dragonfly_executor.transport.call_start_cells import map_cells
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.transport.sockets import Socket
-from dragonfly_executor.transport.start_cells import map_cells
 from dragonfly_executor.transport.streams import DescriptorPair
-from dragonfly_executor.versions import usable_cpus, versions, versions_with_packages
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-    from dragonfly_executor.runner.synced import Synced
+    from dragonfly_executor.runner.sync_receiver import Synced
 
 LEASE_CHECKS = 4
 """How often within a lease the agent looks whether it still holds it."""
@@ -87,15 +87,15 @@ class Agent:
         self._watch.signals(self._on_children, self._on_terminate)
         # What the parent itself has started has the parent's own packages, and no time to lose.
         own = versions() if "DRAGONFLY_PARENT_PID" in os.environ else versions_with_packages()
-        room.try_process()
+        capacity_check.try_process()
         self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own)))
         self._link.flush()
-        processes.become_subreaper()
+        process_tree.become_subreaper()
         if self._starts_memory is not None:
             self._household.starts = map_cells(self._starts_memory)
         self._dispatcher.memory = MemoryWatch()
         # It loads ctypes, as `become_subreaper` does: while the parent reads what it was told.
-        from dragonfly_executor.runner.title import Title
+        from dragonfly_executor.runner.process_title import Title
 
         self._household.title = Title()
         self._household.title.set("agent")
@@ -295,7 +295,7 @@ class Agent:
     def _receive_sync(self, frame: Frame) -> None:
         if self._synced is None:
             # Only where the runner does not see the parent's files.
-            from dragonfly_executor.runner.synced import Synced
+            from dragonfly_executor.runner.sync_receiver import Synced
 
             self._synced = Synced(self._loop, self._link.send, self._dispatcher, self._household.run_helper)
         self._synced.receive(frame)
@@ -311,7 +311,7 @@ class Agent:
         self._dispatcher.lineup.max_slots = session["slots"]
         self._dispatcher.max_calls_per_slot = session["calls_per_slot"]
         if session["output"] != "inherit":
-            from dragonfly_executor.runner.output import maker
+            from dragonfly_executor.runner.slot_output_forwarder import maker
 
             self._make_output = maker(session, self._loop, self._link, self._dispatcher)
 
@@ -346,7 +346,7 @@ def run(
     """Be an agent on this stream until the parent says stop or is gone, or does not welcome it within `patience`
     seconds. Does not return. Whoever watches it gets it first.
     """
-    processes.reset_signals()
+    process_tree.reset_signals()
     try:
         loop = Loop()
         agent = Agent(loop, sock, runner_id, patience)
@@ -354,7 +354,7 @@ def run(
             prepare(agent)
         agent.start()
     except OSError as error:
-        room.say_why_not(sock, error)
+        capacity_check.say_why_not(sock, error)
         os._exit(1)
     try:
         loop.run()

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from dragonfly_executor.core.wire import Flag, Frame, Kind, encode
-from dragonfly_executor.runner import slot_end
+from dragonfly_executor.protocol.frames import Flag, Frame, Kind, encode
+from dragonfly_executor.runner import slot_crash
+from dragonfly_executor.runner.call_limits import Limits
 from dragonfly_executor.runner.idle_check import IdleCheck
-from dragonfly_executor.runner.limits import Limits
-from dragonfly_executor.runner.lineup import Lineup
-from dragonfly_executor.runner.memory import MemoryWatch
-from dragonfly_executor.runner.slots import Slot, Work
+from dragonfly_executor.runner.oom_kills import MemoryWatch
+from dragonfly_executor.runner.slot_handle import Slot, Work
+from dragonfly_executor.runner.slot_selection import Lineup
 from dragonfly_executor.transport.loop import Loop, Timer
 
 REVIEW_AFTER = 0.003
@@ -232,7 +232,7 @@ class Dispatcher:
         elif slot.kill_reason == Kind.TIMED_OUT:
             send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt, detail=work.unopened))
         else:
-            told = slot_end.describe(work, slot, status, self.memory, self.stopped_after)
+            told = slot_crash.describe(work, slot, status, self.memory, self.stopped_after)
             send(encode(Kind.LOST, work.call_id, told, attempt=work.attempt))
 
     # -- stopping calls -----------------------------------------------------------------------------------------------

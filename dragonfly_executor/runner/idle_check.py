@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dragonfly_executor.core.wire import Kind, encode
-from dragonfly_executor.runner.slots import Slot
+from dragonfly_executor.protocol.frames import Kind, encode
+from dragonfly_executor.runner.slot_handle import Slot
 from dragonfly_executor.transport.loop import Loop, Timer
 
 LIMIT = 10.0

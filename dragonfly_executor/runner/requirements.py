@@ -12,8 +12,8 @@ import os
 import sys
 from contextlib import suppress
 
-from dragonfly_executor.runner.blobs import private_folder
-from dragonfly_executor.runner.session import remove_tree
+from dragonfly_executor.runner.content_cache import private_folder
+from dragonfly_executor.runner.session_directory import remove_tree
 
 LAST_LINES = 15
 """Lines of what an installer said that are told when it failed."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 
-from dragonfly_executor.parent import Parent
-from dragonfly_executor.payload.on_import import when_imported
+from dragonfly_executor.protocol.parent import Parent
+from dragonfly_executor.serialization.post_import_hook import when_imported
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False

@@ -10,9 +10,9 @@ import os
 import select
 import sys
 
-from dragonfly_executor.core.wire import HEADER_SIZE
-from dragonfly_executor.runner import slot_logs
-from dragonfly_executor.runner.pipes import Pipes
+from dragonfly_executor.protocol.frames import HEADER_SIZE
+from dragonfly_executor.runner import slot_logging
+from dragonfly_executor.runner.output_pipes import Pipes
 from dragonfly_executor.transport.sockets import Socket
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
@@ -35,7 +35,7 @@ class OwnOutput:
         self._streams = (_by_lines(1), _by_lines(2))
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__ = self._streams  # type: ignore[misc]  # they are final
         _c_streams_by_lines()
-        self._records = None if log is None or log_level is None else slot_logs.Records(log, log_level)
+        self._records = None if log is None or log_level is None else slot_logging.Records(log, log_level)
         poll = select.poll()
         for fd in pipes.sources:
             poll.register(fd, select.POLLIN)

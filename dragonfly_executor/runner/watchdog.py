@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import signal
 
-from dragonfly_executor.runner import exits, processes
-from dragonfly_executor.runner.watch import boot_clock
+from dragonfly_executor.runner import exit_codes, process_tree
+from dragonfly_executor.runner.os_signals import boot_clock
 
 # A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 TYPE_CHECKING = False
@@ -51,12 +51,12 @@ def guard(
     # First, so that none is missed: they are waited for, and no handler runs.
     signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
     # Nothing that the agent leaves behind may find another parent.
-    processes.become_subreaper()
+    process_tree.become_subreaper()
     me = os.getpid()
     pid = os.fork()
     if pid == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
-        processes.die_with_parent(me)
+        process_tree.die_with_parent(me)
         agent(lambda has_worked: os.kill(me, SIGN_OF_WORK if has_worked else SIGN_OF_LIFE))
         os._exit(1)
     status = _watch(pid, max_lifetime, start, max_idle or float("inf"), silence)
@@ -73,11 +73,11 @@ def _watch(pid: int, max_lifetime: float, start: float, max_idle: float, silence
     while True:
         now = boot_clock()
         if now >= min(end, due):
-            code, why = exits.SILENT, "its agent gives no sign of life"
+            code, why = exit_codes.SILENT, "its agent gives no sign of life"
             if is_idle:
-                code, why = exits.IDLE, f"it had no call for {max_idle:g} s, and its agent does not go"
+                code, why = exit_codes.IDLE, f"it had no call for {max_idle:g} s, and its agent does not go"
             elif now >= end:
-                code, why = exits.EXPIRED, f"it has been here for {max_lifetime:g} s"
+                code, why = exit_codes.EXPIRED, f"it has been here for {max_lifetime:g} s"
             os.write(2, f"dragonfly runner: ended, because {why}\n".encode())
             return code
         if now >= until_idle and not is_idle:
@@ -95,7 +95,7 @@ def _watch(pid: int, max_lifetime: float, start: float, max_idle: float, silence
         status = _reap(pid)
         if status is not None:
             code = os.waitstatus_to_exitcode(status)
-            return exits.IDLE if is_idle else code if code >= 0 else 128 - code
+            return exit_codes.IDLE if is_idle else code if code >= 0 else 128 - code
 
 
 def _reap(agent: int) -> int | None:
@@ -114,9 +114,9 @@ def _reap(agent: int) -> int | None:
 def _kill_all() -> None:
     """Kill what is left here, without waiting for what cannot be killed: the end of this process is the point."""
     end = boot_clock() + KILLING
-    while left := processes.children(os.getpid()):
+    while left := process_tree.children(os.getpid()):
         for pid in left:
-            processes.kill_tree(pid)
+            process_tree.kill_tree(pid)
         _reap(0)
         if boot_clock() >= end:
             return

@@ -6,8 +6,8 @@ a `Sender` sees to it for one of them.
 
 from __future__ import annotations
 
-from dragonfly_executor.sync.keeper import Keeper
-from dragonfly_executor.sync.plan import Sync
+from dragonfly_executor.sync.file_snapshot import Keeper
+from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.sync.sender import Sender
 
 __all__ = ["Keeper", "Sender", "Sync"]

@@ -16,10 +16,10 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from dragonfly_executor.core.manifest import FILE, MAX_ENTRIES, Entry, a_directory, a_file, a_link
-from dragonfly_executor.sync import imports, units
-from dragonfly_executor.sync.listing import listed
-from dragonfly_executor.sync.plan import MIB, Sync, too_much
+from dragonfly_executor.protocol.file_manifest import FILE, MAX_ENTRIES, Entry, a_directory, a_file, a_link
+from dragonfly_executor.sync import lazy_imports, user_modules
+from dragonfly_executor.sync.file_listing import listed
+from dragonfly_executor.sync.options import MIB, Sync, too_much
 
 logger = logging.getLogger("dragonfly_executor")
 YOUNG = 1_000_000_000
@@ -80,8 +80,8 @@ class Scanner:
             cwd = os.getcwd()
         except FileNotFoundError:
             cwd = "/"  # it was removed under the program
-        self._layout = units.Layout(cwd)
-        script = units.of_script(self._layout) if plan.auto else None
+        self._layout = user_modules.Layout(cwd)
+        script = user_modules.of_script(self._layout) if plan.auto else None
         if script is not None and not self._may_travel(script[0].local):
             script = None
         self._script = None if script is None else script[0]
@@ -97,8 +97,8 @@ class Scanner:
         self._last: Snapshot | None = None
         self._now = 0
         self._modules: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-        self._imported: dict[units.Unit, set[str]] = {}
-        self._last_units: dict[units.Unit, set[str]] = {}
+        self._imported: dict[user_modules.Unit, set[str]] = {}
+        self._last_units: dict[user_modules.Unit, set[str]] = {}
 
     def scan(self, doubted: Collection[str] = (), later: frozenset[str] = frozenset()) -> Snapshot:
         """The tree now: the same object as last time if nothing has changed.
@@ -134,34 +134,34 @@ class Scanner:
         """Whether another change would show in the status: not where the clock of files has hardly moved on since."""
         return status is None or abs(self._now - max(status[0], status[1])) > YOUNG
 
-    def _units(self) -> dict[units.Unit, set[str]]:
+    def _units(self) -> dict[user_modules.Unit, set[str]]:
         if not self._plan.auto:
             return {}
         modules = tuple(sys.modules), tuple(sys.path)
         if modules != self._modules:
-            self._modules, self._imported = modules, units.imported(self._layout)
+            self._modules, self._imported = modules, user_modules.imported(self._layout)
         found = dict(self._imported)
         if self._script is not None:
             found.setdefault(self._script, set())
         for path in self._plan.extra:
-            found.setdefault(units.named(path, self._layout), set())
+            found.setdefault(user_modules.named(path, self._layout), set())
         return found
 
     def _unchanged(self) -> bool:
         for known, follow in ((self._files, False), (self._folders, True)):
             if any(not was.settled or _status(path, follow=follow) != was.status for path, was in known.items()):
                 return False
-        search = imports.Search(self._layout)
+        search = lazy_imports.Search(self._layout)
         return not any(search.unit(name) for name in self._missing)
 
     # -- the tree -----------------------------------------------------------------------------------------------------
 
-    def _build(self, found: dict[units.Unit, set[str]], later: frozenset[str]) -> Snapshot:
+    def _build(self, found: dict[user_modules.Unit, set[str]], later: frozenset[str]) -> Snapshot:
         manifest: dict[str, Entry] = {"cwd": a_directory()}
         sources: dict[str, str] = {}
         visited: set[str] = set()
         roots: set[tuple[int, str]] = set()
-        follower = imports.Follower(self._layout, self._imports)
+        follower = lazy_imports.Follower(self._layout, self._imports)
         waiting = deque([*found.items(), *(follower.named(later) if self._plan.auto else ())])
         while waiting:
             unit, modules = waiting.popleft()
@@ -189,7 +189,7 @@ class Scanner:
             _add_above(manifest, f"{root}/")
         return Snapshot(manifest, sources, list(dict.fromkeys(root for _, root in sorted(roots))))
 
-    def _contents(self, unit: units.Unit, modules: Iterable[str]) -> Iterable[tuple[str, str]]:
+    def _contents(self, unit: user_modules.Unit, modules: Iterable[str]) -> Iterable[tuple[str, str]]:
         """Path in the tree and path here, of each file of a unit."""
         if not os.path.isdir(unit.local):
             return [(unit.remote, unit.local)]

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from importlib.machinery import all_suffixes
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dragonfly_executor.core.manifest import FILE, Entry, Step, diff, read_bits
-from dragonfly_executor.core.wire import CHUNK_SIZE, HEADER, Flag, Frame, Kind, encode
 from dragonfly_executor.errors import ProtocolError
-from dragonfly_executor.stdlib_json import json
+from dragonfly_executor.protocol.file_manifest import FILE, Entry, Step, diff, read_bits
+from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, Flag, Frame, Kind, encode
+from dragonfly_executor.protocol.stdlib_json import json
 
 if TYPE_CHECKING:
-    from dragonfly_executor.sync.keeper import Keeper
+    from dragonfly_executor.sync.file_snapshot import Keeper
     from dragonfly_executor.sync.scan import Snapshot
 
 logger = logging.getLogger("dragonfly_executor")

@@ -11,11 +11,11 @@ from queue import Empty, SimpleQueue
 from typing import Any, Self
 
 from dragonfly_executor import errors
+from dragonfly_executor.api.executor import DragonflyExecutor
 from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node, Stream
-from dragonfly_executor.core.handshake import read_hello
-from dragonfly_executor.core.wire import Decoder, Frame, Kind
-from dragonfly_executor.executor import DragonflyExecutor
-from dragonfly_executor.parent import Parent
+from dragonfly_executor.protocol.frames import Decoder, Frame, Kind
+from dragonfly_executor.protocol.handshake import read_hello
+from dragonfly_executor.protocol.parent import Parent
 
 
 class BackendContract:
@@ -271,7 +271,7 @@ class _DialedDoor(_Door):
 
     def __init__(self, backend: Backend, patience: float) -> None:
         # It loads ssl, which no other backend needs.
-        from dragonfly_executor.testing.reception import Reception
+        from dragonfly_executor.testing.dialback_server import Reception
 
         super().__init__(backend, patience)
         self._reception = Reception(backend, patience)

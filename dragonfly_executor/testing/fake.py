@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.protocol.versions import versions
 from dragonfly_executor.testing.fake_agent import FakeAgent
-from dragonfly_executor.versions import versions
 
 if TYPE_CHECKING:
     from dragonfly_executor.testing.clock import VirtualClock

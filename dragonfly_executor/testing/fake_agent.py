@@ -8,10 +8,8 @@ import threading
 from collections.abc import Callable, Sequence
 
 from dragonfly_executor import errors
-from dragonfly_executor.core import handshake
-from dragonfly_executor.core.bounds import room_for
-from dragonfly_executor.core.handshake import Versions
-from dragonfly_executor.core.wire import (
+from dragonfly_executor.protocol import handshake
+from dragonfly_executor.protocol.frames import (
     HEADER_SIZE,
     LIMITS,
     MAX_INLINE,
@@ -24,8 +22,10 @@ from dragonfly_executor.core.wire import (
     encode,
     split_bulk,
 )
-from dragonfly_executor.payload import SlotCodec, perform
-from dragonfly_executor.stdlib_json import json
+from dragonfly_executor.protocol.handshake import Versions
+from dragonfly_executor.protocol.memory_bounds import room_for
+from dragonfly_executor.protocol.stdlib_json import json
+from dragonfly_executor.serialization import SlotCodec, perform
 
 Ref = tuple[int, int]
 Buffer = bytes | memoryview

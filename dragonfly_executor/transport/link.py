@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from dragonfly_executor.core.wire import (
+from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.protocol.frames import (
     CHUNK_SIZE,
     HEADER,
     HEADER_SIZE,
@@ -20,7 +21,6 @@ from dragonfly_executor.core.wire import (
     Frame,
     Kind,
 )
-from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.transport.streams import DescriptorPair

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dragonfly_executor import errors
-from dragonfly_executor.core.dialback import REFUSAL, ParentSide
-from dragonfly_executor.core.wire import MAX_HANDSHAKE_FRAME, Decoder
+from dragonfly_executor.protocol.dialback_auth import REFUSAL, ParentSide
+from dragonfly_executor.protocol.frames import MAX_HANDSHAKE_FRAME, Decoder
 from dragonfly_executor.transport.loop import Loop
+from dragonfly_executor.transport.pending_connections import Networks, Waiting, networks_of
 from dragonfly_executor.transport.tcp import tune
 from dragonfly_executor.transport.tls import TlsSocket, wrap_accepted
-from dragonfly_executor.transport.waiting import Networks, Waiting, networks_of
 
 BACKLOG = 1024
 """Connections that the kernel keeps until they are accepted. A flood fills it while the engine is busy."""

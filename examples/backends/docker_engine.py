@@ -20,7 +20,7 @@ from tenacity import retry, stop_after_attempt, wait_random_exponential
 
 from dragonfly_executor import Backend, BootError
 from dragonfly_executor.backends.base import BootRequest, Node
-from dragonfly_executor.backends.cutting import cut_by
+from dragonfly_executor.backends.request_abort import cut_by
 from dragonfly_executor.parent import VARIABLE
 from dragonfly_executor.sync import Sync
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.census import Census
 from tests.examples.conftest import EXAMPLES, Run
+from tests.support.census import Census
 
 imageio_ffmpeg = pytest.importorskip(
     "imageio_ffmpeg", reason="the example needs imageio-ffmpeg, which is in the extra 'examples'"

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node
+from dragonfly_executor.backends.fly.deadline import BootPatience, Patience
 from dragonfly_executor.backends.fly.journal import Entry, open_journal
+from dragonfly_executor.backends.fly.journal_writer import Records
 from dragonfly_executor.backends.fly.machine_config import (
     STOP_SLACK,
     Blueprint,
@@ -29,21 +31,19 @@ from dragonfly_executor.backends.fly.machine_config import (
     runner_command,
 )
 from dragonfly_executor.backends.fly.owner import HOLD_FOR, Label, Owner
-from dragonfly_executor.backends.fly.patience import BootPatience, Patience
 from dragonfly_executor.backends.fly.prices import PRICES, Prices
-from dragonfly_executor.backends.fly.records import Records
 from dragonfly_executor.backends.fly.settings import Access, Address, Place
-from dragonfly_executor.payload.suspending import duration
-from dragonfly_executor.sync.plan import Sync
+from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.transport.tcp import join_address
+from dragonfly_executor.util.validation import duration
 
 if TYPE_CHECKING:
+    from dragonfly_executor.backends.fly.background_sweep import SweepBeside
     from dragonfly_executor.backends.fly.client import MachinesAPI
     from dragonfly_executor.backends.fly.creation import Creation
-    from dragonfly_executor.backends.fly.first_sweep import SweepBeside
     from dragonfly_executor.backends.fly.machines import Machine
     from dragonfly_executor.backends.fly.sweep import Swept
-    from dragonfly_executor.payload.suspending import Seconds
+    from dragonfly_executor.util.validation import Seconds
 
 logger = logging.getLogger("dragonfly_executor")
 
@@ -230,7 +230,7 @@ class FlyBackend(Backend):
         # Nothing is asked for before the create is sent. What this loads takes a while.
         request.queued()
         # Also what is needed once there is a machine: nobody would destroy that one if it could not be loaded then.
-        from dragonfly_executor.backends.fly import first_sweep, node  # noqa: F401
+        from dragonfly_executor.backends.fly import background_sweep, node  # noqa: F401
         from dragonfly_executor.backends.fly.creation import Creation, wait_for_turn
 
         # Not all of it: what comes of a create that ends in doubt is destroyed within the boot's time as well.
@@ -322,7 +322,7 @@ class FlyBackend(Backend):
         logger.warning("Fly may have created machine %s all the same: %s. %s", entry.name, why, then)
 
     def _sweeps(self) -> SweepBeside:
-        from dragonfly_executor.backends.fly.first_sweep import SweepBeside
+        from dragonfly_executor.backends.fly.background_sweep import SweepBeside
 
         with self._lock:
             if self._sweep_beside is None:

@@ -11,13 +11,13 @@ from typing import Any, Self, TypeVar
 import httpx
 import tenacity
 
+from dragonfly_executor.backends.fly.deadline import Patience
 from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, OutOfTimeError, describe
 from dragonfly_executor.backends.fly.http import CREATE, Line
 from dragonfly_executor.backends.fly.machines import GONE, Machine
 from dragonfly_executor.backends.fly.owner import KIND, RUNNER
-from dragonfly_executor.backends.fly.patience import Patience
+from dragonfly_executor.backends.fly.responses import Reply, Verdict, classify, is_final, retry_after
 from dragonfly_executor.backends.fly.settings import Access
-from dragonfly_executor.backends.fly.verdicts import Reply, Verdict, classify, is_final, retry_after
 
 T = TypeVar("T")
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.fly.client import LATER, MachinesAPI, failure, persist
+from dragonfly_executor.backends.fly.deadline import BootPatience, Patience
 from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, OutOfTimeError, describe
 from dragonfly_executor.backends.fly.machines import Machine
 from dragonfly_executor.backends.fly.owner import BOOT
-from dragonfly_executor.backends.fly.patience import BootPatience, Patience
-from dragonfly_executor.backends.fly.verdicts import Verdict, classify, is_image_missing, taken_by
+from dragonfly_executor.backends.fly.responses import Verdict, classify, is_image_missing, taken_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable

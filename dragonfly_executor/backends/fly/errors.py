@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dragonfly_executor.backends.fly.verdicts import Reply, Verdict
+from dragonfly_executor.backends.fly.responses import Reply, Verdict
 from dragonfly_executor.errors import DragonflyError
 
 

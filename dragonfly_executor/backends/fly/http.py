@@ -12,12 +12,12 @@ from typing import Any, Self
 import httpx
 
 from dragonfly_executor.backends.fly.connection import Connection
+from dragonfly_executor.backends.fly.deadline import Patience
 from dragonfly_executor.backends.fly.errors import OutOfTimeError
-from dragonfly_executor.backends.fly.pacing import Pacer
-from dragonfly_executor.backends.fly.patience import Patience
+from dragonfly_executor.backends.fly.rate_limit import Pacer
+from dragonfly_executor.backends.fly.responses import Reply, Verdict
 from dragonfly_executor.backends.fly.settings import Access
-from dragonfly_executor.backends.fly.verdicts import Reply, Verdict
-from dragonfly_executor.versions import __version__
+from dragonfly_executor.protocol.versions import __version__
 
 CREATE = "create"
 """The action that makes a machine."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from dragonfly_executor.parent import VARIABLE
+from dragonfly_executor.protocol.parent import VARIABLE
 
 CPUS = {"shared": (1, 2, 4, 6, 8), "performance": (1, 2, 4, 6, 8, 10, 12, 14, 16)}
 MEMORY = {"shared": (256, 2048, 256), "performance": (2048, 8192, 1024)}

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import GivenUp, Node
 from dragonfly_executor.backends.fly.client import MachinesAPI
+from dragonfly_executor.backends.fly.deadline import Patience
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.machines import ENDED, Exit, Machine
 from dragonfly_executor.backends.fly.owner import HELD, HOLD_FOR
-from dragonfly_executor.backends.fly.patience import Patience
-from dragonfly_executor.backends.fly.verdicts import Verdict
-from dragonfly_executor.runner import exits
+from dragonfly_executor.backends.fly.responses import Verdict
+from dragonfly_executor.runner import exit_codes
 
 logger = logging.getLogger("dragonfly_executor")
 
@@ -182,13 +182,13 @@ def describe_exit(ending: Exit, address: str) -> str:
     if ending.requested:
         said = f"{said}, as somebody had asked for"
     meaning = {
-        exits.UNREACHABLE: (
+        exit_codes.UNREACHABLE: (
             f"it could not reach the parent at {address}: is that address reachable from Fly's private network (6PN)?"
         ),
-        exits.REFUSED: "the parent did not let it in, or not any more",
-        exits.EXPIRED: "max_lifetime had passed",
-        exits.IDLE: "it had no call for max_idle",
-        exits.SILENT: "its agent was silent for too long",
+        exit_codes.REFUSED: "the parent did not let it in, or not any more",
+        exit_codes.EXPIRED: "max_lifetime had passed",
+        exit_codes.IDLE: "it had no call for max_idle",
+        exit_codes.SILENT: "its agent was silent for too long",
         0: f"the runner itself never ends so: perhaps {SWALLOWED}",
         126: "what starts the runner cannot be run: look at init= and python=",
         127: "what starts the runner is not there: look at init= and python=, and at what the image has",

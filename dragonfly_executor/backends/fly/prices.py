@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from dragonfly_executor.payload.suspending import dollars
+from dragonfly_executor.util.validation import dollars
 
 MONTH = 30 * 24 * 3600.0
 """Seconds in what Fly takes for a month."""

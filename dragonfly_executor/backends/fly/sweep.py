@@ -14,11 +14,11 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from dragonfly_executor.backends.fly.client import MachinesAPI
+from dragonfly_executor.backends.fly.deadline import Patience
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.journal import Entry, Journal
 from dragonfly_executor.backends.fly.machines import GONE, Machine
 from dragonfly_executor.backends.fly.owner import Label, Liveness, Owner
-from dragonfly_executor.backends.fly.patience import Patience
 
 MAX_PARENTS = 20
 """Parents on Fly that are asked after in one sweep: each takes a request."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import paramiko
 from paramiko.pkey import PublicBlob
 
-from dragonfly_executor.backends.ssh.agents import SSHAgent, agent_path
 from dragonfly_executor.backends.ssh.config import Target
 from dragonfly_executor.backends.ssh.deadline import Deadline
+from dragonfly_executor.backends.ssh.ssh_agent import SSHAgent, agent_path
 from dragonfly_executor.errors import BootError
 
 DEFAULT_KEY_FILES = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")

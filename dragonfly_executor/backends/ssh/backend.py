@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.backends.ssh.host_race import Race
+from dragonfly_executor.backends.ssh.host_table import Places
 from dragonfly_executor.backends.ssh.hosts import SSHHost, address, port_number, user_name, variables
-from dragonfly_executor.backends.ssh.places import Places
-from dragonfly_executor.backends.ssh.race import Race
-from dragonfly_executor.payload.suspending import duration, hook, whole
-from dragonfly_executor.sync.plan import Sync
+from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.transport.tcp import WILDCARDS
+from dragonfly_executor.util.validation import duration, hook, whole
 
 if TYPE_CHECKING:
-    from dragonfly_executor.payload.suspending import Seconds, Wait
+    from dragonfly_executor.util.validation import Seconds, Wait
 
     PathLike = str | Path
 
@@ -118,7 +118,7 @@ class SSHBackend(Backend):
             raise ValueError(f"client must be one of {', '.join(map(repr, CLIENTS))}, not {client!r}")
         if client == "paramiko":
             _need_paramiko()
-        from dragonfly_executor.backends.ssh.booter import HostBooter
+        from dragonfly_executor.backends.ssh.boot import HostBooter
         from dragonfly_executor.backends.ssh.session import Means
 
         means = Means(

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from dragonfly_executor.backends.ssh.archive import Archive
 from dragonfly_executor.backends.ssh.stage0 import MAGIC
 from dragonfly_executor.errors import BootError, VersionMismatchError
-from dragonfly_executor.runner.leftovers import MARK
-from dragonfly_executor.stdlib_json import json
+from dragonfly_executor.protocol.stdlib_json import json
+from dragonfly_executor.runner.orphans import MARK
 
 MAX_NOISE = 1024 * 1024
 """Bytes that a host may print before anything sensible comes."""
@@ -57,7 +57,7 @@ def command(
         cache: the folder for archives, or None for the user's own.
         patience: seconds after which nobody waits for it any more.
         options: for the interpreter, beside ``-I``.
-        mark: what the environment of all that runs there says of whose it is; see `runner.leftovers`. Not secret.
+        mark: what the environment of all that runs there says of whose it is; see `runner.orphans`. Not secret.
     """
     candidates = [python] if python else [f"python{NEEDED}", "python3"]
     source = importlib.resources.files("dragonfly_executor.backends.ssh").joinpath("stage0.py").read_bytes()

@@ -4,7 +4,7 @@ Of its options these count: HostName, User, Port, IdentityFile, IdentitiesOnly, 
 ConnectTimeout, ServerAliveInterval and HostKeyAlias, under Host and Match, and in included files. What would make ssh
 trust more than this package does, StrictHostKeyChecking above all, does not.
 
-This is for machines without an `ssh`: where there is one, `openssh` asks it.
+This is for machines without an `ssh`: where there is one, `openssh_config` asks it.
 """
 
 from __future__ import annotations

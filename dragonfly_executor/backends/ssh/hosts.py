@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from dragonfly_executor.core.record import Record
-from dragonfly_executor.payload.suspending import whole
+from dragonfly_executor.util.validation import whole
 
 MAX_PORT = 65535
 

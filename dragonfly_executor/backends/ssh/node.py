@@ -14,7 +14,7 @@ from dragonfly_executor.backends.ssh.bootstrap import OUTPUT_SIZE
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Stream
     from dragonfly_executor.backends.ssh.deadline import Deadline
-    from dragonfly_executor.backends.ssh.places import Place
+    from dragonfly_executor.backends.ssh.host_table import Place
     from dragonfly_executor.backends.ssh.session import Session
 
 logger = logging.getLogger("dragonfly_executor")

@@ -77,9 +77,9 @@ def _load(path: str) -> Callable[[int, int, float, dict[str, Any] | None], None]
     own = [p for p in sys.path if p == library or p.endswith(dynamic) or os.path.basename(p) == archive] or sys.path
     os.environ["DRAGONFLY_HOST_PATH"] = json.dumps([entry for entry in sys.path if entry not in own])
     sys.path[:] = [path, *own]
-    from dragonfly_executor.runner import hosted
+    from dragonfly_executor.runner import ssh_supervisor
 
-    return hosted.run
+    return ssh_supervisor.run
 
 
 def _move_aside() -> tuple[int, int]:

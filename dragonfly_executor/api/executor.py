@@ -1,0 +1,201 @@
+"""DragonflyExecutor: the `concurrent.futures` face of a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from itertools import count
+from types import TracebackType
+
+from dragonfly_executor import errors
+from dragonfly_executor.api.map import map_calls
+from dragonfly_executor.api.options import CallOptions
+from dragonfly_executor.api.pool import Pool, make_pool
+from dragonfly_executor.engine.future import Future
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    from dragonfly_executor.backends.base import Backend
+
+    T = TypeVar("T")
+
+_numbers = count(1)
+
+
+class PoolExecutor(Executor):
+    """A pool as an `Executor`, with one set of call options."""
+
+    # On the class: a finalizer may submit when the interpreter has cleared the modules already.
+    _fails_in_its_future = (errors.CallSerializationError, errors.FrameTooLargeError)
+
+    def __init__(self, pool: Pool, options: CallOptions, *, owns_pool: bool) -> None:
+        self._pool = pool
+        self._options = options
+        self._owns_pool = owns_pool
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"a {type(self).__name__} cannot travel to a runner: it owns processes and threads here. "
+            "Make an executor in the call instead"
+        )
+
+    def __repr__(self) -> str:
+        try:
+            rows = self._pool.described()
+        except Exception:
+            # Not made yet, or there is no memory or no descriptor for what counts. A log line may hold this text.
+            return f"<{type(self).__name__} at {id(self):#x}>"
+        held = f"; held by {rows['held by']}" if "held by" in rows else ""
+        state = f"runners {rows['runners']}; slots {rows['slots']}; calls {rows['calls']}{held}"
+        return f"<{type(self).__name__} {rows['pool']!r} on {rows['backend']}: {state}>"
+
+    def _repr_html_(self) -> str:
+        from dragonfly_executor.engine.notebook import table
+
+        return table(type(self).__name__, self._pool.described())
+
+    @property
+    def pool(self) -> Pool:
+        """The pool that runs the calls."""
+        return self._pool
+
+    def options(self, **changes: Any) -> PoolExecutor:
+        """A view of this executor with other call options; it is an `Executor` itself.
+
+        ``ex.options(timeout=60, retries=2).submit(fn, key=1)``: options never travel among its arguments.
+        Shutting down a view shuts down nothing.
+
+        Args:
+            changes: fields of `CallOptions`.
+
+        Raises:
+            TypeError: there is no such option, or its value has the wrong type.
+            ValueError: its value is out of range.
+        """
+        return PoolExecutor(self._pool, self._options.change(changes), owns_pool=False)
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Run ``fn(*args, **kwargs)`` on a runner.
+
+        The arguments are pickled before this returns: what happens to them later does not reach the call.
+
+        As in the standard library, a call that cannot travel fails in its future: with `CallSerializationError`, whose
+        text names the part, or with `FrameTooLargeError` if it is larger than ``max_payload``.
+
+        Raises:
+            RuntimeError: the executor is shut down.
+            TypeError: `fn` is an ``async def`` or a generator function, which runners do not run.
+        """
+        try:
+            return self._pool.submit_with(self._options, fn, args, kwargs)
+        except self._fails_in_its_future as error:
+            return self._pool.failed(error)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Like the builtin ``map``, on the runners; results come in the order of the arguments.
+
+        Iterables with a length are submitted at once, as in the standard library. Of others (a generator, an endless
+        counter) only a window is submitted ahead of the results that were taken. Closing the iterator stops what is
+        left. What goes wrong with an argument, in its iterator or its pickling, is raised after the results before it.
+        An exception of a call has a note that names the item by its number, or the items of the chunk if the slot was
+        lost with them.
+
+        Args:
+            timeout: seconds until ``__next__`` raises TimeoutError, counted from this call; None for no limit.
+            chunksize: arguments that travel, and run on one slot, together.
+            buffersize: arguments that are submitted ahead of the results that were taken; None as said above.
+
+        Raises:
+            ValueError: `chunksize` or `buffersize` is less than 1.
+            TypeError: `buffersize` is no whole number; or `fn` is an ``async def`` or a generator function.
+        """
+        return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Accept no more calls, and let the runners go when the accepted ones are done.
+
+        Args:
+            wait: return when that has happened, and nothing of the pool is left.
+            cancel_futures: cancel the calls that no slot has started yet.
+        """
+        if not self._owns_pool:
+            return
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+    def terminate_workers(self) -> None:
+        """Stop all calls and all runners now; futures that are not done fail, and the executor is shut down."""
+        self._pool.kill()
+
+    def kill_workers(self) -> None:
+        """The same as `terminate_workers`: a slot is always stopped by SIGKILL, with everything that it started."""
+        self._pool.kill()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        if self._owns_pool:
+            self._pool.__exit__(kind, error, traceback)
+        return None
+
+
+class DragonflyExecutor(PoolExecutor):
+    """Runs calls on an elastic pool of runners. Takes `ProcessPoolExecutor`'s arguments in its order.
+
+    Args:
+        max_workers: calls at once over the whole pool; None for no cap of its own. On the local backend these are the
+            slots of its one runner, by default the CPUs that this process may use.
+        mp_context: accepted and without effect: slots always start from a clean process.
+        initializer: called in each slot before its first call. If it raises, the pool is broken.
+        initargs: its arguments.
+        max_tasks_per_child: calls that a slot runs before it is replaced; None for any number.
+        backend: where runners are booted; default the one that `configure` set, else `LocalBackend()`.
+        pool: use this pool instead of one of its own; no other pool option may be given then, and shutting the executor
+            down leaves the pool alone.
+        options: all others are `Pool`'s options (``output`` among them) and `CallOptions`' fields, with the defaults of
+            a drop-in: ``min=0``, ``max`` as the backend knows it, ``timeout=None``.
+
+    Raises:
+        ValueError: an argument is out of range.
+        TypeError: an argument has the wrong type, or there is none of that name.
+        NestingError: this process is a runner that is already as deep as runners may be.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: object = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        backend: Backend | None = None,
+        pool: Pool | None = None,
+        **options: Any,
+    ) -> None:
+        if pool is not None:
+            if options or initializer is not None or backend is not None or max_tasks_per_child or max_workers:
+                raise TypeError("an executor on a pool that exists takes no pool options: the pool has its own")
+            super().__init__(pool, pool.call_options, owns_pool=False)
+            return
+        own_pool = make_pool(
+            f"executor-{next(_numbers)}",
+            backend,
+            {
+                "min": 0,
+                "max_workers": max_workers,
+                "initializer": initializer,
+                "initargs": initargs,
+                "max_tasks_per_child": max_tasks_per_child,
+                **options,
+            },
+        )
+        super().__init__(own_pool, own_pool.call_options, owns_pool=True)

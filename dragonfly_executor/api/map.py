@@ -1,0 +1,177 @@
+"""`map`: arguments in chunks, a window of calls ahead, results in order."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from copy import copy
+from itertools import count, islice
+
+from dragonfly_executor import errors
+from dragonfly_executor.serialization.map_chunk import add_note, item, run_chunk
+from dragonfly_executor.util import validation
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
+else:
+    T = object
+
+UNSIZED_WINDOW = 1024
+"""Calls that are submitted ahead of the results taken, where nobody knows how many there will be."""
+
+
+class Results(Iterator[T]):
+    """The results of a map. Closing it stops what is left, at any time.
+
+    Dropping it does so only once it was begun, as in the standard library: a map that nobody looks at runs for its
+    effects.
+    """
+
+    def __init__(self, results: Generator[T, None, None], pending: deque[Future[Any]]) -> None:
+        self._results = results
+        self._pending = pending
+
+    def __next__(self) -> T:
+        return next(self._results)
+
+    def close(self) -> None:
+        """Cancel what is left; there are no more results."""
+        self._results.close()
+        # A generator that has not begun has nothing to clean up, in Python's eyes.
+        _cancel(self._pending)
+        self._pending.clear()
+
+
+def map_calls(
+    submit: Callable[..., Future[Any]],
+    fn: Callable[..., T],
+    iterables: Sequence[Iterable[Any]],
+    timeout: float | None,
+    chunksize: int,
+    buffersize: int | None,
+) -> Iterator[T]:
+    """See `PoolExecutor.map`. The first calls are submitted before this returns."""
+    if chunksize < 1:
+        raise ValueError("chunksize must be >= 1.")
+    if buffersize is not None:
+        if isinstance(buffersize, bool) or not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+    validation.refuse(fn)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    arguments = zip(*iterables)  # noqa: B905  # as the builtin map, it ends with the shortest
+    chunks: Iterator[Any] = arguments if chunksize == 1 else _chunked(arguments, chunksize)
+    firsts = count(0, chunksize)
+    window = _window(iterables, chunksize, buffersize)
+
+    def send(chunk: Any) -> Future[Any]:
+        """One call's arguments, or several calls' in one."""
+        return submit(fn, *chunk) if chunksize == 1 else submit(run_chunk, fn, chunk, next(firsts))
+
+    sent = _submitted(chunks, send)
+    pending: deque[Future[Any]] = deque()
+    try:
+        pending.extend(islice(sent, window))
+        # Once all are submitted the results must not hold the executor: one that was dropped winds down meanwhile.
+        results = _results(pending, iter(()) if window is None else sent, deadline, chunksize)
+        return Results(results if chunksize == 1 else (value for values in results for value in values), pending)
+    except BaseException:
+        _cancel(pending)
+        raise
+
+
+def _window(iterables: Sequence[Iterable[Any]], chunksize: int, buffersize: int | None) -> int | None:
+    if buffersize is not None:
+        return -(-buffersize // chunksize)
+    if any(hasattr(iterable, "__len__") for iterable in iterables):
+        return None
+    return UNSIZED_WINDOW
+
+
+def _chunked(arguments: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
+    while chunk := list(islice(arguments, size)):
+        yield chunk
+
+
+def _submitted(chunks: Iterator[Any], send: Callable[[Any], Future[Any]]) -> Iterator[Future[Any]]:
+    """The calls' futures, each submitted when it is asked for. What the arguments' iterator raises waits its turn."""
+
+    def submit_next() -> Future[Any] | None:
+        """The next call's future; None when there are no more."""
+        nonlocal chunks
+        try:
+            chunk = next(chunks)
+        except StopIteration:
+            return None
+        except Exception as error:  # an interrupt is not put off
+            chunks = iter(())
+            failed: Future[Any] = Future()
+            failed.set_exception(error)
+            return failed
+        return send(chunk)
+
+    return iter(submit_next, None)
+
+
+def _results(
+    pending: deque[Future[Any]], sent: Iterator[Future[Any]], deadline: float | None, chunksize: int
+) -> Generator[Any, None, None]:
+    try:
+        for first in count(0, chunksize):
+            if not pending:
+                return
+            # The next one goes out before this one is waited for: the slots stay busy while results are taken.
+            pending.extend(islice(sent, 1))
+            yield _take(pending, deadline, first, chunksize)
+    finally:
+        _cancel(pending)
+
+
+def _take(pending: deque[Future[Any]], deadline: float | None, first: int, chunksize: int) -> Any:
+    """The oldest result; nothing keeps it alive once the caller lets go of it. An error tells whose it is."""
+    # Until this is over it stays there, where an interrupt finds it.
+    future = pending[0]
+    try:
+        return future.result(None if deadline is None else deadline - time.monotonic())
+    except BaseException as error:
+        if not future.done() or type(future) is Future:
+            raise  # this wait has timed out; or the arguments' iterator has raised
+        told = _named(error, first, chunksize)
+        if told is error:
+            raise
+        raise told from error.__cause__
+    finally:
+        future.cancel()
+        pending.popleft()
+        del future
+
+
+def _named(error: BaseException, first: int, chunksize: int) -> BaseException:
+    """The error with a note that names the item, or the items of the chunk, that it belongs to."""
+    if isinstance(error, errors.DragonflyError) and not isinstance(error, errors.RemoteCallError):
+        if isinstance(error, (errors.BudgetExceeded, errors.BootError, errors.PoolBrokenError)):
+            return error  # no item's fault
+        if chunksize > 1 and isinstance(error, (errors.CallSerializationError, errors.ResultSerializationError)):
+            return error  # its text has the item
+        # One runner's end is one error for all calls that were on it. They must not have this note.
+        error = copy(error).with_traceback(error.__traceback__)
+    elif chunksize > 1:
+        return error  # the slot knew the item
+    add_note(error, f"raised for {item(first, first + chunksize - 1)}")
+    return error
+
+
+def _cancel(futures: Iterable[Future[Any]]) -> None:
+    try:
+        for future in futures:
+            future.cancel()
+    except BaseException:  # an interrupt
+        for future in futures:
+            future.cancel()
+        raise

@@ -1,0 +1,121 @@
+"""Sweeps on a thread beside a backend's boots, so that no call waits for the sweep."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from dragonfly_executor.backends.base import GivenUp, Signal
+from dragonfly_executor.backends.fly.client import MachinesAPI
+from dragonfly_executor.backends.fly.deadline import Patience
+from dragonfly_executor.backends.fly.journal import Journal
+from dragonfly_executor.backends.fly.sweep import Sweeper
+
+logger = logging.getLogger("dragonfly_executor")
+
+MOMENT = 1.0
+"""Seconds that a boot waits for the sweep beside it, while its machine starts: at most until the runner dials in."""
+LAST_WORDS = 2.0
+"""Seconds that a sweep has left when the last machine was given back. Usually it has long ended by then."""
+
+
+class SweepBeside:
+    """Starts a sweep on its own thread when a machine was created and a sweep is due.
+
+    A sweep is due for the backend's first machine, and after a machine whose destruction was not confirmed. When the
+    backend's last machine is given back, a running sweep has `LAST_WORDS` to finish; then it is cancelled, and is due
+    again. A sweep destroys no machine of its own process, since that process is alive.
+
+    Args:
+        api: the app's machines.
+        journal: None for none.
+        wanted: whether the backend sweeps by itself.
+    """
+
+    def __init__(self, api: MachinesAPI, journal: Journal | None, *, wanted: bool) -> None:
+        self._api = api
+        self._journal = journal
+        self._wanted = wanted
+        self._is_due = wanted
+        self._lock = threading.Lock()
+        """Boots and stops run at the same time."""
+        self._nodes = 0
+        self._thread: threading.Thread | None = None
+        self._given_up = GivenUp()
+        self._ended = Signal()
+
+    def ask(self) -> None:
+        """Make a sweep due when the next machine is created."""
+        self._is_due = self._wanted
+
+    def node_came(self, patience: float) -> None:
+        """Count a machine that was created, and start a sweep of at most `patience` seconds if one is due."""
+        with self._lock:
+            self._nodes += 1
+            if not self._is_due or self._thread is not None:
+                return
+            self._is_due = False
+            self._given_up, self._ended = given_up, ended = GivenUp(), Signal()
+            sweep = self._sweep(Patience(patience, given_up), given_up, ended)
+            thread = threading.Thread(target=sweep, name="dragonfly-fly-sweep", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                # The process has no room for another thread; the next boot tries again.
+                self._is_due = True
+                return
+            self._thread = thread
+
+    def wait_a_moment(self, *until: Signal | None) -> None:
+        """Wait for a running sweep, for `MOMENT` at most, and not after one of these signals."""
+        with self._lock:
+            ended = None if self._thread is None else self._ended
+        if ended is None:
+            return
+        woken = threading.Event()
+        signals = [ended, *(signal for signal in until if signal is not None)]
+        for signal in signals:
+            signal.call(woken.set)
+        woken.wait(MOMENT)
+        for signal in signals:
+            signal.forget(woken.set)
+
+    def node_left(self) -> None:
+        """Count a machine that was given back. The last one waits for the sweep, for `LAST_WORDS` at most."""
+        with self._lock:
+            self._nodes -= 1
+            thread, given_up = self._thread, self._given_up
+            if self._nodes or thread is None:
+                return
+        thread.join(LAST_WORDS)
+        with self._lock:
+            if not self._nodes:
+                given_up.set()
+
+    def _sweep(self, patience: Patience, given_up: GivenUp, ended: Signal) -> Callable[[], None]:
+        def run() -> None:
+            """On the thread."""
+            try:
+                sweep_and_tell(Sweeper(self._api, self._journal), patience)
+            finally:
+                with self._lock:
+                    self._thread = None
+                    self._is_due = self._is_due or (self._wanted and given_up.is_set())
+                ended.set()
+
+        return run
+
+
+def sweep_and_tell(sweeper: Sweeper, patience: Patience) -> None:
+    """Sweep, and log the result. A failure is one warning."""
+    try:
+        swept = sweeper.sweep(patience)
+    except Exception as error:  # a traceback of a thread would tell users nothing
+        if not patience.given_up:
+            logger.warning("could not look for machines that were left behind: %s", error)
+        return
+    for one in swept.destroyed:
+        logger.warning("destroyed machine %s, which was left behind: %s", one.name, one.why)
+    for one, what in () if patience.given_up else swept.left:
+        logger.warning("machine %s was left behind and is not destroyed: %s", one.name, what)

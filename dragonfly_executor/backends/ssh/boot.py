@@ -1,0 +1,160 @@
+"""The boot of a runner on one host: connect, run the command, send what is missing."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from dragonfly_executor import errors
+from dragonfly_executor.backends.agent_command import portable_options
+from dragonfly_executor.backends.ssh.archive import Archive, make_archive
+from dragonfly_executor.backends.ssh.bootstrap import Bootstrap, command
+from dragonfly_executor.backends.ssh.deadline import Deadline
+from dragonfly_executor.backends.ssh.hosts import SSHHost
+from dragonfly_executor.backends.ssh.login_limit import FULL_TRIES, BusyError, pause_after
+from dragonfly_executor.backends.ssh.node import LAST_WORD, SSHNode
+from dragonfly_executor.backends.ssh.openssh_config import NO_FILE, Resolver
+from dragonfly_executor.backends.ssh.ready_host import ReachedHost
+from dragonfly_executor.protocol.parent import VARIABLE
+from dragonfly_executor.serialization.missing_module import HOST_NAME
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.base import BootRequest
+    from dragonfly_executor.backends.ssh.host_table import Place
+    from dragonfly_executor.backends.ssh.session import Client, Means, Session
+
+SHARE_OF_DIALING = 0.8
+"""Of the time that is left of a boot; in the rest its runner says why it did not get through."""
+
+
+class HostBooter:
+    """Boots runners on hosts, by the same means on each; any thread.
+
+    Raises:
+        ValueError: a key cannot be read.
+        OSError: a file of them cannot.
+    """
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._config = Resolver(means.config, has_parser=means.client == "paramiko")
+        self._archives: dict[tuple[str, ...], Archive] = {}
+        self._archive_lock = threading.Lock()
+        self._client = self._make_client()
+
+    def _make_client(self) -> Client:
+        if self._means.client == "openssh":
+            from dragonfly_executor.backends.ssh.openssh_session import ProgramClient
+
+            where = self._config.options()
+            return ProgramClient(self._means, NO_FILE if where is None else where)
+        # Hosts have no paramiko, and whoever uses the other client need not.
+        from dragonfly_executor.backends.ssh.paramiko_session import ParamikoClient
+
+        return ParamikoClient(
+            self._means, lambda text, deadline: self._config.resolve(SSHHost(text), None, None, deadline)
+        )
+
+    def prepare(self) -> None:
+        """Make what hosts get, if it is not there yet: before a boot's time begins."""
+        self._make_archive()
+
+    def reach(self, host: SSHHost, request: BootRequest, deadline: Deadline) -> ReachedHost:
+        """Connect to a host, and have Python say its first word there.
+
+        Args:
+            host: where.
+            request: as the backend got it.
+            deadline: until when it has to be done.
+
+        Raises:
+            BootError: with the phase that it came to, and what the host had to say.
+        """
+        means, python = self._means, host.python or self._means.python
+        archive = self._make_archive()
+        target = self._config.resolve(host, means.user, means.port, deadline)
+        line = command(python, archive.digest, means.cache, request.timeout, portable_options(), os.urandom(8).hex())
+        tries = 0
+        while True:
+            session = self._client.open(host, target, deadline)
+            try:
+                with deadline.ending(session.abandon):
+                    reached = _talk_to(host, session, python, archive, deadline)
+                    deadline.progress()
+                    with reached.bootstrapping():
+                        session.run(line)
+                        reached.bootstrap.hear()
+                    return reached
+            except BusyError:
+                tries += 1
+                if tries >= FULL_TRIES or deadline.is_over:
+                    raise
+                with deadline.time.waiting():
+                    deadline.pause(pause_after(tries))
+
+    def finish(self, reached: ReachedHost, request: BootRequest, deadline: Deadline, place: Place) -> SSHNode:
+        """Send a host what it lacks, and have a runner's agent there.
+
+        Args:
+            reached: the host.
+            request: as the backend got it.
+            deadline: until when it has to be done.
+            place: hears when the runner is stopped, and when it is gone.
+
+        Raises:
+            BootError: with the phase that it came to, and what the host had to say. Nothing is left on the host.
+        """
+        host, bootstrap = reached.host, reached.bootstrap
+        dial = self._dial(request, deadline)
+        # The token is for the agent alone, and not for what it starts.
+        described = request.parent._replace(token=None).encode()
+        env = {**self._means.env, **host.env, VARIABLE: described, HOST_NAME: str(host)}
+        reached.last_word = b"" if dial is None else LAST_WORD
+        with deadline.ending(reached.session.abandon):
+            with reached.bootstrapping():
+                bootstrap.run(reached.archive, env, dial)
+            if dial is not None:
+                with reached.telling():
+                    _wait_until_dialed(bootstrap, request.parent.address)
+        return reached.as_node(place, request.parent.address if self._means.is_direct else None)
+
+    def _dial(self, request: BootRequest, deadline: Deadline) -> Mapping[str, object] | None:
+        """What a runner is told that is to dial back. It gives up early enough to say why."""
+        if not self._means.is_direct:
+            return None
+        failsafe = min(self._means.connect_timeout, SHARE_OF_DIALING * deadline.left())
+        return {"parent": request.parent.encode(), "failsafe": failsafe}
+
+    def _make_archive(self) -> Archive:
+        """Made once: compiling takes longer than connecting."""
+        # A pool whose serializer it is has loaded it by now.
+        more = ("dill",) if "dill" in sys.modules else ()
+        with self._archive_lock:
+            if more not in self._archives:
+                self._archives[more] = make_archive(*more)
+            return self._archives[more]
+
+
+def _talk_to(host: SSHHost, session: Session, python: str | None, archive: Archive, deadline: Deadline) -> ReachedHost:
+    try:
+        return ReachedHost(host, session, python, archive, deadline)
+    except BaseException:
+        session.abandon()
+        session.end(b"", 0.0)
+        session.close()
+        raise
+
+
+def _wait_until_dialed(bootstrap: Bootstrap, address: str | None) -> None:
+    host = bootstrap.host
+    try:
+        bootstrap.wait_until_dialed()
+    except TimeoutError as error:
+        text = f"{host} has a runner that did not get to {address} in the time that a boot has"
+        raise errors.BootError(text, "connect") from error
+    except OSError as error:
+        text = f"{host}: the connection broke before its runner had dialed back: {error or type(error).__name__}"
+        raise errors.BootError(text, "connect") from error

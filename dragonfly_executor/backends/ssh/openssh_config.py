@@ -1,0 +1,179 @@
+"""What the installed OpenSSH makes of a host's name, as ``ssh -G`` prints it. Without one, `config` parses the file."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shlex
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from dragonfly_executor.backends.ssh.child_processes import answer_of
+from dragonfly_executor.backends.ssh.config import DEFAULT_KEEPALIVE, Config, Target, jumps_of
+from dragonfly_executor.backends.ssh.deadline import Deadline
+from dragonfly_executor.backends.ssh.hosts import SSHHost
+from dragonfly_executor.errors import BootError
+
+LIMIT = 10.0
+"""Seconds for ``ssh -G``, which may look names up, and run the commands of ``Match exec``."""
+OWN_KEYS = re.compile(r"~/\.ssh/id_[a-z0-9_]+")
+FEWEST_OWN_KEYS = 4
+"""ssh prints its list of default keys where the configuration names none; no version of it had fewer."""
+
+
+NO_FILE = ["-F", "none"]
+"""Has ssh read no configuration."""
+
+
+class Resolver:
+    """Finds out how to reach hosts. Each host is asked for once.
+
+    Args:
+        path: the configuration file; None for no file. One that is not there says nothing.
+        has_parser: whether the file is parsed if there is no ssh.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+
+    def __init__(self, path: str | None, *, has_parser: bool = True) -> None:
+        self._path = path
+        self._has_parser = has_parser
+        self._parser = Config(path)
+        self._found: dict[tuple[str, str | None, int | None], Target] = {}
+        self._lock = threading.Lock()
+        """Of `_found`, and never held while a program runs."""
+
+    def resolve(self, host: SSHHost, user: str | None, port: int | None, deadline: Deadline) -> Target:
+        """Return how to reach a host.
+
+        Args:
+            host: the host; what it says comes first.
+            user, port: what counts before the configuration where the host says nothing.
+            deadline: of the boot.
+
+        Raises:
+            BootError: the configuration cannot be understood, or ssh does not answer; phase "resolve".
+        """
+        user, port = host.user or user, host.port or port
+        key = (host.name, user, port)
+        with self._lock:
+            found = self._found.get(key)
+        if found is None:
+            found = self._ask(host, user, port, deadline)
+            with self._lock:
+                self._found[key] = found
+        return found._replace(label=str(host))
+
+    def _ask(self, host: SSHHost, user: str | None, port: int | None, deadline: Deadline) -> Target:
+        ssh = shutil.which("ssh")
+        where = self.options()
+        if where is None and not self._has_parser:
+            where = NO_FILE
+        if ssh is None or where is None:
+            return self._parser.resolve(host, user, port)
+        who = [*(["-l", user] if user else []), *(["-p", str(port)] if port else [])]
+        try:
+            answer = answer_of([ssh, "-G", *where, *who, "--", host.name], deadline, LIMIT)
+        except OSError as error:
+            text = f"{host}: ssh -G, which reads the SSH configuration, gave no answer: {error}"
+            raise BootError(text, "resolve") from error
+        if answer.status != 0:
+            said = answer.errors.strip() or f"exit status {answer.status}"
+            raise BootError(f"{host}: the SSH configuration cannot be understood: {said}", "resolve", output=said)
+        try:
+            return _target(host, _read(answer.output))
+        except (KeyError, ValueError) as error:
+            raise BootError(f"{host}: what ssh -G printed cannot be understood: {error}", "resolve") from error
+
+    def options(self) -> list[str] | None:
+        """Return the option that names the file; None if ssh has nothing to read."""
+        if self._path is None:
+            return None
+        path = Path(self._path).expanduser()
+        if path == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh" / "config":
+            return []  # with the system's own configuration
+        return ["-F", str(path)] if path.exists() else None
+
+
+def _read(printed: str) -> Mapping[str, Sequence[str]]:
+    found: dict[str, list[str]] = {}
+    for line in printed.splitlines():
+        word, _, value = line.partition(" ")
+        found.setdefault(word.lower(), []).append(value.strip())
+    return found
+
+
+def _target(host: SSHHost, found: Mapping[str, Sequence[str]]) -> Target:
+    def one(name: str) -> str | None:
+        value = found.get(name, ("",))[0]
+        return None if value.lower() in ("", "none") else value
+
+    address, port, user = found["hostname"][0], int(found["port"][0]), found["user"][0]
+    filled = _filler(host.name, address, port, user)
+    keys = [file for file in found.get("identityfile", ()) if file.lower() != "none"]
+    if len(keys) >= FEWEST_OWN_KEYS and all(map(OWN_KEYS.fullmatch, keys)):
+        keys = []
+    alias = one("hostkeyalias")
+    timeout = one("connecttimeout")
+    named = [file for name in ("userknownhostsfile", "globalknownhostsfile") for file in _words(one(name), filled)]
+    agent = found.get("identityagent", ("",))[0]
+    jumps = jumps_of(one("proxyjump"))
+    command = one("proxycommand")
+    return Target(
+        label=str(host),
+        address=address,
+        port=port,
+        user=user,
+        key_name=alias or (address if port == 22 else f"[{address}]:{port}"),
+        key_files=tuple(_path(file, filled) for file in keys),
+        identities_only=one("identitiesonly") == "yes",
+        jumps=jumps,
+        proxy_command=None if jumps or command is None else filled(command),
+        connect_timeout=float(timeout) if timeout and float(timeout) > 0 else None,
+        keepalive=int(one("serveraliveinterval") or 0) or DEFAULT_KEEPALIVE,
+        agent=_agent(agent, filled),
+        certificate_files=tuple(_path(file, filled) for file in found.get("certificatefile", ()) if file != "none"),
+        known_hosts=tuple(map(_in_home, named)),
+        unsupported=tuple(name for name in ("KnownHostsCommand",) if one(name.lower())),
+    )
+
+
+def _in_home(file: str) -> str:
+    """Return where a file is: for ssh the home is what the system says, and for Python it is $HOME."""
+    own = Path(pwd.getpwuid(os.getuid()).pw_dir, ".ssh")
+    return str(Path("~/.ssh").expanduser() / Path(file).name) if Path(file).parent == own else file
+
+
+def _agent(said: str, filled: Callable[[str], str]) -> str | None:
+    if not said or said.lower() == "none" or said == "SSH_AUTH_SOCK":
+        return said or None
+    return said if re.fullmatch(r"\$\w+", said) else _path(said, filled)
+
+
+def _words(value: str | None, filled: Callable[[str], str]) -> list[str]:
+    return [] if value is None else [_path(word, filled) for word in shlex.split(value)]
+
+
+def _path(text: str, filled: Callable[[str], str]) -> str:
+    return str(Path(filled(text.strip('"'))).expanduser())
+
+
+def _filler(name: str, address: str, port: int, user: str) -> Callable[[str], str]:
+    """Return a function that fills in ssh's tokens and variables, which ``ssh -G`` leaves as they are."""
+    own = pwd.getpwuid(os.getuid())
+    node = socket.gethostname()
+    tokens = {
+        "%": "%", "h": address, "n": name, "p": str(port), "r": user, "u": own.pw_name,
+        "d": str(Path("~").expanduser()), "i": str(os.getuid()), "l": node, "L": node.partition(".")[0], "k": name,
+    }  # fmt: skip
+
+    def filled(text: str) -> str:
+        with_tokens = re.sub(r"%(.)", lambda match: tokens.get(match[1], match[0]), text)
+        return re.sub(r"\$\{(\w+)\}", lambda match: os.environ.get(match[1], match[0]), with_tokens)
+
+    return filled

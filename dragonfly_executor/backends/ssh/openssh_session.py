@@ -1,0 +1,267 @@
+"""Sessions of OpenSSH's: one process of ``ssh`` each, whose input and output are the link."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+from dragonfly_executor.backends.ssh.child_processes import Program
+from dragonfly_executor.backends.ssh.hosts import SSHHost
+from dragonfly_executor.backends.ssh.login_limit import BusyError, LoginLimit
+from dragonfly_executor.errors import BootError, HostKeyError
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.ssh.config import Target
+    from dragonfly_executor.backends.ssh.deadline import Deadline
+    from dragonfly_executor.backends.ssh.session import Means
+
+NO_CONNECTION = 255
+"""What ssh ends with if it has no connection, or loses it. Whatever else it ends with is the command's."""
+NEWER = ("StdinNull", "ForkAfterAuthentication", "SessionType")
+"""Options that older versions of ssh do not know."""
+OPTIONS = {
+    "BatchMode": "yes",
+    # A session of a master that is there is used. To become one would tie other sessions to this runner's end.
+    "ControlMaster": "no",
+    "ClearAllForwardings": "yes",
+    "ForwardAgent": "no",
+    "ForwardX11": "no",
+    "PermitLocalCommand": "no",
+    "RemoteCommand": "none",
+    "RequestTTY": "no",
+    "EscapeChar": "none",
+    "LogLevel": "ERROR",
+    "IgnoreUnknown": ",".join(NEWER),
+    **dict(zip(NEWER, ("no", "no", "default"), strict=True)),
+}
+"""Of each session, before what the configuration says."""
+PHASES = (
+    ("host key", re.compile("Host key verification failed|host key is known by|revoked")),
+    ("resolve", re.compile("Could not resolve hostname")),
+    ("auth", re.compile("Permission denied|Too many authentication failures")),
+)
+BUSY = re.compile("(kex|ssh)_exchange_identification: .*([Cc]losed|reset)|MaxStartups|Not allowed at this time")
+"""What ssh says of an sshd that refuses a connection because of others."""
+
+
+class ProgramTalk:
+    """See `Talk`. It reads no byte beyond the end of a line, so that what follows is the agent's."""
+
+    def __init__(self, session: ProgramSession, deadline: Deadline) -> None:
+        self._session = session
+        self._deadline = deadline
+
+    def recv(self, size: int, /) -> bytes:
+        """See `Talk`."""
+        sock = self._session.sock
+        sock.settimeout(self._deadline.left())
+        ahead = sock.recv(size, socket.MSG_PEEK)
+        self._session.is_logged_in()
+        return sock.recv(ahead.find(b"\n") + 1 or len(ahead)) if ahead else b""
+
+    def sendall(self, data: bytes, /) -> None:
+        """See `Talk`."""
+        self._session.sock.settimeout(self._deadline.left())
+        self._session.sock.sendall(data)
+
+    def unread(self, data: bytes) -> None:
+        """See `Talk`. There is nothing, since lines are read."""
+        if data:
+            raise ConnectionError(f"{data[:20]!r} was read ahead of the agent")
+
+
+class ProgramSession:
+    """A process of ``ssh``; see `Session`.
+
+    Args:
+        target: the host.
+        command: ``ssh`` with its options and the host.
+        limit: how many logins at once the host takes.
+        deadline: of the boot.
+    """
+
+    def __init__(self, target: Target, command: Sequence[str], limit: LoginLimit, deadline: Deadline) -> None:
+        self.label = target.label
+        self.talk = ProgramTalk(self, deadline)
+        self._target = target
+        self._command = command
+        self._limit = limit
+        self._deadline = deadline
+        self._stderr, self._its_stderr = socket.socketpair()
+        self._program: Program | None = None
+        self._status: int | None = None
+        self._has_ended = False
+        self._turn = ExitStack()
+        self._lock = threading.Lock()
+        """Of what an engine may do while the process is being started."""
+        self._is_abandoned = False
+
+    @property
+    def sock(self) -> socket.socket:
+        """This end of the link."""
+        if self._program is None:
+            raise ConnectionError("no command runs")
+        return self._program.sock
+
+    def run(self, command: str) -> None:
+        """See `Session`."""
+        self._turn.enter_context(self._limit.login(self._deadline))
+        try:
+            program = Program([*self._command, command], self._its_stderr.fileno())
+        except OSError as error:
+            raise BootError(f"{self.label}: cannot run {self._command[0]}: {error}", "connect") from error
+        finally:
+            self._its_stderr.close()
+        with self._lock:
+            self._program = program
+            if self._is_abandoned:
+                program.kill()
+
+    def is_logged_in(self) -> None:
+        """The host has answered: another login may begin there."""
+        self._turn.close()
+
+    def stream(self) -> socket.socket:
+        """See `Session`."""
+        self.sock.settimeout(None)
+        return self.sock
+
+    def read_stderr(self, size: int) -> bytes:
+        """See `Session`."""
+        return self._stderr.recv(size)
+
+    def exit_status(self, patience: float) -> int | None:
+        """See `Session`."""
+        if self._program is not None and self._status is None:
+            self._status = self._program.status(patience)
+        return None if self._status is None or not 0 <= self._status < NO_CONNECTION else self._status
+
+    def explain(self, said: str) -> BootError | None:
+        """See `Session`."""
+        if self._status != NO_CONNECTION:
+            return None
+        text = f"{self.label}: ssh has no connection: {said or 'it does not say why'}"
+        if BUSY.search(said):
+            self._limit.refused()
+            return BusyError(text, "connect", output=said)
+        phase = next((phase for phase, words in PHASES if words.search(said)), "connect")
+        return (HostKeyError if phase == "host key" else BootError)(text, phase, output=said)
+
+    def facts(self) -> Mapping[str, str]:
+        """See `Session`."""
+        target = self._target
+        return {
+            "resolve": f"{target.address}, port {target.port}",
+            "host key": "verified by ssh",
+            "auth": f"as {target.user}, by ssh",
+        }
+
+    def descriptors(self) -> list[int]:
+        """See `Session`."""
+        ends = [self._stderr] if self._program is None else [self._stderr, self._program.sock]
+        return [end.fileno() for end in ends if end.fileno() >= 0]
+
+    def keep(self) -> None:
+        """See `Session`: ssh has no limit of its own any more."""
+        self._limit.succeeded()
+
+    def cut(self) -> None:
+        """See `Session`."""
+        if self._program is not None:
+            self._program.cut()
+
+    def abandon(self) -> None:
+        """See `Session`."""
+        with self._lock:
+            self._is_abandoned = True
+            if self._program is not None:
+                self._program.kill()
+
+    def end(self, last_word: bytes, patience: float) -> None:
+        """See `Session`."""
+        if self._has_ended:
+            return
+        self._has_ended = True
+        if self._program is not None:
+            with suppress(OSError):
+                if last_word:
+                    self.sock.settimeout(patience)
+                    self.sock.sendall(last_word)
+                self.sock.shutdown(socket.SHUT_WR)
+            self._status = self._program.end(patience, ask=False)
+        self._turn.close()
+        self._its_stderr.close()
+        with suppress(OSError):  # a program that ssh has left behind may hold the other end
+            self._stderr.shutdown(socket.SHUT_RD)
+
+    def close(self) -> None:
+        """See `Session`."""
+        self._stderr.close()
+
+
+class ProgramClient:
+    """See `Client`. All that the installed ``ssh`` can do counts: host certificates, GSSAPI, security keys, a master.
+
+    Args:
+        means: of the backend.
+        config: the options that name the configuration.
+
+    Raises:
+        ValueError: something is asked for that ``ssh`` could be told only by what others can read.
+        FileNotFoundError: there is no ``ssh``.
+    """
+
+    def __init__(self, means: Means, config: Sequence[str]) -> None:
+        for name, value in (("password", means.password), ("passphrase", means.passphrase)):
+            if value is not None:
+                raise ValueError(f'client="openssh" takes no {name}: use a key without one, or an SSH agent')
+        if list(means.host_keys):
+            raise ValueError('client="openssh" takes no host_key: put it into a file, and name it with known_hosts=')
+        ssh = shutil.which("ssh")
+        if ssh is None:
+            raise FileNotFoundError('client="openssh" needs the program ssh, and there is none on PATH')
+        self._ssh = ssh
+        self._means = means
+        self._config = config
+        self._limits: dict[tuple[str, int, str | None], LoginLimit] = {}
+        self._lock = threading.Lock()
+        """Of `_limits`."""
+
+    def open(self, host: SSHHost, target: Target, deadline: Deadline) -> ProgramSession:
+        """See `Client`."""
+        with self._lock:
+            limit = self._limits.setdefault((target.address, target.port, target.proxy_command), LoginLimit())
+        return ProgramSession(target, [self._ssh, *self._options(host, target), "--", host.name], limit, deadline)
+
+    def _options(self, host: SSHHost, target: Target) -> list[str]:
+        means = self._means
+        timeout = math.ceil(target.connect_timeout or means.connect_timeout)
+        options = {**OPTIONS, "ConnectTimeout": str(timeout), "ServerAliveInterval": str(target.keepalive)}
+        options |= self._host_key_options()
+        if not means.use_agent:
+            options["IdentityAgent"] = "none"
+        user, port = host.user or means.user, host.port or means.port
+        return [
+            *self._config,
+            *(word for name, value in options.items() for word in ("-o", f"{name}={value}")),
+            *(word for file in means.key_filenames for word in ("-i", file)),
+            *(["-l", user] if user else []),
+            *(["-p", str(port)] if port else []),
+        ]
+
+    def _host_key_options(self) -> dict[str, str]:
+        """Host keys are verified, whatever the configuration says."""
+        if self._means.accept_any_host_key:
+            files = {"UserKnownHostsFile": "/dev/null", "GlobalKnownHostsFile": "/dev/null"}
+            return {"StrictHostKeyChecking": "no", **files}
+        files = {}
+        if self._means.known_hosts is not None:
+            named = " ".join(f'"{file}"' for file in self._means.known_hosts)
+            files = {"UserKnownHostsFile": named or "/dev/null", "GlobalKnownHostsFile": "/dev/null"}
+        return {"StrictHostKeyChecking": "yes", **files}

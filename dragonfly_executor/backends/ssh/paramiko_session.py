@@ -1,0 +1,192 @@
+"""Sessions of paramiko's: a command on a channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+import paramiko
+
+from dragonfly_executor import errors
+from dragonfly_executor.backends.ssh.auth import Credentials
+from dragonfly_executor.backends.ssh.config import Target
+from dragonfly_executor.backends.ssh.deadline import Deadline
+from dragonfly_executor.backends.ssh.host_keys import SYSTEM_FILES, USER_FILES, HostKeys, fingerprint, parse_key
+from dragonfly_executor.backends.ssh.hosts import SSHHost
+from dragonfly_executor.backends.ssh.paramiko_connect import PACKET, WINDOW, Connection, Connector
+from dragonfly_executor.backends.ssh.session import Means
+
+SEND_SIZE = 32 * 1024
+"""What OpenSSH takes in one packet."""
+
+
+class ChannelStream:
+    """A command's input and output. Its `close` says that nothing follows; what the command still says can be read.
+
+    Args:
+        channel: paramiko's.
+        deadline: until when the host has to have answered, up to `no_deadline`.
+    """
+
+    def __init__(self, channel: paramiko.Channel, deadline: Deadline) -> None:
+        self._channel = channel
+        self._deadline: Deadline | None = deadline
+        self._unread = b""
+
+    def no_deadline(self) -> None:
+        """From now on wait for as long as it takes."""
+        self._deadline = None
+        self._channel.settimeout(None)
+
+    def recv(self, size: int, /) -> bytes:
+        """See `Stream`."""
+        if self._unread:
+            data, self._unread = self._unread[:size], self._unread[size:]
+            return data
+        self._set_timeout()
+        try:
+            return bytes(self._channel.recv(size))
+        except (EOFError, paramiko.SSHException) as error:  # it has read, and could not tell the host that it has
+            raise _gone(error) from error
+
+    def sendall(self, data: bytes, /) -> None:
+        """See `Stream`."""
+        view = memoryview(data)
+        while view:
+            self._set_timeout()
+            try:
+                sent = self._channel.send(bytes(view[:SEND_SIZE]))
+            except (EOFError, paramiko.SSHException) as error:
+                raise _gone(error) from error
+            if not sent:
+                raise ConnectionError("the channel is closed")
+            view = view[sent:]
+
+    def unread(self, data: bytes) -> None:
+        """Let the next `recv` return this."""
+        self._unread = data + self._unread
+
+    def close(self) -> None:
+        """See `Stream`."""
+        with suppress(OSError, EOFError, paramiko.SSHException):
+            self._channel.shutdown_write()
+
+    def _set_timeout(self) -> None:
+        if self._deadline is not None:
+            self._channel.settimeout(self._deadline.left())
+
+
+def _gone(error: Exception) -> ConnectionError:
+    return ConnectionError(f"the connection is gone: {str(error) or type(error).__name__}")
+
+
+class ChannelSession:
+    """A command on a channel of a connection; see `Session`."""
+
+    def __init__(self, connection: Connection, channel: paramiko.Channel, deadline: Deadline) -> None:
+        self.label = connection.target.label
+        self.talk = ChannelStream(channel, deadline)
+        self._connection = connection
+        self._channel = channel
+        self.descriptors = connection.descriptors
+        self.keep = connection.keep
+        self.cut = connection.cut
+        self.abandon = connection.abandon
+
+    def run(self, command: str) -> None:
+        """See `Session`."""
+        self._channel.exec_command(command)
+
+    def stream(self) -> ChannelStream:
+        """See `Session`."""
+        self.talk.no_deadline()
+        return self.talk
+
+    def read_stderr(self, size: int) -> bytes:
+        """See `Session`."""
+        try:
+            return bytes(self._channel.recv_stderr(size))
+        except (EOFError, paramiko.SSHException):  # it has read, and could not tell the host that it has
+            return b""
+
+    def exit_status(self, patience: float) -> int | None:
+        """See `Session`."""
+        # Set as well when the channel closes without a status, or the connection is gone.
+        self._channel.status_event.wait(patience)
+        status: int = self._channel.exit_status
+        return None if status < 0 else status
+
+    def explain(self, said: str) -> errors.BootError | None:
+        """See `Session`: the connector has said so."""
+        return None
+
+    def facts(self) -> Mapping[str, str]:
+        """See `Session`."""
+        target, key = self._connection.target, self._connection.key
+        return {
+            "resolve": f"{target.address}, port {target.port}",
+            "host key": "" if key is None else f"{key.get_name()} {fingerprint(key.asbytes())}",
+            "auth": f"as {target.user}",
+        }
+
+    def end(self, last_word: bytes, patience: float) -> None:
+        """See `Session`."""
+        self._connection.cut_in(patience)  # a host that takes nothing more cannot even be told so
+        with suppress(OSError, EOFError, paramiko.SSHException):
+            if last_word:
+                self._channel.settimeout(patience)
+                self._channel.sendall(last_word)
+            self._channel.shutdown_write()
+        self.exit_status(patience)
+        # That ends the channel as well; to say so to a host that is gone would raise whatever paramiko stands on.
+        self._connection.close()
+
+    def close(self) -> None:
+        """See `Session`: the end of the connection was enough."""
+
+
+class ParamikoClient:
+    """See `Client`. It needs no program.
+
+    Args:
+        means: of the backend.
+        resolve: what the configuration says of a jump host that the user writes so.
+
+    Raises:
+        ValueError: a key cannot be read.
+        OSError: a file of them cannot.
+    """
+
+    def __init__(self, means: Means, resolve: Callable[[str, Deadline], Target]) -> None:
+        self._connect_timeout = means.connect_timeout
+        self._connector = Connector(
+            HostKeys(
+                means.known_hosts if means.known_hosts is not None else [*USER_FILES, *SYSTEM_FILES],
+                map(parse_key, means.host_keys),
+                accept_any=means.accept_any_host_key,
+                configured=means.known_hosts is None,
+            ),
+            Credentials(means.key_filenames, means.passphrase, means.password, use_agent=means.use_agent),
+            means.connect_timeout,
+            resolve,
+        )
+
+    def open(self, host: SSHHost, target: Target, deadline: Deadline) -> ChannelSession:
+        """See `Client`."""
+        connection = self._connector.connect(target, deadline)
+        try:
+            with deadline.ending(connection.abandon):
+                return ChannelSession(
+                    connection, _open_channel(connection, deadline.left(self._connect_timeout)), deadline
+                )
+        except BaseException:
+            connection.close()
+            raise
+
+
+def _open_channel(connection: Connection, patience: float) -> paramiko.Channel:
+    try:
+        return connection.transport.open_session(WINDOW, PACKET, timeout=patience)
+    except Exception as error:
+        text = f"{connection.target.label} lets us in, but runs no commands: {str(error) or type(error).__name__}"
+        raise errors.BootError(text, "bootstrap") from error

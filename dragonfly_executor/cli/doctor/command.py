@@ -1,0 +1,180 @@
+"""``dragonfly doctor``: the command line, and how findings look there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from dragonfly_executor.cli import terminal
+from dragonfly_executor.cli.doctor.examine import Finding, examine
+
+OPTIONS = {
+    "ssh": ("config", "known_hosts", "key_filename", "requirements"),
+    "fly": ("app", "image", "region", "parent_address", "boot"),
+}
+"""The options that one backend alone has."""
+MARKS = {True: "ok", False: "FAILED", None: "-"}
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser of ``dragonfly``."""
+    text = "boot one runner (on each host), say how far it came, what is there, and how fast the way is"
+    parser = commands.add_parser("doctor", help=text, description=f"{text.capitalize()}.")
+    parser.add_argument("--backend", choices=sorted(PLACES), default="local", help="where to boot; default local")
+    parser.add_argument("--python", help="the interpreter there; default: one of this minor version")
+    parser.add_argument("--timeout", type=_seconds, help="seconds for each boot; default: the backend's own")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
+    ssh = parser.add_argument_group("for --backend ssh")
+    ssh.add_argument("hosts", nargs="*", metavar="HOST", help="[user@]host[:port], or a name from ~/.ssh/config")
+    ssh.add_argument("--config", metavar="FILE", help="instead of ~/.ssh/config")
+    ssh.add_argument("--known-hosts", metavar="FILE", help="instead of your own and the system's")
+    ssh.add_argument("--key-filename", metavar="FILE", help="a private key to try first")
+    ssh.add_argument("--requirements", metavar="FILE", help="packages that are installed there")
+    fly = parser.add_argument_group("for --backend fly")
+    fly.add_argument("--app", help="default FLY_APP_NAME")
+    fly.add_argument("--image", help="what machines run; default FLY_IMAGE_REF")
+    fly.add_argument("--region", help="one, or several with commas between; default FLY_REGION")
+    fly.add_argument("--parent-address", metavar="HOST[:PORT]", help="default FLY_PRIVATE_IP")
+    fly.add_argument("--boot", action="store_true", default=None, help="boot a machine, too, which costs a little")
+    parser.set_defaults(run=lambda options: run(options, parser))
+
+
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Exit status: 0 where all is well, 1 where something failed. Wrong usage ends with 2."""
+    try:
+        _refuse_foreign(options)
+        places = PLACES[options.backend](options)
+    except (ImportError, ValueError, OSError) as error:
+        parser.error(str(error))
+    report: dict[str, list[dict[str, Any]]] = {}
+    well = True
+    with _warnings_shown():
+        for name, findings in places:
+            told = list(findings) if options.json else list(_print(name, findings))
+            well = well and all(finding.ok is not False for finding in told)
+            report[name] = [{**finding._asdict(), "figures": dict(finding.figures)} for finding in told]
+    if options.json:
+        print(json.dumps({"backend": options.backend, "ok": well, "hosts": report}, indent=2))
+    return 0 if well else 1
+
+
+def _refuse_foreign(options: argparse.Namespace) -> None:
+    """Raise ValueError for an option of another backend: whoever gives one has this backend by mistake."""
+    for backend, names in OPTIONS.items():
+        given = [name for name in names if getattr(options, name) is not None and backend != options.backend]
+        if given:
+            option = f"--{given[0].replace('_', '-')}"
+            raise ValueError(f"{option} is for --backend {backend}, and this is --backend {options.backend}")
+
+
+def _print(name: str, findings: Iterable[Finding]) -> Iterable[Finding]:
+    """Print each finding as soon as it is there: a boot may take its time."""
+    width = terminal.width_of(sys.stdout)
+    terminal.show(name)
+    for finding in findings:
+        lines = terminal.beside(f"  {finding.name:<14} {MARKS[finding.ok]:<7} ", finding.text, width)
+        if finding.advice and finding.ok is False:
+            lines += terminal.beside(f"{'':<24} → ", finding.advice, width)
+        terminal.show(*lines)
+        yield finding
+
+
+class _Complaints(logging.Handler):
+    """Shows what the package warns of, but for what a finding says as well."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not hasattr(record, "dragonfly_boot_failed"):
+            print(f"dragonfly: {record.getMessage()}", file=sys.stderr)
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Show warnings on stderr, unless the program has said itself what becomes of them."""
+    logger = logging.getLogger("dragonfly_executor")
+    if logger.hasHandlers():
+        yield
+        return
+    handler = _Complaints(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+Places = Sequence[tuple[str, Iterable[Finding]]]
+
+
+def _local(options: argparse.Namespace) -> Places:
+    from dragonfly_executor.backends.local import LocalBackend
+
+    if options.hosts:
+        raise ValueError("--backend local takes no hosts; did you mean --backend ssh?")
+    return [("this machine", examine(LocalBackend(python=options.python), boot_timeout=options.timeout))]
+
+
+def _ssh(options: argparse.Namespace) -> Places:
+    from dragonfly_executor.backends.ssh.backend import SSHBackend
+
+    if not options.hosts:
+        raise ValueError("--backend ssh needs at least one host")
+    # One each: with several the backend would go on to the next, and nobody would hear of the first.
+    backends = [SSHBackend([host], python=options.python, **_ways(options)) for host in options.hosts]
+    examinations = [examine(backend, boot_timeout=options.timeout) for backend in backends]
+    return list(zip(options.hosts, examinations, strict=True))
+
+
+def _ways(options: argparse.Namespace) -> dict[str, Any]:
+    """What else an `SSHBackend` is told, where the user has said it."""
+    given = {
+        "config": options.config,
+        "known_hosts": options.known_hosts,
+        "key_filename": options.key_filename,
+        "requirements": options.requirements,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _fly(options: argparse.Namespace) -> Places:
+    from dragonfly_executor.cli.doctor.fly import Checks, Given, for_boot
+
+    if options.hosts:
+        raise ValueError("--backend fly takes no hosts; --app says where machines are booted")
+    try:
+        import dragonfly_executor.backends.fly.client  # noqa: F401  # said here, where usage is judged, not half way
+    except ImportError as error:
+        raise ImportError("--backend fly needs httpx: pip install 'dragonfly-executor[fly]'") from error
+    checks = Checks(Given(options.app, options.image, options.region, options.parent_address))
+
+    def findings() -> Iterable[Finding]:
+        """What is found without a boot, and what by one, if it was asked for and nothing stands in its way."""
+        well = True
+        for finding in checks.run():
+            # What was left behind does not keep a machine from booting.
+            well = well and (finding.ok is not False or finding.name == "machines")
+            yield finding
+        if options.boot and well:
+            yield from examine(checks.backend(python=options.python), boot_timeout=options.timeout, advise=for_boot)
+        elif options.boot:
+            yield Finding("boot", None, "not reached")
+
+    return [(f"Fly, app {checks.app or '?'}", findings())]
+
+
+PLACES: dict[str, Callable[[argparse.Namespace], Places]] = {"local": _local, "ssh": _ssh, "fly": _fly}
+"""By backend: the places to examine, each with what is found there. Boots are in one place, and nowhere else."""
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value

@@ -1,0 +1,154 @@
+"""Boot one runner, as a program would, and tell what is found on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from queue import SimpleQueue
+from statistics import median
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from dragonfly_executor import errors
+from dragonfly_executor.api.executor import DragonflyExecutor
+from dragonfly_executor.backends.base import Backend
+from dragonfly_executor.cli.doctor import advice, probe
+
+ROUND_TRIPS = 50
+PARCEL = 8 * 1024 * 1024
+"""Bytes that are sent there and back to measure the bandwidth."""
+PATIENCE = 60.0
+"""Seconds for one question to a runner that is up."""
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        ok: how it is; None where it could not be looked at, because something before it failed.
+        text: what was found.
+        advice: what to do where it is not as it should be.
+        figures: what was measured, by name; in seconds, bytes, and bytes per second.
+    """
+
+    name: str
+    ok: bool | None
+    text: str
+    advice: str = ""
+    figures: Mapping[str, float] = MappingProxyType({})
+
+
+def examine(
+    backend: Backend,
+    *,
+    boot_timeout: float | None = None,
+    advise: Callable[[errors.BootError], str] = advice.for_boot,
+) -> Iterator[Finding]:
+    """Boot one runner through a backend, look at it, measure the way there, and give it back.
+
+    Args:
+        backend: with one host, where it has several.
+        boot_timeout: seconds; None for the backend's own.
+        advise: says what to do about a boot that failed.
+
+    Yields:
+        A finding for each phase of the boot, and for all that is looked at after it.
+    """
+    heard: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
+    options: dict[str, Any] = {} if boot_timeout is None else {"boot_timeout": boot_timeout}
+    with DragonflyExecutor(backend=backend, max=1, max_boot_failures=1, on_event=heard.put, **options) as executor:
+        began = time.monotonic()
+        try:
+            sight = executor.submit(probe.look).result()
+        except errors.BootError as error:
+            yield from _phases(backend, error, advise)
+        except errors.DragonflyError as error:
+            yield from _phases(backend, None, advise)
+            yield Finding("call", False, _line(error), advice.for_call(error))
+        else:
+            seconds = time.monotonic() - began
+            yield from _phases(backend, None, advise, _facts(heard))
+            yield from _node(sight, seconds)
+            yield from _way(executor)
+
+
+def _facts(heard: SimpleQueue[Mapping[str, Any]]) -> Mapping[str, str]:
+    """What the backend found out about the node that is up."""
+    while (event := heard.get(timeout=PATIENCE))["event"] != "up":
+        continue
+    facts: Mapping[str, str] = event["node"]
+    return facts
+
+
+def _phases(
+    backend: Backend,
+    error: errors.BootError | None,
+    advise: Callable[[errors.BootError], str],
+    facts: Mapping[str, str] | None = None,
+) -> Iterator[Finding]:
+    """What became of each phase: those before the one that failed went well."""
+    failed = False
+    for phase in backend.phases:
+        if failed:
+            yield Finding(phase, None, "not reached")
+        elif error is not None and (error.phase == phase or error.phase not in backend.phases):
+            failed = True
+            yield Finding(error.phase, False, _line(error), advise(error))
+        else:
+            yield Finding(phase, True, (facts or {}).get(phase, ""))
+
+
+def _node(sight: probe.Sight, seconds: float) -> Iterator[Finding]:
+    yield Finding(
+        "first result", True, f"{seconds:.2f} s after the pool was asked, boot included", figures={"seconds": seconds}
+    )
+    yield Finding("node", True, f"{sight['host']}, {sight['system']}, Python {sight['python']} ({sight['executable']})")
+    memory = f"{_size(sight['memory'])} of memory, {_size(sight['memory_free'])} of it free"
+    figures = {name: value for name, value in sight.items() if isinstance(value, int)}
+    disk = f"{_size(sight['disk_free'])} free in {sight['scratch']}"
+    yield Finding("resources", True, f"{sight['cpus']} CPUs; {memory}; {disk}", figures=figures)
+    if sight["disk_free"] < advice.LITTLE_DISK:
+        yield Finding("disk", False, disk, advice.FREE_DISK)
+
+
+def _way(executor: DragonflyExecutor) -> Iterator[Finding]:
+    """How long the way there and back is, and how wide."""
+    times = [_timed(executor, b"") for _ in range(ROUND_TRIPS)]
+    yield Finding(
+        "round trip", True, f"{median(times) * 1000:.2f} ms (median of {ROUND_TRIPS} calls)",
+        figures={"seconds": median(times)},
+    )  # fmt: skip
+    parcel = bytes(PARCEL)
+    _timed(executor, parcel)  # the first one opens windows and buffers
+    seconds = _timed(executor, parcel)
+    rate = 2 * PARCEL / seconds
+    yield Finding(
+        "bandwidth", True, f"{_size(int(rate))}/s ({_size(PARCEL)} there and back in {seconds:.2f} s)",
+        figures={"bytes_per_second": rate},
+    )  # fmt: skip
+
+
+def _timed(executor: DragonflyExecutor, data: bytes) -> float:
+    began = time.monotonic()
+    executor.submit(probe.echo, data).result(PATIENCE)
+    return time.monotonic() - began
+
+
+def _line(error: BaseException) -> str:
+    text = str(error)
+    if isinstance(error, errors.BootError):
+        # Its phase is the finding's name, and there was one attempt.
+        text = "\n".join(filter(None, (str(error.args[0]), error.output)))
+    return f"{type(error).__name__}: {text}"
+
+
+def _size(count: int | None) -> str:
+    """Bytes as people read them."""
+    if count is None:
+        return "an unknown amount"
+    size, units = float(count), iter(("B", "KiB", "MiB", "GiB"))
+    unit = next(units)
+    while size >= 1024 and (larger := next(units, None)):
+        size, unit = size / 1024, larger
+    return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"

@@ -1,0 +1,242 @@
+"""What stands between a program and runners on Fly, looked at one by one, without a machine being booted."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from dragonfly_executor.cli.doctor import advice
+from dragonfly_executor.cli.doctor.examine import Finding
+
+if TYPE_CHECKING:
+    from dragonfly_executor import errors
+    from dragonfly_executor.backends.fly.backend import FlyBackend
+    from dragonfly_executor.backends.fly.client import MachinesAPI
+    from dragonfly_executor.backends.fly.errors import FlyAPIError
+    from dragonfly_executor.backends.fly.settings import Access, Place, Spelling
+
+PATIENCE = 20.0
+"""Seconds for each question to Fly."""
+PRIVATE = ipaddress.ip_network("fdaa::/16")
+"""Fly's private networks."""
+ALIASES = ("any", "apac", "eu", "na", "sa", "us", "usa")
+"""What may stand in place of a region."""
+
+_BY_STATUS = {
+    0: "the API cannot be reached from here: look at FLY_FLAPS_BASE_URL, at name resolution and at the way out",
+    401: "the token is wrong, has expired, or was revoked: fly tokens create deploy -a {app}",
+    403: "the token is another app's, or may not do this: fly tokens create deploy -a {app}",
+    404: "there is no such app, or it is another organization's: fly apps list",
+}
+_BY_PHASE = {
+    "create": "Fly's answer stands above; docs/fly.md says what can be done where it has no room",
+    "start": "the machine ended before its runner had said a word: fly logs shows what it printed",
+    "connect": (
+        "the machine runs, and its runner cannot reach this one: is the address above reachable from Fly's private "
+        "network (6PN), and is this machine in the same organization and network?"
+    ),
+}
+
+
+class Given(NamedTuple):
+    """What the command line says; None where it does not."""
+
+    app: str | None = None
+    image: str | None = None
+    region: str | None = None
+    parent_address: str | None = None
+
+
+class Checks:
+    """The examination of one app. What is found out on the way is kept for what follows.
+
+    Args:
+        given: what the command line says; the rest is in the environment.
+        environment: of this process.
+    """
+
+    def __init__(self, given: Given, environment: Mapping[str, str] = os.environ) -> None:
+        self._given = given
+        self._environment = environment
+        self._access: Access | None = None
+        self._place: Place | None = None
+
+    def run(self) -> Iterator[Finding]:
+        """All that can be looked at without a boot."""
+        yield from self._settings()
+        yield from self._api()
+        yield self._reachable()
+
+    @property
+    def app(self) -> str:
+        """Its name; "" where nobody says."""
+        return self._given.app or self._environment.get("FLY_APP_NAME", "")
+
+    def backend(self, python: str | None = None) -> FlyBackend:
+        """What would boot, with this interpreter. Raises what it raises."""
+        from dragonfly_executor.backends.fly.backend import FlyBackend
+
+        return FlyBackend(**self._given._asdict(), python=python, sweep=False)
+
+    # -- what there is to go by ---------------------------------------------------------------------------------------
+
+    def _settings(self) -> Iterator[Finding]:
+        from dragonfly_executor.backends.fly.settings import Place
+
+        given = self._given
+        yield from self._access_to(self.app)
+        try:
+            self._place = Place.find(self._environment, image=given.image, region=given.region, spelling=_spelling())
+        except ValueError as error:
+            yield Finding("image", False, "not known", str(error))
+            return
+        yield self._image(self._place)
+        yield self._price(self._place)
+
+    def _access_to(self, app: str) -> Iterator[Finding]:
+        from dragonfly_executor.backends.fly.settings import Access
+
+        given = self._given.app
+        try:
+            # With any token, to see what is wrong with the app alone.
+            Access.find(self._environment, app=given, token="any", spelling=_spelling())  # noqa: S106
+        except ValueError as error:
+            yield Finding("app", False, app or "not known", str(error))
+            yield Finding("token", None, "not reached")
+            return
+        try:
+            self._access = Access.find(self._environment, app=given, spelling=_spelling())
+        except ValueError as error:
+            yield Finding("app", True, app)
+            yield Finding("token", False, "there is none, or it cannot be one", str(error))
+            return
+        kind = self._access.token.header().partition(" ")[0]
+        yield Finding("app", True, f"{app}, by the API at {self._access.host}")
+        yield Finding("token", True, f"there is one, sent as {kind!r}; what it may do is looked at below")
+
+    def _image(self, place: Place) -> Finding:
+        if place.own_image:
+            return Finding("image", True, f"{place.image}, which is this machine's own")
+        if place.image.startswith("registry.fly.io/") and place.image.endswith(":latest"):
+            return Finding("image", False, place.image, "`fly deploy` makes no :latest there: fly image show -a APP")
+        text = f"{place.image}: it needs Python and dragonfly_executor, of this one's versions"
+        return Finding("image", True, text)
+
+    def _price(self, place: Place) -> Finding:
+        try:
+            backend = self.backend()
+        except OSError as error:
+            return Finding("journal", False, "cannot be kept", str(error))
+        except (ValueError, ImportError) as error:
+            return Finding("machine", None, "not reached: something that it needs is missing", str(error))
+        price, guest = backend.price(), backend.blueprint.guest
+        if price is None:
+            return Finding("machine", True, f"{guest}; what it costs is not on the price list")
+        text = f"{guest}; about {price * 3600:.4f} USD an hour, an estimate by prices as of {backend.prices.as_of}"
+        strange = [region for region in place.regions if region not in backend.prices.regions]
+        if strange or not place.regions:
+            text += f"; {', '.join(strange) or 'the region'} is not on the list, and taken for the dearest there"
+        return Finding("machine", True, text, figures={"usd_per_second": price})
+
+    # -- what Fly says ------------------------------------------------------------------------------------------------
+
+    def _api(self) -> Iterator[Finding]:
+        if self._access is None:
+            yield Finding("permissions", None, "not reached")
+            yield Finding("region", None, "not reached")
+            return
+        from dragonfly_executor.backends.fly.client import MachinesAPI
+        from dragonfly_executor.backends.fly.errors import FlyAPIError
+
+        api = MachinesAPI(self._access)
+        with api:
+            try:
+                yield from self._machines(api)
+            except FlyAPIError as error:
+                yield Finding("permissions", False, str(error), self._for_status(error))
+                yield Finding("region", None, "not reached")
+                return
+            yield self._region(api)
+
+    def _machines(self, api: MachinesAPI) -> Iterator[Finding]:
+        """Whether the token may read, and what there is to read."""
+        from dragonfly_executor.backends.fly.deadline import Patience
+        from dragonfly_executor.backends.fly.owner import Liveness
+        from dragonfly_executor.backends.fly.sweep import Sweeper
+
+        try:
+            journal = self.backend().journal
+        except (ValueError, OSError, ImportError):
+            journal = None
+        found = [one for one in Sweeper(api, journal).look(Patience(PATIENCE)) if one.machine is not None]
+        text = "the token may list this app's machines; whether it may create some, --boot shows"
+        yield Finding("permissions", True, text)
+        left = sum(one.liveness is Liveness.GONE for one in found)
+        text = f"{len(found)} that pools have booted, {left} of them left behind"
+        yield Finding("machines", left == 0, text, "dragonfly sweep destroys them" if left else "")
+
+    def _region(self, api: MachinesAPI) -> Finding:
+        from dragonfly_executor.backends.fly.deadline import Patience
+        from dragonfly_executor.backends.fly.errors import FlyAPIError
+
+        wanted = self._place.regions if self._place is not None else ()
+        if not wanted:
+            return Finding("region", True, "none is named: Fly chooses one, which may be far from here")
+        try:
+            known = api.regions(Patience(PATIENCE))
+        except FlyAPIError as error:
+            return Finding("region", None, f"{', '.join(wanted)}; which there are, Fly does not say: {error}")
+        strange = [region for region in wanted if region not in (*known, *ALIASES)]
+        listed = f"there are {', '.join(sorted(known))}"
+        if strange:
+            return Finding("region", False, f"{', '.join(strange)}: unknown", f"{listed}; or {', '.join(ALIASES)}")
+        here = self._environment.get("FLY_REGION")
+        if here and wanted[0] != here:
+            return Finding("region", True, f"{', '.join(wanted)}; this machine is in {here}: traffic between is billed")
+        return Finding("region", True, ", ".join(wanted))
+
+    def _for_status(self, error: FlyAPIError) -> str:
+        app = self._access.app if self._access is not None else "APP"
+        return _BY_STATUS.get(error.status, "see Fly's answer; https://status.flyio.net may say more").format(app=app)
+
+    # -- whether runners would find this machine ----------------------------------------------------------------------
+
+    def _reachable(self) -> Finding:
+        from dragonfly_executor.backends.fly.settings import Address
+        from dragonfly_executor.transport.listener import bind
+
+        try:
+            given = self._given.parent_address
+            address = Address.find(self._environment, parent_address=given, spelling=_spelling())
+        except ValueError as error:
+            return Finding("address", False, "not known", str(error))
+        try:
+            bind(address.bound, address.port).close()
+        except OSError as error:
+            text = f"{address.bound}: cannot be listened on: {error}"
+            return Finding("address", False, text, "it must be one of this machine's own; see bind= where it is not")
+        if not _is_private(address.dialed):
+            text = f"{address.dialed}, which is not in {PRIVATE}: runners have to reach it some other way"
+            return Finding("address", True, text)
+        return Finding("address", True, f"{address.dialed}, in Fly's private network, where this machine can listen")
+
+
+def for_boot(error: errors.BootError) -> str:
+    """What to do about a boot on Fly that failed."""
+    return _BY_PHASE.get(error.phase) or advice.for_boot(error)
+
+
+def _spelling() -> Spelling:
+    """How all that is given which has an option of its own."""
+    from dragonfly_executor.backends.fly.settings import options
+
+    return options(*Given._fields)
+
+
+def _is_private(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host) in PRIVATE
+    except ValueError:
+        return host.endswith(".internal")

@@ -1,0 +1,184 @@
+"""``dragonfly list``, ``dragonfly sweep`` and ``dragonfly destroy``: the command lines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dragonfly_executor import errors
+from dragonfly_executor.cli import terminal
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.fly.sweep import Found
+    from dragonfly_executor.cli.fleet.fleet import Fleet
+    from dragonfly_executor.cli.fleet.machine_row import Sight
+
+NO_PROOF = "That Fly lists none is no proof that there is none: look again, or at `fly machine list`."
+
+
+def add_to(commands: Any) -> None:
+    """Add the commands to the parser of ``dragonfly``."""
+    for name, what, run in (
+        ("list", "show the machines on Fly that pools have booted, whose they are and what they cost", _list),
+        ("sweep", "destroy the machines on Fly whose pools are gone", _sweep),
+        ("destroy", "destroy machines on Fly that pools have booted, whosever they are", _destroy),
+    ):
+        description = f"{what[0].upper()}{what[1:]}."
+        parser = commands.add_parser(name, help=what, description=description, epilog=EPILOG)
+        if name == "destroy":
+            parser.add_argument("machines", nargs="*", metavar="MACHINE", help="a machine's ID, or its name")
+            parser.add_argument("--all", action="store_true", help="all of the app's")
+        parser.add_argument("--app", help="the Fly app; default FLY_APP_NAME, else all apps in the journal")
+        parser.add_argument("--journal", metavar="DIR", help="where pools on this machine write their boots down")
+        parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
+        if name != "list":
+            parser.add_argument("--yes", action="store_true", help="do not ask")
+        parser.set_defaults(run=_runner(run, parser))
+
+
+EPILOG = (
+    "For machines on Fly.io; it needs dragonfly-executor[fly]. The token is taken from FLY_API_TOKEN, the API's "
+    "address from FLY_FLAPS_BASE_URL."
+)
+
+
+def _runner(
+    run: Callable[[argparse.Namespace, Fleet], int], parser: argparse.ArgumentParser
+) -> Callable[[argparse.Namespace], int]:
+    def checked(options: argparse.Namespace) -> int:
+        """Exit status: 0 where all is well, 1 where something failed. Wrong usage ends with 2."""
+        if options.command == "destroy" and bool(options.machines) == options.all:
+            parser.error("name the machines that are to be destroyed, or give --all")
+        try:
+            # It loads httpx, which nobody needs who asks for something else.
+            from dragonfly_executor.backends.fly.settings import options as spelled
+            from dragonfly_executor.cli.fleet.fleet import Fleet
+
+            fleet = Fleet(options.app, options.journal, spelled("app", "journal"))
+        except ImportError:
+            parser.error("this needs httpx: pip install 'dragonfly-executor[fly]'")
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+        if fleet.without:
+            print(f"dragonfly: {fleet.without}", file=sys.stderr)
+        try:
+            status = run(options, fleet)
+            for app, trouble in fleet.refused.items():
+                print(f"dragonfly: {app} was left out: {trouble}", file=sys.stderr)
+            return max(status, bool(fleet.refused))
+        except BrokenPipeError:
+            raise  # nobody reads what is printed, which is said to nobody
+        except (errors.DragonflyError, OSError) as error:
+            print(f"dragonfly: {error}", file=sys.stderr)
+            return 1
+
+    return checked
+
+
+# -- the commands ------------------------------------------------------------------------------------------------------
+
+
+def _list(options: argparse.Namespace, fleet: Fleet) -> int:
+    status = 0
+    try:
+        found = fleet.look()
+    except errors.DragonflyError as error:
+        # Whoever looks for machines because something is wrong is glad of what there is.
+        print(f"dragonfly: {error}", file=sys.stderr)
+        found, status = fleet.written_down(), 1
+    sights = _sights(fleet, found)
+    if options.json:
+        _print_json(machines=[sight.record() for sight in sights])
+        return status
+    if status and not sights:
+        print("No boots are written down on this machine.")
+    else:
+        _show(sights)
+    gone = sum(sight.owner == "gone" and sight.listed for sight in sights)
+    if gone:
+        print(f"{gone} of them left behind: `dragonfly sweep` destroys them.")
+    return status
+
+
+def _sweep(options: argparse.Namespace, fleet: Fleet) -> int:
+    from dragonfly_executor.backends.fly.owner import Liveness
+
+    found = fleet.look()
+    chosen = [(app, one) for app, one in found if one.liveness is Liveness.GONE and one.machine is not None]
+    if not options.json and not chosen:
+        print(f"Nothing is left behind, as far as is known. {NO_PROOF}")
+    return _destroy_chosen(options, fleet, chosen)
+
+
+def _destroy(options: argparse.Namespace, fleet: Fleet) -> int:
+    unknown: list[str] = []
+    if options.all:
+        chosen = [(app, one) for app, one in fleet.look() if one.machine is not None]
+        if not options.json and not chosen:
+            print(f"There are none. {NO_PROOF}")
+    else:
+        chosen, unknown = fleet.find(options.machines)
+    for word in unknown:
+        text = "no pool has booted such a machine; others are `fly machine destroy`'s to destroy"
+        print(f"dragonfly: {word}: {text}", file=sys.stderr)
+    return max(_destroy_chosen(options, fleet, chosen), bool(unknown))
+
+
+def _destroy_chosen(options: argparse.Namespace, fleet: Fleet, chosen: list[tuple[str, Found]]) -> int:
+    if chosen and not options.yes and not _may_destroy(_sights(fleet, chosen)):
+        print("dragonfly: nothing was destroyed", file=sys.stderr)
+        return 1
+    swept = fleet.destroy(chosen)
+    left = [{"name": one.name, "why": why} for one, why in swept.left]
+    if options.json:
+        _print_json(destroyed=[one.name for one in swept.destroyed], left=left)
+    else:
+        for one in swept.destroyed:
+            terminal.show(f"destroyed {one.name}")
+        for one, why in swept.left:
+            terminal.show(f"NOT destroyed {one.name}: {why}")
+    return 1 if left else 0
+
+
+def _may_destroy(sights: list[Sight]) -> bool:
+    """Ask; on stderr, so that it is in nobody's JSON."""
+    _show(sights, file=sys.stderr)
+    if not sys.stdin.isatty():
+        print("dragonfly: nobody is there to be asked; give --yes", file=sys.stderr)
+        return False
+    alive = sum(sight.owner == "alive" for sight in sights)
+    lost = f", {alive} of them in use: what runs there is lost" if alive else ""
+    print(f"Destroy these {len(sights)} machines{lost}? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def _sights(fleet: Fleet, found: list[tuple[str, Found]]) -> list[Sight]:
+    from dragonfly_executor.cli.fleet.machine_row import Sight
+
+    # What Fly has made is as old as Fly says; what only the journal knows of was written down by the clock here.
+    return [Sight.of(one, app, fleet.now(app), time.time()) for app, one in found]
+
+
+def _show(sights: list[Sight], file: Any = None) -> None:
+    from dragonfly_executor.backends.fly.prices import PRICES
+    from dragonfly_executor.cli.fleet.machine_row import HEAD
+
+    if not sights:
+        print(f"No machines. {NO_PROOF}", file=file)
+        return
+    rows = [sight.row() for sight in sights]
+    terminal.show(*terminal.table(HEAD, rows, terminal.width_of(file or sys.stdout)), file=file)
+    print(f"Costs are estimates, by prices as of {PRICES.as_of}, as if started all the time.", file=file)
+
+
+def _print_json(**said: Any) -> None:
+    from dragonfly_executor.backends.fly.prices import PRICES
+
+    print(json.dumps({"backend": "fly", "prices_as_of": PRICES.as_of, **said}, indent=2))

@@ -1,0 +1,316 @@
+"""What each event changes: facts are written down here, and nothing is decided that the reconciling decides.
+
+A message about what is not there (any more) is counted and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dragonfly_executor.core import call_errors, events
+from dragonfly_executor.core.actions import Stop
+from dragonfly_executor.core.calls import Call, CallState
+from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.runners import Runner, RunnerState
+from dragonfly_executor.core.state import PoolState
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+# -- calls -------------------------------------------------------------------------------------------------------------
+
+
+def _submitted(pool: PoolState, event: events.Submitted, now: float) -> None:
+    pool.ledger.accept(event.calls, now)
+    if pool.broken is not None or pool.mode is not None:
+        # The driver refuses these; one that slipped in between must not wait for ever.
+        pool.fail(event.calls, pool.broken or RuntimeError("cannot schedule new futures after shutdown"))
+    elif event.calls:
+        pool.resting = 0
+        pool.back_off.demanded()
+
+
+def _cancel_requested(pool: PoolState, event: events.CancelRequested, _now: float) -> None:
+    for call_id in event.call_ids:
+        call = pool.ledger.calls.get(call_id)
+        if call is not None:
+            pool.cancel((call,))
+
+
+def _calls_started(pool: PoolState, event: events.CallsStarted, _now: float) -> None:
+    runner = _find(pool, event.runner_id)
+    if runner is None:
+        return
+    for call_id, attempt in event.refs:
+        call = runner.in_flight.get(call_id)
+        if call is None or call.attempt != attempt:
+            pool.tally.stale += 1
+        else:
+            pool.ledger.start(call)
+
+
+def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) -> None:
+    runner = _find(pool, event.runner_id)
+    if runner is None:
+        return
+    in_flight, ledger, over, began = runner.in_flight, pool.ledger, CallState.SETTLED, CallState.STARTED
+    calls, settled = ledger.calls, ledger.settled
+    before, settled_before, seconds, ended = len(in_flight), len(settled), 0.0, 0
+    for call_id, attempt, cost, outcome, retryable in event.results:
+        call = in_flight.get(call_id)
+        if call is None or call.attempt != attempt:
+            pool.tally.stale += 1
+            continue
+        del in_flight[call_id]
+        seconds += cost
+        state = call.state
+        if state is over:
+            continue
+        if retryable and pool.may_retry(call, now):
+            pool.retry(call, now)
+            continue
+        # What Ledger.settle does for a call that is in no queue, written out: this is the hot loop.
+        if state is began:
+            ended += 1
+        call.state = over
+        del calls[call_id]
+        settled.append((call, outcome))
+    ledger.started -= ended
+    pool.tally.done += len(settled) - settled_before
+    if before > len(in_flight):
+        pool.roster.ran(runner, seconds, before - len(in_flight))
+        _left(pool, runner, before, now)
+
+
+def _calls_returned(pool: PoolState, event: events.CallsReturned, now: float) -> None:
+    runner = _find(pool, event.runner_id)
+    if runner is None:
+        return
+    before = len(runner.in_flight)
+    for call_id, attempt in event.refs:
+        call = _take_off(pool, runner, call_id, attempt)
+        if call is not None:
+            pool.never_started(call, now)
+    if before > len(runner.in_flight):
+        pool.roster.stuck(runner)
+        _left(pool, runner, before, now)
+
+
+def _call_lost(pool: PoolState, event: events.CallLost, now: float) -> None:
+    call = _gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
+    if call is not None:
+        if event.may_have_started:
+            pool.hit(call, event.error, now)
+        else:
+            pool.fell_over(call, event.error, now)
+
+
+def _call_timed_out(pool: PoolState, event: events.CallTimedOut, now: float) -> None:
+    call = _gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
+    if call is not None:
+        pool.tally.timed_out += 1
+        if event.unopened:
+            pool.ledger.settle(call, call_errors.not_opened(call, event.unopened))
+        else:
+            pool.ledger.settle(call, call_errors.ran_too_long(call, now))
+
+
+def _call_gone(pool: PoolState, event: events.CallGone, now: float) -> None:
+    call = _gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
+    if call is not None:
+        # It left its slot, though nobody here had given it up.
+        pool.hit(call, call_errors.vanished(event.runner_id), now)
+
+
+# -- runners -----------------------------------------------------------------------------------------------------------
+
+
+def _boot_started(pool: PoolState, event: events.BootStarted, now: float) -> None:
+    runner = _find(pool, event.runner_id)
+    if runner is not None:
+        pool.meter.began(runner.id, now)
+
+
+def _boot_queued(pool: PoolState, event: events.BootQueued, now: float) -> None:
+    runner = _find(pool, event.runner_id)
+    # One that is up has a node, whatever is said.
+    if runner is not None and runner.state is RunnerState.BOOTING:
+        pool.meter.withdrawn(runner.id, now)
+
+
+def _boot_returned(pool: PoolState, event: events.BootReturned, _now: float) -> None:
+    if not pool.boots.returned(event.runner_id):
+        pool.tally.stale += 1
+
+
+def _boot_succeeded(pool: PoolState, event: events.BootSucceeded, now: float) -> None:
+    runner = _find(pool, event.runner_id)
+    if runner is None:
+        return
+    pool.boots.leave(runner.id)
+    pool.meter.began(runner.id, now)
+    if event.price is not None:
+        pool.meter.priced(runner.id, event.price, now)
+    # A runner that was stopped while it booted stays stopped.
+    if runner.state is RunnerState.BOOTING:
+        pool.roster.came_up(runner, event.slots, now)
+        pool.back_off.succeeded()
+
+
+def _boot_failed(pool: PoolState, event: events.BootFailed, now: float) -> None:
+    runner = _find(pool, event.runner_id)
+    if runner is not None:
+        # First: what follows from the failure may need the place.
+        pool.boots.leave(runner.id, hangs=event.hangs)
+        pool.lose(runner, event.error, now, now + event.retry_in)
+        pool.forget(runner, now)
+
+
+def _runner_lost(pool: PoolState, event: events.RunnerLost, now: float) -> None:
+    runner = _find(pool, event.runner_id)
+    if runner is not None and runner.state is not RunnerState.STOPPING:
+        pool.lose(runner, event.error, now, now, event.never_left, event.begun)
+        pool.actions.append(Stop(runner.id, 0.0, "lost"))
+
+
+def _runner_leaving(pool: PoolState, event: events.RunnerLeaving, _now: float) -> None:
+    runner = _find(pool, event.runner_id)
+    if runner is None:
+        return
+    if runner.state is RunnerState.UP and runner.in_flight:
+        pool.roster.leave(runner)
+    elif runner.state in (RunnerState.UP, RunnerState.BOOTING):
+        pool.stop(runner, "leaving")
+
+
+def _runner_gone(pool: PoolState, event: events.RunnerGone, now: float) -> None:
+    runner = _find(pool, event.runner_id)
+    if runner is None:
+        return
+    if runner.state is not RunnerState.STOPPING:
+        pool.lose(runner, call_errors.vanished(runner.id), now, now)
+    pool.forget(runner, now, hangs=event.hangs)
+
+
+def _round_trip(pool: PoolState, event: events.RoundTrip, _now: float) -> None:
+    runner = _find(pool, event.runner_id)
+    if runner is not None and runner.state is RunnerState.UP:
+        pool.roster.answered_in(runner, event.seconds)
+
+
+def _idle_checked(pool: PoolState, event: events.IdleChecked, now: float) -> None:
+    runner = pool.roster.asked.pop(event.runner_id, None)
+    if runner is None:
+        pool.tally.stale += 1
+        return
+    until = pool.idle_until(runner)
+    if event.idle and until is not None and until <= now:
+        pool.stop_idle(runner)
+    else:
+        pool.roster.rest(runner, now)
+
+
+# -- the pool ----------------------------------------------------------------------------------------------------------
+
+
+def _resized(pool: PoolState, event: events.Resized, _now: float) -> None:
+    pool.max = event.max
+    pool.min = min(event.min, event.max)
+    pool.resting = 0
+
+
+def _shutdown_requested(pool: PoolState, event: events.ShutdownRequested, _now: float) -> None:
+    if pool.mode is not None and event.mode <= pool.mode:
+        return
+    pool.mode = event.mode
+    if event.mode is ShutdownMode.CANCEL_QUEUED:
+        pool.cancel_waiting(pool.slots_coming)
+    if event.mode is ShutdownMode.KILL:
+        is_running = len(pool.ledger.calls) > pool.ledger.waiting
+        pool.cancel_waiting()
+        if is_running:
+            pool.fail_all(call_errors.terminated())
+        pool.stop_all("killed")
+
+
+def _pool_broke(pool: PoolState, event: events.PoolBroke, _now: float) -> None:
+    if pool.broken is None:
+        pool.broken = event.error
+        pool.fail_all(event.error)
+        pool.stop_all("broken")
+
+
+def _tick(pool: PoolState, event: events.Tick, now: float) -> None:
+    """Time is all that it brings."""
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------
+
+
+def _find(pool: PoolState, runner_id: int) -> Runner | None:
+    runner = pool.roster.runners.get(runner_id)
+    if runner is None:
+        pool.tally.stale += 1
+    return runner
+
+
+def _take_off(pool: PoolState, runner: Runner, call_id: int, attempt: int) -> Call | None:
+    """Take a call off a runner. None if it is not there, or was settled already."""
+    call = runner.in_flight.get(call_id)
+    if call is None or call.attempt != attempt:
+        pool.tally.stale += 1
+        return None
+    del runner.in_flight[call_id]
+    return None if call.state is CallState.SETTLED else call
+
+
+def _gone_from(pool: PoolState, runner_id: int, call_id: int, attempt: int, now: float) -> Call | None:
+    """Take one call off a runner, for good."""
+    runner = _find(pool, runner_id)
+    if runner is None:
+        return None
+    before = len(runner.in_flight)
+    call = _take_off(pool, runner, call_id, attempt)
+    _left(pool, runner, before, now)
+    return call
+
+
+def _left(pool: PoolState, runner: Runner, before: int, now: float) -> None:
+    """Calls have left a runner that had `before` of them, if it has less now."""
+    if len(runner.in_flight) == before:
+        return
+    if runner.state is RunnerState.LEAVING:
+        pool.roster.note(runner)
+        if not runner.in_flight:
+            pool.stop(runner, "leaving")
+        return
+    pool.roster.left(runner, before, now)
+    if pool.limits.single_use:
+        pool.stop(runner, "used")
+
+
+RECORD: Final[dict[type, Callable[[PoolState, Any, float], None]]] = {
+    events.Submitted: _submitted,
+    events.CancelRequested: _cancel_requested,
+    events.CallsStarted: _calls_started,
+    events.ResultsArrived: _results_arrived,
+    events.CallsReturned: _calls_returned,
+    events.CallLost: _call_lost,
+    events.CallTimedOut: _call_timed_out,
+    events.CallGone: _call_gone,
+    events.BootStarted: _boot_started,
+    events.BootQueued: _boot_queued,
+    events.BootReturned: _boot_returned,
+    events.BootSucceeded: _boot_succeeded,
+    events.BootFailed: _boot_failed,
+    events.RunnerLost: _runner_lost,
+    events.RunnerLeaving: _runner_leaving,
+    events.RunnerGone: _runner_gone,
+    events.RoundTrip: _round_trip,
+    events.IdleChecked: _idle_checked,
+    events.Resized: _resized,
+    events.ShutdownRequested: _shutdown_requested,
+    events.PoolBroke: _pool_broke,
+    events.Tick: _tick,
+}

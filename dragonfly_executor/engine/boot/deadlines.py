@@ -1,0 +1,197 @@
+"""When each boot began, and when its time is over: counted from when its backend asks for the node."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sized
+
+from dragonfly_executor import errors
+from dragonfly_executor.core import events
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    from dragonfly_executor.api.options import PoolOptions
+    from dragonfly_executor.engine.boot.dialback import DialBack
+    from dragonfly_executor.engine.boot.pending_boot import Booting, Host
+    from dragonfly_executor.engine.notifications import Narrator
+    from dragonfly_executor.transport.loop import Loop
+else:
+    Protocol = object
+
+
+class Engine(Protocol):
+    """Whose boots they are."""
+
+    options: PoolOptions
+
+    def handle(self, event: Any) -> None:
+        """Hand the core an event."""
+
+
+class BootTimes:
+    """The times of the boots of a pool. On the engine thread.
+
+    Args:
+        engine: hears when a node is asked for, and when a boot has to wait for its turn.
+        loop, narrator, host: the pool's.
+        booting: the boots that are under way, by the runner's number.
+        backend: the backend's name.
+        dial_back: lets runners in for as long as their boots have time; None if they do not dial back.
+        on_timeout: gets the number of a runner whose boot has used its time up, and the error that says so.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        loop: Loop,
+        narrator: Narrator,
+        host: Host,
+        booting: Mapping[int, Booting],
+        backend: str,
+        dial_back: DialBack | None,
+        *,
+        on_timeout: Callable[[int, errors.BootError], object],
+    ) -> None:
+        self._engine = engine
+        self._loop = loop
+        self._narrator = narrator
+        self._host = host
+        self._booting = booting
+        self._backend = backend
+        self._dial_back = dial_back
+        self._on_timeout = on_timeout
+        self._timeout = engine.options.boot_timeout
+
+    def clock_of(self, runner_id: int) -> Clock:
+        """What the backend tells when it asks for this runner's node."""
+        on_engine = self._loop.call_soon_threadsafe
+        return Clock(on_engine, lambda: self._started(runner_id), lambda: self._queued(runner_id))
+
+    def taken(self, boot: Booting) -> float:
+        """Seconds since the backend asked for the node."""
+        return 0.0 if boot.began is None else self._loop.time() - boot.began
+
+    def tell(self, runner_id: int, boot: Booting) -> None:
+        """Tell that a boot begins, unless that was told."""
+        if not boot.is_told:
+            boot.is_told = True
+            self._narrator.grow_started(runner_id, self._host.count)
+
+    def wait_to_begin(self, runner_id: int, hung: Sized) -> None:
+        """See to it that a boot ends that cannot begin. `hung`: the boots over which the backend blocks for good."""
+        boot = self._booting.get(runner_id)
+        if boot is None or boot.is_entered or boot.aborted or boot.ending:
+            return
+
+        def check() -> None:
+            """Without a hung boot in the way there will be a thread."""
+            if boot.has_door and not hung:
+                self.wait_to_begin(runner_id, hung)
+            elif not boot.has_door:
+                text = f"the parent did not listen for runners within {self._timeout:g} s"
+                self._on_timeout(runner_id, errors.BootTimeoutError(text))
+            elif boot.drop():
+                text = f"no thread was free within {self._timeout:g} s: the backend blocks in {len(hung)} other boots"
+                self._on_timeout(runner_id, errors.BootTimeoutError(text))
+
+        boot.timer = self._loop.call_later(self._timeout, check)
+
+    def entered(self, runner_id: int) -> None:
+        """A thread takes the boot. What the runner needs of this machine's files is read first, in its own time."""
+        boot = self._booting.get(runner_id)
+        if boot is not None:
+            self.tell(runner_id, boot)
+            self._set_timer(runner_id, boot)
+
+    def _started(self, runner_id: int) -> None:
+        """The backend asks for the node now: the boot's time begins, and its cost."""
+        boot = self._booting.get(runner_id)
+        if boot is None:
+            return
+        boot.began = self._loop.time()
+        self._set_timer(runner_id, boot)
+        if self._dial_back is not None:
+            self._dial_back.extend(runner_id, self._timeout)
+        self._engine.handle(events.BootStarted(runner_id))
+
+    def _queued(self, runner_id: int) -> None:
+        """The backend waits for its turn, for as long as that takes."""
+        boot = self._booting.get(runner_id)
+        if boot is None:
+            return
+        boot.began = None
+        if not boot.aborted:
+            boot.stop_timer()
+        self._engine.handle(events.BootQueued(runner_id))
+
+    def _set_timer(self, runner_id: int, boot: Booting) -> None:
+        if not (boot.aborted or boot.ending):
+            boot.stop_timer()
+            boot.timer = self._loop.call_later(self._timeout, lambda: self._timed_out(runner_id))
+
+    def _timed_out(self, runner_id: int) -> None:
+        refusal = None if self._dial_back is None else self._dial_back.last_refusal
+        self._on_timeout(runner_id, too_slow(self._booting[runner_id], self._backend, self._timeout, refusal))
+
+
+class Clock:
+    """The `BootClock` of one boot: passes on, to the engine thread, when the backend asks for the node.
+
+    Args:
+        on_engine: has something called on the engine thread, in the order in which it was asked to.
+        started, queued: called there.
+    """
+
+    def __init__(
+        self,
+        on_engine: Callable[[Callable[[], object]], object],
+        started: Callable[[], object],
+        queued: Callable[[], object],
+    ) -> None:
+        self._on_engine = on_engine
+        self._started = started
+        self._queued = queued
+        self._lock = threading.Lock()
+        self._runs = False
+
+    def started(self) -> None:
+        """See `BootClock`. Nothing changes if the clock runs."""
+        with self._lock:
+            if not self._runs:
+                self._runs = True
+                self._on_engine(self._started)
+
+    def queued(self) -> None:
+        """See `BootClock`. Nothing changes if the clock stands."""
+        with self._lock:
+            if self._runs:
+                self._runs = False
+                self._on_engine(self._queued)
+
+
+def too_slow(
+    boot: Booting, backend: str, timeout: float, refusal: errors.RunnerAuthError | None
+) -> errors.BootTimeoutError:
+    """The error of a boot that has used its time up.
+
+    Args:
+        boot: the boot.
+        backend: the backend's name.
+        timeout: seconds that the boot had.
+        refusal: why the door has refused somebody; perhaps it was this runner.
+    """
+    link = boot.link
+    if link is not None and link.sender is not None:
+        phase, how_far = link.sender.progress
+        return errors.BootTimeoutError(f"{link.name} was not ready within {timeout:g} s: {how_far}", phase)
+    if link is not None:
+        what, phase = ("say hello", "handshake") if link.descriptor() >= 0 else ("dial back", "connect")
+        error = errors.BootTimeoutError(f"{link.name} did not {what} within {timeout:g} s", phase)
+        error.__cause__ = refusal
+        return error
+    if boot.began is None:
+        text = f"what a runner needs of this machine's files was not read within {timeout:g} s"
+        return errors.BootTimeoutError(text, "sync")
+    return errors.BootTimeoutError(f"the {backend} backend did not come back with a node within {timeout:g} s")

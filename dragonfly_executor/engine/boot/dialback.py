@@ -1,0 +1,251 @@
+"""The engine's door for runners that dial back: open while some are waited for, each with a token of its own.
+
+All of it on the engine thread, but for making the certificate and binding, which may block: that is the boot crew's.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from dragonfly_executor import errors
+from dragonfly_executor.protocol.dialback_auth import SECRET_SIZE, ParentSide, Tokens
+from dragonfly_executor.protocol.versions import versions
+from dragonfly_executor.transport import listener
+from dragonfly_executor.transport.listener import Listener
+from dragonfly_executor.transport.tcp import WILDCARDS, join_address
+from dragonfly_executor.transport.tls import TlsSocket, server_context
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.base import Backend, BootRequest
+    from dragonfly_executor.engine.worker_threads import Crew
+    from dragonfly_executor.transport.loop import Loop
+
+QUIET = 60.0
+"""Seconds between two log lines about peers that were refused: anybody can make as many as they like."""
+
+
+class Host(Protocol):
+    """Who boots runners, and is told when it may and who came."""
+
+    def boot_is_expected(self, request: BootRequest) -> None:
+        """The door is open for this one; its `Parent` says where and how."""
+
+    def boot_cannot_be_expected(self, runner_id: int, error: errors.BootError) -> None:
+        """There is no door."""
+
+    def runner_dialed_in(self, runner_id: int) -> None:
+        """It has proved that it is the one; `DialBack.take` has its connection."""
+
+    def warn(self, text: str) -> None:
+        """Something that whoever runs this should know, and that stops nothing."""
+
+
+class Door(NamedTuple):
+    """What is made before anybody can be let in."""
+
+    sock: socket.socket
+    context: ssl.SSLContext
+    fingerprint: bytes
+    address: str
+
+
+class DialBack:
+    """The boots of a pool whose runners dial back.
+
+    Args:
+        backend: says where to listen.
+        loop, crew: the pool's.
+        host: is told what happens.
+        make_listener: makes the `Listener`, each time that the door opens.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        loop: Loop,
+        crew: Crew,
+        host: Host,
+        make_listener: Callable[..., Listener] = Listener,
+    ) -> None:
+        self._backend = backend
+        self._loop = loop
+        self._crew = crew
+        self._host = host
+        self._make_listener = make_listener
+        self._tokens = Tokens(os.urandom(SECRET_SIZE))
+        self._waiting: dict[int, BootRequest] = {}
+        self._joined: dict[int, TlsSocket] = {}
+        self._door: Door | None = None
+        self._listener: Listener | None = None
+        self._is_opening = False
+        self._has_warned_of_wildcard = False
+        self._handover = threading.Lock()
+        self._made: Door | None = None
+        self._ended = False
+        self._untold = 0
+        self._told_at: float | None = None
+        self.last_refusal: errors.RunnerAuthError | None = None
+        """Why somebody was refused since the door was opened: perhaps it was the runner that did not come."""
+
+    def expect(self, request: BootRequest) -> None:
+        """Open the door for a runner; the host hears when its boot may begin."""
+        self._waiting[request.runner_id] = request
+        if self._listener is not None:
+            self._hand_out()
+        elif not self._is_opening:
+            self._is_opening = True
+            self._crew.run(self._make_door)
+
+    def extend(self, runner_id: int, seconds: float) -> None:
+        """Let a runner that is waited for dial in for so many seconds from now on."""
+        self._tokens.extend(str(runner_id), self._loop.time() + seconds)
+
+    def take(self, runner_id: int) -> TlsSocket | None:
+        """The connection of a runner that has dialed in; once."""
+        return self._joined.pop(runner_id, None)
+
+    def forget(self, runner_id: int) -> None:
+        """Nobody waits for this one any more; the last one closes the door."""
+        self._waiting.pop(runner_id, None)
+        self._tokens.revoke(str(runner_id))
+        sock = self.take(runner_id)
+        if sock is not None:
+            sock.close()
+        self._close_if_unused()
+
+    def descriptors(self) -> list[int]:
+        """What a forked child must not keep open."""
+        joined = [sock.fileno() for sock in self._joined.values()]
+        return joined if self._listener is None else [*joined, *self._listener.descriptors()]
+
+    def close(self) -> None:
+        """Close the door for good."""
+        with self._handover:
+            self._ended = True
+        if self._made is not None:
+            self._made.sock.close()
+        while self._joined:
+            self._joined.popitem()[1].close()
+        self._close()
+
+    # -- opening and closing ------------------------------------------------------------------------------------------
+
+    def _make_door(self) -> None:
+        """On the boot crew."""
+        try:
+            door = make_door(self._backend)
+        except BaseException as raised:  # a backend may be anybody's, and is asked for its address
+            error = raised if isinstance(raised, errors.BootError) else _cannot_listen(raised)
+            self._loop.call_soon_threadsafe(lambda: self._cannot_open(error))
+            return
+        with self._handover:
+            if not self._ended:
+                self._made = door
+                self._loop.call_soon_threadsafe(self._open)
+                return
+        door.sock.close()
+
+    def _cannot_open(self, error: errors.BootError) -> None:
+        self._is_opening = False
+        # Those that wait now: the host may want others instead at once.
+        waiting, self._waiting = self._waiting, {}
+        for runner_id in waiting:
+            # Each boot has its own error: it collects what becomes of it.
+            own = errors.BootError(str(error.args[0]), error.phase)
+            own.__cause__ = error.__cause__
+            self._host.boot_cannot_be_expected(runner_id, own)
+
+    def _open(self) -> None:
+        door, self._made = self._made, None
+        if door is None:
+            return  # it was closed meanwhile
+        self._is_opening = False
+        self._door = door
+        self._listener = self._make_listener(self._loop, door.sock, door.context, self._make_side, self)
+        self.last_refusal = None
+        self._warn_of_wildcard(door.sock.getsockname()[0])
+        self._hand_out()
+        self._close_if_unused()
+
+    def _warn_of_wildcard(self, host: str) -> None:
+        if host in WILDCARDS and not self._has_warned_of_wildcard:
+            self._has_warned_of_wildcard = True
+            self.warn(f"listens on every network of this machine ({host}); name the address that runners are to dial")
+
+    def _make_side(self) -> ParentSide:
+        assert self._door is not None  # noqa: S101  # there is a listener, so there is a door
+        return ParentSide(self._tokens, self._door.fingerprint, os.urandom(SECRET_SIZE), versions())
+
+    def _hand_out(self) -> None:
+        """Give each boot that waits for the door its key."""
+        door = self._door
+        while self._waiting and door is not None:
+            runner_id, request = self._waiting.popitem()
+            token = os.urandom(SECRET_SIZE)
+            self._tokens.grant(str(runner_id), token, self._loop.time() + request.timeout)
+            parent = request.parent._replace(
+                address=door.address, fingerprint=door.fingerprint.hex(), token=token.hex()
+            )
+            self._host.boot_is_expected(request._replace(parent=parent))
+
+    def _close_if_unused(self) -> None:
+        if not (self._waiting or self._tokens):
+            self._close()
+
+    def _close(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = self._door = None
+
+    # -- what the listener tells --------------------------------------------------------------------------------------
+
+    def runner_joined(self, runner_id: str, sock: TlsSocket) -> None:
+        """See `listener.Host`."""
+        number = int(runner_id)
+        self._joined[number] = sock
+        self._host.runner_dialed_in(number)
+        self._close_if_unused()
+
+    def refused(self, peer: str, reason: str) -> None:
+        """See `listener.Host`. Told at once, and then again once a minute."""
+        self._untold += 1
+        self.last_refusal = errors.RunnerAuthError(f"a connection from {peer} was refused: {reason}", "connect")
+        now = self._loop.time()
+        if self._told_at is not None and now - self._told_at < QUIET:
+            return
+        more = f" ({self._untold - 1} others since the last such line)" if self._untold > 1 else ""
+        self._told_at, self._untold = now, 0
+        self.warn(f"RunnerAuthError: {self.last_refusal.args[0]}{more}")
+
+    def warn(self, text: str) -> None:
+        """See `listener.Host`."""
+        self._host.warn(text)
+
+
+def make_door(backend: Backend) -> Door:
+    """Bind where the backend says, with a certificate of its own; blocks.
+
+    Raises:
+        BootError: there is no address that runners could be told, or cryptography is missing.
+        OSError: the address cannot be bound.
+    """
+    host, port = backend.listen_address()
+    advertised = backend.advertised_host or host
+    if advertised in WILDCARDS:
+        text = f"the {backend.name} backend listens on {host!r} and does not say which host its runners are to dial"
+        raise errors.BootError(text)
+    context, fingerprint = server_context()
+    sock = listener.bind(host, port)
+    port = backend.advertised_port or sock.getsockname()[1]
+    return Door(sock, context, fingerprint, join_address(advertised, port))
+
+
+def _cannot_listen(error: BaseException) -> errors.BootError:
+    boot_error = errors.BootError(f"cannot listen for runners: {type(error).__name__}: {error}")
+    boot_error.__cause__ = error
+    return boot_error

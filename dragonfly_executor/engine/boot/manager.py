@@ -1,0 +1,344 @@
+"""The engine's boots: from the wish for a runner to one that is up, or to the error why there is none.
+
+All on the engine thread, but for the backends' `boot`, which blocks: it runs on the boot crew.
+"""
+
+from __future__ import annotations
+
+from dragonfly_executor import errors
+from dragonfly_executor.backends.base import BootRequest
+from dragonfly_executor.core import events
+from dragonfly_executor.engine.boot.deadlines import BootTimes
+from dragonfly_executor.engine.boot.node_booter import SHORTAGES, Arrivals, as_boot_error
+from dragonfly_executor.engine.boot.node_watcher import Lookout
+from dragonfly_executor.engine.boot.pending_boot import Booting, Syncing, price_of
+from dragonfly_executor.engine.runner_connection import RunnerLink
+from dragonfly_executor.protocol import handshake
+from dragonfly_executor.protocol.parent import Parent
+from dragonfly_executor.util.backoff import delay, prepare
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.base import Backend, Node
+    from dragonfly_executor.engine.boot.dialback import DialBack
+    from dragonfly_executor.engine.boot.node_release import Releaser
+    from dragonfly_executor.engine.boot.pending_boot import Host
+    from dragonfly_executor.engine.boot.session_setup import Welcome
+    from dragonfly_executor.engine.engine import Engine
+    from dragonfly_executor.engine.notifications import Narrator
+    from dragonfly_executor.engine.worker_threads import Crews
+    from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.transport.loop import Loop
+
+
+GIVE_UP = 5.0
+"""Seconds that a backend gets to come back from a boot that the pool gave up. After that nothing waits for it. Backends
+promise 2."""
+HUNG_JOIN = 0.5
+"""Seconds that the end of a pool waits for the threads of its boots, if one of them is known to hang."""
+DOOR = 1
+"""Threads beyond those of the boots: one opens the door for runners that dial back."""
+
+
+class Boots:
+    """The boots of a pool that are under way, by the runner's number.
+
+    Args:
+        engine: hears, as events, how each ended.
+        backend, loop, crews, narrator: the pool's.
+        welcome: what runners are told.
+        keeper: knows what runners elsewhere need; None where they see this machine's files.
+        releaser: gives back what there is of a boot that failed.
+        host: takes the runners that came up.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        backend: Backend,
+        loop: Loop,
+        crews: Crews,
+        narrator: Narrator,
+        welcome: Welcome,
+        keeper: Keeper | None,
+        releaser: Releaser,
+        host: Host,
+    ) -> None:
+        self._engine = engine
+        self._options = engine.options
+        self._backend = backend
+        self._loop = loop
+        self._narrator = narrator
+        self._welcome = welcome
+        self._keeper = keeper
+        self._crew = crews.make("boots", backend.max_concurrent_boots + DOOR)
+        self._releaser = releaser
+        self._host = host
+        self._booting: dict[int, Booting] = {}
+        self._failures = 0
+        self._hung: set[int] = set()
+        """Boots that are over, and over which the backend still blocks."""
+        prepare(self._options.boot_wait)
+        self._arrivals = Arrivals(
+            backend,
+            keeper,
+            loop,
+            enter=self._enter,
+            on_node=self._node_arrived,
+            on_error=self._came_to_nothing,
+            stop=releaser.stop,
+        )
+        self._dial_back = self._make_dial_back() if backend.dials_back else None
+        self._times = BootTimes(
+            engine, loop, narrator, host, self._booting, backend.name, self._dial_back, on_timeout=self._end_boot
+        )
+        if keeper is not None:
+            # Of its own: files are read while backends block.
+            self._readers = crews.make("sync", 1)
+            # Now, and not when a runner is there: if it could not be imported then, the engine would end of that.
+            from dragonfly_executor.sync import Sender
+
+            self._make_sender = Sender
+        self._lookout = Lookout(self, loop, crews) if self._dial_back is not None else None
+
+    def _make_dial_back(self) -> DialBack:
+        # It loads ssl, which no other backend needs.
+        from dragonfly_executor.engine.boot.dialback import DialBack
+
+        return DialBack(self._backend, self._loop, self._crew, self)
+
+    def __contains__(self, runner_id: int) -> bool:
+        return runner_id in self._booting
+
+    def __len__(self) -> int:
+        return len(self._booting)
+
+    def links(self) -> list[RunnerLink]:
+        """Of the runners that boot, those that have a node."""
+        return [boot.link for boot in self._booting.values() if boot.link is not None]
+
+    def syncing(self) -> list[RunnerLink]:
+        """Of these, those that have been let in and are sent files."""
+        return [boot.link for boot in self._booting.values() if boot.link is not None and boot.hello is not None]
+
+    def descriptors(self) -> list[int]:
+        """What a forked child must not keep open."""
+        found = [fd for link in self.links() for fd in link.descriptors()]
+        return found if self._dial_back is None else [*found, *self._dial_back.descriptors()]
+
+    # -- to a node ----------------------------------------------------------------------------------------------------
+
+    def boot(self, runner_id: int) -> None:
+        """Boot a runner; the core hears how it went."""
+        boot = self._booting[runner_id] = Booting()
+        timeout = self._options.boot_timeout
+        parent = Parent.new(self._options.name, runner_id, self._backend.name)
+        request = BootRequest(runner_id, parent, timeout, boot.given_up, self._times.clock_of(runner_id))
+        self._times.wait_to_begin(runner_id, self._hung)
+        if self._dial_back is None:
+            self.boot_is_expected(request)
+        else:
+            self._dial_back.expect(request._replace(dialed_in=boot.dialed_in))
+
+    def boot_is_expected(self, request: BootRequest) -> None:
+        """Have the backend boot a node: if it has to dial back, it may do so from now on."""
+        boot = self._booting.get(request.runner_id)
+        if boot is not None:
+            boot.has_door = True
+        self._crew.run(self._arrivals.boot, request)
+
+    def boot_cannot_be_expected(self, runner_id: int, error: errors.BootError) -> None:
+        """It would have nowhere to dial."""
+        self._end_boot(runner_id, error)
+
+    def runner_dialed_in(self, runner_id: int) -> None:
+        """It has proved that it is the one; its hello is still to come."""
+        boot = self._booting.get(runner_id)
+        if boot is not None and boot.link is not None:
+            self._let_speak(boot.link)
+        elif boot is not None:
+            # It was faster than its backend, which has yet to come back with the node.
+            boot.dialed_in.set()
+
+    def _let_speak(self, runner: RunnerLink) -> None:
+        sock = None if self._dial_back is None else self._dial_back.take(runner.id)
+        if sock is not None:
+            runner.attach(sock)
+
+    def warn(self, text: str) -> None:
+        """Tell whoever runs this."""
+        self._narrator.warn(text)
+
+    def _enter(self, runner_id: int) -> bool:
+        """On the boot crew: begin, unless the pool gave the boot up before there was a thread for it."""
+        boot = self._booting.get(runner_id)
+        if boot is None or not boot.enter():
+            return False
+        self._loop.call_soon_threadsafe(lambda: self._times.entered(runner_id))
+        return True
+
+    def _node_arrived(self, runner_id: int, node: Node) -> None:
+        boot = self._booting.get(runner_id)
+        if boot is None:
+            # It came after it was given up: nobody waits for this.
+            self._releaser.stop(node)
+            self._returned_late(runner_id)
+            return
+        boot.has_returned = True
+        codec, outputs, max_payload = self._engine.codec, self._engine.outputs, self._options.max_payload
+        try:
+            boot.link = RunnerLink(runner_id, node, self._loop, codec, self._host, outputs, max_payload)
+        except SHORTAGES as error:
+            self._releaser.stop(node)
+            self._end_boot(runner_id, as_boot_error(error, "connect"))
+            return
+        self._let_speak(boot.link)
+        if self._lookout is not None:
+            self._lookout.watch(boot.link)
+        if boot.aborted:
+            self._end_boot(runner_id)
+
+    def _came_to_nothing(self, runner_id: int, error: errors.BootError) -> None:
+        """The backend has raised."""
+        boot = self._booting.get(runner_id)
+        if boot is None:
+            self._returned_late(runner_id)
+            return
+        boot.has_returned = True
+        self._end_boot(runner_id, error)
+
+    def _returned_late(self, runner_id: int) -> None:
+        """The backend has come back from a boot that was over."""
+        self._hung.discard(runner_id)
+        if not self._hung:
+            self._crew.patience = None
+        self._engine.handle(events.BootReturned(runner_id))
+
+    def node_ended(self, runner: RunnerLink, error: errors.BootError) -> None:
+        """The node of a runner that has yet to dial back has ended."""
+        error.__cause__ = error.__cause__ or (None if self._dial_back is None else self._dial_back.last_refusal)
+        self._end_boot(runner.id, as_boot_error(error, "connect"))
+
+    def is_waited_for(self, runner: RunnerLink) -> bool:
+        """Whether it is booting, and has yet to dial back."""
+        boot = self._booting.get(runner.id)
+        return boot is not None and not boot.ending and boot.link is runner and runner.descriptor() < 0
+
+    # -- to a runner that is up ---------------------------------------------------------------------------------------
+
+    def said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
+        """The node is there, if nobody has given up on it; one that does not see the parent's files gets them first."""
+        boot = self._booting.get(runner.id)
+        if boot is None or boot.ending:
+            return
+        if runner.node.shares_disk:
+            self._welcome.let_in(runner, hello)
+            self._came_up(runner)
+        elif self._keeper is None:
+            text = f"nodes of the {self._backend.name} backend do not share this machine's disk, and it has no `sync`"
+            self._end_boot(runner.id, errors.BootError(text, "sync"))
+        else:
+            self._welcome.let_in(runner, hello)
+            boot.hello = hello
+            run, on_engine = self._readers.run, self._loop.call_soon_threadsafe
+            hears = Syncing(runner, self.is_synced, self._host.runner_broke)
+            runner.sender = self._make_sender(self._keeper, runner, hears, run, on_engine)
+            self._host.beat_on()
+            runner.sender.update()
+
+    def is_synced(self, runner: RunnerLink) -> None:
+        """A runner has all files. For one that boots this was the last step; others get what changes later, too."""
+        boot = self._booting.get(runner.id)
+        if boot is not None and not boot.ending:
+            self._came_up(runner)
+
+    def _came_up(self, runner: RunnerLink) -> None:
+        """The boot has succeeded."""
+        boot = self._booting[runner.id]
+        boot.stop_timer()
+        self._host.adopt(runner)
+        # Not before: until then nobody else knows the runner.
+        del self._booting[runner.id]
+        runner.ping()
+        self._failures = 0
+        self._narrator.grow_ended(runner.id, self._host.count, None, self._times.taken(boot), runner.node.facts)
+        self._host.beat_on()
+        price = price_of(runner, self._options.budget, self._narrator.warn)
+        self._engine.handle(events.BootSucceeded(runner.id, runner.slots, price))
+
+    # -- to an error --------------------------------------------------------------------------------------------------
+
+    def abort(self, runner_id: int, reason: str) -> None:
+        """Nobody needs it any more; the core hears `RunnerGone` when nothing of it is left."""
+        boot = self._booting[runner_id]
+        boot.aborted = reason
+        boot.given_up.set()
+        if boot.link is not None:
+            self._end_boot(runner_id)
+        elif boot.drop():
+            # Not at once: the core is being told of something else.
+            self._loop.call_soon(lambda: self._end_boot(runner_id))
+        elif boot.timer is None or boot.timer.when > self._loop.time() + GIVE_UP:
+            boot.stop_timer()
+            boot.timer = self._loop.call_later(GIVE_UP, lambda: self._end_boot(runner_id))
+
+    def broke(self, runner: RunnerLink, error: Exception) -> None:
+        """The link of a runner that boots has ended, or must."""
+        sender = runner.sender
+        phase = "handshake" if sender is None else sender.progress[0]
+        self._end_boot(runner.id, as_boot_error(error, phase))
+
+    def _end_boot(self, runner_id: int, error: errors.BootError | None = None) -> None:
+        """A boot has failed, or was aborted: give back what there is of it, once, and then say so."""
+        boot = self._booting.get(runner_id)
+        if boot is None or boot.ending:
+            return
+        boot.ending = True
+        boot.given_up.set()
+        boot.stop_timer()
+        if self._dial_back is not None:
+            self._dial_back.forget(runner_id)
+        if boot.link is None:
+            self._boot_ended(runner_id, error)
+            return
+        if error is not None:
+            error.output = error.output or _output_of(boot.link.node)
+        self._releaser.release(boot.link, lambda: self._boot_ended(runner_id, error))
+
+    def _boot_ended(self, runner_id: int, error: errors.BootError | None) -> None:
+        boot = self._booting.pop(runner_id)
+        hangs = boot.hangs
+        if hangs:
+            self._hung.add(runner_id)
+            self._crew.patience = HUNG_JOIN
+        if boot.aborted or error is None:
+            if boot.is_told:
+                # One that never began leaves no trace.
+                self._narrator.growth_given_up(runner_id, self._host.count, boot.aborted or "")
+            self._engine.handle(events.RunnerGone(runner_id, hangs))
+            return
+        if boot.link is not None:
+            # Some know only now that the node is gone how it ended.
+            error.output = error.output or _output_of(boot.link.node)
+        self._failures += 1
+        self._times.tell(runner_id, boot)
+        self._narrator.grow_ended(runner_id, self._host.count, error, self._times.taken(boot))
+        retry_in = delay(self._options.boot_wait, self._failures)
+        self._engine.handle(events.BootFailed(runner_id, error, retry_in, hangs))
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """No runner can dial in any more; nodes that nobody has asked for yet, or that come later, are given back."""
+        if self._dial_back is not None:
+            self._dial_back.close()
+        self._arrivals.close()
+
+
+def _output_of(node: Node) -> str:
+    """Return the last of what a node printed; "" if it cannot say, since its class may be anybody's."""
+    try:
+        return node.output()
+    except Exception:
+        return ""

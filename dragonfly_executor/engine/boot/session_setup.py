@@ -1,0 +1,85 @@
+"""What a runner is told when it is let in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dragonfly_executor.protocol import handshake
+from dragonfly_executor.protocol.frames import SETUP_HEAD, Script
+from dragonfly_executor.protocol.versions import versions_beside
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.base import Backend, Node
+    from dragonfly_executor.engine.engine import Engine
+    from dragonfly_executor.engine.runner_connection import RunnerLink
+    from dragonfly_executor.sync import Keeper
+
+
+class Welcome:
+    """The pool's terms for its runners, and what each of their slots needs to begin.
+
+    Args:
+        engine: whose options, codec and outputs count.
+        backend: says how many slots a node has, where neither the node nor the options do.
+        initializer: what each slot runs first, encoded.
+        keeper: knows the parent's ``__main__`` for runners elsewhere; None where they see this machine's files.
+        warn: tells whoever runs this.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        backend: Backend,
+        initializer: bytes,
+        keeper: Keeper | None,
+        warn: Callable[[str], object],
+    ) -> None:
+        self._warn = warn
+        self._told: set[tuple[str, str]] = set()
+        self._options = engine.options
+        self._outputs = engine.outputs
+        self._backend = backend
+        self._codec = engine.codec
+        self._initializer = initializer
+        self._setup = engine.codec.setup()
+        if keeper is not None:
+            main, stays = keeper.main, keeper.sends_nothing
+            self._setup_elsewhere = engine.codec.setup_elsewhere(main)
+            self._setup_in_image = engine.codec.setup_elsewhere(main, same_image=True, same_directory=stays)
+
+    def _setup_for(self, node: Node) -> bytes:
+        if node.shares_disk:
+            return self._setup
+        return self._setup_in_image if node.shares_image else self._setup_elsewhere
+
+    def _encode_setup(self, setup: bytes) -> bytes:
+        # As far as calls have needed the script by now: a slot whose calls never do does not import it.
+        script = Script.IMPORT if self._codec.needs_script else Script.SKIP
+        return SETUP_HEAD.pack(self._options.max_payload, len(setup), script) + setup + self._initializer
+
+    def let_in(self, runner: RunnerLink, hello: handshake.Hello) -> None:
+        """Say it all to a runner, which from then on has so many slots. One elsewhere takes a keeper."""
+        self._compare(runner, hello)
+        options, shares_disk = self._options, runner.node.shares_disk
+        output, log_level = self._outputs.wanted(shares_disk=shares_disk)
+        wanted = runner.node.slots or options.max_concurrency or self._backend.default_slots()
+        runner.log_level = log_level
+        runner.slots = wanted or hello.versions.cpus
+        session = handshake.welcome(
+            lease=options.lease,
+            setup_timeout=options.boot_timeout,
+            slots=runner.slots,
+            calls_per_slot=options.max_tasks_per_child or 0,
+            output=output,
+            log_level=log_level,
+        )
+        runner.welcome(session, self._encode_setup(self._setup_for(runner.node)))
+
+    def _compare(self, runner: RunnerLink, hello: handshake.Hello) -> None:
+        """Tell of versions that differ and may still meet, once for each host, or for each kind of runner."""
+        text = "; ".join(handshake.differences(versions_beside(hello.versions), hello.versions))
+        host = runner.node.host
+        if text and (host, text) not in self._told:
+            self._told.add((host, text))
+            self._warn(f"{runner.name} has other versions, with which calls may not do quite the same: {text}")

@@ -1,0 +1,347 @@
+"""The parent's driver: one thread that owns all of a pool's state, feeds the core, and has done what it decides."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import count
+
+from dragonfly_executor import errors
+from dragonfly_executor.core import actions, events
+from dragonfly_executor.core.call_table import Call, CallLimits
+from dragonfly_executor.core.machine import Machine, PoolLimits
+from dragonfly_executor.engine import runner_messages
+from dragonfly_executor.engine.action_runner import broken_by, fail_each, settle
+from dragonfly_executor.engine.components import Parts
+from dragonfly_executor.engine.future import Future
+from dragonfly_executor.engine.large_payloads import sendable
+from dragonfly_executor.engine.latch import Latch
+from dragonfly_executor.engine.queries import Questions
+from dragonfly_executor.engine.runner_connection import RunnerLink
+from dragonfly_executor.engine.shutdown import ForkGuard, watch_exit
+from dragonfly_executor.engine.startup import Start
+from dragonfly_executor.engine.submit_queue import Intake
+from dragonfly_executor.protocol.versions import usable_cpus
+from dragonfly_executor.transport.loop import Loop, Timer
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from concurrent.futures import Future as BaseFuture
+    from typing import Any, TypeVar
+
+    from dragonfly_executor.api.options import PoolOptions
+    from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.core.stats import PoolStats
+    from dragonfly_executor.engine.output.router import Outputs
+    from dragonfly_executor.engine.runner_table import Runners
+    from dragonfly_executor.serialization import CallCodec
+    from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.transport.link import Buffer
+
+    T = TypeVar("T")
+
+
+class Engine:
+    """Runs a pool's calls.
+
+    What stands under "from any thread" may be called from any; everything else belongs to the engine thread, which
+    starts with the first submit, or with `start`.
+
+    An interrupt may come to whoever calls, between any two steps. So nothing there takes a lock or leaves a note that
+    would have to be taken back: what is handed over is added to a queue, in one step, and then the loop is woken.
+    """
+
+    def __init__(
+        self,
+        options: PoolOptions,
+        limits: PoolLimits,
+        backend: Backend,
+        codec: CallCodec,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self.options = options
+        self.codec = codec
+        self._keeper = keeper
+        """Knows what of this machine's files runners need; None where they see them."""
+        self.forked = False
+        self.unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+        """Calls that outlive an interrupt of whoever waits for them."""
+        self._backend = backend
+        self._machine = Machine(limits)
+        self._intake = Intake()
+        self._taken: list[Call] = []
+        self._untold: list[Call] = []
+        self._questions = Questions(self._machine)
+        self._modes: list[events.ShutdownMode] = []
+        self._refusal: str | None = None
+        self._failure: Exception | None = None
+        self._ids = count(1)
+        self._may_linger = usable_cpus() > 1
+        function, args = options.initializer, tuple(options.initargs)
+        self._initializer = b"" if function is None else b"".join(codec.encode_call(function, args, {}))
+        # Held by threads that no interrupt comes to.
+        self._lock = threading.Lock()
+        self._start = Start(options.name, self._bring_up)
+        self._thread: threading.Thread | None = None
+        """The engine thread; None until all is there."""
+        self._thread_id = 0
+        self._has_ended = Latch()
+        self._timer: Timer | None = None
+        self._turn_is_due = False
+        self._parts: Parts
+        self._loop: Loop
+        self._runners: Runners
+        self._do: dict[type, Callable[[Any], None]]
+        self.outputs: Outputs
+        ForkGuard.of_this_process().add(self)
+
+    # -- from any thread ----------------------------------------------------------------------------------------------
+
+    def submit(self, parts: Sequence[Buffer], limits: CallLimits, *, cancel_running: bool = True) -> Future[Any]:
+        """Accept a call. Without `cancel_running` its future cannot be cancelled once it was handed to a runner.
+
+        Raises:
+            RuntimeError: the pool is shut down, or broken (`PoolBrokenError`), or belongs to another process
+                (`ForkedExecutorError`).
+            FrameTooLargeError: the payload is over ``max_payload``.
+            StartError: the engine could not be started.
+        """
+        payload = sendable(parts)
+        size = len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
+        if size > self.options.max_payload:
+            text = f"the call's arguments take {size} bytes, and max_payload is {self.options.max_payload}"
+            raise errors.FrameTooLargeError(text)
+        if self._keeper is not None:
+            self._keeper.look_again()
+        future: Future[Any] = Future(self)
+        call = future.call = Call(next(self._ids), payload, future, limits)
+        if self._thread is None:
+            self._start.wait()
+        self.check_open()
+        if not cancel_running:
+            future.cancels_running = False
+        try:
+            # From this step on the call is accepted.
+            self._intake.append(call)
+            if self._loop.is_asleep:
+                self._loop.call_soon_threadsafe(self._take_inbox)
+            # Whoever closes the pool first says so. If nothing was said before this, the call is seen.
+            if (self._refusal is not None or self._failure is not None) and self._intake.withdraw(call):
+                self.check_open()
+        except BaseException:
+            self._intake.withdraw(call)
+            raise
+        return future
+
+    def check_open(self) -> None:
+        """Raise what a submit would raise now."""
+        if self.forked:
+            raise errors.ForkedExecutorError("this pool belongs to the process that forked; make a new one here")
+        if self._failure is not None:
+            # One error for every submit: it must not collect the traceback of each.
+            raise self._failure.with_traceback(None)
+        if self._refusal is not None:
+            raise RuntimeError(self._refusal)
+        if self._thread is None and sys.is_finalizing():
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    def start(self) -> None:
+        """Start the thread before the first submit, as a pool with ``min`` runners does; `StartError` if it cannot."""
+        if self._thread is None and self._refusal is None:
+            self._start.wait()
+        self.post(events.Tick())
+
+    def cancel(self, call: Call) -> None:
+        """Stop a call whose future was cancelled."""
+        if not self.forked:
+            self.post(events.CancelRequested((call.id,)))
+
+    def post(self, event: object) -> None:
+        """Hand the core an event."""
+        # In a forked child the loop's descriptors are closed, and their numbers may be somebody else's.
+        if self._thread is not None and not self.forked:
+            self._loop.call_soon_threadsafe(lambda: self.handle(event))
+
+    def ask(self, question: Callable[[Machine], T]) -> T:
+        """The answer to a question about the pool's state, given on the engine thread."""
+        if self._thread is None or self.forked or self.is_this_thread:
+            return question(self._machine)
+        return self._questions.ask(self._loop, question)
+
+    def stats(self) -> PoolStats:
+        """How the pool stands."""
+        return self.ask(lambda machine: machine.stats((Loop if self._thread is None else self._loop).time()))
+
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether this is the engine thread, where nothing of the user's may run."""
+        return threading.get_ident() == self._thread_id
+
+    def call_back(self, callback: Callable[[Any], object], future: BaseFuture[Any]) -> None:
+        """Have a done callback called on the callback thread."""
+        if self.is_this_thread:
+            self._parts.callbacks.run(callback, future)
+        else:
+            self._loop.call_soon_threadsafe(lambda: self._parts.callbacks.run(callback, future))
+
+    def shut_down(self, mode: events.ShutdownMode, reason: str = "cannot schedule new futures after shutdown") -> None:
+        """Accept no more calls and go, the way `mode` says. Returns at once; `join` waits."""
+        if self.forked:
+            return
+        # First these: a start that is under way looks at them when it is done.
+        self._modes.append(mode)
+        self._refusal = self._refusal or reason
+        if self._thread is not None:
+            self._loop.call_soon_threadsafe(lambda: self._shut_down(mode))
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until nothing of the pool is left: no runner, no thread. Complains about a thread that stays."""
+        if self.forked or self.is_this_thread:
+            return
+        self._start.join()
+        thread = self._thread
+        if thread is None:
+            return
+        # Not by `Thread.join`: before 3.13 a thread whose join was interrupted counts as ended.
+        if not self._has_ended.wait(timeout):
+            return
+        thread.join()
+        self._parts.join()
+
+    def abandon_in_forked_child(self) -> None:
+        """Forget everything without a goodbye: it all belongs to the process that forked."""
+        self.forked = True
+        if self._thread is not None:
+            self._parts.abandon()
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def _bring_up(self) -> None:
+        """Start all threads, or none: at interpreter exit none can be started any more."""
+        with self._lock:
+            # Whoever shuts the pool down sees that this is under way, or this sees that it is shut down.
+            if self._thread is not None or self._refusal is not None:
+                return
+            parts = self._parts = Parts(self, self._backend, self._machine, self._initializer, self._keeper)
+            self._loop, self._runners, self._do = parts.loop, parts.runners, parts.performer.do
+            self._loop.feed(self._intake, self._take_inbox)
+            thread = threading.Thread(target=self._run, name=f"dragonfly-{self.options.name}-engine", daemon=True)
+            try:
+                thread.start()
+            except BaseException:
+                parts.undo()
+                raise
+            self._thread = thread
+        watch_exit(self)
+        for mode in list(self._modes):
+            self._loop.call_soon_threadsafe(lambda mode=mode: self._shut_down(mode))  # type: ignore[misc]
+
+    def _run(self) -> None:
+        self._thread_id = threading.get_ident()
+        try:
+            self._loop.run()
+        except BaseException as error:
+            self._collapse(error)
+        finally:
+            try:
+                self._parts.close()
+            finally:
+                self._questions.end()
+                self._has_ended.open()
+
+    def _take_inbox(self) -> None:
+        calls: list[Call] = []
+        self._taken = calls
+        self._intake.take(calls)
+        if calls:
+            self.handle(events.Submitted(calls))
+        self._taken = []
+
+    def _shut_down(self, mode: events.ShutdownMode) -> None:
+        # What was accepted before is accepted. Whoever submits later sees that, and takes the call back.
+        self._take_inbox()
+        self._loop.feed((), self._take_inbox)
+        self.handle(events.ShutdownRequested(mode))
+
+    def handle(self, event: Any) -> None:
+        """Hand the core an event, on the engine thread, and do what it decides."""
+        now = self._loop.time()
+        do, settled = self._do, None
+        decided = self._machine.handle(event, now)
+        try:
+            for action in decided:
+                if type(action) is actions.Settle:
+                    settled = action
+                else:
+                    do[type(action)](action)
+            self._arm_timer(now)
+            # One call at a time is somebody who waits for each. With more of them this thread would take processors
+            # from the slots, and the interpreter from the callers.
+            self._loop.expects_news = self._may_linger and self._machine.in_flight == 1
+            # Last: whoever waits for a result also waits for this thread to let go of the interpreter.
+            if settled is not None:
+                settle(settled)
+        except BaseException:
+            # The core has done with these calls: they are known from here alone.
+            for action in decided:
+                if type(action) is actions.Settle:
+                    self._untold += [call for call, _ in action.outcomes]
+            raise
+
+    def _arm_timer(self, now: float) -> None:
+        """See to it that the core is called when it wants to be. A timer that rings early only costs a tick."""
+        deadline = self._machine.deadline()
+        if deadline is None or (self._timer is not None and self._timer.when <= deadline):
+            return
+        if deadline <= now:
+            # It was too much for one event. Links and heartbeats come first: a timer might be due in this very pass.
+            if not self._turn_is_due:
+                self._turn_is_due = True
+                self._loop.call_soon(self._take_turn)
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _take_turn(self) -> None:
+        self._turn_is_due = False
+        self.handle(events.Tick())
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.handle(events.Tick())
+
+    # -- runners ------------------------------------------------------------------------------------------------------
+
+    def runner_answered(self, runner: RunnerLink, said: runner_messages.Said) -> None:
+        """Tell the core what a runner said in one read."""
+        for event in runner_messages.events_of(runner.id, said, runner.node):
+            self.handle(event)
+        if said.setup_failure is not None:
+            self._parts.read_failure(self.codec, *said.setup_failure, self._break)
+        if said.synced:
+            self._runners.synced(runner, said.synced)
+        if said.bye:
+            self._runners.said_bye(runner)
+
+    def _break(self, error: Exception) -> None:
+        self._failure = self._failure or error
+        self.handle(events.PoolBroke(error))
+
+    def _collapse(self, bug: BaseException) -> None:
+        """The engine itself has failed: nobody may wait for it, and no runner may stay."""
+        error = broken_by(bug)
+        self._failure = self._failure or error
+        left = deque((*self._taken, *self._machine.unsettled(), *self._untold))
+        self._intake.take(left)
+        try:
+            fail_each(left, error)
+        finally:
+            try:
+                self._runners.abandon()
+            finally:
+                fail_each(left, error)  # again, if memory was short: now there is more of it
+                self._parts.narrator.complain(str(error))

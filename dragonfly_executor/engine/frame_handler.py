@@ -1,0 +1,195 @@
+"""Sorts the frames of one runner, and checks that the runner keeps to the bounds in `protocol.memory_bounds`."""
+
+from __future__ import annotations
+
+from dragonfly_executor.engine.runner_messages import Ref, Said, read_end
+from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.protocol import memory_bounds
+from dragonfly_executor.protocol.frames import MAX_DETAIL, Flag, Frame, Kind, encode
+from dragonfly_executor.protocol.output_window import weight
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from dragonfly_executor.engine.large_payloads import Transfers
+    from dragonfly_executor.engine.output.router import Outputs
+    from dragonfly_executor.transport.call_start_table import StartTable
+    from dragonfly_executor.transport.link import Link
+else:
+    Protocol = object
+
+
+MAX_GONE = 1024
+"""Killed calls that are remembered after the runner said that they are gone."""
+
+
+class Peer(Protocol):
+    """The link of the runner whose frames are sorted."""
+
+    id: int
+
+    @property
+    def name(self) -> str:
+        """The runner's name in errors."""
+
+    def reply(self, frame: bytes) -> None:
+        """Send an answer to something that the runner asked for."""
+
+    def output_consumed(self, slot: int, amount: int) -> None:
+        """Count output of a slot as consumed, and tell the agent."""
+
+    def output_forgotten(self, amount: int) -> None:
+        """So much of what slots have written that have ended is done with."""
+
+    def microseconds(self) -> int:
+        """The time as a PING carries it."""
+
+    def has_call(self, ref: Ref) -> bool | None:
+        """Return whether the call is on this runner; None if the runner was told to stop: its calls are not tracked."""
+
+
+class Hearing:
+    """Sorts a runner's frames. Belongs to the engine thread.
+
+    Args:
+        peer: the runner.
+        transfers: its large calls and results.
+        outputs: what becomes of what its calls write.
+        starts: which of its calls have begun; None if that cannot be known.
+
+    Attributes:
+        account: its slots, and what they have written that is not consumed yet.
+        sessions: the process ids of its slots.
+        is_asked: whether the idle check was asked and not answered.
+        unwritten: while the link takes no more, the calls that may still wait to be written, with their places in its
+            first lane.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        transfers: Transfers,
+        outputs: Outputs,
+        starts: StartTable | None,
+    ) -> None:
+        self.account = memory_bounds.OutputAccount()
+        self.sessions: set[int] = set()
+        self.is_asked = False
+        self.unwritten: dict[Ref, int] = {}
+        self._gone: dict[Ref, None] = {}
+        self._peer = peer
+        self._transfers = transfers
+        self._outputs = outputs
+        self._starts = starts
+
+    def heard(self, frame: Frame, said: Said) -> None:
+        """Sort one frame that is not a small result.
+
+        Raises:
+            ProtocolError: the runner went beyond a bound.
+        """
+        if frame.kind == Kind.OUTPUT:
+            self._on_output(frame)
+        elif frame.call_id:
+            self._on_call_frame((frame.call_id, frame.attempt), frame, said)
+        else:
+            self._on_runner_frame(frame, said)
+
+    def check_written(self, said: Said, link: Link | None) -> None:
+        """Check that the runner answered no call before the call was written to the link.
+
+        A runner that guesses the ids of calls and never reads would make the link's queue grow without end.
+
+        Raises:
+            ProtocolError: the runner answered such a call.
+        """
+        if link is None or not link.is_blocked:
+            self.unwritten.clear()
+            return
+        for ref in said.ended():
+            if self.unwritten.pop(ref, -1) >= link.first_place:
+                raise ProtocolError(f"an answer to call {ref[0]}, which was not sent yet")
+
+    def _on_output(self, frame: Frame) -> None:
+        self.account.arrived(frame.detail, weight(frame.raw))
+        is_here = None if not frame.call_id else self._is_here((frame.call_id, frame.attempt), "output")
+        self._outputs.arrived(self._peer, frame, bool(is_here))
+
+    def _is_here(self, ref: Ref, what: str) -> bool | None:
+        """Whether the call is on the runner; None if that does not matter any more.
+
+        Raises:
+            ProtocolError: it is not.
+        """
+        is_here = self._peer.has_call(ref)
+        if is_here is False and ref in self._gone:
+            # The GONE of a call that had just ended overtakes what the agent's second lane still holds of the call.
+            return None
+        if is_here is False:
+            raise ProtocolError(f"{what} of call {ref[0]}, which is not on {self._peer.name}")
+        return is_here
+
+    def _on_call_frame(self, ref: Ref, frame: Frame, said: Said) -> None:
+        """What became of one call."""
+        match frame.kind:
+            case Kind.RESULT:
+                if self._is_here(ref, "the result"):
+                    self._transfers.expect(ref, frame)
+            case Kind.CHUNK:
+                result = self._transfers.chunk_arrived(ref, frame)
+                if result is not None:
+                    said.results.append(result)
+            case Kind.PULL:
+                self._transfers.upload(ref, frame.detail, frame.payload)
+            case Kind.STARTED:
+                said.started.append(ref)
+            case Kind.RETURNED:
+                self._forget(ref)
+                said.returned.append(ref)
+            case Kind.LOST:
+                self._forget(ref)
+                said.lost.append((ref, read_end(frame)))
+            case Kind.TIMED_OUT:
+                self._forget(ref)
+                said.timed_out.append((ref, frame.detail / 1000))
+            case Kind.GONE:
+                self._forget(ref)
+                self._gone[ref] = None
+                if len(self._gone) > MAX_GONE:
+                    del self._gone[next(iter(self._gone))]
+                said.gone.append(ref)
+
+    def _forget(self, ref: Ref) -> None:
+        """A call has left the runner without a result."""
+        self._transfers.forget(ref)
+        if self._starts is not None:
+            self._starts.release(ref)
+
+    def _on_runner_frame(self, frame: Frame, said: Said) -> None:
+        """What concerns the runner as a whole."""
+        match frame.kind:
+            case Kind.IDLE:
+                said.idle = bool(frame.detail)
+                if self.is_asked:
+                    said.warning = bytes(frame.payload).decode(errors="replace")
+                self.is_asked = False
+            case Kind.SETUP_FAILED:
+                said.setup_failure = (bytes(frame.payload), bool(frame.flags & Flag.ERROR))
+            case Kind.SLOT_UP:
+                self.account.slot_is_up(frame.detail)
+                self.sessions.add(frame.detail)
+            case Kind.SLOT_DOWN:
+                self.sessions.discard(frame.detail)
+                if self.account.slot_is_down(frame.detail):
+                    self._outputs.slot_is_down(self._peer, frame.detail)
+            case Kind.PING:
+                self._peer.reply(encode(Kind.PONG, detail=frame.detail))
+            case Kind.PONG:
+                said.round_trip = ((self._peer.microseconds() - frame.detail) & MAX_DETAIL) / 1e6
+            case Kind.SYNC_HAVE | Kind.SYNC_END:
+                said.synced.append(frame)
+            case Kind.STOP:
+                said.leaving = True
+            case Kind.BYE:
+                said.bye = True

@@ -1,0 +1,100 @@
+"""Tells what a pool does: log lines, hooks, events. All of it on the callback thread, since it is the user's code."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from dragonfly_executor import errors
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Any
+
+    from dragonfly_executor.api.options import PoolOptions
+    from dragonfly_executor.core.machine import Machine
+    from dragonfly_executor.engine.worker_threads import Crew
+
+logger = logging.getLogger("dragonfly_executor")
+
+
+class Narrator:
+    """Speaks for one pool."""
+
+    def __init__(self, options: PoolOptions, machine: Machine) -> None:
+        self._options = options
+        self._machine = machine
+        self._crew: Crew | None = None
+        self._growing: set[int] = set()
+
+    def run_on(self, crew: Crew) -> None:
+        """Run hooks and log handlers on this crew from now on."""
+        self._crew = crew
+
+    def _later(self, job: Callable[..., object], *args: Any) -> None:
+        if self._crew is not None:
+            self._crew.run(job, *args)
+
+    def complain(self, text: str) -> None:
+        """Something is wrong that nobody may miss. It never raises, whatever a log handler does: the engine says so."""
+        with suppress(Exception):
+            logger.error("pool %s: %s", self._options.name, text)
+
+    def warn(self, text: str) -> None:
+        """Something that whoever runs this should know, and that stops nothing."""
+        self._later(logger.warning, "pool %s: %s", self._options.name, text)
+
+    def callback_failed(self, error: BaseException) -> None:
+        """A done callback or a hook raised: it is logged, and nothing else happens."""
+        logger.error("pool %s: exception in a callback", self._options.name, exc_info=error)
+
+    def grow_started(self, runner_id: int, count: int) -> None:
+        """A boot begins."""
+        if count > self._machine.pool.min:
+            self._growing.add(runner_id)
+            if self._options.on_grow_start is not None:
+                self._later(self._options.on_grow_start, self._facts(count))
+        self._tell("boot", runner_id, f"boots runner {runner_id}", count)
+
+    def grow_ended(
+        self, runner_id: int, count: int, error: Exception | None, took: float, node: Mapping[str, str] | None = None
+    ) -> None:
+        """A boot has ended, well or not; `node`: what the backend found out about it."""
+        self._end_growth(runner_id, count, lambda: "ok" if error is None else error)
+        if error is None:
+            text = f"runner {runner_id} is up after {took * 1000:.0f} ms"
+            self._tell("up", runner_id, text, count, node=dict(node or {}))
+        else:
+            self._tell("boot failed", runner_id, f"runner {runner_id} failed to boot: {error}", count)
+
+    def growth_given_up(self, runner_id: int, count: int, reason: str) -> None:
+        """A boot was aborted, because nobody needs the runner any more."""
+        self._end_growth(runner_id, count, lambda: errors.BootError(f"the boot was given up: {reason}"))
+        self._tell("boot given up", runner_id, f"gives up runner {runner_id}, which boots: {reason}", count)
+
+    def _end_growth(self, runner_id: int, count: int, result: Callable[[], object]) -> None:
+        """Every start of a growth that a hook was told of has its end."""
+        hook = self._options.on_grow_end
+        if runner_id in self._growing and hook is not None:
+            facts = self._facts(count)
+            self._later(lambda: hook(result(), facts))
+        self._growing.discard(runner_id)
+
+    def shrunk(self, runner_id: int, count: int, reason: str) -> None:
+        """A runner goes or is gone."""
+        if self._options.on_shrink is not None:
+            self._later(self._options.on_shrink, self._facts(count))
+        self._tell("down", runner_id, f"runner {runner_id} goes: {reason}", count)
+
+    def _facts(self, count: int) -> dict[str, Any]:
+        return {"name": self._options.name, "count": count, "pid": os.getpid()}
+
+    def _tell(self, what: str, runner_id: int, text: str, count: int, **more: object) -> None:
+        level, hook = self._options.log, self._options.on_event
+        if hook is not None:
+            self._later(hook, {**self._facts(count), "event": what, "runner_id": runner_id, "text": text, **more})
+        if level is not False and isinstance(level, int):
+            form = "pool %s: %s (%d of %d runners)"
+            self._later(logger.log, level, form, self._options.name, text, count, self._machine.pool.max)

@@ -1,0 +1,185 @@
+"""What calls print as text, and what is done with it: written here, tagged, or given to a function of the user's."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.protocol.frames import Flag, Frame
+from dragonfly_executor.protocol.handshake import UNREADABLE
+from dragonfly_executor.protocol.output_window import LOG_FIELDS, Lines, Text
+from dragonfly_executor.protocol.stdlib_json import json
+from dragonfly_executor.util.terminal_text import harmless, overwritten
+
+if TYPE_CHECKING:
+    from typing import TextIO, TypeAlias
+
+    Write: TypeAlias = Callable[["Source", str, list[str]], None]
+
+
+class OutputLine(NamedTuple):
+    """A line that a call wrote, or a record of `logging` that it made.
+
+    Attributes:
+        runner_id: the runner, as it stands in ``stats()``.
+        call_id: the call, by its number in the pool; 0 for what no call wrote: an initializer, or a process that
+            outlived its call.
+        stream: "stdout", "stderr" or "log".
+        text: the line without its end; of a record its message, and its exception's traceback.
+        record: the record; None for a line.
+    """
+
+    runner_id: int
+    call_id: int
+    stream: str
+    text: str
+    record: logging.LogRecord | None = None
+
+
+class Source(NamedTuple):
+    """Who wrote something: one attempt of a call in one slot of a runner."""
+
+    runner_id: int
+    slot: int
+    call_id: int
+    attempt: int
+
+
+class Printer:
+    """Makes text of what calls write, and hands it on. Belongs to the callback thread."""
+
+    def __init__(self, output: str | Callable[[OutputLine], object], failed: Callable[[BaseException], None]) -> None:
+        self._by_lines = output != "inherit"
+        self._write: Write = lambda source, stream, texts: _print(stream, "".join(texts))
+        self._function = None if isinstance(output, str) else output
+        self._failed = failed
+        if output == "tag":
+            self._write = _print_tagged
+        elif self._function is not None:
+            self._write = self._tell
+        self._tags = output == "tag"
+        self._open: dict[tuple[int, int], dict[Source, dict[str, Text | Lines]]] = {}
+        """By runner and slot."""
+
+    def print(self, source: Source, frame: Frame) -> None:
+        """Hand on what is complete with this frame."""
+        if frame.flags & Flag.END:
+            self._finish(source)
+        elif frame.flags & Flag.LOG:
+            self._log(source, bytes(frame.payload))
+        else:
+            stream = "stderr" if frame.flags & Flag.STDERR else "stdout"
+            texts = self._texts_of(source)
+            text = texts.get(stream)
+            if text is None:
+                text = texts[stream] = Lines() if self._by_lines else Text()
+            pieces = text.feed(bytes(frame.payload))
+            if pieces:
+                self._write(source, stream, pieces)
+
+    def _texts_of(self, source: Source) -> dict[str, Text | Lines]:
+        in_slot = self._open.setdefault(source[:2], {})
+        texts = in_slot.get(source)
+        if texts is None:
+            # A slot runs one call at a time: whatever its last one has left unfinished stays so.
+            for other in [other for other in in_slot if other.call_id and source.call_id]:
+                self._finish(other)
+            texts = self._open.setdefault(source[:2], {})[source] = {}
+        return texts
+
+    def end(self, runner_id: int, slot: int | None) -> None:
+        """Hand on what a slot, or all of a runner, has left unfinished."""
+        for place in [place for place in self._open if place[0] == runner_id and slot in (None, place[1])]:
+            for source in list(self._open[place]):
+                self._finish(source)
+
+    def _finish(self, source: Source) -> None:
+        in_slot = self._open.get(source[:2], {})
+        texts = in_slot.pop(source, {})
+        if not in_slot:
+            self._open.pop(source[:2], None)
+        for stream, text in texts.items():
+            pieces = text.end()
+            if pieces:
+                self._write(source, stream, pieces)
+
+    def _tell(self, source: Source, stream: str, lines: list[str]) -> None:
+        self._call(OutputLine(source.runner_id, source.call_id, stream, line) for line in lines)
+
+    def _call(self, lines: Any) -> None:
+        first: BaseException | None = None
+        for line in lines:
+            try:
+                if self._function is not None:
+                    self._function(line)
+            except BaseException as error:  # the user's code, and it may even call sys.exit()
+                first = first or error
+        if first is not None:
+            # One complaint for many lines: a function that always raises is not to drown all else.
+            self._failed(first)
+
+    def _log(self, source: Source, data: bytes) -> None:
+        record = _record(source, data)
+        if self._function is not None:
+            text = record.getMessage() + (f"\n{record.exc_text}" if record.exc_text else "")
+            self._call([OutputLine(source.runner_id, source.call_id, "log", text, record)])
+            return
+        if self._tags:
+            _disarm(record)
+        logger = _logger_of(record.name)
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+
+
+def _record(source: Source, data: bytes) -> logging.LogRecord:
+    """The record that a call has made, with two attributes more."""
+    try:
+        said: dict[str, Any] = json.loads(data)
+        fields = {name: None if said[name] is None else LOG_FIELDS[name](said[name]) for name in LOG_FIELDS}
+        record = logging.makeLogRecord(fields | {"name": str(said["name"]), "msg": str(said["message"])})
+        time.localtime(record.created)
+    except (*UNREADABLE, OSError) as error:
+        raise ProtocolError(f"a log record of runner {source.runner_id} that cannot be read: {error!r}") from None
+    record.dragonfly_runner = source.runner_id
+    record.dragonfly_call = source.call_id
+    return record
+
+
+def _logger_of(name: str) -> logging.Logger:
+    """The logger that decides here about records of this name. None is made for it: loggers stay for ever."""
+    known = logging.root.manager.loggerDict
+    while name:
+        logger = known.get(name)
+        if isinstance(logger, logging.Logger):
+            return logger
+        name = name.rpartition(".")[0]
+    return logging.root
+
+
+def _disarm(record: logging.LogRecord) -> None:
+    for field, value in list(vars(record).items()):
+        if isinstance(value, str):
+            setattr(record, field, harmless(value))
+
+
+def _print_tagged(source: Source, stream: str, lines: list[str]) -> None:
+    who = f"runner {source.runner_id}" + (f", call {source.call_id}" if source.call_id else "")
+    shown = (harmless(piece) for line in lines for piece in overwritten(line))
+    _print(stream, "".join(f"[{who}] {piece}\n" for piece in shown))
+
+
+def _print(name: str, text: str) -> None:
+    # Looked up each time: a program may exchange them.
+    stream: TextIO | None = getattr(sys, name)
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()

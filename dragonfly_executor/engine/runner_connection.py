@@ -1,0 +1,353 @@
+"""The parent's side of one runner: its node, its link, and what travels on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dragonfly_executor import errors
+from dragonfly_executor.core.call_table import Call
+from dragonfly_executor.engine.frame_handler import Hearing
+from dragonfly_executor.engine.future import Outcome
+from dragonfly_executor.engine.large_payloads import Transfers
+from dragonfly_executor.engine.runner_messages import Ref, Result, Said
+from dragonfly_executor.protocol import handshake, memory_bounds
+from dragonfly_executor.protocol.frames import (
+    CHUNK_SIZE,
+    HEADER,
+    HEADER_SIZE,
+    LIMITS,
+    MAX_DETAIL,
+    TOTAL,
+    Flag,
+    Frame,
+    Kind,
+    encode,
+)
+from dragonfly_executor.protocol.stdlib_json import json
+from dragonfly_executor.protocol.versions import versions_beside
+from dragonfly_executor.serialization.buffer_cache import Parts
+from dragonfly_executor.transport.link import Link
+from dragonfly_executor.transport.streams import as_socket
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    from dragonfly_executor.backends.base import Node, Stream
+    from dragonfly_executor.engine.output.router import Outputs
+    from dragonfly_executor.serialization import CallCodec
+    from dragonfly_executor.sync import Sender
+    from dragonfly_executor.transport.loop import Loop
+    from dragonfly_executor.transport.pump import Pump
+else:
+    Protocol = object
+
+INFINITY = float("inf")
+PUMP_PATIENCE = 5.0
+"""Seconds after which a thread that moves bytes, and does not end though the link has, is complained about."""
+# As plain module names: looking a member up in its enum takes longer than comparing with it.
+CALL, RESULT, LARGE, ERROR, RETRYABLE = int(Kind.CALL), int(Kind.RESULT), Flag.LARGE, Flag.ERROR, Flag.RETRYABLE
+
+
+class Listener(Protocol):
+    """Who is told what a runner says; the engine."""
+
+    def runner_said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
+        """It is there, and its versions fit."""
+
+    def runner_broke(self, runner: RunnerLink, error: Exception) -> None:
+        """Its link has ended, or must."""
+
+    def results_arrived(self, runner: RunnerLink, results: list[Result]) -> None:
+        """One read brought small results, and nothing else."""
+
+    def runner_answered(self, runner: RunnerLink, said: Said) -> None:
+        """What one read brought."""
+
+    def make_room(self) -> bool:
+        """Memory is short: let go of what can be, wherever it is; False if there is nothing."""
+
+    def has_call(self, runner: RunnerLink, ref: Ref) -> bool | None:
+        """Whether this call is on the runner; None if it is on its way out, and its calls do not count any more."""
+
+
+class RunnerLink:
+    """Speaks with one runner. Belongs to the engine thread."""
+
+    def __init__(
+        self,
+        runner_id: int,
+        node: Node,
+        loop: Loop,
+        codec: CallCodec,
+        listener: Listener,
+        outputs: Outputs,
+        max_payload: int,
+    ) -> None:
+        self.id = runner_id
+        self.node = node
+        self.pid: int | None = None
+        self.never_left: set[Ref] = set()
+        """Once the link has ended: the calls of which the runner cannot have everything, so that they never started."""
+        self.last_frame = loop.time()
+        """When the last whole frame came."""
+        self.log_level: int | None = None
+        """The level of log records that it was told last; None if it sends none."""
+        self.welcomed = False
+        self.said_bye = False
+        self.is_leaving = False
+        """Whether it was told to go from outside, and has said so."""
+        self.sender: Sender | None = None
+        """Sends the parent's files, where the node does not see them."""
+        self.held: set[Ref] = set()
+        """Calls that the runner does not begin before it has said that it has those files."""
+        self._loop = loop
+        self._codec = codec
+        self._inline_size = HEADER_SIZE + memory_bounds.inline_room(max_payload)
+        self._listener = listener
+        self._outputs = outputs
+        self._transfers = Transfers(codec, max_payload)
+        self._starts = node.starts
+        self._hearing = Hearing(self, self._transfers, outputs, node.starts)
+        # Each slot leads a session of its own. If the agent is killed, that is how the node finds what was in it.
+        node.sessions = self._hearing.sessions
+        self._link: Link | None = None
+        self._pump: Pump | None = None
+        if node.stream is not None:
+            self.attach(node.stream)
+
+    def attach(self, stream: Stream) -> None:
+        """Speak over this stream from now on."""
+        sock, self._pump = as_socket(stream)
+        self._link = Link(self._loop, sock, self._on_frames, self._on_closed, handshake=True)
+        self._link.on_shortage = self._listener.make_room
+        self._transfers.attach(self._link)
+
+    @property
+    def slots(self) -> int:
+        """Calls that it runs at once."""
+        return self._hearing.account.slots
+
+    @slots.setter
+    def slots(self, slots: int) -> None:
+        self._hearing.account.slots = slots
+
+    @property
+    def name(self) -> str:
+        """What to call it in an error."""
+        return f"runner {self.id} on {self.node.host}" if self.node.host else f"runner {self.id}"
+
+    # -- saying -------------------------------------------------------------------------------------------------------
+
+    def welcome(self, session: bytes, setup: bytes) -> None:
+        """Let it in, and tell it what each slot needs."""
+        self.welcomed = True
+        if self._link is not None:
+            self._link.end_handshake()
+        self._say(encode(Kind.WELCOME, payload=session))
+        for start in range(0, len(setup), CHUNK_SIZE):
+            more = Flag.MORE if start + CHUNK_SIZE < len(setup) else 0
+            self._say(encode(Kind.SETUP, payload=setup[start : start + CHUNK_SIZE], flags=more))
+
+    def refuse(self, reason: str) -> None:
+        """Tell it why not; it goes by itself."""
+        self._say(encode(Kind.REFUSE, payload=json.dumps({"reason": reason}).encode()))
+        if self._link is not None:
+            self._link.flush()
+
+    def send_call(self, call: Call, now: float) -> None:
+        """Queue a call, a large one as its head alone: its bytes follow when a slot asks for them. `flush` sends it."""
+        payload, limits, link, starts = call.payload, call.limits, self._link, self._starts
+        if link is None or link.closed:
+            return
+        if link.is_blocked:
+            self._hearing.unwritten[call.id, call.attempt] = link.next_place
+        number = 0 if starts is None else starts.assign((call.id, call.attempt))
+        if type(payload) is bytes and limits.timeout is None and limits.run_timeout is None:
+            link.queue(HEADER.pack(CALL, 0, call.attempt, number, call.id, len(payload)) + payload)
+            return
+        flags = 0
+        prefix = b""
+        if limits.timeout is not None or limits.run_timeout is not None:
+            flags = Flag.LIMITS
+            budget = INFINITY if call.deadline is None else max(0.0, call.deadline - now)
+            run_timeout = INFINITY if limits.run_timeout is None else limits.run_timeout
+            prefix = LIMITS.pack(budget, run_timeout)
+        if type(payload) is bytes:
+            link.queue(encode(Kind.CALL, call.id, prefix + payload, flags=flags, attempt=call.attempt, detail=number))
+            return
+        parts: Any = payload
+        total = TOTAL.pack(sum(map(len, parts)))
+        self._transfers.offer((call.id, call.attempt), parts)
+        flags |= Flag.LARGE
+        if type(parts) is Parts:
+            prefix += parts.table()
+        link.queue(encode(Kind.CALL, call.id, prefix + total, flags=flags, attempt=call.attempt, detail=number))
+
+    def follow_log_level(self, level: int) -> None:
+        """Have calls that are sent from now on send log records from this level on."""
+        if level != self.log_level:
+            self.log_level = level
+            self._say(encode(Kind.LOG_LEVEL, detail=level))
+
+    def flush(self) -> None:
+        """Write what was said or queued, without waiting for the end of the loop's pass."""
+        if self._link is not None:
+            self._link.flush()
+
+    def kill_call(self, call: Call) -> None:
+        """Stop this call where it runs."""
+        self._transfers.stop_upload((call.id, call.attempt))
+        self._say(encode(Kind.KILL, call.id, attempt=call.attempt))
+
+    def check_idle(self, payload: bytes) -> None:
+        """Ask the runner's idle check."""
+        self._hearing.is_asked = True
+        self._say(encode(Kind.CHECK_IDLE, payload=payload))
+
+    def ping(self) -> None:
+        """Show that the parent is alive, and ask the same. The answer carries when that was."""
+        self._say(encode(Kind.PING, detail=self.microseconds()))
+
+    def output_consumed(self, slot: int, amount: int) -> None:
+        """Tell it that of what this slot wrote so much more is done with."""
+        if self._hearing.account.consumed(slot, amount):
+            self.reply(encode(Kind.OUTPUT, amount, detail=slot))
+
+    def output_forgotten(self, amount: int) -> None:
+        """So much of what slots have written that have ended is done with."""
+        self._hearing.account.forgotten(amount)
+
+    def microseconds(self) -> int:
+        """The time, as a PING says it."""
+        return int(self._loop.time() * 1e6) & MAX_DETAIL
+
+    def stop(self, grace: float) -> None:
+        """Tell it to go; calls that run may take `grace` seconds."""
+        self._say(encode(Kind.STOP, detail=min(int(grace * 1000), 2**32 - 1)))
+
+    def say(self, frame: bytes) -> None:
+        """Say anything, ahead of all that is large."""
+        self._say(frame)
+
+    def reply(self, frame: bytes) -> None:
+        """Answer what it has asked. One that asks on and on, and reads nothing, breaks the protocol."""
+        if self._link is not None and not self._link.closed:
+            self._link.reply(frame)
+
+    def say_bulk(self, header: bytes, piece: bytes = b"") -> None:
+        """Say anything, behind what is large."""
+        if self._link is not None and not self._link.closed:
+            self._link.send_bulk(header, piece)
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Call back, again and again, when little that is large is left to be written."""
+        if self._link is not None:
+            self._link.on_drained = callback
+
+    def _say(self, frame: bytes) -> None:
+        if self._link is not None and not self._link.closed:
+            self._link.send(frame)
+
+    # -- hearing ------------------------------------------------------------------------------------------------------
+
+    @property
+    def last_heard(self) -> float:
+        """When the last byte came."""
+        return self._link.last_heard if self._link is not None else 0.0
+
+    def forgive(self, now: float) -> None:
+        """Count its silence from now on: it was this side that did not listen."""
+        self.last_frame = now
+        if self._link is not None:
+            self._link.last_heard = now
+
+    @property
+    def most_held(self) -> int:
+        """Bytes of the largest result that is coming in."""
+        return self._transfers.most_held
+
+    def drop_largest(self) -> None:
+        """Drop the largest result that is coming in."""
+        self._transfers.drop_largest()
+
+    def close(self) -> None:
+        """End the link."""
+        if self._link is not None:
+            self._link.close()
+            self.never_left |= self._link.unwritten
+        self.never_left |= self._transfers.close()
+        self._outputs.runner_is_gone(self)
+
+    def descriptor(self) -> int:
+        """The link's descriptor, or -1."""
+        return -1 if self._link is None or self._link.closed else self._link.fileno()
+
+    def descriptors(self) -> list[int]:
+        """All that belongs to the link and its node, and that a forked child must not keep."""
+        pumped = -1 if self._pump is None else self._pump.fileno()
+        return [fd for fd in (self.descriptor(), pumped, *self.node.descriptors()) if fd >= 0]
+
+    def give_back(self) -> list[str]:
+        """Give the node back, and wait for what moved the link's bytes; blocks. Names of threads that do not end."""
+        self.node.stop()
+        return [] if self._pump is None else self._pump.join(PUMP_PATIENCE)
+
+    def has_call(self, ref: Ref) -> bool | None:
+        """Whether this call is on it."""
+        return self._listener.has_call(self, ref)
+
+    def _on_closed(self, reason: Exception | None) -> None:
+        how = "ended" if reason is None else f"broke: {reason}"
+        text = f"the link to {self.name} {how}"
+        self._listener.runner_broke(self, reason if isinstance(reason, errors.ProtocolError) else ConnectionError(text))
+
+    def _on_frames(self, frames: Sequence[Frame]) -> None:
+        if not self.welcomed:
+            self._on_first_frame(frames[0])
+            return
+        self.last_frame = self.last_heard
+        results: list[Result] = []
+        codec, inline_size, said = self._codec, self._inline_size, None
+        for frame in frames:
+            kind, flags, attempt, detail, call_id, raw = frame
+            if kind == RESULT and not flags & LARGE:
+                if len(raw) > inline_size:
+                    memory_bounds.check_inline(frame, inline_size - HEADER_SIZE)
+                outcome = Outcome(codec, memoryview(raw)[HEADER_SIZE:], bool(flags & ERROR))
+                results.append((call_id, attempt, detail * 1e-6, outcome, bool(flags & RETRYABLE)))
+            else:
+                said = said or Said(results)
+                self._sort(frame, said)
+        if self._starts is not None:
+            self._starts.release_results(results)
+        if self._hearing.unwritten:
+            self._hearing.check_written(said or Said(results), self._link)
+        # Nearly all that is ever read are small results: they take the short way.
+        if said is None:
+            self._listener.results_arrived(self, results)
+        else:
+            self._listener.runner_answered(self, said)
+
+    def _on_first_frame(self, frame: Frame) -> None:
+        try:
+            if frame.kind == Kind.BYE:
+                text = bytes(frame.payload).decode(errors="replace")
+                raise errors.BootError(f"{self.name} cannot be a runner: {text}", "handshake")
+            if frame.kind != Kind.HELLO:
+                raise errors.ProtocolError(f"the runner's first frame is not a HELLO but of kind {frame.kind}")
+            hello = handshake.read_hello(bytes(frame.payload))
+        except (errors.BootError, errors.ProtocolError) as error:
+            self._listener.runner_broke(self, error)
+            return
+        reason = handshake.mismatch(versions_beside(hello.versions), hello.versions)
+        if reason is not None:
+            self.refuse(reason)
+            self._listener.runner_broke(self, errors.VersionMismatchError(f"{self.name}: {reason}", "handshake"))
+            return
+        self.pid = hello.versions.pid
+        self._listener.runner_said_hello(self, hello)
+
+    def _sort(self, frame: Frame, said: Said) -> None:
+        """Everything but a small result."""
+        self._hearing.heard(frame, said)

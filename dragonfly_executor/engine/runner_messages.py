@@ -1,0 +1,128 @@
+"""What a runner reports, sorted, and as the events and errors that it means in the parent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dragonfly_executor import errors
+from dragonfly_executor.core import events
+from dragonfly_executor.engine.future import Outcome
+from dragonfly_executor.errors.exit_status import describe_exit
+from dragonfly_executor.protocol.handshake import UNREADABLE
+from dragonfly_executor.protocol.stdlib_json import json
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Any
+
+    from dragonfly_executor.backends.base import Node
+    from dragonfly_executor.protocol.frames import Frame
+    from dragonfly_executor.serialization import CallCodec
+
+MAX_WORDS = 64 * 1024
+"""Characters of a slot's output and stack that an error keeps; its agent sends fewer."""
+Ref = tuple[int, int]
+"""A call's id, and which attempt at it."""
+Result = tuple[int, int, float, Outcome, bool]
+"""A call's id and attempt, the seconds it ran, what came back, and whether it is an error that may be tried again."""
+
+
+class Said:
+    """What a runner said in one read, sorted."""
+
+    def __init__(self, results: list[Result]) -> None:
+        self.results = results
+        self.started: list[Ref] = []
+        self.returned: list[Ref] = []
+        self.lost: list[tuple[Ref, dict[str, Any]]] = []
+        self.timed_out: list[tuple[Ref, float]] = []
+        self.gone: list[Ref] = []
+        self.idle: bool | None = None
+        self.warning = ""
+        self.setup_failure: tuple[bytes, bool] | None = None
+        self.round_trip: float | None = None
+        self.synced: list[Frame] = []
+        self.leaving = False
+        self.bye = False
+
+    def ended(self) -> Iterator[Ref]:
+        """The calls that have left the runner, whatever became of them."""
+        yield from (result[:2] for result in self.results)
+        yield from self.returned
+        yield from (ref for ref, _ in self.lost)
+        yield from (ref for ref, _ in self.timed_out)
+        yield from self.gone
+
+
+def events_of(runner_id: int, said: Said, node: Node) -> Iterator[events.Event]:
+    """The events in what a runner said in one read, in the order in which the core is to hear them."""
+    if said.leaving:
+        # First, so that what it gives back is not sent to it again.
+        yield events.RunnerLeaving(runner_id)
+    if said.started:
+        yield events.CallsStarted(runner_id, said.started)
+    if said.returned:
+        # Ahead of the results: slots that are free now are for these calls before they are for later ones.
+        yield events.CallsReturned(runner_id, said.returned)
+    if said.results:
+        yield events.ResultsArrived(runner_id, said.results)
+    for (call_id, attempt), how in said.lost:
+        error = slot_lost(runner_id, how, node)
+        yield events.CallLost(runner_id, call_id, attempt, error, error.may_have_started)
+    for (call_id, attempt), unopened in said.timed_out:
+        yield events.CallTimedOut(runner_id, call_id, attempt, unopened)
+    for call_id, attempt in said.gone:
+        yield events.CallGone(runner_id, call_id, attempt)
+    if said.idle is not None:
+        yield events.IdleChecked(runner_id, said.idle)
+    if said.round_trip is not None:
+        yield events.RoundTrip(runner_id, said.round_trip)
+
+
+def read_end(frame: Frame) -> dict[str, Any]:
+    """How a slot ended, as a LOST tells it.
+
+    Raises:
+        ProtocolError: it makes no sense.
+    """
+    try:
+        said = json.loads(bytes(frame.payload))
+        numbers = {name: None if said[name] is None else int(said[name]) for name in ("code", "signal", "pid")}
+        limit = said.get("memory_limit")
+        return {
+            **numbers,
+            "started": bool(said["started"]),
+            "output": str(said.get("output", ""))[-MAX_WORDS:],
+            "stack": str(said.get("stack", ""))[:MAX_WORDS],
+            "out_of_memory": bool(said.get("out_of_memory")),
+            "memory_limit": None if limit is None else int(limit),
+            "stopped_after": None if (grace := said.get("stopped_after")) is None else float(grace),
+        }
+    except UNREADABLE as error:
+        raise errors.ProtocolError(f"a LOST that cannot be read: {error!r}") from None
+
+
+def slot_lost(runner_id: int, how: dict[str, Any], node: Node) -> errors.RunnerLostError:
+    """The error of a call whose slot died under it."""
+    end = describe_exit(how["code"], how["signal"])
+    text = f"the slot that ran this call (process {how['pid']} of runner {runner_id}) was lost: it {end}"
+    if how["out_of_memory"]:
+        limit = how["memory_limit"]
+        whose = "of the machine" if limit is None else f"of its cgroup, {limit} bytes ({limit / 2**20:.0f} MiB),"
+        text += f" by the kernel's OOM killer: the memory {whose} ran out. Give it more, or run fewer calls at once"
+    if how["stopped_after"] is not None:
+        text += f". {node.stopper} had stopped its runner, and calls have {how['stopped_after']:g} s to finish then"
+        text += f": {node.stop_advice}" if node.stop_advice else ""
+    return errors.RunnerLostError(
+        text, how["code"], how["signal"], runner_id, how["started"], how["output"], how["stack"], how["out_of_memory"]
+    )
+
+
+def initializer_error(codec: CallCodec, payload: bytes, is_error: bool) -> Exception:
+    """The `InitializerError` for what a slot reported; opening it may run the user's code."""
+    if is_error:
+        cause = codec.decode_error(payload)
+        error = errors.InitializerError(f"the initializer raised {type(cause).__name__}: {cause}")
+        error.__cause__ = cause
+        return error
+    return errors.InitializerError(payload.decode(errors="replace"))

@@ -1,0 +1,294 @@
+"""The engine's runners, from when they are up until nothing of them is left. All on the engine thread."""
+
+from __future__ import annotations
+
+from dragonfly_executor import errors
+from dragonfly_executor.core import events
+from dragonfly_executor.engine.boot.manager import Boots
+from dragonfly_executor.engine.boot.node_release import Releaser
+from dragonfly_executor.engine.boot.session_setup import Welcome
+from dragonfly_executor.protocol import handshake
+from dragonfly_executor.protocol.memory_bounds import MAX_WARNING
+from dragonfly_executor.util.terminal_text import harmless
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.core.call_table import Call
+    from dragonfly_executor.engine.engine import Engine
+    from dragonfly_executor.engine.notifications import Narrator
+    from dragonfly_executor.engine.runner_connection import RunnerLink
+    from dragonfly_executor.engine.runner_messages import Ref, Result, Said
+    from dragonfly_executor.engine.worker_threads import Crews
+    from dragonfly_executor.protocol.frames import Frame
+    from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.transport.loop import Loop, Timer
+
+RELEASES_AT_ONCE = 100
+"""Nodes that are given back at the same time: no node waits behind boots, nor behind a few nodes that take long."""
+RELEASES_AT_EXIT = 10
+"""The same at the interpreter's end, when no thread can be started: so many are kept, if there are as many runners."""
+MUMBLING = 4
+"""How many times ``dead_after`` bytes may come that make no frame: a length on which the two ends do not agree would
+otherwise swallow everything for ever, heartbeats too."""
+STOP_SLACK = 4.0
+"""Seconds beyond its grace after which a runner that does not go has its link closed. Its slots may use 2 s of that."""
+
+
+class Runners:
+    """All runners of a pool, by number: spoken with, watched, stopped. Those that boot are its `Boots`'s."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        backend: Backend,
+        loop: Loop,
+        crews: Crews,
+        initializer: bytes,
+        narrator: Narrator,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self._engine = engine
+        self._options = engine.options
+        self._loop = loop
+        self._narrator = narrator
+        self._up: dict[int, RunnerLink] = {}
+        self._stopping: dict[int, tuple[RunnerLink, Timer | None]] = {}
+        self._heartbeat: Timer | None = None
+        self._heartbeat_due = 0.0
+        self._idle_check = self._encode_idle_check()
+        self._crew = crews.make("release", RELEASES_AT_ONCE)
+        self._releaser = Releaser(self._crew, loop, narrator, backend.name)
+        welcome = Welcome(engine, backend, initializer, keeper, narrator.warn)
+        self._boots = Boots(
+            engine,
+            backend=backend,
+            loop=loop,
+            crews=crews,
+            narrator=narrator,
+            welcome=welcome,
+            keeper=keeper,
+            releaser=self._releaser,
+            host=self,
+        )
+
+    def _encode_idle_check(self) -> bytes:
+        check = self._options.idle_check
+        return b"" if check is None else b"".join(self._engine.codec.encode_call(check, (), {}))
+
+    def get(self, runner_id: int) -> RunnerLink:
+        """The runner, up or on its way out."""
+        runner = self._up.get(runner_id)
+        return runner if runner is not None else self._stopping[runner_id][0]
+
+    def descriptors(self) -> list[int]:
+        """The links' descriptors, and those of the door where runners dial in."""
+        links = [*self._up.values(), *(entry[0] for entry in self._stopping.values())]
+        return [*(fd for link in links for fd in link.descriptors()), *self._boots.descriptors()]
+
+    @property
+    def count(self) -> int:
+        """How many runners are up or boot."""
+        return len(self._up) + len(self._boots)
+
+    # -- boot ---------------------------------------------------------------------------------------------------------
+
+    def boot(self, runner_id: int) -> None:
+        """Boot a runner; the core hears how it went."""
+        self._boots.boot(runner_id)
+
+    def runner_said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
+        """Its boot goes on."""
+        self._boots.said_hello(runner, hello)
+
+    def adopt(self, runner: RunnerLink) -> None:
+        """Its boot has succeeded."""
+        self._up[runner.id] = runner
+        self._crew.keep(min(len(self._up), RELEASES_AT_EXIT))
+        self._renew_later(runner)
+
+    def _renew_later(self, runner: RunnerLink) -> None:
+        every = runner.node.renew_every
+        if every is not None:
+            self._loop.call_later(every, lambda: self._renew(runner))
+
+    def _renew(self, runner: RunnerLink) -> None:
+        """Have its node renewed, for as long as it is there."""
+        if runner.id in self._up or runner.id in self._stopping:
+            self._crew.run(runner.node.renew)
+            self._renew_later(runner)
+
+    # -- the parent's files -------------------------------------------------------------------------------------------
+
+    def update(self, runner: RunnerLink, calls: list[Call]) -> None:
+        """Send what has changed since, ahead of these calls."""
+        if runner.sender is not None:
+            runner.sender.update()
+            if runner.sender.is_busy:
+                runner.held.update((call.id, call.attempt) for call in calls)
+
+    def synced(self, runner: RunnerLink, frames: list[Frame]) -> None:
+        """A runner has said how its share of the files stands."""
+        for frame in frames:
+            if runner.sender is None:
+                raise errors.ProtocolError("an answer to a sync from a runner that has none")
+            runner.sender.heard(frame)
+
+    # -- up -----------------------------------------------------------------------------------------------------------
+
+    def results_arrived(self, runner: RunnerLink, results: list[Result]) -> None:
+        """Pass on what a runner said."""
+        self._engine.handle(events.ResultsArrived(runner.id, results))
+
+    def runner_answered(self, runner: RunnerLink, said: Said) -> None:
+        """Pass on what a runner said."""
+        if said.warning:
+            self._narrator.warn(f"{runner.name}: {harmless(said.warning[:MAX_WARNING])}")
+        runner.is_leaving = runner.is_leaving or said.leaving
+        self._engine.runner_answered(runner, said)
+
+    def make_room(self) -> bool:
+        """Drop the largest result that is coming in, from whatever runner; False if there is none."""
+        links = [*self._up.values(), *(runner for runner, _ in self._stopping.values())]
+        fullest = max(links, key=lambda link: link.most_held, default=None)
+        if fullest is None or not fullest.most_held:
+            return False
+        fullest.drop_largest()
+        return True
+
+    def has_call(self, runner: RunnerLink, ref: Ref) -> bool | None:
+        """Whether a call is on a runner."""
+        return self._engine.ask(lambda machine: machine.has_call(runner.id, *ref))
+
+    def check_idle(self, runner_id: int) -> None:
+        """Ask the runner's idle check."""
+        self.get(runner_id).check_idle(self._idle_check)
+
+    def runner_broke(self, runner: RunnerLink, error: Exception) -> None:
+        """A link has ended: a boot has failed, a runner is lost, or one that was told to go is gone."""
+        if runner.id in self._boots:
+            self._boots.broke(runner, error)
+        elif runner.id in self._up:
+            runner.close()
+            text = f"{runner.name} (process {runner.pid}) was lost: {error}"
+            if runner.is_leaving:
+                text += f". {runner.node.stopper} had stopped it"
+            lost = errors.RunnerLostError(text, runner_id=runner.id)
+            lost.__cause__ = error
+            self._lose(runner, lost)
+        elif runner.id in self._stopping:
+            self._leave(runner.id)
+
+    def _lose(self, runner: RunnerLink, lost: errors.RunnerLostError) -> None:
+        """Tell the core, as soon as it is known which calls had begun."""
+        starts = runner.node.starts
+
+        def tell() -> None:
+            """Of the calls that had begun as well, as far as that is known."""
+            begun = None if starts is None else starts.begun()
+            self._engine.handle(events.RunnerLost(runner.id, lost, runner.never_left, begun))
+
+        if starts is None or starts.is_empty:
+            tell()
+            return
+
+        def has_ended() -> None:
+            """No process of it is left, so nothing can begin there any more."""
+            tell()
+            self._gone(runner.id)
+
+        # First, so that a runner that the core stops for this is known to be on its way out.
+        self._stopping[runner.id] = (self._up.pop(runner.id), None)
+        self._engine.handle(events.RunnerLeaving(runner.id))
+        self._releaser.release(runner, has_ended)
+
+    def beat_on(self) -> None:
+        """Have the heart beat, if it does not."""
+        if self._heartbeat is None:
+            interval = self._options.heartbeat
+            self._heartbeat_due = self._loop.time() + interval
+            self._heartbeat = self._loop.call_at(self._heartbeat_due, self._beat)
+
+    def _beat(self) -> None:
+        """Ping all, and give up on those that were silent too long."""
+        self._heartbeat = None
+        now = self._loop.time()
+        # This process slept or was stopped: the silence was its own.
+        overslept = now - self._heartbeat_due > self._options.heartbeat
+        for runner in [*self._up.values(), *self._saying_goodbye()]:
+            if overslept:
+                runner.forgive(now)
+            silent, mumbling = now - runner.last_heard, now - runner.last_frame
+            if silent > self._options.dead_after:
+                self._cut(runner, f"nothing heard from it for {silent:.1f} s")
+            elif mumbling > MUMBLING * self._options.dead_after:
+                self._cut(runner, f"nothing that makes sense came from it for {mumbling:.1f} s")
+            else:
+                runner.ping()
+        # What is sent before a runner is up may take longer than its lease.
+        syncing = self._boots.syncing()
+        for runner in syncing:
+            runner.ping()
+        if self._up or syncing or self._saying_goodbye():
+            self.beat_on()
+
+    def _saying_goodbye(self) -> list[RunnerLink]:
+        """Return the runners that were told to go, and have yet to say that they do."""
+        return [runner for runner, timer in self._stopping.values() if timer is not None]
+
+    def _cut(self, runner: RunnerLink, why: str) -> None:
+        """Give up on a runner that does not answer, without waiting for any answer of its."""
+        runner.node.is_silent = True
+        self.runner_broke(runner, TimeoutError(why))
+
+    # -- stop ---------------------------------------------------------------------------------------------------------
+
+    def stop(self, runner_id: int, grace: float, reason: str) -> None:
+        """Tell a runner to go, or give up on its boot; the core hears `RunnerGone` when nothing of it is left."""
+        if runner_id in self._boots:
+            self._boots.abort(runner_id, reason)
+            return
+        if runner_id in self._stopping:
+            # It was lost, and is given back already.
+            self._narrator.shrunk(runner_id, self.count, reason)
+            return
+        runner = self._up.pop(runner_id)
+        self._narrator.shrunk(runner_id, self.count, reason)
+        if runner.descriptor() < 0:
+            self._stopping[runner_id] = (runner, None)
+            self._releaser.release(runner, lambda: self._gone(runner_id))
+            return
+        timer = self._loop.call_later(grace + STOP_SLACK, lambda: self._cut(runner, "it does not go"))
+        self._stopping[runner_id] = (runner, timer)
+        runner.stop(grace)
+
+    def said_bye(self, runner: RunnerLink) -> None:
+        """It has nothing left to say."""
+        if runner.id in self._stopping:
+            self._leave(runner.id)
+
+    def _leave(self, runner_id: int) -> None:
+        runner, timer = self._stopping[runner_id]
+        if timer is None:
+            return
+        timer.cancel()
+        self._stopping[runner_id] = (runner, None)
+        self._releaser.release(runner, lambda: self._gone(runner_id))
+
+    def _gone(self, runner_id: int) -> None:
+        del self._stopping[runner_id]
+        self._engine.handle(events.RunnerGone(runner_id))
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """All runners are gone: nothing is left to beat for."""
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        self._boots.close()
+
+    def abandon(self) -> None:
+        """Give every node back without asking: the engine has failed."""
+        for runner in (*self._up.values(), *(entry[0] for entry in self._stopping.values()), *self._boots.links()):
+            self._releaser.abandon(runner)
+        self._boots.close()

@@ -1,0 +1,91 @@
+"""What a runner knows about who booted it."""
+
+from __future__ import annotations
+
+import binascii
+import os
+from collections import namedtuple
+
+from dragonfly_executor.protocol.stdlib_json import json
+
+VARIABLE = "DRAGONFLY_PARENT"
+"""Environment variable of a runner that holds its encoded `Parent`."""
+MAX_DEPTH_VARIABLE = "DRAGONFLY_MAX_DEPTH"
+DEFAULT_MAX_DEPTH = 2
+"""Runners may boot runners, and those none: a pool that boots itself on must end before the machine does."""
+
+
+_Fields = namedtuple(  # noqa: PYI024  # typing is slow to import
+    "_Fields",
+    "pool runner_id backend pid host depth address fingerprint token until",
+    defaults=(1, None, None, None, None),
+)
+
+
+class Parent(_Fields):
+    """The parent's description inside a runner. It holds no secret there: the token is used up and gone by then.
+
+    Attributes:
+        pool: name of the pool that the runner belongs to.
+        runner_id: the runner's number in that pool, as ``stats()`` shows it.
+        backend: name of the backend that booted it.
+        pid: process id of the parent, on its own machine.
+        host: name of the parent's machine.
+        depth: how many runners deep this is; 1 for a runner of the user's own program.
+        address: where a runner that dials back finds the parent, as ``host:port``; None for all others.
+        fingerprint: SHA-256 of the certificate that the parent has there, in hexadecimal.
+        token: what such a runner proves once, to be let in; in hexadecimal. None in slots, and never shown.
+        until: when its boot is over, in seconds since the epoch by the parent's clock, where the backend says so: a
+            runner that starts much later is on a machine that was started again.
+    """
+
+    __slots__ = ()
+    pool: str
+    runner_id: int
+    backend: str
+    pid: int
+    host: str
+    depth: int
+    address: str | None
+    fingerprint: str | None
+    token: str | None
+    until: int | None
+
+    def __repr__(self) -> str:
+        shown = {**self._asdict(), "token": None if self.token is None else "..."}
+        return f"Parent({', '.join(f'{name}={value!r}' for name, value in shown.items() if value is not None)})"
+
+    @staticmethod
+    def get() -> Parent | None:
+        """The parent of the runner that this code runs on; None outside a runner.
+
+        An application uses it to leave out what must run only once: ``if not Parent.get(): serve()``.
+        """
+        encoded = os.environ.get(VARIABLE)
+        return Parent.decode(encoded) if encoded else None
+
+    @staticmethod
+    def new(pool: str, runner_id: int, backend: str) -> Parent:
+        """Describe this process as the parent of a runner that is about to be booted."""
+        own = Parent.get()
+        depth = own.depth + 1 if own else 1
+        return Parent(pool, runner_id, backend, os.getpid(), os.uname().nodename, depth)
+
+    def encode(self) -> str:
+        """The text that travels in ``DRAGONFLY_PARENT``."""
+        said = {name: value for name, value in self._asdict().items() if value is not None}
+        return binascii.b2a_base64(json.dumps(said).encode(), newline=False).decode("ascii")
+
+    @staticmethod
+    def decode(text: str) -> Parent:
+        """The inverse of `encode`; ValueError for anything else."""
+        try:
+            return Parent(**json.loads(binascii.a2b_base64(text)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{VARIABLE} does not hold a parent's description: {error}") from None
+
+
+def max_depth() -> int:
+    """How many runners deep a pool may still boot; ``DRAGONFLY_MAX_DEPTH``, 2 by default."""
+    text = os.environ.get(MAX_DEPTH_VARIABLE, "")
+    return int(text) if text.isdigit() else DEFAULT_MAX_DEPTH

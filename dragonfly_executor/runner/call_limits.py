@@ -1,0 +1,60 @@
+"""When a call that a slot has is to be stopped: at the end of its budget, or when its function has run for too long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dragonfly_executor.protocol.frames import MAX_DETAIL
+from dragonfly_executor.runner.slot_handle import Slot, Work
+from dragonfly_executor.transport.loop import Loop
+
+INFINITY = float("inf")
+
+
+class Limits:
+    """Watches the limits of calls. The clock of a `run_timeout` starts when the function does, not at what it imports.
+
+    Args:
+        loop: the agent's.
+        stop: called with a call whose limit has passed, and with its slot.
+    """
+
+    def __init__(self, loop: Loop, stop: Callable[[Work, Slot], None]) -> None:
+        self._loop = loop
+        self._stop = stop
+        self.opening = 30.0
+        """Seconds that a call with a `run_timeout` may take to be opened, unless its `run_timeout` is longer."""
+
+    def watch(self, work: Work, slot: Slot) -> None:
+        """Start the clocks of a call with limits, which its slot can begin now."""
+        work.since = slot.since
+        work.ends = min(work.ends, slot.since + work.budget)
+        if work.timer is not None:
+            work.timer.cancel()
+        self._check(work, slot, slot.since)
+
+    def _check(self, work: Work, slot: Slot, now: float) -> None:
+        """Stop the call if one of its limits has passed; else check again at the first moment at which one can have."""
+        began = slot.progress.began(work.call_id, work.attempt)
+        ends = work.ends
+        if began is not None:
+            ends = min(ends, began + work.run_timeout)
+        elif slot.ready:
+            # Its function may begin this very moment.
+            ends = min(ends, now + work.run_timeout, self._opened_by(work))
+        if ends > now:
+            work.timer = self._loop.call_at(ends, lambda: self._look(work, slot))
+            return
+        if began is None and work.ends > now:
+            work.unopened = min(int((now - work.since) * 1000), MAX_DETAIL)
+        self._stop(work, slot)
+
+    def _look(self, work: Work, slot: Slot) -> None:
+        if work.slot is slot and work in slot.in_flight:
+            self._check(work, slot, self._loop.time())
+
+    def _opened_by(self, work: Work) -> float:
+        """Return when the call must be open. The transfer of a large call does not count."""
+        if work.missing > 0 or work.run_timeout == INFINITY:
+            return INFINITY
+        return work.since + max(work.run_timeout, self.opening)

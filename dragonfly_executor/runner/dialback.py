@@ -1,0 +1,179 @@
+"""How a runner that was told where its parent is gets there, and proves that it is the one that is waited for.
+
+All of it blocks: there is no loop yet, and nothing else to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+import time
+
+from dragonfly_executor.errors import ProtocolError
+from dragonfly_executor.protocol import handshake
+from dragonfly_executor.protocol.dialback_auth import SECRET_SIZE, RefusedError, RunnerSide
+from dragonfly_executor.protocol.frames import MAX_HANDSHAKE_FRAME, Decoder
+from dragonfly_executor.protocol.parent import VARIABLE, Parent
+from dragonfly_executor.protocol.versions import versions
+from dragonfly_executor.runner import exit_codes
+from dragonfly_executor.transport.tcp import split_address
+
+PAUSE = 0.1
+"""Seconds between two attempts: the parent may be late, or may have had no room."""
+CLOCKS_APART = 300.0
+"""Seconds that the clocks of parent and runner may differ."""
+STARTED_AGAIN = (
+    "this machine was started again, as after a reboot of its host; the parent has given up the runner that was here, "
+    "and its calls go elsewhere"
+)
+ATTEMPT = 10.0
+"""Seconds that the steps of one attempt may take each."""
+
+
+class NotLetInError(Exception):
+    """This runner does not get to its parent, and ends.
+
+    Attributes:
+        phase: how far it came, as its boot's error will name it: "connect" or "handshake".
+        status: what it ends with.
+    """
+
+    def __init__(self, reason: str, phase: str, status: int = 1) -> None:
+        super().__init__(reason)
+        self.phase = phase
+        self.status = status
+
+
+def take_parent() -> Parent:
+    """Who the parent is. The token is nowhere else from then on, and `Parent.get` tells the calls the rest.
+
+    Raises:
+        NotLetInError: nobody says so; or the boot was over long ago, so that this is another start of the same machine.
+    """
+    text = os.environ.get(VARIABLE, "")
+    try:
+        parent = Parent.decode(text)
+    except ValueError as error:
+        reason = str(error) if text else f"nobody said who the parent is: {VARIABLE} is not set"
+        raise NotLetInError(reason, "connect") from None
+    _overwrite(VARIABLE)
+    os.environ[VARIABLE] = parent._replace(token=None).encode()
+    if parent.until is not None and time.time() > parent.until + CLOCKS_APART:
+        late = time.time() - parent.until
+        reason = f"{STARTED_AGAIN}: its boot was over {late:.0f} s ago"
+        raise NotLetInError(reason, "connect", exit_codes.STARTED_AGAIN)
+    return parent
+
+
+def drop(*names: str) -> None:
+    """Have these variables neither in the environment nor where the kernel shows it."""
+    for name in names:
+        if name in os.environ:
+            _overwrite(name)
+            del os.environ[name]
+
+
+def _overwrite(name: str) -> None:
+    """Blot out a variable's value where the kernel shows it, in /proc/PID/environ.
+
+    To change or unset a variable leaves it there, and every slot that is forked would have it.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    libc.getenv.restype = ctypes.c_void_p
+    place = libc.getenv(name.encode())
+    if place:
+        ctypes.memset(place, ord("-"), len(ctypes.string_at(place)))
+
+
+def dial_back(parent: Parent, failsafe: float, sure_after: float | None = None) -> tuple[socket.socket, str, float]:
+    """The connection to the parent, this runner's number, and the seconds until it is welcomed at the latest.
+
+    Args:
+        parent: whom to dial, with the token.
+        failsafe: seconds for which it tries to be let in.
+        sure_after: seconds after which it believes who answers that the parent is not there; default `failsafe`, as
+            where the parent may be late, or the network of a machine that has just started.
+
+    Raises:
+        NotLetInError: it was refused, or too late, or nobody can be reached.
+    """
+    if not (parent.address and parent.fingerprint and parent.token):
+        raise NotLetInError(f"{VARIABLE} does not say where to dial, or not with which token", "connect")
+    try:
+        host, port = split_address(parent.address)
+        fingerprint, token = bytes.fromhex(parent.fingerprint), bytes.fromhex(parent.token)
+    except ValueError as error:
+        reason = f"{VARIABLE} does not hold a parent's description: {type(error).__name__}"
+        raise NotLetInError(reason, "connect") from None
+    runner_id = str(parent.runner_id)
+    began = time.monotonic()
+    end = began + failsafe
+    trouble: Exception | None = None
+    while True:
+        left = max(0.001, end - time.monotonic())
+        try:
+            sock, greeting = _attempt(host, port, fingerprint, runner_id, token, min(left, ATTEMPT))
+        except RefusedError as error:
+            raise NotLetInError(str(error), "handshake", exit_codes.REFUSED) from None
+        except (OSError, ProtocolError) as error:
+            # The last attempt may have been cut short: then the one before it says more.
+            trouble = trouble if trouble is not None and isinstance(error, TimeoutError) else error
+            until = began + sure_after if sure_after is not None and _is_definite(error) else end
+            left = min(until, end) - time.monotonic()
+            if left <= 0:
+                seconds = min(until, end) - began
+                reason = f"could not reach the parent at {parent.address} within {seconds:g} s: {trouble}"
+                phase = "handshake" if isinstance(trouble, ProtocolError) else "connect"
+                raise NotLetInError(reason, phase, exit_codes.UNREACHABLE) from None
+            time.sleep(min(PAUSE, left))
+        else:
+            _compare(greeting)
+            return sock, runner_id, greeting.patience
+
+
+def _is_definite(error: Exception) -> bool:
+    """Whether somebody has answered that the parent is not there, and not just nobody anything."""
+    return isinstance(error, ProtocolError | ConnectionRefusedError | socket.gaierror) or (
+        isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH)
+    )
+
+
+def _attempt(
+    host: str, port: int, fingerprint: bytes, runner_id: str, token: bytes, seconds: float
+) -> tuple[socket.socket, handshake.Greeting]:
+    """Connect and shake hands."""
+    from dragonfly_executor.transport.tls import connect
+
+    sock = connect(host, port, fingerprint, seconds)
+    try:
+        side = RunnerSide(runner_id, token, fingerprint, os.urandom(SECRET_SIZE))
+        decoder = Decoder(MAX_HANDSHAKE_FRAME, one_by_one=True)
+        sock.send(side.dial())
+        while side.greeting is None:
+            frames = decoder.feed(b"") if decoder.pending else []
+            if not frames:
+                data = sock.recv(MAX_HANDSHAKE_FRAME)
+                if not data:
+                    raise ConnectionError("the parent ended the connection")
+                frames = decoder.feed(data)
+            for frame in frames:
+                answer = side.hear(frame)
+                if answer:
+                    sock.send(answer)
+        if decoder.pending:
+            raise ProtocolError("the parent went on before it was answered")
+    except BaseException:
+        sock.close()
+        raise
+    return sock, side.greeting
+
+
+def _compare(greeting: handshake.Greeting) -> None:
+    """The parent compares as well, and will say no; whoever looks at this machine learns why."""
+    reason = handshake.mismatch(greeting.versions, versions())
+    if reason is not None:
+        sys.stderr.write(f"dragonfly runner: does not fit the parent: {reason}\n")

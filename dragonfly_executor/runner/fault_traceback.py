@@ -1,0 +1,66 @@
+"""The Python stack of a slot that dies of a fault, from the slot to its agent: a pipe that faulthandler writes to."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+
+MOST = 16 * 1024
+"""Bytes of a stack that are passed on."""
+FAULTS = frozenset({signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL})
+"""The signals at which faulthandler writes."""
+CALLERS_FILE, CALLER = "dragonfly_executor/serialization/slot_codec.py", " in perform"
+TITLE = b"Fatal Python error"
+
+
+def _without_own_frames(text: str) -> str:
+    """Leave out, below the call's own frames, those of what has called it."""
+    kept: list[str] = []
+    is_ours = False
+    for line in text.splitlines(keepends=True):
+        is_ours = bool(line.strip()) and (is_ours or (line.rstrip().endswith(CALLER) and CALLERS_FILE in line))
+        if not is_ours:
+            kept.append(line)
+    return "".join(kept)
+
+
+class LastStack:
+    """Made before the fork; each side then keeps its end."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+
+    def record(self) -> None:
+        """In the slot: write the stacks of all threads when this process dies of a fault."""
+        os.close(self._reader)
+        self._reader = -1
+        faulthandler.enable(self._writer)
+
+    def keep_reader(self) -> None:
+        """In the agent, after the fork."""
+        os.close(self._writer)
+        self._writer = -1
+
+    def read(self, signal_number: int) -> str:
+        """Return what a slot has written that was ended by this signal; nothing if it could not write."""
+        if signal_number not in FAULTS:
+            return ""
+        try:
+            data = os.read(self._reader, 1 << 16)
+        except BlockingIOError:
+            return ""
+        # A process that the slot forked may have died before, and written here too.
+        start = data.rfind(TITLE)
+        return _without_own_frames(data[max(start, 0) :].decode(errors="replace"))[:MOST]
+
+    def descriptors(self) -> list[int]:
+        """Return what another slot must not inherit."""
+        return [fd for fd in (self._reader, self._writer) if fd >= 0]
+
+    def close(self) -> None:
+        """Close this side's end."""
+        for fd in self.descriptors():
+            os.close(fd)
+        self._reader = self._writer = -1

@@ -1,0 +1,137 @@
+"""Records of `logging` that calls make, on their way to the parent. A slot does not import logging for it.
+
+Only if the user's code does, a handler is added to the root logger. The root logger's level follows the parent's, from
+call to call. What becomes of a record is for the parent's configuration to say.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from dragonfly_executor.protocol.output_window import LOG_FIELDS
+from dragonfly_executor.protocol.stdlib_json import json
+from dragonfly_executor.runner.slot_progress import SAME_LEVEL
+
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import logging
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+MAX_RECORD = 60 * 1024
+"""Bytes of a record: it has to fit into one packet, and into a frame. In a longer one texts are cut."""
+LONGEST = 16 * 1024
+"""Characters to which they are cut at first."""
+
+
+class Records:
+    """Writes the records of the root logger to a descriptor, from when logging is imported.
+
+    Args:
+        fd: the descriptor; each record is one packet.
+        level: of the parent's root logger.
+    """
+
+    def __init__(self, fd: int, level: int) -> None:
+        self._fd = fd
+        self._level = level
+        self._is_loaded = False
+        if "logging" in sys.modules:
+            self.logging_is_loaded()
+        else:
+            sys.meta_path.insert(0, _Watch(self))
+
+    def follow(self, level: int) -> None:
+        """Take over the level of the parent's root logger if it has changed. Else a level that a call has set stays."""
+        if level not in (self._level, SAME_LEVEL):
+            self._level = level
+            if self._is_loaded:
+                _set_level(level)
+
+    def logging_is_loaded(self) -> None:
+        """Add the handler."""
+        self._is_loaded = True
+        _add_handler(self._fd)
+        _set_level(self._level)
+
+
+def _add_handler(fd: int) -> None:
+    import logging
+
+    formatter = logging.Formatter()
+
+    class ToParent(logging.Handler):
+        """Writes each record as one packet."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                os.write(fd, _pack(record, formatter))
+            except Exception:  # what __str__ of an argument raises, too
+                self.handleError(record)
+
+    logging.root.addHandler(ToParent())
+
+
+def _set_level(level: int) -> None:
+    import logging
+
+    logging.root.setLevel(level)
+
+
+def _pack(record: logging.LogRecord, formatter: logging.Formatter) -> bytes:
+    values: dict[str, Any] = {name: getattr(record, name, None) for name in LOG_FIELDS}
+    values["message"] = record.getMessage()
+    if record.exc_info and not record.exc_text:
+        values["exc_text"] = formatter.formatException(record.exc_info)
+    longest = LONGEST
+    while len(packed := json.dumps(values, default=str).encode()) > MAX_RECORD:
+        values = {name: value[:longest] if isinstance(value, str) else value for name, value in values.items()}
+        longest //= 2
+    return packed
+
+
+class _Watch:
+    """A finder of modules that finds none, but waits for the one import of logging."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Let the others find it, and add the handler when it is loaded."""
+        if name != "logging":
+            return None
+        sys.meta_path.remove(self)
+        for finder in sys.meta_path:
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _Loader(spec.loader, self._records)  # type: ignore[assignment]
+                return spec
+        return None
+
+
+class _Loader:
+    """Loads logging as its own loader does, and adds the handler."""
+
+    def __init__(self, loader: Loader, records: Records) -> None:
+        self._loader = loader
+        self._records = records
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """As the loader does."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """As the loader does; then the module knows no other than that one."""
+        self._loader.exec_module(module)
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._records.logging_is_loaded()

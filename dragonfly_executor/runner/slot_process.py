@@ -1,0 +1,322 @@
+"""A slot: the process that runs the user's calls, one at a time, on its main thread.
+
+It takes each call as one packet from a socket whose reading end its agent holds too. So the kernel says who got a
+packet: what the slot has not taken, the agent can take back, and such a call provably never started. Results go out at
+once, each by itself, so that none waits for a call that runs longer.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+from dragonfly_executor import errors
+from dragonfly_executor.errors.base import UnopenedCallError
+from dragonfly_executor.protocol.frames import (
+    CHUNK_SIZE,
+    HEADER,
+    HEADER_SIZE,
+    LIMITS,
+    MAX_DETAIL,
+    MAX_FRAME,
+    MAX_INLINE,
+    SETUP_HEAD,
+    TOTAL,
+    Flag,
+    Kind,
+    Script,
+    encode,
+)
+from dragonfly_executor.protocol.memory_bounds import room_for
+from dragonfly_executor.runner import process_tree, slot_identity, slot_shutdown
+from dragonfly_executor.runner import slot_progress as phases
+from dragonfly_executor.runner.code_changes import Loaded
+from dragonfly_executor.serialization import SlotCodec, perform
+from dragonfly_executor.serialization.buffer_cache import Kept, read_table, segments, write_answer
+from dragonfly_executor.transport.sockets import Socket
+
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dragonfly_executor.runner.slot_handle import SlotOutput
+    from dragonfly_executor.runner.slot_output import OwnOutput
+    from dragonfly_executor.runner.slot_progress import Progress
+    from dragonfly_executor.serialization.working_directory import Place
+
+Buffer = bytes | bytearray | memoryview
+
+PACKET_SIZE = HEADER_SIZE + LIMITS.size + MAX_INLINE + TOTAL.size
+LARGE_WINDOW = 16
+"""Chunks of a large call that are asked for at first; the agent asks for more as they pass."""
+SCRAP_SIZE = 16 * 1024
+"""Into so many bytes a slot reads what it has no memory for. They are there before memory is short."""
+FAILED = 70
+"""Exit status (EX_SOFTWARE) of a slot whose initializer failed."""
+
+
+def main(
+    calls: Socket,
+    results: Socket,
+    setup: bytes,
+    place: Place | None,
+    agent_pid: int,
+    output: SlotOutput,
+    progress: Progress,
+) -> None:
+    """Run calls until the agent closes `calls`. Runs in a forked child of the agent and does not return."""
+    status = 1
+    try:
+        stand_alone(agent_pid)
+        slot_shutdown.forget_inherited_handlers()
+        slot_identity.take_identity(progress.number, agent_pid)
+        status = _Slot(calls, results, output.take_over(results), progress).serve(setup, place)
+        slot_shutdown.end_in_order()
+        _flush_standard_streams()
+    except OSError:
+        # The agent is gone, or a call closed what belongs to the slot: the agent tells whose call that was.
+        return
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def stand_alone(agent_pid: int) -> None:
+    """Be a child of the agent's that leads a session of its own, and has none of its signal handlers."""
+    os.setsid()
+    process_tree.die_with_parent(agent_pid)
+    process_tree.become_subreaper()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.enable()
+
+
+def _flush_standard_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            # A call may have closed or replaced it; what it held is the call's own loss.
+            continue
+
+
+class _Slot:
+    def __init__(self, calls: Socket, results: Socket, output: OwnOutput | None, progress: Progress) -> None:
+        self._calls = calls
+        self._results = results
+        self._output = output
+        self._progress = progress
+        self._pid = os.getpid()
+        self._scrap = bytearray(SCRAP_SIZE)
+        self._max_payload = 0
+        self._ref: tuple[int, int] | None = None
+        """The call whose limits the agent watches, if it has any."""
+        self._modules = 0
+        self._since = 0.0
+        self._ended = 0.0
+        self._loaded: Loaded | None = None
+        self._kept = Kept()
+        self._codec: SlotCodec
+
+    def serve(self, setup: bytes, place: Place | None) -> int:
+        """Prepare, then run calls; the exit status."""
+        self._max_payload, size, script = SETUP_HEAD.unpack_from(setup)
+        codec_setup = setup[SETUP_HEAD.size : SETUP_HEAD.size + size]
+        initializer = setup[SETUP_HEAD.size + size :]
+        self._codec = SlotCodec(codec_setup, place)
+        # What the agent has loaded, each of its slots has.
+        self._loaded = Loaded(self._codec.main) if place is None else None
+        self._codec.prepare()
+        self._take_script(script)
+        if initializer and not self._initialize(initializer):
+            return FAILED
+        if self._loaded is not None:
+            self._loaded.note()
+        self._progress.phase = phases.READY
+        if self._output is not None:
+            self._output.end_call(0, 0)
+        self._results.sendall(encode(Kind.READY))
+        if self._output is not None:
+            self._output.wait_for_agent()
+        while packet := self._calls.recv(PACKET_SIZE):
+            self._since = time.perf_counter()
+            if self._loaded is not None and self._loaded.are_stale(self._since, self._ended) and self._declines(packet):
+                break
+            self._run(packet)
+        return 0
+
+    def _declines(self, packet: bytes) -> bool:
+        """Give a call back, for a slot that has loaded what the user's files are now. This one then ends."""
+        kind, _, attempt, _, call_id, _ = HEADER.unpack_from(packet)
+        if kind != Kind.CALL:
+            return False
+        self._results.sendall(encode(Kind.RETURNED, call_id, attempt=attempt))
+        return True
+
+    def _take_script(self, script: int) -> None:
+        if script == Script.IMPORT:
+            self._progress.phase = phases.IMPORTING_SCRIPT
+            self._codec.import_script()
+        elif script == Script.LATE:
+            self._codec.give_up_script(
+                "another slot of this runner did not import the script within boot_timeout: move what takes long under"
+                ' the script\'s `if __name__ == "__main__"` guard, or raise boot_timeout='
+            )
+
+    def _initialize(self, initializer: bytes) -> bool:
+        self._progress.phase = phases.INITIALIZING
+        is_error, _, parts = perform(self._codec, initializer)
+        if not is_error:
+            return True
+        payload = b"".join(parts)
+        self._results.sendall(encode(Kind.SETUP_FAILED, payload=payload[: MAX_FRAME // 2], flags=Flag.ERROR))
+        return False
+
+    def _run(self, packet: bytes) -> None:
+        kind, flags, attempt, number, call_id, _ = HEADER.unpack_from(packet)
+        data: Buffer = memoryview(packet)[HEADER_SIZE + (LIMITS.size if flags & Flag.LIMITS else 0) :]
+        if flags & Flag.LARGE:
+            try:
+                data = self._receive_large(call_id, attempt, data)
+            except MemoryError as error:
+                self._send_error(call_id, attempt, UnopenedCallError(f"MemoryError: {error}"))
+                return
+            self._since = time.perf_counter()
+        if kind == Kind.CHECK_IDLE:
+            self._answer_idle_check(data)
+            return
+        # Ahead of all user code: a call that is not marked has not begun, and may be sent to another slot.
+        self._progress.mark(number)
+        self._ref = (call_id, attempt) if flags & Flag.LIMITS else None
+        self._modules = len(sys.modules)
+        if self._output is not None:
+            self._output.begin_call(self._progress.log_level)
+        is_error, retryable, parts = perform(self._codec, data, self._begin)
+        if os.getpid() != self._pid:
+            # The call forked, and its child came back here: the result is the parent's to give.
+            os._exit(0)
+        if self._loaded is not None:
+            self._loaded.note()
+        self._ended = time.perf_counter()
+        microseconds = min(int((self._ended - self._since) * 1e6), MAX_DETAIL)
+        if self._output is not None:
+            self._output.end_call(call_id, attempt)
+        result_flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
+        self._send_result(call_id, attempt, microseconds, result_flags, parts)
+        # What the call printed is seen now, not when the slot ends.
+        _flush_standard_streams()
+
+    def _begin(self) -> None:
+        """The call is open, and its function begins."""
+        if len(sys.modules) != self._modules:
+            if self._loaded is not None:
+                self._loaded.note()
+            # Modules are imported once: calls like this one will not take that long.
+            self._since = time.perf_counter()
+        if self._ref is not None:
+            self._progress.begin(*self._ref)
+
+    def _answer_idle_check(self, data: Buffer) -> None:
+        try:
+            check, args, kwargs, _ = self._codec.decode_call(data)
+            may_go = bool(check(*args, **kwargs))
+        except BaseException:
+            # The user's own code: a check that fails must not make a runner go that is in use.
+            sys.excepthook(*sys.exc_info())
+            may_go = False
+        if os.getpid() != self._pid:
+            os._exit(0)
+        if self._output is not None:
+            self._output.end_call(0, 0)
+        self._results.sendall(encode(Kind.IDLE, detail=int(may_go)))
+
+    def _receive_large(self, call_id: int, attempt: int, head: Buffer) -> bytearray:
+        """The payload of a large call: it is asked for only now, when nobody can take the call back any more.
+
+        What is here of it, from calls before, is not asked for.
+        """
+        (total,) = TOTAL.unpack(head[-TOTAL.size :])
+        table = read_table(memoryview(head)[: -TOTAL.size])
+        found = [(number, self._kept.get(key, size)) for number, (key, _, size) in enumerate(table)]
+        had = {number: piece for number, piece in found if piece is not None}
+        answer = write_answer(sum(map(len, had.values())), [*had]) if had else b""
+        self._results.sendall(encode(Kind.PULL, call_id, answer, attempt=attempt, detail=LARGE_WINDOW))
+        places = [(table[number][1], len(piece)) for number, piece in had.items()]
+        try:
+            # The one place that believes a length before the bytes are there: the parent counted what it has.
+            data = bytearray(total)
+        except MemoryError:
+            for start, end in segments(total, places):
+                self._take(start, end, None)
+            raise MemoryError(f"the slot has no room for a call of {total} bytes") from None
+        view = memoryview(data)
+        for start, end in segments(total, places):
+            self._take(start, end, view)
+        for number, (key, place, size) in enumerate(table):
+            if number in had:
+                view[place : place + size] = had[number]
+            else:
+                self._kept.keep(key, view[place : place + size])
+        return data
+
+    def _take(self, start: int, end: int, view: memoryview | None) -> None:
+        """Receive this part of a large call's payload; without a view it is dropped."""
+        header = memoryview(bytearray(HEADER_SIZE))
+        while start < end:
+            self._read_into(header)
+            length = HEADER.unpack(header)[5]
+            if view is None:
+                self._drop(memoryview(self._scrap), length)
+            else:
+                self._read_into(view[start : start + length])
+            start += length
+
+    def _read_into(self, view: memoryview) -> None:
+        """Fill the view; where the stream ends before, the agent is gone."""
+        while view:
+            size = self._results.recv_into(view)
+            if not size:
+                os._exit(1)
+            view = view[size:]
+
+    def _drop(self, scrap: memoryview, size: int) -> None:
+        """Read so many bytes for which there is no room: what follows them is still to be understood."""
+        while size:
+            piece = scrap[:size]
+            self._read_into(piece)
+            size -= len(piece)
+
+    def _send_error(self, call_id: int, attempt: int, error: Exception) -> None:
+        """What the slot itself has to say about a call."""
+        self._send_result(call_id, attempt, 0, Flag.ERROR, self._codec.encode_error(error))
+
+    def _send_result(self, call_id: int, attempt: int, microseconds: int, flags: int, parts: Sequence[Buffer]) -> None:
+        total = sum(map(len, parts)) if len(parts) > 1 else len(parts[0])
+        if total > room_for(self._max_payload, flags):
+            what = "error" if flags & Flag.ERROR else "result"
+            text = f"the call's {what} takes {total} bytes, and max_payload is {self._max_payload}"
+            self._send_error(call_id, attempt, errors.FrameTooLargeError(text))
+            return
+        if total <= MAX_INLINE:
+            header = HEADER.pack(Kind.RESULT, flags, attempt, microseconds, call_id, total)
+            self._results.sendall(b"".join((header, *parts)))
+            return
+        flags |= Flag.LARGE | Flag.MORE
+        self._results.sendall(
+            encode(Kind.RESULT, call_id, TOTAL.pack(total), flags=flags, attempt=attempt, detail=microseconds)
+        )
+        sent = 0
+        for part in parts:
+            view = memoryview(part).cast("B")
+            for start in range(0, len(view), CHUNK_SIZE):
+                piece = view[start : start + CHUNK_SIZE]
+                sent += len(piece)
+                more = Flag.MORE if sent < total else 0
+                self._results.sendall(HEADER.pack(Kind.CHUNK, more, attempt, 0, call_id, len(piece)))
+                self._results.sendall(piece)

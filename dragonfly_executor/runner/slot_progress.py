@@ -1,0 +1,92 @@
+"""How far a slot is: a page of memory that the slot writes and its agent reads.
+
+An agent that waits for a limit to pass cannot ask a slot that is busy. So the slot notes here what it does, which costs
+no system call. The page is shared and anonymous: it is mapped before the fork and needs no file.
+"""
+
+from __future__ import annotations
+
+from mmap import mmap
+from struct import Struct
+from time import monotonic
+
+from dragonfly_executor.transport import call_start_cells
+
+# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dragonfly_executor.transport.call_start_cells import Cells
+
+STARTING, IMPORTING_SCRIPT, INITIALIZING, READY = range(4)
+"""The phases of a slot's set-up, in their order."""
+_BEGUN = Struct("=dQH")
+"""The moment on the monotonic clock, the call's id, its attempt."""
+_BEGUN_AT = 8
+_LEVEL = Struct("=L")
+_LEVEL_AT = _BEGUN_AT + _BEGUN.size
+SAME_LEVEL = 2**32 - 1
+"""The log level of a slot whose agent has not heard of another one."""
+
+
+class Progress:
+    """What one slot does now.
+
+    Args:
+        number: of the slot, counted from 1 on its runner.
+        starts: memory that the parent reads, in which all slots of the runner mark the calls that they begin; None if
+            the parent has none.
+    """
+
+    def __init__(self, number: int = 1, starts: Cells | None = None) -> None:
+        self.number = number
+        self._starts = starts
+        self._page = mmap(-1, _LEVEL_AT + _LEVEL.size)
+        self.log_level = SAME_LEVEL
+
+    @property
+    def phase(self) -> int:
+        """Return the phase of the set-up that the slot is in."""
+        return self._page[0]
+
+    @phase.setter
+    def phase(self, phase: int) -> None:
+        self._page[0] = phase
+
+    def mark(self, cell: int) -> None:
+        """Mark a call as begun, before any code of the user runs for it: its arguments may import modules.
+
+        Args:
+            cell: the number that the call has brought.
+        """
+        if self._starts is not None:
+            call_start_cells.mark(self._starts, cell)
+
+    def may_have_begun(self, cell: int) -> bool:
+        """Return False if the call that has brought this number has not begun in any slot."""
+        return self._starts is None or call_start_cells.is_marked(self._starts, cell)
+
+    def begin(self, call_id: int, attempt: int) -> None:
+        """Note that the function of this call begins now."""
+        _BEGUN.pack_into(self._page, _BEGUN_AT, monotonic(), call_id, attempt)
+
+    def began(self, call_id: int, attempt: int) -> float | None:
+        """Return the moment at which the function of this call began; None if it has not begun."""
+        moment, *ref = _BEGUN.unpack_from(self._page, _BEGUN_AT)
+        return moment if ref == [call_id, attempt] else None
+
+    @property
+    def log_level(self) -> int:
+        """Return the level from which on calls send log records; `SAME_LEVEL` for the one that the slot began with.
+
+        The agent writes it, and the slot reads it before each call.
+        """
+        level: int = _LEVEL.unpack_from(self._page, _LEVEL_AT)[0]
+        return level
+
+    @log_level.setter
+    def log_level(self, level: int) -> None:
+        _LEVEL.pack_into(self._page, _LEVEL_AT, level)
+
+    def close(self) -> None:
+        """Unmap the page from this process."""
+        self._page.close()

@@ -1,0 +1,190 @@
+"""Functions and classes by value. Importing this imports cloudpickle (40 ms): only when something needs it.
+
+cloudpickle has no public way to say which classes go by value, or to rebuild one; the four private names of it that are
+used here and in `rebuild` have been in every release since 3.0, and both ends run the same minor version.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import sys
+import typing
+import weakref
+from pickle import PickleBuffer
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from cloudpickle import Pickler, cloudpickle
+
+from dragonfly_executor.serialization import rebuild
+from dragonfly_executor.serialization.code_names import code_names, submodules
+from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, Tracking, importable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CellType
+
+    from dragonfly_executor.serialization.main_pickler import MainView
+
+
+class _Cell:
+    """Stands for a closure's cell, so that functions which share a cell share it on the far side too.
+
+    The cell travels empty: what is in it may refer to the function, which has to exist first.
+    """
+
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        return rebuild.empty_cell, ()
+
+
+class ByValue(Tracking):
+    """Functions and classes in full, with the one shared ``__main__``, and with classes that stay one class."""
+
+    _cells: dict[int, _Cell]
+
+    def track(self, main: MainView, owners: frozenset[str], returning: bool) -> None:
+        """Begin: nothing has been met yet."""
+        super().track(main, owners, returning)
+        self._cells = {}
+
+    def reducer_override(self, found: Any) -> Any:
+        """As `Tracking`'s, and for what the standard library cannot pickle though it could."""
+        kind = type(found)
+        if kind is ModuleType:
+            return self._module(found)
+        if issubclass(kind, type) and getattr(found, "__module__", None) == "builtins":
+            return cloudpickle._class_reduce(found)  # noqa: SLF001  # NoneType and its like have no name to go by
+        reduced = super().reducer_override(found)
+        if reduced is NotImplemented and kind in _REDUCERS:
+            return _REDUCERS[kind](found)
+        return reduced
+
+    def by_value(self, found: Any) -> Any:
+        """A function or class in full."""
+        kind = type(found)
+        if kind is FunctionType:
+            return self._function(found)
+        if issubclass(kind, type):
+            return self._class(found)
+        # What is neither would pickle as a name that cannot be found. cloudpickle knows type variables.
+        reduce = _REDUCERS.get(kind) or Pickler.dispatch_table.get(kind)
+        if reduce is not None:
+            return reduce(found)
+        if kind.__module__ in MAIN_NAMES:  # a singleton that is being defined: its parts, as if it had no __reduce__
+            return copyreg.__newobj__, (kind,), object.__getstate__(found)  # type: ignore[attr-defined]
+        return super().by_value(found)
+
+    def homeless_function(self, function: FunctionType) -> Any:
+        """A function whose globals are no module's."""
+        raise NotImplementedError
+
+    def _module(self, found: ModuleType) -> Any:
+        if found is sys.modules.get("__main__"):
+            return rebuild.main_module, ()
+        if importable(found.__name__):
+            return rebuild.module, (found.__name__,)
+        contents = {name: value for name, value in vars(found).items() if name != "__builtins__"}
+        return cloudpickle.dynamic_subimport, (found.__name__, contents)
+
+    def _class(self, found: Any) -> Any:
+        build, args, state, _, _, _ = cloudpickle._dynamic_class_reduce(found)  # noqa: SLF001
+        if vars(found).get("__slots__") and isinstance(args[3], dict):
+            args[3]["__slots__"] = vars(found)["__slots__"]  # set afterwards they would have no effect
+        fill = rebuild.keep_class if self.returning else rebuild.update_class
+        tracker_id = cloudpickle._get_or_create_tracker_id(found)  # noqa: SLF001
+        return rebuild.new_class, (build, tracker_id, args), (state, found.__qualname__), None, None, fill
+
+    def _function(self, function: FunctionType) -> Any:
+        self.codes.append((function.__code__, function.__globals__.get("__package__") or ""))
+        home, known = self._home(function)
+        if not known:
+            return self.homeless_function(function)
+        names, attributes = code_names(function.__code__)
+        if home is None:
+            self.soft |= names
+            self.attributes |= attributes
+        closure = function.__closure__
+        cells = None if closure is None else tuple(map(self._cell, closure))
+        contents = tuple(map(_contents, closure or ()))
+        held = [content[0] for content in contents if content and type(content[0]) is ModuleType]
+        reached = [sys.modules[name] for module in held for name in submodules(module, attributes)]
+        state = (dict(function.__dict__), _function_slots(function), contents, reached)
+        args = (home, function.__code__, function.__name__, cells)
+        return rebuild.new_function, args, state, None, None, rebuild.fill_function
+
+    def _home(self, function: FunctionType) -> tuple[str | None, bool]:
+        """The module whose namespace a function lives in; None is ``__main__``. False: in no module's."""
+        if function.__globals__ is self.main.namespace:
+            return None, True
+        name = function.__globals__.get("__name__")
+        if isinstance(name, str) and importable(name) and sys.modules[name].__dict__ is function.__globals__:
+            return name, True
+        return None, False
+
+    def _cell(self, cell: CellType) -> _Cell:
+        return self._cells.setdefault(id(cell), _Cell())
+
+
+class ValuePickler(ByValue, Pickler):  # type: ignore[misc]
+    """cloudpickle, but for what the classes above know better."""
+
+    def homeless_function(self, function: FunctionType) -> Any:
+        """As cloudpickle does it: the globals that the function uses travel with it, as a copy."""
+        return self._dynamic_function_reduce(function)
+
+
+def _contents(cell: CellType) -> tuple[Any, ...]:
+    try:
+        return (cell.cell_contents,)
+    except ValueError:  # nothing has been assigned to the variable yet
+        return ()
+
+
+def _function_slots(function: FunctionType) -> dict[str, Any]:
+    names = ["__module__", "__doc__", "__defaults__", "__kwdefaults__", "__annotations__", "__type_params__"]
+    slots = {name: getattr(function, name, None) for name in names}
+    filled = {name: value for name, value in slots.items() if value}
+    if function.__qualname__ != function.__code__.co_qualname:  # functools.wraps
+        filled["__qualname__"] = function.__qualname__
+    return filled
+
+
+def _cached_function(found: Any) -> Any:
+    return rebuild.cached_function, (found.__wrapped__, found.cache_parameters())
+
+
+def _cached_attribute(found: Any) -> Any:
+    return rebuild.cached_attribute, (found.func, found.attrname)
+
+
+def _new_type(found: Any) -> Any:
+    return rebuild.typing_name, (found.__module__, typing.NewType, found.__name__, found.__supertype__)
+
+
+def _type_parameters(found: Any) -> Any:
+    return rebuild.typing_name, (found.__module__, type(found), found.__name__)
+
+
+def _view(found: memoryview) -> Any:
+    if not found.c_contiguous:
+        return bytes, (found.tobytes(),)
+    return rebuild.view, (PickleBuffer(found), found.format, found.shape)
+
+
+def _weak_mapping(found: Any) -> Any:
+    return type(found), (dict(found),)
+
+
+_REDUCERS: dict[type, Callable[[Any], Any]] = {
+    type(functools.lru_cache(_contents)): _cached_function,
+    memoryview: _view,
+    functools.cached_property: _cached_attribute,
+    typing.NewType: _new_type,
+    typing.ParamSpec: _type_parameters,
+    typing.TypeVarTuple: _type_parameters,
+    weakref.WeakKeyDictionary: _weak_mapping,
+    weakref.WeakValueDictionary: _weak_mapping,
+}

@@ -1,0 +1,281 @@
+"""Exceptions to bytes and back, whatever they do when they are printed, pickled or opened."""
+
+from __future__ import annotations
+
+import pickle
+
+from dragonfly_executor import errors
+from dragonfly_executor.errors.base import UnopenedCallError
+from dragonfly_executor.serialization import rebuild
+
+# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any
+
+    from dragonfly_executor.serialization.layout import Buffer, Received
+
+    _Link = tuple[BaseException, int, int, bool]
+
+# What is sent beside an exception is for reading; the exception itself travels whole.
+_TEXT_LIMIT = 64 * 1024
+_CHAIN_LIMIT = 16
+_FRAMES_LIMIT = 100
+
+
+def qualified_name(kind: type) -> str:
+    """A type's name as a traceback shows it."""
+    try:
+        module, name = getattr(kind, "__module__", None), kind.__qualname__
+    except Exception:  # a metaclass may answer with code of its own
+        module, name = None, type.__dict__["__qualname__"].__get__(kind)
+    if module == "__mp_main__":
+        module = "__main__"  # what the program calls it
+    return name if module in (None, "builtins") else f"{module}.{name}"
+
+
+def text_of(exc: BaseException) -> str:
+    """``str(exc)``, or why there is none."""
+    try:
+        return _shorten("".join([str(exc)]))  # joined: a subclass of str would be pickled as what it is
+    except BaseException as failure:  # str() is the exception's own code: it may do anything
+        return f"<str() of the exception raised {type(failure).__name__}>"
+
+
+def traceback_text(exc: BaseException) -> str:
+    """The traceback with its chain, from the first frame that is not this package's."""
+    try:
+        from traceback import format_exception
+
+        return _shorten("".join(format_exception(type(exc), exc, _outside_frames(exc))))
+    except BaseException as failure:  # formatting calls str(), __notes__ and __getattr__ of user code
+        shown = f"<the traceback could not be formatted: {type(failure).__name__}>"
+        return f"{_frames(exc)}{qualified_name(type(exc))}: {text_of(exc)}\n{shown}"
+
+
+def _frames(exc: BaseException) -> str:
+    """Return where an exception came from, in a form that takes no import: a call may have used up all descriptors."""
+    lines = ["Traceback (most recent call last):\n"]
+    traceback = _outside_frames(exc)
+    while traceback is not None and len(lines) <= _FRAMES_LIMIT:
+        code = traceback.tb_frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {traceback.tb_lineno}, in {code.co_name}\n')
+        traceback = traceback.tb_next
+    return "".join(lines) if len(lines) > 1 else ""
+
+
+def encode(exc: BaseException, dumps: Callable[[Any], bytes], loads: Callable[[bytes], Any]) -> list[Buffer]:
+    """An exception as a payload; never raises.
+
+    Args:
+        exc: the exception. Its tracebacks are dropped, so that they keep nothing alive.
+        dumps: pickles what may need more than plain pickle.
+        loads: the inverse: an exception that cannot be opened again does not travel.
+    """
+    described, notes = (qualified_name(type(exc)), text_of(exc), traceback_text(exc)), _notes(exc)
+    try:
+        _forget_tracebacks(exc)
+        chain = _linked(exc)
+        whole = _travelling(chain, dumps, loads)
+        if whole is None and len(chain) > 1:
+            whole = _travelling([(exc, -1, -1, True)], dumps, loads)
+        if whole is None and isinstance(exc, UnopenedCallError):
+            # There may be no room to open it for a trial. What it is made of is known.
+            whole = dumps([(exc, -1, -1, True)])
+    except BaseException:  # a class may shadow __cause__ with code of its own; the description is enough then
+        whole = None
+    return [pickle.dumps((*described, whole, *([notes] if notes else ())), 5)]
+
+
+def decode(data: Received, loads: Callable[[bytes], Any]) -> BaseException:
+    """The exception in a payload, or a `errors.RemoteCallError` that stands in for it.
+
+    Its cause is a `errors.RemoteTraceback`. What was its own cause there is that one's ``__context__``, for who walks
+    the chain; it is not printed again, since the text shows it already.
+    """
+    try:
+        name, text, traceback, whole, *more = pickle.loads(data)
+    except Exception as failure:
+        return errors.RemoteCallError("an exception that cannot be read", f"{type(failure).__name__}: {failure}")
+    exc, own_cause = _opened(whole, loads)
+    if exc is None:
+        exc = errors.RemoteCallError(name, text, traceback)
+    if more and not _notes(exc):
+        # It is a stand-in, or pickles itself without its notes.
+        _set(exc, "__notes__", more[0])
+    remote = errors.RemoteTraceback(traceback)
+    remote.__context__ = own_cause
+    remote.__suppress_context__ = True
+    _set(exc, "__cause__", remote)
+    return exc
+
+
+def _opened(whole: bytes | None, loads: Callable[[bytes], Any]) -> tuple[BaseException | None, BaseException | None]:
+    if whole is None:
+        return None, None
+    try:
+        links = loads(whole)
+        for exc, cause, context, suppress in links:
+            _set(exc, "__cause__", links[cause][0] if cause >= 0 else None)
+            _set(exc, "__context__", links[context][0] if context >= 0 else None)
+            _set(exc, "__suppress_context__", suppress)
+        top = links[0][0]
+        # One of them may be false: its class may have a length.
+        cause = _get(top, "__cause__")
+        return top, _get(top, "__context__") if cause is None else cause
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # user code: the class may be missing here, or its __setstate__ may raise or exit
+        return None, None
+
+
+class _Rebuilt:
+    """Pickles as an exception that is made without its own ``__init__``."""
+
+    def __init__(self, exc: BaseException, rebuilder: _Rebuilder) -> None:
+        self._exc = exc
+        self._rebuilder = rebuilder
+
+    def __reduce__(self) -> Any:
+        exc, portable = self._exc, self._rebuilder.part
+        reduced: Any = rebuild.builtin_base(type(exc)).__reduce__(exc)
+        args, state = reduced[1], dict(reduced[2] or {}) if len(reduced) > 2 else {}
+        if isinstance(exc, BaseExceptionGroup):
+            # Its args are what its own __new__ was called with.
+            state["args"] = tuple(map(portable, args))
+            args = (exc.message, exc.exceptions)
+        for base in type(exc).__mro__:
+            slots = vars(base).get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                if hasattr(exc, name):
+                    state[name] = getattr(exc, name)
+        args, state = tuple(map(portable, args)), {name: portable(value) for name, value in state.items()}
+        return rebuild.new_exception, (type(exc), args), state, None, None, rebuild.fill_exception
+
+
+class _Rebuilder:
+    """Finds, for each exception, what it can travel as. An exception that is met twice stays one."""
+
+    def __init__(self, dumps: Any, loads: Any) -> None:
+        self._dumps = dumps
+        self._loads = loads
+        self._rebuilt: dict[int, _Rebuilt] = {}
+
+    def portable(self, exc: BaseException) -> Any:
+        """Return the exception, or what makes it anew if it is not the same once it was pickled and opened."""
+        if id(exc) in self._rebuilt:
+            return self._rebuilt[id(exc)]
+        if _probed([(exc, -1, -1, True)], self._dumps, self._loads)[1] == [text_of(exc)]:
+            return exc
+        kind = type(exc)
+        if (
+            kind.__reduce__ is not rebuild.builtin_base(kind).__reduce__
+            or kind.__reduce_ex__ is not object.__reduce_ex__
+        ):
+            # It says itself how it pickles, or that it does not.
+            return exc
+        return self._rebuilt.setdefault(id(exc), _Rebuilt(exc, self))
+
+    def part(self, value: Any) -> Any:
+        """Return what an exception holds: an exception, or a list or tuple of some, in the form that travels."""
+        if isinstance(value, BaseException):
+            return self.portable(value)
+        if type(value) in (list, tuple) and any(isinstance(item, BaseException) for item in value):
+            return type(value)(map(self.part, value))
+        return value
+
+
+def _travelling(chain: list[_Link], dumps: Any, loads: Any) -> bytes | None:
+    """Pickle a chain, as it pickles itself if that comes out right, else rebuilt; None if neither can be opened."""
+    texts = [text_of(link[0]) for link in chain]
+    whole, shown = _probed(chain, dumps, loads)
+    if shown == texts:
+        return whole
+    rebuilder = _Rebuilder(dumps, loads)
+    try:
+        rebuilt = [(rebuilder.portable(exc), *places) for exc, *places in chain]
+    except BaseException:  # a metaclass may answer with code of its own
+        return whole
+    again, shown = _probed(rebuilt, dumps, loads)
+    # What does not come out the same either way shows an address, or the time.
+    return again if again is not None and (whole is None or shown == texts) else whole
+
+
+def _probed(chain: Any, dumps: Any, loads: Any) -> tuple[bytes | None, list[str]]:
+    """Return the pickled chain and the texts of what it opens to; None if that are no exceptions."""
+    try:
+        whole: bytes = dumps(chain)
+        opened = [link[0] for link in loads(whole)]
+        return (
+            (whole, [text_of(exc) for exc in opened])
+            if all(isinstance(e, BaseException) for e in opened)
+            else (None, [])
+        )
+    except BaseException:  # the exception's own __reduce__ and __init__ run here: RecursionError, SystemExit ...
+        return None, []
+
+
+def _linked(exc: BaseException) -> list[tuple[BaseException, int, int, bool]]:
+    """An exception and those that it came from; the numbers are places in the list, -1 is none."""
+    found = [exc]
+    for link in found:
+        for other in (_get(link, "__cause__"), _get(link, "__context__")):
+            if other is not None and len(found) < _CHAIN_LIMIT and all(other is not known for known in found):
+                found.append(other)
+    places = {id(link): place for place, link in enumerate(found)}
+
+    def place(link: BaseException, name: str) -> int:
+        return places.get(id(_get(link, name)), -1)
+
+    return [
+        (link, place(link, "__cause__"), place(link, "__context__"), _get(link, "__suppress_context__"))
+        for link in found
+    ]
+
+
+def _forget_tracebacks(exc: BaseException) -> None:
+    for link, *_ in _linked(exc):
+        _set(link, "__traceback__", None)
+        if issubclass(type(link), BaseExceptionGroup):  # isinstance may ask the exception itself
+            group: Any = link
+            for member in group.exceptions:
+                _forget_tracebacks(member)
+
+
+def _get(exc: BaseException, name: str) -> Any:
+    # Past what the class itself may have under this name.
+    return BaseException.__dict__[name].__get__(exc)
+
+
+def _set(exc: BaseException, name: str, value: object) -> None:
+    # Past the class's own __setattr__, as frozen dataclasses refuse, and past what else it may have under this name.
+    if name == "__notes__":
+        BaseException.__setattr__(exc, name, value)
+    else:
+        BaseException.__dict__[name].__set__(exc, value)
+
+
+def _notes(exc: BaseException) -> list[str]:
+    """Return the notes of an exception that are texts."""
+    try:
+        notes = BaseException.__getattribute__(exc, "__notes__")
+        return [_shorten(str.__str__(note)) for note in notes if isinstance(note, str)]
+    except Exception:  # it has none, or something else under this name
+        return []
+
+
+def _outside_frames(exc: BaseException) -> TracebackType | None:
+    traceback: TracebackType | None = _get(exc, "__traceback__")
+    package = __name__.rpartition(".")[0]
+    while traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith(package):
+        traceback = traceback.tb_next
+    return traceback
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= _TEXT_LIMIT:
+        return text
+    half = _TEXT_LIMIT // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"

@@ -1,0 +1,95 @@
+"""What of this process calls rely on without saying so: its modules and its import path. For the parent."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+
+from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, importable
+from dragonfly_executor.serialization.module_origin import is_own
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from typing import Any
+
+_OWN = __name__.partition(".")[0] + "."
+_LONGEST = 255
+"""Bytes of a name that pickle writes with its short opcode."""
+
+
+class Surroundings:
+    """Modules that runners do not find, and changes of ``sys.path``. Any thread, at any time.
+
+    Args:
+        path_travels: whether slots have this program's ``sys.path``, so that calls bring along what it is now.
+
+    Attributes:
+        strays: for each such module, what stands in the pickle of a reference to it.
+        path: the pickled ``sys.path``, if it has changed since slots were set up; else nothing.
+    """
+
+    def __init__(self, *, path_travels: bool) -> None:
+        self.strays: tuple[bytes, ...] = ()
+        self.path = b""
+        self._path_travels = path_travels
+        self._modules = -1
+        self._path: list[Any] = []
+        self._told: list[str] | None = None
+        self._judged: set[str] = set()
+        self._found: list[bytes] = []
+
+    def told(self, path: list[str]) -> None:
+        """Take note of the path that slots are set up with."""
+        self._told = path
+        self._modules = -1
+
+    def have_changed(self) -> bool:
+        """Return True if modules were imported or ``sys.path`` was changed since this was last asked."""
+        if len(sys.modules) == self._modules and sys.path == self._path:
+            return False
+        self._look()
+        return True
+
+    def _look(self) -> None:
+        modules, path = dict(sys.modules), list(sys.path)
+        if path != self._path:
+            self._judged, self._found = set(), []
+        new = modules.keys() - self._judged
+        found = [
+            b"\x8c%c%s" % (len(name), name) for name in map(str.encode, filter(_is_stray, new)) if len(name) <= _LONGEST
+        ]
+        self._found = [*self._found, *found]
+        self._judged = self._judged | new
+        self.strays = tuple(self._found)
+        if self._path_travels and self._told is not None:
+            written = path_from(directory())
+            if self.path or written != self._told:  # a slot may have met another one since
+                self.path = pickle.dumps(written, 5)
+        self._modules, self._path = len(modules), path
+
+
+def _is_stray(name: Any) -> bool:
+    """Return True if runners do not find a module.
+
+    Those that are installed are taken to be found, as there are many of them; and so is this package.
+    """
+    if type(name) is not str or name in MAIN_NAMES or name.startswith(_OWN):
+        return False
+    origin = getattr(getattr(sys.modules.get(name), "__spec__", None), "origin", None)
+    if isinstance(origin, str) and os.path.isabs(origin) and not is_own(origin):
+        return False
+    return not importable(name)
+
+
+def directory() -> str:
+    """Return the working directory."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"  # it was removed under the program
+
+
+def path_from(cwd: str) -> list[str]:
+    """Return ``sys.path`` as another process has to write it."""
+    return [os.path.join(cwd, entry) if entry else cwd for entry in sys.path if isinstance(entry, str)]

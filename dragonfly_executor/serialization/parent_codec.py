@@ -1,0 +1,328 @@
+"""The parent's half: calls to bytes, results and exceptions from bytes. Any thread, at any time."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from pickle import Pickler
+from threading import Lock
+from types import FunctionType
+
+from dragonfly_executor import errors
+from dragonfly_executor.protocol.stdlib_json import is_stdlib
+from dragonfly_executor.serialization import exceptions
+from dragonfly_executor.serialization.authkey import own_key
+from dragonfly_executor.serialization.buffer_cache import LEAST, Repeats
+from dragonfly_executor.serialization.formats import MARK, MARKS, Format
+from dragonfly_executor.serialization.import_environment import Surroundings, directory, path_from
+from dragonfly_executor.serialization.layout import (
+    BOX,
+    BY_NAME,
+    MAIN_CALL,
+    NEEDS_MAIN,
+    PICKLE,
+    WITH_PATH,
+    Buffers,
+    Sink,
+    join,
+    pack,
+    snapshot,
+    unpack,
+    with_path,
+)
+from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, importable
+from dragonfly_executor.serialization.parent_main import ParentMain
+from dragonfly_executor.serialization.rebuild import main_module
+from dragonfly_executor.serialization.script import describe
+from dragonfly_executor.util import validation
+from dragonfly_executor.util.validation import SUSPENDS
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import CodeType
+    from typing import Any
+
+    from dragonfly_executor.serialization.layout import Buffer, Received
+    from dragonfly_executor.serialization.main_pickler import Tracking
+
+    OnCode = Callable[[list[tuple[CodeType, str]]], object]
+
+_MAIN_CALL = bytes([MAIN_CALL])
+
+
+class CallCodec:
+    """Turns calls into payloads for slots, and what comes back into values and exceptions.
+
+    Args:
+        serializer: how what cannot travel by reference travels: "cloudpickle" (the default), "dill", "pickle" (not at
+            all), or an object with ``dumps(obj) -> bytes`` and ``loads(bytes) -> obj``.
+        script_travels: whether slots can import the script; if not, what is in it travels by value.
+        path_travels: whether slots import from this program's ``sys.path``: calls then bring along how it has changed.
+        on_code: told of all code that travels by value, each with the package that its relative imports start from.
+
+    Raises:
+        ValueError: an unknown name, or dill is not installed.
+        TypeError: neither a name nor an object with dumps and loads.
+    """
+
+    def __init__(
+        self,
+        serializer: object = "cloudpickle",
+        *,
+        script_travels: bool = True,
+        path_travels: bool = False,
+        on_code: OnCode | None = None,
+    ) -> None:
+        self._format = Format(serializer)
+        self._format.require()
+        self._main = ParentMain(self._define, script_travels=script_travels)
+        self._script_travels = script_travels
+        self._on_code = on_code
+        self._importable: set[str | None] = set()
+        self._surroundings = Surroundings(path_travels=path_travels)
+        self._marks: tuple[bytes, ...] = MARKS
+        self._lock = Lock()
+        self._repeats = Repeats()
+        self.needs_script = False
+        """Whether a call that was encoded so far needs the script to be imported."""
+        if self._format.custom is not None:
+            # What a slot's import of the script calls itself. Our own picklers translate; the user's object cannot, and
+            # this is multiprocessing's answer to the same question.
+            sys.modules.setdefault("__mp_main__", main_module())
+
+    def encode_call(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        retry_on: tuple[type[BaseException], ...] = (),
+    ) -> list[Buffer]:
+        """A call as the pieces of a payload. The arguments are a snapshot: what happens to them later is not seen.
+
+        Raises:
+            CallSerializationError: something in it cannot travel; the text says which part, its cause why.
+            TypeError: `fn` is an ``async def`` or a generator function: those do not run on runners.
+        """
+        if type(fn) is not FunctionType or fn.__code__.co_flags & SUSPENDS:
+            validation.refuse(fn)
+        try:
+            call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
+            if self._surroundings.have_changed():
+                self._look_around()
+            if self._format.custom is not None:
+                return self._custom_call(call)
+            home = getattr(fn, "__module__", None)
+            if home not in self._importable:
+                if home in MAIN_NAMES:
+                    return self._main_call(call)
+                if home is not None and not importable(home):
+                    return self._any_call(call)
+                self._importable.add(home)
+            sink, buffers = Sink(), Buffers()
+            try:
+                Pickler(sink, 5, buffer_callback=buffers.add).dump(call)
+            except Exception:  # it needs more than pickle; or it fails below as well, with the same error
+                return self._any_call(call)
+            if not buffers.views and not self._surroundings.path:
+                if len(sink) == 1 and len(self._marks) == 1:
+                    if MARK not in sink[0]:
+                        return [sink[0]]
+                elif not any(mark in piece for piece in sink for mark in self._marks):
+                    return self._marked(snapshot(sink), [])
+            return self._any_call(call)
+        except (KeyboardInterrupt, errors.CallSerializationError):
+            raise
+        except BaseException as exc:  # __reduce__ and __getstate__ are user code
+            raise errors.CallSerializationError(self._refusal(fn, args, kwargs, exc)) from exc
+
+    def decode_result(self, data: Received) -> Any:
+        """The value that a slot sent. Parts of it may be views of ``data``, which is not to be used again.
+
+        Raises:
+            ResultDeserializationError: it cannot be opened here; its cause says why.
+        """
+        try:
+            if data[0] == PICKLE:
+                return pickle.loads(data)
+            return self._open(data)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exc:  # __setstate__ is user code, it may even exit
+            size = len(data)
+            what = f"the result, of {size} bytes," if isinstance(exc, MemoryError) else "the result"
+            raise errors.ResultDeserializationError(f"{what} cannot be unpickled: {_text(exc)}", size) from exc
+
+    def decode_error(self, data: Received) -> BaseException:
+        """The exception that a slot sent, or a stand-in for it; its cause is the traceback there."""
+        return exceptions.decode(data, self._open)
+
+    def setup(self) -> bytes:
+        """What a slot has to know before the first call: where to import from, the script, the serializer.
+
+        Raises:
+            CallSerializationError: the serializer object itself cannot travel.
+        """
+        cwd = directory()
+        path = path_from(cwd)
+        self._surroundings.told(path)
+        here = {
+            "path": path,
+            "cwd": cwd,
+            "authkey": own_key(),
+            "main": describe(main_module()),
+        }
+        return self._described(here | _shadowing(), [str(word) for word in getattr(sys, "argv", [])])
+
+    def setup_elsewhere(self, main: dict[str, Any], *, same_image: bool = False, same_directory: bool = False) -> bytes:
+        """The same for a slot that does not see this machine's files. It says nothing of where they lie here, unless
+        the slot's machine is made of the same image.
+
+        Neither does it have multiprocessing's key: what that opens listens on this machine, for processes of it.
+
+        Args:
+            main: the script, as `script.describe` has it, with its files where the runner has them.
+            same_image: whether the slot's machine is made of the image that this program runs in.
+            same_directory: whether calls there run in this program's directory.
+
+        Raises:
+            CallSerializationError: the serializer object itself cannot travel.
+        """
+        first, *rest = [str(word) for word in getattr(sys, "argv", [])] or [""]
+        cwd = directory() if same_image else ""
+        path = path_from(cwd) if same_image else []
+        if same_image:
+            self._surroundings.told(path)
+        elsewhere: dict[str, Any] = {
+            "path": path,
+            "cwd": cwd if same_image and same_directory else None,
+            "authkey": None,
+            "main": main,
+        }
+        return self._described(elsewhere | _shadowing(), [os.path.basename(first), *rest])
+
+    def _described(self, place: dict[str, Any], argv: list[str]) -> bytes:
+        description = {
+            **place,
+            "argv": argv,
+            "serializer": self._format.name,
+            "custom": None,
+        }
+        custom = self._format.custom
+        if custom is not None:
+            plain = CallCodec(script_travels=self._script_travels)
+            description |= {"serializer": None, "custom": join(plain.encode_call(_same, (custom,), {}))}
+        return pickle.dumps(description, 5)
+
+    def _main_call(self, call: tuple[Any, ...]) -> list[Buffer]:
+        """A call of a function in ``__main__``: the name in the place of the function, if that is all it takes."""
+        name = self._main.name_of(call[0])
+        plain = None if name is None else self._format.plain((name, *call[1:]), self._marks)
+        if name is None or plain is None:
+            return self._any_call(call)
+        body, buffers = plain
+        definitions, large = self._main.definitions(frozenset((name.partition(".")[0],)))
+        imported = self._main.script is not None
+        if imported:
+            self.needs_script = True
+        if imported and not definitions and not buffers.views and not self._surroundings.path:
+            return [_MAIN_CALL + body[0]] if len(body) == 1 else self._marked([_MAIN_CALL, *snapshot(body)], [])
+        flags = BY_NAME | (NEEDS_MAIN if imported else 0)
+        return self._pack(flags, definitions, snapshot(body), buffers.views, large)
+
+    def _any_call(self, call: tuple[Any, ...]) -> list[Buffer]:
+        sink, buffers, pickler = self._format.tracked(call, self._main)
+        self._code_travels(pickler)
+        names = frozenset(pickler.hard | pickler.soft)
+        definitions, large = self._main.definitions(names) if names else (b"", [])
+        flags = self._format.flags
+        if names and self._main.script is not None:
+            self.needs_script = True
+            flags |= NEEDS_MAIN
+        return self._pack(flags, definitions, snapshot(sink), buffers.views, large)
+
+    def _custom_call(self, call: tuple[Any, ...]) -> list[Buffer]:
+        body = bytes(self._format.custom.dumps(call))
+        flags = self._format.flags
+        if MARK in body and self._main.script is not None:
+            self.needs_script = True
+            flags |= NEEDS_MAIN
+        return self._pack(flags, b"", [body], [], [])
+
+    def _pack(
+        self, flags: int, definitions: bytes, body: list[Buffer], buffers: list[memoryview], large: list[memoryview]
+    ) -> list[Buffer]:
+        path = self._surroundings.path
+        if path:
+            flags, definitions = flags | WITH_PATH, with_path(path, definitions)
+        return self._marked(pack(flags, definitions, body, [*large, *buffers], copy=True, first=len(large)), large)
+
+    def _marked(self, parts: list[Buffer], lasting: list[memoryview]) -> list[Buffer]:
+        """Let slots keep what is large in a payload, and goes out again and again."""
+        if max(map(len, parts)) < LEAST:
+            return parts
+        with self._lock:
+            return self._repeats.mark(parts, lasting)
+
+    def _look_around(self) -> None:
+        """Modules were imported, or the path has changed: by reference goes what runners find now."""
+        self._importable.clear()
+        self._marks = (*MARKS, *self._surroundings.strays)
+
+    def _refusal(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], exc: BaseException
+    ) -> str:
+        """Return what is told of a call that cannot be pickled: which part it is, why, and what to do."""
+        found = None
+        if not isinstance(exc, (RecursionError, MemoryError)):
+            from dragonfly_executor.serialization import unpicklable
+
+            found = unpicklable.of_call(_named(fn), fn, args, kwargs, self._judge)
+        if found is None:
+            return f"{_named(fn)} or its arguments cannot be pickled: {_text(exc)}"
+        kind = exceptions.qualified_name(type(found.value))
+        return f"{found.place}, of type {kind}, cannot be pickled: {_text(exc)}{found.advice(exceptions.text_of(exc))}"
+
+    def _judge(self, value: Any) -> object:
+        """Pickle a part of a call by itself; raise if it cannot be."""
+        if self._format.custom is not None:
+            return self._format.custom.dumps(value)
+        return self._format.tracked(value, self._main)
+
+    def _define(self, values: Any, owners: frozenset[str]) -> tuple[bytes, set[str], set[str], set[str]]:
+        sink, _, pickler = self._format.tracked(values, self._main, owners, inline=True)
+        self._code_travels(pickler)
+        return join(snapshot(sink)), pickler.hard, pickler.soft, pickler.attributes
+
+    def _code_travels(self, pickler: Tracking) -> None:
+        if self._on_code is not None and pickler.codes:
+            self._on_code(pickler.codes)
+
+    def _open(self, data: Received) -> Any:
+        if data[0] != BOX:
+            return pickle.loads(data)
+        flags, _, body, buffers = unpack(data)
+        return self._format.open(flags, body, buffers)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _named(fn: Any) -> str:
+    try:
+        return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
+    except Exception:  # a callable object's own __getattr__
+        return "the call"
+
+
+def _text(exc: BaseException) -> str:
+    return f"{exceptions.qualified_name(type(exc))}: {exceptions.text_of(exc)}"
+
+
+def _shadowing() -> dict[str, Any]:
+    """Return the names of the standard library under which the program has modules of its own, a ``json.py`` say."""
+    loaded = sys.stdlib_module_names & sys.modules.keys()
+    names = tuple(name for name in loaded if not is_stdlib(getattr(sys.modules[name], "__file__", None)))
+    return {"shadowing": names} if names else {}

@@ -1,0 +1,129 @@
+"""What a payload will open to, told without opening it: nothing of the user's is imported or run."""
+
+from __future__ import annotations
+
+import sys
+from itertools import repeat
+from pickle import Unpickler
+
+from dragonfly_executor.serialization import rebuild
+from dragonfly_executor.serialization.layout import BOX, BY_CUSTOM, BY_DILL, PICKLE, unpack
+
+# Type checkers take this name for true, and typing is slow to import.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from dragonfly_executor.serialization.layout import Received
+
+MOST = 64 * 1024
+"""Bytes up to which a pickle is looked at: that takes some milliseconds at most."""
+
+
+def result_type(data: Received) -> str | None:
+    """Return the name of the type of a result; None if that is not known before it is opened."""
+    try:
+        body: Any = data
+        buffers: Iterable[Any] = ()
+        if data[0] == BOX:
+            flags, _, body, _ = unpack(data)
+            if flags & (BY_DILL | BY_CUSTOM):
+                return None
+            buffers = repeat(memoryview(b""))
+        elif data[0] != PICKLE:
+            return None
+        return None if len(body) > MOST else _name(_Glance(_File(body), buffers=buffers).load())
+    except Exception:  # no pickle of ours, or one that does what stand-ins cannot
+        return None
+
+
+def error_type(data: Received) -> str | None:
+    """Return the name of the type of an exception, as `exceptions.decode` will give it; None if that is not known."""
+    if len(data) > 16 * MOST:
+        return None
+    try:
+        name, _, _, whole, *_ = _Glance(_File(data)).load()
+        return "RemoteCallError" if whole is None else str(name).rpartition(".")[2]
+    except Exception:
+        return None
+
+
+class _File:
+    """Bytes to read from, which are not copied first."""
+
+    def __init__(self, data: Received) -> None:
+        self._view = memoryview(data)
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next `size` bytes."""
+        piece, self._view = self._view[:size], self._view[size:]
+        return bytes(piece)
+
+    def readline(self) -> bytes:
+        """Refuse: protocol 5 has no lines."""
+        raise EOFError
+
+
+class _Kind(type):
+    """The type of types that stand for the user's."""
+
+    is_class = True
+
+    def __call__(cls, *args: Any, **_: Any) -> Any:
+        """Return an instance of what is made; one of no known type if this stands for just any function."""
+        made: Any = cls
+        if not cls.is_class:
+            made = _MAKERS.get(cls.__name__, _Unknown)
+            if "reconstruct" in cls.__name__ and args and isinstance(args[0], _Kind):
+                made = args[0]
+        return object.__new__(made)
+
+
+class _StandIn(metaclass=_Kind):
+    """Takes whatever an unpickler does to an object."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return object.__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        return
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        return
+
+    def append(self, value: Any) -> None:
+        """Do nothing."""
+
+    def extend(self, values: Any) -> None:
+        """Do nothing."""
+
+
+class _Unknown(_StandIn):
+    """What a function returned."""
+
+
+class _Glance(Unpickler):
+    """Opens a pickle, but makes stand-ins of all that is no plain data."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a stand-in."""
+        if (module, name) == (rebuild.__name__, "main_attribute"):
+            return _kind
+        # What is loaded here tells classes, whose call makes an instance, from functions.
+        found = vars(sys.modules.get(module, rebuild)).get(name)
+        return _kind(name, is_class=isinstance(found, type))
+
+
+def _kind(name: str, *, is_class: bool = True) -> Any:
+    return _Kind(name.rpartition(".")[2], (_StandIn,), {"is_class": is_class})
+
+
+_MAKERS = {"_frombuffer": _kind("ndarray")}
+"""What known functions make, by their names: most arrays are made by this one of numpy."""
+
+
+def _name(value: Any) -> str | None:
+    kind = type(value)
+    # A stand-in itself was a class, with a metaclass that nobody knows here, or a function.
+    return None if kind is _Unknown or kind is _Kind else kind.__name__

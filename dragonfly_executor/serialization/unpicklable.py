@@ -1,0 +1,249 @@
+"""Finds what in a call or a result cannot be pickled, and says what to do about it. Loaded only if something failed.
+
+The pickler is the judge: parts are pickled by themselves, and a part that fails is looked into. So no part is blamed
+that its owner leaves out when it is pickled.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from types import CoroutineType, FunctionType, GeneratorType, MethodType
+
+from dragonfly_executor.serialization.code_names import all_names
+from dragonfly_executor.serialization.map_chunk import item, run_chunk
+
+# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    Judge = Callable[[Any], object]
+
+FUNCTION = "the function"
+
+_DEPTH = 8
+_KEY = 40  # characters of a key that are shown
+
+_PLACE = "make it in the call"
+_UNKNOWN = (f"{_PLACE}, or pass what it is made from", "return what can be pickled of it")
+_LOCK = (f"{_PLACE}, or take one from multiprocessing.Manager()", "it works in one process only")
+_FILE = ("pass its path, and open it in the call", "return its path, or what is in it")
+_SOCKET = ("pass the address, and connect in the call", "it is open in the runner only: return what was received")
+_POOL = (f"{_PLACE}, or submit from here", "it belongs to the runner: return what its calls returned")
+_AWAIT = ("await it here, and pass its value", "run it in the call, with asyncio.run(), and return its value")
+_FUTURE = ("pass its value, .result(), or submit the call once it is done", "return its value, .result()")
+_TEXT = ("pass it as text, traceback.format_exc()", "return it as text, traceback.format_exc()")
+_VIEW = ("pass list(...) of it", "return list(...) of it")
+
+_ADVICE: dict[str, tuple[str, str]] = {
+    "concurrent.futures._base.Future": _FUTURE,
+    "_asyncio.Future": _AWAIT,
+    "_asyncio.Task": _AWAIT,
+    "asyncio.futures.Future": _AWAIT,
+    "builtins.coroutine": _AWAIT,
+    "builtins.generator": _VIEW,
+    "builtins.async_generator": ("collect it here, and pass a list", "collect it in the call, and return a list"),
+    "builtins.dict_keys": _VIEW,
+    "builtins.dict_values": _VIEW,
+    "builtins.dict_items": _VIEW,
+    "_thread.lock": _LOCK,
+    "_thread.RLock": _LOCK,
+    "_thread._local": _LOCK,
+    "threading.Condition": _LOCK,
+    "threading.Event": _LOCK,
+    "threading.Semaphore": _LOCK,
+    "threading.Barrier": _LOCK,
+    "threading.Thread": (_PLACE, "it runs in the runner only"),
+    "queue.Queue": _LOCK,
+    "_queue.SimpleQueue": _LOCK,
+    "asyncio.mixins._LoopBoundMixin": (_PLACE, "it works in one event loop only"),
+    "asyncio.events.AbstractEventLoop": (_PLACE, "it runs in the runner only"),
+    "multiprocessing.synchronize.SemLock": _LOCK,
+    "multiprocessing.synchronize.Condition": _LOCK,
+    "multiprocessing.synchronize.Event": _LOCK,
+    "multiprocessing.queues.Queue": _LOCK,
+    "multiprocessing.queues.SimpleQueue": _LOCK,
+    "multiprocessing.pool.Pool": _POOL,
+    "dragonfly_executor.api.executor.PoolExecutor": ("", ""),  # it says so itself
+    "dragonfly_executor.api.pool.Pool": ("", ""),
+    "concurrent.futures._base.Executor": _POOL,
+    "subprocess.Popen": (_PLACE, "return its output, or its returncode"),
+    "_io._IOBase": _FILE,
+    "tempfile._TemporaryFileWrapper": _FILE,
+    "_socket.socket": _SOCKET,
+    "ssl.SSLContext": (_PLACE, "it works in one process only"),
+    "_ssl._SSLContext": (_PLACE, "it works in one process only"),
+    "sqlite3.Connection": ("pass the path, and connect in the call", "return what was read"),
+    "sqlite3.Cursor": ("pass its rows, .fetchall()", "return its rows, .fetchall()"),
+    "mmap.mmap": _FILE,
+    "re.Match": ("pass .group(), or what else is wanted of it", "return .group(), or what else is wanted of it"),
+    "posix.DirEntry": ("pass its .path", "return its .path"),
+    "builtins.traceback": _TEXT,
+    "builtins.frame": _TEXT,
+    "weakref.ReferenceType": ("pass the object itself", "return the object itself"),
+}  # fmt: skip
+"""What to do about an argument, and about a result, by the names of the kinds that people try to send."""
+
+
+class Culprit:
+    """A part of a call or a result that cannot be pickled.
+
+    Attributes:
+        root: what is sent, in words: "argument 1", say.
+        steps: the way from there to the part: items, attributes, variables.
+        value: the part.
+        known: what to do about an argument and about a result of its kind; None if that is not known.
+    """
+
+    def __init__(self, root: str, steps: tuple[str, ...], value: Any) -> None:
+        self.root = root
+        self.steps = steps
+        self.value = value
+        names = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(value).__mro__]
+        self.known = next((_ADVICE[name] for name in names if name in _ADVICE), None)
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words: ``[2].lock of argument 1``."""
+        words = [self.root]
+        for step in self.steps:
+            if step[0] in "[." and len(words) > 1:
+                words[-1] += step
+            else:
+                words.append(step)
+        return " of ".join(reversed(words))
+
+    def advice(self, why: str, *, returning: bool = False) -> str:
+        """Return what to do about it, as a sentence that follows another one; "" if the error itself may say that.
+
+        Args:
+            why: the text of the error.
+            returning: whether a call returned it; else it is sent to one.
+        """
+        if self.root.startswith(FUNCTION) and not self.steps and isinstance(self.value, (CoroutineType, GeneratorType)):
+            return ". Give the function and its arguments, not what a call of it returned"
+        known = self.known
+        if known is None and why.lower().startswith(("cannot pickle", "can't pickle")):
+            # Python's own words, which leave it at that.
+            known = _UNKNOWN
+        text = known[returning] if known is not None else ""
+        return f". {text[0].upper()}{text[1:]}" if text else ""
+
+
+def of_call(name: str, fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], judge: Judge) -> Culprit | None:
+    """Find what in a call cannot be pickled.
+
+    Args:
+        name: what the function is called.
+        fn, args, kwargs: the call.
+        judge: pickles a value, and raises if that fails.
+
+    Returns:
+        It; None if each part of the call can be pickled by itself.
+    """
+    if fn is run_chunk:
+        fn, chunk, first = args
+        name = getattr(fn, "__qualname__", name)
+        given = [
+            Culprit(f"argument {place} of {item(first + number)}", (), value)
+            for number, arguments in enumerate(chunk)
+            for place, value in enumerate(arguments, 1)
+        ]
+    else:
+        given = [Culprit(f"argument {place} of {name}()", (), value) for place, value in enumerate(args, 1)]
+        given += [Culprit(f"argument {key!r} of {name}()", (), value) for key, value in kwargs.items()]
+    return _descend([Culprit(f"{FUNCTION} {name}", (), fn), *given], judge, _DEPTH)
+
+
+def of_result(value: Any, judge: Judge, first: int | None = None) -> Culprit | None:
+    """Find what in a result cannot be pickled; `first` is the number of a chunk's first item. See `of_call`."""
+    if first is None:
+        return of_value("the result", value, judge)
+    values = [Culprit(f"the result of {item(first + number)}", (), one) for number, one in enumerate(value)]
+    return _descend(values, judge, _DEPTH)
+
+
+def of_value(root: str, value: Any, judge: Judge) -> Culprit | None:
+    """Find what in a value cannot be pickled; `root` is what the value is called. See `of_call`."""
+    return _descend([Culprit(root, (), value)], judge, _DEPTH)
+
+
+def _descend(suspects: list[Culprit], judge: Judge, depth: int) -> Culprit | None:
+    """Return the innermost of the first suspect that fails, or the outermost part of it that is of a known kind."""
+    found = _first_failing(suspects, judge)
+    if found is None or not depth or found.known is not None:
+        return found
+    inner = [Culprit(found.root, (*found.steps, step), part) for step, part in _parts_of(found.value)]
+    return _descend(inner, judge, depth - 1) or found
+
+
+def _first_failing(suspects: list[Culprit], judge: Judge) -> Culprit | None:
+    """Return the first that fails by itself, by halving: all together costs as much as pickling them twice."""
+    while len(suspects) > 1:
+        half = suspects[: len(suspects) // 2]
+        suspects = half if _fails([one.value for one in half], judge) else suspects[len(half) :]
+    return suspects[0] if suspects and _fails(suspects[0].value, judge) else None
+
+
+def _fails(value: Any, judge: Judge) -> bool:
+    try:
+        judge(value)
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException:  # __reduce__ and __getstate__ are user code
+        return True
+    return False
+
+
+def _parts_of(value: Any) -> list[tuple[str, Any]]:
+    """Return what a value is pickled from, with the way there; empty if it pickles in a way of its own."""
+    if isinstance(value, dict):
+        return [(_key(key), part) for key, part in value.items()]
+    if isinstance(value, (list, tuple, deque)):
+        return [(f"[{number}]", part) for number, part in enumerate(value)]
+    if isinstance(value, (set, frozenset)):
+        return [("an element", part) for part in value]
+    if isinstance(value, MethodType):
+        return [(".__self__", value.__self__)]
+    if isinstance(value, partial):
+        return [(".func", value.func), (".args", value.args), (".keywords", value.keywords)]
+    if isinstance(value, FunctionType):
+        return list(_captured(value))
+    return list(_attributes(value))
+
+
+def _captured(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield f"variable {name!r}", cell.cell_contents
+        except ValueError:  # nothing has been assigned to it yet
+            continue
+    # Only those of a function travel that no module has, and one that is in a module does not come here.
+    for name in all_names(function.__code__) & function.__globals__.keys():
+        yield f"global {name!r}", function.__globals__[name]
+    yield ".__defaults__", function.__defaults__ or ()
+    yield ".__kwdefaults__", function.__kwdefaults__ or {}
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    kind: Any = type(value)
+    standard: Any = object
+    if any(
+        getattr(kind, name) is not getattr(standard, name) for name in ("__reduce_ex__", "__reduce__", "__getstate__")
+    ):
+        return
+    try:
+        state = standard.__getstate__(value)
+    except Exception:  # it has none
+        return
+    for part in state if isinstance(state, tuple) else (state,):
+        if isinstance(part, dict):
+            yield from ((f".{name}", attribute) for name, attribute in part.items())
+
+
+def _key(key: Any) -> str:
+    """Return a key as it stands in a subscript. Only text and numbers are shown: other keys run code of their own."""
+    shown = repr(key) if type(key) in (str, int) else "..."
+    return f"[{shown}]" if len(shown) <= _KEY else f"[{shown[:_KEY]}...]"

@@ -1,0 +1,208 @@
+"""What of the imported modules is the user's own, and where on a runner it goes.
+
+Nothing here imports anything, or asks a module for an attribute that it would have to compute.
+"""
+
+from __future__ import annotations
+
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from dragonfly_executor.serialization.main_pickler import MAIN_NAMES
+from dragonfly_executor.serialization.rebuild import main_module
+from dragonfly_executor.serialization.script import describe
+
+PACKAGE = __name__.partition(".")[0]
+# The runner brings the first itself; the others are the interpreter's own business.
+NOT_THE_USERS = frozenset({PACKAGE, "sitecustomize", "usercustomize", *MAIN_NAMES})
+INSTALLED = frozenset({"site-packages", "dist-packages"})
+
+
+class Unit(NamedTuple):
+    """A file or folder that travels as a whole.
+
+    Attributes:
+        local: where it lies here.
+        remote: where it goes, in the tree on the runner.
+        root: the folder of that tree from which it is imported; "" if it is not.
+        order: where that folder stands on the import path.
+    """
+
+    local: str
+    remote: str
+    root: str
+    order: int
+
+
+class Layout:
+    """Which folder of this machine is which one of the tree on a runner.
+
+    What lies in the working directory keeps its place in it, since calls open files by paths from there. Other folders
+    are numbered as they come.
+    """
+
+    def __init__(self, cwd: str) -> None:
+        self.cwd = cwd
+        self._numbers: dict[str, str] = {}
+
+    def of(self, folder: str) -> str:
+        """The folder's place in the tree."""
+        if folder == self.cwd:
+            return "cwd"
+        if self.cwd != "/" and folder.startswith(self.cwd + "/"):
+            return f"cwd{folder[len(self.cwd) :]}"
+        return self.numbered(folder)
+
+    def numbered(self, key: str) -> str:
+        """The place of what has none of its own."""
+        return self._numbers.setdefault(key, f"roots/{len(self._numbers) + 1}")
+
+
+def imported(layout: Layout) -> dict[Unit, set[str]]:
+    """What the program has imported of its own, and which files of it are modules that it has imported."""
+    found: dict[Unit, set[str]] = {}
+    for name, module in list(sys.modules.items()):
+        if type(name) is not str or name.partition(".")[0] in NOT_THE_USERS:
+            continue
+        file = _file(module)
+        if file is not None and is_own(file):
+            unit = archived(attributes(module).get("__spec__"), layout) or of_module(name, file, layout, _start)
+            if unit is not None:
+                found.setdefault(unit, set()).add(file)
+    return found
+
+
+def of_script(layout: Layout) -> tuple[Unit, dict[str, Any]] | None:
+    """The script as a unit, and its description with its files where a runner has them; None if it has no file here."""
+    module = main_module()
+    described = describe(module)
+    path, name, entry = described["path"], described["name"], described["entry"]
+    if path is None or not is_own(path):
+        return None
+    archive = archived(attributes(module).get("__spec__"), layout)
+    if archive is not None:
+        inner = path[len(archive.local) :]
+        return archive, {**described, "path": archive.remote + inner, "entry": archive.remote}
+    if not os.path.isfile(path):
+        return None
+    if name is not None and entry is None:
+        unit = of_module(name, path, layout, _start)
+        if unit is None:
+            return None
+        return unit, {**described, "path": unit.remote + path[len(unit.local) :]}
+    root = layout.of(os.path.dirname(path))
+    unit = Unit(path, f"{root}/{os.path.basename(path)}", root, _order(os.path.dirname(path)))
+    return unit, {**described, "path": unit.remote, "entry": None if entry is None else root}
+
+
+def named(path: str, layout: Layout) -> Unit:
+    """A file or folder that the user named."""
+    folder = os.path.dirname(path)
+    if os.path.isdir(path):
+        place = layout.of(path)
+        return Unit(path, place, place, _order(path))
+    place = layout.of(folder)
+    return Unit(path, f"{place}/{os.path.basename(path)}", place if path.endswith(".py") else "", _order(folder))
+
+
+def is_own(file: str) -> bool:
+    """Whether a file belongs neither to the interpreter nor to what is installed for it."""
+    if INSTALLED.intersection(file.split("/")):
+        return False
+    return not any(file.startswith(folder) for folder in _installed_folders())
+
+
+@lru_cache(maxsize=1)
+def _installed_folders() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")}
+    folders |= {*site.getsitepackages(), site.getusersitepackages()}
+    return tuple(f"{path}/" for folder in folders for path in {os.path.abspath(folder), os.path.realpath(folder)})
+
+
+def attributes(module: object) -> dict[str, Any]:
+    """Return what a module holds, without running any code of it."""
+    # Past the module's own __getattr__ and __getattribute__: a lazy one would be imported by a look at it.
+    try:
+        found = object.__getattribute__(module, "__dict__")
+    except AttributeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _file(module: object) -> str | None:
+    file = attributes(module).get("__file__")
+    return os.path.abspath(file) if type(file) is str and file and not file.startswith("<") else None
+
+
+def archived(spec: object, layout: Layout) -> Unit | None:
+    """The zip file that a module with this spec comes from, or None."""
+    archive = getattr(getattr(spec, "loader", None), "archive", None)
+    if type(archive) is not str or not os.path.isfile(archive):
+        return None
+    archive = os.path.abspath(archive)
+    remote = f"{layout.of(os.path.dirname(archive))}/{os.path.basename(archive)}"
+    return Unit(archive, remote, remote, _order(archive))
+
+
+def _start(package: str) -> str | None:
+    """The file of an imported package; None if it is no package, or a namespace."""
+    known = attributes(sys.modules.get(package))
+    start = known.get("__file__")
+    return start if "__path__" in known and type(start) is str else None
+
+
+def of_module(name: str, file: str, layout: Layout, start_of: Callable[[str], str | None]) -> Unit | None:
+    """The outermost package around a module, or the module alone.
+
+    Args:
+        name: the module's full name.
+        file: its file.
+        layout: where folders go.
+        start_of: the file of a package that is no namespace, by the package's name; None for all else.
+    """
+    for package in outwards(name):
+        start = start_of(package)
+        if start is not None:
+            folder = os.path.dirname(os.path.abspath(start))
+            # What a package imports from somewhere else is not in its folder, and goes alone.
+            return _placed(package, folder, "", layout) if file.startswith(folder + "/") else None
+    base = os.path.basename(file)
+    suffix = base[base.index(".") :] if "." in base else ""
+    if not os.path.isfile(file):
+        return None
+    return _placed(name, file[: len(file) - len(suffix)] if suffix else file, suffix, layout)
+
+
+def _placed(name: str, path: str, suffix: str, layout: Layout) -> Unit:
+    """Where a module of this name goes, that lies at this path: in the folder from which the name says it comes.
+
+    Where the path does not end as the name does (a package in a folder of another name), it gets a folder of its own.
+    """
+    folder = path
+    for part in reversed(name.split(".")):
+        if os.path.basename(folder) != part:
+            root = layout.numbered(f"import {name}")
+            return Unit(path + suffix, f"{root}/{name.replace('.', '/')}{suffix}", root, len(sys.path))
+        folder = os.path.dirname(folder)
+    root = layout.of(folder)
+    return Unit(path + suffix, f"{root}/{name.replace('.', '/')}{suffix}", root, _order(folder))
+
+
+def outwards(name: str) -> Iterator[str]:
+    """The packages that a dotted name is in, and itself, the outermost first."""
+    parts = name.split(".")
+    return (".".join(parts[: count + 1]) for count in range(len(parts)))
+
+
+def _order(folder: str) -> int:
+    """Where a folder stands on ``sys.path``."""
+    for number, entry in enumerate(sys.path):
+        if isinstance(entry, str) and os.path.abspath(entry) == folder:
+            return number
+    return len(sys.path)

@@ -1,0 +1,257 @@
+"""What the options accept, and in which words they refuse."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import inspect
+import numbers
+from datetime import timedelta
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import pytest
+
+from dragonfly_executor import Backend, BootRequest, DragonflyExecutor, Node, Pool
+from dragonfly_executor.testing import FakeBackend
+from tests.engine.conftest import MakeExecutor, MakePool
+from tests.support.helpers import PATIENCE, without_addresses
+from tests.support.payloads import echo
+
+FakePool = partial(Pool, "options", min=0, max=1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_workers": 0},
+        {"max_workers": -1},
+        {"initializer": 123},
+        {"max_tasks_per_child": 0},
+        {"max_tasks_per_child": -3},
+        {"max_tasks_per_child": "x"},
+    ],
+    ids=str,
+)
+def test_process_pool_executors_arguments_are_refused_in_its_words(options: dict[str, Any]) -> None:
+    """The same errors."""
+    with pytest.raises((ValueError, TypeError)) as theirs:
+        concurrent.futures.ProcessPoolExecutor(**options)
+    with pytest.raises(theirs.type) as ours:
+        DragonflyExecutor(**options)
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_process_pool_executors_arguments_come_first_and_in_its_order() -> None:
+    """Exchanging the class is the whole change."""
+    theirs = list(inspect.signature(concurrent.futures.ProcessPoolExecutor).parameters.values())
+    ours = list(inspect.signature(DragonflyExecutor).parameters.values())
+    assert [(p.name, p.kind, p.default) for p in ours[: len(theirs)]] == [(p.name, p.kind, p.default) for p in theirs]
+
+
+@pytest.mark.parametrize("method", ["submit", "shutdown"])
+def test_methods_take_what_the_standard_librarys_take(method: str) -> None:
+    theirs = inspect.signature(getattr(concurrent.futures.Executor, method)).parameters.values()
+    ours = inspect.signature(getattr(DragonflyExecutor, method)).parameters.values()
+    assert [(p.name, p.kind, p.default) for p in ours] == [(p.name, p.kind, p.default) for p in theirs]
+
+
+def test_a_context_of_multiprocessing_is_accepted_and_has_no_effect(make: MakeExecutor) -> None:
+    """Design §4."""
+    assert make(1, mp_context=object()).submit(echo, 1).result(PATIENCE) == 1
+
+
+async def _asynchronous(*_: Any) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"maxx": 1}, TypeError, "no such option: 'maxx'; there are .*max_workers"),
+        ({"call": None}, TypeError, "no such option: 'call'"),
+        ({"name": "x"}, TypeError, "no such option: 'name'"),
+        ({"max": 0}, ValueError, "max must be at least 1, not 0"),
+        ({"max": 1.5}, TypeError, "max must be a whole number, not float"),
+        ({"max": True}, TypeError, "max must be a whole number, not bool"),
+        ({"min": -1}, ValueError, "min must be at least 0"),
+        ({"min": 2, "max": 1}, ValueError, "min must be at most max"),
+        ({"max_concurrency": 0}, ValueError, "max_concurrency must be greater than 0"),
+        ({"max_concurrency": "4"}, TypeError, "max_concurrency"),
+        ({"timeout": -1}, ValueError, "timeout must be greater than 0"),
+        ({"timeout": 0}, ValueError, "timeout must be greater than 0"),
+        ({"timeout": "30"}, TypeError, "timeout must be a number of seconds or a timedelta, not str"),
+        ({"timeout": float("nan")}, ValueError, "timeout"),
+        ({"queue_timeout": timedelta(seconds=-1)}, ValueError, "queue_timeout"),
+        ({"run_timeout": True}, TypeError, "run_timeout"),
+        ({"boot_timeout": 0}, ValueError, "boot_timeout must be greater than 0"),
+        ({"boot_timeout": None}, TypeError, "boot_timeout"),
+        ({"shutdown_timeout": -0.1}, ValueError, "shutdown_timeout must be at least 0"),
+        ({"idle_shutdown_after": -1}, ValueError, "idle_shutdown_after"),
+        ({"idle_shutdown_after": (1, 2)}, TypeError, "must be \\(seconds, check\\)"),
+        ({"idle_shutdown_after": (1,)}, TypeError, "must be \\(seconds, check\\)"),
+        ({"min_idle_shutdown_after": "x"}, TypeError, "min_idle_shutdown_after"),
+        ({"lease": 0}, ValueError, "lease must be greater than 0"),
+        ({"heartbeat": 0}, ValueError, "heartbeat must be greater than 0"),
+        ({"dead_after": None}, TypeError, "dead_after"),
+        ({"on_grow_start": 1}, TypeError, "on_grow_start must be a callable"),
+        ({"on_grow_end": 1}, TypeError, "on_grow_end must be a callable"),
+        ({"on_shrink": 1}, TypeError, "on_shrink must be a callable"),
+        ({"on_event": 1}, TypeError, "on_event must be a callable"),
+        ({"boot_wait": 1}, TypeError, "boot_wait must be a callable"),
+        ({"on_event": _asynchronous}, TypeError, "on_event must be a plain function"),
+        ({"output": _asynchronous}, TypeError, "output must be a plain function"),
+        ({"initializer": _asynchronous}, TypeError, "initializer must be a plain function"),
+        ({"idle_shutdown_after": (1, _asynchronous)}, TypeError, "the check of idle_shutdown_after must be a plain"),
+        ({"log": "loud"}, ValueError, "log must be False, True or a logging level"),
+        ({"serializer": "json"}, ValueError, "serializer must be 'cloudpickle', 'dill' or 'pickle'"),
+        ({"serializer": 1}, TypeError, "serializer must be a name or have dumps and loads"),
+        ({"output": "both"}, ValueError, "must be 'inherit', 'tag', 'capture', 'drop' or a callable, not 'both'"),
+        ({"output": None}, TypeError, "output must be .* or a callable, not NoneType"),
+        ({"max_payload": 0}, ValueError, "max_payload must be at least 1"),
+        ({"max_boot_failures": 0}, ValueError, "max_boot_failures must be at least 1"),
+        ({"retries": -1}, ValueError, "retries must be at least 0"),
+        ({"retry_on": (1,)}, TypeError, "retry_on must hold exception types"),
+        ({"retry_on": "ValueError"}, TypeError, "retry_on must hold exception types"),
+        ({"retry_wait": 3}, TypeError, "retry_wait must be a callable"),
+    ],
+    ids=without_addresses,
+)
+def test_an_option_that_makes_no_sense_is_refused_where_it_is_given(
+    options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        DragonflyExecutor(**options)
+
+
+@pytest.mark.parametrize("name", ["", None, 3])
+def test_a_pools_name_is_a_text(name: Any) -> None:
+    with pytest.raises(ValueError, match="name must be a text"):
+        Pool(name, min=0, max=1)
+
+
+def test_a_pool_has_dragonflys_defaults(make_pool: MakePool) -> None:
+    """Design §4, the table."""
+    with Pool("defaults", min=0, max=2, backend=FakeBackend()) as pool:
+        options = pool._engine.options
+        assert pool.call_options.timeout == 30.0
+        assert (options.max_concurrency, options.boot_timeout, options.shutdown_timeout) == (100, 30.0, 30.0)
+        assert (options.idle_after, options.idle_check, options.min_idle_after) == (30.0, None, None)
+        assert (options.single_use, options.log, options.max_workers) == (False, False, None)
+        assert options.output == "inherit"
+
+
+def test_an_executor_has_the_defaults_of_a_drop_in(make: MakeExecutor) -> None:
+    """Design §4, the table: one runner here, with as many slots as there are CPUs, and no limit on calls."""
+    options = make(None).pool._engine.options
+    assert (options.min, options.max, options.call.timeout) == (0, 1, None)
+    assert options.max_concurrency is None
+
+
+def test_max_workers_are_the_slots_of_the_one_local_runner(make: MakeExecutor) -> None:
+    """Design §4, the table."""
+    executor = make(7)
+    executor.submit(echo, 1).result(PATIENCE)
+    assert [runner.slots for runner in executor.pool.stats().runners] == [7]
+
+
+@numbers.Integral.register
+class Four:
+    """A whole number of somebody else's, as numpy has them: no `int`, but one by `numbers`."""
+
+    def __int__(self) -> int:
+        return 4
+
+    def __float__(self) -> float:
+        return 4.0
+
+    def __lt__(self, other: int) -> bool:
+        return other > 4
+
+
+def test_numbers_of_others_are_numbers() -> None:
+    four: Any = Four()
+    with FakePool(max=four, timeout=four, boot_timeout=Fraction(1, 2), retries=four, backend=FakeBackend()) as pool:
+        options = pool._engine.options
+        assert [options.call.timeout, options.boot_timeout, options.call.retries] == [4.0, 0.5, 4]
+        assert [type(value) for value in (options.call.timeout, options.call.retries)] == [float, int]
+        assert pool.stats().max == 4
+    with DragonflyExecutor(four, backend=FakeBackend()) as executor:
+        assert executor.submit(echo, 1).result(PATIENCE) == 1
+
+
+def test_durations_may_be_timedeltas() -> None:
+    with FakePool(timeout=timedelta(minutes=2), lease=timedelta(seconds=9), backend=FakeBackend()) as pool:
+        assert pool.call_options.timeout == 120.0
+        assert pool._engine.options.lease == 9.0
+
+
+def test_a_backend_that_knows_no_max_wants_one() -> None:
+    """Design §4, the table: required where every runner costs money."""
+
+    class Cloud(Backend):
+        name = "cloud"
+
+        def boot(self, request: BootRequest) -> Node:
+            raise NotImplementedError
+
+    with pytest.raises(ValueError, match="max is required with the cloud backend"):
+        DragonflyExecutor(backend=Cloud())
+    DragonflyExecutor(backend=Cloud(), max=3)
+
+
+def test_the_slots_of_a_runner_are_what_it_reports_where_nobody_says_it() -> None:
+    """Design §4, the table: the CPU count of a remote runner."""
+
+    class Reporting(FakeBackend):
+        def default_slots(self) -> None:  # type: ignore[override]
+            return None
+
+    with DragonflyExecutor(backend=Reporting()) as executor:
+        executor.submit(echo, 1).result(PATIENCE)
+        slots = executor.pool.stats().runners[0].slots
+    from dragonfly_executor.protocol.versions import usable_cpus
+
+    assert slots == usable_cpus()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_workers": 2}, {"initializer": print}, {"max_tasks_per_child": 1}, {"max": 3}, {"backend": FakeBackend()}],
+    ids=str,
+)
+def test_an_executor_on_a_pool_takes_none_of_the_pools_options(options: dict[str, Any]) -> None:
+    with FakePool(backend=FakeBackend()) as pool, pytest.raises(TypeError, match="takes no pool options"):
+        DragonflyExecutor(pool=pool, **options)
+
+
+def test_an_executor_on_a_pool_leaves_it_alone() -> None:
+    """Design §4: pool=."""
+    with FakePool(backend=FakeBackend()) as pool:
+        with DragonflyExecutor(pool=pool) as executor:
+            assert executor.submit(echo, 1).result(PATIENCE) == 1
+        assert executor.pool is pool
+        assert pool.call(echo, 2) == 2
+
+
+def test_a_view_changes_what_it_is_told_and_nothing_else() -> None:
+    """Design §4: options sit on a view, which is an Executor itself."""
+    with FakePool(timeout=5, retries=1, backend=FakeBackend()) as pool, DragonflyExecutor(pool=pool) as executor:
+        view = executor.options(timeout=9).options(queue_timeout=1)
+        assert isinstance(view, concurrent.futures.Executor)
+        assert (view._options.timeout, view._options.queue_timeout, view._options.retries) == (9.0, 1.0, 1)
+        assert executor._options.timeout == 5.0
+        view.shutdown()
+        assert executor.submit(echo, 1).result(PATIENCE) == 1
+        for wrong in ({"min": 1}, {"timeouts": 1}):
+            with pytest.raises(TypeError, match="no such call option"):
+                executor.options(**wrong)
+
+
+def test_a_boot_takes_as_long_as_the_backend_says_unless_the_pool_does(make_pool: MakePool) -> None:
+    class Slow(FakeBackend):
+        default_boot_timeout = 90.0
+
+    assert make_pool(backend=Slow())._engine.options.boot_timeout == 90.0
+    assert make_pool(backend=Slow(), boot_timeout=7)._engine.options.boot_timeout == 7.0
+    assert make_pool(backend=FakeBackend())._engine.options.boot_timeout == 30.0

@@ -1,0 +1,188 @@
+"""The user's idle check on real runners: one that hangs holds no call up, and its slot is killed in the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dragonfly_executor.protocol.frames import Decoder, Kind
+from dragonfly_executor.runner import idle_check
+from dragonfly_executor.runner.idle_check import IdleCheck
+from dragonfly_executor.transport.loop import Loop
+from tests.processes.conftest import Make
+from tests.support import payloads
+from tests.support.helpers import PATIENCE, SOON, Gate, Mailbox, all_ended, values, watching
+
+SHORT = 0.02
+"""Seconds after which a runner counts as idle."""
+
+
+class Holds:
+    """A check that says where it runs, and stays there."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._path = mailbox.path
+
+    def __call__(self) -> bool:
+        payloads.tell(self._path, os.getpid())
+        while True:
+            signal.pause()
+
+
+class Tells:
+    """A check that says where it runs, and does something then."""
+
+    def __init__(self, mailbox: Mailbox, then: Any) -> None:
+        self._path = mailbox.path
+        self._then = then
+
+    def __call__(self) -> Any:
+        payloads.tell(self._path, os.getpid())
+        return self._then()
+
+
+def fail() -> None:
+    raise LookupError("no such session")
+
+
+def fork_and_return() -> bool:
+    """Both processes come back from here."""
+    return os.fork() == 0
+
+
+def no() -> bool:
+    return False
+
+
+def test_no_call_waits_behind_a_check_that_hangs(make: Make, mailbox: Mailbox) -> None:
+    """It runs in another slot of the only runner, which has room for one call; so do all that follow."""
+    ex = make(max=1, max_workers=None, max_concurrency=1, idle_shutdown_after=(SHORT, Holds(mailbox)))
+    first = ex.submit(payloads.pid).result(PATIENCE)
+    assert mailbox.numbers(1) == [first]
+    others = set(values([ex.submit(payloads.pid) for _ in range(20)], SOON))
+    assert first not in others
+    assert ex.pool.stats().boots_attempted == 1
+
+
+def test_no_more_calls_run_at_once_than_may_once_a_check_has_ended(make: Make, mailbox: Mailbox, gate: Gate) -> None:
+    """The slot that ran the check goes, since another one stands in its place."""
+    check = Tells(mailbox, _Waits(gate))
+    ex = make(max=1, max_workers=None, max_concurrency=1, idle_shutdown_after=(SHORT, check))
+    slot = ex.submit(payloads.pid).result(PATIENCE)
+    mailbox.read()
+    with watching(slot) as watches:
+        other = ex.submit(payloads.pid).result(PATIENCE)
+        gate.open(1000)  # for the checks that follow soon, too
+        assert all_ended(watches)
+    assert values([ex.submit(payloads.pid) for _ in range(5)]) == [other] * 5
+
+
+class _Waits:
+    def __init__(self, gate: Gate) -> None:
+        self._path = gate.path
+
+    def __call__(self) -> bool:
+        payloads.wait_at(self._path)
+        return False
+
+
+@pytest.mark.parametrize("how", [fail, fork_and_return, no])
+def test_a_check_that_fails_or_says_no_keeps_its_runner(how: Any, make: Make, mailbox: Mailbox) -> None:
+    """And is asked again after the next idle time."""
+    ex = make(1, idle_shutdown_after=(SHORT, Tells(mailbox, how)))
+    slot = ex.submit(payloads.pid).result(PATIENCE)
+    assert mailbox.numbers(3) == [slot] * 3
+    # In another slot, if it comes while the check runs.
+    ex.submit(payloads.pid).result(PATIENCE)
+    assert ex.pool.stats().boots_attempted == 1
+
+
+def test_a_check_that_kills_its_slot_keeps_its_runner(make: Make, mailbox: Mailbox) -> None:
+    ex = make(1, idle_shutdown_after=(SHORT, Tells(mailbox, lambda: os._exit(3))))
+    ex.submit(payloads.pid).result(PATIENCE)
+    assert len(set(mailbox.numbers(3))) == 3
+    assert ex.submit(payloads.echo, 1).result(PATIENCE) == 1
+    assert ex.pool.stats().boots_attempted == 1
+
+
+def test_a_check_is_no_task_of_its_slot(make: Make, mailbox: Mailbox) -> None:
+    """Else the second check would have been the slot's last."""
+    ex = make(1, max_tasks_per_child=3, idle_shutdown_after=(SHORT, Tells(mailbox, no)))
+    slot = ex.submit(payloads.pid).result(PATIENCE)
+    assert mailbox.numbers(5) == [slot] * 5
+
+
+def test_a_shutdown_does_not_wait_for_a_check_that_hangs(make: Make, mailbox: Mailbox) -> None:
+    ex = make(1, idle_shutdown_after=(SHORT, Holds(mailbox)))
+    ex.submit(payloads.pid).result(PATIENCE)
+    with watching(int(mailbox.read())) as watches:
+        ex.shutdown()
+        assert all_ended(watches)
+
+
+@pytest.mark.slow
+def test_the_slot_of_a_check_that_hangs_is_killed_with_a_warning(
+    make: Make, mailbox: Mailbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its runner stays."""
+    ex = make(1, idle_shutdown_after=(SHORT, Holds(mailbox)))
+    ex.submit(payloads.pid).result(PATIENCE)
+    with watching(int(mailbox.read())) as watches:
+        assert all_ended(watches, idle_check.LIMIT + SOON)
+    assert ex.submit(payloads.echo, 1).result(PATIENCE) == 1
+    assert ex.pool.stats().boots_attempted == 1
+    ex.shutdown()
+    assert "runner 1: the idle check did not end within 10 s" in caplog.text
+
+
+class Scene:
+    """An idle check on a loop, with a slot that it seems to run in."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.loop = Loop()
+        self.check = IdleCheck(self.loop, self.sent.append)
+        self.slot: Any = SimpleNamespace(
+            pid=7, is_checking=True, kill_reason=None, link=SimpleNamespace(drain_reads=lambda: None), kill=self._stop
+        )
+
+    def _stop(self) -> None:
+        self.loop.stop()
+
+    def answers(self) -> list[tuple[int, bytes]]:
+        frames = Decoder().feed(b"".join(self.sent))
+        assert all(frame.kind == Kind.IDLE for frame in frames)
+        return [(frame.detail, bytes(frame.payload)) for frame in frames]
+
+    def close(self) -> None:
+        self.loop.close()
+
+
+def test_a_check_over_its_limit_has_its_slot_killed_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idle_check, "LIMIT", 0.01)
+    scene = Scene()
+    assert scene.check.ask()
+    scene.check.begin(scene.slot)
+    scene.loop.run()
+    assert scene.slot.kill_reason == Kind.CHECK_IDLE
+    scene.check.answered(may_go=False)
+    ((may_go, text),) = scene.answers()
+    assert not may_go
+    assert b"within 0.01 s: its slot (process 7) was killed" in text
+    scene.close()
+
+
+def test_an_answer_from_before_the_last_calls_keeps_the_runner() -> None:
+    """The parent has asked again meanwhile: so calls came and went while the check ran."""
+    scene = Scene()
+    assert scene.check.ask()
+    assert not scene.check.ask()
+    scene.check.answered(may_go=True)
+    assert scene.check.ask()
+    scene.check.answered(may_go=True)
+    assert scene.answers() == [(0, b""), (1, b"")]
+    scene.close()

@@ -1,0 +1,81 @@
+"""What ``ps`` shows for the processes of a runner."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dragonfly_executor.protocol.frames import Kind
+from tests.engine.conftest import MakePool, make_pool
+from tests.processes.lifecycle.test_drain import LONG, Talk
+from tests.support import payloads
+from tests.support.helpers import PATIENCE, Gate, Mailbox
+
+__all__ = ["make_pool"]
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="only Linux has titles that can be written"
+)
+
+
+def shown(pid: int | str) -> tuple[str, str]:
+    """A process's name and title."""
+    folder = Path("/proc") / str(pid)
+    return (folder / "comm").read_text().strip(), (folder / "cmdline").read_bytes().rstrip(b"\0").decode()
+
+
+def shown_here() -> tuple[tuple[str, str], tuple[str, str], list[str]]:
+    """Of the slot that runs this and of its agent; and what the interpreter was called with."""
+    return shown("self"), shown(os.getppid()), sys.orig_argv
+
+
+@pytest.fixture
+def talk() -> Iterator[Callable[[float], Talk]]:
+    made: list[Talk] = []
+
+    def make(grace: float) -> Talk:
+        made.append(Talk(grace))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_processes_are_shown_with_their_pool_and_their_role(make_pool: MakePool) -> None:
+    slot, agent, arguments = make_pool("media", max_concurrency=1).submit(shown_here).result(PATIENCE)
+    # On a busy machine the call itself may have run for long enough to be shown.
+    assert slot[0] == "dragonfly-slot"
+    assert slot[1].replace(", call 1", "") == "dragonfly slot 1: pool media, runner 1"
+    assert agent == ("dragonfly-agent", "dragonfly agent: pool media, runner 1")
+    assert "dragonfly slot" not in " ".join(arguments)
+
+
+def test_a_call_that_runs_for_long_is_shown_until_it_ends(
+    talk: Callable[[float], Talk], mailbox: Mailbox, gate: Gate
+) -> None:
+    agent = talk(LONG)
+    agent.hear(Kind.HELLO)
+    agent.welcome()
+    agent.call(17, payloads.hold, mailbox.path, gate.path)
+    slot = int(mailbox.read())
+    agent.hear(Kind.STARTED)
+    assert shown(slot)[1] == "dragonfly slot 1, call 17"
+    gate.open()
+    agent.hear(Kind.RESULT)
+    agent.call(18, payloads.pid)
+    assert agent.hear(Kind.RESULT).call_id == 18
+    assert "call 17" not in shown(slot)[1]
+
+
+@pytest.mark.parametrize("name", ["x" * 10_000, "müsli\u2028"])
+def test_a_title_takes_no_more_room_than_there_is(name: str, make_pool: MakePool) -> None:
+    """What lies behind it is the environment, which stays as it was."""
+    pool = make_pool(name, max_concurrency=1)
+    slot, _, _ = pool.submit(shown_here).result(PATIENCE)
+    assert slot[1].replace(", call 1", "").startswith(f"dragonfly slot 1: pool {name}"[:40])
+    here = pool.submit(Path("/proc/self/environ").read_bytes).result(PATIENCE)
+    assert {entry for entry in here.split(b"\0") if entry.startswith(b"HOME=")} == {b"HOME=" + os.environb[b"HOME"]}

@@ -1,0 +1,188 @@
+"""Which room may import which, and what an import drags in."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dragonfly_executor
+
+PACKAGE = Path(dragonfly_executor.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# From the bottom up: a room imports from the rooms on the floors below its own, and from itself.
+FLOORS = (
+    {"errors", "util"},
+    {"core", "protocol"},
+    {"serialization", "transport"},
+    {"runner", "sync"},
+    {"backends"},
+    {"engine"},
+    {"api"},
+    {"cli", "testing"},
+)
+# Names for users. Nothing in the package imports them.
+FACADE = {"__init__", "__main__", "parent"}
+# What only the type checker imports from a floor above: which module, of which one, and why.
+TYPES_FROM_ABOVE = {
+    ("engine.boot.deadlines", "api.options"): "PoolOptions: the engine reads its options",
+    ("engine.boot.pending_boot", "api.options"): "Budget: it says what a node costs",
+    ("engine.engine", "api.options"): "PoolOptions: the engine reads its options",
+    ("engine.notifications", "api.options"): "PoolOptions: hooks and the log level",
+}
+# What decides or parses imports data modules alone. These of the protocol look at the process that they are in.
+IMPURE = {"protocol/parent.py", "protocol/stdlib_json.py", "protocol/versions.py"}
+# The standard library's data modules: what holds, orders and computes values, and does nothing.
+DATA_MODULES = {
+    "__future__", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "hmac", "itertools",
+    "json", "math", "operator", "struct", "types", "typing",
+}  # fmt: skip
+HEAVY = {
+    "asyncio", "cloudpickle", "cryptography", "dill", "httpx", "multiprocessing", "numpy", "paramiko", "ssl",
+    "tenacity",
+}  # fmt: skip
+# What the parent may load and a runner has no use for.
+PARENTS_ONLY = {"concurrent", "logging", "queue", "subprocess", "tempfile", "threading"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def is_pure(path: Path) -> bool:
+    name = str(path.relative_to(PACKAGE))
+    return name == "util/terminal_text.py" or (room_of(path) in ("core", "protocol") and name not in IMPURE)
+
+
+def imports(path: Path, *, types: bool = False) -> Iterator[str]:
+    """Full names of what a file imports, anywhere in it; or, if `types`, of what only a type checker sees."""
+    waiting: list[tuple[ast.AST, bool]] = [(ast.parse(path.read_text()), False)]
+    while waiting:
+        node, unseen = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += [(child, True) for child in node.body]
+            waiting += [(child, unseen) for child in node.orelse]
+            continue
+        waiting += [(child, unseen) for child in ast.iter_child_nodes(node)]
+        if unseen != types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            assert node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imports_from_above(path: Path, *, types: bool) -> set[str]:
+    """What a file imports of the package from a room that is not on a floor below its own."""
+    room = room_of(path)
+    below = {room}
+    for floor in FLOORS:
+        if room in floor:
+            break
+        below |= floor
+    else:
+        pytest.fail(f"the room {room!r} has no floor yet: give it one, as low as it can be")
+    names = {name.partition(".")[2] for name in imports(path, types=types) if name.startswith("dragonfly_executor.")}
+    return {name for name in names if name.partition(".")[0] not in below}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Modules that a fresh interpreter loads for a statement."""
+    program = f"import sys; sys.path[:] = {sys.path!r}; {statement}; loaded = [*sys.modules]; import json; "
+    # Without site: what a .pth file loads is not ours.
+    command = [sys.executable, "-S", "-c", program + "print(json.dumps(loaded))"]
+    output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+    return set(json.loads(output))
+
+
+def packages(modules: set[str]) -> set[str]:
+    return {module.partition(".")[0] for module in modules}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path: Path) -> None:
+    if room_of(path) in FACADE:
+        return
+    assert imports_from_above(path, types=False) == set()
+    told = {above for module, above in TYPES_FROM_ABOVE if module == name_of(path)}
+    assert {name.rpartition(".")[0] for name in imports_from_above(path, types=True)} == told
+
+
+def test_whatever_imports_types_from_above_is_there() -> None:
+    names = {name_of(path) for path in MODULES}
+    assert {name for pair in TYPES_FROM_ABOVE for name in pair} <= names
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if is_pure(path)], ids=lambda path: path.name)
+def test_the_core_imports_data_modules_and_errors_and_nothing_else(path: Path) -> None:
+    below = tuple(f"dragonfly_executor.{name}" for name in ("core", "protocol", "errors"))
+    foreign = {
+        name for name in imports(path) if not name.startswith(below) and name.partition(".")[0] not in DATA_MODULES
+    }
+    assert foreign == set()
+
+
+def test_the_package_is_light_to_import() -> None:
+    loaded = loaded_by("import dragonfly_executor")
+    assert not packages(loaded) & HEAVY
+    # How long an import takes depends on the machine; how much it loads does not.
+    assert len(loaded) < len(loaded_by("import concurrent.futures.process"))
+
+
+def test_the_executor_is_light_to_import() -> None:
+    loaded = loaded_by("from dragonfly_executor import DragonflyExecutor, LocalBackend, Parent, Pool")
+    assert not packages(loaded) & HEAVY
+    # Small, but slow to load: a first call would wait for it.
+    assert "typing" not in loaded
+    # Half of the package is loaded when a pool is made.
+    assert "dragonfly_executor.engine.engine" not in loaded
+
+
+def test_a_pool_is_light_to_make() -> None:
+    loaded = loaded_by("from dragonfly_executor import DragonflyExecutor; DragonflyExecutor()")
+    assert "dragonfly_executor.engine.engine" in loaded
+    assert not packages(loaded) & (HEAVY | {"socket", "typing"})
+
+
+def test_a_runner_is_lighter_still() -> None:
+    modules = [path for path in MODULES if room_of(path) == "runner" and path.name != "__main__.py"]
+    names = [f"dragonfly_executor.runner.{path.stem}" for path in modules if path.stem != "__init__"]
+    loaded = loaded_by("import " + ", ".join(names))
+    assert set(names) <= loaded
+    assert not packages(loaded) & (HEAVY | PARENTS_ONLY | {"typing"})
+    assert "socket" not in loaded_by("import dragonfly_executor.runner.agent")
+    assert not {name for name in loaded if name.startswith("dragonfly_executor.backends")}
+
+
+@pytest.mark.parametrize("name", dragonfly_executor.__all__)
+def test_each_public_name_is_there(name: str) -> None:
+    assert getattr(dragonfly_executor, name) is not None
+    assert name in dir(dragonfly_executor)
+
+
+def test_public_names_are_loaded_when_they_are_used() -> None:
+    assert "dragonfly_executor.api.pool" not in loaded_by("import dragonfly_executor")
+    assert "dragonfly_executor.api.pool" in loaded_by("import dragonfly_executor; dragonfly_executor.Pool")
+    assert "dragonfly_executor.api.pool" not in loaded_by("import dragonfly_executor; dragonfly_executor.Parent")
+
+
+def test_backends_load_what_they_need_when_they_are_made() -> None:
+    loaded = loaded_by("from dragonfly_executor import FlyBackend, SSHBackend")
+    assert not packages(loaded) & HEAVY
+
+
+def test_a_name_that_is_none_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'Dragonfly'"):
+        _ = dragonfly_executor.Dragonfly

@@ -1,0 +1,107 @@
+"""The wheel holds the whole package, installs into a clean environment and works there; the documents agree."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import dragonfly_executor
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("dragonfly_executor", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+
+PROGRAM = """
+from dragonfly_executor import DragonflyExecutor, Pool, call
+import dragonfly_executor
+
+with DragonflyExecutor(max_workers=2) as executor:
+    print(sum(executor.map(lambda number: number * number, range(10))))
+with Pool("packaged", min=0, max=1):
+    print(call("packaged", lambda: "called"))
+print(dragonfly_executor.__file__)
+"""
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """A command in an environment that knows nothing of this checkout."""
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    ran = subprocess.run(
+        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, f"{command}\n{ran.stdout}{ran.stderr}"
+    return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built as pip builds it, in an environment of its own, from a copy: building writes into its source."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in SOURCES:
+        path = ROOT / name
+        if path.is_dir():
+            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
+        else:
+            shutil.copy(path, source / name)
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, source, cwd=folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
+    held = set(zipfile.ZipFile(wheel).namelist())
+    package = ROOT / "dragonfly_executor"
+    expected = {str(path.relative_to(ROOT)) for path in package.rglob("*.py")} | {"dragonfly_executor/py.typed"}
+    metadata = {name for name in held if name.partition("/")[0].endswith(".dist-info")}
+    assert held - metadata == expected
+    assert {name.partition("/")[2] for name in metadata} >= {"METADATA", "licenses/LICENSE"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_wheel_installs_and_works_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
+    clean = tmp_path / "clean"
+    venv.create(clean, with_pip=True)
+    run(clean / "bin" / "python", "-m", "pip", "install", "-q", wheel, cwd=tmp_path)
+    printed = run(clean / "bin" / "python", "-W", "error", "-c", PROGRAM, cwd=tmp_path).split()
+    assert printed[:2] == ["285", "called"]
+    assert Path(printed[2]).is_relative_to(clean)
+
+
+def test_the_version_stands_in_three_places_and_is_one() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    version = setup["metadata"]["version"]
+    assert dragonfly_executor.__version__ == version
+    assert re.search(rf"^## \[{re.escape(version)}\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def readme_blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_ci_runs_the_test_command_of_the_readme_as_it_stands() -> None:
+    (commands,) = (block for block in readme_blocks("sh") if "pytest" in block)
+    (command,) = (line for line in commands.splitlines() if "pytest" in line)
+    assert f"\n{command} || exit 1\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_programs_in_the_readme_run(tmp_path: Path) -> None:
+    programs = readme_blocks("python")
+    assert programs
+    for number, program in enumerate(programs):
+        script = tmp_path / f"program_{number}.py"
+        script.write_text(program)
+        run(sys.executable, "-W", "error", script, cwd=tmp_path)

@@ -1,0 +1,711 @@
+"""What tests run on slots. A slot imports this module, so it imports little."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# -- speaking with the test --------------------------------------------------------------------------------------------
+
+
+def tell(mailbox: str, *words: object) -> None:
+    """Write a line, in one piece."""
+    fd = os.open(mailbox, os.O_WRONLY)
+    try:
+        os.write(fd, (" ".join(map(str, words)) + "\n").encode())
+    finally:
+        os.close(fd)
+
+
+def wait_at(gate: str) -> None:
+    """Wait until the test lets this call through."""
+    fd = os.open(gate, os.O_RDONLY)
+    try:
+        os.read(fd, 1)
+    finally:
+        os.close(fd)
+
+
+def log(path: str, *words: object) -> None:
+    """Add a line to a file that many write to."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(fd, (" ".join(map(str, words)) + "\n").encode())
+    finally:
+        os.close(fd)
+
+
+def nothing(*_: object) -> None:
+    """The cheapest call."""
+
+
+def echo(value: Any) -> Any:
+    return value
+
+
+def pid(*_: object) -> int:
+    """The slot that ran this."""
+    return os.getpid()
+
+
+def agent_pid() -> int:
+    return os.getppid()
+
+
+def hold(mailbox: str, gate: str, value: Any = None) -> Any:
+    """Say which slot runs this, and run until the test opens the gate."""
+    tell(mailbox, os.getpid())
+    wait_at(gate)
+    return value
+
+
+def hold_for_good(mailbox: str, *_: object) -> None:
+    """Say which slot runs this, and never end by itself."""
+    tell(mailbox, os.getpid())
+    while True:
+        signal.pause()
+
+
+def log_and_hold(path: str, name: object, mailbox: str, gate: str) -> int:
+    log(path, name, os.getpid())
+    return hold(mailbox, gate, os.getpid())
+
+
+def wait_and_log(gate: str, path: str, name: object) -> None:
+    wait_at(gate)
+    log(path, name, os.getpid())
+
+
+def log_run(path: str, name: object) -> int:
+    log(path, name, os.getpid())
+    return os.getpid()
+
+
+# -- dying -------------------------------------------------------------------------------------------------------------
+
+
+def die_by(number: int) -> None:
+    os.kill(os.getpid(), number)
+    signal.pause()
+
+
+def segfault(*_: object) -> None:
+    import ctypes
+    import faulthandler
+
+    faulthandler.disable()
+    ctypes.string_at(0)
+
+
+def leave(code: int) -> None:
+    """End the process past everything that Python would do."""
+    os._exit(code)
+
+
+def log_and_leave(path: str, name: object, code: int = 9) -> None:
+    log(path, name, os.getpid())
+    os._exit(code)
+
+
+def kill_agent() -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    signal.pause()
+
+
+def limit_memory(extra: int) -> None:
+    """From now on this slot may have so many bytes more than it has."""
+    import resource
+
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        has = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (has + extra, resource.RLIM_INFINITY))
+
+
+def leave_no_descriptor() -> None:
+    """From now on this slot can open nothing."""
+    import resource
+
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+
+
+def die_of_large_arguments() -> None:
+    """From now on this slot is killed when it begins to take an argument that comes in pieces."""
+    from dragonfly_executor.runner import slot_process
+
+    def die(*_: object) -> None:
+        die_by(signal.SIGKILL)
+
+    slot_process._Slot._read_into = die  # type: ignore[method-assign]
+
+
+def fill_memory(extra: int) -> int:
+    """Run out of memory, a little at a time."""
+    limit_memory(extra)
+    hoard = []
+    while True:
+        hoard.append(bytearray(65536))
+
+
+def big_result(size: int, limit: int | None = None) -> bytes:
+    if limit is not None:
+        limit_memory(limit)
+    return bytes(size)
+
+
+class Swells:
+    """Small in memory, large as a pickle."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __reduce__(self) -> Any:
+        return bytes, (bytes(self.size),)
+
+
+class OutOfBand:
+    """Its bytes travel beside its pickle."""
+
+    def __init__(self, size: int | bytearray) -> None:
+        self.data = size if isinstance(size, bytearray) else bytearray(size)
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        return OutOfBand, (pickle.PickleBuffer(self.data),)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def fail_at_length(size: int) -> None:
+    raise ValueError("x" * size)
+
+
+def swelling_result(size: int, limit: int) -> Swells:
+    limit_memory(limit)
+    return Swells(size)
+
+
+def most_memory() -> int:
+    """The most bytes that this process has had in memory."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
+
+
+# -- what a call leaves behind -----------------------------------------------------------------------------------------
+
+
+def _sleep_for_good() -> None:
+    while True:
+        signal.pause()
+
+
+def fork_sleeper(mailbox: str, how: str) -> int:
+    """Start a process that holds all descriptors of this slot and stays; its number."""
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        if how in ("session", "daemon"):
+            os.setsid()
+        if how == "daemon" and os.fork():
+            os._exit(0)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        os.write(writer, str(os.getpid()).encode())
+        _sleep_for_good()
+    if how == "daemon":
+        os.wait()
+    sleeper = int(os.read(reader, 32))
+    os.close(reader)
+    os.close(writer)
+    return sleeper
+
+
+def exec_sleeper(how: str) -> int:
+    """The same with a program of its own, whose environment may be empty."""
+    command = [sys.executable, "-S", "-c", "import signal\nprint(flush=True)\nsignal.pause()"]
+    environment = {} if "empty" in how else None
+    sleeper = subprocess.Popen(command, env=environment, start_new_session="session" in how, stdout=subprocess.PIPE)
+    assert sleeper.stdout is not None
+    sleeper.stdout.readline()
+    return sleeper.pid
+
+
+def start_sleeper(how: str) -> int:
+    return exec_sleeper(how) if how.startswith("exec") else fork_sleeper("", how)
+
+
+def hold_with_sleeper(mailbox: str, how: str) -> None:
+    """Say which slot and which sleeper there are, and never end."""
+    tell(mailbox, os.getpid(), start_sleeper(how))
+    _sleep_for_good()
+
+
+def fork_and_return(mailbox: str) -> int:
+    """Both the slot and its fork return from this."""
+    child = os.fork()
+    if child == 0:
+        tell(mailbox, os.getpid())
+        return -1
+    return child
+
+
+def fork_and_raise(mailbox: str) -> int:
+    """The fork raises, the slot returns."""
+    child = os.fork()
+    if child == 0:
+        tell(mailbox, os.getpid())
+        raise ValueError("raised in the fork")
+    return child
+
+
+def daemonize(mailbox: str) -> None:
+    """What old programs do: the slot goes, and what goes on is its grandchild."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    tell(mailbox, os.getpid())
+    _sleep_for_good()
+
+
+def keep_forking(mailbox: str) -> None:
+    """Each generation starts the next one and ends."""
+    if os.fork() == 0:
+        while True:
+            os.setsid()
+            tell(mailbox, os.getpid())
+            if os.fork():
+                os._exit(0)
+    _sleep_for_good()
+
+
+# -- spoiling the slot -------------------------------------------------------------------------------------------------
+
+
+def close_descriptors(first: int, last: int) -> None:
+    os.closerange(first, last)
+
+
+def print_and_close_standard_streams() -> str:
+    print("what is still in the buffer")
+    os.closerange(0, 3)
+    return "closed"
+
+
+def write_junk(fd: int) -> int:
+    return os.write(fd, b"\x80\x04junk that is no frame\xff\x00" * 64)
+
+
+def change_process_state(folder: str) -> None:
+    """Signal handlers, directory, umask and environment, as a careless library does."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
+    os.chdir(folder)
+    os.umask(0o777)
+    os.environ.clear()
+    sys.path.clear()
+
+
+def process_state() -> tuple[str, int]:
+    mask = os.umask(0)
+    os.umask(mask)
+    return str(Path.cwd()), mask
+
+
+def make_session() -> int:
+    """The slot leads its session already, so this raises."""
+    os.setsid()
+    return os.getpid()
+
+
+# -- running long ------------------------------------------------------------------------------------------------------
+
+
+def hold_the_gil(mailbox: str = "") -> None:
+    """One call into C that never ends, never lets another thread run, and looks at no signal."""
+    import collections
+    import itertools
+
+    if mailbox:
+        tell(mailbox, os.getpid())
+    collections.deque(itertools.repeat(None), maxlen=0)
+
+
+def hold_the_gil_by_power(mailbox: str) -> int:
+    """The same with an end that nobody waits for."""
+    tell(mailbox, os.getpid())
+    return len(bin(7 ** (10**8)))
+
+
+def ignore_signals_and_run(mailbox: str) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    tell(mailbox, os.getpid())
+    _sleep_for_good()
+
+
+def catch_everything(mailbox: str) -> None:
+    """Cannot be stopped by an exception."""
+    tell(mailbox, os.getpid())
+    while True:
+        try:
+            _sleep_for_good()
+        except BaseException:
+            continue
+
+
+def nap(seconds: float, value: Any = None) -> Any:
+    time.sleep(seconds)
+    return value
+
+
+class Base(BaseException):
+    """Nothing that ``except Exception`` stops."""
+
+
+# -- failing -----------------------------------------------------------------------------------------------------------
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+def fail_until(path: str, name: object, good: int, how: str) -> int:
+    """Fail this way until the `good`-th attempt, which is its value."""
+    log(path, name, os.getpid())
+    with open(path, encoding="utf-8") as lines:
+        attempt = sum(line.split()[0] == str(name) for line in lines)
+    if attempt < good:
+        FAILURES[how]()
+    return attempt
+
+
+def _raise_key_error() -> None:
+    raise KeyError("not yet")
+
+
+def _raise_value_error() -> None:
+    raise ValueError("not yet")
+
+
+FAILURES: dict[str, Callable[[], None]] = {
+    "die": lambda: os._exit(3),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "KeyError": _raise_key_error,
+    "ValueError": _raise_value_error,
+}
+
+
+class NeedsArguments(Exception):
+    def __init__(self, reason: str, number: int) -> None:
+        super().__init__(f"{reason}: {number}")
+
+
+class NeedsKeywords(Exception):
+    def __init__(self, *, code: int) -> None:
+        super().__init__(f"code {code}")
+        self.code = code
+
+
+class ChangesItsArguments(Exception):
+    """Opens as something else than it was, or not at all: its argument is no text any more."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(len(text), text.upper())
+
+
+class LockError(Exception):
+    def __init__(self) -> None:
+        super().__init__("holds a lock")
+        self.lock = threading.Lock()
+
+
+class ExitsError(Exception):
+    def __reduce__(self) -> Any:
+        raise SystemExit(5)
+
+
+class RecursiveError(Exception):
+    def __reduce__(self) -> Any:
+        return RecursiveError, (RecursiveError(),)
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class FrozenError(Exception):
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("frozen")
+
+
+class CrashesError(Exception):
+    def __reduce__(self) -> Any:
+        return segfault, ()
+
+
+class ExitsInParentError(Exception):
+    def __reduce__(self) -> Any:
+        return _exits_in_parent, ()
+
+
+def _exits_in_parent() -> Exception:
+    if "DRAGONFLY_PARENT" not in os.environ:
+        raise SystemExit(6)
+    return ExitsInParentError()
+
+
+def raise_one(name: str) -> None:
+    """Raise one of the exceptions above."""
+    if name == "xmlrpc":
+        import xmlrpc.client
+
+        raise xmlrpc.client.ProtocolError("https://example.org/", 404, "Not Found", {})
+    made: dict[str, Callable[[], Exception]] = {
+        "NeedsArguments": lambda: NeedsArguments("code", 7),
+        "NeedsKeywords": lambda: NeedsKeywords(code=7),
+        "ChangesItsArguments": lambda: ChangesItsArguments("what"),
+        "Lock": LockError,
+        "Exits": ExitsError,
+        "Recursive": RecursiveError,
+        "Unprintable": UnprintableError,
+        "Frozen": FrozenError,
+        "Crashes": CrashesError,
+        "ExitsInParent": ExitsInParentError,
+    }
+    raise made[name]()
+
+
+def make_from_module(folder: str, module: str, name: str) -> Any:
+    """An instance of a class that only the runner can import."""
+    sys.path.insert(0, folder)
+    try:
+        return getattr(importlib.import_module(module), name)()
+    finally:
+        sys.path.remove(folder)
+
+
+def raise_from_module(folder: str, module: str, name: str) -> None:
+    sys.path.insert(0, folder)
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    finally:
+        sys.path.remove(folder)
+    raise kind("from there")
+
+
+def _recursion() -> None:
+    _recursion()
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+HARMS: dict[str, Callable[[], object]] = {
+    "raise": _raise_value_error,
+    "exit": lambda: sys.exit(4),
+    "interrupt": _interrupt,
+    "recursion": _recursion,
+    "lock": lambda: (threading.Lock, (threading.Lock(),)),
+    "segfault": segfault,
+    "leave": lambda: os._exit(7),
+    "kill": lambda: die_by(signal.SIGKILL),
+}
+
+
+def open_harm(where: str, how: str) -> Any:
+    """What opening a harmful payload does, where it was meant for."""
+    on_slot = "DRAGONFLY_PARENT" in os.environ
+    if on_slot == (where == "open on slot"):
+        HARMS[how]()
+    return Harm(where, how)
+
+
+class Harm:
+    """Does harm when it is pickled, opened on a slot, or opened in the parent."""
+
+    def __init__(self, where: str, how: str) -> None:
+        self.where = where
+        self.how = how
+
+    def __reduce__(self) -> Any:
+        if self.where == "pickle":
+            return HARMS[self.how]() or (Harm, (self.where, self.how))
+        return open_harm, (self.where, self.how)
+
+
+class DeadlySerializer:
+    """Kills every slot that opens it, before the slot is ready."""
+
+    def dumps(self, value: Any) -> bytes:
+        return pickle.dumps(value)
+
+    def loads(self, data: bytes) -> Any:
+        return pickle.loads(data)
+
+    def __reduce__(self) -> Any:
+        return open_harm, ("open on slot", "kill")
+
+
+def make_harm(where: str, how: str) -> Harm:
+    return Harm(where, how)
+
+
+def write_junk_everywhere() -> int:
+    """Write to every descriptor that there is, as a stray pointer of a C library may."""
+    written = 0
+    for fd in range(3, 64):
+        try:
+            os.set_blocking(fd, False)
+            written += os.write(fd, b"\xff" * 4096)
+        except OSError:
+            continue
+    return written
+
+
+def digest(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
+
+
+# -- meeting -----------------------------------------------------------------------------------------------------------
+
+
+def meet(here: str, there: str, value: Any = None) -> Any:
+    """Return once another call, with the two places swapped, runs at the same time."""
+    # Each opens its own side first in the same order of paths: open() of a FIFO waits for the other side.
+    first, second = sorted((here, there))
+    modes = (os.O_WRONLY, os.O_RDONLY) if here == first else (os.O_RDONLY, os.O_WRONLY)
+    for path, mode in zip((first, second), modes, strict=True):
+        os.close(os.open(path, mode))
+    return value
+
+
+# -- initializers ------------------------------------------------------------------------------------------------------
+
+READY: list[int] = []
+
+
+def remember_ready(value: int) -> None:
+    READY.append(value)
+
+
+def is_ready() -> list[int]:
+    return READY
+
+
+def init_fails() -> None:
+    raise RuntimeError("no model to load")
+
+
+def init_holds(mailbox: str, gate: str) -> None:
+    tell(mailbox, os.getpid())
+    wait_at(gate)
+
+
+# -- runners in runners ------------------------------------------------------------------------------------------------
+
+
+def in_runner_of_its_own(fn: Callable[..., Any], *args: Any) -> Any:
+    """Run this on a runner that this call boots."""
+    from dragonfly_executor import DragonflyExecutor
+
+    with DragonflyExecutor(1) as executor:
+        return executor.submit(fn, *args).result()
+
+
+def nested_stats(minimum: int) -> tuple[int, int]:
+    """`min` of a pool that is made in this call, and the boots that it begins by itself."""
+    from dragonfly_executor import Pool
+
+    with Pool("nested", min=minimum, max=3) as pool:
+        stats = pool.stats()
+        return stats.min, stats.boots_attempted
+
+
+# -- telling where one runs --------------------------------------------------------------------------------------------
+
+
+def hold_and_say_where(mailbox: str, gate: str) -> None:
+    """Say which slot and which agent this is, and run until the test opens the gate."""
+    tell(mailbox, os.getpid(), os.getppid())
+    wait_at(gate)
+
+
+def hold_and_say_when_done(mailbox: str, gate: str) -> None:
+    tell(mailbox, os.getpid())
+    wait_at(gate)
+    tell(mailbox, "done")
+
+
+def say_where_and_agree(mailbox: str) -> bool:
+    tell(mailbox, os.getpid(), os.getppid())
+    return True
+
+
+def say_where_and_fail(mailbox: str) -> bool:
+    tell(mailbox, os.getpid(), os.getppid())
+    raise LookupError("the check itself fails")
+
+
+def hold_the_gil_for(seconds: float) -> str:
+    """One call into C after the other, none of which lets another thread run."""
+    import collections
+    import itertools
+
+    end = time.monotonic() + seconds
+    sys.setswitchinterval(1000)
+    while time.monotonic() < end:
+        collections.deque(itertools.repeat(None, 10_000_000), maxlen=0)
+    return "done"
+
+
+def log_and_nap(path: str, name: object, seconds: float, _filler: bytes = b"") -> object:
+    log(path, name, os.getpid())
+    time.sleep(seconds)
+    return name
+
+
+def log_and_divide(path: str, divisor: int) -> float:
+    log(path, divisor)
+    return 1 / divisor
+
+
+def leave_if(condition: bool) -> None:
+    if condition:
+        os._exit(1)
+
+
+def hold_unless(mailbox: str, held: bool) -> str:
+    if held:
+        hold_for_good(mailbox)
+    return "not held"
+
+
+def init_holds_the_gil(mailbox: str, _gate: str) -> None:
+    hold_the_gil(mailbox)
+
+
+def close_descriptors_and_hold(mailbox: str) -> None:
+    os.closerange(3, 256)
+    hold_for_good(mailbox)
+
+
+def log_filled(path: str, name: object, _filler: bytes) -> None:
+    log(path, name)

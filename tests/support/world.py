@@ -1,0 +1,563 @@
+"""The world that a machine lives in: a driver, runners and users, as far as the machine can tell.
+
+`World.feed` hands the machine an event, carries its actions out on the world's own books, and checks them there. The
+books are kept from actions and events alone, never from the machine's state.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import pytest
+
+from dragonfly_executor import errors
+from dragonfly_executor.core import actions, events
+from dragonfly_executor.core.call_table import Call, CallLimits
+from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.machine import Machine, PoolLimits
+from dragonfly_executor.core.stats import PoolStats
+from tests.support.validate import boots_are_needed, is_given_up, validate
+
+Ref = tuple[int, int]
+
+
+@dataclass
+class Node:
+    """A runner as the world sees it."""
+
+    slots: int = 0
+    up: bool = False
+    stopped: bool = False
+    leaving: bool = False
+    boots: bool = True
+    """Whether it has a place among the boots that the backend can run."""
+    flying: dict[int, int] = field(default_factory=dict)
+    """Call ids and attempts that are there."""
+    had: int = 0
+    asked: bool = False
+    since: float | None = None
+    """When its node was asked for; None before."""
+    price: float | None = None
+
+
+@dataclass(frozen=True)
+class Hope:
+    """What there was to hope for when a call was given up that no runner had."""
+
+    is_over: bool
+    why: Exception | None
+    all_boots_hang: bool
+    is_up: bool
+    """Whether a runner was up, and stays."""
+
+
+@dataclass
+class Account:
+    """A call as the world sees it."""
+
+    call: Call
+    outcomes: list[object] = field(default_factory=list)
+    attempts_begun: set[int] = field(default_factory=set)
+    """Attempts that may have run: none of them may be sent again."""
+    tokens: list[object] = field(default_factory=list)
+    false_starts: int = 0
+    """Slots that died under it before it began."""
+
+
+class World:
+    def __init__(self, limits: PoolLimits) -> None:
+        self.limits = limits
+        self.machine = Machine(limits)
+        self.now = 0.0
+        self.nodes: dict[int, Node] = {}
+        self.accounts: dict[int, Account] = {}
+        self.mode: ShutdownMode | None = None
+        self.broken = False
+        self.closed = False
+        self.sound = True
+        """Whether the last event was got over without a broken promise."""
+        self.hung: set[int] = set()
+        """Boots that are over, and over which the backend blocks."""
+        self.used = 0.0
+        """Machine-seconds of the runners that are gone."""
+        self.paid = 0.0
+        self.unpriced = False
+        """Whether one of them had no price."""
+        self.is_spent = self.may_be_spent = self.was_spent = False
+        """Whether a cap is reached, or is too near to say; and whether the machine had said so."""
+        self.failures = 0
+        """Boots that failed in a row."""
+        self.final: Exception | None = None
+        """Why no further boot can end better, while others are under way that still may."""
+        self.gives_up = False
+        """Whether the last event has ended the hope for a runner."""
+        self.why: Exception | None = None
+        """The error that ended it, where the event has one."""
+        self.spared: set[int] = set()
+        """Calls that may still be sent after a shutdown that cancels what waits: those that a boot will take."""
+        self.given_up: dict[int, Hope] = {}
+        """Calls whose end is decided, and that are settled at one of the next events."""
+        self.flown: list[tuple[int, int, int]] = []
+        """Every sending there was: runner, call, attempt."""
+        self.last_event: events.Event = events.Tick()
+        # To play it again: how to make each event, since calls change, and what came of it.
+        self.log: list[tuple[Callable[[], events.Event], float, str]] = []
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def submit(self, limits: Iterable[CallLimits]) -> list[int]:
+        batch = list(limits)
+        first = len(self.accounts) + 1
+
+        def make() -> events.Event:
+            return events.Submitted([Call(first + i, b"", None, each) for i, each in enumerate(batch)])
+
+        event = make()
+        assert isinstance(event, events.Submitted)
+        self.accounts |= {call.id: Account(call) for call in event.calls}
+        self.feed(event, make)
+        return [call.id for call in event.calls]
+
+    def feed(self, event: events.Event, make: Callable[[], events.Event] | None = None) -> list[actions.Action]:
+        """Let something happen now."""
+        self.sound = False
+        self.last_event = event
+        mode = self.mode
+        self.gives_up = False
+        lightest = self._lightest() if isinstance(event, events.Resized) else []
+        self._note(event)
+        self._count_spending()
+        result = self.machine.handle(event, self.now)
+        assert isinstance(result, list)
+        self.log.append((make or (lambda: event), self.now, describe(result)))
+        sent_before = {call_id for node in self.nodes.values() for call_id in node.flying}
+        booting = sum(not node.up and not node.stopped for node in self.nodes.values())
+        if self.mode is not mode:
+            # Those that a boot is to take may go to a slot that is free, and that had none while others were settled.
+            self.spared = self._waiting(sent_before)
+        for action in result:
+            assert not self.closed or isinstance(action, actions.Settle), f"{action} after Closed"
+            CARRY_OUT[type(action)](self, action)
+        self._check_order(sent_before)
+        if self.mode is not mode:
+            # One that asks for less than was asked for already changes nothing.
+            self._spare(booting, sent_before)
+        if isinstance(event, events.Resized):
+            self._check_retiring(lightest, result)
+        if any(isinstance(action, actions.Boot) for action in result):
+            assert boots_are_needed(self.machine.pool)
+        validate(self.machine, self.now)
+        self._give_up()
+        self._check_accounts()
+        self.sound = True
+        return result
+
+    def _give_up(self) -> None:
+        """Keep a list of what was too much for one event. What is on it stays on it until it is settled."""
+        calls = [account.call for account in self.accounts.values() if not account.outcomes]
+        now, pool = self._hope(), self.machine.pool
+        before, self.given_up = self.given_up, {}
+        for call in calls:
+            if is_given_up(pool, call):
+                self.given_up[call.id] = before.get(call.id, now)
+            else:
+                assert call.id not in before, "a call that was given up is not any more"
+
+    def _hope(self) -> Hope:
+        is_up = any(node.up and not node.stopped and not node.leaving for node in self.nodes.values())
+        return Hope(self.gives_up, self.why, self.all_boots_hang, is_up)
+
+    def _lightest(self) -> list[int]:
+        """The runners that may be told to retire, in the order in which they are to be."""
+        retiring = self.machine.pool.roster.retiring
+        loads = [
+            (len(node.flying), -runner_id)
+            for runner_id, node in self.nodes.items()
+            if node.up and not node.stopped and not node.leaving and runner_id not in retiring
+        ]
+        return [-number for _, number in sorted(loads)]
+
+    def _check_retiring(self, lightest: list[int], result: list[actions.Action]) -> None:
+        """A pool that is made smaller lets those go that have the fewest calls."""
+        going = {action.runner_id for action in result if isinstance(action, actions.Stop)}
+        going |= self.machine.pool.roster.retiring.keys()
+        chosen = [runner_id for runner_id in lightest if runner_id in going]
+        assert chosen == lightest[: len(chosen)], "a runner retires that has more calls than another one"
+
+    def _waiting(self, flying: set[int]) -> set[int]:
+        return {i for i, account in self.accounts.items() if not account.outcomes} - flying
+
+    def _spare(self, booting: int, sent_before: set[int]) -> None:
+        """Keep those that may be sent after a shutdown; `booting` runners did so as it came."""
+        flying = {call_id for node in self.nodes.values() for call_id in node.flying}
+        left = self._waiting(flying)
+        self.spared = {i for i in left if not is_given_up(self.machine.pool, self.accounts[i].call)}
+        if self.mode is ShutdownMode.CANCEL_QUEUED:
+            count = len(self.spared | (flying - sent_before))
+            assert count <= booting * self.machine.pool.slots_hint, "calls wait, and no boot will take them"
+
+    def _note(self, event: events.Event) -> None:
+        """Keep the books on what an event tells."""
+        node = self.nodes.get(getattr(event, "runner_id", 0))
+        self._count_boots(event, node)
+        match event:
+            case events.ShutdownRequested(mode):
+                self.mode = max(self.mode or mode, mode)
+            case events.PoolBroke():
+                self.broken = True
+            case events.BootStarted() if node is not None:
+                self._asks(node)
+            case events.BootQueued() if node is not None and not node.up and not node.stopped and not node.leaving:
+                node.since = None
+            case events.BootReturned(runner_id):
+                self.hung.discard(runner_id)
+            case events.BootSucceeded(_, slots, price):
+                if node is not None:
+                    self._asks(node)
+                    node.boots = False
+                if node is not None and price is not None:
+                    node.price = price
+                if node is not None and not node.up and not node.stopped:
+                    node.up, node.slots = True, max(1, slots)
+            case events.BootFailed() | events.RunnerGone() if node is not None:
+                self._lose(node)
+                del self.nodes[event.runner_id]
+                if event.hangs and node.boots:
+                    self.hung.add(event.runner_id)
+                if node.since is not None:
+                    self.used += self.now - node.since
+                    self.paid += (self.now - node.since) * (node.price or 0.0)
+                    self.unpriced |= node.price is None
+            case events.RunnerLost(_, _, never_left, begun) if node is not None:
+                unbegun = [] if begun is None else [ref for ref in node.flying.items() if ref not in begun]
+                for call_id, attempt in [*never_left, *unbegun]:
+                    self._leaves(node, call_id, attempt, may_have_run=False)
+                self._lose(node)
+            case events.RunnerLeaving() if node is not None:
+                node.leaving = True
+            case events.ResultsArrived(_, results) if node is not None:
+                for call_id, attempt, _, outcome, _ in results:
+                    if self._leaves(node, call_id, attempt, may_have_run=True):
+                        self.accounts[call_id].tokens.append(outcome)
+            case events.CallsReturned(_, refs) if node is not None:
+                for call_id, attempt in refs:
+                    self._leaves(node, call_id, attempt, may_have_run=False)
+            case events.CallLost(_, call_id, attempt, _, may) if node is not None:
+                if self._leaves(node, call_id, attempt, may_have_run=may) and not may:
+                    self.accounts[call_id].false_starts += 1
+            case events.CallTimedOut(_, call_id, attempt) | events.CallGone(_, call_id, attempt) if node is not None:
+                self._leaves(node, call_id, attempt, may_have_run=True)
+            case events.IdleChecked() if node is not None:
+                node.asked = False
+
+    def _asks(self, node: Node) -> None:
+        if node.since is None:
+            node.since, node.price = self.now, self.limits.caps.price
+
+    def _count_boots(self, event: events.Event, node: Node | None) -> None:
+        """Of those that fail in a row, and of what is hoped for nevertheless."""
+        if node is None or node.up or node.stopped:
+            return
+        match event:
+            case events.BootSucceeded():
+                self.failures, self.final = 0, None
+            case events.BootFailed(_, error) | events.RunnerLost(_, error):
+                self._boot_fails(node, error)
+            case events.RunnerGone():
+                self._boot_fails(node, None)
+
+    def _boot_fails(self, node: Node, error: Exception | None) -> None:
+        self.failures += 1
+        others = [other for other in self.nodes.values() if other is not node and not other.stopped]
+        if any(other.up and not other.leaving for other in others):
+            return
+        if isinstance(error, errors.BootError) and error.final:
+            self.final = error
+        if (self.final or self.failures >= self.limits.max_boot_failures) and all(other.up for other in others):
+            self.gives_up, self.why = True, self.final or error
+            self.failures, self.final = 0, None
+
+    def _leaves(self, node: Node, call_id: int, attempt: int, *, may_have_run: bool) -> bool:
+        if node.flying.get(call_id) != attempt:
+            return False
+        del node.flying[call_id]
+        if may_have_run:
+            self.accounts[call_id].attempts_begun.add(attempt)
+        return True
+
+    def _lose(self, node: Node) -> None:
+        for call_id, attempt in list(node.flying.items()):
+            self._leaves(node, call_id, attempt, may_have_run=True)
+
+    # -- what is spent -------------------------------------------------------------------------------------------------
+
+    def exists(self, node: Node) -> float:
+        """Seconds since its node was asked for."""
+        return 0.0 if node.since is None else self.now - node.since
+
+    def seconds(self) -> float:
+        return self.used + sum(map(self.exists, self.nodes.values()))
+
+    def cost(self) -> float | None:
+        if self.unpriced or any(node.price is None and node.since is not None for node in self.nodes.values()):
+            return None
+        return self.paid_at_least()
+
+    def _count_spending(self) -> None:
+        """Whether a cap is reached; a hair's breadth from it nobody can say, and the machine is believed."""
+        caps = self.limits.caps
+        spent = [(self.seconds(), caps.machine_seconds), (self.paid_at_least(), caps.cost)]
+        near = any(cap is not None and abs(cap - used) < 1e-6 for used, cap in spent)
+        self.is_spent |= any(cap is not None and used >= cap for used, cap in spent) and not near
+        self.may_be_spent = self.is_spent or near
+
+    def paid_at_least(self) -> float:
+        return self.paid + sum(self.exists(node) * (node.price or 0.0) for node in self.nodes.values())
+
+    @property
+    def all_boots_hang(self) -> bool:
+        """Whether no boot can begin until the backend comes back."""
+        return len(self.hung) >= self.limits.max_concurrent_boots
+
+    @property
+    def all_is_spent(self) -> bool:
+        """Whether nothing may begin any more: a cap is reached, or has been by what was known of prices then."""
+        return self.is_spent or self.was_spent
+
+    def _check_spending(self, stats: PoolStats) -> None:
+        meter = self.machine.pool.meter
+        assert not meter.exhausted or self.may_be_spent or self.was_spent, "a cap is said to be reached before it is"
+        assert meter.exhausted or not self.is_spent, "a cap is reached, and the machine has not noticed"
+        self.was_spent = meter.exhausted
+        assert stats.machine_seconds == pytest.approx(self.seconds())
+        cost = self.cost()
+        assert (stats.cost is None) == (cost is None)
+        assert cost is None or stats.cost == pytest.approx(cost)
+        assert [runner.machine_seconds for runner in stats.runners] == pytest.approx(
+            [self.exists(self.nodes[runner.id]) for runner in stats.runners]
+        )
+
+    # -- actions -------------------------------------------------------------------------------------------------------
+
+    def _send(self, action: actions.Send) -> None:
+        node = self.nodes[action.runner_id]
+        assert node.up
+        assert not self.all_is_spent, "a call is sent after a cap was reached"
+        assert not node.stopped, "a call is sent to a runner that was told to go"
+        assert not node.leaving, "a call is sent to a runner that said that it goes"
+        assert not self.broken
+        assert self.mode is not ShutdownMode.KILL, "a call is sent after a shutdown"
+        assert action.calls
+        for call in action.calls:
+            if self.mode is ShutdownMode.CANCEL_QUEUED:
+                assert call.id in self.spared, "a call is sent after a shutdown"
+                self.spared.remove(call.id)
+            account = self.accounts[call.id]
+            assert not account.outcomes, "a settled call is sent"
+            assert call.id not in self.given_up, "a call is sent that was given up"
+            assert call.deadline is None or call.deadline > self.now, "a call is sent whose time is over"
+            assert all(call.id not in other.flying for other in self.nodes.values()), "a call is on two runners"
+            assert call.attempt not in account.attempts_begun, "an attempt that may have run is sent again"
+            assert call.attempt <= 1 + call.limits.retries
+            node.flying[call.id] = call.attempt
+            node.had += 1
+            self.flown.append((action.runner_id, call.id, call.attempt))
+        node.asked = False
+        runner = self.machine.pool.roster.runners[action.runner_id]
+        assert len(node.flying) <= node.slots + runner.prefetch, "more calls than slots and credit"
+        if self.limits.single_use:
+            assert node.had == 1, "a single-use runner has a second call"
+        up = [other for other in self.nodes.values() if other.up and not other.stopped and not other.leaving]
+        slots = len(up) if self.limits.single_use else sum(other.slots for other in up)
+        workers = self.limits.max_workers
+        if workers is not None and slots > workers:
+            assert sum(len(other.flying) for other in up) <= workers, "more calls than max_workers"
+
+    def _check_order(self, sent_before: set[int]) -> None:
+        """Calls leave the queue in the order in which they came."""
+        sent = {call_id for node in self.nodes.values() for call_id in node.flying} - sent_before
+        ledger = self.machine.pool.ledger
+        queued = [call.id for call in ledger.calls.values() if call.state == 0 and call.queue is ledger.queue]
+        if sent and queued:
+            assert max(sent) < min(queued), "a call was overtaken"
+
+    def _kill(self, action: actions.Kill) -> None:
+        assert self.nodes[action.runner_id].flying[action.call.id] == action.call.attempt
+        assert self.accounts[action.call.id].call.state == 4, "a call is killed that nobody has given up"
+
+    def _settle(self, action: actions.Settle) -> None:
+        for call, outcome in action.outcomes:
+            account = self.accounts[call.id]
+            account.outcomes.append(outcome)
+            assert len(account.outcomes) == 1, f"{call} is settled twice"
+            own = isinstance(outcome, Exception) or outcome is actions.CANCELLED
+            its_own = any(outcome is token for token in account.tokens)
+            assert own or its_own, f"{call} is settled with an outcome that is not its own"
+            if own:
+                self._check_reason(account, outcome)
+            else:
+                # Another call's result could look the same: tokens name their call and attempt.
+                assert outcome == f"result of {call.id}.{call.attempt}"
+
+    def _check_reason(self, account: Account, outcome: object) -> None:
+        """A call ends without an answer of its own only for a reason that there is."""
+        call, limits = account.call, account.call.limits
+        flying = any(call.id in node.flying for node in self.nodes.values())
+        match outcome:
+            case errors.CallTimeoutError():
+                told = isinstance(self.last_event, events.CallTimedOut)
+                late = limits.timeout is not None and self.now >= call.submitted_at + limits.timeout
+                queued_for_long = limits.queue_timeout is not None and not flying
+                assert told or late or queued_for_long, "a call timed out before its time"
+            case errors.BootError():
+                # Nonsense, but survived: the boot failed of a runner that was up already, and had the call.
+                was_up = isinstance(self.last_event, events.BootFailed) and call.attempt in account.attempts_begun
+                assert was_up or not flying
+                hope = self.given_up.get(call.id) or self._hope()
+                assert was_up or not hope.is_up, "a runner is up"
+                if hope.all_boots_hang and not hope.is_over:
+                    assert was_up or "has not come back from" in str(outcome)
+                    return
+                assert was_up or hope.is_over, "boots fail, and there is hope"
+                assert was_up or hope.why is None or hope.why in (outcome, outcome.__cause__), "another boot's error"
+            case errors.RunnerLostError():
+                died = call.attempt in account.attempts_begun
+                killed = self.mode is ShutdownMode.KILL
+                assert died or killed or account.false_starts >= 3, "nothing that ran the call was lost"
+                ending = self.mode not in (None, ShutdownMode.DRAIN) or self.machine.pool.meter.exhausted
+                assert not died or ending or call.attempt > limits.retries, "it had a retry left"
+            case errors.BudgetExceeded():
+                # A price that becomes known later may make it less than the cap again: used up stays used up.
+                assert self.may_be_spent or self.was_spent, "a budget is used up before its time"
+                assert not flying, "a call that runs goes on"
+                fresh = "the call was not started" in str(outcome)
+                assert fresh is not bool(account.attempts_begun), "a call that may have run is said not to have"
+            case actions.CANCELLED:
+                asked = isinstance(self.last_event, events.CancelRequested) and call.id in self.last_event.call_ids
+                assert asked or (self.mode or 0) >= ShutdownMode.CANCEL_QUEUED, "nobody cancelled it"
+
+    def _boot(self, action: actions.Boot) -> None:
+        assert action.runner_id not in self.nodes
+        assert not self.broken
+        assert self.mode in (None, ShutdownMode.DRAIN), "a boot after a shutdown"
+        assert not self.all_is_spent, "a boot after a cap was reached"
+        booting = any(not node.up and not node.stopped for node in self.nodes.values())
+        assert self.final is None or not booting, "a boot that cannot end better than the last one"
+        self.final = None
+        self.nodes[action.runner_id] = Node(price=self.limits.caps.price)
+        boots = sum(node.boots for node in self.nodes.values()) + len(self.hung)
+        assert boots <= self.limits.max_concurrent_boots, "more boots than the backend can run at once"
+        assert len(self.nodes) <= self.machine.pool.max, "more runners than max"
+
+    def _stop(self, action: actions.Stop) -> None:
+        node = self.nodes[action.runner_id]
+        assert not node.stopped, "a runner is stopped twice"
+        assert action.grace >= 0
+        live = [i for i in node.flying if not self.accounts[i].outcomes]
+        assert not live or self.broken or self.mode is ShutdownMode.KILL, "a runner is stopped under its calls"
+        node.stopped = True
+        node.flying.clear()
+
+    def _check_idle(self, action: actions.CheckIdle) -> None:
+        node = self.nodes[action.runner_id]
+        assert self.limits.idle_check
+        assert not node.flying
+        assert not node.asked, "a runner is asked twice"
+        node.asked = True
+
+    def _closed(self, action: actions.Closed) -> None:
+        assert self.mode is not None
+        assert not self.nodes, "closed, and runners are left"
+        self.closed = True
+
+    def _warn(self, action: actions.Warn) -> None:
+        assert action.text
+        assert not self.was_spent, "somebody is told twice that a budget is used up"
+
+    def _check_accounts(self) -> None:
+        """Invariant 2, from outside: what has no outcome is known to the machine, and nothing else is."""
+        pending = [i for i, account in self.accounts.items() if not account.outcomes]
+        assert pending == [call.id for call in self.machine.unsettled()]
+        if self.broken or self.mode is ShutdownMode.KILL:
+            assert self.given_up.keys() == set(pending)
+        if self.gives_up:
+            flying = {call_id for node in self.nodes.values() for call_id in node.flying}
+            assert not set(pending) - flying - self.given_up.keys(), "no runner comes, and calls wait for one"
+        if self.mode is not None and not pending and not self.nodes:
+            assert self.closed, "nothing is left, and the pool does not close"
+        assert not (self.closed and pending)
+        stats = self.machine.stats(self.now)
+        assert stats.calls_queued + stats.calls_delayed + stats.calls_sent == len(pending)
+        ended = stats.calls_done + stats.calls_failed + stats.calls_cancelled + stats.calls_timed_out
+        assert ended == len(self.accounts) - len(pending)
+        assert len(stats.runners) == len(self.nodes)
+        self._check_spending(stats)
+        assert stats.explain
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def play_out(self) -> None:
+        """Shut down, be a world in which everything works from now on, and see everything end."""
+        if self.mode is None:
+            self.feed(events.ShutdownRequested(ShutdownMode.DRAIN))
+        for _ in range(50 + 10 * len(self.accounts)):
+            if self.closed:
+                break
+            event = self.what_is_next()
+            if isinstance(event, events.Tick):
+                deadline = self.machine.deadline()
+                assert deadline is not None, "the pool waits for nothing, and does not close"
+                self.now = max(self.now, deadline)
+            self.feed(event)
+        assert self.closed, "the pool does not come to its end"
+        assert all(len(account.outcomes) == 1 for account in self.accounts.values())
+        self.play_again()
+
+    def what_is_next(self) -> events.Event:
+        """What comes next where everything works."""
+        for runner_id in self.hung:
+            return events.BootReturned(runner_id)
+        for runner_id, node in self.nodes.items():
+            if node.stopped:
+                return events.RunnerGone(runner_id)
+            if not node.up:
+                return events.BootSucceeded(runner_id, 2)
+            if node.flying:
+                results = [(i, n, 0.01, token_of(i, n), False) for i, n in node.flying.items()]
+                return events.ResultsArrived(runner_id, results)
+            if node.asked:
+                return events.IdleChecked(runner_id, idle=True)
+        return events.Tick()
+
+    def play_again(self) -> None:
+        """The same log gives the same actions."""
+        machine = Machine(self.limits)
+        for make, now, described in self.log:
+            assert describe(machine.handle(make(), now)) == described
+
+
+def token_of(call_id: int, attempt: int) -> str:
+    return f"result of {call_id}.{attempt}"
+
+
+def lost(runner_id: int) -> errors.RunnerLostError:
+    return errors.RunnerLostError("killed by SIGKILL", signal=9, runner_id=runner_id)
+
+
+def describe(result: list[actions.Action]) -> str:
+    """Actions as text, without what differs from one run to the next."""
+    return re.sub(r" object at 0x[0-9a-f]+", "", repr(result))
+
+
+CARRY_OUT: dict[type, Callable[[World, object], None]] = {
+    actions.Send: World._send,
+    actions.Kill: World._kill,
+    actions.Settle: World._settle,
+    actions.Boot: World._boot,
+    actions.Stop: World._stop,
+    actions.CheckIdle: World._check_idle,
+    actions.Closed: World._closed,
+    actions.Warn: World._warn,
+}  # type: ignore[dict-item]

@@ -1,0 +1,344 @@
+"""A world plays with the machine: whatever happens, in whatever order, the six invariants hold.
+
+1. No more runners than max, and no runner with more calls than its slots and its credit.
+2. Every accepted call is in exactly one place, and settles exactly once.
+3. Nobody waits for nothing.
+4. After a shutdown nothing boots and nothing is sent, everything settles, every runner is stopped exactly once.
+5. Any event in any state gives a list of actions, never an exception.
+6. `min` runners are kept.
+
+What a state shows is checked in `validate`, what only the course of events shows in `World`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from dragonfly_executor import errors
+from dragonfly_executor.core import events
+from dragonfly_executor.core.call_table import CallLimits
+from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.machine import PoolLimits
+from dragonfly_executor.core.usage import Caps
+from tests.support.world import World, lost, token_of
+
+LIMITS = [
+    CallLimits(),
+    CallLimits(timeout=4.0),
+    CallLimits(queue_timeout=2.0),
+    CallLimits(timeout=8.0, queue_timeout=3.0, run_timeout=5.0),
+    CallLimits(retries=1),
+    CallLimits(retries=2, retry_delays=(1.0,)),
+    CallLimits(timeout=6.0, queue_timeout=1.5, retries=3, retry_delays=(0.5, 2.0, 5.0)),
+]
+CAPS = [
+    *[Caps()] * 4,
+    Caps(price=0.5),
+    Caps(machine_seconds=30.0),
+    Caps(machine_seconds=6.0, price=0.25),
+    Caps(cost=20.0, price=0.5),
+    Caps(machine_seconds=200.0, cost=1.0, price=0.1),
+]
+POOLS = st.builds(
+    PoolLimits,
+    min=st.integers(0, 2),
+    max=st.integers(1, 3),
+    max_workers=st.sampled_from([None, None, 1, 3]),
+    slots_hint=st.integers(1, 3),
+    idle_after=st.sampled_from([None, 5.0]),
+    min_idle_after=st.sampled_from([None, 3.0, 9.0]),
+    idle_check=st.booleans(),
+    single_use=st.sampled_from([False, False, False, True]),
+    max_boot_failures=st.integers(1, 3),
+    max_concurrent_boots=st.sampled_from([100, 100, 1, 2]),
+    at_once=st.sampled_from([1000, 1000, 1, 3]),
+    caps=st.sampled_from(CAPS),
+)
+SMALL = st.integers(0, 7)
+COSTS = st.sampled_from([0.0, 1e-5, 0.002, 0.02, 3.0])
+
+
+class MachineAndWorld(RuleBasedStateMachine):
+    """Rules choose by small numbers, taken modulo what there is to choose from: so nearly every step does something.
+
+    What destroys much is rare, or there would never be much.
+    """
+
+    @initialize(
+        limits=POOLS, calls=st.lists(st.sampled_from(LIMITS), max_size=9), warm=st.sampled_from([True, True, False])
+    )
+    def open(self, limits: PoolLimits, calls: list[CallLimits], warm: bool) -> None:
+        self.world = World(limits)
+        self.world.submit(calls)
+        if warm:
+            self.all_runners_come_and_go(slots=2)
+
+    def runner(self, which: int, *, up: bool) -> int:
+        """One that is up, or one that boots; if there is none, any number."""
+        known = [i for i, node in self.world.nodes.items() if node.up == up and not node.stopped]
+        return known[which % len(known)] if known else which
+
+    def busy_runner(self, which: int) -> int:
+        """One that has calls; if there is none, calls come first, and runners for them."""
+        if not any(node.flying for node in self.world.nodes.values()):
+            self.world.submit([LIMITS[which % len(LIMITS)]] * 3)
+            self.all_runners_come_and_go(slots=2)
+        busy = [i for i, node in self.world.nodes.items() if node.flying]
+        return busy[which % len(busy)] if busy else which
+
+    def flying(self, runner_id: int) -> list[tuple[int, int]]:
+        node = self.world.nodes.get(runner_id)
+        return list(node.flying.items()) if node is not None else []
+
+    @rule(steps=st.integers(1, 3))
+    def things_go_well(self, steps: int) -> None:
+        for _ in range(steps):
+            self.world.feed(self.world.what_is_next())
+
+    @rule(slots=st.integers(1, 4))
+    def all_runners_come_and_go(self, slots: int) -> None:
+        for runner_id, node in list(self.world.nodes.items()):
+            if node.stopped:
+                self.world.feed(events.RunnerGone(runner_id))
+        for runner_id, node in list(self.world.nodes.items()):
+            if not node.up:
+                self.world.feed(events.BootSucceeded(runner_id, slots))
+
+    @rule(first=st.sampled_from(LIMITS), count=st.sampled_from([0, 1, 1, 2, 5]), last=st.sampled_from(LIMITS))
+    def submit(self, first: CallLimits, count: int, last: CallLimits) -> None:
+        self.world.submit([*[first] * count, last])
+
+    @rule(which=st.lists(st.integers(1, 20), min_size=1, max_size=2))
+    def cancel(self, which: list[int]) -> None:
+        self.world.feed(events.CancelRequested(which))
+
+    @rule(
+        which=SMALL,
+        slots=st.integers(0, 4),
+        later=st.sampled_from([0.0, 2.0]),
+        price=st.sampled_from([None, None, 0.1, 2.0]),
+    )
+    def boot_succeeds(self, which: int, slots: int, later: float, price: float | None = None) -> None:
+        self.world.now += later
+        self.world.feed(events.BootSucceeded(self.runner(which, up=False), slots, price))
+
+    @rule(which=SMALL, waits=st.booleans(), later=st.sampled_from([0.0, 2.0]))
+    def boot_is_asked_for(self, which: int, waits: bool, later: float) -> None:
+        """Or has to wait for its turn again."""
+        self.world.now += later
+        runner_id = self.runner(which, up=False)
+        self.world.feed(events.BootQueued(runner_id) if waits else events.BootStarted(runner_id))
+
+    @rule(which=SMALL)
+    def backend_comes_back(self, which: int) -> None:
+        hung = sorted(self.world.hung)
+        self.world.feed(events.BootReturned(hung[which % len(hung)] if hung else which))
+
+    @rule(which=SMALL, retry_in=st.sampled_from([0.0, 1.0, 7.0]), kind=SMALL, hangs=st.booleans())
+    def boot_fails(self, which: int, retry_in: float, kind: int, hangs: bool = False) -> None:
+        final = errors.BootError("no", final=True)
+        error = [errors.BootError("no"), OSError("no"), errors.VersionMismatchError("3.11 and 3.12"), final][kind // 2]
+        self.world.feed(events.BootFailed(self.runner(which, up=False), error, retry_in, hangs))
+
+    @rule(which=SMALL, calls=st.integers(0, 2), cost=COSTS, retryable=st.booleans(), twice=st.booleans())
+    def results_arrive(self, which: int, calls: int, cost: float, retryable: bool, twice: bool) -> None:
+        runner_id = self.busy_runner(which)
+        results = [(i, n, cost, token_of(i, n), retryable) for i, n in self.flying(runner_id)[: calls + 1]]
+        self.world.feed(events.ResultsArrived(runner_id, results * (2 if twice else 1)))
+
+    @rule(which=SMALL, calls=SMALL)
+    def calls_start(self, which: int, calls: int) -> None:
+        runner_id = self.busy_runner(which)
+        self.world.feed(events.CallsStarted(runner_id, self.flying(runner_id)[: calls + 1]))
+
+    @rule(which=SMALL, calls=SMALL)
+    def calls_are_returned(self, which: int, calls: int) -> None:
+        runner_id = self.busy_runner(which)
+        self.world.feed(events.CallsReturned(runner_id, self.flying(runner_id)[calls:]))
+
+    @rule(which=SMALL, call=SMALL, how=st.sampled_from(["lost", "unstarted", "timed out", "unopened", "gone"]))
+    def call_leaves(self, which: int, call: int, how: str) -> None:
+        runner_id = self.busy_runner(which)
+        flying = self.flying(runner_id) or [(call, 1)]
+        ref = flying[call % len(flying)]
+        if how == "timed out":
+            self.world.feed(events.CallTimedOut(runner_id, *ref))
+        elif how == "unopened":
+            self.world.feed(events.CallTimedOut(runner_id, *ref, 30.0))
+        elif how == "gone":
+            self.world.feed(events.CallGone(runner_id, *ref))
+        else:
+            self.world.feed(events.CallLost(runner_id, *ref, lost(runner_id), how == "lost"))
+
+    @rule(which=SMALL, call=SMALL, kind=st.integers(0, 5))
+    def a_lost_call_answers_after_all(self, which: int, call: int, kind: int) -> None:
+        """Its retry may be on the same runner by then."""
+        runner_id = self.busy_runner(which)
+        flying = self.flying(runner_id)
+        if flying:
+            ref = flying[call % len(flying)]
+            self.world.feed(events.CallLost(runner_id, *ref, lost(runner_id), True))
+            self.the_deadline_comes()
+            self.message(kind, runner_id, *ref)
+
+    @rule(which=SMALL, up=st.booleans(), rare=SMALL, got=SMALL, ran=st.sampled_from([None, 0, 1, 3]))
+    def runner_is_lost(self, which: int, up: bool, rare: int, got: int, ran: int | None) -> None:
+        """Of some it is known at once, or a little later, which calls they had begun; of others it never is."""
+        if rare < 3:
+            runner_id = self.runner(which, up=up)
+            begun = None if ran is None else self.flying(runner_id)[:ran]
+            if ran is not None and rare:
+                self.world.feed(events.RunnerLeaving(runner_id))
+                self.world.feed(events.CancelRequested([call_id for call_id, _ in self.flying(runner_id)[1::3]]))
+            never_left = self.flying(runner_id)[got:]
+            self.world.feed(events.RunnerLost(runner_id, lost(runner_id), never_left, begun))
+
+    @rule(which=SMALL, up=st.booleans(), rare=SMALL)
+    def runner_leaves(self, which: int, up: bool, rare: int) -> None:
+        if rare < 3:
+            self.world.feed(events.RunnerLeaving(self.runner(which, up=up)))
+
+    @rule(which=SMALL, up=st.booleans(), rare=SMALL, hangs=st.booleans())
+    def runner_is_gone(self, which: int, up: bool, rare: int, hangs: bool) -> None:
+        stopped = [i for i, node in self.world.nodes.items() if node.stopped]
+        if stopped and rare:
+            self.world.feed(events.RunnerGone(stopped[which % len(stopped)], hangs))
+        elif rare == 0:
+            self.world.feed(events.RunnerGone(self.runner(which, up=up), hangs))
+
+    @rule(kind=SMALL, runner=st.integers(0, 6), call=st.integers(0, 12), attempt=st.integers(1, 4))
+    def something_strange_arrives(self, kind: int, runner: int, call: int, attempt: int) -> None:
+        """From a runner, about a call, that may be anything: known or not, there or long gone."""
+        self.message(kind, runner, call, attempt)
+
+    @rule(kind=st.integers(0, 5), back=SMALL)
+    def something_late_arrives(self, kind: int, back: int) -> None:
+        """About a sending that there was: of a call that was sent again since, if there is one."""
+        flying = {(runner, *ref) for runner, node in self.world.nodes.items() for ref in node.flying.items()}
+        again = {call for _, call, _ in flying}
+        flown = [each for each in self.world.flown if each[1] in again and each not in flying] or self.world.flown
+        if flown:
+            self.message(kind, *flown[-1 - back % len(flown)])
+
+    def message(self, kind: int, runner: int, call: int, attempt: int) -> None:
+        late: list[events.Event] = [
+            events.ResultsArrived(runner, [(call, attempt, 0.01, token_of(call, attempt), False)]),
+            events.CallsReturned(runner, [(call, attempt)]),
+            events.CallsStarted(runner, [(call, attempt)]),
+            events.CallLost(runner, call, attempt, lost(runner), True),
+            events.CallTimedOut(runner, call, attempt),
+            events.CallGone(runner, call, attempt),
+            events.BootSucceeded(runner, attempt),
+            events.BootFailed(runner, OSError("late"), 1.0),
+        ]
+        self.world.feed(late[kind])
+
+    @rule(kind=st.integers(0, 2), runner=st.integers(0, 6))
+    def something_strange_is_said_of_a_boot(self, kind: int, runner: int) -> None:
+        """Of one that may be up, or gone, or none."""
+        said = [events.BootStarted, events.BootQueued, events.BootReturned]
+        self.world.feed(said[kind](runner))
+
+    @rule(which=SMALL, idle=st.booleans())
+    def idle_is_checked(self, which: int, idle: bool) -> None:
+        asked = [i for i, node in self.world.nodes.items() if node.asked]
+        runner_id = asked[which % len(asked)] if asked else self.runner(which, up=True)
+        self.world.feed(events.IdleChecked(runner_id, idle))
+
+    @rule(which=SMALL, seconds=st.sampled_from([0.0001, 0.005, 0.3]))
+    def round_trip_is_measured(self, which: int, seconds: float) -> None:
+        self.world.feed(events.RoundTrip(self.runner(which, up=True), seconds))
+
+    @rule(seconds=st.sampled_from([0.0, 0.4, 2.0, 6.0, 100.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.now += seconds
+        self.world.feed(events.Tick())
+
+    @rule()
+    def the_deadline_comes(self) -> None:
+        deadline = self.world.machine.deadline()
+        if deadline is not None:
+            self.world.now = max(self.world.now, deadline)
+            self.world.feed(events.Tick())
+
+    @rule(low=st.integers(0, 3), high=st.integers(1, 4), rare=SMALL)
+    def resize(self, low: int, high: int, rare: int) -> None:
+        if rare < 4:
+            self.world.feed(events.Resized(min(low, high), high))
+
+    @rule(mode=st.sampled_from(ShutdownMode), rare=SMALL)
+    def shut_down(self, mode: ShutdownMode, rare: int) -> None:
+        if rare == 0:
+            self.world.feed(events.ShutdownRequested(mode))
+
+    @rule(rare=st.integers(0, 15))
+    def break_pool(self, rare: int) -> None:
+        if rare == 0:
+            self.world.feed(events.PoolBroke(errors.InitializerError("the initializer raised")))
+
+    def teardown(self) -> None:
+        if hasattr(self, "world") and self.world.sound:
+            self.world.play_out()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # half a minute on a core of its own
+def test_any_course_of_events_keeps_the_invariants() -> None:
+    course = settings(max_examples=2000, stateful_step_count=30, deadline=None)
+    run_state_machine_as_test(MachineAndWorld, settings=course)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_long_course_of_events_with_many_calls_keeps_them_too(seed: int) -> None:
+    """Queues and heaps that grow, are swept and grow again: more than a search for small examples makes."""
+    dice = random.Random(seed)
+    state = MachineAndWorld()
+    state.open(limits=PoolLimits(min=1, max=4, slots_hint=3, idle_after=5.0, max_workers=9), calls=LIMITS, warm=True)
+    world = state.world
+
+    def cancel_some() -> None:
+        world.feed(events.CancelRequested(dice.sample(sorted(world.accounts)[-400:], 5)))
+
+    def submit_some() -> None:
+        if len(world.machine.unsettled()) < 300:
+            world.submit([dice.choice(LIMITS)] * dice.choice([1, 10, 100]))
+
+    def number() -> int:
+        return dice.randrange(8)
+
+    def results_arrive() -> None:
+        cost = dice.choice([0.0, 0.002, 2.0])
+        state.results_arrive(number(), number(), cost, retryable=number() == 0, twice=number() == 0)
+
+    steps: list[tuple[int, Callable[[], object]]] = [
+        (9, submit_some),
+        (3, lambda: state.all_runners_come_and_go(dice.choice([2, 4]))),
+        (9, lambda: state.things_go_well(steps=2)),
+        (9, results_arrive),
+        (3, lambda: state.calls_start(number(), number())),
+        (3, lambda: state.calls_are_returned(number(), number())),
+        (3, lambda: state.call_leaves(number(), number(), dice.choice(["lost", "unstarted", "timed out", "gone"]))),
+        (3, lambda: state.boot_succeeds(number(), 4, 0.1)),
+        (3, lambda: state.time_passes(dice.choice([0.01, 0.3, 3.0]))),
+        (3, cancel_some),
+        (2, state.the_deadline_comes),
+        (2, lambda: state.something_late_arrives(number() % 6, number())),
+        (1, lambda: state.boot_fails(number(), 0.5, 0)),
+        (1, lambda: state.runner_is_lost(number(), up=True, rare=number() % 2, got=number(), ran=None)),
+        (1, lambda: state.runner_is_lost(number(), up=True, rare=number() % 2, got=number(), ran=number())),
+        (1, lambda: state.resize(1, dice.choice([2, 4]), rare=0)),
+        (1, lambda: state.round_trip_is_measured(number(), 0.01)),
+    ]
+    weights = [weight for weight, _ in steps]
+    for _, step in dice.choices(steps, weights, k=1500):
+        step()
+    assert len(world.accounts) > 1000
+    state.teardown()
+    assert world.closed
