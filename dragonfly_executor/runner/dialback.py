@@ -1,6 +1,6 @@
 """Connects a runner to its parent and authenticates it with the boot's token.
 
-All functions block: there is no event loop yet, and nothing else to do.
+All functions block: there is no event loop yet, and no other work.
 """
 
 from __future__ import annotations

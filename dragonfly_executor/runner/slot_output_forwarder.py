@@ -195,7 +195,7 @@ class SentOutput(SlotOutput):
     def consumed(self, slot: Slot, amount: int) -> None:
         """See `SlotOutput`."""
         self._on_its_way -= amount
-        # The second lane must be empty before a frame may take the first lane, so that no frame overtakes an earlier one.
+        # The second lane must be empty before a frame may take the first lane, so that frames stay in order.
         if self._on_its_way <= LITTLE and not self._link.queued_bulk:
             self._is_flood = False
         if self._is_full and self._on_its_way <= WINDOW // 2:

@@ -1,4 +1,4 @@
-"""The watchdog ends a runner that does not end itself, on a machine that costs money and that nothing else watches.
+"""The watchdog ends a runner that does not end itself, on a machine that costs money and has no other supervisor.
 
 It is the machine's main process, and the agent is its child. It holds no state and reads no input, so it works even if
 the agent hangs, is stopped or was killed. When the watchdog ends, the machine has no process left and stops.
