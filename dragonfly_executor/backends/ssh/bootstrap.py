@@ -83,8 +83,8 @@ def command(
         r"else printf '%s: not found\n' "
         '"$python" >&2; fi; '
         'found="$found $version"; done; '
-        # MAGIC is printed in two pieces. A profile may echo the command, and some shells' echo turns \036 into its byte:
-        # in one piece, that would look like our output.
+        # MAGIC is printed in two pieces. In one piece, an echo of the command by a profile would look like our output,
+        # as some shells' echo turns \036 into its byte.
         r"""printf '\036%s\037none%s\n' dragonfly-1 "$found"; exit 127"""
     )
     return f"sh -c {shlex.quote(script)}"
