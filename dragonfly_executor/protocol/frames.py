@@ -26,7 +26,10 @@ from enum import IntEnum
 
 from dragonfly_executor.errors import ProtocolError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+"""Number of what both ends have to agree on: the kinds and flags below, and the modules of this package that payloads
+name. Whoever changes one of these raises the number. Ends with different numbers refuse each other in the handshake, so
+an unknown kind is a broken peer, never a newer one: it ends the link."""
 HEADER = struct.Struct("!BBHIQQ")
 HEADER_SIZE = HEADER.size
 MAX_HANDSHAKE_FRAME = 4 * 1024
