@@ -132,7 +132,7 @@ class ByValue(Tracking):
 
 
 class ValuePickler(ByValue, Pickler):  # type: ignore[misc]
-    """Pickles with cloudpickle, except what `ByValue` and `Tracking` reduce."""
+    """Pickles with cloudpickle, except the objects that `ByValue` and `Tracking` reduce."""
 
     def homeless_function(self, function: FunctionType) -> Any:
         """Reduce the function like cloudpickle: a copy of the globals that it uses travels with it."""

@@ -164,7 +164,7 @@ class _Rebuilder:
         self._rebuilt: dict[int, _Rebuilt] = {}
 
     def portable(self, exc: BaseException) -> Any:
-        """Return the exception if it survives pickling unchanged, else a `_Rebuilt` of it."""
+        """Return the exception if it survives pickling unchanged, or a `_Rebuilt` of it if not."""
         if id(exc) in self._rebuilt:
             return self._rebuilt[id(exc)]
         if _probed([(exc, -1, -1, True)], self._dumps, self._loads)[1] == [text_of(exc)]:
@@ -188,7 +188,7 @@ class _Rebuilder:
 
 
 def _travelling(chain: list[_Link], dumps: Any, loads: Any) -> bytes | None:
-    """Pickle a chain: unchanged if it survives that, else rebuilt. Return None if neither form can be opened."""
+    """Pickle a chain: unchanged if it survives that, rebuilt if not. Return None if neither form can be opened."""
     texts = [text_of(link[0]) for link in chain]
     whole, shown = _probed(chain, dumps, loads)
     if shown == texts:

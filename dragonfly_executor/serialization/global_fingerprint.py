@@ -92,7 +92,7 @@ def _collect(value: Any, parts: list[Any], met: set[int], depth: int) -> bool:
 def _function(function: FunctionType, parts: list[Any], met: set[int], depth: int) -> bool:
     parts += (function.__code__, function.__name__, function.__qualname__, function.__doc__, function.__module__)
     parts += getattr(function, "__type_params__", ())
-    # User code does not change an annotation in place, and a deep check would find most of them changeable.
+    # User code does not change an annotation in place, but a deep check reports most of them as changeable.
     for annotation in function.__annotations__.items():
         parts += annotation
     return (

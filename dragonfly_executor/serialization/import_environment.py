@@ -26,7 +26,7 @@ class Surroundings:
 
     Attributes:
         strays: for each such module, the bytes that a reference to it leaves in a pickle.
-        path: the pickled ``sys.path`` if it has changed since slots were set up, else b"".
+        path: the pickled ``sys.path`` if it has changed since slots were set up; b"" if not.
     """
 
     def __init__(self, *, path_travels: bool) -> None:

@@ -1,4 +1,4 @@
-"""Explains an ImportError on a runner: where the module is missing, and how to get it there."""
+"""Explains an ImportError on a runner: which host lacks the module, and how to install it there."""
 
 from __future__ import annotations
 

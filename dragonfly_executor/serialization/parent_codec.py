@@ -269,7 +269,7 @@ class CallCodec:
             return self._repeats.mark(parts, lasting)
 
     def _look_around(self) -> None:
-        """Clear what is known about imports. Modules were imported, or ``sys.path`` has changed."""
+        """Clear the cached facts about imports. Modules were imported, or ``sys.path`` has changed."""
         self._importable.clear()
         self._marks = (*MARKS, *self._surroundings.strays)
 

@@ -32,7 +32,7 @@ class Place(namedtuple("Place", "root cwd import_path site")):  # noqa: PYI024  
         """Set this process's working directory and import path. The host's own path entries come last.
 
         Args:
-            path: the parent's import path, if this machine runs the parent's image; else empty.
+            path: the parent's import path, if this machine runs the parent's image; empty if not.
             cwd: the parent's working directory, if calls run there on such a machine.
         """
         rest = os.environ.pop(HOST_PATH, None)
