@@ -18,10 +18,9 @@ LANES: Final = 8
 class Alarms:
     """Alarms ordered by time, then by call id.
 
-    Calls with the same timeout expire in the order in which they began. So most alarms are later than the alarm before,
-    and
-    are appended to a lane, which stays sorted. A heap of a million alarms would not fit the processor's cache and cost
-    each event some microseconds. Only an alarm that fits no lane goes to a heap.
+    Calls with the same timeout expire in the order in which they began. So most alarms are later than the previous
+    alarm, and are appended to a lane, which stays sorted. A heap of a million alarms does not fit the processor's cache
+    and costs each event some microseconds. Only an alarm that fits no lane goes to a heap.
 
     Attributes:
         first: the earliest alarm; None if there is none.

@@ -100,8 +100,7 @@ class BootFailed(Record):
     """A failed boot, of which the driver has released all parts.
 
     ``retry_in``: seconds, from now, before the next boot. ``hangs``: the backend still blocks in the boot, which keeps
-    its
-    place among those that the backend can run at once until BootReturned.
+    its place among those that the backend can run at once until BootReturned.
     """
 
     __slots__ = __match_args__ = ("runner_id", "error", "retry_in", "hangs")
@@ -139,8 +138,7 @@ class RunnerLeaving(Record):
     """A runner that takes no more calls.
 
     Either the runner goes by itself: it gives back the calls that it has not started, and finishes the others. Or its
-    link
-    died: `RunnerLost` follows once its processes have ended and it is known which calls they had begun.
+    link died: `RunnerLost` follows once its processes have ended and it is known which calls they had begun.
     """
 
     __slots__ = __match_args__ = ("runner_id",)
@@ -173,8 +171,7 @@ class ResultsArrived(Record):
     """Calls that ended by themselves.
 
     ``results``: ``(call id, attempt, run time in seconds, outcome, retryable)`` each. ``outcome`` is opaque.
-    ``retryable``
-    is True for an error that the call's options allow to be tried again.
+    ``retryable`` is True for an error that the call's options allow to be tried again.
     """
 
     __slots__ = __match_args__ = ("runner_id", "results")

@@ -12,10 +12,8 @@ class Lightest:
     """An order of runners by calls in flight; among equals, the newest runner first.
 
     The order is built on demand and kept while it is used often. It is dropped once it has seen as many changes as
-    there
-    are runners. So a pool whose size does not change pays nothing for it. To build it costs no more than the changes
-    since it was
-    built last.
+    there are runners. So a pool whose size does not change pays nothing for it, and building it costs no more than the
+    changes since the last build.
     """
 
     def __init__(self) -> None:

@@ -100,8 +100,7 @@ def fit(pool: PoolState) -> None:
     """Fit the pool to `max` after a resize: abort boots beyond `max`, and retire the runners that are still beyond it.
 
     This step comes before calls are assigned. If the pool may be larger again, or has lost runners, then retiring
-    runners
-    are available again for the calls that wait. And no call waits for a boot that is aborted.
+    runners are available again for the calls that wait. And no call waits for a boot that is aborted.
     """
     pool.abort_boots(pool.excess, "resized")
     pool.roster.retire(max(0, pool.excess))

@@ -93,3 +93,15 @@ def test_every_room_stands_in_the_map() -> None:
     rooms = {path.name + "/" * path.is_dir() for path in places if not path.name.startswith(("_", "py."))}
     text = (ROOT / "ARCHITECTURE.md").read_text()
     assert [room for room in sorted(rooms) if f"`{room}`" not in text] == []
+
+
+def test_every_file_has_a_line_in_the_tree() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rooms = re.split(r"^### `([\w/]+)/`", text, flags=re.MULTILINE)[1:]
+    lines = {
+        f"{room}/{file}"
+        for room, table in zip(rooms[::2], rooms[1::2], strict=True)
+        for file in re.findall(r"^\| `(\w+\.py)` \| \S", table, re.MULTILINE)
+    }
+    files = {str(path.relative_to(PACKAGE)) for path in PACKAGE.glob("*/**/*.py") if path.name != "__init__.py"}
+    assert lines == files
