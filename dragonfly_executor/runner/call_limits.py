@@ -12,7 +12,7 @@ INFINITY = float("inf")
 
 
 class Limits:
-    """Watches the limits of calls. The clock of a `run_timeout` starts with the function, not with its imports.
+    """The limits of running calls. The clock of a `run_timeout` starts with the function, not with its imports.
 
     Args:
         loop: the agent's event loop.

@@ -33,7 +33,7 @@ ATTEMPT = 10.0
 
 
 class NotLetInError(Exception):
-    """This runner could not connect to its parent, and ends.
+    """The error of a runner that could not connect to its parent, and ends.
 
     Attributes:
         phase: the phase that failed, as in the boot's error: "connect" or "handshake".
@@ -143,7 +143,7 @@ def dial_back(parent: Parent, failsafe: float, sure_after: float | None = None) 
 
 
 def _is_definite(error: Exception) -> bool:
-    """Return True if a host or router has answered that the parent is not there; False for a mere silence."""
+    """Return True if the error is a definite answer that the parent is not there; False if there was no answer."""
     return isinstance(error, ProtocolError | ConnectionRefusedError | socket.gaierror) or (
         isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH)
     )

@@ -22,7 +22,7 @@ from dragonfly_executor.transport.loop import Loop, Timer
 REVIEW_AFTER = 0.003
 """Seconds after which a running call is reported as started, and calls behind it may count as stuck."""
 STUCK_FACTOR = 3.0
-"""A call counts as slow only after this many times the recent cost of a call."""
+"""Multiple of the recent cost of a call, after which a call counts as slow."""
 
 
 class Dispatcher:

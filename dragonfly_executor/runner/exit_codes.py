@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 STARTED_AGAIN = 0
-"""The machine was started again. The runner that it was booted for ended before; this is no error."""
+"""Exit code if the machine was started again. The runner that it was booted for ended before: this is no error."""
 UNREACHABLE = 69
-"""The parent could not be reached."""
+"""Exit code if the parent could not be reached."""
 REFUSED = 77
-"""The parent refused to admit the runner."""
+"""Exit code if the parent refused to admit the runner."""
 IDLE = 123
-"""The runner had no call for its maximum idle time."""
+"""Exit code if the runner had no call for its maximum idle time."""
 EXPIRED = 124
-"""The runner reached its maximum lifetime."""
+"""Exit code if the runner reached its maximum lifetime."""
 SILENT = 125
-"""The agent sent no heartbeat."""
+"""Exit code if the agent sent no heartbeat."""

@@ -11,7 +11,7 @@ NO_LIMIT = 1 << 60
 
 
 class MemoryWatch:
-    """Counts the processes of this cgroup that the OOM killer has killed since the last query."""
+    """A counter of the processes of this cgroup that the OOM killer has killed since the last query."""
 
     def __init__(self, root: str = "/", own: str = "/proc/self/cgroup") -> None:
         self._root = root

@@ -25,7 +25,7 @@ def boot_clock() -> float:
 
 
 class Watch:
-    """Calls functions on the agent's loop when the operating system reports an event."""
+    """Handlers on the agent's loop for events that the operating system reports."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop

@@ -25,7 +25,7 @@ class _Piece(ctypes.Structure):
 
 
 class Title:
-    """Writes titles over the arguments of this process, and of processes that it has forked."""
+    """The titles of this process and of processes that it has forked, written over their arguments."""
 
     def __init__(self) -> None:
         self._start, self._size = _arguments()

@@ -134,7 +134,7 @@ class Slot:
         self._loop = loop
         self._end_timer: Timer | None = None
         self.answer: Callable[[bytes], None] | None = None
-        """Sends the frame that ends the running call, behind the call's output; None if the call wrote nothing."""
+        """Callback that sends the frame that ends a call behind the output of the call; None if there is no output."""
         made: list[Socket] = []
         self.stack = LastStack()
         agent_pid = os.getpid()

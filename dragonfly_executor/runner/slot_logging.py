@@ -30,7 +30,7 @@ LONGEST = 16 * 1024
 
 
 class Records:
-    """Writes the records of the root logger to a descriptor, once logging is imported.
+    """The sender of the root logger's records to a descriptor, once logging is imported.
 
     Args:
         fd: the descriptor; each record is one packet.
@@ -118,7 +118,7 @@ class _Watch:
 
 
 class _Loader:
-    """Loads logging by its own loader, then adds the handler."""
+    """A loader that loads logging by its own loader, then adds the handler."""
 
     def __init__(self, loader: Loader, records: Records) -> None:
         self._loader = loader

@@ -9,7 +9,7 @@ from dragonfly_executor.runner.slot_handle import Slot, Work
 from dragonfly_executor.transport.loop import Loop
 
 CHEAP = 0.001
-"""Seconds. Calls that take less are queued in the slots."""
+"""Seconds of a call below which calls are queued in the slots."""
 AHEAD = 0.004
 """Seconds of work that may be queued in a slot."""
 MAX_AHEAD = 64
@@ -36,7 +36,7 @@ class Lineup:
         self._on_no_room = on_no_room
         self._on_room = on_room
         self.on_none: Callable[[OSError], object] = lambda error: None
-        """Called if there is no slot and none could be forked."""
+        """Callback for a runner that has no slot and could not fork one."""
         self.slots: dict[int, Slot] = {}
         """Slots by process id."""
         self.max_slots = 1

@@ -80,7 +80,7 @@ def read_answer(answer: memoryview) -> tuple[int, list[int]]:
 
 
 class Repeats:
-    """Finds the pieces that payloads have in common. One thread at a time.
+    """The parent's table of pieces that payloads have in common. One thread at a time.
 
     A piece is cached from its second use on. Its first use costs only a hash of some of its bytes.
     """

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class _Cell:
-    """Stands for a closure's cell, so that functions which share a cell share it on the far side too.
+    """A stand-in for a closure's cell, so that functions which share a cell share it on the far side too.
 
     The cell travels empty: its contents may refer to the function, which has to exist first.
     """
@@ -132,7 +132,7 @@ class ByValue(Tracking):
 
 
 class ValuePickler(ByValue, Pickler):  # type: ignore[misc]
-    """Pickles with cloudpickle, except the objects that `ByValue` and `Tracking` reduce."""
+    """The cloudpickle pickler, except for the objects that `ByValue` and `Tracking` reduce."""
 
     def homeless_function(self, function: FunctionType) -> Any:
         """Reduce the function like cloudpickle: a copy of the globals that it uses travels with it."""

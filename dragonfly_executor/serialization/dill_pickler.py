@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class DillPickler(ByValue, dill.Pickler):  # type: ignore[misc]
-    """Pickles with dill, except functions and classes, which travel as they do with cloudpickle."""
+    """The dill pickler, except for functions and classes, which travel as they do with cloudpickle."""
 
     def homeless_function(self, function: FunctionType) -> Any:
         """Leave the function to dill."""

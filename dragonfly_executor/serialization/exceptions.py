@@ -132,7 +132,7 @@ def _opened(whole: bytes | None, loads: Callable[[bytes], Any]) -> tuple[BaseExc
 
 
 class _Rebuilt:
-    """Pickles as an exception that is made without its own ``__init__``."""
+    """A stand-in that unpickles to its exception, which is made without its own ``__init__``."""
 
     def __init__(self, exc: BaseException, rebuilder: _Rebuilder) -> None:
         self._exc = exc
@@ -156,7 +156,7 @@ class _Rebuilt:
 
 
 class _Rebuilder:
-    """Finds the form in which each exception can travel. An exception that occurs twice stays one object."""
+    """The forms in which exceptions can travel. An exception that occurs twice stays one object."""
 
     def __init__(self, dumps: Any, loads: Any) -> None:
         self._dumps = dumps

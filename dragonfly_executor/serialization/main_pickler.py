@@ -28,7 +28,7 @@ _DEFAULT_REDUCE: tuple[Any, Any] = (object.__reduce_ex__, object.__reduce__)
 
 
 class NeedsValue(PicklingError):
-    """An object in the pickle cannot be found by name on the far side."""
+    """The error for an object that the far side cannot find by name."""
 
 
 class MainView:
@@ -149,7 +149,7 @@ class Tracking:
 
 
 class NamePickler(Tracking, Pickler):
-    """Pickles by reference only."""
+    """A pickler that pickles by reference only."""
 
 
 def _describe(found: Any) -> str:

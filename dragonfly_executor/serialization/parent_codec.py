@@ -53,7 +53,7 @@ _MAIN_CALL = bytes([MAIN_CALL])
 
 
 class CallCodec:
-    """Encodes calls as payloads for slots, and decodes results and exceptions.
+    """The encoder of calls and decoder of results and exceptions, on the parent's side.
 
     Args:
         serializer: how objects that cannot travel by reference travel: "cloudpickle" (the default), "dill", "pickle"

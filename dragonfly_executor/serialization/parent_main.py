@@ -1,4 +1,4 @@
-"""The parent's ``__main__``: finds the definitions that a call needs from it, and pickles them."""
+"""Finds the definitions that a call needs from the parent's ``__main__``, and pickles them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class _Plan:
 
 
 class ParentMain(MainView):
-    """Finds every global that has to travel with a call, by following names through code.
+    """The parent's ``__main__``: finds the globals that must travel with a call, by following names through code.
 
     Thread-safe: pickling runs user code, so it holds no lock. Cached objects are replaced, never changed.
     """
@@ -125,7 +125,7 @@ class ParentMain(MainView):
         main = main_module()
         known, script = self._script
         if known is not main:
-            # Slots import the script that was ``__main__`` when the pool was made, and no other.
+            # Slots import the script that was ``__main__`` when this object was made, and no other.
             script = bindings(main) if self._script_travels and main is self._first else None
             self._script = main, script
             self._known, self._plans = {}, {}

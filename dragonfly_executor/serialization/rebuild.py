@@ -158,7 +158,7 @@ def fill_exception(made: BaseException, state: dict[str, Any]) -> None:
 
 
 class Importing:
-    """Pickles as a module: opening the pickle imports the module."""
+    """A stand-in for a module: opening its pickle imports the module."""
 
     __slots__ = ("_name", "_submodules")
 

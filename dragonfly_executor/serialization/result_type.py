@@ -104,7 +104,7 @@ class _Unknown(_StandIn):
 
 
 class _Glance(Unpickler):
-    """Opens a pickle, but makes stand-ins for all objects that are not plain data."""
+    """An unpickler that makes stand-ins for all objects that are not plain data."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Return a stand-in."""

@@ -47,7 +47,9 @@ _ATOMS = frozenset({NoneType, bool, int, float})  # types that need no look insi
 
 
 class SlotCodec:
-    """Decodes calls and encodes results. The constructor does not change the process; `prepare` does.
+    """The decoder of calls and encoder of results and exceptions, on a slot's side.
+
+    The constructor does not change the process; `prepare` does.
 
     Args:
         setup: the result of the parent's ``CallCodec.setup()``.
