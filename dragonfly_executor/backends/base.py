@@ -238,10 +238,9 @@ class Backend:
     advertised_port: int | None = None
 
     def listen_address(self) -> tuple[str, int]:
-        """Return the host and port (0 for any free port) to listen on for runners that dial back. Default: the
-        loopback.
+        """Return the host and port to listen on for runners that dial back. Port 0 takes any free port.
 
-        May block.
+        The default is the loopback with port 0. May block.
         """
         return "127.0.0.1", 0
 

@@ -2,8 +2,8 @@
 
 `multiprocessing` starts its workers in the same way. It runs the program with arguments that `freeze_support`
 recognises, and `freeze_support` then reads from a pipe which code to run in place of the program. An agent uses that
-protocol. So the program must call `freeze_support` at its top. If it does not, no agent is started, because the whole
-program would run again.
+protocol. So the program must call `freeze_support` at its top. If the call is missing, no agent is started, because
+that runs the whole program again.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ class _Support:
 
 
 class FrozenAgent:
-    """The agent in the form that `multiprocessing.spawn` unpickles in the new process, in place of a `Process`, and
-    runs.
+    """The agent in the form that `multiprocessing.spawn` unpickles and runs, in place of a `Process`.
 
     Args:
         starts: the descriptor numbers of a `StartTable` that the agent inherits.
@@ -62,8 +61,7 @@ class FrozenAgent:
 
 
 def preamble(*starts: int) -> bytes:
-    """Return the first bytes on the link: empty preparation data and the pickled agent. The agent answers with
-    HELLO."""
+    """Return the first bytes on the link: empty preparation data and the pickled agent. Then the agent sends HELLO."""
     return pickle.dumps({}, 5) + pickle.dumps(FrozenAgent(*starts), 5)
 
 

@@ -76,7 +76,7 @@ class LocalBackend(Backend):
             "DRAGONFLY_PARENT_PID": str(os.getpid()),
         }
         try:
-            # Before Popen: if this failed after it, the process would be orphaned.
+            # Before Popen: a failure after Popen orphans the process.
             preamble = self._preamble(inherited[1:])
             process = subprocess.Popen(
                 self._command(inherited),

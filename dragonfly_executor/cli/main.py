@@ -23,8 +23,7 @@ EPILOG = (
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM as an exception. It ends the program in the same way as Ctrl-C: an executor's `with` block stops its
-    runners."""
+    """SIGTERM as an exception. As after Ctrl-C, an executor's `with` block stops its runners, and the program ends."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,13 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _terminated_as_interrupted():
             status: int = options.run(options)
             if sys.stdout is not None:
-                # Flush here, where a broken pipe can still be handled.
+                # Flush here, so that a broken pipe is still handled below.
                 sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         # The executor's `with` block has stopped its runners.
         return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
     except BrokenPipeError:
-        # The interpreter flushes stdout again at exit, and would report the error again.
+        # The interpreter flushes stdout again at exit. Without a new target, it reports the error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     return status
@@ -77,7 +76,6 @@ def _terminate(_number: int, _frame: object) -> None:
 
 
 def _handle(number: signal.Signals, handler: signal.Handlers | Callable[[int, object], None]) -> None:
-    """Set a signal handler if this is the main thread. In another thread, as a program may call `main`, Python forbids
-    it."""
+    """Set a signal handler if this is the main thread. Other threads may call `main`, but must not set handlers."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Output to a terminal: wrapped to its width, and without control characters that it would interpret."""
+"""Output to a terminal: wrapped to its width, and without control characters for the terminal to interpret."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 GAP = "  "
 LEAST = 30
-"""The minimum width of a text beside another, in columns. A text with less room goes below."""
+"""The minimum width in columns of the right-hand text. A text with less room goes below the left-hand one."""
 
 
 def width_of(file: TextIO | None) -> int | None:

@@ -231,7 +231,7 @@ class Decoder:
     def _split(self, data: bytes, frames: list[Frame]) -> int:
         position, end = 0, len(data)
         unpack, limit, known, append = HEADER.unpack_from, self.max_frame, KIND_NUMBERS, frames.append
-        new = tuple.__new__  # what a named tuple's own constructor calls, in Python
+        new = tuple.__new__  # a named tuple's own constructor is Python code that calls this
         while end - position >= HEADER_SIZE:
             kind, flags, attempt, detail, call_id, length = unpack(data, position)
             if length > limit or kind not in known:

@@ -54,7 +54,7 @@ LONGEST_LIFETIME = 10 * 365 * 24 * 3600.0
 UNDO_PATIENCE = 20.0
 """Seconds for destroying the machine of a failed boot."""
 GIVEN_UP_PATIENCE = 1.5
-"""Seconds for the same after a cancelled boot, which must end within 2 s. The journal keeps a machine that remains."""
+"""Seconds for destroying the machine of a cancelled boot, which must end within 2 s. The journal keeps the rest."""
 UNDO_SHARE = 0.2  # the largest share of the boot timeout for that
 SWEEP_PATIENCE = 60.0
 FIRST_SWEEP_PATIENCE = 10.0
@@ -230,19 +230,18 @@ class FlyBackend(Backend):
         """Create a machine. Returns while the machine starts.
 
         Raises:
-            BootError: no machine was created. The phase is "create". The error is `final` if every retry would fail:
+            BootError: no machine was created. The phase is "create". The error is `final` if every retry fails:
                 the token, the app, the image or the machine's config is wrong.
             BootTimeoutError: no machine was created in time.
         """
         # The boot asks for its machine only when it sends the create request; these imports take a while before that.
         request.queued()
-        # Also load the modules that a created machine needs: if their import failed later, the machine would be
+        # Also load the modules that a created machine needs: if their import fails later, the machine is
         # orphaned.
         from dragonfly_executor.backends.fly import background_sweep, node  # noqa: F401
         from dragonfly_executor.backends.fly.creation import Creation, wait_for_turn
 
-        # Reserve a part of the timeout: a machine of a create request with unknown outcome is destroyed in the same
-        # time.
+        # Reserve a part of the timeout for destroying the machine of a create request with unknown outcome.
         patience = BootPatience(request.timeout - min(UNDO_PATIENCE, UNDO_SHARE * request.timeout), request)
         with self.api:
             wait_for_turn(self.api, patience)
@@ -314,8 +313,7 @@ class FlyBackend(Backend):
         return node
 
     def _undo(self, creation: Creation, entry: Entry, given_up: GivenUp | None) -> None:
-        """Clean up after a failed boot: destroy the machine that it may have created, or mark its entry as
-        abandoned."""
+        """Clean up after a failed boot: destroy the machine that it may have created, or mark its entry abandoned."""
         if not creation.in_doubt:
             self._records.forget(entry)
             return

@@ -1,4 +1,4 @@
-"""Sweeps on a thread beside a backend's boots, so that no call waits for the sweep."""
+"""Sweeps on a background thread while a backend boots machines, so that no call waits for the sweep."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class SweepBeside:
             self._thread = thread
 
     def wait_a_moment(self, *until: Signal | None) -> None:
-        """Wait for a running sweep, for `MOMENT` at most, and not after one of these signals."""
+        """Wait for a running sweep, but for at most `MOMENT` seconds. If one of these signals is set, stop waiting."""
         with self._lock:
             ended = None if self._thread is None else self._ended
         if ended is None:
@@ -82,8 +82,7 @@ class SweepBeside:
             signal.forget(woken.set)
 
     def node_left(self) -> None:
-        """Count a machine that was stopped. After the last machine, wait for the sweep, for `LAST_WORDS` seconds at
-        most."""
+        """Count a machine that was stopped. After the last one, wait for the sweep for at most `LAST_WORDS` s."""
         with self._lock:
             self._nodes -= 1
             thread, given_up = self._thread, self._given_up

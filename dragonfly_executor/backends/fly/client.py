@@ -114,14 +114,13 @@ class MachinesAPI:
 
     @property
     def _line(self) -> Line:
-        """Return the connections of this process. A forked child makes new ones: on shared ones, it and its parent
-        would read each other's responses."""
+        """Return the connections of this process. On inherited ones, it and its parent read each other's responses."""
         if self._process != os.getpid():
             self._own_line, self._process = Line(self.access, self._transport), os.getpid()
         return self._own_line
 
     def now(self) -> float:
-        """Return seconds since the epoch by Fly's clock, or by this machine's clock until Fly has answered once."""
+        """Return seconds since the epoch by Fly's clock, or by this machine's clock until the first response."""
         return self._line.now()
 
     # -- once ---------------------------------------------------------------------------------------------------------
@@ -130,7 +129,7 @@ class MachinesAPI:
         """Wait until the rate limit allows a create request.
 
         Raises:
-            OutOfTimeError: the turn would come too late, or the boot was cancelled.
+            OutOfTimeError: the turn comes too late, or the boot was cancelled.
         """
         self._line.wait_for_turn(CREATE, self.access.app, patience)
         patience.turn_came = time.monotonic()

@@ -40,8 +40,7 @@ class Connection:
                 self._handle.shutdown(socket.SHUT_RDWR)
 
     def cut(self) -> None:
-        """Shut the connection down, so that a thread that waits for a response gets an error. Any thread; does not
-        block."""
+        """Shut the connection down, so that a thread that waits for a response fails. Any thread; does not block."""
         with self._lock, suppress(OSError):
             self._is_cut = True
             if self._handle is not None:

@@ -81,7 +81,7 @@ class Creation:
 
         Raises:
             BootError: no machine was created, or the outcome is unknown (`in_doubt`). The error is `final` if every
-                retry would fail.
+                retry fails.
         """
         try:
             return persist(lambda: self._attempt(patience), patience)
@@ -153,11 +153,10 @@ class Creation:
         raise FlyAPIError(text, verdict=verdict)
 
     def _adopt(self, machine_id: str | None, patience: Patience, said: str) -> Machine:
-        """Return the machine that has this name, if an earlier try of this boot created it and the response was
-        lost."""
+        """Return the machine with this name if an earlier try of this boot created it and the response was lost."""
         machine = self.find(patience) if machine_id is None else self._api.get(machine_id, patience)
         if machine is None:
-            # The machine is gone again, or not visible yet. A retry tells.
+            # The machine is gone again, or not visible yet. A retry clears that up.
             raise Again(said, 409, Verdict.CONFLICT)
         if machine.metadata is None:
             # The owner is unknown. But the name is random and of this boot, so the machine is probably ours.

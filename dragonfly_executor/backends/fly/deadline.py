@@ -58,8 +58,7 @@ class Patience:
         self.pause(seconds)
 
     def take_turn(self) -> float | None:
-        """Consume the turn that `turn_came` records. Return for how many seconds it went unused; None if there is no
-        turn."""
+        """Consume the turn in `turn_came`. Return the seconds that it went unused; None if there is no turn."""
         came, self.turn_came = self.turn_came, None
         return None if came is None else time.monotonic() - came
 

@@ -39,7 +39,7 @@ class Again(FlyAPIError):
 
 
 class OutOfTimeError(FlyAPIError):
-    """A request that was not sent, as the rate limit would allow it too late or the response is not wanted any more."""
+    """A request that was not sent: its turn comes too late, or its response is not wanted any more."""
 
 
 def describe(reply: Reply, doing: str) -> str:

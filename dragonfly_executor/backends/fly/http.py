@@ -74,8 +74,7 @@ class Line:
             connection.close()
 
     def now(self) -> float:
-        """Return seconds since the epoch by the API's clock, or by this machine's clock until the API has answered
-        once."""
+        """Return seconds since the epoch by the API's clock, or by this machine's clock until the first response."""
         began = self._clock_began
         return time.time() if began is None else began + time.monotonic()
 
@@ -133,7 +132,7 @@ class Line:
             params, body: of the request.
 
         Raises:
-            OutOfTimeError: the turn would come too late, or the response is not wanted any more. Nothing was sent.
+            OutOfTimeError: the turn comes too late, or the response is not wanted any more. Nothing was sent.
         """
         waited = patience.take_turn() if action == CREATE else None
         if waited is None:
@@ -157,7 +156,7 @@ class Line:
         """Wait until the rate limit allows a request.
 
         Raises:
-            OutOfTimeError: the turn would come too late, or the response is not wanted any more.
+            OutOfTimeError: the turn comes too late, or the response is not wanted any more.
         """
         with self._lock:
             turn = self._pacer.reserve(action, thing, time.monotonic())

@@ -20,10 +20,11 @@ from dragonfly_executor.runner import exit_codes
 logger = logging.getLogger("dragonfly_executor")
 
 STOP_PATIENCE = 5.0
-"""Seconds for destroying a journaled machine. Until then the machine counts toward ``max``, and a shutdown waits. After
-that, the next sweep destroys it."""
+"""Seconds for destroying a journaled machine, before it is left to the next sweep.
+
+Until then the machine counts toward ``max``, and a shutdown waits."""
 UNRECORDED_PATIENCE = 40.0
-"""Seconds for the same without a journal, as then no sweep follows."""
+"""Seconds for destroying a machine without a journal, as then no sweep follows."""
 LOOK_PATIENCE = 10.0
 RENEW_EVERY = 1200.0
 """Seconds between two renewals of a machine's lease. Several may fail before the lease ends."""
@@ -130,8 +131,7 @@ class FlyNode(Node):
         return seen.standing()
 
     def renew(self) -> None:
-        """Renew the lease on the machine: without it, a sweep from another host cannot know that the parent is
-        alive."""
+        """Renew the lease on the machine, as a sweep from another host cannot see that the parent is alive."""
         if self._stopping.is_set() or not self.machine_id:
             return
         until = int(self._api.now() + HOLD_FOR)

@@ -99,8 +99,7 @@ class Owner(NamedTuple):
 
     @property
     def app(self) -> str:
-        """Return the app of this process's Fly machine; "" if this process is not on Fly. Valid only for
-        `Owner.me()`."""
+        """Return the app of this process's Fly machine; "" if there is none. Valid only for `Owner.me()`."""
         found = os.environ.get("FLY_APP_NAME", "") if self.fly_machine is not None else ""
         return found if is_app_name(found) else ""
 
@@ -155,8 +154,7 @@ class Label(NamedTuple):
     held: int = 0
 
     def expires_on(self, created: float | None) -> float:
-        """Return the expiry time by Fly's clock, from the creation time `created`; if that is None, by the owner's
-        clock."""
+        """Return the expiry time by Fly's clock, given the creation time; by the owner's clock if `created` is None."""
         return created + self.lifetime if created is not None and self.lifetime else self.expires
 
     def held_until(self, created: float | None) -> float | None:

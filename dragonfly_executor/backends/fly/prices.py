@@ -53,8 +53,7 @@ class Prices(NamedTuple):
         return self
 
     def per_second(self, guest: Mapping[str, Any], regions: Iterable[str] = ()) -> float | None:
-        """Return the price per second of a machine, in the most expensive of the regions; None if the size has no
-        price.
+        """Return the price per second of a machine in the most expensive of the regions; None if the size has no price.
 
         Args:
             guest: the ``guest`` section of a machine's config.

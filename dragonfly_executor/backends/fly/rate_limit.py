@@ -62,8 +62,7 @@ class Pacer:
         return self._buckets.get((action, thing), (0.0, now))[1]
 
     def _forget(self, now: float) -> None:
-        """Remove full buckets, as a full bucket equals a missing one. Buckets of machines that are gone would pile
-        up."""
+        """Remove full buckets, as a full bucket equals a missing one. Otherwise those of destroyed machines pile up."""
         self._buckets = {
             (action, thing): bucket
             for (action, thing), bucket in self._buckets.items()

@@ -146,7 +146,7 @@ class Sweeper:
         return self._judge(machine, entry, self._now(), patience)
 
     def destroy(self, found: Iterable[Found], patience: Patience) -> Swept:
-        """Destroy these machines, whoever owns them. A machine that only the journal knows is skipped."""
+        """Destroy these machines, even if their owners are alive. A machine that only the journal knows is skipped."""
         swept = Swept([], [])
         with self._api:
             for one in found:

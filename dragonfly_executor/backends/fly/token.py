@@ -23,7 +23,7 @@ class Token:
         if not parts:
             raise ValueError("the Fly token is empty: `fly tokens create deploy -a APP` prints one")
         if not all(part.isascii() and part.isprintable() and " " not in part for part in parts):
-            # Do not quote the token: it would appear in a traceback.
+            # Do not quote the token, as tracebacks show the error.
             raise ValueError("the Fly token has spaces or characters that no token has: was it copied whole?")
         macaroons = [part for part in parts if part.startswith(MACAROONS)]
         # If there are macaroons, leave out a user's own token, as the API ignores it then.

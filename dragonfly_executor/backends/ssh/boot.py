@@ -122,8 +122,7 @@ class HostBooter:
         return reached.as_node(place, request.parent.address if self._means.is_direct else None)
 
     def _dial(self, request: BootRequest, deadline: Deadline) -> Mapping[str, object] | None:
-        """Return the instructions for a runner that dials back, with a timeout that lets it report a failure in
-        time."""
+        """Return the instructions for a runner that dials back. Its timeout lets it report a failure in time."""
         if not self._means.is_direct:
             return None
         failsafe = min(self._means.connect_timeout, SHARE_OF_DIALING * deadline.left())

@@ -71,8 +71,8 @@ def command(
     ask = 'import sys; print("%d.%d" % sys.version_info[:2])'
     arguments = f"{digest} {_word(cache or '')} {math.ceil(patience)}"
     # -I: do not import from the login directory, to which another user may be able to write.
-    # The shell stays, as the Python found may be a shim that does not work. If it fails, the shell asks for its
-    # version. To ask first instead would start two interpreters per runner.
+    # The shell stays, as the Python found may be a shim that does not work. After a failure, the shell asks for its
+    # version. Asking first starts two interpreters per runner.
     script = (
         f"{MARK}={shlex.quote(mark)}; export {MARK}; "
         f"found=; for python in {' '.join(map(_word, candidates))}; do version=missing; "
@@ -83,8 +83,8 @@ def command(
         r"else printf '%s: not found\n' "
         '"$python" >&2; fi; '
         'found="$found $version"; done; '
-        # MAGIC is printed in two pieces. In one piece, an echo of the command by a profile would look like our output,
-        # as some shells' echo turns \036 into its byte.
+        # MAGIC is printed in two pieces. Otherwise, if a profile echoes the command, the echo looks like our output, as
+        # some shells' echo turns \036 into its byte.
         r"""printf '\036%s\037none%s\n' dragonfly-1 "$found"; exit 127"""
     )
     return f"sh -c {shlex.quote(script)}"

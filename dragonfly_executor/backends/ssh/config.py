@@ -1,7 +1,7 @@
 """A parser of ``~/.ssh/config``, for machines without an `ssh`. If there is an `ssh`, `openssh_config` asks it instead.
 
 It supports these options: HostName, User, Port, IdentityFile, IdentitiesOnly, ProxyJump, ProxyCommand, ConnectTimeout,
-ServerAliveInterval and HostKeyAlias, under Host and Match, and in included files. It ignores options that would lower
+ServerAliveInterval and HostKeyAlias, under Host and Match, and in included files. It ignores options that lower
 this package's security, above all StrictHostKeyChecking.
 """
 

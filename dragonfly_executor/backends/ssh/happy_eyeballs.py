@@ -1,5 +1,4 @@
-"""A TCP connection to a host name: look the addresses up, and connect to them in parallel (RFC 8305, Happy
-Eyeballs)."""
+"""A TCP connection to a host name: looks up its addresses, and dials them in parallel (RFC 8305, Happy Eyeballs)."""
 
 from __future__ import annotations
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 STAGGER = 1.0
 """Seconds without an answer after which the next host is tried as well."""
 SHARE_OF_BOOT = 0.9
-"""The share of the boot timeout for the backend. The rest is for the runner's HELLO, or for cleaning up and reporting
-the failure of each host."""
+"""The share of the boot timeout for the backend.
+
+The rest is for the runner's HELLO, or for cleaning up and reporting the failure of each host."""
 REST = 0.5
 """The minimum of that rest, in seconds."""
 LEAST_SHARE = 0.8

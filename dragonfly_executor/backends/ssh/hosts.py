@@ -83,7 +83,7 @@ def parse(text: str) -> tuple[str | None, str, int | None]:
         name, port = rest, ""
     if port and not port.isdecimal():
         raise ValueError(f"not a host: {text!r}, {port!r} is no port")
-    # A program that gets the name, such as a proxy command, would take a leading hyphen for an option.
+    # A program that gets the name, such as a proxy command, takes a leading hyphen for an option.
     if not name or name.startswith("-") or not name.isprintable() or any(char in " \"'\\;&|<>`$" for char in name):
         raise ValueError(f"not a host: {text!r}; it must be NAME, USER@NAME or USER@NAME:PORT")
     if at and not user:

@@ -22,12 +22,11 @@ logger = logging.getLogger("dragonfly_executor")
 STOP_PATIENCE = 5.0
 """Seconds that a runner gets to exit once its link is closed."""
 GIVEN_UP_PATIENCE = 1.0
-"""Seconds for the same after a cancelled boot, or for a silent runner that has dialed back, as its host may respond."""
+"""Seconds that a runner gets to exit after a cancelled boot, or if it is silent and has dialed back."""
 JOIN_PATIENCE = 5.0
 MAX_LINE = 8 * 1024
 LAST_WORD = b"end\n"
-"""The command that stops a runner that has dialed back. For such a runner, end of input alone means a lost
-connection."""
+"""The command that stops a runner that has dialed back, as for such a runner end of input means a lost connection."""
 
 
 class StderrReader:
@@ -142,8 +141,7 @@ class SSHNode(Node):
         return f"SSHNode({self.host!r})"
 
     def nothing_follows(self) -> None:
-        """Warn if the SSH connection was lost while a runner that has dialed back goes on. Called when the stderr has
-        ended."""
+        """Warn at the end of stderr if the SSH connection was lost but the runner, which has dialed back, goes on."""
         if self.stream is not None or self._stopped:
             return
         if self._session.exit_status(STOP_PATIENCE) is None and not self._stopped:
@@ -164,7 +162,7 @@ class SSHNode(Node):
         is_given_up = self._deadline is not None and self._deadline.is_given_up
         patience = GIVEN_UP_PATIENCE if is_given_up or self.is_silent else STOP_PATIENCE
         if self.is_silent and self.stream is not None:
-            # The link is this connection, and it is silent, so an orderly end would get no answer either.
+            # The link is this connection, and it is silent, so an orderly end gets no answer either.
             self._session.abandon()
         try:
             end(self._session, self._stderr, b"" if self.stream else LAST_WORD, patience)

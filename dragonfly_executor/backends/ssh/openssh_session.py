@@ -27,7 +27,7 @@ NEWER = ("StdinNull", "ForkAfterAuthentication", "SessionType")
 """Options that older versions of ssh do not support."""
 OPTIONS = {
     "BatchMode": "yes",
-    # Use an existing master's session, but do not become a master: other sessions would then end with this runner.
+    # Use an existing master's session, but do not become a master: sessions of others then end with this runner.
     "ControlMaster": "no",
     "ClearAllForwardings": "yes",
     "ForwardAgent": "no",
@@ -51,8 +51,7 @@ BUSY = re.compile("(kex|ssh)_exchange_identification: .*([Cc]losed|reset)|MaxSta
 
 
 class ProgramTalk:
-    """The stream to the command; see `Talk`. It reads no byte beyond the end of a line, as later bytes are the
-    agent's."""
+    """The stream to the command; see `Talk`. It reads no byte beyond a line's end, as later bytes are the agent's."""
 
     def __init__(self, session: ProgramSession, deadline: Deadline) -> None:
         self._session = session
@@ -207,15 +206,17 @@ class ProgramSession:
 
 
 class ProgramClient:
-    """The client that runs ``ssh``; see `Client`. It has all features of the installed ``ssh``: host certificates,
-    GSSAPI, security keys, a master connection.
+    """The client that runs ``ssh``; see `Client`.
+
+    It has all features of the installed ``ssh``: host certificates, GSSAPI, security keys, a master connection.
 
     Args:
         means: the settings of the backend.
         config: the options that name the configuration file.
 
     Raises:
-        ValueError: a secret or a host key is given, which ``ssh`` cannot be told without others seeing it.
+        ValueError: a password, a passphrase or a host key is given. ``ssh`` takes these only in ways that others can
+            read.
         FileNotFoundError: there is no ``ssh``.
     """
 

@@ -1,5 +1,4 @@
-"""The paramiko client's connections: connect, verify the host key, log in. Also through jump hosts or a proxy
-command."""
+"""The paramiko client's connections, directly, through jump hosts or a proxy command: dial, verify keys, log in."""
 
 from __future__ import annotations
 
@@ -97,8 +96,7 @@ class Connection:
             self.transport.sock.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:
-        """Shut the connection down, and kill the proxy command below it, if there is one. Any thread; does not
-        block."""
+        """Shut the connection down, and kill the proxy command below it, if any. Any thread; does not block."""
         if self._through is not None:
             self._through.abandon()
             return

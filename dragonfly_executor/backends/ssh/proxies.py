@@ -45,7 +45,7 @@ class PromptSocket(socket.socket):
     """A TCP connection that acknowledges received data at once.
 
     For sessions without a terminal, sshd always delays a small packet until the previous one is acknowledged (Nagle's
-    algorithm). The kernel delays acknowledgements by 40 ms. Together they would delay each boot, and small results in a
+    algorithm). The kernel delays acknowledgements by 40 ms. Together they delay each boot, and small results in a
     row, by 40 ms.
 
     Attributes:

@@ -76,7 +76,7 @@ class ReachedHost:
 
     @contextmanager
     def bootstrapping(self) -> Iterator[None]:
-        """Do the same as `telling`, for the bootstrap protocol: also turn any exception into a `BootError`."""
+        """Close the session if the block raises, like `telling`, and turn any exception into a `BootError`."""
         with self.telling():
             try:
                 yield

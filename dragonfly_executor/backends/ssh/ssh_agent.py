@@ -1,4 +1,4 @@
-"""An SSH agent with a timeout, so that a frozen agent, or one that waits for its user, cannot block a boot for good."""
+"""An SSH agent with a timeout: an agent that is frozen or waits for its user cannot block a boot for good."""
 
 from __future__ import annotations
 
@@ -46,8 +46,7 @@ class SSHAgent(AgentSSH):  # type: ignore[misc]  # paramiko has no types
         self._sock.settimeout(seconds)
 
     def cut(self) -> None:
-        """Shut the connection down, so that a thread that waits for an answer gets an error. Any thread; does not
-        block."""
+        """Shut the connection down, so that a thread that waits for an answer fails. Any thread; does not block."""
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 

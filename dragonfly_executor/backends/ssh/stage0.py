@@ -119,7 +119,7 @@ def _read(reading: int, size: int, data: bytes) -> bytes:
 def _some(reading: int) -> bytes:
     data = os.read(reading, 1 << 20)
     if not data:
-        os._exit(1)  # the parent has given up
+        os._exit(1)  # the parent has closed the stream
     return data
 
 
@@ -139,10 +139,10 @@ def _cache_folder(cache: str) -> str:
 
 
 def _verified(path: str, digest: str) -> int:
-    """Return a descriptor of the archive if it is there and intact, else -1. While open, it prevents a clean-up."""
+    """Return a descriptor of the archive if it is intact, else -1. While open, it protects the file from clean-up."""
     while True:
         fd, is_there = _opened(path, digest)
-        # Otherwise another parent has just replaced the file: open that one.
+        # If it is not, another runner has just replaced the file: open the new one.
         if fd < 0 or is_there:
             return fd
         os.close(fd)

@@ -123,7 +123,7 @@ def _ssh(options: argparse.Namespace) -> Places:
 
     if not options.hosts:
         raise ValueError("--backend ssh needs at least one host")
-    # One backend per host: a backend with several hosts would go on to the next host and hide a failure of the first.
+    # One backend per host: a backend with several hosts goes on to the next host and hides a failure of the first.
     backends = [SSHBackend([host], python=options.python, **_ways(options)) for host in options.hosts]
     examinations = [examine(backend, boot_timeout=options.timeout) for backend in backends]
     return list(zip(options.hosts, examinations, strict=True))
@@ -167,8 +167,7 @@ def _fly(options: argparse.Namespace) -> Places:
 
 
 PLACES: dict[str, Callable[[argparse.Namespace], Places]] = {"local": _local, "ssh": _ssh, "fly": _fly}
-"""By backend: a function that returns the places to examine, with the findings of each. A boot runs in one place
-only."""
+"""By backend: a function that returns the places to examine, with findings. A boot runs in one place only."""
 
 
 def _seconds(text: str) -> float:

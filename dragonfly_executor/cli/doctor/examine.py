@@ -1,4 +1,4 @@
-"""Boots one runner, as a program would, and reports a finding for each step."""
+"""Boots one runner, as a program does, and reports a finding for each step."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _timed(executor: DragonflyExecutor, data: bytes) -> float:
 def _line(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, errors.BootError):
-        # Leave out what BootError adds: the phase is the finding's name, and there was one attempt.
+        # Leave out the parts that BootError adds: the phase is the finding's name, and there was one attempt.
         text = "\n".join(filter(None, (str(error.args[0]), error.output)))
     return f"{type(error).__name__}: {text}"
 

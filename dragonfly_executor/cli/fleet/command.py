@@ -50,8 +50,7 @@ def _runner(
     run: Callable[[argparse.Namespace, Fleet], int], parser: argparse.ArgumentParser
 ) -> Callable[[argparse.Namespace], int]:
     def checked(options: argparse.Namespace) -> int:
-        """Run the command, and return the exit status: 0 if all is well, 1 if a step failed. A usage error exits with
-        2."""
+        """Run the command. Return the exit status: 0 if all is well, 1 if a step failed. A usage error exits with 2."""
         if options.command == "destroy" and bool(options.machines) == options.all:
             parser.error("name the machines that are to be destroyed, or give --all")
         try:

@@ -75,8 +75,7 @@ class Fleet:
         return [] if self.journal is None else self.journal.entries()
 
     def now(self, app: str) -> float:
-        """Return seconds since the epoch by Fly's clock, or by this machine's clock until Fly has answered for this
-        app."""
+        """Return seconds since the epoch by Fly's clock, or by this machine's until Fly has answered for this app."""
         sweeper = self.sweepers.get(app)
         return time.time() if sweeper is None else sweeper.now()
 
