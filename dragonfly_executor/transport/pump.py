@@ -1,4 +1,4 @@
-"""Moves bytes between a blocking stream and a socket."""
+"""A pump: two threads that move bytes between a blocking stream and a socket."""
 
 from __future__ import annotations
 
