@@ -12,8 +12,7 @@ import select
 from collections.abc import Iterator
 
 from dragonfly_executor.protocol.frames import MAX_INLINE, Flag, Kind, encode
-from dragonfly_executor.runner.slot_handle import PACKETS
-from dragonfly_executor.transport.sockets import socketpair
+from dragonfly_executor.transport.sockets import PACKETS, socketpair
 
 MOST_READS = 16
 """Of one pipe at a time. One read empties a pipe of the usual size; whoever fills it while it is read is not waited

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dragonfly_executor.transport.sockets import SHUT_RDWR, SHUT_WR, Socket
-
-if TYPE_CHECKING:
-    from dragonfly_executor.transport.streams import Stream
 
 PUMP_SIZE = 256 * 1024
 """Bytes that are moved at a time, and that the kernel may hold on the way: smaller steps cost a large payload a
 change of threads each."""
+
+
+class Stream(Protocol):
+    """See `dragonfly_executor.backends.base.Stream`."""
+
+    def recv(self, size: int, /) -> bytes:
+        """At least one byte; nothing at the end."""
+
+    def sendall(self, data: bytes, /) -> None:
+        """Write everything."""
+
+    def close(self) -> None:
+        """End it."""
 
 
 class Pump:

@@ -15,23 +15,10 @@ from dragonfly_executor.transport.sockets import SO_SNDBUF, SOL_SOCKET, Socket, 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Protocol
 
-    from dragonfly_executor.transport.pump import Pump
+    from dragonfly_executor.transport.pump import Pump, Stream
 
     Buffer = bytes | bytearray | memoryview
-
-    class Stream(Protocol):
-        """See `dragonfly_executor.backends.base.Stream`."""
-
-        def recv(self, size: int, /) -> bytes:
-            """At least one byte; nothing at the end."""
-
-        def sendall(self, data: bytes, /) -> None:
-            """Write everything."""
-
-        def close(self) -> None:
-            """End it."""
 
 
 PIPE_SIZE = 1024 * 1024
