@@ -14,9 +14,9 @@ setup:
 test *args:
     {{python}} -m pytest -n 2 --dist loadfile {{args}}
 
-# The tests that take milliseconds
+# The pure tests, without the long courses of random events: seconds
 fast *args:
-    {{python}} -m pytest -m "not slow" {{args}}
+    {{python}} -m pytest -q tests/unit -m "not slow" {{args}}
 
 # Lint, layout of the code, spelling
 lint:

@@ -1,4 +1,4 @@
-"""The command that starts an agent with an interpreter of this machine."""
+"""The command line that starts an agent with an interpreter of this machine."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ sys.path[:] = path
 from dragonfly_executor.runner.__main__ import main
 main(["--fd", {descriptors}])
 """
-"""Runs in the agent before anything else.
+"""The program that runs first in the agent.
 
-Python puts the working directory first on ``sys.path`` for ``-c``. Another user can put a ``heapq.py`` there, and a
-project may have a ``json.py`` of its own. So the working directory goes before anything is imported, and the agent
-keeps the standard library alone. It finds our package by the package's own ``__path__`` from then on. A slot gets the
-parent's ``sys.path`` in its set-up.
+With ``-c``, Python puts the working directory first on ``sys.path``. Another user can put a ``heapq.py`` there, and a
+project may have its own ``json.py``. So this program removes the working directory before it imports anything, and the
+agent keeps only the standard library. After that, the agent finds this package by the package's own ``__path__``. A
+slot gets the parent's ``sys.path`` in its SETUP.
 
-Nothing that the agent imports is garbage, so it looks for none until it has said hello (`Agent.start`).
+The garbage collector stays off until the agent has sent HELLO (`Agent.start`), since imports leave no garbage.
 """
 
 _LETTERS = {
@@ -43,35 +43,35 @@ _LETTERS = {
     "bytes_warning": "b",
     "quiet": "q",
 }
-"""Fields of ``sys.flags`` that count how often an option was given, and the option's letter."""
+"""Counting fields of ``sys.flags``, and the option letter of each."""
 
 
 def agent_command(python: str, fd: int, *starts: int) -> list[str]:
     """Return the command that runs an agent on the inherited descriptor `fd`.
 
     Args:
-        python: the interpreter. It gets the options of the one that runs here.
-        fd: the number of the agent's end of the link.
-        starts: the numbers of what it inherits of a `StartTable`.
+        python: the interpreter to run. It gets the options of the interpreter that runs here.
+        fd: the descriptor number of the agent's end of the link.
+        starts: the descriptor numbers of a `StartTable` that the agent inherits.
     """
-    # The package may be importable in the parent alone, through its sys.path: the agent is told where it is.
+    # Only the parent's sys.path may lead to this package, so the command says where the package is.
     home = __file__.rpartition("/dragonfly_executor/")[0]
     descriptors = ", ".join(f'"{number}"' for number in (fd, *starts))
     return [python, *interpreter_options(), "-c", LAUNCH.format(home=home, descriptors=descriptors)]
 
 
 def is_frozen() -> bool:
-    """Return True if `sys.executable` is the program itself."""
-    # What stands for __main__ may be anything: some programs put None there.
+    """Return True if `sys.executable` is a frozen program and no interpreter."""
+    # The module __main__ may be any object: some programs put None there.
     return bool(getattr(sys, "frozen", False)) or hasattr(sys.modules.get("__main__"), "__compiled__")
 
 
 def interpreter_options() -> list[str]:
-    """Return the options with which this interpreter was started, as far as they change what code does.
+    """Return the options of this interpreter that change how code behaves.
 
     These are the options that `subprocess` and `multiprocessing` pass on to a child interpreter, and all of ``-X``:
-    warning filters, ``-P``, ``-E``, ``-I``, ``-bb``, ``-O``, ``-X utf8`` and so on. Options that an environment
-    variable has set reach a child by the environment.
+    warning filters, ``-P``, ``-E``, ``-I``, ``-bb``, ``-O``, ``-X utf8`` and so on. Options that come from environment
+    variables are left out, as a child inherits the environment.
     """
     flags = sys.flags
     options = [f"-{letter * count}" for name, letter in _LETTERS.items() if (count := getattr(flags, name)) > 0]
@@ -90,7 +90,7 @@ def interpreter_options() -> list[str]:
 
 
 def portable_options() -> list[str]:
-    """Return the options of this interpreter that mean the same on another machine: all but folders of this one."""
+    """Return the options of this interpreter that are valid on another machine, so without paths of this machine."""
     options = interpreter_options()
     for place, option in enumerate(options):
         if option.startswith("pycache_prefix="):
@@ -100,7 +100,7 @@ def portable_options() -> list[str]:
 
 
 def _warning_rules() -> Iterable[str]:
-    """Return the rules of ``-W``, without those that ``-b`` and ``-X dev`` have added themselves."""
+    """Return the rules of ``-W``, without the rules that ``-b`` and ``-X dev`` imply."""
     rules = list(sys.warnoptions)
     implied = []
     if sys.flags.bytes_warning:

@@ -1,4 +1,4 @@
-"""What a backend is: it gets a node and a running agent on it, and gives it back. It knows nothing of calls."""
+"""The backend interface: `Backend` boots a node with an agent on it, and `Node` stops it. Backends know no calls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ else:
 
 logger = logging.getLogger("dragonfly_executor")
 BOOT_FAILED = {"dragonfly_boot_failed": True}
-"""What a log record has, as ``extra``, that says no more than the error of the boot does."""
+"""``extra`` for log records that only repeat the boot's error."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -33,17 +33,17 @@ class Stream(Protocol):
     """A two-way byte stream, named after `socket.socket`; a paramiko channel is one as well."""
 
     def recv(self, size: int, /) -> bytes:
-        """At least one byte, at most `size`; nothing at the end of the stream. Blocks."""
+        """Return 1 to `size` bytes, or ``b""`` at the end of the stream. Blocks."""
 
     def sendall(self, data: bytes, /) -> None:
-        """Write everything. Blocks."""
+        """Send all of `data`. Blocks."""
 
     def close(self) -> None:
-        """End the stream in both directions."""
+        """Close the stream in both directions."""
 
 
 class Signal(threading.Event):
-    """An event that can also end, in the moment in which it is set, what a thread blocks in."""
+    """An event with callbacks: setting it also unblocks threads that wait on something other than the event."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,21 +51,21 @@ class Signal(threading.Event):
         self._ends: list[Callable[[], object]] = []
 
     def set(self) -> None:
-        """Set the event, and call what `call` was given."""
+        """Set the event and run the callbacks that `call` registered. Log a callback that raises."""
         with self._calling:
             super().set()
             ends, self._ends = self._ends, []
             for end in ends:
                 try:
                     end()
-                except BaseException:  # a backend may be anybody's, and the engine goes on
+                except BaseException:  # third-party code: its error must not end the engine thread
                     logger.exception("could not end what blocks over something that is over")
 
     def call(self, end: Callable[[], object]) -> None:
-        """Have this called when the event is set, or at once if it is: say, what shuts a socket down.
+        """Register a callback, such as a socket's shutdown, that runs when the event is set. If it is set, run it now.
 
         Args:
-            end: must not block: a pool's engine runs it.
+            end: the callback. It must not block: the pool's engine thread runs it.
         """
         with self._calling:
             if not self.is_set():
@@ -74,24 +74,24 @@ class Signal(threading.Event):
         end()
 
     def forget(self, end: Callable[[], object]) -> None:
-        """It is not called any more, nor still being called when this returns."""
+        """Unregister a callback. When this returns, the callback neither runs nor will run."""
         with self._calling:
             if end in self._ends:
                 self._ends.remove(end)
 
 
 class GivenUp(Signal):
-    """Set when nobody wants something any more; whoever blocks over it may have that ended in the same moment."""
+    """A cancel token: the pool sets it when it no longer wants a boot. The callbacks unblock threads that wait."""
 
 
 class BootClock(Protocol):
-    """Hears when a backend asks for a node, and when it waits for its turn to do so; on whatever thread."""
+    """The timer of one boot. A backend reports when it queues and when it asks for the node, on any thread."""
 
     def queued(self) -> None:
-        """The backend waits for its turn."""
+        """Report that the backend waits for its turn, so that the timer stops."""
 
     def started(self) -> None:
-        """The backend asks for the node."""
+        """Report that the backend asks for the node, so that the timer starts anew."""
 
 
 _Request = namedtuple(  # noqa: PYI024  # typing is slow to import
@@ -100,20 +100,20 @@ _Request = namedtuple(  # noqa: PYI024  # typing is slow to import
 
 
 class BootRequest(_Request):
-    """What a backend is told about the runner it shall boot.
+    """The runner to boot, and how to report progress and learn of cancellation.
 
     Attributes:
         runner_id: the runner's number in its pool.
-        parent: what the runner is to find in its environment, as ``DRAGONFLY_PARENT``. Where it dials back, the token
-            in it lets that runner in, once, until `timeout` has passed.
-        timeout: seconds that the boot may take, from when the backend asks for the node. The pool then gives it up.
-        given_up: a `threading.Event` that the pool sets when it does not want this runner any more. `boot` then returns
-            or raises within 2 s, whatever it waits for: it waits on this event, or has `GivenUp.call` end what blocks
-            in another way. None if the caller never gives a boot up.
-        clock: hears of `queued` and `started`. None if the caller does not measure time.
-        dialed_in: set when the runner has dialed back and proved who it is, and `boot` has yet to come back: the node
-            exists, whatever became of the platform's answer, and `boot` can return it. None if runners do not dial
-            back.
+        parent: the value of the runner's environment variable ``DRAGONFLY_PARENT``. If the runner dials back, the token
+            in `parent` admits that runner once, until `timeout` has passed.
+        timeout: seconds that the boot may take, counted from when the backend asks for the node. Then the pool cancels
+            the boot.
+        given_up: a `threading.Event` that the pool sets when it cancels the boot. `boot` must then return or raise
+            within 2 s. So `boot` waits on this event, or registers a callback with `GivenUp.call` that unblocks its
+            other waits. None if the caller never cancels a boot.
+        clock: receives `queued` and `started`. None if the caller does not measure time.
+        dialed_in: set when the runner has dialed back and authenticated before `boot` has returned. The node then
+            exists, even if the platform's answer was lost, and `boot` can return it. None if runners do not dial back.
     """
 
     __slots__ = ()
@@ -125,16 +125,16 @@ class BootRequest(_Request):
     dialed_in: Signal | None
 
     def queued(self) -> None:
-        """Say that the backend waits for its turn, at a rate limit or in a queue, and that there is no node yet.
+        """Report that the backend waits at a rate limit or in a queue, and that there is no node yet.
 
-        The boot's time and the pool's budget stand still until `started`. A backend that never says so is taken to ask
-        for the node as its `boot` is called.
+        The boot timeout and the pool's budget stop counting until `started`. If a backend never calls `queued`, both
+        count from when the pool calls `boot`.
         """
         if self.clock is not None:
             self.clock.queued()
 
     def started(self) -> None:
-        """Say that the backend asks for the node now: after `queued`, the boot's time begins anew."""
+        """Report that the backend asks for the node now. After `queued`, the boot timeout starts anew."""
         if self.clock is not None:
             self.clock.started()
 
@@ -143,23 +143,24 @@ class Node:
     """A booted node with a running agent on it.
 
     Attributes:
-        stream: the link's bytes; None where the runner dials back to the parent's listener.
+        stream: the byte stream of the link. None if the runner dials back to the parent's listener.
         shares_disk: whether the node sees the files of the parent's machine.
-        shares_image: whether the node was made of the image that the parent runs in. Its slots then import from the
-            entries of the parent's ``sys.path`` that exist there, and start in the parent's working directory if
-            nothing is sent to it.
-        host: the machine that it is on, as a person would say it; "" for this one.
-        slots: calls at once on this node where it has a say in that; it comes before what the pool was given.
-        price: US dollars for a second of it, estimated; None where no more is known than what `Backend.price` says.
-        sessions: the process sessions of the slots that live there, as the agent has reported them; kept by the pool.
-        starts: memory in which its slots mark the calls that they begin; `stop` settles it. None where there is none:
-            all calls that a lost runner had may have begun.
-        is_silent: whether the pool gives the node back since nothing comes from its runner any more; set before `stop`,
-            which then waits for no answer of the runner's: the node keeps its place in ``max`` until `stop` returns.
-        facts: what the backend found out on the way, by the phase of the boot in which it did, for people to read.
-        renew_every: seconds between two calls of `renew`, while the runner is up; None for none.
-        stopper: who tells such a node to go that its pool would keep, and `stop_advice` what gives calls longer then;
-            for errors.
+        shares_image: whether the node runs the same image as the parent. If so, its slots import from those entries of
+            the parent's ``sys.path`` that exist on the node. They start in the parent's working directory if nothing is
+            synced.
+        host: the name of the node's machine, for people to read; "" for the parent's own machine.
+        slots: the number of slots, if the node decides it. It overrides the pool's setting. None if the node does not.
+        price: estimated US dollars per second of this node. None if only `Backend.price` is known.
+        sessions: process session ids of the slots on the node, as the agent reported them. The pool updates this.
+        starts: shared memory in which the slots mark each call that they begin; `stop` settles it. None if there is
+            none: then every call of a lost runner may have begun.
+        is_silent: whether the pool stops the node because its runner has sent nothing for too long. The pool sets this
+            before it calls `stop`, and `stop` then does not wait for an answer of the runner. The node counts toward
+            ``max`` until `stop` returns.
+        facts: findings of the boot by boot phase, for people to read.
+        renew_every: seconds between two calls of `renew` while the runner is up. None if `renew` is not needed.
+        stopper: the party, apart from the pool, that may stop such a node. Errors name it.
+        stop_advice: how to give calls more time after such a stop. Errors quote it.
     """
 
     stream: Stream | None = None
@@ -177,47 +178,52 @@ class Node:
     stop_advice: str = ""
 
     def stop(self) -> None:
-        """Give the node back, and leave nothing running on it. Twice is fine, never raises; blocks until it is done."""
+        """Stop the node and leave no process on it. May be called twice. Blocks until done. Never raises."""
         raise NotImplementedError
 
     def descriptors(self) -> Collection[int]:
-        """What a forked child of the parent must not keep open, so that the node learns when the parent is gone."""
+        """Return the file descriptors that a forked child of the parent must close.
+
+        If a child keeps one open, the node does not notice when the parent exits.
+        """
         return ()
 
     def ended(self, wait: float) -> BootError | None:
-        """Why the runner that is to dial back never will, once that is known; asked again and again until it has.
+        """Return the error of a runner that will never dial back, or None if it may still do so.
 
-        Only where runners dial back, and only if a node overrides it. Blocks for `wait` seconds or somewhat longer, on
-        a thread that may, and less when the node is stopped. None if it may still come. Never raises.
+        The pool calls this again and again until the runner has dialed back, and only if a subclass overrides it.
+        Blocks for `wait` seconds or slightly longer, on a thread made for that; returns earlier if the node is stopped.
+        Never raises.
         """
         return None
 
     def renew(self) -> None:
-        """Tell the platform that the pool still has this node. Blocks, on a thread that may. Never raises."""
+        """Tell the platform that the pool still uses this node. Blocks, on a thread made for that. Never raises."""
 
     def output(self) -> str:
-        """The last of what the node printed, for the error of a boot that failed; "" where nobody knows."""
+        """Return the last output of the node, for the error of a failed boot; "" if it is unknown."""
         return ""
 
 
 class Backend:
-    """Boots nodes. Subclasses give `boot`; the rest are defaults that they may change.
+    """Boots nodes. Subclasses implement `boot` and may override the other defaults.
 
     Attributes:
-        name: the word for it in logs and in `Parent`.
-        default_max: runners at most where the user does not say; None where the user has to say it.
+        name: the backend's name in logs and in `Parent`.
+        default_max: the pool's `max` if the user gives none. None if the user must give it.
         default_boot_timeout: seconds.
-        max_concurrent_boots: boots that may be under way at the same time. The pool asks for no more, and calls `boot`
-            on as many threads. A boot is under way until its runner is up, or the boot has failed and `boot` has come
-            back.
-        phases: the steps of a boot, in order, by the names that its `BootError`s give them.
-        dials_back: whether the runners connect to the parent, which listens for them. ``Node.stream`` is None then, and
-            ``request.parent`` has address, fingerprint and token, for the ``DRAGONFLY_PARENT`` of the node.
-        advertised_host, advertised_port: what such runners dial, where it is not what the parent binds.
-        sync: what of the parent's files travels to its nodes. A backend whose nodes do not share the parent's disk has
-            one, also where nothing is to travel: ``self.sync = Sync(sync, requirements=requirements)`` in its
-            constructor is all that it takes. None where all nodes share it.
-        shares_image: whether all nodes are made of the image that the parent runs in; see `Node`.
+        max_concurrent_boots: the number of boots that may run at once, and of threads on which the pool calls `boot`. A
+            boot runs until its runner is up, or until the boot has failed and `boot` has returned.
+        phases: the phases of a boot, in order. A `BootError` names one of them.
+        dials_back: whether runners connect to the parent, which listens for them. If so, ``Node.stream`` is None, and
+            ``request.parent`` has the address, fingerprint and token for the node's ``DRAGONFLY_PARENT``.
+        advertised_host, advertised_port: the address that runners dial, if it differs from the address that the parent
+            binds.
+        sync: which files of the parent are sent to the nodes. None if all nodes share the parent's disk. Any other
+            backend
+            needs one, even if nothing is to be sent: ``self.sync = Sync(sync, requirements=requirements)`` in its
+            constructor is enough.
+        shares_image: whether all nodes run the same image as the parent; see `Node`.
     """
 
     name: str = "backend"
@@ -232,26 +238,26 @@ class Backend:
     advertised_port: int | None = None
 
     def listen_address(self) -> tuple[str, int]:
-        """Host and port (0 for any) that the parent binds where runners dial back; the loopback, if not overridden.
+        """Return the host and port to listen on for runners that dial back. Port 0 takes any free port.
 
-        May block.
+        The default is the loopback with port 0. May block.
         """
         return "127.0.0.1", 0
 
     def default_slots(self) -> int | None:
-        """Calls at once on a runner where the user does not say; None for the CPU count that the runner reports."""
+        """Return the number of slots per runner if the user gives none. None means the runner's CPU count."""
         return None
 
     def price(self) -> float | None:
-        """US dollars for a second of a runner, estimated; None where nobody knows. Must not block."""
+        """Return the estimated US dollars per second of a runner; None if unknown. Must not block."""
         return None
 
     def prices_as_of(self) -> str:
-        """When prices were those that `price` goes by, for people to read; "" where it goes by none."""
+        """Return the date of the prices behind `price`, for people to read; "" if there are none."""
         return ""
 
     def make_loop(self) -> Loop:
-        """The loop of a pool on this backend. A backend for tests may have one that goes by a clock of its own."""
+        """Make the event loop of a pool on this backend. A backend for tests may return a loop with a virtual clock."""
         from dragonfly_executor.transport.loop import Loop
 
         return Loop()
@@ -259,10 +265,10 @@ class Backend:
     def boot(self, request: BootRequest) -> Node:
         """Boot a node and start an agent on it. Blocks, on one of `max_concurrent_boots` threads.
 
-        If it has to wait for its turn, it says so: `BootRequest.queued`, and `BootRequest.started` when it goes on.
-        When ``request.given_up`` is set, it returns or raises within 2 s, and leaves nothing behind.
+        If `boot` waits for its turn, it calls `BootRequest.queued` first and `BootRequest.started` when it goes on.
+        When ``request.given_up`` is set, `boot` returns or raises within 2 s and leaves nothing behind.
 
         Raises:
-            BootError: there is no node.
+            BootError: the boot failed and there is no node.
         """
         raise NotImplementedError

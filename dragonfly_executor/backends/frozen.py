@@ -1,8 +1,9 @@
-"""Agents of a frozen program (PyInstaller, cx_Freeze): it has no interpreter, so an agent is the program started again.
+"""Agents of a frozen program (PyInstaller, cx_Freeze): there is no interpreter, so the program itself is started again.
 
-`multiprocessing` starts its workers the same way: the program is run with arguments that `freeze_support` recognises,
-and `freeze_support` then reads from a pipe what to be in place of the program. An agent uses that entrance. So it needs
-the same call at the program's top, and is never started where the call is missing: the program would run again.
+`multiprocessing` starts its workers in the same way. It runs the program with arguments that `freeze_support`
+recognises, and `freeze_support` then reads from a pipe which code to run in place of the program. An agent uses that
+protocol. So the program must call `freeze_support` at its top. If the call is missing, no agent is started, because
+that runs the whole program again.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ ADVICE = (
 
 
 def freeze_support() -> None:
-    """Be a runner if this process was started as one; otherwise do nothing. Does not return in a runner.
+    """Run as a runner if this process was started as one; otherwise do nothing. Does not return in a runner.
 
-    A frozen program calls it first in its main script, under ``if __name__ == "__main__":``.
-    `multiprocessing.freeze_support` does the same where the freezer supports it on this platform, as PyInstaller does.
+    A frozen program must call this first in its main script, under ``if __name__ == "__main__":``.
+    `multiprocessing.freeze_support` does the same if the freezer supports it on this platform, as PyInstaller does.
     """
     from multiprocessing import spawn
 
@@ -37,30 +38,30 @@ def freeze_support() -> None:
 
 
 class _Support:
-    """Remembers that this process has called `freeze_support`."""
+    """State that records whether this process has called `freeze_support`."""
 
     called: ClassVar[bool] = False
 
 
 class FrozenAgent:
-    """What `multiprocessing.spawn` unpickles in the new process in the place of a `Process`, and runs.
+    """The agent in the form that `multiprocessing.spawn` unpickles and runs, in place of a `Process`.
 
     Args:
-        starts: the numbers of what it inherits of a `StartTable`.
+        starts: the descriptor numbers of a `StartTable` that the agent inherits.
     """
 
     def __init__(self, *starts: int) -> None:
         self._starts = starts
 
     def _bootstrap(self, link: int) -> None:
-        """Run the agent. `link` is a duplicate of the descriptor that the pickle came through. Does not return."""
+        """Run the agent. `link` is a duplicate of the descriptor from which the pickle was read. Does not return."""
         from dragonfly_executor.runner.__main__ import main
 
         main(["--fd", *map(str, (link, *self._starts))])
 
 
 def preamble(*starts: int) -> bytes:
-    """Return what the parent writes to the link first: no preparation, and the agent. The agent answers with HELLO."""
+    """Return the first bytes on the link: empty preparation data and the pickled agent. Then the agent sends HELLO."""
     return pickle.dumps({}, 5) + pickle.dumps(FrozenAgent(*starts), 5)
 
 
@@ -68,10 +69,10 @@ def frozen_command(fd: int) -> list[str]:
     """Return the command that starts this program as an agent.
 
     Args:
-        fd: the inherited descriptor of the agent's end of the link.
+        fd: the descriptor of the agent's end of the link, which the new process inherits.
 
     Raises:
-        BootError: the program does not call `freeze_support`, or this process was to be a runner and is not.
+        BootError: the program does not call `freeze_support`, or this process is a runner that ran the program instead.
     """
     from multiprocessing import spawn
 
@@ -88,7 +89,7 @@ def frozen_command(fd: int) -> list[str]:
 
 
 def _main_script_calls(name: str) -> bool:
-    """Return True if the main script's code uses this name. The code is found on the main thread's stack."""
+    """Return True if the code of the main script uses `name`. The code is found on the main thread's stack."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     names = getattr(sys.modules.get("__main__"), "__dict__", None)
     while frame is not None:

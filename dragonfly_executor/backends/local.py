@@ -1,6 +1,6 @@
-"""Runners on this machine: each an agent process of its own, with the slots that it forks.
+"""The backend for this machine: each runner is an agent process and the slots that it forks.
 
-The link is an inherited socket pair: there is no listener, and nothing to attack.
+The link is an inherited socket pair. So there is no listener that an attacker could reach.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from dragonfly_executor.transport.call_start_table import StartTable
 from dragonfly_executor.transport.sockets import Socket, socketpair
 
 MARKER = "DRAGONFLY_RUNNER"
-"""Environment variable that all processes of a runner inherit, so that they can be found when their agent is gone."""
+"""Environment variable that all processes of a runner inherit. It identifies them after their agent has died."""
 STOP_PATIENCE = 2.0
-"""Seconds that an agent gets to end by itself once its link is closed."""
+"""Seconds that an agent gets to exit once its link is closed."""
 NO_SLOTS_PATIENCE = 1.0
-"""The same for an agent without slots, which has nothing to end before: one that has yet to say a word above all."""
+"""Seconds that an agent without slots gets to exit, such as an agent that has yet to send HELLO."""
 SWEEPS = 20
 LAST_STARTS = 2.0
-"""Seconds that killed processes get to end. Until they have, nobody knows which calls they had begun."""
+"""Seconds that killed processes get to end. Until they have ended, they may still mark a call as begun."""
 
 
 class LocalBackend(Backend):
     """Boots runners as processes of this machine, with this interpreter.
 
     Args:
-        python: the interpreter to run; default the one that runs the parent. Its minor version must be the same.
-            A frozen program runs itself, and must call `freeze_support`.
-        env: variables that the runners get in addition to the parent's environment.
+        python: the interpreter of the runners; default: the parent's. Its minor version must be the parent's. A frozen
+            program runs itself, and must call `freeze_support`.
+        env: environment variables for the runners, in addition to the parent's environment.
     """
 
     name = "local"
@@ -52,11 +52,15 @@ class LocalBackend(Backend):
         return f"LocalBackend(python={self._python!r})"
 
     def default_slots(self) -> int | None:
-        """The CPUs that this process may use."""
+        """Return the number of CPUs that this process may use."""
         return usable_cpus()
 
     def boot(self, request: BootRequest) -> Node:
-        """Start an agent process; `BootError` if it cannot be started."""
+        """Start an agent process.
+
+        Raises:
+            BootError: the agent process cannot be started.
+        """
         if not self._python:
             text = "this process does not say which interpreter runs it (sys.executable): use LocalBackend(python=...)"
             raise errors.BootError(text, final=True)
@@ -72,14 +76,14 @@ class LocalBackend(Backend):
             "DRAGONFLY_PARENT_PID": str(os.getpid()),
         }
         try:
-            # Before there is a process, which nobody would end if this failed.
+            # Before Popen: a failure after Popen orphans the process.
             preamble = self._preamble(inherited[1:])
             process = subprocess.Popen(
                 self._command(inherited),
                 stdin=subprocess.DEVNULL,
                 env=environment,
                 pass_fds=inherited,
-                # A Ctrl-C at the terminal reaches the parent alone; what becomes of the calls is the parent's to say.
+                # Ctrl-C at the terminal must reach only the parent, which decides about the calls.
                 start_new_session=True,
             )
         except BaseException as error:
@@ -114,7 +118,7 @@ class LocalBackend(Backend):
 
 
 class LocalNode(Node):
-    """An agent process and all that belongs to it."""
+    """An agent process on this machine, with its slots and their child processes."""
 
     def __init__(
         self,
@@ -133,11 +137,11 @@ class LocalNode(Node):
         return f"LocalNode(pid={self._process.pid})"
 
     def descriptors(self) -> Collection[int]:
-        """See `Node`."""
+        """Return the descriptors of the call start table; see `Node`."""
         return () if self.starts is None else self.starts.descriptors()
 
     def stop(self) -> None:
-        """Wait until the agent has ended, or kill it; then whatever it could not take with it."""
+        """Wait until the agent has exited, or kill its process tree. Then kill processes that outlived the agent."""
         self._socket.close()
         patience = STOP_PATIENCE if self.sessions else min(STOP_PATIENCE, NO_SLOTS_PATIENCE)
         try:
@@ -153,14 +157,17 @@ class LocalNode(Node):
             self.starts.settle(LAST_STARTS)
 
     def output(self) -> str:
-        """How the agent ended, if it did so by itself; what it printed went to the parent's own stderr."""
+        """Describe the exit of an agent that exited by itself; "" if it was killed or still runs.
+
+        The agent's output is not in it: it went to the parent's stderr.
+        """
         code = self._process.returncode
         if code is None or not self._ended_by_itself:
             return ""
         return f"process {self._process.pid} {describe_exit(*((code, None) if code >= 0 else (None, -code)))}"
 
     def _sweep(self) -> None:
-        """Kill what outlived an agent that was killed itself."""
+        """Kill processes that outlived the agent."""
         for _ in range(SWEEPS):
             left = process_tree.members([self._process.pid, *self.sessions], self._marker)
             if not left:
@@ -173,7 +180,7 @@ def _send(sock: Socket, preamble: bytes) -> None:
     try:
         sock.sendall(preamble)
     except OSError:
-        return  # the process has ended already: its link says so
+        return  # the process has already exited, and its link reports that
 
 
 def _start_table() -> StartTable | None:

@@ -1,4 +1,4 @@
-"""For backends that speak HTTP: a request is cut when nobody waits for its answer any more."""
+"""Abort of an HTTP request when a signal is set, for backends that use httpx."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dragonfly_executor.backends.base import Signal
 
 
 def cut_by(signal: Signal | None) -> Callable[[str, Mapping[str, Any]], None]:
-    """Make the ``trace`` extension of an httpx request that shuts the request's connection down when a signal is set.
+    """Return a ``trace`` extension for httpx that shuts down the request's connection when a signal is set.
 
         client.post(url, extensions={"trace": cut_by(request.given_up)})
 
-    The request then raises an `httpx.HTTPError`. It has to be the first request of its client: the connection is known
-    from when it is made. Only for connections without TLS, such as unix sockets.
+    The request then raises an `httpx.HTTPError`. It must be the first request of its client, because the extension sees
+    the connection only when it is made. It works only for connections without TLS, such as Unix sockets.
 
     Args:
-        signal: such as `BootRequest.given_up`; None cuts nothing.
+        signal: such as `BootRequest.given_up`. None never aborts the request.
     """
 
     def trace(step: str, said: Mapping[str, Any]) -> None:
@@ -31,5 +31,5 @@ def cut_by(signal: Signal | None) -> Callable[[str, Mapping[str, Any]], None]:
 
 
 def _shut_down(sock: socket.socket) -> None:
-    with suppress(OSError):  # it may be closed by now
+    with suppress(OSError):  # the socket may be closed already
         sock.shutdown(socket.SHUT_RDWR)

@@ -15,7 +15,7 @@ from dragonfly_executor.cli.fleet import command as fleet
 from dragonfly_executor.protocol.versions import __version__
 
 BROKEN_PIPE = 128 + signal.SIGPIPE
-"""What a shell says of a program that ended because nobody reads what it prints."""
+"""The exit status that shells report for a program killed by SIGPIPE."""
 
 EPILOG = (
     "list, sweep and destroy are for machines on Fly.io. Runners on this machine and on SSH hosts leave none behind."
@@ -23,11 +23,11 @@ EPILOG = (
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: it ends what a Ctrl-C ends, and in the same way. An executor's block stops what runs there."""
+    """SIGTERM as an exception. As after Ctrl-C, an executor's `with` block stops its runners, and the program ends."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status."""
+    """Run a subcommand, and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="dragonfly", description="Runners that appear when they are needed.", epilog=EPILOG
     )
@@ -40,13 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _terminated_as_interrupted():
             status: int = options.run(options)
             if sys.stdout is not None:
-                # Here, where it can be said what it means that nobody reads it.
+                # Flush here, so that a broken pipe is still handled below.
                 sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
-        # The executor's block has stopped what ran.
+        # The executor's `with` block has stopped its runners.
         return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
     except BrokenPipeError:
-        # The interpreter's end flushes what is left, and would say that it could not.
+        # The interpreter flushes stdout again at exit. Without a new target, it reports the error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     return status
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Have a SIGTERM raise `Terminated`, unless somebody else has a use for it."""
+    """Raise `Terminated` on SIGTERM while in the block, unless a handler is already set."""
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
@@ -63,7 +63,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        # What an executor's block has not stopped, the interpreter's end does: that is not to be cut short.
+        # Interpreter exit stops the runners that no `with` block has stopped. A second signal must not interrupt that.
         afterwards = signal.SIG_IGN
         _handle(signal.SIGINT, afterwards)
         raise
@@ -76,6 +76,6 @@ def _terminate(_number: int, _frame: object) -> None:
 
 
 def _handle(number: signal.Signals, handler: signal.Handlers | Callable[[int, object], None]) -> None:
-    """Only a main thread may, and a program may call `main` in another."""
+    """Set a signal handler if this is the main thread. Other threads may call `main`, but must not set handlers."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(number, handler)

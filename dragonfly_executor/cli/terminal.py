@@ -1,4 +1,4 @@
-"""Text for a terminal: as wide as it is, and with nothing in it that the terminal would obey."""
+"""Output to a terminal: wrapped to its width, and without control characters for the terminal to interpret."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
 GAP = "  "
 LEAST = 30
-"""Columns that the text beside something else needs; if there are fewer it goes below."""
+"""The minimum width in columns of the right-hand text. A text with less room goes below the left-hand one."""
 
 
 def width_of(file: TextIO | None) -> int | None:
-    """Return the columns of the terminal that a file is; None if it is none: then nothing is to be wrapped."""
+    """Return the width of the terminal in columns; None if the file is no terminal, so that nothing is wrapped."""
     try:
         if file is None or not file.isatty():
             return None
-    except ValueError:  # it is closed
+    except ValueError:  # the file is closed
         return None
     try:
         if file is not sys.__stdout__ and not os.environ.get("COLUMNS"):
             return os.get_terminal_size(file.fileno()).columns or 80
     except OSError:
-        pass  # it says that it is a terminal, and is no file
+        pass  # the file claims to be a terminal, but has no descriptor of one
     return shutil.get_terminal_size().columns
 
 
 def show(*lines: str, file: TextIO | None = None) -> None:
-    """Print lines now. What the encoding of the file does not have is shown as an escape."""
+    """Print lines and flush. Characters that the file's encoding lacks become escapes."""
     file = sys.stdout if file is None else file
     if file is None:
         return
@@ -49,12 +49,12 @@ def show(*lines: str, file: TextIO | None = None) -> None:
 
 
 def beside(left: str, text: str, width: int | None) -> list[str]:
-    """Return the lines of a text that stands at the right of something.
+    """Return the lines of a text to the right of another.
 
     Args:
-        left: what stands at the left of its first line.
-        text: the text; its own ends of lines stay.
-        width: columns; None for as many as it takes.
+        left: the text to the left of the first line.
+        text: the text. Its own line breaks stay.
+        width: the maximum width in columns; None for no limit.
     """
     lines = harmless(text).split("\n")
     indent = " " * len(left)
@@ -68,12 +68,12 @@ def beside(left: str, text: str, width: int | None) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], width: int | None) -> list[str]:
-    """Return the lines of a table. Its last column is wrapped if there is room; else each row becomes a block.
+    """Return the lines of a table. The last column is wrapped if there is room; otherwise each row becomes a block.
 
     Args:
         head: the names of the columns.
-        rows: a text for each column.
-        width: columns of the terminal; None for as many as it takes.
+        rows: rows with a text for each column.
+        width: the width of the terminal in columns; None for no limit.
     """
     shown = [tuple(head), *(tuple(harmless(word).replace("\n", " ") for word in row) for row in rows)]
     widths = [max(len(row[column]) for row in shown) for column in range(len(head) - 1)]
@@ -87,7 +87,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], width: int | None)
 
 
 def _blocks(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """A row as lines, each with the name of its column; a line between two rows is empty."""
+    """Return each row as a block of lines, one per column with its name. A blank line separates blocks."""
     size = max(map(len, rows[0]))
     lines: list[str] = []
     for row in rows[1:]:

@@ -1,4 +1,4 @@
-"""What a pool wants done. The driver carries the actions of one event out in the order in which they stand."""
+"""The actions of the core. The driver carries out the actions of one event in their order."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Verdict(Enum):
 
 
 CANCELLED: Final = Verdict.CANCELLED
-"""The outcome of a call that its user, or a shutdown, gave up."""
+"""The outcome of a call that its user or a shutdown cancelled."""
 
 
 class Send(Record):
-    """Send these calls to the runner, in this order."""
+    """An order to send these calls to the runner, in this order."""
 
     __slots__ = __match_args__ = ("runner_id", "calls")
 
@@ -33,7 +33,10 @@ class Send(Record):
 
 
 class Kill(Record):
-    """End this call on the runner; it is settled already. Answered by CallGone, or by whatever came first."""
+    """An order to end this call on the runner. The call is settled already.
+
+    The driver answers with CallGone, or with another event that ended the call first.
+    """
 
     __slots__ = __match_args__ = ("runner_id", "call")
 
@@ -43,9 +46,9 @@ class Kill(Record):
 
 
 class Settle(Record):
-    """Tell each call's token its outcome.
+    """An order to pass each call's outcome to the call's token.
 
-    An outcome is what a ResultsArrived carried, or an exception that core made or was given, or `CANCELLED`.
+    An outcome is the value from a ResultsArrived, an exception, or `CANCELLED`.
     """
 
     __slots__ = __match_args__ = ("outcomes",)
@@ -55,7 +58,7 @@ class Settle(Record):
 
 
 class Boot(Record):
-    """Boot a runner. Answered by BootSucceeded or BootFailed."""
+    """An order to boot a runner. The driver answers with BootSucceeded or BootFailed."""
 
     __slots__ = __match_args__ = ("runner_id",)
 
@@ -64,10 +67,10 @@ class Boot(Record):
 
 
 class Stop(Record):
-    """Release a runner, giving what runs there ``grace`` seconds. Answered by RunnerGone.
+    """An order to release a runner and give its running calls ``grace`` seconds. The driver answers with RunnerGone.
 
-    It comes once per runner. Where the runner is still booting it stands: the boot is to be aborted (BootFailed is an
-    answer as well), and a boot that succeeds nevertheless is to be undone by the driver.
+    The action comes once per runner. If the runner is still booting, the driver aborts the boot, and BootFailed is an
+    answer as well. If the boot succeeds nevertheless, the driver undoes it.
     """
 
     __slots__ = __match_args__ = ("runner_id", "grace", "reason")
@@ -79,7 +82,7 @@ class Stop(Record):
 
 
 class CheckIdle(Record):
-    """Ask on the runner whether it may be stopped. Answered by IdleChecked."""
+    """An order to ask the runner whether it may be stopped. The driver answers with IdleChecked."""
 
     __slots__ = __match_args__ = ("runner_id",)
 
@@ -88,7 +91,7 @@ class CheckIdle(Record):
 
 
 class Warn(Record):
-    """Tell whoever runs this; nothing else follows from it."""
+    """A warning for the user of the pool. It has no other effect."""
 
     __slots__ = __match_args__ = ("text",)
 
@@ -97,7 +100,7 @@ class Warn(Record):
 
 
 class Closed(Record):
-    """After a shutdown: no call and no runner is left. Comes once, and nothing comes after it."""
+    """The end of a shutdown: no call and no runner is left. It comes once, and no action follows it."""
 
     __slots__ = ()
 

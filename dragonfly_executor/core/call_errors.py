@@ -1,4 +1,4 @@
-"""The errors that the core settles calls with, made where they are needed: their classes are slow to import."""
+"""The errors with which the core settles calls, made on demand because their classes are slow to import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dragonfly_executor.core.usage import Meter
 
 
 def budget_ended(call: Call, now: float) -> errors.CallTimeoutError:
-    """A budget of a call ended, and its runner did not say so first."""
+    """Return the error of a call whose timeout or queue_timeout expired before its runner reported that."""
     if call.deadline is None or now < call.deadline:
         limit = call.limits.queue_timeout
         return errors.CallTimeoutError(f"the call was not sent to a runner within its queue_timeout of {limit:g} s")
@@ -22,7 +22,7 @@ def budget_ended(call: Call, now: float) -> errors.CallTimeoutError:
 
 
 def ran_too_long(call: Call, now: float) -> errors.CallTimeoutError:
-    """The runner stopped a call at the end of one of its budgets."""
+    """Return the error of a call that the runner stopped at its timeout or run_timeout."""
     run_timeout, timeout = call.limits.run_timeout, call.limits.timeout
     if run_timeout is not None and (call.deadline is None or now < call.deadline):
         budget = f"run_timeout of {run_timeout:g} s"
@@ -34,7 +34,12 @@ def ran_too_long(call: Call, now: float) -> errors.CallTimeoutError:
 
 
 def not_opened(call: Call, seconds: float) -> errors.CallTimeoutError:
-    """The runner stopped a call before its function began."""
+    """Return the error of a call that the runner stopped before its function began.
+
+    Args:
+        call: the call.
+        seconds: how long the slot had been opening it.
+    """
     return errors.CallTimeoutError(
         f"the call was stopped on runner {call.runner} before its function began: opening it (imports, unpickling) took"
         f" {seconds:.3g} s; raise boot_timeout=, or let the function itself import what takes long"
@@ -42,17 +47,17 @@ def not_opened(call: Call, seconds: float) -> errors.CallTimeoutError:
 
 
 def vanished(runner_id: int) -> errors.RunnerLostError:
-    """A runner, or a call on it, went away and nobody said how."""
+    """Return the error of a call that vanished, or whose runner vanished, for an unknown reason."""
     return errors.RunnerLostError(f"runner {runner_id} was gone before the call ended", runner_id=runner_id)
 
 
 def terminated() -> errors.RunnerLostError:
-    """The pool was killed with calls on its runners."""
+    """Return the error of a call that was on a runner when the pool was killed."""
     return errors.RunnerLostError("the pool was terminated while the call was on a runner")
 
 
 def poisoned(call: Call, error: Exception) -> errors.PoisonCallError:
-    """A call took its slot with it on every attempt that it had."""
+    """Return the error of a call whose slot died on each of its attempts. Its cause is `error`."""
     last = error if isinstance(error, errors.RunnerLostError) else errors.RunnerLostError(str(error))
     poison = errors.PoisonCallError(
         f"the call lost what ran it on each of its {call.attempt} attempts, and is not tried again; last: {error}",
@@ -65,7 +70,7 @@ def poisoned(call: Call, error: Exception) -> errors.PoisonCallError:
 
 
 def used_up(meter: Meter, now: float) -> str:
-    """That the pool's runners have used what they may, and how much that was."""
+    """Return the sentence that states the pool's budget and the usage of its runners."""
     seconds, cost, caps = meter.seconds(now), meter.cost(now), meter.caps
     by = f", by prices as of {caps.as_of}" if caps.as_of else ""
     used = f"{_figure(seconds)} machine-seconds" + ("" if cost is None else f" (estimated at {_figure(cost)} USD{by})")
@@ -75,14 +80,21 @@ def used_up(meter: Meter, now: float) -> str:
 
 
 def over_budget(meter: Meter, now: float, used: str) -> Callable[[Call], errors.BudgetExceeded]:
-    """Calls wait, and the budget is used up: what makes the error of each. `used`: what `used_up` said of that."""
+    """Return a function that makes the error of each waiting call once the budget is used up.
+
+    Args:
+        meter: the usage and its caps.
+        now: monotonic seconds.
+        used: the text of `used_up`.
+    """
     seconds, cost, exceeded = meter.seconds(now), meter.cost(now), errors.BudgetExceeded
     advice = "raise budget= in a new pool"
     fresh = f"{used}; the call was not started; {advice}"
 
     def error_of(call: Call) -> errors.BudgetExceeded:
-        """Each its own: one error that is raised for many calls would collect the tracebacks of them all."""
-        # One that waits to be tried again was lost, or raised what `retry_on` names. It must not be taken for fresh.
+        """Return a new error for each call: one shared error would collect the tracebacks of all calls."""
+        # A call that waits for a retry was lost, or raised an error that `retry_on` names. Its text must not say that
+        # it never started.
         text = fresh
         if call.attempt > 1:
             text = f"{used}; the call may have run before; its attempt {call.attempt} was not begun; {advice}"
@@ -96,12 +108,12 @@ def _figure(value: float) -> str:
 
 
 def is_final(error: Exception) -> bool:
-    """Whether no further boot can end better than this one did."""
+    """Return whether every further boot fails until a person changes something."""
     return isinstance(error, errors.BootError) and error.final
 
 
 def all_boots_hang(count: int, last: Exception | None) -> errors.BootError:
-    """Every boot that the backend runs at once was given up, and it has come back from none of them."""
+    """Return the error for waiting calls when all of the backend's concurrent boots were given up and still block."""
     text = f"the backend has not come back from {count} boots that were given up, and runs no more than that at once"
     error = errors.BootError(f"{text} (max_concurrent_boots)")
     error.__cause__ = last
@@ -109,7 +121,7 @@ def all_boots_hang(count: int, last: Exception | None) -> errors.BootError:
 
 
 def no_runner(error: Exception, failures: int) -> errors.BootError:
-    """Boots failed until there was no point in waiting."""
+    """Return the error for waiting calls after `failures` failed boots in a row."""
     if isinstance(error, errors.BootError):
         error.attempts = failures
         return error

@@ -1,7 +1,7 @@
-"""The calls of a pool that wait: for a slot, or for the end of a retry's delay.
+"""The calls of a pool that wait for a slot, or for the end of a retry's delay.
 
-Nothing is ever searched for: what a call has left behind in a queue or heap is passed over when it comes up, and swept
-out once it is the larger part.
+No operation searches a queue or heap. An entry of a settled call is skipped when it comes up, and all such entries are
+removed once they outnumber the valid ones.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from typing import Final
 
 SLACK: Final = 64
-"""How many leftovers a queue or heap may hold before sweeping is worth looking at."""
+"""Number of stale entries up to which a queue or heap is not swept."""
 
 
 class Queue(Waiting):
     """Calls that wait, in order of arrival.
 
-    A call that is settled takes itself off the counts of its queue, and stays in it until it comes up.
+    Settling a call lowers the counts of its queue. The call's entry stays in the queue until it comes up.
 
     Args:
         live: the unsettled calls by id.
 
     Attributes:
-        delays: a heap of (end, id) of the calls whose retry waits. It holds ids and not calls: a settled call's token,
-            with its result, must not live as long as its delay.
+        delays: a heap of (end, id) of the calls that wait for a retry's delay. It holds ids and not calls: otherwise a
+            settled call's token, with its result, lives as long as its delay.
     """
 
     __slots__ = ("_again", "_fresh", "_live", "delays")
@@ -38,18 +38,18 @@ class Queue(Waiting):
     def __init__(self, live: Mapping[int, Call]) -> None:
         super().__init__()
         self._live = live
-        # Calls that were sent before arrived before every call that was not: the two together are in order of arrival.
+        # Every call in `_again` arrived before every call in `_fresh`. So both together are in order of arrival.
         self._again: list[tuple[int, Call]] = []
         self._fresh: deque[Call] = deque()
         self.delays: list[tuple[float, int]] = []
 
     def add(self, calls: Sequence[Call]) -> None:
-        """Add calls that arrived after all others. Their `queue` and `state` are set already."""
+        """Append calls that arrived after all others. The caller has set their `queue` and `state`."""
         self._fresh.extend(calls)
         self.queued += len(calls)
 
     def put_back(self, call: Call) -> None:
-        """Add a call that was sent before, in the place that its arrival gives it."""
+        """Return a call that was sent before to its place in the order of arrival."""
         call.state = QUEUED
         call.runner = None
         call.queue = self
@@ -57,7 +57,7 @@ class Queue(Waiting):
         heappush(self._again, (call.id, call))
 
     def delay(self, call: Call, until: float) -> None:
-        """Add a call that was sent before, and is to wait until then before it is queued."""
+        """Add a call that was sent before, and queue it at `until` (monotonic seconds)."""
         call.state = DELAYED
         call.runner = None
         call.queue = self
@@ -65,7 +65,7 @@ class Queue(Waiting):
         heappush(self.delays, (until, call.id))
 
     def take(self, count: int) -> list[Call]:
-        """The next calls in order of arrival, at most ``count``. They are no longer queued: the caller places them."""
+        """Remove and return the next calls in order of arrival, at most ``count``. The caller places them."""
         fresh, queued = self._fresh, self.queued
         count = min(count, queued)
         self.queued = queued - count
@@ -79,7 +79,7 @@ class Queue(Waiting):
         return taken
 
     def release(self, now: float, at_most: int) -> None:
-        """Queue calls whose delay has ended; `at_most` limits how many."""
+        """Queue at most `at_most` calls whose delay has ended."""
         delays = self.delays
         while at_most and delays and delays[0][0] <= now:
             call = self._live.get(heappop(delays)[1])
@@ -89,21 +89,21 @@ class Queue(Waiting):
                 self.put_back(call)
 
     def is_due(self, now: float) -> bool:
-        """Whether there is a call whose delay has ended."""
+        """Return whether the delay of a call has ended."""
         release = self.next_release() if self.delayed else None
         return release is not None and release <= now
 
     def next_release(self) -> float | None:
-        """When the next delay ends."""
+        """Return when the next delay ends, in monotonic seconds; None if no call is delayed."""
         delays = self.delays
         while delays and delays[0][1] not in self._live:
             heappop(delays)
         return delays[0][0] if delays else None
 
     def all(self) -> Iterator[Call]:
-        """All calls that are in the queue at the moment at which each comes up, in order of arrival.
+        """Yield all calls, in order of arrival, that are still in the queue when each comes up.
 
-        Nothing may be added or taken once this was begun, but calls may be settled.
+        The caller must not add or take calls once the iteration has begun. It may settle calls.
         """
         live, again = self._live, self._again
         again += ((call_id, live[call_id]) for _, call_id in self.delays if call_id in live)
@@ -120,7 +120,7 @@ class Queue(Waiting):
                 yield call
 
     def sweep(self) -> None:
-        """Drop what settled calls have left behind: in front at once, elsewhere once it is more than what counts."""
+        """Drop stale entries: those in front at once, all others once they outnumber the valid ones."""
         fresh = self._fresh
         while fresh and fresh[0].state is not QUEUED:
             fresh.popleft()

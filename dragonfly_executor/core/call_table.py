@@ -1,4 +1,4 @@
-"""All unsettled calls of a pool, and when their budgets end."""
+"""All unsettled calls of a pool, and their timeouts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["Call", "CallLimits", "CallState", "Ledger"]
 
 
 class Ledger:
-    """The life of each call: queued, sent, started, settled once.
+    """The table of all unsettled calls. Each call is queued, sent, started, and settled once.
 
     Attributes:
         calls: the unsettled calls by id.
-        queue: those that wait for a slot, or for the end of a retry's delay.
-        waiting: how many calls are in `queue`, or were given up while they were there and are still to be settled.
-        started: how many calls slots have begun.
-        settled: what was settled since the driver was told last.
-        alarms: when the budgets of calls are to be looked at. They hold ids and not calls: a settled call's token, with
-            its result, must not live as long as its budget.
+        queue: calls that wait for a slot, or for the end of a retry's delay.
+        waiting: number of calls in `queue`, plus calls that were given up there and are still to be settled.
+        started: number of calls that slots have begun.
+        settled: calls and outcomes that were settled since the driver last took them.
+        alarms: the times at which the timeouts of calls are checked. They hold ids and not calls: otherwise a settled
+            call's token, with its result, lives as long as its timeout.
     """
 
     def __init__(self) -> None:
@@ -34,16 +34,16 @@ class Ledger:
 
     @property
     def queued(self) -> int:
-        """How many calls wait for a slot."""
+        """Return the number of calls that wait for a slot."""
         return self.queue.queued
 
     @property
     def delayed(self) -> int:
-        """How many calls wait for the end of a retry's delay."""
+        """Return the number of calls that wait for the end of a retry's delay."""
         return self.queue.delayed
 
     def accept(self, calls: Sequence[Call], now: float) -> None:
-        """Queue new calls; their budgets begin."""
+        """Queue new calls, and start their timeouts."""
         live, queue = self.calls, self.queue
         for call in calls:
             live[call.id] = call
@@ -59,26 +59,26 @@ class Ledger:
         self.waiting += len(calls)
 
     def take(self, count: int) -> list[Call]:
-        """The next calls in order of arrival, at most ``count``. They are no longer queued: the caller places them."""
+        """Remove and return the next calls in order of arrival, at most ``count``. The caller places them."""
         taken = self.queue.take(count)
         self.waiting -= len(taken)
         return taken
 
     def start(self, call: Call) -> None:
-        """A slot has begun a call that was sent."""
+        """Mark a sent call as begun by a slot."""
         if call.state is SENT:
             call.state = STARTED
             self.started += 1
 
     def requeue(self, call: Call, now: float) -> None:
-        """Put a call that never started back in its place."""
-        self.started -= call.state is STARTED  # it was said to have
+        """Return a call that never started to its place in the queue."""
+        self.started -= call.state is STARTED  # it was reported as started
         self.waiting += 1
         self.queue.put_back(call)
         self._rearm(call, call.submitted_at if call.attempt == 1 else now)
 
     def retry(self, call: Call, now: float) -> None:
-        """Give a call its next attempt, after the delay that is set for it."""
+        """Start the next attempt of a call, after the delay that is set for it."""
         delays = call.limits.retry_delays
         delay = delays[min(call.attempt, len(delays)) - 1] if delays else 0.0
         call.attempt += 1
@@ -91,7 +91,7 @@ class Ledger:
         self._rearm(call, now + max(0.0, delay))
 
     def settle(self, call: Call, outcome: object) -> None:
-        """End a call's life, wherever it is."""
+        """Settle a call in any state with this outcome."""
         state = call.state
         if state <= DELAYED:
             self.waiting -= 1
@@ -99,7 +99,7 @@ class Ledger:
             if state is QUEUED:
                 queue.queued -= 1
                 queue.settled += 1
-                call.payload = None  # it stays in the queue until it comes up
+                call.payload = None  # its entry stays in the queue until it comes up
             else:
                 queue.delayed -= 1
         elif state is STARTED:
@@ -111,11 +111,11 @@ class Ledger:
     # -- all at once ---------------------------------------------------------------------------------------------------
 
     def give_up_waiting(self, spare: int = 0) -> Iterator[Call]:
-        """Empty the queue but for its first `spare` calls.
+        """Empty the queue except for its first `spare` calls.
 
         Returns:
-            The calls that were in it, in order of arrival, to be settled one by one. One that is settled in another way
-            meanwhile is left out.
+            The removed calls, in order of arrival, for the caller to settle one by one. A call that is settled in
+            another way meanwhile is left out.
         """
         given_up = self.queue
         self.queue = Queue(self.calls)
@@ -124,10 +124,10 @@ class Ledger:
         return given_up.all()
 
     def give_up_all(self) -> Iterator[Call]:
-        """Empty the queue; no budget counts any more.
+        """Empty the queue, and cancel all timeouts.
 
         Returns:
-            All calls that are unsettled now, in order of arrival, to be settled one by one.
+            All calls that are unsettled now, in order of arrival, for the caller to settle one by one.
         """
         self.queue = Queue(self.calls)
         self.alarms.clear()
@@ -136,12 +136,12 @@ class Ledger:
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def may_be_due(self, now: float) -> bool:
-        """Whether there may be budgets or delays that have ended."""
+        """Return whether a timeout or a delay may have ended."""
         first = self.alarms.first
         return (first is not None and first[0] <= now) or (self.queue.delayed > 0 and self.queue.is_due(now))
 
     def expired(self, now: float, at_most: int) -> list[Call]:
-        """Calls of which a budget has ended by now, at most so many; they are still unsettled."""
+        """Return at most `at_most` calls whose timeout has expired by `now`. They are still unsettled."""
         due: list[Call] = []
         while len(due) < at_most and (alarm := self._next_alarm()) is not None and alarm[0] <= now:
             self.alarms.drop()
@@ -151,12 +151,12 @@ class Ledger:
         return due
 
     def is_late(self, now: float) -> bool:
-        """Whether there are calls of which a budget has ended by now."""
+        """Return whether a call's timeout has expired by `now`."""
         alarm = self._next_alarm()
         return alarm is not None and alarm[0] <= now
 
     def deadline(self) -> float | None:
-        """When the next budget or retry's delay ends."""
+        """Return when the next timeout or retry's delay ends, in monotonic seconds; None = never."""
         alarm = self._next_alarm() if self.alarms.first is not None else None
         release = self.queue.next_release() if self.queue.delayed else None
         if alarm is None:
@@ -164,7 +164,7 @@ class Ledger:
         return alarm[0] if release is None else min(alarm[0], release)
 
     def sweep(self) -> None:
-        """Drop what settled calls have left behind, once it is more than what counts."""
+        """Drop stale entries of settled calls, once they outnumber the valid ones."""
         queue = self.queue
         if queue.settled > SLACK or queue.delays:
             queue.sweep()
@@ -172,14 +172,14 @@ class Ledger:
             live = self.calls
 
             def counts(alarm: Alarm) -> bool:
-                """Whether it is the one that the call goes by."""
+                """Return whether this alarm is the current one of its call."""
                 call = live.get(alarm[1])
                 return call is not None and call.alarm == alarm[0]
 
             self.alarms.keep(counts)
 
     def _arm(self, call: Call, since: float) -> None:
-        """Set the alarm of a call that waits: its budget, or the queue's if that ends sooner."""
+        """Set the alarm of a waiting call to its timeout, or to its queue_timeout if that ends sooner."""
         alarm, limit = call.deadline, call.limits.queue_timeout
         if limit is not None and (alarm is None or since + limit < alarm):
             alarm = since + limit
@@ -193,7 +193,7 @@ class Ledger:
             self._arm(call, since)
 
     def _next_alarm(self) -> Alarm | None:
-        """The first alarm that counts. What a call in flight has left of the queue's budget moves to its own."""
+        """Return the first valid alarm. The alarm of a call in flight moves from its queue_timeout to its timeout."""
         alarms, calls = self.alarms, self.calls
         while (alarm := alarms.first) is not None:
             when, call_id = alarm
@@ -202,7 +202,7 @@ class Ledger:
                 if call.state <= DELAYED:
                     if call.queue is self.queue:
                         return alarm
-                    # It was given up: what it ends with is decided.
+                    # The call was given up, and its outcome is decided.
                     call.alarm = None
                 elif when == call.deadline:
                     return alarm

@@ -1,4 +1,4 @@
-"""One accepted call of a pool: what it may take, and where it is."""
+"""One accepted call of a pool: its limits and its state."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class CallState(IntEnum):
-    """Where a call is."""
+    """The states of a call."""
 
     QUEUED = 0
     DELAYED = 1
-    """Waits for the end of a retry's delay."""
+    """The call waits for the end of a retry's delay."""
     SENT = 2
     STARTED = 3
     SETTLED = 4
@@ -27,18 +27,19 @@ DELAYED: Final = CallState.DELAYED
 SENT: Final = CallState.SENT
 STARTED: Final = CallState.STARTED
 SETTLED: Final = CallState.SETTLED
-"""As plain names: looking a member up in its enum takes longer than comparing with it."""
+"""Plain names for the members: an enum lookup takes longer than the comparison."""
 
 
 class CallLimits(Record):
-    """What a call may take. One object serves all calls of a view of an executor.
+    """The limits of a call. One object serves all calls of a view of an executor.
 
     Args:
         timeout: seconds from submission to result, waiting included; None = no limit.
-        queue_timeout: seconds from submission (for a retry: from the end of its delay) to being sent; None = no limit.
-        run_timeout: seconds that it may run, kept by the agent; None = no limit.
-        retries: how often it may run again after its slot was lost, or after an error that allows it.
-        retry_delays: seconds before each retry, in order; the last one is that of all that follow. 0 if there are none.
+        queue_timeout: seconds from submission (for a retry: from the end of its delay) until the call is sent; None =
+            no limit.
+        run_timeout: seconds that the call may run, enforced by the agent; None = no limit.
+        retries: how often the call may run again after its slot was lost, or after an error that allows a retry.
+        retry_delays: seconds before each retry, in order. The last one applies to all that follow. 0 if there are none.
     """
 
     __slots__ = __match_args__ = ("timeout", "queue_timeout", "run_timeout", "retries", "retry_delays")
@@ -59,13 +60,13 @@ class CallLimits(Record):
 
 
 class Waiting:
-    """The counts of a queue, which each of its calls keeps when it is settled.
+    """The counts of a queue. Settling a call updates the counts of its queue.
 
     Attributes:
         queued: unsettled calls that wait for a slot.
         delayed: unsettled calls that wait for the end of a retry's delay.
-        settled: calls that were settled while they were queued, since the queue was swept last. Some of them, at most
-            all, are in it still.
+        settled: calls that were settled while they were queued, since the last sweep of the queue. At most this many
+            stale entries are still in the queue.
     """
 
     __slots__ = ("delayed", "queued", "settled")
@@ -80,19 +81,19 @@ class Call:
     """One accepted call: the only object that the core keeps for it.
 
     Attributes:
-        id: larger than that of every call submitted before; so ids are the order of arrival.
-        attempt: 1, and one more for every retry.
-        payload: what the driver sends; not looked at here.
-        token: whom the driver tells the outcome; not looked at here.
-        limits: its budgets and retries.
-        state: where it is.
-        queue: the queue that it is in, or was in last; set when it is accepted.
+        id: larger than the id of every call submitted before, so ids are the order of arrival.
+        attempt: 1, plus one for every retry.
+        payload: the data that the driver sends; opaque to the core.
+        token: the receiver of the outcome; opaque to the core.
+        limits: its timeouts and retries.
+        state: its state.
+        queue: the queue that it is in, or was in last; set when the call is accepted.
         runner: id of the runner that has it, or None.
         deaths: attempts that ended with the death of their slot.
-        false_starts: slots that died before it could begin there.
-        submitted_at: when the core accepted it, in monotonic seconds.
-        deadline: monotonic seconds at which its whole budget ends, or None; set when it is accepted.
-        alarm: when the ledger looks at its budgets next, or None.
+        false_starts: slots that died before they could begin it.
+        submitted_at: monotonic seconds at which the core accepted it.
+        deadline: monotonic seconds at which its timeout expires, or None; set when the call is accepted.
+        alarm: monotonic seconds at which the ledger next checks its timeouts, or None.
     """
 
     __slots__ = (

@@ -1,4 +1,4 @@
-"""Moments at which calls are to be looked at, the earliest first."""
+"""Alarms: the times at which the core must check calls, earliest first."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from typing import Final, TypeAlias
 
 Alarm: TypeAlias = tuple[float, int]
-"""When, and the id of the call."""
+"""The time in monotonic seconds, and the call's id."""
 LANES: Final = 8
 
 
 class Alarms:
-    """Alarms in the order of time; at the same time, in the order of the calls' ids.
+    """Alarms ordered by time, then by call id.
 
-    Calls with the same timeout end in the order in which they began. So most alarms are later than the one before, and
-    are kept as they come, in lanes: a heap of a million alarms would cost each event some microseconds, since hardly
-    anything of it is in a processor's cache. Only alarms that fit into none of the lanes go to a heap.
+    Calls with the same timeout expire in the order in which they began. So most alarms are later than the previous
+    alarm, and are appended to a lane, which stays sorted. A heap of a million alarms does not fit the processor's cache
+    and costs each event some microseconds. Only an alarm that fits no lane goes to a heap.
 
     Attributes:
         first: the earliest alarm; None if there is none.
-        count: how many alarms there are.
+        count: number of alarms.
     """
 
     __slots__ = ("_heap", "_lanes", "count", "first")
@@ -32,11 +32,16 @@ class Alarms:
     def __init__(self) -> None:
         self.first: Alarm | None = None
         self.count = 0
-        self._lanes: list[deque[Alarm]] = []  # none of them is empty
+        self._lanes: list[deque[Alarm]] = []  # a lane is removed when it is empty
         self._heap: list[Alarm] = []
 
     def add(self, when: float, call_id: int) -> None:
-        """Add an alarm."""
+        """Add an alarm.
+
+        Args:
+            when: monotonic seconds.
+            call_id: the call to check at that time.
+        """
         alarm = (when, call_id)
         self.count += 1
         if self.first is None or alarm < self.first:
@@ -65,7 +70,7 @@ class Alarms:
         self._find_first()
 
     def keep(self, counts: Callable[[Alarm], bool]) -> None:
-        """Remove all alarms but those for which `counts` says True."""
+        """Remove all alarms for which `counts` returns False."""
         lanes = [deque(alarm for alarm in lane if counts(alarm)) for lane in self._lanes]
         self._lanes = [lane for lane in lanes if lane]
         self._heap = [alarm for alarm in self._heap if counts(alarm)]

@@ -1,7 +1,7 @@
-"""What happens to a pool. The driver turns each into `Machine.handle(event, now)`.
+"""The events of a pool. The driver passes each to `Machine.handle(event, now)`.
 
 Events carry batches: the cost of an event is paid once for all the calls in it. A *ref* names one sending of a call:
-``(call id, attempt)``. An event that does not fit the state (a late, doubled or unknown message) is legal and ignored.
+``(call id, attempt)``. An event that does not fit the state (a late, repeated or unknown message) is legal and ignored.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ Result: TypeAlias = tuple[int, int, float, object, bool]
 
 
 class ShutdownMode(IntEnum):
-    """How a pool ends. A stronger mode may follow a weaker one; a weaker one after a stronger one changes nothing."""
+    """The ways in which a pool ends.
+
+    A stronger mode may follow a weaker one. A weaker mode after a stronger one changes nothing.
+    """
 
     DRAIN = 1
     """Every accepted call finishes."""
     CANCEL_QUEUED = 2
     """Calls on runners finish; all others are cancelled."""
     KILL = 3
-    """Nothing finishes: calls on runners fail, all others are cancelled, runners go at once."""
+    """No call finishes: calls on runners fail, all others are cancelled, runners go at once."""
 
 
 class Submitted(Record):
-    """Calls were accepted; their ids are larger than every id before."""
+    """New calls. Their ids are larger than every id before."""
 
     __slots__ = __match_args__ = ("calls",)
 
@@ -41,7 +44,7 @@ class Submitted(Record):
 
 
 class CancelRequested(Record):
-    """The user gave these calls up, wherever they are."""
+    """A user's request to cancel these calls, in any state."""
 
     __slots__ = __match_args__ = ("call_ids",)
 
@@ -50,9 +53,9 @@ class CancelRequested(Record):
 
 
 class BootStarted(Record):
-    """The backend asks for a runner's node now: from this moment on the runner counts as machine time.
+    """The start of machine time: the backend requests a runner's node now.
 
-    It may come again after a BootQueued. A BootSucceeded without it counts from that moment.
+    The event may come again after a BootQueued. A BootSucceeded without it starts the machine time.
     """
 
     __slots__ = __match_args__ = ("runner_id",)
@@ -62,7 +65,7 @@ class BootStarted(Record):
 
 
 class BootQueued(Record):
-    """There is no node yet, and the backend waits for its turn to ask for one: that is no machine time."""
+    """A boot without a node: the backend waits for its turn to request one. The wait is no machine time."""
 
     __slots__ = __match_args__ = ("runner_id",)
 
@@ -71,7 +74,7 @@ class BootQueued(Record):
 
 
 class BootReturned(Record):
-    """The backend has come back from a boot that was said to hang; see BootFailed and RunnerGone."""
+    """The end of a hung boot: the backend has returned from it. See BootFailed and RunnerGone."""
 
     __slots__ = __match_args__ = ("runner_id",)
 
@@ -80,9 +83,9 @@ class BootReturned(Record):
 
 
 class BootSucceeded(Record):
-    """A runner is up and takes ``slots`` calls at once.
+    """A runner that is up and takes ``slots`` calls at once.
 
-    ``price``: US dollars for a second of it, where more is known of it than of the pool's runners.
+    ``price``: its price in US dollars per second, if it is known more exactly than the pool's price.
     """
 
     __slots__ = __match_args__ = ("runner_id", "slots", "price")
@@ -94,10 +97,10 @@ class BootSucceeded(Record):
 
 
 class BootFailed(Record):
-    """A boot came to nothing and the driver has released what there was of it.
+    """A failed boot, of which the driver has released all parts.
 
-    ``retry_in``: seconds, from now, before the next boot. ``hangs``: the backend blocks still, and the boot keeps its
-    place among those that the backend can run at once until BootReturned.
+    ``retry_in``: seconds, from now, before the next boot. ``hangs``: the backend still blocks in the boot, which keeps
+    its place among those that the backend can run at once until BootReturned.
     """
 
     __slots__ = __match_args__ = ("runner_id", "error", "retry_in", "hangs")
@@ -110,10 +113,10 @@ class BootFailed(Record):
 
 
 class RunnerLost(Record):
-    """A runner's link died.
+    """A runner whose link died.
 
-    ``never_left``: the calls that never left the parent whole. ``begun``: the calls that its slots had begun, where
-    that is known, which it is only once all its processes have ended; None = each call that left may have started.
+    ``never_left``: the calls that never left the parent completely. ``begun``: the calls that its slots had begun, if
+    known. They are known only once all its processes have ended. None = each call that left may have started.
     """
 
     __slots__ = __match_args__ = ("runner_id", "error", "never_left", "begun")
@@ -132,8 +135,10 @@ class RunnerLost(Record):
 
 
 class RunnerLeaving(Record):
-    """A runner takes no more calls. Either it goes by itself: it gives back what it has not started, and ends what it
-    has. Or its link died, and `RunnerLost` follows when its processes have ended and it is known what they had begun.
+    """A runner that takes no more calls.
+
+    Either the runner goes by itself: it gives back the calls that it has not started, and finishes the others. Or its
+    link died: `RunnerLost` follows once its processes have ended and it is known which calls they had begun.
     """
 
     __slots__ = __match_args__ = ("runner_id",)
@@ -143,7 +148,7 @@ class RunnerLeaving(Record):
 
 
 class RunnerGone(Record):
-    """A stopped runner no longer exists. Until then it counts against ``max``. ``hangs``: as for BootFailed."""
+    """A stopped runner that no longer exists. Until then it counts against ``max``. ``hangs``: as for BootFailed."""
 
     __slots__ = __match_args__ = ("runner_id", "hangs")
 
@@ -153,7 +158,7 @@ class RunnerGone(Record):
 
 
 class CallsStarted(Record):
-    """Slots have begun to run these calls."""
+    """Calls that slots have begun to run."""
 
     __slots__ = __match_args__ = ("runner_id", "refs")
 
@@ -163,10 +168,10 @@ class CallsStarted(Record):
 
 
 class ResultsArrived(Record):
-    """Calls ended by themselves.
+    """Calls that ended by themselves.
 
-    ``results``: ``(call id, attempt, seconds it ran, outcome, retryable)`` each; ``outcome`` is opaque, ``retryable``
-    says that it is an error which the call's options allow to be tried again.
+    ``results``: ``(call id, attempt, run time in seconds, outcome, retryable)`` each. ``outcome`` is opaque.
+    ``retryable`` is True for an error that the call's options allow to be tried again.
     """
 
     __slots__ = __match_args__ = ("runner_id", "results")
@@ -177,7 +182,7 @@ class ResultsArrived(Record):
 
 
 class CallsReturned(Record):
-    """The agent gave back calls that provably never started."""
+    """Calls that the agent gave back. They provably never started."""
 
     __slots__ = __match_args__ = ("runner_id", "refs")
 
@@ -187,7 +192,7 @@ class CallsReturned(Record):
 
 
 class CallLost(Record):
-    """A call's slot died under it. ``error``: the RunnerLostError that says how."""
+    """A call whose slot died. ``error``: the RunnerLostError that describes the death."""
 
     __slots__ = __match_args__ = ("runner_id", "call_id", "attempt", "error", "may_have_started")
 
@@ -200,9 +205,9 @@ class CallLost(Record):
 
 
 class CallTimedOut(Record):
-    """The agent killed a call at the end of its ``run_timeout`` or of its budget.
+    """A call that the agent killed at the end of its ``run_timeout`` or ``timeout``.
 
-    If it was being opened for too long instead, `unopened` says for how many seconds.
+    If the slot took too long to open the call, `unopened` is the number of seconds that it took.
     """
 
     __slots__ = __match_args__ = ("runner_id", "call_id", "attempt", "unopened")
@@ -215,7 +220,7 @@ class CallTimedOut(Record):
 
 
 class CallGone(Record):
-    """A call that was to be killed has left its slot."""
+    """A killed call that has left its slot."""
 
     __slots__ = __match_args__ = ("runner_id", "call_id", "attempt")
 
@@ -226,7 +231,7 @@ class CallGone(Record):
 
 
 class RoundTrip(Record):
-    """A round trip to the runner and back took this many seconds."""
+    """A round-trip time to the runner, in seconds."""
 
     __slots__ = __match_args__ = ("runner_id", "seconds")
 
@@ -236,7 +241,7 @@ class RoundTrip(Record):
 
 
 class PoolBroke(Record):
-    """The pool cannot go on (its initializer failed, or the engine did): every call fails with ``error``."""
+    """The failure of the pool (its initializer or the engine failed): every call fails with ``error``."""
 
     __slots__ = __match_args__ = ("error",)
 
@@ -245,7 +250,7 @@ class PoolBroke(Record):
 
 
 class IdleChecked(Record):
-    """The answer to a CheckIdle: may the runner be stopped?"""
+    """The answer to a CheckIdle: ``idle`` is True if the runner may be stopped."""
 
     __slots__ = __match_args__ = ("runner_id", "idle")
 
@@ -265,7 +270,7 @@ class Resized(Record):
 
 
 class ShutdownRequested(Record):
-    """No calls are accepted any more; what becomes of those that were is the mode's to say."""
+    """A request to shut down. No more calls are accepted; the mode decides about the accepted ones."""
 
     __slots__ = __match_args__ = ("mode",)
 
@@ -274,7 +279,7 @@ class ShutdownRequested(Record):
 
 
 class Tick(Record):
-    """Time has passed: what `Machine.deadline` asked for."""
+    """The passing of time: `Machine.deadline` asked for it."""
 
     __slots__ = ()
 

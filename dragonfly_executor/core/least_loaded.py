@@ -1,4 +1,4 @@
-"""Which runners have the fewest calls: asked for when a pool is made smaller."""
+"""The runners with the fewest calls, needed when a pool is made smaller."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from dragonfly_executor.core.runner import UP, Runner
 
 
 class Lightest:
-    """Finds the runner with the fewest calls; of runners with as many, the newest.
+    """An order of runners by calls in flight; among equals, the newest runner first.
 
-    The order is made when it is asked for, and kept while it is asked for often: as soon as it has seen as many changes
-    as there are runners, it is dropped. So a pool that stays as it is pays nothing for it, and its making costs no more
-    than the changes since it was made last.
+    The order is built on demand and kept while it is used often. It is dropped once it has seen as many changes as
+    there are runners. So a pool whose size does not change pays nothing for it, and building it costs no more than the
+    changes since the last build.
     """
 
     def __init__(self) -> None:
         self.is_kept = False
-        """Whether there is an order now."""
+        """True if there is an order now."""
         self._changes_left = 0
-        # A heap of (calls in flight, -id). An entry whose number no longer is the runner's is passed over.
+        # A heap of (calls in flight, -id). An entry whose load is no longer the runner's is skipped.
         self._order: list[tuple[int, int]] = []
 
     def take(self, count: int, runners: dict[int, Runner]) -> Iterable[Runner]:
-        """The next `count` of `runners` that are up and do not retire, one after the other: each is to retire then."""
+        """Yield the next `count` of `runners` that are up and not retiring. The caller retires each before the next."""
         if not self.is_kept:
             self.is_kept, up = True, UP
             self._order = [
@@ -42,7 +42,7 @@ class Lightest:
                 count -= 1
 
     def changed(self, runner: Runner) -> None:
-        """A runner has other calls than before, or is there, or stays after all. To be told while `is_kept`."""
+        """Update a runner whose calls changed, or that came up, or no longer retires. Call it while `is_kept`."""
         self._changes_left -= 1
         if self._changes_left < 0:
             self.is_kept = False

@@ -1,7 +1,7 @@
-"""The machine that decides for a pool: an event goes in, actions come out.
+"""The state machine of a pool: an event goes in, actions come out.
 
-An event's facts are recorded first; then the whole state is reconciled. So a lost runner, a failed boot, a resize and a
-burst of calls need no code of their own.
+The machine first records the facts of an event, then reconciles the whole state. So a lost runner, a failed boot, a
+resize and a burst of calls need no code of their own.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["Machine", "PoolLimits"]
 
 
 class Machine:
-    """The state of a pool, and what it decides.
+    """The state machine of a pool.
 
-    Its state changes through `handle` only. It is deterministic: the same log of ``(event, now)`` gives the same
-    actions. It is total: any event in any state gives a list of actions, never an exception.
+    Only `handle` changes its state. It is deterministic: the same log of ``(event, now)`` gives the same actions. It is
+    total: any event in any state gives a list of actions, never an exception.
     """
 
     def __init__(self, limits: PoolLimits) -> None:
@@ -33,19 +33,19 @@ class Machine:
         self._now = float("-inf")
 
     def handle(self, event: Event, now: float) -> list[Action]:
-        """Take in what happened.
+        """Apply an event and return the resulting actions.
 
         Args:
-            event: what happened.
-            now: monotonic seconds; a time before that of the last event counts as that one.
+            event: the event.
+            now: monotonic seconds; a time before that of the last event counts as that of the last event.
 
         Returns:
-            What is to be done, in order.
+            The actions, in the order in which the driver carries them out.
         """
         self._now = now = max(now, self._now)
         pool = self.pool
-        # What is too much for one event is done in slices, one each time the driver comes back for it. Many events may
-        # come before that, and each must stay short.
+        # Work that is too long for one event is done in slices, one at each tick. Many events may come before the next
+        # tick, and each of them must stay short.
         in_turn = not pool.is_behind or type(event) is Tick
         RECORD[type(event)](pool, event, now)
         reconcile(pool, now, in_turn=in_turn)
@@ -54,9 +54,10 @@ class Machine:
         return actions
 
     def deadline(self) -> float | None:
-        """When `handle` is to be called next if nothing happens before, in monotonic seconds; None = never.
+        """Return when the driver must call `handle` next if no event comes first, in monotonic seconds; None = never.
 
-        The time of the last event means at once: more is to be done than one event should do. It goes on with a Tick.
+        The time of the last event means at once: there is more work than one event may do. The driver goes on with a
+        Tick.
         """
         pool = self.pool
         if pool.is_behind:
@@ -74,11 +75,15 @@ class Machine:
         return deadline
 
     def find(self, call_id: int) -> Call | None:
-        """The call with this id, unless it is settled."""
+        """Return the call with this id; None if it is settled or unknown."""
         return self.pool.ledger.calls.get(call_id)
 
     def has_call(self, runner_id: int, call_id: int, attempt: int) -> bool | None:
-        """Whether a runner is still to end this call; None for one that was told to go, whose calls are not counted."""
+        """Return whether a runner must still end this attempt of a call.
+
+        Returns:
+            None for a runner that was told to go: its calls are not tracked.
+        """
         runner = self.pool.roster.runners.get(runner_id)
         if runner is None or runner.state is RunnerState.STOPPING:
             return None
@@ -87,13 +92,13 @@ class Machine:
 
     @property
     def in_flight(self) -> int:
-        """How many calls are on runners."""
+        """Return the number of calls on runners."""
         return self.pool.roster.in_flight
 
     def unsettled(self) -> list[Call]:
-        """Every call that was accepted and whose outcome the driver has not been told, in order of arrival."""
+        """Return the accepted calls whose outcome the driver has not received, in order of arrival."""
         pool = self.pool
-        # Between two events there are none but those that the ledger has.
+        # Between two events the ledger has all of them.
         settled = [*pool.ledger.settled]
         for action in pool.actions:
             if isinstance(action, Settle):
@@ -101,8 +106,8 @@ class Machine:
         return [*pool.ledger.calls.values(), *(call for call, _ in settled)]
 
     def stats(self, now: float) -> PoolStats:
-        """How the pool stands at `now` (monotonic seconds)."""
-        # Not every program asks, and what this loads costs a cold start milliseconds.
+        """Return a snapshot of the pool at `now` (monotonic seconds)."""
+        # Not every program asks for stats, and this import costs a cold start milliseconds.
         from dragonfly_executor.core.stats_snapshot import summarize
 
         return summarize(self.pool, now)

@@ -1,4 +1,7 @@
-"""What follows from a pool's state, whatever brought it about: steps look at how things are, not at what happened."""
+"""Reconciliation: derives actions from the whole state of a pool.
+
+Each step looks at the current state, and never at the event that led to it.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,37 @@ from dragonfly_executor.core.state import PoolState
 
 
 def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
-    """Caps and budgets that ended, retries that are due, bounds, calls for runners, boots, stops: in this order.
+    """Reconcile the whole state, and append the resulting actions.
 
-    With `in_turn`, up to `PoolLimits.at_once` calls are settled of those that time or another event ends.
+    The steps are, in order: caps and timeouts that ended, retries that are due, bounds, calls for runners, boots,
+    stops.
+
+    Args:
+        pool: the state.
+        now: monotonic seconds.
+        in_turn: settle calls that time or an earlier event ended, at most `PoolLimits.at_once` of them.
     """
     ledger, roster = pool.ledger, pool.roster
     if pool.meter.is_capped and pool.meter.check(now):
         spend_no_more(pool, now)
-    # While calls are left whose time is over none is sent, and nothing boots: it might be for one of those.
+    # While unsettled calls have expired, no call is sent and no boot begins: it might serve one of these calls.
     is_late = (ledger.may_be_due(now) and expire(pool, now)) if in_turn else ledger.is_late(now)
     if roster.retiring or roster.up + len(roster.booting) > pool.max:
         fit(pool)
     if ledger.queue.queued and not is_late:
         assign(pool)
         if pool.mode is ShutdownMode.CANCEL_QUEUED and ledger.queued and not roster.booting:
-            # What was to take them did not come.
+            # The boots that were to take these calls are gone.
             pool.cancel_waiting()
     if pool.boots.all_hang and ledger.queued and not roster.up and pool.starts_calls and not pool.back_off.holds(now):
-        # Each boot was given up, and the backend came back from none of them: no boot can begin.
+        # Each boot was given up, and the backend still blocks in all of them: no boot can begin.
         pool.give_up_booting(call_errors.all_boots_hang(len(pool.boots.hung), pool.last_boot_error))
     if pool.backlog.entries and in_turn:
         pool.backlog.work(pool.limits.at_once)
     if ledger.settled:
         pool.actions.append(Settle(ledger.settled))
         ledger.settled = []
-    # `min` is the most that is ever kept. Where nothing waits either, no numbers need looking at.
+    # The pool never keeps more than `min` runners. If no call waits either, `grow` has nothing to compute.
     if not is_late and (
         ledger.queue.queued
         or roster.in_flight > roster.slots
@@ -46,7 +55,7 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         up = roster.up
         shrink(pool, now)
         if roster.up < up:
-            # With others gone a runner need not retire any more, and max_workers may not keep slots free.
+            # With fewer runners up, a runner need not retire any more, and max_workers may no longer keep slots free.
             fit(pool)
             if ledger.queued and not is_late:
                 assign(pool)
@@ -59,7 +68,11 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
 
 
 def expire(pool: PoolState, now: float) -> bool:
-    """Settle calls that have used a budget up, and queue retries that are due. Whether there are more of the former."""
+    """Settle calls whose timeout has expired, and queue retries that are due.
+
+    Returns:
+        True if expired calls are left.
+    """
     ledger, at_once = pool.ledger, pool.limits.at_once
     for call in ledger.expired(now, at_once):
         pool.tally.timed_out += 1
@@ -69,12 +82,12 @@ def expire(pool: PoolState, now: float) -> bool:
 
 
 def spend_no_more(pool: PoolState, now: float) -> None:
-    """A cap has been reached: what runs goes on to its end, and nothing else begins or is kept."""
+    """Apply a reached cap: running calls continue to their end, and nothing else begins or is kept."""
     ledger, roster = pool.ledger, pool.roster
     if not pool.has_told_of_budget or ledger.queued or ledger.delayed:
         used = call_errors.used_up(pool.meter, now)
         if not pool.has_told_of_budget:
-            # Calls that nobody waits for would end without a word.
+            # If no code waits for the calls, they end without a message.
             pool.has_told_of_budget = True
             fate = "calls that run go on, and no others begin"
             pool.actions.append(Warn(f"{used}; {fate}; raise budget= in a new pool"))
@@ -84,17 +97,17 @@ def spend_no_more(pool: PoolState, now: float) -> None:
 
 
 def fit(pool: PoolState) -> None:
-    """After a resize: abort boots beyond `max`, and have as many runners retire as are beyond it still.
+    """Fit the pool to `max` after a resize: abort boots beyond `max`, and retire the runners that are still beyond it.
 
-    It comes before calls are given out: where the pool may be larger again, or has lost others, those that were to
-    retire are there for the calls that wait; and no call waits for a boot that is aborted.
+    This step comes before calls are assigned. If the pool may be larger again, or has lost runners, then retiring
+    runners are available again for the calls that wait. And no call waits for a boot that is aborted.
     """
     pool.abort_boots(pool.excess, "resized")
     pool.roster.retire(max(0, pool.excess))
 
 
 def assign(pool: PoolState) -> None:
-    """Give queued calls to free slots, over all runners; only then to credit beyond slots."""
+    """Assign queued calls to free slots over all runners, and only then to prefetch credit."""
     ledger, roster = pool.ledger, pool.roster
     room = ledger.queued
     workers = pool.limits.max_workers
@@ -123,7 +136,7 @@ def assign(pool: PoolState) -> None:
 
 
 def grow(pool: PoolState, now: float) -> None:
-    """Boot what the waiting calls need, and what is missing from `min`."""
+    """Boot the runners that the waiting calls need, and those that are missing from `min`."""
     roster = pool.roster
     paused = pool.back_off.holds(now)
     waiting, booting = pool.ledger.queued + roster.ahead, len(roster.booting)
@@ -149,7 +162,7 @@ def grow(pool: PoolState, now: float) -> None:
 
 
 def shrink(pool: PoolState, now: float) -> None:
-    """Stop the runners that nothing needs, and end a shutdown that has nothing left to wait for."""
+    """Stop the runners that are not needed, and complete a shutdown that has nothing left to wait for."""
     roster = pool.roster
     if pool.mode is not None:
         drain(pool)
@@ -169,10 +182,10 @@ def shrink(pool: PoolState, now: float) -> None:
 
 
 def drain(pool: PoolState) -> None:
-    """During a shutdown, keep no runner and no boot that no call can need any more."""
+    """Stop the runners and abort the boots that no call can need any more during a shutdown."""
     roster, ledger = pool.roster, pool.ledger
     demand = 0
-    # A call that is on a runner and waits there for a slot may come back, and be glad of another one's.
+    # A call that waits on a runner for a slot may come back, and then needs a slot of another runner.
     waits_there = False
     if pool.mode is ShutdownMode.CANCEL_QUEUED:
         demand = ledger.queued
@@ -185,8 +198,8 @@ def drain(pool: PoolState) -> None:
 
 
 def idle_deadline(pool: PoolState) -> float | None:
-    """When the next runner will have been idle for too long."""
-    # All have the same patience: the one that is idle for the longest time is first.
+    """Return when the next idle runner reaches its idle limit, in monotonic seconds; None = never."""
+    # All have the same limit, so the runner that has been idle longest is first.
     for runner in pool.roster.idle.values():
         return pool.idle_until(runner)
     return None

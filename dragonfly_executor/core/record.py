@@ -1,7 +1,7 @@
-"""What events and actions have in common.
+"""The base class of events and actions.
 
-They are plain classes, written out: generating one frozen dataclass takes about a millisecond, and a program whose
-first call waits for a first runner would pay for thirty of them.
+Events and actions are plain classes, written out. To generate one frozen dataclass takes about a millisecond, and a
+program whose first call waits for a first runner pays for thirty of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Record:
-    """Named values that belong together. It is not changed after it was made."""
+    """A record of named values. It does not change after it was made."""
 
     __slots__ = ()
     __match_args__: ClassVar[tuple[str, ...]] = ()

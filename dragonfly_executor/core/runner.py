@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 
 class RunnerState(Enum):
-    """Where a runner is in its life."""
+    """The states of a runner."""
 
     BOOTING = "booting"
     UP = "up"
     LEAVING = "leaving"
-    """It goes by itself: it takes no call, and ends those that it has. For all else it is as good as stopped."""
+    """The runner goes by itself: it takes no call, and finishes its calls. Otherwise it counts as stopped."""
     STOPPING = "stopping"
-    """It was told to go, or was lost, and still counts against ``max``."""
+    """The runner was told to go, or was lost, and still counts against ``max``."""
 
 
 UP: Final = RunnerState.UP
-"""As a plain name: looking a member up in its enum takes longer than comparing with it."""
+"""A plain name for the member: an enum lookup takes longer than the comparison."""
 
 
 class Runner:
@@ -31,17 +31,17 @@ class Runner:
 
     Attributes:
         id: its number in the pool.
-        state: where it is in its life.
-        slots: calls that it runs at once.
-        prefetch: calls that it may have beyond those; kept up to date while all slots have one.
-        in_flight: by id, the calls that were sent to it and have not left it; settled ones that it is still to end
-            among them, since they occupy their place.
-        cost: seconds that a call runs here, as far as is known.
-        round_trip: seconds to it and back: the least of the last few that were measured.
-        trips: these.
-        idle_since: since when it has had no call; meaningful while it has none.
-        retiring: it takes no more calls, because the pool was made smaller.
-        done: calls that ended here.
+        state: its state.
+        slots: number of calls that it runs at once.
+        prefetch: number of calls that it may have beyond `slots`; up to date while each slot has a call.
+        in_flight: by id, the calls that were sent to it and have not left it. Settled calls that it must still end are
+            included, because they occupy their place.
+        cost: estimated run time of a call here, in seconds; None if unknown.
+        round_trip: round-trip time in seconds: the minimum of the last few measurements.
+        trips: these measurements.
+        idle_since: monotonic seconds since which it has no call; meaningful only while it has none.
+        retiring: True if it takes no more calls because the pool was made smaller.
+        done: number of calls that ended here.
     """
 
     __slots__ = (

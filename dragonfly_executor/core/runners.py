@@ -1,6 +1,6 @@
-"""The runners of a pool: what they are, what they have, and which of them takes the next call.
+"""The runners of a pool by load: the table, its sums, and the choice of the runner for the next call.
 
-Sums and orders are kept up to date as calls come and go, so that no event looks at runners that it does not concern.
+Sums and orders are updated as calls come and go, so no event visits runners that it does not concern.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = ["Roster", "Row", "Runner", "RunnerState"]
 
 Room: TypeAlias = list[tuple[int, int]]
 Row: TypeAlias = tuple[int, RunnerState, int, int, int]
-"""What is told of a runner: id, state, slots, calls in flight, calls that ended there."""
+"""A runner's row in `stats`: id, state, slots, calls in flight, calls that ended there."""
 
 TRIPS: Final = 4
-"""Round trips, of those measured last, of which the least counts."""
+"""Number of latest round-trip measurements whose minimum counts."""
 
 
 class Roster:
@@ -34,20 +34,20 @@ class Roster:
 
     Attributes:
         runners: by id.
-        booting: those that boot, first boot first.
-        up: how many are up.
-        slots, busy, in_flight: over those that are up: their slots, the slots that have a call, their calls.
+        booting: runners that boot, oldest boot first.
+        up: number of runners that are up.
+        slots, busy, in_flight: sums over runners that are up: slots, slots with a call, calls.
         most_slots: the largest number of slots that a runner has had.
-        idle: those without a call, idle for the longest time first.
-        asked: those without a call that were asked whether they may go.
-        retiring: those that are up and take no more calls.
-        retired: those of them that have none left.
-        rows: of each runner what is told of it, by id. Copying this takes microseconds, also with thousands of them.
+        idle: runners without a call, longest idle first.
+        asked: runners without a call that were asked whether they may go.
+        retiring: runners that are up and take no more calls.
+        retired: retiring runners without a call.
+        rows: the row of each runner, by id. A copy takes microseconds, even with thousands of runners.
     """
 
     def __init__(self, *, single_use: bool) -> None:
         self.runners: dict[int, Runner] = {}
-        # Ordered ones where the first or the last is looked for: a plain dict passes over all that were deleted there.
+        # Ordered dicts if the first or last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
         self.up = 0
         self.slots = 0
@@ -60,24 +60,24 @@ class Roster:
         self.retired: dict[int, Runner] = {}
         self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
-        # Heaps of (calls in flight, id) of runners with a free slot, and with credit left beyond their slots. An entry
-        # whose number no longer is the runner's is passed over.
+        # Heaps of (calls in flight, id): runners with a free slot, and runners with prefetch credit left. An entry
+        # whose load is no longer the runner's is skipped.
         self._free: Room = []
         self._spare: Room = []
         self._lightest: Final = Lightest()
 
     @property
     def ahead(self) -> int:
-        """Calls on runners beyond what their slots run, less what free slots could take of them."""
+        """Return the number of calls in flight beyond the number of slots."""
         return max(0, self.in_flight - self.slots)
 
     def add(self, runner_id: int) -> None:
-        """A runner boots."""
+        """Add a booting runner."""
         self.runners[runner_id] = self.booting[runner_id] = runner = Runner(runner_id)
         self.note(runner)
 
     def came_up(self, runner: Runner, slots: int, now: float) -> None:
-        """A boot succeeded."""
+        """Mark a booting runner as up and idle, with this many slots."""
         del self.booting[runner.id]
         runner.state = RunnerState.UP
         runner.slots = 1 if self._single_use else max(1, slots)
@@ -89,14 +89,14 @@ class Roster:
         self._changed(runner)
 
     def stop(self, runner: Runner) -> None:
-        """Nothing of this runner counts any more but that it exists."""
+        """Stop counting a runner's capacity and calls; keep it until it is gone."""
         self._discount(runner)
         runner.in_flight.clear()
         runner.state = RunnerState.STOPPING
         self.note(runner)
 
     def leave(self, runner: Runner) -> None:
-        """Nothing of this runner counts any more but that it exists, and the calls that it ends."""
+        """Stop counting a runner's capacity; keep it until its calls end."""
         self._discount(runner)
         runner.retiring = False
         runner.state = RunnerState.LEAVING
@@ -113,21 +113,29 @@ class Roster:
             group.pop(runner.id, None)
 
     def forget(self, runner: Runner) -> None:
-        """The runner no longer exists."""
+        """Remove a runner that no longer exists."""
         self.stop(runner)
         del self.runners[runner.id]
         del self.rows[runner.id]
 
     def note(self, runner: Runner) -> None:
-        """What is told of the runner has changed."""
+        """Update the row of a runner."""
         self.rows[runner.id] = runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
     def pick(self, ahead: bool) -> tuple[Runner, int] | None:
-        """The least-loaded runner with a free slot, and how many calls it may take before another one has less.
+        """Return the least-loaded runner with a free slot, and how many calls to place on it at once.
 
-        With `ahead` it is one with credit beyond its slots. What is picked must be given calls, with `place`.
+        The number is chosen so that no other runner has fewer calls before all are placed.
+
+        The caller must `place` calls on the returned runner.
+
+        Args:
+            ahead: pick a runner with prefetch credit instead of a free slot.
+
+        Returns:
+            None if no runner has room.
         """
         room = self._spare if ahead else self._free
         while room:
@@ -144,7 +152,7 @@ class Roster:
         return None
 
     def place(self, runner: Runner, calls: Sequence[Call]) -> None:
-        """Put calls on a runner."""
+        """Place calls on a runner."""
         in_flight, runner_id = runner.in_flight, runner.id
         before = len(in_flight)
         sent = CallState.SENT
@@ -159,13 +167,13 @@ class Roster:
         self._count(runner, before)
 
     def left(self, runner: Runner, before: int, now: float) -> None:
-        """Calls have left a runner that had `before` of them."""
+        """Update the counts after calls have left a runner that had `before` calls."""
         if not runner.in_flight and before:
             self.rest(runner, now)
         self._count(runner, before)
 
     def rest(self, runner: Runner, now: float) -> None:
-        """The runner is idle, from now on."""
+        """Mark the runner as idle from `now` on."""
         if self.asked:
             self.asked.pop(runner.id, None)
         runner.idle_since = now
@@ -174,14 +182,14 @@ class Roster:
             self.retired[runner.id] = runner
 
     def ask(self, runner: Runner) -> None:
-        """The runner is being asked whether it may go."""
+        """Mark an idle runner as being asked whether it may go."""
         del self.idle[runner.id]
         self.asked[runner.id] = runner
 
     def _count(self, runner: Runner, before: int) -> None:
         load, slots = len(runner.in_flight), runner.slots
         self.in_flight += load - before
-        # `min` takes longer than this, and each result comes through here.
+        # `min` takes longer than this, and each result passes here.
         self.busy += (load if load < slots else slots) - (before if before < slots else slots)  # noqa: FURB136
         self._changed(runner)
 
@@ -196,7 +204,7 @@ class Roster:
         if load < runner.slots:
             room = self._free
         else:
-            # Only here does it matter, so that calls which come one by one do not pay for it.
+            # Compute it only if all slots are taken, so that calls which come one by one do not pay for it.
             runner.prefetch = 0 if self._single_use else prefetch(runner.cost, runner.slots, runner.round_trip)
             if load >= runner.slots + runner.prefetch:
                 return
@@ -210,20 +218,20 @@ class Roster:
         runner = self.runners.get(runner_id)
         return runner is not None and runner.state is RunnerState.UP and len(runner.in_flight) == load
 
-    # -- what is learnt about a runner ---------------------------------------------------------------------------------
+    # -- measurements of a runner --------------------------------------------------------------------------------------
 
     def ran(self, runner: Runner, seconds: float, count: int) -> None:
-        """Calls have run there for so many seconds together."""
+        """Record that `count` calls have run on the runner for `seconds` in total."""
         runner.done += count
         runner.cost = cost_after(runner.cost, seconds, count)
 
     def stuck(self, runner: Runner) -> None:
-        """Calls there were stuck behind a long one."""
+        """Record that calls on the runner were stuck behind a long one."""
         runner.cost = cost_of_stuck(runner.cost, runner.round_trip)
 
     def answered_in(self, runner: Runner, seconds: float) -> None:
-        """A round trip to it took so many seconds."""
-        # The least: one ping that was held up on its way says nothing of the way, and would send seconds of work ahead.
+        """Record a round-trip time to the runner, in seconds."""
+        # Take the minimum: one delayed ping says nothing of the connection, and would send seconds of work ahead.
         runner.trips = (*runner.trips[1 - TRIPS :], seconds)
         runner.round_trip = min(runner.trips)
         self._list(runner)
@@ -231,7 +239,7 @@ class Roster:
     # -- a smaller pool ------------------------------------------------------------------------------------------------
 
     def retire(self, count: int) -> None:
-        """Have so many runners take no more calls, those with the fewest first, and all others take them again."""
+        """Mark the `count` least-loaded runners as retiring, and let all other runners take calls again."""
         while len(self.retiring) > count:
             runner = self.retiring.popitem()[1]
             self.retired.pop(runner.id, None)

@@ -1,4 +1,4 @@
-"""How many runners, and how many calls on each: functions from numbers to numbers."""
+"""The number of runners, and of calls on each: functions from numbers to numbers."""
 
 from __future__ import annotations
 
@@ -9,32 +9,37 @@ if TYPE_CHECKING:
     from typing import Final
 
 PREFETCH_SPAN: Final = 0.005
-"""Seconds of work that a slot may have waiting behind its call: enough to hide a hop between processes, and little
-enough that a call which waits there while a slot elsewhere becomes free loses nothing that anybody notices."""
+"""Seconds of work that may wait in a slot behind its call.
+
+That hides a hop between processes. A call that waits there while another slot is free loses no noticeable time.
+"""
 MAX_PREFETCH: Final = 128
-"""Calls that a slot may have waiting at most."""
+"""Maximum number of calls that may wait in a slot."""
 MAX_AHEAD: Final = 512
-"""The same for a runner that is far away, where more are on their way than wait. Each may have 64 KiB with it."""
+"""Maximum number of calls that may wait per slot of a distant runner, most of them in transit.
+
+Each call may have 64 KiB with it.
+"""
 NEAR: Final = 0.001
-"""Seconds of round trip below which a runner is as good as here."""
+"""Round-trip time in seconds up to which a runner counts as local."""
 WORTHWHILE: Final = 0.1
-"""The share of a call's run time that a round trip must come to before calls are sent ahead because of it."""
+"""Minimum ratio of round-trip time to a call's run time at which calls are sent ahead because of the round trip."""
 MEMORY: Final = 8
-"""Results after which half of a runner's estimate of what a call costs is theirs."""
+"""Number of results after which they make up half of a runner's cost estimate."""
 UNDER_LOAD: Final = 2.0
-"""How much longer a call's way there and back may be than that of a ping, which finds the line free."""
+"""Maximum ratio of a call's round-trip time to that of a ping, which finds the connection free."""
 STUCK_COST: Final = 0.010
-"""Seconds that a call is taken to cost where calls were stuck behind it: long enough that none is sent ahead."""
+"""Assumed minimum cost in seconds of a call after calls were stuck behind another: high enough to stop prefetch."""
 
 
 def prefetch(cost: float | None, slots: int, round_trip: float = 0.0) -> int:
-    """How many calls a runner may have beyond those that its slots run.
+    """Return how many calls a runner may have beyond those that its slots run.
 
     Args:
-        cost: seconds that a call runs there; None = unknown, which gives one a slot.
-        slots: calls at once on it.
-        round_trip: seconds to the runner and back, of a ping. While a call's own pass, a slot would stand idle; so
-            work for that long is sent ahead, where it matters beside the cost.
+        cost: run time of a call there, in seconds; None = unknown, which gives one call per slot.
+        slots: number of calls that it runs at once.
+        round_trip: round-trip time of a ping to the runner, in seconds. A slot idles while a call and its result are in
+            transit, so the runner gets work for that time in advance, if the time is significant beside the cost.
     """
     if cost is None:
         return slots
@@ -48,19 +53,19 @@ def prefetch(cost: float | None, slots: int, round_trip: float = 0.0) -> int:
 
 
 def cost_after(cost: float | None, seconds: float, count: int) -> float:
-    """A runner's cost of a call, once `count` more of them have run for `seconds` together."""
+    """Return a runner's cost of a call, in seconds, after `count` more calls have run for `seconds` in total."""
     if cost is None:
         return seconds / count
     return cost + (seconds / count - cost) * count / (count + MEMORY)
 
 
 def cost_of_stuck(cost: float | None, round_trip: float) -> float:
-    """A runner's cost of a call, once it has given back calls that were stuck: so high that none is sent ahead."""
+    """Return a runner's cost of a call, in seconds, after it gave back stuck calls: high enough to stop prefetch."""
     return max(cost or 0.0, STUCK_COST, 2 * round_trip / WORTHWHILE)
 
 
 def boots_for(waiting: int, slots_hint: int) -> int:
-    """How many runners of that many slots it takes to hold the waiting calls."""
+    """Return how many runners with `slots_hint` slots hold the waiting calls."""
     return -(-waiting // slots_hint) if waiting > 0 else 0
 
 
@@ -75,14 +80,14 @@ def boots_needed(
     slots_hint: int,
     slots_allowed: int | None,
 ) -> int:
-    """How many boots are to start, if the backend can run so many at once.
+    """Return how many boots to start, not limited by the backend's concurrent boots.
 
     Args:
         waiting: calls for which no slot is free.
-        up, booting, total: runners that are up, that boot, and all that exist, stopping ones included.
-        at_least, at_most: runners to keep, and to have at most.
-        slots_hint: slots that a runner is expected to have.
-        slots_allowed: slots that may be added before ``max_workers`` makes more of them useless; None = any number.
+        up, booting, total: runners that are up, that boot, and that exist, stopping ones included.
+        at_least, at_most: minimum and maximum number of runners.
+        slots_hint: expected number of slots of a runner.
+        slots_allowed: slots that may be added before ``max_workers`` makes more slots useless; None = any number.
     """
     wanted = boots_for(waiting, slots_hint) - booting
     if slots_allowed is not None:
@@ -92,12 +97,12 @@ def boots_needed(
 
 
 class BackOff:
-    """The pause after failed boots, and their count. A voice of caution that is handed the time.
+    """The pause after failed boots, and the count of failures. The caller passes the time.
 
     Attributes:
-        failures: boots that failed in a row.
-        until: monotonic seconds before which nothing boots, or None.
-        final: why no further boot can end better, where one of those that are under way still may; else None.
+        failures: number of boots that failed in a row.
+        until: monotonic seconds before which no boot begins, or None.
+        final: the error after which no further boot can succeed, while a pending boot still may; otherwise None.
     """
 
     def __init__(self) -> None:
@@ -106,39 +111,43 @@ class BackOff:
         self.final: Exception | None = None
 
     def failed(self, until: float | None = None) -> None:
-        """A boot came to nothing; `until` is when the next may begin."""
+        """Count a failed boot.
+
+        Args:
+            until: monotonic seconds at which the next boot may begin.
+        """
         self.failures += 1
         if until is not None and (self.until is None or until > self.until):
             self.until = until
 
     def succeeded(self) -> None:
-        """A boot worked: whatever was wrong is over."""
+        """Reset the pause and the count after a successful boot."""
         self.failures = 0
         self.until = self.final = None
 
     def gave_up(self) -> int:
-        """Start counting anew, and say how many boots had failed. The pause stays, or `min` would boot without any."""
+        """Reset the count and return it. The pause stays: otherwise `min` boots without any pause."""
         failures, self.failures, self.final = self.failures, 0, None
         return failures
 
     def demanded(self) -> None:
-        """Somebody asks again after the pool gave up: the first boot need not wait."""
+        """Cancel the pause if new calls come after the pool gave up: the first boot need not wait."""
         if self.failures == 0:
             self.until = None
 
     def holds(self, now: float) -> bool:
-        """Whether boots must wait."""
+        """Return whether boots must wait."""
         if self.until is not None and self.until <= now:
             self.until = None
         return self.until is not None
 
 
 class BootPlaces:
-    """The boots that a backend runs at once, by runner, against the most that it can.
+    """The boots that a backend runs at once, by runner, and their maximum number.
 
     Attributes:
-        at_most: boots at once.
-        hung: boots that are over for the pool, and over which the backend still blocks. They keep their places.
+        at_most: maximum number of concurrent boots.
+        hung: boots that the pool has ended while the backend still blocks in them. They keep their places.
     """
 
     def __init__(self, at_most: int) -> None:
@@ -148,26 +157,30 @@ class BootPlaces:
 
     @property
     def free(self) -> int:
-        """How many boots may begin."""
+        """Return how many boots may begin."""
         return self.at_most - len(self._taken) - len(self.hung)
 
     @property
     def all_hang(self) -> bool:
-        """Whether no boot can begin, and none is under way."""
+        """Return whether no boot can begin and none is pending."""
         return len(self.hung) >= self.at_most
 
     def take(self, runner_id: int) -> None:
-        """A boot begins."""
+        """Take a place for a boot that begins."""
         self._taken.add(runner_id)
 
     def leave(self, runner_id: int, *, hangs: bool = False) -> None:
-        """A boot is over, well or not. With `hangs` the backend still blocks over it."""
+        """Release the place of a boot that ended, unless the backend still blocks in it (`hangs`)."""
         if hangs and runner_id in self._taken:
             self.hung.add(runner_id)
         self._taken.discard(runner_id)
 
     def returned(self, runner_id: int) -> bool:
-        """The backend has come back from a boot that hung; False if that was none."""
+        """Release the place of a hung boot from which the backend has returned.
+
+        Returns:
+            False if this boot was not hung.
+        """
         known = runner_id in self.hung
         self.hung.discard(runner_id)
         return known

@@ -1,4 +1,4 @@
-"""Calls whose end is decided, and which are settled in slices."""
+"""Calls whose end is decided, to be settled in slices."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from dragonfly_executor.core.calls import SETTLED, Call
 
 
 class Backlog:
-    """What is still to be settled of the calls that one event has ended: a shutdown, a broken pool, a budget.
+    """The unsettled rest of the calls that one event has ended: a shutdown, a broken pool, a budget.
 
-    There may be a million of them. So each tick settles some, and other events come in between. The calls are settled
-    in the order in which they were added; those that were settled in another way meanwhile are passed over.
+    There may be a million of them. So each tick settles some, and other events come in between. Calls are settled
+    in the order in which they were added. A call that was settled in another way meanwhile is skipped.
     """
 
     __slots__ = ("entries",)
 
     def __init__(self) -> None:
         self.entries: deque[tuple[Iterator[Call], Callable[[Call], object]]] = deque()
-        """What is left. An entry may have come to its end; then that shows at the next event."""
+        """The remaining iterators of calls, with their functions. The next `work` removes an exhausted iterator."""
 
     def add(self, calls: Iterator[Call], settle: Callable[[Call], object]) -> None:
-        """Have these calls settled, by this function, after those that were added before."""
+        """Queue calls to be settled by `settle`, after those that were added before."""
         self.entries.append((calls, settle))
 
     def work(self, at_most: int) -> None:
-        """Settle the next calls; `at_most` limits how many."""
+        """Settle the next calls, at most `at_most`."""
         entries = self.entries
         while entries:
             calls, settle = entries[0]

@@ -1,4 +1,4 @@
-"""The state of a pool, and the small steps that both the facts and the reconciling are made of."""
+"""The state of a pool, and the small steps that transitions and reconciliation share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Tally:
-    """What is only counted. The names are those of `PoolStats`."""
+    """Counters without any other effect. Their names are those of `PoolStats`."""
 
     __slots__ = ("boots_attempted", "boots_failed", "cancelled", "done", "failed", "retried", "stale", "timed_out")
 
@@ -38,23 +38,25 @@ class Tally:
 
 
 class PoolLimits(Record):
-    """What a pool may do. Durations are seconds; None = never, or no limit.
+    """The limits of a pool. Durations are seconds; None means never, or no limit.
 
     Args:
-        min: runners that are kept.
-        max: runners at most, those that boot and those that stop counted in.
-        max_workers: calls at once over the whole pool.
-        slots_hint: slots that a runner is expected to have, until one has been seen.
+        min: number of runners that are kept.
+        max: maximum number of runners, booting and stopping ones included.
+        max_workers: maximum number of calls at once over the whole pool.
+        slots_hint: expected number of slots of a runner, until a runner has come up.
         idle_after: how long a runner above `min` may be idle.
-        min_idle_after: how long the `min` runners may be; one that stopped for it is booted again when calls come.
+        min_idle_after: how long the `min` runners may be idle. A runner that stopped for this is booted again when
+            calls come.
         idle_check: ask the runner before it is stopped for being idle.
         single_use: a runner takes one call and goes.
         max_boot_failures: failed boots in a row, with no runner up, after which waiting calls fail.
         max_concurrent_boots: boots that the backend can run at once.
-        at_once: calls that one event settles at most, of those that it does not name. Of more that a shutdown, a broken
-            pool, a budget or the time ends, the rest follows with the next ticks, for which the machine asks at once.
+        at_once: maximum number of calls that one event settles, not counting calls that it names. If a shutdown, a
+            broken pool, a budget or a timeout ends more calls, the next ticks settle the rest; the machine asks for
+            these ticks at once.
         shutdown_grace: seconds that a runner may take to go.
-        caps: the most that all runners together may use.
+        caps: the maximum that all runners together may use.
     """
 
     __slots__ = __match_args__ = (
@@ -95,27 +97,28 @@ class PoolLimits(Record):
 
 
 MAX_FALSE_STARTS: Final = 3
-"""Slots that may die over a call that they could not begin, until it is taken to be the reason."""
+"""Number of slots that may die before they begin a call, until the call is taken to be the cause."""
 
 
 class PoolState:
-    """What is known of a pool.
+    """The state of a pool.
 
     Attributes:
-        limits: as they were given. min, max: as they are now.
+        limits: the given limits. min, max: their current values.
         ledger, roster: its calls and its runners.
         backlog: the calls whose end is decided, and that are still to be settled.
-        is_behind: whether the last event left something to be done at once: a backlog, budgets or delays that ended.
+        is_behind: True if the last event left work to do at once: a backlog, or timeouts or delays that ended.
         back_off: the pause after failed boots.
-        boots: the places of those that the backend can run at once.
-        meter: what runners have used.
-        mode: how it shuts down, or None. closed: whether that has ended.
-        broken: the error that broke it, or None.
-        resting: runners within `min` that went for being idle; `min` counts for that much less until calls come.
-        has_told_of_budget: whether it was said that the budget is used up.
-        tally: what is only counted.
-        last_boot_error: of the last boot that failed.
-        actions: what is to be done, since the driver was told last.
+        boots: the places of the boots that the backend can run at once.
+        meter: the usage of the runners.
+        mode: the shutdown mode, or None. closed: True once the shutdown is complete.
+        broken: the error that broke the pool, or None.
+        resting: number of runners within `min` that stopped because they were idle; it is subtracted from `min` until
+            calls come.
+        has_told_of_budget: True once the warning that the budget is used up was given.
+        tally: counters.
+        last_boot_error: the error of the last boot that failed.
+        actions: actions since the driver last took them.
     """
 
     def __init__(self, limits: PoolLimits) -> None:
@@ -138,55 +141,65 @@ class PoolState:
         self.last_boot_error: Exception | None = None
         self.actions: list[Action] = []
 
-    # -- what holds now ------------------------------------------------------------------------------------------------
+    # -- current values ------------------------------------------------------------------------------------------------
 
     @property
     def starts_calls(self) -> bool:
-        """Whether calls that wait may still be started."""
+        """Return whether waiting calls may still be started."""
         return self.broken is None and (self.mode is None or self.mode is ShutdownMode.DRAIN)
 
     @property
     def floor(self) -> int:
-        """`min`, as long as it counts."""
+        """Return `min` while it applies, and 0 during a shutdown, in a broken pool or with a used-up budget."""
         return self.min if self.mode is None and self.broken is None and not self.meter.exhausted else 0
 
     @property
     def keep(self) -> int:
-        """How many runners to keep whether there are calls or not."""
+        """Return the number of runners to keep even without calls."""
         return max(0, self.floor - self.resting)
 
     @property
     def last_boots(self) -> bool:
-        """Whether so many boots have failed that only those under way are waited for: more would put the end off."""
+        """Return whether enough boots have failed that the pool only waits for the pending boots.
+
+        More boots would delay the error of the waiting calls.
+        """
         return self.has_failed_enough and bool(self.roster.booting) and not self.roster.up
 
     @property
     def has_failed_enough(self) -> bool:
-        """Whether so many boots have failed, or one in such a way, that no others are tried for what waits."""
+        """Return whether enough boots, or one boot finally, have failed that the waiting calls get no further boot."""
         return self.back_off.final is not None or self.back_off.failures >= self.limits.max_boot_failures
 
     @property
     def slots_hint(self) -> int:
-        """How many slots the next runner is expected to have."""
+        """Return the expected number of slots of the next runner."""
         return 1 if self.limits.single_use else max(1, self.roster.most_slots or self.limits.slots_hint)
 
     @property
     def excess(self) -> int:
-        """How many runners there are beyond `max`, without those that go already; negative where more may be."""
+        """Return the number of runners beyond `max`, stopping ones not counted; negative if the pool may grow."""
         return self.roster.up + len(self.roster.booting) - self.max
 
     @property
     def slots_coming(self) -> int:
-        """How many calls the runners that boot will take at once. As where processes start, these count as begun."""
+        """Return the number of calls that the booting runners can take at once.
+
+        These calls count as begun, as they do in a ``ProcessPoolExecutor`` that starts processes.
+        """
         coming = len(self.roster.booting) * self.slots_hint
         workers = self.limits.max_workers
         return coming if workers is None else max(0, min(coming, workers - self.roster.in_flight))
 
     def idle_until(self, runner: Runner) -> float | None:
-        """When a runner that is idle, and not being asked, has been so for too long; None = never as things are."""
+        """Return when an idle runner that is not being asked reaches its idle limit, in monotonic seconds.
+
+        Returns:
+            None if the runner is not stopped for being idle in the current state.
+        """
         roster = self.roster
         if roster.in_flight > roster.slots - runner.slots:
-            # Calls wait behind others on their runners. Should they come back, this one's slots are what they need.
+            # Calls wait on other runners for a slot. If they come back, they need the slots of this runner.
             return None
         within_min = roster.up - len(roster.asked) <= self.floor
         after = self.limits.min_idle_after if within_min else self.limits.idle_after
@@ -195,50 +208,50 @@ class PoolState:
     # -- calls ---------------------------------------------------------------------------------------------------------
 
     def end(self, call: Call, outcome: object) -> None:
-        """Settle a call wherever it is. On a runner it keeps its place until it has left its slot."""
+        """Settle a call in any state. A call on a runner keeps its place there until it has left its slot."""
         if call.runner is not None:
             runner = self.roster.runners.get(call.runner)
-            # If all was given up the runner was stopped, and has no calls.
+            # After `give_up_all` the runner was stopped, and has no calls.
             if runner is not None and call.id in runner.in_flight:
                 self.actions.append(Kill(call.runner, call))
         self.ledger.settle(call, outcome)
 
     def cancel(self, calls: Iterable[Call]) -> None:
-        """Give calls up."""
+        """Cancel calls in any state."""
         for call in calls:
             self.tally.cancelled += 1
             self.end(call, CANCELLED)
 
     def cancel_waiting(self, spare: int = 0) -> None:
-        """Give up the calls that wait, but for the first so many of the queue."""
+        """Cancel all waiting calls except the first `spare` calls of the queue."""
         self.backlog.add(self.ledger.give_up_waiting(spare), lambda call: self.cancel((call,)))
 
     def fail_waiting(self, error_of: Callable[[Call], Exception]) -> None:
-        """Settle the calls that wait with the error that the function makes for each."""
+        """Settle the waiting calls, each with the error that `error_of` makes for it."""
         self.backlog.add(self.ledger.give_up_waiting(), lambda call: self.fail((call,), error_of(call)))
 
     def fail_all(self, error: Exception) -> None:
-        """Settle all calls, wherever they are, with an error. The runners are to be stopped."""
+        """Settle all calls in any state with an error. The caller stops the runners."""
         self.backlog.add(self.ledger.give_up_all(), lambda call: self.fail((call,), error))
 
     def fail(self, calls: Iterable[Call], error: Exception) -> None:
-        """Settle calls with the error of what would have carried them."""
+        """Settle calls with the error of the runner, boot or pool that was to carry them."""
         for call in calls:
             self.tally.failed += 1
             self.ledger.settle(call, error)
 
     def may_retry(self, call: Call, now: float) -> bool:
-        """Whether the call has an attempt left that may still be made."""
-        # The cap may be reached at this very moment, and what the call came to must not get lost over that.
+        """Return whether the call has an attempt left that may be made now."""
+        # The cap may be reached at this very moment. The call's outcome must not get lost then.
         return call.attempt <= call.limits.retries and self.starts_calls and not self.meter.check(now)
 
     def retry(self, call: Call, now: float) -> None:
-        """Give a call its next attempt."""
+        """Start the next attempt of a call."""
         self.tally.retried += 1
         self.ledger.retry(call, now)
 
     def hit(self, call: Call, error: Exception, now: float) -> None:
-        """What ran a call died, and the call may have started: that costs it an attempt."""
+        """Charge an attempt: the slot or runner died, and the call may have run."""
         if call.state is CallState.SETTLED:
             return
         call.deaths += 1
@@ -250,7 +263,10 @@ class PoolState:
             self.fail((call,), error)
 
     def fell_over(self, call: Call, error: Exception, now: float) -> None:
-        """Its slot died before the call began. That costs no attempt, but one that no slot survives has to end."""
+        """Handle a call whose slot died before the call began.
+
+        That costs no attempt. The call fails with `error` once `MAX_FALSE_STARTS` slots have died this way.
+        """
         call.false_starts += 1
         if call.false_starts < MAX_FALSE_STARTS:
             self.never_started(call, now)
@@ -258,7 +274,7 @@ class PoolState:
             self.fail((call,), error)
 
     def never_started(self, call: Call, now: float) -> None:
-        """A call came back that did not run: it takes its place in the queue again, and loses nothing."""
+        """Return a call that did not run to its place in the queue. Its attempt is not charged."""
         if self.starts_calls:
             self.ledger.requeue(call, now)
         else:
@@ -268,47 +284,53 @@ class PoolState:
     # -- runners -------------------------------------------------------------------------------------------------------
 
     def boot(self) -> None:
-        """Have a runner booted."""
-        # While one is under way that may still end better, none is begun: so this is another round.
+        """Boot a runner."""
+        # No boot begins while a pending boot may still succeed after a final error. So this boot starts a new round.
         self.back_off.final = None
         self.tally.boots_attempted += 1
-        # Boots are counted, so their count is a number that no runner has had.
+        # Every boot is counted, so the count is a number that no other runner has.
         runner_id = self.tally.boots_attempted
         self.roster.add(runner_id)
         self.boots.take(runner_id)
         self.actions.append(Boot(runner_id))
 
     def forget(self, runner: Runner, now: float, *, hangs: bool = False) -> None:
-        """Nothing of a runner is left; with `hangs` its backend still blocks over its boot."""
+        """Remove a runner of which nothing is left. With `hangs`, its backend still blocks in its boot."""
         self.roster.forget(runner)
         self.boots.leave(runner.id, hangs=hangs)
         self.meter.ended(runner.id, now)
 
     def stop(self, runner: Runner, reason: str, grace: float | None = None) -> None:
-        """Have a runner go; at most once. `grace`: seconds, default the pool's."""
+        """Stop a runner, at most once.
+
+        Args:
+            runner: the runner.
+            reason: reason for the log.
+            grace: seconds for its running calls; None takes the pool's value.
+        """
         if runner.state is not RunnerState.STOPPING:
             self.roster.stop(runner)
             self.actions.append(Stop(runner.id, self.limits.shutdown_grace if grace is None else grace, reason))
 
     def stop_all(self, reason: str) -> None:
-        """Have all runners go at once."""
+        """Stop all runners at once, without grace."""
         for runner in list(self.roster.runners.values()):
             self.stop(runner, reason, 0.0)
 
     def stop_unused(self, reason: str) -> None:
-        """Have the runners go that are up and have no call."""
+        """Stop the runners that are up and have no call."""
         if self.roster.idle or self.roster.asked:
             for runner in [*self.roster.idle.values(), *self.roster.asked.values()]:
                 self.stop(runner, reason)
 
     def stop_idle(self, runner: Runner) -> None:
-        """Have a runner go because nothing has run there for long."""
+        """Stop a runner that has reached its idle limit."""
         if self.roster.up <= self.floor:
             self.resting = min(self.min, self.resting + 1)
         self.stop(runner, "idle")
 
     def abort_boots(self, count: int, reason: str) -> None:
-        """Abort the latest `count` boots, or all if that is less."""
+        """Abort the latest `count` boots, or all boots if there are fewer."""
         if count <= 0 or not self.roster.booting:
             return
         latest = list(islice(reversed(self.roster.booting.values()), count))
@@ -324,15 +346,15 @@ class PoolState:
         never_left: Collection[Ref] = (),
         begun: Collection[Ref] | None = None,
     ) -> None:
-        """A runner is no more, or its boot came to nothing.
+        """Remove a runner that was lost or whose boot failed, and decide about its calls.
 
         Args:
             runner: the runner.
-            error: what its calls are settled with, if they may not be tried again.
+            error: the error of its calls that may not be tried again.
             now: monotonic seconds.
-            next_boot: when the next boot may begin, if this was one.
-            never_left: the calls of which the runner cannot have got everything.
-            begun: the calls that it had begun; None if that is not known.
+            next_boot: monotonic seconds at which the next boot may begin, if this runner was booting.
+            never_left: the calls that the runner cannot have received completely.
+            begun: the calls that the runner had begun; None if unknown.
         """
         state, calls = runner.state, list(runner.in_flight.values())
         self.roster.stop(runner)
@@ -353,12 +375,12 @@ class PoolState:
             return
         if call_errors.is_final(error):
             self.back_off.final = error
-        # Those that are under way may have been begun before what is wrong now was wrong.
+        # The pending boots may have begun before the cause of this failure arose.
         if self.has_failed_enough and not self.roster.booting:
             self.give_up_booting(self.back_off.final or error)
 
     def give_up_booting(self, why: Exception) -> None:
-        """Fail what waits: no boot can help it now. Later calls try again."""
+        """Fail the waiting calls, because no boot can help them. Later calls try again."""
         failures = self.back_off.gave_up()
         if self.ledger.queued or self.ledger.delayed:
             error = call_errors.no_runner(why, failures)

@@ -1,4 +1,4 @@
-"""How a pool stands, in numbers that answer "why did it not scale?"."""
+"""The statistics of a pool, which answer "why did it not scale?"."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RunnerStats:
-    """One runner: its number, "booting", "up", "leaving" (its platform stops it) or "stopping", its slots, its calls,
-    and how many ended on it.
+    """The statistics of one runner.
 
     Attributes:
-        machine_seconds: since its node was asked for; 0 while its boot waits for its turn.
-        cost: an estimate, in US dollars; None where its price is not known.
+        id: its number in the pool.
+        state: "booting", "up", "leaving" (its platform stops it) or "stopping".
+        slots: number of its slots.
+        in_flight: number of its calls.
+        calls_done: number of calls that ended on it.
+        machine_seconds: seconds since its node was requested; 0 while its boot waits for its turn.
+        cost: estimated cost in US dollars; None if its price is unknown.
     """
 
     id: int
@@ -26,7 +30,7 @@ class RunnerStats:
 
 
 class Later:
-    """Given as `PoolStats.runners`: makes them when they are first looked at."""
+    """A value for `PoolStats.runners` that makes the records on first access."""
 
     __slots__ = ("make",)
 
@@ -35,7 +39,7 @@ class Later:
 
 
 class _HasLater:
-    """A slot beside the fields, so that it is neither shown nor compared nor copied."""
+    """A base class with one slot that is not a field, so that it is neither shown nor compared nor copied."""
 
     __slots__ = ("_later",)
     _later: Later
@@ -46,29 +50,29 @@ class PoolStats(_HasLater):
     """A snapshot of a pool.
 
     Attributes:
-        min, max: the bounds on runners, as they are now.
-        runners_up, runners_booting, runners_stopping: runners by state, leaving ones among those that stop; idle ones
-            are up and have no call.
-        runners: each of them. These records are made when they are first looked at, in the thread that looks.
+        min, max: current bounds on the number of runners.
+        runners_up, runners_booting, runners_stopping: runners by state. "leaving" runners count as stopping. Idle
+        runners are up and have no call.
+        runners: a record of each runner. The thread that reads this attribute first makes the records.
         slots_busy, slots_free: slots of runners that are up.
-        calls_queued: wait for a slot, or did so until they were given up, and are about to be settled.
-        calls_delayed: wait for the end of a retry's delay.
-        calls_sent: are on runners, started or not; those that slots have begun are calls_running.
-        calls_done: ended with an answer from a runner, be it a value or an error of their own.
-        calls_failed: ended because of what carries them: a lost runner, a failed boot, a broken pool.
-        calls_cancelled, calls_timed_out: given up by the user, and by a budget.
+        calls_queued: calls that wait for a slot, or were given up while they waited and are about to be settled.
+        calls_delayed: calls that wait for the end of a retry's delay.
+        calls_sent: calls that are on runners, started or not. Slots have begun `calls_running` of them.
+        calls_done: calls that ended with an answer from a runner: a value, or an error of their own.
+        calls_failed: calls that failed because of a lost runner, a failed boot or a broken pool.
+        calls_cancelled, calls_timed_out: calls that the user cancelled, and calls whose timeout expired.
         calls_retried: retries begun.
         stale: messages that came too late to matter.
-        boots_attempted, boots_failed: since the pool began.
-        last_boot_error: the last one's text, or None.
-        back_off_until: monotonic seconds before which nothing boots, or None.
-        limits_that_bind: what keeps waiting calls from more runners: "max", "max_workers", "max_concurrent_boots" (of
-            the backend), "back-off", "budget", "shutdown", "broken".
-        machine_seconds: what all runners have used since the pool began, each from the moment at which its node was
-            asked for until nothing of it was left; those that are there are counted up to now.
-        cost: what that is estimated to cost, in US dollars; None where the price of a runner is not known. Where a
-            runner that is up turns out to be cheaper than was thought, it is less than it was.
-        prices_as_of: when prices were those that this goes by; "" where nobody says.
+        boots_attempted, boots_failed: boots since the pool began.
+        last_boot_error: text of the last boot error, or None.
+        back_off_until: monotonic seconds before which no boot begins, or None.
+        limits_that_bind: limits that keep waiting calls from more runners: "max", "max_workers", "max_concurrent_boots"
+            (of the backend), "back-off", "budget", "shutdown", "broken".
+        machine_seconds: machine time of all runners since the pool began. A runner counts from the moment at which its
+            node was requested until nothing of it is left; a current runner counts up to now.
+        cost: estimated cost of that time in US dollars; None if the price of a runner is unknown. The cost falls if a
+            runner that is up turns out to be cheaper than estimated.
+        prices_as_of: date of the prices that the estimate uses; "" if unknown.
     """
 
     min: int
@@ -102,11 +106,11 @@ class PoolStats(_HasLater):
     def __post_init__(self) -> None:
         if isinstance(self.runners, Later):
             object.__setattr__(self, "_later", self.runners)
-            # An empty slot: `__getattr__` fills it.
+            # Leave the slot empty: `__getattr__` fills it.
             object.__delattr__(self, "runners")
 
     def __getattr__(self, name: str) -> tuple[RunnerStats, ...]:
-        # Called only if there is no such attribute, or if its slot is empty.
+        # Python calls this only if the attribute does not exist, or if its slot is empty.
         if name != "runners":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         runners = self._later.make()
@@ -115,7 +119,7 @@ class PoolStats(_HasLater):
 
     @property
     def explain(self) -> str:
-        """One line: what waits, what there is to run it, and what keeps it from being more."""
+        """Return one line: the waiting calls, the runners and slots for them, and the limits that bind."""
         runners = f"{self.runners_up} of at most {self.max} runners up"
         if self.runners_booting:
             runners += f", {self.runners_booting} booting"

@@ -1,4 +1,4 @@
-"""How a pool stands, told from its state."""
+"""Computes a pool's statistics from its state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from dragonfly_executor.core.stats import Later, PoolStats, RunnerStats
 
 
 def summarize(pool: PoolState, now: float) -> PoolStats:
-    """A snapshot of the pool at `now`. It walks neither calls nor runners: those are told when somebody looks."""
+    """Return a snapshot of the pool at `now` (monotonic seconds).
+
+    The function walks neither calls nor runners: the records of runners are made on first access.
+    """
     ledger, roster, tally = pool.ledger, pool.roster, pool.tally
     holds = pool.back_off.holds(now)
     rows, meter = list(roster.rows.values()), pool.meter.snapshot()

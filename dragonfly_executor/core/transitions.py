@@ -1,6 +1,6 @@
-"""What each event changes: facts are written down here, and nothing is decided that the reconciling decides.
+"""Transitions: apply events to the state. All decisions are in `reconcile`.
 
-A message about what is not there (any more) is counted and changes nothing.
+A message about an unknown runner or call is counted as stale and changes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def _submitted(pool: PoolState, event: events.Submitted, now: float) -> None:
     pool.ledger.accept(event.calls, now)
     if pool.broken is not None or pool.mode is not None:
-        # The driver refuses these; one that slipped in between must not wait for ever.
+        # The driver refuses these. A call that slipped in between must not wait for ever.
         pool.fail(event.calls, pool.broken or RuntimeError("cannot schedule new futures after shutdown"))
     elif event.calls:
         pool.resting = 0
@@ -70,7 +70,7 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
         if retryable and pool.may_retry(call, now):
             pool.retry(call, now)
             continue
-        # What Ledger.settle does for a call that is in no queue, written out: this is the hot loop.
+        # This inlines Ledger.settle for a call that is in no queue, because this is the hot loop.
         if state is began:
             ended += 1
         call.state = over
@@ -119,7 +119,7 @@ def _call_timed_out(pool: PoolState, event: events.CallTimedOut, now: float) -> 
 def _call_gone(pool: PoolState, event: events.CallGone, now: float) -> None:
     call = _gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
     if call is not None:
-        # It left its slot, though nobody here had given it up.
+        # The call left its slot, although the parent had not given it up.
         pool.hit(call, call_errors.vanished(event.runner_id), now)
 
 
@@ -134,7 +134,7 @@ def _boot_started(pool: PoolState, event: events.BootStarted, now: float) -> Non
 
 def _boot_queued(pool: PoolState, event: events.BootQueued, now: float) -> None:
     runner = _find(pool, event.runner_id)
-    # One that is up has a node, whatever is said.
+    # A runner that is up has a node, even if the event says otherwise.
     if runner is not None and runner.state is RunnerState.BOOTING:
         pool.meter.withdrawn(runner.id, now)
 
@@ -161,7 +161,7 @@ def _boot_succeeded(pool: PoolState, event: events.BootSucceeded, now: float) ->
 def _boot_failed(pool: PoolState, event: events.BootFailed, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is not None:
-        # First: what follows from the failure may need the place.
+        # Release the place first: the steps that follow may need it.
         pool.boots.leave(runner.id, hangs=event.hangs)
         pool.lose(runner, event.error, now, now + event.retry_in)
         pool.forget(runner, now)
@@ -242,7 +242,7 @@ def _pool_broke(pool: PoolState, event: events.PoolBroke, _now: float) -> None:
 
 
 def _tick(pool: PoolState, event: events.Tick, now: float) -> None:
-    """Time is all that it brings."""
+    """Change nothing: a tick only advances the time."""
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------
@@ -256,7 +256,11 @@ def _find(pool: PoolState, runner_id: int) -> Runner | None:
 
 
 def _take_off(pool: PoolState, runner: Runner, call_id: int, attempt: int) -> Call | None:
-    """Take a call off a runner. None if it is not there, or was settled already."""
+    """Remove a call from a runner.
+
+    Returns:
+        None if the call is not there, or was already settled.
+    """
     call = runner.in_flight.get(call_id)
     if call is None or call.attempt != attempt:
         pool.tally.stale += 1
@@ -266,7 +270,11 @@ def _take_off(pool: PoolState, runner: Runner, call_id: int, attempt: int) -> Ca
 
 
 def _gone_from(pool: PoolState, runner_id: int, call_id: int, attempt: int, now: float) -> Call | None:
-    """Take one call off a runner, for good."""
+    """Remove a call that has left its slot from a runner, and update the runner's counts.
+
+    Returns:
+        None if the call or the runner is not there, or the call was already settled.
+    """
     runner = _find(pool, runner_id)
     if runner is None:
         return None
@@ -277,7 +285,7 @@ def _gone_from(pool: PoolState, runner_id: int, call_id: int, attempt: int, now:
 
 
 def _left(pool: PoolState, runner: Runner, before: int, now: float) -> None:
-    """Calls have left a runner that had `before` of them, if it has less now."""
+    """Update a runner that had `before` calls, if calls have left it."""
     if len(runner.in_flight) == before:
         return
     if runner.state is RunnerState.LEAVING:

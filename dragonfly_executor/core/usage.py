@@ -1,4 +1,4 @@
-"""What a pool's runners have used: how long they existed, and what that is estimated to cost; and the caps on it."""
+"""The machine time and estimated cost that a pool's runners have used, and the caps on both."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ if TYPE_CHECKING:
     from typing import Final
 
 ROUNDING: Final = 1e-9
-"""The share of a cap that is nothing: as sums of fractions go, so much may be left where all is used."""
+"""Share of a cap that counts as zero. Rounding errors of sums may leave this much when all is used."""
 FINEST: Final = 1074
-"""Each finite float is a whole number of 2 ** -1074. Sums of such numbers are exact, in whatever order they are added.
+"""Exponent of the finest float: each finite float is a whole number of 2 ** -1074.
+
+Sums of such numbers are exact, in any order.
 """
 
 
 class Caps(Record):
-    """The most that runners may use; None = as much as they like.
+    """The maximum that runners may use. None means no limit.
 
     Args:
-        machine_seconds: seconds that runners exist, over all of them.
-        cost: an estimate, in US dollars.
-        price: US dollars for a second of a runner, where nothing more exact is known of it; None = unknown.
-        as_of: when prices were those that estimates go by; "" = unknown.
+        machine_seconds: seconds that runners exist, summed over all runners.
+        cost: estimated cost in US dollars.
+        price: default price of a runner in US dollars per second, used until its own price is known; None = unknown.
+        as_of: date of the prices that estimates use; "" = unknown.
     """
 
     __slots__ = __match_args__ = ("machine_seconds", "cost", "price", "as_of")
@@ -44,13 +46,15 @@ class Caps(Record):
 
 
 class Meter:
-    """Counts from the moment at which a runner's node is asked for until nothing of it is left. It is handed the time.
+    """A meter of machine time and cost. The caller passes the time.
+
+    A runner counts from the moment at which its node is requested until nothing of the node is left.
 
     Attributes:
-        caps: as they were given.
-        is_capped: whether there are any.
-        until: when a cap will be reached if the runners stay those that there are; None = never.
-        exhausted: whether one has been reached. What was used stays used, so it stays so.
+        caps: the given caps.
+        is_capped: True if there is a cap on time or cost.
+        until: monotonic seconds at which the current runners reach a cap; None = never.
+        exhausted: True once a cap was reached. Used time is never given back, so this never becomes False.
     """
 
     __slots__ = (
@@ -72,20 +76,21 @@ class Meter:
         self.is_capped = caps.machine_seconds is not None or caps.cost is not None
         self.until: float | None = None
         self.exhausted = False
-        # Since when each runner counts, and its price.
+        # Per runner: the time from which it counts, and its price.
         self._runners: dict[int, tuple[float, float | None]] = {}
-        # Sums at the time of the last change: from then on they grow evenly, by so many runners and their prices.
+        # Sums at the time of the last change. From then on they grow linearly, with the number of runners and their
+        # prices.
         self._at = 0.0
         self._seconds = 0.0
         self._cost = 0.0
-        # The prices of all runners, as a whole number of 2 ** -1074. A float would be off by a little more with each
-        # price that is added or subtracted, and not 0 when no runner is left.
+        # The prices of all runners, as a whole number of 2 ** -1074. A float drifts with each price that is added or
+        # subtracted, and is not 0 when no runner is left.
         self._rates = 0
         self._rate = 0.0
         self._unpriced = 0
 
     def began(self, runner_id: int, now: float) -> None:
-        """A runner's node is asked for. If it counts already, nothing changes."""
+        """Start to count a runner whose node is being requested. If the runner counts already, nothing changes."""
         if runner_id in self._runners:
             return
         self._advance(now)
@@ -95,7 +100,7 @@ class Meter:
         self._changed()
 
     def priced(self, runner_id: int, price: float, now: float) -> None:
-        """What a runner costs has become known; so much it has cost from its beginning on."""
+        """Set a runner's price, in US dollars per second. The price applies from the runner's beginning."""
         self._advance(now)
         since, before = self._runners[runner_id]
         self._runners[runner_id] = since, price
@@ -105,7 +110,10 @@ class Meter:
         self._changed()
 
     def withdrawn(self, runner_id: int, now: float) -> None:
-        """A runner's node was asked for and not made: it has used nothing. If it does not count, nothing changes."""
+        """Remove the usage of a runner whose node was requested but not made.
+
+        If the runner does not count, nothing changes.
+        """
         if runner_id not in self._runners:
             return
         self._advance(now)
@@ -116,32 +124,32 @@ class Meter:
         self._changed()
 
     def ended(self, runner_id: int, now: float) -> None:
-        """Nothing of a runner is left. If it does not count, nothing changes."""
+        """Stop counting a runner of which nothing is left. If the runner does not count, nothing changes."""
         if runner_id not in self._runners:
             return
         self._advance(now)
         price = self._runners.pop(runner_id)[1]
-        # What one used whose price never became known stays without a price.
+        # The time of a runner whose price never became known stays unpriced.
         if price is not None:
             self._count(price, -1)
         self._changed()
 
     def check(self, now: float) -> bool:
-        """Whether a cap has been reached by now."""
+        """Return whether a cap has been reached by `now`."""
         if self.until is not None and now >= self.until:
             self.exhausted = True
         return self.exhausted
 
     def seconds(self, now: float) -> float:
-        """What all runners have used so far, those that are there included."""
+        """Return the machine time of all runners up to `now`, in seconds, current runners included."""
         return self._seconds + len(self._runners) * max(0.0, now - self._at)
 
     def cost(self, now: float) -> float | None:
-        """What that is estimated to cost, in US dollars; None where the price of one of them is not known."""
+        """Return the estimated cost up to `now`, in US dollars; None if the price of a runner is unknown."""
         return None if self._unpriced else self._cost + self._rate * max(0.0, now - self._at)
 
     def snapshot(self) -> dict[int, tuple[float, float | None]]:
-        """Of each runner that counts, since when it does, and its price: as things are now, whatever comes."""
+        """Return a copy that maps each counting runner's id to the time from which it counts, and its price."""
         return dict(self._runners)
 
     def _advance(self, now: float) -> None:
@@ -151,7 +159,7 @@ class Meter:
         self._at = now
 
     def _count(self, price: float | None, runners: int) -> None:
-        """One runner more, or one less, has this price."""
+        """Add `runners` (1 or -1) to the number of runners at this price."""
         if price is None:
             self._unpriced += runners
         elif price:
@@ -159,7 +167,8 @@ class Meter:
             self._rates += runners * (number << (FINEST + 1 - unit.bit_length()))
             try:
                 self._rate = self._rates / (1 << FINEST)
-            except OverflowError:  # as a sum of floats, which no price that makes sense comes near
+            # The sum exceeds the largest float. No sensible price comes near that.
+            except OverflowError:
                 self._rate = inf
 
     def _changed(self) -> None:
@@ -173,7 +182,7 @@ class Meter:
         self.until = min((end for end in ends if end is not None), default=None)
 
     def _when(self, cap: float, used: float, rate: float) -> float | None:
-        """When what is left is used up at this rate."""
+        """Return when the rest of a cap is used up at this rate, in monotonic seconds; None = never."""
         left = cap - used
         if left <= ROUNDING * cap:
             return self._at

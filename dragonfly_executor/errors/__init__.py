@@ -1,33 +1,35 @@
 """The exception tree.
 
     DragonflyError
-    ├── CallSerializationError (PicklingError)        a callable or its arguments cannot travel
-    ├── CallDeserializationError (BrokenProcessPool)  the runner cannot open a call
-    ├── ResultSerializationError (PicklingError)      a result cannot travel
-    ├── ResultDeserializationError (BrokenProcessPool)the parent cannot open a result
+    ├── CallSerializationError (PicklingError)        a callable or its arguments cannot be pickled
+    ├── CallDeserializationError (BrokenProcessPool)  the runner cannot unpickle a call
+    ├── ResultSerializationError (PicklingError)      a result cannot be pickled
+    ├── ResultDeserializationError (BrokenProcessPool)the parent cannot unpickle a result
     ├── FrameTooLargeError (ValueError)               a payload is over the pool's maximum
-    ├── RemoteCallError                               stands in for an exception that cannot travel
-    ├── ProtocolError                                 the peer broke the rules of the wire
-    ├── CallTimeoutError (TimeoutError)               a call's budget ran out
-    ├── RunnerLostError (BrokenProcessPool)           what ran the call died
-    │   └── PoisonCallError                           ... on every attempt that the call had
+    ├── RemoteCallError                               stands in for an exception that cannot be pickled
+    ├── ProtocolError                                 the peer violated the protocol
+    ├── CallTimeoutError (TimeoutError)               a call's timeout expired
+    ├── RunnerLostError (BrokenProcessPool)           the slot or the runner of a call died
+    │   └── PoisonCallError                           ... on every attempt of the call
     ├── BootError (BrokenProcessPool)                 no runner could be booted
     │   ├── BootTimeoutError (TimeoutError)
-    │   ├── HostKeyError                              a host is not known, or not the one that it was
-    │   ├── RunnerAuthError                           who dialed in could not prove that it may
+    │   ├── HostKeyError                              a host's key is unknown, or has changed
+    │   ├── RunnerAuthError                           a peer that dialed in could not authenticate
     │   └── VersionMismatchError
     ├── PoolBrokenError (BrokenProcessPool)           the pool cannot go on
     │   └── InitializerError
-    ├── BudgetExceeded (RuntimeError)                 runners have used what they may: no more calls begin
+    ├── BudgetExceeded (RuntimeError)                 runners have used up the budget: no more calls begin
     ├── StartError (RuntimeError)                     a pool has no thread, or no descriptor, to start with
     ├── ForkedExecutorError (RuntimeError)            used in a forked child of the parent
-    └── NestingError (RuntimeError)                   runners in runners in runners
+    └── NestingError (RuntimeError)                   pools in runners are nested too deeply
 
-What a ``ProcessPoolExecutor`` reports as ``BrokenProcessPool`` is a ``BrokenProcessPool`` here as well, so that
-existing ``except`` clauses hold. Importing that class imports all of ``multiprocessing``, which neither a runner nor a
-program without a pool needs: `broken` is loaded when one of its names is first asked for (PEP 562). A pool loads it
-while its first runner starts (`load`): when memory or descriptors run out, nothing can be imported any more, and then
-errors matter. Until then `StartError`, which is always there, stands for those that cannot be loaded.
+An error that a ``ProcessPoolExecutor`` reports as ``BrokenProcessPool`` is a ``BrokenProcessPool`` here, too, so that
+existing ``except`` clauses hold. Importing that class imports all of ``multiprocessing``. Neither a runner nor a
+program without a pool needs it, so the module `broken` is loaded on the first use of one of its names (PEP 562).
+
+A pool loads `broken` while its first runner starts (`load`): once memory or descriptors run out, no import works any
+more, and then errors matter. Until then `StartError`, which is always loaded, stands for the errors that cannot be
+loaded.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ from dragonfly_executor.errors.base import (
     StartError,
 )
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# A runner imports this module, and importing typing takes as long as all the rest. Type checkers take the name for
+# True.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -96,10 +99,10 @@ __all__ = [
 
 
 def load() -> None:
-    """Load all errors, so that each can be raised while nothing can be imported any more. Twice is fine.
+    """Load all errors, so that each can be raised later, even if imports then fail. Further calls do nothing.
 
     Raises:
-        StartError: they cannot be loaded: there is no memory for it, or no descriptor.
+        StartError: the errors cannot be loaded, because memory or descriptors ran out.
     """
     if "PoolBrokenError" in globals():
         return

@@ -1,39 +1,40 @@
-"""Errors that both ends of a link may raise: cheap to import."""
+"""Errors that both ends of a link may raise. This module is cheap to import."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from pickle import PicklingError
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# A runner imports this module, and importing typing takes as long as all the rest. Type checkers take the name for
+# True.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 
 class DragonflyError(Exception):
-    """Every error that this package raises of its own."""
+    """Base class of all errors that this package defines."""
 
 
 class CallSerializationError(DragonflyError, PicklingError):
-    """A callable or its arguments could not be pickled; a pool's submit raises it, an executor's future has it."""
+    """A callable or its arguments cannot be pickled. A pool's submit raises it; an executor sets it on the future."""
 
 
 class ResultSerializationError(DragonflyError, PicklingError):
-    """A call ran, and what it returned could not be pickled on the runner."""
+    """A call ran, but the runner cannot pickle its result."""
 
 
 class FrameTooLargeError(DragonflyError, ValueError):
-    """A payload is larger than the pool's ``max_payload``. Nothing of it was sent."""
+    """A payload is larger than the pool's ``max_payload``. No part of the payload was sent."""
 
 
 class RemoteCallError(DragonflyError):
-    """Stands in for an exception that cannot travel.
+    """A stand-in for an exception that cannot be pickled.
 
     Attributes:
         type_name: qualified name of the exception's type on the runner.
-        text: ``str()`` of the exception there.
-        traceback_text: the traceback there, as text.
+        text: ``str()`` of the exception on the runner.
+        traceback_text: the traceback on the runner, as text.
     """
 
     def __init__(self, type_name: str, text: str, traceback_text: str = "") -> None:
@@ -47,7 +48,7 @@ class RemoteCallError(DragonflyError):
 
 
 class RemoteTraceback(Exception):
-    """The cause of an exception that came back from a runner: its traceback there, as text."""
+    """The cause of an exception that came back from a runner. Its text is the traceback on the runner."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -55,7 +56,7 @@ class RemoteTraceback(Exception):
 
     @property
     def tb(self) -> str:
-        """Return the text as it is printed, as the standard library's class for the same purpose has it."""
+        """Return the text as it is printed. The standard library's ``_RemoteTraceback`` has the same attribute."""
         return str(self)
 
     def __str__(self) -> str:
@@ -63,22 +64,23 @@ class RemoteTraceback(Exception):
 
 
 class ProtocolError(DragonflyError):
-    """The peer broke the rules of the wire. The link is closed; what was on it is lost."""
+    """The peer violated the protocol. The link is closed, and the data on it is lost."""
 
 
 class CallTimeoutError(DragonflyError, TimeoutError):
-    """A call's budget ran out: it was not started in time, or it was stopped while it ran."""
+    """A call's timeout expired: the call did not start in time, or it was stopped while it ran."""
 
 
 class BudgetExceeded(DragonflyError, RuntimeError):
-    """The pool's runners have used up its budget, so the call was not started, and none will be.
+    """The pool's runners have used up its budget. This call was not started, and no further call will start.
 
-    A call that waited to be tried again was started before, and its text says so: its next attempt was not.
-    It is no ``BrokenProcessPool``: who answers that with a new pool would spend the budget again.
+    A call that waited for a retry was started before. Its error text says that the next attempt was not started.
+    The error is not a ``BrokenProcessPool``: code that handles ``BrokenProcessPool`` with a new pool spends the budget
+    again.
 
     Attributes:
-        machine_seconds: what runners had used by then.
-        cost: what that is estimated to cost, in US dollars; None where that is not known.
+        machine_seconds: machine time that the runners had used.
+        cost: estimated cost of that time in US dollars; None if unknown.
     """
 
     def __init__(self, message: str, machine_seconds: float = 0.0, cost: float | None = None) -> None:
@@ -91,24 +93,25 @@ class BudgetExceeded(DragonflyError, RuntimeError):
 
 
 class StartError(DragonflyError, RuntimeError):
-    """A pool's threads could not be started: this process may have no more threads, or no more descriptors.
+    """A pool's threads cannot be started: this process has no threads, or no descriptors, left.
 
-    Nothing of the attempt is left, and nothing was submitted. The next submit tries again.
+    The failed attempt leaves nothing behind, and no call was submitted. The next submit tries again.
     """
 
 
 class ForkedExecutorError(DragonflyError, RuntimeError):
-    """A pool was used in a forked child of the process that owns it. Make a new one in the child."""
+    """A pool was used in a forked child of the process that owns the pool. Make a new pool in the child."""
 
 
 class NestingError(DragonflyError, RuntimeError):
-    """A pool was made in a runner that is already too many runners deep."""
+    """A pool was made in a runner, and runners are already nested too deeply."""
 
 
 class UnopenedCallError(DragonflyError):
-    """In a slot: a call cannot be opened. It becomes a `CallDeserializationError` as it is unpickled in the parent.
+    """A slot cannot unpickle a call. The parent unpickles this error as a `CallDeserializationError`.
 
-    That class brings multiprocessing, which the slot may have no memory and no descriptors for at that moment.
+    Importing `CallDeserializationError` imports multiprocessing, for which the slot may have no memory or descriptors
+    left.
     """
 
     def __reduce__(self) -> Any:

@@ -1,4 +1,4 @@
-"""Errors that are a ``BrokenProcessPool`` to code written for ``ProcessPoolExecutor``."""
+"""Errors that subclass ``BrokenProcessPool``, for code written for ``ProcessPoolExecutor``."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dragonfly_executor.errors.base import DragonflyError
 try:
     from concurrent.futures.process import BrokenProcessPool
 except RuntimeError:
-    # The interpreter is ending, and that module can only be imported before. Then nobody has its class, to catch it.
+    # The interpreter is exiting, and that module can no longer be imported. So no code can have its class to catch it.
     from concurrent.futures import BrokenExecutor as BrokenProcessPool  # type: ignore[assignment]
 
 
 class RunnerLostError(DragonflyError, BrokenProcessPool):
-    """The slot or the runner that had a call died. Other calls are not affected.
+    """The slot or the runner of a call died. Other calls are not affected.
 
     Attributes:
-        exit_code: exit status of the process that died; None if a signal ended it, or if nobody knows.
-        signal: number of the signal that ended it, or None.
-        runner_id: the runner, as it stands in ``stats()``; None if unknown.
-        may_have_started: False only where the call provably never ran.
-        output: the last 4 KiB that the call wrote to stderr, where the pool's ``output`` is read; else "".
-        stack: the Python stack of a slot that a fault ended (SIGSEGV, say), as faulthandler wrote it; else "".
-        out_of_memory: whether the kernel killed the slot since memory ran out; the text says the limit.
+        exit_code: exit status of the process that died; None if a signal ended it, or if the status is unknown.
+        signal: number of the signal that ended the process, or None.
+        runner_id: the runner's id in ``stats()``; None if unknown.
+        may_have_started: False only if the call provably never ran.
+        output: the last 4 KiB that the call wrote to stderr, if the pool's ``output`` mode reads it; otherwise "".
+        stack: the Python stack of a slot that a fault ended (SIGSEGV, say), from faulthandler; otherwise "".
+        out_of_memory: True if the kernel killed the slot because memory ran out; the text states the limit.
     """
 
     def __init__(
@@ -49,21 +49,21 @@ class RunnerLostError(DragonflyError, BrokenProcessPool):
 
 
 class PoisonCallError(RunnerLostError):
-    """A call whose slot died on every attempt that its retries allowed. It is not tried again."""
+    """The slot of a call died on every attempt that its retries allowed. The call is not tried again."""
 
 
 class BootError(DragonflyError, BrokenProcessPool):
     """No runner could be booted for the calls that waited.
 
     Attributes:
-        phase: how far the boot came: "create", "connect", "handshake", "sync", "requirements" ...; by SSH also
-            "resolve", "host key", "auth", "python" and "bootstrap".
-        attempts: boots that failed in a row.
-        output: the last of what the node printed, or "".
-        final: whether no further boot can end better until a person has changed something, as where a credential is
-            refused. Then the pool does not go on up to ``max_boot_failures``: it waits for the boots that are under
-            way, and where they bring no runner either, what waits fails with this error. A backend says so with
-            ``final=True``; None is what the class says, which is False unless a subclass says otherwise.
+        phase: the phase in which the boot failed: "create", "connect", "handshake", "sync", "requirements" ...; by SSH
+            also "resolve", "host key", "auth", "python" and "bootstrap".
+        attempts: number of boots that failed in a row.
+        output: the end of the node's output, or "".
+        final: True if every further boot fails until a person changes something, for example a refused credential. The
+            pool then does not try up to ``max_boot_failures`` boots: it waits for the pending boots, and if these bring
+            no runner either, the waiting calls fail with this error. A backend passes ``final=True``; None takes the
+            class's value, which is False unless a subclass sets it.
     """
 
     final: bool = False
@@ -88,30 +88,31 @@ class BootTimeoutError(BootError, TimeoutError):
 
 
 class RunnerAuthError(BootError):
-    """Somebody who dialed in could not prove that it is the runner that is waited for."""
+    """A peer that dialed in could not prove that it is the expected runner."""
 
 
 class VersionMismatchError(BootError):
-    """Parent and runner cannot speak with each other: their Python, package, cloudpickle or protocol differ."""
+    """Parent and runner are incompatible: their Python, package, cloudpickle or protocol versions differ."""
 
     final = True
 
 
 class HostKeyError(BootError):
-    """A host showed a key that nobody vouches for, or another one than it used to. It is not tried again."""
+    """A host's key is unknown, or differs from the known key. The host is not tried again."""
 
     final = True
 
 
 class CallDeserializationError(DragonflyError, BrokenProcessPool):
-    """The runner could not open a call's payload; its cause names what went wrong there. The call did not start."""
+    """The runner cannot unpickle a call's payload. The cause is the error on the runner. The call did not start."""
 
 
 class ResultDeserializationError(DragonflyError, BrokenProcessPool):
-    """A call ran, and what it returned cannot be opened here; raised in the thread that asks for the result.
+    """A call ran, but its result cannot be unpickled here. The thread that asks for the result gets this error.
 
     Attributes:
-        size: bytes that it takes; None if unknown. Its cause is a MemoryError where there was no memory for them.
+        size: the result's size in bytes; None if unknown. The error's cause is a MemoryError if there was no memory for
+            the result.
     """
 
     def __init__(self, message: str, size: int | None = None) -> None:
@@ -123,11 +124,11 @@ class ResultDeserializationError(DragonflyError, BrokenProcessPool):
 
 
 class PoolBrokenError(DragonflyError, BrokenProcessPool):
-    """The pool cannot go on. Make a new one."""
+    """The pool cannot go on. Make a new pool."""
 
 
 class InitializerError(PoolBrokenError):
-    """The pool's initializer raised, hung or died in a slot; its traceback there is the cause."""
+    """The pool's initializer raised, hung or died in a slot. The cause is the traceback in the slot."""
 
 
 for _public in list(vars().values()):

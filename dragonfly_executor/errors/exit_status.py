@@ -1,4 +1,4 @@
-"""How a process ended, in the words of an error."""
+"""The exit of a process, described for error texts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import signal
 
 
 def describe_exit(exit_code: int | None, signal_number: int | None) -> str:
-    """Return how a process ended, in words; of both numbers one may be None, or both."""
+    """Return a description of a process's exit, for use in an error text.
+
+    Args:
+        exit_code: exit status of the process, or None.
+        signal_number: signal that killed the process, or None; it takes precedence over `exit_code`.
+    """
     if signal_number is not None:
         try:
             name = signal.Signals(signal_number).name

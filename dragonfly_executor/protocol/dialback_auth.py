@@ -1,4 +1,6 @@
-"""Who may speak where a runner dials back: both ends prove that they know the boot's token, and neither says it.
+"""Mutual authentication of a runner that dials back.
+
+Both ends prove that they know the boot's token, without sending it.
 
     runner                                    parent
     DIAL {version, nonce, runner id}    ->
@@ -7,12 +9,12 @@
                                         <-    PARENT_PROOF {MAC}, VERSIONS {JSON}
     HELLO {JSON}                        ->    from here on as on every other link
 
-All of it travels inside TLS whose certificate the runner has pinned. A MAC is HMAC-SHA256 under the token, over the
-side that speaks, the certificate's fingerprint, the runner, and both nonces: so what one side says is no use in the
-mouth of the other, on another listener, for another runner, or at another time. Whatever else comes is a
-`ProtocolError`, and the answer to each of them is the same `REFUSAL`.
+All frames travel inside TLS, and the runner has pinned the certificate. A MAC is HMAC-SHA256 under the token, over the
+sending side, the certificate's fingerprint, the runner, and both nonces. So a MAC is invalid from the opposite side, on
+another listener, for another runner, or at another time. Any other input is a `ProtocolError`, and the answer to each
+is the same `REFUSAL`.
 
-A room of its own: local runners read `handshake` and must not pay for hmac, which loads OpenSSL.
+This is a module of its own because local runners import `handshake` and must not pay for hmac, which loads OpenSSL.
 """
 
 from __future__ import annotations
@@ -26,38 +28,38 @@ from dragonfly_executor.protocol.handshake import Greeting, Versions, greeting, 
 from dragonfly_executor.protocol.stdlib_json import json
 
 VERSION = 1
-"""Of this handshake; the wire has its own, which VERSIONS and HELLO tell."""
+"""Version of this handshake. The protocol has a version of its own, which VERSIONS and HELLO carry."""
 SECRET_SIZE = 32
-"""Bytes of a token, a nonce, a fingerprint and a MAC."""
+"""Size of a token, a nonce, a fingerprint and a MAC, in bytes."""
 MAX_ID_SIZE = 64
 MAX_SPENT = 4096
-"""Tokens that are remembered after their use, so that a runner that comes again is told from a stranger."""
+"""Number of used tokens that are remembered, to recognize a runner that dials in a second time."""
 CAME_AGAIN = "a token is good once, and a machine that was started again, as after a reboot of its host, ends by itself"
 RUNNER, PARENT = b"dragonfly/1 runner", b"dragonfly/1 parent"
 REFUSAL = encode(Kind.REFUSE, payload=json.dumps({"reason": "refused"}).encode())
-"""The one answer to whoever cannot prove that it may speak, whatever was wrong with it."""
+"""The only answer to a peer that fails to authenticate, whatever the reason."""
 DIAL = struct.Struct(f"!H{SECRET_SIZE}s")
 LENGTH = struct.Struct("!I")
 
 
 class RefusedError(ProtocolError):
-    """The parent does not want this runner, or not any more."""
+    """The parent does not expect this runner, or no longer expects it."""
 
 
 def mac(side: bytes, token: bytes, fingerprint: bytes, runner_id: str, parents_nonce: bytes, nonce: bytes) -> bytes:
-    """What proves that one `side` knows the token, here and now."""
+    """Return the MAC by which `side` proves that it knows the token, on this connection."""
     fields = (side, fingerprint, runner_id.encode(), parents_nonce, nonce)
-    # Each with its length: else the end of one field could be read as the beginning of the next.
+    # Prefix each field with its length: otherwise the end of one field can be read as the beginning of the next.
     message = b"".join(LENGTH.pack(len(field)) + field for field in fields)
     return hmac.digest(token, message, "sha256")
 
 
 class Tokens:
-    """The tokens of the boots that are pending: each is good for one runner, once, and until its boot must be done.
+    """The tokens of the pending boots. Each token is valid for one runner, once, and until its boot's deadline.
 
     Args:
-        decoy: a random token that nobody has. It stands in for those of unknown runners, so that it takes as long to
-            refuse them.
+        decoy: a random token that no runner has. It stands in for the tokens of unknown runners, so that their refusal
+            takes the same time.
     """
 
     def __init__(self, decoy: bytes) -> None:
@@ -69,31 +71,31 @@ class Tokens:
         return len(self._granted)
 
     def grant(self, runner_id: str, token: bytes, until: float) -> None:
-        """Expect this runner, up to that moment."""
+        """Expect this runner until `until`."""
         self._granted[runner_id] = (token, until)
 
     def extend(self, runner_id: str, until: float) -> None:
-        """Expect this runner up to that moment instead, if it is expected."""
+        """Change the deadline of a runner, if it is expected."""
         if runner_id in self._granted:
             self._granted[runner_id] = (self._granted[runner_id][0], until)
 
     def revoke(self, runner_id: str) -> None:
-        """Do not expect this runner any more; fine if nobody did."""
+        """Stop expecting this runner. If it is not expected, nothing changes."""
         self._granted.pop(runner_id, None)
 
     def spend(self, runner_id: str) -> None:
-        """A runner has come in by its token, which is worth nothing from now on."""
+        """Invalidate the token of a runner that has authenticated."""
         token, _ = self._granted.pop(runner_id)
         self._spent[runner_id] = token
         if len(self._spent) > MAX_SPENT:
             del self._spent[next(iter(self._spent))]
 
     def spent(self, runner_id: str) -> bytes:
-        """The token by which a runner has come in; another one if none has, or long ago."""
+        """Return the token with which a runner authenticated earlier; the decoy if none is remembered."""
         return self._spent.get(runner_id, self._decoy)
 
     def find(self, runner_id: str, now: float) -> tuple[bytes, float]:
-        """The token of a runner and the seconds that are left to it; another one and 0 if none is expected."""
+        """Return the token of a runner and the seconds until its deadline; the decoy and 0 if it is not expected."""
         token, until = self._granted.get(runner_id, (self._decoy, now))
         return (token, until - now) if now < until else (self._decoy, 0.0)
 
@@ -102,13 +104,13 @@ class ParentSide:
     """The parent's half of one handshake.
 
     Args:
-        tokens: of the pool; the one that is proved here is revoked.
-        fingerprint: SHA-256 of the certificate that the peer was shown.
-        nonce: random, and of this connection alone.
-        versions: of the parent.
+        tokens: the pool's tokens; the token that is proved here is invalidated.
+        fingerprint: SHA-256 of the certificate that the listener showed to the peer.
+        nonce: random bytes, used for this connection only.
+        versions: the parent's versions.
 
     Attributes:
-        admitted: the runner that has proved who it is; None until one has.
+        admitted: the id of the authenticated runner; None until then.
     """
 
     def __init__(self, tokens: Tokens, fingerprint: bytes, nonce: bytes, versions: Versions) -> None:
@@ -120,7 +122,11 @@ class ParentSide:
         self._dialed: tuple[str, bytes] | None = None
 
     def hear(self, frame: Frame, now: float) -> bytes:
-        """The frames to answer with; `ProtocolError` if this peer gets no answer."""
+        """Return the frames that answer `frame`.
+
+        Raises:
+            ProtocolError: the peer is refused.
+        """
         if self.admitted is not None:
             raise ProtocolError("it went on before it was answered")
         if self._dialed is None:
@@ -145,15 +151,15 @@ class ParentSide:
 
 
 class RunnerSide:
-    """The runner's half.
+    """The runner's half of one handshake.
 
     Args:
-        runner_id, token: as the boot was given them.
+        runner_id, token: the values that the boot was given.
         fingerprint: SHA-256 of the certificate that the peer has shown; the caller has compared it.
-        nonce: random, and of this connection alone.
+        nonce: random bytes, used for this connection only.
 
     Attributes:
-        greeting: what the parent says of itself, once it has proved who it is; the handshake is done then.
+        greeting: the parent's versions, once the parent has authenticated; then the handshake is done.
     """
 
     def __init__(self, runner_id: str, token: bytes, fingerprint: bytes, nonce: bytes) -> None:
@@ -166,11 +172,16 @@ class RunnerSide:
         self._knows_parent = False
 
     def dial(self) -> bytes:
-        """The frame to begin with."""
+        """Return the first frame."""
         return encode(Kind.DIAL, payload=DIAL.pack(VERSION, self._nonce) + self._runner_id.encode())
 
     def hear(self, frame: Frame) -> bytes:
-        """The frame to answer with, if any; `RefusedError` if the parent says no, `ProtocolError` if it is none."""
+        """Return the frame that answers `frame`, or no bytes.
+
+        Raises:
+            RefusedError: the parent refuses this runner.
+            ProtocolError: the peer is not the parent, or violates the protocol.
+        """
         if frame.kind == Kind.REFUSE:
             raise RefusedError("the parent does not expect this runner, or not any more")
         if self._parents_nonce is None:
@@ -204,7 +215,11 @@ def _read_dial(frame: Frame) -> tuple[str, bytes]:
 
 
 def _payload(frame: Frame, kind: Kind) -> bytes:
-    """What a frame of this kind carries; `ProtocolError` for any other, and for one that says more than it may."""
+    """Return the payload of a frame of this kind.
+
+    Raises:
+        ProtocolError: the frame is of another kind, or has unexpected header fields.
+    """
     if frame.kind != kind:
         raise ProtocolError(f"a frame of kind {frame.kind}, where {kind.name} is due")
     if frame.flags or frame.attempt or frame.detail or frame.call_id:

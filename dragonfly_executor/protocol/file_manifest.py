@@ -1,8 +1,8 @@
-"""What lies in a tree of files, and how one tree becomes another.
+"""Manifests of file trees, and the difference between two trees.
 
-A manifest names every directory, file and link of a tree by its path from the top: ``cwd/src/app.py``. Files are known
-by the digest of their contents, so what two trees share need not travel. Whatever is read here comes from a peer, and
-is believed only as far as it has been checked.
+A manifest names every directory, file and link of a tree by its path from the top: ``cwd/src/app.py``. Files are
+identified by the digest of their contents, so contents that two trees share need not be sent. All input comes from a
+peer and is trusted only after it was checked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections import namedtuple
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.stdlib_json import json
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# A runner imports this module, and importing typing takes as long as all the rest. Type checkers take the name for
+# True.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,7 @@ FILE = "file"
 DIRECTORY = "directory"
 LINK = "link"
 MODE_BITS = 0o777
-"""What of a mode travels: no set-user-id, no sticky bit."""
+"""Mode bits that are sent: no set-user-id bit, no sticky bit."""
 MAX_ENTRIES = 200_000
 MAX_PATH = 4096
 MAX_SIZE = 2**50
@@ -38,9 +39,9 @@ class Entry(namedtuple("Entry", "kind mode size digest target")):  # noqa: PYI02
     Attributes:
         kind: `FILE`, `DIRECTORY` or `LINK`.
         mode: permission bits; 0 for a link.
-        size: bytes of a file; else 0.
-        digest: SHA-256 of a file's contents, as hex digits; else "".
-        target: where a link leads; else "".
+        size: size of a file in bytes; otherwise 0.
+        digest: SHA-256 of a file's contents, as hex digits; otherwise "".
+        target: target of a link; otherwise "".
     """
 
     __slots__ = ()
@@ -52,26 +53,26 @@ class Entry(namedtuple("Entry", "kind mode size digest target")):  # noqa: PYI02
 
 
 def a_file(digest: str, size: int, mode: int = 0o644) -> Entry:
-    """The entry of a file."""
+    """Return the entry of a file."""
     return Entry(FILE, mode & MODE_BITS, size, digest, "")
 
 
 def a_directory(mode: int = 0o755) -> Entry:
-    """The entry of a directory. Its owner may always use it: else nothing could be put there."""
+    """Return the entry of a directory. Its owner gets all permissions: otherwise no file could be created in it."""
     return Entry(DIRECTORY, mode & MODE_BITS | 0o700, 0, "", "")
 
 
 def a_link(target: str) -> Entry:
-    """The entry of a symbolic link."""
+    """Return the entry of a symbolic link."""
     return Entry(LINK, 0, 0, "", target)
 
 
 class Difference(namedtuple("Difference", "changed deleted")):  # noqa: PYI024
-    """What makes one tree out of another.
+    """The difference between two trees.
 
     Attributes:
-        changed: the entries that are new or not as they were, by path, directories before what is in them.
-        deleted: the paths that are no longer there, what is in a directory before the directory.
+        changed: new or changed entries by path, directories before their contents.
+        deleted: removed paths, the contents of a directory before the directory.
     """
 
     __slots__ = ()
@@ -80,22 +81,22 @@ class Difference(namedtuple("Difference", "changed deleted")):  # noqa: PYI024
 
     @property
     def digests(self) -> dict[str, int]:
-        """The contents that the changed files need: digest and size, in an order on which both ends agree."""
+        """Return digest and size of the contents that the changed files need. Both ends agree on the order."""
         files = {entry.digest: entry.size for entry in self.changed.values() if entry.kind == FILE}
         return dict(sorted(files.items()))
 
 
 def diff(old: Manifest, new: Manifest) -> Difference:
-    """What makes the tree `new` out of the tree `old`."""
+    """Return the difference that turns the tree `old` into the tree `new`."""
     changed = {path: entry for path, entry in sorted(new.items()) if old.get(path) != entry}
     return Difference(changed, sorted((path for path in old if path not in new), reverse=True))
 
 
 def merged(old: Manifest, difference: Difference) -> dict[str, Entry]:
-    """The tree that `difference` makes out of `old`.
+    """Return the tree that results from applying `difference` to `old`.
 
     Raises:
-        ProtocolError: that would be no tree: something lies in what is no directory, or there is too much.
+        ProtocolError: the result is not a tree (the parent of an entry is not a directory), or has too many entries.
     """
     new = dict(old)
     for path in difference.deleted:
@@ -111,13 +112,17 @@ def merged(old: Manifest, difference: Difference) -> dict[str, Entry]:
 
 
 def dump(difference: Difference) -> dict[str, Any]:
-    """A difference as JSON can hold it."""
+    """Return a difference as JSON values."""
     changed = [[path, *entry] for path, entry in difference.changed.items()]
     return {"changed": changed, "deleted": difference.deleted}
 
 
 def read(said: Any) -> Difference:
-    """What `dump` made; `ProtocolError` for anything else, and for any path that leads out of the tree."""
+    """Return the difference that `dump` encoded.
+
+    Raises:
+        ProtocolError: the input is not a difference, or a path leads out of the tree.
+    """
     try:
         rows, gone = said["changed"], said["deleted"]
         if len(rows) > MAX_ENTRIES or len(gone) > MAX_ENTRIES:
@@ -130,7 +135,11 @@ def read(said: Any) -> Difference:
 
 
 def checked_path(path: Any) -> str:
-    """A path that stays in the tree, whatever it is joined to; `ProtocolError` for any other."""
+    """Return `path` if it stays in the tree.
+
+    Raises:
+        ProtocolError: the path may lead out of the tree, or is not a path.
+    """
     if not isinstance(path, str) or not path or not _is_name(path):
         raise ProtocolError(f"not a path: {str(path)[:80]!r}")
     if any(part in ("", ".", "..") for part in path.split("/")):
@@ -139,7 +148,7 @@ def checked_path(path: Any) -> str:
 
 
 def _is_name(text: str) -> bool:
-    """Whether a file system could have this as a path."""
+    """Return whether a file system can have this text as a path."""
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -161,14 +170,14 @@ def _entry(kind: Any, mode: Any, size: Any, digest: Any, target: Any) -> Entry:
 
 
 class Step(namedtuple("Step", "difference import_path fresh requirements heard", defaults=(0,))):  # noqa: PYI024
-    """What a SYNC_BEGIN says: how the runner's tree changes, and what that means for its slots.
+    """The content of a SYNC_BEGIN: how the runner's tree changes, and the consequences for its slots.
 
     Attributes:
-        difference: what changes in the tree.
-        import_path: where slots import from, as paths in the tree, in this order.
-        fresh: whether slots from before must not run the calls that come after: code has changed.
-        requirements: lines of a requirements file for which the slots get an environment; none for no environment.
-        heard: the number of the last step of whose end the parent knew then; 0 for none.
+        difference: the changes of the tree.
+        import_path: the import path of slots, as paths in the tree, in order.
+        fresh: True if code has changed, so that existing slots must not run later calls.
+        requirements: lines of a requirements file for the environment of the slots; empty for no environment.
+        heard: the number of the last step whose end the parent knew of when it sent this step; 0 for none.
     """
 
     __slots__ = ()
@@ -179,13 +188,17 @@ class Step(namedtuple("Step", "difference import_path fresh requirements heard",
     heard: int
 
     def dump(self) -> bytes:
-        """The step as bytes."""
+        """Return the step as bytes."""
         said = {"path": self.import_path, "fresh": self.fresh, "requirements": self.requirements, "heard": self.heard}
         return json.dumps({**dump(self.difference), **said}).encode()
 
 
 def read_step(data: bytes) -> Step:
-    """The inverse of `Step.dump`; `ProtocolError` for anything else."""
+    """Return the step that `Step.dump` encoded.
+
+    Raises:
+        ProtocolError: the bytes are not a step.
+    """
     try:
         said = json.loads(data)
         path, lines, fresh, heard = said["path"], said["requirements"], said["fresh"], int(said["heard"])
@@ -197,7 +210,7 @@ def read_step(data: bytes) -> Step:
 
 
 def pack_bits(answers: list[bool]) -> bytes:
-    """Yes and no, eight to a byte."""
+    """Return the answers as bits, eight to a byte."""
     data = bytearray((len(answers) + 7) // 8)
     for number, answer in enumerate(answers):
         if answer:
@@ -206,7 +219,11 @@ def pack_bits(answers: list[bool]) -> bytes:
 
 
 def read_bits(data: bytes, count: int) -> list[bool]:
-    """The inverse of `pack_bits`; `ProtocolError` where there are not as many."""
+    """Return the `count` answers that `pack_bits` encoded.
+
+    Raises:
+        ProtocolError: the number of bytes does not match `count`.
+    """
     if len(data) != (count + 7) // 8:
         raise ProtocolError(f"{len(data)} bytes of answers to {count} questions")
     return [bool(data[number // 8] >> number % 8 & 1) for number in range(count)]

@@ -1,9 +1,9 @@
-"""What the two ends tell each other before the first pickle: JSON, small, and never trusted.
+"""The handshake: small, untrusted JSON that both ends exchange before the first pickle.
 
-A runner says HELLO with its versions. The parent compares them with its own and answers WELCOME, with the numbers of
-the session, or REFUSE, with the reason. Bytecode and pickles of another minor version of Python do not fail cleanly,
-they crash or run wrong code, so a difference that matters ends the boot. One in the rest is told, and lets the runner
-in. A runner that dials in over a network has proved before that it may speak (`dialback_auth`).
+A runner sends HELLO with its versions. The parent compares them with its own and answers WELCOME, with the session's
+numbers, or REFUSE, with the reason. Bytecode and pickles of another minor version of Python do not fail cleanly: they
+crash or run wrong code. So a difference that matters fails the boot. Any other difference is reported, and the runner
+is admitted. A runner that dials in over a network has authenticated before (`dialback_auth`).
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.memory_bounds import MAX_SLOTS
 from dragonfly_executor.protocol.stdlib_json import json
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# A runner imports this module, and importing typing takes as long as all the rest. Type checkers take the name for
+# True.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 
 class Versions:
-    """What has to match, what better did, and what the parent wants to know of a machine.
+    """The versions of one end, and the parent's information about the machine.
 
     Attributes:
-        protocol, python, implementation, byteorder: have to match; of Python, its minor version.
-        release: the whole version of Python, which better did.
-        package, packages: the versions of this package, and of others that have a part in pickling, by name, as far as
-            they are known. They better matched too, and this one and cloudpickle must in their minor versions.
-        cpus, pid: of the machine, and on it.
+        protocol, python, implementation, byteorder: must match. `python` is the minor version ("3.12").
+        release: the full version of Python, which should match.
+        package, packages: the versions of this package, and of other packages that take part in pickling, by name, if
+            known. They should match too; the minor versions of this package and of cloudpickle must match.
+        cpus: number of CPUs of the machine.
+        pid: process id on the machine.
     """
 
     __slots__ = ("byteorder", "cpus", "implementation", "package", "packages", "pid", "protocol", "python", "release")
@@ -56,7 +58,7 @@ class Versions:
 
 
 class Hello:
-    """A runner's first frame."""
+    """The content of a runner's first frame."""
 
     __slots__ = ("runner_id", "versions")
 
@@ -66,7 +68,7 @@ class Hello:
 
 
 class Greeting:
-    """What the parent says of itself to a runner that has dialed back, and how many seconds WELCOME may take."""
+    """The parent's versions for a runner that has dialed back, and the seconds that WELCOME may take."""
 
     __slots__ = ("patience", "versions")
 
@@ -77,16 +79,20 @@ class Greeting:
 
 CLOUDPICKLE = "cloudpickle"
 UNREADABLE = (ArithmeticError, AttributeError, ValueError, KeyError, TypeError, RecursionError)
-"""What reading foreign JSON may raise. Arithmetic: JSON knows Infinity, and int() of that overflows."""
+"""Exceptions that reading untrusted JSON may raise. ArithmeticError: JSON allows Infinity, and int() overflows."""
 
 
 def hello(runner_id: str, versions: Versions) -> bytes:
-    """HELLO's payload."""
+    """Return the payload of HELLO."""
     return json.dumps({"runner": runner_id, "versions": _fields(versions)}).encode()
 
 
 def read_hello(payload: bytes) -> Hello:
-    """What a HELLO says; `ProtocolError` if it is none."""
+    """Return the content of a HELLO.
+
+    Raises:
+        ProtocolError: the payload is not a HELLO.
+    """
     try:
         said = json.loads(payload)
         return Hello(str(said["runner"]), _versions(said))
@@ -95,12 +101,21 @@ def read_hello(payload: bytes) -> Hello:
 
 
 def greeting(versions: Versions, patience: float) -> bytes:
-    """VERSIONS' payload."""
+    """Return the payload of VERSIONS.
+
+    Args:
+        versions: the parent's versions.
+        patience: seconds that WELCOME may take.
+    """
     return json.dumps({"patience": patience, "versions": _fields(versions)}).encode()
 
 
 def read_greeting(payload: bytes) -> Greeting:
-    """What a VERSIONS says; `ProtocolError` if it is none."""
+    """Return the content of a VERSIONS.
+
+    Raises:
+        ProtocolError: the payload is not a VERSIONS.
+    """
     try:
         said = json.loads(payload)
         return Greeting(_versions(said), float(said["patience"]))
@@ -118,7 +133,7 @@ def _versions(said: Any) -> Versions:
     needed: dict[str, Any] = {name: kind(found[name]) for name, kind in _FIELDS.items()}
     texts = [*packages, *packages.values(), str(found.get("release", "")), *map(str, needed.values())]
     if not all(text.isprintable() for text in texts):
-        # They are shown in errors and log lines.
+        # Errors and log lines show these texts.
         raise ValueError("versions with control characters")
     if not 1 <= needed["cpus"] <= MAX_SLOTS:
         raise ValueError(f"{needed['cpus']} processors, where 1 to {MAX_SLOTS} are possible")
@@ -137,7 +152,7 @@ _FIELDS: dict[str, type] = {
 
 
 def mismatch(parent: Versions, runner: Versions) -> str | None:
-    """Why these two must not exchange pickles, naming both sides; None where they may."""
+    """Return why these two ends must not exchange pickles, naming both; None if they may."""
     for what in ("protocol", "python", "implementation", "byteorder"):
         ours, theirs = getattr(parent, what), getattr(runner, what)
         if ours != theirs:
@@ -150,7 +165,7 @@ def mismatch(parent: Versions, runner: Versions) -> str | None:
 
 
 def differences(parent: Versions, runner: Versions) -> list[str]:
-    """What is not the same though the two may exchange pickles, naming both sides; only what both of them know."""
+    """Return the differences between two ends that may exchange pickles, naming both. Unknown versions are skipped."""
     pairs = [("Python", parent.release, runner.release), ("dragonfly-executor", parent.package, runner.package)]
     pairs += [(name, parent.packages.get(name, ""), version) for name, version in sorted(runner.packages.items())]
     return [
@@ -169,10 +184,15 @@ def welcome(
     output: str = "inherit",
     log_level: int | None = None,
 ) -> bytes:
-    """WELCOME's payload: seconds, seconds, calls at once, and calls in a slot's life (0 for any number).
+    """Return the payload of WELCOME.
 
-    `output`: "inherit" leaves what slots write alone, "drop" throws it away, "send" sends it to the parent; then with
-    records of the root logger from `log_level` on, unless that is None.
+    Args:
+        lease: seconds after which a runner that hears nothing from its parent ends.
+        setup_timeout: seconds that the set-up of a slot, or the opening of a call, may take.
+        slots: number of calls that run at once.
+        calls_per_slot: number of calls in a slot's life; 0 for any number.
+        output: "inherit" leaves the output of slots alone, "drop" discards it, "send" sends it to the parent.
+        log_level: with "send", the lowest level of root logger records that are sent; None sends no records.
     """
     session = {
         "lease": lease,

@@ -1,4 +1,4 @@
-"""Bounds on what a runner can make its parent hold in memory. A runner beyond a bound breaks the protocol.
+"""Bounds on the memory that a runner can make its parent hold. A runner beyond a bound violates the protocol.
 
 A runner runs the user's code, often on another machine. So the parent trusts no number that a runner claims: a large
 result stays within its announced length, output within its window, slots within a count. Only that runner is lost.
@@ -11,16 +11,19 @@ from dragonfly_executor.protocol.frames import MAX_INLINE, TOTAL, Flag, Frame
 from dragonfly_executor.protocol.output_window import WINDOW
 
 MAX_SLOTS = 2**16
-"""Slots that a runner may have at most: no machine has as many processors."""
+"""Maximum number of slots of a runner: no machine has as many processors."""
 SPARE_SLOTS = 1000
-"""Slots that a runner may have beyond twice the number it was told. An agent reports the end of a slot behind the
-slot's output, so many ended slots may be unreported while the parent consumes slowly."""
+"""Number of slots that a runner may have beyond twice the number that the parent set.
+
+An agent reports the end of a slot behind the slot's output. So many ended slots may be unreported while the parent
+consumes slowly.
+"""
 ERROR_ROOM = 1024 * 1024
-"""Bytes that an error may take if ``max_payload`` is smaller: the error says why there is no result."""
+"""Bytes that an error may take even if ``max_payload`` is smaller: the error says why there is no result."""
 OUTPUT_SLACK = 2 * 1024 * 1024
-"""Output of a slot that may come beyond its window: frames that its agent had read before the window was full."""
+"""Bytes of a slot's output that may come beyond its window. Its agent had read them before the window was full."""
 ALL_OUTPUT = 64 * 1024 * 1024
-"""Output of ended slots that may wait to be consumed, beyond the windows of the live slots."""
+"""Output of ended slots in bytes that may wait to be consumed, beyond the windows of the live slots."""
 MAX_WARNING = 4 * 1024
 """Characters of a runner's warning that are logged."""
 
@@ -50,7 +53,7 @@ def announced(head: Frame, max_payload: int) -> int:
     """Return the length in bytes that the head of a large result announces.
 
     Raises:
-        ProtocolError: the head holds no length, or the length is over the bound.
+        ProtocolError: the head has no length, or the length is over the bound.
     """
     payload = head.payload
     if len(payload) != TOTAL.size:
@@ -62,41 +65,41 @@ def announced(head: Frame, max_payload: int) -> int:
 
 
 class Download:
-    """A large result that comes piece by piece. It takes no more memory than has arrived.
+    """A large result that arrives in pieces. It takes no more memory than has arrived.
 
-    If there is no memory for it, it is dropped: the rest is counted as it comes, and not kept.
+    If memory runs out, the result is dropped: the rest is counted as it arrives, and not kept.
 
     Args:
-        head: announces it.
-        max_payload: bytes that a result may take.
+        head: the frame that announces the result.
+        max_payload: maximum size of a result in bytes.
 
     Raises:
-        ProtocolError: the head makes no sense, or announces too much.
+        ProtocolError: the head is invalid, or announces too much.
     """
 
     def __init__(self, head: Frame, max_payload: int) -> None:
         self.head = head
         self.total = announced(head, max_payload)
         self.data: bytearray | None = bytearray()
-        """What has come; None once it was dropped."""
+        """The bytes that have arrived; None after `drop`."""
         self.taken = 0
-        """Bytes of memory that this was seen to take."""
+        """Bytes of memory that the caller has counted for this result."""
         self._received = 0
 
     def drop(self) -> None:
-        """Let go of what has come, and of what will."""
+        """Discard the bytes that have arrived, and those that will."""
         self.data = None
 
     def add(self, chunk: Frame) -> bool:
-        """Take in a piece; whether it was the last one.
+        """Add a piece, and return whether it was the last.
 
         Raises:
-            ProtocolError: there is more, or less, than was announced.
+            ProtocolError: more or fewer bytes came than were announced.
         """
         payload = chunk.payload
         if self.data is not None:
             try:
-                # Grown as it comes, not joined at the end: that would need the room twice.
+                # Append each piece as it arrives. Joining the pieces at the end needs the memory twice.
                 self.data += payload
             except MemoryError:
                 self.drop()
@@ -108,14 +111,14 @@ class Download:
 
 
 class OutputAccount:
-    """Counts a runner's slots and the output that they sent and the parent has not consumed yet.
+    """Counts of a runner's slots, and of their output that the parent has not consumed yet.
 
-    The agent keeps the same count, and stops reading a slot whose window is full.
+    The agent keeps the same counts, and stops reading a slot whose window is full.
     """
 
     def __init__(self) -> None:
         self.slots = 1
-        """Calls that the runner runs at once."""
+        """Number of calls that the runner runs at once."""
         self._by_slot: dict[int, int] = {}
         self._total = 0
 
@@ -123,7 +126,7 @@ class OutputAccount:
         """Count a new slot.
 
         Raises:
-            ProtocolError: the runner has far more slots than it was told to have.
+            ProtocolError: the runner has far more slots than the parent set.
         """
         at_most = 2 * self.slots + SPARE_SLOTS
         if len(self._by_slot) >= at_most:
@@ -155,7 +158,11 @@ class OutputAccount:
         self._total -= amount
 
     def consumed(self, slot: int, amount: int) -> bool:
-        """Subtract consumed output of a slot, and return whether the slot is up, so that its agent must be told."""
+        """Subtract consumed output of a slot.
+
+        Returns:
+            True if the slot is up, so that the caller must tell its agent.
+        """
         self._total -= amount
         waiting = self._by_slot.get(slot)
         if waiting is None:

@@ -1,60 +1,60 @@
-"""What calls write, on its way to the parent: its window, and its bytes as text.
+"""The flow control window for output of calls, and the decoding of output bytes to text.
 
-The window: for each slot the parent has at most `WINDOW` on its side or on the way that nobody has consumed. It says
-what was consumed, and beyond that the agent reads no more of what the slot writes. So a call that writes faster than
-somebody reads is held up by its own pipe, and takes nobody's memory.
+For each slot, at most `WINDOW` of unconsumed output is at the parent or in transit. The parent reports consumed output,
+and the agent reads no more of a slot whose window is full. So a call that writes faster than its output is consumed is
+held up by its own pipe, and no process buffers the excess.
 """
 
 from __future__ import annotations
 
 WINDOW = 256 * 1024
-"""What a slot may have on its way, in `weight`s."""
+"""Maximum unconsumed output of a slot, in units of `weight`."""
 GRANT = 16 * 1024
-"""So much is consumed before the parent says so."""
+"""Amount of consumed output after which the parent reports it to the agent."""
 OVERHEAD = 256
-"""What a piece weighs beyond its bytes: single bytes take their room in memory, too."""
+"""Weight of a piece beyond its bytes: a piece of a single byte takes memory, too."""
 LOG_FIELDS: dict[str, type] = {
     "name": str, "levelno": int, "levelname": str, "created": float, "msecs": float, "pathname": str, "filename": str,
     "module": str, "lineno": int, "funcName": str, "process": int, "processName": str, "thread": int,
     "threadName": str, "stack_info": str, "exc_text": str,
 }  # fmt: skip
-"""What travels of a record of `logging`, beside its message, and of what type it is."""
+"""Fields of a `logging` record that are sent beside its message, and their types."""
 MAX_LINE = 64 * 1024
-"""Bytes after which a line is cut."""
+"""Length in bytes after which a line is split."""
 
 
 def weight(raw: bytes) -> int:
-    """What an OUTPUT, header and all, counts for in the window."""
+    """Return how much an OUTPUT frame counts in the window, in bytes. `raw` includes the header."""
     return len(raw) + OVERHEAD
 
 
 class Text:
-    """Bytes of UTF-8, split anywhere, as text. What is no UTF-8 is replaced."""
+    """A decoder from UTF-8 bytes, split anywhere, to text. Invalid bytes are replaced."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[str]:
-        """The text that is complete with `data`, in one piece, or none."""
+        """Return the text that `data` completes, as a list of one piece or none."""
         data = self._rest + data
         whole = _whole(data)
         self._rest = data[whole:]
         return [data[:whole].decode(errors="replace")] if whole else []
 
     def end(self) -> list[str]:
-        """What was left of a character that has never become whole."""
+        """Return the rest of a character that was never completed, as a list of one piece or none."""
         rest, self._rest = self._rest, b""
         return [rest.decode(errors="replace")] if rest else []
 
 
 class Lines:
-    """Bytes of UTF-8, split anywhere, as lines without their ends. One that is longer than `MAX_LINE` is cut."""
+    """A decoder from UTF-8 bytes, split anywhere, to lines without line ends. Lines longer than `MAX_LINE` are cut."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[str]:
-        """The lines that are complete with `data`."""
+        """Return the lines that `data` completes."""
         *ended, rest = data.split(b"\n")
         lines: list[str] = []
         for piece in ended:
@@ -67,7 +67,7 @@ class Lines:
         return lines
 
     def end(self) -> list[str]:
-        """The last line, where no end of a line has come."""
+        """Return the last line if it has no line end, as a list of one line or none."""
         rest = self._rest.decode(errors="replace")
         self._rest.clear()
         return [rest] if rest else []
@@ -83,15 +83,15 @@ class Lines:
 
 
 def _between_characters(data: bytes | bytearray, position: int) -> int:
-    """The place at `position`, or the nearest before it, where a character begins."""
+    """Return `position`, or the nearest position before it at which a character begins."""
     for back in range(4):
         if data[position - back] & 0xC0 != 0x80:
             return position - back
-    return position  # no character is that long: it is no UTF-8
+    return position  # no UTF-8 character is that long, so the bytes are not UTF-8
 
 
 def _whole(data: bytes) -> int:
-    """How many of these bytes can be decoded now: all, but for the beginning of a character at their end."""
+    """Return how many of these bytes can be decoded now: all except an incomplete character at the end."""
     for back in range(1, min(3, len(data)) + 1):
         byte = data[-back]
         if byte & 0xC0 != 0x80:

@@ -1,4 +1,4 @@
-"""What a runner knows about who booted it."""
+"""A runner's knowledge of its parent."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections import namedtuple
 from dragonfly_executor.protocol.stdlib_json import json
 
 VARIABLE = "DRAGONFLY_PARENT"
-"""Environment variable of a runner that holds its encoded `Parent`."""
+"""Name of the environment variable of a runner that holds its encoded `Parent`."""
 MAX_DEPTH_VARIABLE = "DRAGONFLY_MAX_DEPTH"
 DEFAULT_MAX_DEPTH = 2
-"""Runners may boot runners, and those none: a pool that boots itself on must end before the machine does."""
+"""Maximum nesting: runners may boot runners, and these may not boot more.
+
+A pool that boots itself recursively must end before the machine's resources do.
+"""
 
 
 _Fields = namedtuple(  # noqa: PYI024  # typing is slow to import
@@ -23,20 +26,21 @@ _Fields = namedtuple(  # noqa: PYI024  # typing is slow to import
 
 
 class Parent(_Fields):
-    """The parent's description inside a runner. It holds no secret there: the token is used up and gone by then.
+    """The parent's description inside a runner. It holds no secret in calls: the token is used up and removed by then.
 
     Attributes:
         pool: name of the pool that the runner belongs to.
-        runner_id: the runner's number in that pool, as ``stats()`` shows it.
+        runner_id: the runner's number in that pool, as in ``stats()``.
         backend: name of the backend that booted it.
         pid: process id of the parent, on its own machine.
         host: name of the parent's machine.
-        depth: how many runners deep this is; 1 for a runner of the user's own program.
-        address: where a runner that dials back finds the parent, as ``host:port``; None for all others.
-        fingerprint: SHA-256 of the certificate that the parent has there, in hexadecimal.
-        token: what such a runner proves once, to be let in; in hexadecimal. None in slots, and never shown.
-        until: when its boot is over, in seconds since the epoch by the parent's clock, where the backend says so: a
-            runner that starts much later is on a machine that was started again.
+        depth: nesting depth; 1 for a runner of the user's own program.
+        address: the parent's listener for a runner that dials back, as ``host:port``; None for all other runners.
+        fingerprint: SHA-256 of the listener's certificate, in hexadecimal.
+        token: the single-use token that such a runner proves to be admitted, in hexadecimal. None in slots, and never
+            shown.
+        until: deadline of the boot, in seconds since the epoch by the parent's clock, if the backend sets it. A runner
+            that starts much later is on a machine that was started again.
     """
 
     __slots__ = ()
@@ -57,28 +61,32 @@ class Parent(_Fields):
 
     @staticmethod
     def get() -> Parent | None:
-        """The parent of the runner that this code runs on; None outside a runner.
+        """Return the parent of the runner that runs this code; None outside a runner.
 
-        An application uses it to leave out what must run only once: ``if not Parent.get(): serve()``.
+        An application uses this to skip code that must run only once: ``if not Parent.get(): serve()``.
         """
         encoded = os.environ.get(VARIABLE)
         return Parent.decode(encoded) if encoded else None
 
     @staticmethod
     def new(pool: str, runner_id: int, backend: str) -> Parent:
-        """Describe this process as the parent of a runner that is about to be booted."""
+        """Return a description of this process as the parent of a runner that is about to be booted."""
         own = Parent.get()
         depth = own.depth + 1 if own else 1
         return Parent(pool, runner_id, backend, os.getpid(), os.uname().nodename, depth)
 
     def encode(self) -> str:
-        """The text that travels in ``DRAGONFLY_PARENT``."""
+        """Return the value of ``DRAGONFLY_PARENT``."""
         said = {name: value for name, value in self._asdict().items() if value is not None}
         return binascii.b2a_base64(json.dumps(said).encode(), newline=False).decode("ascii")
 
     @staticmethod
     def decode(text: str) -> Parent:
-        """The inverse of `encode`; ValueError for anything else."""
+        """Return the `Parent` that `encode` encoded.
+
+        Raises:
+            ValueError: the text is not an encoded parent.
+        """
         try:
             return Parent(**json.loads(binascii.a2b_base64(text)))
         except (ValueError, TypeError) as error:
@@ -86,6 +94,6 @@ class Parent(_Fields):
 
 
 def max_depth() -> int:
-    """How many runners deep a pool may still boot; ``DRAGONFLY_MAX_DEPTH``, 2 by default."""
+    """Return the maximum nesting of runners: ``DRAGONFLY_MAX_DEPTH``, 2 by default."""
     text = os.environ.get(MAX_DEPTH_VARIABLE, "")
     return int(text) if text.isdigit() else DEFAULT_MAX_DEPTH

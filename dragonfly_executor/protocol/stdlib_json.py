@@ -1,7 +1,8 @@
-"""The standard library's `json`, also in a program that has a module of that name.
+"""The standard library's `json`, even if the program has a module of that name.
 
-A program's own ``json.py`` stands first on ``sys.path`` where it lies beside the script. `concurrent.futures` works in
-such a program, so this package must too: it imports no other module that `concurrent.futures` does not.
+A program's own ``json.py`` precedes the standard library on ``sys.path`` if it lies beside the script.
+`concurrent.futures` works in such a program, so this package must too: json is the only module that it imports and
+`concurrent.futures` does not.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import os
 import sys
 from importlib.machinery import PathFinder
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# A runner imports this module, and importing typing takes as long as all the rest. Type checkers take the name for
+# True.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import json
@@ -21,11 +23,11 @@ __all__ = ["is_stdlib", "json"]
 
 LIBRARY = os.path.dirname(os.__file__)
 FROZEN = bool(getattr(sys, "frozen", False)) or not os.path.isdir(LIBRARY)
-"""Modules of a frozen program come out of an archive: no other file stands before them, and their paths vary."""
+"""True in a frozen program. Its modules come from an archive: no other file precedes them, and their paths vary."""
 
 
 def is_stdlib(path: str | None) -> bool:
-    """Return True if a module of this file belongs to the standard library. Built-in modules have no file."""
+    """Return whether a module with this file belongs to the standard library. Built-in modules have no file."""
     if path is None or FROZEN:
         return True
     folder = path.rpartition(os.sep)[0] + os.sep
@@ -45,13 +47,13 @@ def _stdlib_json() -> Any:
 
 
 def _load_beside(spec: Any) -> ModuleType:
-    """Load the standard library's module, and leave `sys.modules` as it was: the name is the program's own there."""
+    """Load the standard library's `json` and restore `sys.modules`, in which that name is the program's own module."""
     from importlib.util import module_from_spec
 
     module = module_from_spec(spec)
     displaced = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] == "json"}
     try:
-        # The package's modules import one another by name.
+        # The modules of the package import one another by name.
         sys.modules["json"] = module
         spec.loader.exec_module(module)
     finally:

@@ -1,4 +1,4 @@
-"""What this end of a link is."""
+"""The versions and CPUs of this end of a link."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PICKLERS = ("cloudpickle", "dill")
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may use, at least 1."""
+    """Return the number of CPUs that this process may use, at least 1."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) or 1
     return os.cpu_count() or 1
 
 
 def versions() -> Versions:
-    """This interpreter, as a HELLO tells it."""
+    """Return the versions of this interpreter, as a HELLO carries them."""
     return Versions(
         protocol=PROTOCOL_VERSION,
         package=__version__,
@@ -35,7 +35,10 @@ def versions() -> Versions:
 
 
 def versions_with_packages() -> Versions:
-    """The same, with the versions of what has a part in pickling: where the other end's may be others."""
+    """Return the versions of this interpreter, with those of packages that take part in pickling.
+
+    They are needed if the versions at the opposite end may differ.
+    """
     found = versions()
     known = {name: package_version(name) for name in PICKLERS}
     found.packages = {name: version for name, version in known.items() if version}
@@ -43,18 +46,18 @@ def versions_with_packages() -> Versions:
 
 
 def versions_beside(other: Versions) -> Versions:
-    """As much of this interpreter as the other end says of itself."""
+    """Return the versions of this interpreter, with packages if `other` has them."""
     return versions_with_packages() if other.packages else versions()
 
 
 def package_version(name: str) -> str:
-    """The version of a package that is installed here; "" where nobody knows. It is not imported: that takes long."""
+    """Return the version of an installed package; "" if unknown. The package is not imported: that takes long."""
     loaded = sys.modules.get(name)
     if loaded is not None:
         return str(getattr(loaded, "__version__", ""))
     try:
         spec = PathFinder.find_spec(name)
-    except Exception:  # finders may be anybody's, and what they look into may have gone
+    except Exception:  # third-party finders raise anything, and the paths that they search may be gone
         return ""
     if spec is None:
         return ""

@@ -1,16 +1,16 @@
-"""Be a runner.
+"""Runs a runner from the command line.
 
-``python -m dragonfly_executor.runner --fd N [MEMORY PIPE]`` speaks on the stream that was inherited as descriptor N.
-Its slots mark in MEMORY the calls that they begin, and hold PIPE open as long as they live; see
+``python -m dragonfly_executor.runner --fd N [MEMORY PIPE]`` uses the stream that it inherited as descriptor N. Its
+slots mark in MEMORY the calls that they start, and hold PIPE open as long as they live; see
 `transport.call_start_cells`.
 
 ``python -P -m dragonfly_executor.runner`` dials back to the parent that the environment variable DRAGONFLY_PARENT
-describes. ``--failsafe SECONDS`` says how long it may take until the parent has let it in (20). With
-``--max-lifetime SECONDS`` a process of its own sees to it that the runner ends by then, and earlier if it hangs, or has
-had no call for ``--max-idle SECONDS``: as the main process of a machine. When that machine is stopped, calls have
-``--stop-grace SECONDS`` to finish (25). A token for Fly in its environment is dropped, unless ``--keep-token 1`` is
-said. Calls may import from the directory in which it was started, after all else; ``-P`` keeps Python from putting that
-directory first.
+describes. The parent must admit it within ``--failsafe SECONDS`` (20). ``--max-lifetime SECONDS`` starts a watchdog
+process, for a runner that is the main process of a machine. The watchdog ends the runner after this time, and earlier
+if it hangs, or if it has had no call for ``--max-idle SECONDS``. When the machine is stopped, calls have ``--stop-grace
+SECONDS`` to finish (25). A Fly token in the runner's environment is removed, unless ``--keep-token 1`` is given. Calls
+may import from the directory in which the runner was started, after all other entries; ``-P`` keeps Python from putting
+that directory first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__" and not sys.flags.safe_path:
-    # Ahead of all other imports: nothing there is to take the place of the standard library.
+    # Must precede all other imports: no file there may shadow the standard library.
     del sys.path[0]
 
 import os
@@ -26,7 +26,7 @@ import os
 from dragonfly_executor.runner.agent import run
 from dragonfly_executor.transport.sockets import Socket
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,11 +44,11 @@ USAGE = (
 FAILSAFE = 20.0
 STOP_GRACE = 25.0
 TOKENS = ("FLY_API_TOKEN", "FLY_ACCESS_TOKEN")
-"""With these whoever has them owns the app: calls get them only if they are meant for calls."""
+"""Environment variables with Fly tokens. A token gives full control of the app, so calls get it only on request."""
 
 
 def main(arguments: list[str]) -> None:
-    """Start the agent. Does not return."""
+    """Run a runner by these arguments. Does not return."""
     if arguments[:1] == ["--fd"]:
         if len(arguments) not in (2, 4) or not all(argument.isdigit() for argument in arguments[1:]):
             sys.exit(USAGE)
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> None:
         if name not in seconds or not value.replace(".", "", 1).isdigit():
             sys.exit(USAGE)
         seconds[name] = float(value)
-    # It loads ssl, which a runner with a stream of its own has no use for.
+    # Imported only here, because it loads ssl, which a runner with a stream of its own does not need.
     from dragonfly_executor.runner import dialback
 
     _append_working_directory()
@@ -94,7 +94,7 @@ def _append_working_directory() -> None:
     try:
         sys.path.append(os.getcwd())
     except FileNotFoundError:
-        return  # it was removed
+        return  # the directory was removed
 
 
 def _run_once_let_in(parent: Parent, failsafe: float, prepare: Callable[[Agent], None] | None = None) -> None:

@@ -1,8 +1,8 @@
 """The agent: the process of a runner that owns the link and never runs user code.
 
-It hands calls to slots, forks slots while calls wait, enforces limits, kills what it is told to kill, and goes when its
-parent is gone. It opens no payload. It is single-threaded, so that it may fork. Here is its talk with the parent: which
-slot gets which call is the dispatcher's matter, the processes themselves are the household's.
+It hands calls to slots, forks slots while calls wait, enforces limits, kills calls on request, and ends when its parent
+is gone. It decodes no payload. It is single-threaded, so that it may fork. This module talks with the parent; the
+dispatcher assigns calls to slots, and `Household` manages the processes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.transport.streams import DescriptorPair
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,23 +37,26 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.sync_receiver import Synced
 
 LEASE_CHECKS = 4
-"""How often within a lease the agent looks whether it still holds it."""
+"""Checks of the lease within one lease."""
 GRACE = 25.0
-"""Seconds that calls have to finish when somebody sends a SIGTERM: most who do so kill after half a minute."""
+"""Seconds that calls have to finish after a SIGTERM: most senders kill after 30 s."""
 UNKNOWN_GRACE = 1.0
-"""Seconds that the parent then has to take note, where it has yet to let the runner in."""
+"""Seconds that the parent has to react to a SIGTERM if it has not admitted the runner yet."""
 LEAVE_SLACK = 0.5
-"""Seconds until the agent goes once its last slots must have ended."""
+"""Seconds between the deadline of the last slots and the exit of the agent."""
 SLOT_BACKLOG = 4 * 1024 * 1024
-"""Bytes that may wait for a slot before the parent is asked for less, and for the parent before a slot is read less."""
-# As plain module names: looking a member up in its enum takes longer than comparing with it.
+"""Bytes that may be queued for a slot before the agent requests no more of them from the parent.
+
+Also the bytes that may be queued for the parent before the agent stops reading from a slot.
+"""
+# Plain module names, because an enum lookup takes longer than the comparison.
 CALL, RESULT, CHUNK, IDLE = int(Kind.CALL), int(Kind.RESULT), int(Kind.CHUNK), int(Kind.IDLE)
 RETURNED = int(Kind.RETURNED)
 LARGE, MORE = Flag.LARGE, Flag.MORE
 
 
 class Agent:
-    """Everything that happens on a runner, from HELLO to BYE."""
+    """The agent's state and its handlers, from HELLO to BYE."""
 
     def __init__(self, loop: Loop, sock: Socket | DescriptorPair, runner_id: str = "", patience: float = 60.0) -> None:
         self._loop = loop
@@ -71,7 +74,7 @@ class Agent:
         self._stopping = False
         self._welcomed = False
         self._session: dict[str, Any] = {}
-        """What the parent's WELCOME said."""
+        """The content of the parent's WELCOME."""
         self._synced: Synced | None = None
         self._may_linger = usable_cpus() > 1
         self._grace = GRACE
@@ -82,10 +85,14 @@ class Agent:
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Say hello; the rest follows from what the parent answers. OSError if this cannot be a runner."""
-        # First: as soon as the parent has heard of this one it may send calls, and a signal must not lose them.
+        """Send HELLO and set up the agent.
+
+        Raises:
+            OSError: this process cannot be a runner.
+        """
+        # First, because the parent may send calls as soon as it has the HELLO, and a signal must not lose them.
         self._watch.signals(self._on_children, self._on_terminate)
-        # What the parent itself has started has the parent's own packages, and no time to lose.
+        # A runner that the parent itself started has the parent's packages, and must start fast.
         own = versions() if "DRAGONFLY_PARENT_PID" in os.environ else versions_with_packages()
         capacity_check.try_process()
         self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own)))
@@ -94,24 +101,28 @@ class Agent:
         if self._starts_memory is not None:
             self._household.starts = map_cells(self._starts_memory)
         self._dispatcher.memory = MemoryWatch()
-        # It loads ctypes, as `become_subreaper` does: while the parent reads what it was told.
+        # Imported here, while the parent reads the HELLO, because it loads ctypes.
         from dragonfly_executor.runner.process_title import Title
 
         self._household.title = Title()
         self._household.title.set("agent")
         self._watch.parent(self.exit)
         self._check_lease()
-        # What is here stays. A collection in a slot that looked at it would copy each page of it.
+        # Freeze the heap: a garbage collection in a slot that visits these objects copies each page of them.
         gc.freeze()
         gc.enable()
 
     def note_starts(self, memory: int | None) -> None:
-        """Have slots mark the calls that they begin in this memory, which is a descriptor."""
+        """Have slots mark the calls that they start in this shared memory, given by its descriptor."""
         self._starts_memory = memory
 
     def be_watched(self, show_life: Callable[[bool], None], every: float, grace: float) -> None:
-        """Give a sign of life every so often, which says whether calls were here since the last one; and when its
-        machine is stopped, let calls finish for `grace` seconds.
+        """Send a heartbeat at regular intervals, and set the grace period of a SIGTERM.
+
+        Args:
+            show_life: sends a heartbeat; it is told whether calls were here since the last one.
+            every: seconds between two heartbeats.
+            grace: seconds that calls have to finish when the machine is stopped.
         """
         self._grace = grace
         shown, self._shown = self._shown, self._loop.time()
@@ -124,22 +135,23 @@ class Agent:
         self._lease_timer = self._loop.call_later(self._lease / LEASE_CHECKS, self._check_lease)
 
     def exit(self) -> NoReturn:
-        """Kill everything that runs here, and go."""
+        """Kill every process of this runner, remove its files, and exit."""
         self._household.kill()
         if self._synced is not None:
             self._synced.remove()
         os._exit(0)
 
     def _stop(self, grace: float) -> None:
-        """Go: when all calls have ended, or at the latest after `grace` seconds."""
+        """End when all calls have ended, or at the latest after `grace` seconds."""
         self._stopping = True
         self._end_in(grace)
         self._end_if_done()
 
     def _on_terminate(self) -> None:
-        """Somebody wants it to go. The parent may be sending calls at this moment, so it has to say when none come.
+        """Handle a SIGTERM: ask the parent to send no more calls, and return the calls that have not started.
 
-        That holds before it has let the runner in, too: it may just have done so.
+        The parent may be sending calls at this moment, so it has to say when none come. It may also just have admitted
+        the runner, so this holds before the WELCOME too.
         """
         if self._leaving:
             return
@@ -149,12 +161,12 @@ class Agent:
         self._dispatcher.close()
 
     def _leave_without_slots(self, error: OSError) -> None:
-        """Not even one can be had: what has come goes back, and other runners are of more use than this one."""
+        """End, because not even one slot can be forked. Calls go back to the parent, which can use other runners."""
         sys.stderr.write(f"dragonfly runner: no room for a single slot, so this runner goes: {error}\n")
         self._on_terminate()
 
     def _end_in(self, grace: float) -> None:
-        """End in so many seconds at the latest. Of several who say so, the one counts who waits the least."""
+        """End after `grace` seconds at the latest. If this is called several times, the earliest deadline counts."""
         when = self._loop.time() + grace
         if self._stop_timer is None or when < self._stop_timer.when:
             if self._stop_timer is not None:
@@ -166,7 +178,7 @@ class Agent:
             self._say_bye()
 
     def _say_bye(self) -> None:
-        """End every slot, those that are done by themselves, then go."""
+        """End every slot, then exit. Slots that still run a call are killed, the others end by themselves."""
         self._stopping = True
         for slot in list(self._dispatcher.slots.values()):
             if slot.in_flight and not slot.is_ending:
@@ -198,7 +210,7 @@ class Agent:
         return self._household.fork_slot(place, self._make_output())
 
     def _descriptors(self) -> list[int]:
-        """What only the agent may hold open."""
+        """Return the descriptors that only the agent may hold open."""
         fds = [*self._link.descriptors(), *self._loop.descriptors(), *self._watch.descriptors()]
         if self._synced is not None:
             fds.extend(self._synced.descriptors())
@@ -221,14 +233,14 @@ class Agent:
                 answers.append(frame)
             else:
                 self._on_slot_control(slot, frame)
-        # First what others wait for, then the books.
+        # Send the answers before the bookkeeping, because the parent waits for them.
         self._link.flush()
         for frame in answers:
             self._dispatcher.answered(slot, frame)
         if self._link.queued_bulk > SLOT_BACKLOG:
             self._household.pause(slot)
         self._dispatcher.dispatch()
-        # The next call often follows the answer. While calls run here the processors are theirs.
+        # The next call often follows the answer. While calls run here, spinning takes processor time from them.
         self._loop.expects_news = self._may_linger and self._dispatcher.is_idle
         if self._stopping:
             self._end_if_done()
@@ -294,7 +306,7 @@ class Agent:
 
     def _receive_sync(self, frame: Frame) -> None:
         if self._synced is None:
-            # Only where the runner does not see the parent's files.
+            # Imported only if the runner does not see the parent's files.
             from dragonfly_executor.runner.sync_receiver import Synced
 
             self._synced = Synced(self._loop, self._link.send, self._dispatcher, self._household.run_helper)
@@ -343,8 +355,13 @@ def run(
     patience: float = 60.0,
     prepare: Callable[[Agent], None] | None = None,
 ) -> None:
-    """Be an agent on this stream until the parent says stop or is gone, or does not welcome it within `patience`
-    seconds. Does not return. Whoever watches it gets it first.
+    """Run an agent on this stream until the parent stops it, is gone, or does not welcome it. Does not return.
+
+    Args:
+        sock: the stream to the parent.
+        runner_id: the runner's number, which HELLO repeats; "" if it is unknown.
+        patience: seconds within which the parent must send WELCOME.
+        prepare: called with the agent before it starts.
     """
     process_tree.reset_signals()
     try:
@@ -361,5 +378,5 @@ def run(
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        # A bug in the agent must not leave slots behind either.
+        # A bug in the agent must not leave orphaned slots.
         agent.exit()

@@ -1,4 +1,4 @@
-"""When a call that a slot has is to be stopped: at the end of its budget, or when its function has run for too long."""
+"""Stops calls at the end of their budget, or when their function has run for too long."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ INFINITY = float("inf")
 
 
 class Limits:
-    """Watches the limits of calls. The clock of a `run_timeout` starts when the function does, not at what it imports.
+    """The limits of running calls. The clock of a `run_timeout` starts with the function, not with its imports.
 
     Args:
-        loop: the agent's.
+        loop: the agent's event loop.
         stop: called with a call whose limit has passed, and with its slot.
     """
 
@@ -23,10 +23,10 @@ class Limits:
         self._loop = loop
         self._stop = stop
         self.opening = 30.0
-        """Seconds that a call with a `run_timeout` may take to be opened, unless its `run_timeout` is longer."""
+        """Seconds for decoding a call that has a `run_timeout`, unless its `run_timeout` is longer."""
 
     def watch(self, work: Work, slot: Slot) -> None:
-        """Start the clocks of a call with limits, which its slot can begin now."""
+        """Start the clocks of a call with limits. Its slot can start the call now."""
         work.since = slot.since
         work.ends = min(work.ends, slot.since + work.budget)
         if work.timer is not None:
@@ -34,13 +34,13 @@ class Limits:
         self._check(work, slot, slot.since)
 
     def _check(self, work: Work, slot: Slot, now: float) -> None:
-        """Stop the call if one of its limits has passed; else check again at the first moment at which one can have."""
+        """Stop the call if a limit has passed. If not, check again at the earliest time at which one can pass."""
         began = slot.progress.began(work.call_id, work.attempt)
         ends = work.ends
         if began is not None:
             ends = min(ends, began + work.run_timeout)
         elif slot.ready:
-            # Its function may begin this very moment.
+            # Its function may start this very moment.
             ends = min(ends, now + work.run_timeout, self._opened_by(work))
         if ends > now:
             work.timer = self._loop.call_at(ends, lambda: self._look(work, slot))
@@ -54,7 +54,7 @@ class Limits:
             self._check(work, slot, self._loop.time())
 
     def _opened_by(self, work: Work) -> float:
-        """Return when the call must be open. The transfer of a large call does not count."""
+        """Return the time by which the call must be decoded. The transfer of a large call does not count."""
         if work.missing > 0 or work.run_timeout == INFINITY:
             return INFINITY
         return work.since + max(work.run_timeout, self.opening)

@@ -1,4 +1,4 @@
-"""Whether a runner has room for a single slot. If not, it says so in place of a HELLO."""
+"""Checks that a runner has room for at least one slot. If not, the runner sends a BYE in place of a HELLO."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import os
 from dragonfly_executor.protocol.frames import MAX_HANDSHAKE_FRAME, Kind, encode
 from dragonfly_executor.transport.sockets import Socket
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dragonfly_executor.transport.streams import DescriptorPair
 
 PIPES = 6
-"""A slot takes two pairs of sockets, and pipes for its stack and its output."""
+"""Pipes that stand for a slot's descriptors: two socket pairs, and pipes for its stack and its output."""
 NO_PROGRAM = "/"
-"""A folder: there is a process for it, and then it is refused."""
+"""A directory: the kernel makes a process for it, and then refuses to execute it."""
 LONGEST_REASON = MAX_HANDSHAKE_FRAME // 4
 
 
 def try_process() -> None:
-    """Start a process that cannot become anything, as a slot would be started, and wait for it.
+    """Spawn a process that fails to execute, to check that a slot could be forked.
 
-    It shares the memory of this one while it lives, so it takes no time: after a fork each page that either writes is
-    copied.
+    A spawned process shares this one's memory while it lives, so the check is fast. A fork copies each page that either
+    process writes.
 
     Raises:
-        OSError: no slot could be started here: there is no process, no memory or no descriptor left.
+        OSError: no slot can be started here: processes, memory or descriptors have run out.
     """
     held: list[int] = []
     try:
@@ -41,7 +41,7 @@ def try_process() -> None:
 
 
 def say_why_not(sock: Socket | DescriptorPair, error: OSError) -> None:
-    """Tell the parent that this cannot be a runner. After HELLO it learns only that the link ends."""
+    """Tell the parent why this process cannot be a runner. After a HELLO, the parent only sees the link end."""
     reason = f"it has no room for a single slot: {error}".encode()[:LONGEST_REASON]
     try:
         sock.send(encode(Kind.BYE, payload=reason))

@@ -1,7 +1,6 @@
-"""An agent's children: slots, helpers, and what slots leave behind when they end.
+"""An agent's child processes: slots, helpers, and leftovers of slots that ended.
 
-Here they are forked, reaped and killed, and it is found out what the end of one means. Which slot gets which call is
-the dispatcher's matter.
+This module forks, reaps and kills them, and interprets how they ended. The dispatcher assigns calls to slots.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.slot_handle import Slot, SlotOutput
 from dragonfly_executor.runner.slot_progress import Progress
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,18 +29,18 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.loop import Loop
 
 MAX_SETUP_CRASHES = 3
-"""Slots in a row that may die before they are ready, until the setup itself is taken to be the reason."""
+"""Slots in a row that may die before they are ready. After that the setup itself counts as the reason."""
 
 
 class Household:
-    """The processes below an agent, from their fork to their end.
+    """The processes below an agent, from fork to end.
 
     Args:
-        loop: the agent's.
-        link: to the parent, which is told which slots there are and why none can be set up.
-        dispatcher: knows the slots that live, and is told when one is ready or has ended.
-        on_frames: gets what a slot says.
-        descriptors: names what the agent holds open and its children must not.
+        loop: the agent's event loop.
+        link: the link to the parent, which is told about slots and setup failures.
+        dispatcher: the table of living slots; it is told when a slot is ready or has ended.
+        on_frames: called with a slot and the frames that it sent.
+        descriptors: returns the file descriptors that the agent's children must not keep open.
     """
 
     def __init__(
@@ -58,25 +57,25 @@ class Household:
         self._on_frames = on_frames
         self._agents_descriptors = descriptors
         self.setup_timeout = 30.0
-        """Seconds after its fork in which a slot has to be ready."""
+        """Seconds after its fork within which a slot must be ready."""
         self.setup_parts: list[bytes] = []
-        """What each slot begins with, as it came from the parent."""
+        """The parts of the parent's SETUP, which each slot starts with."""
         self.starts: Cells | None = None
-        """Where slots mark the calls that they begin, by the number that the call brings."""
+        """Shared memory in which slots mark the calls that they start, by the number that the call brings."""
         self._script: int | None = None
-        """The `Script` of slots that are forked from now on; None as the parent says."""
+        """The `Script` mode of slots forked from now on; None to use the parent's."""
         self._forked = 0
         self.title: Title | None = None
-        """Writes what ``ps`` shows."""
+        """The writer of the title that ``ps`` shows."""
         self._setup_crashes = 0
         self._paused: list[Slot] = []
         self._helpers: dict[int, Callable[[int], None]] = {}
-        """Children that are no slots, by process id, and who is told how they ended."""
+        """Children that are not slots: process id to the callback for the wait status."""
 
     # -- slots --------------------------------------------------------------------------------------------------------
 
     def fork_slot(self, place: Place | None, output: SlotOutput) -> Slot:
-        """Start a slot, and tell the parent."""
+        """Fork a slot, and tell the parent."""
         setup = self._setup()
         try:
             progress = Progress(self._forked + 1, self.starts)
@@ -97,14 +96,14 @@ class Household:
         return SETUP_HEAD.pack(max_payload, size, self._script) + setup[SETUP_HEAD.size :]
 
     def _descriptors(self) -> list[int]:
-        """All that a child must not keep open: the link above all, which only the agent may hold."""
+        """Return the file descriptors that a child must close. Above all, only the agent may hold the link."""
         fds = self._agents_descriptors()
         for slot in self._dispatcher.slots.values():
             fds.extend(slot.descriptors())
         return fds
 
     def slot_is_ready(self, slot: Slot) -> None:
-        """It is set up, and calls run in it from now on."""
+        """Record that the slot is set up. From now on it runs calls."""
         self._setup_crashes = 0
         slot.ready = True
         slot.output.slot_is_ready(slot)
@@ -116,7 +115,7 @@ class Household:
         if slot.ready or slot.pid not in self._dispatcher.slots:
             return
         if slot.progress.phase == phases.IMPORTING_SCRIPT:
-            # It concerns the calls that need the script and no others: those run in the next slot.
+            # Only calls that need the script are affected. The others run in the next slot.
             self._script = Script.LATE
             slot.kill_reason = Kind.SETUP_FAILED
             slot.kill()
@@ -134,12 +133,12 @@ class Household:
         return len(setup) > SETUP_HEAD.size + codec_size
 
     def pause(self, slot: Slot) -> None:
-        """Read no more from it, until `resume`."""
+        """Stop reading from the slot until `resume`."""
         slot.link.pause()
         self._paused.append(slot)
 
     def resume(self) -> None:
-        """Read from every slot again."""
+        """Resume reading from every paused slot."""
         for slot in self._paused:
             slot.link.resume()
         self._paused.clear()
@@ -147,7 +146,7 @@ class Household:
     # -- helpers ------------------------------------------------------------------------------------------------------
 
     def run_helper(self, job: Callable[[], int], on_end: Callable[[int], None]) -> None:
-        """Run something that blocks in a child, and tell `on_end` the status with which that ended."""
+        """Run a blocking job in a forked child, and call `on_end` with its wait status."""
         agent_pid = os.getpid()
         pid = os.fork()
         if pid:
@@ -167,7 +166,7 @@ class Household:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def reap(self, *, stopping: bool) -> None:
-        """See to the children that have ended; `stopping` says that slots may be expected to."""
+        """Reap the children that have ended. `stopping` says that slots are expected to end."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -190,7 +189,7 @@ class Household:
             slot.timer.cancel()
         crashed = not slot.ready and slot.kill_reason is None and not stopping
         if crashed and slot.progress.phase == phases.IMPORTING_SCRIPT:
-            # Only a call that needs the script is to die of it.
+            # The next slots skip the import in their setup, so that only a call that needs the script can die of it.
             self._script = Script.SKIP
             crashed = False
         if crashed and self._has_initializer:
@@ -198,7 +197,8 @@ class Household:
             if self._setup_crashes >= MAX_SETUP_CRASHES:
                 last = slot_crash.told(slot, status)
                 self._report_setup_failure(f"{self._setup_crashes} slots in a row died before they were ready; {last}")
-        # Without user code in its setup nothing speaks for the next slot to fare the same: then its call is told.
+        # Without an initializer the crash does not predict the next slot's setup, so the first call is reported as
+        # lost.
         self._dispatcher.slot_ended(slot, status, tell=crashed and not self._has_initializer)
         if slot in self._paused:
             self._paused.remove(slot)
@@ -206,11 +206,11 @@ class Household:
         slot.output.send(encode(Kind.SLOT_DOWN, detail=slot.pid))
 
     def _kill_leftovers(self) -> None:
-        """What is a child of this agent and not a slot outlived its slot."""
+        """Kill the children that are neither slots nor helpers: they outlived their slots."""
         process_tree.kill_children(but=self._dispatcher.slots.keys() | self._helpers.keys())
 
     def kill(self) -> None:
-        """Kill everything that runs here."""
+        """Kill every process of this runner except the agent."""
         for slot in list(self._dispatcher.slots.values()):
             slot.kill()
         self._helpers.clear()

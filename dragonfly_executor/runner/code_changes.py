@@ -1,6 +1,6 @@
-"""The user's own modules that a slot has loaded, and whether their files are still what they were.
+"""Tracks the files of the user's modules that a slot has loaded, and tells whether they have changed.
 
-Only for slots that see the parent's disk: for the others the files that changed are sent, and the agent knows.
+Only for slots that see the parent's disk. For other slots the parent sends changed files, so the agent knows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 
 from dragonfly_executor.serialization.module_origin import is_own
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     Status = tuple[int, int, int] | None
 
 AFTER_A_PAUSE = 150e-6
-"""Seconds without a call after which a slot looks at the files: whoever edits one needs as long."""
+"""Minimum seconds without a call after which a slot checks the files. An edit takes a user at least as long."""
 PAUSE_SHARE = 20
-"""The same in so many times what a look takes, if that is longer: a thousand files take a millisecond."""
+"""Minimum pause before a check, as a multiple of the check's cost. A check of a thousand files takes 1 ms."""
 SHARE = 50
-"""A slot that is never without a call looks again after so many times what a look takes."""
+"""Minimum time between two checks of a slot that is never without a call, as a multiple of the check's cost."""
 AT_LEAST_EVERY = 0.2
-"""Seconds after which it looks in any case."""
+"""Maximum seconds between two checks."""
 _PACKAGE = __name__.partition(".")[0]
 _MAIN = ("__main__", "__mp_main__")
 
 
 class Loaded:
-    """The files of the modules that this process imports from now on, except what is installed.
+    """The files of the modules that this process imports from now on, except installed ones.
 
     Args:
-        main: the script, which is one of them once it is imported.
+        main: the script, whose file counts once it is imported.
     """
 
     def __init__(self, main: SlotMain) -> None:
@@ -47,10 +47,10 @@ class Loaded:
         self._looked = 0.0
         self._pause = self._rest = 0.0
         self._each = float("inf")
-        """Seconds that a file takes at best. What a look took says more about what else ran meanwhile."""
+        """Lowest seconds per file of any check. A single check's time depends on other load."""
 
     def note(self) -> None:
-        """Take note of what was imported since; call it when a call's function begins, and when it has ended."""
+        """Record modules imported since the last call. Call this when a call's function starts and when it ends."""
         script = self._main.file
         if script is not None and script not in self._files:
             self._files[script] = _status(script)
@@ -65,11 +65,11 @@ class Loaded:
         self._count = len(modules)
 
     def are_stale(self, now: float, idle_since: float) -> bool:
-        """Return True if a file has changed since it was loaded, as far as it is time to look.
+        """Return True if a file has changed since it was loaded. Skip the check if it is too early.
 
         Args:
             now: the time on `time.perf_counter`.
-            idle_since: when the last call ended, on the same clock.
+            idle_since: the end of the last call, on the same clock.
         """
         if now - idle_since < self._pause and now - self._looked < self._rest:
             return False
@@ -84,10 +84,10 @@ class Loaded:
 
 
 def _file(name: str, module: Any) -> str | None:
-    """Return the file of a module that is the user's own; None for all others."""
+    """Return the file of a user's module; None for all other modules."""
     if name in _MAIN or name.partition(".")[0] == _PACKAGE:
         return None
-    # Past the module's own __getattr__: a lazy one would be imported by a look at it.
+    # Bypasses the module's own __getattr__, which may import a lazy module.
     file = getattr(module, "__dict__", {}).get("__file__")
     return file if type(file) is str and os.path.isabs(file) and is_own(file) else None
 

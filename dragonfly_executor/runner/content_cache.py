@@ -1,7 +1,7 @@
-"""Contents of files, kept by their digests on the runner's host: what one parent has sent the next need not send again.
+"""Cache of file contents by digest on the runner's host, so that parents need not send the same content twice.
 
-What lies there is believed only after its digest has been computed anew (`copy`), so a file that was cut short or
-meddled with is not used, but asked for again.
+The digest of a content is verified on each use (`copy`). A truncated or modified file is not used; the parent sends it
+again.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import os
 import stat
 
 MAX_TOTAL = 4 * 1024**3
-"""Bytes that are kept; beyond that, what was not used for the longest time goes."""
+"""Maximum bytes that are kept. Beyond that, the least recently used contents are removed."""
 ABANDONED_AFTER = 24 * 3600
-"""Seconds after which a content that never became complete is taken away."""
+"""Seconds after which an incomplete content is removed."""
 _PIECE = 1024 * 1024
 
 
 def cache_folder() -> str | None:
-    """This user's folder for what may be made again, ours within it; None where there is no home to have it in.
+    """Return this package's folder in the user's cache directory; None if the user has no home directory.
 
-    Where the backend has chosen one, it says so by ``DRAGONFLY_CACHE``.
+    The backend can set another folder by ``DRAGONFLY_CACHE``.
     """
     chosen = os.environ.get("DRAGONFLY_CACHE", "")
     if os.path.isabs(chosen):
@@ -35,7 +35,7 @@ def cache_folder() -> str | None:
 
 
 def private_folder(path: str) -> bool:
-    """Make a folder that only this user can use (0700); False where there can be none."""
+    """Make a folder that only this user can use (mode 0700). Return False if that fails."""
     try:
         os.makedirs(path, 0o700, exist_ok=True)
         status = os.lstat(path)
@@ -49,17 +49,17 @@ def private_folder(path: str) -> bool:
 
 
 class Blobs:
-    """The contents in one folder, each in a file that is named after its digest."""
+    """The contents in one folder, each in a file named by its digest."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
     def path(self, digest: str) -> str:
-        """Where a content lies, if it does."""
+        """Return the path of a content, which need not exist."""
         return os.path.join(self.folder, digest)
 
     def has(self, digest: str, size: int) -> bool:
-        """Whether a content seems to be there."""
+        """Return True if a file of this digest and size exists. Its content is not verified."""
         try:
             status = os.lstat(self.path(digest))
         except OSError:
@@ -67,11 +67,11 @@ class Blobs:
         return stat.S_ISREG(status.st_mode) and status.st_size == size
 
     def receive(self, digest: str, size: int) -> Receiving:
-        """Begin to write a content."""
+        """Start to write a content."""
         return Receiving(self, digest, size)
 
     def copy(self, digest: str, size: int, target: int) -> bool:
-        """Copy a content to a descriptor; False, and it is forgotten here, where it is not what its name says."""
+        """Copy a content to a descriptor. If its digest does not match, remove it from the cache and return False."""
         path = self.path(digest)
         found, copied = hashlib.sha256(), 0
         try:
@@ -79,7 +79,7 @@ class Blobs:
         except OSError:
             return False
         try:
-            # No more than it should be: room for a large piece is made anew for each file.
+            # os.read allocates the requested size, so request at most one byte more than expected.
             while piece := os.read(source, min(_PIECE, size - copied + 1)):
                 found.update(piece)
                 copied += len(piece)
@@ -93,17 +93,17 @@ class Blobs:
         return False
 
     def forget(self, digest: str) -> None:
-        """Take a content away."""
+        """Remove a content."""
         try:
             os.unlink(self.path(digest))
         except OSError:
             return
 
     def trim(self, limit: int = MAX_TOTAL) -> None:
-        """Take away what is beyond the limit, and what was begun long ago and never became complete."""
+        """Remove the least recently used contents beyond the limit, and incomplete contents that were abandoned."""
         kept = []
         try:
-            # The clock that stamps files is asked for its time through one of them.
+            # Read the file system's own clock, which stamps files and may differ from the system's clock.
             os.utime(self.folder)
             now = os.stat(self.folder).st_mtime
             with os.scandir(self.folder) as entries:
@@ -124,7 +124,7 @@ class Blobs:
 
 
 class Receiving:
-    """A content that is being written. It gets its name when it is complete and is what the name says."""
+    """A content that is being written. It gets its final name once it is complete and its digest matches."""
 
     def __init__(self, blobs: Blobs, digest: str, size: int) -> None:
         self._blobs = blobs
@@ -135,7 +135,7 @@ class Receiving:
         self.fd = os.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     def write(self, piece: memoryview) -> bool:
-        """Add a piece; False if there is more than was announced."""
+        """Add a piece. Return False if there is more than the announced size."""
         self._left -= len(piece)
         if self._left < 0:
             return False
@@ -144,7 +144,7 @@ class Receiving:
         return True
 
     def finish(self) -> bool:
-        """Keep it, if it is what it should be."""
+        """Keep the content if its digest matches, and drop it if not. Return True if it is kept."""
         if self._left or self._found.hexdigest() != self._digest:
             self.drop()
             return False
@@ -153,7 +153,7 @@ class Receiving:
         return True
 
     def drop(self) -> None:
-        """Forget it."""
+        """Discard the content."""
         os.close(self.fd)
         try:
             os.unlink(self._name)
@@ -162,11 +162,11 @@ class Receiving:
 
 
 def _touch(path: str) -> None:
-    """Remember that it was used just now."""
+    """Record that the content was used now."""
     try:
         os.utime(path)
     except OSError:
-        return  # another runner took it away meanwhile; who asks has his copy
+        return  # another runner removed it, but the caller has its copy
 
 
 def _write(fd: int, piece: bytes | memoryview) -> None:

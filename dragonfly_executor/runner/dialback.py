@@ -1,6 +1,6 @@
-"""How a runner that was told where its parent is gets there, and proves that it is the one that is waited for.
+"""Connects a runner to its parent and authenticates it with the boot's token.
 
-All of it blocks: there is no loop yet, and nothing else to do.
+All functions block: there is no event loop yet, and no other work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dragonfly_executor.runner import exit_codes
 from dragonfly_executor.transport.tcp import split_address
 
 PAUSE = 0.1
-"""Seconds between two attempts: the parent may be late, or may have had no room."""
+"""Seconds between two attempts: the parent may be late, or its table of connections may have been full."""
 CLOCKS_APART = 300.0
 """Seconds that the clocks of parent and runner may differ."""
 STARTED_AGAIN = (
@@ -29,15 +29,15 @@ STARTED_AGAIN = (
     "and its calls go elsewhere"
 )
 ATTEMPT = 10.0
-"""Seconds that the steps of one attempt may take each."""
+"""Maximum seconds for each step of an attempt."""
 
 
 class NotLetInError(Exception):
-    """This runner does not get to its parent, and ends.
+    """The error of a runner that could not connect to its parent, and ends.
 
     Attributes:
-        phase: how far it came, as its boot's error will name it: "connect" or "handshake".
-        status: what it ends with.
+        phase: the phase that failed, as in the boot's error: "connect" or "handshake".
+        status: the runner's exit status.
     """
 
     def __init__(self, reason: str, phase: str, status: int = 1) -> None:
@@ -47,10 +47,13 @@ class NotLetInError(Exception):
 
 
 def take_parent() -> Parent:
-    """Who the parent is. The token is nowhere else from then on, and `Parent.get` tells the calls the rest.
+    """Return the parent's description, and remove its token from the environment.
+
+    Afterwards the token exists only in the result. `Parent.get` returns the rest of the description to calls.
 
     Raises:
-        NotLetInError: nobody says so; or the boot was over long ago, so that this is another start of the same machine.
+        NotLetInError: the description is missing or invalid; or the boot ended long ago, so the machine was started
+            again.
     """
     text = os.environ.get(VARIABLE, "")
     try:
@@ -68,7 +71,7 @@ def take_parent() -> Parent:
 
 
 def drop(*names: str) -> None:
-    """Have these variables neither in the environment nor where the kernel shows it."""
+    """Remove these variables from the environment, also from the kernel's view of it."""
     for name in names:
         if name in os.environ:
             _overwrite(name)
@@ -76,9 +79,9 @@ def drop(*names: str) -> None:
 
 
 def _overwrite(name: str) -> None:
-    """Blot out a variable's value where the kernel shows it, in /proc/PID/environ.
+    """Overwrite a variable's value in /proc/PID/environ.
 
-    To change or unset a variable leaves it there, and every slot that is forked would have it.
+    Changing or unsetting a variable leaves the old value there, and every forked slot inherits it.
     """
     import ctypes
 
@@ -90,16 +93,20 @@ def _overwrite(name: str) -> None:
 
 
 def dial_back(parent: Parent, failsafe: float, sure_after: float | None = None) -> tuple[socket.socket, str, float]:
-    """The connection to the parent, this runner's number, and the seconds until it is welcomed at the latest.
+    """Connect to the parent, and retry until it admits this runner.
 
     Args:
-        parent: whom to dial, with the token.
-        failsafe: seconds for which it tries to be let in.
-        sure_after: seconds after which it believes who answers that the parent is not there; default `failsafe`, as
-            where the parent may be late, or the network of a machine that has just started.
+        parent: the parent's description, with the token.
+        failsafe: seconds within which the runner must be admitted.
+        sure_after: seconds after which a definite refusal ends the attempts; default `failsafe`, because the parent may
+            be
+            late, or the network of a machine that has just started.
+
+    Returns:
+        The connection, this runner's number, and the seconds within which WELCOME must arrive.
 
     Raises:
-        NotLetInError: it was refused, or too late, or nobody can be reached.
+        NotLetInError: the parent refused, could not be reached, or the time is over.
     """
     if not (parent.address and parent.fingerprint and parent.token):
         raise NotLetInError(f"{VARIABLE} does not say where to dial, or not with which token", "connect")
@@ -120,7 +127,7 @@ def dial_back(parent: Parent, failsafe: float, sure_after: float | None = None) 
         except RefusedError as error:
             raise NotLetInError(str(error), "handshake", exit_codes.REFUSED) from None
         except (OSError, ProtocolError) as error:
-            # The last attempt may have been cut short: then the one before it says more.
+            # The last attempt may have been cut short by the deadline, so an earlier error says more.
             trouble = trouble if trouble is not None and isinstance(error, TimeoutError) else error
             until = began + sure_after if sure_after is not None and _is_definite(error) else end
             left = min(until, end) - time.monotonic()
@@ -136,7 +143,7 @@ def dial_back(parent: Parent, failsafe: float, sure_after: float | None = None) 
 
 
 def _is_definite(error: Exception) -> bool:
-    """Whether somebody has answered that the parent is not there, and not just nobody anything."""
+    """Return True if the error is a definite answer that the parent is not there; False if there was no answer."""
     return isinstance(error, ProtocolError | ConnectionRefusedError | socket.gaierror) or (
         isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH)
     )
@@ -145,7 +152,7 @@ def _is_definite(error: Exception) -> bool:
 def _attempt(
     host: str, port: int, fingerprint: bytes, runner_id: str, token: bytes, seconds: float
 ) -> tuple[socket.socket, handshake.Greeting]:
-    """Connect and shake hands."""
+    """Connect, and run the handshake up to the parent's greeting."""
     from dragonfly_executor.transport.tls import connect
 
     sock = connect(host, port, fingerprint, seconds)
@@ -173,7 +180,7 @@ def _attempt(
 
 
 def _compare(greeting: handshake.Greeting) -> None:
-    """The parent compares as well, and will say no; whoever looks at this machine learns why."""
+    """Write a version mismatch to stderr, for the machine's log. The parent compares too, and refuses."""
     reason = handshake.mismatch(greeting.versions, versions())
     if reason is not None:
         sys.stderr.write(f"dragonfly runner: does not fit the parent: {reason}\n")

@@ -1,8 +1,8 @@
-"""Which slot gets which call: the agent's share of scheduling.
+"""Assigns calls to slots: the agent's share of scheduling.
 
-Cheap calls are queued in the slots, so that no slot waits for the agent between two of them. What turns out to sit
-behind a longer call is taken back within milliseconds and goes to another slot, or back to the parent if there is none.
-So two calls that wait for each other meet, whatever batch they came in.
+Cheap calls are queued in the slots, so that no slot waits for the agent between two of them. A call that turns out to
+sit behind a longer call is taken back within milliseconds. It goes to another slot, or back to the parent if no slot is
+free. So two calls that wait for each other always meet, even if they came in one batch.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from dragonfly_executor.runner.slot_selection import Lineup
 from dragonfly_executor.transport.loop import Loop, Timer
 
 REVIEW_AFTER = 0.003
-"""Seconds after which a call that runs is reported as started, and others behind it count as stuck."""
+"""Seconds after which a running call is reported as started, and calls behind it may count as stuck."""
 STUCK_FACTOR = 3.0
-"""A call is not slow before it took this many times what calls took lately."""
+"""Multiple of the recent cost of a call, after which a call counts as slow."""
 
 
 class Dispatcher:
-    """The calls on this runner and the slots that run them."""
+    """The calls on this runner, and the slots that run them."""
 
     def __init__(self, loop: Loop, send: Callable[[bytes], None], fork_slot: Callable[[], Slot]) -> None:
         self._loop = loop
@@ -39,38 +39,42 @@ class Dispatcher:
         self.max_calls_per_slot = 0
         self.memory: MemoryWatch | None = None
         self.stopped_after: float | None = None
-        """Seconds that calls had when the runner was told to go from outside, once they are over."""
+        """Seconds that calls had to finish after an external stop of the runner, once these are over."""
         self.waiting: deque[Work] = deque()
-        """Calls that no slot has."""
+        """Calls that are in no slot."""
         self._held: deque[Work] = deque()
         self.arriving = self.waiting
-        """Where calls go that come from the parent: they wait, or they are held until a sync has ended."""
+        """The queue for calls that arrive from the parent: `waiting`, or the held calls during a sync."""
         self.works: dict[tuple[int, int], Work] = {}
-        """Calls that a slot has, by id and attempt."""
+        """Calls that are in a slot, by id and attempt."""
         self._review_timer: Timer | None = None
         self._progress = loop.time()
         self._closed = False
 
     @property
     def is_idle(self) -> bool:
-        """Whether no call is here."""
+        """Return True if no call is on this runner."""
         return not self.waiting and not self.works and not self._held
 
     def has_worked_since(self, when: float) -> bool:
-        """Whether a call is here, or one has begun since that moment on the loop's clock."""
+        """Return True if a call is here, or if one started since that moment.
+
+        Args:
+            when: a time on the loop's clock, in seconds.
+        """
         return self._progress >= when or not self.is_idle
 
     # -- handing out --------------------------------------------------------------------------------------------------
 
     def dispatch(self) -> None:
-        """Hand waiting calls to slots, as far as there are any."""
+        """Hand waiting calls to slots, as long as slots take calls."""
         if self._closed:
             self._give_back()
         forked = False
         while self.waiting:
             slot = self.lineup.best_for(self.waiting[0])
             if slot is None:
-                # One a pass: while a slot is being forked, the others may work the queue off.
+                # Fork one slot per pass: meanwhile the other slots may empty the queue.
                 slot = None if forked else self.lineup.grow()
                 if slot is None:
                     break
@@ -86,12 +90,15 @@ class Dispatcher:
             self._arm_review()
 
     def _no_room(self) -> None:
-        """The parent counts on slots that are not there: calls behind one that runs for long would wait for it."""
+        """Return waiting calls to the parent, unless calls started recently.
+
+        The parent counts on slots that could not be forked, so waiting calls may sit behind a long one.
+        """
         if self._loop.time() - self._progress >= self._stuck_after():
             self._give_back()
 
     def _stuck_after(self) -> float:
-        """Seconds of one call after which those behind it count as stuck."""
+        """Return the seconds of one call after which the calls behind it count as stuck."""
         return max(REVIEW_AFTER, STUCK_FACTOR * (self.lineup.cost or 0.0))
 
     def _hand(self, slot: Slot, work: Work) -> bool:
@@ -116,7 +123,7 @@ class Dispatcher:
             self._idle_check.begin(slot)
 
     def _balance(self) -> None:
-        """An idle slot takes over half of what waits in the fullest one."""
+        """Move half of the calls queued in the fullest slot to an idle slot."""
         uneven = self.lineup.uneven()
         if uneven is None:
             return
@@ -141,12 +148,12 @@ class Dispatcher:
     # -- while files change -------------------------------------------------------------------------------------------
 
     def hold(self) -> None:
-        """Begin no call that comes from now on."""
+        """Hold the calls that arrive from now on, until `release`."""
         if not self._closed:
             self.arriving = self._held
 
     def release(self, *, fresh: bool) -> None:
-        """Begin the calls that were held; with `fresh` only in slots that are forked from now on."""
+        """Start the held calls. If `fresh`, start them only in slots that are forked from now on."""
         if fresh:
             for slot in self.slots.values():
                 if not slot.retired and slot.kill_reason is None:
@@ -159,20 +166,20 @@ class Dispatcher:
         self.dispatch()
 
     def hold_back(self, slot: Slot) -> None:
-        """Let the slot have nothing behind the call that it runs, until that one is answered."""
+        """Take back the calls behind the slot's running call, and queue none there until it is answered."""
         slot.stuck = True
         self._put_back(slot.take_back())
         self.dispatch()
 
-    # -- what comes back ----------------------------------------------------------------------------------------------
+    # -- answers ------------------------------------------------------------------------------------------------------
 
     def slot_is_ready(self, slot: Slot) -> None:
-        """Its initializer is done: the call that it was handed starts now."""
+        """Start the clocks of the slot's first call: its initializer is done."""
         if slot.in_flight:
             self._became_first(slot)
 
     def answered(self, slot: Slot, frame: Frame) -> None:
-        """The slot has finished its first call, or gives it back."""
+        """Handle the slot's answer to its first call: a result, or the call itself, unstarted."""
         if not slot.in_flight:
             return
         if frame.kind == Kind.RETURNED:
@@ -193,7 +200,7 @@ class Dispatcher:
             slot.expect_end()
 
     def _declined(self, slot: Slot) -> None:
-        """The slot has loaded files that have changed since, and so gives back its first call, unstarted, and ends."""
+        """Put the slot's calls back into the queue and retire the slot: it has loaded files that have changed since."""
         work = slot.in_flight.popleft()
         self._forget(work)
         work.slot = None
@@ -207,11 +214,17 @@ class Dispatcher:
             work.timer.cancel()
 
     def slot_ended(self, slot: Slot, status: int, *, tell: bool) -> None:
-        """Say what became of each call that the slot had; with `tell` also of the one that it was to begin with."""
+        """Report the end of each call that the slot had started, and put the others back into the queue.
+
+        Args:
+            slot: the slot that ended.
+            status: its wait status.
+            tell: also report the first call of a slot that died before it was ready.
+        """
         self.slots.pop(slot.pid, None)
         unstarted = slot.take_back()
         if not slot.ready:
-            # It never got as far as to take one.
+            # A slot that was never ready has not taken a call.
             unstarted = [*slot.in_flight, *unstarted]
             slot.in_flight.clear()
             if tell and unstarted:
@@ -238,7 +251,7 @@ class Dispatcher:
     # -- stopping calls -----------------------------------------------------------------------------------------------
 
     def kill(self, call_id: int, attempt: int) -> None:
-        """Stop a call; GONE says that it is not here any more. Others are not touched."""
+        """Stop a call without harming other calls. GONE tells the parent that the call is no longer here."""
         work = self.works.get((call_id, attempt))
         if work is None:
             self._drop_waiting(call_id, attempt)
@@ -251,16 +264,16 @@ class Dispatcher:
                 if work.call_id == call_id and work.attempt == attempt:
                     line.remove(work)
                     break
-        # Also where it never was, or has left: whoever counts it here must hear that it is not.
+        # Sent for an unknown call too, because the parent may still count that call here.
         self._send(encode(Kind.GONE, call_id, attempt=attempt))
 
     def _stop_in_slot(self, work: Work, slot: Slot, reason: int) -> None:
-        """Kill the slot, if this is the call that it runs.
+        """Kill the slot if it is running this call.
 
-        First the calls behind it are taken back, then the results that are there are read. So if the call is still
-        unanswered after that, nothing but it can be running.
+        First take back the calls behind it, then read the results that have arrived. If the call is still unanswered
+        after that, it is the only call that can be running.
         """
-        # From here on it gets no call, though what is read below makes room in it: that one would die for this one.
+        # Set this first: the reads below make room in the slot, and a call handed to it now dies with this one.
         slot.kill_reason = reason
         taken = slot.take_back()
         answer = Kind.TIMED_OUT if reason == Kind.TIMED_OUT else Kind.GONE
@@ -270,7 +283,7 @@ class Dispatcher:
             self._send(encode(answer, work.call_id, attempt=work.attempt))
         self._put_back(taken)
         slot.link.drain_reads()
-        if work in self.waiting:  # the slot has given it back meanwhile
+        if work in self.waiting:  # the slot gave it back in the meantime
             self.waiting.remove(work)
             self._send(encode(answer, work.call_id, attempt=work.attempt))
         if work.slot is slot and work in slot.in_flight:
@@ -287,13 +300,13 @@ class Dispatcher:
             self.waiting.append(work)
 
     def _checked(self, slot: Slot | None, *, may_go: bool) -> None:
-        """The idle check has ended, or cannot be run: then the runner stays."""
+        """Report the end of the idle check. If the check cannot run, `may_go` is False and the runner stays."""
         self._idle_check.answered(may_go)
         self.lineup.extra = 0
         if slot is not None:
             slot.is_checking = False
             if self.lineup.is_full:
-                # Another slot runs calls in its place.
+                # The extra slot that was forked during the check takes this slot's place.
                 slot.retire()
 
     # -- review -------------------------------------------------------------------------------------------------------
@@ -303,7 +316,7 @@ class Dispatcher:
             self._review_timer = self._loop.call_later(REVIEW_AFTER, self._review)
 
     def _review(self) -> None:
-        """Report what has been running for a while, and take back what is stuck behind it."""
+        """Report calls that have been running for a while, and take back the calls stuck behind them."""
         self._review_timer = None
         now = self._loop.time()
         stuck_after = self._stuck_after()
@@ -337,19 +350,23 @@ class Dispatcher:
             self._review_timer = None
 
     def _return_stuck(self, now: float, stuck_after: float) -> bool:
-        """Give what nobody here can start back to the parent; whether there is something left to look at."""
+        """Return calls that no slot here can start to the parent.
+
+        Returns:
+            True if another review is needed.
+        """
         if now - self._progress < stuck_after:
             return True
         if self.lineup.may_grow():
-            # Where there is no room, the next try is what there is to wait for.
+            # If forking has just failed, its retry calls dispatch again, so no review is needed.
             return self.lineup.has_room
         if any(slot.retired and not slot.in_flight for slot in self.slots.values()):
-            return True  # it is about to make room
+            return True  # this slot ends soon, which makes room
         self._give_back()
         return bool(any(not slot.ready for slot in self.slots.values()))
 
     def close(self) -> None:
-        """Begin nothing any more: what slots have not taken goes back to the parent, and all that comes from now on."""
+        """Start no more calls. Calls that slots have not taken, and calls that still arrive, go back to the parent."""
         self._closed = True
         for slot in self.slots.values():
             self._put_back(slot.take_back())

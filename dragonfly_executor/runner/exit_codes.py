@@ -1,16 +1,16 @@
-"""With which status a runner ends whom nobody can ask any more: what its machine's manager shows."""
+"""Exit codes of a runner that cannot report to its parent. The machine's manager shows them."""
 
 from __future__ import annotations
 
 STARTED_AGAIN = 0
-"""Its machine was started again: the runner that it was booted for has ended with it, and nothing is wrong."""
+"""Exit code if the machine was started again. The runner that it was booted for ended before: this is no error."""
 UNREACHABLE = 69
-"""Nobody was there to let it in."""
+"""Exit code if the parent could not be reached."""
 REFUSED = 77
-"""The parent did not let it in."""
+"""Exit code if the parent refused to admit the runner."""
 IDLE = 123
-"""It has had no call for as long as it may."""
+"""Exit code if the runner had no call for its maximum idle time."""
 EXPIRED = 124
-"""It has been there for as long as it may."""
+"""Exit code if the runner reached its maximum lifetime."""
 SILENT = 125
-"""Its agent gave no sign of life."""
+"""Exit code if the agent sent no heartbeat."""

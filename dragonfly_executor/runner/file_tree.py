@@ -1,7 +1,8 @@
-"""A tree of files on the runner's host, changed step by step to be what a manifest says.
+"""A tree of files on the runner's host, changed step by step to match a manifest.
 
-The slots' code may have put anything there, links too. So each step walks from the tree's top with descriptors, through
-directories only: whatever stands where the manifest has a directory and is none is taken away, never followed.
+User code in the slots may have created any file there, symbolic links included. So each step walks from the tree's top
+by descriptors, and enters only directories. If another file stands where the manifest has a directory, it is removed,
+never followed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import stat
 from dragonfly_executor.protocol.file_manifest import DIRECTORY, LINK, Difference, Entry, merged
 from dragonfly_executor.runner.session_directory import remove_tree
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,8 +28,8 @@ class Tree:
     """The tree below `top`.
 
     Attributes:
-        top: its uppermost directory, which exists.
-        manifest: what lies there, as far as it came from the parent.
+        top: its root directory, which exists.
+        manifest: the entries that came from the parent and are in place.
     """
 
     def __init__(self, top: str, blobs: Blobs) -> None:
@@ -37,14 +38,22 @@ class Tree:
         self._blobs = blobs
 
     def after(self, difference: Difference) -> dict[str, Entry]:
-        """What the manifest will be; `ProtocolError` if that is no tree."""
+        """Return the manifest after this change.
+
+        Raises:
+            ProtocolError: the result is not a valid tree.
+        """
         return merged(self.manifest, difference)
 
     def apply(self, difference: Difference, stale: list[str]) -> Iterator[None]:
-        """Make the change, one entry at a step. Files whose contents are not there (any more) are added to `stale`.
+        """Apply the change, one entry at each step of the iterator.
+
+        Args:
+            difference: the change.
+            stale: receives the paths of files whose contents are not (or no longer) in the cache.
 
         Raises:
-            OSError: the disk is full, or something else of that kind.
+            OSError: an operation failed, for example because the disk is full.
         """
         manifest = self.after(difference)
         for path in difference.deleted:
@@ -67,7 +76,7 @@ class Tree:
             _forget_bytecode(folder, name)
             try:
                 os.unlink(name, dir_fd=folder)
-            except (IsADirectoryError, PermissionError):  # Linux says the first, POSIX the second
+            except (IsADirectoryError, PermissionError):  # Linux raises the first, POSIX prescribes the second
                 _remove_directory(folder, name)
             except (FileNotFoundError, NotADirectoryError):
                 return
@@ -102,7 +111,7 @@ class Tree:
         try:
             whole = self._blobs.copy(entry.digest, entry.size, fd)
             os.fchmod(fd, entry.mode)
-            # Bytecode is taken for that of a source with the same size, written in the same second.
+            # Bytecode counts as current if its source has the same size and the same mtime in seconds.
             if before is not None and os.fstat(fd).st_mtime < int(before.st_mtime) + 1:
                 os.utime(fd, (before.st_mtime + 1, before.st_mtime + 1))
         except BaseException:
@@ -115,7 +124,7 @@ class Tree:
         return whole
 
     def _find_above(self, path: str) -> int | None:
-        """The directory in which `path` lies, open; None where there is none."""
+        """Open the directory that contains `path`. Return None if there is none."""
         fd = os.open(self.top, _ONLY_DIRECTORY)
         for part in path.split("/")[:-1]:
             above = fd
@@ -128,7 +137,7 @@ class Tree:
         return fd
 
     def _make_above(self, path: str) -> int:
-        """The same, but made where it is missing."""
+        """Open the directory that contains `path`, and make missing directories."""
         fd = os.open(self.top, _ONLY_DIRECTORY)
         for part in path.split("/")[:-1]:
             above = fd
@@ -140,7 +149,7 @@ class Tree:
 
 
 def _make_directory(folder: int, name: str) -> int:
-    """A directory in a directory, open. It takes the place of whatever else has this name."""
+    """Open a subdirectory. Make it if it is missing, and remove any other file of this name first."""
     status = _status(folder, name)
     if status is None or not stat.S_ISDIR(status.st_mode):
         if status is not None:
@@ -159,7 +168,7 @@ def _status(folder: int, name: str) -> os.stat_result | None:
 
 
 def _remove_directory(folder: int, name: str) -> None:
-    """Remove a directory, with the bytecode in it; one in which calls have put something of their own stays."""
+    """Remove a directory and the bytecode in it. A directory that holds other files, made by calls, stays."""
     try:
         inside = os.open(name, _ONLY_DIRECTORY, dir_fd=folder)
     except OSError:
@@ -176,7 +185,7 @@ def _remove_directory(folder: int, name: str) -> None:
 
 
 def _forget_bytecode(folder: int, name: str) -> None:
-    """Remove what was compiled from a source that changes or goes."""
+    """Remove the bytecode of a source that is changed or removed."""
     if name.endswith(".py"):
         _forget_all_bytecode(folder, name[:-2])
 
@@ -188,12 +197,12 @@ def _forget_all_bytecode(folder: int, prefix: str = "") -> None:
         return
     try:
         for compiled in os.listdir(cache):
-            # While it is being written it has a number behind its name.
+            # While bytecode is being written, its name has a number as suffix.
             is_bytecode = compiled.startswith(prefix) and (not prefix or ".pyc" in compiled)
             if is_bytecode and not _is_directory(cache, compiled):
                 os.unlink(compiled, dir_fd=cache)
     except FileNotFoundError:
-        pass  # a slot replaced it an instant ago
+        pass  # a slot replaced it in between
     finally:
         os.close(cache)
     if not prefix:

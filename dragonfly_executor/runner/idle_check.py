@@ -1,4 +1,4 @@
-"""The user's idle check, which runs in a slot: what becomes of one that hangs, and that no call waits behind it."""
+"""The user's idle check, which runs in a slot: one at a time, with a time limit."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dragonfly_executor.runner.slot_handle import Slot
 from dragonfly_executor.transport.loop import Loop, Timer
 
 LIMIT = 10.0
-"""Seconds that a check may run. Then its slot is killed, and the runner stays."""
+"""Seconds that a check may run. After that its slot is killed, and the runner stays."""
 
 
 class IdleCheck:
-    """The check that is under way, if one is.
+    """The idle check in progress, if there is one.
 
     Args:
-        loop: the agent's.
-        send: tells the parent.
+        loop: the agent's event loop.
+        send: sends a frame to the parent.
     """
 
     def __init__(self, loop: Loop, send: Callable[[bytes], None]) -> None:
@@ -29,9 +29,9 @@ class IdleCheck:
         self._timer: Timer | None = None
 
     def ask(self) -> bool:
-        """Return whether a check is to be started. If one runs already, its answer is the one to this question too."""
+        """Return True if a check must be started. A check that is running already answers this request too."""
         if self._under_way:
-            # Calls came and went since it began: that the runner may go is no longer known.
+            # Calls came and went since the check started, so its "may go" is outdated.
             self._is_stale = True
             return False
         self._under_way = True
@@ -44,7 +44,7 @@ class IdleCheck:
         self._timer = self._loop.call_later(LIMIT, lambda: self._is_late(slot))
 
     def answered(self, may_go: bool) -> None:
-        """Tell the parent the answer. False keeps the runner, as a check does that could not be run to its end."""
+        """Send the answer to the parent. False keeps the runner, also for a check that could not be completed."""
         self._send(encode(Kind.IDLE, payload=self._warning.encode(), detail=int(may_go and not self._is_stale)))
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""Whether the kernel has killed for want of memory: the counters of the cgroup that this process is in (Linux)."""
+"""Tells whether the kernel's OOM killer struck, from the counters of this process's cgroup (Linux)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 V2 = ("/sys/fs/cgroup", "memory.events", "memory.max")
 V1 = ("/sys/fs/cgroup/memory", "memory.oom_control", "memory.limit_in_bytes")
 NO_LIMIT = 1 << 60
-"""What version 1 shows for no limit is near 2**63."""
+"""Smallest value that means "no limit". Version 1 shows a value near 2**63."""
 
 
 class MemoryWatch:
-    """Counts the processes of this cgroup that the kernel has killed since the last question."""
+    """A counter of the processes of this cgroup that the OOM killer has killed since the last query."""
 
     def __init__(self, root: str = "/", own: str = "/proc/self/cgroup") -> None:
         self._root = root
@@ -19,7 +19,7 @@ class MemoryWatch:
         self._known = self._count()
 
     def _find(self, own: str) -> tuple[list[str], str, str]:
-        """Return the cgroup's folder and those above it, and what its files are called."""
+        """Return the cgroup's folder and its ancestors, and the names of the counter file and the limit file."""
         try:
             with open(own, encoding="utf-8", errors="surrogateescape") as listing:
                 groups = [line.rstrip("\n").split(":", 2) for line in listing]
@@ -31,7 +31,7 @@ class MemoryWatch:
             if "memory" in names.split(",") or number == "0"
         )
         for (mount, counter, limit), path in wanted:
-            # In a container the path may be that of the host, and the mount already be the container's own cgroup.
+            # In a container the path may be the host's, while the mount is already the container's own cgroup.
             parts = path.strip("/").split("/")
             paths = ["/".join(parts[:length]) for length in range(len(parts), -1, -1)]
             folders = [os.path.join(self._root, mount.lstrip("/"), path) for path in paths]
@@ -51,19 +51,19 @@ class MemoryWatch:
             return 0
 
     def has_killed(self) -> bool:
-        """Return whether the kernel has killed a process here, beyond those that earlier answers were about."""
+        """Return True if the kernel has killed a process here that no earlier call of this method reported."""
         if self._count() <= self._known:
             return False
         self._known += 1
         return True
 
     def limit(self) -> int | None:
-        """Return the bytes that all processes here may have together; None if only the machine limits them."""
+        """Return the memory limit of all processes here together, in bytes; None if only the machine limits them."""
         limits = []
         for folder in self._folders:
             try:
                 with open(os.path.join(folder, self._limit), encoding="ascii") as limit:
                     limits.append(int(limit.read()))
             except (OSError, ValueError):
-                continue  # "max", or the top, which has no limit
+                continue  # "max", or the top folder, which has no limit
         return min((limit for limit in limits if limit < NO_LIMIT), default=None)

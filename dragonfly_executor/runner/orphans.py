@@ -1,7 +1,7 @@
-"""What a runner leaves on its host if its keeper and its agent are both killed: the next boot on that host ends it.
+"""Ends the orphans of a runner on its host, if its supervisor and its agent were both killed: the next boot does this.
 
-All processes of a runner on a host have a mark in their environment. The keeper writes a record: a file that names the
-mark, the keeper and the agent. If neither process of a record is there any more, what has its mark is a leftover.
+All processes of a runner on a host have a mark in their environment. The supervisor writes a record: a file that names
+the mark, the supervisor and the agent. If both of these processes are gone, every process with the mark is an orphan.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.runner import process_tree, session_directory
 
 MARK = "DRAGONFLY_HOST_RUNNER"
-"""Environment variable: the mark of the runner that a process belongs to."""
+"""Environment variable that holds the mark of a process's runner."""
 PREFIX = "dragonfly-runner-"
 STALE = 30 * 24 * 3600.0
-"""Seconds after which a record goes whose processes cannot be looked for from here, as in another container."""
+"""Seconds after which a record is removed if its processes cannot be checked from here, as in another container."""
 SWEEPS = 20
-"""Looks at what is left: a process may fork while it is being killed."""
+"""Maximum searches for remaining processes, because a process may fork while it is being killed."""
 _MAX_SIZE = 4096
 _STARTED = 19
-"""Field of /proc/PID/stat, counted from the one after the name."""
+"""Field of /proc/PID/stat with the start time, counted from the field after the name."""
 
 
 class Record:
-    """The record of this runner, in the folder for what need not last.
+    """The record of this runner, in the folder for temporary files.
 
     Args:
-        agent: the process number of its agent, which is a child of this process.
-        within: the folder; None for the system's own.
+        agent: the process id of its agent, which is a child of this process.
+        within: the folder; None for the system's temporary folder.
     """
 
     def __init__(self, agent: int, within: str | None = None) -> None:
@@ -43,7 +43,7 @@ class Record:
         folder = session_directory.temporary_folder() if within is None else within
         path = os.path.join(folder, f"{PREFIX}{os.geteuid()}-{mark}")
         said = {"space": space, "alive": [[pid, _started(pid)] for pid in (os.getpid(), agent)]}
-        with suppress(OSError):  # a full disk: then nobody can tell what is left
+        with suppress(OSError):  # the disk may be full; then orphans of this runner are not found
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             self._path = path
             try:
@@ -52,17 +52,19 @@ class Record:
                 os.close(fd)
 
     def remove(self) -> None:
-        """The runner has ended in order, and nothing of it is left."""
+        """Remove the record: the runner ended in order and has no orphans."""
         if self._path:
             with suppress(OSError):
                 os.unlink(self._path)
 
 
 def sweep(within: str | None = None) -> list[str]:
-    """End what is left of runners of this user whose keeper and agent are gone, and remove their sessions.
+    """Kill the orphans of this user's runners whose supervisor and agent are gone.
+
+    Also remove the records and the session directories of these runners.
 
     Args:
-        within: the folder of the records; None for the system's own.
+        within: the folder of the records; None for the system's temporary folder.
 
     Returns:
         The marks of these runners.
@@ -80,7 +82,7 @@ def sweep(within: str | None = None) -> list[str]:
                 os.unlink(path)
             swept.append(mark)
     if swept:
-        # A process that was only forked may have held the lock on a session.
+        # A process that was only forked may have held the lock on a session directory.
         session_directory.sweep(within)
     return swept
 
@@ -95,7 +97,7 @@ def _kill(mark: str) -> None:
 
 
 def _is_over(path: str) -> bool:
-    """Return whether the runner of a record is certainly gone, and what it has left is to go."""
+    """Return True if the runner of a record is certainly gone, or if the record is stale."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
@@ -109,20 +111,20 @@ def _is_over(path: str) -> bool:
     is_stale = found.st_mtime < time.time() - STALE
     try:
         said = json.loads(text)
-        # In another process namespace the numbers mean other processes.
+        # In another process namespace the process ids mean other processes.
         if said["space"] != _space():
             return is_stale
         return all(started is None or _started(int(pid)) != started for pid, started in said["alive"])
     except (ValueError, KeyError, TypeError):
-        # It is being written, or was never written whole.
+        # The record is being written, or was never written completely.
         return is_stale
 
 
 def _started(pid: int) -> int | None:
-    """Return when a process was started, in the kernel's ticks; None if it has ended."""
+    """Return the start time of a process in clock ticks since boot; None if it has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as status:
-            # The name in parentheses may hold anything.
+            # The name in parentheses may contain anything.
             fields = status.read().rpartition(b")")[2].split()
     except OSError:
         return None
@@ -130,7 +132,7 @@ def _started(pid: int) -> int | None:
 
 
 def _space() -> str:
-    """Return where and since when process numbers mean what they mean here; "" if that cannot be told."""
+    """Return an identifier of this boot and process namespace, in which process ids are valid; "" if unknown."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
             return f"{boot.read().strip()} {os.readlink('/proc/self/ns/pid')}"

@@ -1,4 +1,4 @@
-"""What an agent has an eye on besides its link: signals, and the process that started it."""
+"""Watches the events of an agent other than its link's: signals, and the end of its parent process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 from dragonfly_executor.transport.sockets import Socket, socketpair
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.loop import Loop
 
 BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""It goes on while the machine sleeps: a lease that ran out over night has run out."""
+"""A clock that runs while the machine sleeps, so that a lease that ran out overnight has expired."""
 
 
 def boot_clock() -> float:
-    """Seconds on the clock of the lease."""
+    """Return the time on the lease's clock, in seconds."""
     return time.clock_gettime(BOOT_CLOCK)
 
 
 class Watch:
-    """Has things done on the agent's loop when the operating system has news."""
+    """Handlers on the agent's loop for events that the operating system reports."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -33,7 +33,7 @@ class Watch:
         self._parent = -1
 
     def signals(self, on_children: Callable[[], None], on_terminate: Callable[[], None]) -> None:
-        """Call the one when children may have ended, the other on a SIGTERM. A Ctrl-C is the parent's matter."""
+        """Call `on_children` when children may have ended, and `on_terminate` on a SIGTERM. Ignore SIGINT."""
         receiver, sender = socketpair()
         receiver.setblocking(False)
         sender.setblocking(False)
@@ -44,7 +44,7 @@ class Watch:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
         def on_signal() -> None:
-            """On the loop: take what the signals have written, and look after children."""
+            """Drain the wake-up socket, then handle ended children. Runs on the loop."""
             try:
                 receiver.recv(256)
             except BlockingIOError:
@@ -54,9 +54,10 @@ class Watch:
         self._loop.add_reader(receiver.fileno(), on_signal)
 
     def parent(self, on_death: Callable[[], None]) -> None:
-        """Notice the parent's death where a forked child of it keeps the link's other end open.
+        """Call `on_death` when the parent process ends, even if a forked child of it keeps the link's other end open.
 
-        Only where the parent is this machine's process that started the agent, which is what the local backend says.
+        This works only if the parent is a process of this machine that started the agent. The local backend says so by
+        ``DRAGONFLY_PARENT_PID``.
         """
         parent_pid = int(os.environ.get("DRAGONFLY_PARENT_PID", "0"))
         if not parent_pid:
@@ -71,6 +72,6 @@ class Watch:
             self._loop.add_reader(self._parent, on_death)
 
     def descriptors(self) -> list[int]:
-        """What the agent's children must not keep open."""
+        """Return the file descriptors that the agent's children must not keep open."""
         fds = [end.fileno() for end in self._signals]
         return fds if self._parent < 0 else [*fds, self._parent]

@@ -1,8 +1,7 @@
-"""What a slot writes goes through pipes: one for stdout, one for stderr, and a socket for records of `logging`.
+"""The pipes of a slot's output: one for stdout, one for stderr, and a socket for `logging` records.
 
-Agent and slot both hold the reading ends. Which of them reads when is what tells whose text it is: see
-`slot_output_forwarder`. They
-never read at the same time: else what the one had read first could be sent after what the other read then.
+Agent and slot both hold the reading ends. The side that reads, and when, determines which call a text belongs to (see
+`slot_output_forwarder`). The two sides never read at the same time, so text stays in order.
 """
 
 from __future__ import annotations
@@ -15,30 +14,32 @@ from dragonfly_executor.protocol.frames import MAX_INLINE, Flag, Kind, encode
 from dragonfly_executor.transport.sockets import PACKETS, socketpair
 
 MOST_READS = 16
-"""Of one pipe at a time. One read empties a pipe of the usual size; whoever fills it while it is read is not waited
-for."""
+"""Maximum reads of one pipe in a row, because a writer may be as fast as the reader.
+
+One read empties a pipe of the usual size.
+"""
 MOST_RECORDS = 1024
 TURN_PATIENCE = 1.0
-"""Seconds that a slot waits for its turn; the agent takes some milliseconds, unless somebody has stopped it."""
+"""Seconds that a slot waits for its turn. The agent takes some milliseconds, unless it is stopped by a signal."""
 
 
 class Pipes:
-    """The pipes of one slot, made before it is forked."""
+    """The pipes of one slot, made before the slot is forked."""
 
     def __init__(self, *, logs: bool) -> None:
         self.sources: dict[int, int] = {}
-        """What is still read: descriptors, and the flags of what comes from them."""
+        """Descriptors that are still read, with the flags of their frames."""
         self._reading: list[int] = []
         self._writing: list[int] = []
         self._turn = os.pipe()
-        """It holds one byte, while nobody reads."""
+        """A pipe that holds one byte while neither side reads."""
         for fd in self._turn:
             os.set_blocking(fd, False)
         self.give_turn()
         self._add(0, *os.pipe())
         self._add(Flag.STDERR, *os.pipe())
         if logs:
-            # Packets: whoever writes, a thread or a forked child, the records stay whole.
+            # Packets keep each record whole, even if several threads or forked children write at once.
             self._add(Flag.LOG, *(end.detach() for end in socketpair(PACKETS)))
 
     def _add(self, flags: int, reading: int, writing: int) -> None:
@@ -48,34 +49,34 @@ class Pipes:
         self._writing.append(writing)
 
     def take_turn(self) -> bool:
-        """Begin to read, if the other side does not just now."""
+        """Begin to read, unless the other side is reading. Return True if this side may read."""
         try:
             return bool(os.read(self._turn[0], 1))
         except BlockingIOError:
             return False
 
     def wait_for_turn(self) -> bool:
-        """Begin to read when the other side does not; False where it cannot be asked."""
+        """Wait until the other side does not read, then begin to read. Return False if that fails."""
         try:
             turn = select.poll()
             turn.register(self._turn[0], select.POLLIN)
-            # The other side may be quicker.
+            # Loops because the other side may take the byte first.
             while turn.poll(TURN_PATIENCE * 1000):
                 if self.take_turn():
                     return True
         except OSError:
-            pass  # a call has closed this
+            pass  # a call has closed this pipe
         return False
 
     def give_turn(self) -> None:
-        """Let the other side read, who may find its end closed."""
+        """Let the other side read. The pipe may be closed on either side."""
         try:
             os.write(self._turn[1], b".")
         except OSError:
             return
 
     def frames(self, fd: int, call_id: int, attempt: int, pid: int) -> Iterator[bytes]:
-        """What there is to read from one of the sources, as frames of this call."""
+        """Yield the data that a source holds now, as OUTPUT frames of this call."""
         flags = self.sources[fd]
         for _ in range(MOST_RECORDS if flags & Flag.LOG else MOST_READS):
             try:
@@ -85,23 +86,23 @@ class Pipes:
             except OSError:
                 data = b""  # a call has closed this side
             if not data:
-                # Nobody can write to it any more.
+                # No process holds the writing end any more.
                 del self.sources[fd]
                 return
             yield encode(Kind.OUTPUT, call_id, data, flags=flags, attempt=attempt, detail=pid)
 
     def descriptors(self) -> list[int]:
-        """All that this process holds of them."""
+        """Return all descriptors of these pipes that this process holds."""
         return [*self._reading, *self._writing, *self._turn]
 
     def keep_reading_ends(self) -> None:
-        """In the agent, once the slot is forked: only who writes may hold a writing end."""
+        """Close the writing ends in the agent once the slot is forked, so that an end of file is seen."""
         for fd in self._writing:
             os.close(fd)
         self._writing.clear()
 
     def move_in(self) -> int | None:
-        """In the slot: make its stdout and stderr these pipes. The descriptor for log records, if there is one."""
+        """Replace the slot's stdout and stderr by these pipes. Return the descriptor for log records, or None."""
         for number, fd in enumerate(self._writing[:2], 1):
             os.dup2(fd, number)
             os.close(fd)
@@ -109,7 +110,7 @@ class Pipes:
         return log
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close all descriptors."""
         for fd in self.descriptors():
             if fd >= 0:
                 os.close(fd)
@@ -120,14 +121,14 @@ class Pipes:
 
 
 def occupy_standard_descriptors() -> None:
-    """Take the numbers 0 to 2, as far as they are free: what is opened from now on must not be moved over."""
+    """Occupy the descriptors 0 to 2 if they are free, so that `Pipes.move_in` overwrites no other file."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         continue
     os.close(fd)
 
 
 def drop() -> None:
-    """In the slot: throw away what is written to its stdout and stderr."""
+    """Discard the text that this slot writes to stdout and stderr."""
     fd = os.open(os.devnull, os.O_WRONLY)
     os.dup2(fd, 1)
     os.dup2(fd, 2)

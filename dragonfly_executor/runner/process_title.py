@@ -1,8 +1,9 @@
-"""What ``ps`` shows for the processes of a runner: pool, runner, role and call.
+"""Sets the title that ``ps`` shows for each process of a runner: pool, runner, role and call.
 
-The kernel reads it from the memory in which the arguments of a process lie, so the title is written there (Linux;
-elsewhere nothing changes). A slot is forked from its agent and has the same addresses, so the agent can write the title
-of a busy slot. It does so for calls that run for some milliseconds: a cheap call costs no title.
+The kernel reads the title from the memory that holds a process's arguments, so this module writes it there. On systems
+other than Linux it does nothing. A slot is forked from its agent and has the same addresses, so the agent can write the
+title of a busy slot. It does so only for calls that run for some milliseconds, so a cheap call does not pay for a
+title.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dragonfly_executor.protocol.parent import Parent
 
 PR_SET_NAME = 15
 ARG_START, ARG_END = 45, 46
-"""Fields of /proc/PID/stat, counted from the one after the name."""
+"""Fields of /proc/PID/stat with the range of the arguments, counted from the field after the name."""
 
 
 class _Piece(ctypes.Structure):
@@ -24,7 +25,7 @@ class _Piece(ctypes.Structure):
 
 
 class Title:
-    """Writes titles over the arguments of this process, and of those that it has forked."""
+    """The titles of this process and of processes that it has forked, written over their arguments."""
 
     def __init__(self) -> None:
         self._start, self._size = _arguments()
@@ -32,16 +33,16 @@ class Title:
         self._where = "" if parent is None else f"pool {parent.pool}, runner {parent.runner_id}"
 
     def set(self, role: str) -> None:
-        """Show what this process is: its name, and its title."""
+        """Set the name and the title of this process."""
         if not self._size:
             return
-        # The name that `top` shows has room for 15 characters.
+        # `top` shows 15 characters of the name.
         name = f"dragonfly-{role.partition(' ')[0]}"
         _library().prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
         ctypes.memmove(self._start, self._text(role), self._size)
 
     def set_in(self, pid: int, role: str) -> None:
-        """Show what a forked process does. It shows nothing new if that is forbidden here."""
+        """Set the title of a forked process. If the system forbids that, the title does not change."""
         if not self._size:
             return
         text = ctypes.create_string_buffer(self._text(role), self._size)
@@ -50,7 +51,7 @@ class Title:
         _library().process_vm_writev(pid, ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
 
     def _text(self, role: str) -> bytes:
-        """Return a title of exactly the size that there is, with a zero at its end."""
+        """Return a title of exactly the available size, with a zero byte at its end."""
         text = f"dragonfly {role}: {self._where}" if self._where else f"dragonfly {role}"
         encoded = text.encode(errors="replace")[: self._size - 1]
         return encoded.ljust(self._size, b"\0")
@@ -61,7 +62,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _arguments() -> tuple[int, int]:
-    """Return where the arguments of this process lie, and their size; 0 if that is not known."""
+    """Return the address and the size of this process's arguments; zeros if they are unknown."""
     try:
         with open(f"/proc/{os.getpid()}/stat", "rb") as status:
             fields = status.read().rpartition(b")")[2].split()

@@ -1,8 +1,8 @@
-"""Process trees: nobody is left behind.
+"""Process trees: finds and kills every process that descends from a call.
 
-On Linux an agent and each of its slots are *child subreapers*: what a call leaves running becomes a child of its slot,
-and of the agent when the slot ends, however it was daemonized. So whoever is a child of an agent without being a slot
-is a leftover of a slot that ended. Elsewhere only process groups are known.
+On Linux an agent and each of its slots are *child subreapers*. A process that a call leaves running becomes a child of
+its slot, and a child of the agent when the slot ends, however the process was daemonized. So a child of the agent that
+is not a slot is a leftover of a slot that ended. Other systems offer only process groups.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ PR_SET_CHILD_SUBREAPER = 36
 PF_KTHREAD = 0x00200000
 PYTHON_IGNORES = frozenset((signal.SIGPIPE, getattr(signal, "SIGXFSZ", signal.SIGPIPE)))
 DETACH_VARIABLE = "DRAGONFLY_DETACH"
-"""Environment variable of a process that is to outlive the call that started it, and its runner: 1 says so."""
+"""Environment variable of a process that may outlive its call and its runner; the value is 1."""
 LOOKS = 10_000
-"""At a process in the middle of its exec, which takes microseconds."""
+"""Maximum reads of a process's environment during its exec, which takes microseconds."""
 
 
 def _prctl(option: int, value: int) -> None:
@@ -32,12 +32,12 @@ def _prctl(option: int, value: int) -> None:
 
 
 def become_subreaper() -> None:
-    """Adopt what this process's descendants leave behind (Linux; see prctl(2))."""
+    """Make this process adopt the orphans among its descendants (Linux; see prctl(2))."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Be killed when the process that forked this one dies; at once, if it is dead already (Linux)."""
+    """Have the kernel kill this process when its parent dies. Exit at once if the parent is dead already (Linux)."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
@@ -57,7 +57,7 @@ def reset_signals() -> None:
 
 
 def children(pid: int) -> list[int]:
-    """Process ids of the direct children of `pid`; empty where /proc does not tell."""
+    """Return the process ids of the direct children of `pid`; none if /proc is not available."""
     found: list[int] = []
     try:
         threads = os.listdir(f"/proc/{pid}/task")
@@ -73,7 +73,7 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Process ids of all that descend from `pid`, nearest first."""
+    """Return the process ids of all descendants of `pid`, nearest first."""
     found: list[int] = []
     todo = [pid]
     while todo:
@@ -84,7 +84,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def kill(pid: int) -> None:
-    """SIGKILL one process; fine if it is gone."""
+    """Send SIGKILL to a process. Ignore a process that is gone."""
     try:
         os.kill(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
@@ -92,7 +92,7 @@ def kill(pid: int) -> None:
 
 
 def kill_group(group: int) -> None:
-    """SIGKILL a process group; fine if it is gone."""
+    """Send SIGKILL to a process group. Ignore a group that is gone."""
     try:
         os.killpg(group, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
@@ -100,8 +100,8 @@ def kill_group(group: int) -> None:
 
 
 def kill_tree(pid: int) -> None:
-    """SIGKILL `pid`, its process group and everything that descends from it and is not detached."""
-    # Stopped first, so that it forks nothing between the listing and the kill.
+    """Send SIGKILL to `pid`, its process group and its descendants, except detached ones."""
+    # Stop it first, so that it forks nothing between the listing and the kill.
     try:
         os.kill(pid, signal.SIGSTOP)
     except (ProcessLookupError, PermissionError):
@@ -115,7 +115,7 @@ def kill_tree(pid: int) -> None:
 
 
 def kill_children(but: Container[int] = ()) -> None:
-    """SIGKILL the children of this process, but for these and detached ones, with their descendants; reap them."""
+    """Kill and reap the children of this process with their descendants, except those in `but` and detached ones."""
     while left := [pid for pid in children(os.getpid()) if pid not in but and not is_detached(pid)]:
         for pid in left:
             kill_tree(pid)
@@ -126,40 +126,40 @@ def kill_children(but: Container[int] = ()) -> None:
 
 
 def _status(pid: str) -> list[bytes]:
-    """The fields of /proc/PID/stat from the state on."""
+    """Return the fields of /proc/PID/stat, starting with the state."""
     with open(f"/proc/{pid}/stat", "rb") as status:
-        # The name in parentheses may hold anything, so fields are counted from its end.
+        # The name in parentheses may contain anything, so fields are counted from its end.
         return status.read().rpartition(b")")[2].split()
 
 
 def _has_ended(pid: str) -> bool:
-    """Whether all of a process's threads have ended: only who started it has yet to take note."""
+    """Return True if all threads of a process have ended, so that it is a zombie."""
     fields = _status(pid)
     return fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
 
 
 def _environment(pid: str) -> bytes:
-    """A process's environment. In the middle of its exec there seems to be none, for an instant."""
+    """Return a process's environment. During exec it is empty for an instant, so retry."""
     for _ in range(LOOKS):
         with open(f"/proc/{pid}/environ", "rb") as environment:
             found = environment.read()
         if found:
             return found
         fields = _status(pid)
-        # Where the code begins is set after everything else.
+        # The kernel sets the start of the code last.
         state, flags, start_of_code = fields[0], int(fields[6]), fields[23]
         if start_of_code != b"0" or state in (b"Z", b"X") or flags & PF_KTHREAD:
             break
         os.sched_yield()
-    # It may have come through its exec between the two.
+    # The exec may have ended between the two reads.
     with open(f"/proc/{pid}/environ", "rb") as environment:
         return environment.read()
 
 
 def is_detached(pid: int) -> bool:
-    """Return whether its environment says that a process is to be left alone."""
+    """Return True if the process's environment says that it must not be killed."""
     if DETACH_VARIABLE in os.environ:
-        # It comes from the parent's own environment, and says nothing about this process.
+        # The variable is inherited from the parent's own environment, so it says nothing about this process.
         return False
     try:
         return f"{DETACH_VARIABLE}=1".encode() in _environment(str(pid)).split(b"\0")
@@ -168,7 +168,7 @@ def is_detached(pid: int) -> bool:
 
 
 def members(sessions: Iterable[int], marker: bytes) -> list[int]:
-    """Processes of this user that belong to one of `sessions`, or whose environment holds `marker` (Linux)."""
+    """Return this user's processes that are in one of `sessions`, or whose environment holds `marker` (Linux)."""
     wanted = set(sessions)
     found: list[int] = []
     own = os.getpid()
@@ -181,7 +181,7 @@ def members(sessions: Iterable[int], marker: bytes) -> list[int]:
             continue
         try:
             if os.getsid(int(name)) in wanted:
-                # One that has ended, and that nobody has waited for yet, is not left.
+                # A zombie does not count.
                 if not _has_ended(name):
                     found.append(int(name))
                 continue

@@ -1,7 +1,7 @@
-"""Environments with third-party packages on the runner's host: made once for each list of requirements.
+"""Virtual environments for third-party packages on the runner's host, one for each list of requirements.
 
-Each has a file beside it that says by its time when it was used last, and by locks who needs it: whoever builds or uses
-it shares the lock, and whoever removes it must have the lock alone.
+Each environment has a file beside it. The file's mtime is the last use. A process that builds or uses the environment
+holds a shared lock on the file; a process that removes the environment needs an exclusive lock.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from dragonfly_executor.runner.content_cache import private_folder
 from dragonfly_executor.runner.session_directory import remove_tree
 
 LAST_LINES = 15
-"""Lines of what an installer said that are told when it failed."""
+"""Lines of an installer's output that are reported when it fails."""
 _LAST_BYTES = 16 * 1024
 FAILED = 1
 KEPT_FOR = 30 * 24 * 3600
-"""Seconds for which an environment stays that nobody uses."""
+"""Seconds after its last use for which an environment is kept."""
 _USED = ".used"
 _BESIDE = (".lock", ".log", ".txt", _USED)
-"""What an environment has beside it; the last is removed last."""
+"""Suffixes of the files beside an environment. The last one is removed last."""
 _GONE = ".gone-"
-"""So begins the name of one that is being removed."""
+"""Name prefix of an environment that is being removed."""
 
 
 class Environment:
-    """A virtual environment, which may have to be built first. Its interpreter is not used, its packages are.
+    """A virtual environment, built on first use. Slots use its packages, not its interpreter.
 
     Args:
-        cache: the folder in which there is one for all environments.
-        lines: of a requirements file.
+        cache: the folder that holds all environments.
+        lines: the lines of a requirements file.
 
     Attributes:
-        site_packages: where its packages lie once it is built.
+        site_packages: the folder of its packages, once it is built.
     """
 
     def __init__(self, cache: str, lines: list[str]) -> None:
@@ -52,33 +52,33 @@ class Environment:
         self._is_taken = False
 
     def is_ready(self) -> bool:
-        """Whether it has been built to the end."""
+        """Return True if the build is complete."""
         return os.path.exists(self._complete)
 
     def take(self) -> bool:
-        """Use it from now on, if it is ready: nobody removes it before this process has ended."""
+        """Lock the environment for use, if it is ready. Until this process ends, no process removes it."""
         if not self._is_taken and self.is_ready():
             self._fd = _share(self._used)
-            # Until then somebody else could remove it.
+            # Check again: before the lock another process could remove it.
             self._is_taken = self.is_ready()
             if not self._is_taken:
                 self.leave()
         return self._is_taken
 
     def leave(self) -> None:
-        """It was used until now, and may be removed when its time is over."""
+        """Record the time of the last use, and release the lock. Removal is possible `KEPT_FOR` seconds later."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            with suppress(OSError):  # then it counts as older than it is
+            with suppress(OSError):  # on failure the environment counts as unused for longer
                 os.utime(fd)
             os.close(fd)
 
     def fileno(self) -> int:
-        """What holds it, and slots must not keep open; -1 where nothing does."""
+        """Return the descriptor that holds the lock, which slots must not keep open; -1 if there is none."""
         return self._fd
 
     def last_words(self) -> str:
-        """The end of what the installer said."""
+        """Return the last lines of the installer's output."""
         try:
             with open(self._log, "rb") as log:
                 log.seek(max(0, os.fstat(log.fileno()).st_size - _LAST_BYTES))
@@ -88,7 +88,10 @@ class Environment:
         return "\n".join(text.strip().splitlines()[-LAST_LINES:])
 
     def build(self) -> int:
-        """Build it, unless somebody else just has; the exit status of a process that does nothing but this."""
+        """Build the environment, unless another process has just built it. Return an exit status.
+
+        Runs in a process of its own, whose output is redirected to the log.
+        """
         if not private_folder(self._within):
             sys.stderr.write(f"dragonfly runner: no environment can be made in {self._within}\n")
             return FAILED
@@ -105,7 +108,7 @@ class Environment:
 
     def _install(self) -> int:
         wanted = f"{self._folder}.txt"
-        # An index's address may hold a password: it stands in a file of this user's own, not in a command line.
+        # An index URL may hold a password, so it is passed in a file that only this user can read, not in argv.
         fd = os.open(wanted, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with open(fd, "w", encoding="utf-8") as file:
             file.write("\n".join([*self._lines, ""]))
@@ -134,18 +137,22 @@ class Environment:
 
 
 def _key(lines: list[str]) -> str:
-    """What an environment depends on, as a name."""
+    """Return a name derived from everything that an environment depends on."""
     interpreter = [sys.implementation.cache_tag or "", sys.version, os.uname().machine, sys.executable]
     return hashlib.sha256("\n".join([*interpreter, *lines]).encode()).hexdigest()[:32]
 
 
 def has_litter(cache: str) -> bool:
-    """Whether there is something to clean up."""
+    """Return True if there is something to clean up."""
     return bool(_unused(os.path.join(cache, "environments")) or _halfway(os.path.join(cache, "environments")))
 
 
 def clean_up(cache: str) -> int:
-    """Remove what nobody has used for long, and nobody uses; 0, the status of a process that does nothing else."""
+    """Remove environments that are long unused, and finish interrupted removals.
+
+    Returns:
+        0, the exit status of the process that runs this.
+    """
     within = os.path.join(cache, "environments")
     for key in _unused(within):
         path = os.path.join(within, key)
@@ -158,7 +165,7 @@ def clean_up(cache: str) -> int:
             if os.fstat(fd).st_nlink and key in _unused(within):
                 _remove(within, key)
         except OSError:
-            continue  # somebody uses it, or nobody could tell
+            continue  # another process uses it, or locking is unsupported
         finally:
             os.close(fd)
     for name in _halfway(within):
@@ -167,7 +174,7 @@ def clean_up(cache: str) -> int:
 
 
 def _remove(within: str, key: str) -> None:
-    """Out of the way at once; taking apart what is in it is nothing that anybody has to wait for."""
+    """Rename the environment out of the way, which is instant. `clean_up` deletes its files afterwards."""
     path = os.path.join(within, key)
     if os.path.lexists(path):
         os.rename(path, os.path.join(within, f"{_GONE}{key}-{os.urandom(4).hex()}"))
@@ -177,9 +184,9 @@ def _remove(within: str, key: str) -> None:
 
 
 def _unused(within: str) -> list[str]:
-    """The environments that were not used for long, those in use among them."""
+    """Return the environments that have not been used for `KEPT_FOR` seconds, even if they are locked."""
     try:
-        # The clock that stamps files is asked for its time through one of them.
+        # Read the file system's own clock, which stamps files and may differ from the system's clock.
         os.utime(within)
         now = os.stat(within).st_mtime
         names = os.listdir(within)
@@ -194,7 +201,7 @@ def _unused(within: str) -> list[str]:
 
 
 def _halfway(within: str) -> list[str]:
-    """What somebody began to remove."""
+    """Return the renamed environments whose removal is not complete."""
     try:
         return [name for name in os.listdir(within) if name.startswith(_GONE)]
     except OSError:
@@ -202,9 +209,9 @@ def _halfway(within: str) -> list[str]:
 
 
 def _share(path: str) -> int:
-    """A descriptor that keeps an environment from being removed for as long as it is open; -1 where there can be none.
+    """Open and lock a file that keeps an environment from being removed while it is open; -1 on failure.
 
-    Where the file system has no locks it keeps nobody from anything; nobody removes anything there either.
+    If the file system has no locks, no environment is removed, so the missing lock is harmless.
     """
     while True:
         try:
@@ -216,12 +223,12 @@ def _share(path: str) -> int:
             os.utime(fd)
         if os.fstat(fd).st_nlink:
             return fd
-        # It was removed between the two steps.
+        # Another process removed the file between open and lock.
         os.close(fd)
 
 
 def _succeeds(command: list[str]) -> bool:
-    """Run a command to its end; what it says goes where this process's own output goes."""
+    """Run a command to its end. Its output goes to this process's stdout and stderr."""
     try:
         pid = os.posix_spawn(command[0], command, os.environ)
     except OSError as error:

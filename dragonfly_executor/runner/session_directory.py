@@ -1,7 +1,7 @@
-"""The directory on the runner's host in which a parent's files lie while the runner lives.
+"""The session directory: holds a parent's files on the runner's host while the runner lives.
 
-Its agent holds a lock on it, which the kernel lets go of however the agent ends. So whoever boots next on the host can
-tell what was left behind, and takes it away.
+The agent holds a lock on it, and the kernel releases the lock however the agent ends. So the next boot on the host can
+tell which directories are orphaned, and removes them.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ _ATTEMPTS = 100
 
 
 def temporary_folder() -> str:
-    """Where this system keeps what need not last."""
+    """Return this system's folder for temporary files."""
     wanted = [os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")]
-    for folder in (*wanted, "/tmp", "/var/tmp"):  # noqa: S108  # what is made in there is this user's alone
+    for folder in (*wanted, "/tmp", "/var/tmp"):  # noqa: S108  # the directories made there have mode 0700
         if folder and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
             return os.path.abspath(folder)
     return os.getcwd()
 
 
 class Session:
-    """A directory of this process's own (0700), gone with it.
+    """A directory of this process's own (mode 0700), removed when the runner ends.
 
     Attributes:
-        path: where it lies.
+        path: its absolute path.
+        fd: its descriptor, which holds the lock.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the directory cannot be made.
     """
 
     def __init__(self, within: str | None = None) -> None:
@@ -38,7 +39,7 @@ class Session:
         for _ in range(_ATTEMPTS):
             self.path = os.path.join(within, f"{PREFIX}{os.geteuid()}-{os.urandom(6).hex()}")
             os.mkdir(self.path, 0o700)
-            # Until it is locked it looks like one that was left behind: who boots beside this one may take it away.
+            # Until it is locked, the directory looks orphaned, so a concurrent boot may remove it.
             try:
                 self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             except FileNotFoundError:
@@ -49,12 +50,12 @@ class Session:
         raise OSError(f"no directory in {within} stays")
 
     def remove(self) -> None:
-        """Take it away with all that is in it. What cannot be removed is left for the next boot on this host."""
+        """Remove the directory and its contents. The next boot on this host retries files that cannot be removed."""
         remove_tree(self.path)
 
 
 def sweep(within: str | None = None) -> list[str]:
-    """Take away the sessions of this user whose agents are gone, and say which."""
+    """Remove this user's session directories whose agents are gone. Return their paths."""
     within = temporary_folder() if within is None else within
     prefix = f"{PREFIX}{os.geteuid()}-"
     swept = []
@@ -76,7 +77,7 @@ def sweep(within: str | None = None) -> list[str]:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a file, or a directory and what is in it, following no link; what refuses to go stays."""
+    """Remove a file, or a directory with its contents. Follow no link, and skip entries that cannot be removed."""
     try:
         mode = os.lstat(path).st_mode
         if not stat.S_ISDIR(mode):
@@ -95,7 +96,7 @@ def remove_tree(path: str) -> None:
 
 
 def listed(path: str) -> list[str]:
-    """Return what is in a directory; nothing if it cannot be read."""
+    """Return the names in a directory; none if it cannot be read."""
     try:
         return os.listdir(path)
     except OSError:
@@ -103,7 +104,11 @@ def listed(path: str) -> list[str]:
 
 
 def _lock(fd: int) -> bool | None:
-    """Lock a directory for as long as it is open: False where another process has it, None where nobody can."""
+    """Lock a directory for as long as it is open.
+
+    Returns:
+        True if locked, False if another process holds the lock, None if locking is unsupported.
+    """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

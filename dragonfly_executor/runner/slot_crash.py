@@ -1,4 +1,4 @@
-"""What is told of a slot that died: how, where in the user's code, and whether memory ran out."""
+"""Describes the death of a slot: how it died, where in the user's code, and whether memory ran out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dragonfly_executor.runner.slot_handle import Slot, Work
 
 
 def describe(work: Work, slot: Slot, status: int, memory: MemoryWatch | None, stopped_after: float | None) -> bytes:
-    """Return the payload of a LOST."""
+    """Return the payload of a LOST frame."""
     code = os.waitstatus_to_exitcode(status)
     number = -code if code < 0 else 0
     out_of_memory = number == signal.SIGKILL and memory is not None and memory.has_killed()
@@ -19,7 +19,7 @@ def describe(work: Work, slot: Slot, status: int, memory: MemoryWatch | None, st
         "code": None if number else code,
         "signal": number or None,
         "pid": slot.pid,
-        # A large one does not start before all of it has come.
+        # A large call does not start before its whole payload has arrived.
         "started": slot.ready and work.missing <= 0 and slot.progress.may_have_begun(work.frame.detail),
         "output": slot.output.last_words(),
         "stack": slot.stack.read(number),
@@ -31,7 +31,7 @@ def describe(work: Work, slot: Slot, status: int, memory: MemoryWatch | None, st
 
 
 def told(slot: Slot, status: int) -> str:
-    """Return, for a person, how a slot ended that had no call: with its Python stack, if a fault ended it."""
+    """Return a text on how a slot without a call ended: with its Python stack, if a fault ended it."""
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return f"the last exited with status {code}"

@@ -1,4 +1,4 @@
-"""The agent's side of a slot: fork it, hand it calls, take them back, kill it."""
+"""The agent's handle of a slot: forks it, hands calls to it, takes calls back, kills it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.transport.sockets import MSG_DONTWAIT, PACKETS, Socket, socketpair
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.working_directory import Place
 
 EXIT_PATIENCE = 2.0
-"""Seconds that a slot without calls has for its threads, exit handlers and finalizers, until it is killed."""
+"""Seconds that a slot without calls has for its threads, exit handlers and finalizers, before it is killed."""
 
 CALL = int(Kind.CALL)
 
@@ -49,67 +49,67 @@ class Work:
         if frame.flags & Flag.LIMITS:
             self.budget, self.run_timeout = LIMITS.unpack_from(frame.raw, HEADER_SIZE)
         self.missing = TOTAL.unpack(frame.raw[-TOTAL.size :])[0] if frame.flags & Flag.LARGE else 0
-        """Bytes of a large payload that have not come yet: until they have, the call cannot start."""
+        """Bytes of a large payload that have not arrived. The call cannot start before all have."""
         self.owed = 0
         self.since = 0.0
-        """When its slot could begin to open it, as far as is known."""
+        """The earliest time at which its slot can decode it, on the loop's clock."""
         self.ends = float("inf")
-        """When its budget ends."""
+        """The time at which its budget ends."""
         self.unopened = 0
-        """Milliseconds for which it was being opened, if that was too long."""
+        """Milliseconds that decoding took, if the call was stopped because of that; 0 if not."""
 
     @property
     def is_large(self) -> bool:
-        """Whether its payload comes in chunks, when asked for."""
+        """Return True if the payload comes in chunks, on request."""
         return bool(self.frame.flags & Flag.LARGE)
 
 
 class SlotOutput:
-    """What becomes of what a slot writes: nothing here, it goes where the agent's own output does.
+    """The output of a slot. Default: the slot inherits the agent's streams.
 
-    See `slot_output_forwarder`.
+    See `slot_output_forwarder` for the subclasses.
     """
 
     def __init__(self, link: Link) -> None:
         self._link = link
 
     def take_over(self, results: Socket) -> OwnOutput | None:
-        """In the forked slot: what reads what its calls write; None if nothing does."""
+        """Redirect the streams of the forked slot. Return the reader of its calls' output, or None if there is none."""
         return None
 
     def slot_is_forked(self, slot: Slot) -> None:
-        """The agent's part begins."""
+        """Start the agent's part."""
 
     def slot_is_ready(self, slot: Slot) -> None:
-        """What it writes from now on is its calls'."""
+        """Attribute text that is written from now on to the slot's calls."""
 
     def forward(self, slot: Slot, frame: Frame) -> None:
-        """The slot has read something itself."""
+        """Forward an OUTPUT frame that the slot itself sent."""
 
     def consumed(self, slot: Slot, amount: int) -> None:
-        """The parent has room again for so much."""
+        """Record that the parent has consumed `amount` bytes."""
 
     def slot_has_ended(self, slot: Slot) -> None:
-        """Take what it has left."""
+        """Forward the text that is left in the pipes."""
 
     def last_words(self) -> str:
-        """The end of what the call that runs wrote to stderr, as far as that is known."""
+        """Return the end of the running call's stderr, as far as it is known."""
         return ""
 
     def send(self, frame: bytes) -> None:
-        """Tell the parent something behind all that the slot wrote."""
+        """Send a frame to the parent, behind all text of the slot."""
         self._link.send(frame)
 
     def descriptors(self) -> list[int]:
-        """What another slot must not inherit."""
+        """Return the descriptors that another slot must not inherit."""
         return []
 
     def close(self) -> None:
-        """Let go of its descriptors."""
+        """Close the descriptors."""
 
 
 class Slot:
-    """One forked process that runs calls, with the calls it was handed."""
+    """One forked process that runs calls, and the calls that were handed to it."""
 
     def __init__(
         self,
@@ -127,11 +127,11 @@ class Slot:
         self._role = f"slot {progress.number}"
         self._title = title
         self.shows_call = False
-        """Whether its title names a call."""
+        """True if its title names a call."""
         self._loop = loop
         self._end_timer: Timer | None = None
         self.answer: Callable[[bytes], None] | None = None
-        """Tells the parent how the call ended that runs, behind what it wrote; None where it wrote nothing."""
+        """Callback that sends the frame that ends a call behind the output of the call; None if there is no output."""
         made: list[Socket] = []
         self.stack = LastStack()
         agent_pid = os.getpid()
@@ -151,14 +151,14 @@ class Slot:
         self.stack.keep_reader()
         self.link = Link(loop, own_end, lambda frames: on_frames(self, frames), lambda reason: None)
         self.in_flight: deque[Work] = deque()
-        """Calls handed over and not answered, oldest first: the first one is running."""
+        """Calls that were handed over and not answered, oldest first. The first one is running."""
         self.since = loop.time()
-        """When the first of them became the first."""
+        """The time at which the first of them became the first, on the loop's clock."""
         self.ready = False
         self.stuck = False
         self.handed = 0
         self.is_checking = False
-        """Whether it runs the user's idle check, or is about to."""
+        """True if the slot runs the user's idle check, or is about to."""
         self.kill_reason: int | None = None
         self.timer: Timer | None = None
         output.slot_is_forked(self)
@@ -172,7 +172,7 @@ class Slot:
         place: Place | None,
         agent: int,
     ) -> NoReturn:
-        """In the forked child: let go of what is the agent's, and run calls. Nothing of the agent may go on here."""
+        """Close the agent's descriptors in the forked child, then run calls. Never return to the agent's code."""
         try:
             for fd in (*inherited(), self._calls.fileno(), own_end.fileno()):
                 os.close(fd)
@@ -186,21 +186,21 @@ class Slot:
             os._exit(1)
 
     def descriptors(self) -> list[int]:
-        """What another slot must not keep open."""
-        # A slot that has closed its end lives on; this side's number may be another's by now.
+        """Return the descriptors that another slot must not keep open."""
+        # A slot that closed its end lives on. Then the link is closed here, and its number may be another file's.
         link = -1 if self.link.closed else self.link.fileno()
         own = (self._calls.fileno(), self._taken_by_slot.fileno(), link)
         fds = (*own, *self.stack.descriptors(), *self.output.descriptors())
         return [fd for fd in fds if fd >= 0]
 
     def hand(self, work: Work) -> bool:
-        """Put a call into the slot's queue; False where the queue is full."""
+        """Put a call into the slot's queue. Return False if the queue is full or the slot is dying."""
         try:
             self._calls.send(work.frame.raw, MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
-            # It is dying: the end of its process says how.
+            # The slot is dying: the end of its process is reported separately.
             return False
         work.slot = self
         self.in_flight.append(work)
@@ -211,7 +211,7 @@ class Slot:
         return True
 
     def take_back(self) -> list[Work]:
-        """The calls that the slot has not taken, in order: they have provably never started."""
+        """Take back the calls that the slot has not taken, in order. They have provably never started."""
         packets: set[tuple[int, int]] = set()
         while len(packets) < len(self.in_flight):
             try:
@@ -224,7 +224,7 @@ class Slot:
             packets.add((call_id, attempt))
         if not packets:
             return []
-        # By name, not by count: while this side reads, the slot may take one from between.
+        # Match by id, not by count: while this side reads, the slot may take a packet in between.
         taken = [work for work in self.in_flight if (work.call_id, work.attempt) in packets]
         self.in_flight = deque(work for work in self.in_flight if (work.call_id, work.attempt) not in packets)
         for work in taken:
@@ -234,43 +234,43 @@ class Slot:
         return taken
 
     def show_call(self, call_id: int) -> None:
-        """Name the call that it runs in its title; 0 for none."""
+        """Show the running call in the slot's title; 0 for no call."""
         if self._title is not None:
             self._title.set_in(self.pid, f"{self._role}, call {call_id}" if call_id else self._role)
             self.shows_call = bool(call_id)
 
     def retire(self) -> None:
-        """Hand it no more: it ends when it has finished what it has."""
+        """Hand no more calls to the slot. It ends when it has finished the calls that it has."""
         self._calls.close()
         if not self.in_flight:
             self.expect_end()
 
     def expect_end(self) -> None:
-        """Kill the slot if it has not ended soon: it has no call left, and runs what is to run at its exit."""
+        """Kill the slot after `EXIT_PATIENCE` seconds: it has no call left and is running its exit handlers."""
         if self._end_timer is None:
             self._end_timer = self._loop.call_later(EXIT_PATIENCE, self.kill)
 
     @property
     def is_ending(self) -> bool:
-        """Whether it ends by itself, and is killed if that takes too long."""
+        """Return True if the slot is ending, with a timer that kills it if that takes too long."""
         return self._end_timer is not None
 
     @property
     def is_idle(self) -> bool:
-        """Whether it could start a call now."""
+        """Return True if the slot can start a call now."""
         return self.ready and not (self.in_flight or self.retired or self.kill_reason)
 
     @property
     def retired(self) -> bool:
-        """Whether it gets no more calls."""
+        """Return True if the slot gets no more calls."""
         return self._calls.fileno() < 0
 
     def kill(self) -> None:
-        """SIGKILL the slot and everything that its calls started."""
+        """Send SIGKILL to the slot and to every process that its calls started."""
         process_tree.kill_tree(self.pid)
 
     def close(self) -> None:
-        """Let go of its descriptors."""
+        """Close the descriptors, and cancel the timer."""
         self._calls.close()
         self._taken_by_slot.close()
         if self._end_timer is not None:

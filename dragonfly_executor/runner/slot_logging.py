@@ -1,7 +1,7 @@
-"""Records of `logging` that calls make, on their way to the parent. A slot does not import logging for it.
+"""Sends the `logging` records of calls to the parent, without importing logging into the slot.
 
-Only if the user's code does, a handler is added to the root logger. The root logger's level follows the parent's, from
-call to call. What becomes of a record is for the parent's configuration to say.
+If the user's code imports logging, a handler is added to the root logger. The root logger's level follows the parent's,
+from call to call. The parent's configuration decides how records are handled.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dragonfly_executor.protocol.output_window import LOG_FIELDS
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.runner.slot_progress import SAME_LEVEL
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_RECORD = 60 * 1024
-"""Bytes of a record: it has to fit into one packet, and into a frame. In a longer one texts are cut."""
+"""Maximum bytes of a record, which must fit into one packet and one frame. The texts of a longer record are cut."""
 LONGEST = 16 * 1024
-"""Characters to which they are cut at first."""
+"""Characters to which texts are cut at first."""
 
 
 class Records:
-    """Writes the records of the root logger to a descriptor, from when logging is imported.
+    """The sender of the root logger's records to a descriptor, once logging is imported.
 
     Args:
         fd: the descriptor; each record is one packet.
-        level: of the parent's root logger.
+        level: the level of the parent's root logger.
     """
 
     def __init__(self, fd: int, level: int) -> None:
@@ -47,14 +47,14 @@ class Records:
             sys.meta_path.insert(0, _Watch(self))
 
     def follow(self, level: int) -> None:
-        """Take over the level of the parent's root logger if it has changed. Else a level that a call has set stays."""
+        """Adopt the parent's level if it has changed. A level that a call has set stays until then."""
         if level not in (self._level, SAME_LEVEL):
             self._level = level
             if self._is_loaded:
                 _set_level(level)
 
     def logging_is_loaded(self) -> None:
-        """Add the handler."""
+        """Add the handler and set the level. Called once logging is imported."""
         self._is_loaded = True
         _add_handler(self._fd)
         _set_level(self._level)
@@ -66,12 +66,12 @@ def _add_handler(fd: int) -> None:
     formatter = logging.Formatter()
 
     class ToParent(logging.Handler):
-        """Writes each record as one packet."""
+        """A handler that writes each record as one packet."""
 
         def emit(self, record: logging.LogRecord) -> None:
             try:
                 os.write(fd, _pack(record, formatter))
-            except Exception:  # what __str__ of an argument raises, too
+            except Exception:  # str() of an argument may raise anything
                 self.handleError(record)
 
     logging.root.addHandler(ToParent())
@@ -96,7 +96,7 @@ def _pack(record: logging.LogRecord, formatter: logging.Formatter) -> bytes:
 
 
 class _Watch:
-    """A finder of modules that finds none, but waits for the one import of logging."""
+    """A finder that finds no module itself, but waits for the import of logging."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -104,7 +104,7 @@ class _Watch:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Let the others find it, and add the handler when it is loaded."""
+        """Delegate to the other finders. If the module is logging, add the handler once it is loaded."""
         if name != "logging":
             return None
         sys.meta_path.remove(self)
@@ -118,18 +118,18 @@ class _Watch:
 
 
 class _Loader:
-    """Loads logging as its own loader does, and adds the handler."""
+    """A loader that loads logging by its own loader, then adds the handler."""
 
     def __init__(self, loader: Loader, records: Records) -> None:
         self._loader = loader
         self._records = records
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """As the loader does."""
+        """Create the module by its own loader."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """As the loader does; then the module knows no other than that one."""
+        """Execute the module by its own loader, restore its loader attributes, and add the handler."""
         self._loader.exec_module(module)
         module.__loader__ = self._loader
         if module.__spec__ is not None:

@@ -1,7 +1,7 @@
-"""A slot's half of what comes back from calls: at the end of each call it reads its own pipes.
+"""A slot's half of output: the slot reads its own pipes at the end of each call.
 
-What is in them then was written by that call, and goes out before the call's result does. So the next call can begin at
-once, without a word from the agent, and neither gets what the other wrote.
+At that moment the pipes hold text of this call only, which is sent before the call's result. So the next call can start
+at once, without waiting for the agent, and each text belongs to one call.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dragonfly_executor.runner import slot_logging
 from dragonfly_executor.runner.output_pipes import Pipes
 from dragonfly_executor.transport.sockets import Socket
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from io import TextIOWrapper
 
 BY_LINES = 1
-"""C's ``_IOLBF``, where it has one."""
+"""The value of C's ``_IOLBF``."""
 
 
 class OwnOutput:
-    """What the calls of this process write."""
+    """The output of this process's calls."""
 
     def __init__(self, pipes: Pipes, results: Socket, log_level: int | None) -> None:
         self._pipes = pipes
@@ -42,17 +42,17 @@ class OwnOutput:
         self._poll = poll
 
     def begin_call(self, log_level: int) -> None:
-        """Have the call that follows send log records from this level on."""
+        """Set the level from which the next call sends log records."""
         if self._records is not None:
             self._records.follow(log_level)
 
     def end_call(self, call_id: int, attempt: int) -> None:
-        """Send what this call has written and nobody has read yet; call 0 is the slot itself."""
+        """Send the text of this call that is still in the pipes. Call 0 is the slot itself."""
         for stream in self._streams:
             try:
                 stream.flush()
             except (OSError, ValueError):
-                continue  # a call has closed it
+                continue  # a call has closed the stream
         found = self._poll.poll(0)
         if not found:
             return
@@ -66,7 +66,7 @@ class OwnOutput:
             self._pipes.give_turn()
 
     def wait_for_agent(self) -> None:
-        """Until it has heard that the slot is ready: what is written from now on is a call's."""
+        """Wait until the agent knows that the slot is ready. Text that is written from now on belongs to a call."""
         left = HEADER_SIZE
         while left:
             data = self._results.recv(left)
@@ -76,12 +76,12 @@ class OwnOutput:
 
 
 def _by_lines(fd: int) -> TextIOWrapper:
-    """A stream that writes each line when it is complete, as UTF-8. The agent's own may have been made for a file."""
+    """Open a UTF-8 stream that writes each complete line. The agent's own stream may be block-buffered."""
     return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 def _c_streams_by_lines() -> None:
-    """The same for what C libraries print; they keep it for kilobytes where they do not see a terminal."""
+    """Make the C library's stdout line-buffered: without a terminal it buffers kilobytes (Linux)."""
     if not sys.platform.startswith("linux"):
         return
     import ctypes
@@ -90,4 +90,4 @@ def _c_streams_by_lines() -> None:
     try:
         library.setvbuf(ctypes.c_void_p.in_dll(library, "stdout"), None, BY_LINES, 0)
     except (ValueError, AttributeError):
-        return  # a C library that has no such names
+        return  # this C library lacks these names

@@ -1,15 +1,14 @@
-"""The agent's part of what comes back from calls: what a slot writes, on its way to the parent.
+"""The agent's half of output: forwards the text that slots write to the parent.
 
-Whose text is it? A slot has several cheap calls at once and runs them without a word from the agent. So at the end of
-each the slot itself reads what its pipes hold (`slot_output`), and sends it before the result. The agent reads the
-pipes only while it is certain what the slot does: while it has one call and nothing behind it, which is arranged for
-every call that runs longer than some milliseconds, while it has none, and until it is ready. Then the text goes out as
-it is written. The two take turns: while the slot has in its hand what was written first, the agent must not send what
-was written then.
+A slot holds several cheap calls at once and runs them without waiting for the agent. So the slot itself reads its pipes
+at the end of each call (`slot_output`), and sends the text before the result. The agent reads the pipes only while it
+knows which call the slot runs: before the slot is ready, while it has no call, and while it has a single call. The
+agent arranges the last for every call that runs longer than some milliseconds. Then text is forwarded as it is written.
+Slot and agent take turns, because the agent must not send later text while the slot holds earlier text.
 
-A slot that wrote more than `WINDOW` which nobody has consumed is not read any more, until the parent says otherwise:
-its pipe fills, and the call waits. What it wrote goes ahead of results as long as it is little; a flood takes the
-link's second lane, where it delays no heartbeat and no other call, and its own call's result then comes behind it.
+If a slot has written more than `WINDOW` bytes that are not consumed, the agent stops reading from it until the parent
+reports consumption. The slot's pipe fills, and the call blocks. A small amount of text goes ahead of results. A flood
+takes the link's second lane, where it delays no heartbeat and no other call. Its own call's result then follows it.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.transport.sockets import Socket
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 LIVE_AFTER = 0.003
-"""Seconds after which a call that has others behind it is given the slot for itself, so that its text goes out."""
+"""Seconds after which a call gets the slot for itself, so that its text is forwarded as it is written."""
 LITTLE = 64 * 1024
-"""What a slot may have on its way ahead of results."""
+"""Bytes of a slot's text that may be in transit ahead of results."""
 LAST_WORDS = 4 * 1024
-"""Bytes of a call's stderr that the error of a slot that dies under it carries."""
+"""Bytes of a call's stderr that the error of a slot crash carries."""
 
 
 def maker(session: dict[str, Any], loop: Loop, link: Link, dispatcher: Dispatcher) -> Callable[[], SlotOutput]:
-    """Makes the output of each slot, as the parent's WELCOME says."""
+    """Return the function that makes each slot's output, as configured by the parent's WELCOME."""
     output_pipes.occupy_standard_descriptors()
     if session["output"] == "drop":
         return lambda: DroppedOutput(link)
@@ -49,7 +48,7 @@ def maker(session: dict[str, Any], loop: Loop, link: Link, dispatcher: Dispatche
 
 
 class DroppedOutput(SlotOutput):
-    """Of a slot whose calls' output nobody wants."""
+    """The output of a slot whose text is discarded."""
 
     def take_over(self, results: Socket) -> OwnOutput | None:
         """See `SlotOutput`."""
@@ -58,7 +57,7 @@ class DroppedOutput(SlotOutput):
 
 
 class SentOutput(SlotOutput):
-    """Of a slot whose calls' output the parent wants."""
+    """The output of a slot whose text is sent to the parent."""
 
     def __init__(self, loop: Loop, link: Link, dispatcher: Dispatcher, log_level: int | None) -> None:
         super().__init__(link)
@@ -96,7 +95,7 @@ class SentOutput(SlotOutput):
             self._loop.remove_reader(fd)
 
     def _read(self, slot: Slot, fd: int) -> None:
-        """One of the pipes holds something."""
+        """Read a pipe that has data, if the agent may read it now."""
         if fd not in self._pipes.sources or self._is_full:
             return
         if not self._pipes.take_turn():
@@ -108,7 +107,8 @@ class SentOutput(SlotOutput):
             self._pipes.give_turn()
 
     def _read_in_turn(self, slot: Slot, fd: int) -> None:
-        # What the slot has read and sent first; and results that are there: what they end has nothing in the pipes.
+        # First handle the text that the slot has sent, and the results: a call that has ended has no text left in the
+        # pipes.
         slot.link.drain_reads()
         if self._is_unsure(slot) and not self._make_sure(slot):
             self._leave_to_slot(slot)
@@ -123,7 +123,7 @@ class SentOutput(SlotOutput):
             self._loop.remove_reader(fd)
 
     def _leave_to_slot(self, slot: Slot) -> None:
-        """Look again in a moment."""
+        """Stop watching the pipes, and watch them again after `LIVE_AFTER` seconds."""
         self._ignore()
         if self._look_again is None:
             self._look_again = self._loop.call_later(LIVE_AFTER, lambda: self._look(slot))
@@ -135,24 +135,24 @@ class SentOutput(SlotOutput):
 
     @staticmethod
     def _is_unsure(slot: Slot) -> bool:
-        """Whether the slot may be running another call than the first that has not been answered."""
+        """Return True if the slot may be running another call than its first unanswered one."""
         return slot.ready and bool(slot.in_flight) and not slot.stuck
 
     def _make_sure(self, slot: Slot) -> bool:
-        """Let the slot have nothing behind the call that it runs; whether that is so now."""
+        """Take back the calls behind the slot's running call. Return True if its running call is certain now."""
         if len(slot.in_flight) == 1:
             slot.stuck = True
             return True
         if self._loop.time() - slot.since < LIVE_AFTER:
             return False
         self._dispatcher.hold_back(slot)
-        # What it has taken meanwhile, it has taken after the result of the one before.
+        # The slot took the remaining call only after it sent the previous result.
         slot.link.drain_reads()
         return not self._is_unsure(slot)
 
     @staticmethod
     def _running(slot: Slot) -> tuple[int, int]:
-        """The call that the slot runs, by id and attempt; zeros for none."""
+        """Return the id and attempt of the slot's running call; zeros for none."""
         if not slot.ready or not slot.in_flight:
             return 0, 0
         return slot.in_flight[0].call_id, slot.in_flight[0].attempt
@@ -183,7 +183,7 @@ class SentOutput(SlotOutput):
         (self._link.send_bulk if self._is_flood else self._link.send)(frame)
 
     def _answer(self, slot: Slot, answer: bytes) -> None:
-        """What ends a call that wrote something: a result, or that it was stopped or lost."""
+        """Send the end of a call's output, then the frame that ends the call: a result, GONE, TIMED_OUT or LOST."""
         _, _, attempt, _, call_id, _ = HEADER.unpack_from(answer)
         end = encode(Kind.OUTPUT, call_id, flags=Flag.END, attempt=attempt, detail=slot.pid)
         self._on_its_way += weight(end)
@@ -195,7 +195,7 @@ class SentOutput(SlotOutput):
     def consumed(self, slot: Slot, amount: int) -> None:
         """See `SlotOutput`."""
         self._on_its_way -= amount
-        # All of it must have left the second lane before something may take the first.
+        # The second lane must be empty before a frame may take the first lane, so that frames stay in order.
         if self._on_its_way <= LITTLE and not self._link.queued_bulk:
             self._is_flood = False
         if self._is_full and self._on_its_way <= WINDOW // 2:

@@ -1,8 +1,8 @@
 """A slot: the process that runs the user's calls, one at a time, on its main thread.
 
-It takes each call as one packet from a socket whose reading end its agent holds too. So the kernel says who got a
-packet: what the slot has not taken, the agent can take back, and such a call provably never started. Results go out at
-once, each by itself, so that none waits for a call that runs longer.
+It takes each call as one packet from a socket whose reading end its agent holds too. So the kernel decides which side
+gets a packet. The agent can take back a packet that the slot has not taken, and such a call provably never started.
+Each result is sent at once, so that it does not wait for a longer call.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.buffer_cache import Kept, read_table, segments, write_answer
 from dragonfly_executor.transport.sockets import Socket
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dragonfly_executor.runner.slot_output import OwnOutput
@@ -50,9 +50,9 @@ Buffer = bytes | bytearray | memoryview
 
 PACKET_SIZE = HEADER_SIZE + LIMITS.size + MAX_INLINE + TOTAL.size
 LARGE_WINDOW = 16
-"""Chunks of a large call that are asked for at first; the agent asks for more as they pass."""
+"""Chunks of a large call that the slot requests at first. The agent requests more as they pass."""
 SCRAP_SIZE = 16 * 1024
-"""Into so many bytes a slot reads what it has no memory for. They are there before memory is short."""
+"""Size in bytes of the buffer that drains a payload for which there is no memory. It is allocated at the start."""
 FAILED = 70
 """Exit status (EX_SOFTWARE) of a slot whose initializer failed."""
 
@@ -71,10 +71,10 @@ def main(
     Args:
         calls: the slot's end of the queue of calls.
         results: the slot's end of the link to the agent.
-        setup: the frame SETUP of the parent.
-        place: where the slot starts that does not see the parent's files; None where it does.
+        setup: the payload of the parent's SETUP frames.
+        place: where the slot starts if it does not see the parent's files; None if it does.
         agent_pid: the process id of the agent.
-        take_over_output: makes what reads the output of calls, and sends it over `results`; None if nothing does.
+        take_over_output: makes the object that sends the output of calls over `results`; returns None if none is sent.
         progress: the page that tells the agent what the slot is doing.
     """
     status = 1
@@ -86,7 +86,7 @@ def main(
         slot_shutdown.end_in_order()
         _flush_standard_streams()
     except OSError:
-        # The agent is gone, or a call closed what belongs to the slot: the agent tells whose call that was.
+        # The agent is gone, or a call closed a descriptor of the slot. The agent reports the end of that call.
         return
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -95,7 +95,7 @@ def main(
 
 
 def stand_alone(agent_pid: int) -> None:
-    """Be a child of the agent's that leads a session of its own, and has none of its signal handlers."""
+    """Make this child of the agent the leader of its own session, without the agent's signal handlers."""
     os.setsid()
     process_tree.die_with_parent(agent_pid)
     process_tree.become_subreaper()
@@ -111,7 +111,7 @@ def _flush_standard_streams() -> None:
         try:
             stream.flush()
         except (AttributeError, OSError, ValueError):
-            # A call may have closed or replaced it; what it held is the call's own loss.
+            # A call may have closed or replaced the stream. The text that the stream held is lost.
             continue
 
 
@@ -125,7 +125,7 @@ class _Slot:
         self._scrap = bytearray(SCRAP_SIZE)
         self._max_payload = 0
         self._ref: tuple[int, int] | None = None
-        """The call whose limits the agent watches, if it has any."""
+        """The call whose limits the agent watches; None if it has no limits."""
         self._modules = 0
         self._since = 0.0
         self._ended = 0.0
@@ -134,12 +134,12 @@ class _Slot:
         self._codec: SlotCodec
 
     def serve(self, setup: bytes, place: Place | None) -> int:
-        """Prepare, then run calls; the exit status."""
+        """Prepare the process, then run calls. Return the exit status."""
         self._max_payload, size, script = SETUP_HEAD.unpack_from(setup)
         codec_setup = setup[SETUP_HEAD.size : SETUP_HEAD.size + size]
         initializer = setup[SETUP_HEAD.size + size :]
         self._codec = SlotCodec(codec_setup, place)
-        # What the agent has loaded, each of its slots has.
+        # Modules that the agent has loaded are the same in each slot, so only later imports are watched.
         self._loaded = Loaded(self._codec.main) if place is None else None
         self._codec.prepare()
         self._take_script(script)
@@ -161,7 +161,7 @@ class _Slot:
         return 0
 
     def _declines(self, packet: bytes) -> bool:
-        """Give a call back, for a slot that has loaded what the user's files are now. This one then ends."""
+        """Give a call back, so that a slot with the current files runs it. This slot then ends."""
         kind, _, attempt, _, call_id, _ = HEADER.unpack_from(packet)
         if kind != Kind.CALL:
             return False
@@ -200,7 +200,7 @@ class _Slot:
         if kind == Kind.CHECK_IDLE:
             self._answer_idle_check(data)
             return
-        # Ahead of all user code: a call that is not marked has not begun, and may be sent to another slot.
+        # Mark before any user code runs: an unmarked call has not started, and may be sent to another slot.
         self._progress.mark(number)
         self._ref = (call_id, attempt) if flags & Flag.LIMITS else None
         self._modules = len(sys.modules)
@@ -208,7 +208,7 @@ class _Slot:
             self._output.begin_call(self._progress.log_level)
         is_error, retryable, parts = perform(self._codec, data, self._begin)
         if os.getpid() != self._pid:
-            # The call forked, and its child came back here: the result is the parent's to give.
+            # The call forked, and its child returned here. Only the original process may send the result.
             os._exit(0)
         if self._loaded is not None:
             self._loaded.note()
@@ -218,15 +218,15 @@ class _Slot:
             self._output.end_call(call_id, attempt)
         result_flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
         self._send_result(call_id, attempt, microseconds, result_flags, parts)
-        # What the call printed is seen now, not when the slot ends.
+        # Flush now, so that the call's output appears now and not when the slot ends.
         _flush_standard_streams()
 
     def _begin(self) -> None:
-        """The call is open, and its function begins."""
+        """Note that the call is decoded and its function starts."""
         if len(sys.modules) != self._modules:
             if self._loaded is not None:
                 self._loaded.note()
-            # Modules are imported once: calls like this one will not take that long.
+            # Modules are imported once, so the time for imports does not count into the cost of such calls.
             self._since = time.perf_counter()
         if self._ref is not None:
             self._progress.begin(*self._ref)
@@ -236,7 +236,7 @@ class _Slot:
             check, args, kwargs, _ = self._codec.decode_call(data)
             may_go = bool(check(*args, **kwargs))
         except BaseException:
-            # The user's own code: a check that fails must not make a runner go that is in use.
+            # User code: a failing check must not end a runner that is in use.
             sys.excepthook(*sys.exc_info())
             may_go = False
         if os.getpid() != self._pid:
@@ -246,9 +246,9 @@ class _Slot:
         self._results.sendall(encode(Kind.IDLE, detail=int(may_go)))
 
     def _receive_large(self, call_id: int, attempt: int, head: Buffer) -> bytearray:
-        """The payload of a large call: it is asked for only now, when nobody can take the call back any more.
+        """Request and receive the payload of a large call, which the agent can no longer take back.
 
-        What is here of it, from calls before, is not asked for.
+        Pieces that are cached from earlier calls are not requested.
         """
         (total,) = TOTAL.unpack(head[-TOTAL.size :])
         table = read_table(memoryview(head)[: -TOTAL.size])
@@ -258,7 +258,7 @@ class _Slot:
         self._results.sendall(encode(Kind.PULL, call_id, answer, attempt=attempt, detail=LARGE_WINDOW))
         places = [(table[number][1], len(piece)) for number, piece in had.items()]
         try:
-            # The one place that believes a length before the bytes are there: the parent counted what it has.
+            # Only here is memory allocated for an announced length: the parent counted bytes that it holds.
             data = bytearray(total)
         except MemoryError:
             for start, end in segments(total, places):
@@ -275,7 +275,7 @@ class _Slot:
         return data
 
     def _take(self, start: int, end: int, view: memoryview | None) -> None:
-        """Receive this part of a large call's payload; without a view it is dropped."""
+        """Receive this part of a large call's payload. Without a view, discard it."""
         header = memoryview(bytearray(HEADER_SIZE))
         while start < end:
             self._read_into(header)
@@ -287,7 +287,7 @@ class _Slot:
             start += length
 
     def _read_into(self, view: memoryview) -> None:
-        """Fill the view; where the stream ends before, the agent is gone."""
+        """Fill the view. If the stream ends early, the agent is gone, so exit."""
         while view:
             size = self._results.recv_into(view)
             if not size:
@@ -295,14 +295,14 @@ class _Slot:
             view = view[size:]
 
     def _drop(self, scrap: memoryview, size: int) -> None:
-        """Read so many bytes for which there is no room: what follows them is still to be understood."""
+        """Read and discard `size` bytes for which there is no memory, so that the stream stays in step."""
         while size:
             piece = scrap[:size]
             self._read_into(piece)
             size -= len(piece)
 
     def _send_error(self, call_id: int, attempt: int, error: Exception) -> None:
-        """What the slot itself has to say about a call."""
+        """Send an error that the slot itself raises for a call."""
         self._send_result(call_id, attempt, 0, Flag.ERROR, self._codec.encode_error(error))
 
     def _send_result(self, call_id: int, attempt: int, microseconds: int, flags: int, parts: Sequence[Buffer]) -> None:

@@ -1,7 +1,7 @@
-"""How far a slot is: a page of memory that the slot writes and its agent reads.
+"""The progress of a slot, in a page of memory that the slot writes and its agent reads.
 
-An agent that waits for a limit to pass cannot ask a slot that is busy. So the slot notes here what it does, which costs
-no system call. The page is shared and anonymous: it is mapped before the fork and needs no file.
+An agent that waits for a limit to pass cannot ask a busy slot. So the slot records its progress here, which costs no
+system call. The page is shared and anonymous: it is mapped before the fork and needs no file.
 """
 
 from __future__ import annotations
@@ -12,29 +12,30 @@ from time import monotonic
 
 from dragonfly_executor.transport import call_start_cells
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dragonfly_executor.transport.call_start_cells import Cells
 
 STARTING, IMPORTING_SCRIPT, INITIALIZING, READY = range(4)
-"""The phases of a slot's set-up, in their order."""
+"""The phases of a slot's setup, in order."""
 _BEGUN = Struct("=dQH")
-"""The moment on the monotonic clock, the call's id, its attempt."""
+"""The start of a call's function on the monotonic clock, the call's id, its attempt."""
 _BEGUN_AT = 8
 _LEVEL = Struct("=L")
 _LEVEL_AT = _BEGUN_AT + _BEGUN.size
 SAME_LEVEL = 2**32 - 1
-"""The log level of a slot whose agent has not heard of another one."""
+"""The log level of a slot to which the agent has sent no other level."""
 
 
 class Progress:
-    """What one slot does now.
+    """The progress of one slot.
 
     Args:
-        number: of the slot, counted from 1 on its runner.
-        starts: memory that the parent reads, in which all slots of the runner mark the calls that they begin; None if
-            the parent has none.
+        number: the slot's number on its runner, counted from 1.
+        starts: memory that the parent reads, in which all slots of the runner mark the calls that they start; None if
+            the
+            parent has none.
     """
 
     def __init__(self, number: int = 1, starts: Cells | None = None) -> None:
@@ -45,7 +46,7 @@ class Progress:
 
     @property
     def phase(self) -> int:
-        """Return the phase of the set-up that the slot is in."""
+        """Return the current phase of the setup."""
         return self._page[0]
 
     @phase.setter
@@ -53,30 +54,32 @@ class Progress:
         self._page[0] = phase
 
     def mark(self, cell: int) -> None:
-        """Mark a call as begun, before any code of the user runs for it: its arguments may import modules.
+        """Mark a call as started.
+
+        Do this before any user code runs for the call: decoding its arguments may import modules.
 
         Args:
-            cell: the number that the call has brought.
+            cell: the number that the call brought.
         """
         if self._starts is not None:
             call_start_cells.mark(self._starts, cell)
 
     def may_have_begun(self, cell: int) -> bool:
-        """Return False if the call that has brought this number has not begun in any slot."""
+        """Return False if the call that brought this number has not started in any slot."""
         return self._starts is None or call_start_cells.is_marked(self._starts, cell)
 
     def begin(self, call_id: int, attempt: int) -> None:
-        """Note that the function of this call begins now."""
+        """Record that the function of this call starts now."""
         _BEGUN.pack_into(self._page, _BEGUN_AT, monotonic(), call_id, attempt)
 
     def began(self, call_id: int, attempt: int) -> float | None:
-        """Return the moment at which the function of this call began; None if it has not begun."""
+        """Return the time at which the function of this call started; None if it has not started."""
         moment, *ref = _BEGUN.unpack_from(self._page, _BEGUN_AT)
         return moment if ref == [call_id, attempt] else None
 
     @property
     def log_level(self) -> int:
-        """Return the level from which on calls send log records; `SAME_LEVEL` for the one that the slot began with.
+        """Return the level from which calls send log records; `SAME_LEVEL` for the slot's initial level.
 
         The agent writes it, and the slot reads it before each call.
         """

@@ -1,6 +1,6 @@
-"""How a slot ends in order: threads are joined, exit handlers and finalizers run, as in a process of multiprocessing.
+"""Ends a slot in order: joins threads and runs exit handlers and finalizers, like a process of multiprocessing.
 
-The agent bounds it (`slot_handle.EXIT_PATIENCE`). A slot that is killed runs none of this.
+The agent limits the time for this (`slot_handle.EXIT_PATIENCE`). A slot that is killed runs none of it.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from collections.abc import Callable
 
 
 def forget_inherited_handlers() -> None:
-    """Drop the exit handlers that the agent has registered: they are the agent's, and run there."""
+    """Drop the exit handlers that the agent registered. They run in the agent only."""
     atexit._clear()  # noqa: SLF001
 
 
 def end_in_order() -> None:
-    """Join the threads that are no daemons, then run what was registered to run at exit. Never raises."""
+    """Join the non-daemon threads, then run the exit handlers. Never raises."""
     threading = sys.modules.get("threading")
     if threading is not None:
-        _try(threading._shutdown)  # noqa: SLF001  # what the interpreter itself calls at its end
-    # With those of multiprocessing, weakref.finalize (tempfile), logging, and coverage: all of them register here.
+        _try(threading._shutdown)  # noqa: SLF001  # as the interpreter does at its end
+    # This includes multiprocessing, weakref.finalize (tempfile), logging and coverage, which all register with atexit.
     _try(atexit._run_exitfuncs)  # noqa: SLF001
 
 
 def _try(step: Callable[[], object]) -> None:
     try:
         step()
-    except BaseException:  # the user's own code
+    except BaseException:  # user code
         sys.excepthook(*sys.exc_info())

@@ -1,8 +1,8 @@
-"""A runner on a host that dials back to its parent, over a link of its own.
+"""Runs a runner on an SSH host that dials back to its parent, over a link of its own.
 
-The stream over which it was started then carries one line, how the dialing went, and after that nothing but the
-parent's word that the runner is to end. If the stream breaks, the runner goes on: its life hangs on the link, as that
-of every runner that dials back. Only while it has not been let in is there nothing to go on with.
+The stream that started the runner carries one line with the result of the dialing. After that it carries only the
+parent's request that the runner end. If the stream breaks after the runner was admitted, the runner goes on: its life
+depends on the link, like that of every dial-back runner. If the stream breaks earlier, the runner ends.
 """
 
 from __future__ import annotations
@@ -18,24 +18,27 @@ from dragonfly_executor.protocol.parent import Parent
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.runner import agent, dialback, orphans, process_tree
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
 SURE_AFTER = 1.0
-"""Seconds after which the agent believes that its parent is not where it dials: the door was open before it began."""
+"""Seconds after which a definite refusal is believed: the parent has listened since before the dialing began."""
 GRACE = 2.0
-"""Seconds that an agent which is to end gets, until it is killed."""
+"""Seconds that an agent gets to end before it is killed."""
 
 
 def run(reading: int, writing: int, parent: str, failsafe: float) -> tuple[int, orphans.Record]:
-    """Be an agent's keeper until it has ended. Return how it has, as waitpid has it, and the record of the runner.
+    """Supervise an agent until it ends.
 
     Args:
-        reading, writing: the parent's stream.
-        parent: whom to dial, encoded, with the token.
-        failsafe: seconds within which the agent has to be let in.
+        reading, writing: the descriptors of the parent's stream.
+        parent: the encoded address of the parent, with the token.
+        failsafe: seconds within which the agent must be admitted.
+
+    Returns:
+        The agent's wait status, and the record of the runner.
     """
     process_tree.become_subreaper()
     children, woken = socket.socketpair()
@@ -57,23 +60,23 @@ def run(reading: int, writing: int, parent: str, failsafe: float) -> tuple[int, 
     try:
         return _keep(pid, reading, dialing, children), record
     finally:
-        # Others may end yet, and then there is nobody to wake.
+        # Other children may still end, and the wake-up socket is not read any more.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
 
 
 def _be_agent(writing: int, dialed: int, parent: str, failsafe: float) -> NoReturn:
-    """Dial, say how that went, and serve."""
+    """Dial, report the result, and serve."""
     try:
         place = dialback.dial_back(Parent.decode(parent), failsafe, SURE_AFTER)
     except dialback.NotLetInError as error:
         _say(writing, {"error": str(error), "phase": error.phase})
         os._exit(1)
-    except BaseException as error:  # a Python without ssl, above all
+    except BaseException as error:  # mostly a Python without ssl
         _say(writing, {"error": f"{type(error).__name__}: {error}", "phase": "connect"})
         os._exit(1)
     _say(writing, {"dialed": True})
-    # No slot may have these. The closing of the second one tells the keeper.
+    # No slot may inherit these. Closing `dialed` tells the supervisor that the agent was admitted.
     os.close(writing)
     os.close(dialed)
     agent.run(*place)
@@ -81,12 +84,12 @@ def _be_agent(writing: int, dialed: int, parent: str, failsafe: float) -> NoRetu
 
 
 def _say(writing: int, message: dict[str, object]) -> None:
-    with suppress(OSError):  # if the stream is broken the keeper and the parent know that
+    with suppress(OSError):  # if the stream is broken, supervisor and parent both see that
         os.write(writing, json.dumps(message).encode() + b"\n")
 
 
 def _keep(agent_pid: int, reading: int, dialing: int, children: socket.socket) -> int:
-    """Wait for the agent's end, and bring it about when the parent wants it."""
+    """Wait until the agent ends, and end it if the parent asks for that."""
     news = select.poll()
     for fd in (reading, dialing, children.fileno()):
         news.register(fd, select.POLLIN)

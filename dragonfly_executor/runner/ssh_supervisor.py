@@ -1,4 +1,4 @@
-"""A runner on a host that is not the parent's: a keeper, which clears away what an agent leaves, and the agent."""
+"""Runs a runner on an SSH host: an agent, and a supervisor that kills the orphans of the agent."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import os
 from dragonfly_executor.runner import agent, orphans, process_tree
 from dragonfly_executor.transport.streams import DescriptorPair
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 
 def run(reading: int, writing: int, patience: float = 60.0, dial: dict[str, Any] | None = None) -> NoReturn:
-    """Be a runner on the stream that these two descriptors are, or on a link of its own. Does not return.
+    """Run a runner on the stream of these two descriptors, or on a link of its own. Does not return.
 
-    Nobody on the host can be asked to sweep after an agent that was killed, and slots alone die with it: what their
-    calls have started would go on. So the agent is a child of this process, which waits for its end. If this process is
-    killed too, the next boot on the host ends what is left.
+    If an agent is killed, its slots die with it, but the processes that their calls started do not. So the agent is a
+    child of this process, which waits for its end and then kills these orphans. If this process is killed too, the next
+    boot on the host does so.
 
     Args:
-        reading, writing: the parent's stream.
-        patience: seconds until the parent has to have let it in.
-        dial: where the agent is to dial back to its parent instead, as `ssh_dialback` has it.
+        reading, writing: the descriptors of the parent's stream.
+        patience: seconds within which the parent must admit the runner.
+        dial: the address to dial back to instead, in the form that `ssh_dialback` reads.
     """
     if dial is not None:
-        # It loads ssl, which a runner on a stream has no use for.
+        # Imported only here, because it loads ssl, which a runner on a stream does not need.
         from dragonfly_executor.runner import ssh_dialback
 
         status, record = ssh_dialback.run(reading, writing, dial["parent"], dial["failsafe"])
@@ -39,7 +39,7 @@ def run(reading: int, writing: int, patience: float = 60.0, dial: dict[str, Any]
 
 
 def _run_on_stream(reading: int, writing: int, patience: float) -> tuple[int, orphans.Record]:
-    """Return how the agent has ended, as waitpid has it, and the record of the runner."""
+    """Return the agent's wait status, and the record of the runner."""
     pid = os.fork()
     if pid == 0:
         agent.run(DescriptorPair(reading, writing), patience=patience)

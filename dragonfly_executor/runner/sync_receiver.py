@@ -1,10 +1,12 @@
-"""The agent's end of a sync: the parent's files come, and slots start where they lie.
+"""The agent's end of a sync: receives the parent's files, and lets slots start among them.
 
-A sync is a number of steps, each in its turn: the parent says what changes (SYNC_BEGIN), the agent which of the
-contents it has (SYNC_HAVE), the parent sends the others, if any (SYNC_DATA, SYNC_END), and the agent changes its tree
-and says so (SYNC_END). Calls that come after a SYNC_BEGIN wait until then. Where a content did not come out as
-announced, since its file was just being changed, they go on waiting: the parent then sends another step. It is known by
-what the parent had heard when it sent it: others may have been on their way already.
+A sync is a sequence of steps. In each step the parent sends the changes (SYNC_BEGIN), and the agent answers which
+contents it has (SYNC_HAVE). The parent sends the other contents, if any (SYNC_DATA, SYNC_END). The agent changes its
+tree and confirms (SYNC_END). Calls that arrive after a SYNC_BEGIN wait until then.
+
+If a file was changing, its content may not match its digest. Then these calls wait for a further step. The agent
+recognizes that step by the last step number that the parent had heard of, because earlier steps may already be in
+transit.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from dragonfly_executor.runner.content_cache import Blobs, Receiving, cache_fold
 from dragonfly_executor.runner.file_tree import Tree
 from dragonfly_executor.serialization.working_directory import Place
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,19 +35,19 @@ if TYPE_CHECKING:
     Helper = Callable[[Callable[[], int], Callable[[int], None]], None]
 
 MAX_STEP = 64 * 1024 * 1024
-"""Bytes of a SYNC_BEGIN, all its parts together."""
+"""Maximum bytes of a SYNC_BEGIN, all its parts together."""
 AT_A_TIME = 0.02
-"""Seconds that the tree is worked on before the loop may see to everything else."""
+"""Seconds of work on the tree before the loop may handle other events."""
 
 
 class Synced:
-    """The files that came from the parent, and those that are coming.
+    """The files that have come from the parent, and those that are coming.
 
     Args:
-        loop: the agent's.
+        loop: the agent's event loop.
         send: sends a frame to the parent.
-        dispatcher: holds calls back meanwhile, and replaces slots.
-        run_helper: runs a function in a child of the agent, and calls back with its exit status.
+        dispatcher: holds calls back during a sync, and replaces slots.
+        run_helper: runs a function in a child of the agent, and calls back with its wait status.
     """
 
     def __init__(self, loop: Loop, send: Callable[[bytes], None], dispatcher: Dispatcher, run_helper: Helper) -> None:
@@ -66,7 +68,7 @@ class Synced:
         self._work: Iterator[None] = iter(())
         self._stale: list[str] = []
         self._doubted = 0
-        """The last step of which a content did not come out as announced."""
+        """The last step in which a content did not match its digest."""
         self._fresh = False
         self._failed = False
         self._is_trimmed = False
@@ -74,23 +76,23 @@ class Synced:
         self._site = ""
         self._installed: list[str] = []
         self._environments: list[requirements.Environment] = []
-        """Those that slots use, or have used: their calls may go on."""
+        """Environments that slots use or have used. Their calls may still run."""
 
     @property
     def place(self) -> Place:
-        """Where slots start now."""
+        """Return the locations with which new slots start."""
         top = self._tree.top
         path = [os.path.join(top, entry) for entry in self._import_path]
         return Place(top, os.path.join(top, "cwd"), path, self._site)
 
     def descriptors(self) -> list[int]:
-        """What slots must not keep open."""
+        """Return the descriptors that slots must not keep open."""
         fds = [] if self._session is None else [self._session.fd]
         fds += [fd for fd in (environment.fileno() for environment in self._environments) if fd >= 0]
         return fds if self._receiving is None else [*fds, self._receiving[1].fd]
 
     def remove(self) -> None:
-        """Take all of it away; the contents that other runners may use stay."""
+        """Remove all files of this session. Contents in the shared cache stay."""
         if self._receiving is not None:
             self._receiving[1].drop()
         for environment in self._environments:
@@ -99,7 +101,11 @@ class Synced:
             self._session.remove()
 
     def receive(self, frame: Frame) -> None:
-        """Take in what the parent says; `ProtocolError` for what no parent says."""
+        """Handle a frame of a sync.
+
+        Raises:
+            ProtocolError: the frame is invalid at this point.
+        """
         if self._failed:
             return
         try:
@@ -129,16 +135,16 @@ class Synced:
             self._ask()
 
     def _ask(self) -> None:
-        """Begin the next step: say which of its contents are here."""
+        """Begin the next step: answer which of its contents are in the cache."""
         number, step = self._steps[0]
         self._open_session()
-        self._tree.after(step.difference)  # that it can be done at all
+        self._tree.after(step.difference)  # raises if the change is invalid
         self._wanted = list(step.difference.digests.items())
         self._all_sent = False
         have = [self._blobs.has(digest, size) for digest, size in self._wanted]
         self._send(encode(Kind.SYNC_HAVE, payload=pack_bits(have), detail=number))
         if all(have):
-            # A warm runner need not be told that nothing follows: that would be a way there and back more.
+            # The parent sends nothing if all contents are here, so do not wait for it: this saves a round trip.
             self._apply()
 
     def _ask_next(self) -> None:
@@ -155,7 +161,7 @@ class Synced:
         top = os.path.join(self._session.path, "tree")
         os.mkdir(top, 0o700)
         cache = cache_folder()
-        # Without a home what is kept lasts as long as the session does.
+        # Without a home directory the cache lasts as long as the session.
         usable = cache is not None and private_folder(cache) and private_folder(os.path.join(cache, "blobs"))
         self._cache = cache if cache is not None and usable else self._session.path
         blobs = os.path.join(self._cache, "blobs")
@@ -177,7 +183,7 @@ class Synced:
             raise ProtocolError("a content that is larger than it was said to be")
         if not frame.flags & Flag.MORE:
             self._receiving = None
-            receiving.finish()  # if it is not what it should be, its files turn out to be stale
+            receiving.finish()  # if the digest does not match, the content's files turn out to be stale
 
     def _end(self, frame: Frame) -> None:
         if not self._steps or self._all_sent or self._receiving is not None or frame.detail != self._steps[0][0]:
@@ -185,14 +191,14 @@ class Synced:
         self._apply()
 
     def _apply(self) -> None:
-        """Everything is here: change the tree."""
+        """Start changing the tree: all contents have arrived."""
         self._all_sent = True
         self._stale = []
         self._work = self._tree.apply(self._steps[0][1].difference, self._stale)
         self._advance()
 
     def _advance(self) -> None:
-        """Work on the tree, and let the loop see to the rest in between."""
+        """Work on the tree for up to `AT_A_TIME` seconds, then let the loop handle other events."""
         until = self._loop.time() + AT_A_TIME
         try:
             for _ in self._work:
@@ -205,7 +211,7 @@ class Synced:
         self._install()
 
     def _install(self) -> None:
-        """See to the environment for the requirements, if there are any that it was not made for."""
+        """Build the environment for the requirements if they have changed and it does not exist yet."""
         lines = self._steps[0][1].requirements
         if lines == self._installed:
             self._finish()
@@ -216,7 +222,7 @@ class Synced:
             return
         try:
             self._run_helper(environment.build, lambda status: self._install_ended(environment, status))
-        except OSError as error:  # as many processes as this user may have
+        except OSError as error:  # the user's limit on processes is reached
             self._fail("requirements", f"nothing can be started to install them: {error.strerror or error}")
 
     def _install_ended(self, environment: requirements.Environment, status: int) -> None:
@@ -231,12 +237,12 @@ class Synced:
         self._site = environment.site_packages
         self._environments.append(environment)
         if requirements.has_litter(self._cache):
-            with suppress(OSError):  # the next runner may have more luck
+            with suppress(OSError):  # the next runner tries again
                 self._run_helper(lambda: requirements.clean_up(self._cache), lambda status: None)
         self._finish()
 
     def _finish(self) -> None:
-        """A step is done: say so, and go on with the next, or let the calls go that waited for it."""
+        """Confirm a finished step. Then begin the next one, or release the calls that waited."""
         number, step = self._steps.popleft()
         self._fresh = self._fresh or step.fresh
         self._import_path = step.import_path
@@ -246,7 +252,7 @@ class Synced:
         answer = pack_bits([path in stale for path in step.difference.changed])
         self._send(encode(Kind.SYNC_END, payload=answer, detail=number))
         if self._steps:
-            # Not from here: any number of steps may wait, and each would stand on the one before.
+            # Not a direct call: any number of steps may wait, and the recursion is as deep as their number.
             self._loop.call_soon(self._ask_next)
         elif step.heard >= self._doubted:
             fresh, self._fresh = self._fresh, False
@@ -259,7 +265,10 @@ class Synced:
         self._fail("sync", f"{error.strerror or error} ({error.filename or self._where()})")
 
     def _fail(self, phase: str, text: str) -> None:
-        """Nothing more can be synced here. Calls that wait for it never start: the parent knows which these are."""
+        """Report that no further sync is possible.
+
+        The calls that wait for a sync never start, and the parent knows these calls.
+        """
         self._failed = True
         if self._receiving is not None:
             self._receiving[1].drop()

@@ -1,7 +1,7 @@
-"""Who ends a runner that does not end itself: on a machine that costs money, and that nobody else looks after.
+"""The watchdog ends a runner that does not end itself, on a machine that costs money and has no other supervisor.
 
-It is the machine's main process, and the agent is its child. It holds no state, reads nothing and answers nobody: an
-agent that hangs, is stopped, or was killed changes nothing for it. When it ends the machine has no process, and stops.
+It is the machine's main process, and the agent is its child. It holds no state and reads no input, so it works even if
+the agent hangs, is stopped or was killed. When the watchdog ends, the machine has no process left and stops.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 from dragonfly_executor.runner import exit_codes, process_tree
 from dragonfly_executor.runner.os_signals import boot_clock
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 SIGN_OF_LIFE = signal.SIGUSR1
 SIGN_OF_WORK = signal.SIGUSR2
-"""A sign of life, too."""
+"""Heartbeat signal of an agent that had calls since its last heartbeat. `SIGN_OF_LIFE` says that it had none."""
 EVERY = 10.0
-"""Seconds between two signs of life of an agent."""
+"""Seconds between two heartbeats of an agent."""
 SILENCE = 60.0
-"""Seconds without one after which an agent is taken to hang."""
+"""Seconds without a heartbeat after which an agent counts as hanging."""
 GRACE = 25.0
-"""Seconds that calls have to finish when the machine is stopped, of the 30 that its manager waits."""
+"""Seconds that calls have to finish when the machine is stopped. The machine's manager kills after 30 s."""
 KILLING = 2.0
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _AWAITED = {signal.SIGCHLD, SIGN_OF_LIFE, SIGN_OF_WORK, *_STOPPING}
@@ -39,18 +39,21 @@ def guard(
     max_idle: float = 0.0,
     silence: float = SILENCE,
 ) -> NoReturn:
-    """Run an agent in a child, and see to it that nothing of it is there longer than it may be. Does not return.
+    """Run an agent in a child process, and end it by its deadlines. Does not return.
 
     Args:
-        agent: be one; it gets what gives a sign of life, to be told whether calls were there since the last one.
-        max_lifetime: seconds from now on.
-        start: seconds until the first sign of life is due, in addition to `silence`.
-        max_idle: seconds without a call after which it ends; 0 for any number. The agent is told, and has `GRACE`.
-        silence: seconds from one sign of life to the next at most.
+        agent: runs the agent. It gets a function that sends a heartbeat, and that is called with True if calls were
+            here
+            since the last heartbeat.
+        max_lifetime: seconds from now after which the runner is killed.
+        start: seconds until the first heartbeat is due, in addition to `silence`.
+        max_idle: seconds without a call after which the agent gets a SIGTERM, and `GRACE` seconds to end; 0 for no
+            limit.
+        silence: maximum seconds between two heartbeats.
     """
-    # First, so that none is missed: they are waited for, and no handler runs.
+    # Block the signals first, so that none is missed: sigtimedwait receives them, and no handler runs.
     signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
-    # Nothing that the agent leaves behind may find another parent.
+    # Orphans of the agent become children of this process, which kills them at the end.
     process_tree.become_subreaper()
     me = os.getpid()
     pid = os.fork()
@@ -65,7 +68,7 @@ def guard(
 
 
 def _watch(pid: int, max_lifetime: float, start: float, max_idle: float, silence: float) -> int:
-    """Wait for the agent's end, or for the time at which it has to come; the status to end with."""
+    """Wait until the agent ends or a deadline passes. Return the exit status for this process."""
     end = boot_clock() + max_lifetime
     due = boot_clock() + start + silence
     until_idle = boot_clock() + start + max_idle
@@ -81,7 +84,7 @@ def _watch(pid: int, max_lifetime: float, start: float, max_idle: float, silence
             os.write(2, f"dragonfly runner: ended, because {why}\n".encode())
             return code
         if now >= until_idle and not is_idle:
-            # As when its machine is stopped: a call may be on its way.
+            # As if the machine was stopped: a call may be on its way.
             is_idle, end = True, min(end, now + GRACE)
             os.kill(pid, signal.SIGTERM)
         heard = signal.sigtimedwait(_AWAITED, min(end, due, end if is_idle else until_idle) - now)
@@ -99,7 +102,7 @@ def _watch(pid: int, max_lifetime: float, start: float, max_idle: float, silence
 
 
 def _reap(agent: int) -> int | None:
-    """See to the children that have ended, strays too; the agent's status, if it is among them."""
+    """Reap the children that have ended, adopted ones too. Return the agent's wait status if it is among them."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -112,7 +115,7 @@ def _reap(agent: int) -> int | None:
 
 
 def _kill_all() -> None:
-    """Kill what is left here, without waiting for what cannot be killed: the end of this process is the point."""
+    """Kill the remaining processes. Do not wait for unkillable ones: this process must end."""
     end = boot_clock() + KILLING
     while left := process_tree.children(os.getpid()):
         for pid in left:

@@ -1,12 +1,12 @@
-"""Callables, arguments, results and exceptions to bytes and back.
+"""Encodes and decodes callables, arguments, results and exceptions.
 
-`CallCodec` is the parent's half, `SlotCodec` and `perform` a slot's. Each is loaded when it is asked for (PEP 562), so
-that a slot does not import what only the parent needs. What needs no by-value pickling never loads cloudpickle.
+`CallCodec` is the parent's half; `SlotCodec` and `perform` are a slot's half. Each is loaded on first access (PEP 562),
+so a slot does not import the parent's modules. cloudpickle is imported only when an object has to be pickled by value.
 """
 
 from __future__ import annotations
 
-# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

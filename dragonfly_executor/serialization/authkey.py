@@ -1,4 +1,4 @@
-"""multiprocessing's key: what its managers' proxies prove themselves with, in a call as in the parent."""
+"""multiprocessing's authentication key, which a manager's proxies need in a call as in the parent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 from dragonfly_executor.serialization.post_import_hook import when_imported
 
-# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -15,13 +15,13 @@ _MODULE = "multiprocessing.process"
 
 
 def own_key() -> bytes | None:
-    """This process's key; None where multiprocessing is not in use, so that nothing can have been made with one."""
+    """Return this process's key; None if multiprocessing is not imported, because then no object uses the key."""
     process = sys.modules.get(_MODULE)
     return None if process is None else bytes(process.current_process().authkey)
 
 
 def adopt(key: bytes) -> None:
-    """Make the parent's key this process's own, once multiprocessing is imported."""
+    """Set this process's key to the parent's, once multiprocessing is imported."""
 
     def take_over(process: Any) -> None:
         process.current_process().authkey = key

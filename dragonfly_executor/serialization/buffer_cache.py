@@ -1,14 +1,14 @@
-"""Large pieces that payloads have in common: a slot that has been sent one keeps it, and is not sent it again.
+"""Cache of large pieces that payloads have in common: a slot keeps a piece, so the piece is sent to that slot once.
 
-A piece is the pickle of a global, what a closure holds, or a large argument. It is known by its content: a piece that
-has been changed is another one. Parent and slots keep `MOST` bytes each, and let go of what was used longest ago.
+A piece is the pickle of a global, the contents of a closure, or a large argument. Its content identifies a piece, so a
+changed piece is a new piece. The parent and each slot keep `MOST` bytes, and evict the least recently used pieces.
 """
 
 from __future__ import annotations
 
 from struct import Struct
 
-# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.layout import Buffer
 
 LEAST = 1024 * 1024
-"""Bytes of a piece that is worth keeping."""
+"""Smallest size in bytes of a piece that is cached."""
 MOST = 256 * 1024 * 1024
-"""Bytes that this process keeps for a pool, and each slot for itself."""
+"""Bytes that this process caches for one pool, and that each slot caches for itself."""
 MOST_PIECES = 64
-"""Pieces of one payload that may be kept."""
+"""Pieces of one payload that may be cached."""
 _MET = 256
 _SAMPLE = 4096
-_ENTRY = Struct("!QQQ")  # key, place in the payload, size
+_ENTRY = Struct("!QQQ")  # key, offset in the payload, size
 _SKIPPED = Struct("!Q")
 
 
 class Parts(list["Buffer"]):
-    """The pieces of a payload; `kept` says which of them slots keep: by its index, a piece's key."""
+    """The pieces of a payload. `kept` maps the index of each piece that slots cache to its key."""
 
     kept: dict[int, int]
 
     def table(self) -> bytes:
-        """What a slot is told about these pieces ahead of the payload."""
+        """Return the table of cacheable pieces that is sent to a slot ahead of the payload."""
         entries = []
         place = 0
         for index, part in enumerate(self):
@@ -43,10 +43,10 @@ class Parts(list["Buffer"]):
         return b"".join(entries)
 
     def without(self, answer: memoryview) -> list[Buffer]:
-        """The pieces that a slot still needs, by what it has answered.
+        """Return the pieces that a slot still needs, according to its answer.
 
         Raises:
-            ValueError: the answer makes no sense.
+            ValueError: the answer is invalid.
         """
         skipped, numbers = read_answer(answer)
         indices = sorted(self.kept)
@@ -59,26 +59,30 @@ class Parts(list["Buffer"]):
 
 
 def read_table(table: memoryview) -> list[tuple[int, int, int]]:
-    """Key, place and size of each piece that may be here already."""
+    """Return the key, offset and size of each piece that may be cached here."""
     return list(_ENTRY.iter_unpack(table))
 
 
 def write_answer(skipped: int, numbers: list[int]) -> bytes:
-    """What a slot answers: which of the pieces in the table it has, and how many bytes that saves."""
+    """Encode a slot's answer: which pieces of the table it has cached, and how many bytes that saves."""
     return _SKIPPED.pack(skipped) + bytes(numbers)
 
 
 def read_answer(answer: memoryview) -> tuple[int, list[int]]:
-    """The bytes that need not be sent, and which pieces they are; ValueError if that cannot be read."""
+    """Return the number of bytes that need not be sent, and the numbers of their pieces.
+
+    Raises:
+        ValueError: the answer is cut short.
+    """
     if len(answer) < _SKIPPED.size:
         raise ValueError("an answer that is cut short")
     return _SKIPPED.unpack_from(answer)[0], list(answer[_SKIPPED.size :])
 
 
 class Repeats:
-    """Finds the pieces that payloads have in common. One thread at a time.
+    """The parent's table of pieces that payloads have in common. One thread at a time.
 
-    A piece is kept from the second time on: what goes out once costs nothing but a look at some of its bytes.
+    A piece is cached from its second use on. Its first use costs only a hash of some of its bytes.
     """
 
     def __init__(self, most: int = MOST) -> None:
@@ -87,14 +91,14 @@ class Repeats:
         self._next = 1
         self._met: dict[tuple[int, int], None] = {}
         self._kept: dict[int, bytes] = {}
-        """By key, the one that was used longest ago first."""
+        """Pieces by key, the least recently used first."""
 
     def mark(self, parts: list[Buffer], lasting: list[memoryview]) -> list[Buffer]:
-        """The same pieces; as `Parts`, if some of them went out before.
+        """Return the pieces, as `Parts` if slots cache some of them.
 
         Args:
             parts: the payload.
-            lasting: those of the pieces that will go out again: they are kept from the first time on.
+            lasting: the pieces that will be sent again: they are cached from their first use on.
         """
         marked = Parts(parts)
         marked.kept = {}
@@ -130,7 +134,7 @@ class Repeats:
 
 
 class Kept:
-    """The pieces that a slot has. One thread."""
+    """The pieces that a slot has cached. One thread."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
@@ -138,7 +142,7 @@ class Kept:
         self._pieces: dict[int, bytes] = {}
 
     def get(self, key: int, size: int) -> bytes | None:
-        """The piece, if it is here."""
+        """Return the piece, or None if it is not cached."""
         piece = self._pieces.pop(key, None)
         if piece is None:
             return None
@@ -146,7 +150,7 @@ class Kept:
         return piece if len(piece) == size else None
 
     def keep(self, key: int, piece: memoryview) -> None:
-        """Keep a copy: calls may write into what they are given. Without memory for it, it is not kept."""
+        """Cache a copy, because calls may write into their arguments. Without memory for a copy, cache nothing."""
         if len(piece) > self._most or key in self._pieces:
             return
         try:
@@ -159,7 +163,7 @@ class Kept:
 
 
 def _too_many(pieces: dict[int, bytes], excess: int) -> list[int]:
-    """The keys of what was used longest ago, as many as make up for this."""
+    """Return the keys of the least recently used pieces that together hold at least `excess` bytes."""
     found = []
     for key, piece in pieces.items():
         if excess <= 0:
@@ -170,7 +174,12 @@ def _too_many(pieces: dict[int, bytes], excess: int) -> list[int]:
 
 
 def segments(total: int, had: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Start and end of what is still to be received of a payload, of which these places and sizes are here."""
+    """Yield the start and end of each part of a payload that is still to be received.
+
+    Args:
+        total: the size of the payload in bytes.
+        had: the offset and size of each piece that is cached here.
+    """
     start = 0
     for place, size in sorted(had):
         if start < place:
@@ -181,7 +190,7 @@ def segments(total: int, had: list[tuple[int, int]]) -> Iterator[tuple[int, int]
 
 
 def _constant(part: Buffer) -> bytes | None:
-    """The bytes that a piece is, without a copy; None for all that may still be written to."""
+    """Return the bytes object behind a piece, without a copy; None if the piece may still be written to."""
     if type(part) is bytes:
         return part
     if type(part) is memoryview and type(part.obj) is bytes and part.nbytes == len(part.obj):

@@ -1,7 +1,7 @@
-"""Functions and classes by value. Importing this imports cloudpickle (40 ms): only when something needs it.
+"""Pickles functions and classes by value. Importing this module imports cloudpickle, which takes 40 ms.
 
-cloudpickle has no public way to say which classes go by value, or to rebuild one; the four private names of it that are
-used here and in `rebuild` have been in every release since 3.0, and both ends run the same minor version.
+cloudpickle has no public API that selects the classes to pickle by value, or that rebuilds one. This module and
+`rebuild` use four of its private names. Every release since 3.0 has them, and both ends run the same minor version.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 class _Cell:
-    """Stands for a closure's cell, so that functions which share a cell share it on the far side too.
+    """A stand-in for a closure's cell, so that functions which share a cell share it on the far side too.
 
-    The cell travels empty: what is in it may refer to the function, which has to exist first.
+    The cell travels empty: its contents may refer to the function, which has to exist first.
     """
 
     __slots__ = ()
@@ -41,44 +41,47 @@ class _Cell:
 
 
 class ByValue(Tracking):
-    """Functions and classes in full, with the one shared ``__main__``, and with classes that stay one class."""
+    """A pickler mixin that sends functions and classes in full.
+
+    All of them share the one ``__main__``, and a class that travels twice stays one class.
+    """
 
     _cells: dict[int, _Cell]
 
     def track(self, main: MainView, owners: frozenset[str], returning: bool) -> None:
-        """Begin: nothing has been met yet."""
+        """Set the parameters, and clear the recorded names."""
         super().track(main, owners, returning)
         self._cells = {}
 
     def reducer_override(self, found: Any) -> Any:
-        """As `Tracking`'s, and for what the standard library cannot pickle though it could."""
+        """Reduce like `Tracking`, and also reduce objects that plain pickle refuses although they can travel."""
         kind = type(found)
         if kind is ModuleType:
             return self._module(found)
         if issubclass(kind, type) and getattr(found, "__module__", None) == "builtins":
-            return cloudpickle._class_reduce(found)  # noqa: SLF001  # NoneType and its like have no name to go by
+            return cloudpickle._class_reduce(found)  # noqa: SLF001  # NoneType and the like have no importable name
         reduced = super().reducer_override(found)
         if reduced is NotImplemented and kind in _REDUCERS:
             return _REDUCERS[kind](found)
         return reduced
 
     def by_value(self, found: Any) -> Any:
-        """A function or class in full."""
+        """Return the reduction of a function or class in full."""
         kind = type(found)
         if kind is FunctionType:
             return self._function(found)
         if issubclass(kind, type):
             return self._class(found)
-        # What is neither would pickle as a name that cannot be found. cloudpickle knows type variables.
+        # Any other object pickles as a name that cannot be found. cloudpickle can reduce type variables.
         reduce = _REDUCERS.get(kind) or Pickler.dispatch_table.get(kind)
         if reduce is not None:
             return reduce(found)
-        if kind.__module__ in MAIN_NAMES:  # a singleton that is being defined: its parts, as if it had no __reduce__
+        if kind.__module__ in MAIN_NAMES:  # a singleton that is being defined: reduce it as if it had no __reduce__
             return copyreg.__newobj__, (kind,), object.__getstate__(found)  # type: ignore[attr-defined]
         return super().by_value(found)
 
     def homeless_function(self, function: FunctionType) -> Any:
-        """A function whose globals are no module's."""
+        """Reduce a function whose globals are not a module's namespace."""
         raise NotImplementedError
 
     def _module(self, found: ModuleType) -> Any:
@@ -92,7 +95,7 @@ class ByValue(Tracking):
     def _class(self, found: Any) -> Any:
         build, args, state, _, _, _ = cloudpickle._dynamic_class_reduce(found)  # noqa: SLF001
         if vars(found).get("__slots__") and isinstance(args[3], dict):
-            args[3]["__slots__"] = vars(found)["__slots__"]  # set afterwards they would have no effect
+            args[3]["__slots__"] = vars(found)["__slots__"]  # has no effect if set after the class is made
         fill = rebuild.keep_class if self.returning else rebuild.update_class
         tracker_id = cloudpickle._get_or_create_tracker_id(found)  # noqa: SLF001
         return rebuild.new_class, (build, tracker_id, args), (state, found.__qualname__), None, None, fill
@@ -116,7 +119,7 @@ class ByValue(Tracking):
         return rebuild.new_function, args, state, None, None, rebuild.fill_function
 
     def _home(self, function: FunctionType) -> tuple[str | None, bool]:
-        """The module whose namespace a function lives in; None is ``__main__``. False: in no module's."""
+        """Return the module whose namespace a function lives in, and whether there is one. None is ``__main__``."""
         if function.__globals__ is self.main.namespace:
             return None, True
         name = function.__globals__.get("__name__")
@@ -129,17 +132,17 @@ class ByValue(Tracking):
 
 
 class ValuePickler(ByValue, Pickler):  # type: ignore[misc]
-    """cloudpickle, but for what the classes above know better."""
+    """The cloudpickle pickler, except for the objects that `ByValue` and `Tracking` reduce."""
 
     def homeless_function(self, function: FunctionType) -> Any:
-        """As cloudpickle does it: the globals that the function uses travel with it, as a copy."""
+        """Reduce the function like cloudpickle: a copy of the globals that it uses travels with it."""
         return self._dynamic_function_reduce(function)
 
 
 def _contents(cell: CellType) -> tuple[Any, ...]:
     try:
         return (cell.cell_contents,)
-    except ValueError:  # nothing has been assigned to the variable yet
+    except ValueError:  # no value has been assigned to the variable yet
         return ()
 
 

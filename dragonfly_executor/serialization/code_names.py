@@ -1,4 +1,4 @@
-"""Which names a function's code uses."""
+"""Finds the names and imports that a function's code uses."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# LOAD_NAME is what the body of a class inside a function uses (LOAD_FROM_DICT_OR_GLOBALS since Python 3.12).
+# The body of a class inside a function uses LOAD_NAME (LOAD_FROM_DICT_OR_GLOBALS since Python 3.12).
 _GLOBAL_OPS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 
 _IMPORTERS = frozenset({"import_module", "__import__"})
 
 
 def all_names(code: CodeType) -> set[str]:
-    """Every name in a code and in those nested in it: globals, attributes, imports. Cheap, and too many."""
+    """Return every name in a code object and in its nested code objects: globals, attributes, imports.
+
+    This is cheap, but an overestimate: attribute names are included.
+    """
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -27,8 +30,11 @@ def all_names(code: CodeType) -> set[str]:
 
 @lru_cache(maxsize=1024)
 def code_names(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
-    """The globals that a code reads, assigns or deletes, nested codes included; and every name in it."""
-    from dis import get_instructions  # 10 ms, and most calls do without
+    """Return the globals that a code object reads, assigns or deletes, and every name in it.
+
+    Nested code objects are included in both sets.
+    """
+    from dis import get_instructions  # takes 10 ms; most calls never get here
 
     names = {step.argval for step in get_instructions(code) if step.opname in _GLOBAL_OPS}
     everything = set(code.co_names)
@@ -42,9 +48,10 @@ def code_names(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
 
 @lru_cache(maxsize=1024)
 def code_imports(code: CodeType) -> frozenset[str]:
-    """The modules that a code may import when it runs, nested codes included; relative names have their leading dots.
+    """Return the modules that a code object and its nested code objects may import when they run.
 
-    What a ``from`` statement imports may be a submodule, so it counts as one.
+    Relative names keep their leading dots. A name imported by a ``from`` statement may be a submodule, so it is
+    included.
     """
     from dis import get_instructions
 
@@ -67,7 +74,7 @@ def code_imports(code: CodeType) -> frozenset[str]:
 
 
 def submodules(module: ModuleType, names: Iterable[str]) -> tuple[str, ...]:
-    """The imported submodules of a module that code with these names in it may reach as its attributes."""
+    """Return the imported submodules of a module that code using these names may reach as attributes."""
     prefix = module.__name__ + "."
     wanted = set(names)
     reached = (name for name in list(sys.modules) if name.startswith(prefix))

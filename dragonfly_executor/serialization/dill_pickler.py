@@ -1,4 +1,4 @@
-"""dill for what pickle cannot do. Importing this imports dill."""
+"""Pickles with dill, where pickle is not enough. Importing this module imports dill."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class DillPickler(ByValue, dill.Pickler):  # type: ignore[misc]
-    """dill, but for functions and classes, which go the way they go with cloudpickle."""
+    """The dill pickler, except for functions and classes, which travel as they do with cloudpickle."""
 
     def homeless_function(self, function: FunctionType) -> Any:
-        """As dill does it."""
+        """Leave the function to dill."""
         return NotImplemented
 
 
 def loads(body: Received, buffers: list[Any]) -> Any:
-    """What dill pickled."""
-    # ignore: dill would look for the classes of objects in the module that was __main__ when dill was imported.
+    """Open a pickle made by dill."""
+    # ignore=True, because dill looks up classes in the module that was __main__ when dill was imported.
     unpickler = dill.Unpickler(io.BytesIO(body), buffers=buffers, ignore=True)
     unpickler._main = main_module()  # noqa: SLF001
     return unpickler.load()

@@ -1,4 +1,4 @@
-"""Exceptions to bytes and back, whatever they do when they are printed, pickled or opened."""
+"""Encodes and decodes exceptions, even those that fail when they are printed, pickled or opened."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.serialization import rebuild
 
-# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,44 +19,44 @@ if TYPE_CHECKING:
 
     _Link = tuple[BaseException, int, int, bool]
 
-# What is sent beside an exception is for reading; the exception itself travels whole.
+# Limits of the text that describes an exception. The exception itself travels whole.
 _TEXT_LIMIT = 64 * 1024
 _CHAIN_LIMIT = 16
 _FRAMES_LIMIT = 100
 
 
 def qualified_name(kind: type) -> str:
-    """A type's name as a traceback shows it."""
+    """Return a type's name as a traceback shows it."""
     try:
         module, name = getattr(kind, "__module__", None), kind.__qualname__
-    except Exception:  # a metaclass may answer with code of its own
+    except Exception:  # a metaclass may run code of its own here
         module, name = None, type.__dict__["__qualname__"].__get__(kind)
     if module == "__mp_main__":
-        module = "__main__"  # what the program calls it
+        module = "__main__"  # the program's own name for this module
     return name if module in (None, "builtins") else f"{module}.{name}"
 
 
 def text_of(exc: BaseException) -> str:
-    """``str(exc)``, or why there is none."""
+    """Return ``str(exc)``, or a text that says why it failed. Never raises."""
     try:
-        return _shorten("".join([str(exc)]))  # joined: a subclass of str would be pickled as what it is
-    except BaseException as failure:  # str() is the exception's own code: it may do anything
+        return _shorten("".join([str(exc)]))  # join returns a plain str, because a subclass of str pickles as itself
+    except BaseException as failure:  # str() runs the exception's own code, which may do anything
         return f"<str() of the exception raised {type(failure).__name__}>"
 
 
 def traceback_text(exc: BaseException) -> str:
-    """The traceback with its chain, from the first frame that is not this package's."""
+    """Return the traceback with its chain, from the first frame outside this package."""
     try:
         from traceback import format_exception
 
         return _shorten("".join(format_exception(type(exc), exc, _outside_frames(exc))))
-    except BaseException as failure:  # formatting calls str(), __notes__ and __getattr__ of user code
+    except BaseException as failure:  # formatting runs user code: str(), __notes__ and __getattr__
         shown = f"<the traceback could not be formatted: {type(failure).__name__}>"
         return f"{_frames(exc)}{qualified_name(type(exc))}: {text_of(exc)}\n{shown}"
 
 
 def _frames(exc: BaseException) -> str:
-    """Return where an exception came from, in a form that takes no import: a call may have used up all descriptors."""
+    """Return the frames of a traceback without importing anything: a call may have used up all file descriptors."""
     lines = ["Traceback (most recent call last):\n"]
     traceback = _outside_frames(exc)
     while traceback is not None and len(lines) <= _FRAMES_LIMIT:
@@ -67,11 +67,11 @@ def _frames(exc: BaseException) -> str:
 
 
 def encode(exc: BaseException, dumps: Callable[[Any], bytes], loads: Callable[[bytes], Any]) -> list[Buffer]:
-    """An exception as a payload; never raises.
+    """Encode an exception as a payload. Never raises.
 
     Args:
         exc: the exception. Its tracebacks are dropped, so that they keep nothing alive.
-        dumps: pickles what may need more than plain pickle.
+        dumps: pickles objects that may need more than plain pickle.
         loads: the inverse: an exception that cannot be opened again does not travel.
     """
     described, notes = (qualified_name(type(exc)), text_of(exc), traceback_text(exc)), _notes(exc)
@@ -82,18 +82,18 @@ def encode(exc: BaseException, dumps: Callable[[Any], bytes], loads: Callable[[b
         if whole is None and len(chain) > 1:
             whole = _travelling([(exc, -1, -1, True)], dumps, loads)
         if whole is None and isinstance(exc, UnopenedCallError):
-            # There may be no room to open it for a trial. What it is made of is known.
+            # There may be no memory to open it as a test. Its parts are known, so it needs no test.
             whole = dumps([(exc, -1, -1, True)])
-    except BaseException:  # a class may shadow __cause__ with code of its own; the description is enough then
+    except BaseException:  # a class may override __cause__; then the description is enough
         whole = None
     return [pickle.dumps((*described, whole, *([notes] if notes else ())), 5)]
 
 
 def decode(data: Received, loads: Callable[[bytes], Any]) -> BaseException:
-    """The exception in a payload, or a `errors.RemoteCallError` that stands in for it.
+    """Return the exception in a payload, or an `errors.RemoteCallError` as a stand-in.
 
-    Its cause is a `errors.RemoteTraceback`. What was its own cause there is that one's ``__context__``, for who walks
-    the chain; it is not printed again, since the text shows it already.
+    Its cause is an `errors.RemoteTraceback`. The exception's own cause becomes the ``__context__`` of that, for code
+    that walks the chain. It is not printed again, because the text shows it already.
     """
     try:
         name, text, traceback, whole, *more = pickle.loads(data)
@@ -103,7 +103,7 @@ def decode(data: Received, loads: Callable[[bytes], Any]) -> BaseException:
     if exc is None:
         exc = errors.RemoteCallError(name, text, traceback)
     if more and not _notes(exc):
-        # It is a stand-in, or pickles itself without its notes.
+        # A stand-in has no notes, and neither has an exception that pickles without them.
         _set(exc, "__notes__", more[0])
     remote = errors.RemoteTraceback(traceback)
     remote.__context__ = own_cause
@@ -122,7 +122,7 @@ def _opened(whole: bytes | None, loads: Callable[[bytes], Any]) -> tuple[BaseExc
             _set(exc, "__context__", links[context][0] if context >= 0 else None)
             _set(exc, "__suppress_context__", suppress)
         top = links[0][0]
-        # One of them may be false: its class may have a length.
+        # Not "or": an exception may be falsy, if its class defines __len__.
         cause = _get(top, "__cause__")
         return top, _get(top, "__context__") if cause is None else cause
     except KeyboardInterrupt:
@@ -132,7 +132,7 @@ def _opened(whole: bytes | None, loads: Callable[[bytes], Any]) -> tuple[BaseExc
 
 
 class _Rebuilt:
-    """Pickles as an exception that is made without its own ``__init__``."""
+    """A stand-in that unpickles to its exception, which is made without its own ``__init__``."""
 
     def __init__(self, exc: BaseException, rebuilder: _Rebuilder) -> None:
         self._exc = exc
@@ -143,7 +143,7 @@ class _Rebuilt:
         reduced: Any = rebuild.builtin_base(type(exc)).__reduce__(exc)
         args, state = reduced[1], dict(reduced[2] or {}) if len(reduced) > 2 else {}
         if isinstance(exc, BaseExceptionGroup):
-            # Its args are what its own __new__ was called with.
+            # The args of a group are the arguments of its own __new__.
             state["args"] = tuple(map(portable, args))
             args = (exc.message, exc.exceptions)
         for base in type(exc).__mro__:
@@ -156,7 +156,7 @@ class _Rebuilt:
 
 
 class _Rebuilder:
-    """Finds, for each exception, what it can travel as. An exception that is met twice stays one."""
+    """The forms in which exceptions can travel. An exception that occurs twice stays one object."""
 
     def __init__(self, dumps: Any, loads: Any) -> None:
         self._dumps = dumps
@@ -164,7 +164,7 @@ class _Rebuilder:
         self._rebuilt: dict[int, _Rebuilt] = {}
 
     def portable(self, exc: BaseException) -> Any:
-        """Return the exception, or what makes it anew if it is not the same once it was pickled and opened."""
+        """Return the exception if it survives pickling unchanged, or a `_Rebuilt` of it if not."""
         if id(exc) in self._rebuilt:
             return self._rebuilt[id(exc)]
         if _probed([(exc, -1, -1, True)], self._dumps, self._loads)[1] == [text_of(exc)]:
@@ -174,12 +174,12 @@ class _Rebuilder:
             kind.__reduce__ is not rebuild.builtin_base(kind).__reduce__
             or kind.__reduce_ex__ is not object.__reduce_ex__
         ):
-            # It says itself how it pickles, or that it does not.
+            # The class defines how it pickles, or that it does not.
             return exc
         return self._rebuilt.setdefault(id(exc), _Rebuilt(exc, self))
 
     def part(self, value: Any) -> Any:
-        """Return what an exception holds: an exception, or a list or tuple of some, in the form that travels."""
+        """Return a part of an exception in the form that travels: an exception, or a list or tuple that holds some."""
         if isinstance(value, BaseException):
             return self.portable(value)
         if type(value) in (list, tuple) and any(isinstance(item, BaseException) for item in value):
@@ -188,7 +188,7 @@ class _Rebuilder:
 
 
 def _travelling(chain: list[_Link], dumps: Any, loads: Any) -> bytes | None:
-    """Pickle a chain, as it pickles itself if that comes out right, else rebuilt; None if neither can be opened."""
+    """Pickle a chain: unchanged if it survives that, rebuilt if not. Return None if neither form can be opened."""
     texts = [text_of(link[0]) for link in chain]
     whole, shown = _probed(chain, dumps, loads)
     if shown == texts:
@@ -196,15 +196,15 @@ def _travelling(chain: list[_Link], dumps: Any, loads: Any) -> bytes | None:
     rebuilder = _Rebuilder(dumps, loads)
     try:
         rebuilt = [(rebuilder.portable(exc), *places) for exc, *places in chain]
-    except BaseException:  # a metaclass may answer with code of its own
+    except BaseException:  # a metaclass may run code of its own here
         return whole
     again, shown = _probed(rebuilt, dumps, loads)
-    # What does not come out the same either way shows an address, or the time.
+    # A text that differs in both forms contains an address or a time, so the first form is fine.
     return again if again is not None and (whole is None or shown == texts) else whole
 
 
 def _probed(chain: Any, dumps: Any, loads: Any) -> tuple[bytes | None, list[str]]:
-    """Return the pickled chain and the texts of what it opens to; None if that are no exceptions."""
+    """Pickle and open a chain. Return the pickle, or None if it does not open to exceptions, and the opened texts."""
     try:
         whole: bytes = dumps(chain)
         opened = [link[0] for link in loads(whole)]
@@ -213,12 +213,12 @@ def _probed(chain: Any, dumps: Any, loads: Any) -> tuple[bytes | None, list[str]
             if all(isinstance(e, BaseException) for e in opened)
             else (None, [])
         )
-    except BaseException:  # the exception's own __reduce__ and __init__ run here: RecursionError, SystemExit ...
+    except BaseException:  # runs the exception's own __reduce__ and __init__: RecursionError, SystemExit ...
         return None, []
 
 
 def _linked(exc: BaseException) -> list[tuple[BaseException, int, int, bool]]:
-    """An exception and those that it came from; the numbers are places in the list, -1 is none."""
+    """Return an exception with its causes and contexts; the numbers are places in this list, -1 for none."""
     found = [exc]
     for link in found:
         for other in (_get(link, "__cause__"), _get(link, "__context__")):
@@ -238,19 +238,19 @@ def _linked(exc: BaseException) -> list[tuple[BaseException, int, int, bool]]:
 def _forget_tracebacks(exc: BaseException) -> None:
     for link, *_ in _linked(exc):
         _set(link, "__traceback__", None)
-        if issubclass(type(link), BaseExceptionGroup):  # isinstance may ask the exception itself
+        if issubclass(type(link), BaseExceptionGroup):  # isinstance may run the exception's own code
             group: Any = link
             for member in group.exceptions:
                 _forget_tracebacks(member)
 
 
 def _get(exc: BaseException, name: str) -> Any:
-    # Past what the class itself may have under this name.
+    # Bypasses an attribute of this name in the exception's own class.
     return BaseException.__dict__[name].__get__(exc)
 
 
 def _set(exc: BaseException, name: str, value: object) -> None:
-    # Past the class's own __setattr__, as frozen dataclasses refuse, and past what else it may have under this name.
+    # Bypasses the class's own __setattr__ (a frozen dataclass refuses) and any attribute of this name in the class.
     if name == "__notes__":
         BaseException.__setattr__(exc, name, value)
     else:
@@ -258,11 +258,11 @@ def _set(exc: BaseException, name: str, value: object) -> None:
 
 
 def _notes(exc: BaseException) -> list[str]:
-    """Return the notes of an exception that are texts."""
+    """Return those notes of an exception that are strings."""
     try:
         notes = BaseException.__getattribute__(exc, "__notes__")
         return [_shorten(str.__str__(note)) for note in notes if isinstance(note, str)]
-    except Exception:  # it has none, or something else under this name
+    except Exception:  # it has no notes, or an attribute of another kind under this name
         return []
 
 

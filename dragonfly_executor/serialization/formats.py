@@ -1,4 +1,4 @@
-"""The serializers: which picklers write a payload, and what opens it."""
+"""The serializers: which pickler writes a payload, and which function opens it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pickle import Pickler
 from dragonfly_executor.serialization.layout import BY_CUSTOM, BY_DILL, Buffers, Sink
 from dragonfly_executor.serialization.main_pickler import NamePickler, NeedsValue, Tracking
 
-# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -27,8 +27,8 @@ class Format:
     Attributes:
         name: "cloudpickle", "dill", "pickle" or "custom".
         custom: the user's object with dumps and loads, or None.
-        flags: what a box written by this has to say.
-        standard_flags: the same for what is written without the user's object.
+        flags: the flags of a box written by this serializer.
+        standard_flags: the flags of a box written without the user's object.
     """
 
     def __init__(self, serializer: object) -> None:
@@ -49,7 +49,7 @@ class Format:
     def require(self) -> None:
         """Raise ValueError if the serializer's package is not installed here.
 
-        A slot does not ask: it makes its format before it has the import path that leads to the package.
+        A slot does not call this: it makes its format before its import path leads to the package.
         """
         if self.name != "dill":
             return
@@ -59,11 +59,19 @@ class Format:
             raise ValueError("serializer='dill' needs dill: pip install dragonfly-executor[dill]") from exc
 
     def plain(self, value: Any, marks: tuple[bytes, ...] = MARKS) -> tuple[Sink, Buffers] | None:
-        """The pickle of what needs nothing but pickle; None if it needs more, or any of these bytes is in it."""
+        """Pickle a value with plain pickle.
+
+        Args:
+            value: the object.
+            marks: bytes that must not occur in the pickle.
+
+        Returns:
+            The pickle and its buffers; None if plain pickle is not enough, or if a mark occurs.
+        """
         sink, buffers = Sink(), Buffers()
         try:
             Pickler(sink, 5, buffer_callback=buffers.add).dump(value)
-        except Exception:  # whatever it was: the picklers that follow can do it, or say it better
+        except Exception:  # any error: the next pickler succeeds, or raises a better one
             return None
         for piece in sink:
             if any(mark in piece for mark in marks):
@@ -78,17 +86,20 @@ class Format:
         returning: bool = False,
         inline: bool = False,
     ) -> tuple[Sink, Buffers, Tracking]:
-        """The pickle of anything, and the pickler, which knows the names that were met.
+        """Pickle any value, and record the names that it refers to.
 
         Args:
             value: the object.
             main: this side's ``__main__``.
             owners: top-level names to embed.
-            returning: whether this goes from a slot to the parent.
+            returning: whether the value goes from a slot to the parent.
             inline: keep buffers inside the pickle.
 
+        Returns:
+            The pickle, its buffers, and the pickler with the names.
+
         Raises:
-            Exception: whatever the pickler or user code raises.
+            Exception: any error of the pickler or of user code.
         """
         try:
             return self._run(NamePickler, value, main, owners, returning, inline)
@@ -101,7 +112,7 @@ class Format:
         return self._run(self._by_value(), value, main, owners, returning, inline)
 
     def open(self, flags: int, body: Received, buffers: list[Any]) -> Any:
-        """What a body holds."""
+        """Open a body, and return its object."""
         if flags & BY_DILL:
             from dragonfly_executor.serialization.dill_pickler import loads
 

@@ -1,4 +1,4 @@
-"""Whether a global is still what it was, without pickling it again."""
+"""Fingerprints of globals: tell whether a global has changed without pickling it again."""
 
 from __future__ import annotations
 
@@ -26,42 +26,45 @@ _CONSTANT = frozenset({
     bool, bytes, complex, float, int, str, NoneType, range, type(...), type(NotImplemented),
     BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorType, MethodDescriptorType, WrapperDescriptorType,
 })  # fmt: skip
-# In a class: written once when the class is made. Some are dicts, which nobody changes afterwards.
+# Attributes that a class gets once, when it is made. Some are dicts, but user code does not change them.
 _CLASS_OWN = frozenset({
     "__abc_impl", "_abc_impl", "__annotations__", "__abstractmethods__", "__dataclass_fields__", "__dataclass_params__",
     "__match_args__", "__orig_bases__", "__parameters__", "__slotnames__", "__slots__", "__static_attributes__",
     "_field_defaults",
 })  # fmt: skip
-# In a named tuple: functions that were made for it.
+# Functions that are generated for each named tuple.
 _TUPLE_OWN = frozenset({"__getnewargs__", "__new__", "__replace__", "__repr__", "_asdict", "_make", "_replace"})
-_FIELD = type(Place.root)  # of a named tuple
+_FIELD = type(Place.root)  # the type of a named tuple's field
 _DEEPEST = 8
 
 
 def fingerprint(value: Any) -> list[Any] | None:
-    """The objects that make up a constant, a function or a class; None for what may change in itself.
+    """Return the objects that make up a constant, a function or a class; None if the value may change in place.
 
-    Two fingerprints are the same where they hold the very same objects (`same`).
+    Two fingerprints are equal if they hold the very same objects (see `same`).
     """
     parts: list[Any] = []
     return parts if _collect(value, parts, set(), 0) else None
 
 
 def same(one: list[Any] | None, other: list[Any] | None) -> bool:
-    """Whether two fingerprints were taken of one unchanged thing."""
+    """Return True if two fingerprints were taken of the same unchanged value."""
     if one is None or other is None or len(one) != len(other):
         return False
     return all(a is b for a, b in zip(one, other, strict=True))
 
 
 def _collect(value: Any, parts: list[Any], met: set[int], depth: int) -> bool:
-    """Add what makes up a value; False if the value may change in itself.
+    """Add the objects that make up a value to its fingerprint.
 
     Args:
-        value: a global, or a part of one.
+        value: a global, or a part of a global.
         parts: the fingerprint so far.
         met: the ids of the functions and classes that are in it already: a method's own class, for example.
         depth: how far the value lies below the global.
+
+    Returns:
+        False if the value may change in place.
     """
     parts.append(value)
     kind = type(value)
@@ -81,7 +84,7 @@ def _collect(value: Any, parts: list[Any], met: set[int], depth: int) -> bool:
         return True
     met.add(id(value))
     if value.__module__ not in MAIN_NAMES:
-        # What travels by reference is not sent at all, so it makes no difference what becomes of it.
+        # An object that travels by reference is not sent, so changes to it do not matter.
         return value.__module__ == "builtins" or by_reference(value)
     return _function(value, parts, met, depth) if kind is FunctionType else _class(value, parts, met, depth)
 
@@ -89,7 +92,7 @@ def _collect(value: Any, parts: list[Any], met: set[int], depth: int) -> bool:
 def _function(function: FunctionType, parts: list[Any], met: set[int], depth: int) -> bool:
     parts += (function.__code__, function.__name__, function.__qualname__, function.__doc__, function.__module__)
     parts += getattr(function, "__type_params__", ())
-    # Nobody changes an annotation in itself, and a deep look would take most of them for what may change.
+    # User code does not change an annotation in place, but a deep check reports most of them as changeable.
     for annotation in function.__annotations__.items():
         parts += annotation
     return (
@@ -103,7 +106,7 @@ def _function(function: FunctionType, parts: list[Any], met: set[int], depth: in
 def _cell(cell: Any, parts: list[Any], met: set[int], depth: int) -> bool:
     try:
         return _collect(cell.cell_contents, parts, met, depth + 1)
-    except ValueError:  # nothing assigned yet
+    except ValueError:  # no value assigned yet
         return False
 
 
@@ -112,7 +115,7 @@ def _class(value: type, parts: list[Any], met: set[int], depth: int) -> bool:
     own = vars(value)
     enum = sys.modules.get("enum")
     if enum is not None and isinstance(value, enum.EnumType):
-        for item in own.items():  # what is in an enumeration is made by it, and stays as it is
+        for item in own.items():  # the enum machinery makes the members, and they do not change
             parts += item
         return True
     if not all(_base(base, parts, met, depth) for base in value.__bases__):
@@ -120,7 +123,7 @@ def _class(value: type, parts: list[Any], met: set[int], depth: int) -> bool:
     for name, part in own.items():
         parts.append(name)
         if _is_generated(name, part, own):
-            parts.append(part)  # its closure holds what was needed to make it, not what a user changes
+            parts.append(part)  # its closure belongs to the generator, and user code does not change it
         elif name not in _CLASS_OWN and not _collect(part, parts, met, depth + 1):
             return False
     return True
@@ -128,12 +131,12 @@ def _class(value: type, parts: list[Any], met: set[int], depth: int) -> bool:
 
 def _base(base: type, parts: list[Any], met: set[int], depth: int) -> bool:
     main = main_module().__dict__
-    # One that has a name in the script is a definition of its own.
+    # A base class that has a name in the script is a definition of its own.
     return name_in(main, base) is not None or _collect(base, parts, met, depth + 1)
 
 
 def _is_generated(name: str, part: Any, own: Mapping[str, Any]) -> bool:
-    """Whether a part of a class was made by the library when the class was."""
+    """Return True if a library generated a part of a class when the class was made."""
     if "_field_defaults" in own:
         return name in _TUPLE_OWN or type(part) is _FIELD
     if "__dataclass_fields__" not in own:

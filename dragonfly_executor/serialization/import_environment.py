@@ -1,4 +1,4 @@
-"""What of this process calls rely on without saying so: its modules and its import path. For the parent."""
+"""Modules and import path of the parent's process that calls rely on implicitly."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 _OWN = __name__.partition(".")[0] + "."
 _LONGEST = 255
-"""Bytes of a name that pickle writes with its short opcode."""
+"""Longest name in bytes that pickle writes with its short opcode."""
 
 
 class Surroundings:
     """Modules that runners do not find, and changes of ``sys.path``. Any thread, at any time.
 
     Args:
-        path_travels: whether slots have this program's ``sys.path``, so that calls bring along what it is now.
+        path_travels: True if slots have this program's ``sys.path``, so that calls bring along its changes.
 
     Attributes:
-        strays: for each such module, what stands in the pickle of a reference to it.
-        path: the pickled ``sys.path``, if it has changed since slots were set up; else nothing.
+        strays: for each such module, the bytes that a reference to it leaves in a pickle.
+        path: the pickled ``sys.path`` if it has changed since slots were set up; b"" if not.
     """
 
     def __init__(self, *, path_travels: bool) -> None:
@@ -40,12 +40,12 @@ class Surroundings:
         self._found: list[bytes] = []
 
     def told(self, path: list[str]) -> None:
-        """Take note of the path that slots are set up with."""
+        """Record the path that slots are set up with."""
         self._told = path
         self._modules = -1
 
     def have_changed(self) -> bool:
-        """Return True if modules were imported or ``sys.path`` was changed since this was last asked."""
+        """Return True if modules were imported or ``sys.path`` was changed since the last call of this method."""
         if len(sys.modules) == self._modules and sys.path == self._path:
             return False
         self._look()
@@ -64,7 +64,7 @@ class Surroundings:
         self.strays = tuple(self._found)
         if self._path_travels and self._told is not None:
             written = path_from(directory())
-            if self.path or written != self._told:  # a slot may have met another one since
+            if self.path or written != self._told:  # a slot may have received another path since
                 self.path = pickle.dumps(written, 5)
         self._modules, self._path = len(modules), path
 
@@ -72,7 +72,7 @@ class Surroundings:
 def _is_stray(name: Any) -> bool:
     """Return True if runners do not find a module.
 
-    Those that are installed are taken to be found, as there are many of them; and so is this package.
+    Installed modules count as found, because there are many of them. So does this package.
     """
     if type(name) is not str or name in MAIN_NAMES or name.startswith(_OWN):
         return False
@@ -83,13 +83,13 @@ def _is_stray(name: Any) -> bool:
 
 
 def directory() -> str:
-    """Return the working directory."""
+    """Return the working directory; "/" if it was removed."""
     try:
         return os.getcwd()
     except FileNotFoundError:
-        return "/"  # it was removed under the program
+        return "/"  # the directory was removed while the program ran
 
 
 def path_from(cwd: str) -> list[str]:
-    """Return ``sys.path`` as another process has to write it."""
+    """Return ``sys.path`` with relative entries made absolute, for use in another process."""
     return [os.path.join(cwd, entry) if entry else cwd for entry in sys.path if isinstance(entry, str)]

@@ -1,6 +1,6 @@
 """The layout of a payload.
 
-A payload that is nothing but one pickle travels as that pickle: its first byte is pickle's own 0x80. Anything more is a
+A payload that is a single pickle travels as that pickle: its first byte is pickle's own 0x80. Any other payload is a
 box, whose first byte is below 0x80:
 
     tag, flags                                         2 bytes
@@ -12,8 +12,8 @@ box, whose first byte is below 0x80:
     definitions, body
     each buffer, at a multiple of 64 bytes from the payload's start
 
-A call of a function that lies in an importable ``__main__`` is the most frequent of the rest, and has a short form: one
-byte, then the pickle.
+The most frequent other payload is a call of a function in an importable ``__main__``. It has a short form: one byte,
+then the pickle.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 from pickle import PickleBuffer
 from struct import Struct, error
 
-# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,48 +30,48 @@ if TYPE_CHECKING:
     Buffer: TypeAlias = bytes | memoryview
     Received: TypeAlias = bytes | bytearray | memoryview
 
-PICKLE = 0x80  # pickle's own first byte: no box
+PICKLE = 0x80  # pickle's own first byte: not a box
 BOX = 0x01
 MAIN_CALL = 0x02
 
 # Flags of a box.
-NEEDS_MAIN = 0x01  # the body refers to the script's own module: it has to be there before the body is opened
+NEEDS_MAIN = 0x01  # the body refers to the script's own module, which must exist before the body is opened
 BY_DILL = 0x02
 BY_CUSTOM = 0x04
 BY_NAME = 0x08  # the body's function is a name in __main__
-WITH_PATH = 0x10  # the definitions begin with the parent's import path: its length in 8 bytes, and its pickle
+WITH_PATH = 0x10  # the definitions begin with the parent's import path: its length in 8 bytes, then its pickle
 
 _HEAD = Struct("<BBHI")
 _LENGTH = Struct("<Q")
 _WRITABLE = 1 << 63
 _ALIGN = 64
-# Below this a buffer is cheaper inside the pickle than beside it.
+# A smaller buffer is cheaper inside the pickle than beside it.
 IN_BAND_BELOW = 4096
 
 
 class Sink(list["Any"]):
-    """The file that a C pickler writes to: it collects the pieces and copies nothing.
+    """The file that a C pickler writes to. It collects the pieces without copying them.
 
-    Small pieces arrive joined; a large ``bytes`` arrives as the very object that is being pickled.
+    Small pieces arrive joined. A large ``bytes`` object arrives as the very object that is being pickled.
     """
 
     write = list.append
 
 
 def with_path(path: bytes, definitions: bytes) -> bytes:
-    """Definitions with an import path ahead of them."""
+    """Prepend a pickled import path to definitions."""
     return b"".join((_LENGTH.pack(len(path)), path, definitions))
 
 
 def split_path(definitions: memoryview) -> tuple[bytes, memoryview]:
-    """The import path and the definitions of `with_path`."""
+    """Split the result of `with_path` into the import path and the definitions."""
     (size,) = _LENGTH.unpack_from(definitions)
     end = _LENGTH.size + size
     return bytes(definitions[_LENGTH.size : end]), definitions[end:]
 
 
 class Buffers:
-    """Collects the buffers that travel beside a pickle (PEP 574)."""
+    """The buffers that travel beside a pickle (PEP 574)."""
 
     __slots__ = ("views",)
 
@@ -79,7 +79,7 @@ class Buffers:
         self.views: list[memoryview] = []
 
     def add(self, buffer: PickleBuffer) -> bool:
-        """A pickler's ``buffer_callback``: True keeps a buffer inside the pickle."""
+        """Collect a buffer. A pickler's ``buffer_callback``: True keeps the buffer inside the pickle."""
         view = buffer.raw()
         if view.nbytes < IN_BAND_BELOW:
             return True
@@ -88,42 +88,42 @@ class Buffers:
 
 
 def snapshot(pieces: Iterable[bytes | bytearray | memoryview]) -> list[Buffer]:
-    """The pieces, with a copy in the place of each one that its owner could still change."""
+    """Return the pieces, with a copy of each piece that its owner can still change."""
     return [piece if type(piece) is bytes or _frozen(piece) else _copy(piece) for piece in pieces]  # type: ignore[misc]
 
 
 def views(pieces: Iterable[bytes | bytearray | memoryview]) -> list[Buffer]:
-    """The pieces without a copy."""
+    """Return the pieces without a copy."""
     return [memoryview(piece) if isinstance(piece, bytearray) else piece for piece in pieces]
 
 
 def _copy(piece: bytes | bytearray | memoryview | PickleBuffer) -> bytes:
-    # A large buffer that is kept inside a pickle comes as itself, and its bytes are meant as they lie in memory.
+    # A large in-band buffer arrives as a PickleBuffer. Its bytes are needed as they lie in memory.
     return bytes(piece.raw() if isinstance(piece, PickleBuffer) else piece)
 
 
 def _frozen(piece: bytes | bytearray | memoryview) -> bool:
-    # A read-only view is only as constant as what it looks at: bytes are, an array whose flag was cleared is not ours
-    # to doubt (numpy's own rule for read-only arrays).
+    # A read-only view of writable memory may still change. It counts as constant, because numpy's own rule for
+    # read-only arrays is the same.
     return isinstance(piece, memoryview) and piece.readonly
 
 
 def join(pieces: Iterable[Buffer]) -> bytes:
-    """The pieces as one object."""
+    """Join the pieces into one bytes object."""
     return b"".join(pieces)
 
 
 def pack(
     flags: int, definitions: bytes, body: list[Buffer], buffers: list[memoryview], copy: bool, first: int = 0
 ) -> list[Buffer]:
-    """A box as the list of its pieces.
+    """Return a box as the list of its pieces.
 
     Args:
-        flags: what the far side has to know to open the body.
-        definitions: the pickled definitions, or nothing.
+        flags: what the far side must know to open the body.
+        definitions: the pickled definitions, or b"".
         body: the pieces of the body's pickle.
-        buffers: what the body's pickle left out.
-        copy: whether to snapshot writable buffers, since their owner goes on using them.
+        buffers: the out-of-band buffers of the definitions and of the body.
+        copy: whether to snapshot writable buffers, because their owner goes on using them.
         first: how many of the buffers belong to the definitions; they come first.
     """
     size = sum(map(len, body))
@@ -142,18 +142,21 @@ def pack(
 
 
 def unpack(data: Received) -> tuple[int, memoryview, memoryview, list[bytearray | memoryview]]:
-    """As `unpack_all`, without the buffers of the definitions."""
+    """Unpack a box like `unpack_all`, without the buffers of the definitions."""
     flags, definitions, body, buffers, first = unpack_all(data)
     return flags, definitions, body, buffers[first:]
 
 
 def unpack_all(data: Received) -> tuple[int, memoryview, memoryview, list[bytearray | memoryview], int]:
-    """Take a box apart: flags, definitions, body, buffers, and how many of these belong to the definitions.
+    """Take a box apart.
 
-    Buffers are slices of ``data``; one that has to be writable is copied where ``data`` is not.
+    Buffers are slices of ``data``. A writable buffer is copied if ``data`` is read-only.
+
+    Returns:
+        Flags, definitions, body, buffers, and how many of the buffers belong to the definitions.
 
     Raises:
-        ValueError: this is no whole box.
+        ValueError: the payload is not a whole box.
     """
     whole = memoryview(data)
     try:

@@ -1,7 +1,7 @@
-"""Picklers that know the script's own module: its functions and classes are referred to by name.
+"""Picklers that refer to functions and classes of the script's own module by name.
 
-`NamePickler` does that and no more; what has to travel by value makes it raise `NeedsValue`, and the call is pickled
-again by the pickler of `cloudpickle_pickler`, which needs cloudpickle.
+`NamePickler` pickles by reference only. It raises `NeedsValue` for an object that has to travel by value. The call is
+then pickled again by the pickler in `cloudpickle_pickler`, which imports cloudpickle.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from types import FunctionType
 from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.module_origin import findable
 
-# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType
     from typing import Any
 
-# What the script's own module is called: in the parent, and in a process that imported it (as multiprocessing does).
+# The names of the script's own module: in the parent, and in a process that imported it (multiprocessing's convention).
 MAIN_NAMES = frozenset({"__main__", "__mp_main__"})
 
 
@@ -28,24 +28,24 @@ _DEFAULT_REDUCE: tuple[Any, Any] = (object.__reduce_ex__, object.__reduce__)
 
 
 class NeedsValue(PicklingError):
-    """Something in here cannot be found by name on the far side."""
+    """The error for an object that the far side cannot find by name."""
 
 
 class MainView:
-    """One side's idea of ``__main__``."""
+    """One side's view of ``__main__``."""
 
     @property
     def namespace(self) -> dict[str, Any]:
-        """The module's dictionary."""
+        """Return the module's dictionary."""
         raise NotImplementedError
 
     def name_of(self, found: Any) -> str | None:
-        """The name under which the far side has this very object too, or None."""
+        """Return the name under which the far side has this very object too, or None."""
         raise NotImplementedError
 
 
 def lookup(namespace: dict[str, Any], qualname: str) -> Any:
-    """What a dotted name stands for in a namespace; None if nothing."""
+    """Return the object that a dotted name refers to in a namespace; None if there is none."""
     first, *rest = qualname.split(".")
     found = namespace.get(first)
     for part in rest:
@@ -54,7 +54,7 @@ def lookup(namespace: dict[str, Any], qualname: str) -> Any:
 
 
 def name_in(namespace: dict[str, Any], found: Any) -> str | None:
-    """The dotted name by which an object finds itself in a namespace, or None."""
+    """Return the dotted name under which a namespace has this very object, or None."""
     for attribute in ("__qualname__", "__name__"):
         qualname = getattr(found, attribute, None)
         if type(qualname) is str and lookup(namespace, qualname) is found:
@@ -63,27 +63,27 @@ def name_in(namespace: dict[str, Any], found: Any) -> str | None:
 
 
 def importable(name: object) -> bool:
-    """Whether the far side imports under this name the file that the module of this name is from."""
+    """Return True if the far side, importing this name, loads the same file as this side's module of this name."""
     return isinstance(name, str) and name not in MAIN_NAMES and findable(name)
 
 
 def by_reference(found: Any) -> bool:
-    """Whether a function or class is what its module, imported anywhere, has under its name."""
+    """Return True if a function or class can be found by its name in its module, wherever that module is imported."""
     name = getattr(found, "__module__", None)
     return name is not None and importable(name) and name_in(sys.modules[name].__dict__, found) is not None
 
 
 class Tracking:
-    """What a pickler needs to refer by name to what lies in ``__main__``, and to note the names.
+    """A pickler mixin that refers to objects of ``__main__`` by name, and records the names.
 
     Attributes:
         main: this side's ``__main__``.
-        owners: top-level names that are being defined: they are not referred to, they are embedded.
-        returning: whether this is a result: the other side's classes are the real ones.
-        hard: top-level names that have to exist before this pickle is opened.
+        owners: top-level names that are being defined; they are embedded, not referred to.
+        returning: True for a result: the other side's classes are the real ones.
+        hard: top-level names that must exist before this pickle is opened.
         soft: top-level names that the code in this pickle uses when it runs.
-        attributes: every name that this code uses for anything, attributes too.
-        codes: this code itself, each with the package that its relative imports start from.
+        attributes: every name that this code uses, attributes included.
+        codes: the code objects in this pickle, each with the package that its relative imports start from.
     """
 
     main: MainView
@@ -95,12 +95,12 @@ class Tracking:
     codes: list[tuple[CodeType, str]]
 
     def track(self, main: MainView, owners: frozenset[str], returning: bool) -> None:
-        """Begin: nothing has been met yet."""
+        """Set the parameters, and clear the recorded names."""
         self.main, self.owners, self.returning = main, owners, returning
         self.hard, self.soft, self.attributes, self.codes = set(), set(), set(), []
 
     def reducer_override(self, found: Any) -> Any:
-        """Called by the C pickler for all but the plainest objects."""
+        """Reduce functions, classes and objects that may pickle by name. The C pickler calls this."""
         kind = type(found)
         if kind is FunctionType or issubclass(kind, type):
             return self._definition(found)
@@ -124,7 +124,7 @@ class Tracking:
         return rebuild.main_attribute, (name,)
 
     def _named(self, found: Any) -> Any:
-        """Objects that may pickle as a name in their module: those in ``__main__`` go the way of its functions."""
+        """Reduce an object that may pickle as a name in its module. In ``__main__``, reduce it like a function."""
         if getattr(found, "__module__", None) not in MAIN_NAMES:
             return NotImplemented
         kind = type(found)
@@ -140,12 +140,16 @@ class Tracking:
         return rebuild.main_attribute, (reduced,)
 
     def by_value(self, found: Any) -> Any:
-        """How to rebuild a function or class that the far side cannot look up."""
+        """Return the reduction of a function or class that the far side cannot look up.
+
+        Raises:
+            NeedsValue: this pickler pickles by reference only.
+        """
         raise NeedsValue(f"{_describe(found)} cannot be imported by a runner")
 
 
 class NamePickler(Tracking, Pickler):
-    """By reference only."""
+    """A pickler that pickles by reference only."""
 
 
 def _describe(found: Any) -> str:

@@ -1,8 +1,8 @@
-"""One call for many arguments of a `map`: a chunk. Runs on a slot."""
+"""Runs a chunk: one call for many items of a `map`. Runs on a slot."""
 
 from __future__ import annotations
 
-# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,11 +21,14 @@ def run_chunk(fn: Callable[..., T], chunk: Sequence[tuple[Any, ...]], first: int
         fn: the map's function.
         chunk: the arguments of each item.
         first: the number of the chunk's first item in its map, counted from 0.
+
+    Returns:
+        The value of each item, in order.
     """
     values: list[T] = []
     try:
         for arguments in chunk:
-            values.append(fn(*arguments))  # noqa: PERF401  # its length says which item has failed
+            values.append(fn(*arguments))  # noqa: PERF401  # len(values) tells which item failed
     except BaseException as error:
         place = len(values)
         add_note(error, f"raised for {item(first + place)}: {_shown(chunk[place])}")
@@ -34,21 +37,21 @@ def run_chunk(fn: Callable[..., T], chunk: Sequence[tuple[Any, ...]], first: int
 
 
 def item(number: int, last: int | None = None) -> str:
-    """Return how a note names an item of a map, or one of the items from `number` to `last`."""
+    """Return the words for an item of a map, or for one of the items from `number` to `last`."""
     which = f"item {number}" if last is None or last == number else f"one of the items {number} to {last}"
     return f"{which} of the map (the first is item 0)"
 
 
 def add_note(error: BaseException, text: str) -> None:
-    """Add a note, past what the exception's class does with its attributes. Never raises."""
+    """Add a note to an exception, bypassing overrides in its class. Never raises."""
     try:
         BaseException.add_note(error, text)
-    except Exception:  # its __notes__ is no list, or a property
+    except Exception:  # its __notes__ is not a list, or is a property
         return
 
 
 def _shown(arguments: tuple[Any, ...]) -> str:
-    """Return the arguments of an item as text, shortened. Never raises: ``repr`` is the user's code."""
+    """Return the arguments of an item as shortened text. Never raises, although ``repr`` runs user code."""
     try:
         from reprlib import Repr
 

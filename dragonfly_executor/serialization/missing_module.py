@@ -1,4 +1,4 @@
-"""A module that is not there on a runner: whoever sees the error is told where, and how it gets there."""
+"""Explains an ImportError on a runner: which host lacks the module, and how to install it there."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import os
 from dragonfly_executor.protocol.parent import Parent
 
 HOST_NAME = "DRAGONFLY_HOST"
-"""Environment variable of a runner: the name by which the user calls its host. Not set where the user named none."""
+"""Environment variable of a runner: the user's name for its host. Not set if the user gave none."""
 _CAUSES = 16
 
 
 def explain_missing_module(exc: BaseException) -> None:
-    """Add a note (PEP 678) to an error that comes of a missing module; it travels with the error."""
+    """Add a note (PEP 678) to an error caused by a missing module. The note travels with the error."""
     try:
         missing = _missing(exc)
         if missing is not None:
             BaseException.add_note(exc, _explained(missing))
-    except Exception:  # __cause__ and __notes__ may be the user's own: such an error goes without
+    except Exception:  # the class may override __cause__ or __notes__: such an error gets no note
         return
 
 
 def _missing(exc: BaseException) -> str | None:
-    """The module for want of which an error was raised, or None. Only causes count: a context was dealt with."""
+    """Return the missing module that caused an error, or None.
+
+    Only causes are followed: an error that is only a context was handled.
+    """
     link: BaseException | None = exc
     for _ in range(_CAUSES):
         if link is None:

@@ -1,8 +1,8 @@
-"""Whether a runner finds the very file that a module was made from here.
+"""Tells whether a runner finds the same file for a module as this process.
 
-A runner has this program's ``sys.path``, and the finders of an interpreter that has just started. So that is what is
-asked here: what a module was imported with (pytest's own importer, a path that was put back since, a finder that the
-program itself has set up) is of no use there.
+A runner has this program's ``sys.path`` and the finders of a fresh interpreter, so this module asks these. The finder
+that imported the module here may not exist there: pytest's importer, a path since removed, or a finder that the program
+installed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.machinery import PathFinder
 
 from dragonfly_executor.protocol.stdlib_json import is_stdlib
 
-# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ def findable(name: str) -> bool:
     spec = getattr(module, "__spec__", None)
     parent, _, _ = name.rpartition(".")
     if spec is None:
-        # Extension modules make submodules of their own; what has no parent was made by hand.
+        # Extension modules create submodules without a spec. A module without spec and parent was made by hand.
         return bool(parent) and findable(parent)
     origin = getattr(spec, "origin", None)
     origin = origin if isinstance(origin, str) else None
@@ -43,10 +43,10 @@ def findable(name: str) -> bool:
 
 
 def forget_replaced() -> None:
-    """In a slot whose ``sys.path`` has changed: forget the user's modules that would now come from other files.
+    """Remove the user's modules from ``sys.modules`` that the changed ``sys.path`` now finds in other files.
 
-    A program that has put another folder first, and has imported its module anew, then gets that one in the slot too.
-    What nothing replaces stays: if the program still uses it, it comes by value.
+    Runs in a slot. A program that put another folder first and reimported its module gets the new module in the slot
+    too. A module without a replacement stays: if the program still uses it, it comes by value.
     """
     replaced = tuple(filter(_is_replaced, list(sys.modules)))
     for name in list(sys.modules):
@@ -57,7 +57,7 @@ def forget_replaced() -> None:
 def _is_replaced(name: str) -> bool:
     if "." in name or name == __name__.partition(".")[0]:
         return False
-    # Past the module's own __getattr__: a lazy one would be imported by a look at it.
+    # Bypasses the module's own __getattr__, which may import a lazy module.
     origin = getattr(getattr(sys.modules[name], "__dict__", {}).get("__spec__"), "origin", None)
     if not isinstance(origin, str) or not os.path.isabs(origin) or not is_own(origin):
         return False
@@ -69,25 +69,25 @@ def _is_replaced(name: str) -> bool:
 
 
 def is_own(file: str) -> bool:
-    """Return True if a file belongs neither to the standard library nor to what is installed for the interpreter."""
+    """Return True if a file belongs neither to the standard library nor to the interpreter's installed packages."""
     return not is_stdlib(file) and not any(part in file for part in _INSTALLED)
 
 
 @lru_cache(maxsize=4096)
 def _found(name: str, parent: str, origin: str | None, path: tuple[str, ...]) -> bool:  # noqa: ARG001
-    """Look for a module; once for each ``sys.path``, since that takes a look at the disk."""
+    """Look for a module. Cached for each ``sys.path``, because the search reads the disk."""
     locations: Any = None
     if parent:
         if not findable(parent):
             return False
         locations = getattr(sys.modules.get(parent), "__path__", None)
         if locations is None:
-            return True  # in a module that is no package: whoever put it there does so on import
+            return True  # its parent is not a package, but creates this submodule when imported
     asked = False
     for finder in _finders(name):
         try:
             spec = finder.find_spec(name, locations)
-        except Exception:  # noqa: S112  # a finder is anybody's code
+        except Exception:  # noqa: S112  # a finder runs third-party code
             continue
         asked = True
         if spec is not None:
@@ -96,14 +96,14 @@ def _found(name: str, parent: str, origin: str | None, path: tuple[str, ...]) ->
 
 
 def _finders(name: str) -> Iterator[Any]:
-    """Yield the finders that a runner has: not those that the program itself has set up."""
+    """Yield the finders that a runner has. Finders that the program itself installed are left out."""
     yield PathFinder
     for finder in list(sys.meta_path):
         if finder is PathFinder:
             continue
         home = (finder if isinstance(finder, type) else type(finder)).__module__
         file = getattr(sys.modules.get(home), "__file__", None)
-        inside = home.partition(".")[0] == name.partition(".")[0]  # its package sets it up when it is imported
+        inside = home.partition(".")[0] == name.partition(".")[0]  # importing the package installs it
         if inside or (home not in ("__main__", "__mp_main__") and not (isinstance(file, str) and is_own(file))):
             yield finder
 

@@ -1,4 +1,4 @@
-"""The parent's half: calls to bytes, results and exceptions from bytes. Any thread, at any time."""
+"""The parent's half: encodes calls, decodes results and exceptions. Any thread, at any time."""
 
 from __future__ import annotations
 
@@ -53,18 +53,19 @@ _MAIN_CALL = bytes([MAIN_CALL])
 
 
 class CallCodec:
-    """Turns calls into payloads for slots, and what comes back into values and exceptions.
+    """The encoder of calls and decoder of results and exceptions, on the parent's side.
 
     Args:
-        serializer: how what cannot travel by reference travels: "cloudpickle" (the default), "dill", "pickle" (not at
-            all), or an object with ``dumps(obj) -> bytes`` and ``loads(bytes) -> obj``.
-        script_travels: whether slots can import the script; if not, what is in it travels by value.
-        path_travels: whether slots import from this program's ``sys.path``: calls then bring along how it has changed.
-        on_code: told of all code that travels by value, each with the package that its relative imports start from.
+        serializer: how objects that cannot travel by reference travel: "cloudpickle" (the default), "dill", "pickle"
+            (not
+            at all), or an object with ``dumps(obj) -> bytes`` and ``loads(bytes) -> obj``.
+        script_travels: whether slots can import the script; if not, its definitions travel by value.
+        path_travels: whether slots import from this program's ``sys.path``; calls then bring along its changes.
+        on_code: called with all code that travels by value, each with the package that its relative imports start from.
 
     Raises:
-        ValueError: an unknown name, or dill is not installed.
-        TypeError: neither a name nor an object with dumps and loads.
+        ValueError: the name is unknown, or dill is not installed.
+        TypeError: the serializer is neither a name nor an object with dumps and loads.
     """
 
     def __init__(
@@ -86,10 +87,10 @@ class CallCodec:
         self._lock = Lock()
         self._repeats = Repeats()
         self.needs_script = False
-        """Whether a call that was encoded so far needs the script to be imported."""
+        """True if a call that was encoded so far needs the script to be imported."""
         if self._format.custom is not None:
-            # What a slot's import of the script calls itself. Our own picklers translate; the user's object cannot, and
-            # this is multiprocessing's answer to the same question.
+            # "__mp_main__" is the name under which a slot imports the script. Our own picklers translate it, but a
+            # custom serializer cannot. multiprocessing registers the same alias.
             sys.modules.setdefault("__mp_main__", main_module())
 
     def encode_call(
@@ -99,11 +100,11 @@ class CallCodec:
         kwargs: Mapping[str, Any],
         retry_on: tuple[type[BaseException], ...] = (),
     ) -> list[Buffer]:
-        """A call as the pieces of a payload. The arguments are a snapshot: what happens to them later is not seen.
+        """Encode a call as the pieces of a payload. The arguments are a snapshot: later changes to them do not travel.
 
         Raises:
-            CallSerializationError: something in it cannot travel; the text says which part, its cause why.
-            TypeError: `fn` is an ``async def`` or a generator function: those do not run on runners.
+            CallSerializationError: a part of the call cannot travel; the text says which part, its cause says why.
+            TypeError: `fn` is an ``async def`` or a generator function, which runners do not run.
         """
         if type(fn) is not FunctionType or fn.__code__.co_flags & SUSPENDS:
             validation.refuse(fn)
@@ -123,7 +124,7 @@ class CallCodec:
             sink, buffers = Sink(), Buffers()
             try:
                 Pickler(sink, 5, buffer_callback=buffers.add).dump(call)
-            except Exception:  # it needs more than pickle; or it fails below as well, with the same error
+            except Exception:  # the call needs more than pickle, or fails below as well, with the same error
                 return self._any_call(call)
             if not buffers.views and not self._surroundings.path:
                 if len(sink) == 1 and len(self._marks) == 1:
@@ -138,10 +139,12 @@ class CallCodec:
             raise errors.CallSerializationError(self._refusal(fn, args, kwargs, exc)) from exc
 
     def decode_result(self, data: Received) -> Any:
-        """The value that a slot sent. Parts of it may be views of ``data``, which is not to be used again.
+        """Decode the value that a slot sent.
+
+        Parts of the value may be views of ``data``, so the caller must not use ``data`` again.
 
         Raises:
-            ResultDeserializationError: it cannot be opened here; its cause says why.
+            ResultDeserializationError: the value cannot be opened here; the cause says why.
         """
         try:
             if data[0] == PICKLE:
@@ -149,17 +152,17 @@ class CallCodec:
             return self._open(data)
         except KeyboardInterrupt:
             raise
-        except BaseException as exc:  # __setstate__ is user code, it may even exit
+        except BaseException as exc:  # __setstate__ is user code, and may even exit
             size = len(data)
             what = f"the result, of {size} bytes," if isinstance(exc, MemoryError) else "the result"
             raise errors.ResultDeserializationError(f"{what} cannot be unpickled: {_text(exc)}", size) from exc
 
     def decode_error(self, data: Received) -> BaseException:
-        """The exception that a slot sent, or a stand-in for it; its cause is the traceback there."""
+        """Decode the exception that a slot sent, or a stand-in for it. Its cause is the slot's traceback."""
         return exceptions.decode(data, self._open)
 
     def setup(self) -> bytes:
-        """What a slot has to know before the first call: where to import from, the script, the serializer.
+        """Return the setup of a slot on this machine: import path, directory, script, serializer.
 
         Raises:
             CallSerializationError: the serializer object itself cannot travel.
@@ -176,14 +179,14 @@ class CallCodec:
         return self._described(here | _shadowing(), [str(word) for word in getattr(sys, "argv", [])])
 
     def setup_elsewhere(self, main: dict[str, Any], *, same_image: bool = False, same_directory: bool = False) -> bytes:
-        """The same for a slot that does not see this machine's files. It says nothing of where they lie here, unless
-        the slot's machine is made of the same image.
+        """Return the setup of a slot that does not see this machine's files.
 
-        Neither does it have multiprocessing's key: what that opens listens on this machine, for processes of it.
+        It contains no path of this machine, unless the slot's machine runs the same image. It does not contain
+        multiprocessing's key either: that key is for listeners and processes of this machine.
 
         Args:
-            main: the script, as `script.describe` has it, with its files where the runner has them.
-            same_image: whether the slot's machine is made of the image that this program runs in.
+            main: the script, as `script.describe` returns it, with its files where the runner has them.
+            same_image: whether the slot's machine runs the image that this program runs in.
             same_directory: whether calls there run in this program's directory.
 
         Raises:
@@ -216,7 +219,7 @@ class CallCodec:
         return pickle.dumps(description, 5)
 
     def _main_call(self, call: tuple[Any, ...]) -> list[Buffer]:
-        """A call of a function in ``__main__``: the name in the place of the function, if that is all it takes."""
+        """Encode a call of a function in ``__main__``: by the function's name, if the rest needs only plain pickle."""
         name = self._main.name_of(call[0])
         plain = None if name is None else self._format.plain((name, *call[1:]), self._marks)
         if name is None or plain is None:
@@ -259,21 +262,21 @@ class CallCodec:
         return self._marked(pack(flags, definitions, body, [*large, *buffers], copy=True, first=len(large)), large)
 
     def _marked(self, parts: list[Buffer], lasting: list[memoryview]) -> list[Buffer]:
-        """Let slots keep what is large in a payload, and goes out again and again."""
+        """Mark the large pieces of a payload that are sent repeatedly, so that slots cache them."""
         if max(map(len, parts)) < LEAST:
             return parts
         with self._lock:
             return self._repeats.mark(parts, lasting)
 
     def _look_around(self) -> None:
-        """Modules were imported, or the path has changed: by reference goes what runners find now."""
+        """Clear the cached facts about imports. Modules were imported, or ``sys.path`` has changed."""
         self._importable.clear()
         self._marks = (*MARKS, *self._surroundings.strays)
 
     def _refusal(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], exc: BaseException
     ) -> str:
-        """Return what is told of a call that cannot be pickled: which part it is, why, and what to do."""
+        """Return the error text for a call that cannot be pickled: which part fails, why, and what to do."""
         found = None
         if not isinstance(exc, (RecursionError, MemoryError)):
             from dragonfly_executor.serialization import unpicklable
@@ -285,7 +288,7 @@ class CallCodec:
         return f"{found.place}, of type {kind}, cannot be pickled: {_text(exc)}{found.advice(exceptions.text_of(exc))}"
 
     def _judge(self, value: Any) -> object:
-        """Pickle a part of a call by itself; raise if it cannot be."""
+        """Pickle a part of a call by itself. Raise if that fails."""
         if self._format.custom is not None:
             return self._format.custom.dumps(value)
         return self._format.tracked(value, self._main)
@@ -313,7 +316,7 @@ def _same(value: Any) -> Any:
 def _named(fn: Any) -> str:
     try:
         return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
-    except Exception:  # a callable object's own __getattr__
+    except Exception:  # a callable object's own __getattr__ may raise
         return "the call"
 
 
@@ -322,7 +325,7 @@ def _text(exc: BaseException) -> str:
 
 
 def _shadowing() -> dict[str, Any]:
-    """Return the names of the standard library under which the program has modules of its own, a ``json.py`` say."""
+    """Return the standard library names under which the program has its own modules, for example a ``json.py``."""
     loaded = sys.stdlib_module_names & sys.modules.keys()
     names = tuple(name for name in loaded if not is_stdlib(getattr(sys.modules[name], "__file__", None)))
     return {"shadowing": names} if names else {}

@@ -1,4 +1,4 @@
-"""The parent's ``__main__``: what calls refer to in it, and the definitions that travel with them."""
+"""Finds the definitions that a call needs from the parent's ``__main__``, and pickles them."""
 
 from __future__ import annotations
 
@@ -22,40 +22,44 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from typing import Any
 
-    # For each definition, by its names: a number that grows when the bytes change, and the bytes.
+    # Maps the names of a definition to a version number, which grows when the bytes change, and to the bytes.
     Versions = dict[tuple[str, ...], tuple[int, bytes]]
-    # Pickles an object whose parts with these names are embedded: bytes, hard names, soft names, attribute names.
+    # Pickles an object in which the parts with these names are embedded. Returns the bytes, the hard names, the soft
+    # names and the attribute names.
     Define = Callable[[Any, frozenset[str]], tuple[bytes, set[str], set[str], set[str]]]
 
-# A module's own names: every module has its own, they never travel.
+# Names that every module has of its own. They never travel.
 MODULE_OWN = frozenset({
     "__annotations__", "__builtins__", "__cached__", "__doc__", "__file__",
     "__loader__", "__name__", "__package__", "__path__", "__spec__",
 })  # fmt: skip
-_LATER = b"later"  # stands in for a module's definition until all code has been looked at
+_LATER = b"later"  # placeholder for a module's definition until all code has been examined
 _PLANS = 512  # sets of names remembered at most
 
 
 class _Definition:
-    """A global of ``__main__`` as it last was."""
+    """A global of ``__main__``, as it was last read."""
 
     __slots__ = ("data", "hard", "modules", "parts", "soft", "value")
 
     def __init__(self, value: Any, data: bytes | None, hard: set[str], soft: set[str]) -> None:
         self.value = value
-        self.data = data  # None: the slot's import binds it
-        self.hard = hard  # names that have to exist before this is opened
-        self.soft = soft  # names that its code uses
-        self.parts: list[Any] | None = None  # fingerprint; None: it may change in itself
-        self.modules = 0  # for a module: how many were imported when its submodules were looked up
+        self.data = data  # None: the slot binds this name by importing the script
+        self.hard = hard  # names that must exist before this pickle is opened
+        self.soft = soft  # names that the code of this global uses
+        self.parts: list[Any] | None = None  # fingerprint; None: the value may change in place
+        self.modules = 0  # for a module: len(sys.modules) when its submodules were looked up
 
     @property
     def lasting(self) -> bool:
-        """Whether it is worth remembering. What may change in itself is looked at anew each time, and not kept."""
+        """Return True if this definition may be cached.
+
+        A value that may change in place is not cached: each call pickles it again.
+        """
         return self.data is None or self.modules > 0 or self.parts is not None
 
     def unchanged(self, value: Any) -> bool:
-        """Whether the global is still what this was made of."""
+        """Return True if the global is unchanged since this definition was made."""
         if value is not self.value:
             return False
         if self.modules:
@@ -64,7 +68,7 @@ class _Definition:
 
 
 class _Plan:
-    """What one set of names came to, for as long as nothing of it changes."""
+    """The definitions for one set of names, valid as long as none of them changes."""
 
     __slots__ = ("absent", "entries", "sent", "versions")
 
@@ -81,25 +85,26 @@ class _Plan:
         self.sent = sent
 
     def holds(self, namespace: dict[str, Any], current: Versions) -> bool:
-        """Whether it still says what has to travel."""
+        """Return True if the plan is still valid."""
         if not namespace.keys().isdisjoint(self.absent):
             return False
-        # A global that changed and changed back has a newer version than the one here, and slots may have met it.
+        # A global that changed and changed back has a newer version than the plan's, and slots may have received that
+        # version.
         if any(current[group] is not version for group, version in self.versions.items()):
             return False
         return all(entry.unchanged(namespace.get(name)) for name, entry in self.entries.items())
 
 
 class ParentMain(MainView):
-    """Follows names from what a call refers to, through code, to every global that has to travel.
+    """The parent's ``__main__``: finds the globals that must travel with a call, by following names through code.
 
-    Thread-safe: pickling, which runs user code, holds no lock. What is remembered is replaced, never changed.
+    Thread-safe: pickling runs user code, so it holds no lock. Cached objects are replaced, never changed.
     """
 
     def __init__(self, define: Define, *, script_travels: bool = True) -> None:
         self._define = define
         self._script_travels = script_travels
-        # Callers may be interrupted.
+        # An RLock taken by `holding`, because Ctrl-C may interrupt a caller.
         self._lock = RLock()
         self._counter = 0
         self._versions: Versions = {}
@@ -111,32 +116,38 @@ class ParentMain(MainView):
 
     @property
     def namespace(self) -> dict[str, Any]:
-        """The dictionary of ``__main__``."""
+        """Return the dictionary of ``__main__``."""
         return main_module().__dict__
 
     @property
     def script(self) -> Bindings | None:
-        """What a slot gets by importing the script; None where nothing is imported."""
+        """Return the names that importing the script binds; None if slots do not import it."""
         main = main_module()
         known, script = self._script
         if known is not main:
-            # Slots import the script that was there at first, and no other one.
+            # Slots import the script that was ``__main__`` when this object was made, and no other.
             script = bindings(main) if self._script_travels and main is self._first else None
             self._script = main, script
             self._known, self._plans = {}, {}
         return script
 
     def name_of(self, found: Any) -> str | None:
-        """The name of an object in ``__main__``, or None."""
+        """Return the name of an object in ``__main__``, or None."""
         return name_in(self.namespace, found)
 
     def definitions(self, roots: frozenset[str]) -> tuple[bytes, list[memoryview]]:
-        """The definitions that a call needs, pickled: a list of (names, version, bytes), or nothing; and its buffers.
+        """Return the pickled definitions that a call needs, and their out-of-band buffers.
+
+        Args:
+            roots: the top-level names that the call refers to.
+
+        Returns:
+            A pickled list of (names, version, bytes), or b"" if there are none; and its buffers.
 
         Raises:
             CallSerializationError: a global that the code uses cannot be pickled.
         """
-        _ = self.script  # another module may have become __main__: then all that is remembered is void
+        _ = self.script  # if another module has become __main__, this clears the caches
         plan = self._plans.get(roots)
         if plan is not None and plan.holds(self.namespace, self._versions):
             return plan.sent
@@ -170,7 +181,7 @@ class ParentMain(MainView):
                 modules.append(name)
             todo += entry.hard
             todo += entry.soft
-        for name in modules:  # last: which submodules they need is known from the code that uses them
+        for name in modules:  # last, because the code that uses the modules decides which submodules they need
             found[name] = self._module(name, found[name].value)
         return found, absent
 
@@ -197,7 +208,8 @@ class ParentMain(MainView):
         except errors.CallSerializationError:
             if script is None or name in script.guarded:
                 raise
-            # Code that runs on import may bind it, by a global statement or through globals(): leave it to that.
+            # Code that runs on import may bind this name by a global statement or through globals(). So rely on the
+            # import.
             return _Definition(value, None, set(), set())
         holding(self._lock, lambda: self._learn(attributes))
         entry = _Definition(value, data, hard, soft)
@@ -214,7 +226,7 @@ class ParentMain(MainView):
         return entry
 
     def _bundle(self, group: tuple[str, ...], found: dict[str, _Definition]) -> bytes:
-        """Definitions that need each other before either can be opened: one pickle."""
+        """Pickle definitions that need each other before either can be opened, as one pickle."""
         return self._pickled({name: found[name].value for name in group}, " and ".join(group))[0]
 
     def _pickled(self, values: dict[str, Any], shown: str) -> tuple[bytes, set[str], set[str], set[str]]:
@@ -248,7 +260,7 @@ class ParentMain(MainView):
 
 
 def _encoded(versions: Versions) -> tuple[bytes, list[memoryview]]:
-    """The definitions as they travel. What is large stands beside the pickle, so that slots may keep it."""
+    """Encode definitions for a call. Large ones stand beside the pickle, so that slots can cache them."""
     large: list[memoryview] = []
     sent = []
     for group, (version, data) in versions.items():
@@ -260,7 +272,7 @@ def _encoded(versions: Versions) -> tuple[bytes, list[memoryview]]:
 
 
 def _grouped(found: dict[str, _Definition]) -> list[tuple[str, ...]]:
-    """Definitions in an order in which they can be opened; what needs each other stands in one group."""
+    """Return the groups of names in an order in which they can be opened. Names that need each other form one group."""
     reach = {name: _reach(name, found) for name in found}
     mutual = {name: {other for other in reach[name] if name in reach[other]} for name in found}
     groups = {name: tuple(sorted({name} | mutual[name])) for name in found}
@@ -297,7 +309,7 @@ def _reach(name: str, found: dict[str, _Definition]) -> set[str]:
 
 
 def _names_used(value: Any, namespace: dict[str, Any], bound: frozenset[str]) -> set[str]:
-    """The globals used by the code of a function or class that the slot imports."""
+    """Return the globals used by the code of a function or class that the slot imports."""
     names: set[str] = set()
     for code in _codes(value, namespace, set()):
         names |= _precise(code, bound)
@@ -326,7 +338,7 @@ def _codes(value: Any, namespace: dict[str, Any], seen: set[int]) -> Iterable[Co
     elif isinstance(value, type):
         for part in list(vars(value).values()):
             yield from _codes(part, namespace, seen)
-    else:  # static methods and class methods, too, have what they wrap
+    else:  # static methods and class methods have __wrapped__, too
         yield from _codes(getattr(value, "__wrapped__", None), namespace, seen) if hasattr(value, "__wrapped__") else ()
 
 

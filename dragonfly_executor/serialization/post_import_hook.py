@@ -1,10 +1,10 @@
-"""Something to do once a module is imported: few calls need it, and to import it for that would be slow."""
+"""Runs a function once a module is imported, without importing the module for it."""
 
 from __future__ import annotations
 
 import sys
 
-# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def when_imported(name: str, action: Callable[[Any], None]) -> None:
-    """Call `action` with the module as soon as it has been executed; now, if that is so already."""
+    """Call `action` with the module once it has been executed; at once if it is imported already."""
     module = sys.modules.get(name)
     if module is None:
         sys.meta_path.insert(0, _Finder(name, action))
@@ -23,7 +23,7 @@ def when_imported(name: str, action: Callable[[Any], None]) -> None:
 
 
 class _Finder:
-    """A finder that lets the others find the module, and acts when it has been executed."""
+    """A finder that delegates to the other finders, and calls the action once the module has been executed."""
 
     def __init__(self, name: str, action: Callable[[Any], None]) -> None:
         self._name = name

@@ -1,6 +1,6 @@
-"""What pickles refer to: each function here is called by the far side's unpickler.
+"""Functions that pickles refer to: the far side's unpickler calls them.
 
-Names and arguments are a format: the two ends run the same version of this package (the handshake sees to it).
+Their names and arguments are a wire format. The handshake ensures that both ends run the same version of this package.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib import import_module
 from types import CellType, CodeType, FunctionType, ModuleType
 
-# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,10 +20,10 @@ _UNFINISHED = "__dragonfly_unfinished__"
 
 
 def main_module() -> ModuleType:
-    """The script's own module: the parent's ``__main__``, or what stands for it in a slot.
+    """Return the script's own module: the parent's ``__main__``, or a slot's module in its place.
 
-    A program may have taken its ``__main__`` out of ``sys.modules``. Then this is an empty one: nothing is found in it
-    by name, and all travels by value.
+    If the program removed ``__main__`` from ``sys.modules``, return an empty module. Then no name is found in it, and
+    everything travels by value.
     """
     found = sys.modules.get("__main__")
     return found if found is not None and hasattr(found, "__dict__") else _empty_main()
@@ -35,7 +35,7 @@ def _empty_main() -> ModuleType:
 
 
 def main_attribute(qualname: str) -> Any:
-    """An object of ``__main__`` by its name."""
+    """Return an object of ``__main__`` by its dotted name."""
     found: Any = main_module()
     for part in qualname.split("."):
         found = getattr(found, part)
@@ -43,22 +43,22 @@ def main_attribute(qualname: str) -> Any:
 
 
 def module(name: str, submodules: tuple[str, ...] = ()) -> ModuleType:
-    """A module by its name, once the submodules that go with it are imported too."""
+    """Import the submodules, then return the module."""
     for submodule in submodules:
         import_module(submodule)
     return import_module(name)
 
 
 def empty_cell() -> CellType:
-    """A closure's cell, to be filled by `fill_function`."""
+    """Return an empty closure cell, to be filled by `fill_function`."""
     return CellType()
 
 
 def new_function(home: str | None, code: CodeType, name: str, cells: tuple[CellType, ...] | None) -> FunctionType:
-    """A function that lives in a module's own namespace.
+    """Make a function whose globals are a module's namespace.
 
     Args:
-        home: the module; None is ``__main__``.
+        home: the module's name; None for ``__main__``.
         code: its code.
         name: its ``__name__``.
         cells: its closure.
@@ -68,8 +68,8 @@ def new_function(home: str | None, code: CodeType, name: str, cells: tuple[CellT
 
 
 def fill_function(function: FunctionType, state: tuple[dict[str, Any], dict[str, Any], tuple[Any, ...], Any]) -> None:
-    """The second half of `new_function`, once the function exists and may refer to itself."""
-    attributes, slots, contents, _ = state  # the last are submodules: opening the pickle has imported them
+    """Fill a function made by `new_function`. The function exists by now, so its contents may refer to it."""
+    attributes, slots, contents, _ = state  # the last item is submodules: opening the pickle has imported them
     function.__dict__.update(attributes)
     for name, value in slots.items():
         setattr(function, name, value)
@@ -79,7 +79,7 @@ def fill_function(function: FunctionType, state: tuple[dict[str, Any], dict[str,
 
 
 def new_class(build: Callable[..., type], tracker_id: str, args: tuple[Any, ...]) -> type:
-    """The class known under a tracker id, or a new one that has no contents yet."""
+    """Return the class known under a tracker id, or make a new class without contents."""
     from cloudpickle import cloudpickle
 
     known: type | None = getattr(cloudpickle, "_DYNAMIC_CLASS_TRACKER_BY_ID", {}).get(tracker_id)
@@ -91,7 +91,7 @@ def new_class(build: Callable[..., type], tracker_id: str, args: tuple[Any, ...]
 
 
 def update_class(made: type, state: tuple[Any, str]) -> None:
-    """Fill a class that came with a call: the parent's word is the newer one."""
+    """Fill a class that came with a call. The parent's definition is the newer one."""
     from cloudpickle import cloudpickle
 
     contents, qualname = state
@@ -102,20 +102,20 @@ def update_class(made: type, state: tuple[Any, str]) -> None:
 
 
 def keep_class(made: type, state: tuple[Any, str]) -> None:
-    """Fill a class that came with a result, unless this side has it already: its own is the real one."""
+    """Fill a class that came with a result, unless this side has the class: its own class is the real one."""
     if _UNFINISHED in vars(made):
         update_class(made, state)
 
 
 def cached_function(function: Any, parameters: dict[str, Any]) -> Any:
-    """A function behind a fresh `functools.lru_cache`."""
+    """Wrap a function in a fresh `functools.lru_cache`."""
     from functools import lru_cache
 
     return lru_cache(**parameters)(function)
 
 
 def cached_attribute(function: Any, name: str | None) -> Any:
-    """A `functools.cached_property` (before Python 3.12 it holds a lock)."""
+    """Make a `functools.cached_property` (before Python 3.12 it holds a lock, so it cannot be pickled)."""
     from functools import cached_property
 
     made = cached_property(function)
@@ -125,25 +125,25 @@ def cached_attribute(function: Any, name: str | None) -> Any:
 
 
 def view(buffer: Any, code: str, shape: tuple[int, ...]) -> memoryview:
-    """A memoryview of a buffer that travelled beside the pickle, or in it."""
+    """Make a memoryview of a buffer that travelled beside the pickle or inside it."""
     whole = memoryview(buffer).cast("B")
     return whole if code == "B" and len(shape) == 1 else whole.cast(code, shape)  # type: ignore[call-overload]
 
 
 def typing_name(module_name: str, kind: Callable[..., Any], *args: Any) -> Any:
-    """A `typing.NewType` or its like; it would take this module for its home."""
+    """Make a `typing.NewType` or similar, and correct its ``__module__``, which is this module at first."""
     made = kind(*args)
     made.__module__ = module_name
     return made
 
 
 def builtin_base(kind: type[BaseException]) -> type[BaseException]:
-    """Return the nearest of an exception type's bases that the interpreter brings along."""
+    """Return the nearest builtin base class of an exception type."""
     return next(base for base in kind.__mro__ if base.__module__ == "builtins")
 
 
 def new_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """Make an exception without its own ``__init__``, which does not take its ``args``."""
+    """Make an exception whose own ``__init__`` does not accept its ``args``, without calling that ``__init__``."""
     base: Any = builtin_base(kind)
     made: BaseException = base.__new__(kind, *args)
     base.__init__(made, *args)
@@ -151,14 +151,14 @@ def new_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseExcep
 
 
 def fill_exception(made: BaseException, state: dict[str, Any]) -> None:
-    """Set an exception's attributes, once it exists and they may refer to it."""
+    """Set an exception's attributes. The exception exists by now, so its attributes may refer to it."""
     for name, value in state.items():
-        # Past the class's own __setattr__: frozen dataclasses refuse.
+        # Bypasses the class's own __setattr__, because a frozen dataclass refuses.
         object.__setattr__(made, name, value)
 
 
 class Importing:
-    """Pickles as a module: what opens the pickle imports it."""
+    """A stand-in for a module: opening its pickle imports the module."""
 
     __slots__ = ("_name", "_submodules")
 

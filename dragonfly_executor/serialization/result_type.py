@@ -1,4 +1,4 @@
-"""What a payload will open to, told without opening it: nothing of the user's is imported or run."""
+"""Tells the type of a payload's object without opening it: no user code is imported or run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pickle import Unpickler
 from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.layout import BOX, BY_CUSTOM, BY_DILL, PICKLE, unpack
 
-# Type checkers take this name for true, and typing is slow to import.
+# Type checkers treat this name as True. typing is slow to import.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.layout import Received
 
 MOST = 64 * 1024
-"""Bytes up to which a pickle is looked at: that takes some milliseconds at most."""
+"""Largest pickle in bytes that is examined: this takes some milliseconds at most."""
 
 
 def result_type(data: Received) -> str | None:
-    """Return the name of the type of a result; None if that is not known before it is opened."""
+    """Return the name of the type of a result; None if it is unknown before the result is opened."""
     try:
         body: Any = data
         buffers: Iterable[Any] = ()
@@ -34,12 +34,12 @@ def result_type(data: Received) -> str | None:
         elif data[0] != PICKLE:
             return None
         return None if len(body) > MOST else _name(_Glance(_File(body), buffers=buffers).load())
-    except Exception:  # no pickle of ours, or one that does what stand-ins cannot
+    except Exception:  # a foreign pickle, or one that stand-ins cannot serve
         return None
 
 
 def error_type(data: Received) -> str | None:
-    """Return the name of the type of an exception, as `exceptions.decode` will give it; None if that is not known."""
+    """Return the name of the type of an exception, as `exceptions.decode` returns it; None if it is unknown."""
     if len(data) > 16 * MOST:
         return None
     try:
@@ -50,7 +50,7 @@ def error_type(data: Received) -> str | None:
 
 
 class _File:
-    """Bytes to read from, which are not copied first."""
+    """A file that reads from bytes without copying them first."""
 
     def __init__(self, data: Received) -> None:
         self._view = memoryview(data)
@@ -66,12 +66,12 @@ class _File:
 
 
 class _Kind(type):
-    """The type of types that stand for the user's."""
+    """The metaclass of stand-ins for the user's types."""
 
     is_class = True
 
     def __call__(cls, *args: Any, **_: Any) -> Any:
-        """Return an instance of what is made; one of no known type if this stands for just any function."""
+        """Return an instance of the type that this call makes; of `_Unknown` if this stands for an unknown function."""
         made: Any = cls
         if not cls.is_class:
             made = _MAKERS.get(cls.__name__, _Unknown)
@@ -81,7 +81,7 @@ class _Kind(type):
 
 
 class _StandIn(metaclass=_Kind):
-    """Takes whatever an unpickler does to an object."""
+    """A stand-in that accepts everything that an unpickler does to an object."""
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
         return object.__new__(cls)
@@ -100,17 +100,17 @@ class _StandIn(metaclass=_Kind):
 
 
 class _Unknown(_StandIn):
-    """What a function returned."""
+    """The result of an unknown function."""
 
 
 class _Glance(Unpickler):
-    """Opens a pickle, but makes stand-ins of all that is no plain data."""
+    """An unpickler that makes stand-ins for all objects that are not plain data."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Return a stand-in."""
         if (module, name) == (rebuild.__name__, "main_attribute"):
             return _kind
-        # What is loaded here tells classes, whose call makes an instance, from functions.
+        # Loaded modules tell classes, whose call makes an instance, from functions.
         found = vars(sys.modules.get(module, rebuild)).get(name)
         return _kind(name, is_class=isinstance(found, type))
 
@@ -120,10 +120,10 @@ def _kind(name: str, *, is_class: bool = True) -> Any:
 
 
 _MAKERS = {"_frombuffer": _kind("ndarray")}
-"""What known functions make, by their names: most arrays are made by this one of numpy."""
+"""Types that known functions make, by function name. numpy makes most arrays by `_frombuffer`."""
 
 
 def _name(value: Any) -> str | None:
     kind = type(value)
-    # A stand-in itself was a class, with a metaclass that nobody knows here, or a function.
+    # A stand-in class is a class with an unknown metaclass, or a function.
     return None if kind is _Unknown or kind is _Kind else kind.__name__

@@ -1,4 +1,4 @@
-"""What a parent's ``__main__`` is: where its source lies, and what importing it would bind."""
+"""Describes a parent's ``__main__``: where its source is, and which names importing it binds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 
 def describe(module: ModuleType) -> dict[str, Any]:
-    """How a slot finds the script again.
+    """Describe the script so that a slot can find it again.
 
-    Keys: ``path`` (the file, or None), ``name`` (what ``python -m`` was given, or None; ``__main__`` for a directory or
-    a zip file), ``entry`` (that directory or zip file, or None), ``package``.
+    Returns:
+        A dictionary. ``path`` is the file, or None. ``name`` is the argument of ``python -m``, or None (``__main__``
+            for a
+            directory or a zip file). ``entry`` is that directory or zip file, or None. ``package`` is its
+                ``__package__``.
     """
     spec: Any = getattr(module, "__spec__", None)
     path = getattr(module, "__file__", None)
@@ -38,10 +41,10 @@ def describe(module: ModuleType) -> dict[str, Any]:
 
 
 class Bindings:
-    """What a script's top level binds.
+    """The names that a script's top level binds.
 
     Attributes:
-        imported: names that importing it binds.
+        imported: names that importing the script binds.
         guarded: names that only running it binds, in the block under its guard.
     """
 
@@ -53,10 +56,13 @@ class Bindings:
 
 
 def bindings(module: ModuleType) -> Bindings | None:
-    """The names that importing the script binds, and those that it does not; None if it must not be imported.
+    """Return the names that importing the script binds, and those that only running it binds.
 
-    A script can be imported where everything that it does, rather than defines, stands under
-    ``if __name__ == "__main__"``. That it has such a block is taken as its author's word for it.
+    A script can be imported if all its actions, as opposed to its definitions, stand under ``if __name__ ==
+    "__main__"``. If it has such a block, its author is trusted on this.
+
+    Returns:
+        The names; None if the script must not be imported.
     """
     source = _source(module)
     if source is None or b"__main__" not in source:
@@ -97,12 +103,12 @@ def _source(module: ModuleType) -> bytes | None:
 
 
 def _at_a_prompt() -> bool:
-    # What __file__ says, if anything, is not where the names come from then. After -i it is.
+    # At a prompt the names do not come from the file in __file__, if there is one. After python -i they do.
     return hasattr(sys, "ps1") and not sys.flags.interactive
 
 
 def _statements(body: list[ast.stmt], tools: Any) -> Iterator[ast.stmt]:
-    """The statements that run when a module runs, those inside if, try, with and loops included."""
+    """Yield the statements that run when a module runs, those inside if, try, with and loops included."""
     for statement in body:
         yield statement
         if not isinstance(statement, (tools.FunctionDef, tools.AsyncFunctionDef, tools.ClassDef)):
@@ -111,7 +117,7 @@ def _statements(body: list[ast.stmt], tools: Any) -> Iterator[ast.stmt]:
 
 
 def _guard(statement: Any, tools: Any) -> tuple[list[Any], list[Any]] | None:
-    """The statements under a guard that an import skips, and those that it runs; None if it is no guard."""
+    """Return the statements under a guard that an import skips, and those that it runs; None if this is no guard."""
     if isinstance(statement, tools.If):
         tests, bodies = statement.test, (statement.body, statement.orelse)
     elif isinstance(statement, tools.Expr) and isinstance(statement.value, (tools.BoolOp, tools.IfExp)):
@@ -128,7 +134,7 @@ def _guard(statement: Any, tools: Any) -> tuple[list[Any], list[Any]] | None:
 
 
 def _bound(body: list[Any], guards: dict[int, Any], module: ModuleType, tools: Any) -> Iterator[str]:
-    """Every name that statements bind on import."""
+    """Yield every name that statements bind on import."""
     scopes = (tools.FunctionDef, tools.AsyncFunctionDef, tools.ClassDef)
     todo = list(body)
     while todo:

@@ -1,4 +1,4 @@
-"""A slot's half: calls from bytes, results and exceptions to bytes. One thread."""
+"""A slot's half: decodes calls, encodes results and exceptions. One thread."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from dragonfly_executor.serialization.module_origin import forget_replaced
 from dragonfly_executor.serialization.rebuild import main_attribute
 from dragonfly_executor.serialization.slot_main import SlotMain
 
-# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,15 +43,17 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization.working_directory import Place
 
 
-_ATOMS = frozenset({NoneType, bool, int, float})  # they need no look inside
+_ATOMS = frozenset({NoneType, bool, int, float})  # types that need no look inside
 
 
 class SlotCodec:
-    """Opens calls and closes results. Making one changes nothing in the process; `prepare` does.
+    """The decoder of calls and encoder of results and exceptions, on a slot's side.
+
+    The constructor does not change the process; `prepare` does.
 
     Args:
-        setup: what the parent's ``CallCodec.setup()`` returned.
-        place: where the parent's files lie; None where they are seen as the parent sees them.
+        setup: the result of the parent's ``CallCodec.setup()``.
+        place: the locations of the parent's files; None if the slot sees them where the parent does.
 
     Attributes:
         main: the script's own module.
@@ -61,12 +63,12 @@ class SlotCodec:
         self._setup: dict[str, Any] = pickle.loads(setup)
         self._place = place
         self._path = b""
-        """The parent's import path, as a call has last brought it."""
+        """The parent's pickled import path, as the last call brought it."""
         self.main = SlotMain(self._setup["main"] if place is None else self._moved_main(place.root))
         self._format = Format(self._setup["serializer"] or "cloudpickle")
 
     def prepare(self) -> None:
-        """Make the process look like the parent: import path, directory, arguments, ``__main__``. Once.
+        """Set up the process like the parent: import path, directory, arguments, ``__main__``. Call this once.
 
         Raises:
             UnopenedCallError: the parent's serializer object cannot be opened here.
@@ -75,7 +77,7 @@ class SlotCodec:
             self._enter_parents_directory()
         else:
             self._place.enter(self._setup["path"], self._setup["cwd"])
-        # The agent has loaded the standard library's: a call imports what the parent has under these names.
+        # The agent loaded the standard library's modules. A call must import the parent's modules of these names.
         for name in [name for name in sys.modules if name.partition(".")[0] in self._setup.get("shadowing", ())]:
             del sys.modules[name]
         sys.argv[:] = self._setup["argv"]
@@ -87,24 +89,24 @@ class SlotCodec:
             self._format = Format(serializer)
 
     def import_script(self) -> None:
-        """Import the parent's script ahead of the calls that need it. An error is kept for the first of them."""
+        """Import the parent's script ahead of the calls that need it. The first of these calls raises its error."""
         self.main.import_ahead()
 
     def give_up_script(self, reason: str) -> None:
-        """Fail each call that needs the script, with this reason, instead of importing it."""
+        """Fail each call that needs the script, with this reason, instead of importing the script."""
         self.main.give_up(reason)
 
     def _enter_parents_directory(self) -> None:
-        # That and no more: what only the agent could import, a call could not import in the parent.
+        # Only the parent's path: a module that only the agent can import could not be imported in the parent.
         sys.path[:] = self._setup["path"]
         try:
             os.chdir(self._setup["cwd"])
         except OSError:
-            # The directory may be gone. ProcessPoolExecutor's workers go on as well.
+            # The directory may be gone. Workers of ProcessPoolExecutor go on as well.
             return
 
     def _moved_main(self, root: str) -> dict[str, Any]:
-        """The script's description, with its files where they lie on this host."""
+        """Return the script's description, with its files where they lie on this host."""
         main = dict(self._setup["main"])
         for key in ("path", "entry"):
             if main[key] is not None:
@@ -114,12 +116,12 @@ class SlotCodec:
     def decode_call(
         self, data: Received
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], tuple[type[BaseException], ...]]:
-        """The function, its arguments, and the exceptions that are worth another try.
+        """Return the function, its arguments, and the exceptions to retry on.
 
-        Arrays among the arguments may be views of ``data``, which is not to be used again.
+        Arrays among the arguments may be views of ``data``, so the caller must not use ``data`` again.
 
         Raises:
-            UnopenedCallError: the payload cannot be opened here; its cause says why.
+            UnopenedCallError: the payload cannot be opened here; the cause says why.
         """
         try:
             call = pickle.loads(data) if data[0] == PICKLE else self._call(data)
@@ -130,15 +132,15 @@ class SlotCodec:
             raise UnopenedCallError(f"{what} cannot be unpickled on the runner: {text}") from exc
 
     def encode_result(self, value: Any, first: int | None = None) -> list[Buffer]:
-        """A value as the pieces of a payload. They are views of it where it is large.
+        """Encode a value as the pieces of a payload. Large pieces are views of the value.
 
         Args:
-            value: what a call returned.
-            first: of a chunk of a map: the number of its first item; None for what is no chunk's.
+            value: a call's return value.
+            first: the number of a chunk's first item in its map; None if the call is not a chunk.
 
         Raises:
-            ResultSerializationError: it cannot be pickled; its cause says why.
-            SystemExit: what it is made of called ``sys.exit()``; that is the call's end as it is within the call.
+            ResultSerializationError: the value cannot be pickled; the cause says why.
+            SystemExit: the value's own code called ``sys.exit()``, which ends the call like an exit inside the call.
         """
         if type(value) in _ATOMS and self._format.custom is None:
             return [pickle.dumps(value, 5)]
@@ -148,14 +150,14 @@ class SlotCodec:
             raise errors.ResultSerializationError(self._refusal(value, exc, first)) from exc
 
     def encode_error(self, exc: BaseException) -> list[Buffer]:
-        """An exception as a payload. It loses its tracebacks, which are sent as text. Never raises."""
+        """Encode an exception as a payload. Its tracebacks are dropped, and sent as text. Never raises."""
         if self._place is not None:
             explain_missing_module(exc)
-        # Not with a serializer of the user's: an exception says what went wrong with that one, too.
+        # Not with a custom serializer: the exception may report that serializer's own failure.
         return exceptions.encode(exc, lambda chain: join(self._dump_standard(chain)), self._open)
 
     def _refusal(self, value: Any, exc: Exception, first: int | None) -> str:
-        """Return what is told of a result that cannot be pickled: which part it is, why, and what to do."""
+        """Return the error text for a result that cannot be pickled: which part fails, why, and what to do."""
         text, whole = (
             f"{exceptions.qualified_name(type(exc))}: {exceptions.text_of(exc)}",
             exceptions.qualified_name(type(value)),
@@ -169,7 +171,7 @@ class SlotCodec:
             return f"the result, of type {whole}, cannot be pickled: {text}"
         kind = exceptions.qualified_name(type(found.value))
         if isinstance(found.value, CoroutineType):
-            found.value.close()  # or it complains on stderr that nobody has awaited it
+            found.value.close()  # an unawaited coroutine prints a warning to stderr
         place = f"{found.place} (a {whole})" if found.steps and first is None else found.place
         return (
             f"{place}, of type {kind}, cannot be pickled: {text}{found.advice(exceptions.text_of(exc), returning=True)}"
@@ -185,7 +187,7 @@ class SlotCodec:
         try:
             Pickler(sink, 5, buffer_callback=buffers.add).dump(value)
             done = MARK not in sink[0] if len(sink) == 1 else not any(MARK in piece for piece in sink)
-        except Exception:  # it needs more than pickle; or it fails below as well, with the same error
+        except Exception:  # the value needs more than pickle, or fails below as well, with the same error
             done = False
         if done and not buffers.views:
             return views(sink)
@@ -220,7 +222,7 @@ class SlotCodec:
         return opened
 
     def _take_path(self, path: bytes) -> None:
-        """Import from where the parent does by now. What a call has changed stays until the parent changes it again."""
+        """Set the import path to the parent's current path. Changes by calls stay until the parent's path changes."""
         if path == self._path:
             return
         self._path = path
@@ -240,13 +242,14 @@ def perform(
     """Run the call in a payload.
 
     Args:
-        codec: opens the call and closes its result.
+        codec: decodes the call and encodes its result.
         data: the payload.
-        on_begin: called when the call is open, before its function is.
+        on_begin: called once the call is decoded, before its function runs.
 
     Returns:
-        Whether it failed, whether its exception is one that the caller wants retried, and the payload to send back.
-        Nothing of the call is referred to any more, except by views in that payload.
+        Whether the call failed, whether its exception is one that the caller wants retried, and the payload to send
+            back.
+            Only views in that payload still refer to parts of the call.
     """
     retryable = False
     try:

@@ -1,4 +1,4 @@
-"""The script's own module in a slot: one namespace, imported from the script or filled with what calls bring along."""
+"""The script's own module in a slot: imported from the script, or filled with definitions that calls bring along."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import CodeType, ModuleType
 
 from dragonfly_executor.serialization.main_pickler import MainView, name_in
 
-# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class SlotMain(MainView):
     """A slot's ``__main__``.
 
-    It is a new module, so that the names of the process that the slot was forked from are not in it. A name that comes
-    with calls is assigned only when the parent's value is newer than the one assigned before: what the slot's own code
-    sets (an initializer, say) stays set.
+    This is a new module, so it has no names of the process that the slot was forked from. A name that comes with a call
+    is assigned only if the parent's value is newer than the last one assigned. So a value that the slot's own code
+    sets, for example in an initializer, is kept.
     """
 
     def __init__(self, description: dict[str, Any]) -> None:
@@ -31,7 +31,7 @@ class SlotMain(MainView):
         """The script's file, once it is imported."""
         self._failed: BaseException | None = None
         self._given_up: str | None = None
-        self._own: frozenset[str] = frozenset()  # bound by the import
+        self._own: frozenset[str] = frozenset()  # names bound by the import
         self._given: dict[str, Any] = {}
         self._versions: dict[str, int] = {}
         self._displaced: ModuleType | None = None
@@ -40,20 +40,20 @@ class SlotMain(MainView):
 
     @property
     def namespace(self) -> dict[str, Any]:
-        """The module's dictionary."""
+        """Return the module's dictionary."""
         return self.module.__dict__
 
     def install(self) -> None:
-        """Put the module where ``import __main__`` and pickles look for it."""
-        # The one that was there is kept: code of it may still run, and needs its globals.
+        """Register the module under the names that ``import __main__`` and pickles look up."""
+        # Keeps a reference to the old module: its code may still run, and needs its globals.
         self._displaced = sys.modules.get("__main__")
         sys.modules["__main__"] = sys.modules["__mp_main__"] = self.module
 
     def ensure_imported(self) -> None:
-        """Import the script, once. Whatever it raises comes out, and the next call tries anew.
+        """Import the script, once. If the script raises, the exception propagates, and the next call tries again.
 
         Raises:
-            TimeoutError: the script was given up.
+            TimeoutError: the import was given up.
         """
         if self._imported:
             return
@@ -65,25 +65,25 @@ class SlotMain(MainView):
         self._import()
 
     def import_ahead(self) -> None:
-        """Import the script before a call needs it. What that raises is raised by the first call that needs it."""
+        """Import the script before a call needs it. The first call that needs the script raises any exception."""
         try:
             self._import()
-        except BaseException as exc:  # the script's own code: it may even exit
+        except BaseException as exc:  # the script's own code runs here, and may even exit
             self._failed = exc
 
     def give_up(self, reason: str) -> None:
-        """Never import the script: `ensure_imported` fails with this reason."""
+        """Make `ensure_imported` fail with this reason, instead of importing the script."""
         self._given_up = reason
 
     def _import(self) -> None:
         kept = {name: self.namespace[name] for name in self._versions if name in self.namespace}
         self.namespace.clear()
         self._reset()
-        # Not "__main__": what the script does, rather than defines, must not happen here.
+        # Not "__main__": the block under the script's guard must not run here.
         self.module.__name__ = "__mp_main__"
         code = self._load_code()
         try:
-            exec(code, self.namespace)  # noqa: S102  # this is what importing a script is
+            exec(code, self.namespace)  # noqa: S102  # importing a script means executing it
         except BaseException:
             self.namespace.clear()
             self._reset()
@@ -95,20 +95,26 @@ class SlotMain(MainView):
         self.file = self._description["path"]
 
     def apply(self, definitions: memoryview, large: list[Any], loads: Callable[[bytes], dict[str, Any]]) -> None:
-        """Assign the definitions that are newer than what is there; ``loads`` opens each. Large ones stand beside."""
+        """Assign the definitions that are newer than the slot's.
+
+        Args:
+            definitions: the pickled list of (names, version, bytes).
+            large: its out-of-band buffers.
+            loads: opens the bytes of one definition.
+        """
         for names, version, data in pickle.loads(definitions, buffers=large):
             fresh = [name for name in names if version > self._versions.get(name, 0)]
             if not fresh:
                 continue
             values = loads(data)
             for name in fresh:
-                # Bound already, and not by a definition: the slot's own code came first.
+                # A name that is bound, but not by a definition, was set by the slot's own code: keep its value.
                 if name in self._versions or name not in self.namespace:
                     self.namespace[name] = self._given[name] = values[name]
                 self._versions[name] = version
 
     def name_of(self, found: Any) -> str | None:
-        """The name under which the parent has this object too, or None."""
+        """Return the name under which the parent has this object too, or None."""
         name = name_in(self.namespace, found)
         if name is None:
             return None
@@ -118,13 +124,13 @@ class SlotMain(MainView):
 
     def _reset(self) -> None:
         path, package = self._description["path"], self._description["package"]
-        # The names that every module has of its own, and that calls never bring.
+        # Names that every module has of its own, and that calls never bring.
         own = {"__name__": "__main__", "__package__": package, "__builtins__": __builtins__, "__file__": path}
         self.namespace.update(own, __doc__=None, __loader__=None, __spec__=None)
         if path is None:
             del self.namespace["__file__"]
         if self._description["name"] is not None:
-            # Without a loader yet; it tells a pool inside a call what this process's script is.
+            # No loader yet. A pool inside a call reads the script's name and file from this spec.
             self.module.__spec__ = ModuleSpec(self._description["name"], None, origin=path)
 
     def _load_code(self) -> CodeType:

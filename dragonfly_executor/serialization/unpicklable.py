@@ -1,7 +1,7 @@
-"""Finds what in a call or a result cannot be pickled, and says what to do about it. Loaded only if something failed.
+"""Finds the part of a call or result that cannot be pickled, and gives advice. Loaded only after a failure.
 
-The pickler is the judge: parts are pickled by themselves, and a part that fails is looked into. So no part is blamed
-that its owner leaves out when it is pickled.
+Parts are pickled by themselves, and a part that fails is searched further. So a part that its owner leaves out of its
+pickle is never blamed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import CoroutineType, FunctionType, GeneratorType, MethodType
 from dragonfly_executor.serialization.code_names import all_names
 from dragonfly_executor.serialization.map_chunk import item, run_chunk
 
-# Type checkers take this name for true. A runner imports this module, and has no other use for typing, which is slow.
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -66,7 +66,7 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "multiprocessing.queues.Queue": _LOCK,
     "multiprocessing.queues.SimpleQueue": _LOCK,
     "multiprocessing.pool.Pool": _POOL,
-    "dragonfly_executor.api.executor.PoolExecutor": ("", ""),  # it says so itself
+    "dragonfly_executor.api.executor.PoolExecutor": ("", ""),  # its own error gives the advice
     "dragonfly_executor.api.pool.Pool": ("", ""),
     "concurrent.futures._base.Executor": _POOL,
     "subprocess.Popen": (_PLACE, "return its output, or its returncode"),
@@ -84,17 +84,17 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "builtins.frame": _TEXT,
     "weakref.ReferenceType": ("pass the object itself", "return the object itself"),
 }  # fmt: skip
-"""What to do about an argument, and about a result, by the names of the kinds that people try to send."""
+"""Advice for an argument and for a result, by the names of the types that users try to send."""
 
 
 class Culprit:
     """A part of a call or a result that cannot be pickled.
 
     Attributes:
-        root: what is sent, in words: "argument 1", say.
+        root: a name for the value that is sent, for example "argument 1".
         steps: the way from there to the part: items, attributes, variables.
         value: the part.
-        known: what to do about an argument and about a result of its kind; None if that is not known.
+        known: the advice for an argument and for a result of its type; None if there is none.
     """
 
     def __init__(self, root: str, steps: tuple[str, ...], value: Any) -> None:
@@ -106,7 +106,7 @@ class Culprit:
 
     @property
     def place(self) -> str:
-        """Where it is, in words: ``[2].lock of argument 1``."""
+        """Return the location of the part in words, for example ``[2].lock of argument 1``."""
         words = [self.root]
         for step in self.steps:
             if step[0] in "[." and len(words) > 1:
@@ -116,32 +116,32 @@ class Culprit:
         return " of ".join(reversed(words))
 
     def advice(self, why: str, *, returning: bool = False) -> str:
-        """Return what to do about it, as a sentence that follows another one; "" if the error itself may say that.
+        """Return advice as a sentence that follows the error text; "" if the error itself may give it.
 
         Args:
             why: the text of the error.
-            returning: whether a call returned it; else it is sent to one.
+            returning: True if a call returned the part, False if it is sent to a call.
         """
         if self.root.startswith(FUNCTION) and not self.steps and isinstance(self.value, (CoroutineType, GeneratorType)):
             return ". Give the function and its arguments, not what a call of it returned"
         known = self.known
         if known is None and why.lower().startswith(("cannot pickle", "can't pickle")):
-            # Python's own words, which leave it at that.
+            # Python's own message gives no advice.
             known = _UNKNOWN
         text = known[returning] if known is not None else ""
         return f". {text[0].upper()}{text[1:]}" if text else ""
 
 
 def of_call(name: str, fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], judge: Judge) -> Culprit | None:
-    """Find what in a call cannot be pickled.
+    """Find the part of a call that cannot be pickled.
 
     Args:
-        name: what the function is called.
+        name: the function's name.
         fn, args, kwargs: the call.
         judge: pickles a value, and raises if that fails.
 
     Returns:
-        It; None if each part of the call can be pickled by itself.
+        The part; None if each part of the call can be pickled by itself.
     """
     if fn is run_chunk:
         fn, chunk, first = args
@@ -158,7 +158,13 @@ def of_call(name: str, fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 
 def of_result(value: Any, judge: Judge, first: int | None = None) -> Culprit | None:
-    """Find what in a result cannot be pickled; `first` is the number of a chunk's first item. See `of_call`."""
+    """Find the part of a result that cannot be pickled. See `of_call`.
+
+    Args:
+        value: the result.
+        judge: pickles a value, and raises if that fails.
+        first: the number of a chunk's first item; None if the result is not a chunk's.
+    """
     if first is None:
         return of_value("the result", value, judge)
     values = [Culprit(f"the result of {item(first + number)}", (), one) for number, one in enumerate(value)]
@@ -166,12 +172,15 @@ def of_result(value: Any, judge: Judge, first: int | None = None) -> Culprit | N
 
 
 def of_value(root: str, value: Any, judge: Judge) -> Culprit | None:
-    """Find what in a value cannot be pickled; `root` is what the value is called. See `of_call`."""
+    """Find the part of a value that cannot be pickled; `root` is a name for the value. See `of_call`."""
     return _descend([Culprit(root, (), value)], judge, _DEPTH)
 
 
 def _descend(suspects: list[Culprit], judge: Judge, depth: int) -> Culprit | None:
-    """Return the innermost of the first suspect that fails, or the outermost part of it that is of a known kind."""
+    """Find the first suspect that fails, and return its innermost failing part.
+
+    The search stops early at a part of a known type.
+    """
     found = _first_failing(suspects, judge)
     if found is None or not depth or found.known is not None:
         return found
@@ -180,7 +189,7 @@ def _descend(suspects: list[Culprit], judge: Judge, depth: int) -> Culprit | Non
 
 
 def _first_failing(suspects: list[Culprit], judge: Judge) -> Culprit | None:
-    """Return the first that fails by itself, by halving: all together costs as much as pickling them twice."""
+    """Return the first suspect that fails by itself. Halving costs about as much as pickling all suspects twice."""
     while len(suspects) > 1:
         half = suspects[: len(suspects) // 2]
         suspects = half if _fails([one.value for one in half], judge) else suspects[len(half) :]
@@ -198,7 +207,7 @@ def _fails(value: Any, judge: Judge) -> bool:
 
 
 def _parts_of(value: Any) -> list[tuple[str, Any]]:
-    """Return what a value is pickled from, with the way there; empty if it pickles in a way of its own."""
+    """Return the parts that a value is pickled from, each with its step; empty if it defines its own pickling."""
     if isinstance(value, dict):
         return [(_key(key), part) for key, part in value.items()]
     if isinstance(value, (list, tuple, deque)):
@@ -218,9 +227,9 @@ def _captured(function: FunctionType) -> Iterator[tuple[str, Any]]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield f"variable {name!r}", cell.cell_contents
-        except ValueError:  # nothing has been assigned to it yet
+        except ValueError:  # no value has been assigned to it yet
             continue
-    # Only those of a function travel that no module has, and one that is in a module does not come here.
+    # Only a function that is found in no module comes here, and only such a function brings its globals.
     for name in all_names(function.__code__) & function.__globals__.keys():
         yield f"global {name!r}", function.__globals__[name]
     yield ".__defaults__", function.__defaults__ or ()
@@ -236,7 +245,7 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
         return
     try:
         state = standard.__getstate__(value)
-    except Exception:  # it has none
+    except Exception:  # it has no state
         return
     for part in state if isinstance(state, tuple) else (state,):
         if isinstance(part, dict):
@@ -244,6 +253,6 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _key(key: Any) -> str:
-    """Return a key as it stands in a subscript. Only text and numbers are shown: other keys run code of their own."""
+    """Return a key as a subscript shows it. Only strings and integers are shown: other keys' repr() is user code."""
     shown = repr(key) if type(key) in (str, int) else "..."
     return f"[{shown}]" if len(shown) <= _KEY else f"[{shown[:_KEY]}...]"

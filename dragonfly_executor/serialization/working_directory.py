@@ -1,4 +1,4 @@
-"""Where a slot starts that does not see the parent's files."""
+"""Working directory and import path of a slot that does not see the parent's files."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections import namedtuple
 from dragonfly_executor.protocol.stdlib_json import json
 
 HOST_PATH = "DRAGONFLY_HOST_PATH"
-"""Environment variable of an agent that keeps the standard library alone on its path: the host's other entries."""
+"""Environment variable of an agent whose path is only the standard library: the host's other entries, as JSON."""
 
 
 class Place(namedtuple("Place", "root cwd import_path site")):  # noqa: PYI024  # typing is slow to import
-    """The parent's files as they lie on the runner.
+    """The locations of the parent's files on the runner.
 
     Attributes:
-        root: the top of the tree that came from the parent; the parent names its script by a path in it.
+        root: the top of the tree that came from the parent; the parent names its script by a path in this tree.
         cwd: the directory in which calls run.
-        import_path: what comes first on ``sys.path``.
+        import_path: the first entries of ``sys.path``.
         site: the site-packages of the environment with the pool's requirements; "" for none.
     """
 
@@ -29,11 +29,11 @@ class Place(namedtuple("Place", "root cwd import_path site")):  # noqa: PYI024  
     site: str
 
     def enter(self, path: list[str], cwd: str | None) -> None:
-        """Make this process start here: directory and import path. What the host itself has comes last.
+        """Set this process's working directory and import path. The host's own path entries come last.
 
         Args:
-            path: the parent's import path, where this is a machine of the same image; empty for all others.
-            cwd: the parent's working directory, if calls run there in such a machine.
+            path: the parent's import path, if this machine runs the parent's image; empty if not.
+            cwd: the parent's working directory, if calls run there on such a machine.
         """
         rest = os.environ.pop(HOST_PATH, None)
         if rest is not None:
@@ -48,8 +48,8 @@ class Place(namedtuple("Place", "root cwd import_path site")):  # noqa: PYI024  
         os.chdir(self.cwd)
 
     def import_from(self, path: list[str]) -> None:
-        """Import from this path of the parent's as far as it exists here, behind what came from the parent."""
-        # The parent's alone: what only the agent could import, a call could not import in the parent.
+        """Set ``sys.path`` to the synced folders, then the entries of the parent's `path` that exist here."""
+        # Not the agent's own entries: a module that only the agent can import could not be imported in the parent.
         there = [entry for entry in path if os.path.exists(entry)] or sys.path
         own = [entry for entry in there if entry not in self.import_path]
         sys.path[:] = [*self.import_path, *own]
@@ -58,7 +58,8 @@ class Place(namedtuple("Place", "root cwd import_path site")):  # noqa: PYI024  
         import site
 
         before = list(sys.path)
-        # With what the packages' .pth files add. It puts it all last; it has to come before what the host has.
+        # addsitedir also adds the entries of the packages' .pth files. It appends, but these entries must precede the
+        # host's.
         site.addsitedir(self.site)
         added = [entry for entry in sys.path if entry not in before]
         first = len(self.import_path)
@@ -66,7 +67,7 @@ class Place(namedtuple("Place", "root cwd import_path site")):  # noqa: PYI024  
 
 
 def _add_host_path(rest: list[str]) -> None:
-    """Make importable what a Python on this host imports from: PYTHONPATH, the user's site-packages, and `rest`."""
+    """Make PYTHONPATH, the user's site-packages and `rest` importable, as for any Python on this host."""
     archive, *library = sys.path
     named = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     sys.path[:] = [archive, *named, *library]

@@ -1,4 +1,4 @@
-"""What earlier scans of the parent's files found, so that the next scan need not read all of them again."""
+"""Results of earlier scans of the parent's files. With them the next scan reads only what has changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Status = tuple[int, ...]
 
 
 class Known(NamedTuple):
-    """A path as it was when it was last looked at."""
+    """A path as the last scan found it."""
 
     status: Status | None
     settled: bool
@@ -18,7 +18,7 @@ class Known(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What was found from one working directory: files, folders, what lies in folders, what files import."""
+    """The findings of scans from one working directory: files, folders, listings of folders, imports of files."""
 
     cwd: str
     files: dict[str, Known]

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class StartTable:
-    """Which calls have a cell, and, in the end, which of them have begun.
+    """The calls that have a cell, and after `settle` those that have begun.
 
-    `assign`, `release` and `begun` belong to the engine thread, `settle` to the thread that gives the node back.
+    The engine thread calls `assign`, `release` and `begun`. The thread that releases the node calls `settle`.
 
     Raises:
-        OSError: there is no shared memory to be had, or no descriptor.
+        OSError: there is no shared memory, or no descriptor, left.
     """
 
     def __init__(self) -> None:
@@ -44,24 +44,28 @@ class StartTable:
 
     @property
     def inherited(self) -> tuple[int, int]:
-        """What the agent inherits: the memory, and a pipe's end, which stays open as long as a slot lives."""
+        """Return the descriptors that the agent inherits: the memory, and a pipe end that every slot holds open."""
         return self._memory, self._held_open
 
     def handed_over(self) -> None:
-        """The agent has inherited its part, or could not be started."""
+        """Close the pipe end that the agent has inherited. Call it even if the agent could not be started."""
         os.close(self._held_open)
 
     def descriptors(self) -> tuple[int, ...]:
-        """What a forked child need not keep."""
+        """Return the descriptors that a forked child need not keep."""
         return () if self._settled else (self._memory, self._ended)
 
     @property
     def is_empty(self) -> bool:
-        """Whether no call is on the runner."""
+        """Return whether no call is on the runner."""
         return not self._by_call
 
     def assign(self, ref: Ref) -> int:
-        """Give a call that is sent a cell and the mark for it, as one number; 0 if all cells are in use."""
+        """Assign a cell and a mark to a call that is sent.
+
+        Returns:
+            Both as one number; 0 if all cells are in use.
+        """
         number = 0
         if self._free:
             number = self._free.pop()
@@ -72,13 +76,13 @@ class StartTable:
         return number
 
     def release(self, ref: Ref) -> None:
-        """A call has left the runner."""
+        """Release the cell of a call that has left the runner."""
         number = self._by_call.pop(ref, 0)
         if number:
             self._free.append(_next_mark(number))
 
     def release_results(self, results: Iterable[tuple[int, int, Any, Any, Any]]) -> None:
-        """Calls have ended: each result starts with its call's id and attempt."""
+        """Release the cells of calls that have ended. Each result starts with its call's id and attempt."""
         by_call, free = self._by_call, self._free
         for call_id, attempt, _, _, _ in results:
             number = by_call.pop((call_id, attempt), 0)
@@ -86,16 +90,20 @@ class StartTable:
                 free.append(_next_mark(number))
 
     def settle(self, patience: float) -> None:
-        """Wait until no process is left that could mark a cell, for so many seconds at most. Twice is fine.
+        """Wait until no process is left that can mark a cell. Further calls do nothing.
 
-        No call may be given a cell any more.
+        No call may be assigned a cell any more.
+
+        Args:
+            patience: maximum time to wait, in seconds.
         """
         with self._settling:
             if self._settled:
                 return
             self._settled = True
             try:
-                # Without a call there is nothing to wait for, and what a call has forked may hold the pipe for long.
+                # Without a call there is nothing to wait for, and a process that a call has forked may hold the pipe
+                # for long.
                 if self._by_call and _ends(self._ended, patience):
                     size = self._used * SIZE // CELLS
                     self._final = memoryview(os.pread(self._memory, size, 0)).cast("H")
@@ -104,7 +112,10 @@ class StartTable:
                 os.close(self._ended)
 
     def begun(self) -> set[Ref] | None:
-        """After `settle`: the calls on the runner that may have begun; all others have not. None if nobody can tell."""
+        """Return the calls on the runner that may have begun, after `settle`; all others have not begun.
+
+        None if unknown.
+        """
         if not self._by_call:
             return set()
         final = self._final
@@ -115,12 +126,12 @@ class StartTable:
 
 
 def _next_mark(number: int) -> int:
-    """For the next call that has the cell: what the last one left there means nothing then."""
+    """Return the number with the next mark, which differs from the mark that the cell's last call may have left."""
     return number + 1 if (number + 1) & MARKS else number - MARKS + 1
 
 
 def _shared_memory() -> int:
-    """A descriptor of memory that several processes may map."""
+    """Return a descriptor of memory that several processes may map."""
     memory = _memory_file()
     try:
         os.ftruncate(memory, SIZE)
@@ -135,7 +146,7 @@ def _memory_file() -> int:
         try:
             return os.memfd_create("dragonfly-starts")
         except OSError:
-            pass  # a sandbox may forbid it: a file without a name does as well
+            pass  # a sandbox may forbid memfd: an unlinked file serves as well
     from tempfile import TemporaryFile
 
     with TemporaryFile() as file:
@@ -143,7 +154,7 @@ def _memory_file() -> int:
 
 
 def _ends(pipe: int, patience: float) -> bool:
-    """Whether all writing ends of the pipe close within so many seconds."""
+    """Return whether all writing ends of the pipe close within `patience` seconds."""
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     return bool(poll.poll(patience * 1000)) and not os.read(pipe, 1)

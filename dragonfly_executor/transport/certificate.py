@@ -1,4 +1,4 @@
-"""A parent's certificate: made for one listener, and gone with it. A runner knows it by its fingerprint."""
+"""The parent's self-signed certificate, made for one listener. A runner identifies it by its fingerprint."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 from dragonfly_executor import errors
 
 BACKDATED = timedelta(days=2)
-"""A runner's clock may be behind, by a time zone and more."""
+"""How far the certificate's start is backdated: a runner's clock may be behind, by a time zone and more."""
 VALID = timedelta(days=60)
 
 
 def make_certificate() -> tuple[bytes, bytes, bytes]:
-    """A fresh self-signed certificate on P-256: as DER, as PEM, and its key as PEM.
+    """Return a new self-signed certificate on P-256: as DER, as PEM, and its key as PEM.
 
     Raises:
         BootError: the cryptography package is not installed.
@@ -32,7 +32,7 @@ def make_certificate() -> tuple[bytes, bytes, bytes]:
     public = key.public_key()
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "dragonfly parent")])
     now = datetime.now(UTC)
-    # What strict checks, Python 3.13's default, ask of a certificate that vouches for itself.
+    # Strict verification, Python 3.13's default, requires these usages of a self-signed certificate.
     usage = x509.KeyUsage(
         digital_signature=True,
         key_cert_sign=True,
@@ -63,7 +63,10 @@ def make_certificate() -> tuple[bytes, bytes, bytes]:
 
 
 def load(context: ssl.SSLContext, pem: bytes, pem_key: bytes) -> None:
-    """Give a certificate to a context. That reads files only: one that its owner alone can read, gone at once."""
+    """Load a certificate and its key into a context.
+
+    A context reads only files. The file is readable by its owner only, and deleted at once.
+    """
     with tempfile.TemporaryDirectory(prefix="dragonfly-") as folder:
         path = os.path.join(folder, "certificate.pem")
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,8 +1,8 @@
 """Frames over a non-blocking socket, in two lanes.
 
-The first lane takes control frames and small payloads: what is queued in one pass of the loop goes out in one write.
-The second takes large payloads, some chunks at a time and only when the first lane is empty, so that a result of a
-gigabyte delays neither heartbeats nor other calls.
+The first lane takes control frames and small payloads. All frames that one pass of the loop queues there leave in one
+write. The second lane takes large payloads, some chunks at a time, and only when the first lane is empty. So a result
+of a gigabyte delays neither heartbeats nor other calls.
 """
 
 from __future__ import annotations
@@ -30,19 +30,22 @@ Buffer = bytes | bytearray | memoryview
 READ_SIZE = 64 * 1024
 LARGE_READ_SIZE = 1024 * 1024
 SMALL_READ_SIZE = 4 * 1024
-"""Of a read when memory is short."""
+"""Size of a read in bytes when memory is short."""
 JOIN_LIMIT = 512 * 1024
-"""How much of the first lane goes into one write; joining more costs more than a second write."""
+"""Bytes of the first lane that are joined for one write. Joining more costs more than a second write."""
 MAX_PIECES = 512
-"""Of one write; the kernel takes 1,024 (IOV_MAX)."""
+"""Maximum number of buffers in one write. The kernel takes 1,024 (IOV_MAX)."""
 MAX_REPLIES = 16 * 1024
-"""Answers that may wait to be written: a peer that asks and does not read would make the queue grow without end."""
+"""Maximum number of unwritten answers.
+
+Otherwise a peer that asks and does not read makes the queue grow without end.
+"""
 BULK_AHEAD = 4 * CHUNK_SIZE
-"""How much of the second lane is handed to one write."""
+"""Bytes of the second lane that are passed to one write."""
 
 
 def _ref(header: Buffer) -> tuple[int, int]:
-    """Which sending of which call a frame is about."""
+    """Return id and attempt of the call that a frame belongs to."""
     _, _, attempt, _, call_id, _ = HEADER.unpack_from(header)
     return call_id, attempt
 
@@ -50,9 +53,13 @@ def _ref(header: Buffer) -> tuple[int, int]:
 class Link:
     """One end of a stream of frames.
 
-    `on_frames` gets what a read completed, as one list. `on_closed` is called once, from the loop, when the stream has
-    ended or broken, with the reason; not after `close`. With `handshake` frames are small, and come one by one, until
-    `end_handshake`.
+    Args:
+        loop: the loop of the thread that owns the link.
+        sock: the stream.
+        on_frames: called with the list of frames that a read completed.
+        on_closed: called once, from the loop, when the stream has ended or broken, with the reason. It is not called
+            after `close`.
+        handshake: accept only small frames, one at a time, until `end_handshake`.
     """
 
     def __init__(
@@ -78,31 +85,31 @@ class Link:
         self._unsent_is_bulk = False
         self._flush_is_due = False
         self.is_blocked = False
-        """Whether frames wait because the socket takes no more."""
+        """True while frames wait because the socket takes no more."""
         self._read_size = READ_SIZE
         self._replies = 0
         self.first_place = 0
-        """The number of frames that left the first lane while the link was blocked."""
+        """Number of frames that left the first lane while the link was blocked."""
         self.queued_bulk = 0
         """Bytes of the second lane that wait to be written."""
         self.on_drained: Callable[[], None] | None = None
         """Called when the second lane has shrunk below a few chunks."""
         self.on_shortage: Callable[[], bool] | None = None
-        """Called when there is no memory for what comes in; makes room, and returns False if it can make none."""
+        """Called when there is no memory for incoming data. It frees memory, and returns False if it can free none."""
         self.unwritten: set[tuple[int, int]] = set()
-        """Once it is closed: by id and attempt, the calls of which no peer can have everything."""
+        """After closing: id and attempt of the calls that no peer can have received completely."""
         self.closed = False
         self._time = loop.time
         self.last_heard = loop.time()
         loop.add_reader(self._fd, self._read)
 
     def end_handshake(self) -> None:
-        """The peer is known: frames of any size, and as many as come."""
+        """Accept frames of any size, and several at a time, from an authenticated peer."""
         self._decoder.max_frame = MAX_FRAME
         self._decoder.one_by_one = False
 
     def send(self, frame: Buffer) -> None:
-        """Queue a frame in the first lane; it goes out with all others of this pass."""
+        """Queue a frame in the first lane. It leaves with all other frames of this pass."""
         self._first_lane.append(frame)
         if not self._flush_is_due and not self.is_blocked:
             self._flush_is_due = True
@@ -121,14 +128,14 @@ class Link:
 
     @property
     def next_place(self) -> int:
-        """The place that the next frame takes in the first lane.
+        """Return the place that the next frame takes in the first lane.
 
         While the link is blocked, a frame whose place is below `first_place` has left the lane.
         """
         return self.first_place + len(self._first_lane)
 
     def queue(self, frame: Buffer) -> None:
-        """Put a frame into the first lane; it goes out with the `flush` that has to follow."""
+        """Queue a frame in the first lane without scheduling a write. The caller must call `flush`."""
         self._first_lane.append(frame)
 
     def send_bulk(self, header: Buffer, piece: Buffer = b"") -> None:
@@ -140,7 +147,7 @@ class Link:
             self._loop.call_soon(self._flush)
 
     def drop_bulk(self, call_id: int, attempt: int) -> None:
-        """Take a call's chunks out of the second lane again. What is being written already still goes out first."""
+        """Remove a call's chunks from the second lane. Chunks that are already being written still leave."""
         if not self._second_lane:
             return
         kept = [chunk for chunk in self._second_lane if _ref(chunk[0]) != (call_id, attempt)]
@@ -148,18 +155,18 @@ class Link:
         self.queued_bulk = sum(len(header) + len(piece) for header, piece in kept)
 
     def flush(self) -> None:
-        """Write what is queued, as far as the socket takes it at once."""
-        # One small frame and nothing else is what calls that come one by one are made of.
+        """Write the queued frames, as far as the socket takes them at once."""
+        # Calls that come one by one queue exactly one small frame.
         if len(self._first_lane) != 1 or self._unsent or self.closed or not self._write_one():
             self._flush()
 
     def _write_one(self) -> bool:
-        """Write the first lane's only frame; whether that leaves nothing to do."""
+        """Write the first lane's only frame. Return True if nothing is left to do."""
         frame = self._first_lane[0]
         try:
             sent = self._sock.send(frame)
         except OSError:
-            # Whatever it is meets the write that follows, too.
+            # The next write meets the same error.
             return False
         self._first_lane.clear()
         if sent < len(frame):
@@ -169,22 +176,22 @@ class Link:
         return not self._second_lane and not self.is_blocked
 
     def pause(self) -> None:
-        """Stop reading: the peer then blocks, with bounded memory on this side."""
+        """Stop reading. The peer then blocks, and memory on this side stays bounded."""
         if not self.closed:
             self._loop.remove_reader(self._fd)
 
     def resume(self) -> None:
-        """Read again."""
+        """Start reading again."""
         if not self.closed:
             self._loop.add_reader(self._fd, self._read)
 
     def drain_reads(self) -> None:
-        """Take in everything that has arrived, now."""
+        """Read everything that has arrived."""
         while not self.closed and self._read():
             continue
 
     def close(self) -> None:
-        """Let go of the socket. What was not written is dropped."""
+        """Close the socket. Unwritten frames are dropped."""
         if self.closed:
             return
         self.closed = True
@@ -198,7 +205,7 @@ class Link:
 
     def _unwritten_calls(self) -> set[tuple[int, int]]:
         found = {_ref(header) for header, _ in self._second_lane}
-        # What is being written is the rest of a batch of frames.
+        # The unsent data is the rest of a joined batch of frames.
         rest = memoryview(b"") if self._unsent_is_bulk or not self._unsent else self._unsent[0]
         batch: bytes = rest.obj  # type: ignore[assignment]
         written = len(batch) - len(rest)
@@ -213,11 +220,11 @@ class Link:
         return found
 
     def fileno(self) -> int:
-        """The descriptor that is read."""
+        """Return the descriptor for reading."""
         return self._fd
 
     def descriptors(self) -> set[int]:
-        """All that a forked child must not keep."""
+        """Return the descriptors that a forked child must not keep."""
         return {self._fd, self._write_fd}
 
     def _fail(self, reason: Exception | None) -> None:
@@ -226,13 +233,13 @@ class Link:
             self._on_closed(reason)
 
     def _read(self) -> bool:
-        """One read; whether there may be more."""
+        """Read once. Return True if there may be more."""
         try:
             data = self._sock.recv(self._read_size)
         except (BlockingIOError, InterruptedError):
             return False
         except MemoryError:
-            # Nothing was read: there was no room for the bytes that might come.
+            # Nothing was read: there was no memory for a buffer of this size.
             if self._read_size == SMALL_READ_SIZE and not self._has_made_room():
                 raise
             self._read_size = SMALL_READ_SIZE
@@ -244,13 +251,13 @@ class Link:
             self._fail(None)
             return False
         self.last_heard = self._time()
-        # A large buffer is mapped afresh for each read, which only pays while large payloads flow.
+        # A large buffer is mapped anew for each read, which only pays while large payloads flow.
         self._read_size = LARGE_READ_SIZE if len(data) == self._read_size else READ_SIZE
         try:
             frames = self._feed(data)
             while frames:
                 self._on_frames(frames)
-                # In a handshake there may be more, under the limits that the last frame has set.
+                # During a handshake there may be more frames, under the limits that the last frame has set.
                 frames = self._feed(b"") if self._decoder.pending and not self.closed else []
         except ProtocolError as error:
             self._fail(error)
@@ -280,7 +287,7 @@ class Link:
                     self._want_writer(True)
                     return
         except OSError as error:
-            # The peer may have said why before it went: what it sent is read first.
+            # The peer may have sent the reason before it closed, so read that first.
             self.drain_reads()
             self._fail(error)
             return
@@ -288,7 +295,7 @@ class Link:
             self._want_writer(False)
 
     def _fill(self) -> None:
-        """Move frames from the lanes into the write that comes next."""
+        """Move frames from the lanes into the next write."""
         self._unsent_is_bulk = not self._first_lane
         if self._first_lane:
             if len(self._first_lane) == 1:
@@ -304,7 +311,7 @@ class Link:
             try:
                 self._unsent.append(memoryview(b"".join(taken)))
             except MemoryError:
-                # One at a time takes none.
+                # A single frame needs no new memory.
                 self._unsent.append(memoryview(taken[0]))
                 self._first_lane.extendleft(taken[:0:-1])
                 del taken[1:]
@@ -322,7 +329,7 @@ class Link:
             self.on_drained()
 
     def _write(self) -> bool:
-        """One write; False where the socket takes no more for now."""
+        """Write once. Return False if the socket takes no more for now."""
         try:
             one = len(self._unsent) == 1
             sent = self._sock.send(self._unsent[0]) if one else self._sock.sendmsg(self._unsent)

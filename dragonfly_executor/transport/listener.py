@@ -1,9 +1,9 @@
-"""Where runners dial in: open only while some are waited for, and out of patience with everybody else.
+"""The listener for runners that dial back. It is open only while such runners are expected.
 
-It lives on the engine's loop, and whoever connects can neither block it nor make it hold much: a connection has some
-seconds in all to prove what it is, and says no more than 4 KiB at a time. Connections that have sent no byte are kept
-in a table of their own, so that they never displace one that speaks; each table is bounded, and if one is full the
-address with most connections in it gives one up. No pickle is ever read here.
+The listener runs on the engine's loop. A peer can neither block it nor make it hold much memory: a connection has some
+seconds in total to authenticate, and a frame has at most 4 KiB. Connections that have sent no byte are kept in a table
+of their own, so that they never displace a connection that sends. Each table is bounded. If a table is full, the
+address with most connections in it loses one. No pickle is ever read here.
 """
 
 from __future__ import annotations
@@ -24,38 +24,41 @@ from dragonfly_executor.transport.tcp import tune
 from dragonfly_executor.transport.tls import TlsSocket, wrap_accepted
 
 BACKLOG = 1024
-"""Connections that the kernel keeps until they are accepted. A flood fills it while the engine is busy."""
+"""Number of connections that the kernel queues until they are accepted.
+
+A flood fills the queue while the engine is busy.
+"""
 DEADLINE = 10.0
 AT_ONCE = 1024
-"""Connections that are held at the same time, if the process may have that many descriptors."""
+"""Maximum number of connections that are held at the same time, if the process may have that many descriptors."""
 ACCEPT_PAUSE = 1.0
 OUT_OF_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Host(Protocol):
-    """Who listens; it is told what becomes of the connections."""
+    """The owner of a listener. The listener reports the fate of connections to it."""
 
     def runner_joined(self, runner_id: str, sock: TlsSocket) -> None:
-        """This runner has proved who it is, and its connection is the host's from now on."""
+        """Take over the connection of a runner that has authenticated."""
 
     def refused(self, peer: str, reason: str) -> None:
-        """Somebody could not."""
+        """Report that a peer was refused."""
 
     def warn(self, text: str) -> None:
-        """Something is not as it should be, and goes on."""
+        """Report a problem that does not stop the listener."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket, non-blocking. Looking the name up may block.
+    """Return a listening, non-blocking socket. The name lookup may block.
 
     Raises:
-        OSError: there is no such address here, or its port is taken.
+        OSError: there is no such address on this machine, or its port is in use.
     """
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, address = found[0]
     sock = socket.socket(family, kind, protocol)
     try:
-        # A port that is always the same one must be free again at once.
+        # A fixed port must be free again at once.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         sock.listen(BACKLOG)
@@ -73,18 +76,18 @@ def places() -> int:
 
 
 class Listener:
-    """Accepts connections and lets runners in.
+    """A listener that accepts connections and admits runners after the handshake.
 
     Args:
-        loop: the engine's.
-        sock: from `bind`; the listener's from now on.
-        context: of TLS, with the certificate.
-        make_side: makes the parent's half of a handshake, for each connection anew.
-        host: is told who came.
-        deadline: seconds that a connection may take, from its first packet to its proof.
-        at_once: connections that are held at the same time: half of them may be silent, half of them may speak.
-            Default: `places`.
-        accept_pause: seconds for which nobody is accepted when this process has run out of descriptors.
+        loop: the engine's loop.
+        sock: a socket from `bind`. The listener takes it over.
+        context: the TLS context, with the certificate.
+        make_side: returns a new parent's half of a handshake, for each connection.
+        host: the owner, which receives reports.
+        deadline: seconds from accepting a connection until it must have authenticated.
+        at_once: maximum number of connections that are held at the same time: one half for silent connections, one half
+            for those that have sent data. Default: `places`
+        accept_pause: seconds for which no connection is accepted after this process has run out of descriptors.
     """
 
     def __init__(
@@ -114,7 +117,7 @@ class Listener:
         loop.add_reader(sock.fileno(), self._accept)
 
     def descriptors(self) -> list[int]:
-        """What a forked child must not keep open."""
+        """Return the descriptors that a forked child must not keep."""
         if self._sock.fileno() < 0:
             return []
         return [self._sock.fileno(), *(candidate.fileno() for candidate in self._candidates())]
@@ -123,7 +126,7 @@ class Listener:
         return [*self._silent.items(), *self._speaking.items()]
 
     def close(self) -> None:
-        """Listen no more, and drop who has not proved anything yet. Twice is fine."""
+        """Stop listening, and drop all connections that have not authenticated. Further calls do nothing."""
         if self._sock.fileno() < 0:
             return
         self.loop.remove_reader(self._sock.fileno())
@@ -132,21 +135,21 @@ class Listener:
             candidate.drop()
 
     def begin_tls(self, candidate: Candidate, sock: socket.socket) -> TlsSocket:
-        """A candidate has sent its first bytes: it is no longer one of the silent ones. Takes the socket over.
+        """Take over the socket of a candidate that has sent its first bytes, and count it as no longer silent.
 
         Raises:
-            OSError: the peer has gone again.
+            OSError: the peer has closed the connection.
         """
         self._silent.discard(candidate)
         self._drop(self._speaking.add(candidate, candidate.networks))
         return wrap_accepted(self._context, sock)
 
     def speaks_tls(self, candidate: Candidate) -> None:
-        """The TLS handshake of a candidate is done."""
+        """Favour a candidate whose TLS handshake is done."""
         self._speaking.favour(candidate)
 
     def forget(self, candidate: Candidate) -> None:
-        """It has gone, one way or the other."""
+        """Remove a candidate from the tables."""
         self._silent.discard(candidate)
         self._speaking.discard(candidate)
 
@@ -154,7 +157,7 @@ class Listener:
         try:
             sock, address = self._sock.accept()
         except OSError as error:
-            # All others are that peer's own trouble: it has gone again.
+            # All other errors concern this peer only: it has closed the connection.
             if error.errno in OUT_OF_ROOM:
                 self._out_of_room(error)
             return
@@ -163,7 +166,7 @@ class Listener:
             tune(sock)
         except OSError:
             sock.close()
-            return  # it has gone again
+            return  # the peer has closed the connection
         networks = networks_of(address[0])
         candidate = Candidate(self, sock, f"{address[0]}:{address[1]}", networks)
         self._drop(self._silent.add(candidate, networks))
@@ -174,12 +177,12 @@ class Listener:
             candidate.drop()
 
     def _out_of_room(self, error: OSError) -> None:
-        """This process has no descriptor left: connections that say nothing give theirs back, or accepting pauses."""
+        """Drop a silent connection to free its descriptor, or pause accepting if there is none."""
         silent = self._silent.make_room()
         if silent is not None:
             silent.drop()
             return
-        # The connection stays in the kernel's queue, and would make the loop spin.
+        # The connection stays in the kernel's queue and stays readable, so without a pause the loop spins.
         self.loop.remove_reader(self._sock.fileno())
         self.loop.call_later(self._accept_pause, self._accept_again)
         if not self._has_warned:
@@ -192,7 +195,7 @@ class Listener:
 
 
 class Candidate:
-    """A connection that has yet to prove what it is. Until it has sent a byte it costs a descriptor and little else."""
+    """A connection that has yet to authenticate. Until it has sent a byte it costs a descriptor and little memory."""
 
     def __init__(self, listener: Listener, sock: socket.socket, peer: str, networks: Networks) -> None:
         self.networks = networks
@@ -208,13 +211,13 @@ class Candidate:
         self._loop.add_reader(self._fd, self._speaks)
 
     def fileno(self) -> int:
-        """Its descriptor."""
+        """Return its descriptor."""
         return self._fd
 
     def drop(self) -> None:
-        """Close it without a word."""
+        """Close the connection without an answer."""
         self._leave()
-        # Once TLS has begun the plain socket has no descriptor any more: the TLS socket has it.
+        # Once TLS has begun, the TLS socket owns the descriptor of the plain socket.
         self._plain.close()
         if self._tls is not None:
             self._tls.close()
@@ -229,12 +232,12 @@ class Candidate:
         self._refuse(f"it did not prove anything within {self._listener.deadline:g} s", answer=b"")
 
     def _refuse(self, reason: str, answer: bytes = REFUSAL) -> None:
-        """Tell it nothing but no, and everybody else why."""
+        """Send the peer a refusal without a reason, and report the reason to the host."""
         try:
             if answer and self._tls is not None:
                 self._tls.send(answer)
         except OSError:
-            pass  # it did not wait for the answer
+            pass  # the peer did not wait for the answer
         finally:
             self.drop()
         self._listener.host.refused(self._peer, reason)
@@ -242,7 +245,7 @@ class Candidate:
     # -- TLS ----------------------------------------------------------------------------------------------------------
 
     def _speaks(self) -> None:
-        """Its first bytes are there, or its end."""
+        """Handle the first bytes of the peer, or the end of the connection."""
         try:
             if not self._plain.recv(1, socket.MSG_PEEK):
                 self._refuse("it left before it had said anything", answer=b"")
@@ -257,7 +260,7 @@ class Candidate:
         self._shake_hands()
 
     def _shake_hands(self) -> None:
-        assert self._tls is not None  # noqa: S101  # it speaks
+        assert self._tls is not None  # noqa: S101  # TLS has begun
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -276,7 +279,7 @@ class Candidate:
     # -- frames -------------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        assert self._tls is not None  # noqa: S101  # it speaks
+        assert self._tls is not None  # noqa: S101  # TLS has begun
         try:
             data = self._tls.recv()
         except BlockingIOError:
@@ -291,7 +294,7 @@ class Candidate:
         except errors.ProtocolError as error:
             self._refuse(str(error))
         except OSError as error:
-            # It does not take what it was answered, some hundred bytes at most.
+            # The peer does not take the answer, some hundred bytes at most.
             self._refuse(f"it does not listen: {error}", answer=b"")
 
     def _hear(self, data: bytes, sock: TlsSocket) -> None:
@@ -307,7 +310,7 @@ class Candidate:
         try:
             sock.send(answer) if answer else None
         except OSError:
-            # Who has proved what it is, and is gone already, is a runner that was lost: that is for its link to find.
+            # An authenticated peer that is already gone is a lost runner: its link detects that.
             if admitted is None:
                 raise
         if admitted is not None:

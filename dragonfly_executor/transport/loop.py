@@ -1,8 +1,8 @@
-"""The loop that one thread runs: readiness of descriptors, timers, and calls from other threads.
+"""The event loop of one thread: readiness of descriptors, timers, and calls from other threads.
 
-Both ends of a link run it, the parent's engine thread and the runner's agent. It is asyncio's loop cut down to what
-they need, because importing asyncio takes longer than booting a local runner does, and pulls in ssl, which a runner
-never needs. For the same reason nothing here imports logging.
+Both ends of a link run it: the parent's engine thread and the runner's agent. It has only the parts of asyncio's loop
+that they need. Importing asyncio takes longer than booting a local runner, and imports ssl, which a runner never needs.
+For the same reason nothing here imports logging.
 """
 
 from __future__ import annotations
@@ -18,29 +18,34 @@ from dragonfly_executor.transport.waker import make_waker
 
 Callback = Callable[[], object]
 LINGER = 0.0003
-"""Seconds for which a loop that expects news goes on looking before it sleeps.
+"""Seconds for which a loop that expects news polls before it sleeps.
 
-On a virtual machine it takes 30 to 50 us until a processor that has gone idle runs the thread that was woken, and all
-caches are cold then. The round trip of a call that costs nothing was mostly that.
+On a virtual machine it takes 30 to 50 us until an idle processor runs the thread that was woken, and all caches are
+cold then. That made up most of the round trip of a no-op call.
 """
 PASS = 200
-"""Calls from other threads that one pass runs at most."""
+"""Maximum number of calls from other threads in one pass."""
 SLACK = 64
-"""How many timers there may be before sweeping is worth looking at."""
+"""Number of timers up to which the timer heap is not swept."""
 LONGEST_WAIT = 24 * 3600.0
-"""Seconds for which a loop sleeps at most. Pollers refuse a number that their system cannot count to, and epoll's is 25
-days; waking for nothing once a day is nothing."""
+"""Maximum sleep in seconds. Pollers refuse timeouts beyond their range, which is 25 days for epoll.
+
+To wake for nothing once a day costs nothing.
+"""
 MAX_ABSTENTION = 2
-"""Waits, at most, for which a loop that lingered in vain does not: where others need the processors, it is only in the
-way. The first time it is one, and each further time in a row twice as many, so that most waits are free of it there."""
+"""Maximum number of waits for which a loop skips polling after it polled in vain.
+
+If other threads need the processors, polling only gets in their way. The first skip is one wait long, and each further
+skip in a row twice as long. So most waits do not poll then.
+"""
 
 
 def _nothing() -> None:
-    """What a loop without a queue takes from it."""
+    """Do nothing: the default for a loop without a queue."""
 
 
 class Timer:
-    """A callback that is due at a moment; `cancel` takes it back."""
+    """A callback that is due at a given time; `cancel` cancels it."""
 
     __slots__ = ("callback", "when")
 
@@ -49,15 +54,15 @@ class Timer:
         self.callback: Callback | None = callback
 
     def cancel(self) -> None:
-        """Do not call back. Twice is fine, and so is too late."""
+        """Cancel the callback. A second or late call does nothing."""
         self.callback = None
 
 
 class Loop:
-    """Calls back when descriptors are ready, when timers are due, and when other threads ask for it.
+    """An event loop that calls back when descriptors are ready, when timers are due, and when other threads ask for it.
 
-    Everything but `call_soon_threadsafe` belongs to the thread that calls `run`. An exception that leaves a callback
-    leaves `run`: what it means is for the owner to say.
+    Only the thread that calls `run` may use it, except for `call_soon_threadsafe`. An exception that leaves a callback
+    leaves `run`, and the owner handles it.
     """
 
     def __init__(self) -> None:
@@ -68,18 +73,24 @@ class Loop:
         self._from_threads: deque[Callback] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._crowded = SLACK
-        """How many timers it takes until a sweep is worth it."""
+        """Number of timers above which the timer heap is swept."""
         self._order = count()
         self._running = False
         self.expects_news = False
-        """Whether something is likely to come at once. The owner says so, and only while a processor is free for it."""
+        """True if an event is likely to come at once.
+
+        The owner sets it, and only while a processor is free for polling.
+        """
         self._was_short = False
         self._abstains = 0
         self._next_abstention = 1
         self._queue: Collection[object] = ()
         self._take: Callback = _nothing
         self.is_asleep = True
-        """Whether it may have to be woken to see what other threads have handed over. Only the loop changes it."""
+        """True if the loop may need a wake-up to see the work that other threads hand over.
+
+        Only the loop changes it.
+        """
         try:
             self._waker = make_waker()
         except BaseException:
@@ -92,25 +103,25 @@ class Loop:
             raise
 
     time = staticmethod(monotonic)
-    """Seconds on the clock of the timers; it only ever goes forward."""
+    """Return the time of the timers' clock, which is monotonic, in seconds."""
 
     def add_reader(self, fd: int, callback: Callback) -> None:
-        """Call back, again and again, while `fd` has something to read."""
+        """Call back repeatedly while `fd` is readable."""
         self._readers[fd] = callback
         self._watch(fd)
 
     def add_writer(self, fd: int, callback: Callback) -> None:
-        """Call back, again and again, while `fd` takes something."""
+        """Call back repeatedly while `fd` is writable."""
         self._writers[fd] = callback
         self._watch(fd)
 
     def remove_reader(self, fd: int) -> None:
-        """No more callbacks for reading `fd`; fine if there were none."""
+        """Stop callbacks for reading `fd`. If there are none, nothing changes."""
         if self._readers.pop(fd, None) is not None:
             self._watch(fd)
 
     def remove_writer(self, fd: int) -> None:
-        """No more callbacks for writing `fd`; fine if there were none."""
+        """Stop callbacks for writing `fd`. If there are none, nothing changes."""
         if self._writers.pop(fd, None) is not None:
             self._watch(fd)
 
@@ -126,7 +137,7 @@ class Loop:
         return self.call_at(self.time() + delay, callback)
 
     def call_at(self, when: float, callback: Callback) -> Timer:
-        """Call back when the clock shows `when`."""
+        """Call back when the clock reaches `when`."""
         timer = Timer(when, callback)
         heapq.heappush(self._timers, (when, next(self._order), timer))
         if len(self._timers) > self._crowded:
@@ -134,38 +145,38 @@ class Loop:
         return timer
 
     def _sweep(self) -> None:
-        """Drop the timers that were taken back: one that is due in months would stay for so long."""
+        """Drop cancelled timers. Otherwise a timer that is due in months stays for months."""
         timers = self._timers
         timers[:] = [entry for entry in timers if entry[2].callback is not None]
         heapq.heapify(timers)
         self._crowded = 2 * len(timers) + SLACK
 
     def feed(self, queue: Collection[object], take: Callback) -> None:
-        """In each pass that finds something in `queue`, call `take`, ahead of the calls from other threads.
+        """Call `take` in each pass that finds `queue` not empty, before the calls from other threads.
 
-        So what a thread has put there comes before what the same thread has called back after it. Whoever adds to the
-        queue asks for a pass if the loop `is_asleep`.
+        So items that a thread adds to the queue are taken before a later `call_soon_threadsafe` of the same thread. A
+        thread that adds an item requests a pass if the loop `is_asleep`.
         """
         self._queue, self._take = queue, take
 
     def call_soon_threadsafe(self, callback: Callback) -> None:
-        """Call back in the next pass; from any thread, also from a garbage collection in any thread.
+        """Call back in the next pass. Any thread may call this, even during garbage collection.
 
-        If an interrupt leaves it, the callback may be run or not.
+        If an interrupt leaves this method, the callback may or may not run.
         """
         try:
             self._from_threads.append(callback)
-            # The loop says that it sleeps before it looks at this queue for the last time. So either it sees what was
-            # added, or the one who has added it sees that it sleeps. Nothing is written down here that an interrupt
-            # could leave wrong.
+            # The loop sets `is_asleep` before it looks at this queue for the last time. So either the loop sees the new
+            # entry, or this thread sees that the loop sleeps. No state is written here that an interrupt could leave
+            # wrong.
             if self.is_asleep:
                 self._waker.wake()
-        except BaseException:  # a Ctrl-C, before the wake or after it
+        except BaseException:  # Ctrl-C, before the wake-up or after it
             self._waker.wake()
             raise
 
     def _on_wake(self) -> None:
-        # Ahead of the look at what was handed over: what comes after that sends a wake of its own.
+        # Clear first, then look at the queues: an entry that is added later sends its own wake-up.
         self._waker.clear()
 
     def run(self) -> None:
@@ -178,15 +189,16 @@ class Loop:
             ready = self._wait()
             self.is_asleep = False
             for fd, events in ready:
-                # Errors and hang-ups are told by the read or write that meets them.
+                # The read or write that meets an error or hang-up reports it.
                 if events & ~WRITABLE and (reader := readers.get(fd)) is not None:
                     reader()
                 if events & ~READABLE and (writer := writers.get(fd)) is not None:
                     writer()
             if self._timers:
                 self._run_due_timers()
-            # Only what is there now: a callback that adds another must not starve the descriptors. And no more than so
-            # many: threads that add them faster than they are run would make each pass longer than the one before.
+            # Take only the entries that are there now: a callback that adds another must not starve the descriptors.
+            # And take at most `PASS`: threads that add entries faster than they run would make each pass longer than
+            # the last.
             count = min(len(from_threads), PASS)
             if self._queue:
                 self._take()
@@ -200,7 +212,7 @@ class Loop:
         self._running = False
 
     def _wait(self) -> list[tuple[int, int]]:
-        """The descriptors that are ready, as soon as there are any or a callback is due."""
+        """Return the ready descriptors, as soon as there are any or a callback is due."""
         poll = self._poller.poll
         if self._soon or self._from_threads or self._queue:
             return poll(0.0)
@@ -218,7 +230,7 @@ class Loop:
         return ready
 
     def _linger(self, until: float) -> list[tuple[int, int]]:
-        """Look again and again, and learn from how that went."""
+        """Poll repeatedly until `until`, and adjust how many waits to skip next time."""
         poll = self._poller.poll
         while not (ready := poll(0.0)):
             if monotonic() >= until:
@@ -247,18 +259,18 @@ class Loop:
                 callback()
 
     def descriptors(self) -> tuple[int, ...]:
-        """The descriptors that are the loop's own: a forked child closes them. None of a loop that is closed."""
+        """Return the loop's own descriptors, which a forked child closes. Empty if the loop is closed."""
         if self._waker.fd < 0:
             return ()
         return (*self._waker.descriptors(), self._poller.fileno())
 
     def abandon(self) -> None:
-        """Close the descriptors in a forked child, as the loop's own: nothing closes the same numbers later."""
+        """Close the descriptors in a forked child. No later `close` closes the same numbers again."""
         self._waker.abandon()
         self._poller.close()
 
     def close(self) -> None:
-        """Give the loop's descriptors back."""
-        # The waker first: whether it is open tells `descriptors`, in a child forked meanwhile, whether the rest is.
+        """Close the loop's descriptors."""
+        # Close the waker first: a child that is forked meanwhile takes an open waker to mean that the poller is open.
         self._waker.close()
         self._poller.close()

@@ -1,6 +1,6 @@
-"""A bounded table of connections that have yet to prove what they are, and which of them makes room for another.
+"""A bounded table of connections that have yet to authenticate, and the choice of a connection that makes room.
 
-Pure bookkeeping: nothing here touches a socket.
+The table is pure bookkeeping: nothing here touches a socket.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def networks_of(address: str) -> Networks:
     """Return the networks by which the connections from one address are counted.
 
     An IPv4 address counts by itself. The owner of an IPv6 address has many more: a provider's customer has a /64, so
-    they are counted by /64. Machines of one private network may share a /64, so within it they are counted by /112,
-    which is what one Fly machine has.
+    addresses are counted by /64. Machines of one private network may share a /64, so within it addresses are counted by
+    /112, the network of one Fly machine.
     """
     try:
         ip = ip_address(address.partition("%")[0])
@@ -33,17 +33,18 @@ def networks_of(address: str) -> Networks:
 
 
 class Waiting(Generic[T]):
-    """At most `limit` connections, counted by where they come from.
+    """A table of at most `limit` connections, counted by network.
 
-    If one more comes, the network that has most of them gives one up: first one that is not `favoured`, then the
-    oldest. So a flood from one place makes room for itself, and one from many places for those that came last.
+    If the table is full, the network with most connections loses one: first a connection that is not `favoured`, then
+    the oldest. So a flood from one network displaces itself, and a flood from many networks displaces the oldest
+    connections.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = max(1, limit)
         self._networks: dict[T, Networks] = {}
         self._favoured: set[T] = set()
-        # By wide network, then by narrow one, in the order in which they came.
+        # By wide network, then by narrow network, in order of arrival.
         self._groups: dict[str, dict[str, dict[T, None]]] = {}
         self._sizes: dict[str, int] = {}
 
@@ -54,11 +55,15 @@ class Waiting(Generic[T]):
         return connection in self._networks
 
     def items(self) -> list[T]:
-        """Return all connections, the oldest first."""
+        """Return all connections, oldest first."""
         return list(self._networks)
 
     def add(self, connection: T, networks: Networks) -> T | None:
-        """Add a connection. Return the one that has to be dropped for it, which is no longer in the table."""
+        """Add a connection.
+
+        Returns:
+            The connection that the caller must drop to make room, already removed from the table; or None.
+        """
         victim = self.make_room() if len(self._networks) >= self._limit else None
         wide, narrow = self._networks[connection] = networks
         self._groups.setdefault(wide, {}).setdefault(narrow, {})[connection] = None
@@ -66,12 +71,12 @@ class Waiting(Generic[T]):
         return victim
 
     def favour(self, connection: T) -> None:
-        """Drop others from the same network before this connection."""
+        """Prefer to keep this connection: others from the same network are dropped before it."""
         if connection in self._networks:
             self._favoured.add(connection)
 
     def discard(self, connection: T) -> None:
-        """Remove a connection; fine if it is not in the table."""
+        """Remove a connection. If it is not in the table, nothing changes."""
         networks = self._networks.pop(connection, None)
         if networks is None:
             return

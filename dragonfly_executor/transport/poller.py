@@ -1,6 +1,6 @@
-"""Which descriptors are ready: epoll where there is one, else what `selectors` finds.
+"""Polling for ready descriptors: with epoll if the platform has it, otherwise with `selectors`.
 
-`selectors` makes an object for each ready descriptor, which is a third of what a pass of the loop costs.
+`selectors` makes an object for each ready descriptor, which takes a third of the time of a pass of the loop.
 """
 
 from __future__ import annotations
@@ -11,36 +11,40 @@ import sys
 
 READABLE = 1
 WRITABLE = 4
-"""As epoll numbers them; whatever else it reports is an error or a hang-up."""
+"""The bits that epoll uses. All other bits that epoll reports mean an error or a hang-up."""
 
 
 class Poller:
-    """Waits for descriptors."""
+    """A poller for the readiness of descriptors."""
 
     def watch(self, fd: int, read: bool, write: bool) -> None:
-        """Wait for these from now on; for neither: forget the descriptor."""
+        """Set what to wait for on `fd`. With neither `read` nor `write`, forget the descriptor."""
         raise NotImplementedError
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """The ready descriptors and for what, after at most `timeout` seconds; None waits for as long as it takes."""
+        """Return the ready descriptors with their event bits.
+
+        Args:
+            timeout: maximum time to wait, in seconds; None waits without a limit.
+        """
         raise NotImplementedError
 
     def fileno(self) -> int:
-        """The descriptor of the poller itself."""
+        """Return the poller's own descriptor."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give it back."""
+        """Close the poller's own descriptor."""
         raise NotImplementedError
 
 
 def make_poller() -> Poller:
-    """The fastest one of this platform."""
+    """Return the fastest poller of this platform."""
     return EpollPoller() if sys.platform == "linux" else SelectorPoller()
 
 
 class EpollPoller(Poller):
-    """On Linux."""
+    """The poller for Linux."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -64,7 +68,7 @@ class EpollPoller(Poller):
         """See `Poller`."""
         if timeout is None:
             return self.poll_now()
-        # epoll counts in milliseconds and Python rounds them up: no timer rings early, and none makes the loop spin.
+        # epoll counts in milliseconds, and Python rounds up. So no timer fires early, and none makes the loop spin.
         return self.poll_now(timeout)
 
     def fileno(self) -> int:
@@ -77,7 +81,7 @@ class EpollPoller(Poller):
 
 
 class SelectorPoller(Poller):
-    """Everywhere else."""
+    """The poller for all other platforms."""
 
     def __init__(self) -> None:
         import selectors
@@ -106,7 +110,7 @@ class SelectorPoller(Poller):
         ]
 
     def fileno(self) -> int:
-        """See `Poller`; -1 where it has none."""
+        """See `Poller`; -1 if it has no descriptor."""
         fileno = getattr(self._selector, "fileno", None)
         return -1 if fileno is None else int(fileno())
 

@@ -9,32 +9,34 @@ from typing import Protocol
 from dragonfly_executor.transport.sockets import SHUT_RDWR, SHUT_WR, Socket
 
 PUMP_SIZE = 256 * 1024
-"""Bytes that are moved at a time, and that the kernel may hold on the way: smaller steps cost a large payload a
-change of threads each."""
+"""Bytes that are moved at a time, and that the kernel may buffer.
+
+With smaller steps a large payload costs more thread switches.
+"""
 
 
 class Stream(Protocol):
     """See `dragonfly_executor.backends.base.Stream`."""
 
     def recv(self, size: int, /) -> bytes:
-        """At least one byte; nothing at the end."""
+        """Return at least one byte; no bytes at the end."""
 
     def sendall(self, data: bytes, /) -> None:
-        """Write everything."""
+        """Write all of `data`."""
 
     def close(self) -> None:
-        """End it."""
+        """Close the stream."""
 
 
 class Pump:
-    """Two threads, one for each direction; they end when either side does, and close both.
+    """Two threads, one for each direction. They end when either side ends, and close both.
 
     Args:
-        stream: the blocking one.
-        sock: the other one.
+        stream: the blocking stream.
+        sock: the socket.
 
     Raises:
-        RuntimeError: a thread cannot be started. Both are closed.
+        RuntimeError: a thread cannot be started. Stream and socket are closed.
     """
 
     def __init__(self, stream: Stream, sock: Socket) -> None:
@@ -45,11 +47,11 @@ class Pump:
             for name, pump in (("in", self._pump_in), ("out", self._pump_out))
         ]
         try:
-            # This one first: it ends with the socket, whatever the stream does.
+            # Start the writing thread first: it ends with the socket, whatever the stream does.
             for thread in reversed(self._threads):
                 thread.start()
         except BaseException:
-            # No thread is to be had. The one that runs, if any, closes the socket, and the stream too.
+            # A thread could not be started. The running thread, if any, closes socket and stream.
             self._shut_down(SHUT_RDWR)
             if self._threads[1].ident is None:
                 stream.close()
@@ -57,28 +59,28 @@ class Pump:
             raise
 
     def fileno(self) -> int:
-        """The socket's descriptor, which a forked child must not keep; -1 once it is closed."""
+        """Return the socket's descriptor, which a forked child must not keep; -1 once it is closed."""
         return self._sock.fileno()
 
     def join(self, timeout: float) -> list[str]:
-        """Wait for the threads, so many seconds at most; names of those that are still there."""
+        """Wait for the threads for at most `timeout` seconds, and return the names of those that still run."""
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return [thread.name for thread in self._threads if thread.is_alive()]
 
     def _pump_in(self) -> None:
-        """From the stream to the socket, until either ends."""
+        """Copy from the stream to the socket, until either ends."""
         try:
             while data := self._stream.recv(PUMP_SIZE):
                 self._sock.sendall(data)
         except (OSError, EOFError):
-            return  # the link is told by the shutdown below
+            return  # the shutdown below reports this to the link
         finally:
             self._shut_down(SHUT_WR)
 
     def _pump_out(self) -> None:
-        """From the socket to the stream, until either ends."""
+        """Copy from the socket to the stream, until either ends."""
         try:
             while data := self._sock.recv(PUMP_SIZE):
                 self._stream.sendall(data)
@@ -88,9 +90,10 @@ class Pump:
             try:
                 self._stream.close()
             finally:
-                # Whatever the stream makes of it. The link waits for this end, and descriptors do not come back else.
+                # Shut down even if closing the stream raises: the link waits for this end, and otherwise descriptors
+                # leak.
                 self._shut_down(SHUT_RDWR)
-                # The other one may be about to write: it must not find a stranger under the same number.
+                # The reading thread may be about to write: it must not find a different file under the same number.
                 if self._threads[0].is_alive():
                     self._threads[0].join()
                 self._sock.close()
@@ -99,4 +102,4 @@ class Pump:
         try:
             self._sock.shutdown(how)
         except OSError:
-            return  # it is gone already
+            return  # it is closed already

@@ -1,7 +1,7 @@
-"""What a runner and its parent need of sockets, without the module `socket`.
+"""The parts of the module `socket` that a runner and its parent use.
 
-That module makes enumerations of all its constants, which takes longer than to import the rest of `transport`. Of what
-it adds to the sockets themselves only the ``with`` block is here.
+Importing `socket` makes enumerations of all its constants, which takes longer than importing the rest of `transport`.
+Of its additions to the socket class, only the ``with`` block is here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from _socket import (
 from _socket import socket as Socket  # noqa: N812  # a class
 from _socket import socketpair as connected_pair
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# A runner imports this module, and importing typing takes as long as all the rest. Type checkers take the name for
+# True.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
@@ -38,12 +39,12 @@ __all__ = [
     "socketpair",
 ]
 
-# macOS has no SOCK_SEQPACKET for unix sockets; its datagrams between a pair are as reliable.
+# macOS has no SOCK_SEQPACKET for unix sockets. Datagrams between a socket pair are as reliable there.
 PACKETS = SOCK_SEQPACKET if sys.platform.startswith("linux") else SOCK_DGRAM
 
 
 class PairedSocket(Socket):
-    """One of two sockets, with a ``with`` block that closes it."""
+    """One socket of a pair, with a ``with`` block that closes it."""
 
     __slots__ = ()
 
@@ -55,6 +56,6 @@ class PairedSocket(Socket):
 
 
 def socketpair(kind: int = SOCK_STREAM) -> tuple[PairedSocket, PairedSocket]:
-    """Return the two ends of a connection inside this machine, of Unix sockets of this kind."""
+    """Return two connected Unix sockets of this kind."""
     one, other = connected_pair(AF_UNIX, kind)
     return PairedSocket(AF_UNIX, kind, 0, one.detach()), PairedSocket(AF_UNIX, kind, 0, other.detach())

@@ -1,8 +1,8 @@
-"""Any stream as something that the loop can wait for.
+"""Adapters that turn any stream into an object that the loop can wait for.
 
-A socket is one. What only has blocking `recv` and `sendall` (a paramiko channel, a pipe to a program) is pumped
-through a socket pair by two threads, so that the loop waits for one kind of thing only. Where a stream is two
-descriptors, as a program's standard input and output are, `DescriptorPair` makes them look like one socket.
+A socket needs no adapter. For a stream with only blocking `recv` and `sendall` (a paramiko channel, a pipe to a
+program), two threads copy its bytes through a socket pair. So the loop waits for sockets only. If a stream is two
+descriptors, such as a program's standard input and output, `DescriptorPair` gives them the interface of one socket.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import os
 
 from dragonfly_executor.transport.sockets import SO_SNDBUF, SOL_SOCKET, Socket, socketpair
 
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
+# A runner imports this module, and importing typing takes as long as all the rest. Type checkers take the name for
+# True.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 
 PIPE_SIZE = 1024 * 1024
-"""Bytes, which any user may have: with the usual 64 KiB a large payload costs many more changes of process."""
+"""Size of a pipe's buffer in bytes. Any user may set it.
+
+With the usual 64 KiB a large payload costs many more process switches.
+"""
 
 
 class DescriptorPair:
@@ -34,32 +38,32 @@ class DescriptorPair:
         _widen(reading, writing)
 
     def recv(self, size: int) -> bytes:
-        """What is there, at most `size` bytes; nothing at the end."""
+        """Return the available bytes, at most `size`; no bytes at the end."""
         return os.read(self._reading, size)
 
     def send(self, data: Buffer) -> int:
-        """How much of it was written."""
+        """Write `data`, and return how many bytes were written."""
         return os.write(self._writing, data)
 
     def sendmsg(self, buffers: Sequence[Buffer]) -> int:
-        """How much of all of them was written."""
+        """Write the buffers, and return how many bytes were written in total."""
         return os.writev(self._writing, buffers)
 
     def setblocking(self, blocking: bool) -> None:
-        """Of both."""
+        """Set both descriptors to blocking or non-blocking mode."""
         os.set_blocking(self._reading, blocking)
         os.set_blocking(self._writing, blocking)
 
     def fileno(self) -> int:
-        """The one to read."""
+        """Return the descriptor to read."""
         return self._reading
 
     def write_fileno(self) -> int:
-        """The one to write."""
+        """Return the descriptor to write."""
         return self._writing
 
     def close(self) -> None:
-        """Both. Twice is fine."""
+        """Close both descriptors. Further calls do nothing."""
         reading, self._reading = self._reading, -1
         writing, self._writing = self._writing, -1
         for fd in {reading, writing} - {-1}:
@@ -67,20 +71,20 @@ class DescriptorPair:
 
 
 def _widen(*descriptors: int) -> None:
-    """Give pipes more room."""
+    """Enlarge the buffers of pipes."""
     import fcntl
 
     for fd in descriptors:
         try:
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         except (AttributeError, OSError):
-            return  # not this system, no pipe, or more than this user may have
+            return  # the system does not support it, or this is not a pipe, or the user's limit is reached
 
 
 def as_socket(stream: Stream) -> tuple[Socket, Pump | None]:
-    """A socket whose bytes are the stream's, and what pumps them, if anything must.
+    """Return a socket with the stream's bytes, and the pump that copies them; None if no pump is needed.
 
-    The stream is closed when the socket's other side is. Whoever closes the socket joins the pump after that.
+    The pump closes the stream when the returned socket is closed. After closing the socket, the caller joins the pump.
     """
     if isinstance(stream, Socket):
         return stream, None

@@ -1,19 +1,19 @@
-"""How a TCP connection notices that the other end is gone, and does not dawdle. The same at both ends."""
+"""TCP options that detect a dead peer and avoid delays. Both ends use the same values."""
 
 from __future__ import annotations
 
 import socket
 
 USER_TIMEOUT = 30
-"""Seconds that sent bytes may go unacknowledged. While there are any, keepalive does not probe."""
+"""Seconds that sent bytes may stay unacknowledged. While there are such bytes, keepalive does not probe."""
 KEEP_IDLE, KEEP_INTERVAL, KEEP_COUNT = 10, 5, 4
-"""Seconds of silence until the first probe, seconds between probes, probes without an answer."""
+"""Seconds of silence until the first probe, seconds between probes, and number of probes without an answer."""
 
-WILDCARDS = {"0.0.0.0", "::", ""}  # noqa: S104  # this is how they are found out
+WILDCARDS = {"0.0.0.0", "::", ""}  # noqa: S104  # these are compared with, not bound to
 
 
 def tune(sock: socket.socket) -> None:
-    """Set what a link needs; what the platform does not know is left out."""
+    """Set the options that a link needs. Options that the platform lacks are skipped."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
@@ -28,12 +28,16 @@ def tune(sock: socket.socket) -> None:
 
 
 def join_address(host: str, port: int) -> str:
-    """``host:port``, with brackets around an IPv6 address."""
+    """Return ``host:port``, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """The inverse; ValueError for what is no address."""
+    """Return host and port of an address that `join_address` made.
+
+    Raises:
+        ValueError: the text is not such an address.
+    """
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdigit():
         raise ValueError(f"not an address: {address!r}")

@@ -1,6 +1,6 @@
-"""TLS 1.3 as a link needs it: non-blocking sockets that one thread owns, and a certificate that is pinned.
+"""TLS 1.3 for a link: non-blocking sockets that one thread owns, and a pinned certificate.
 
-Importing this loads ssl, so only who dials, or listens, does.
+Importing this module loads ssl, so only processes that dial or listen import it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from dragonfly_executor.transport.tcp import tune
 Buffer = bytes | bytearray | memoryview
 
 RECORD = 16 * 1024
-"""Bytes that one TLS record carries at most."""
+"""Maximum payload of a TLS record in bytes."""
 
 
 class TlsSocket(ssl.SSLSocket):
-    """An encrypted socket that behaves as a non-blocking plain one does; only so may it be used."""
+    """An encrypted socket that behaves like a non-blocking plain socket. It must only be used in non-blocking mode."""
 
-    _sslobj: object  # None until TLS begins; the base class's own
+    _sslobj: object  # None until TLS begins; the base class defines it
 
     def recv(self, buflen: int = RECORD, flags: int = 0) -> bytes:
-        """About `buflen` bytes at most, at least one; nothing at the end of the stream.
+        """Return about `buflen` bytes at most, at least one; no bytes at the end of the stream.
 
-        It may be up to a record more: whole ones are read, since what is decrypted must not stay in here, where no
-        poller sees it.
+        The result may be up to one record longer. Whole records are read, because no poller sees decrypted bytes that
+        stay in this object.
 
         Raises:
-            BlockingIOError: nothing is there yet.
-            OSError: the connection broke, or is no TLS.
+            BlockingIOError: no data is available yet.
+            OSError: the connection broke, or is not TLS.
         """
         if self._sslobj is None:
             return self._peek(buflen, flags)
@@ -44,19 +44,20 @@ class TlsSocket(ssl.SSLSocket):
                 piece = self.read(RECORD)
                 pieces.append(piece)
                 got += len(piece)
-                # Short of a whole record: most likely there is no other, and if there is, the poller says so.
+                # After a short record there is most likely no other record. If there is one, the poller reports it.
                 if len(piece) < RECORD:
                     break
         except OSError as error:
             if not pieces:
                 raise _as_plain(error) from None
-            # What came before it counts first; the next read meets it again.
+            # Return the data before the error. The next read meets the error again.
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _peek(self, buflen: int, flags: int) -> bytes:
-        """The base class looks, of a connection that is gone before TLS could begin, whether something was said on it.
+        """Read before TLS has begun, and report an error as the end of the stream.
 
-        What an error leaves behind there would never be closed; the handshake finds it out again.
+        If the connection is gone before TLS begins, the base class's constructor reads from it. An error there leaves
+        behind a socket that is never closed. The handshake meets the same error again.
         """
         try:
             return super().recv(buflen, flags)
@@ -64,11 +65,11 @@ class TlsSocket(ssl.SSLSocket):
             return b""
 
     def send(self, data: Buffer, flags: int = 0) -> int:  # type: ignore[override]
-        """Write what the peer's window takes; how many bytes of `data` that was.
+        """Write as many bytes of `data` as the peer's window takes, and return their number.
 
-        A record at a time: one that is only half on its way cannot be opened by the peer, so what does not count as
-        sent has provably not arrived. It is finished by the next `send`, whose data must begin with the same bytes and
-        be no shorter: a link, which writes its buffers in order, keeps to that.
+        The data is written one record at a time. The peer cannot decrypt a partly written record, so bytes that do not
+        count as sent have provably not arrived. The next `send` completes the record: its data must begin with the same
+        bytes and be no shorter. A link writes its buffers in order and so complies.
 
         Raises:
             BlockingIOError: nothing can be written for now.
@@ -85,7 +86,7 @@ class TlsSocket(ssl.SSLSocket):
         return sent
 
     def sendmsg(self, buffers: Iterable[Buffer], *_: object) -> int:  # type: ignore[override]
-        """`send` for one buffer after the other."""
+        """Call `send` for one buffer after another, and return the number of bytes written."""
         total = 0
         for buffer in buffers:
             try:
@@ -101,10 +102,10 @@ class TlsSocket(ssl.SSLSocket):
 
 
 def _as_plain(error: OSError) -> OSError:
-    """What a plain socket would raise.
+    """Return the error that a plain socket raises in this case.
 
-    TLS 1.3 has no renegotiation, and OpenSSL answers a change of keys with its next write: so a read never waits for a
-    write for long, nor the other way round.
+    TLS 1.3 has no renegotiation, and OpenSSL answers a key update with its next write. So a read never waits long for a
+    write, nor a write for a read.
     """
     if isinstance(error, (ssl.SSLWantReadError, ssl.SSLWantWriteError)):
         return BlockingIOError(error.errno, "TLS has to wait")
@@ -112,7 +113,7 @@ def _as_plain(error: OSError) -> OSError:
 
 
 def _context(side: int) -> ssl.SSLContext:
-    # Not create_default_context(): there is no authority here that anybody trusts.
+    # Not create_default_context(): the peer trusts a fingerprint, not a certificate authority.
     context = ssl.SSLContext(side)
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
     context.sslsocket_class = TlsSocket
@@ -120,7 +121,7 @@ def _context(side: int) -> ssl.SSLContext:
 
 
 def server_context() -> tuple[ssl.SSLContext, bytes]:
-    """A parent's side with a certificate of its own, and that certificate's fingerprint.
+    """Return the parent's context with a certificate of its own, and the certificate's fingerprint.
 
     Raises:
         BootError: the cryptography package is not installed.
@@ -128,7 +129,7 @@ def server_context() -> tuple[ssl.SSLContext, bytes]:
     from dragonfly_executor.transport import certificate
 
     context = _context(ssl.PROTOCOL_TLS_SERVER)
-    # A connection is a runner, and no runner comes back.
+    # A connection is a runner, and no runner reconnects.
     context.num_tickets = 0
     der, pem, pem_key = certificate.make_certificate()
     certificate.load(context, pem, pem_key)
@@ -136,33 +137,38 @@ def server_context() -> tuple[ssl.SSLContext, bytes]:
 
 
 def wrap_accepted(context: ssl.SSLContext, sock: socket.socket) -> TlsSocket:
-    """The parent's end of a connection; it has yet to shake hands. Takes the socket over."""
+    """Return the parent's end of a connection before its TLS handshake. It takes the socket over."""
     sock.setblocking(False)
     wrapped = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-    assert isinstance(wrapped, TlsSocket)  # noqa: S101  # what the context was told to make
+    assert isinstance(wrapped, TlsSocket)  # noqa: S101  # the class that the context was given
     return wrapped
 
 
 def connect(host: str, port: int, fingerprint: bytes, timeout: float) -> TlsSocket:
-    """The runner's end of a connection to the parent that has this certificate. Each step takes `timeout` seconds.
+    """Return the runner's end of a connection to the parent with this certificate.
+
+    Args:
+        host, port: the parent's address.
+        fingerprint: SHA-256 of the parent's certificate.
+        timeout: maximum duration of each step in seconds.
 
     Raises:
-        OSError: there is nobody, or it is no TLS 1.3.
-        ProtocolError: it is somebody else.
+        OSError: no process listens there, or the peer does not speak TLS 1.3.
+        ProtocolError: the peer has a different certificate.
     """
     sock = socket.create_connection((host, port), timeout)
     try:
         tune(sock)
         context = _context(ssl.PROTOCOL_TLS_CLIENT)
-        # The fingerprint says all that an authority could: there is just one certificate, and whoever shows it has to
-        # sign with its key. Nothing has been sent yet when it is compared.
+        # The fingerprint replaces an authority: there is just one certificate, and a peer that shows it must sign with
+        # its key. No data was sent before the comparison.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         wrapped = context.wrap_socket(sock)
     except BaseException:
         sock.close()
         raise
-    assert isinstance(wrapped, TlsSocket)  # noqa: S101  # what the context was told to make
+    assert isinstance(wrapped, TlsSocket)  # noqa: S101  # the class that the context was given
     shown = hashlib.sha256(wrapped.getpeercert(binary_form=True) or b"").digest()
     if not hmac.compare_digest(shown, fingerprint):
         wrapped.close()

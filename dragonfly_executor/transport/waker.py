@@ -1,7 +1,7 @@
-"""How another thread wakes a loop.
+"""Wakers: wake a loop from another thread.
 
-Without a lock: whoever wakes may be interrupted between any two steps, and a lock that it leaves behind would stop the
-loop for good.
+A waker has no lock. The waking thread may be interrupted between any two bytecodes, and a lock that it leaves locked
+stops the loop for good.
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ from dragonfly_executor.transport.sockets import socketpair
 
 
 class Waker:
-    """A descriptor that becomes readable at `wake`. After `close` a wake does nothing."""
+    """A descriptor that becomes readable at `wake`. After `close`, `wake` does nothing."""
 
     fd: int
 
     def wake(self) -> None:
-        """Make the descriptor readable; any thread, never blocks."""
+        """Make the descriptor readable. Any thread may call this, and it never blocks."""
         raise NotImplementedError
 
     def clear(self) -> None:
-        """Make it unreadable again."""
+        """Make the descriptor unreadable again."""
         raise NotImplementedError
 
     def descriptors(self) -> tuple[int, ...]:
-        """All that a forked child must close."""
+        """Return the descriptors that a forked child must close."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         raise NotImplementedError
 
     def abandon(self) -> None:
-        """Close them in a forked child, whatever another thread was doing with them as it forked."""
+        """Close the descriptors in a forked child, even if another thread was using them during the fork."""
         self.close()
 
 
 def make_waker() -> Waker:
-    """The cheapest one of this platform."""
+    """Return the cheapest waker of this platform."""
     return EventWaker() if sys.platform == "linux" else SocketWaker()
 
 
 class EventWaker(Waker):
-    """An eventfd: one descriptor, and no buffer that could be full."""
+    """A waker with an eventfd: one descriptor, and no buffer that can be full."""
 
     def __init__(self) -> None:
-        # It closes its descriptor, any one, when nobody refers to it any more: while a wake is under way the number is
-        # nobody else's file. That takes no step of Python, as a `__del__` does, into which an interrupt could come.
+        # An epoll object closes its descriptor once the last reference is gone. So during a wake-up the number cannot
+        # become another file. That takes no bytecode, unlike a `__del__`, so no interrupt can come in between.
         self._event: select.epoll | None = select.epoll.fromfd(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         self.fd = self._event.fileno()
 
@@ -84,7 +84,7 @@ class EventWaker(Waker):
 
 
 class SocketWaker(Waker):
-    """A socket pair."""
+    """A waker with a socket pair."""
 
     def __init__(self) -> None:
         self._receiver, self._sender = socketpair()
@@ -97,7 +97,7 @@ class SocketWaker(Waker):
         try:
             self._sender.send(b"w")
         except OSError:
-            # Full: then a wake is under way. Closed: then there is nobody to wake.
+            # If the buffer is full, a wake-up is pending. If the socket is closed, there is no loop to wake.
             return
 
     def clear(self) -> None:

@@ -1,4 +1,7 @@
-"""Pauses between attempts: exponential with jitter, or a tenacity strategy of the user's. The core gets numbers."""
+"""Pauses between attempts, by exponential backoff with jitter or by the user's tenacity strategy.
+
+The core gets the pauses as numbers.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +16,32 @@ if TYPE_CHECKING:
     Wait: TypeAlias = Callable[[Any], float]
 
 DRAWN = 32
-"""Pauses that are drawn for a call. By then they have long reached their maximum."""
+"""Number of pauses that are drawn for a call. The last of them has long reached the maximum."""
 RANDOM_BYTES = 4
 DOUBLINGS = 60
-"""Beyond these a pause has long reached its maximum, and a power of two no longer fits a float."""
+"""Maximum number of doublings. Above it, the pause has long reached its maximum, and the power overflows a float."""
 
 
 def exponential(attempt: int, *, first: float = 0.1, most: float = 10.0, jitter: float = 0.1) -> float:
-    """Return the seconds to wait after `attempt` attempts have failed (1 for the first), if the user has no strategy.
+    """Return the default pause after `attempt` failed attempts, in seconds.
 
-    These are the pauses of tenacity's ``wait_exponential(multiplier=first, max=most) + wait_random(0, jitter)``.
-    tenacity itself brings asyncio, and the first call with retries then takes 200 ms to submit.
+    The pauses equal tenacity's ``wait_exponential(multiplier=first, max=most) + wait_random(0, jitter)``.
+    tenacity itself imports asyncio, and with it the first submit with retries takes 200 ms.
+
+    Args:
+        attempt: number of failed attempts, at least 1.
+        first: pause after the first attempt, in seconds.
+        most: maximum pause before jitter, in seconds.
+        jitter: upper bound of the random time that is added, in seconds.
     """
-    # Not `random`: most programs would load it for this alone, and the engine must import nothing when something fails.
+    # Not `random`: most programs would load it for this alone, and the engine must not import anything when something
+    # fails.
     share = int.from_bytes(os.urandom(RANDOM_BYTES), "big") / (1 << 8 * RANDOM_BYTES)
     return min(most, first * 2.0 ** min(attempt - 1, DOUBLINGS)) + jitter * share
 
 
 def prepare(wait: Wait | None) -> None:
-    """Load what `delay` needs for this strategy, so that it can be asked while nothing can be imported."""
+    """Import the modules that `delay` needs for this strategy, so that `delay` works when imports fail."""
     if wait is not None:
         _tenacity()
 
@@ -41,11 +51,11 @@ def _tenacity() -> Any:
 
 
 def delay(wait: Wait | None, attempt: int) -> float:
-    """Return the seconds to wait after `attempt` attempts have failed (1 for the first).
+    """Return the pause after `attempt` failed attempts, in seconds.
 
     Args:
         wait: the user's strategy, which gets a `tenacity.RetryCallState`; None for `exponential`.
-        attempt: how many have failed.
+        attempt: number of failed attempts, at least 1.
     """
     if wait is None:
         return exponential(attempt)
@@ -56,8 +66,9 @@ def delay(wait: Wait | None, attempt: int) -> float:
 
 
 def delays(wait: Wait | None, retries: int) -> tuple[float, ...]:
-    """Return the pause before each of `retries` further attempts, in seconds; the last one stands for all that follow.
+    """Return the pause before each of `retries` further attempts, in seconds.
 
-    They are drawn for each call as it is submitted, and some people say ``retries=10**9``.
+    At most `DRAWN` pauses are returned, because they are drawn at each submit and ``retries=10**9`` is allowed.
+    The last pause stands for all that follow.
     """
     return tuple(delay(wait, attempt) for attempt in range(1, min(retries, DRAWN) + 1))

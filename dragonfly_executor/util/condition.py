@@ -1,7 +1,7 @@
-"""Locks that an interrupt does not leave locked.
+"""Locks that Ctrl-C does not leave locked.
 
-A Ctrl-C may come between any two steps of Python code, those of `threading.Condition.__enter__` included. What it
-leaves locked stays so, and the engine thread waits at it for good.
+Ctrl-C may interrupt between any two bytecodes, inside `threading.Condition.__enter__` too. A lock that an interrupt
+leaves locked stays locked, and the engine thread then waits for it for ever.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
     class RLock:
-        """A `threading.RLock`, with what a `threading.Condition` uses of it."""
+        """A type-only `threading.RLock`, with the methods that `threading.Condition` uses."""
 
         def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
         def release(self) -> None: ...
@@ -33,13 +33,13 @@ else:
     from _thread import RLock
 
 LOOK_AGAIN = 0.01
-"""Seconds after which it is asked again whether the thread that holds a lock still means to."""
+"""Seconds between checks whether the thread that holds a lock still uses it."""
 
 
 class Condition(RLock):
-    """What a `threading.Condition` is to a `concurrent.futures.Future`.
+    """A replacement for `threading.Condition` as the lock of a `concurrent.futures.Future`.
 
-    It is a lock that is entered and left without a step of Python, and so without one at which an interrupt could come.
+    It is acquired and released in C. An interrupt cannot come in between, because no Python bytecode runs.
     """
 
     __slots__ = ("_waiting",)
@@ -48,12 +48,19 @@ class Condition(RLock):
         self._waiting: tuple[LockType, ...] = ()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Let go of the lock until `notify_all`, and hold it once then; False if that does not come in time."""
+        """Release the lock until `notify_all`, then acquire it once.
+
+        Args:
+            timeout: seconds to wait; None waits without a limit.
+
+        Returns:
+            True if notified, False if the timeout expired.
+        """
         waiter = allocate_lock()
         waiter.acquire()
         self._waiting += (waiter,)
         try:
-            # As often as it is held: an interrupt may have left it locked before.
+            # Release every level of the lock: an earlier interrupt may have left it locked.
             self._release_save()
             if timeout is None:
                 came = waiter.acquire()
@@ -69,31 +76,31 @@ class Condition(RLock):
 
     def _take_back(self) -> None:
         if not self._is_owned():
-            # No interrupt ends this wait, and it is short.
+            # No interrupt ends this wait. The wait is short.
             self._acquire_restore((1, get_ident()))
 
     def notify_all(self) -> None:
-        """Wake all that wait. If it is interrupted, it may be done again."""
+        """Wake all waiting threads. A caller that is interrupted may call it again."""
         for waiter in self._waiting:
             if waiter.locked():
                 waiter.release()
 
     def enter_surely(self) -> None:
-        """Enter it, even if a thread holds it that has forgotten that.
+        """Acquire the lock, even if an interrupted thread left it locked.
 
-        `concurrent.futures.wait` and `as_completed` lock all their futures, one after another, in steps of Python. An
-        interrupt between two of them leaves futures locked, and the engine would wait for ever to settle one.
+        `concurrent.futures.wait` and `as_completed` lock all their futures one after another, in Python code. An
+        interrupt in between leaves futures locked, and the engine waits for ever to settle one of them.
         """
         while True:
             owner = repr(self).partition(" owner=")[2].partition(" ")[0]
             if owner.isdigit() and int(owner) and not self._is_meant_by(int(owner)):
-                with suppress(RuntimeError):  # it has let go just now
-                    self._release_save()  # any thread may
+                with suppress(RuntimeError):  # the owner has just released it
+                    self._release_save()  # any thread may release it
             if self.acquire(timeout=LOOK_AGAIN):
                 return
 
     def _is_meant_by(self, thread: int) -> bool:
-        """Return whether the thread that holds this is still where it locks futures, or lets go of them."""
+        """Return whether the thread that holds this lock is still in code that locks or releases futures."""
         frame, inner = sys._current_frames().get(thread), None  # noqa: SLF001
         while frame is not None and frame.f_globals.get("__name__") not in (__name__, "concurrent.futures._base"):
             frame, inner = frame.f_back, frame
@@ -101,32 +108,32 @@ class Condition(RLock):
             return False
         if frame.f_code is Condition.wait.__code__:
             return frame.f_locals.get("self") is self
-        # In `Event.wait` it waits for futures to be done, and has let go of them.
+        # In `Event.wait` the thread waits for futures to be done, and has released their locks.
         return inner is None or inner.f_globals.get("__name__") != "threading"
 
     def let_go(self) -> None:
-        """After an interrupt: do not hold it, wherever that came."""
-        with suppress(RuntimeError):  # `enter_surely` was faster
+        """Release the lock after an interrupt, however often this thread holds it."""
+        with suppress(RuntimeError):  # `enter_surely` released it first
             while self._is_owned():
                 self.release()
 
     def tell_all(self) -> None:
-        """Enter it, wake all that wait, and leave it."""
+        """Acquire the lock, wake all waiting threads, and release the lock."""
         with self:
             self.notify_all()
 
 
 def holding(lock: RLock, job: Callable[[], T]) -> T:
-    """Do this with the lock held. No interrupt leaves it locked."""
+    """Run `job` while holding `lock`, and return its result. No interrupt leaves the lock locked."""
     if lock._is_owned():  # noqa: SLF001
-        return job()  # a garbage collection has come in between
+        return job()  # a garbage collection runs this inside another holder of the lock
     try:
         lock.acquire()
         result = job()
         lock.release()
         return result
     except BaseException:
-        # A with statement has steps of its own between the end of its block and the release.
+        # A `with` statement has bytecodes of its own between the end of its block and the release.
         if lock._is_owned():  # noqa: SLF001
             lock.release()
         raise

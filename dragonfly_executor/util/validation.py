@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from importlib import import_module
 from types import MethodType
 
-# Type checkers take this name for true, and typing is slow to import.
+# Type checkers take this name for True. typing is slow to import.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -23,20 +23,28 @@ if TYPE_CHECKING:
 
 GENERATOR, COROUTINE, ITERABLE_COROUTINE, ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
 SUSPENDS = GENERATOR | COROUTINE | ITERABLE_COROUTINE | ASYNC_GENERATOR
-"""Flags of code that does not run when its function is called (``inspect.CO_...``; that module is slow to import)."""
+"""Code flags of functions whose body does not run when they are called.
+
+They equal ``inspect.CO_...``. The module `inspect` is slow to import.
+"""
 MOST: Final = 1.7976931348623157e308
-"""The largest number that is one."""
+"""The largest finite float."""
 
 _CACHED = type(lru_cache(len))
-_DEPTH = 16  # wrappers in wrappers; one may wrap itself
+_DEPTH = 16  # wrappers in wrappers; a wrapper may wrap itself
 
 
 def duration(value: Seconds, name: str, *, positive: bool = False) -> float:
-    """A duration in seconds.
+    """Return a duration in seconds.
+
+    Args:
+        value: a number of seconds, or a `timedelta`.
+        name: the argument's name, for error texts.
+        positive: refuse zero.
 
     Raises:
-        TypeError: it is no number and no `timedelta`.
-        ValueError: it is negative, or zero where it must be positive.
+        TypeError: `value` is neither a number nor a `timedelta`.
+        ValueError: `value` is negative, or zero with `positive`.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         total_seconds = getattr(value, "total_seconds", None)
@@ -50,7 +58,12 @@ def duration(value: Seconds, name: str, *, positive: bool = False) -> float:
 
 
 def whole(value: int, name: str, least: int) -> int:
-    """A whole number of at least `least`; TypeError or ValueError otherwise."""
+    """Return a whole number of at least `least`.
+
+    Raises:
+        TypeError: `value` is not a whole number.
+        ValueError: `value` is less than `least`.
+    """
     if isinstance(value, bool) or not (isinstance(value, int) or _is_number(value, "Integral")):
         raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
     if value < least:
@@ -59,7 +72,11 @@ def whole(value: int, name: str, least: int) -> int:
 
 
 def hook(value: F | None, name: str) -> F | None:
-    """A callable or None; TypeError for anything else, and for one that only makes a coroutine or a generator."""
+    """Return a callable, or None if `value` is None.
+
+    Raises:
+        TypeError: `value` is not callable, or its call only returns a coroutine or a generator.
+    """
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be a callable")
     if suspends(value):
@@ -70,11 +87,11 @@ def hook(value: F | None, name: str) -> F | None:
 
 
 def dollars(value: float | None, name: str, *, positive: bool = False) -> float | None:
-    """An amount of US dollars; None stays None.
+    """Return an amount of US dollars, or None if `value` is None.
 
     Raises:
-        TypeError: it is no number.
-        ValueError: it is negative or not finite, or zero where it must be positive.
+        TypeError: `value` is not a number.
+        ValueError: `value` is negative or not finite, or zero with `positive`.
     """
     if value is None:
         return None
@@ -87,17 +104,20 @@ def dollars(value: float | None, name: str, *, positive: bool = False) -> float 
 
 
 def _is_number(value: object, kind: str) -> bool:
-    """Return True for the numbers of others: numpy's count, its truth values do not."""
+    """Return whether `value` is a number of this kind from the module `numbers`.
+
+    Numbers of other packages count, such as numpy's. Their truth values do not.
+    """
     return not isinstance(value, bool) and isinstance(value, getattr(import_module("numbers"), kind))
 
 
 def refuse(fn: Any) -> None:
-    """Raise if a call of `fn` runs nothing, and returns what would run.
+    """Raise if a call of `fn` runs nothing and only returns a coroutine or a generator.
 
     Partials, bound methods, caches and objects with a ``__call__`` count as the function that they call.
 
     Raises:
-        TypeError: it is an ``async def`` or a generator function.
+        TypeError: `fn` is an ``async def`` or a generator function.
     """
     flags = _flags(fn)
     if not flags & SUSPENDS:
@@ -119,12 +139,12 @@ def refuse(fn: Any) -> None:
 
 
 def suspends(fn: Any) -> bool:
-    """Return whether a call of `fn` runs nothing, and returns a coroutine or a generator."""
+    """Return whether a call of `fn` runs nothing and returns a coroutine or a generator."""
     return bool(_flags(fn) & SUSPENDS)
 
 
 def _flags(fn: Any) -> int:
-    """Return the flags of the code that a call of `fn` runs; 0 if that is not Python's, or not known."""
+    """Return the flags of the code that a call of `fn` runs; 0 if that code is not Python code, or is unknown."""
     try:
         for _ in range(_DEPTH):
             if isinstance(fn, partial):

@@ -14,8 +14,13 @@ import pytest
 import dragonfly_executor
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PACKAGE = Path(dragonfly_executor.__file__).parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+DECISIONS = ROOT / "docs" / "decisions"
+INSIDE = [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted(DECISIONS.glob("*.md"))]
+"""Pages for those who change the code: they name files, and what is defined in them."""
 FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PLACE = re.compile(r"`((?:\w+/)+\w+\.py)(?::([\w.]+))?`")
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)[^)]*\)")
 
 
@@ -46,9 +51,57 @@ def test_every_public_name_stands_in_a_page_for_users(name: str) -> None:
     assert getattr(dragonfly_executor, name).__doc__
 
 
+def defined_in(path: Path) -> set[str]:
+    """The functions, classes, methods and assigned names of a file, a method as `Class.method`."""
+    names: set[str] = set()
+    waiting: list[tuple[ast.AST, str]] = [(ast.parse(path.read_text()), "")]
+    while waiting:
+        node, prefix = waiting.pop()
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                names.add(prefix + child.name)
+                waiting.append((child, f"{prefix}{child.name}."))
+            elif isinstance(child, ast.Assign | ast.AnnAssign):
+                targets = child.targets if isinstance(child, ast.Assign) else [child.target]
+                names |= {prefix + ast.unparse(target).removeprefix("self.") for target in targets}
+            else:
+                waiting.append((child, prefix))
+    return names
+
+
+@pytest.mark.parametrize("page", INSIDE, ids=lambda page: page.name)
+def test_what_a_page_names_in_the_code_is_there(page: Path) -> None:
+    """Whoever renames a file or a function that a page names finds that page here."""
+    missing = []
+    for file, name in PLACE.findall(page.read_text()):
+        path = next((path for path in (PACKAGE / file, ROOT / file) if path.exists()), None)
+        if path is None or (name and name not in defined_in(path)):
+            missing.append(f"{file}:{name}")
+    assert missing == []
+
+
+def test_every_decision_stands_in_the_log() -> None:
+    text = (DECISIONS / "README.md").read_text()
+    pages = {path.name for path in DECISIONS.glob("0*.md")}
+    assert set(LINK.findall(text)) >= pages
+    words = ("**Problem.**", "**Decision.**", "**Why.**", "**What it costs.**")
+    assert [name for name in sorted(pages) if any(word not in (DECISIONS / name).read_text() for word in words)] == []
+
+
 def test_every_room_stands_in_the_map() -> None:
-    package = Path(dragonfly_executor.__file__).parent
-    places = [path for path in package.iterdir() if path.is_file() or any(path.glob("*.py"))]
+    places = [path for path in PACKAGE.iterdir() if path.is_file() or any(path.glob("*.py"))]
     rooms = {path.name + "/" * path.is_dir() for path in places if not path.name.startswith(("_", "py."))}
     text = (ROOT / "ARCHITECTURE.md").read_text()
     assert [room for room in sorted(rooms) if f"`{room}`" not in text] == []
+
+
+def test_every_file_has_a_line_in_the_tree() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rooms = re.split(r"^### `([\w/]+)/`", text, flags=re.MULTILINE)[1:]
+    lines = {
+        f"{room}/{file}"
+        for room, table in zip(rooms[::2], rooms[1::2], strict=True)
+        for file in re.findall(r"^\| `(\w+\.py)` \| \S", table, re.MULTILINE)
+    }
+    files = {str(path.relative_to(PACKAGE)) for path in PACKAGE.glob("*/**/*.py") if path.name != "__init__.py"}
+    assert lines == files

@@ -1,1 +1,1 @@
-"""Runners on Fly.io machines, which are created when calls wait and destroyed when they are idle."""
+"""The backend for Fly.io machines: they are created when calls wait and destroyed when they are idle."""

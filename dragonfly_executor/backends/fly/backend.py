@@ -1,4 +1,4 @@
-"""Runners on Fly.io machines: created when calls wait, and destroyed when nobody needs them any more."""
+"""`FlyBackend`: creates a Fly.io machine for each runner, and destroys it when the pool stops the runner."""
 
 from __future__ import annotations
 
@@ -48,72 +48,79 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dragonfly_executor")
 
 MARGIN = 300.0
-"""Seconds that the clocks of parent, Fly and whoever sweeps may differ."""
+"""Seconds by which the clocks of the parent, of Fly and of a sweeping host may differ."""
 LONGEST_LIFETIME = 10 * 365 * 24 * 3600.0
-"""Seconds: what is written on a machine has an end, or nobody would ever find it."""
+"""Seconds. Every machine needs an expiry date, as sweeps find orphaned machines by it."""
 UNDO_PATIENCE = 20.0
-"""Seconds for destroying what came of a boot that failed."""
+"""Seconds for destroying the machine of a failed boot."""
 GIVEN_UP_PATIENCE = 1.5
-"""The same for a boot that was given up: it ends within 2 s, and what is not seen to by then stands in the journal."""
-UNDO_SHARE = 0.2  # of a boot's time, at most
+"""Seconds for destroying the machine of a cancelled boot, which must end within 2 s. The journal keeps the rest."""
+UNDO_SHARE = 0.2  # the largest share of the boot timeout for that
 SWEEP_PATIENCE = 60.0
 FIRST_SWEEP_PATIENCE = 10.0
-"""Seconds for the sweep beside the first boot, which does not wait for it."""
+"""Seconds for the sweep beside the first boot. The boot does not wait for all of it."""
 
 
 class FlyBackend(Backend):
-    """Boots runners on Fly.io machines of an app, one machine each.
+    """Boots runners on Fly.io machines of an app, one machine per runner.
 
-    In a machine on Fly, ``FlyBackend()`` needs nothing but a token among the app's secrets: runners are machines of the
+    On a Fly machine, ``FlyBackend()`` needs only a token among the app's secrets. The runners are then machines of the
     same app, with the same image, in the same region. They dial back to this machine over Fly's private network.
 
-    No machine is left behind: a runner without a parent ends itself, Fly destroys a machine whose runner has ended, a
-    process on it that does not depend on the runner's health ends it after `max_lifetime`, and what is asked for is
-    written down first, here and on the machine, so that a later `sweep` knows it. A backend sweeps by itself beside the
-    boot of its first runner.
+    No machine is orphaned:
+
+    - A runner exits when its parent is gone, and Fly destroys a machine whose runner has exited.
+    - A watchdog process on the machine ends the runner after `max_lifetime`, even if the runner hangs.
+    - Each create request is recorded before it is sent, in the journal and on the machine. So a later `sweep` finds the
+      machine. A backend sweeps on its own beside the boot of its first runner.
 
     Args:
-        app: the app whose machines the runners are; default FLY_APP_NAME.
-        image: what they run; default FLY_IMAGE_REF, the image of this machine. Python and dragonfly_executor must be in
-            it, of the parent's versions.
-        token: default FLY_API_TOKEN. A deploy token of the app is enough: ``fly tokens create deploy -a APP``.
-        region: one, or several in order of preference, as a list or with commas between; default FLY_REGION.
+        app: the Fly app that gets the machines; default FLY_APP_NAME.
+        image: the image of the machines; default FLY_IMAGE_REF, the image of this machine. It must contain Python and
+            dragonfly_executor in the parent's versions.
+        token: the API token; default FLY_API_TOKEN. A deploy token of the app is enough: ``fly tokens create deploy -a
+            APP``.
+        region: one region, or several in order of preference, as a list or separated by commas; default FLY_REGION.
         cpu_kind, cpus, memory_mb: the size of a machine. memory_mb is in MiB.
-        gpu_kind, gpus: passed on to Fly, which is about to give up GPUs.
-        env: variables for the runners. Fly shows them to whoever may see the machine: they are no place for secrets.
-        init: what starts the machine's main process, as in its config; merged over what starts the runner.
-        services: what Fly's proxy forwards to the machine, as in its config; none by default.
-        metadata: for the machines, besides what says whose they are.
-        host: the Machines API; default FLY_FLAPS_BASE_URL or https://api.machines.dev.
-        boot_timeout: seconds (or a `timedelta`) of a boot where the pool does not say.
-        max_lifetime: seconds after which a machine ends whatever it does: calls that run then are lost. Ten years at
-            most.
-        max_idle: seconds without a call after which a machine ends whatever its pool wants; 0 for any number. A pool's
-            own ``idle_shutdown_after`` comes long before; `min` runners are replaced.
-        stop_grace: seconds that calls have to finish when Fly stops a machine, as for maintenance of its host; then
-            they are lost. Default 25; 295 at most. Fly waits 5 s longer (``stop_config``).
-        skip_secrets: whether the app's secrets, the token with them, are kept from the runners.
-        keep_token: whether a runner keeps FLY_API_TOKEN and FLY_ACCESS_TOKEN where its machine has them all the same;
-            else no call sees them. What stands in `env` is kept in any case.
-        machine_config: merged over the config that all this makes: the way to what has no argument of its own.
-            ``auto_destroy`` and ``restart`` must not be in it.
-        parent_address: where runners dial this process, as HOST or HOST:PORT (an IPv6 address with a port stands in
-            brackets); default FLY_PRIVATE_IP. Needed outside of Fly: an address that Fly's private network reaches.
-        bind: the address to listen on where that is another one.
-        python: the interpreter in the image; default this one's path where the image is this machine's own, else
-            ``python3``.
-        sync: what of this program's own files travels; see `SSHBackend`. Default None, nothing, where the image is this
-            machine's own, for it has them; else "auto".
-        requirements: third-party packages to install on each machine; see `SSHBackend`. Best in the image.
-        failsafe: seconds that a runner tries to reach its parent.
-        journal: the folder where boots are written down; default ``$XDG_STATE_HOME/dragonfly_executor/fly``. False goes
-            without, where there is no disk to write to: then machines of a parent that was killed are known by what is
-            written on them alone.
-        sweep: whether the first boot sweeps, and the next one after a machine could not be seen to be destroyed.
-        prices: what `Budget` and ``stats()`` go by: an estimate, as of a date. See `Prices`.
+        gpu_kind, gpus: passed on to Fly, which is phasing out GPUs.
+        env: environment variables for the runners. Do not put secrets here: Fly shows them to every user who may see
+            the machine.
+        init: the ``init`` section of the machine's config, merged over the command that starts the runner.
+        services: the ``services`` section of the machine's config, for Fly's proxy; default: no services.
+        metadata: metadata for the machines, in addition to the owner label.
+        host: the URL of the Machines API; default FLY_FLAPS_BASE_URL or https://api.machines.dev.
+        boot_timeout: seconds (or a `timedelta`) for a boot if the pool sets no boot timeout.
+        max_lifetime: seconds after which a machine ends, even while calls run; those calls are lost. At most ten years.
+        max_idle: seconds without a call after which a machine ends, even if its pool wants to keep it; 0 for no limit.
+            The pool's ``idle_shutdown_after`` normally applies long before. The pool replaces `min` runners that end
+            so.
+        stop_grace: seconds that calls have to finish when Fly stops a machine, such as for maintenance of its host.
+            After that they are lost. Default 25, at most 295. Fly waits 5 s longer (``stop_config``).
+        skip_secrets: whether to withhold the app's secrets, and so the token, from the runners.
+        keep_token: whether a runner keeps FLY_API_TOKEN and FLY_ACCESS_TOKEN if its machine has them. If False, the
+            runner removes them before any call runs. A token in `env` is always kept.
+        machine_config: merged over the machine config that the other arguments make, for settings without an argument.
+            It must not contain ``auto_destroy`` or ``restart``.
+        parent_address: the address of this process that runners dial, as HOST or HOST:PORT (write an IPv6 address with
+            a port in brackets); default FLY_PRIVATE_IP. Outside of Fly it is required, and must be an address that
+            Fly's private network reaches.
+        bind: the address to listen on, if it differs from `parent_address`.
+        python: the interpreter in the image. Default: the path of this interpreter if the image is this machine's own,
+            otherwise ``python3``.
+        sync: which files of this program are sent to the runners; see `SSHBackend`. Default: None (no files) if the
+            image is this machine's own, as it contains the files; otherwise "auto".
+        requirements: third-party packages to install on each machine; see `SSHBackend`. Preferably, put them in the
+            image.
+        failsafe: seconds for which a runner tries to reach its parent.
+        journal: the folder of the journal; default ``$XDG_STATE_HOME/dragonfly_executor/fly``. False turns the journal
+            off, for hosts without a writable disk. Then only the labels on the machines identify machines of a killed
+            parent.
+        sweep: whether to sweep beside the first boot, and beside the next boot after a machine whose destruction was
+            not confirmed.
+        prices: the price list for `Budget` and ``stats()``. It is an estimate as of a date; see `Prices`.
 
     Raises:
-        ValueError: something is missing or cannot be right.
+        ValueError: a setting is missing or invalid.
         TypeError: an argument has the wrong type.
         OSError: the journal's folder cannot be made.
         ImportError: httpx is not installed.
@@ -200,51 +207,52 @@ class FlyBackend(Backend):
         self._sweep_beside: SweepBeside | None = None
         self.prices = _checked(prices)
         self._lock = threading.Lock()
-        """Of what is made when it is first needed: boots run at the same time."""
+        """Guards the objects that are made on first use, as boots run concurrently."""
 
     def __repr__(self) -> str:
         regions = ",".join(self._regions)
         return f"FlyBackend(app={self.api.access.app!r}, image={self.blueprint.image!r}, region={regions!r})"
 
     def listen_address(self) -> tuple[str, int]:
-        """The private address alone: the world has no business at this port."""
+        """Return the private address and port: the listener must not be reachable from the internet."""
         return self._address.bound, self._address.port
 
     def price(self) -> float | None:
-        """What a machine costs in the dearest of the regions, estimated."""
+        """Return the estimated US dollars per second of a machine in the most expensive of the regions."""
         guest = merge(self.blueprint.guest.encode(), self.blueprint.more.get("guest", {}))
         return self.prices.per_second(guest, self._regions)
 
     def prices_as_of(self) -> str:
-        """As the price list says."""
+        """Return the date of the price list."""
         return self.prices.as_of
 
     def boot(self, request: BootRequest) -> Node:
-        """Create a machine, which starts meanwhile.
+        """Create a machine. Returns while the machine starts.
 
         Raises:
-            BootError: there is none. Its phase is "create"; it is `final` where Fly said no for good: the token, the
-                app, the image or the machine's config is wrong.
-            BootTimeoutError: there was none in time.
+            BootError: no machine was created. The phase is "create". The error is `final` if every retry fails:
+                the token, the app, the image or the machine's config is wrong.
+            BootTimeoutError: no machine was created in time.
         """
-        # Nothing is asked for before the create is sent. What this loads takes a while.
+        # The boot asks for its machine only when it sends the create request; these imports take a while before that.
         request.queued()
-        # Also what is needed once there is a machine: nobody would destroy that one if it could not be loaded then.
+        # Also load the modules that a created machine needs: if their import fails later, the machine is
+        # orphaned.
         from dragonfly_executor.backends.fly import background_sweep, node  # noqa: F401
         from dragonfly_executor.backends.fly.creation import Creation, wait_for_turn
 
-        # Not all of it: what comes of a create that ends in doubt is destroyed within the boot's time as well.
+        # Reserve a part of the timeout for destroying the machine of a create request with unknown outcome.
         patience = BootPatience(request.timeout - min(UNDO_PATIENCE, UNDO_SHARE * request.timeout), request)
         with self.api:
             wait_for_turn(self.api, patience)
-            # Only now: what is written down and on the machine counts from here.
+            # Not before the turn has come, as the times in the journal and on the machine count from here.
             label = self._label(request)
             name = machine_name(request.parent.pool)
             entry = self._journaled(name, label)
             written = label.encode()
 
             def make_body(region: str | None) -> Mapping[str, Any]:
-                """The request for this machine, in a region."""
+                """Return the body of the create request for a region."""
                 parent = request.parent._replace(until=int(time.time() + request.timeout))
                 return self.blueprint.body(name, region, parent.encode(), written)
 
@@ -258,15 +266,15 @@ class FlyBackend(Backend):
             return self._node(machine, entry, request, creation)
 
     def sweep(self) -> Swept:
-        """Destroy the machines of this app that pools have left behind; see the class for who does that besides.
+        """Destroy the orphaned machines of this app. Blocks for at most a minute.
 
-        Blocks, for a minute at most.
+        Sweeps are a second safeguard; see the class for the first.
 
         Returns:
-            What was destroyed, and what could not be.
+            The machines that were destroyed, and those that could not be destroyed.
 
         Raises:
-            DragonflyError: Fly did not say which machines there are.
+            DragonflyError: Fly could not list the machines.
         """
         from dragonfly_executor.backends.fly.sweep import Sweeper
 
@@ -280,7 +288,7 @@ class FlyBackend(Backend):
         return Label(boot, request.parent.pool, me, expires, int(lifetime), me.app, hold)
 
     def _journaled(self, name: str, label: Label) -> Entry:
-        """Written down before Fly hears of it."""
+        """Write the boot into the journal, before Fly gets the create request."""
         access, now = self.api.access, time.time()
         region, guest = ",".join(self._regions), self.blueprint.guest.encode()
         entry = Entry(name, access.app, access.host, label, now, float(label.expires), None, region, guest)
@@ -305,12 +313,12 @@ class FlyBackend(Backend):
         return node
 
     def _undo(self, creation: Creation, entry: Entry, given_up: GivenUp | None) -> None:
-        """A boot has failed: destroy what may have come of it, or write down that nobody wants it."""
+        """Clean up after a failed boot: destroy the machine that it may have created, or mark its entry abandoned."""
         if not creation.in_doubt:
             self._records.forget(entry)
             return
         patience = Patience(UNDO_PATIENCE, given_up)
-        # Fly may be at it still: a machine that comes within seconds need not be left to the next sweep.
+        # The create request may still be in progress. Waiting some seconds for its machine saves a later sweep.
         was_cut = patience.given_up
         why = creation.undo(patience)
         if why and patience.given_up:
@@ -331,7 +339,7 @@ class FlyBackend(Backend):
 
 
 def machine_name(pool: str) -> str:
-    """A name that no other machine has: of lower-case letters, digits and dashes, and 63 at most."""
+    """Return a unique machine name of lower-case letters, digits and dashes, at most 63 characters long."""
     word = re.sub(r"[^a-z0-9]+", "-", pool.lower())[:24].strip("-")
     return f"dragonfly-{word}-{os.urandom(10).hex()}" if word else f"dragonfly-{os.urandom(10).hex()}"
 

@@ -1,4 +1,4 @@
-"""Sweeps on a thread beside a backend's boots, so that no call waits for the sweep."""
+"""Sweeps on a background thread while a backend boots machines, so that no call waits for the sweep."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from dragonfly_executor.backends.fly.sweep import Sweeper
 logger = logging.getLogger("dragonfly_executor")
 
 MOMENT = 1.0
-"""Seconds that a boot waits for the sweep beside it, while its machine starts: at most until the runner dials in."""
+"""Seconds that a boot waits for the sweep while its machine starts. The wait ends early when the runner dials in."""
 LAST_WORDS = 2.0
-"""Seconds that a sweep has left when the last machine was given back. Usually it has long ended by then."""
+"""Seconds that a sweep may still take after the last machine was stopped. A sweep has usually ended long before."""
 
 
 class SweepBeside:
     """Starts a sweep on its own thread when a machine was created and a sweep is due.
 
     A sweep is due for the backend's first machine, and after a machine whose destruction was not confirmed. When the
-    backend's last machine is given back, a running sweep has `LAST_WORDS` to finish; then it is cancelled, and is due
-    again. A sweep destroys no machine of its own process, since that process is alive.
+    backend's last machine is stopped, a running sweep has `LAST_WORDS` seconds to finish. After that it is cancelled,
+    and a sweep is due again. A sweep destroys no machine of its own process, since that process is alive.
 
     Args:
         api: the app's machines.
-        journal: None for none.
+        journal: the journal, or None.
         wanted: whether the backend sweeps by itself.
     """
 
@@ -39,7 +39,7 @@ class SweepBeside:
         self._wanted = wanted
         self._is_due = wanted
         self._lock = threading.Lock()
-        """Boots and stops run at the same time."""
+        """Guards the fields, as boots and stops run concurrently."""
         self._nodes = 0
         self._thread: threading.Thread | None = None
         self._given_up = GivenUp()
@@ -68,7 +68,7 @@ class SweepBeside:
             self._thread = thread
 
     def wait_a_moment(self, *until: Signal | None) -> None:
-        """Wait for a running sweep, for `MOMENT` at most, and not after one of these signals."""
+        """Wait for a running sweep, but for at most `MOMENT` seconds. If one of these signals is set, stop waiting."""
         with self._lock:
             ended = None if self._thread is None else self._ended
         if ended is None:
@@ -82,7 +82,7 @@ class SweepBeside:
             signal.forget(woken.set)
 
     def node_left(self) -> None:
-        """Count a machine that was given back. The last one waits for the sweep, for `LAST_WORDS` at most."""
+        """Count a machine that was stopped. After the last one, wait for the sweep for at most `LAST_WORDS` s."""
         with self._lock:
             self._nodes -= 1
             thread, given_up = self._thread, self._given_up
@@ -95,7 +95,7 @@ class SweepBeside:
 
     def _sweep(self, patience: Patience, given_up: GivenUp, ended: Signal) -> Callable[[], None]:
         def run() -> None:
-            """On the thread."""
+            """Sweep on the thread."""
             try:
                 sweep_and_tell(Sweeper(self._api, self._journal), patience)
             finally:
@@ -111,7 +111,7 @@ def sweep_and_tell(sweeper: Sweeper, patience: Patience) -> None:
     """Sweep, and log the result. A failure is one warning."""
     try:
         swept = sweeper.sweep(patience)
-    except Exception as error:  # a traceback of a thread would tell users nothing
+    except Exception as error:  # the traceback of a background thread does not help users
         if not patience.given_up:
             logger.warning("could not look for machines that were left behind: %s", error)
         return

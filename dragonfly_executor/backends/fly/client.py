@@ -1,4 +1,4 @@
-"""The Machines API, as far as runners need it: each question is asked until there is an answer, or no time."""
+"""`MachinesAPI`: the requests to Fly's Machines API that runners need, with retries until the time is over."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from dragonfly_executor.backends.fly.settings import Access
 T = TypeVar("T")
 
 TIMEOUT = 10.0
-"""Seconds for an answer."""
+"""Seconds for a response."""
 CREATE_TIMEOUT = 45.0
-"""The same where a machine is created: a host is chosen meanwhile."""
+"""Seconds for the response to a create request, as Fly chooses a host first."""
 WAIT_SLICE = 10
-"""Seconds that one request waits for a machine's state."""
+"""Seconds for which one request waits for a machine's state."""
 LATER = frozenset({Verdict.RATE, Verdict.TRANSIENT, Verdict.AMBIGUOUS, Verdict.CONFLICT})
-"""What is asked again where asking twice does no harm."""
+"""Verdicts that allow a retry, if the request is safe to send twice."""
 full_jitter = tenacity.wait_random_exponential(multiplier=0.25, max=4.0)
 
 
 def persist(step: Callable[[], T], patience: Patience) -> T:
-    """Do something until it does not raise `Again`, with growing pauses; its last error when there is no time left."""
+    """Retry `step` with growing pauses while it raises `Again`. When the time is over, raise its most useful error."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(Again),
         wait=_pause,
@@ -50,11 +50,11 @@ def persist(step: Callable[[], T], patience: Patience) -> T:
         except OutOfTimeError:
             if last is None:
                 raise
-            # What went wrong before says more.
+            # The earlier error says more.
             raise last from None
         except Again as error:
             if last is not None and not error.status and patience.over:
-                # No answer came, in what time there was left: the one before says more.
+                # The time ended before a response came: the earlier error says more.
                 raise last from None
             last = error
             raise
@@ -69,7 +69,7 @@ def _pause(state: tenacity.RetryCallState) -> float:
 
 
 def failure(reply: Reply, verdict: Verdict, doing: str) -> FlyAPIError:
-    """The error for an answer: `Again` where it may be asked again."""
+    """Return the error for a response: `Again` if the request may be retried."""
     kind = Again if verdict in LATER else FlyAPIError
     error = kind(describe(reply, doing), reply.status, verdict, reply.request_id)
     error.final = is_final(reply, verdict)
@@ -81,12 +81,12 @@ def failure(reply: Reply, verdict: Verdict, doing: str) -> FlyAPIError:
 class MachinesAPI:
     """The machines of one app. Any thread.
 
-    A context manager: connections are kept while anybody is in it, and made for each request otherwise. A forked child
-    has connections of its own.
+    A context manager: it keeps connections open while at least one `with` block is active. Outside of a `with` block,
+    each request makes its own connection. A forked child makes new connections.
 
     Args:
-        access: which app, as whom.
-        transport: of httpx, for tests.
+        access: the app and the token.
+        transport: an httpx transport, for tests.
     """
 
     def __init__(self, access: Access, transport: httpx.BaseTransport | None = None) -> None:
@@ -97,7 +97,7 @@ class MachinesAPI:
         self._machines = f"/apps/{access.app}/machines"
 
     def of(self, app: str) -> MachinesAPI:
-        """The machines of another app, with the same token."""
+        """Return the API for the machines of another app, with the same token."""
         return MachinesAPI(self.access._replace(app=app), self._transport)
 
     def __repr__(self) -> str:
@@ -114,37 +114,37 @@ class MachinesAPI:
 
     @property
     def _line(self) -> Line:
-        """This process's: on what a forked child has inherited, it and its parent would read each other's answers."""
+        """Return the connections of this process. On inherited ones, it and its parent read each other's responses."""
         if self._process != os.getpid():
             self._own_line, self._process = Line(self.access, self._transport), os.getpid()
         return self._own_line
 
     def now(self) -> float:
-        """Seconds since the epoch: by Fly's clock as soon as it has answered anything, until then by this machine's."""
+        """Return seconds since the epoch by Fly's clock, or by this machine's clock until the first response."""
         return self._line.now()
 
     # -- once ---------------------------------------------------------------------------------------------------------
 
     def wait_to_create(self, patience: Patience) -> None:
-        """Wait until it is somebody's turn to ask for a machine.
+        """Wait until the rate limit allows a create request.
 
         Raises:
-            OutOfTimeError: its turn would come too late, or nobody wants it.
+            OutOfTimeError: the turn comes too late, or the boot was cancelled.
         """
         self._line.wait_for_turn(CREATE, self.access.app, patience)
         patience.turn_came = time.monotonic()
 
     def create(self, body: Mapping[str, Any], patience: Patience) -> Reply:
-        """Ask for a machine, once. After `wait_to_create` it has its turn, else it waits for one."""
+        """Send one create request. Waits for its turn, unless `wait_to_create` has already done so."""
         return self._line.exchange(
             CREATE, self.access.app, "POST", self._machines, patience, timeout=CREATE_TIMEOUT, body=body
         )
 
     def wait(self, machine_id: str, states: tuple[str, ...], patience: Patience) -> Verdict:
-        """Wait for a machine to come to one of these states, for one slice at most.
+        """Wait for at most one slice (`WAIT_SLICE` seconds) until a machine is in one of these states.
 
         Returns:
-            OK; NOT_YET; NOT_FOUND, which Fly also says of one that was destroyed meanwhile; or what went wrong.
+            OK; NOT_YET; NOT_FOUND, also if the machine was destroyed meanwhile; or the verdict on a failed request.
         """
         seconds = max(1, min(WAIT_SLICE, int(patience.left())))
         params = [*(("state", state) for state in states), ("timeout", str(seconds))]
@@ -160,10 +160,10 @@ class MachinesAPI:
     # -- until there is an answer -------------------------------------------------------------------------------------
 
     def get(self, machine_id: str, patience: Patience) -> Machine | None:
-        """A machine; None if there is none, and perhaps never was.
+        """Return a machine, or None if Fly does not know it. Then it may never have existed.
 
         Raises:
-            FlyAPIError: it was not to be found out.
+            FlyAPIError: Fly gave no usable response in time.
         """
         doing = f"looking at machine {machine_id}"
 
@@ -184,20 +184,20 @@ class MachinesAPI:
         return persist(step, patience)
 
     def runners(self, patience: Patience, **metadata: str) -> list[Machine]:
-        """The app's machines that any pool has made for runners; those without a label are left out.
+        """Return the app's machines that pools have created for runners. Machines without a label are left out.
 
-        What Fly lists may lag behind what there is: that something is not in there proves nothing.
+        Fly's list may lag behind: a machine that is not in it may exist.
 
         Args:
-            patience: until when.
-            metadata: what they must have in their metadata besides.
+            patience: the time for all requests.
+            metadata: further metadata that the machines must have.
 
         Raises:
-            FlyAPIError: they could not be listed.
+            FlyAPIError: the machines could not be listed.
         """
         wanted = {KIND: RUNNER, **metadata}
         found = self._listed(patience, wanted)
-        # Whether it was filtered is not taken on trust: what is found may be destroyed.
+        # Check the filter again instead of trusting Fly, as the machines found here may be destroyed.
         return [
             machine
             for machine in found
@@ -205,7 +205,7 @@ class MachinesAPI:
         ]
 
     def _listed(self, patience: Patience, wanted: Mapping[str, str]) -> list[Machine]:
-        """What Fly answers when it is asked for the machines with this metadata."""
+        """Return the machines that Fly lists for this metadata."""
 
         def step() -> list[Machine]:
             reply = self._line.exchange(
@@ -228,19 +228,19 @@ class MachinesAPI:
         return persist(step, patience)
 
     def ids(self, patience: Patience) -> set[str]:
-        """The ids of all machines of the app, whoever's, as far as Fly lists them.
+        """Return the ids of all listed machines of the app, with or without a label.
 
         Raises:
-            FlyAPIError: they could not be listed.
+            FlyAPIError: the machines could not be listed.
         """
         listed = self._listed(patience, {})
         return {machine.id for machine in listed if machine.state not in GONE}
 
     def note(self, machine_id: str, key: str, value: str, patience: Patience) -> None:
-        """Write something into a machine's metadata; fine if there is no such machine any more.
+        """Write a key into a machine's metadata. Does nothing if the machine is gone.
 
         Raises:
-            FlyAPIError: it is not known to be written.
+            FlyAPIError: it is not certain that the key was written.
         """
         path, doing = f"{self._machines}/{machine_id}/metadata/{key}", f"writing {key} on machine {machine_id}"
 
@@ -254,10 +254,10 @@ class MachinesAPI:
         persist(step, patience)
 
     def regions(self, patience: Patience) -> list[str]:
-        """The names of the regions that there are.
+        """Return the names of Fly's regions.
 
         Raises:
-            FlyAPIError: they could not be listed.
+            FlyAPIError: the regions could not be listed.
         """
 
         def step() -> list[str]:
@@ -267,7 +267,7 @@ class MachinesAPI:
             if verdict is not Verdict.OK:
                 raise failure(reply, verdict, doing)
             said = reply.record() or {}
-            # The document and the wire differ in how they write it.
+            # Fly's documentation and its responses spell this key differently.
             listed = said.get("Regions") or said.get("regions")
             if not isinstance(listed, list):
                 raise failure(reply, Verdict.FATAL, f"{doing}: the answer has none")
@@ -276,13 +276,13 @@ class MachinesAPI:
         return persist(step, patience)
 
     def destroy(self, machine_id: str, patience: Patience) -> bool:
-        """Destroy a machine, whatever runs there, and wait until it is gone.
+        """Destroy a machine, even while it runs calls, and wait until it is gone.
 
         Returns:
-            Whether it is known to be gone; else it was told to go, and has yet to.
+            True if the machine is known to be gone. False if Fly accepted the request but the machine still exists.
 
         Raises:
-            FlyAPIError: it could not even be told to.
+            FlyAPIError: Fly did not accept the request.
         """
         doing = f"destroying machine {machine_id}"
 
@@ -302,9 +302,9 @@ class MachinesAPI:
             if reply.status in (409, 412, 422):
                 machine = self.get(machine_id, patience)
                 if machine is None or machine.state in {*GONE, "destroying"}:
-                    # It was told before.
+                    # An earlier request has already been accepted.
                     return machine is None or machine.state in GONE
-                # Whatever is in the way, a lease or a state that was about to change: it does not last.
+                # A lease or a state change is in the way. Both end soon.
                 verdict = Verdict.CONFLICT
             raise failure(reply, verdict, doing)
 
@@ -312,7 +312,7 @@ class MachinesAPI:
 
     def _wait_until_gone(self, machine_id: str, patience: Patience) -> bool:
         while not patience.over:
-            # Each request waits for its turn, so this does not run hot where they come back at once.
+            # No busy loop, even if Fly answers at once: the rate limit delays each request.
             if self.wait(machine_id, ("destroyed",), patience) in (Verdict.OK, Verdict.NOT_FOUND):
                 return True
         return False

@@ -1,4 +1,4 @@
-"""A connection to the API that can be cut while somebody waits for an answer on it."""
+"""A connection to the API that another thread can abort."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ import httpx
 
 
 class Connection:
-    """For one request at a time, and another one after that. It is made by the first one that needs it.
+    """A reusable connection for one request at a time. The first request opens it.
 
     Args:
-        client: uses no other connection, and is closed with this one.
+        client: an httpx client of its own, which may hold one connection only. `close` closes it.
     """
 
     def __init__(self, client: httpx.Client) -> None:
         self.client = client
         self._lock = threading.Lock()
         self._handle: socket.socket | None = None
-        """Of its own on the same connection: TLS takes the first one away from whoever has it."""
+        """A duplicate of the connection's socket, as the TLS layer detaches the original."""
         self._is_cut = False
 
     def trace(self, step: str, said: Mapping[str, Any]) -> None:
-        """Is told by httpx of each step of a request, as its extension "trace"."""
-        # Through a proxy, too: whichever it is, this is where bytes leave for.
+        """Receive each step of a request: httpx calls this as its extension "trace"."""
+        # This step reports the first hop, also if that is a proxy. All bytes leave through this socket.
         if not step.endswith(".connect_tcp.complete"):
             return
         with self._lock, suppress(OSError):
             if self._handle is not None:
                 self._handle.close()
-            # Without one it is not cut, and ends with its time.
+            # If dup() fails, the connection cannot be aborted and its timeout ends it.
             self._handle = None
             self._handle = said["return_value"].get_extra_info("socket").dup()
             if self._is_cut:
                 self._handle.shutdown(socket.SHUT_RDWR)
 
     def cut(self) -> None:
-        """Let nothing more through, so that whoever waits for an answer is told. Any thread; does not block."""
+        """Shut the connection down, so that a thread that waits for a response fails. Any thread; does not block."""
         with self._lock, suppress(OSError):
             self._is_cut = True
             if self._handle is not None:
                 self._handle.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End it."""
+        """Close the client and the duplicate socket."""
         self.client.close()
         with self._lock:
             if self._handle is not None:

@@ -1,4 +1,4 @@
-"""One machine for one boot: not two, and not somebody else's, whatever becomes of the answers."""
+"""Creation of exactly one machine for one boot, even if responses are lost."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TRIES_ON_FULL_HOSTS = 3
-"""A host is chosen anew for each try."""
+"""Tries per region. Fly chooses a new host for each try."""
 TRIES_ON_MISSING_IMAGE = 5
 PAUSE_ON_MISSING_IMAGE = 5.0
-"""Seconds: an image that was pushed just now is not known everywhere at once."""
+"""Seconds. Not every Fly host knows a newly pushed image at once."""
 PAUSE_ON_NOTHING = 0.5
-"""Seconds until a machine that is not listed is looked for again."""
+"""Seconds until the next search for a machine that is not listed."""
 LOOK_FOR_RUNNERS = 1.5
-"""Seconds for finding the machine of a runner that is there, before it is known by its name alone."""
+"""Seconds for finding the machine of a runner that has dialed in. After that, only the machine's name is known."""
 DOING = "creating a machine"
 
 
 def wait_for_turn(api: MachinesAPI, patience: BootPatience) -> None:
-    """Wait until Fly may be asked for a machine.
+    """Wait until the rate limit allows a create request.
 
     Raises:
-        BootError: nobody wants it any more, or there is no time left.
+        BootError: the boot was cancelled, or no time is left.
     """
     try:
         api.wait_to_create(patience)
@@ -41,18 +41,18 @@ def wait_for_turn(api: MachinesAPI, patience: BootPatience) -> None:
 
 
 class Creation:
-    """Asks for a machine until there is one, under one name: Fly lets a name be used once, and so says what is there.
+    """Retries create requests under one unique name. Fly accepts a name once, so a retry reveals an earlier success.
 
     Args:
         api: the app's machines.
-        name: of the machine.
-        boot: what stands in its metadata, by which it is known that it is this one.
-        make_body: the request, for a region.
-        regions: in order of preference; none lets Fly choose.
-        size: for errors.
+        name: the machine's name.
+        boot: the boot id in the machine's metadata, which identifies the machine as the one of this boot.
+        make_body: returns the request body for a region.
+        regions: regions in order of preference. If there are none, Fly chooses the region.
+        size: the machine's size in words, for errors.
 
     Attributes:
-        in_doubt: whether there may be a machine of which nothing is known.
+        in_doubt: whether a machine may exist although no response confirmed it.
     """
 
     def __init__(
@@ -77,10 +77,11 @@ class Creation:
         self.in_doubt = False
 
     def run(self, patience: BootPatience) -> Machine:
-        """The machine. Once its runner has dialed in there is one, whatever becomes of Fly's answers.
+        """Return the created machine. If its runner has dialed in, the machine exists, even if all responses were lost.
 
         Raises:
-            BootError: there is none, or (`in_doubt`) nobody knows; `final` where Fly's answer is.
+            BootError: no machine was created, or the outcome is unknown (`in_doubt`). The error is `final` if every
+                retry fails.
         """
         try:
             return persist(lambda: self._attempt(patience), patience)
@@ -93,17 +94,17 @@ class Creation:
             raise errors.BootError(str(error), "create", final=error.final) from error
 
     def _of_runner(self, patience: Patience) -> Machine:
-        """The machine of a runner that is there."""
+        """Return the machine of a runner that has dialed in."""
         self.in_doubt = False
         try:
             found = self.find(patience.part(LOOK_FOR_RUNNERS))
         except FlyAPIError:
-            found = None  # it is looked for again when it is given back
+            found = None  # the node looks it up again when it stops
         return found or Machine.unseen(self._name)
 
     def _attempt(self, patience: BootPatience) -> Machine:
         body = self._make_body(self._regions[self._place])
-        # Whatever comes between the question and the answer.
+        # In doubt from here on, so that any exception before the response leaves it in doubt.
         was_in_doubt, self.in_doubt = self.in_doubt, True
         try:
             reply = self._api.create(body, patience)
@@ -120,7 +121,7 @@ class Creation:
             return self._adopt(taken_by(reply), patience, describe(reply, DOING))
         if verdict is not Verdict.AMBIGUOUS:
             self.in_doubt = was_in_doubt
-        # With which status is not known: 404 would be no wonder.
+        # Fly does not document the status for a missing image. It may be 404.
         is_final = verdict in (Verdict.FATAL, Verdict.NOT_FOUND)
         if is_final and is_image_missing(reply) and self._missing_images < TRIES_ON_MISSING_IMAGE:
             self._missing_images += 1
@@ -130,13 +131,13 @@ class Creation:
             raise missing
         if verdict in (Verdict.HOST_FULL, Verdict.CAPACITY, Verdict.QUOTA):
             self._move_on(verdict, describe(reply, DOING))
-            verdict = Verdict.RATE  # that is: ask again
+            verdict = Verdict.RATE  # so that it is retried
         if verdict in LATER and not self.in_doubt:
             patience.refused()
         raise failure(reply, verdict, DOING)
 
     def _move_on(self, verdict: Verdict, said: str) -> None:
-        """There is no room: try another host, then another region, then say so."""
+        """Handle a lack of room: try another host, then another region, then raise."""
         region = self._regions[self._place]
         if verdict is Verdict.HOST_FULL:
             self._full_hosts += 1
@@ -152,40 +153,41 @@ class Creation:
         raise FlyAPIError(text, verdict=verdict)
 
     def _adopt(self, machine_id: str | None, patience: Patience, said: str) -> Machine:
-        """A machine has the name: it is this one if a try went through whose answer was lost."""
+        """Return the machine with this name if an earlier try of this boot created it and the response was lost."""
         machine = self.find(patience) if machine_id is None else self._api.get(machine_id, patience)
         if machine is None:
-            # It is gone again, or not to be seen yet: that will show.
+            # The machine is gone again, or not visible yet. A retry clears that up.
             raise Again(said, 409, Verdict.CONFLICT)
         if machine.metadata is None:
-            # Nobody can say whose it is. But the name has been drawn for this boot, so it may well be ours.
+            # The owner is unknown. But the name is random and of this boot, so the machine is probably ours.
             raise FlyAPIError(f"{said}; and {machine.standing()}: its metadata is not known", 409, Verdict.CONFLICT)
         if machine.metadata.get(BOOT) != self._boot:
             self.in_doubt = False
             raise FlyAPIError(f"{said}; and that machine is not of this boot: it is left alone", 409)
         return machine
 
-    # -- where it ended in doubt --------------------------------------------------------------------------------------
+    # -- with unknown outcome -----------------------------------------------------------------------------------------
 
     def find(self, patience: Patience) -> Machine | None:
-        """The machine of this boot, as far as Fly lists it.
+        """Return the machine of this boot if Fly lists it, otherwise None.
 
         Raises:
-            FlyAPIError: Fly does not list anything.
+            FlyAPIError: the machines could not be listed.
         """
         found = self._api.runners(patience, **{BOOT: self._boot})
         return next((machine for machine in found if machine.name == self._name), None)
 
     def undo(self, patience: Patience, *, may_come_yet: bool = False) -> str:
-        """Destroy what may have come of it.
+        """Destroy the machine that this boot may have created.
 
         Args:
-            patience: for all of it.
-            may_come_yet: whether Fly may still be at it. Then it is looked for as long as there is patience.
+            patience: the time for all requests.
+            may_come_yet: whether the create request may still be in progress. If so, the search repeats until the time
+                is over.
 
         Returns:
-            Why that is not known to be gone; "" if it is. That nothing was found is no proof that nothing is there, or
-            comes.
+            The reason why the machine may still exist; "" if it is gone. A machine that is not found may exist or
+            appear later.
         """
         try:
             machine = self.find(patience)

@@ -1,4 +1,4 @@
-"""How long something may still take, and whether anybody still wants it."""
+"""The time left for requests, and their cancellation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dragonfly_executor.backends.base import BootRequest, GivenUp, Signal
 
 
 class Patience:
-    """So many seconds, that end at once when what is waited for is given up.
+    """A timeout for several requests together, which also ends when the work is cancelled.
 
     Args:
-        seconds: from now on.
-        given_up: set by whoever does not want it any more.
+        seconds: the timeout, from now on.
+        given_up: the cancel token; None if the work is never cancelled.
 
     Attributes:
-        turn_came: when its turn to create a machine came, if that turn was not taken; in monotonic seconds.
+        turn_came: monotonic time at which the rate limit allowed a create request that is not sent yet; otherwise None.
     """
 
     def __init__(self, seconds: float, given_up: GivenUp | None = None) -> None:
@@ -28,52 +28,52 @@ class Patience:
 
     @property
     def given_up(self) -> bool:
-        """Whether nobody wants it any more."""
+        """Return True if the work was cancelled."""
         return self._given_up.is_set()
 
     @property
     def over(self) -> bool:
-        """Whether there is no time left, or no point."""
+        """Return True if no time is left or the work was cancelled."""
         return self.given_up or self.left() <= 0
 
     @property
     def is_cut_short(self) -> bool:
-        """Whether no question is to be asked any more, however much time is left."""
+        """Return True if no request may be sent any more, even if time is left."""
         return self.given_up
 
     def left(self, at_most: float = float("inf")) -> float:
-        """Seconds that are left."""
+        """Return the seconds left, at most `at_most`."""
         return max(0.0, min(at_most, self._end - time.monotonic()))
 
     def part(self, seconds: float) -> Patience:
-        """So much of it at most."""
+        """Return a timeout of `seconds`, or of the time left if that is less. Cancellation is shared."""
         return Patience(self.left(seconds), self._given_up)
 
     def pause(self, seconds: float) -> None:
-        """Wait, but not longer than there is time, nor when nobody wants it any more."""
+        """Wait, but no longer than the time left. Cancellation ends the wait."""
         self._wait(self.left(seconds))
 
     def wait_for_turn(self, seconds: float) -> None:
-        """Wait until Fly may be asked to create a machine."""
+        """Wait for the create rate limit."""
         self.pause(seconds)
 
     def take_turn(self) -> float | None:
-        """Take the turn that has come: for how many seconds it has waited; None if there is none."""
+        """Consume the turn in `turn_came`. Return the seconds that it went unused; None if there is no turn."""
         came, self.turn_came = self.turn_came, None
         return None if came is None else time.monotonic() - came
 
     def asks(self) -> None:
-        """Fly is asked to create a machine now."""
+        """Report that a create request is sent now. The base class ignores it."""
 
     def refused(self) -> None:
-        """Fly has not created a machine."""
+        """Report that Fly refused to create a machine. The base class ignores it."""
 
     def _wait(self, seconds: float) -> None:
         self._given_up.wait(seconds)
 
     @contextmanager
     def ending(self, end: Callable[[], object]) -> Iterator[None]:
-        """Have this called if the answer is not waited for any more; see `Signal.call`."""
+        """Run `end` when no response is awaited any more, while in the block; see `Signal.call`."""
         with ExitStack() as stack:
             for signal in self._signals():
                 signal.call(end)
@@ -85,11 +85,11 @@ class Patience:
 
 
 class BootPatience(Patience):
-    """The patience of a boot. Waiting for its turn takes none of it; and it ends when the runner has dialed in.
+    """The timeout of a boot. Waiting for a turn does not count, and waits end when the runner has dialed in.
 
     Args:
-        seconds: for all but the turns.
-        request: hears when a machine is asked for, and when the boot waits.
+        seconds: the timeout, without the waits for turns.
+        request: the boot. It receives `queued` and `started`.
     """
 
     def __init__(self, seconds: float, request: BootRequest) -> None:
@@ -102,27 +102,27 @@ class BootPatience(Patience):
 
     @property
     def dialed_in(self) -> bool:
-        """Whether the runner is there."""
+        """Return True if the runner has dialed in."""
         return self._dialed_in is not None and self._dialed_in.is_set()
 
     @property
     def is_cut_short(self) -> bool:
-        """Nothing is left to ask if the runner is there, or nobody wants it."""
+        """Return True if the runner has dialed in or the boot was cancelled. Both make further requests pointless."""
         return self.given_up or self.dialed_in
 
     def wait_for_turn(self, seconds: float) -> None:
-        """See `Patience`: that is neither boot time nor machine time."""
+        """Wait for the create rate limit. The wait is neither boot time nor machine time."""
         self._request.queued()
         began = time.monotonic()
         self._wait(seconds)
         self._end += time.monotonic() - began
 
     def asks(self) -> None:
-        """See `Patience`: the boot's time begins."""
+        """Report that a create request is sent now, so that the boot timer starts."""
         self._request.started()
 
     def refused(self) -> None:
-        """See `Patience`: there is no machine, so it waits for its turn again."""
+        """Report that Fly refused to create a machine, so that the boot is queued again."""
         self._request.queued()
 
     def _wait(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What goes wrong between here and Fly."""
+"""Errors of the Machines API and of the connection to it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dragonfly_executor.errors import DragonflyError
 
 
 class FlyAPIError(DragonflyError):
-    """The Machines API said no, or nothing that could be understood.
+    """A failed request to the Machines API: it was refused, or its response is unusable.
 
     Attributes:
-        status: of HTTP; 0 where there was no answer.
-        verdict: what the answer was taken for.
-        request_id: Fly's name for the request, which its support asks for; "" where there is none.
-        final: whether the answer will be the same until a person has changed something.
+        status: the HTTP status; 0 if there was no response.
+        verdict: the class of the response.
+        request_id: Fly's id of the request, for Fly's support; "" if there is none.
+        final: whether every retry fails until a person changes something.
     """
 
     final: bool = False
@@ -29,21 +29,21 @@ class FlyAPIError(DragonflyError):
 
 
 class Again(FlyAPIError):
-    """It may do better when it is tried again.
+    """A failed request for which a retry may succeed.
 
     Attributes:
-        after: seconds that the answer asked to wait for, or None.
+        after: seconds to wait before the retry, as the response demands; None if it does not.
     """
 
     after: float | None = None
 
 
 class OutOfTimeError(FlyAPIError):
-    """It would have been this request's turn too late, so it was not made."""
+    """A request that was not sent: its turn comes too late, or its response is not wanted any more."""
 
 
 def describe(reply: Reply, doing: str) -> str:
-    """What was answered to what, in words."""
+    """Return a failed request and its response as text."""
     status = f"HTTP {reply.status}: " if reply.status else ""
     named = f" (fly-request-id {reply.request_id})" if reply.request_id else ""
     return f"{doing}: {status}{reply.text()}{named}"

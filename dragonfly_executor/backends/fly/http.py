@@ -1,4 +1,4 @@
-"""One request to the Machines API and whatever comes of it, without a judgement. Any thread."""
+"""One HTTP request to the Machines API, with its rate limit. Responses are not judged here. Any thread."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from dragonfly_executor.backends.fly.settings import Access
 from dragonfly_executor.protocol.versions import __version__
 
 CREATE = "create"
-"""The action that makes a machine."""
+"""The action that creates a machine."""
 CONNECT_TIMEOUT = 5.0
 KEPT_CONNECTIONS = 8
-"""Those that nobody uses, at most."""
+"""The maximum number of idle connections."""
 MAX_BODY = 16 * 1024 * 1024
-"""Bytes; all machines of a large app fit into it."""
+"""Bytes. The list of all machines of a large app fits."""
 KEPT_HEADERS = ("fly-request-id", "retry-after")
 NOTHING_SENT = (
     httpx.ConnectError,
@@ -37,13 +37,13 @@ NOTHING_SENT = (
 
 
 class Line:
-    """The connections to the API, the pace of requests, and the cookies that lead to the host that knows best.
+    """The connections to the API, with the rate limit and the cookies that route requests to the right Fly host.
 
-    A context manager: connections are kept while anybody is in it.
+    A context manager: connections stay open while at least one `with` block is active.
 
     Args:
-        access: where, as whom.
-        transport: of httpx, for tests.
+        access: the API's URL and the token.
+        transport: an httpx transport, for tests.
     """
 
     def __init__(self, access: Access, transport: httpx.BaseTransport | None = None) -> None:
@@ -55,8 +55,8 @@ class Line:
         self._cookies = httpx.Cookies()
         self._pacer = Pacer()
         self._clock_began: float | None = None
-        """When the monotonic clock stood at nought, as the API dates its answers."""
-        # It reads all certificates of this machine, which takes a while: once.
+        """The epoch time at which the monotonic clock was 0, by the ``Date`` of API responses."""
+        # Made once, as it reads all certificates of this machine and takes a while.
         self._verify = httpx.create_ssl_context() if access.host.startswith("https:") else False
 
     def __enter__(self) -> Self:
@@ -74,7 +74,7 @@ class Line:
             connection.close()
 
     def now(self) -> float:
-        """Seconds since the epoch: by the API's clock once it has answered anything, until then by this machine's."""
+        """Return seconds since the epoch by the API's clock, or by this machine's clock until the first response."""
         began = self._clock_began
         return time.time() if began is None else began + time.monotonic()
 
@@ -82,7 +82,7 @@ class Line:
         headers = {
             "User-Agent": f"dragonfly-executor/{__version__}",
             "Accept": "application/json",
-            # What is unpacked has no bounds.
+            # Not compressed: a decompressed body has no size limit.
             "Accept-Encoding": "identity",
         }
         return httpx.Client(
@@ -94,10 +94,10 @@ class Line:
         )
 
     def _take(self) -> Connection:
-        """A connection that nobody else has meanwhile."""
+        """Return an idle or a new connection, which no other thread uses meanwhile."""
         with self._lock:
             connection = self._idle.pop() if self._idle else Connection(self._make_client())
-            # A copy: each has cookies of its own while it is used.
+            # httpx copies the cookies: each connection has its own while in use.
             connection.client.cookies = self._cookies
         return connection
 
@@ -121,17 +121,18 @@ class Line:
         params: Sequence[tuple[str, str]] = (),
         body: Mapping[str, Any] | None = None,
     ) -> Reply:
-        """Ask once, when it is this one's turn.
+        """Send one request when the rate limit allows it, and return the reply.
 
         Args:
-            action, thing: by which Fly counts requests.
+            action, thing: the bucket of the rate limit.
             method, path: of the request.
-            patience: for waiting for the turn and for the answer together. If it is given up the connection is cut.
-            timeout: seconds that each step of the answer may take.
+            patience: the time for the rate limit and the response together. If it is cancelled, the connection is shut
+                down.
+            timeout: seconds for each step of the response.
             params, body: of the request.
 
         Raises:
-            OutOfTimeError: its turn would come too late, or nobody wants the answer. Nothing was sent.
+            OutOfTimeError: the turn comes too late, or the response is not wanted any more. Nothing was sent.
         """
         waited = patience.take_turn() if action == CREATE else None
         if waited is None:
@@ -152,10 +153,10 @@ class Line:
                 self._give_back(connection, may_be_kept=whole and not patience.is_cut_short)
 
     def wait_for_turn(self, action: str, thing: str, patience: Patience) -> None:
-        """Wait until something may be asked.
+        """Wait until the rate limit allows a request.
 
         Raises:
-            OutOfTimeError: its turn would come too late, or nobody wants the answer.
+            OutOfTimeError: the turn comes too late, or the response is not wanted any more.
         """
         with self._lock:
             turn = self._pacer.reserve(action, thing, time.monotonic())
@@ -183,7 +184,7 @@ class Line:
                 path,
                 params=list(params),
                 json=body,
-                # Not among the client's own headers, which its repr and a debugger show.
+                # Not among the client's own headers, as its repr and debuggers show those.
                 headers={"Authorization": self._access.token.header()},
                 timeout=httpx.Timeout(limit, connect=min(limit, CONNECT_TIMEOUT)),
                 extensions={"trace": connection.trace},
@@ -206,7 +207,7 @@ class Line:
         headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
         body = bytes(data)
         if response.status_code >= 400:
-            # Some servers answer with what they were asked.
+            # Some servers echo the request, and so the token.
             body = self._access.token.blot(body.decode(errors="replace")).encode()
         return Reply(response.status_code, body, headers)
 

@@ -1,7 +1,8 @@
-"""The boots of this machine's pools, on disk: written before Fly is asked for a machine, gone when that is.
+"""The journal of boots on disk: an entry is written before its create request is sent, and removed with its machine.
 
-A file for each, named after the machine, so that its name is known even if what it says is not. Files are replaced as a
-whole and reach the disk before anything follows. Processes share the folder, and each file has one that writes it.
+Each entry is a file with the machine's name, so that the name is known even if the content is damaged. A write replaces
+the whole file and reaches the disk before the boot goes on. Processes share the folder, but only one process writes
+each file.
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ MACHINE_ID = re.compile(r"[A-Za-z0-9_-]{1,63}")
 SUFFIX = ".json"
 MAX_SIZE = 64 * 1024
 STALE = 3600.0
-"""Seconds after which half a write is not going on any more."""
+"""Seconds after which a temporary file is no write in progress, but the rest of an interrupted write."""
 KEPT = 7 * 24 * 3600.0
-"""Seconds that a file is kept that does not say when it expires."""
+"""Seconds for which a damaged entry is kept, as its expiry date is unknown."""
 
 
 class Entry(NamedTuple):
     """A boot.
 
     Attributes:
-        name: the machine's: no other has it.
-        app, host: where it was asked for.
-        label: what is written on the machine; None where the file is damaged.
-        began: when, in seconds since the epoch.
-        expires: after that nobody has it any more.
-        machine_id: None where it is not known: perhaps there is none.
-        region, guest: what was asked for, or what came.
-        abandoned: its owner has let go of it, and could not tell whether it is gone.
+        name: the machine's unique name.
+        app, host: the app and the API that got the create request.
+        label: the label on the machine; None if the file is damaged.
+        began: when the boot began, in seconds since the epoch.
+        expires: when the machine expires, in seconds since the epoch. After that no process owns it.
+        machine_id: None if it is not known. Then there may be no machine.
+        region, guest: region and size, as requested, or as created once that is known.
+        abandoned: True if the owner has stopped the machine but could not confirm that it is gone.
     """
 
     name: str
@@ -60,10 +61,10 @@ class Journal:
     """The entries of all processes of this user on this machine.
 
     Args:
-        folder: where they lie; made if need be.
+        folder: the folder of the entries. It is made if it does not exist.
 
     Raises:
-        OSError: it cannot be made, or is not this user's own.
+        OSError: the folder cannot be made, or belongs to another user.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -82,10 +83,10 @@ class Journal:
             self.folder.chmod(0o700)
 
     def write(self, entry: Entry) -> None:
-        """Have this on the disk, instead of what there was of it.
+        """Write an entry to the disk. It replaces an earlier entry of the same name.
 
         Raises:
-            OSError: it is not.
+            OSError: the entry is not on the disk.
         """
         path = self._path(entry.name)
         draft = self.folder / f".{entry.name}.{os.getpid()}.{os.urandom(4).hex()}"
@@ -93,7 +94,7 @@ class Journal:
         try:
             fd = os.open(draft, flags, 0o600)
         except FileNotFoundError:
-            # Somebody has cleared it away, as one does with state that nobody seems to need.
+            # A cleaner of the state directory has removed the folder.
             self._make_folder()
             fd = os.open(draft, flags, 0o600)
         try:
@@ -108,16 +109,16 @@ class Journal:
         self._sync()
 
     def remove(self, name: str) -> None:
-        """The machine is gone; fine if there is no such entry."""
+        """Remove the entry of a machine that is gone. Does nothing if there is no such entry."""
         with suppress(FileNotFoundError):
             self._path(name).unlink()
             self._sync()
 
     def entries(self) -> list[Entry]:
-        """All that there are; what has expired long ago is cleared away."""
+        """Return all entries. Remove temporary files that are older than `STALE`."""
         found = []
         for path in sorted(self.folder.iterdir()):
-            with suppress(FileNotFoundError):  # another process was faster
+            with suppress(FileNotFoundError):  # another process has removed the file
                 if path.name.startswith("."):
                     if time.time() - path.stat().st_mtime > STALE:
                         path.unlink()
@@ -131,7 +132,7 @@ class Journal:
         return self.folder / f"{name}{SUFFIX}"
 
     def _sync(self) -> None:
-        """That a file was made or removed stands in the folder, which has to reach the disk, too."""
+        """Flush the folder to the disk: otherwise a new or removed file may be undone by a power loss."""
         fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -140,10 +141,13 @@ class Journal:
 
 
 def open_journal(given: str | os.PathLike[str] | bool | None) -> Journal | None:
-    """A backend's, as it was given: a folder, True or None for the default one, False for none.
+    """Open a backend's journal.
+
+    Args:
+        given: a folder; True or None for the default folder; False for no journal.
 
     Raises:
-        OSError: there cannot be one; it says what to do about it.
+        OSError: the journal cannot be opened. The text says what to do.
     """
     if given is False:
         return None
@@ -155,9 +159,9 @@ def open_journal(given: str | os.PathLike[str] | bool | None) -> Journal | None:
 
 
 def default_folder(environment: Mapping[str, str]) -> Path:
-    """Where programs keep what they have to remember: below XDG_STATE_HOME, or ~/.local/state."""
+    """Return the default folder: below XDG_STATE_HOME, or below ~/.local/state."""
     given = environment.get("XDG_STATE_HOME", "")
-    # A relative path there is to be ignored: the standard says so.
+    # The XDG specification says that a relative path must be ignored.
     state = Path(given) if given.startswith("/") else Path("~/.local/state")
     return state / "dragonfly_executor" / "fly"
 
@@ -178,7 +182,7 @@ def _read(path: Path) -> Entry:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
-        # Its name is known all the same, and the others' entries have nothing to do with it.
+        # A damaged entry still has its name, and must not hide the other entries.
         return Entry(path.stem, "", "", None, status.st_mtime, status.st_mtime + KEPT)
 
 
@@ -192,7 +196,7 @@ def _decode(name: str, said: Any) -> Entry:
         raise ValueError("those are no times")
     app, host, region = (_text(said[key]) for key in ("app", "host", "region"))
     machine_id, guest = said["machine_id"], said["guest"]
-    # It becomes a part of addresses that are asked for.
+    # The id becomes part of a request URL, so it must be well-formed.
     if machine_id is not None and not (isinstance(machine_id, str) and MACHINE_ID.fullmatch(machine_id)):
         raise ValueError("there is no such machine")
     if not isinstance(guest, dict):
@@ -213,7 +217,7 @@ def _text(said: object) -> str:
 
 
 def _whole(said: object) -> int:
-    """Seconds, as a label has them."""
+    """Return a number of seconds from a label, once it is checked."""
     if not isinstance(said, int) or not 0 <= said < 10**15:
         raise ValueError("that is no time")
     return said

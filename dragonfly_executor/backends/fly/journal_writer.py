@@ -12,10 +12,10 @@ logger = logging.getLogger("dragonfly_executor")
 
 
 class Records:
-    """A backend's part of the journal. Any thread.
+    """A backend's access to the journal. Any thread.
 
     Args:
-        journal: None for none: then nothing is written, and nothing goes wrong.
+        journal: the journal; None if it is turned off. Then all methods do nothing.
         ask_for_sweep: called when a machine is left to a later sweep.
     """
 
@@ -40,7 +40,7 @@ class Records:
         try:
             self._write(entry)
         except OSError as error:
-            # The name is on the disk, and by that it is found as well.
+            # The entry on the disk has the name, by which a sweep finds the machine.
             logger.warning("the journal does not have the number of %s: %s", machine, error)
 
     def forget(self, entry: Entry) -> None:
@@ -50,7 +50,7 @@ class Records:
         try:
             self._journal.remove(entry.name)
         except OSError as error:
-            # A sweep asks after it, and finds nothing.
+            # A later sweep looks the machine up, and finds nothing.
             logger.warning("machine %s is gone, which the journal could not be told: %s", entry.name, error)
 
     def abandon(self, entry: Entry) -> str:

@@ -1,4 +1,4 @@
-"""What a machine is to be: the body of the request that creates it. Pure."""
+"""The body of a create request, and checks of the arguments that go into it. Pure."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from dragonfly_executor.protocol.parent import VARIABLE
 
 CPUS = {"shared": (1, 2, 4, 6, 8), "performance": (1, 2, 4, 6, 8, 10, 12, 14, 16)}
 MEMORY = {"shared": (256, 2048, 256), "performance": (2048, 8192, 1024)}
-"""MiB for each CPU at least and at most, and what the whole must be a multiple of."""
+"""For each kind: minimum and maximum MiB per CPU, and the step of the total."""
 STOP_SIGNAL = "SIGTERM"
 STOP_SIGNALS = ("SIGTERM", "SIGINT")
-"""On which a runner lets its calls finish."""
+"""Signals on which a runner lets its calls finish."""
 STOP_GRACE = 25.0
-"""Seconds that calls have to finish when Fly stops the machine, if nothing is said."""
+"""Default seconds that calls have to finish when Fly stops the machine."""
 STOP_SLACK = 5.0
-"""Seconds that Fly waits beyond that: for what is killed, and for the runner's own end."""
+"""Seconds that Fly waits beyond `stop_grace`, for kills and for the exit of the runner."""
 MAX_STOP = 300.0
-"""Seconds that Fly waits at most."""
+"""The maximum of seconds that Fly waits."""
 USUAL_STOP = 5.0
-"""Seconds that Fly waits where a config does not say."""
+"""Seconds that Fly waits if a ``stop_config`` has no timeout."""
 TOKENS = ("FLY_API_TOKEN", "FLY_ACCESS_TOKEN")
-"""Variables in which a token for Fly may be: a runner drops them, unless it is asked not to."""
+"""Variables that may hold a token for Fly. A runner removes them, unless `keep_token` is set."""
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
 GUARDED = ("auto_destroy", "restart")
-"""What keeps machines from staying behind is not for changing."""
+"""Config keys that users must not set, as they keep machines from being orphaned."""
 
 
 class Guest(NamedTuple):
-    """How large a machine is.
+    """The size of a machine.
 
     Raises:
-        ValueError, TypeError: from `check`, where Fly has none of that size.
+        ValueError, TypeError: from `check`, if Fly has no such size.
     """
 
     cpu_kind: str = "performance"
@@ -44,7 +44,7 @@ class Guest(NamedTuple):
     gpus: int | None = None
 
     def check(self) -> Guest:
-        """This, if there are such machines."""
+        """Return this size if Fly has it."""
         for name in ("cpus", "memory_mb", "gpus"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
@@ -66,7 +66,7 @@ class Guest(NamedTuple):
         return self
 
     def encode(self) -> dict[str, Any]:
-        """As Fly wants it."""
+        """Return the ``guest`` section of the machine's config."""
         said: dict[str, Any] = {"cpu_kind": self.cpu_kind, "cpus": self.cpus, "memory_mb": self.memory_mb}
         if self.gpu_kind is not None:
             said |= {"gpu_kind": self.gpu_kind, "gpus": self.gpus or 1}
@@ -87,33 +87,33 @@ def runner_command(
     stop_grace: float = STOP_GRACE,
     keep_token: bool = False,
 ) -> tuple[str, ...]:
-    """Return what starts a runner, with options for its interpreter, and with its limits in seconds.
+    """Return the command that starts a runner.
 
     Args:
-        python, options: the interpreter, and what it is told.
-        failsafe, max_lifetime, max_idle, stop_grace, keep_token: see `FlyBackend`.
+        python, options: the interpreter and its options.
+        failsafe, max_lifetime, max_idle, stop_grace, keep_token: see `FlyBackend`. Times are in seconds.
     """
     limits = {"--failsafe": failsafe, "--max-lifetime": max_lifetime, "--max-idle": max_idle}
-    # What is as usual is not said: runners of an image that is a little older know fewer words.
+    # Leave out defaults, as a runner of a slightly older image does not know newer options.
     if stop_grace != STOP_GRACE:
         limits["--stop-grace"] = stop_grace
     words = [word for name, seconds in limits.items() for word in (name, f"{seconds:.3f}")]
     if keep_token:
         words += "--keep-token", "1"
-    # -P: the image's WORKDIR may have a module by a name of the standard library's, and is not to come first.
+    # -P: the image's WORKDIR may hold a module with the name of a standard module, and must not come first.
     beside = [option for option in options if option != "-P"]
     return (python, "-P", *beside, "-m", "dragonfly_executor.runner", *words)
 
 
 class Blueprint(NamedTuple):
-    """What all machines of a backend have in common, as `FlyBackend` documents it.
+    """The settings that all machines of a backend share; see `FlyBackend`.
 
     Attributes:
-        image, guest, env, metadata, services: see there.
-        init: merged over what starts the runner.
-        command: what starts the runner.
-        stop_seconds: that Fly waits for a runner when it stops its machine.
-        skip_secrets: whether the app's secrets are kept from the machine.
+        image, guest, env, metadata, services: see `FlyBackend`.
+        init: merged over the command that starts the runner.
+        command: the command that starts the runner.
+        stop_seconds: seconds that Fly waits for a runner when it stops the machine.
+        skip_secrets: whether to withhold the app's secrets from the machine.
         more: merged over the whole config.
     """
 
@@ -129,17 +129,17 @@ class Blueprint(NamedTuple):
     more: Mapping[str, Any] = MappingProxyType({})
 
     def __repr__(self) -> str:
-        # What stands in env and in the rest may be secret.
+        # Values in env and in the other fields may be secret.
         return f"Blueprint(image={self.image!r}, guest={str(self.guest)!r})"
 
     def body(self, name: str, region: str | None, parent: str, label: Mapping[str, str]) -> dict[str, Any]:
-        """The body of the request.
+        """Return the body of the create request.
 
         Args:
-            name: of the machine.
-            region: one, or an alias, or None.
+            name: the machine's name.
+            region: a region, an alias, or None.
             parent: the runner's ``DRAGONFLY_PARENT``.
-            label: whose it is.
+            label: the owner label, as metadata.
         """
         init = {"cmd": list(self.command), **self.init}
         config: dict[str, Any] = {
@@ -151,7 +151,7 @@ class Blueprint(NamedTuple):
             "auto_destroy": True,
             "restart": {"policy": "no"},
             "stop_config": {"signal": STOP_SIGNAL, "timeout": f"{self.stop_seconds}s"},
-            # Runners are in no answer of the app's internal DNS: whoever asks there looks for the app itself.
+            # Keep runners out of the app's internal DNS: clients that look up the app must not get a runner's address.
             "dns": {"skip_registration": True},
         }
         if self.services:
@@ -168,7 +168,7 @@ class Blueprint(NamedTuple):
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """One mapping over another: mappings in them are merged as well, all else is replaced."""
+    """Return `under` updated with `over`. Mappings in them are merged recursively, other values are replaced."""
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
@@ -177,7 +177,7 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_config(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """`machine_config`, as it was given; TypeError or ValueError for one that cannot be."""
+    """Return a checked `machine_config`. Raises TypeError or ValueError if it is invalid."""
     config = _checked_mapping(given, "machine_config")
     for name in GUARDED:
         if name in config:
@@ -191,10 +191,10 @@ def check_config(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def check_stop_grace(given: float | None, config: Mapping[str, Any]) -> float:
-    """`stop_grace` in seconds: as it was given, or as a `stop_config` in `machine_config` leaves it.
+    """Return `stop_grace` in seconds: the argument, or the value that follows from ``machine_config["stop_config"]``.
 
     Raises:
-        ValueError: both say something, or what they say cannot be.
+        ValueError: both are given, or the value is invalid.
     """
     if "stop_config" in config:
         if given is not None:
@@ -206,7 +206,7 @@ def check_stop_grace(given: float | None, config: Mapping[str, Any]) -> float:
 
 
 def _stop_seconds(stop: Mapping[str, Any]) -> float:
-    """Seconds that Fly waits, as a `stop_config` says: as a duration of Go's, or in nanoseconds."""
+    """Return the timeout of a `stop_config` in seconds. It is a Go duration or a number of nanoseconds."""
     name, timeout = stop.get("signal"), stop.get("timeout")
     if name is not None and name not in STOP_SIGNALS:
         raise ValueError(f"machine_config['stop_config']: a runner knows {' and '.join(STOP_SIGNALS)}, not {name!r}")
@@ -221,12 +221,12 @@ def _stop_seconds(stop: Mapping[str, Any]) -> float:
 
 
 def has_token(env: Mapping[str, str], config: Mapping[str, Any]) -> bool:
-    """Whether the variables for the runners have a token for Fly: then it is meant for them."""
+    """Return True if the runners' variables contain a token for Fly. The user then means the runners to have it."""
     return any(name in variables for name in TOKENS for variables in (env, _mapping(config.get("env"))))
 
 
 def check_texts(given: Mapping[str, str] | None, name: str) -> Mapping[str, str]:
-    """Texts by name, as variables and metadata are."""
+    """Return checked variables or metadata: texts by name."""
     texts = _checked_mapping(given, name)
     for key, value in texts.items():
         if not isinstance(key, str) or not isinstance(value, str):
@@ -239,7 +239,7 @@ def check_texts(given: Mapping[str, str] | None, name: str) -> Mapping[str, str]
 
 
 def check_services(given: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-    """`services`, as Fly wants them."""
+    """Return checked `services`."""
     services = tuple(given)
     if not all(isinstance(service, Mapping) for service in services):
         raise TypeError("services must be a list of mappings, as in a machine's config")
@@ -247,7 +247,7 @@ def check_services(given: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any
 
 
 def check_init(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """`init`, as Fly wants it."""
+    """Return checked `init`."""
     return _checked_mapping(given, "init")
 
 

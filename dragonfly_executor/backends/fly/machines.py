@@ -1,4 +1,4 @@
-"""What Fly says about a machine, read with care: anything may be missing, and words may be new. Pure."""
+"""Machines as Fly's responses describe them. Any field may be missing, and states may be new. Pure."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 ENDED = frozenset({"stopped", "failed", "launch_failed", "destroying", "destroyed", "replaced", "suspended"})
-"""States in which no runner runs any more. Any other, and any that is not known, may have one."""
+"""States without a runner. In any other state, known or not, a runner may run."""
 GONE = frozenset({"destroyed", "replaced", "migrated"})
-"""States of what is there no more, and costs nothing."""
+"""States of machines that no longer exist and cost nothing."""
 MAX_EVENTS = 6
 
 
 class Exit(NamedTuple):
-    """How what ran on a machine ended.
+    """The exit of a machine's main process.
 
     Attributes:
         code: its exit status.
-        oom_killed: whether it was because the machine had no memory left.
-        requested: whether somebody had asked for it.
-        error: what Fly adds, or "".
+        oom_killed: whether the kernel killed it for lack of memory.
+        requested: whether a stop was requested.
+        error: Fly's message, or "".
     """
 
     code: int
@@ -33,12 +33,12 @@ class Machine(NamedTuple):
     """A machine as Fly describes it.
 
     Attributes:
-        id, name, state, region: "" where it is not said.
-        metadata: None where it is not known, as when the machine's host cannot be reached.
-        guest: what it was given; empty where that is not known.
-        created_at: as Fly writes times.
+        id, name, state, region: "" if missing.
+        metadata: None if unknown, such as when the machine's host is unreachable.
+        guest: the size; empty if unknown.
+        created_at: the creation time as Fly formats it.
         events: newest first, as Fly sends them.
-        host_status: "ok", or that its host is in trouble.
+        host_status: "ok", or the trouble of its host.
         private_ip: its address in the private network.
     """
 
@@ -55,12 +55,12 @@ class Machine(NamedTuple):
 
     @classmethod
     def unseen(cls, name: str) -> Machine:
-        """One that is known by its name alone."""
+        """Return a machine of which only the name is known."""
         return cls("", name, "", "", None, {}, "", [], "ok", "")
 
     @classmethod
     def read(cls, said: object) -> Machine | None:
-        """From what was sent; None if that is no machine."""
+        """Parse a machine from a response. None if the response describes no machine."""
         if not isinstance(said, dict) or not isinstance(said.get("id"), str) or not said["id"]:
             return None
         config = next((found for key in ("config", "incomplete_config") if (found := _mapping(said.get(key)))), {})
@@ -86,25 +86,25 @@ class Machine(NamedTuple):
 
     @property
     def created(self) -> float | None:
-        """When it was created, in seconds since the epoch; None where nobody says."""
+        """Return the creation time in seconds since the epoch; None if unknown."""
         try:
             at = datetime.fromisoformat(self.created_at)
             seconds = (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
             return None
-        # A time that nobody has set is the year 1, to those who wrote the API.
+        # The API is written in Go, where a time that was never set is in the year 1.
         return seconds if seconds > 0 else None
 
     @property
     def exit(self) -> Exit | None:
-        """How what ran there ended last; None where no event tells."""
+        """Return the last exit of the main process; None if no event reports one."""
         for event in self.events:
             request = _mapping(event.get("request"))
             for found in (request, _mapping(request.get("MonitorEvent"))):
                 told = found.get("exit_event")
                 if isinstance(told, dict):
                     code = told.get("exit_code")
-                    # What is not said is nought: those who pass it on leave noughts out.
+                    # A missing field means 0 or False: Go's JSON encoder omits such values.
                     return Exit(
                         code if isinstance(code, int) else 0,
                         told.get("oom_killed") is True,
@@ -114,7 +114,7 @@ class Machine(NamedTuple):
         return None
 
     def history(self) -> str:
-        """Its last events, oldest first, in words."""
+        """Return the last events as text, oldest first."""
         words = [
             "/".join(word for key in ("type", "status") if (word := _text(event, key))) or "?"
             for event in self.events[:MAX_EVENTS]
@@ -127,7 +127,7 @@ class Machine(NamedTuple):
         return f"machine {self.id or self.name}{named}{where}"
 
     def standing(self) -> str:
-        """How it stands, in words."""
+        """Return the machine's state, its host's trouble and its events as text."""
         trouble = "" if self.host_status == "ok" else f"; its host is {self.host_status}"
         events = f"; events: {history}" if (history := self.history()) else ""
         return f"{self}: state {self.state or 'unknown'}{trouble}{events}"

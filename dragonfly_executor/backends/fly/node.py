@@ -1,4 +1,4 @@
-"""A machine with a runner on it, as the parent holds it."""
+"""`FlyNode`: a machine with a runner, as the parent holds it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from dragonfly_executor.runner import exit_codes
 logger = logging.getLogger("dragonfly_executor")
 
 STOP_PATIENCE = 5.0
-"""Seconds for destroying a machine that stands in the journal. It counts against ``max`` until then, and a shutdown
-waits for it. After that the next sweep goes on."""
+"""Seconds for destroying a journaled machine, before it is left to the next sweep.
+
+Until then the machine counts toward ``max``, and a shutdown waits."""
 UNRECORDED_PATIENCE = 40.0
-"""The same without a journal: no sweep goes on then."""
+"""Seconds for destroying a machine without a journal, as then no sweep follows."""
 LOOK_PATIENCE = 10.0
 RENEW_EVERY = 1200.0
-"""Seconds between two claims to a machine. Several may go wrong before the last one ends."""
+"""Seconds between two renewals of a machine's lease. Several may fail before the lease ends."""
 RENEW_PATIENCE = 30.0
 PAUSE = 1.0
-"""Seconds until the next look, where Fly does not say how a machine stands."""
+"""Seconds until the next poll if Fly does not report the machine's state."""
 UNSEEN = 15.0
-"""Seconds for which a machine that was created may not be known to all of Fly's hosts, one of which answers."""
+"""Seconds after its creation in which a machine may be unknown to some of Fly's hosts, any of which may answer."""
 SWALLOWED = (
     "its runner was never started, since the image has an ENTRYPOINT that does not run the command that it is given "
     '(it should end with `exec "$@"`): init={"entrypoint": ["/usr/bin/env"]} takes the place of that ENTRYPOINT'
@@ -40,17 +41,17 @@ WATCHED = ("stopped", "failed", "destroyed")
 
 
 class FlyNode(Node):
-    """A machine.
+    """A Fly machine.
 
     Args:
-        api: its app's machines; in use until the node is given back.
-        machine: as it was created.
-        address: where its runner dials.
+        api: the machines of its app. It is in use until the node is stopped.
+        machine: the machine as created.
+        address: the address that its runner dials.
         forget: called when the machine is known to be gone.
-        abandon: called when it is not; says who destroys it then.
-        find: looks for the machine if it is known by its name alone; may raise `FlyAPIError`.
-        left: called when it was given back, whatever became of it.
-        is_recorded: whether the machine stands in a journal.
+        abandon: called when the machine may still exist. Returns in words what destroys it.
+        find: looks the machine up if only its name is known. May raise `FlyAPIError`.
+        left: called when the node was stopped, whether or not the machine is gone.
+        is_recorded: whether the machine is in a journal.
     """
 
     shares_disk = False
@@ -90,11 +91,11 @@ class FlyNode(Node):
         return f"FlyNode({self._seen})"
 
     def ended(self, wait: float) -> errors.BootError | None:
-        """See `Node`."""
+        """Wait for the machine to end, and return the error of a machine that did; see `Node`."""
         patience = Patience(wait, self._stopping)
         verdict = self._api.wait(self.machine_id, WATCHED, patience)
         if verdict not in (Verdict.OK, Verdict.NOT_FOUND, Verdict.NOT_YET):
-            # Fly does not say.
+            # Fly has not reported the state.
             patience.pause(PAUSE)
         if self._stopping.is_set():
             return None
@@ -119,7 +120,7 @@ class FlyNode(Node):
         return errors.BootError(text, "start", output=self._seen.standing())
 
     def output(self) -> str:
-        """How the machine stood when it was last looked at. Its log is with Fly: `fly logs` shows it."""
+        """Return the machine's state as last seen. Fly has its log: `fly logs` shows it."""
         seen = self._seen
         if seen.state == "started" and seen.exit is None:
             return (
@@ -130,7 +131,7 @@ class FlyNode(Node):
         return seen.standing()
 
     def renew(self) -> None:
-        """Write on the machine that its parent still has it: a sweep from elsewhere cannot see that otherwise."""
+        """Renew the lease on the machine, as a sweep from another host cannot see that the parent is alive."""
         if self._stopping.is_set() or not self.machine_id:
             return
         until = int(self._api.now() + HOLD_FOR)
@@ -141,7 +142,7 @@ class FlyNode(Node):
                 logger.warning("could not write on %s that it is still wanted: %s", self._seen, error)
 
     def stop(self) -> None:
-        """Destroy the machine. If that cannot be seen to, the journal says so, and the next sweep goes on with it."""
+        """Destroy the machine. If that is not confirmed, mark its journal entry, so that the next sweep destroys it."""
         with self._lock:
             if self._stopping.is_set():
                 return
@@ -173,7 +174,7 @@ class FlyNode(Node):
 
 
 def describe_exit(ending: Exit, address: str) -> str:
-    """How what ran on a machine ended, and what that means."""
+    """Return an exit of a machine's main process as text, with its meaning."""
     said = f"exit code {ending.code}"
     if ending.oom_killed:
         return f"{said}, killed for want of memory: give memory_mb= more"

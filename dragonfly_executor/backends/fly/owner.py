@@ -1,7 +1,7 @@
-"""Who has a machine: written on it, so that whoever finds it later can tell whether anybody still does.
+"""The owner label of a machine: from it, a sweep can tell whether the owner process is alive.
 
-A process is known by its number only together with when it was started, on which boot of which kernel, and in which
-namespace of numbers: a number alone is given out again.
+A process id alone is reused. So a process is identified by its id, its start time, the boot of its kernel, and its
+process id namespace.
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ APP = f"{PREFIX}app"
 HOLD = f"{PREFIX}hold"
 HELD = f"{PREFIX}held"
 HOLD_FOR = 2 * 3600.0
-"""Seconds for which a machine is its owner's without another word. An owner that lives renews that far more often."""
+"""Seconds of a machine's lease. A live owner renews it far more often."""
 ON_FLY = "fly:"
-"""How the name of a host begins that is a machine on Fly: the machine's id follows."""
+"""The prefix of the host name of a machine on Fly. The machine's id follows."""
 
 
 FIRST_SPACE = "pid:[4026531836]"
-"""The namespace of process numbers that a kernel starts with: the number is part of Linux, and no container has it."""
+"""The initial process id namespace of Linux. The number is fixed in the kernel, and no container has it."""
 FIRST_TIMES = "time:[4026531834]"
-"""The same of clocks: start times are told by them."""
+"""The initial time namespace of Linux. Start times depend on the time namespace."""
 
 
 class Liveness(Enum):
-    """Whether a process is still there."""
+    """The state of an owner process."""
 
     ALIVE = "alive"
     GONE = "gone"
     UNKNOWN = "unknown"
-    """It is another machine's, or another container's."""
+    """The process is on another machine or in another container."""
 
 
 class Owner(NamedTuple):
     """A process that boots machines.
 
     Attributes:
-        host: the machine that it is on, by a name that no other has.
-        boot: which boot of that machine's kernel.
-        space: its namespace of process numbers, and of clocks where that is not the kernel's own: a container has one
-            of its own. "" where its /proc speaks of others: then its number and its start mean nothing.
-        pid: its number there.
-        started: when it was started, in the kernel's ticks.
+        host: the unique name of its machine.
+        boot: the boot id of that machine's kernel.
+        space: its process id namespace, followed by its time namespace if that is not the initial one. A container has
+            its own. "" if its /proc belongs to another namespace: then `pid` and `started` mean nothing.
+        pid: its process id in that namespace.
+        started: its start time, in clock ticks of the kernel.
     """
 
     host: str
@@ -69,24 +69,24 @@ class Owner(NamedTuple):
 
     @classmethod
     def me(cls) -> Owner:
-        """This process."""
+        """Return the owner for this process."""
         started = _started(os.getpid())
         space = "" if started is None else _space()
         return cls(_host(), _read("/proc/sys/kernel/random/boot_id"), space, os.getpid(), started or 0)
 
     def liveness(self, me: Owner, *, is_here: bool = False) -> Liveness:
-        """Whether it is still there.
+        """Return whether the process is alive.
 
         Args:
-            me: who asks.
-            is_here: whether it was found on this machine's own disk: then a host of this name on another boot is this
-                one, earlier. Otherwise it may be a clone.
+            me: the process that asks.
+            is_here: whether the label was found on this machine's own disk. If so, the same host name with another boot
+                id means this machine before a reboot. Otherwise it may be a clone.
         """
-        # Also what is found on this machine's disk may be another's, where a home directory is shared.
+        # Even a label on this disk may be another machine's, as machines may share a home directory.
         if self.host != me.host:
             return Liveness.UNKNOWN
         if not self.boot or self.boot != me.boot:
-            # Containers with the same name and the same disk may be on hosts that differ.
+            # Containers with the same name and disk may run on different hosts.
             is_same_host = is_here and self.space == me.space == FIRST_SPACE
             here = is_same_host or self.host.startswith(ON_FLY)
             return Liveness.GONE if here and self.boot and me.boot else Liveness.UNKNOWN
@@ -99,22 +99,22 @@ class Owner(NamedTuple):
 
     @property
     def app(self) -> str:
-        """The app of this process's machine on Fly; "" if it is on none. Only of the process itself."""
+        """Return the app of this process's Fly machine; "" if there is none. Valid only for `Owner.me()`."""
         found = os.environ.get("FLY_APP_NAME", "") if self.fly_machine is not None else ""
         return found if is_app_name(found) else ""
 
     @property
     def fly_machine(self) -> str | None:
-        """The machine on Fly that it is on; None if it is on none."""
+        """Return the id of the Fly machine that the process is on; None if it is not on Fly."""
         return self.host.removeprefix(ON_FLY) if self.host.startswith(ON_FLY) else None
 
     def encode(self) -> str:
-        """As it is written on a machine."""
+        """Return the owner as text for a machine's metadata."""
         return json.dumps(self, separators=(",", ":"))
 
     @classmethod
     def decode(cls, text: object) -> Owner | None:
-        """The inverse; None for anything else."""
+        """Parse the result of `encode`. None for any other value."""
         try:
             said = json.loads(text) if isinstance(text, str) else text
         except (ValueError, RecursionError):
@@ -130,18 +130,18 @@ class Owner(NamedTuple):
 
 
 class Label(NamedTuple):
-    """What is written on a machine, as its metadata.
+    """The owner label: the metadata that a backend writes on its machines.
 
     Attributes:
-        boot: the boot that it was made for: no other machine has this one.
+        boot: the unique id of the boot that the machine was made for.
         pool: the pool's name.
-        owner: the process whose pool that is.
-        expires: seconds since the epoch, by its owner's clock. After that it is nobody's any more, unless its owner is
-            known to live.
-        lifetime: the same in seconds from when it was made, for clocks that differ; 0 where it is not known.
-        app: the app of the owner's own machine on Fly; "" if it is on none, or nothing says which.
-        hold: seconds from when it was made for which it is held without another word; 0 if its owner renews nothing.
-        held: until when its owner has held it since: seconds since the epoch, by Fly's clock; 0 if it has not yet.
+        owner: the pool's process.
+        expires: when the machine expires, in seconds since the epoch by the owner's clock. After that it has no owner,
+            unless the owner is known to be alive.
+        lifetime: seconds from the machine's creation to its expiry, in case the clocks differ; 0 if unknown.
+        app: the app of the owner's own Fly machine; "" if the owner is not on Fly, or the app is unknown.
+        hold: seconds of the first lease, from the machine's creation; 0 if the owner does not renew leases.
+        held: the end of the last renewed lease, in seconds since the epoch by Fly's clock; 0 if never renewed.
     """
 
     boot: str
@@ -154,17 +154,17 @@ class Label(NamedTuple):
     held: int = 0
 
     def expires_on(self, created: float | None) -> float:
-        """The same by Fly's clock, which says when the machine was created (seconds since the epoch), if it does."""
+        """Return the expiry time by Fly's clock, given the creation time; by the owner's clock if `created` is None."""
         return created + self.lifetime if created is not None and self.lifetime else self.expires
 
     def held_until(self, created: float | None) -> float | None:
-        """Until when its owner holds it, by Fly's clock, and renews that before; None where nobody can tell."""
+        """Return the end of the lease by Fly's clock; None if the owner renews no lease, or the end is unknown."""
         if not self.hold or (created is None and not self.held):
             return None
         return max(self.held, 0.0 if created is None else created + self.hold)
 
     def encode(self) -> dict[str, str]:
-        """As metadata."""
+        """Return the label as metadata."""
         more = {APP: self.app, HOLD: str(self.hold or ""), HELD: str(self.held or "")}
         return {
             **{key: value for key, value in more.items() if value},
@@ -178,7 +178,7 @@ class Label(NamedTuple):
 
     @classmethod
     def decode(cls, metadata: Mapping[str, str] | None) -> Label | None:
-        """The inverse; None for the metadata of a machine that is none of ours, or that cannot be read."""
+        """Parse a label from metadata. None if the machine is not a runner, or its label is damaged."""
         if not metadata or metadata.get(KIND) != RUNNER:
             return None
         boot, owner = metadata.get(BOOT), Owner.decode(metadata.get(OWNER))
@@ -186,7 +186,7 @@ class Label(NamedTuple):
         if not boot or owner is None or expires is None or lifetime is None:
             return None
         app, hold, held = metadata.get(APP, ""), *(_seconds(metadata.get(key, "0")) for key in (HOLD, HELD))
-        # It becomes a part of addresses that are asked for; and what cannot be read holds nothing, and ends nothing.
+        # The app becomes part of a request URL, so it must be well-formed. A damaged lease counts as no lease.
         known = app if is_app_name(app) else ""
         return cls(boot, metadata.get(POOL, ""), owner, expires, lifetime, known, hold or 0, held or 0)
 
@@ -200,13 +200,13 @@ def _host() -> str:
     if machine and _is_own(os.environ.get("FLY_PRIVATE_IP")):
         return f"{ON_FLY}{machine}"
     name = os.uname().nodename
-    # A machine's id is not for others to see: systemd says so. What it hashes to is.
+    # systemd asks programs to keep the machine id confidential, so only its hash is used.
     machine_id = hashlib.sha256(f"dragonfly {name} {_read('/etc/machine-id')}".encode()).hexdigest()[:16]
     return f"{name[:100]}:{machine_id}"
 
 
 def _is_own(address: str | None) -> bool:
-    """Whether an address is this machine's. An environment can be copied to a laptop, which is not the machine then."""
+    """Return True if the address belongs to this machine. A Fly machine's environment may be copied to a laptop."""
     if not address:
         return True
     try:
@@ -223,7 +223,7 @@ def _space() -> str:
         space, times = (_link(f"/proc/self/ns/{kind}") for kind in ("pid", "time"))
     except OSError:
         return ""
-    # One number for each namespace, from that of /proc down to its own: with more than one, /proc has other numbers.
+    # NSpid has the process id in each namespace, from /proc's down to our own. If there are two, /proc is foreign.
     numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith(b"NSpid:")), [])
     if len(numbers) > 1 or not space:
         return ""
@@ -231,7 +231,7 @@ def _space() -> str:
 
 
 def _link(path: str) -> str:
-    """Where it links to, which is no path; "" where this kernel has none."""
+    """Return the text of a namespace link, which is no path; "" if this kernel has no such namespace."""
     try:
         return os.readlink(path)  # noqa: PTH115
     except FileNotFoundError:
@@ -246,7 +246,7 @@ def _read(path: str) -> str:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether there is a process with this number whose /proc this one may not see, such as another user's."""
+    """Return True if the process exists but its /proc entry is hidden from this one, such as another user's process."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -257,11 +257,11 @@ def _is_hidden(pid: int) -> bool:
 
 
 def _started(pid: int) -> int | None:
-    """When the process with this number was started; None if there is none, or nobody tells."""
+    """Return the start time of a process in clock ticks; None if there is no such process or it is unknown."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    # The name in parentheses may hold anything, so fields are counted from its end.
+    # The name in parentheses may contain spaces and parentheses, so count fields from its end.
     fields = stat.rpartition(b")")[2].split()
     return None if fields[0] in (b"Z", b"X") else int(fields[19])

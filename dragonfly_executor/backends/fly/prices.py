@@ -1,7 +1,7 @@
-"""What a machine costs, as an estimate: Fly has no API that tells prices. Pure.
+"""Cost estimates for machines, from a price list in this file, as Fly has no price API. Pure.
 
-The figures are those of Fly's price list, from copies of it that were made between May and September 2026. Machines are
-billed by the second, while they are started.
+The figures are from copies of Fly's price list that were made between May and September 2026. Fly bills machines by the
+second while they are started.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any, NamedTuple
 from dragonfly_executor.util.validation import dollars
 
 MONTH = 30 * 24 * 3600.0
-"""Seconds in what Fly takes for a month."""
+"""Seconds in a month, as Fly counts."""
 HOUR = 3600.0
 
 
 class Prices(NamedTuple):
-    """A price list. Amounts are US dollars; replace what you know better: ``PRICES._replace(regions={"cdg": 1.0})``.
+    """A price list in US dollars. Replace figures that you know better: ``PRICES._replace(regions={"cdg": 1.0})``.
 
     Attributes:
-        as_of: when these were the prices.
-        shared_cpu, performance_cpu: for a CPU of that kind, for 30 days.
-        memory: for a GiB, for 30 days.
-        gpus: for one of that kind, for an hour.
-        regions: what all of that is multiplied by there. A region that is not listed is taken for the dearest of
-            those that are, so that an estimate is rather too high, and a budget rather too small.
+        as_of: the date of the prices.
+        shared_cpu, performance_cpu: for one CPU of that kind for 30 days.
+        memory: for one GiB for 30 days.
+        gpus: for one GPU of each kind for one hour.
+        regions: the price factor of each region. A region that is not listed gets the highest factor of the list, so
+            that estimates are too high rather than too low.
     """
 
     as_of: str = "2026-09"
@@ -39,7 +39,7 @@ class Prices(NamedTuple):
     regions: Mapping[str, float] = MappingProxyType({"ams": 1.0, "iad": 1.0, "sjc": 1.15, "nrt": 2.0})
 
     def check(self) -> Prices:
-        """This, if it is a price list; TypeError or ValueError otherwise."""
+        """Return this price list if it is valid. Raises TypeError or ValueError if it is not."""
         if not isinstance(self.as_of, str):
             raise TypeError(f"prices: as_of must be a text, not {type(self.as_of).__name__}")
         for name in ("shared_cpu", "performance_cpu", "memory"):
@@ -53,11 +53,11 @@ class Prices(NamedTuple):
         return self
 
     def per_second(self, guest: Mapping[str, Any], regions: Iterable[str] = ()) -> float | None:
-        """For a machine of that size, in the dearest of these regions; None where the size cannot be priced.
+        """Return the price per second of a machine in the most expensive of the regions; None if the size has no price.
 
         Args:
-            guest: as in a machine's config.
-            regions: where it is, or may be. None means that nobody knows.
+            guest: the ``guest`` section of a machine's config.
+            regions: the regions in which the machine is or may be. If there are none, the region is unknown.
         """
         kind = guest.get("cpu_kind", "shared")
         cpu = {"shared": self.shared_cpu, "performance": self.performance_cpu}.get(str(kind))
@@ -73,13 +73,13 @@ class Prices(NamedTuple):
         return price * self.factor(regions)
 
     def factor(self, regions: Iterable[str]) -> float:
-        """What prices are multiplied by in the dearest of these regions."""
+        """Return the highest price factor of these regions."""
         dearest = max(self.regions.values(), default=1.0)
         return max((self.regions.get(region, dearest) for region in regions), default=dearest)
 
 
 PRICES = Prices()
-"""The list that there is."""
+"""The default price list."""
 
 
 def _check(value: float, name: str) -> None:

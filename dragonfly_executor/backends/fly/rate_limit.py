@@ -1,4 +1,4 @@
-"""How fast Fly may be asked: so many requests a second for each action on each thing, and a few at once."""
+"""Token buckets for API requests: Fly limits the requests per second for each action on each object."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Rate(NamedTuple):
-    """How often something may be done.
+    """A rate limit.
 
     Attributes:
-        per_second: in the long run.
-        burst: at once, after a pause.
+        per_second: requests per second in the long run.
+        burst: requests at once after a pause.
     """
 
     per_second: float
@@ -19,22 +19,22 @@ class Rate(NamedTuple):
 
 DEFAULT = Rate(1.0, 3)
 RATES = {"get": Rate(5.0, 10)}
-"""By action; all others have the default. So Fly's documentation says."""
+"""Limits by action, from Fly's documentation. All other actions have `DEFAULT`."""
 MAX_BUCKETS = 512
 
 
 class Pacer:
-    """Token buckets, one for each action on each thing. Pure: whoever asks says what time it is.
+    """Token buckets, one for each action on each object. Pure: the caller passes the time.
 
-    What is asked for is reserved: who comes later waits longer, and all get their turn in order.
+    A reservation takes its token at once, so later callers wait longer and all callers get their turn in order.
     """
 
     def __init__(self) -> None:
         self._buckets: dict[tuple[str, str], tuple[float, float]] = {}
-        """Tokens, which may be owed, and when that was."""
+        """For each bucket: its tokens (negative if reserved ahead), and the time of that count."""
 
     def reserve(self, action: str, thing: str, now: float) -> float:
-        """Seconds to wait before this may be done."""
+        """Take a token, and return the seconds to wait before the request may be sent."""
         rate = RATES.get(action, DEFAULT)
         tokens = self._tokens(action, thing, now) - 1
         self._buckets[action, thing] = (tokens, max(now, self._since(action, thing, now)))
@@ -43,9 +43,9 @@ class Pacer:
         return max(0.0, -tokens / rate.per_second)
 
     def was_late(self, action: str, thing: str, now: float, seconds: float) -> None:
-        """Take back what has come in during so many seconds, by which something was done later than it might have been.
+        """Take away the tokens that a bucket gained while a request was `seconds` late.
 
-        Fly counts from when it is asked.
+        Fly counts from when it receives the request.
         """
         rate = RATES.get(action, DEFAULT)
         tokens = self._tokens(action, thing, now) - max(0.0, seconds) * rate.per_second
@@ -55,14 +55,14 @@ class Pacer:
         rate = RATES.get(action, DEFAULT)
         tokens = self._buckets.get((action, thing), (float(rate.burst), now))[0]
         since = self._since(action, thing, now)
-        # A clock that went back gives nothing, and takes nothing.
+        # If the clock went back, the bucket gains and loses nothing.
         return min(float(rate.burst), tokens + max(0.0, now - since) * rate.per_second)
 
     def _since(self, action: str, thing: str, now: float) -> float:
         return self._buckets.get((action, thing), (0.0, now))[1]
 
     def _forget(self, now: float) -> None:
-        """Machines come and go. A bucket that is full says what one that is not there says."""
+        """Remove full buckets, as a full bucket equals a missing one. Otherwise those of destroyed machines pile up."""
         self._buckets = {
             (action, thing): bucket
             for (action, thing), bucket in self._buckets.items()

@@ -1,7 +1,7 @@
-"""What an answer of the Machines API means, or that there was none. Pure.
+"""Classification of the Machines API's responses: success, retry, or final failure. Pure.
 
-The API has few codes and many texts, some requests fail without a word, and whoever stands in between answers in HTML.
-So bodies are read as far as they can be, and count before the status where they say something.
+The API has few codes and many texts, some requests fail without a text, and proxies in between answer in HTML. So
+bodies are parsed as far as possible, and a body that says something overrides the status.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 MAX_TEXT = 600
-"""Characters of a body that an error quotes."""
+"""The maximum number of characters of a body that an error quotes."""
 MAX_RETRY_AFTER = 60.0
-"""Seconds; whoever asks for more is not believed."""
+"""Seconds. A longer Retry-After is ignored."""
 
 
 class Verdict(Enum):
-    """What to do about an answer."""
+    """The class of a response, which decides what to do next."""
 
     OK = "ok"
     RATE = "rate"
-    """Too many requests; nothing was done. Ask again, later."""
+    """Too many requests. Nothing was done; retry later."""
     HOST_FULL = "host full"
-    """The host that was chosen has no room; nothing was done. Another try may get another host."""
+    """The chosen host has no room. Nothing was done; a retry may get another host."""
     CAPACITY = "capacity"
-    """The region has no room; nothing was done. Another region may have."""
+    """The region has no room. Nothing was done; another region may have room."""
     QUOTA = "quota"
-    """The organization may have no more there; nothing was done."""
+    """The organization's quota in the region is used up. Nothing was done."""
     CONFLICT = "conflict"
-    """Somebody else is at it, or has it; nothing was done. Ask again, later."""
+    """Another request or a lease is in the way. Nothing was done; retry later."""
     NAME_TAKEN = "name taken"
-    """There is a machine with this name; nothing was done."""
+    """A machine with this name exists. Nothing was done."""
     NOT_FOUND = "not found"
-    """There is none."""
+    """The object does not exist."""
     NOT_YET = "not yet"
-    """What was waited for has not come."""
+    """The awaited state has not been reached."""
     TRANSIENT = "transient"
-    """Nothing was done, and the next try may do better: it did not get there."""
+    """The request did not reach the API. Nothing was done; a retry may succeed."""
     AMBIGUOUS = "ambiguous"
-    """Nobody knows whether it was done."""
+    """It is unknown whether the request was carried out."""
     FATAL = "fatal"
-    """Nothing was done, and it will not be any better."""
+    """Nothing was done, and a retry fails as well."""
 
 
 class Reply(NamedTuple):
-    """What came of one request.
+    """The outcome of one request.
 
     Attributes:
-        status: of HTTP; 0 where no whole answer came.
-        body: as far as it was read.
-        headers: with their names in lower case.
-        failure: what went wrong where no whole answer came, in words.
-        sent: whether the request may have got there.
+        status: the HTTP status; 0 if there was no complete response.
+        body: the bytes that were read.
+        headers: by lower-case name.
+        failure: the reason why there is no complete response, in words.
+        sent: whether the request may have reached the API.
     """
 
     status: int
@@ -66,23 +66,23 @@ class Reply(NamedTuple):
 
     @property
     def request_id(self) -> str:
-        """Fly's name for the request, which its support asks for."""
+        """Return Fly's id of the request, for Fly's support."""
         return self.headers.get("fly-request-id", "")[:64]
 
     def json(self) -> Any:
-        """The body, or None if it is none."""
+        """Return the body parsed as JSON, or None if it is not JSON."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError):
             return None
 
     def record(self) -> dict[str, Any] | None:
-        """The body if it is an object."""
+        """Return the body if it is a JSON object, otherwise None."""
         found = self.json()
         return found if isinstance(found, dict) else None
 
     def text(self) -> str:
-        """What it says about what went wrong, in one line."""
+        """Return the reason of the failure in one line."""
         if self.failure:
             return self.failure
         said = self.record() or {}
@@ -102,7 +102,7 @@ def _line(text: str) -> str:
 
 
 FULL_HOST = re.compile(r"insufficient \S+ available to fulfill request|deploys to this host|governor policy blocked")
-"""The host that was chosen; `no capacity` at the end is the region."""
+"""Texts about a full host. A text that ends in `no capacity` is about the region."""
 FULL_REGION = re.compile(
     r"no capacity\W*$"
     r"|(?:could not|cannot|can't|unable to|failed to) (?:find|get|allocate|reserve|obtain)"
@@ -113,28 +113,28 @@ FULL_REGION = re.compile(
     r"|no (?:capacity|hosts?|resources|room) (?:is |are |was )?(?:available|left|found|in|for|with)\b"
     r"|capacity (?:is |was )?(?:not available|unavailable|exhausted|reached)"
 )
-"""In whatever words: `status` is often missing, and each text is known from one place only."""
+"""Texts about a full region. They vary: `status` is often missing, and each text is known from a single source."""
 QUOTA = re.compile(r"over the allowed quota|quota exceeded|exceed\w* .{0,40}quota")
 PAYMENT = re.compile(r"payment method|credit card")
 NAME = re.compile(r"unique machine name violation|already exists with name|name .{0,80}already (?:taken|in use|exists)")
 CONFLICT = re.compile(r"lease currently held|concurrent update|lease .{0,40}(?:held|conflict)")
 LIMIT = re.compile(r"limit|quota|payment|credit card")
-"""What is said where there are too many machines: there may be fewer, some time."""
+"""Words in refusals of too many machines. Such a refusal may end when there are fewer machines."""
 MACHINE_ID = re.compile(r"machine ID (\w{1,64})\b", re.IGNORECASE)
 CODES = {
     "insufficient_capacity": Verdict.CAPACITY,
     "volume_placement_capacity": Verdict.CAPACITY,
     "name_taken": Verdict.NAME_TAKEN,
 }
-"""What `status` in a body says: it is trusted, and the text is not asked."""
+"""Verdicts by the `status` field of a body. If it is known, the text does not matter."""
 
 
 def classify(reply: Reply, *, is_wait: bool = False) -> Verdict:
-    """What an answer means.
+    """Return the verdict on a response.
 
     Args:
-        reply: whatever it is.
-        is_wait: whether it was asked to wait for a state, which may take longer than the request.
+        reply: any response, or the failure to get one.
+        is_wait: whether the request waited for a machine state, so that a timeout is no error.
     """
     status = reply.status
     if not status:
@@ -155,7 +155,7 @@ def classify(reply: Reply, *, is_wait: bool = False) -> Verdict:
 
 
 def _refusal(reply: Reply) -> Verdict:
-    """One of the statuses that mean one thing or another, depending on what is said."""
+    """Classify a response whose status has several meanings, by its body."""
     code = (reply.record() or {}).get("status")
     if isinstance(code, str) and code in CODES:
         return CODES[code]
@@ -174,10 +174,10 @@ def _refusal(reply: Reply) -> Verdict:
 
 
 def is_final(reply: Reply, verdict: Verdict) -> bool:
-    """Whether such a request will be answered so again and again, until a person has changed something.
+    """Return True if every retry fails until a person changes something.
 
-    So it is where it is wrong, or not allowed, or about an app or an image that there is none of; not where something
-    is in its way, or room is short, or the number of machines is what is not allowed.
+    That holds if the request is wrong or not allowed, or if the app or the image does not exist. It does not hold if a
+    conflict, a lack of room, or the number of machines is the reason.
     """
     if verdict not in (Verdict.FATAL, Verdict.NOT_FOUND) or reply.status in (409, 412):
         return False
@@ -185,11 +185,11 @@ def is_final(reply: Reply, verdict: Verdict) -> bool:
 
 
 def retry_after(reply: Reply, now: float) -> float | None:
-    """Seconds that it asks to wait before the next try; None where it says nothing that makes sense.
+    """Return the seconds that Retry-After demands; None if it is missing or makes no sense.
 
     Args:
-        reply: the answer.
-        now: seconds since the epoch: the header may name a date.
+        reply: the response.
+        now: seconds since the epoch, as the header may be a date.
     """
     text = reply.headers.get("retry-after", "").strip()[:64]
     if not text:
@@ -205,11 +205,11 @@ def retry_after(reply: Reply, now: float) -> float | None:
 
 
 def is_image_missing(reply: Reply) -> bool:
-    """Whether it is said that there is no such image, which is also said of one that was pushed some seconds ago."""
+    """Return True if the response reports a missing image. Fly also reports that for an image pushed seconds ago."""
     return 400 <= reply.status < 500 and "MANIFEST_UNKNOWN" in reply.text().upper()
 
 
 def taken_by(reply: Reply) -> str | None:
-    """The machine that has the name that was asked for, where the answer says so."""
+    """Return the id of the machine that has the requested name, if the response says so."""
     found = MACHINE_ID.search(reply.text())
     return found.group(1) if found else None

@@ -1,4 +1,4 @@
-"""Where the machines are, and who may have them made: arguments, and what Fly says in a machine's environment."""
+"""The app, the region, the image and the API access, from arguments and from a Fly machine's environment variables."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ VARIABLES = {
     "region": "FLY_REGION",
     "journal": "XDG_STATE_HOME",
 }
-"""Where else a setting is looked for."""
+"""The environment variable of each setting, used if no argument is given."""
 
 
 class Spelling(NamedTuple):
-    """How settings are given by whoever reads the errors about them: as arguments, or on a command line.
+    """The spelling of settings in errors: as arguments of a function, or as options of a command.
 
     Attributes:
-        given: by setting, how it is given there. What is missing there can only be set in the environment.
+        given: the argument or option of each setting. A setting that is missing here can only be set in the
+            environment.
     """
 
     given: Mapping[str, str]
 
     def name(self, setting: str, *, is_given: bool) -> str:
-        """What to call it: by its variable where it was found there."""
+        """Return the name of a setting: its argument if `is_given`, otherwise its environment variable."""
         return self.given.get(setting, VARIABLES[setting]).rstrip("=") if is_given else VARIABLES[setting]
 
     def give(self, setting: str) -> str:
-        """How to give it, as the beginning of a sentence."""
+        """Return how to set a setting, as the beginning of a sentence."""
         variable = VARIABLES[setting]
         return f"Give {self.given[setting]}, or set {variable}" if setting in self.given else f"Set {variable}"
 
@@ -46,17 +47,17 @@ ARGUMENTS = Spelling({setting: f"{setting}=" for setting in VARIABLES})
 
 
 def options(*settings: str) -> Spelling:
-    """On a command line that has options for these."""
+    """Return the spelling for a command line that has options for these settings."""
     return Spelling({setting: f"--{setting.replace('_', '-')}" for setting in settings})
 
 
 class Access(NamedTuple):
-    """What one needs to speak with the Machines API.
+    """The app and the credentials for the Machines API.
 
     Attributes:
-        app: the app whose machines the runners are.
-        token: of it, or of its organization.
-        host: the API, as a URL without a path.
+        app: the Fly app of the machines.
+        token: a token of the app or of its organization.
+        host: the URL of the API, without a path.
     """
 
     app: str
@@ -73,10 +74,10 @@ class Access(NamedTuple):
         host: str | None = None,
         spelling: Spelling = ARGUMENTS,
     ) -> Access:
-        """From arguments, else from FLY_APP_NAME, FLY_API_TOKEN and FLY_FLAPS_BASE_URL.
+        """Make an `Access` from arguments, or from FLY_APP_NAME, FLY_API_TOKEN and FLY_FLAPS_BASE_URL.
 
         Raises:
-            ValueError: one is missing, or cannot be right; it says where to get it.
+            ValueError: a setting is missing or invalid. The text says where to get it.
         """
         wanted = app or environment.get("FLY_APP_NAME")
         if not wanted:
@@ -97,17 +98,17 @@ class Access(NamedTuple):
 
 
 def is_app_name(text: str) -> bool:
-    """Whether an app may be called that."""
+    """Return True if an app may have this name."""
     return bool(text) and all(letter.isalnum() or letter in "-_" for letter in text)
 
 
 class Address(NamedTuple):
-    """Where runners find their parent.
+    """The address of the parent, for runners that dial back.
 
     Attributes:
-        dialed: the host that they dial.
+        dialed: the host that runners dial.
         bound: the host that the parent listens on.
-        port: of both; 0 for any.
+        port: the port of both; 0 for any free port.
     """
 
     dialed: str
@@ -123,10 +124,10 @@ class Address(NamedTuple):
         bind: str | None = None,
         spelling: Spelling = ARGUMENTS,
     ) -> Address:
-        """From arguments, else from FLY_PRIVATE_IP.
+        """Make an `Address` from arguments, or from FLY_PRIVATE_IP.
 
         Raises:
-            ValueError: it is missing, or is no address.
+            ValueError: the address is missing or invalid.
         """
         given = parent_address or environment.get("FLY_PRIVATE_IP")
         if not given:
@@ -140,12 +141,13 @@ class Address(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where machines are made, and of what.
+    """The image and the regions of machines.
 
     Attributes:
-        image: what they run.
-        own_image: whether it is the parent's own: then interpreter, packages and files are the parent's, too.
-        regions: in order of preference; none lets Fly choose.
+        image: the image.
+        own_image: whether it is the parent's own image. If so, interpreter, packages and files are the parent's as
+            well.
+        regions: regions in order of preference. If there are none, Fly chooses.
     """
 
     image: str
@@ -161,11 +163,11 @@ class Place(NamedTuple):
         region: str | Iterable[str] | None = None,
         spelling: Spelling = ARGUMENTS,
     ) -> Place:
-        """From arguments, else from FLY_IMAGE_REF and FLY_REGION.
+        """Make a `Place` from arguments, or from FLY_IMAGE_REF and FLY_REGION.
 
         Raises:
             ValueError: there is no image.
-            TypeError: a region is no text.
+            TypeError: a region is not a text.
         """
         own = environment.get("FLY_IMAGE_REF")
         wanted = image or own
@@ -180,7 +182,7 @@ class Place(NamedTuple):
 def _url(text: str, name: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-        # Without what it says: somebody may have written a password into it.
+        # Do not quote the URL: it may contain a password.
         raise ValueError(f"{name} must be the URL of the Machines API, such as https://api.machines.dev")
     return text.rstrip("/").removesuffix("/v1")
 

@@ -1,9 +1,9 @@
-"""Finds the machines that were left behind, and destroys them.
+"""Finds and destroys orphaned machines.
 
-Two sources tell of them: what is written on the machines themselves, as far as Fly lists them, and this machine's
-journal, whose machines are asked for by name and number. A machine is left behind when its pool has let go of it, when
-the process whose pool it was is gone, or when its time is over and nobody can tell whether that process lives. Where
-nobody can tell, and it has time left, it is left alone. What time it is Fly says: this machine's clock may be wrong.
+There are two sources. Fly lists the machines, and each has an owner label. This machine's journal has names and ids,
+which are looked up one by one. A machine is orphaned in three cases: its pool has abandoned it; its owner process is
+gone; or its owner cannot be checked and its lease or its expiry date has passed. Until then, a machine whose owner
+cannot be checked is kept. Times are by Fly's clock, as this machine's clock may be wrong.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from dragonfly_executor.backends.fly.machines import GONE, Machine
 from dragonfly_executor.backends.fly.owner import Label, Liveness, Owner
 
 MAX_PARENTS = 20
-"""Parents on Fly that are asked after in one sweep: each takes a request."""
+"""The maximum number of parents on Fly that one sweep checks, as each takes a request."""
 
 ASKING = 3.0
-"""Seconds for asking after one machine. One whose host is in trouble must not keep the others from being looked at."""
+"""Seconds for looking up one machine. A slow lookup must not prevent the lookups of other machines."""
 SHOWN = 60.0
-"""Seconds after which a machine that Fly does not know is taken to be gone: a new one may not be known everywhere."""
+"""Seconds after which a machine that Fly does not know counts as gone. A newer one may not be visible everywhere."""
 
 APART_A_LITTLE = 300.0
-"""Seconds by which a claim to a machine may have ended before it counts as that."""
+"""Seconds that a lease must have been over before the machine counts as orphaned."""
 APART = 30 * 24 * 3600.0
-"""Seconds that this machine's clock may differ from Fly's, and be the one that is wrong. With more nobody can tell."""
+"""Seconds by which this machine's clock may differ from Fly's. If it differs by more, it is unclear which is wrong."""
 
 
 class Found(NamedTuple):
-    """A machine that is, or may be, a pool's.
+    """A machine that belongs to a pool, or may do so.
 
     Attributes:
-        machine: None where it is known from the journal alone.
-        entry: the journal's, if it has one.
-        liveness: of whoever has it.
-        why: in words.
+        machine: None if only the journal knows it.
+        entry: its journal entry; None if there is none.
+        liveness: whether its owner is alive.
+        why: the reason for `liveness`, in words.
     """
 
     machine: Machine | None
@@ -51,16 +51,16 @@ class Found(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The machine's."""
+        """Return the machine's name."""
         return self.machine.name if self.machine is not None else self.entry.name if self.entry is not None else "?"
 
 
 class Swept(NamedTuple):
-    """What a sweep did.
+    """The result of a sweep.
 
     Attributes:
-        destroyed: machines that are gone.
-        left: machines that should be, with what kept them.
+        destroyed: orphaned machines that are gone now.
+        left: orphaned machines that may still exist, each with the reason.
     """
 
     destroyed: list[Found]
@@ -68,11 +68,11 @@ class Swept(NamedTuple):
 
 
 class Sweeper:
-    """Looks at one app's machines.
+    """Examines the machines of one app.
 
     Args:
-        api: the app's.
-        journal: None for none.
+        api: the machines of the app.
+        journal: the journal, or None.
     """
 
     def __init__(self, api: MachinesAPI, journal: Journal | None) -> None:
@@ -82,25 +82,25 @@ class Sweeper:
         self._parents: dict[str, Liveness] = {}
 
     def now(self) -> float:
-        """Seconds since the epoch, by Fly's clock as soon as it has answered anything."""
+        """Return seconds since the epoch by Fly's clock, or by this machine's clock until Fly has answered once."""
         return self._api.now()
 
     def look(self, patience: Patience) -> list[Found]:
-        """All machines of pools of this app, whoever's.
+        """Return all machines of this app that pools have made, of any owner.
 
         Raises:
-            FlyAPIError: they could not be listed.
+            FlyAPIError: the machines could not be listed.
         """
         with self._api:
             listed = {machine.name: machine for machine in self._api.runners(patience)}
             now = self._now()
-            # What is found is to be destroyed as well.
+            # Keep half of the time for destroying the machines that are found.
             asking = patience.part(patience.left() / 2)
             found = []
             for entry in self._entries():
                 machine, trouble = listed.pop(entry.name, None), ""
                 if machine is None and entry.machine_id is not None:
-                    # What is not listed may be there all the same.
+                    # A machine that is not listed may still exist.
                     machine, trouble = self._ask(entry.machine_id, asking)
                     if trouble:
                         found.append(Found(None, entry, Liveness.UNKNOWN, trouble))
@@ -111,7 +111,7 @@ class Sweeper:
                     if machine is not None and machine.state in GONE:
                         continue
                 judged = self._judge(machine, entry, now, asking)
-                # By the clock that it was written by, too: what is forgotten here nobody knows of any more.
+                # It must have expired by both clocks: once its entry is removed, nothing else remembers the machine.
                 if machine is None and judged.liveness is not Liveness.ALIVE and entry.expires < min(now, time.time()):
                     self._forget(entry)
                     continue
@@ -120,11 +120,11 @@ class Sweeper:
             return [*found, *(self._judge(machine, None, now, asking) for machine in ours)]
 
     def sweep(self, patience: Patience, found: Iterable[Found] | None = None) -> Swept:
-        """Destroy what was left behind.
+        """Destroy orphaned machines.
 
         Args:
-            patience: for all of it.
-            found: by `look`; None looks now.
+            patience: the time for all requests.
+            found: the result of `look`; None to call `look` now.
 
         Raises:
             FlyAPIError: the machines could not be listed.
@@ -134,10 +134,10 @@ class Sweeper:
             return self.destroy([one for one in left_behind if one.liveness is Liveness.GONE], patience)
 
     def find(self, machine_id: str, patience: Patience) -> Found | None:
-        """A machine by its number, also where Fly does not list it; None if there is none, or if it is no pool's.
+        """Look a machine up by its id, even if Fly does not list it. None if it does not exist or is no pool's machine.
 
         Raises:
-            FlyAPIError: it was not to be found out.
+            FlyAPIError: Fly gave no usable response in time.
         """
         machine = self._api.get(machine_id, patience)
         if machine is None or machine.state in GONE or Label.decode(machine.metadata) is None:
@@ -146,7 +146,7 @@ class Sweeper:
         return self._judge(machine, entry, self._now(), patience)
 
     def destroy(self, found: Iterable[Found], patience: Patience) -> Swept:
-        """Destroy these machines, whoever has them. Those of which only the journal knows cannot be."""
+        """Destroy these machines, even if their owners are alive. A machine that only the journal knows is skipped."""
         swept = Swept([], [])
         with self._api:
             for one in found:
@@ -171,48 +171,48 @@ class Sweeper:
             self._forget(one.entry)
 
     def _now(self) -> float:
-        """Fly's time. Where one of the clocks is far off, the one by which nothing is over that is not."""
+        """Return Fly's time. If the clocks are far apart, return the earlier one, so that nothing expires too soon."""
         now, here = self._api.now(), time.time()
         return now if abs(now - here) < APART else min(now, here)
 
     def _entries(self) -> list[Entry]:
-        """Of this app; one that is damaged may be."""
+        """Return the journal entries of this app. Include damaged ones, as they may be of this app."""
         entries = [] if self._journal is None else self._journal.entries()
         here = (self._api.access.app, self._api.access.host)
         return [entry for entry in entries if entry.label is None or (entry.app, entry.host) == here]
 
     def _forget(self, entry: Entry) -> None:
         if self._journal is not None:
-            # One that stays costs another question next time, and no machine.
+            # An entry that stays costs one more lookup in the next sweep, and no machine.
             with suppress(OSError):
                 self._journal.remove(entry.name)
 
     def _ask(self, machine_id: str, patience: Patience) -> tuple[Machine | None, str]:
-        """A machine, or why nobody can say."""
+        """Look a machine up. Return it, or the reason why the lookup failed."""
         try:
             return self._api.get(machine_id, patience.part(ASKING)), ""
         except FlyAPIError as error:
             return None, f"it could not be asked after: {error}"
 
     def _is_over(self, entry: Entry, machine: Machine | None) -> bool:
-        """Whether a machine that is not listed has gone, and has not to be remembered any more."""
+        """Return True if an unlisted machine is gone and its entry is no longer needed."""
         if machine is not None and machine.state not in GONE:
             return False
         if entry.abandoned:
             return True
         if entry.label is not None and entry.label.owner.liveness(self._me) is Liveness.ALIVE:
-            # It forgets by itself, and may know better.
+            # A live owner removes its own entries, and may know more.
             return False
-        # Either way: a clock may have been set meanwhile.
+        # The absolute difference, as a clock may have been set since.
         return machine is not None or abs(time.time() - entry.began) > SHOWN
 
-    # -- whose is it --------------------------------------------------------------------------------------------------
+    # -- the owner ----------------------------------------------------------------------------------------------------
 
     def _judge(self, machine: Machine | None, entry: Entry | None, now: float, patience: Patience) -> Found:
         label = Label.decode(machine.metadata) if machine is not None else None
         if entry is not None:
             if entry.label is not None and label is not None and label.boot != entry.label.boot:
-                # Somebody has a machine of this name that is not the one in the journal.
+                # A machine has this name, but it is not the one in the journal.
                 entry = None
             elif entry.abandoned:
                 return Found(machine, entry, Liveness.GONE, "its pool has let go of it")
@@ -239,13 +239,13 @@ class Sweeper:
         return Found(machine, entry, liveness, why)
 
     def _parent_on_fly(self, machine_id: str, app: str, patience: Patience, *, is_new: bool) -> Liveness:
-        """Whether a parent's own machine still runs.
+        """Return whether the parent's own Fly machine still runs.
 
         Args:
             machine_id: the parent's machine.
-            app: that machine's; "" where nothing says so: then one that is not known may be another app's.
-            patience: for asking.
-            is_new: whether the runner was made just now: then the parent's machine may not be known everywhere.
+            app: the app of that machine; "" if unknown: then a machine that is not found may be in another app.
+            patience: the time for the lookup.
+            is_new: whether the runner was made just now: then the parent's machine may not be visible everywhere yet.
         """
         known = self._parents.get(machine_id)
         if known is None:
@@ -261,7 +261,7 @@ class Sweeper:
             if machine is not None:
                 ended = machine.id == machine_id and machine.state in {*GONE, "stopped", "failed"}
                 return Liveness.GONE if ended else Liveness.UNKNOWN
-            # That Fly does not know it proves something only where Fly knows others of its app.
+            # A missing machine proves something only if Fly lists other machines of its app.
             others = set() if not app or is_new else api.ids(patience.part(ASKING))
         except FlyAPIError:
             return Liveness.UNKNOWN

@@ -1,19 +1,19 @@
-"""A Fly token, as it travels, and never as it is shown."""
+"""`Token`: an API token that no repr shows."""
 
 from __future__ import annotations
 
 MACAROONS = ("fm1r_", "fm1a_", "fm2_")
-"""How the parts of a token begin that Fly's machines API wants under its own scheme."""
+"""Prefixes of the token parts that Fly's Machines API expects under the scheme ``FlyV1``."""
 
 
 class Token:
-    """A secret: neither its repr nor its text, a copy or a pickle shows it.
+    """A secret. Its repr, its text, and copies and pickles do not reveal it.
 
     Args:
-        text: as `fly tokens create` prints it, with or without ``FlyV1`` or ``Bearer`` before it.
+        text: the token as `fly tokens create` prints it, with or without a leading ``FlyV1`` or ``Bearer``.
 
     Raises:
-        ValueError: there is nothing in it, or it has characters that no header may hold.
+        ValueError: the text is empty, or has characters that a header must not contain.
     """
 
     __slots__ = ("__header",)
@@ -23,19 +23,19 @@ class Token:
         if not parts:
             raise ValueError("the Fly token is empty: `fly tokens create deploy -a APP` prints one")
         if not all(part.isascii() and part.isprintable() and " " not in part for part in parts):
-            # Without a word of it: it would stand in a traceback.
+            # Do not quote the token, as tracebacks show the error.
             raise ValueError("the Fly token has spaces or characters that no token has: was it copied whole?")
         macaroons = [part for part in parts if part.startswith(MACAROONS)]
-        # Macaroons come first; with them a user's own token has no say here.
+        # If there are macaroons, leave out a user's own token, as the API ignores it then.
         self.__header = f"FlyV1 {','.join(macaroons)}" if macaroons else f"Bearer {','.join(parts)}"
 
     def header(self) -> str:
-        """For ``Authorization``."""
+        """Return the value of the ``Authorization`` header."""
         return self.__header
 
     def blot(self, text: str) -> str:
-        """A text without the token, wherever it may stand in there."""
-        # The whole first: then its parts are not found in it any more.
+        """Return a text with each occurrence of the token, or of a part of it, replaced."""
+        # Replace the whole token first, as it contains the parts.
         for secret in (self.__header, *self.__header.partition(" ")[2].split(",")):
             text = text.replace(secret, "...")
         return text

@@ -1,1 +1,1 @@
-"""Runners on hosts that can be reached by SSH, with nothing installed there but Python."""
+"""The backend for hosts that are reached by SSH. They need sshd and Python, and no other installation."""

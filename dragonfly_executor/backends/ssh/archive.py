@@ -1,4 +1,4 @@
-"""What a host gets: this package and what it needs, as one file that is the same each time it is made."""
+"""The archive for hosts: this package and its dependencies in one zip file, with the same bytes each time."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 PACKAGES = ("dragonfly_executor", "cloudpickle", "tenacity")
-"""This package with what it depends on: a runner may boot runners of its own."""
+"""This package and its dependencies, as a runner may boot runners of its own."""
 MARSHAL_VERSION = 2
 UNCHECKED = (1).to_bytes(4, "little")
-"""Of a .pyc (PEP 552): it belongs to a source with this hash, which is not looked at again."""
+"""Flags of a .pyc file (PEP 552): it is valid for a source with this hash, and Python does not check that again."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 class Archive(NamedTuple):
-    """A file, and its name.
+    """A zip file and its digest.
 
     Attributes:
-        data: a zip file that can stand on an import path.
-        digest: SHA-256 of it, in hexadecimal: its name on the host.
+        data: the zip file, which can stand on an import path.
+        digest: its SHA-256 in hexadecimal, which is its name on the host.
     """
 
     data: bytes
@@ -36,17 +36,17 @@ class Archive(NamedTuple):
 
 
 def make_archive(*more: str) -> Archive:
-    """The archive for hosts with this minor version of Python.
+    """Make the archive for hosts with this minor version of Python.
 
-    It holds each module compiled, which saves most of a runner's start, and as its source, which tracebacks show and
-    which another build of the same version can fall back on. It is stored without compression: it crosses the network
-    once, and is read at each boot.
+    Each module is in it twice. The compiled module saves most of a runner's start. The source is for tracebacks, and
+    for another build of the same version, which may not accept the compiled module. The zip file is not compressed, as
+    it crosses the network once and is read at each boot.
 
     Args:
-        more: further packages to put in.
+        more: names of further packages for the archive.
 
     Raises:
-        ImportError: one of them is not here.
+        ImportError: one of the packages is not installed.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
@@ -60,7 +60,7 @@ def make_archive(*more: str) -> Archive:
 
 
 def _modules_of(package: str) -> Iterator[tuple[str, Path]]:
-    """Each module of a package: its path in the archive, and here."""
+    """Yield each module of a package: its path in the archive, and its path here."""
     found = importlib.import_module(package).__file__
     if found is None:
         raise ImportError(f"{package} has no file, so it cannot be sent to a host", name=package)
@@ -71,27 +71,27 @@ def _modules_of(package: str) -> Iterator[tuple[str, Path]]:
 
 
 def _compiled(name: str, path: Path, source: bytes) -> bytes:
-    """A .pyc, the same whichever process makes it, and wherever the package is installed."""
+    """Return a .pyc file with the same bytes, whichever process compiles it, and wherever the package is installed."""
     code: CodeType | None
     if sys.flags.optimize:
         code = compile(source, name, "exec", dont_inherit=True, optimize=0)
     else:
-        # Mostly it is compiled already, which is ten times as fast.
+        # Usually a .pyc file exists already. Reading it is ten times as fast as compiling.
         code = SourceFileLoader(path.stem, str(path)).get_code(path.stem)
-    # Later versions of the format note which objects are shared, and that depends on what else the process holds.
+    # Later format versions mark shared objects, and which objects are shared depends on the rest of the process.
     dumped = marshal.dumps(_renamed(code, name), MARSHAL_VERSION)
     return b"".join((importlib.util.MAGIC_NUMBER, UNCHECKED, importlib.util.source_hash(source), dumped))
 
 
 def _renamed(code: Any, name: str) -> CodeType:
-    """The code with another file's name in it, and in all functions within."""
+    """Return the code object with another file name, also in all nested code objects."""
     constants = tuple(_renamed(const, name) if isinstance(const, CodeType) else const for const in code.co_consts)
     renamed: CodeType = code.replace(co_filename=name, co_consts=constants)
     return renamed
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    """The same bytes whenever and wherever it is done."""
+    """Add a file. Time and mode are fixed, so that the bytes are always the same."""
     info = zipfile.ZipInfo(name, EPOCH)
     info.external_attr = 0o600 << 16
     archive.writestr(info, data)

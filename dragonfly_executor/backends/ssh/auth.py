@@ -1,4 +1,4 @@
-"""Who the user is: keys of an agent, key files with their certificates, a password."""
+"""Authentication of the user: keys of an agent, key files with their certificates, a password."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from dragonfly_executor.errors import BootError
 
 DEFAULT_KEY_FILES = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 Method = tuple[str, Callable[[paramiko.Transport], list[str]]]
-"""What to call it in an error, and how to try it: what the server wants besides, empty where that was all."""
+"""Its name for errors, and a function that tries it and returns further methods that the server demands, if any."""
 
 
 class Credentials:
-    """What may be shown to a host to be let in.
+    """The credentials for hosts.
 
     Args:
-        key_files: private keys, before those that the configuration names.
-        passphrase: of key files that have one.
-        password: tried last. Jump hosts never see it.
-        use_agent: whether keys of an SSH agent count.
+        key_files: private keys, which are tried before those of the configuration.
+        passphrase: of encrypted key files.
+        password: tried last. Jump hosts never get it.
+        use_agent: whether to use the keys of an SSH agent.
     """
 
     def __init__(
@@ -46,26 +46,26 @@ class Credentials:
         return f"Credentials(key_files={self._key_files!r})"
 
     def without_password(self) -> Credentials:
-        """The same for a host on the way."""
+        """Return credentials without the password, for jump hosts."""
         passphrase = None if self._passphrase is None else self._passphrase.decode()
         return Credentials(self._key_files, passphrase, use_agent=self._use_agent)
 
     def log_in(self, transport: paramiko.Transport, target: Target, boot: Deadline, patience: float) -> None:
-        """Try everything in its order until the host is content.
+        """Try all methods in order until the host accepts one.
 
         Args:
-            transport: paramiko's.
+            transport: a paramiko transport.
             target: the host.
             boot: the deadline of the boot.
-            patience: seconds for all of it.
+            patience: seconds for all methods together.
 
         Raises:
-            BootError: it never was; phase "auth". What was tried is in it, and nothing secret.
+            BootError: the host accepted none; phase "auth". The text lists the methods, without secrets.
         """
         tried: list[str] = []
         deadline = Deadline(boot.left(patience))
         agent = self._agent(target, boot, tried)
-        # paramiko signs on the transport's thread: closing the transport does not end the wait for an agent.
+        # paramiko signs on the transport's thread, so closing the transport does not end a wait for the agent.
         with boot.ending(agent.cut) if agent is not None else nullcontext():
             self._try(transport, target, agent, tried, deadline, patience)
 
@@ -88,9 +88,9 @@ class Credentials:
                 except paramiko.BadAuthenticationType as error:
                     tried.append(f"{name}: the host takes only {', '.join(error.allowed_types)}")
                 except paramiko.AuthenticationException:
-                    # Of a host that says nothing more, or has gone, paramiko has the same to tell as of a refusal.
+                    # paramiko raises the same error for a refusal, a timeout and a lost connection.
                     tried.append(f"{name}: {_why(transport, deadline, patience)}")
-                except Exception as error:  # whatever ended the connection, of paramiko's or of what it stands on
+                except Exception as error:  # any error of paramiko or of the connection below it
                     tried.append(f"{name}: {type(error).__name__}: {error}".rstrip(": "))
                 else:
                     if transport.is_authenticated() and not wanted:
@@ -115,9 +115,9 @@ class Credentials:
             return None
 
     def _methods(self, agent: SSHAgent | None, target: Target, tried: list[str]) -> Iterator[Method]:
-        """All that there is to try; what cannot be tried is added to `tried`.
+        """Yield all methods to try. Add methods that cannot be tried to `tried`.
 
-        What the user names comes first: hosts count, and an agent may hold more keys than they let one try.
+        The user's own keys come first: a host limits the number of attempts, and an agent may hold more keys than that.
         """
         yield from self._by_files(self._key_files, target, tried)
         named = (*self._key_files, *target.key_files)
@@ -139,10 +139,10 @@ class Credentials:
         for file in files:
             path = Path(file).expanduser()
             if path.suffix == ".pub":
-                continue  # it says which of the agent's keys is meant
+                continue  # a public key only selects one of the agent's keys
             try:
                 key = _load(path, self._passphrase)
-            except Exception as error:  # paramiko and cryptography raise many things, TypeError among them
+            except Exception as error:  # paramiko and cryptography raise many types, also TypeError
                 tried.append(f"{file} cannot be used: {_without_secrets(error)}")
                 continue
             _certify(key, target.certificate_files, tried)
@@ -150,14 +150,14 @@ class Credentials:
 
 
 def _why(transport: paramiko.Transport, deadline: Deadline, patience: float) -> str:
-    """Why a host did not let somebody in."""
+    """Return the reason why a host refused the login."""
     if not transport.is_active():
         return "the connection ended before the host had answered"
     return f"no answer within {patience:.3g} s" if deadline.is_over else "refused"
 
 
 def _load(path: Path, passphrase: bytes | None) -> paramiko.PKey:
-    """A key, with its certificate where there is one beside it. A passphrase is for those that have one."""
+    """Load a key, with the certificate next to it if there is one. Use the passphrase only for an encrypted key."""
     try:
         return paramiko.PKey.from_path(path, None)
     except (TypeError, paramiko.PasswordRequiredException):
@@ -167,19 +167,19 @@ def _load(path: Path, passphrase: bytes | None) -> paramiko.PKey:
 
 
 def _certify(key: paramiko.PKey, files: Iterable[str], tried: list[str]) -> None:
-    """Have a key shown with the certificate that was made for it, if one of the files holds that."""
+    """Attach to a key the certificate that was made for it, if one of the files holds that certificate."""
     for file in files:
         try:
             blob = PublicBlob.from_file(str(Path(file).expanduser()))
             certified = paramiko.Message(blob.key_blob)
             certified.get_text(), certified.get_binary()  # its type, and a nonce
-            # What follows in a certificate is what follows the type in the key.
+            # In a certificate, the fields after the nonce equal the key's fields after its type.
             own = paramiko.Message(key.asbytes())
             own.get_text()
             if certified.get_remainder().startswith(own.get_remainder()):
                 key.load_certificate(str(Path(file).expanduser()))
                 return
-        except Exception as error:  # paramiko raises many things over a file that is none
+        except Exception as error:  # paramiko raises many types for a file that is no certificate
             tried.append(f"the certificate {file} cannot be used: {type(error).__name__}")
 
 
@@ -188,7 +188,7 @@ def _by_key(user: str, key: paramiko.PKey) -> Callable[[paramiko.Transport], lis
 
 
 def _is_one_of(files: Iterable[str], key: paramiko.PKey) -> bool:
-    """Whether a key of the agent belongs to one of the files, of which the private half may be anywhere."""
+    """Return True if a key of the agent belongs to one of the files. Only the public file is needed for that."""
     for file in files:
         public = Path(file if file.endswith(".pub") else f"{file}.pub").expanduser()
         try:
@@ -201,7 +201,7 @@ def _is_one_of(files: Iterable[str], key: paramiko.PKey) -> bool:
 
 
 def _without_secrets(error: Exception) -> str:
-    """What is wrong with a key file, in words that cannot hold anything of what is in it."""
+    """Return what is wrong with a key file, in words that contain nothing from the file."""
     if isinstance(error, paramiko.PasswordRequiredException | TypeError):
         return "it has a passphrase: give passphrase=, or add it to an agent"
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""Runners on hosts that can be reached by SSH. Nothing need be installed there but Python."""
+"""`SSHBackend`: boots runners on hosts by SSH. The hosts need sshd and Python, and no other installation."""
 
 from __future__ import annotations
 
@@ -26,54 +26,56 @@ LOOPBACK = "127.0.0.1"
 
 
 class SSHBackend(Backend):
-    """Boots runners on hosts, one connection each.
+    """Boots runners on hosts, with one SSH connection per runner.
 
-    A host needs sshd and a Python of the same minor version as the parent's. What a runner needs besides is sent there
-    once and kept in a cache. The runner speaks over the SSH channel: no port is opened on either side. With
-    ``connect="direct"`` it is started in the same way, and then connects to this machine, over TLS with a pinned
-    certificate and a single-use token: quicker with much data, and its calls outlive the SSH connection.
+    A host needs sshd and a Python of the parent's minor version. Everything else is sent to the host once and kept in a
+    cache there. The link is the SSH channel, so neither side opens a port. With ``connect="direct"``, the runner is
+    started in the same way, and then connects to this machine over TLS, with a pinned certificate and a single-use
+    token. That is faster with much data, and calls survive the loss of the SSH connection.
 
-    Host keys are verified against known_hosts, always. Hosts take turns, the one that carries the fewest runners first.
-    If a host gives no answer for a second, the boot tries the next one too, and the host that answers first carries the
-    runner. A host on which a boot fails is set aside for a while, and the boot goes on with the others; one that shows
-    an unknown key, or has no fitting Python, is not used again.
+    Host keys are always verified against known_hosts. The host with the fewest runners for its size comes next. If a
+    host does not answer within a second, the boot tries the next host as well, and the first host that answers gets the
+    runner. If a boot fails on a host, that host is set aside for a while, and the boot goes on with the other hosts. A
+    host with an unknown key or without a fitting Python is never used again.
 
     Args:
         hosts: names, addresses, aliases of ``~/.ssh/config``, ``user@name:port``, or `SSHHost` objects.
-        user, port: for hosts that say nothing else; they come before the configuration.
-        key_filename: a private key, or several, tried first. A certificate beside one (``...-cert.pub``) is used.
-        passphrase: of these keys. Keys that an SSH agent holds need none.
-        password: tried last, on the hosts themselves and never on the way there.
-        use_agent: whether the keys of an SSH agent count.
-        known_hosts: a file, or several, instead of the user's and the system's own known_hosts.
-        host_key: the key that the hosts must show, or several, as in a ``.pub`` file; then no file is asked.
-        insecure_accept_any_host_key: let anybody answer in a host's place who can. For tests alone.
-        config: the SSH configuration file, default ``~/.ssh/config``; None for none.
-        python: the interpreter on the hosts, a name or a path; default what is found there.
-        env: variables for the runners. They travel on the connection, and in no command line.
-        sync: what of this program's own files travels: "auto" for the modules that it has imported from outside its
-            site-packages and standard library, and its script; a list of files and folders for those in addition; None
-            for nothing; or a `Sync` with limits of its own. Only what has changed is sent, also before later calls.
-        requirements: third-party packages for the hosts, as lines of a requirements file or the path of one. They are
-            installed there once, into an environment of their own.
-        cache: the folder on the hosts for what is sent there; default ``$XDG_CACHE_HOME`` or ``~/.cache``.
-        runners_per_host: runners at once on a host that does not say itself; 1.
-        connect_timeout: seconds (or a `timedelta`; 15) for each of reaching a host, agreeing on keys, logging in, and
-            opening a session; with "direct" also for its runner to get here.
-        host_wait: a tenacity wait strategy for how long a host that failed is set aside; None for an exponential one
-            with jitter, from a second to five minutes.
+        user, port: for hosts that do not give their own. They override the SSH configuration.
+        key_filename: a private key file, or several, which are tried first. A certificate next to a key
+            (``...-cert.pub``) is used.
+        passphrase: of these keys. Keys in an SSH agent need none.
+        password: tried last. It is sent to the hosts themselves, and never to jump hosts.
+        use_agent: whether to use the keys of an SSH agent.
+        known_hosts: a file, or several, in place of the user's and the system's known_hosts.
+        host_key: the host key that all hosts must show, or several, as in a ``.pub`` file. If given, no known_hosts
+            file is read.
+        insecure_accept_any_host_key: accept any host key. An attacker can then impersonate a host. Only for tests.
+        config: the SSH configuration file; default ``~/.ssh/config``. None for no file.
+        python: the interpreter on the hosts, as a name or a path. Default: search for one on the host.
+        env: environment variables for the runners. They are sent over the connection and are in no command line.
+        sync: which files of this program are sent. "auto": its script, and the modules that it has imported from
+            outside its site-packages and standard library. A list of files and folders: these in addition. None: no
+            files. A `Sync`: with its own limits. Only changed files are sent, also before later calls.
+        requirements: third-party packages for the hosts, as lines of a requirements file or as its path. They are
+            installed on each host once, into a separate environment.
+        cache: the cache folder on the hosts; default ``$XDG_CACHE_HOME`` or ``~/.cache``.
+        runners_per_host: the number of runners on each host that does not give its own; default 1.
+        connect_timeout: seconds (or a `timedelta`; default 15) for each of these steps: connect, key exchange, login,
+            opening a session. With "direct", also for the runner to dial back.
+        host_wait: a tenacity wait strategy for how long a failed host is set aside. None: exponential with jitter, from
+            one second to five minutes.
         connect: "channel", or "direct" for runners that connect to this machine.
-        parent_address: with "direct", where the hosts reach this machine, as "host" or "host:port"; default the
-            loopback, on which only this machine itself can. Without a port any free one is taken.
-        bind_address: with "direct", what is bound here where that is something else, as behind a port that is
-            forwarded; the same form, default `parent_address`. A wildcard is warned of.
-        client: what speaks SSH: "paramiko", or "openssh" for the installed program ``ssh``, one process for each
-            runner. The program takes neither `password` nor `passphrase` nor `host_key`.
+        parent_address: with "direct", the address of this machine that hosts dial, as "host" or "host:port". Default:
+            the loopback, which only this machine can reach. Without a port, any free port is taken.
+        bind_address: with "direct", the address to listen on, if it differs from `parent_address`, as behind a
+            forwarded port. It has the same form. Default: `parent_address`. A wildcard address logs a warning.
+        client: the SSH client. "paramiko", or "openssh" for the installed program ``ssh`` with one process per runner.
+            The program supports neither `password` nor `passphrase` nor `host_key`.
 
     Raises:
-        TypeError, ValueError: an argument is none of these.
+        TypeError, ValueError: an argument is invalid.
         OSError: the configuration file cannot be read.
-        ImportError: paramiko is not installed, and is the client.
+        ImportError: the client is paramiko, and paramiko is not installed.
     """
 
     name = "ssh"
@@ -158,16 +160,16 @@ class SSHBackend(Backend):
         self.advertised_host, self.advertised_port = host, port
 
     def listen_address(self) -> tuple[str, int]:
-        """See `Backend`."""
+        """Return the address to listen on for runners that dial back."""
         return self._bound
 
     def boot(self, request: BootRequest) -> Node:
-        """Boot a runner on the host whose turn it is, or on the next one if that fails.
+        """Boot a runner on the host whose turn it is. If that fails, try the next hosts.
 
         Raises:
-            HostKeyError, VersionMismatchError: no host is left, and this is why.
-            BootError: none of the hosts could be used this time. Its phase is one of "resolve", "connect", "host key",
-                "auth", "python", "bootstrap" and "handshake".
+            HostKeyError, VersionMismatchError: no host can be used any more, for this reason.
+            BootError: no host could be used this time. Its phase is one of "resolve", "connect", "host key", "auth",
+                "python", "bootstrap" and "handshake".
         """
         self._booter.prepare()
         return Race(self._places, self._booter, request).run()
@@ -196,7 +198,7 @@ def _is_direct(connect: str) -> bool:
 
 
 def _texts(value: PathLike | Iterable[PathLike] | None) -> list[str]:
-    """One text or path, or several, or none."""
+    """Return one or several texts or paths as a list of texts."""
     if value is None:
         return []
     return [str(value)] if isinstance(value, str | Path) else [str(item) for item in value]

@@ -1,4 +1,4 @@
-"""The boot of a runner on one host: connect, run the command, send what is missing."""
+"""The boot of a runner on one host: connect, run the bootstrap command, send missing files."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.ssh.session import Client, Means, Session
 
 SHARE_OF_DIALING = 0.8
-"""Of the time that is left of a boot; in the rest its runner says why it did not get through."""
+"""The share of the remaining boot time that a runner may spend on dialing back. In the rest it can report a failure."""
 
 
 class HostBooter:
-    """Boots runners on hosts, by the same means on each; any thread.
+    """Boots runners on hosts with the same settings. Any thread.
 
     Raises:
-        ValueError: a key cannot be read.
-        OSError: a file of them cannot.
+        ValueError: a key cannot be parsed.
+        OSError: a key file cannot be read.
     """
 
     def __init__(self, means: Means) -> None:
@@ -51,7 +51,7 @@ class HostBooter:
 
             where = self._config.options()
             return ProgramClient(self._means, NO_FILE if where is None else where)
-        # Hosts have no paramiko, and whoever uses the other client need not.
+        # Imported late: hosts have no paramiko, and users of the other client need not have it.
         from dragonfly_executor.backends.ssh.paramiko_session import ParamikoClient
 
         return ParamikoClient(
@@ -59,19 +59,19 @@ class HostBooter:
         )
 
     def prepare(self) -> None:
-        """Make what hosts get, if it is not there yet: before a boot's time begins."""
+        """Make the archive for hosts if it does not exist yet, before a boot's time begins."""
         self._make_archive()
 
     def reach(self, host: SSHHost, request: BootRequest, deadline: Deadline) -> ReachedHost:
-        """Connect to a host, and have Python say its first word there.
+        """Connect to a host, and wait until Python there has sent its first line.
 
         Args:
-            host: where.
-            request: as the backend got it.
-            deadline: until when it has to be done.
+            host: the host.
+            request: the backend's boot request.
+            deadline: the deadline for this step.
 
         Raises:
-            BootError: with the phase that it came to, and what the host had to say.
+            BootError: with the phase that failed, and the output of the host.
         """
         means, python = self._means, host.python or self._means.python
         archive = self._make_archive()
@@ -96,20 +96,20 @@ class HostBooter:
                     deadline.pause(pause_after(tries))
 
     def finish(self, reached: ReachedHost, request: BootRequest, deadline: Deadline, place: Place) -> SSHNode:
-        """Send a host what it lacks, and have a runner's agent there.
+        """Send a host the files that it lacks, and start a runner's agent there.
 
         Args:
             reached: the host.
-            request: as the backend got it.
-            deadline: until when it has to be done.
-            place: hears when the runner is stopped, and when it is gone.
+            request: the backend's boot request.
+            deadline: the deadline for this step.
+            place: notified when the runner is stopping and when it is gone.
 
         Raises:
-            BootError: with the phase that it came to, and what the host had to say. Nothing is left on the host.
+            BootError: with the phase that failed, and the output of the host. Nothing is left on the host.
         """
         host, bootstrap = reached.host, reached.bootstrap
         dial = self._dial(request, deadline)
-        # The token is for the agent alone, and not for what it starts.
+        # The token goes to the agent alone, not into the environment that child processes inherit.
         described = request.parent._replace(token=None).encode()
         env = {**self._means.env, **host.env, VARIABLE: described, HOST_NAME: str(host)}
         reached.last_word = b"" if dial is None else LAST_WORD
@@ -122,15 +122,15 @@ class HostBooter:
         return reached.as_node(place, request.parent.address if self._means.is_direct else None)
 
     def _dial(self, request: BootRequest, deadline: Deadline) -> Mapping[str, object] | None:
-        """What a runner is told that is to dial back. It gives up early enough to say why."""
+        """Return the instructions for a runner that dials back. Its timeout lets it report a failure in time."""
         if not self._means.is_direct:
             return None
         failsafe = min(self._means.connect_timeout, SHARE_OF_DIALING * deadline.left())
         return {"parent": request.parent.encode(), "failsafe": failsafe}
 
     def _make_archive(self) -> Archive:
-        """Made once: compiling takes longer than connecting."""
-        # A pool whose serializer it is has loaded it by now.
+        """Return the archive. It is made once, as compiling takes longer than connecting."""
+        # A pool that serializes with dill has imported it before its first boot.
         more = ("dill",) if "dill" in sys.modules else ()
         with self._archive_lock:
             if more not in self._archives:

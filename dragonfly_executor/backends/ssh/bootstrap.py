@@ -1,4 +1,4 @@
-"""Makes an agent of a command on a host: finds Python there, ships what is missing, and hands over to the agent."""
+"""The bootstrap command and its protocol: find Python on the host, send missing files, and start the agent."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.runner.orphans import MARK
 
 MAX_NOISE = 1024 * 1024
-"""Bytes that a host may print before anything sensible comes."""
+"""Bytes that a host may print before the bootstrap's first line."""
 MAX_LINE = 64 * 1024
 OUTPUT_SIZE = 4096
-"""Of what a host printed, as much is told."""
+"""Bytes of a host's output that an error quotes."""
 NEEDED = f"{sys.version_info.major}.{sys.version_info.minor}"
 PART_SIZE = 256 * 1024
 NOT_THIS_ONE = 113
-"""What an interpreter of another version ends with."""
+"""The exit status of an interpreter of another version."""
 
 
 class Talk(Protocol):
-    """The stream to a command on a host."""
+    """The stream to the command on the host."""
 
     def recv(self, size: int, /) -> bytes:
-        """At least one byte; nothing at the end. `TimeoutError` when the boot has taken too long."""
+        """Return 1 to `size` bytes, or ``b""`` at the end. Raises `TimeoutError` if the boot has taken too long."""
 
     def sendall(self, data: bytes, /) -> None:
-        """Write everything."""
+        """Send all of `data`."""
 
     def unread(self, data: bytes) -> None:
-        """Let the next `recv` return this."""
+        """Make the next `recv` return `data`."""
 
 
 def command(
@@ -49,15 +49,15 @@ def command(
     options: Sequence[str] = (),
     mark: str = "",
 ) -> str:
-    """What is run on the host, for any login shell: one line, and a word of it is one word for all of them.
+    """Return the command to run on the host. It is one line, whose words are the same for every login shell.
 
     Args:
-        python: the interpreter; None to look for one.
-        digest: the archive's.
+        python: the interpreter; None to search for one.
+        digest: the digest of the archive.
         cache: the folder for archives, or None for the user's own.
-        patience: seconds after which nobody waits for it any more.
-        options: for the interpreter, beside ``-I``.
-        mark: what the environment of all that runs there says of whose it is; see `runner.orphans`. Not secret.
+        patience: seconds after which the parent no longer waits for the command.
+        options: options for the interpreter, in addition to ``-I``.
+        mark: identifies the runner in the environment of all its processes; see `runner.orphans`. Not secret.
     """
     candidates = [python] if python else [f"python{NEEDED}", "python3"]
     source = importlib.resources.files("dragonfly_executor.backends.ssh").joinpath("stage0.py").read_bytes()
@@ -70,9 +70,9 @@ def command(
     )
     ask = 'import sys; print("%d.%d" % sys.version_info[:2])'
     arguments = f"{digest} {_word(cache or '')} {math.ceil(patience)}"
-    # -I: the login directory is no place to import from, and another user may be able to write there.
-    # A shim may be found that leads nowhere. So the shell stays, and asks what it was that failed; to ask before that
-    # would start two interpreters for each runner.
+    # -I: do not import from the login directory, to which another user may be able to write.
+    # The shell stays, as the Python found may be a shim that does not work. After a failure, the shell asks for its
+    # version. Asking first starts two interpreters per runner.
     script = (
         f"{MARK}={shlex.quote(mark)}; export {MARK}; "
         f"found=; for python in {' '.join(map(_word, candidates))}; do version=missing; "
@@ -83,24 +83,25 @@ def command(
         r"else printf '%s: not found\n' "
         '"$python" >&2; fi; '
         'found="$found $version"; done; '
-        # In two pieces: a profile may print the command, and some shells' echo makes bytes of such numbers.
+        # MAGIC is printed in two pieces. Otherwise, if a profile echoes the command, the echo looks like our output, as
+        # some shells' echo turns \036 into its byte.
         r"""printf '\036%s\037none%s\n' dragonfly-1 "$found"; exit 127"""
     )
     return f"sh -c {shlex.quote(script)}"
 
 
 def _word(text: str) -> str:
-    """A word for the host's shell; a home folder in front is the one there."""
+    """Return a word for the host's shell. A leading ``~/`` is the home directory on the host."""
     return f'"$HOME"/{shlex.quote(text[2:])}' if text.startswith("~/") else shlex.quote(text)
 
 
 class Bootstrap:
-    """The parent's half of the talk with `stage0`.
+    """The parent's half of the protocol with `stage0`.
 
     Args:
-        host: what to call it in an error.
+        host: the host's name, for errors.
         talk: the stream to the command.
-        python: the interpreter that was asked for, or None.
+        python: the interpreter that the user asked for, or None.
     """
 
     def __init__(self, host: str, talk: Talk, python: str | None) -> None:
@@ -109,19 +110,19 @@ class Bootstrap:
         self._python = python
         self._data = b""
         self.noise = b""
-        """The last of what the host printed before it said anything."""
+        """The last bytes of the host's output before the first line of the protocol."""
         self.shipped = 0
-        """Bytes of the archive that had to be sent."""
+        """The number of archive bytes that had to be sent."""
         self.interpreter = ""
-        """What the host says of the Python that it runs."""
+        """The version and the path of Python on the host, as reported."""
         self._lacks_archive = True
 
     def hear(self) -> None:
-        """Wait for the first word of Python. It then waits for `run`, and nothing of a runner has begun.
+        """Wait for the first line from Python. Python then waits for `run`, and no part of a runner has started.
 
         Raises:
-            VersionMismatchError: there is only another Python there.
-            BootError: there is none, or it has no place for the archive; phase "python" or "bootstrap".
+            VersionMismatchError: the host has only Pythons of other versions.
+            BootError: the host has no Python, or no room for the archive; phase "python" or "bootstrap".
         """
         first = self._first_line()
         if first.startswith(b"none"):
@@ -131,15 +132,15 @@ class Bootstrap:
         self._lacks_archive = not said.get("cached")
 
     def run(self, archive: Archive, env: Mapping[str, str], dial: Mapping[str, object] | None = None) -> None:
-        """Get the agent going, after `hear`. What is on the stream after this is the agent's.
+        """Start the agent. Call it after `hear`. After this, the stream belongs to the agent.
 
         Args:
-            archive: what the host has to have.
-            env: variables for the agent. They are nowhere but on this connection and in its memory.
-            dial: whom the agent has to dial, where it does not speak on this stream; the same goes for that.
+            archive: the archive, which is sent if the host lacks it.
+            env: environment variables for the agent. They exist only on this connection and in the agent's memory.
+            dial: instructions for an agent that dials back instead of using this stream. They are kept in the same way.
 
         Raises:
-            BootError: the host cannot keep the archive; phase "bootstrap".
+            BootError: the host cannot store the archive; phase "bootstrap".
         """
         size = len(archive.data) if self._lacks_archive else 0
         self._talk.sendall(json.dumps({"size": size, "env": dict(env), "dial": dial}).encode() + b"\n")
@@ -153,10 +154,10 @@ class Bootstrap:
         self._data = b""
 
     def wait_until_dialed(self) -> None:
-        """Wait until the agent has dialed back, where it was told to.
+        """Wait until an agent that was told to dial back has done so.
 
         Raises:
-            BootError: it did not get there, or ended; phase "connect" or "handshake".
+            BootError: the agent could not connect, or ended; phase "connect" or "handshake".
         """
         line = self._line("ended the runner before it had dialed back", "connect")
         said = self._parse(line)
@@ -168,7 +169,7 @@ class Bootstrap:
             raise self._error(f"does not keep to the rules: {line[:200]!r}")
 
     def _first_line(self) -> bytes:
-        """What comes first after the mark; before it is whatever the host has to say to anybody."""
+        """Return the line after the mark. Bytes before the mark are output of the host's shell, and go into `noise`."""
         while (place := self._data.find(MAGIC)) < 0:
             self.noise = self._data[-OUTPUT_SIZE:]
             if len(self._data) > MAX_NOISE:

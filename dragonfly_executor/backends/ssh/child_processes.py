@@ -1,4 +1,4 @@
-"""Child processes that a boot waits for: each can be killed from any thread, with all that it has started."""
+"""Child processes of a boot. Any thread can kill one, together with its process group."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Program:
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr=stderr,
-                    # A Ctrl-C at the terminal is the parent's to deal with.
+                    # Ctrl-C at the terminal must reach only the parent, which decides what to stop.
                     start_new_session=True,
                 )
             except BaseException:
@@ -50,7 +50,7 @@ class Program:
                 raise
         self._lock = threading.Lock()
         self._killed = False
-        """Once it is set no signal is sent any more: the process number may soon belong to another process."""
+        """True once no more signals are sent, as the process id may soon belong to another process."""
 
     def cut(self) -> None:
         """Shut the socket down, so that a thread that reads from it returns. Any thread; does not block."""
@@ -58,7 +58,7 @@ class Program:
             self.sock.shutdown(socket.SHUT_RDWR)
 
     def kill(self) -> None:
-        """Cut it, and kill the process group. Any thread; does not block."""
+        """Shut the socket down and kill the process group. Any thread; does not block."""
         self.cut()
         with self._lock:
             if not self._killed:
@@ -69,8 +69,8 @@ class Program:
         """End the program, and return its exit code.
 
         Args:
-            patience: seconds until what is left of its process group is killed.
-            ask: whether the program gets a SIGTERM first. It needs none if it is about to end.
+            patience: seconds until the rest of its process group is killed.
+            ask: whether to send SIGTERM first. It is not needed if the program is about to exit.
         """
         self.sock.close()
         with self._lock:
@@ -80,7 +80,7 @@ class Program:
         with self._lock:
             if not self._killed:
                 self._killed = True
-                # Also when the program itself has ended: what it has started is in its group.
+                # Also if the program itself has ended: its child processes are in its group.
                 self._signal(signal.SIGKILL)
         return self._process.wait()
 
@@ -95,9 +95,9 @@ class Program:
         return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
     def _wait(self, patience: float) -> None:
-        """Wait until the program ends or is killed. It stays a zombie, so that its number stays its own."""
+        """Wait until the program ends or is killed. It stays a zombie, so that its process id is not reused."""
         if self._process.returncode is not None or not hasattr(os, "pidfd_open"):
-            # Without a pidfd nothing waits for a process and leaves it a zombie.
+            # Without a pidfd, a wait with a timeout must reap the process.
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(patience)
                 self._killed = True
@@ -116,7 +116,7 @@ class Program:
 
 
 class Answer(NamedTuple):
-    """What a program printed, and how it ended.
+    """The output and the exit status of a program.
 
     Attributes:
         status: its exit code; negative for a signal.
@@ -129,16 +129,16 @@ class Answer(NamedTuple):
 
 
 def answer_of(command: Sequence[str], deadline: Deadline, limit: float) -> Answer:
-    """Run a program to its end. It is killed if the boot is given up.
+    """Run a program to its end, and return its output. Kill it if the boot is cancelled.
 
     Args:
         command: the program and its arguments.
         deadline: of the boot.
-        limit: seconds that the program gets.
+        limit: seconds that the program may take.
 
     Raises:
-        TimeoutError: it has not ended in time, or the boot was given up.
-        OSError: it cannot be started.
+        TimeoutError: the program has not ended in time, or the boot was cancelled.
+        OSError: the program cannot be started.
     """
     pieces: list[bytes] = []
     in_time = False

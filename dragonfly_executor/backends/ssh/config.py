@@ -1,10 +1,8 @@
-"""Where a host really is: what ``~/.ssh/config`` makes of its name.
+"""A parser of ``~/.ssh/config``, for machines without an `ssh`. If there is an `ssh`, `openssh_config` asks it instead.
 
-Of its options these count: HostName, User, Port, IdentityFile, IdentitiesOnly, ProxyJump, ProxyCommand,
-ConnectTimeout, ServerAliveInterval and HostKeyAlias, under Host and Match, and in included files. What would make ssh
-trust more than this package does, StrictHostKeyChecking above all, does not.
-
-This is for machines without an `ssh`: where there is one, `openssh_config` asks it.
+It supports these options: HostName, User, Port, IdentityFile, IdentitiesOnly, ProxyJump, ProxyCommand, ConnectTimeout,
+ServerAliveInterval and HostKeyAlias, under Host and Match, and in included files. It ignores options that lower
+this package's security, above all StrictHostKeyChecking.
 """
 
 from __future__ import annotations
@@ -19,32 +17,32 @@ from dragonfly_executor.errors import BootError
 
 DEFAULT_PORT = 22
 DEFAULT_KEEPALIVE = 15
-"""Seconds: fewer than most firewalls forget a silent connection in."""
+"""Seconds. Most firewalls keep a silent connection for longer than that."""
 UNREADABLE = ("canonicalizehostname", "canonicaldomains", "canonicalizemaxdots", "canonicalizefallbacklocal")
-"""Options that only OpenSSH itself follows; paramiko fails over some of them."""
+"""Options that only OpenSSH supports. paramiko fails on some of them."""
 COMMANDS = ("proxycommand", "localcommand", "remotecommand", "knownhostscommand")
-"""Options whose value is the rest of the line: a # in it belongs to the shell."""
+"""Options whose value is the rest of the line. A # in it belongs to the shell command."""
 MAX_INCLUDES = 16
-"""How deep files may include each other; what OpenSSH allows."""
+"""The maximum depth of nested includes, as in OpenSSH."""
 
 
 class Target(NamedTuple):
-    """How to reach one host.
+    """The connection settings of one host.
 
     Attributes:
-        label: what the user calls it.
-        address, port, user: where to connect to, and as whom.
-        key_name: under which name its key is known.
+        label: the host as the user wrote it.
+        address, port, user: the address to connect to, and the user to log in as.
+        key_name: the host's name in known_hosts.
         key_files: private keys that the configuration names.
-        identities_only: whether no other keys may be shown, those that an agent offers included.
-        jumps: hosts to go through, as the user would write them, the first one first.
-        proxy_command: the program that connects instead, or None.
-        connect_timeout: seconds, or None for what the backend says.
+        identities_only: whether to offer only these keys, and no other keys of an agent.
+        jumps: jump hosts as the user wrote them, the first one first.
+        proxy_command: the command that connects to the host, or None.
+        connect_timeout: seconds, or None for the backend's timeout.
         keepalive: seconds of silence after which the connection is probed; 0 for never.
         agent: the value of IdentityAgent, or None.
-        certificate_files: of the user, as the configuration names them.
-        known_hosts: the files that the configuration names; empty if that is not known.
-        unsupported: options that are set and that paramiko cannot follow, and without which hosts are not known.
+        certificate_files: the user's certificates that the configuration names.
+        known_hosts: known_hosts files that the configuration names; empty if unknown.
+        unsupported: options that are set, that paramiko does not support, and without which host keys may be unknown.
     """
 
     label: str
@@ -65,34 +63,34 @@ class Target(NamedTuple):
 
 
 class Config:
-    """What stands in a configuration file.
+    """The content of a configuration file.
 
     Args:
-        path: the file; None for no file. One that is not there says nothing.
+        path: the file; None for no file. A missing file counts as empty.
 
     Raises:
-        OSError: it is there and cannot be read.
+        OSError: the file exists and cannot be read.
     """
 
     def __init__(self, path: str | None) -> None:
         self._text = "" if path is None else "\n".join(_lines_of(Path(path).expanduser(), 0))
 
     def resolve(self, host: SSHHost, user: str | None = None, port: int | None = None) -> Target:
-        """How to reach a host.
+        """Return the connection settings of a host.
 
         Args:
-            host: the host; what it says comes first.
-            user, port: what counts before the configuration where the host says nothing.
+            host: the host. Its own settings come first.
+            user, port: settings that come next, before the configuration.
 
         Raises:
-            BootError: the configuration cannot be understood; phase "resolve".
+            BootError: the configuration is invalid; phase "resolve".
         """
-        # Not needed where ssh itself is the client.
+        # Imported late, as it is not needed if ssh is the client.
         import paramiko
         from paramiko.ssh_exception import ConfigParseError, CouldNotCanonicalize
 
         user, port = host.user or user, host.port or port
-        # In a configuration the first value counts. So placeholders that come after it are filled in with it as well.
+        # In a configuration the first value wins. With our values first, placeholders in later values use them as well.
         first = ["Host *", *([f"  User {user}"] if user else []), *([f"  Port {port}"] if port else [])]
         try:
             found: Mapping[str, Any] = paramiko.SSHConfig.from_text("\n".join((*first, self._text))).lookup(host.name)
@@ -113,13 +111,13 @@ def _target(host: SSHHost, found: Mapping[str, Any]) -> Target:
         port=port,
         user=user_name(found.get("user")) or getpass.getuser(),
         key_name=str(alias) if alias else address if port == DEFAULT_PORT else f"[{address}]:{port}",
-        # paramiko fills in no port there.
+        # paramiko does not replace %p in file names.
         key_files=tuple(
             str(Path(file.replace("%p", str(port))).expanduser()) for file in found.get("identityfile", ())
         ),
         identities_only=str(found.get("identitiesonly", "no")).lower() == "yes",
         jumps=jumps,
-        # Of the two ssh takes the one that comes first. A jump says more, and is safer.
+        # ssh takes the first of the two. A jump host gives better errors and is safer.
         proxy_command=None if jumps or _is_none(found.get("proxycommand")) else str(found["proxycommand"]),
         connect_timeout=float(timeout) if timeout and float(timeout) > 0 else None,
         keepalive=int(found.get("serveraliveinterval", 0)) or DEFAULT_KEEPALIVE,
@@ -146,7 +144,7 @@ def _without_comment(line: str) -> str:
 
 
 def _lines_of(path: Path, depth: int) -> Iterable[str]:
-    """A file's lines, with those that it includes in their places."""
+    """Yield a file's lines, with the lines of included files in place of each include."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -164,9 +162,9 @@ def _lines_of(path: Path, depth: int) -> Iterable[str]:
         if depth >= MAX_INCLUDES:
             raise OSError(f"{path}: files include each other more than {MAX_INCLUDES} deep")
         for pattern in rest.split():
-            # As ssh has it, for a user's own file.
+            # Relative patterns are below ~/.ssh, as for ssh in a user's own file.
             wanted = Path("~/.ssh").expanduser() / Path(pattern.strip('"')).expanduser()
             for included in sorted(Path(wanted.anchor).glob(str(wanted.relative_to(wanted.anchor)))):
                 yield from _lines_of(included, depth + 1)
-                # What follows belongs to the section that the include stood in.
+                # The lines after an include belong to the section around it, so repeat that section's header.
                 yield section

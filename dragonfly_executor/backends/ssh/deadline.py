@@ -1,4 +1,4 @@
-"""How long a boot may still take, and whether the pool still wants it."""
+"""The deadline of a boot, and its cancellation."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import BootClock
 
 LEAST = 0.01
-"""Seconds that a step always gets: a late step fails by itself, and its error names the step."""
+"""Minimum seconds of a step: a step that starts too late still runs and fails, so that the error names the step."""
 NEVER = float("inf")
 
 
 class BootTime:
-    """The moment by which a boot has to be done. There is none while all that works on the boot waits for a turn.
+    """The deadline of a boot. While every thread of the boot waits for a turn, there is no deadline.
 
     Any thread.
 
     Args:
-        seconds: from now on, and from the end of each such wait.
-        clock: hears of these waits, as `BootRequest` has it; None if nothing measures them.
+        seconds: the timeout, from now on, and anew from the end of each such wait.
+        clock: the boot's timer, which gets `queued` and `started`; None if nothing measures the waits.
     """
 
     def __init__(self, seconds: float, clock: BootClock | None = None) -> None:
@@ -35,11 +35,11 @@ class BootTime:
         self._lock = threading.Lock()
         self._working = 0
         self._waiting = 0
-        """Of those that work."""
+        """The number of working threads that wait for a turn."""
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """The calling thread works on the boot in this block."""
+        """Count the calling thread as working on the boot while in the block."""
         self._change(1, 0)
         try:
             yield
@@ -48,7 +48,7 @@ class BootTime:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """The calling thread, which works on the boot, waits for a turn in this block."""
+        """Count the calling thread, which works on the boot, as waiting for a turn while in the block."""
         self._change(0, 1)
         try:
             yield
@@ -70,12 +70,13 @@ class BootTime:
 
 
 class Deadline:
-    """The moment by which a boot has to be done. It comes at once if the pool gives the boot up.
+    """The deadline of a boot. It passes at once if the pool cancels the boot.
 
     Args:
-        seconds: from now on.
-        given_up: set when the pool does not want the boot any more; None if no pool will say so.
-        clock: hears when the boot waits for a turn, and when it goes on; the boot's time begins anew then.
+        seconds: the timeout, from now on.
+        given_up: the cancel token; None if the boot is never cancelled.
+        clock: the boot's timer. It gets `queued` when the boot waits for a turn, and `started` when it goes on. Then
+            the timeout starts anew.
     """
 
     def __init__(self, seconds: float, given_up: GivenUp | None = None, clock: BootClock | None = None) -> None:
@@ -84,11 +85,11 @@ class Deadline:
         self._on_progress: Callable[[], object] = lambda: None
 
     def of_attempt(self, given_up: GivenUp, on_progress: Callable[[], object]) -> Deadline:
-        """Return the deadline of an attempt to boot on one host. It is part of the boot, and shares its time.
+        """Return the deadline of an attempt to boot on one host. It shares the time of the boot.
 
         Args:
-            given_up: set when the boot does not need this attempt any more.
-            on_progress: called when the host has given an answer.
+            given_up: the cancel token of this attempt.
+            on_progress: called when the host has answered.
         """
         deadline = Deadline(0.0)
         deadline.time = self.time
@@ -104,30 +105,30 @@ class Deadline:
 
     @property
     def is_given_up(self) -> bool:
-        """Whether the pool does not want the boot any more, or the boot not this attempt."""
+        """Return True if the pool has cancelled the boot, or the boot has cancelled this attempt."""
         return any(signal.is_set() for signal in self._signals)
 
     @property
     def is_over(self) -> bool:
-        """Whether no time is left, or the boot was given up."""
+        """Return True if no time is left, or the boot was cancelled."""
         return self.is_given_up or time.monotonic() >= self.time.when
 
     def progress(self) -> None:
-        """Say that the host has given an answer."""
+        """Report that the host has answered."""
         self._on_progress()
 
     def pause(self, seconds: float) -> None:
-        """Wait for `seconds`, for the time that is left, or until the boot is given up."""
+        """Wait for `seconds`, but no longer than the time left. Cancellation ends the wait."""
         woken = threading.Event()
         with self.ending(woken.set):
             woken.wait(self.left(seconds))
 
     @contextmanager
     def ending(self, end: Callable[[], object]) -> Iterator[None]:
-        """Call `end` if the boot is given up inside the block, or was before: perhaps twice.
+        """Call `end` if the boot is cancelled inside the block, or was cancelled before. It may be called twice.
 
         Args:
-            end: must not block: an engine calls it.
+            end: the callback. It must not block: the pool's engine thread runs it.
         """
         with ExitStack() as stack:
             for signal in self._signals:

@@ -1,4 +1,4 @@
-"""A TCP connection to a name: the system looks its addresses up, and they race (RFC 8305, "Happy Eyeballs")."""
+"""A TCP connection to a host name: looks up its addresses, and dials them in parallel (RFC 8305, Happy Eyeballs)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dragonfly_executor.backends.ssh.child_processes import answer_of
 from dragonfly_executor.backends.ssh.deadline import Deadline
 
 STAGGER = 0.25
-"""Seconds without an answer after which the next address is dialed too."""
+"""Seconds without an answer after which the next address is dialed as well."""
 LOOKUP = (
     "import socket, sys\n"
     "try: found = socket.getaddrinfo(sys.argv[1], None, type=socket.SOCK_STREAM)\n"
@@ -30,21 +30,22 @@ def addresses(name: str, port: int, deadline: Deadline, limit: float) -> list[Ad
     """Return the addresses of a host, the best one first.
 
     Args:
-        name: a name, or an address.
-        port: of the server there.
+        name: a host name or an address.
+        port: the port of the server.
         deadline: of the boot.
         limit: seconds for the lookup.
 
     Raises:
         OSError: the name has no address, or the lookup took too long.
-        UnicodeError: it cannot be a name.
+        UnicodeError: the text is no valid name.
     """
     with suppress(socket.gaierror):
         return _numeric(name, port)
     ascii_name = name.encode("idna").decode("ascii")
     command = _lookup_command(ascii_name)
     if command is None:
-        # In a frozen program without getent. The lookup cannot be cut here: it ends with the resolver's own timeout.
+        # Only in a frozen program without getent. This lookup cannot be aborted; it ends with the resolver's own
+        # timeout.
         found = socket.getaddrinfo(ascii_name, port, type=socket.SOCK_STREAM)
         return [(family, address) for family, _, _, _, address in found]
     answer = answer_of(command, deadline, limit)
@@ -61,7 +62,7 @@ def _numeric(host: str, port: int) -> list[Address]:
 
 
 def _lookup_command(name: str) -> list[str] | None:
-    """Return the program that looks a name up: a program can be killed, and a thread in `getaddrinfo` cannot."""
+    """Return the command that looks a name up. A process can be killed, but a thread in `getaddrinfo` cannot."""
     if name.startswith("-"):
         raise UnicodeError("a name begins with no hyphen")
     if (getent := shutil.which("getent")) is not None:
@@ -75,12 +76,12 @@ def connect_first(found: Sequence[Address], deadline: Deadline, limit: float) ->
     """Connect to the address that answers first.
 
     Args:
-        found: the addresses, the best one first. Each gets a quarter of a second before the next one is dialed too.
+        found: the addresses, the best one first. Each gets `STAGGER` seconds before the next one is dialed as well.
         deadline: of the boot.
-        limit: seconds for all of them together.
+        limit: seconds for all addresses together.
 
     Raises:
-        OSError: none of them answered; the error of the first one, with those of the others in its text.
+        OSError: no address answered. It is the error of the first address, and its text lists the errors of all.
     """
     until = time.monotonic() + deadline.left(limit)
     waiting = list(_interleaved(found))
@@ -97,7 +98,7 @@ def connect_first(found: Sequence[Address], deadline: Deadline, limit: float) ->
                 for key, _ in selector.select((min(next_at, until) if waiting else until) - now):
                     sock = key.fileobj
                     if not isinstance(sock, socket.socket) or sock not in dialing:
-                        continue  # the boot was given up
+                        continue  # the boot was cancelled
                     selector.unregister(sock)
                     address = dialing.pop(sock)
                     if not (number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
@@ -135,7 +136,7 @@ def _dial(
 
 
 def _interleaved(found: Sequence[Address]) -> Iterator[Address]:
-    """The same with families by turns: where one family leads nowhere, each address of it fails in the same way."""
+    """Yield the addresses with alternating families: if one family has no route, all its addresses fail alike."""
     first = [address for address in found if address[0] == found[0][0]]
     others = [address for address in found if address[0] != found[0][0]]
     while first or others:
@@ -157,7 +158,7 @@ def _all_of(errors: Sequence[tuple[Address, OSError]]) -> OSError:
 
 @contextmanager
 def _woken(selector: selectors.BaseSelector, deadline: Deadline) -> Iterator[None]:
-    """Have the selector return when the boot is given up."""
+    """Wake the selector when the boot is cancelled, while in the block."""
     reading, writing = socket.socketpair()
     with reading, writing:
         selector.register(reading, selectors.EVENT_READ)

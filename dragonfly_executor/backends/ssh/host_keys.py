@@ -1,7 +1,7 @@
-"""Whose key it is that a host shows: known_hosts files, and keys that the user names.
+"""Verification of host keys, by known_hosts files and by keys that the user names.
 
-Read here, and not by paramiko, because that takes the first line for a host as the only one, and knows neither patterns
-nor lines that revoke a key.
+The parser is our own. paramiko's parser uses only the first line of a host, and supports neither patterns nor revoked
+keys.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ USER_FILES = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 
 
 def fingerprint(blob: bytes) -> str:
-    """A public key's SHA-256, as OpenSSH shows it."""
+    """Return the SHA-256 fingerprint of a public key in OpenSSH's format."""
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
 def parse_key(text: str) -> bytes:
-    """A key of an OpenSSH ``.pub`` file, or of a known_hosts line; ValueError for anything else."""
+    """Parse the key of an OpenSSH ``.pub`` file or of a known_hosts line. Raises ValueError if there is none."""
     for word in text.split():
         try:
             blob = base64.b64decode(word, validate=True)
@@ -38,14 +38,14 @@ def parse_key(text: str) -> bytes:
 
 
 def key_type(blob: bytes) -> str:
-    """The name that a public key begins with; "" if it is none."""
+    """Return the type name at the beginning of a public key; "" if it is no public key."""
     length = int.from_bytes(blob[:4], "big")
     name = blob[4 : 4 + length]
     return name.decode() if 0 < length < 100 and len(name) == length and name.isascii() else ""
 
 
 def known_as(name: str, port: int) -> str:
-    """How a host stands in a known_hosts file."""
+    """Return a host's name in known_hosts files."""
     return name if port == 22 else f"[{name}]:{port}"
 
 
@@ -53,10 +53,10 @@ class Line:
     """A line of a known_hosts file.
 
     Attributes:
-        patterns: the hosts that the line is about.
+        patterns: patterns of the host names that the line applies to.
         blob: the key.
         revokes: whether the line revokes the key.
-        is_authority: whether the key only signs certificates of hosts.
+        is_authority: whether the key only signs host certificates.
     """
 
     __slots__ = ("blob", "is_authority", "patterns", "revokes")
@@ -69,7 +69,7 @@ class Line:
 
     @staticmethod
     def parse(text: str) -> Line | None:
-        """What a line says; None for comments, and for what this cannot read: then it vouches for nobody."""
+        """Parse a line. None for a comment, and for a line that cannot be parsed: such a line trusts no key."""
         words = text.split()
         if not words or words[0].startswith("#"):
             return None
@@ -87,12 +87,12 @@ class Line:
         return Line(words[0], blob, revokes=revokes, is_authority=is_authority)
 
     def is_about(self, name: str) -> bool:
-        """Whether it names this host."""
+        """Return True if the line applies to this host."""
         if self.patterns.startswith("|1|"):
             return _is_hash_of(self.patterns, name)
         found = False
         for pattern in self.patterns.split(","):
-            # A bracket stands for itself here, and would begin a set for fnmatch.
+            # In known_hosts a bracket is an ordinary character, but in fnmatch it begins a set.
             escaped = pattern.lstrip("!").replace("[", "[[]")
             if fnmatchcase(name.lower(), escaped.lower()):
                 if pattern.startswith("!"):
@@ -102,7 +102,7 @@ class Line:
 
 
 def _vouched_for(lines: Iterable[Line]) -> list[bytes]:
-    """Return the keys that a host may show. The key of a certificate authority is none of them."""
+    """Return the keys that a host may show. The key of a certificate authority is not among them."""
     return [line.blob for line in lines if not line.revokes and not line.is_authority]
 
 
@@ -115,13 +115,13 @@ def _is_hash_of(hashed: str, name: str) -> bool:
 
 
 class HostKeys:
-    """Who vouches for which key.
+    """The host keys to trust.
 
     Args:
-        files: known_hosts files; those that are not there say nothing.
-        pinned: keys that every host may show, whatever the files say. With any of them the files are not asked.
-        accept_any: let any host in that comes by. Whoever can answer in a host's place then gets everything.
-        configured: whether files that the SSH configuration names for a host take the place of `files`.
+        files: known_hosts files. A missing file counts as empty.
+        pinned: keys that every host may show. If there are any, the files are not read.
+        accept_any: accept any host key. An attacker who can intercept the connection then gets everything.
+        configured: whether files that the SSH configuration names for a host replace `files`.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class HostKeys:
         return HostKeys(files, self._pinned, accept_any=self._accept_any)
 
     def lines(self, name: str) -> list[Line]:
-        """What the files say about a host. They are read anew each time: the user may just have added it."""
+        """Return the lines for a host. The files are read anew each time, as the user may just have added the host."""
         found: list[Line] = []
         for file in self.files:
             try:
@@ -156,20 +156,20 @@ class HostKeys:
         return found
 
     def types(self, name: str) -> list[str]:
-        """Types of the keys that are known of a host: it should show one of these."""
+        """Return the key types that are known for a host. The host should show a key of one of these types."""
         blobs = self._pinned or _vouched_for(self.lines(name))
         return list(dict.fromkeys(key_type(blob) for blob in blobs))
 
     def verify(self, host: str, name: str, blob: bytes) -> None:
-        """Nothing if the key is the host's.
+        """Verify that a key is trusted for a host.
 
         Args:
-            host: how the user calls it, for the error.
-            name: how it stands in the files (`known_as`).
-            blob: the key that it has shown.
+            host: the host as the user wrote it, for the error.
+            name: its name in the files (`known_as`).
+            blob: the key that the host has shown.
 
         Raises:
-            HostKeyError: nobody vouches for the key.
+            HostKeyError: the key is not trusted for this host.
         """
         shown = f"{key_type(blob)} {fingerprint(blob)}"
         if self._pinned:

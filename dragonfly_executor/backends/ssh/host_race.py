@@ -1,4 +1,4 @@
-"""One boot over the hosts of a backend: the first host that answers carries the runner."""
+"""A boot across the hosts of a backend: the first host that answers gets the runner."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.ssh.ready_host import ReachedHost
 
 STAGGER = 1.0
-"""Seconds without an answer after which the next host is tried too."""
+"""Seconds without an answer after which the next host is tried as well."""
 SHARE_OF_BOOT = 0.9
-"""Of the time that a boot has. In the rest its runner says hello, or the boot is cleared away, and its error says what
-went wrong on which host."""
+"""The share of the boot timeout for the backend.
+
+The rest is for the runner's HELLO, or for cleaning up and reporting the failure of each host."""
 REST = 0.5
-"""Seconds of that rest at least."""
+"""The minimum of that rest, in seconds."""
 LEAST_SHARE = 0.8
-"""Of the time that a boot has, where it has little."""
+"""The minimum share of the boot timeout for the backend, if the timeout is short."""
 
 
 class _News(Enum):
@@ -41,10 +42,10 @@ Changes: TypeAlias = "SimpleQueue[_Attempt | _News]"
 
 
 class _Attempt:
-    """An attempt to reach one host, on a thread of its own.
+    """An attempt to reach one host, on its own thread.
 
     Attributes:
-        outcome: the host, or why it was not reached; None as long as neither is known.
+        outcome: the reached host, or the error; None while the attempt runs.
     """
 
     def __init__(self, place: Place, boot: Deadline, reach: Callable[[Deadline], ReachedHost], news: Changes) -> None:
@@ -53,7 +54,7 @@ class _Attempt:
         self.deadline = boot.of_attempt(self.given_up, lambda: news.put(_News.PROGRESS))
         self.outcome: ReachedHost | BaseException | None = None
         self.is_overtaken = False
-        """Whether a host that was asked later has answered first."""
+        """True if another host was tried later and has answered first."""
         self._reach = reach
         self._news = news
         self._thread = threading.Thread(target=self._run, name=f"dragonfly-ssh-boot-{place.host}", daemon=True)
@@ -63,22 +64,22 @@ class _Attempt:
         try:
             with self.deadline.time.working():
                 self.outcome = self._reach(self.deadline)
-        except BaseException as error:  # the boot's own thread raises it
+        except BaseException as error:  # the boot's thread raises it
             self.outcome = error
         self._news.put(self)
 
     def join(self) -> None:
-        """Wait for the end of the thread."""
+        """Wait until the thread has ended."""
         self._thread.join()
 
 
 class Race:
-    """One boot.
+    """A boot of one runner.
 
     Args:
         places: the hosts.
-        booter: boots on one of them.
-        request: as the backend got it.
+        booter: boots a runner on one host.
+        request: the backend's boot request.
     """
 
     def __init__(self, places: Places, booter: HostBooter, request: BootRequest) -> None:
@@ -88,17 +89,17 @@ class Race:
         self._deadline = Deadline(time_for(request.timeout), request.given_up, request)
         self._tried: dict[int, errors.BootError] = {}
         self._running: list[_Attempt] = []
-        """Those that nothing is known of yet, in the order in which they began."""
+        """Attempts without an outcome, in the order in which they began."""
         self._news: Changes = SimpleQueue()
 
     def run(self) -> SSHNode:
         """Boot a runner.
 
         Raises:
-            BootError: no host could be used, or the boot was given up.
+            BootError: no host could be used, or the boot was cancelled.
         """
         with ExitStack() as stack:
-            changed = lambda: self._news.put(_News.CHANGED)  # noqa: E731  # the same object is forgotten afterwards
+            changed = lambda: self._news.put(_News.CHANGED)  # noqa: E731  # it is unregistered by identity
             stack.enter_context(self._places.watched(changed))
             stack.enter_context(self._deadline.ending(changed))
             stack.callback(self._end_others)
@@ -116,7 +117,7 @@ class Race:
                 if self._begin_next():
                     due = time.monotonic() + STAGGER
                 elif self._running:
-                    due = NEVER  # until a place comes free
+                    due = NEVER  # until a place is free
                 else:
                     self._wait_for_a_place()
                     continue
@@ -136,21 +137,21 @@ class Race:
                     due = time.monotonic()
 
     def _give_up(self, others: list[_Attempt], earlier: list[_Attempt]) -> None:
-        """A host has answered: the boot needs no other."""
+        """Cancel the other attempts, as a host has answered. Mark the earlier ones as overtaken."""
         for other in earlier:
             other.is_overtaken = True
         for other in others:
             other.given_up.set()
 
     def _next(self, due: float) -> _Attempt | _News | None:
-        """Return what happens next; None if nothing has happened until then."""
+        """Return the next news, or None if there is none until `due` (monotonic time)."""
         try:
             return self._news.get(timeout=None if due == NEVER else max(0.0, due - time.monotonic()))
         except Empty:
             return None
 
     def _begin_next(self) -> bool:
-        """Begin an attempt on the host whose turn it is. Return False if there is none."""
+        """Begin an attempt on the host whose turn it is. Return False if there is no host left."""
         if (self._tried or self._running) and self._deadline.is_over:
             return False
         place = self._places.take({*self._tried, *(attempt.place.number for attempt in self._running)})
@@ -166,13 +167,13 @@ class Race:
         except BaseException as error:
             place.release()
             if self._running and isinstance(error, RuntimeError):
-                return True  # there is no thread for a rival now
+                return True  # no thread is available for a second attempt now
             raise
         self._running.append(attempt)
         return True
 
     def _wait_for_a_place(self) -> None:
-        """Wait until something changes on the hosts, if that can bring a place."""
+        """Wait until something changes on the hosts. Raise if no change can free a place for this boot."""
         if self._tried or not self._places.may_come_free():
             raise self._places.nothing_left(self._tried)
         with self._deadline.time.working(), self._deadline.time.waiting():
@@ -180,10 +181,10 @@ class Race:
         if self._deadline.is_given_up:
             raise errors.BootError("the boot was given up while it waited for a place on a host", "resolve")
 
-    # -- and then -----------------------------------------------------------------------------------------------------
+    # -- after a host has answered -------------------------------------------------------------------------------------
 
     def _finish(self, attempt: _Attempt, reached: ReachedHost) -> SSHNode | None:
-        """Make a runner of the host that has answered; None if that fails there, and others may be tried."""
+        """Start a runner on the host that has answered. Return None if that fails and other hosts may be tried."""
         place = attempt.place
         try:
             with self._deadline.time.working():
@@ -197,12 +198,12 @@ class Race:
         return node
 
     def _failed(self, place: Place, error: BaseException) -> None:
-        """An attempt has failed. Raises what ends the boot."""
+        """Record a failed attempt. Raise if the failure ends the boot."""
         if not isinstance(error, errors.BootError):
             place.release()
             raise error
         if self._deadline.is_given_up:
-            # The host may be as good as any: nothing is held against it.
+            # A cancelled attempt is no failure of the host.
             place.release()
             text = f"{place.host}: the boot was given up before the runner was ready"
             raise errors.BootError(text, error.phase, output=error.output) from error
@@ -210,10 +211,10 @@ class Race:
         place.failed(error)
 
     def _end_others(self, winner: SSHHost | None = None) -> None:
-        """End the attempts that are under way, and leave nothing of them on their hosts.
+        """Cancel the running attempts, and leave nothing of them on their hosts.
 
         Args:
-            winner: the host that has answered first, if one has.
+            winner: the host that has answered first; None if no host has.
         """
         others, self._running = self._running, []
         for other in others:
@@ -232,5 +233,5 @@ class Race:
 
 
 def time_for(timeout: float) -> float:
-    """Return the seconds that a backend takes of a boot's time."""
+    """Return the seconds of a boot timeout that the backend may use."""
     return max(LEAST_SHARE * timeout, min(SHARE_OF_BOOT * timeout, timeout - REST))

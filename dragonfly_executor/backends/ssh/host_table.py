@@ -1,4 +1,4 @@
-"""The hosts of a backend as its boots share them: who has a place where, and what is held against a host."""
+"""The hosts of a backend, shared by its boots: the places that are taken, and the failures of each host."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ class Place:
         self._places = places
 
     def worked(self) -> None:
-        """The runner is up."""
+        """Record that the runner is up."""
         with self._places.changing() as book:
             book.worked(self.number)
 
     def leaving(self) -> None:
-        """The runner that was up is being stopped."""
+        """Record that the runner, which was up, is being stopped."""
         with self._places.changing() as book:
             book.leaving(self.number)
 
     def release(self) -> None:
-        """Give the place back; nothing is held against the host."""
+        """Release the place. No failure is recorded for the host."""
         with self._places.changing() as book:
             book.release(self.number)
 
     def failed(self, error: errors.BootError) -> None:
-        """Give the place back, because the boot failed there. The host is set aside, or not used any more."""
+        """Release the place after a failed boot. Set the host aside, or exclude it for good."""
         if isinstance(error, errors.HostKeyError | errors.VersionMismatchError):
             with self._places.changing() as book:
                 book.refuse(self.number, error)
@@ -60,13 +60,13 @@ class Place:
         logger.warning("host %s is set aside for %.1f s: %s", self.host, pause, error.args[0], extra=BOOT_FAILED)
 
     def overtaken(self, winner: SSHHost) -> None:
-        """Give the place back, because a host that was asked later has answered first. This host is set aside."""
+        """Release the place after another host, tried later, has answered first. Set this host aside."""
         pause = self._set_aside()
         logger.info("host %s is set aside for %.1f s: %s was asked later, and answered first", self.host, pause, winner)
 
     def _set_aside(self) -> float:
-        """Give the place back, and let others go before the host for a while. Return the seconds."""
-        # A strategy of the user's own may take its time: not under the lock.
+        """Release the place, and prefer other hosts for a while. Return the seconds."""
+        # Not under the lock, as a user's wait strategy may be slow.
         pause = self._places.pause_after(self.number)
         with self._places.changing() as book:
             book.set_aside(self.number, time.monotonic() + pause)
@@ -75,12 +75,12 @@ class Place:
 
 
 class Places:
-    """Any thread.
+    """The places on all hosts. Any thread.
 
     Args:
         hosts: the hosts of the backend.
-        sizes: how many runners each carries.
-        wait: the user's strategy for how long a host that failed is set aside, or None.
+        sizes: the number of places on each host.
+        wait: the user's wait strategy for a failed host, or None.
     """
 
     def __init__(self, hosts: Sequence[SSHHost], sizes: Sequence[int], wait: Wait | None) -> None:
@@ -88,32 +88,32 @@ class Places:
         self._wait = wait
         self._book = HostBook(sizes)
         self._lock = threading.Lock()
-        """Of the book and the watchers."""
+        """Guards the book and the watchers."""
         self._watchers: list[Callable[[], object]] = []
 
     @property
     def size(self) -> int:
-        """Runners on all hosts together."""
+        """Return the number of places on all hosts together."""
         return self._book.size
 
     def take(self, but: Collection[int]) -> Place | None:
         """Return a place on the host whose turn it is, or None if there is none.
 
         Args:
-            but: the numbers of the hosts that this boot has tried, or tries now.
+            but: the numbers of the hosts that this boot has tried or is trying.
         """
         with self._lock:
             number = self._book.choose(time.monotonic(), but)
         return None if number is None else Place(self, number)
 
     def may_come_free(self) -> bool:
-        """Return whether a boot or a stop is under way, so that a place may come free."""
+        """Return True if a boot or a stop is in progress, so that a place may become free."""
         with self._lock:
             return self._book.may_come_free()
 
     @contextmanager
     def watched(self, changed: Callable[[], object]) -> Iterator[None]:
-        """Call `changed` after each change while the block runs; it must not block."""
+        """Call `changed` after each change while in the block. It must not block."""
         with self._lock:
             self._watchers.append(changed)
         try:
@@ -124,14 +124,14 @@ class Places:
 
     @contextmanager
     def changing(self) -> Iterator[HostBook]:
-        """Change the book."""
+        """Lock the book for a change in the block, then call the watchers."""
         with self._lock:
             yield self._book
             for changed in self._watchers:
                 changed()
 
     def pause_after(self, number: int) -> float:
-        """Count a failure of a host. Return for how many seconds the host is set aside."""
+        """Count a failure of a host. Return the seconds for which the host is set aside."""
         with self._lock:
             failures = self._book.failed(number)
         if self._wait is None:
@@ -139,10 +139,10 @@ class Places:
         return delay(self._wait, failures)
 
     def nothing_left(self, tried: Mapping[int, errors.BootError]) -> errors.BootError:
-        """Return the error that says why no host is left for a runner.
+        """Return the error that says why no host can get the runner.
 
         Args:
-            tried: how the boot has failed on the hosts that it has tried, by their numbers.
+            tried: the failures of this boot by host number.
         """
         with self._lock:
             refused = {place: entry.refused for place, entry in enumerate(self._book.entries) if entry.refused}
@@ -167,7 +167,7 @@ class Places:
 
 
 def _again(error: Exception) -> errors.BootError:
-    """An error for another boot: each collects a traceback of its own."""
+    """Return a copy of an error for another boot, so that boots do not share a traceback."""
     kind = type(error) if isinstance(error, errors.BootError) else errors.BootError
     copy = kind(str(error.args[0]), _phase(error), output=getattr(error, "output", ""))
     copy.__cause__ = error.__cause__ or error

@@ -1,4 +1,4 @@
-"""Which hosts there are, and whose turn it is. No clock, no thread, no network: the backend has those."""
+"""Host specifications, and the choice of the next host. No clock, no thread, no network: the backend has those."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ MAX_PORT = 65535
 
 
 class SSHHost(Record):
-    """A host, with what differs on it from the backend's own arguments.
+    """A host, with its deviations from the backend's arguments.
 
     Args:
-        name: what ``ssh`` would be told: a name, an address, an alias of ``~/.ssh/config``, or ``user@name:port``;
-            an IPv6 address with a port stands in brackets.
-        user, port: as in the name; default the backend's, then those of the configuration.
-        python: the interpreter there; default the backend's.
-        env: variables for the runners there, in addition to the backend's.
-        max_concurrency: calls at once on a runner there; default the pool's, then the host's CPUs.
-        runners: runners that this host carries; default the backend's ``runners_per_host``. Hosts take turns in
-            proportion to it, so it is a host's weight as well.
+        name: the host as for ``ssh``: a name, an address, an alias of ``~/.ssh/config``, or ``user@name:port``. An IPv6
+            address with a port is in brackets.
+        user, port: override those in the name. Default: the backend's, then those of the SSH configuration.
+        python: the interpreter on the host; default the backend's.
+        env: environment variables for the runners on the host, in addition to the backend's.
+        max_concurrency: the number of slots of a runner on the host; default the pool's, then the host's CPUs.
+        runners: the maximum number of runners on the host; default the backend's ``runners_per_host``. Hosts get
+            runners in proportion to it, so it is also the host's weight.
 
     Raises:
-        TypeError, ValueError: a value is none of these.
+        TypeError, ValueError: a value is invalid.
     """
 
     __match_args__ = ("name", "user", "port", "python", "env", "max_concurrency", "runners")
@@ -50,21 +50,21 @@ class SSHHost(Record):
         self.runners = None if runners is None else whole(runners, "runners", 1)
 
     def __repr__(self) -> str:
-        """The values of variables are nobody's business."""
+        """Return the name alone, as the values of `env` may be secret."""
         return f"SSHHost({str(self)!r})"
 
     def __str__(self) -> str:
-        """As it is written on a command line."""
+        """Return the host as on a command line."""
         name = f"[{self.name}]" if ":" in self.name and self.port else self.name
         return (f"{self.user}@" if self.user else "") + name + (f":{self.port}" if self.port else "")
 
 
 def parse(text: str) -> tuple[str | None, str, int | None]:
-    """User, name and port of ``user@name:port``; None for what is not there.
+    """Split ``user@name:port`` into user, name and port. A missing user or port is None.
 
     Raises:
-        TypeError: it is no text.
-        ValueError: there is no host in it.
+        TypeError: it is not a text.
+        ValueError: it names no host.
     """
     if not isinstance(text, str):
         raise TypeError(f"a host must be a text or an SSHHost, not {type(text).__name__}")
@@ -79,11 +79,11 @@ def parse(text: str) -> tuple[str | None, str, int | None]:
         if not port:
             raise ValueError(f"not a host: {text!r}, there is no port after the colon")
     else:
-        # Several colons and no brackets: an IPv6 address.
+        # Several colons without brackets are an IPv6 address.
         name, port = rest, ""
     if port and not port.isdecimal():
         raise ValueError(f"not a host: {text!r}, {port!r} is no port")
-    # A leading hyphen would be an option to whatever program sees the name, a proxy command above all.
+    # A program that gets the name, such as a proxy command, takes a leading hyphen for an option.
     if not name or name.startswith("-") or not name.isprintable() or any(char in " \"'\\;&|<>`$" for char in name):
         raise ValueError(f"not a host: {text!r}; it must be NAME, USER@NAME or USER@NAME:PORT")
     if at and not user:
@@ -92,11 +92,11 @@ def parse(text: str) -> tuple[str | None, str, int | None]:
 
 
 def address(text: str, what: str) -> tuple[str, int | None]:
-    """Host and port of ``host:port``; None for a port that is not there.
+    """Split ``host:port`` into host and port. A missing port is None.
 
     Raises:
-        TypeError: it is no text.
-        ValueError: there is no host in it, or more than that.
+        TypeError: it is not a text.
+        ValueError: it names no host, or also a user.
     """
     if not isinstance(text, str):
         raise TypeError(f"{what} must be a text, not {type(text).__name__}")
@@ -107,7 +107,7 @@ def address(text: str, what: str) -> tuple[str, int | None]:
 
 
 def port_number(port: int | None) -> int | None:
-    """A port, checked."""
+    """Return a port, or None. Raises ValueError or TypeError if it is invalid."""
     number = None if port is None else whole(port, "port", 1)
     if number is not None and number > MAX_PORT:
         raise ValueError(f"port must be at most {MAX_PORT}, not {number}")
@@ -115,14 +115,14 @@ def port_number(port: int | None) -> int | None:
 
 
 def user_name(user: str | None) -> str | None:
-    """A user's name, checked."""
+    """Return a user name, or None. Raises ValueError if it is invalid."""
     if user is not None and (not user or user.startswith("-") or not user.isprintable() or " " in user):
         raise ValueError(f"not a user's name: {user!r}")
     return user
 
 
 def variables(env: Mapping[str, str] | None) -> dict[str, str]:
-    """Environment variables, checked. An error names the variable, never the value."""
+    """Return checked environment variables. An error names the variable, and never its value."""
     checked: dict[str, str] = {}
     for name, value in (env or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
@@ -134,32 +134,32 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str]:
 
 
 class Entry:
-    """What is known of one host."""
+    """The state of one host."""
 
     __slots__ = ("failures", "refused", "runners", "set_aside_until", "size", "turn", "unsettled")
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.runners = 0
-        """Those that boot, those that are up, and those that are being stopped."""
+        """Runners that boot, are up, or are being stopped."""
         self.unsettled = 0
-        """Of these, those that boot or are being stopped: their places may come free soon."""
+        """Runners that boot or are being stopped. Their places may become free soon."""
         self.failures = 0
         """Boots that failed there in a row."""
         self.set_aside_until = 0.0
         self.refused: Exception | None = None
-        """Why it is of no use at all: its key, its Python."""
+        """The reason why the host is never used again: its key or its Python."""
         self.turn = 0
-        """When it was chosen last, counted in choices."""
+        """The number of the choice that last chose this host."""
 
 
 class HostBook:
-    """How many runners each host carries, which is set aside, and whose turn it is.
+    """The runners and failures of all hosts, and the choice of the next host.
 
-    Hosts are known by their place in the list. Moments are seconds of any clock that only goes forward.
+    A host's number is its place in the list. Times are seconds of any monotonic clock.
 
     Args:
-        sizes: how many runners each host carries.
+        sizes: the maximum number of runners on each host.
     """
 
     def __init__(self, sizes: Iterable[int]) -> None:
@@ -168,18 +168,19 @@ class HostBook:
 
     @property
     def size(self) -> int:
-        """Runners on all hosts together."""
+        """Return the maximum number of runners on all hosts together."""
         return sum(entry.size for entry in self.entries)
 
     def choose(self, now: float, tried: Collection[int] = ()) -> int | None:
-        """The host for the next runner, which counts there from now on; None if there is none.
+        """Choose the host for the next runner, and count the runner there. Return None if there is no host.
 
-        The one that carries the least for its size; of equals the one that waited longest. A host that is set aside
-        has its turn only where nothing else is left to try: then waiting is up to the pool, which has pauses too.
+        The host with the fewest runners for its size wins; among equals, the host whose last choice is longest ago. A
+        host that is set aside is chosen only if no other host is left and this boot has tried none. The pool's own
+        backoff then limits the rate.
 
         Args:
-            now: the moment.
-            tried: hosts that this boot has tried already.
+            now: the current time.
+            tried: numbers of hosts that this boot has tried.
         """
         places = [
             place
@@ -200,7 +201,7 @@ class HostBook:
         return chosen
 
     def may_come_free(self) -> bool:
-        """Return whether a boot or a stop is under way on a host, so that a place there may come free."""
+        """Return True if a boot or a stop is in progress on a usable host, so that a place may become free."""
         return any(entry.refused is None and entry.unsettled > 0 for entry in self.entries)
 
     def _load(self, place: int) -> tuple[float, int]:
@@ -208,29 +209,29 @@ class HostBook:
         return entry.runners / entry.size, entry.turn
 
     def leaving(self, place: int) -> None:
-        """A runner there is being stopped; `release` follows."""
+        """Record that a runner there is being stopped. `release` follows."""
         self.entries[place].unsettled += 1
 
     def release(self, place: int) -> None:
-        """A runner there that booted, or was being stopped, is gone."""
+        """Remove a runner that booted or was being stopped."""
         self.entries[place].runners -= 1
         self.entries[place].unsettled -= 1
 
     def worked(self, place: int) -> None:
-        """A runner was booted there."""
+        """Record a successful boot. It resets the failures of the host."""
         self.entries[place].unsettled -= 1
         self.entries[place].failures = 0
         self.entries[place].set_aside_until = 0.0
 
     def failed(self, place: int) -> int:
-        """A boot failed there; how many did so in a row."""
+        """Record a failed boot. Return the number of failures in a row."""
         self.entries[place].failures += 1
         return self.entries[place].failures
 
     def set_aside(self, place: int, until: float) -> None:
-        """Let others go before it until then."""
+        """Prefer other hosts until this time."""
         self.entries[place].set_aside_until = until
 
     def refuse(self, place: int, error: Exception) -> None:
-        """Never use it again, for this reason."""
+        """Exclude the host for good, for this reason."""
         self.entries[place].refused = error

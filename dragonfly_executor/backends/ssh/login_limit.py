@@ -1,4 +1,4 @@
-"""How many logins may be under way at one sshd. It refuses more than its MaxStartups, by closing the connection."""
+"""A limit of concurrent logins at one sshd, as sshd closes connections beyond its MaxStartups."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.errors import BootError
 
 FIRST_LIMIT = 10
-"""Logins at once until the first refusal: from that number on an sshd with the default MaxStartups refuses some."""
+"""Concurrent logins until the first refusal. An sshd with the default MaxStartups refuses some beyond this number."""
 TRIES = 4
-"""Connections in a row that a server may close before its first word. An sshd that is full does not stay so."""
+"""Consecutive connections that a server may close before its banner. An overloaded sshd recovers soon."""
 FULL_TRIES = 12
-"""The same if other logins of this program are under way there, or the server says that it is full."""
+"""The same number if this program has other logins in progress there, or the server says that it is full."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 SAYS_FULL = (b"MaxStartups", b"Not allowed at this time")
 
 
 class BusyError(BootError):
-    """A server has refused a connection because of others: another try may succeed."""
+    """A refusal because of other connections to the server. A retry may succeed."""
 
 
 class LoginLimit:
-    """Of one server. It is halved by each refusal, and grows by one with each login. Any thread."""
+    """The limit of one server. Each refusal halves it, and each login raises it by one. Any thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -34,9 +34,9 @@ class LoginLimit:
 
     @contextmanager
     def login(self, deadline: Deadline) -> Iterator[None]:
-        """Wait for a turn, and keep it for the block.
+        """Wait for a turn, and keep it while in the block.
 
-        The wait takes none of the boot's time. It ends early if the boot is given up.
+        The wait does not count as boot time. Cancellation of the boot ends it.
         """
         self._take(deadline)
         try:
@@ -57,14 +57,14 @@ class LoginLimit:
             self._running += 1
 
     def refused(self) -> bool:
-        """Count a refusal. Return whether other logins are under way there."""
+        """Count a refusal. Return True if other logins are in progress at the server."""
         with self._changed:
             others = self._running > 1
             self._limit = max(1.0, min(self._limit, self._running) / 2)
             return others
 
     def succeeded(self) -> None:
-        """Count a login."""
+        """Count a successful login."""
         with self._changed:
             self._limit = min(self._limit + 1, FIRST_LIMIT)
             self._changed.notify_all()
@@ -76,5 +76,5 @@ class LoginLimit:
 
 def pause_after(tries: int) -> float:
     """Return the seconds until the next try: a growing pause, with jitter."""
-    jitter = random.uniform(0.5, 1.0)  # noqa: S311  # a pause is no secret
+    jitter = random.uniform(0.5, 1.0)  # noqa: S311  # jitter needs no cryptographic randomness
     return jitter * min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**tries)

@@ -1,4 +1,4 @@
-"""A runner on a host, as the parent holds it."""
+"""`SSHNode`: a runner on a host, as the parent holds it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dragonfly_executor")
 
 STOP_PATIENCE = 5.0
-"""Seconds that a runner gets to end by itself once its link has."""
+"""Seconds that a runner gets to exit once its link is closed."""
 GIVEN_UP_PATIENCE = 1.0
-"""The same for a runner whose boot was given up, and one that has dialed back and is silent: its host may answer."""
+"""Seconds that a runner gets to exit after a cancelled boot, or if it is silent and has dialed back."""
 JOIN_PATIENCE = 5.0
 MAX_LINE = 8 * 1024
 LAST_WORD = b"end\n"
-"""What ends a runner that has dialed back. The end of its input alone means that the connection broke."""
+"""The command that stops a runner that has dialed back, as for such a runner end of input means a lost connection."""
 
 
 class StderrReader:
-    """Reads what a host's runner prints outside of calls: keeps the end of it, and passes lines on to this stderr.
+    """Reads the stderr of a host's runner on a thread: keeps the end of it, and passes lines on to the parent's stderr.
 
     Args:
-        read: returns what comes next, and nothing at the end.
-        host: what to write before each line.
+        read: returns the next bytes, and ``b""`` at the end.
+        host: the prefix of each line.
     """
 
     def __init__(self, read: Callable[[int], bytes], host: str) -> None:
@@ -49,10 +49,10 @@ class StderrReader:
         self._thread.start()
 
     def pass_on(self, then: Callable[[], object]) -> None:
-        """From now on, lines are for the user; what comes in a boot is told by its error, should it fail.
+        """Print lines from now on. Before that, lines belong to the boot, whose error quotes them if it fails.
 
         Args:
-            then: is called when no more will come, on the thread that reads.
+            then: called on the reading thread once the stream has ended.
         """
         with self._lock:
             self._passes_on = True
@@ -62,11 +62,11 @@ class StderrReader:
             then()
 
     def tail(self) -> bytes:
-        """The last that came."""
+        """Return the last bytes of the stream."""
         return self._tail
 
     def join(self, timeout: float) -> bool:
-        """Wait until it has read all; whether it has."""
+        """Wait until the stream has ended. Return True if it has, or False after `timeout` seconds."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -83,7 +83,7 @@ class StderrReader:
                         lines, rest = [*lines, rest], b""
                     self._print(lines)
         except OSError:
-            pass  # the connection is gone: that is told elsewhere
+            pass  # the connection is lost: the link reports that
         if rest:
             self._print([rest])
         with self._lock:
@@ -97,19 +97,19 @@ class StderrReader:
             sys.stderr.write(text)
             sys.stderr.flush()
         except (OSError, ValueError, AttributeError):
-            return  # it is closed, or there is none
+            return  # stderr is closed or missing
 
 
 class SSHNode(Node):
-    """A host with a runner on it.
+    """A host with a runner.
 
     Args:
-        session: the command, and the connection that it has for itself.
-        stream: the command's input and output; None where the runner has dialed back.
-        stderr: reads the rest of what it says.
-        noise: what the host said before the runner did.
-        slots: calls at once there, or None.
-        place: hears when the runner is being stopped, and when it is gone.
+        session: the command, and the connection that only it uses.
+        stream: the command's input and output; None if the runner has dialed back.
+        stderr: reads the command's stderr.
+        noise: the output of the host before the bootstrap's first line.
+        slots: the number of slots, or None.
+        place: notified when the runner is being stopped and when it is gone.
         deadline: of the boot.
     """
 
@@ -141,18 +141,18 @@ class SSHNode(Node):
         return f"SSHNode({self.host!r})"
 
     def nothing_follows(self) -> None:
-        """The command has ended, or the connection has; a runner that has dialed back may be there still."""
+        """Warn at the end of stderr if the SSH connection was lost but the runner, which has dialed back, goes on."""
         if self.stream is not None or self._stopped:
             return
         if self._session.exit_status(STOP_PATIENCE) is None and not self._stopped:
             logger.warning("the SSH connection to %s broke; its runner is there as long as its link", self.host)
 
     def descriptors(self) -> list[int]:
-        """See `Node`."""
+        """Return the descriptors of the SSH connection; see `Node`."""
         return self._session.descriptors()
 
     def stop(self) -> None:
-        """End the link, wait until the runner has gone, or for long enough, and end the connection."""
+        """Close the link, wait until the runner has exited or the time is over, and close the connection."""
         with self._lock:
             stopped, self._stopped = self._stopped, True
         if stopped:
@@ -162,7 +162,7 @@ class SSHNode(Node):
         is_given_up = self._deadline is not None and self._deadline.is_given_up
         patience = GIVEN_UP_PATIENCE if is_given_up or self.is_silent else STOP_PATIENCE
         if self.is_silent and self.stream is not None:
-            # The link is this connection, from which nothing comes: nothing that is said on it is answered either.
+            # The link is this connection, and it is silent, so an orderly end gets no answer either.
             self._session.abandon()
         try:
             end(self._session, self._stderr, b"" if self.stream else LAST_WORD, patience)
@@ -171,18 +171,18 @@ class SSHNode(Node):
                 self._place.release()
 
     def output(self) -> str:
-        """What the host printed before the runner spoke, and the last of the runner's stderr."""
+        """Return the last output of the host before the bootstrap, and the last output of the runner's stderr."""
         return describe(self._noise, self._stderr.tail())
 
 
 def end(session: Session, stderr: StderrReader, last_word: bytes = b"", patience: float | None = None) -> None:
-    """End a command and the connection that it has for itself.
+    """Stop a command, and close the connection that only it uses.
 
     Args:
-        session: the command's.
-        stderr: reads what it says.
-        last_word: what ends its runner, if the end of its input does not.
-        patience: seconds that the runner gets to end by itself; None for `STOP_PATIENCE`.
+        session: the session of the command.
+        stderr: reads the command's stderr.
+        last_word: stops the runner if end of input does not.
+        patience: seconds that the runner gets to exit; None for `STOP_PATIENCE`.
     """
     session.end(last_word, STOP_PATIENCE if patience is None else patience)
     stderr.join(JOIN_PATIENCE)
@@ -190,6 +190,6 @@ def end(session: Session, stderr: StderrReader, last_word: bytes = b"", patience
 
 
 def describe(noise: bytes, stderr: bytes) -> str:
-    """What a host has printed, as a text for a `BootError`."""
+    """Return the output of a host as text, for a `BootError`."""
     parts = [part.decode(errors="replace").strip() for part in (noise, stderr)]
     return "\n".join(part for part in parts if part)[-2 * OUTPUT_SIZE :]

@@ -1,4 +1,4 @@
-"""What the installed OpenSSH makes of a host's name, as ``ssh -G`` prints it. Without one, `config` parses the file."""
+"""Resolves host names with ``ssh -G`` of the installed OpenSSH. If there is none, `config` parses the file."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.errors import BootError
 
 LIMIT = 10.0
-"""Seconds for ``ssh -G``, which may look names up, and run the commands of ``Match exec``."""
+"""Seconds for ``ssh -G``, which may look names up and run the commands of ``Match exec``."""
 OWN_KEYS = re.compile(r"~/\.ssh/id_[a-z0-9_]+")
 FEWEST_OWN_KEYS = 4
-"""ssh prints its list of default keys where the configuration names none; no version of it had fewer."""
+"""If the configuration names no keys, ssh prints its default keys. Every version of ssh has at least this many."""
 
 
 NO_FILE = ["-F", "none"]
-"""Has ssh read no configuration."""
+"""Options that make ssh read no configuration."""
 
 
 class Resolver:
-    """Finds out how to reach hosts. Each host is asked for once.
+    """Resolves hosts to connection settings. Each host is resolved once.
 
     Args:
-        path: the configuration file; None for no file. One that is not there says nothing.
-        has_parser: whether the file is parsed if there is no ssh.
+        path: the configuration file; None for no file. A missing file counts as empty.
+        has_parser: whether to parse the file if there is no ssh.
 
     Raises:
-        OSError: the file is there and cannot be read.
+        OSError: the file exists and cannot be read.
     """
 
     def __init__(self, path: str | None, *, has_parser: bool = True) -> None:
@@ -46,18 +46,18 @@ class Resolver:
         self._parser = Config(path)
         self._found: dict[tuple[str, str | None, int | None], Target] = {}
         self._lock = threading.Lock()
-        """Of `_found`, and never held while a program runs."""
+        """Guards `_found`. It is never held while a program runs."""
 
     def resolve(self, host: SSHHost, user: str | None, port: int | None, deadline: Deadline) -> Target:
-        """Return how to reach a host.
+        """Return the connection settings of a host.
 
         Args:
-            host: the host; what it says comes first.
-            user, port: what counts before the configuration where the host says nothing.
+            host: the host. Its own settings come first.
+            user, port: settings that come next, before the configuration.
             deadline: of the boot.
 
         Raises:
-            BootError: the configuration cannot be understood, or ssh does not answer; phase "resolve".
+            BootError: the configuration is invalid, or ssh does not answer; phase "resolve".
         """
         user, port = host.user or user, host.port or port
         key = (host.name, user, port)
@@ -91,12 +91,12 @@ class Resolver:
             raise BootError(f"{host}: what ssh -G printed cannot be understood: {error}", "resolve") from error
 
     def options(self) -> list[str] | None:
-        """Return the option that names the file; None if ssh has nothing to read."""
+        """Return the options that name the configuration file; None if there is no file for ssh to read."""
         if self._path is None:
             return None
         path = Path(self._path).expanduser()
         if path == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh" / "config":
-            return []  # with the system's own configuration
+            return []  # without -F, ssh also reads the system's configuration
         return ["-F", str(path)] if path.exists() else None
 
 
@@ -144,7 +144,7 @@ def _target(host: SSHHost, found: Mapping[str, Sequence[str]]) -> Target:
 
 
 def _in_home(file: str) -> str:
-    """Return where a file is: for ssh the home is what the system says, and for Python it is $HOME."""
+    """Return a file's path below $HOME. ssh takes the home directory from the user database, and Python from $HOME."""
     own = Path(pwd.getpwuid(os.getuid()).pw_dir, ".ssh")
     return str(Path("~/.ssh").expanduser() / Path(file).name) if Path(file).parent == own else file
 
@@ -164,7 +164,7 @@ def _path(text: str, filled: Callable[[str], str]) -> str:
 
 
 def _filler(name: str, address: str, port: int, user: str) -> Callable[[str], str]:
-    """Return a function that fills in ssh's tokens and variables, which ``ssh -G`` leaves as they are."""
+    """Return a function that expands ssh's tokens and variables, as ``ssh -G`` does not expand them."""
     own = pwd.getpwuid(os.getuid())
     node = socket.gethostname()
     tokens = {

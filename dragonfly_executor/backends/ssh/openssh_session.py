@@ -1,4 +1,4 @@
-"""Sessions of OpenSSH's: one process of ``ssh`` each, whose input and output are the link."""
+"""The OpenSSH client: one process of ``ssh`` per session. Its input and output are the link."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.ssh.session import Means
 
 NO_CONNECTION = 255
-"""What ssh ends with if it has no connection, or loses it. Whatever else it ends with is the command's."""
+"""The exit status of ssh if it cannot connect or loses the connection. Any other status is the command's."""
 NEWER = ("StdinNull", "ForkAfterAuthentication", "SessionType")
-"""Options that older versions of ssh do not know."""
+"""Options that older versions of ssh do not support."""
 OPTIONS = {
     "BatchMode": "yes",
-    # A session of a master that is there is used. To become one would tie other sessions to this runner's end.
+    # Use an existing master's session, but do not become a master: sessions of others then end with this runner.
     "ControlMaster": "no",
     "ClearAllForwardings": "yes",
     "ForwardAgent": "no",
@@ -40,25 +40,25 @@ OPTIONS = {
     "IgnoreUnknown": ",".join(NEWER),
     **dict(zip(NEWER, ("no", "no", "default"), strict=True)),
 }
-"""Of each session, before what the configuration says."""
+"""Options of each session. They override the configuration."""
 PHASES = (
     ("host key", re.compile("Host key verification failed|host key is known by|revoked")),
     ("resolve", re.compile("Could not resolve hostname")),
     ("auth", re.compile("Permission denied|Too many authentication failures")),
 )
 BUSY = re.compile("(kex|ssh)_exchange_identification: .*([Cc]losed|reset)|MaxStartups|Not allowed at this time")
-"""What ssh says of an sshd that refuses a connection because of others."""
+"""Messages of ssh about an sshd that refuses a connection because of other connections."""
 
 
 class ProgramTalk:
-    """See `Talk`. It reads no byte beyond the end of a line, so that what follows is the agent's."""
+    """The stream to the command; see `Talk`. It reads no byte beyond a line's end, as later bytes are the agent's."""
 
     def __init__(self, session: ProgramSession, deadline: Deadline) -> None:
         self._session = session
         self._deadline = deadline
 
     def recv(self, size: int, /) -> bytes:
-        """See `Talk`."""
+        """Return up to a line; see `Talk`."""
         sock = self._session.sock
         sock.settimeout(self._deadline.left())
         ahead = sock.recv(size, socket.MSG_PEEK)
@@ -66,12 +66,12 @@ class ProgramTalk:
         return sock.recv(ahead.find(b"\n") + 1 or len(ahead)) if ahead else b""
 
     def sendall(self, data: bytes, /) -> None:
-        """See `Talk`."""
+        """Send all of `data`; see `Talk`."""
         self._session.sock.settimeout(self._deadline.left())
         self._session.sock.sendall(data)
 
     def unread(self, data: bytes) -> None:
-        """See `Talk`. There is nothing, since lines are read."""
+        """Refuse any bytes, as `recv` reads no byte ahead; see `Talk`."""
         if data:
             raise ConnectionError(f"{data[:20]!r} was read ahead of the agent")
 
@@ -82,7 +82,7 @@ class ProgramSession:
     Args:
         target: the host.
         command: ``ssh`` with its options and the host.
-        limit: how many logins at once the host takes.
+        limit: the limit of concurrent logins at the host.
         deadline: of the boot.
     """
 
@@ -99,12 +99,12 @@ class ProgramSession:
         self._has_ended = False
         self._turn = ExitStack()
         self._lock = threading.Lock()
-        """Of what an engine may do while the process is being started."""
+        """Guards the program's start against `abandon` on the engine thread."""
         self._is_abandoned = False
 
     @property
     def sock(self) -> socket.socket:
-        """This end of the link."""
+        """Return the parent's end of the link."""
         if self._program is None:
             raise ConnectionError("no command runs")
         return self._program.sock
@@ -124,7 +124,7 @@ class ProgramSession:
                 program.kill()
 
     def is_logged_in(self) -> None:
-        """The host has answered: another login may begin there."""
+        """End this session's turn in the login limit, as the host has answered. Another login may begin there."""
         self._turn.close()
 
     def stream(self) -> socket.socket:
@@ -168,7 +168,7 @@ class ProgramSession:
         return [end.fileno() for end in ends if end.fileno() >= 0]
 
     def keep(self) -> None:
-        """See `Session`: ssh has no limit of its own any more."""
+        """Count a successful login; see `Session`. There is no time limit to lift."""
         self._limit.succeeded()
 
     def cut(self) -> None:
@@ -197,7 +197,7 @@ class ProgramSession:
             self._status = self._program.end(patience, ask=False)
         self._turn.close()
         self._its_stderr.close()
-        with suppress(OSError):  # a program that ssh has left behind may hold the other end
+        with suppress(OSError):  # a background process of ssh may hold the other end
             self._stderr.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
@@ -206,14 +206,17 @@ class ProgramSession:
 
 
 class ProgramClient:
-    """See `Client`. All that the installed ``ssh`` can do counts: host certificates, GSSAPI, security keys, a master.
+    """The client that runs ``ssh``; see `Client`.
+
+    It has all features of the installed ``ssh``: host certificates, GSSAPI, security keys, a master connection.
 
     Args:
-        means: of the backend.
-        config: the options that name the configuration.
+        means: the settings of the backend.
+        config: the options that name the configuration file.
 
     Raises:
-        ValueError: something is asked for that ``ssh`` could be told only by what others can read.
+        ValueError: a password, a passphrase or a host key is given. ``ssh`` takes these only in ways that others can
+            read.
         FileNotFoundError: there is no ``ssh``.
     """
 
@@ -231,7 +234,7 @@ class ProgramClient:
         self._config = config
         self._limits: dict[tuple[str, int, str | None], LoginLimit] = {}
         self._lock = threading.Lock()
-        """Of `_limits`."""
+        """Guards `_limits`."""
 
     def open(self, host: SSHHost, target: Target, deadline: Deadline) -> ProgramSession:
         """See `Client`."""
@@ -256,7 +259,7 @@ class ProgramClient:
         ]
 
     def _host_key_options(self) -> dict[str, str]:
-        """Host keys are verified, whatever the configuration says."""
+        """Return the options for host keys. They enforce verification, even if the configuration turns it off."""
         if self._means.accept_any_host_key:
             files = {"UserKnownHostsFile": "/dev/null", "GlobalKnownHostsFile": "/dev/null"}
             return {"StrictHostKeyChecking": "no", **files}

@@ -1,4 +1,4 @@
-"""A connection to a host: reached, known, and let in. Through other hosts, or a program, where the user says so."""
+"""The paramiko client's connections, directly, through jump hosts or a proxy command: dial, verify keys, log in."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
     Through: TypeAlias = "Connection | Proxy | None"
 
 WINDOW = 2 * 1024 * 1024
-"""Bytes under way to the parent at most. On a slow link whatever comes next waits behind so many."""
+"""The maximum number of bytes in flight to the parent. On a slow link, later data waits behind them."""
 PACKET = 64 * 1024
-"""The largest packet that the host may send. Each costs the interpreter some time; larger ones cost fresh memory."""
+"""Bytes of the largest packet that the host may send. Each packet costs time; larger ones cost fresh memory."""
 FAST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 JOIN_PATIENCE = 5.0
 MAX_JUMPS = 8
 LOG_CHANNEL = "dragonfly_executor.paramiko"
-# A failure raises an error that says what failed. paramiko also logs a traceback for each, and Python would print those
-# if nothing configures logging.
+# Our errors report each failure. paramiko also logs a traceback for it, which Python prints if logging is not
+# configured.
 logging.getLogger(LOG_CHANNEL).addHandler(logging.NullHandler())
 if logging.getLogger(LOG_CHANNEL).level == logging.NOTSET:
     logging.getLogger(LOG_CHANNEL).setLevel(logging.CRITICAL)
 
 
 class Connection:
-    """An SSH connection on which commands can be run. It holds whatever it goes through.
+    """An SSH connection on which commands can run. It owns the connection or program below it.
 
     Attributes:
-        transport: paramiko's.
+        transport: the paramiko transport.
         target: the host.
-        key: what it has proven itself with; None before it has.
+        key: the host key, once the host has proved that it has it; None before that.
     """
 
     def __init__(self, target: Target, transport: paramiko.Transport, through: Through) -> None:
@@ -57,17 +57,17 @@ class Connection:
         self._limit: threading.Timer | None = None
 
     def descriptors(self) -> list[int]:
-        """What holds it open."""
+        """Return the descriptors that hold the connection open."""
         if self._through is not None:
             return self._through.descriptors()
         sock: socket.socket = self.transport.sock
         return [sock.fileno()] if sock.fileno() >= 0 else []
 
     def cut_in(self, seconds: float) -> None:
-        """Cut it after so many seconds, unless `keep` or `close` comes first.
+        """Shut the connection down after `seconds`, unless `keep` or `close` is called first.
 
-        A host that says nothing more, or takes nothing more, is waited for inside paramiko in places where no time can
-        be given, and some of those hold locks that even ending the connection needs.
+        paramiko waits for a silent host in places that accept no timeout. Some of these places hold locks that closing
+        the connection needs as well.
         """
         self.keep()
         limit = threading.Timer(seconds, self.cut)
@@ -76,19 +76,19 @@ class Connection:
         try:
             limit.start()
         except RuntimeError:
-            # The interpreter is ending, and Python 3.12 starts no threads then. The pool has limits of its own.
+            # At interpreter exit, Python 3.12 starts no threads. The pool's own timeouts apply.
             return
         self._limit = limit
 
     def keep(self) -> None:
-        """Do not cut it, as long as that may take."""
+        """Cancel the timer of `cut_in`."""
         limit, self._limit = self._limit, None
         if limit is not None:
             limit.cancel()
             limit.join()
 
     def cut(self) -> None:
-        """Let nothing more through, so that whoever waits for it is told. Any thread; takes no locks."""
+        """Shut the connection down, so that threads that wait for it get an error. Any thread; takes no locks."""
         if self._through is not None:
             self._through.cut()
             return
@@ -96,14 +96,14 @@ class Connection:
             self.transport.sock.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:
-        """Cut it, and kill the program that it goes through, if there is one. Any thread; does not block."""
+        """Shut the connection down, and kill the proxy command below it, if any. Any thread; does not block."""
         if self._through is not None:
             self._through.abandon()
             return
         self.cut()
 
     def close(self) -> None:
-        """End it and all that it goes through. Twice is fine, never raises."""
+        """Close the connection and all connections below it. May be called twice. Never raises."""
         self.keep()
         self.cut()
         _end(self.transport)
@@ -115,10 +115,10 @@ class Connector:
     """Makes connections.
 
     Args:
-        host_keys: which hosts are known.
-        credentials: what to be let in with.
-        connect_timeout: seconds for each of reaching a host, agreeing on keys, and being let in.
-        resolve: what the configuration says of a jump host that the user writes so.
+        host_keys: the host keys to trust.
+        credentials: the user's credentials.
+        connect_timeout: seconds for each of these steps: connect, key exchange, login.
+        resolve: returns the connection settings of a jump host, given as the user wrote it.
     """
 
     def __init__(
@@ -134,21 +134,21 @@ class Connector:
         self._resolve = resolve
         self._limits: dict[tuple[str, int, str | None], LoginLimit] = {}
         self._lock = threading.Lock()
-        """Of `_limits`."""
+        """Guards `_limits`."""
 
     def connect(self, target: Target, deadline: Deadline) -> Connection:
-        """Connect to a host. The connection is cut when the deadline is over, unless it is told to `keep`.
+        """Connect to a host. The connection is shut down at the deadline, unless its `keep` is called before.
 
         Raises:
-            HostKeyError: the host, or one on the way, is not known, or not by this key.
-            BootError: it cannot be reached, or lets nobody in; phase "resolve", "connect" or "auth".
+            HostKeyError: the key of the host or of a jump host is unknown or wrong.
+            BootError: the host cannot be reached or refuses the login; phase "resolve", "connect" or "auth".
         """
         connection = self._connect(target, deadline, self._credentials, MAX_JUMPS)
         connection.cut_in(deadline.left())
         return connection
 
     def _connect(self, target: Target, deadline: Deadline, credentials: Credentials, jumps: int) -> Connection:
-        """Connect, again and again while the server is too busy with other logins."""
+        """Connect, with retries while the server refuses because of other logins."""
         with self._lock:
             limit = self._limits.setdefault((target.address, target.port, target.proxy_command), LoginLimit())
         tries = 0
@@ -184,13 +184,13 @@ class Connector:
         return connection
 
     def _patience(self, target: Target) -> float:
-        """Seconds for each step on the way in."""
+        """Return the seconds for each step of connecting."""
         return target.connect_timeout or self._connect_timeout
 
-    # -- a way to the host --------------------------------------------------------------------------------------------
+    # -- connecting to the sshd ----------------------------------------------------------------------------------------
 
     def _reach(self, target: Target, deadline: Deadline, jumps: int) -> tuple[Any, Through]:
-        """Something with a socket's methods that leads to the host's sshd, and what it goes through."""
+        """Return a socket-like object that leads to the host's sshd, and the connection or program below it."""
         if target.proxy_command is not None:
             proxy = Proxy(target)
             return proxy.sock, proxy
@@ -216,7 +216,8 @@ class Connector:
             where = f"{target.address} port {target.port}"
             raise BootError(f"{target.label}: cannot connect to {where}: {error}", "connect") from error
         deadline.progress()
-        # Calls are small and wait for answers; and a peer that is gone must be noticed with data under way, too.
+        # Calls are small and wait for results, so send at once. Keepalive and TCP_USER_TIMEOUT detect a dead peer, also
+        # while data is in flight.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -224,7 +225,7 @@ class Connector:
         return PromptSocket(sock)
 
     def _jump(self, target: Target, deadline: Deadline, jumps: int) -> Connection:
-        """A connection to the last host on the way."""
+        """Return a connection to the last jump host."""
         if jumps <= 0:
             text = f"{target.label}: more than {MAX_JUMPS} hosts to jump through; do they go in a ring?"
             raise BootError(text, "resolve")
@@ -244,13 +245,13 @@ class Connector:
                     window_size=WINDOW,
                     timeout=deadline.left(self._patience(target)),
                 )
-        except Exception as error:  # whatever ended the connection, of paramiko's or of what it stands on
+        except Exception as error:  # any error of paramiko or of the connection below it
             where = f"{target.address} port {target.port}"
             text = f"{target.label}: {jump.target.label} cannot connect to {where}: {_text_of(error)}"
             raise BootError(text, "connect") from error
         return Passage(channel)
 
-    # -- keys and people ----------------------------------------------------------------------------------------------
+    # -- host keys and logins ------------------------------------------------------------------------------------------
 
     def _transport(self, target: Target, sock: Any) -> paramiko.Transport:
         transport = paramiko.Transport(sock, default_window_size=WINDOW, default_max_packet_size=PACKET)
@@ -265,10 +266,10 @@ class Connector:
         return transport
 
     def _agree(self, target: Target, transport: paramiko.Transport, deadline: Deadline) -> paramiko.PKey:
-        """Exchange keys, and look whose they are. Nothing of the user's is shown before that."""
+        """Exchange keys, and verify the host key. No credential is sent before that."""
         key: paramiko.PKey | None = None
         patience = deadline.left(self._patience(target))
-        # Longer, so that it is never paramiko's own that is over first: here is said what that means.
+        # Longer than ours, so that paramiko's timeouts never expire first: our error says which step timed out.
         transport.banner_timeout = transport.handshake_timeout = patience + JOIN_PATIENCE
         done = threading.Event()
         try:
@@ -301,7 +302,7 @@ class Connector:
 
 
 class _ClosedAtOnceError(BootError):
-    """A server took the connection and closed it before it named itself, as an sshd does that is too busy."""
+    """A server closed the connection before its banner, as an overloaded sshd does."""
 
     def __init__(self, text: str, phase: str, *, says_full: bool) -> None:
         super().__init__(text, phase)
@@ -309,7 +310,7 @@ class _ClosedAtOnceError(BootError):
 
 
 def _algorithms(kind: str) -> tuple[str, ...]:
-    """By which signatures a host can prove that it has a key of this type."""
+    """Return the signature algorithms for a host key of this type."""
     return ("rsa-sha2-512", "rsa-sha2-256") if kind == "ssh-rsa" else (kind,)
 
 
@@ -320,12 +321,12 @@ def _text_of(error: BaseException | None) -> str:
 
 
 def _end(transport: paramiko.Transport) -> None:
-    """Close it, and wait for its thread."""
+    """Close the transport, and wait for its thread."""
     transport.close()
     transport.sock.close()
     if transport.is_alive():
         transport.join(JOIN_PATIENCE)
     if transport.is_alive():
         logging.getLogger("dragonfly_executor").error("thread %s has not ended", transport.name)
-    # Where the handshake broke off, paramiko leaves a thread behind that would have ended it in time.
+    # If the handshake failed, paramiko leaves a timer thread behind. This ends it.
     transport.packetizer.complete_handshake()

@@ -1,4 +1,4 @@
-"""Sessions of paramiko's: a command on a channel."""
+"""The paramiko client's sessions: a command on a channel."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from dragonfly_executor.backends.ssh.paramiko_connect import PACKET, WINDOW, Con
 from dragonfly_executor.backends.ssh.session import Means
 
 SEND_SIZE = 32 * 1024
-"""What OpenSSH takes in one packet."""
+"""The largest packet that OpenSSH accepts, in bytes."""
 
 
 class ChannelStream:
-    """A command's input and output. Its `close` says that nothing follows; what the command still says can be read.
+    """A command's input and output. `close` ends the input; the rest of the output can still be read.
 
     Args:
-        channel: paramiko's.
-        deadline: until when the host has to have answered, up to `no_deadline`.
+        channel: a paramiko channel.
+        deadline: the deadline of reads and writes until `no_deadline` is called.
     """
 
     def __init__(self, channel: paramiko.Channel, deadline: Deadline) -> None:
@@ -34,7 +34,7 @@ class ChannelStream:
         self._unread = b""
 
     def no_deadline(self) -> None:
-        """From now on wait for as long as it takes."""
+        """Let all later reads and writes wait without a timeout."""
         self._deadline = None
         self._channel.settimeout(None)
 
@@ -46,7 +46,7 @@ class ChannelStream:
         self._set_timeout()
         try:
             return bytes(self._channel.recv(size))
-        except (EOFError, paramiko.SSHException) as error:  # it has read, and could not tell the host that it has
+        except (EOFError, paramiko.SSHException) as error:  # the read worked, but the window update could not be sent
             raise _gone(error) from error
 
     def sendall(self, data: bytes, /) -> None:
@@ -63,7 +63,7 @@ class ChannelStream:
             view = view[sent:]
 
     def unread(self, data: bytes) -> None:
-        """Let the next `recv` return this."""
+        """Make the next `recv` return `data`."""
         self._unread = data + self._unread
 
     def close(self) -> None:
@@ -106,18 +106,18 @@ class ChannelSession:
         """See `Session`."""
         try:
             return bytes(self._channel.recv_stderr(size))
-        except (EOFError, paramiko.SSHException):  # it has read, and could not tell the host that it has
+        except (EOFError, paramiko.SSHException):  # the read worked, but the window update could not be sent
             return b""
 
     def exit_status(self, patience: float) -> int | None:
         """See `Session`."""
-        # Set as well when the channel closes without a status, or the connection is gone.
+        # The event is also set if the channel closes without a status, or the connection is lost.
         self._channel.status_event.wait(patience)
         status: int = self._channel.exit_status
         return None if status < 0 else status
 
     def explain(self, said: str) -> errors.BootError | None:
-        """See `Session`: the connector has said so."""
+        """Return None, as the connector has already raised the reason; see `Session`."""
         return None
 
     def facts(self) -> Mapping[str, str]:
@@ -131,30 +131,31 @@ class ChannelSession:
 
     def end(self, last_word: bytes, patience: float) -> None:
         """See `Session`."""
-        self._connection.cut_in(patience)  # a host that takes nothing more cannot even be told so
+        self._connection.cut_in(patience)  # on a host that accepts no more data, even the end of input may block
         with suppress(OSError, EOFError, paramiko.SSHException):
             if last_word:
                 self._channel.settimeout(patience)
                 self._channel.sendall(last_word)
             self._channel.shutdown_write()
         self.exit_status(patience)
-        # That ends the channel as well; to say so to a host that is gone would raise whatever paramiko stands on.
+        # This also ends the channel. Closing the channel first could raise any error of the lost connection below
+        # paramiko.
         self._connection.close()
 
     def close(self) -> None:
-        """See `Session`: the end of the connection was enough."""
+        """Do nothing, as `end` has closed the connection; see `Session`."""
 
 
 class ParamikoClient:
-    """See `Client`. It needs no program.
+    """The client that uses paramiko and no program; see `Client`.
 
     Args:
-        means: of the backend.
-        resolve: what the configuration says of a jump host that the user writes so.
+        means: the settings of the backend.
+        resolve: returns the connection settings of a jump host, given as the user wrote it.
 
     Raises:
-        ValueError: a key cannot be read.
-        OSError: a file of them cannot.
+        ValueError: a key cannot be parsed.
+        OSError: a key file cannot be read.
     """
 
     def __init__(self, means: Means, resolve: Callable[[str, Deadline], Target]) -> None:

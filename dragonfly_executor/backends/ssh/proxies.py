@@ -1,4 +1,4 @@
-"""What an SSH connection may stand on, with the methods of a socket: TCP, a way through another host, a program."""
+"""Socket-like objects below an SSH connection: TCP, a channel through a jump host, a proxy command."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from dragonfly_executor.errors import BootError
 
 FIRST_SIZE = 64
 QUICK_ACK = getattr(socket, "TCP_QUICKACK", None)
-"""Linux has it."""
+"""Only Linux has it."""
 
 
 class Passage:
-    """A way through a host to the next one, with the methods of a socket that paramiko uses.
+    """A channel through a jump host, with the socket methods that paramiko uses.
 
-    It may be closed by the next connection's own thread when the connection to that host is gone already, and nobody
-    takes an error there.
+    The next connection's thread may close it after the jump host's connection is lost. That thread does not catch
+    errors there.
 
     Args:
-        channel: through the connection to that host.
+        channel: a channel of the connection to the jump host.
     """
 
     def __init__(self, channel: paramiko.Channel) -> None:
@@ -35,24 +35,24 @@ class Passage:
         self._closed = False
 
     def close(self) -> None:
-        """As a socket's: twice is fine, never raises."""
+        """Close the channel. May be called twice. Never raises."""
         self._closed = True
         with suppress(Exception):
             self._channel.close()
 
 
 class PromptSocket(socket.socket):
-    """A TCP connection that acknowledges at once what it has received.
+    """A TCP connection that acknowledges received data at once.
 
-    sshd holds a small packet back until the one before is acknowledged (Nagle's algorithm), for sessions without a
-    terminal always. Together with a kernel that waits 40 ms for something to acknowledge it with, a boot would stop for
-    so long, and so would small results that follow each other.
+    For sessions without a terminal, sshd always delays a small packet until the previous one is acknowledged (Nagle's
+    algorithm). The kernel delays acknowledgements by 40 ms. Together they delay each boot, and small results in a
+    row, by 40 ms.
 
     Attributes:
-        first: the first bytes that came, for the error if they are no SSH server's.
+        first: the first bytes received, for the error if the peer is no SSH server.
 
     Args:
-        sock: the connection; it is this one's from now on.
+        sock: the connection. This object takes it over.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -62,22 +62,22 @@ class PromptSocket(socket.socket):
         self.first = b""
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
-        """As a socket's."""
+        """Receive up to `size` bytes, and acknowledge them at once."""
         data = super().recv(size, flags)
         if len(self.first) < FIRST_SIZE:
             self.first += data
         if QUICK_ACK is not None:
-            # The kernel falls back by itself to waiting: so each time.
-            with suppress(OSError):  # it has just been closed
+            # The kernel resets this option on its own, so set it after each read.
+            with suppress(OSError):  # the socket has just been closed
                 self.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 1)
         return data
 
 
 class Proxy:
-    """A program that connects to a host, in the way of ssh's ProxyCommand: its input and output are the connection.
+    """A program that connects to a host, like ssh's ProxyCommand. Its input and output are the connection.
 
     Attributes:
-        sock: the connection's own end.
+        sock: the parent's end of the connection.
     """
 
     def __init__(self, target: Target) -> None:
@@ -91,19 +91,19 @@ class Proxy:
         self._is_closed = False
 
     def descriptors(self) -> list[int]:
-        """What holds it open."""
+        """Return the descriptors that hold the connection open."""
         return [self.sock.fileno()] if self.sock.fileno() >= 0 else []
 
     def cut(self) -> None:
-        """Let nothing more through."""
+        """Shut the connection down. Any thread; does not block."""
         self._program.cut()
 
     def abandon(self) -> None:
-        """Cut it, and kill the program. Any thread; does not block."""
+        """Shut the connection down, and kill the program. Any thread; does not block."""
         self._program.kill()
 
     def close(self) -> None:
-        """End the program. Twice is fine."""
+        """End the program. May be called twice."""
         if not self._is_closed:
             self._is_closed = True
             self._program.end()

@@ -1,4 +1,4 @@
-"""A host on which Python has said its first word, and waits for what it lacks."""
+"""`ReachedHost`: a host on which the bootstrap has started and waits for the archive."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.ssh.session import Session
 
 SIGNALS = 128
-"""What shells, and keepers, add to the number of the signal that ended somebody."""
+"""The offset that shells, and the runner's supervisor process, add to a signal number in an exit status."""
 
 
 class ReachedHost:
-    """A session on a host, from its first command to a node, or to its end.
+    """A session on a host, from its first command until it becomes a node or ends.
 
     Attributes:
-        bootstrap: the talk with the host.
-        last_word: what ends what runs there, if the end of its input does not.
+        bootstrap: the bootstrap protocol with the host.
+        last_word: stops the remote command if end of input does not.
 
     Args:
         host: the host.
-        session: a session there; it is this object's from now on.
-        python: the interpreter that was asked for, or None.
-        archive: what the host has to have.
-        deadline: until when the host has to have answered.
+        session: a session on the host. This object takes it over.
+        python: the interpreter that the user asked for, or None.
+        archive: the archive for the host.
+        deadline: the deadline for the host's answers.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class ReachedHost:
         self.bootstrap = Bootstrap(str(host), session.talk, python)
 
     def close(self) -> None:
-        """End what runs there, and the connection. Twice is fine, never raises."""
+        """Stop the remote command, and close the connection. May be called twice. Never raises."""
         if self._deadline.is_over:
-            self.session.abandon()  # it would be waited for
+            self.session.abandon()  # otherwise end() waits for the command
         end(self.session, self._stderr, self.last_word)
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        """End it all if the block fails, and put what the host has printed into the error."""
+        """Close the session if the block raises, and add the host's output to the error."""
         try:
             yield
         except BaseException as error:
@@ -76,11 +76,11 @@ class ReachedHost:
 
     @contextmanager
     def bootstrapping(self) -> Iterator[None]:
-        """The same for the talk with the host: whatever ends it is a `BootError`."""
+        """Close the session if the block raises, like `telling`, and turn any exception into a `BootError`."""
         with self.telling():
             try:
                 yield
-            except Exception as error:  # whatever ended the connection, of paramiko's or of what it stands on
+            except Exception as error:  # any error of the client or of the connection below it
                 raise self._bootstrap_error(error) from error
 
     def _bootstrap_error(self, error: Exception) -> errors.BootError:
@@ -93,11 +93,11 @@ class ReachedHost:
         return errors.BootError(text, "bootstrap")
 
     def as_node(self, place: Place, address: str | None) -> SSHNode:
-        """Return the node of a runner that has begun here.
+        """Return the node for the runner that has started here.
 
         Args:
-            place: hears when the runner is stopped, and when it is gone.
-            address: where the runner has dialed back; None if it speaks on the session.
+            place: notified when the runner is being stopped and when it is gone.
+            address: the address that the runner has dialed back to; None if the session is the link.
         """
         self.session.keep()
         node = SSHNode(
@@ -114,7 +114,7 @@ class ReachedHost:
         return node
 
     def _facts(self, address: str | None) -> Mapping[str, str]:
-        """What was found out on the way, by phase."""
+        """Return the findings of the boot by phase."""
         shipped = self.bootstrap.shipped
         return {
             **self.session.facts(),
@@ -125,6 +125,6 @@ class ReachedHost:
 
 
 def _exit_status(session: Session) -> str:
-    """What there is to tell of a command that printed nothing, because it was killed."""
+    """Return the exit status of a killed command as text; "" if it was not killed or its status is unknown."""
     status = session.exit_status(0.0)
     return "" if status is None or status <= SIGNALS else f"the command ended with exit status {status}"

@@ -1,4 +1,4 @@
-"""What is the same whichever client speaks SSH: the means of a backend, and a command that runs on a host."""
+"""The interface that both SSH clients implement: the settings of a backend, and a command that runs on a host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Means(NamedTuple):
-    """How hosts are reached, and what runs there; as `SSHBackend` documents it."""
+    """The connection and runner settings of a backend; see `SSHBackend`."""
 
     config: str | None
     user: str | None
@@ -36,16 +36,16 @@ class Means(NamedTuple):
     client: str
 
     def __repr__(self) -> str:
-        # Neither password nor passphrase, nor what stands in env.
+        # Leave out password, passphrase and env, as they are or may be secret.
         return f"Means(config={self.config!r}, user={self.user!r}, port={self.port!r})"
 
 
 class Session(Protocol):
-    """A command on a host, and the connection that the command has for itself.
+    """A command on a host, and the connection that only the command uses.
 
     Attributes:
-        label: the host, as the user wrote it.
-        talk: the input and output of the command, until there is an agent.
+        label: the host as the user wrote it.
+        talk: the input and output of the command during the bootstrap.
     """
 
     @property
@@ -55,59 +55,59 @@ class Session(Protocol):
     def talk(self) -> Talk: ...
 
     def run(self, command: str) -> None:
-        """Run the command. What goes wrong may be told only by what is read from it."""
+        """Run the command. A failure may show only when its output is read."""
 
     def stream(self) -> Stream:
-        """Return the input and output of the command for its agent. Nothing limits its time any more."""
+        """Return the input and output of the command as the agent's link. It has no timeout any more."""
 
     def read_stderr(self, size: int) -> bytes:
-        """Return what the command prints to its stderr; nothing at the end."""
+        """Return 1 to `size` bytes of the command's stderr, or ``b""`` at the end."""
 
     def exit_status(self, patience: float) -> int | None:
-        """Return how the command has ended; None if that is not known within so many seconds, or never will be."""
+        """Return the exit status of the command. None if it is unknown after `patience` seconds, or stays unknown."""
 
     def explain(self, said: str) -> BootError | None:
-        """Return why there was no connection, if what was printed to stderr says so."""
+        """Return the error of a failed connection if the text from stderr reports one, otherwise None."""
 
     def facts(self) -> Mapping[str, str]:
-        """Return what was found out on the way, by phase."""
+        """Return the findings of the connection by boot phase."""
 
     def descriptors(self) -> list[int]:
-        """Return what holds the connection open."""
+        """Return the descriptors that hold the connection open."""
 
     def keep(self) -> None:
-        """The connection has no limit of time any more."""
+        """Lift the time limit of the connection."""
 
     def cut(self) -> None:
-        """Let nothing more through. Any thread; does not block."""
+        """Shut the connection down. Any thread; does not block."""
 
     def abandon(self) -> None:
-        """The same, and kill the programs that the connection stands on. Any thread; does not block."""
+        """Shut the connection down, and kill the programs below it. Any thread; does not block."""
 
     def end(self, last_word: bytes, patience: float) -> None:
-        """End the input of the command, wait for its end, and end the connection. Twice is fine, never raises.
+        """Close the command's input, wait until it ends, and close the connection. May be called twice. Never raises.
 
         Args:
-            last_word: what is said before.
+            last_word: bytes to send before the input is closed.
             patience: seconds for the command to end.
         """
 
     def close(self) -> None:
-        """Let go of what was held to read the last of the stderr. Twice is fine, never raises."""
+        """Release what was kept open for reading the rest of stderr. May be called twice. Never raises."""
 
 
 class Client(Protocol):
-    """Speaks SSH."""
+    """An SSH client."""
 
     def open(self, host: SSHHost, target: Target, deadline: Deadline) -> Session:
-        """Return a session on a host, in which no command runs yet.
+        """Return a session on a host, without a command yet.
 
         Args:
-            host: as the user wrote it.
-            target: what the configuration says of the host.
+            host: the host as the user wrote it.
+            target: its connection settings.
             deadline: of the boot.
 
         Raises:
-            HostKeyError: the host, or one on the way, is not known, or not by this key.
-            BootError: the host cannot be reached, lets nobody in, or runs nothing.
+            HostKeyError: the key of the host or of a jump host is unknown or wrong.
+            BootError: the host cannot be reached, refuses the login, or runs no commands.
         """

@@ -1,4 +1,4 @@
-"""An SSH agent, asked with a limit: a frozen one, or one that waits for its user, holds up no boot for good."""
+"""An SSH agent with a timeout: an agent that is frozen or waits for its user cannot block a boot for good."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from paramiko.agent import AgentSSH
 from dragonfly_executor.backends.ssh.deadline import Deadline
 
 LIST_PATIENCE = 5.0
-"""Seconds for the list of its keys, for which an agent asks nobody."""
+"""Seconds for the list of keys. An agent does not ask its user for that."""
 CONNECT_SLICE = 0.5
-"""Seconds after which a connect to an agent whose backlog is full returns: nothing can interrupt it."""
+"""Seconds after which a connect to an agent with a full backlog returns, as no other thread can interrupt it."""
 
 
 class SSHAgent(AgentSSH):  # type: ignore[misc]  # paramiko has no types
-    """The keys of an agent. `close` it.
+    """The keys of an SSH agent. The caller must `close` it.
 
     Args:
-        path: of its socket.
+        path: the path of the agent's socket.
         deadline: of the boot.
 
     Raises:
-        paramiko.SSHException, OSError: it does not answer, or not as an agent does.
+        paramiko.SSHException, OSError: the agent does not answer, or its answer is invalid.
     """
 
     def __init__(self, path: str, deadline: Deadline) -> None:
@@ -42,16 +42,16 @@ class SSHAgent(AgentSSH):  # type: ignore[misc]  # paramiko has no types
             raise
 
     def allow(self, seconds: float) -> None:
-        """Give the agent so much time for each of its next answers: a signature may need its user."""
+        """Set the timeout for each later answer of the agent. A signature may need the user's confirmation."""
         self._sock.settimeout(seconds)
 
     def cut(self) -> None:
-        """Have whoever waits for its answer stop. Any thread; does not block."""
+        """Shut the connection down, so that a thread that waits for an answer fails. Any thread; does not block."""
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End the connection to it."""
+        """Close the connection to the agent."""
         self._close()
         self._sock.close()
 
@@ -75,7 +75,7 @@ def agent_path(said: str | None) -> str | None:
 def _connect(path: str, until: Deadline, deadline: Deadline) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # Blocking, and with a limit of the kernel's: a non-blocking connect fails at once if the backlog is full.
+        # Blocking, with the kernel's timeout: a non-blocking connect fails at once if the backlog is full.
         seconds = int(CONNECT_SLICE)
         sock.setsockopt(
             socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, int((CONNECT_SLICE - seconds) * 1e6))

@@ -1,7 +1,7 @@
-"""The first that runs on a host: it has itself sent what is missing, and becomes a runner's agent.
+"""The first program on a host: it receives the archive if it is missing, and becomes a runner's agent.
 
-This file travels in a command line, so it is short, holds no secret, and imports nothing but the standard library. What
-it says to the parent are lines of JSON, the first of them after `MAGIC`, since a host may have printed anything before.
+It is sent in a command line, so it is short, has no secret, and imports only the standard library. It sends lines of
+JSON to the parent. The first line follows `MAGIC`, as a host may have printed any text before.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 MAGIC = b"\x1edragonfly-1\x1f"
 KEPT = 4
-"""Archives that stay in the cache: those that were used last."""
+"""The number of most recently used archives that stay in the cache."""
 STALE = 3600.0
-"""Seconds after which a file that nobody finished writing is litter."""
+"""Seconds after which an unfinished file is abandoned."""
 
 
 def main(digest: str, cache: str, patience: str) -> None:
-    """Speak with the parent, then be an agent. Does not return.
+    """Talk to the parent, then run the agent. Does not return.
 
     Args:
-        digest: the archive's.
+        digest: the digest of the archive.
         cache: the folder for archives, or "" for the user's own.
-        patience: seconds after which the parent has given up, and may be unable to say so.
+        patience: seconds after which the parent has given up, and may be unable to report that.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(patience))
@@ -44,7 +44,7 @@ def main(digest: str, cache: str, patience: str) -> None:
         lock = _verified(path, digest)
         version = "{}.{}.{}".format(*sys.version_info)
         _say(writing, {"cached": lock >= 0, "python": version, "executable": sys.executable}, MAGIC)
-        # While the parent's answer is on its way.
+        # Import now, while the parent's answer is in transit.
         run = _load(path) if lock >= 0 else None
         order, rest = _hear(reading)
         if lock < 0:
@@ -52,7 +52,7 @@ def main(digest: str, cache: str, patience: str) -> None:
             lock = _verified(path, digest)
             if lock < 0:
                 raise OSError(f"what was written to {path} cannot be read again")
-            with suppress(OSError):  # the next one will
+            with suppress(OSError):  # a later runner cleans up
                 _clean_up(folder)
         os.environ.update(order["env"])
         os.environ["DRAGONFLY_CACHE"] = folder
@@ -67,10 +67,10 @@ def main(digest: str, cache: str, patience: str) -> None:
 
 
 def _load(path: str) -> Callable[[int, int, float, dict[str, Any] | None], None]:
-    """Return the function of the archive that becomes an agent.
+    """Return the archive's function that becomes an agent.
 
-    From here on the process can import the archive and the standard library, and nothing else. Slots get the rest of
-    the host's path back.
+    From here on, the process imports only from the archive and the standard library. Slots get the rest of the host's
+    path.
     """
     library, dynamic = os.path.dirname(os.__file__), os.sep + "lib-dynload"
     archive = "python{}{}.zip".format(*sys.version_info)
@@ -83,7 +83,7 @@ def _load(path: str) -> Callable[[int, int, float, dict[str, Any] | None], None]
 
 
 def _move_aside() -> tuple[int, int]:
-    """The parent's stream under numbers that nobody uses; what is printed goes to stderr from now on."""
+    """Move the parent's stream to unused descriptors. Output to stdout goes to stderr from now on."""
     reading, writing = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in (0, 1))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -100,7 +100,7 @@ def _say(writing: int, message: dict[str, object], before: bytes = b"") -> None:
 
 
 def _hear(reading: int) -> tuple[dict[str, Any], bytes]:
-    """A line from the parent, and what came with it."""
+    """Return a line from the parent, and the bytes read after it."""
     data = b""
     while b"\n" not in data:
         data += _some(reading)
@@ -119,12 +119,12 @@ def _read(reading: int, size: int, data: bytes) -> bytes:
 def _some(reading: int) -> bytes:
     data = os.read(reading, 1 << 20)
     if not data:
-        os._exit(1)  # the parent has given up
+        os._exit(1)  # the parent has closed the stream
     return data
 
 
 def _cache_folder(cache: str) -> str:
-    """Where archives are: nobody else can put one there."""
+    """Return the folder of the archives. Only this user can write to it."""
     above = os.path.expanduser(cache or os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     folder = os.path.join(above, "dragonfly_executor")
     if not os.path.isabs(above):
@@ -139,26 +139,26 @@ def _cache_folder(cache: str) -> str:
 
 
 def _verified(path: str, digest: str) -> int:
-    """A descriptor of the archive if it is there and whole, else -1. While it is open nobody cleans the archive up."""
+    """Return a descriptor of the archive if it is intact, else -1. While open, it protects the file from clean-up."""
     while True:
         fd, is_there = _opened(path, digest)
-        # Where it is not, another parent's has just come in its place: that will do as well.
+        # If it is not, another runner has just replaced the file: open the new one.
         if fd < 0 or is_there:
             return fd
         os.close(fd)
 
 
 def _opened(path: str, digest: str) -> tuple[int, bool]:
-    """The same, and whether what it opens still stands under this path."""
+    """Return a descriptor like `_verified`, and whether its file is still at this path."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return -1, False
-    with suppress(OSError):  # it is being cleaned up at this moment, or the file system has no locks
+    with suppress(OSError):  # a clean-up has locked it, or the file system has no locks
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     with open(fd, "rb", closefd=False) as file:
         if hashlib.sha256(file.read()).hexdigest() == digest:
-            with suppress(OSError):  # it only counts as older than it is
+            with suppress(OSError):  # it then only seems less recently used
                 os.utime(path)
             return fd, os.fstat(fd).st_nlink > 0
     os.close(fd)
@@ -180,7 +180,7 @@ def _store(path: str, digest: str, data: bytes) -> None:
 
 
 def _clean_up(folder: str) -> None:
-    """Remove the archives that were not used for the longest time, but none that a runner uses."""
+    """Remove the least recently used archives, except those that a runner uses."""
     found = []
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
@@ -188,7 +188,7 @@ def _clean_up(folder: str) -> None:
             found.append((os.lstat(path).st_mtime, path))
         except OSError:
             continue
-    # By the clock that stamped them: the newest is the archive that was just written.
+    # Now, by the clock of the file system: the newest file is the archive that was just written.
     now = max((used for used, _ in found), default=0.0)
     parts = [path for used, path in found if path.endswith(".part") and used < now - STALE]
     archives = [path for used, path in sorted(found, reverse=True) if path.endswith(".zip")]

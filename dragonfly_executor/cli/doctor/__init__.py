@@ -1,1 +1,1 @@
-"""What is wrong with the way to a runner: the command ``dragonfly doctor``, and what it is made of."""
+"""The command ``dragonfly doctor``: boots one runner and checks each step."""

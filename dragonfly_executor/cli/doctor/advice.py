@@ -1,4 +1,4 @@
-"""What to do about what the doctor finds."""
+"""Advice for the doctor's findings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from dragonfly_executor import errors
 
 LITTLE_DISK = 256 * 1024 * 1024
-"""Bytes below which a scratch directory is too full for a project and its segments."""
+"""Bytes of free disk space below which a scratch directory is too full for a project and its segments."""
 FREE_DISK = "free some space there, or point TMPDIR at a larger disk in the backend's env="
 
 _BY_PHASE = {
@@ -30,10 +30,10 @@ _BY_PHASE = {
 
 
 def for_boot(error: errors.BootError) -> str:
-    """What to do about a boot that failed."""
+    """Return advice on a failed boot."""
     return _BY_PHASE.get(error.phase, "see the message; a longer boot_timeout= may be all that it needs")
 
 
 def for_call(error: errors.DragonflyError) -> str:
-    """What to do about a runner that came up and could not do a call."""
+    """Return advice on a runner that came up but failed its first call."""
     return f"the runner came up, and its first call ended with {type(error).__name__}: look at limits and memory there"

@@ -1,4 +1,4 @@
-"""``dragonfly doctor``: the command line, and how findings look there."""
+"""``dragonfly doctor``: its command line and its output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPTIONS = {
     "ssh": ("config", "known_hosts", "key_filename", "requirements"),
     "fly": ("app", "image", "region", "parent_address", "boot"),
 }
-"""The options that one backend alone has."""
+"""The options that only one backend has."""
 MARKS = {True: "ok", False: "FAILED", None: "-"}
 
 
@@ -45,7 +45,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Exit status: 0 where all is well, 1 where something failed. Wrong usage ends with 2."""
+    """Run the checks, and return the exit status: 0 if all is well, 1 if a check failed. A usage error exits with 2."""
     try:
         _refuse_foreign(options)
         places = PLACES[options.backend](options)
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _refuse_foreign(options: argparse.Namespace) -> None:
-    """Raise ValueError for an option of another backend: whoever gives one has this backend by mistake."""
+    """Raise ValueError for an option of another backend, as the user has probably forgotten ``--backend``."""
     for backend, names in OPTIONS.items():
         given = [name for name in names if getattr(options, name) is not None and backend != options.backend]
         if given:
@@ -73,7 +73,7 @@ def _refuse_foreign(options: argparse.Namespace) -> None:
 
 
 def _print(name: str, findings: Iterable[Finding]) -> Iterable[Finding]:
-    """Print each finding as soon as it is there: a boot may take its time."""
+    """Print each finding as soon as it is known, and yield it. A boot may take a while."""
     width = terminal.width_of(sys.stdout)
     terminal.show(name)
     for finding in findings:
@@ -85,7 +85,7 @@ def _print(name: str, findings: Iterable[Finding]) -> Iterable[Finding]:
 
 
 class _Complaints(logging.Handler):
-    """Shows what the package warns of, but for what a finding says as well."""
+    """A log handler that prints warnings, except those that a finding repeats."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not hasattr(record, "dragonfly_boot_failed"):
@@ -94,7 +94,7 @@ class _Complaints(logging.Handler):
 
 @contextmanager
 def _warnings_shown() -> Iterator[None]:
-    """Show warnings on stderr, unless the program has said itself what becomes of them."""
+    """Show warnings on stderr while in the block, unless the program has configured logging."""
     logger = logging.getLogger("dragonfly_executor")
     if logger.hasHandlers():
         yield
@@ -123,14 +123,14 @@ def _ssh(options: argparse.Namespace) -> Places:
 
     if not options.hosts:
         raise ValueError("--backend ssh needs at least one host")
-    # One each: with several the backend would go on to the next, and nobody would hear of the first.
+    # One backend per host: a backend with several hosts goes on to the next host and hides a failure of the first.
     backends = [SSHBackend([host], python=options.python, **_ways(options)) for host in options.hosts]
     examinations = [examine(backend, boot_timeout=options.timeout) for backend in backends]
     return list(zip(options.hosts, examinations, strict=True))
 
 
 def _ways(options: argparse.Namespace) -> dict[str, Any]:
-    """What else an `SSHBackend` is told, where the user has said it."""
+    """Return the arguments for `SSHBackend` that the user has given."""
     given = {
         "config": options.config,
         "known_hosts": options.known_hosts,
@@ -146,16 +146,16 @@ def _fly(options: argparse.Namespace) -> Places:
     if options.hosts:
         raise ValueError("--backend fly takes no hosts; --app says where machines are booted")
     try:
-        import dragonfly_executor.backends.fly.client  # noqa: F401  # said here, where usage is judged, not half way
+        import dragonfly_executor.backends.fly.client  # noqa: F401  # fail now, as a usage error, and not half way
     except ImportError as error:
         raise ImportError("--backend fly needs httpx: pip install 'dragonfly-executor[fly]'") from error
     checks = Checks(Given(options.app, options.image, options.region, options.parent_address))
 
     def findings() -> Iterable[Finding]:
-        """What is found without a boot, and what by one, if it was asked for and nothing stands in its way."""
+        """Yield findings without a boot, then those of a boot if the user asked for one and no check has failed."""
         well = True
         for finding in checks.run():
-            # What was left behind does not keep a machine from booting.
+            # Orphaned machines do not prevent a boot.
             well = well and (finding.ok is not False or finding.name == "machines")
             yield finding
         if options.boot and well:
@@ -167,7 +167,7 @@ def _fly(options: argparse.Namespace) -> Places:
 
 
 PLACES: dict[str, Callable[[argparse.Namespace], Places]] = {"local": _local, "ssh": _ssh, "fly": _fly}
-"""By backend: the places to examine, each with what is found there. Boots are in one place, and nowhere else."""
+"""By backend: a function that returns the places to examine, with findings. A boot runs in one place only."""
 
 
 def _seconds(text: str) -> float:

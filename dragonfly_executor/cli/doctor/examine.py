@@ -1,4 +1,4 @@
-"""Boot one runner, as a program would, and tell what is found on the way."""
+"""Boots one runner, as a program does, and reports a finding for each step."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from dragonfly_executor.cli.doctor import advice, probe
 
 ROUND_TRIPS = 50
 PARCEL = 8 * 1024 * 1024
-"""Bytes that are sent there and back to measure the bandwidth."""
+"""Bytes that are sent in each direction to measure the bandwidth."""
 PATIENCE = 60.0
-"""Seconds for one question to a runner that is up."""
+"""Seconds for one call on a runner that is up."""
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: what.
-        ok: how it is; None where it could not be looked at, because something before it failed.
+        name: the name of the check.
+        ok: True if it passed, False if it failed, None if it was not reached because an earlier check failed.
         text: what was found.
-        advice: what to do where it is not as it should be.
-        figures: what was measured, by name; in seconds, bytes, and bytes per second.
+        advice: what to do if it failed.
+        figures: measured values by name, in seconds, bytes, and bytes per second.
     """
 
     name: str
@@ -45,15 +45,15 @@ def examine(
     boot_timeout: float | None = None,
     advise: Callable[[errors.BootError], str] = advice.for_boot,
 ) -> Iterator[Finding]:
-    """Boot one runner through a backend, look at it, measure the way there, and give it back.
+    """Boot one runner, examine its node, measure the link, and stop the runner.
 
     Args:
-        backend: with one host, where it has several.
+        backend: the backend. If it supports several hosts, it has one.
         boot_timeout: seconds; None for the backend's own.
-        advise: says what to do about a boot that failed.
+        advise: returns advice on a failed boot.
 
     Yields:
-        A finding for each phase of the boot, and for all that is looked at after it.
+        A finding for each phase of the boot, and for each check after it.
     """
     heard: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
     options: dict[str, Any] = {} if boot_timeout is None else {"boot_timeout": boot_timeout}
@@ -74,7 +74,7 @@ def examine(
 
 
 def _facts(heard: SimpleQueue[Mapping[str, Any]]) -> Mapping[str, str]:
-    """What the backend found out about the node that is up."""
+    """Return the backend's facts about the node that is up."""
     while (event := heard.get(timeout=PATIENCE))["event"] != "up":
         continue
     facts: Mapping[str, str] = event["node"]
@@ -87,7 +87,7 @@ def _phases(
     advise: Callable[[errors.BootError], str],
     facts: Mapping[str, str] | None = None,
 ) -> Iterator[Finding]:
-    """What became of each phase: those before the one that failed went well."""
+    """Yield a finding for each phase. The phases before the failed one have passed."""
     failed = False
     for phase in backend.phases:
         if failed:
@@ -113,14 +113,14 @@ def _node(sight: probe.Sight, seconds: float) -> Iterator[Finding]:
 
 
 def _way(executor: DragonflyExecutor) -> Iterator[Finding]:
-    """How long the way there and back is, and how wide."""
+    """Measure the round-trip time and the bandwidth."""
     times = [_timed(executor, b"") for _ in range(ROUND_TRIPS)]
     yield Finding(
         "round trip", True, f"{median(times) * 1000:.2f} ms (median of {ROUND_TRIPS} calls)",
         figures={"seconds": median(times)},
     )  # fmt: skip
     parcel = bytes(PARCEL)
-    _timed(executor, parcel)  # the first one opens windows and buffers
+    _timed(executor, parcel)  # the first transfer grows windows and buffers
     seconds = _timed(executor, parcel)
     rate = 2 * PARCEL / seconds
     yield Finding(
@@ -138,13 +138,13 @@ def _timed(executor: DragonflyExecutor, data: bytes) -> float:
 def _line(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, errors.BootError):
-        # Its phase is the finding's name, and there was one attempt.
+        # Leave out the parts that BootError adds: the phase is the finding's name, and there was one attempt.
         text = "\n".join(filter(None, (str(error.args[0]), error.output)))
     return f"{type(error).__name__}: {text}"
 
 
 def _size(count: int | None) -> str:
-    """Bytes as people read them."""
+    """Return a size in bytes as text with a unit."""
     if count is None:
         return "an unknown amount"
     size, units = float(count), iter(("B", "KiB", "MiB", "GiB"))

@@ -1,4 +1,4 @@
-"""What stands between a program and runners on Fly, looked at one by one, without a machine being booted."""
+"""Checks of the settings for Fly runners, one by one and without booting a machine."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.fly.settings import Access, Place, Spelling
 
 PATIENCE = 20.0
-"""Seconds for each question to Fly."""
+"""Seconds for each request to Fly."""
 PRIVATE = ipaddress.ip_network("fdaa::/16")
-"""Fly's private networks."""
+"""The address range of Fly's private networks."""
 ALIASES = ("any", "apac", "eu", "na", "sa", "us", "usa")
-"""What may stand in place of a region."""
+"""Names that Fly accepts in place of a region."""
 
 _BY_STATUS = {
     0: "the API cannot be reached from here: look at FLY_FLAPS_BASE_URL, at name resolution and at the way out",
@@ -41,7 +41,7 @@ _BY_PHASE = {
 
 
 class Given(NamedTuple):
-    """What the command line says; None where it does not."""
+    """The settings from the command line; None if not given."""
 
     app: str | None = None
     image: str | None = None
@@ -50,11 +50,11 @@ class Given(NamedTuple):
 
 
 class Checks:
-    """The examination of one app. What is found out on the way is kept for what follows.
+    """The checks of one app. Results of a check are kept for later checks.
 
     Args:
-        given: what the command line says; the rest is in the environment.
-        environment: of this process.
+        given: settings from the command line. Other settings come from the environment.
+        environment: the environment variables.
     """
 
     def __init__(self, given: Given, environment: Mapping[str, str] = os.environ) -> None:
@@ -64,23 +64,24 @@ class Checks:
         self._place: Place | None = None
 
     def run(self) -> Iterator[Finding]:
-        """All that can be looked at without a boot."""
+        """Yield the findings of all checks that need no boot."""
         yield from self._settings()
         yield from self._api()
         yield self._reachable()
 
     @property
     def app(self) -> str:
-        """Its name; "" where nobody says."""
+        """Return the app's name; "" if it is not set."""
         return self._given.app or self._environment.get("FLY_APP_NAME", "")
 
     def backend(self, python: str | None = None) -> FlyBackend:
-        """What would boot, with this interpreter. Raises what it raises."""
+        """Return a backend with these settings and this interpreter. Raises the errors of `FlyBackend`."""
         from dragonfly_executor.backends.fly.backend import FlyBackend
 
         return FlyBackend(**self._given._asdict(), python=python, sweep=False)
 
-    # -- what there is to go by ---------------------------------------------------------------------------------------
+    # -- settings
+    # ---------------------------------------------------------------------------------------------------------
 
     def _settings(self) -> Iterator[Finding]:
         from dragonfly_executor.backends.fly.settings import Place
@@ -100,7 +101,7 @@ class Checks:
 
         given = self._given.app
         try:
-            # With any token, to see what is wrong with the app alone.
+            # With a placeholder token, to check the app alone.
             Access.find(self._environment, app=given, token="any", spelling=_spelling())  # noqa: S106
         except ValueError as error:
             yield Finding("app", False, app or "not known", str(error))
@@ -140,7 +141,8 @@ class Checks:
             text += f"; {', '.join(strange) or 'the region'} is not on the list, and taken for the dearest there"
         return Finding("machine", True, text, figures={"usd_per_second": price})
 
-    # -- what Fly says ------------------------------------------------------------------------------------------------
+    # -- requests to Fly
+    # --------------------------------------------------------------------------------------------------
 
     def _api(self) -> Iterator[Finding]:
         if self._access is None:
@@ -161,7 +163,7 @@ class Checks:
             yield self._region(api)
 
     def _machines(self, api: MachinesAPI) -> Iterator[Finding]:
-        """Whether the token may read, and what there is to read."""
+        """Check that the token may list machines, and look for orphaned machines."""
         from dragonfly_executor.backends.fly.deadline import Patience
         from dragonfly_executor.backends.fly.owner import Liveness
         from dragonfly_executor.backends.fly.sweep import Sweeper
@@ -201,7 +203,8 @@ class Checks:
         app = self._access.app if self._access is not None else "APP"
         return _BY_STATUS.get(error.status, "see Fly's answer; https://status.flyio.net may say more").format(app=app)
 
-    # -- whether runners would find this machine ----------------------------------------------------------------------
+    # -- the parent's address
+    # ---------------------------------------------------------------------------------------------
 
     def _reachable(self) -> Finding:
         from dragonfly_executor.backends.fly.settings import Address
@@ -224,12 +227,12 @@ class Checks:
 
 
 def for_boot(error: errors.BootError) -> str:
-    """What to do about a boot on Fly that failed."""
+    """Return advice on a failed boot on Fly."""
     return _BY_PHASE.get(error.phase) or advice.for_boot(error)
 
 
 def _spelling() -> Spelling:
-    """How all that is given which has an option of its own."""
+    """Return the spelling of settings as options of this command."""
     from dragonfly_executor.backends.fly.settings import options
 
     return options(*Given._fields)

@@ -1,4 +1,4 @@
-"""What the doctor has a runner do. These functions travel by reference: a runner has this package."""
+"""The functions that the doctor calls on a runner. They are pickled by reference, as each runner has this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypedDict
 
 
 class Sight(TypedDict):
-    """What a node says of itself. Memory and disk are bytes; None where the system does not tell."""
+    """A node's report on itself. Memory and disk are in bytes; None if the system does not report them."""
 
     host: str
     system: str
@@ -24,7 +24,7 @@ class Sight(TypedDict):
 
 
 def look() -> Sight:
-    """Look at the node that this runs on."""
+    """Return a report on the node that this runs on."""
     system = os.uname()
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     scratch = tempfile.gettempdir()
@@ -43,12 +43,12 @@ def look() -> Sight:
 
 
 def echo(data: bytes) -> bytes:
-    """Bring it back: what the way there and back is measured with."""
+    """Return the data, to measure latency and bandwidth."""
     return data
 
 
 def _memory() -> tuple[int | None, int | None]:
-    """All of it, and what new programs may have of it."""
+    """Return total and available memory in bytes."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             pairs = (line.split(":") for line in lines)

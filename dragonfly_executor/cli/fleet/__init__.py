@@ -1,1 +1,1 @@
-"""Machines that pools have booted, seen from outside: the commands ``dragonfly list``, ``sweep`` and ``destroy``."""
+"""The commands ``dragonfly list``, ``sweep`` and ``destroy``: machines of pools, seen from outside a pool."""

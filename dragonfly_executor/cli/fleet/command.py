@@ -1,4 +1,4 @@
-"""``dragonfly list``, ``dragonfly sweep`` and ``dragonfly destroy``: the command lines."""
+"""``dragonfly list``, ``dragonfly sweep`` and ``dragonfly destroy``: their command lines and their output."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def _runner(
     run: Callable[[argparse.Namespace, Fleet], int], parser: argparse.ArgumentParser
 ) -> Callable[[argparse.Namespace], int]:
     def checked(options: argparse.Namespace) -> int:
-        """Exit status: 0 where all is well, 1 where something failed. Wrong usage ends with 2."""
+        """Run the command. Return the exit status: 0 if all is well, 1 if a step failed. A usage error exits with 2."""
         if options.command == "destroy" and bool(options.machines) == options.all:
             parser.error("name the machines that are to be destroyed, or give --all")
         try:
-            # It loads httpx, which nobody needs who asks for something else.
+            # Imported late, as this loads httpx, which the other commands do not need.
             from dragonfly_executor.backends.fly.settings import options as spelled
             from dragonfly_executor.cli.fleet.fleet import Fleet
 
@@ -71,7 +71,7 @@ def _runner(
                 print(f"dragonfly: {app} was left out: {trouble}", file=sys.stderr)
             return max(status, bool(fleet.refused))
         except BrokenPipeError:
-            raise  # nobody reads what is printed, which is said to nobody
+            raise  # the reader of our output is gone; `main` handles that
         except (errors.DragonflyError, OSError) as error:
             print(f"dragonfly: {error}", file=sys.stderr)
             return 1
@@ -87,7 +87,7 @@ def _list(options: argparse.Namespace, fleet: Fleet) -> int:
     try:
         found = fleet.look()
     except errors.DragonflyError as error:
-        # Whoever looks for machines because something is wrong is glad of what there is.
+        # Show at least the journal: users run this when something is wrong.
         print(f"dragonfly: {error}", file=sys.stderr)
         found, status = fleet.written_down(), 1
     sights = _sights(fleet, found)
@@ -145,7 +145,7 @@ def _destroy_chosen(options: argparse.Namespace, fleet: Fleet, chosen: list[tupl
 
 
 def _may_destroy(sights: list[Sight]) -> bool:
-    """Ask; on stderr, so that it is in nobody's JSON."""
+    """Ask the user for confirmation, on stderr, so that the question does not get into JSON on stdout."""
     _show(sights, file=sys.stderr)
     if not sys.stdin.isatty():
         print("dragonfly: nobody is there to be asked; give --yes", file=sys.stderr)
@@ -162,7 +162,8 @@ def _may_destroy(sights: list[Sight]) -> bool:
 def _sights(fleet: Fleet, found: list[tuple[str, Found]]) -> list[Sight]:
     from dragonfly_executor.cli.fleet.machine_row import Sight
 
-    # What Fly has made is as old as Fly says; what only the journal knows of was written down by the clock here.
+    # Fly's clock dates the machines that Fly lists, and this machine's clock dates the entries that only the journal
+    # has.
     return [Sight.of(one, app, fleet.now(app), time.time()) for app, one in found]
 
 

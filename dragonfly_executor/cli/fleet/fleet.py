@@ -1,4 +1,4 @@
-"""The machines of pools, of one app or several."""
+"""`Fleet`: the machines of pools, in one Fly app or several."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from dragonfly_executor.backends.fly.settings import ARGUMENTS, Access, Spelling
 from dragonfly_executor.backends.fly.sweep import Found, Sweeper, Swept
 
 LOOK_PATIENCE = 30.0
-"""Seconds to find out which machines there are."""
+"""Seconds for listing the machines of an app."""
 DESTROY_PATIENCE = 20.0
-"""Seconds for each machine that is to be destroyed."""
+"""Seconds for destroying each machine."""
 
 
 class Fleet:
-    """The machines of one app, or of all that the journal names.
+    """The machines of one app, or of all apps in the journal.
 
     Args:
-        app: None for FLY_APP_NAME, or else all in the journal that are known to this API.
-        journal: its folder; None for where backends have it, which may be nowhere.
-        spelling: how whoever reads the errors gives these.
+        app: the app; None for FLY_APP_NAME. If that is not set, all apps in the journal that this API has.
+        journal: the journal's folder; None for the default folder of backends, which may not exist.
+        spelling: the spelling of these settings in errors.
 
     Attributes:
-        refused: apps that Fly did not tell of while it told of others, with what it said.
-        without: why there is no journal; "" where there is one.
+        refused: apps whose machines Fly did not list although it listed those of others, each with Fly's message.
+        without: the reason why there is no journal; "" if there is one.
 
     Raises:
-        ValueError: something is missing; it says where to get it.
-        OSError: the journal that is named cannot be read.
+        ValueError: a setting is missing. The text says where to get it.
+        OSError: the given journal cannot be read.
     """
 
     def __init__(self, app: str | None, journal: str | None, spelling: Spelling = ARGUMENTS) -> None:
         for setting, value in (("app", app), ("journal", journal)):
             if value == "":
-                # Of a variable that is not set: whoever gave it did not mean all the others.
+                # From an unset shell variable, as in --app "$APP". The user did not mean all apps.
                 raise ValueError(f"{spelling.name(setting, is_given=True)} is empty: is a variable not set?")
         self._spelling = spelling
         self.refused: dict[str, str] = {}
@@ -65,7 +65,7 @@ class Fleet:
             return [self._access(app)]
         known = {(entry.app, entry.host) for entry in self._entries()}
         accesses = [self._access(name) for name in sorted({name for name, _ in known if is_app_name(name)})]
-        # Without any it says what is missing.
+        # If there are no apps, this raises an error that names the missing setting.
         return [access for access in accesses if (access.app, access.host) in known] or [self._access(None)]
 
     def _access(self, app: str | None) -> Access:
@@ -75,15 +75,15 @@ class Fleet:
         return [] if self.journal is None else self.journal.entries()
 
     def now(self, app: str) -> float:
-        """Seconds since the epoch: by Fly's clock as soon as it has said anything about this app."""
+        """Return seconds since the epoch by Fly's clock, or by this machine's until Fly has answered for this app."""
         sweeper = self.sweepers.get(app)
         return time.time() if sweeper is None else sweeper.now()
 
     def look(self) -> list[tuple[str, Found]]:
-        """All of them, each with its app. Of an app that is `refused` what the journal has.
+        """Return all machines, each with its app. For a `refused` app, return its journal entries.
 
         Raises:
-            FlyAPIError: Fly told of none of the apps.
+            FlyAPIError: Fly listed the machines of no app.
         """
         found: list[tuple[str, Found]] = []
         for app, sweeper in self.sweepers.items():
@@ -92,18 +92,18 @@ class Fleet:
             except FlyAPIError as error:
                 if len(self.refused) == len(self.sweepers) - 1:
                     raise
-                # A token may be good for one app alone.
+                # A token may be valid for one app only.
                 self.refused[app] = str(error)
         return found + [(app, one) for app, one in self.written_down() if app in self.refused]
 
     def written_down(self) -> list[tuple[str, Found]]:
-        """What the journal has, for who cannot ask Fly."""
+        """Return the machines in the journal, without a request to Fly."""
         why = "Fly could not be asked"
         entries = [entry for entry in self._entries() if entry.label is None or entry.app in self.sweepers]
         return [(entry.app, Found(None, entry, Liveness.UNKNOWN, why)) for entry in entries]
 
     def find(self, words: Iterable[str]) -> tuple[list[tuple[str, Found]], list[str]]:
-        """Those with these IDs or names, and the words that are none of them."""
+        """Return the machines with these ids or names, and the words that match no machine."""
         known = [(app, found) for app, found in self.look() if found.machine is not None]
         chosen: dict[tuple[str, str], Found] = {}
         unknown = []
@@ -111,7 +111,7 @@ class Fleet:
             named = [(app, found) for app, found in known if found.machine and word in (found.machine.id, found.name)]
             asked_for = {app: self.sweepers[app] for app in self.sweepers if app not in self.refused and not named}
             for app, sweeper in asked_for.items():
-                # What Fly does not list may be there all the same.
+                # A machine that Fly does not list may still exist.
                 asked = sweeper.find(word, Patience(LOOK_PATIENCE)) if word.isalnum() else None
                 named += [] if asked is None else [(app, asked)]
             chosen |= {(app, found.name): found for app, found in named}
@@ -119,7 +119,7 @@ class Fleet:
         return [(app, found) for (app, _), found in chosen.items()], unknown
 
     def destroy(self, chosen: list[tuple[str, Found]]) -> Swept:
-        """Destroy these."""
+        """Destroy these machines. Return those that are gone and those that may still exist."""
         done = Swept([], [])
         for app, found in chosen:
             swept = self.sweepers[app].destroy([found], Patience(DESTROY_PATIENCE))

@@ -1,4 +1,4 @@
-"""How a machine that is or may be a pool's is shown: as a row for people, as a record for programs."""
+"""A machine of a pool as a table row for people, or as a record for programs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ HEAD = ("MACHINE", "NAME", "STATE", "REGION", "SIZE", "AGE", "COST", "POOL", "OW
 
 
 class Sight(NamedTuple):
-    """A machine, as far as it is known.
+    """The known facts of a machine.
 
     Attributes:
-        app, name, pool: texts; "" where they are not known.
-        id: None where only a boot that was begun is known of: there may be no machine.
-        state, region, guest: as Fly says; of a boot that was begun, what was asked for.
-        age: seconds since it was created, or since that was asked for; None where nobody says.
+        app, name, pool: "" if unknown.
+        id: None if only a started boot is known. Then there may be no machine.
+        state, region, guest: as Fly reports them. For a started boot, as requested.
+        age: seconds since its creation, or since the boot began; None if unknown.
         owner: "alive", "gone" or "unknown".
-        why: that, in words.
-        cost: what it has cost, estimated, in US dollars, had it been started all the time.
-        expires: seconds since the epoch after which it is nobody's; None where nothing says so.
-        listed, in_journal: where it is known from.
+        why: the reason for `owner`, in words.
+        cost: its estimated cost so far in US dollars, if it was started all the time.
+        expires: when it expires, in seconds since the epoch; None if unknown. After that it has no owner.
+        listed, in_journal: whether Fly lists it, and whether the journal has it.
     """
 
     app: str
@@ -45,7 +45,15 @@ class Sight(NamedTuple):
 
     @classmethod
     def of(cls, found: Found, app: str, now: float, now_here: float, prices: Prices = PRICES) -> Sight:
-        """What is known of it at `now` by Fly's clock, `now_here` by this machine's (seconds since the epoch)."""
+        """Make a `Sight` from a machine.
+
+        Args:
+            found: the machine.
+            app: its app.
+            now: the time by Fly's clock, in seconds since the epoch.
+            now_here: the time by this machine's clock, in seconds since the epoch.
+            prices: the price list.
+        """
         machine, entry = found.machine, found.entry
         label = Label.decode(machine.metadata) if machine is not None else None
         label = label or (entry.label if entry is not None else None)
@@ -81,15 +89,15 @@ class Sight(NamedTuple):
 
     @property
     def may_run(self) -> bool:
-        """Whether it may cost something now."""
+        """Return True if the machine may be running, and so may cost something now."""
         return self.id is not None and self.state not in ENDED
 
     def record(self) -> dict[str, Any]:
-        """For a program."""
+        """Return the facts as a JSON-compatible record."""
         return {**self._asdict(), "may_run": self.may_run}
 
     def row(self) -> tuple[str, ...]:
-        """For a person, below `HEAD`."""
+        """Return the cells of a table row, in the order of `HEAD`."""
         size = f"{self.guest.get('cpu_kind', '?')}-{self.guest.get('cpus', '?')}x" if self.guest else "?"
         cost = "?" if self.cost is None else f"${self.cost:.4f}" if self.cost < 1 else f"${self.cost:.2f}"
         age, owner = "?" if self.age is None else duration(self.age), f"{self.owner}: {self.why}"
@@ -98,7 +106,7 @@ class Sight(NamedTuple):
 
 
 def duration(seconds: float) -> str:
-    """As people say it: the two largest units."""
+    """Return a duration as text, in its two largest units."""
     whole = int(seconds)
     for unit, size, below, of_it in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if whole >= size:

@@ -16,7 +16,9 @@ from dragonfly_executor.protocol.frames import (
     KIND_NUMBERS,
     MAX_FRAME,
     MAX_HANDSHAKE_FRAME,
+    PROTOCOL_VERSION,
     Decoder,
+    Flag,
     Frame,
     Kind,
     encode,
@@ -142,3 +144,60 @@ def test_nothing_is_allocated_ahead_of_what_has_arrived(claimed: int) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 4 * (HEADER_SIZE + arrived) + SLACK
+
+
+KINDS = [
+    "HELLO",
+    "WELCOME",
+    "REFUSE",
+    "SETUP",
+    "PING",
+    "PONG",
+    "CALL",
+    "CHUNK",
+    "PULL",
+    "KILL",
+    "STOP",
+    "READY",
+    "STARTED",
+    "RESULT",
+    "RETURNED",
+    "LOST",
+    "TIMED_OUT",
+    "GONE",
+    "SETUP_FAILED",
+    "CHECK_IDLE",
+    "IDLE",
+    "SLOT_UP",
+    "SLOT_DOWN",
+    "BYE",
+    "OUTPUT",
+    "SYNC_BEGIN",
+    "SYNC_HAVE",
+    "SYNC_DATA",
+    "SYNC_END",
+    "DIAL",
+    "CHALLENGE",
+    "PROOF",
+    "PARENT_PROOF",
+    "VERSIONS",
+    "LOG_LEVEL",
+]
+FLAGS = ["ERROR", "RETRYABLE", "MORE", "LIMITS", "LARGE", "STDERR", "LOG", "END"]
+TABLE_OF_VERSION = 2
+
+
+def test_the_version_of_the_protocol_is_that_of_its_table() -> None:
+    """Whoever changes the table raises PROTOCOL_VERSION, and both here."""
+    assert {kind.name: int(kind) for kind in Kind} == {name: number for number, name in enumerate(KINDS, 1)}
+    assert {name: bit for name, bit in vars(Flag).items() if name.isupper()} == {
+        name: 1 << place for place, name in enumerate(FLAGS)
+    }
+    assert PROTOCOL_VERSION == TABLE_OF_VERSION
+
+
+@pytest.mark.parametrize("kind", [0, len(KINDS) + 1, 255])
+def test_an_unknown_kind_ends_the_link(kind: int) -> None:
+    """Ends of one version know the same kinds, so this is no newer peer."""
+    with pytest.raises(ProtocolError, match=str(kind)):
+        list(Decoder().feed(HEADER.pack(kind, 0, 0, 0, 0, 0)))
