@@ -1,7 +1,7 @@
-"""What of the parent's files a runner elsewhere needs, and how it gets there.
+"""File sync: the parent's files that a remote runner needs, and their transfer.
 
-`Sync` is what a backend says about it; the rest is the pool's: `Keeper` knows what is to be where, for all runners, and
-a `Sender` sees to it for one of them.
+`Sync` holds the options of a backend. The pool has one `Keeper`, which knows the files for all runners, and one
+`Sender` for each runner.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What lies in a folder of the user's, without what nobody would send."""
+"""Lists the files of a user's folder, without those that are never sent."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ IGNORED = frozenset({
     ".git", ".hg", ".svn", ".tox", ".nox", ".venv", "venv", ".eggs", ".mypy_cache", ".ruff_cache", ".pytest_cache",
     ".hypothesis", ".ipynb_checkpoints", ".DS_Store", "__pycache__", "node_modules",
 })  # fmt: skip
-"""Names that never travel where git does not say what is ignored."""
+"""Names that are never sent if git does not say what is ignored."""
 NEVER = frozenset({".git", "__pycache__"})
 GIT_PATIENCE = 20.0
 _GIT_OPTIONS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_NAMESPACE")
 
 
 def listed(folder: str) -> list[str]:
-    """Paths, from the folder, of the files and links in it and below.
+    """Return the paths, relative to the folder, of the files and links in it and below.
 
-    Where git knows the folder, what git ignores is left out; else the names in `IGNORED`, virtual environments, and
-    bytecode. A folder that git ignores as a whole is listed as if there were no git: that it is asked for says more.
+    If git knows the folder, files that git ignores are left out. Otherwise the names in `IGNORED`, virtual environments
+    and bytecode are left out. A folder that git ignores as a whole is listed as if there were no git, because the user
+    asked for it.
     """
     return sorted(_by_git(folder) or _walked(folder, ""))
 
 
 def _by_git(folder: str) -> list[str] | None:
-    """What git tracks, or would; None where it cannot say."""
+    """Return the files that git tracks, or that it does not ignore; None if git cannot list the folder."""
     environment = {name: value for name, value in os.environ.items() if name not in _GIT_OPTIONS}
     environment["GIT_OPTIONAL_LOCKS"] = "0"
     command = ["git", "-C", folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -49,7 +50,8 @@ def _by_git(folder: str) -> list[str] | None:
             continue
         full = os.path.join(folder, path)
         if os.path.isdir(full) and not os.path.islink(full):
-            # Another repository inside this one: git names it and looks no further. Not fetched, it has no .git.
+            # This is another repository inside this one: git names it and does not look into it. A submodule that was
+            # not fetched has no .git.
             inner = listed(full) if os.path.exists(os.path.join(full, ".git")) else _walked(full, "")
             found += [f"{path}/{name}" for name in inner]
         elif os.path.lexists(full):
@@ -61,7 +63,7 @@ def _walked(folder: str, prefix: str) -> Iterator[str]:
     try:
         entries = list(os.scandir(os.path.join(folder, prefix)))
     except OSError:
-        return  # it is gone, or not this user's
+        return  # the folder was removed, or this user may not read it
     for entry in entries:
         path = prefix + entry.name
         if entry.name in IGNORED or entry.name.endswith(".pyc"):

@@ -1,4 +1,4 @@
-"""What is to be on a pool's runners elsewhere, looked at anew before calls."""
+"""A snapshot of the files that a pool's remote runners need, updated before calls."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dragonfly_executor")
 SHARE = 20
-"""Another look may come after so many times what the last one took, if that is less than ``check_every``."""
+"""Ratio of the pause after a scan to the scan's duration, unless ``check_every`` is shorter."""
 NO_SCRIPT = {"path": None, "name": None, "entry": None, "package": None}
 
 
 class Keeper:
-    """Keeps the picture of the files that travel. Any thread may use it.
+    """The current snapshot of the files that are sent. Any thread may use it.
 
     Attributes:
-        snapshot: what is to be on runners; replaced, never changed.
+        snapshot: the files that runners must have. It is replaced, never changed.
         requirements: lines of a requirements file for the runners.
     """
 
@@ -39,35 +39,35 @@ class Keeper:
         self._plan = plan
         self._clock = clock
         self._scanner = Scanner(plan)
-        # Callers take it too, and may be interrupted.
+        # Callers take this lock too, and may be interrupted.
         self._lock = RLock()
         self._began = float("-inf")
         self._due = float("-inf")
         self._modules = 0
         self._later: frozenset[str] = frozenset()
-        """Names of modules that code imports which travels by itself."""
+        """Names of the modules that code imports which is sent by value."""
         self._refused: str | None = None
 
     @property
     def script_travels(self) -> bool:
-        """Whether slots can import the script."""
+        """Return whether slots can import the script."""
         return self._scanner.script is not None
 
     @property
     def sends_nothing(self) -> bool:
-        """Whether no file is to travel."""
+        """Return whether no file is sent."""
         return not self._plan.auto and not self._plan.extra
 
     @property
     def main(self) -> dict[str, Any]:
-        """The script as slots find it."""
+        """Return the description of the script as slots find it."""
         return self._scanner.script or NO_SCRIPT
 
     def code_travels(self, codes: Iterable[tuple[CodeType, str]]) -> None:
-        """See to it that the modules travel that these codes import when they run.
+        """Include the modules that these codes import when they run.
 
         Args:
-            codes: code that travels by itself, each with the package that its relative imports start from.
+            codes: code that is sent by value, each with the package from which its relative imports start.
         """
         names = {name for code, package in codes for module in code_imports(code) for name in absolute(module, package)}
         if not names <= self._later:
@@ -78,30 +78,30 @@ class Keeper:
         self._due = float("-inf")
 
     def look(self) -> None:
-        """See whether anything has changed, unless that was just done and nothing was imported since. Never raises."""
+        """Scan for changes, unless a recent scan suffices and no module was imported since. Never raises."""
         if len(sys.modules) != self._modules or self._clock() >= self._due:
             self.refresh()
 
     def look_again(self) -> None:
-        """The same before a call, unless nothing was looked at yet: the boot that the call needs sees to that.
+        """Scan for changes before a call, as `look` does, unless there was no scan yet.
 
-        The first look reads everything, and whoever submits a call is not to wait for it.
+        The first scan reads all files, and a submit must not wait for it. The boot that the call needs does that scan.
         """
         if self._began != float("-inf"):
             self.look()
 
     def refresh(self, doubted: Collection[str] = ()) -> None:
-        """See now whether anything has changed. Never raises: what cannot be sent leaves the picture as it was.
+        """Scan for changes now. Never raises: if the files cannot be sent, the snapshot stays as it was.
 
         Args:
-            doubted: files of this machine whose contents are to be read again, whatever their status says.
+            doubted: files of this machine whose contents are read again, even if their status is unchanged.
         """
         asked = self._clock()
         holding(self._lock, lambda: self._refresh(asked, doubted))
 
     def _refresh(self, asked: float, doubted: Collection[str]) -> None:
         if self._began > asked and not doubted:
-            return  # somebody else has looked since
+            return  # another thread has scanned since
         before, self._began = self._began, self._clock()
         modules = len(sys.modules)
         try:
@@ -111,7 +111,7 @@ class Keeper:
             if self._refused is None:
                 logger.warning("%s", refusal)
             self._refused = str(refusal)
-        except BaseException:  # an interrupt: nobody has looked
+        except BaseException:  # after an interrupt this scan does not count
             self._began = before
             raise
         self._modules = modules
@@ -119,10 +119,10 @@ class Keeper:
         self._due = now + min(self._plan.check_every, SHARE * (now - self._began))
 
     def require(self) -> Snapshot:
-        """What is to be on a runner that boots.
+        """Return the snapshot for a runner that boots.
 
         Raises:
-            BootError: nothing can be sent, because it is too much.
+            BootError: the files are too large to be sent.
         """
         snapshot = self.snapshot
         if snapshot is None:

@@ -1,4 +1,4 @@
-"""Finds the modules that code imports later, inside a function say. They are not in ``sys.modules`` yet."""
+"""Finds modules that code imports later, inside a function for example. They are not in ``sys.modules`` yet."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 from dragonfly_executor.sync import user_modules
 
-# Comments and strings are matched too, so that no text in them is taken for a statement. Each branch begins with a
-# letter of its own, which makes the search five times as fast.
+# Match comments and strings, too, so that text in them is not taken for a statement. Each branch begins with a
+# different letter, which makes the search five times as fast.
 _LEXEMES = re.compile(
     r"""
     \#[^\n]*
@@ -26,21 +26,21 @@ _LEXEMES = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _CONTINUED = re.compile(r"\\\r?\n")
-_INDENT = 200  # characters before a statement, at most
+_INDENT = 200  # maximum number of characters before a statement
 _COMMENT = re.compile(r"#[^\n]*")
-# Finders that import something themselves when they are asked.
+# These finders import modules themselves when they are asked.
 _BUSY_FINDERS = frozenset({"_distutils_hack"})
 
 
 def imported_by(source: str, package: str) -> frozenset[str]:
-    """Return the full names of all modules that a source may import, wherever in it.
+    """Return the full names of all modules that a source may import, anywhere in it.
 
-    It is a look at the text: quick, without a warning of the compiler, and without the compiled file that an import
-    leaves. A name that a ``from`` statement imports may be a submodule, so it is among them.
+    The function only scans the text. That is quick, causes no compiler warning, and leaves no compiled file as an
+    import does. A name that a ``from`` statement imports may be a submodule, so it is included.
 
     Args:
         source: the text of a Python file.
-        package: the package that relative imports in it start from.
+        package: the package from which its relative imports start.
     """
     found: set[str] = set()
     source = _CONTINUED.sub(" ", source)
@@ -65,7 +65,7 @@ def _begins_statement(source: str, position: int) -> bool:
 
 
 def absolute(name: str, package: str) -> Iterator[str]:
-    """Yield the full name for one with leading dots; nothing if the dots lead out of the package."""
+    """Yield the full name of a module, given with leading dots. Yield nothing if the dots lead out of the package."""
     relative = name.lstrip(".")
     level = len(name) - len(relative)
     if not level:
@@ -83,13 +83,13 @@ def _from(base: str, names: Iterable[str], package: str) -> Iterator[str]:
 
 
 def _first_words(text: str) -> list[str]:
-    """Return what stands first in each part of a comma-separated list, without an ``as`` behind it."""
+    """Return the first word of each part of a comma-separated list, without an ``as`` clause."""
     words = (part.split(None, 1)[:1] for part in text.split(","))
     return [word[0] for word in words if word and word[0].replace(".", "").replace("_", "a").isalnum()]
 
 
 class Search:
-    """One search for the user's own modules by their names. Nothing is imported for it.
+    """A search for the user's own modules by their names. It imports nothing.
 
     Attributes:
         missing: top-level names that no finder knows.
@@ -101,7 +101,11 @@ class Search:
         self._specs: dict[str, ModuleSpec | None] = {}
 
     def unit(self, name: str) -> tuple[user_modules.Unit, str] | None:
-        """Return the unit with a module of this name, and the module's file. None if it is no own file, or imported."""
+        """Return the unit that contains the module of this name, and the module's file.
+
+        Returns:
+            None if the module is already imported, or if it is not a file of the user's own.
+        """
         if name in sys.modules or name.partition(".")[0] in user_modules.NOT_THE_USERS:
             return None
         spec = self._spec(name)
@@ -134,19 +138,19 @@ class Search:
             path = None if spec is None else spec.submodule_search_locations
         try:
             folders = [os.path.abspath(folder) for folder in path or ()]
-        except Exception:  # a namespace's path asks the user's finders
+        except Exception:  # a namespace package's path calls the user's finders
             return None
         return folders if any(user_modules.is_own(f"{folder}/") for folder in folders) else None
 
     def _start(self, package: str) -> str | None:
-        """Return the file of a package that is no namespace; None if it is no such package."""
+        """Return the file of a package; None for a namespace package or a module."""
         spec = self._spec(package)
         is_package = spec is not None and spec.submodule_search_locations is not None
         return spec.origin if spec is not None and is_package else None
 
 
 def _find(name: str, path: list[str] | None) -> ModuleSpec | None:
-    # The path's finder first: for nearly all it is the one, and it has no other effect.
+    # Ask PathFinder first: it finds nearly all modules, and has no side effect.
     finders: list[Any] = [PathFinder]
     if name.partition(".")[0] not in sys.stdlib_module_names:
         others = (finder for finder in sys.meta_path if finder is not PathFinder)
@@ -154,7 +158,7 @@ def _find(name: str, path: list[str] | None) -> ModuleSpec | None:
     for finder in finders:
         try:
             spec: ModuleSpec | None = finder.find_spec(name, path)
-        except Exception:  # noqa: S112  # a finder is anybody's code
+        except Exception:  # noqa: S112  # a finder may be third-party code
             continue
         if spec is not None:
             return spec
@@ -162,11 +166,11 @@ def _find(name: str, path: list[str] | None) -> ModuleSpec | None:
 
 
 class Follower:
-    """Follows imports from file to file. For one pass over what travels.
+    """A tracker of imports from file to file, for one scan.
 
     Args:
-        layout: where folders go on a runner.
-        known: by path there and digest, the names that files import; it is filled.
+        layout: the places of folders on a runner.
+        known: a cache of the names that files import, by path on the runner and digest. It is filled.
 
     Attributes:
         missing: top-level names that no finder knows.
@@ -181,7 +185,7 @@ class Follower:
     def named(self, names: Iterable[str]) -> Iterator[tuple[user_modules.Unit, set[str]]]:
         """Yield the units with modules of these names, and the modules' files; each name only once."""
         for name in names:
-            # With the packages that the import runs on its way.
+            # Include the packages that the import runs first.
             for module in user_modules.outwards(name):
                 if module not in self._asked:
                     self._asked.add(module)
@@ -195,10 +199,10 @@ class Follower:
         """Yield the units that a file of a unit imports from.
 
         Args:
-            unit: with which the file travels.
-            path: where the file goes on a runner.
-            local: where it lies here.
-            digest: of its content.
+            unit: the unit with which the file is sent.
+            path: the file's path on a runner.
+            local: the file's path on this machine.
+            digest: digest of its contents.
         """
         if not local.endswith(".py") and local != unit.local:
             return
@@ -216,7 +220,7 @@ def _package(path: str) -> str:
 
 
 def _sources(local: str) -> Iterator[tuple[str, str]]:
-    """Yield the sources in a file: its own, or those in a zip file. Each comes with its path in the file, or ""."""
+    """Yield the sources in a file (one, or those in a zip file), each with its path in the zip file, or ""."""
     try:
         if local.endswith(".py"):
             with open(local, encoding="utf-8", errors="replace") as file:
@@ -227,4 +231,4 @@ def _sources(local: str) -> Iterator[tuple[str, str]]:
                     if name.endswith(".py"):
                         yield name, archive.read(name).decode(errors="replace")
     except (OSError, zipfile.BadZipFile, RuntimeError):
-        return  # it is gone, or not what its name says
+        return  # the file is gone, or is not a zip file

@@ -1,4 +1,4 @@
-"""What a user may say about the files that travel."""
+"""The user's options for file sync."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ MIB = 1024 * 1024
 
 
 class Sync:
-    """What travels to runners that do not see this machine's files.
+    """The files and packages that are sent to runners which do not see this machine's files.
 
     Args:
         files: "auto" for the modules and packages that this program has imported from outside its site-packages and
-            standard library, those that code of them imports later (inside a function, say), and its script; a list of
-            files and folders, relative to the working directory, for those in addition (folders can be imported from);
-            None for nothing.
-        max_file: bytes; a file that is larger does not travel, and a warning names it.
-        max_total: bytes; a project that is larger does not travel, and boots fail.
-        requirements: third-party packages, as a list of what stands in a requirements file, or as the path of one. They
-            are checked here, and installed on the host, once for each list.
-        check_every: seconds after a look for changed files in which calls are taken not to need another; 0 looks before
-            each call. Where a look is quick it comes more often, after twenty times what the last one took.
+            standard library, the modules that their code imports later (inside a function, say), and its script; a list
+            of files and folders, relative to the working directory, to send these in addition (folders can be imported
+            from); None for nothing.
+        max_file: bytes; a larger file is not sent, and a warning names it.
+        max_total: bytes; if the project is larger, it is not sent, and boots fail.
+        requirements: third-party packages, as a list of lines of a requirements file, or as the path of such a file.
+            They are checked here, and installed on the host, once for each list.
+        check_every: seconds after a scan for changed files in which calls need no other scan; 0 scans before each call.
+            If a scan is quick, the next may come sooner: after twenty times the duration of the last scan.
 
     Attributes:
-        seen: what the pools with this plan have found, so that the next one need not read it all again; the scanner's.
+        seen: results of earlier scans with these options, so that the next pool need not read all files again. The
+            scanner owns it.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: a folder is the whole home directory or more, a number is negative, or a requirement is none, or
-            names what only this machine has.
+        ValueError: a folder is or contains the home directory, a number is negative, or a requirement is invalid or
+            names a file that only this machine has.
         OSError: the requirements file cannot be read.
     """
 
@@ -64,10 +65,10 @@ class Sync:
         sync: Sync | str | Iterable[str | os.PathLike[str]] | None,
         requirements: Iterable[str] | str | os.PathLike[str] | None,
     ) -> Sync:
-        """From a backend's arguments of these names: a plan is taken as it is, all else is what travels.
+        """Return the options for a backend's arguments of these names. A `Sync` is returned unchanged.
 
         Raises:
-            TypeError: there are requirements besides a plan, or as the class says.
+            TypeError: both a `Sync` and requirements are given, or see the class.
         """
         if not isinstance(sync, Sync):
             return cls(sync, requirements=requirements)
@@ -76,12 +77,12 @@ class Sync:
         return sync
 
     def __repr__(self) -> str:
-        # Not the requirements: the address of an index may hold a password.
+        # Leave out the requirements: the address of an index may hold a password.
         return f"Sync(auto={self.auto}, extra={list(self.extra)!r}, {len(self.requirements)} lines of requirements)"
 
 
 def too_much(folder: str) -> bool:
-    """Whether a folder is, or holds, the home directory: nobody means to send all of that."""
+    """Return whether a folder is, or contains, the home directory, which a user hardly means to send."""
     home = os.path.realpath(os.path.expanduser("~"))
     folder = os.path.realpath(folder)
     return folder in {"/", home} or home.startswith(f"{folder}/")

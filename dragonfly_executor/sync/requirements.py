@@ -1,4 +1,4 @@
-"""Third-party packages as a user names them: read, and checked before anything is sent to a runner."""
+"""Reads a user's requirements for third-party packages, and checks them before anything is sent to a runner."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _FOLDERS = ("-f", "--find-links")
 
 
 def read(given: Iterable[str] | str | os.PathLike[str] | None) -> list[str]:
-    """Return the lines that count, without comments, each a requirement or an option.
+    """Return the effective lines, without comments. Each is a requirement or an option.
 
     Args:
-        given: lines as in a requirements file, or the path of one.
+        given: lines as in a requirements file, or the path of such a file.
 
     Raises:
-        TypeError: a line is no text.
-        ValueError: a line is no requirement, or names what only this machine has.
+        TypeError: a line is not text.
+        ValueError: a line is not a requirement, or names a file that only this machine has.
         OSError: the file cannot be read.
     """
     if given is None:
@@ -39,7 +39,7 @@ def read(given: Iterable[str] | str | os.PathLike[str] | None) -> list[str]:
         if isinstance(given, Mapping):
             raise TypeError(f"requirements must be texts, as in a requirements file, not a {type(given).__name__}")
         lines = []
-        # An environment is kept by its lines: a set must not have another order in the next process.
+        # An environment is cached by its lines: a set must not have another order in the next process.
         for line in sorted(given, key=str) if isinstance(given, AbstractSet) else given:
             if not isinstance(line, str):
                 raise TypeError(f"requirements must be texts, as in a requirements file, not {line!r}")
@@ -62,7 +62,7 @@ def _file(path: str | os.PathLike[str]) -> str:
 
 
 def _joined(lines: Iterable[str]) -> Iterator[str]:
-    """Put together the lines that end with a backslash and what follows them, as pip does."""
+    """Join the lines that end with a backslash with their next lines, as pip does."""
     begun = ""
     for line in lines:
         if line.endswith("\\") and not _COMMENT.search(line):
@@ -75,11 +75,11 @@ def _joined(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _check(line: str) -> None:
-    """Raise ValueError if this is no requirement that another machine can meet."""
+    """Raise ValueError if another machine cannot meet this requirement."""
     if line.startswith("-"):
         _check_option(line)
         return
-    # What follows belongs to the installer: hashes, settings of a build.
+    # The rest of the line is for the installer: hashes, settings of a build.
     text = re.split(r"\s-", line, maxsplit=1)[0].strip()
     if _REMOTE.match(text) or _VARIABLE.search(text):
         return
@@ -93,7 +93,7 @@ def _check(line: str) -> None:
 
 
 def _check_option(line: str) -> None:
-    """Check options that name files. All others are the installer's to judge: they change with its versions."""
+    """Check options that name files. The installer judges all others, because they change with its versions."""
     option, value = _option(line)
     if option in _EDITABLE and _REMOTE.match(value):
         raise ValueError(
@@ -128,12 +128,12 @@ def _parse(text: str, line: str) -> None:
     try:
         from packaging.requirements import InvalidRequirement, Requirement
     except ImportError:
-        # Then the installer on the host says it. Extras that have hosts bring packaging.
+        # The installer on the host then reports an error. Extras that have hosts install packaging.
         return
     try:
         Requirement(text)
     except InvalidRequirement as error:
-        # Not as its cause: its text shows the line as it is.
+        # Do not chain the error: its text shows the line unchanged, with a password.
         why = _PASSWORD.sub("//***@", str(error).partition("\n")[0])
         raise ValueError(f"{_shown(line)} is no requirement: {why}. Write one as in 'numpy>=1.26,<3'") from None
 
@@ -144,5 +144,5 @@ def _only_here(line: str, advice: str = "") -> ValueError:
 
 
 def _shown(line: str) -> str:
-    """Return the line as an error shows it: an address may hold a password."""
+    """Return the line as an error shows it, without a password in an address."""
     return repr(_PASSWORD.sub("//***@", line))

@@ -1,7 +1,7 @@
-"""The tree that a runner is to have, as the parent's files are now.
+"""Scans the parent's files, and builds the manifest of the tree that a runner must have.
 
-A look at files that have not changed asks the kernel for their status and nothing more. Contents are read, and folders
-listed, only where the status is another one, or so young that a change might not show in it.
+A scan of unchanged files only asks the kernel for their status. The scanner reads contents and lists folders only if
+the status has changed, or is so recent that a change might not show in it.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from dragonfly_executor.sync.scan_cache import Known, Seen, Status
 
 logger = logging.getLogger("dragonfly_executor")
 YOUNG = 1_000_000_000
-"""Nanoseconds: what was changed less than this before a look may change again without its status showing it."""
+"""Nanoseconds. A file that changed less than this before a scan may change again without a change of its status."""
 LARGEST = 3
 MOST_NAMED = 10
-"""Files at most that a warning names."""
+"""Maximum number of files that a warning names."""
 READ_AGAIN = 3
 
 
 class Snapshot(NamedTuple):
-    """What is to be on runners.
+    """The files that runners must have.
 
     Attributes:
         manifest: the tree.
-        sources: where each file of it lies here.
-        import_path: where slots import from, as paths in the tree.
+        sources: the path on this machine of each file of the tree.
+        import_path: the import path of slots, as paths in the tree.
     """
 
     manifest: dict[str, Entry]
@@ -50,10 +50,10 @@ class SyncRefused(Exception):
 
 
 class Scanner:
-    """Looks at this machine's files. One thread at a time.
+    """A scanner of this machine's files. One thread at a time may use it.
 
     Attributes:
-        script: the description of the script where it lies on a runner; None where it does not travel.
+        script: the description of the script at its place on a runner; None if the script is not sent.
     """
 
     def __init__(self, plan: Sync) -> None:
@@ -61,7 +61,7 @@ class Scanner:
         try:
             cwd = os.getcwd()
         except FileNotFoundError:
-            cwd = "/"  # it was removed under the program
+            cwd = "/"  # the directory was removed while the program runs in it
         self._layout = user_modules.Layout(cwd)
         script = user_modules.of_script(self._layout) if plan.auto else None
         if script is not None and not self._may_travel(script[0].local):
@@ -69,7 +69,7 @@ class Scanner:
         self._script = None if script is None else script[0]
         self.script = None if script is None else script[1]
         seen = plan.seen if plan.seen is not None and plan.seen.cwd == cwd else Seen(cwd, {}, {}, {}, {})
-        # Copies: the pool that found it may still be there, and finds more.
+        # Copy the results: the pool that found them may still exist and find more.
         self._files, self._folders, self._listed = dict(seen.files), dict(seen.folders), dict(seen.listed)
         self._imports = dict(seen.imports)
         self._missing: frozenset[str] = frozenset()
@@ -83,14 +83,14 @@ class Scanner:
         self._last_units: dict[user_modules.Unit, set[str]] = {}
 
     def scan(self, doubted: Collection[str] = (), later: frozenset[str] = frozenset()) -> Snapshot:
-        """The tree now: the same object as last time if nothing has changed.
+        """Return the current tree: the same object as last time if nothing has changed.
 
         Args:
-            doubted: files of this machine whose contents are to be read again, whatever their status says.
-            later: names of modules that code imports which travels by itself.
+            doubted: files of this machine whose contents are read again, even if their status is unchanged.
+            later: names of modules that code imports which is sent by value.
 
         Raises:
-            SyncRefused: it is larger than it may be.
+            SyncRefused: the tree is larger than allowed.
         """
         for path in doubted:
             self._files.pop(path, None)
@@ -113,7 +113,10 @@ class Scanner:
             return False
 
     def _is_settled(self, status: Status | None) -> bool:
-        """Whether another change would show in the status: not where the clock of files has hardly moved on since."""
+        """Return whether a further change will show in the status.
+
+        It will not show if the clock of files has hardly advanced since the last change.
+        """
         return status is None or abs(self._now - max(status[0], status[1])) > YOUNG
 
     def _units(self) -> dict[user_modules.Unit, set[str]]:
@@ -167,24 +170,24 @@ class Scanner:
         self._warn_of_large_files()
         self._refuse_too_much(manifest)
         for _, root in sorted(roots):
-            # A folder that nothing lies in yet can be imported from all the same; a zip file stands there already.
+            # An empty folder can be imported from, too; a zip file is there already.
             _add_above(manifest, f"{root}/")
         return Snapshot(manifest, sources, list(dict.fromkeys(root for _, root in sorted(roots))))
 
     def _contents(self, unit: user_modules.Unit, modules: Iterable[str]) -> Iterable[tuple[str, str]]:
-        """Path in the tree and path here, of each file of a unit."""
+        """Return path in the tree and path on this machine, for each file of a unit."""
         if not os.path.isdir(unit.local):
             return [(unit.remote, unit.local)]
         if too_much(unit.local):
             self._warn(unit.local, "is, or holds, the home directory; it is not sent to runners")
             return []
         names = dict.fromkeys(self._list(unit.local))
-        # What is imported is needed, though git may ignore it: what a build has made, for example.
+        # Include imported modules even if git ignores them, for example the output of a build.
         names.update(dict.fromkeys(module[len(unit.local) + 1 :] for module in modules))
         return [(f"{unit.remote}/{name}", f"{unit.local}/{name}") for name in names]
 
     def _list(self, folder: str) -> list[str]:
-        """What lies in a folder and below, listed anew only where one of its folders has changed."""
+        """Return the files in a folder and below. They are listed anew only if one of its folders has changed."""
         names = self._listed.get(folder)
         if names is not None and all(
             known is not None and known.settled and _status(path, follow=True) == known.status
@@ -195,13 +198,13 @@ class Scanner:
         names = self._listed[folder] = listed(folder)
         self._folders = {path: known for path, known in self._folders.items() if not path.startswith(f"{folder}/")}
         for path in _folders_of(folder, names):
-            # What came into it after it was listed has made it too young to be settled.
+            # An entry that was added after the listing has made the folder's status too young to be settled.
             status = _status(path, follow=True)
             self._folders[path] = Known(status, self._is_settled(status), None)
         return names
 
     def _entry(self, local: str) -> Entry | None:
-        """The entry of a file or link; None for what does not travel."""
+        """Return the entry of a file or link; None if it is not sent."""
         status = _status(local, follow=False)
         known = self._files.get(local)
         if known is not None and known.settled and known.status == status:
@@ -224,7 +227,7 @@ class Scanner:
                     return a_link(target)
                 if not os.path.isfile(local):
                     return a_link(os.readlink(local))
-                status = os.stat(local)  # a link to a file that does not travel: the file does
+                status = os.stat(local)  # the target is not sent itself, so send its contents
             if not stat.S_ISREG(status.st_mode):
                 return None  # a socket, a pipe, a device
             if status.st_size > self._plan.max_file:
@@ -240,7 +243,7 @@ class Scanner:
             return None
 
     def _inside(self, local: str, target: str) -> str | None:
-        """Where a link leads, as seen from it, if that lies in the same unit; else None."""
+        """Return the target of a link, relative to the link, if the target is in the same unit; otherwise None."""
         above = os.path.dirname(local)
         leads_to = os.path.normpath(os.path.join(above, target))
         for folder in self._listed:
@@ -275,7 +278,7 @@ class Scanner:
 
 
 def _add_above(manifest: dict[str, Entry], path: str) -> None:
-    """The folders in which a path lies."""
+    """Add the folders above a path to the manifest."""
     above = path.rpartition("/")[0]
     while above and above not in manifest:
         manifest[above] = a_directory()
@@ -283,7 +286,7 @@ def _add_above(manifest: dict[str, Entry], path: str) -> None:
 
 
 def _folders_of(folder: str, names: Iterable[str]) -> set[str]:
-    """The folder, and those below it in which something lies."""
+    """Return the folder, and all folders below it that contain files."""
     found = {folder}
     for name in names:
         above = name.rpartition("/")[0]
@@ -294,7 +297,7 @@ def _folders_of(folder: str, names: Iterable[str]) -> set[str]:
 
 
 def _status(path: str, *, follow: bool) -> Status | None:
-    """What shows that a path is as it was; of a link, what shows it of the file that it leads to as well."""
+    """Return the values that show whether a path is unchanged. For a link they include those of its target."""
     try:
         found = os.stat(path, follow_symlinks=follow)
     except OSError:
@@ -303,11 +306,14 @@ def _status(path: str, *, follow: bool) -> Status | None:
     if not stat.S_ISLNK(found.st_mode):
         return status
     beyond = _status(path, follow=True)
-    # The younger times of the two first: they say whether another change would show.
+    # Put the younger of both times first: they decide whether a further change will show.
     return status if beyond is None else (max(status[0], beyond[0]), max(status[1], beyond[1]), *status, *beyond)
 
 
 def _file_clock() -> int:
-    """Nanoseconds on the clock that stamps files: no other one is compared with what they say."""
+    """Return the time in nanoseconds on the clock that stamps files.
+
+    Times of files must not be compared with other clocks.
+    """
     with tempfile.TemporaryFile() as file:
         return os.fstat(file.fileno()).st_mtime_ns

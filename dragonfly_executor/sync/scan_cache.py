@@ -10,7 +10,7 @@ Status = tuple[int, ...]
 
 
 class Known(NamedTuple):
-    """A path as the last scan found it."""
+    """The state of a path at the last scan."""
 
     status: Status | None
     settled: bool
@@ -18,7 +18,7 @@ class Known(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """The findings of scans from one working directory: files, folders, listings of folders, imports of files."""
+    """The results of scans from one working directory: files, folders, listings of folders, imports of files."""
 
     cwd: str
     files: dict[str, Known]

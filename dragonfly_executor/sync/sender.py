@@ -1,6 +1,6 @@
-"""One runner's share of a sync: what it has, what it lacks, and the sending of it.
+"""The sync of one runner: the files that it has, the files that it lacks, and their transfer.
 
-Belongs to the engine thread. Files are read by a crew, some chunks at a time, as the link takes them.
+The engine thread owns a sender. Worker threads read the files, some chunks at a time, as the link takes them.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ CODE = tuple(all_suffixes())
 READ_AHEAD = 4 * 1024 * 1024
 """Bytes that are read before the link takes them."""
 ROUNDS = 5
-"""How often a file that keeps changing while it is read is tried, until it is left out."""
+"""Number of attempts at a file that keeps changing while it is read, before it is left out."""
 Piece = tuple[bytes, bytes]
 
 
 class Outlet(Protocol):
-    """What a sender needs of a link."""
+    """The part of a link that a sender uses."""
 
     def say(self, frame: bytes) -> None:
-        """Send a frame, ahead of all that is large."""
+        """Send a frame ahead of all large payloads."""
 
     def say_bulk(self, header: bytes, piece: bytes = b"") -> None:
-        """Send a frame behind what is large."""
+        """Send a frame behind the queued large payloads."""
 
     def when_drained(self, callback: Callable[[], None]) -> None:
-        """Call back, again and again, when little that is large is left to be written."""
+        """Call back whenever little of the large payloads is left to be written."""
 
 
 class Listener(Protocol):
-    """Who is told how it goes."""
+    """The receiver of a sender's results."""
 
     def synced(self) -> None:
-        """The runner has everything."""
+        """Handle a completed sync: the runner has all files."""
 
     def sync_failed(self, phase: str, text: str) -> None:
-        """It cannot have it."""
+        """Handle a failed sync."""
 
 
 class _Transfer:
@@ -62,20 +62,20 @@ class _Transfer:
         self.sources = sources
         self.wanted = list(step.difference.digests.items())
         self.is_asked = True
-        """Whether the runner has yet to say what of it is there."""
+        """True until the runner has answered which contents it has."""
         self.is_sent = False
         self.size = sum(step.difference.digests.values())
 
 
 class Sender:
-    """Sees to it that one runner has what the keeper's snapshot says.
+    """A sender that brings one runner's files to the state of the keeper's snapshot.
 
     Args:
-        keeper: knows what that is.
+        keeper: the source of the snapshot.
         outlet: the link to the runner.
-        listener: hears about the end.
+        listener: the receiver of results.
         run: runs a function on a thread that may read files.
-        on_engine: runs a function on the engine thread; from any thread.
+        on_engine: runs a function on the engine thread; any thread may call it.
     """
 
     def __init__(
@@ -101,28 +101,32 @@ class Sender:
         self._heard = 0
         """The number of the last step that the runner has finished."""
         self._doubts = 0
-        """Looks at files that did not come out as announced, whose outcome the runner has yet to be told."""
+        """Number of new scans, after files did not arrive as announced, of which the runner has not been told yet."""
         self._rounds = 0
         self._left_out: set[str] = set()
         """Files that are not tried again in this sync."""
         self._restless: set[str] = set()
-        """Files that were left out once: the next time one try is enough."""
+        """Files that were left out once. Next time there is only one attempt."""
         self.is_busy = False
-        """Whether the runner holds the calls that it is sent: it has not said yet that it has everything."""
+        """True while the runner holds back calls, because it has not reported yet that it has all files."""
         self.sent = 0
-        """Bytes of contents."""
+        """Number of bytes of contents sent."""
         outlet.when_drained(self._read_on)
 
     @property
     def progress(self) -> tuple[str, str]:
-        """The phase of a boot that this is, and how far it has come."""
+        """Return the boot phase of this sync, and a text that tells its progress."""
         lacking = sum(transfer.size for transfer in self._transfers)
         if self._keeper.requirements and self._transfers and self._transfers[0].is_sent:
             return "requirements", "it was installing the requirements"
         return "sync", f"it had been sent {self.sent} bytes of files, of {lacking} at most"
 
     def update(self, *, always: bool = False) -> None:
-        """Send what has changed since the last time; `always` also if that is nothing."""
+        """Send the changes since the last update.
+
+        Args:
+            always: send a step even if nothing has changed.
+        """
         snapshot = self._keeper.snapshot
         if snapshot is None or (snapshot is self._last and not always):
             return
@@ -133,7 +137,7 @@ class Sender:
         self._last, self._manifest, self._import_path = snapshot, wanted, snapshot.import_path
         if not (first or moved or always or difference.changed or difference.deleted):
             return
-        # Slots from before go on where only data has changed: what they have loaded may have cost much.
+        # Existing slots go on if only data has changed: the state that they have loaded may have been costly.
         fresh = moved or any(path.endswith(CODE) for path in (*difference.changed, *difference.deleted))
         self._number += 1
         self.is_busy = True
@@ -146,10 +150,10 @@ class Sender:
             self._outlet.say(encode(Kind.SYNC_BEGIN, payload=piece, flags=more, detail=self._number))
 
     def heard(self, frame: Frame) -> None:
-        """The runner has said something about it.
+        """Handle a frame of the runner about the sync.
 
         Raises:
-            ProtocolError: it makes no sense.
+            ProtocolError: the frame is invalid.
         """
         if frame.kind == Kind.SYNC_END and frame.flags & Flag.ERROR:
             self._failed(bytes(frame.payload))
@@ -161,7 +165,7 @@ class Sender:
             transfer.is_asked = False
             have = read_bits(bytes(frame.payload), len(transfer.wanted))
             if all(have):
-                # The runner goes on by itself.
+                # The runner goes on without further data.
                 transfer.is_sent = True
                 return
             pieces = pieces_of(transfer.step.difference.changed, transfer.sources, transfer.wanted, have)
@@ -192,7 +196,7 @@ class Sender:
                 self.is_busy = False
                 self._listener.synced()
             return
-        # These files did not come out as announced: they were changed while they were read. Look again.
+        # These files did not arrive as announced, because they changed while they were read. Scan again.
         self._rounds += 1
         self._doubts += 1
         doubted = [transfer.sources[path] for path in stale]
@@ -205,7 +209,7 @@ class Sender:
         self._run(self._look_again, doubted)
 
     def _look_again(self, doubted: list[str]) -> None:
-        """On the crew."""
+        """Scan the doubted files again, on a worker thread."""
         self._keeper.refresh(doubted)
         self._on_engine(self._looked_again)
 
@@ -221,7 +225,7 @@ class Sender:
             self._run(self._read, *self._sending)
 
     def _read(self, transfer: _Transfer, pieces: Iterator[Piece]) -> None:
-        """On the crew: read some, and hand it over."""
+        """Read some pieces on a worker thread, and hand them over to the engine thread."""
         batch: list[Piece] = []
         size = 0
         for piece in pieces:
@@ -239,17 +243,17 @@ class Sender:
         if is_last:
             self._sending = None
             transfer.is_sent = True
-            # Behind the contents, not ahead of them as control frames go.
+            # Queue this frame behind the contents. Control frames go ahead of them.
             self._outlet.say_bulk(encode(Kind.SYNC_END, detail=transfer.number))
 
 
 def pieces_of(
     changed: dict[str, Entry], sources: dict[str, str], wanted: list[tuple[str, int]], have: list[bool]
 ) -> Iterator[Piece]:
-    """The frames, as header and bytes, with the contents that a runner has not.
+    """Yield the frames, as header and bytes, with the contents that a runner lacks.
 
-    A file that cannot be read, or is shorter than announced, gives what there is: the runner finds that it is not what
-    its digest says.
+    If a file cannot be read, or is shorter than announced, the available bytes are sent. The runner then finds that the
+    digest does not match.
     """
     lacking = {digest: place for place, ((digest, _), has) in enumerate(zip(wanted, have, strict=True), 1) if not has}
     for path, entry in changed.items():
@@ -274,5 +278,5 @@ def _file_pieces(source: str, place: int, size: int) -> Iterator[Piece]:
 
 
 def _open(path: str, flags: int) -> int:
-    # A file may have become a pipe since: that must not block.
+    # The file may have become a pipe since. Opening a pipe must not block.
     return os.open(path, flags | os.O_NONBLOCK)

@@ -1,6 +1,6 @@
-"""What of the imported modules is the user's own, and where on a runner it goes.
+"""Finds which imported modules are the user's own, and their places on a runner.
 
-Nothing here imports anything, or asks a module for an attribute that it would have to compute.
+Nothing here imports a module, or reads an attribute that a module computes.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from dragonfly_executor.serialization.rebuild import main_module
 from dragonfly_executor.serialization.script import describe
 
 PACKAGE = __name__.partition(".")[0]
-# The runner brings the first itself; the others are the interpreter's own business.
+# The runner has this package already. The other modules belong to each interpreter.
 NOT_THE_USERS = frozenset({PACKAGE, "sitecustomize", "usercustomize", *MAIN_NAMES})
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 class Unit(NamedTuple):
-    """A file or folder that travels as a whole.
+    """A file or folder that is sent as a whole.
 
     Attributes:
-        local: where it lies here.
-        remote: where it goes, in the tree on the runner.
-        root: the folder of that tree from which it is imported; "" if it is not.
-        order: where that folder stands on the import path.
+        local: its path on this machine.
+        remote: its path in the tree on the runner.
+        root: the folder of that tree from which it is imported; "" if it is not imported.
+        order: the position of that folder on the import path.
     """
 
     local: str
@@ -40,10 +40,10 @@ class Unit(NamedTuple):
 
 
 class Layout:
-    """Which folder of this machine is which one of the tree on a runner.
+    """The mapping of folders of this machine to the tree on a runner.
 
-    What lies in the working directory keeps its place in it, since calls open files by paths from there. Other folders
-    are numbered as they come.
+    Folders in the working directory keep their place in it, because calls open files by paths relative to it. Other
+    folders are numbered in order of appearance.
     """
 
     def __init__(self, cwd: str) -> None:
@@ -51,7 +51,7 @@ class Layout:
         self._numbers: dict[str, str] = {}
 
     def of(self, folder: str) -> str:
-        """The folder's place in the tree."""
+        """Return the folder's place in the tree."""
         if folder == self.cwd:
             return "cwd"
         if self.cwd != "/" and folder.startswith(self.cwd + "/"):
@@ -59,12 +59,12 @@ class Layout:
         return self.numbered(folder)
 
     def numbered(self, key: str) -> str:
-        """The place of what has none of its own."""
+        """Return a numbered place for a key that has no place of its own."""
         return self._numbers.setdefault(key, f"roots/{len(self._numbers) + 1}")
 
 
 def imported(layout: Layout) -> dict[Unit, set[str]]:
-    """What the program has imported of its own, and which files of it are modules that it has imported."""
+    """Return the user's own units that the program has imported, each with the files of its imported modules."""
     found: dict[Unit, set[str]] = {}
     for name, module in list(sys.modules.items()):
         if type(name) is not str or name.partition(".")[0] in NOT_THE_USERS:
@@ -78,7 +78,11 @@ def imported(layout: Layout) -> dict[Unit, set[str]]:
 
 
 def of_script(layout: Layout) -> tuple[Unit, dict[str, Any]] | None:
-    """The script as a unit, and its description with its files where a runner has them; None if it has no file here."""
+    """Return the script as a unit, and its description with paths on the runner.
+
+    Returns:
+        None if the script has no file on this machine.
+    """
     module = main_module()
     described = describe(module)
     path, name, entry = described["path"], described["name"], described["entry"]
@@ -101,7 +105,7 @@ def of_script(layout: Layout) -> tuple[Unit, dict[str, Any]] | None:
 
 
 def named(path: str, layout: Layout) -> Unit:
-    """A file or folder that the user named."""
+    """Return the unit of a file or folder that the user named."""
     folder = os.path.dirname(path)
     if os.path.isdir(path):
         place = layout.of(path)
@@ -111,7 +115,7 @@ def named(path: str, layout: Layout) -> Unit:
 
 
 def is_own(file: str) -> bool:
-    """Whether a file belongs neither to the interpreter nor to what is installed for it."""
+    """Return whether a file belongs neither to the interpreter nor to packages that are installed for it."""
     if INSTALLED.intersection(file.split("/")):
         return False
     return not any(file.startswith(folder) for folder in _installed_folders())
@@ -126,8 +130,8 @@ def _installed_folders() -> tuple[str, ...]:
 
 
 def attributes(module: object) -> dict[str, Any]:
-    """Return what a module holds, without running any code of it."""
-    # Past the module's own __getattr__ and __getattribute__: a lazy one would be imported by a look at it.
+    """Return a module's attributes without running any of its code."""
+    # Bypass the module's own __getattr__ and __getattribute__: reading an attribute imports a lazy module.
     try:
         found = object.__getattribute__(module, "__dict__")
     except AttributeError:
@@ -141,7 +145,7 @@ def _file(module: object) -> str | None:
 
 
 def archived(spec: object, layout: Layout) -> Unit | None:
-    """The zip file that a module with this spec comes from, or None."""
+    """Return the zip file that a module with this spec comes from; None if it comes from no zip file."""
     archive = getattr(getattr(spec, "loader", None), "archive", None)
     if type(archive) is not str or not os.path.isfile(archive):
         return None
@@ -151,26 +155,26 @@ def archived(spec: object, layout: Layout) -> Unit | None:
 
 
 def _start(package: str) -> str | None:
-    """The file of an imported package; None if it is no package, or a namespace."""
+    """Return the file of an imported package; None for a module or a namespace package."""
     known = attributes(sys.modules.get(package))
     start = known.get("__file__")
     return start if "__path__" in known and type(start) is str else None
 
 
 def of_module(name: str, file: str, layout: Layout, start_of: Callable[[str], str | None]) -> Unit | None:
-    """The outermost package around a module, or the module alone.
+    """Return the outermost package around a module, or the module alone.
 
     Args:
         name: the module's full name.
         file: its file.
-        layout: where folders go.
-        start_of: the file of a package that is no namespace, by the package's name; None for all else.
+        layout: the places of folders.
+        start_of: returns the file of a package by its name; None for a namespace package or any other module.
     """
     for package in outwards(name):
         start = start_of(package)
         if start is not None:
             folder = os.path.dirname(os.path.abspath(start))
-            # What a package imports from somewhere else is not in its folder, and goes alone.
+            # A module that the package imports from elsewhere is not in its folder, and is sent alone.
             return _placed(package, folder, "", layout) if file.startswith(folder + "/") else None
     base = os.path.basename(file)
     suffix = base[base.index(".") :] if "." in base else ""
@@ -180,9 +184,9 @@ def of_module(name: str, file: str, layout: Layout, start_of: Callable[[str], st
 
 
 def _placed(name: str, path: str, suffix: str, layout: Layout) -> Unit:
-    """Where a module of this name goes, that lies at this path: in the folder from which the name says it comes.
+    """Return the unit of the module `name` at `path`, placed in the folder from which its name is imported.
 
-    Where the path does not end as the name does (a package in a folder of another name), it gets a folder of its own.
+    If the path does not end with the name (a package in a folder of another name), the module gets a folder of its own.
     """
     folder = path
     for part in reversed(name.split(".")):
@@ -195,13 +199,13 @@ def _placed(name: str, path: str, suffix: str, layout: Layout) -> Unit:
 
 
 def outwards(name: str) -> Iterator[str]:
-    """The packages that a dotted name is in, and itself, the outermost first."""
+    """Return the names of the packages around a dotted name, and the name itself, outermost first."""
     parts = name.split(".")
     return (".".join(parts[: count + 1]) for count in range(len(parts)))
 
 
 def _order(folder: str) -> int:
-    """Where a folder stands on ``sys.path``."""
+    """Return the position of a folder on ``sys.path``."""
     for number, entry in enumerate(sys.path):
         if isinstance(entry, str) and os.path.abspath(entry) == folder:
             return number

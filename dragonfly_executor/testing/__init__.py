@@ -1,11 +1,11 @@
-"""For tests: runners without machines, time that is moved by hand, and what every backend must do.
+"""For tests: runners without machines, a clock that tests advance, and the contract of every backend.
 
     clock = VirtualClock()
     backend = FakeBackend(FakeRunner(error=OSError("no capacity")), FakeRunner(dies_after=3), clock=clock)
     with Pool("media", min=0, max=2, backend=backend) as pool:
         ...
 
-A backend's author subclasses `BackendContract` and has pytest run it.
+The author of a backend subclasses `BackendContract` and runs it with pytest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Time that stands still until a test moves it."""
+"""A clock that stands still until a test advances it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from weakref import WeakSet
 from dragonfly_executor.transport.loop import Loop
 
 PATIENCE = 30.0
-"""Seconds, real ones, that the loops get to do what has become due."""
+"""Real seconds that the loops get for the work that has become due."""
 
 
 class VirtualClock:
-    """The clock of all pools on a `FakeBackend` that was given it: timeouts, back-offs, idle limits and heartbeats ring
-    when the test says so, and at once.
+    """The clock of all pools on a `FakeBackend` that gets it.
+
+    Timeouts, backoffs, idle limits and heartbeats expire when the test advances the clock, and at once.
 
     Args:
-        now: seconds that it shows at first.
+        now: initial time in seconds.
     """
 
     def __init__(self, now: float = 1000.0) -> None:
@@ -26,27 +27,30 @@ class VirtualClock:
         self._loops: WeakSet[VirtualLoop] = WeakSet()
 
     def time(self) -> float:
-        """Seconds that it shows."""
+        """Return the current time in seconds."""
         return self._now
 
     def make_loop(self) -> Loop:
-        """A loop whose timers go by this clock."""
+        """Return a loop whose timers use this clock."""
         loop = VirtualLoop(self.time)
         self._loops.add(loop)
         return loop
 
     def advance(self, seconds: float) -> None:
-        """Let so much time pass in one leap, as if the process had slept, and return when what is due then is done.
+        """Advance the time in one step, as if the process had slept, and return when the work that is then due is done.
 
-        What that has led to on other threads, boots and stops and calls, may still be under way.
+        Work on other threads that follows from it (boots, stops and calls) may still be in progress.
+
+        Args:
+            seconds: the time to add.
 
         Raises:
             ValueError: `seconds` is negative.
-            TimeoutError: a loop does not come round.
+            TimeoutError: a loop does not complete a pass.
         """
         if seconds < 0:
             raise ValueError(f"time goes forward only, and {seconds} is less than 0")
-        # First what has been handed over to the pools so far: it happened before.
+        # First complete the work that was handed over to the pools before: it belongs to the old time.
         self._settle()
         self._now += seconds
         self._settle()
@@ -58,23 +62,30 @@ class VirtualClock:
 
 
 class VirtualLoop(Loop):
-    """A loop that goes by another clock than the machine's."""
+    """A loop with another clock than the machine's."""
 
     def __init__(self, time: Callable[[], float]) -> None:
         super().__init__()
-        self.time = time  # in the place of the class's own function
+        self.time = time  # replaces the class's own function
         self._lock = threading.Lock()
         self._closed = False
         self._rounds: set[threading.Event] = set()
 
     def come_round(self, patience: float) -> bool:
-        """Wait for a whole pass that begins now; False if there is none within `patience` seconds."""
+        """Wait for a complete pass that begins now.
+
+        Args:
+            patience: maximum time to wait, in seconds.
+
+        Returns:
+            False if no pass completes in time; True also if the loop is closed.
+        """
         done = threading.Event()
         with self._lock:
             if self._closed:
                 return True
             self._rounds.add(done)
-        # What is called soon in one pass runs at the end of the next, past that one's timers.
+        # A callback of `call_soon` in one pass runs at the end of the next pass, after that pass's timers.
         self.call_soon_threadsafe(lambda: self.call_soon(lambda: self.call_soon(done.set)))
         came = done.wait(patience)
         with self._lock:
@@ -82,7 +93,7 @@ class VirtualLoop(Loop):
         return came
 
     def close(self) -> None:
-        """See `Loop`. Nobody waits for a pass that will not come."""
+        """Close the loop, and release the threads that wait for a pass."""
         with self._lock:
             self._closed = True
             for done in self._rounds:
@@ -91,7 +102,7 @@ class VirtualLoop(Loop):
 
     def _patience(self) -> float | None:
         if super()._patience() is None or self._timers[0][0] > self.time():
-            return None  # only `advance` can make something due, and it wakes the loop
+            return None  # only `advance` makes a timer due, and it wakes the loop
         return 0.0
 
     def _run_due_timers(self) -> None:

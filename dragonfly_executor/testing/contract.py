@@ -1,4 +1,4 @@
-"""What every backend must do, as tests that its author can run."""
+"""The contract of every backend, as tests that its author can run."""
 
 from __future__ import annotations
 
@@ -34,43 +34,44 @@ class BackendContract:
     patience: float = 60.0
     give_up_patience: float = 2.0
 
-    # -- what the author gives ----------------------------------------------------------------------------------------
+    # -- implemented by the author ------------------------------------------------------------------------------------
 
     def make_backend(self) -> Backend:
-        """A backend that works."""
+        """Return a backend that works."""
         raise NotImplementedError
 
     def make_broken_backend(self) -> Backend:
-        """A backend none of whose boots can succeed."""
+        """Return a backend whose boots all fail."""
         raise NotImplementedError
 
     def kill(self, node: Node) -> None:
-        """End the runner on this node without asking it, as a crash or a power cut does."""
+        """Kill the runner on this node without notice, as a crash or a power cut does."""
         raise NotImplementedError
 
     def left_running(self, backend: Backend) -> Sequence[object]:
-        """Whatever of the nodes that this backend has booted still runs, or costs money; waits for none of it."""
+        """Return the nodes of this backend that still run or cost money, without waiting for any of them."""
         raise NotImplementedError
 
     def hanging_steps(self) -> Sequence[str]:
-        """The steps of a boot that may never end: each request, each wait, the runner itself.
+        """Return the names of the steps of a boot that may hang: each request, each wait, the runner itself.
 
-        The names are the author's; `make_hanging_backend` gets them. Without any, what they are for is skipped.
+        The author chooses the names, and `make_hanging_backend` gets them. Without names, the tests of hanging boots
+        are skipped.
         """
         return ()
 
     def make_hanging_backend(self, step: str) -> tuple[Backend, Callable[[], object]]:
-        """A backend whose boots hang at this step for good, and a function that returns when a boot hangs there.
+        """Return a backend whose boots hang at this step for ever, and a function that returns once a boot hangs there.
 
-        What hangs does so whatever the boot's timeout is: a server that accepts a connection and never answers, a
-        program that never says a word.
+        The step hangs regardless of the boot's timeout: a server that accepts a connection and never answers, or a
+        program that never writes.
         """
         raise NotImplementedError
 
     # -- the contract -------------------------------------------------------------------------------------------------
 
     def test_a_runner_boots_and_answers(self) -> None:
-        """A call comes back from a runner, which is gone after the pool's shutdown."""
+        """Check that a call returns from a runner, and that the runner is gone after the pool's shutdown."""
         backend = self.make_backend()
         with self._executor(backend) as executor:
             _same(executor.submit(pow, 2, 10).result(self.patience), 1024)
@@ -78,7 +79,7 @@ class BackendContract:
         self._nothing_is_left(backend)
 
     def test_the_first_that_a_runner_says_is_hello(self) -> None:
-        """Nothing, a login banner least of all, comes before it on the stream."""
+        """Check that nothing precedes HELLO on the stream, for example a login banner."""
         backend = self.make_backend()
         with self._door(backend) as door:
             node = backend.boot(door.request(1))
@@ -89,7 +90,7 @@ class BackendContract:
         self._nothing_is_left(backend)
 
     def test_two_nodes_at_once_are_two(self) -> None:
-        """Nodes are booted independently, and to stop one leaves the other alone."""
+        """Check that nodes are booted independently, and that stopping one does not affect another."""
         backend = self.make_backend()
         with self._door(backend) as door:
             first, second = backend.boot(door.request(1)), backend.boot(door.request(2))
@@ -101,7 +102,7 @@ class BackendContract:
         self._nothing_is_left(backend)
 
     def test_a_node_can_be_stopped_twice(self) -> None:
-        """The second time does nothing, and raises nothing."""
+        """Check that the second stop does nothing, and raises nothing."""
         backend = self.make_backend()
         with self._door(backend) as door:
             node = backend.boot(door.request(1))
@@ -110,16 +111,16 @@ class BackendContract:
         self._nothing_is_left(backend)
 
     def test_a_node_can_be_stopped_before_anybody_spoke_with_it(self) -> None:
-        """Whatever the agent on it was about to do, nothing of it is left."""
+        """Check that nothing of the node is left, whatever its agent was about to do."""
         backend = self.make_backend()
         with self._door(backend) as door:
             backend.boot(door.request(1)).stop()
         self._nothing_is_left(backend)
 
     def test_a_node_can_be_stopped_when_nobody_waits_for_its_runner(self) -> None:
-        """It dials back too late, and is refused: that is how a boot ends that was given up.
+        """Check a runner that dials back too late and is refused, which is how a boot ends that was given up.
 
-        A backend that waits for its runner hears of that, and raises.
+        A backend that waits for its runner detects the refusal, and raises.
         """
         backend = self.make_backend()
         with self._door(backend) as door, suppress(errors.BootError):
@@ -129,7 +130,7 @@ class BackendContract:
         self._nothing_is_left(backend)
 
     def test_a_killed_runner_ends_its_stream(self) -> None:
-        """That is how the parent learns of it."""
+        """Check that the stream of a killed runner ends, by which the parent detects its death."""
         backend = self.make_backend()
         with self._door(backend) as door:
             node = backend.boot(door.request(1))
@@ -143,7 +144,7 @@ class BackendContract:
         self._nothing_is_left(backend)
 
     def test_a_killed_runner_can_still_be_stopped(self) -> None:
-        """`stop` clears away what is left of the node, and raises nothing."""
+        """Check that `stop` removes the rest of the node, and raises nothing."""
         backend = self.make_backend()
         with self._door(backend) as door:
             node = backend.boot(door.request(1))
@@ -152,18 +153,18 @@ class BackendContract:
         self._nothing_is_left(backend)
 
     def test_a_killed_runner_is_replaced(self) -> None:
-        """Calls after its death run on the next runner."""
+        """Check that calls after a runner's death run on the next runner."""
         backend = _Recording(self.make_backend())
         with self._executor(backend) as executor:
             _same(executor.submit(pow, 2, 3).result(self.patience), 8)
             self.kill(backend.nodes[0])
-            # One that is sent before the death is noticed is lost with the runner.
+            # A call that is sent before the death is detected is lost with the runner.
             _same(executor.options(retries=2).submit(pow, 2, 4).result(self.patience), 16)
             _same(len(backend.nodes), 2)
         self._nothing_is_left(backend.real)
 
     def test_a_boot_that_fails_raises_a_boot_error_with_its_cause(self) -> None:
-        """The cause is what went wrong, in the words of whoever noticed it."""
+        """Check that a failed boot reports the original error as its cause, or the node's output."""
         backend = self.make_broken_backend()
         with self._door(backend) as door:
             try:
@@ -176,7 +177,7 @@ class BackendContract:
         self._nothing_is_left(backend)
 
     def test_calls_learn_why_no_runner_boots(self) -> None:
-        """They get the boot's error, and nothing waits for ever."""
+        """Check that calls get the boot's error, and that none waits for ever."""
         backend = self.make_broken_backend()
         with self._executor(backend, max_boot_failures=1) as executor:
             error = executor.submit(pow, 2, 10).exception(self.patience)
@@ -184,9 +185,10 @@ class BackendContract:
         self._nothing_is_left(backend)
 
     def test_a_boot_that_hangs_is_given_up_at_any_step(self) -> None:
-        """When `BootRequest.given_up` is set, `boot` raises a `BootError` or returns a node that can be stopped.
+        """Check that `boot` ends once `BootRequest.given_up` is set.
 
-        All of it within `give_up_patience`, and nothing is left.
+        It must raise a `BootError`, or return a node that can be stopped, within `give_up_patience`. Nothing may be
+        left.
         """
         for step, backend, wait in self._hanging():
             with self._door(backend) as door:
@@ -205,7 +207,10 @@ class BackendContract:
             self._nothing_is_left(backend)
 
     def test_a_pool_that_ends_does_not_wait_for_a_boot_that_hangs(self) -> None:
-        """What ends the pool is a Ctrl-C, say: calls are cancelled, and boots are given up."""
+        """Check that a pool ends in time during a hanging boot, for example after Ctrl-C.
+
+        Its calls are cancelled, and its boots given up.
+        """
         for step, backend, wait in self._hanging():
             executor = self._executor(backend)
             future = executor.submit(pow, 2, 10)
@@ -240,21 +245,21 @@ class BackendContract:
 
 
 class _Door:
-    """How one gets at the streams of a backend's nodes; most have them."""
+    """Access to the streams of a backend's nodes, for backends whose nodes have streams."""
 
     def __init__(self, backend: Backend, patience: float) -> None:
         self._backend = backend
         self._patience = patience
 
     def request(self, number: int) -> BootRequest:
-        """What to boot this runner with."""
+        """Return the request with which to boot this runner."""
         return BootRequest(number, Parent.new("contract", number, self._backend.name), self._patience)
 
     def forget(self, number: int) -> None:
-        """Do not wait for this runner."""
+        """Stop expecting this runner."""
 
     def stream(self, node: Node, number: int) -> Stream:
-        """What the runner says."""
+        """Return the stream of a runner."""
         if node.stream is None:
             raise AssertionError("the node has no stream, and the backend does not say that its runners dial back")
         return node.stream
@@ -263,14 +268,14 @@ class _Door:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing was opened."""
+        """Do nothing: nothing was opened."""
 
 
 class _DialedDoor(_Door):
-    """Those of others come in from outside."""
+    """Access to the streams of runners that dial back."""
 
     def __init__(self, backend: Backend, patience: float) -> None:
-        # It loads ssl, which no other backend needs.
+        # This import loads ssl, which no other backend needs.
         from dragonfly_executor.testing.dialback_server import Reception
 
         super().__init__(backend, patience)
@@ -286,7 +291,7 @@ class _DialedDoor(_Door):
         self._reception.forget(number)
 
     def stream(self, node: Node, number: int) -> Stream:
-        """See `_Door`. The first one may have dialed in as well, before it was stopped."""
+        """See `_Door`. Other runners may have dialed in before, and are skipped."""
         _check(node.stream is None, "the node has a stream, and the backend says that its runners dial back")
         while self._reception.joined.get(timeout=self._patience) != number:
             continue
@@ -304,7 +309,7 @@ class _DialedDoor(_Door):
 
 
 class _Recording(Backend):
-    """Another backend, and the nodes that it has booted."""
+    """A wrapper of a backend that records the nodes that it has booted."""
 
     def __init__(self, real: Backend) -> None:
         self.real = real
@@ -329,19 +334,20 @@ class _Recording(Backend):
 
 
 def _boot(backend: Backend, request: BootRequest, given_up: GivenUp, ended: SimpleQueue[BaseException | None]) -> None:
-    """Boot a node, and stop it when nobody wants it any more; on a thread of its own."""
+    """Boot a node, and stop it once the boot is given up; on a thread of its own."""
     try:
         node = backend.boot(request)
         given_up.wait()
         node.stop()
-    except BaseException as error:  # whatever it is: the test says so
+    # The test reports any error.
+    except BaseException as error:
         ended.put(error)
     else:
         ended.put(None)
 
 
 def _first_frame(stream: Stream) -> Frame:
-    """What the runner says first, in however many pieces it comes."""
+    """Return the first frame of the runner, in however many pieces it arrives."""
     decoder = Decoder(one_by_one=True)
     while data := stream.recv(4096):
         if frames := decoder.feed(data):
@@ -350,7 +356,7 @@ def _first_frame(stream: Stream) -> Frame:
 
 
 def _ends(stream: Stream) -> None:
-    """Read to the end of the stream, which a broken connection is as well."""
+    """Read until the stream ends or breaks."""
     try:
         while stream.recv(4096):
             continue
@@ -363,6 +369,6 @@ def _same(found: object, expected: object) -> None:
 
 
 def _check(holds: bool, complaint: str) -> None:
-    # Not the statement: whoever runs this has no rewriting of asserts here, and may run it with -O.
+    # Not the assert statement: pytest does not rewrite asserts of this module, and python may run it with -O.
     if not holds:
         raise AssertionError(complaint)

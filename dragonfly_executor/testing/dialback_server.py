@@ -1,4 +1,4 @@
-"""A door for runners that dial back, without a pool behind it: for tests of backends, and of what comes in."""
+"""A listener for runners that dial back, without a pool: for tests of backends, and of the handshake."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ T = TypeVar("T")
 
 
 class Reception:
-    """Listens where the backend says, on a loop and a thread of its own; `close` ends all of it.
+    """A listener at the backend's address, on a loop and a thread of its own. `close` ends both.
 
     Args:
-        backend: whose runners dial in.
+        backend: the backend whose runners dial in.
         patience: seconds that each step may take.
-        limits: of the `Listener`.
+        limits: arguments of the `Listener`.
 
     Attributes:
-        allowed: the requests that a backend may be given now.
-        failed: the boots for which there is no door, and why.
-        joined: the numbers of the runners that have proved who they are.
-        warnings: what a pool would log.
+        allowed: the requests that may be passed to the backend now.
+        failed: the boots for which the listener cannot be opened, with the error.
+        joined: the numbers of the runners that have authenticated.
+        warnings: the texts that a pool logs.
     """
 
     def __init__(self, backend: Backend, patience: float = 30.0, **limits: Any) -> None:
@@ -52,10 +52,10 @@ class Reception:
     def _run(self) -> None:
         try:
             self._loop.run()
-        except BaseException as bug:  # whoever asks next waits in vain; `close` says why
+        except BaseException as bug:  # the next `ask` times out, and `close` raises this error
             self._bugs.append(bug)
 
-    # -- what the engine is to a door ---------------------------------------------------------------------------------
+    # -- the engine's side of a listener ------------------------------------------------------------------------------
 
     def boot_is_expected(self, request: BootRequest) -> None:
         """See `engine.boot.dialback.Host`."""
@@ -73,35 +73,35 @@ class Reception:
         """See `engine.boot.dialback.Host`."""
         self.warnings.put(text)
 
-    # -- what a test does with it -------------------------------------------------------------------------------------
+    # -- for tests ----------------------------------------------------------------------------------------------------
 
     def ask(self, question: Callable[[], T]) -> T:
-        """The answer to a question, given on the loop's thread."""
+        """Call `question` on the loop's thread, and return its result."""
         answers: SimpleQueue[T] = SimpleQueue()
         self._loop.call_soon_threadsafe(lambda: answers.put(question()))
         return answers.get(timeout=self._patience)
 
     def begin(self, number: int = 1, timeout: float | None = None) -> None:
-        """Want a runner, for so many seconds."""
+        """Expect a runner for `timeout` seconds."""
         parent = Parent.new("reception", number, self._backend.name)
         request = BootRequest(number, parent, self._patience if timeout is None else timeout)
         self.ask(lambda: self.dial_back.expect(request))
 
     def request(self, number: int = 1, timeout: float | None = None) -> BootRequest:
-        """Want a runner; what the backend has to be given to boot it."""
+        """Expect a runner, and return the request with which the backend boots it."""
         self.begin(number, timeout)
         return self.allowed.get(timeout=self._patience)
 
     def forget(self, number: int = 1) -> None:
-        """Do not want it any more."""
+        """Stop expecting a runner."""
         self.ask(lambda: self.dial_back.forget(number))
 
     def take(self, number: int = 1) -> TlsSocket | None:
-        """The connection of a runner that has joined, once."""
+        """Return the connection of a runner that has joined, once; None if there is none."""
         return self.ask(lambda: self.dial_back.take(number))
 
     def close(self) -> None:
-        """End it; raises what went wrong on its threads."""
+        """Stop listening, and raise the first error of its threads."""
         self.ask(self.dial_back.close)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

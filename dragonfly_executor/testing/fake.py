@@ -1,4 +1,4 @@
-"""Runners without machines: each is a thread of this process that speaks the real frames over a socket pair."""
+"""Runners without machines: each is a thread of this process that sends real frames over a socket pair."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FakeRunner:
-    """What is wrong with a runner; nothing, by default.
+    """The faults of a runner; none, by default.
 
     Attributes:
-        error: `boot` raises a `BootError` with this as its cause; a `BootError` is raised as it is.
-        hold: `boot` comes back only when this is set, even if it was given up before.
-        hangs: `boot` comes back only when it is given up, and raises a `BootError`.
-        silent: it never says hello.
-        python: the version of Python that it claims, as "3.9"; None for this one.
-        protocol: the version of the protocol that it claims; None for this one.
-        release: the whole version of Python that it claims; None for this one.
-        package: the version of this package that it claims; None for this one.
+        error: `boot` raises a `BootError` with this as its cause; a `BootError` is raised unchanged.
+        hold: `boot` returns only when this is set, even if it was given up before.
+        hangs: `boot` returns only when it is given up, and raises a `BootError`.
+        silent: it never sends HELLO.
+        python: the minor version of Python that it claims, as "3.9"; None for the actual version.
+        protocol: the version of the protocol that it claims; None for the actual version.
+        release: the full version of Python that it claims; None for the actual version.
+        package: the version of this package that it claims; None for the actual version.
         packages: the versions of other packages that it claims.
-        host: the machine that its node is on.
-        dies_after: it answers so many calls, and its link ends when the next one comes.
-        hold_stop: giving the node back takes until this is set.
-        output: the last that the node printed.
+        host: the host name of its node.
+        dies_after: number of calls that it answers; its link ends when the next call comes.
+        hold_stop: `Node.stop` returns only when this is set.
+        output: the end of the node's output.
     """
 
     error: Exception | None = None
@@ -57,22 +57,22 @@ GOOD = FakeRunner()
 
 
 class FakeBackend(Backend):
-    """Boots runners that are threads of this process, and so come up at once.
+    """A backend whose runners are threads of this process, and so come up at once.
 
-    Their calls run here as well: one that is cancelled counts as stopped, and goes on without anybody listening. What
-    a runner sees to by itself, ``run_timeout`` and its lease, is not seen to. The initializer runs once on a runner,
-    and a serializer of the user's own cannot be used.
+    Calls run in this process as well. A cancelled call counts as stopped, but its thread goes on and its result is
+    dropped. The limits that a runner enforces, ``run_timeout`` and its lease, are not enforced. The initializer runs
+    once on a runner, and the user's own serializer cannot be used.
 
     Args:
-        script: what is wrong with the first runner that boots, the second, and so on.
-        then: what is wrong with all that follow.
-        slots: calls at once on a runner, where the pool does not say.
-        clock: what the pools on this backend take for the time; None for the machine's own clock.
+        script: the faults of the first runner that boots, the second, and so on.
+        then: the faults of all runners that follow.
+        slots: calls at once on a runner, if the pool does not set it.
+        clock: the clock of the pools on this backend; None for the machine's clock.
 
     Attributes:
         nodes: every node that came up, in order.
-        requests: every request to boot, in order.
-        max_concurrent_boots: boots that may be under way at the same time.
+        requests: every boot request, in order.
+        max_concurrent_boots: maximum number of concurrent boots.
     """
 
     name = "fake"
@@ -94,19 +94,19 @@ class FakeBackend(Backend):
 
     @property
     def running(self) -> list[FakeNode]:
-        """The nodes that have neither been given back nor ended by themselves."""
+        """Return the nodes that were neither stopped nor ended by themselves."""
         return [node for node in self.nodes if node.is_running]
 
     def default_slots(self) -> int:
-        """As the constructor was told."""
+        """Return the constructor's `slots`."""
         return self._slots
 
     def make_loop(self) -> Loop:
-        """A loop on the clock that the constructor was given."""
+        """Return a loop on the constructor's clock."""
         return super().make_loop() if self._clock is None else self._clock.make_loop()
 
     def boot(self, request: BootRequest) -> Node:
-        """Start the next runner of the script; raises what the script says."""
+        """Start the next runner of the script, or raise its error."""
         with self._lock:
             number = len(self.requests)
             self.requests.append(request)
@@ -130,7 +130,7 @@ class FakeNode(Node):
     """A node that is a thread.
 
     Attributes:
-        stops: how often it was given back.
+        stops: number of calls of `stop`.
     """
 
     def __init__(self, runner: FakeRunner) -> None:
@@ -154,15 +154,15 @@ class FakeNode(Node):
 
     @property
     def is_running(self) -> bool:
-        """Whether the runner is there."""
+        """Return whether the runner is alive."""
         return self.agent.is_alive()
 
     def kill(self) -> None:
-        """End the runner without a word, as a crash does."""
+        """Kill the runner without notice, as a crash does."""
         self.agent.cut()
 
     def freeze(self) -> None:
-        """Have the runner say nothing any more, as a machine does that hangs."""
+        """Stop the runner's frames without ending its link, as on a machine that hangs."""
         self.agent.freeze()
 
     def stop(self) -> None:
@@ -174,5 +174,5 @@ class FakeNode(Node):
         self.agent.join()
 
     def output(self) -> str:
-        """As the script says."""
+        """Return the output from the script."""
         return self._runner.output

@@ -1,4 +1,4 @@
-"""The agent of a fake runner: the far side of the wire, on threads."""
+"""The agent of a fake runner: the runner's end of the protocol, on threads."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ Ref = tuple[int, int]
 Buffer = bytes | memoryview
 Received = bytes | bytearray | memoryview
 EVERYTHING = 2**31
-"""Chunks to ask for at once; a fake runner has room."""
+"""Number of chunks to request at once. A fake runner has memory for all."""
 
 
 class FakeAgent(threading.Thread):
-    """Reads frames on its own thread, and runs each call on another, as many at once as it has slots.
+    """A thread that reads frames, and runs each call on a thread of its own, as many at once as it has slots.
 
     Args:
         sock: the runner's end of the link.
-        claimed: the versions to say hello with; None to say nothing.
-        dies_after: calls to answer before the link ends at the next one; None for no such end.
+        claimed: the versions for HELLO; None to send no HELLO.
+        dies_after: number of calls to answer before the link ends at the next call; None for no such end.
     """
 
     def __init__(self, sock: socket.socket, claimed: Versions | None, dies_after: int | None) -> None:
@@ -68,7 +68,7 @@ class FakeAgent(threading.Thread):
             Kind.STOP: self._on_stop,
         }
 
-    # -- from outside -------------------------------------------------------------------------------------------------
+    # -- for tests ----------------------------------------------------------------------------------------------------
 
     def cut(self) -> None:
         """End the link, in both directions."""
@@ -78,13 +78,13 @@ class FakeAgent(threading.Thread):
             return  # it has ended
 
     def freeze(self) -> None:
-        """Say nothing any more, and take no notice of anything but the end of the link."""
+        """Stop sending, and ignore everything except the end of the link."""
         self._frozen = True
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Be an agent until the link ends."""
+        """Handle frames until the link ends."""
         decoder = Decoder()
         with self._sock:
             if self._claimed is not None:
@@ -92,7 +92,7 @@ class FakeAgent(threading.Thread):
             while data := self._receive():
                 for frame in decoder.feed(data):
                     if self._frozen:
-                        continue  # what it is told now does not reach it
+                        continue  # ignore the frame
                     self._on.get(frame.kind, self._on_other)(frame)
             with self._speaking:
                 self._frozen = True
@@ -116,7 +116,7 @@ class FakeAgent(threading.Thread):
             except OSError:
                 return  # the parent has gone: the reading side ends the thread
 
-    # -- what the parent says -----------------------------------------------------------------------------------------
+    # -- frames of the parent -----------------------------------------------------------------------------------------
 
     def _on_other(self, frame: Frame) -> None:
         if frame.kind == Kind.REFUSE:
@@ -131,7 +131,7 @@ class FakeAgent(threading.Thread):
             return
         self._max_payload, size, _ = SETUP_HEAD.unpack_from(self._setup)
         own = self._setup[SETUP_HEAD.size :]
-        # Not prepared: that would make this process look like the parent, which it is.
+        # Do not call `prepare`: it sets the process up like the parent, and this process is the parent.
         self._codec = SlotCodec(own[:size])
         if initializer := own[size:]:
             is_error, _, parts = perform(self._codec, initializer)
@@ -142,7 +142,7 @@ class FakeAgent(threading.Thread):
     def _on_call(self, frame: Frame) -> None:
         ref = (frame.call_id, frame.attempt)
         if len(self._live) >= self._slots:
-            # It was sent ahead: what would wait here may start at once elsewhere.
+            # The call was prefetched. A call that waits here may start at once on another runner.
             self._say(Kind.RETURNED, ref)
             return
         if self._calls_left is not None:
@@ -170,7 +170,7 @@ class FakeAgent(threading.Thread):
     def _on_kill(self, frame: Frame) -> None:
         ref = (frame.call_id, frame.attempt)
         self._uploads.pop(ref, None)
-        # Also for a call that never was here, as the real agent does: whoever counts it here must hear that it is not.
+        # Answer even if the call never was here, as the real agent does: the parent counts the call here until GONE.
         self._settle(ref)
         self._say(Kind.GONE, ref)
 
@@ -195,7 +195,7 @@ class FakeAgent(threading.Thread):
         threading.Thread(target=self._run, args=(ref, data), name="fake-slot", daemon=True).start()
 
     def _run(self, ref: Ref, data: Received) -> None:
-        """On a slot's thread."""
+        """Run a call on a slot's thread."""
         self._say(Kind.STARTED, ref)
         is_error, retryable, parts = perform(self._codec, data)
         flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
@@ -207,7 +207,7 @@ class FakeAgent(threading.Thread):
             self._say_result(ref, flags, parts)
 
     def _settle(self, ref: Ref) -> bool:
-        """Whether this call was still to be answered; it is not from now on."""
+        """Mark this call as answered. Return whether it was still unanswered."""
         with self._changed:
             known = ref in self._live
             self._live.discard(ref)
