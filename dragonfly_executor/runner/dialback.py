@@ -98,9 +98,8 @@ def dial_back(parent: Parent, failsafe: float, sure_after: float | None = None) 
     Args:
         parent: the parent's description, with the token.
         failsafe: seconds within which the runner must be admitted.
-        sure_after: seconds after which a definite refusal ends the attempts; default `failsafe`, because the parent may
-            be
-            late, or the network of a machine that has just started.
+        sure_after: seconds after which a definite refusal ends the attempts. The default is `failsafe`, because the
+            parent may be late, or the network of a machine that has just started.
 
     Returns:
         The connection, this runner's number, and the seconds within which WELCOME must arrive.

@@ -34,8 +34,7 @@ class Progress:
     Args:
         number: the slot's number on its runner, counted from 1.
         starts: memory that the parent reads, in which all slots of the runner mark the calls that they start; None if
-            the
-            parent has none.
+            the parent has none.
     """
 
     def __init__(self, number: int = 1, starts: Cells | None = None) -> None:

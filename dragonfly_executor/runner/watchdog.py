@@ -42,9 +42,8 @@ def guard(
     """Run an agent in a child process, and end it by its deadlines. Does not return.
 
     Args:
-        agent: runs the agent. It gets a function that sends a heartbeat, and that is called with True if calls were
-            here
-            since the last heartbeat.
+        agent: runs the agent. Its argument is a function that sends a heartbeat. The agent calls that function with
+            True if calls were here since the last heartbeat.
         max_lifetime: seconds from now after which the runner is killed.
         start: seconds until the first heartbeat is due, in addition to `silence`.
         max_idle: seconds without a call after which the agent gets a SIGTERM, and `GRACE` seconds to end; 0 for no

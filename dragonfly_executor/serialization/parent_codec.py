@@ -57,8 +57,7 @@ class CallCodec:
 
     Args:
         serializer: how objects that cannot travel by reference travel: "cloudpickle" (the default), "dill", "pickle"
-            (not
-            at all), or an object with ``dumps(obj) -> bytes`` and ``loads(bytes) -> obj``.
+            (not at all), or an object with ``dumps(obj) -> bytes`` and ``loads(bytes) -> obj``.
         script_travels: whether slots can import the script; if not, its definitions travel by value.
         path_travels: whether slots import from this program's ``sys.path``; calls then bring along its changes.
         on_code: called with all code that travels by value, each with the package that its relative imports start from.

@@ -17,10 +17,9 @@ def describe(module: ModuleType) -> dict[str, Any]:
     """Describe the script so that a slot can find it again.
 
     Returns:
-        A dictionary. ``path`` is the file, or None. ``name`` is the argument of ``python -m``, or None (``__main__``
-            for a
-            directory or a zip file). ``entry`` is that directory or zip file, or None. ``package`` is its
-                ``__package__``.
+        A dictionary with four keys. ``path`` is the file, or None. ``name`` is the argument of ``python -m``, or None;
+        it is ``__main__`` for a directory or a zip file. ``entry`` is that directory or zip file, or None. ``package``
+        is the module's ``__package__``.
     """
     spec: Any = getattr(module, "__spec__", None)
     path = getattr(module, "__file__", None)

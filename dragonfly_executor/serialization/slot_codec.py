@@ -247,9 +247,8 @@ def perform(
         on_begin: called once the call is decoded, before its function runs.
 
     Returns:
-        Whether the call failed, whether its exception is one that the caller wants retried, and the payload to send
-            back.
-            Only views in that payload still refer to parts of the call.
+        Whether the call failed, whether the caller wants its exception retried, and the payload to send back. Only
+        views in that payload still refer to parts of the call.
     """
     retryable = False
     try:

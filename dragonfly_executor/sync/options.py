@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dragonfly_executor.sync.requirements import read
 
 if TYPE_CHECKING:
-    from dragonfly_executor.sync.scan import Seen
+    from dragonfly_executor.sync.scan_cache import Seen
 
 MIB = 1024 * 1024
 
