@@ -90,8 +90,7 @@ class Pump:
             try:
                 self._stream.close()
             finally:
-                # Shut down even if closing the stream raises: the link waits for this end, and otherwise descriptors
-                # leak.
+                # Shut down even if closing the stream raises: otherwise the link waits for ever, and descriptors leak.
                 self._shut_down(SHUT_RDWR)
                 # The reading thread may be about to write: it must not find a different file under the same number.
                 if self._threads[0].is_alive():
