@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Versions:
-    """The versions of one end, and the parent's information about the machine.
+    """The versions of one end, and the properties of its machine that the parent needs.
 
     Attributes:
         protocol, python, implementation, byteorder: must match. `python` is the minor version ("3.12").

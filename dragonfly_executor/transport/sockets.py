@@ -6,6 +6,7 @@ Of its additions to the socket class, only the ``with`` block is here.
 
 from __future__ import annotations
 
+import sys
 from _socket import (
     AF_UNIX,
     MSG_DONTWAIT,
@@ -28,16 +29,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MSG_DONTWAIT",
+    "PACKETS",
     "SHUT_RDWR",
     "SHUT_WR",
-    "SOCK_DGRAM",
-    "SOCK_SEQPACKET",
     "SOL_SOCKET",
     "SO_SNDBUF",
     "PairedSocket",
     "Socket",
     "socketpair",
 ]
+
+# macOS has no SOCK_SEQPACKET for unix sockets. Datagrams between a socket pair are as reliable there.
+PACKETS = SOCK_SEQPACKET if sys.platform.startswith("linux") else SOCK_DGRAM
 
 
 class PairedSocket(Socket):
