@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.api.executor import DragonflyExecutor
-    from dragonfly_executor.api.options import Budget, CallOptions
     from dragonfly_executor.api.pool import Pool, call, cast, configure
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
     from dragonfly_executor.backends.fly.backend import FlyBackend
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.ssh.backend import SSHBackend
     from dragonfly_executor.backends.ssh.hosts import SSHHost
     from dragonfly_executor.engine.future import Future
+    from dragonfly_executor.engine.options import Budget, CallOptions
     from dragonfly_executor.engine.output.printer import OutputLine
     from dragonfly_executor.errors import (
         BootError,
@@ -103,8 +103,8 @@ __all__ = [
 _ROOMS = {
     "Backend": "backends.base",
     "BootRequest": "backends.base",
-    "Budget": "api.options",
-    "CallOptions": "api.options",
+    "Budget": "engine.options",
+    "CallOptions": "engine.options",
     "DragonflyExecutor": "api.executor",
     "FlyBackend": "backends.fly.backend",
     "Future": "engine.future",

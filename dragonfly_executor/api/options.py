@@ -1,295 +1,59 @@
-"""Every default and every validation of a pool's and a call's options, once."""
+"""A pool's options: what the user gave, completed by what its backend knows.
+
+The options themselves stand in `engine.options`, where the engine reads them.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-
-from dragonfly_executor.core.call_table import CallLimits
-from dragonfly_executor.core.record import Record
 from dragonfly_executor.core.usage import Caps
-from dragonfly_executor.util.backoff import delays as draw
-from dragonfly_executor.util.validation import dollars, duration, hook, whole
+from dragonfly_executor.engine.options import Budget, CallOptions, PoolOptions
+from dragonfly_executor.util.validation import dollars, whole
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
-    from typing import Any, TypeAlias
+    from typing import Any
 
     from dragonfly_executor.backends.base import Backend
-    from dragonfly_executor.util.validation import Seconds, Wait
+    from dragonfly_executor.core.machine import PoolLimits
 
-    IdleCheck: TypeAlias = Callable[[], object]
-    Hook: TypeAlias = Callable[[Mapping[str, Any]], object]
-    GrowEndHook: TypeAlias = Callable[[object, Mapping[str, Any]], object]
-    Output: TypeAlias = str | Callable[[Any], object]
-
-OUTPUTS = ("inherit", "tag", "capture", "drop")
-MAX_PAYLOAD = 8 * 1024**3
+__all__ = ["Budget", "CallOptions", "PoolOptions", "caps", "core_limits", "default_max", "read_options"]
 
 
-def seconds(value: Seconds | None, name: str, *, positive: bool = False) -> float | None:
-    """A duration in seconds; None stays None. Raises as `duration` does."""
-    return None if value is None else duration(value, name, positive=positive)
+def read_options(name: str, backend: Backend, options: dict[str, Any]) -> PoolOptions:
+    """Split what the user gave into the pool's and the calls' options; TypeError for what is neither."""
+    calls = {key: options.pop(key) for key in list(options) if key in CallOptions.__match_args__}
+    for key in options:
+        if key not in PoolOptions.names():
+            known = sorted({*PoolOptions.names(), *CallOptions.__match_args__})
+            raise TypeError(f"no such option: {key!r}; there are {', '.join(known)}")
+    options.setdefault("boot_timeout", backend.default_boot_timeout)
+    options["max"] = default_max(backend, options.get("max"))
+    one_local_runner = backend.name == "local" and options["max"] == 1
+    if one_local_runner and options.get("max_workers") and options.get("max_concurrency") is None:
+        options["max_concurrency"] = options["max_workers"]
+    return PoolOptions(name, call=CallOptions(**calls), **options)
 
 
-class CallOptions(Record):
-    """What applies to the calls of one view of a pool. Durations are seconds or a `timedelta`.
+def core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
+    """Return the part of the options that the core enforces, completed by what the backend says."""
+    from dragonfly_executor.core.machine import PoolLimits
 
-    Args:
-        timeout: how long a call may take from its submit on, waiting and running together; None for no limit.
-        queue_timeout: how long it may wait for a slot.
-        run_timeout: how long its function may run, on each attempt. What the call imports before its function begins
-            does not count. That may take `boot_timeout`, or `run_timeout` if that is longer, and counts for `timeout`.
-        retries: how often a call is tried again when its slot or runner was lost.
-        retry_on: exception types that, raised by the call itself, are tried again as well.
-        retry_wait: a tenacity wait strategy for the pauses between attempts; None for an exponential one with jitter,
-            from a tenth of a second to ten seconds. It is asked for the first 32 pauses; those that follow are as long
-            as the last of them.
-        cancel_running: whether `Future.cancel` stops a call that is running; False gives the standard answers.
-
-    Raises:
-        TypeError: a value has the wrong type.
-        ValueError: it is out of range.
-    """
-
-    __match_args__ = (
-        "timeout", "queue_timeout", "run_timeout", "retries", "retry_on", "retry_wait", "cancel_running",
-    )  # fmt: skip
-    __slots__ = (*__match_args__, "_limits")
-
-    def __init__(
-        self,
-        *,
-        timeout: Seconds | None = None,
-        queue_timeout: Seconds | None = None,
-        run_timeout: Seconds | None = None,
-        retries: int = 0,
-        retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
-        retry_wait: Wait | None = None,
-        cancel_running: bool = True,
-    ) -> None:
-        self.timeout = seconds(timeout, "timeout", positive=True)
-        self.queue_timeout = seconds(queue_timeout, "queue_timeout", positive=True)
-        self.run_timeout = seconds(run_timeout, "run_timeout", positive=True)
-        self.retries = whole(retries, "retries", 0)
-        types = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-        for kind in types:
-            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-                raise TypeError(f"retry_on must hold exception types, not {kind!r}")
-        self.retry_on = types
-        self.retry_wait = hook(retry_wait, "retry_wait")
-        self.cancel_running = bool(cancel_running)
-        self._limits: CallLimits | None = None
-
-    def change(self, changes: Mapping[str, Any]) -> CallOptions:
-        """These options with some changed; TypeError for a name that is none of them."""
-        for name in changes:
-            if name not in self.__match_args__:
-                raise TypeError(f"no such call option: {name!r}; there are {', '.join(sorted(self.__match_args__))}")
-        return CallOptions(**{**{name: getattr(self, name) for name in self.__match_args__}, **changes})
-
-    def limits(self) -> CallLimits:
-        """The part that the ledger enforces, with the pauses between attempts drawn."""
-        if self._limits is not None:
-            return self._limits
-        delays: tuple[float, ...] = ()
-        if self.retries:
-            delays = draw(self.retry_wait, self.retries)
-        limits = CallLimits(
-            timeout=self.timeout,
-            queue_timeout=self.queue_timeout,
-            run_timeout=self.run_timeout,
-            retries=self.retries,
-            retry_delays=delays,
-        )
-        # Pauses are drawn anew for each call, so that calls that failed together do not come back together.
-        self._limits = None if self.retries else limits
-        return limits
-
-
-class Budget(Record):
-    """The most that all runners of a pool together may use. At least one of the first two is given.
-
-    A runner counts from the moment at which its backend asks for its node until nothing of it is left, busy or idle. A
-    boot that waits for its turn, at a rate limit or in a queue, does not count. While this computer sleeps, its clock
-    stands still, and nothing counts. When what was used reaches a limit, nothing more begins: calls that wait, and all
-    that come later, fail with `BudgetExceeded`; boots are given up, and idle runners are given back, the `min` runners
-    too. Calls that are on runners go on to their end, and their runners with them: what is used beyond the limit is
-    theirs, and ``run_timeout`` bounds it. A budget is a pool's for its whole life. What other pools and processes use
-    is not counted: two pools that are given the same budget have one each.
-
-    Args:
-        machine_time: how long runners may exist, added up over all of them: seconds or a `timedelta`.
-        cost: US dollars. It is estimated from prices: what is billed is the provider's to say.
-        price: US dollars for a second of a runner, where the backend does not know it, or you know better.
-
-    Raises:
-        TypeError: a value has the wrong type.
-        ValueError: one is not above 0, or not finite, or there is no limit.
-    """
-
-    __slots__ = __match_args__ = ("machine_time", "cost", "price")
-
-    def __init__(
-        self, *, machine_time: Seconds | None = None, cost: float | None = None, price: float | None = None
-    ) -> None:
-        if machine_time is None and cost is None:
-            raise ValueError("a budget needs machine_time=, cost=, or both")
-        self.machine_time = seconds(machine_time, "machine_time", positive=True)
-        if self.machine_time == float("inf"):
-            raise ValueError("machine_time must be finite: leave it out where there is no limit on it")
-        self.cost = dollars(cost, "cost", positive=True)
-        self.price = dollars(price, "price", positive=True)
-
-
-class PoolOptions:
-    """What a pool is made with, checked. `Pool` documents each of them."""
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        min: int,  # noqa: A002  # Dragonfly's word
-        max: int,  # noqa: A002
-        max_concurrency: int | None = None,
-        max_workers: int | None = None,
-        single_use: bool = False,
-        log: int | str | bool = False,
-        boot_timeout: Seconds = 30.0,
-        shutdown_timeout: Seconds = 30.0,
-        idle_shutdown_after: Seconds | tuple[Seconds | None, IdleCheck] | None = 30.0,
-        min_idle_shutdown_after: Seconds | None = None,
-        on_grow_start: Hook | None = None,
-        on_grow_end: GrowEndHook | None = None,
-        on_shrink: Hook | None = None,
-        on_event: Hook | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
-        max_tasks_per_child: int | None = None,
-        serializer: Any = "cloudpickle",
-        output: Output = "inherit",
-        max_payload: int = MAX_PAYLOAD,
-        max_boot_failures: int = 3,
-        boot_wait: Wait | None = None,
-        budget: Budget | None = None,
-        lease: Seconds = 60.0,
-        heartbeat: Seconds = 5.0,
-        dead_after: Seconds = 30.0,
-        call: CallOptions | None = None,
-    ) -> None:
-        self.name = _name(name)
-        self._set_size(min, max, max_workers, max_concurrency)
-        self.single_use = bool(single_use)
-        self.log = log_level(log)
-        self.boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
-        self.shutdown_timeout = duration(shutdown_timeout, "shutdown_timeout")
-        self.idle_after, self.idle_check = _idle(idle_shutdown_after)
-        self.min_idle_after = seconds(min_idle_shutdown_after, "min_idle_shutdown_after")
-        self._set_hooks(on_grow_start, on_grow_end, on_shrink, on_event)
-        self.initializer = hook(initializer, "initializer")
-        self.initargs = tuple(initargs)
-        self.max_tasks_per_child = _tasks(max_tasks_per_child)
-        self.serializer = serializer
-        self.output = _output(output)
-        self.max_payload = whole(max_payload, "max_payload", 1)
-        self.max_boot_failures = whole(max_boot_failures, "max_boot_failures", 1)
-        self.boot_wait = hook(boot_wait, "boot_wait")
-        self.budget = _budget(budget)
-        self.lease = duration(lease, "lease", positive=True)
-        self.heartbeat = duration(heartbeat, "heartbeat", positive=True)
-        self.dead_after = duration(dead_after, "dead_after", positive=True)
-        self.call = call or CallOptions()
-
-    def _set_size(self, least: int, most: int, max_workers: int | None, max_concurrency: int | None) -> None:
-        self.min = whole(least, "min", 0)
-        self.max = whole(most, "max", 1)
-        if self.min > self.max:
-            raise ValueError(f"min must be at most max, and {least} is more than {most}")
-        # First, because max_concurrency may have been made of it: an error names what the user gave.
-        self.max_workers = _more_than_none(max_workers, "max_workers")
-        self.max_concurrency = _more_than_none(max_concurrency, "max_concurrency")
-
-    def _set_hooks(
-        self, grow_start: Hook | None, grow_end: GrowEndHook | None, shrink: Hook | None, event: Hook | None
-    ) -> None:
-        self.on_grow_start = hook(grow_start, "on_grow_start")
-        self.on_grow_end = hook(grow_end, "on_grow_end")
-        self.on_shrink = hook(shrink, "on_shrink")
-        self.on_event = hook(event, "on_event")
-
-    @staticmethod
-    def names() -> list[str]:
-        """The options that a user may give, `CallOptions`' own aside."""
-        known = PoolOptions.__init__.__kwdefaults__ or {}
-        return ["max", "min", *(name for name in known if name != "call")]
-
-
-def _name(value: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("name must be a text that is not empty")
-    return value
-
-
-def _budget(value: Budget | None) -> Budget | None:
-    if value is not None and not isinstance(value, Budget):
-        raise TypeError(f"budget must be a Budget, such as Budget(cost=5.0), not {type(value).__name__}")
-    return value
-
-
-def _more_than_none(value: int | None, name: str) -> int | None:
-    if value is None:
-        return None
-    number = whole(value, name, -(2**63))
-    if number <= 0:
-        # ProcessPoolExecutor's words.
-        raise ValueError(f"{name} must be greater than 0")
-    return number
-
-
-def _output(value: Output) -> Output:
-    choices = f"output must be {', '.join(map(repr, OUTPUTS))} or a callable, not"
-    if isinstance(value, str):
-        if value not in OUTPUTS:
-            raise ValueError(f"{choices} {value!r}")
-    elif not callable(value):
-        raise TypeError(f"{choices} {type(value).__name__}")
-    else:
-        hook(value, "output")
-    return value
-
-
-def _tasks(value: int | None) -> int | None:
-    """`max_tasks_per_child`, refused in ProcessPoolExecutor's words."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError("max_tasks_per_child must be an integer")
-    if value <= 0:
-        raise ValueError("max_tasks_per_child must be >= 1")
-    return value
-
-
-def _idle(after: Seconds | tuple[Seconds | None, IdleCheck] | None) -> tuple[float | None, IdleCheck | None]:
-    """Seconds of idleness after which a runner goes, and what is asked on it before."""
-    if not isinstance(after, tuple):
-        return seconds(after, "idle_shutdown_after"), None
-    if len(after) != 2 or not callable(after[1]):
-        raise TypeError("idle_shutdown_after as a pair must be (seconds, check), and check a callable")
-    return seconds(after[0], "idle_shutdown_after"), hook(after[1], "the check of idle_shutdown_after")
-
-
-def log_level(log: int | str | bool) -> int | bool:
-    """The level of the pool's own log lines as a number, or False for none; ValueError for a level that is none."""
-    if log is False or log is None:
-        return False
-    if log is True:
-        return logging.INFO
-    if isinstance(log, int):
-        return log
-    levels = logging.getLevelNamesMapping()
-    if str(log).upper() not in levels:
-        raise ValueError(f"log must be False, True or a logging level, not {log!r}")
-    return levels[str(log).upper()]
+    return PoolLimits(
+        min=options.min,
+        max=options.max,
+        max_workers=options.max_workers,
+        slots_hint=options.max_concurrency or backend.default_slots() or 1,
+        idle_after=options.idle_after,
+        min_idle_after=options.min_idle_after,
+        idle_check=options.idle_check is not None,
+        single_use=options.single_use,
+        max_boot_failures=options.max_boot_failures,
+        max_concurrent_boots=whole(
+            backend.max_concurrent_boots, f"max_concurrent_boots of the {backend.name} backend", 1
+        ),
+        shutdown_grace=options.shutdown_timeout,
+        caps=caps(options.budget, backend),
+    )
 
 
 def default_max(backend: Backend, max_runners: int | None) -> int:

@@ -8,8 +8,8 @@ from types import TracebackType
 
 from dragonfly_executor import errors
 from dragonfly_executor.api.map import map_calls
-from dragonfly_executor.api.options import Budget, CallOptions, PoolOptions, caps, default_max
-from dragonfly_executor.api.registry import check_backend, registry
+from dragonfly_executor.api.options import Budget, CallOptions, core_limits, read_options
+from dragonfly_executor.api.registry import Registry, check_backend
 from dragonfly_executor.core.events import Resized, ShutdownMode
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.shutdown import leave
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from typing import Any, Self, TypeVar
 
     from dragonfly_executor.backends.base import Backend
-    from dragonfly_executor.core.machine import PoolLimits
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.engine import Engine
     from dragonfly_executor.sync import Keeper
 
     T = TypeVar("T")
+
+registry: Registry[Pool] = Registry()
 
 
 class Pool:
@@ -142,7 +143,7 @@ class Pool:
         if depth:
             # A runner that boots the runners that its own start-up asks for would never end.
             options["min"] = 0
-        pool_options = _read_options(name, backend, options)
+        pool_options = read_options(name, backend, options)
         self.name = name
         self._backend = backend
         keeper = _keeper(backend)
@@ -152,7 +153,7 @@ class Pool:
             path_travels=keeper is None or backend.shares_image,
             on_code=None if keeper is None else keeper.code_travels,
         )
-        self._engine = Engine(pool_options, _core_limits(pool_options, backend), backend, codec, keeper)
+        self._engine = Engine(pool_options, core_limits(pool_options, backend), backend, codec, keeper)
         self._codec = codec
         # Without a pool nobody can ask for results that are not asked for yet, so what is pending finishes, and then
         # the engine ends. It must not hold the pool itself. The finalizer must not hold the engine, which
@@ -340,42 +341,6 @@ def _keeper(backend: Backend) -> Keeper | None:
     from dragonfly_executor.sync import Keeper
 
     return Keeper(backend.sync)
-
-
-def _read_options(name: str, backend: Backend, options: dict[str, Any]) -> PoolOptions:
-    """Split what the user gave into the pool's and the calls' options; TypeError for what is neither."""
-    calls = {key: options.pop(key) for key in list(options) if key in CallOptions.__match_args__}
-    for key in options:
-        if key not in PoolOptions.names():
-            known = sorted({*PoolOptions.names(), *CallOptions.__match_args__})
-            raise TypeError(f"no such option: {key!r}; there are {', '.join(known)}")
-    options.setdefault("boot_timeout", backend.default_boot_timeout)
-    options["max"] = default_max(backend, options.get("max"))
-    one_local_runner = backend.name == "local" and options["max"] == 1
-    if one_local_runner and options.get("max_workers") and options.get("max_concurrency") is None:
-        options["max_concurrency"] = options["max_workers"]
-    return PoolOptions(name, call=CallOptions(**calls), **options)
-
-
-def _core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
-    from dragonfly_executor.core.machine import PoolLimits
-
-    return PoolLimits(
-        min=options.min,
-        max=options.max,
-        max_workers=options.max_workers,
-        slots_hint=options.max_concurrency or backend.default_slots() or 1,
-        idle_after=options.idle_after,
-        min_idle_after=options.min_idle_after,
-        idle_check=options.idle_check is not None,
-        single_use=options.single_use,
-        max_boot_failures=options.max_boot_failures,
-        max_concurrent_boots=whole(
-            backend.max_concurrent_boots, f"max_concurrent_boots of the {backend.name} backend", 1
-        ),
-        shutdown_grace=options.shutdown_timeout,
-        caps=caps(options.budget, backend),
-    )
 
 
 def wait_linked(future: Future[T], *, link: bool) -> T:

@@ -30,7 +30,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class Stream(Protocol):
-    """A two-way byte stream, named after `socket.socket`; a paramiko channel is one as well."""
+    """A two-way byte stream with the method names of `socket.socket`. A paramiko channel fits as well."""
 
     def recv(self, size: int, /) -> bytes:
         """Return 1 to `size` bytes, or ``b""`` at the end of the stream. Blocks."""
@@ -81,7 +81,7 @@ class Signal(threading.Event):
 
 
 class GivenUp(Signal):
-    """A cancel token: the pool sets it when it no longer wants a boot. The callbacks unblock threads that wait."""
+    """A cancel token: set when a boot, or other work, is no longer wanted. Its callbacks unblock threads that wait."""
 
 
 class BootClock(Protocol):

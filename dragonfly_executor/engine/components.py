@@ -17,7 +17,7 @@ TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.machine import Machine
-    from dragonfly_executor.engine.engine import Engine
+    from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.sync import Keeper
@@ -36,7 +36,7 @@ class Parts:
     """
 
     def __init__(
-        self, engine: Engine, backend: Backend, machine: Machine, initializer: bytes, keeper: Keeper | None
+        self, engine: EngineContext, backend: Backend, machine: Machine, initializer: bytes, keeper: Keeper | None
     ) -> None:
         options = engine.options
         self._machine = machine

@@ -13,14 +13,12 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_table import Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
-from dragonfly_executor.engine import runner_messages
 from dragonfly_executor.engine.action_runner import broken_by, fail_each, settle
 from dragonfly_executor.engine.components import Parts
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.large_payloads import sendable
 from dragonfly_executor.engine.latch import Latch
 from dragonfly_executor.engine.queries import Questions
-from dragonfly_executor.engine.runner_connection import RunnerLink
 from dragonfly_executor.engine.shutdown import ForkGuard, watch_exit
 from dragonfly_executor.engine.startup import Start
 from dragonfly_executor.engine.submit_queue import Intake
@@ -32,9 +30,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future as BaseFuture
     from typing import Any, TypeVar
 
-    from dragonfly_executor.api.options import PoolOptions
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
+    from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import Outputs
     from dragonfly_executor.engine.runner_table import Runners
     from dragonfly_executor.serialization import CallCodec
@@ -316,16 +314,9 @@ class Engine:
 
     # -- runners ------------------------------------------------------------------------------------------------------
 
-    def runner_answered(self, runner: RunnerLink, said: runner_messages.Said) -> None:
-        """Tell the core what a runner said in one read."""
-        for event in runner_messages.events_of(runner.id, said, runner.node):
-            self.handle(event)
-        if said.setup_failure is not None:
-            self._parts.read_failure(self.codec, *said.setup_failure, self._break)
-        if said.synced:
-            self._runners.synced(runner, said.synced)
-        if said.bye:
-            self._runners.said_bye(runner)
+    def setup_failed(self, payload: bytes, is_error: bool) -> None:
+        """Break the pool, once the error that its initializer raised in a slot has been opened."""
+        self._parts.read_failure(self.codec, payload, is_error, self._break)
 
     def _break(self, error: Exception) -> None:
         self._failure = self._failure or error

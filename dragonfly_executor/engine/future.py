@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
-    from dragonfly_executor.engine.engine import Engine
+    from dragonfly_executor.engine.context import FutureContext
     from dragonfly_executor.engine.output.router import Captured
     from dragonfly_executor.serialization import CallCodec
 
@@ -106,7 +106,7 @@ class Deferred:
 
     __slots__ = ("_engine", "_fn", "_is_called")
 
-    def __init__(self, engine: Engine, fn: Callable[[Any], object]) -> None:
+    def __init__(self, engine: FutureContext, fn: Callable[[Any], object]) -> None:
         self._engine = engine
         self._fn = fn
         self._is_called = False
@@ -143,7 +143,7 @@ class Future(BaseFuture[T]):
     """What the call has written; the engine sets it."""
     _callbacks: tuple[Deferred, ...] = ()
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: FutureContext) -> None:
         super().__init__()
         # The standard library's own is left locked by an interrupt that comes as it is entered or left. Then the engine
         # would wait for it for ever.

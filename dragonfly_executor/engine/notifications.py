@@ -13,8 +13,8 @@ TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Any
 
-    from dragonfly_executor.api.options import PoolOptions
     from dragonfly_executor.core.machine import Machine
+    from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.worker_threads import Crew
 
 logger = logging.getLogger("dragonfly_executor")

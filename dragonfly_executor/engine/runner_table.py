@@ -7,6 +7,7 @@ from dragonfly_executor.core import events
 from dragonfly_executor.engine.boot.manager import Boots
 from dragonfly_executor.engine.boot.node_release import Releaser
 from dragonfly_executor.engine.boot.session_setup import Welcome
+from dragonfly_executor.engine.runner_messages import events_of
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.memory_bounds import MAX_WARNING
 from dragonfly_executor.util.terminal_text import harmless
@@ -15,7 +16,7 @@ TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.call_table import Call
-    from dragonfly_executor.engine.engine import Engine
+    from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.notifications import Narrator
     from dragonfly_executor.engine.runner_connection import RunnerLink
     from dragonfly_executor.engine.runner_messages import Ref, Result, Said
@@ -40,7 +41,7 @@ class Runners:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: EngineContext,
         backend: Backend,
         loop: Loop,
         crews: Crews,
@@ -127,7 +128,7 @@ class Runners:
             if runner.sender.is_busy:
                 runner.held.update((call.id, call.attempt) for call in calls)
 
-    def synced(self, runner: RunnerLink, frames: list[Frame]) -> None:
+    def _synced(self, runner: RunnerLink, frames: list[Frame]) -> None:
         """A runner has said how its share of the files stands."""
         for frame in frames:
             if runner.sender is None:
@@ -141,11 +142,18 @@ class Runners:
         self._engine.handle(events.ResultsArrived(runner.id, results))
 
     def runner_answered(self, runner: RunnerLink, said: Said) -> None:
-        """Pass on what a runner said."""
+        """Pass on what a runner said, and do what is asked of this side."""
         if said.warning:
             self._narrator.warn(f"{runner.name}: {harmless(said.warning[:MAX_WARNING])}")
         runner.is_leaving = runner.is_leaving or said.leaving
-        self._engine.runner_answered(runner, said)
+        for event in events_of(runner.id, said, runner.node):
+            self._engine.handle(event)
+        if said.setup_failure is not None:
+            self._engine.setup_failed(*said.setup_failure)
+        if said.synced:
+            self._synced(runner, said.synced)
+        if said.bye:
+            self._said_bye(runner)
 
     def make_room(self) -> bool:
         """Drop the largest result that is coming in, from whatever runner; False if there is none."""
@@ -262,7 +270,7 @@ class Runners:
         self._stopping[runner_id] = (runner, timer)
         runner.stop(grace)
 
-    def said_bye(self, runner: RunnerLink) -> None:
+    def _said_bye(self, runner: RunnerLink) -> None:
         """It has nothing left to say."""
         if runner.id in self._stopping:
             self._leave(runner.id)

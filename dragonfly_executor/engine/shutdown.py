@@ -14,10 +14,12 @@ TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import ClassVar
 
-    from dragonfly_executor.engine.engine import Engine
+    from dragonfly_executor.engine.context import ShutdownContext
 
 
-def leave(engine: Engine, *, interrupted: bool, reason: str = "cannot schedule new futures after shutdown") -> None:
+def leave(
+    engine: ShutdownContext, *, interrupted: bool, reason: str = "cannot schedule new futures after shutdown"
+) -> None:
     """Shut a pool down and wait for all of it; after a Ctrl-C only for the calls that are not linked.
 
     Those have ``shutdown_timeout`` to finish, and all others are cancelled. A Ctrl-C while this waits stops everything.
@@ -41,7 +43,7 @@ def leave(engine: Engine, *, interrupted: bool, reason: str = "cannot schedule n
         raise
 
 
-def watch_exit(engine: Engine) -> None:
+def watch_exit(engine: ShutdownContext) -> None:
     """Let the pool finish its calls when the interpreter ends, as the standard library's executors do.
 
     Where it ends because of a Ctrl-C that nobody caught, nobody waits for them: theirs would have been hit by it, too.
@@ -50,7 +52,7 @@ def watch_exit(engine: Engine) -> None:
     atexit.register(_ExitHook(engine, atexit.unregister))
 
 
-class _ExitHook(weakref.ref["Engine"]):
+class _ExitHook(weakref.ref["ShutdownContext"]):
     """Holds the engine weakly: a pool that has ended costs nothing."""
 
     def __call__(self) -> None:
@@ -78,7 +80,7 @@ class ForkGuard:
     _instance: ClassVar[ForkGuard | None] = None
 
     def __init__(self) -> None:
-        self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+        self._engines: weakref.WeakSet[ShutdownContext] = weakref.WeakSet()
         os.register_at_fork(after_in_child=self._after_fork)
 
     @classmethod
@@ -88,7 +90,7 @@ class ForkGuard:
             cls._instance = cls()
         return cls._instance
 
-    def add(self, engine: Engine) -> None:
+    def add(self, engine: ShutdownContext) -> None:
         """Guard a pool for as long as it lives."""
         self._engines.add(engine)
 

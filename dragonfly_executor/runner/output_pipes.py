@@ -11,8 +11,7 @@ import select
 from collections.abc import Iterator
 
 from dragonfly_executor.protocol.frames import MAX_INLINE, Flag, Kind, encode
-from dragonfly_executor.runner.slot_handle import PACKETS
-from dragonfly_executor.transport.sockets import socketpair
+from dragonfly_executor.transport.sockets import PACKETS, socketpair
 
 MOST_READS = 16
 """Maximum reads of one pipe in a row, because a writer may be as fast as the reader.

@@ -12,7 +12,7 @@ from dragonfly_executor.runner import process_tree, slot_process
 from dragonfly_executor.runner.fault_traceback import LastStack
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
-from dragonfly_executor.transport.sockets import MSG_DONTWAIT, SOCK_DGRAM, SOCK_SEQPACKET, Socket, socketpair
+from dragonfly_executor.transport.sockets import MSG_DONTWAIT, PACKETS, Socket, socketpair
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.slot_output import OwnOutput
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.serialization.working_directory import Place
-
-# macOS has no SOCK_SEQPACKET for unix sockets. Datagrams between a socket pair are as reliable there.
-PACKETS = SOCK_SEQPACKET if sys.platform.startswith("linux") else SOCK_DGRAM
 
 EXIT_PATIENCE = 2.0
 """Seconds that a slot without calls has for its threads, exit handlers and finalizers, before it is killed."""
@@ -183,7 +180,7 @@ class Slot:
             self.stack.record()
             if self._title is not None:
                 self._title.set(self._role)
-            slot_process.main(self._taken_by_slot, slot_end, setup, place, agent, self.output, self.progress)
+            slot_process.main(self._taken_by_slot, slot_end, setup, place, agent, self.output.take_over, self.progress)
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)
         finally:

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dragonfly_executor import errors
 from dragonfly_executor.errors.base import UnopenedCallError
@@ -43,7 +43,6 @@ from dragonfly_executor.transport.sockets import Socket
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dragonfly_executor.runner.slot_handle import SlotOutput
     from dragonfly_executor.runner.slot_output import OwnOutput
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.serialization.working_directory import Place
@@ -65,17 +64,27 @@ def main(
     setup: bytes,
     place: Place | None,
     agent_pid: int,
-    output: SlotOutput,
+    take_over_output: Callable[[AgentStream], OwnOutput | None],
     progress: Progress,
 ) -> None:
-    """Run calls until the agent closes `calls`. Runs in a forked child of the agent and does not return."""
+    """Run calls until the agent closes `calls`. Runs in a forked child of the agent and does not return.
+
+    Args:
+        calls: the slot's end of the queue of calls.
+        results: the slot's end of the link to the agent.
+        setup: the payload of the parent's SETUP frames.
+        place: where the slot starts if it does not see the parent's files; None if it does.
+        agent_pid: the process id of the agent.
+        take_over_output: makes the object that sends the output of calls to the agent; returns None if none is sent.
+        progress: the page that tells the agent what the slot is doing.
+    """
     status = 1
     try:
         stand_alone(agent_pid)
         slot_shutdown.forget_inherited_handlers()
         slot_identity.take_identity(progress.number, agent_pid)
         stream = AgentStream(results)
-        status = _Slot(calls, stream, output.take_over(stream), progress).serve(setup, place)
+        status = _Slot(calls, stream, take_over_output(stream), progress).serve(setup, place)
         slot_shutdown.end_in_order()
         _flush_standard_streams()
     except OSError:

@@ -1,4 +1,4 @@
-"""Scans the parent's files, and builds the manifest of the tree that a runner must have.
+"""The scanner of the parent's files, which builds the manifest of the tree that a runner must have.
 
 A scan of unchanged files only asks the kernel for their status. The scanner reads contents and lists folders only if
 the status has changed, or is so recent that a change might not show in it.
@@ -20,15 +20,15 @@ from dragonfly_executor.protocol.file_manifest import FILE, MAX_ENTRIES, Entry, 
 from dragonfly_executor.sync import lazy_imports, user_modules
 from dragonfly_executor.sync.file_listing import listed
 from dragonfly_executor.sync.options import MIB, Sync, too_much
+from dragonfly_executor.sync.scan_cache import Known, Seen, Status
 
 logger = logging.getLogger("dragonfly_executor")
 YOUNG = 1_000_000_000
-"""Nanoseconds. A file that changed less than this before a scan may change again without a change of its status."""
+"""Age in nanoseconds up to which a changed file may change again without a change of its status."""
 LARGEST = 3
 MOST_NAMED = 10
 """Maximum number of files that a warning names."""
 READ_AGAIN = 3
-Status = tuple[int, ...]
 
 
 class Snapshot(NamedTuple):
@@ -47,24 +47,6 @@ class Snapshot(NamedTuple):
 
 class SyncRefused(Exception):
     """The project is too large to be sent."""
-
-
-class _Known(NamedTuple):
-    """The state of a path at the last scan."""
-
-    status: Status | None
-    settled: bool
-    entry: Entry | None
-
-
-class Seen(NamedTuple):
-    """The results of scans from one working directory: files, folders, listings of folders, imports of files."""
-
-    cwd: str
-    files: dict[str, _Known]
-    folders: dict[str, _Known]
-    listed: dict[str, list[str]]
-    imports: dict[tuple[str, str], frozenset[str]]
 
 
 class Scanner:
@@ -105,7 +87,7 @@ class Scanner:
 
         Args:
             doubted: files of this machine whose contents are read again, even if their status is unchanged.
-            later: names of modules that code imports which is sent by value.
+            later: names of modules that are imported by code which is sent by value.
 
         Raises:
             SyncRefused: the tree is larger than allowed.
@@ -218,7 +200,7 @@ class Scanner:
         for path in _folders_of(folder, names):
             # An entry that was added after the listing has made the folder's status too young to be settled.
             status = _status(path, follow=True)
-            self._folders[path] = _Known(status, self._is_settled(status), None)
+            self._folders[path] = Known(status, self._is_settled(status), None)
         return names
 
     def _entry(self, local: str) -> Entry | None:
@@ -233,7 +215,7 @@ class Scanner:
             if after == status:
                 break
             status = after
-        self._files[local] = _Known(status, self._is_settled(status), entry)
+        self._files[local] = Known(status, self._is_settled(status), entry)
         return entry
 
     def _read(self, local: str) -> Entry | None:

@@ -1,21 +1,31 @@
-"""Moves bytes between a blocking stream and a socket."""
+"""A pump: two threads that move bytes between a blocking stream and a socket."""
 
 from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dragonfly_executor.transport.sockets import SHUT_RDWR, SHUT_WR, Socket
-
-if TYPE_CHECKING:
-    from dragonfly_executor.transport.streams import Stream
 
 PUMP_SIZE = 256 * 1024
 """Bytes that are moved at a time, and that the kernel may buffer.
 
 With smaller steps a large payload costs more thread switches.
 """
+
+
+class Stream(Protocol):
+    """See `dragonfly_executor.backends.base.Stream`."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Return at least one byte; no bytes at the end."""
+
+    def sendall(self, data: bytes, /) -> None:
+        """Write all of `data`."""
+
+    def close(self) -> None:
+        """Close the stream."""
 
 
 class Pump:
@@ -80,8 +90,7 @@ class Pump:
             try:
                 self._stream.close()
             finally:
-                # Shut down even if closing the stream raises: the link waits for this end, and otherwise descriptors
-                # leak.
+                # Shut down even if closing the stream raises: otherwise the link waits for ever, and descriptors leak.
                 self._shut_down(SHUT_RDWR)
                 # The reading thread may be about to write: it must not find a different file under the same number.
                 if self._threads[0].is_alive():

@@ -6,6 +6,7 @@ Of its additions to the socket class, only the ``with`` block is here.
 
 from __future__ import annotations
 
+import sys
 from _socket import (
     AF_UNIX,
     MSG_DONTWAIT,
@@ -20,24 +21,25 @@ from _socket import (
 from _socket import socket as Socket  # noqa: N812  # a class
 from _socket import socketpair as connected_pair
 
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers take the name for
-# True.
+# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
 __all__ = [
     "MSG_DONTWAIT",
+    "PACKETS",
     "SHUT_RDWR",
     "SHUT_WR",
-    "SOCK_DGRAM",
-    "SOCK_SEQPACKET",
     "SOL_SOCKET",
     "SO_SNDBUF",
     "PairedSocket",
     "Socket",
     "socketpair",
 ]
+
+# macOS has no SOCK_SEQPACKET for unix sockets. Datagrams between a socket pair are as reliable there.
+PACKETS = SOCK_SEQPACKET if sys.platform.startswith("linux") else SOCK_DGRAM
 
 
 class PairedSocket(Socket):

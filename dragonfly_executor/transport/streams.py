@@ -11,28 +11,14 @@ import os
 
 from dragonfly_executor.transport.sockets import SO_SNDBUF, SOL_SOCKET, Socket, socketpair
 
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers take the name for
-# True.
+# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Protocol
 
-    from dragonfly_executor.transport.pump import Pump
+    from dragonfly_executor.transport.pump import Pump, Stream
 
     Buffer = bytes | bytearray | memoryview
-
-    class Stream(Protocol):
-        """See `dragonfly_executor.backends.base.Stream`."""
-
-        def recv(self, size: int, /) -> bytes:
-            """Return at least one byte; no bytes at the end."""
-
-        def sendall(self, data: bytes, /) -> None:
-            """Write all of `data`."""
-
-        def close(self) -> None:
-            """Close the stream."""
 
 
 PIPE_SIZE = 1024 * 1024

@@ -190,7 +190,7 @@ def test_the_story_ends_well_where_nothing_is_broken(story: Story) -> None:
 
 
 PARTS: list[tuple[Any, str]] = [
-    *((Engine, name) for name in ("_take_inbox", "handle", "_arm_timer", "_tick", "runner_answered")),
+    *((Engine, name) for name in ("_take_inbox", "handle", "_arm_timer", "_tick")),
     *((Performer, name) for name in ("_send", "_kill", "_boot", "_stop", "_check_idle", "_closed")),
     (engine, "settle"),
     *((Boots, name) for name in ("boot", "boot_is_expected", "_node_arrived", "said_hello", "_came_up")),
@@ -198,7 +198,7 @@ PARTS: list[tuple[Any, str]] = [
     (Welcome, "let_in"),
     *((Runners, name) for name in (
         "boot", "runner_said_hello", "adopt", "results_arrived", "runner_answered", "check_idle", "runner_broke",
-        "beat_on", "_beat", "stop", "said_bye", "_leave", "_gone", "get",
+        "beat_on", "_beat", "stop", "_said_bye", "_leave", "_gone", "get",
     )),
     (Releaser, "release"),
     *((RunnerLink, name) for name in (
@@ -214,7 +214,7 @@ PARTS: list[tuple[Any, str]] = [
 
 
 ONCE_OR_TWICE = {
-    "_tick", "_kill", "_check_idle", "_closed", "results_arrived", "check_idle", "runner_broke", "_beat", "said_bye",
+    "_tick", "_kill", "_check_idle", "_closed", "results_arrived", "check_idle", "runner_broke", "_beat", "_said_bye",
     "_leave", "kill_call", "upload", "_on_closed", "offer", "stop_upload", "expect", "forget",
 }  # fmt: skip
 """Parts that have their turn less than three times."""

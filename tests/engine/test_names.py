@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dragonfly_executor import CallTimeoutError, DragonflyExecutor, LocalBackend, Pool, call, cast, configure
-from dragonfly_executor.api.registry import registry
+from dragonfly_executor.api.pool import registry
 from dragonfly_executor.testing import FakeBackend
 from tests.engine.conftest import MakePool
 from tests.support.helpers import PATIENCE, Mailbox

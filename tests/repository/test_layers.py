@@ -16,7 +16,8 @@ import dragonfly_executor
 PACKAGE = Path(dragonfly_executor.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# From the bottom up: a room imports from the rooms on the floors below its own, and from itself.
+# From the bottom up: a room imports from the rooms on the floors below its own, and from itself. That holds for the
+# type checker's imports as well.
 FLOORS = (
     {"errors", "util"},
     {"core", "protocol"},
@@ -29,13 +30,6 @@ FLOORS = (
 )
 # Names for users. Nothing in the package imports them.
 FACADE = {"__init__", "__main__", "parent"}
-# What only the type checker imports from a floor above: which module, of which one, and why.
-TYPES_FROM_ABOVE = {
-    ("engine.boot.deadlines", "api.options"): "PoolOptions: the engine reads its options",
-    ("engine.boot.pending_boot", "api.options"): "Budget: it says what a node costs",
-    ("engine.engine", "api.options"): "PoolOptions: the engine reads its options",
-    ("engine.notifications", "api.options"): "PoolOptions: hooks and the log level",
-}
 # What decides or parses imports data modules alone. These of the protocol look at the process that they are in.
 IMPURE = {"protocol/parent.py", "protocol/stdlib_json.py", "protocol/versions.py"}
 # The standard library's data modules: what holds, orders and computes values, and does nothing.
@@ -64,18 +58,15 @@ def is_pure(path: Path) -> bool:
     return name == "util/terminal_text.py" or (room_of(path) in ("core", "protocol") and name not in IMPURE)
 
 
-def imports(path: Path, *, types: bool = False) -> Iterator[str]:
-    """Full names of what a file imports, anywhere in it; or, if `types`, of what only a type checker sees."""
-    waiting: list[tuple[ast.AST, bool]] = [(ast.parse(path.read_text()), False)]
+def imports(path: Path, *, types: bool) -> Iterator[str]:
+    """Full names of what a file imports, anywhere in it; with `types`, of what only a type checker sees as well."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
     while waiting:
-        node, unseen = waiting.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            waiting += [(child, True) for child in node.body]
-            waiting += [(child, unseen) for child in node.orelse]
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not types:
+            waiting += node.orelse
             continue
-        waiting += [(child, unseen) for child in ast.iter_child_nodes(node)]
-        if unseen != types:
-            continue
+        waiting += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -84,7 +75,7 @@ def imports(path: Path, *, types: bool = False) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def imports_from_above(path: Path, *, types: bool) -> set[str]:
+def imports_from_above(path: Path) -> set[str]:
     """What a file imports of the package from a room that is not on a floor below its own."""
     room = room_of(path)
     below = {room}
@@ -94,8 +85,56 @@ def imports_from_above(path: Path, *, types: bool) -> set[str]:
         below |= floor
     else:
         pytest.fail(f"the room {room!r} has no floor yet: give it one, as low as it can be")
-    names = {name.partition(".")[2] for name in imports(path, types=types) if name.startswith("dragonfly_executor.")}
+    names = {name.partition(".")[2] for name in imports(path, types=True) if name.startswith("dragonfly_executor.")}
     return {name for name in names if name.partition(".")[0] not in below}
+
+
+def import_graph() -> dict[str, set[str]]:
+    """By module, the modules of the package that it imports, wherever the import stands and whoever sees it."""
+    modules = {f"dragonfly_executor.{name_of(path)}".removesuffix(".__init__"): path for path in MODULES}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        names = imports(path, types=True)
+        # Of `from a.b import c`: the module a.b.c if there is one, else a.b.
+        found = {name if name in modules else name.rpartition(".")[0] for name in names}
+        graph[module] = (found & modules.keys()) - {module}
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Return the sets of modules that reach each other: the strongly connected components with more than one member."""
+    order: list[str] = []
+    reached: set[str] = set()
+
+    def visit(module: str, arrows: dict[str, set[str]], ended: list[str]) -> None:
+        """Append what is reached from here and was not reached before, each module after those that it leads to."""
+        waiting = [(module, iter(arrows[module]))]
+        reached.add(module)
+        while waiting:
+            here, others = waiting[-1]
+            other = next((other for other in others if other not in reached), None)
+            if other is None:
+                ended.append(here)
+                waiting.pop()
+            else:
+                reached.add(other)
+                waiting.append((other, iter(arrows[other])))
+
+    for module in graph:
+        if module not in reached:
+            visit(module, graph, order)
+    reversed_graph: dict[str, set[str]] = {module: set() for module in graph}
+    for module, others in graph.items():
+        for other in others:
+            reversed_graph[other].add(module)
+    reached.clear()
+    components: list[set[str]] = []
+    for module in reversed(order):
+        if module not in reached:
+            members: list[str] = []
+            visit(module, reversed_graph, members)
+            components.append(set(members))
+    return [component for component in components if len(component) > 1]
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -113,23 +152,27 @@ def packages(modules: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_run_one_way(path: Path) -> None:
-    if room_of(path) in FACADE:
-        return
-    assert imports_from_above(path, types=False) == set()
-    told = {above for module, above in TYPES_FROM_ABOVE if module == name_of(path)}
-    assert {name.rpartition(".")[0] for name in imports_from_above(path, types=True)} == told
+    if room_of(path) not in FACADE:
+        assert imports_from_above(path) == set()
 
 
-def test_whatever_imports_types_from_above_is_there() -> None:
-    names = {name_of(path) for path in MODULES}
-    assert {name for pair in TYPES_FROM_ABOVE for name in pair} <= names
+def test_no_modules_import_each_other() -> None:
+    """In a room and between rooms, imports for the type checker and imports inside functions included."""
+    assert circles(import_graph()) == []
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"e"}, "e": {"f", "b2"}, "f": {"e"}, "b2": set()}
+    assert sorted(map(sorted, circles(graph))) == [["a", "b", "c"], ["e", "f"]]
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if is_pure(path)], ids=lambda path: path.name)
 def test_the_core_imports_data_modules_and_errors_and_nothing_else(path: Path) -> None:
     below = tuple(f"dragonfly_executor.{name}" for name in ("core", "protocol", "errors"))
     foreign = {
-        name for name in imports(path) if not name.startswith(below) and name.partition(".")[0] not in DATA_MODULES
+        name
+        for name in imports(path, types=False)
+        if not name.startswith(below) and name.partition(".")[0] not in DATA_MODULES
     }
     assert foreign == set()
 

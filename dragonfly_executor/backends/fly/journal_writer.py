@@ -54,7 +54,7 @@ class Records:
             logger.warning("machine %s is gone, which the journal could not be told: %s", entry.name, error)
 
     def abandon(self, entry: Entry) -> str:
-        """Leave a machine to a later sweep, such as the next boot's. Return in words what destroys it."""
+        """Leave a machine to a later sweep, such as the next boot's. Return as text how it gets destroyed."""
         if self._journal is None:
             return f"Without a journal no sweep does while this process lives: `dragonfly destroy {entry.name}`"
         try:

@@ -48,7 +48,7 @@ class FlyNode(Node):
         machine: the machine as created.
         address: the address that its runner dials.
         forget: called when the machine is known to be gone.
-        abandon: called when the machine may still exist. Returns in words what destroys it.
+        abandon: called when the machine may still exist. Returns as text how the machine gets destroyed.
         find: looks the machine up if only its name is known. May raise `FlyAPIError`.
         left: called when the node was stopped, whether or not the machine is gone.
         is_recorded: whether the machine is in a journal.

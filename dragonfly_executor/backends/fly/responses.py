@@ -20,7 +20,7 @@ MAX_RETRY_AFTER = 60.0
 
 
 class Verdict(Enum):
-    """The class of a response, which decides what to do next."""
+    """The class of a response, which determines the next step."""
 
     OK = "ok"
     RATE = "rate"

@@ -201,7 +201,7 @@ def _is_one_of(files: Iterable[str], key: paramiko.PKey) -> bool:
 
 
 def _without_secrets(error: Exception) -> str:
-    """Return what is wrong with a key file, in words that contain nothing from the file."""
+    """Return the fault of a key file as a text that contains nothing from the file."""
     if isinstance(error, paramiko.PasswordRequiredException | TypeError):
         return "it has a passphrase: give passphrase=, or add it to an agent"
     if isinstance(error, OSError):

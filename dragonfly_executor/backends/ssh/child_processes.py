@@ -27,7 +27,7 @@ class Program:
 
     Args:
         command: the program and its arguments.
-        stderr: where its stderr goes; None for the parent's own.
+        stderr: the target of its stderr; None for the parent's own.
 
     Raises:
         OSError: the program cannot be started.

@@ -93,7 +93,7 @@ class Session(Protocol):
         """
 
     def close(self) -> None:
-        """Release what was kept open for reading the rest of stderr. May be called twice. Never raises."""
+        """Release the resources that were kept for reading the rest of stderr. May be called twice. Never raises."""
 
 
 class Client(Protocol):

@@ -27,8 +27,8 @@ class Finding(NamedTuple):
     Attributes:
         name: the name of the check.
         ok: True if it passed, False if it failed, None if it was not reached because an earlier check failed.
-        text: what was found.
-        advice: what to do if it failed.
+        text: the result in words.
+        advice: the remedy if it failed.
         figures: measured values by name, in seconds, bytes, and bytes per second.
     """
 

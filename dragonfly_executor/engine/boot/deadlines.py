@@ -10,24 +10,11 @@ from dragonfly_executor.core import events
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
-    from typing import Any, Protocol
-
-    from dragonfly_executor.api.options import PoolOptions
     from dragonfly_executor.engine.boot.dialback import DialBack
     from dragonfly_executor.engine.boot.pending_boot import Booting, Host
+    from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.notifications import Narrator
     from dragonfly_executor.transport.loop import Loop
-else:
-    Protocol = object
-
-
-class Engine(Protocol):
-    """Whose boots they are."""
-
-    options: PoolOptions
-
-    def handle(self, event: Any) -> None:
-        """Hand the core an event."""
 
 
 class BootTimes:
@@ -44,7 +31,7 @@ class BootTimes:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: EngineContext,
         loop: Loop,
         narrator: Narrator,
         host: Host,

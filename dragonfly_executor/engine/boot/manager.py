@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.boot.node_release import Releaser
     from dragonfly_executor.engine.boot.pending_boot import Host
     from dragonfly_executor.engine.boot.session_setup import Welcome
-    from dragonfly_executor.engine.engine import Engine
+    from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.notifications import Narrator
     from dragonfly_executor.engine.worker_threads import Crews
     from dragonfly_executor.sync import Keeper
@@ -54,7 +54,7 @@ class Boots:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: EngineContext,
         *,
         backend: Backend,
         loop: Loop,
@@ -100,7 +100,9 @@ class Boots:
             from dragonfly_executor.sync import Sender
 
             self._make_sender = Sender
-        self._lookout = Lookout(self, loop, crews) if self._dial_back is not None else None
+        self._lookout: Lookout | None = None
+        if self._dial_back is not None:
+            self._lookout = Lookout(loop, crews, is_waited_for=self._is_waited_for, on_end=self._node_ended)
 
     def _make_dial_back(self) -> DialBack:
         # It loads ssl, which no other backend needs.
@@ -215,12 +217,12 @@ class Boots:
             self._crew.patience = None
         self._engine.handle(events.BootReturned(runner_id))
 
-    def node_ended(self, runner: RunnerLink, error: errors.BootError) -> None:
+    def _node_ended(self, runner: RunnerLink, error: errors.BootError) -> None:
         """The node of a runner that has yet to dial back has ended."""
         error.__cause__ = error.__cause__ or (None if self._dial_back is None else self._dial_back.last_refusal)
         self._end_boot(runner.id, as_boot_error(error, "connect"))
 
-    def is_waited_for(self, runner: RunnerLink) -> bool:
+    def _is_waited_for(self, runner: RunnerLink) -> bool:
         """Whether it is booting, and has yet to dial back."""
         boot = self._booting.get(runner.id)
         return boot is not None and not boot.ending and boot.link is runner and runner.descriptor() < 0

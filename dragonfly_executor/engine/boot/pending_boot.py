@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from dragonfly_executor.api.options import Budget
+    from dragonfly_executor.engine.options import Budget
     from dragonfly_executor.protocol import handshake
     from dragonfly_executor.transport.loop import Timer
 else:

@@ -11,7 +11,7 @@ from dragonfly_executor.protocol.versions import versions_beside
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend, Node
-    from dragonfly_executor.engine.engine import Engine
+    from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.runner_connection import RunnerLink
     from dragonfly_executor.sync import Keeper
 
@@ -29,7 +29,7 @@ class Welcome:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: EngineContext,
         backend: Backend,
         initializer: bytes,
         keeper: Keeper | None,

@@ -18,11 +18,15 @@ from dragonfly_executor.util.condition import RLock, holding
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
-    from typing import Any, Protocol
+    from typing import Protocol
 
-    from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.output.printer import OutputLine, Printer
     from dragonfly_executor.engine.worker_threads import Crew
+
+    class CapturingFuture(Protocol):
+        """A call's future, which keeps what the call has written."""
+
+        captured: Captured | None
 
     class Runner(Protocol):
         """Where frames come from; a runner's link."""
@@ -106,7 +110,7 @@ class Outputs:
         output: str | Callable[[OutputLine], object],
         crew: Crew,
         call_soon: Callable[[Callable[[], object]], None],
-        find: Callable[[int], Future[Any] | None],
+        find: Callable[[int], CapturingFuture | None],
         failed: Callable[[BaseException], None],
     ) -> None:
         self._output = output
@@ -116,7 +120,7 @@ class Outputs:
         self._captures = output == "capture"
         self.has_records = output == "tag" or not isinstance(output, str)
         """Whether records of `logging` come back from calls."""
-        self._kept: weakref.WeakValueDictionary[int, Future[Any]] = weakref.WeakValueDictionary()
+        self._kept: weakref.WeakValueDictionary[int, CapturingFuture] = weakref.WeakValueDictionary()
         self._owed: dict[tuple[int, int], int] = {}
         """What was consumed and the agents have not been told, by runner and slot; of the thread that consumes."""
         self._failed = failed
@@ -152,7 +156,7 @@ class Outputs:
         if amount:
             runner.output_consumed(frame.detail, amount)
 
-    def keep(self, future: Future[Any] | None, call_id: int) -> None:
+    def keep(self, future: CapturingFuture | None, call_id: int) -> None:
         """This call is settled before its slot has ended: what it wrote until then may still come."""
         if self._captures and future is not None:
             self._kept[call_id] = future

@@ -230,7 +230,7 @@ parent = os.getpid()
 if os.fork() == 0:
     calls.close()
     agent.close()
-    slot_process.main(taken, results, setup, None, parent, output, Progress())
+    slot_process.main(taken, results, setup, None, parent, output.take_over, Progress())
 results.close()
 assert agent.recv(HEADER_SIZE)[0] == Kind.READY
 # For as long as anything may take: this is about what does not come.

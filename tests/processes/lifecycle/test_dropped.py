@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from dragonfly_executor import DragonflyExecutor, Pool, call
-from dragonfly_executor.api.registry import registry
+from dragonfly_executor.api.pool import registry
 from dragonfly_executor.testing import FakeBackend
 from tests.support import payloads
 from tests.support.census import Census

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import DragonflyExecutor, Pool, sync
-from dragonfly_executor.api.registry import registry
+from dragonfly_executor.api.pool import registry
 from dragonfly_executor.engine.output.router import Captured
 from dragonfly_executor.protocol.frames import Frame, Kind
 from dragonfly_executor.serialization import parent_main

@@ -1,0 +1,95 @@
+"""Protocols of what the engine's parts use of it. The parts do not import the engine, so imports run one way.
+
+Only type checkers load this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from typing import Any, Protocol, TypeVar
+
+    from dragonfly_executor.core.call_table import Call
+    from dragonfly_executor.core.events import ShutdownMode
+    from dragonfly_executor.core.machine import Machine
+    from dragonfly_executor.engine.options import PoolOptions
+    from dragonfly_executor.engine.output.router import Outputs
+    from dragonfly_executor.serialization import CallCodec
+
+    T = TypeVar("T")
+else:
+    Protocol = object
+
+
+class EngineContext(Protocol):
+    """The engine as its runners and their boots use it, on the engine thread.
+
+    Attributes:
+        options: the pool's options.
+        codec: encodes calls and decodes results.
+        outputs: routes the output of calls.
+    """
+
+    options: PoolOptions
+    codec: CallCodec
+    outputs: Outputs
+
+    def handle(self, event: Any) -> None:
+        """Hand the core an event, and do what it decides."""
+
+    def ask(self, question: Callable[[Machine], T]) -> T:
+        """Return the answer to a question about the pool's state."""
+
+    def setup_failed(self, payload: bytes, is_error: bool) -> None:
+        """Break the pool: the initializer failed in a slot."""
+
+
+class FutureContext(Protocol):
+    """The engine as a call's future uses it, from any thread.
+
+    Attributes:
+        options: the pool's options.
+        forked: True in a process that was forked from the pool's.
+    """
+
+    options: PoolOptions
+    forked: bool
+
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether this is the engine thread."""
+
+    def cancel(self, call: Call) -> None:
+        """Stop a call whose future was cancelled."""
+
+    def call_back(self, callback: Callable[[Any], object], future: Future[Any]) -> None:
+        """Have a done callback called on the callback thread."""
+
+
+class ShutdownContext(Protocol):
+    """The engine as the end of a pool, of the interpreter, or of a forked child uses it, from any thread.
+
+    Attributes:
+        options: the pool's options.
+    """
+
+    options: PoolOptions
+
+    @property
+    def unlinked(self) -> Container[object]:
+        """The futures of calls that outlive an interrupt of the threads that wait for them."""
+
+    def ask(self, question: Callable[[Machine], T]) -> T:
+        """Return the answer to a question about the pool's state."""
+
+    def shut_down(self, mode: ShutdownMode, reason: str = ...) -> None:
+        """Accept no more calls and end, the way `mode` says. Returns at once."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until nothing of the pool is left; `timeout` seconds at most."""
+
+    def abandon_in_forked_child(self) -> None:
+        """Forget the threads and runners of the parent process, and close their descriptors here."""
