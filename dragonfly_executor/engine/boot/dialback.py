@@ -29,7 +29,7 @@ QUIET = 60.0
 """Seconds between two log lines about peers that were refused: anybody can make as many as they like."""
 
 
-class Host(Protocol):
+class DialBackOwner(Protocol):
     """Who boots runners, and is told when it may and who came."""
 
     def boot_is_expected(self, request: BootRequest) -> None:
@@ -69,7 +69,7 @@ class DialBack:
         backend: Backend,
         loop: Loop,
         crew: Crew,
-        host: Host,
+        host: DialBackOwner,
         make_listener: Callable[..., Listener] = Listener,
     ) -> None:
         self._backend = backend
@@ -205,14 +205,14 @@ class DialBack:
     # -- what the listener tells --------------------------------------------------------------------------------------
 
     def runner_joined(self, runner_id: str, sock: TlsSocket) -> None:
-        """See `listener.Host`."""
+        """See `listener.DialBackOwner`."""
         number = int(runner_id)
         self._joined[number] = sock
         self._host.runner_dialed_in(number)
         self._close_if_unused()
 
     def refused(self, peer: str, reason: str) -> None:
-        """See `listener.Host`. Told at once, and then again once a minute."""
+        """See `listener.DialBackOwner`. Told at once, and then again once a minute."""
         self._untold += 1
         self.last_refusal = errors.RunnerAuthError(f"a connection from {peer} was refused: {reason}", "connect")
         now = self._loop.time()
@@ -223,7 +223,7 @@ class DialBack:
         self.warn(f"RunnerAuthError: {self.last_refusal.args[0]}{more}")
 
     def warn(self, text: str) -> None:
-        """See `listener.Host`."""
+        """See `listener.DialBackOwner`."""
         self._host.warn(text)
 
 
