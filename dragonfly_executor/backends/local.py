@@ -25,7 +25,7 @@ MARKER = "DRAGONFLY_RUNNER"
 STOP_PATIENCE = 2.0
 """Seconds that an agent gets to exit once its link is closed."""
 NO_SLOTS_PATIENCE = 1.0
-"""Seconds that an agent without slots gets to exit, such as an agent that has yet to send HELLO."""
+"""Seconds that an agent without slots gets to exit, as it has no slots to end first. It may not have sent HELLO yet."""
 SWEEPS = 20
 LAST_STARTS = 2.0
 """Seconds that killed processes get to end. Until they have ended, they may still mark a call as begun."""

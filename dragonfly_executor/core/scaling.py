@@ -39,7 +39,7 @@ def prefetch(cost: float | None, slots: int, round_trip: float = 0.0) -> int:
         cost: run time of a call there, in seconds; None = unknown, which gives one call per slot.
         slots: number of calls that it runs at once.
         round_trip: round-trip time of a ping to the runner, in seconds. A slot idles while a call and its result are in
-            transit, so the runner gets work for that time in advance, if the time is significant beside the cost.
+            transit. If this time is significant beside the cost, the runner gets work for it in advance.
     """
     if cost is None:
         return slots

@@ -1,4 +1,4 @@
-"""Computes a pool's statistics from its state."""
+"""The computation of a pool's statistics from its state."""
 
 from __future__ import annotations
 

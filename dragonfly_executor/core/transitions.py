@@ -1,4 +1,4 @@
-"""Transitions: apply events to the state. All decisions are in `reconcile`.
+"""Transitions, which apply events to the state. All decisions are in `reconcile`.
 
 A message about an unknown runner or call is counted as stale and changes nothing.
 """

@@ -78,8 +78,7 @@ class Meter:
         self.exhausted = False
         # Per runner: the time from which it counts, and its price.
         self._runners: dict[int, tuple[float, float | None]] = {}
-        # Sums at the time of the last change. From then on they grow linearly, with the number of runners and their
-        # prices.
+        # Sums at the last change. From then on they grow linearly, with the number of runners and with their prices.
         self._at = 0.0
         self._seconds = 0.0
         self._cost = 0.0

@@ -24,8 +24,8 @@
     └── NestingError (RuntimeError)                   pools in runners are nested too deeply
 
 An error that a ``ProcessPoolExecutor`` reports as ``BrokenProcessPool`` is a ``BrokenProcessPool`` here, too, so that
-existing ``except`` clauses hold. Importing that class imports all of ``multiprocessing``. Neither a runner nor a
-program without a pool needs it, so the module `broken` is loaded on the first use of one of its names (PEP 562).
+existing ``except`` clauses hold. Importing that class imports all of ``multiprocessing``, which neither a runner nor a
+program without a pool needs. So the module `broken` is loaded on the first use of one of its names (PEP 562).
 
 A pool loads `broken` while its first runner starts (`load`): once memory or descriptors run out, no import works any
 more, and then errors matter. Until then `StartError`, which is always loaded, stands for the errors that cannot be
@@ -51,8 +51,7 @@ from dragonfly_executor.errors.base import (
     StartError,
 )
 
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers take the name for
-# True.
+# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

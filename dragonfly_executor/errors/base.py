@@ -5,8 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pickle import PicklingError
 
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers take the name for
-# True.
+# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

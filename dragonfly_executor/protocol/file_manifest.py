@@ -12,8 +12,7 @@ from collections import namedtuple
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.stdlib_json import json
 
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers take the name for
-# True.
+# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Frames: encode them to bytes, and decode bytes to frames.
+"""The frames of the protocol, encoded to bytes and decoded again.
 
 One frame is a fixed plain header and an opaque payload:
 
@@ -104,7 +104,7 @@ class Kind(IntEnum):
 
 
 class Script:
-    """When a slot imports the parent's script."""
+    """Values in SETUP that tell a slot whether to import the parent's script in its set-up."""
 
     # A call that needs the script imports it when the call is opened.
     SKIP = 0

@@ -12,15 +12,14 @@ from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.memory_bounds import MAX_SLOTS
 from dragonfly_executor.protocol.stdlib_json import json
 
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers take the name for
-# True.
+# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 
 class Versions:
-    """The versions of one end, and the parent's information about the machine.
+    """The versions of one end, and the properties of its machine that the parent needs.
 
     Attributes:
         protocol, python, implementation, byteorder: must match. `python` is the minor version ("3.12").

@@ -375,8 +375,8 @@ def run(
         os._exit(1)
     try:
         loop.run()
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
     finally:
         # A bug in the agent must not leave orphaned slots.
         agent.exit()

@@ -158,8 +158,8 @@ class Household:
             for fd in self._descriptors():
                 os.close(fd)
             status = job()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
         finally:
             os._exit(status)
 

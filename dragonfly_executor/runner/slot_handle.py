@@ -19,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from dragonfly_executor.runner.agent_stream import AgentStream
     from dragonfly_executor.runner.process_title import Title
     from dragonfly_executor.runner.slot_output import OwnOutput
     from dragonfly_executor.runner.slot_progress import Progress
@@ -73,7 +74,7 @@ class SlotOutput:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def take_over(self, results: Socket) -> OwnOutput | None:
+    def take_over(self, agent: AgentStream) -> OwnOutput | None:
         """Redirect the streams of the forked slot. Return the reader of its calls' output, or None if there is none."""
         return None
 
@@ -180,8 +181,8 @@ class Slot:
             if self._title is not None:
                 self._title.set(self._role)
             slot_process.main(self._taken_by_slot, slot_end, setup, place, agent, self.output.take_over, self.progress)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
         finally:
             os._exit(1)
 

@@ -13,12 +13,13 @@ import sys
 from dragonfly_executor.protocol.frames import HEADER_SIZE
 from dragonfly_executor.runner import slot_logging
 from dragonfly_executor.runner.output_pipes import Pipes
-from dragonfly_executor.transport.sockets import Socket
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from io import TextIOWrapper
+
+    from dragonfly_executor.runner.agent_stream import AgentStream
 
 BY_LINES = 1
 """The value of C's ``_IOLBF``."""
@@ -27,9 +28,9 @@ BY_LINES = 1
 class OwnOutput:
     """The output of this process's calls."""
 
-    def __init__(self, pipes: Pipes, results: Socket, log_level: int | None) -> None:
+    def __init__(self, pipes: Pipes, agent: AgentStream, log_level: int | None) -> None:
         self._pipes = pipes
-        self._results = results
+        self._agent = agent
         self._pid = os.getpid()
         log = pipes.move_in()
         self._streams = (_by_lines(1), _by_lines(2))
@@ -59,7 +60,7 @@ class OwnOutput:
         has_turn = self._pipes.wait_for_turn()
         for fd, _ in found:
             for frame in self._pipes.frames(fd, call_id, attempt, self._pid):
-                self._results.sendall(frame)
+                self._agent.send(frame)
             if fd not in self._pipes.sources:
                 self._poll.unregister(fd)
         if has_turn:
@@ -67,12 +68,7 @@ class OwnOutput:
 
     def wait_for_agent(self) -> None:
         """Wait until the agent knows that the slot is ready. Text that is written from now on belongs to a call."""
-        left = HEADER_SIZE
-        while left:
-            data = self._results.recv(left)
-            if not data:
-                os._exit(1)
-            left -= len(data)
+        self._agent.receive_into(memoryview(bytearray(HEADER_SIZE)))
 
 
 def _by_lines(fd: int) -> TextIOWrapper:

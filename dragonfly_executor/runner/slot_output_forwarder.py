@@ -24,12 +24,13 @@ from dragonfly_executor.runner.slot_handle import Slot, SlotOutput
 from dragonfly_executor.runner.slot_output import OwnOutput
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
-from dragonfly_executor.transport.sockets import Socket
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from dragonfly_executor.runner.agent_stream import AgentStream
 
 LIVE_AFTER = 0.003
 """Seconds after which a call gets the slot for itself, so that its text is forwarded as it is written."""
@@ -50,7 +51,7 @@ def maker(session: dict[str, Any], loop: Loop, link: Link, dispatcher: Dispatche
 class DroppedOutput(SlotOutput):
     """The output of a slot whose text is discarded."""
 
-    def take_over(self, results: Socket) -> OwnOutput | None:
+    def take_over(self, agent: AgentStream) -> OwnOutput | None:
         """See `SlotOutput`."""
         output_pipes.drop()
         return None
@@ -71,9 +72,9 @@ class SentOutput(SlotOutput):
         self._last_words = bytearray()
         self._look_again: Timer | None = None
 
-    def take_over(self, results: Socket) -> OwnOutput:
+    def take_over(self, agent: AgentStream) -> OwnOutput:
         """See `SlotOutput`."""
-        return OwnOutput(self._pipes, results, self._log_level)
+        return OwnOutput(self._pipes, agent, self._log_level)
 
     def slot_is_forked(self, slot: Slot) -> None:
         """See `SlotOutput`."""

@@ -34,6 +34,7 @@ from dragonfly_executor.protocol.frames import (
 from dragonfly_executor.protocol.memory_bounds import room_for
 from dragonfly_executor.runner import process_tree, slot_identity, slot_shutdown
 from dragonfly_executor.runner import slot_progress as phases
+from dragonfly_executor.runner.agent_stream import AgentStream
 from dragonfly_executor.runner.code_changes import Loaded
 from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.buffer_cache import Kept, read_table, segments, write_answer
@@ -63,7 +64,7 @@ def main(
     setup: bytes,
     place: Place | None,
     agent_pid: int,
-    take_over_output: Callable[[Socket], OwnOutput | None],
+    take_over_output: Callable[[AgentStream], OwnOutput | None],
     progress: Progress,
 ) -> None:
     """Run calls until the agent closes `calls`. Runs in a forked child of the agent and does not return.
@@ -74,7 +75,7 @@ def main(
         setup: the payload of the parent's SETUP frames.
         place: where the slot starts if it does not see the parent's files; None if it does.
         agent_pid: the process id of the agent.
-        take_over_output: makes the object that sends the output of calls over `results`; returns None if none is sent.
+        take_over_output: makes the object that sends the output of calls to the agent; returns None if none is sent.
         progress: the page that tells the agent what the slot is doing.
     """
     status = 1
@@ -82,14 +83,15 @@ def main(
         stand_alone(agent_pid)
         slot_shutdown.forget_inherited_handlers()
         slot_identity.take_identity(progress.number, agent_pid)
-        status = _Slot(calls, results, take_over_output(results), progress).serve(setup, place)
+        stream = AgentStream(results)
+        status = _Slot(calls, stream, take_over_output(stream), progress).serve(setup, place)
         slot_shutdown.end_in_order()
         _flush_standard_streams()
     except OSError:
         # The agent is gone, or a call closed a descriptor of the slot. The agent reports the end of that call.
         return
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
     finally:
         os._exit(status)
 
@@ -116,9 +118,9 @@ def _flush_standard_streams() -> None:
 
 
 class _Slot:
-    def __init__(self, calls: Socket, results: Socket, output: OwnOutput | None, progress: Progress) -> None:
+    def __init__(self, calls: Socket, agent: AgentStream, output: OwnOutput | None, progress: Progress) -> None:
         self._calls = calls
-        self._results = results
+        self._agent = agent
         self._output = output
         self._progress = progress
         self._pid = os.getpid()
@@ -150,7 +152,7 @@ class _Slot:
         self._progress.phase = phases.READY
         if self._output is not None:
             self._output.end_call(0, 0)
-        self._results.sendall(encode(Kind.READY))
+        self._agent.send(encode(Kind.READY))
         if self._output is not None:
             self._output.wait_for_agent()
         while packet := self._calls.recv(PACKET_SIZE):
@@ -165,7 +167,7 @@ class _Slot:
         kind, _, attempt, _, call_id, _ = HEADER.unpack_from(packet)
         if kind != Kind.CALL:
             return False
-        self._results.sendall(encode(Kind.RETURNED, call_id, attempt=attempt))
+        self._agent.send(encode(Kind.RETURNED, call_id, attempt=attempt))
         return True
 
     def _take_script(self, script: int) -> None:
@@ -184,7 +186,7 @@ class _Slot:
         if not is_error:
             return True
         payload = b"".join(parts)
-        self._results.sendall(encode(Kind.SETUP_FAILED, payload=payload[: MAX_FRAME // 2], flags=Flag.ERROR))
+        self._agent.send(encode(Kind.SETUP_FAILED, payload=payload[: MAX_FRAME // 2], flags=Flag.ERROR))
         return False
 
     def _run(self, packet: bytes) -> None:
@@ -235,15 +237,15 @@ class _Slot:
         try:
             check, args, kwargs, _ = self._codec.decode_call(data)
             may_go = bool(check(*args, **kwargs))
-        except BaseException:
+        except BaseException as error:
             # User code: a failing check must not end a runner that is in use.
-            sys.excepthook(*sys.exc_info())
+            sys.excepthook(type(error), error, error.__traceback__)
             may_go = False
         if os.getpid() != self._pid:
             os._exit(0)
         if self._output is not None:
             self._output.end_call(0, 0)
-        self._results.sendall(encode(Kind.IDLE, detail=int(may_go)))
+        self._agent.send(encode(Kind.IDLE, detail=int(may_go)))
 
     def _receive_large(self, call_id: int, attempt: int, head: Buffer) -> bytearray:
         """Request and receive the payload of a large call, which the agent can no longer take back.
@@ -255,7 +257,7 @@ class _Slot:
         found = [(number, self._kept.get(key, size)) for number, (key, _, size) in enumerate(table)]
         had = {number: piece for number, piece in found if piece is not None}
         answer = write_answer(sum(map(len, had.values())), [*had]) if had else b""
-        self._results.sendall(encode(Kind.PULL, call_id, answer, attempt=attempt, detail=LARGE_WINDOW))
+        self._agent.send(encode(Kind.PULL, call_id, answer, attempt=attempt, detail=LARGE_WINDOW))
         places = [(table[number][1], len(piece)) for number, piece in had.items()]
         try:
             # Only here is memory allocated for an announced length: the parent counted bytes that it holds.
@@ -278,27 +280,19 @@ class _Slot:
         """Receive this part of a large call's payload. Without a view, discard it."""
         header = memoryview(bytearray(HEADER_SIZE))
         while start < end:
-            self._read_into(header)
+            self._agent.receive_into(header)
             length = HEADER.unpack(header)[5]
             if view is None:
                 self._drop(memoryview(self._scrap), length)
             else:
-                self._read_into(view[start : start + length])
+                self._agent.receive_into(view[start : start + length])
             start += length
-
-    def _read_into(self, view: memoryview) -> None:
-        """Fill the view. If the stream ends early, the agent is gone, so exit."""
-        while view:
-            size = self._results.recv_into(view)
-            if not size:
-                os._exit(1)
-            view = view[size:]
 
     def _drop(self, scrap: memoryview, size: int) -> None:
         """Read and discard `size` bytes for which there is no memory, so that the stream stays in step."""
         while size:
             piece = scrap[:size]
-            self._read_into(piece)
+            self._agent.receive_into(piece)
             size -= len(piece)
 
     def _send_error(self, call_id: int, attempt: int, error: Exception) -> None:
@@ -314,10 +308,10 @@ class _Slot:
             return
         if total <= MAX_INLINE:
             header = HEADER.pack(Kind.RESULT, flags, attempt, microseconds, call_id, total)
-            self._results.sendall(b"".join((header, *parts)))
+            self._agent.send(b"".join((header, *parts)))
             return
         flags |= Flag.LARGE | Flag.MORE
-        self._results.sendall(
+        self._agent.send(
             encode(Kind.RESULT, call_id, TOTAL.pack(total), flags=flags, attempt=attempt, detail=microseconds)
         )
         sent = 0
@@ -327,5 +321,4 @@ class _Slot:
                 piece = view[start : start + CHUNK_SIZE]
                 sent += len(piece)
                 more = Flag.MORE if sent < total else 0
-                self._results.sendall(HEADER.pack(Kind.CHUNK, more, attempt, 0, call_id, len(piece)))
-                self._results.sendall(piece)
+                self._agent.send(HEADER.pack(Kind.CHUNK, more, attempt, 0, call_id, len(piece)), piece)

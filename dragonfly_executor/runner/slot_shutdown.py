@@ -27,5 +27,5 @@ def end_in_order() -> None:
 def _try(step: Callable[[], object]) -> None:
     try:
         step()
-    except BaseException:  # user code
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:  # user code
+        sys.excepthook(type(error), error, error.__traceback__)

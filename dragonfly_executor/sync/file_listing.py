@@ -1,4 +1,4 @@
-"""Lists the files of a user's folder, without those that are never sent."""
+"""The listing of a user's folder, without the files that are never sent."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Keeper:
         self._due = float("-inf")
         self._modules = 0
         self._later: frozenset[str] = frozenset()
-        """Names of the modules that code imports which is sent by value."""
+        """Names of the modules that are imported by code which is sent by value."""
         self._refused: str | None = None
 
     @property
@@ -64,7 +64,7 @@ class Keeper:
         return self._scanner.script or NO_SCRIPT
 
     def code_travels(self, codes: Iterable[tuple[CodeType, str]]) -> None:
-        """Include the modules that these codes import when they run.
+        """Add the modules that these codes import when they run to the snapshot.
 
         Args:
             codes: code that is sent by value, each with the package from which its relative imports start.

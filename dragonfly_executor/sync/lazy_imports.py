@@ -1,4 +1,4 @@
-"""Finds modules that code imports later, inside a function for example. They are not in ``sys.modules`` yet."""
+"""A search for modules that code imports later, in a function for example. They are not in ``sys.modules`` yet."""
 
 from __future__ import annotations
 

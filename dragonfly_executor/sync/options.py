@@ -18,10 +18,10 @@ class Sync:
     """The files and packages that are sent to runners which do not see this machine's files.
 
     Args:
-        files: "auto" for the modules and packages that this program has imported from outside its site-packages and
-            standard library, the modules that their code imports later (inside a function, say), and its script; a list
-            of files and folders, relative to the working directory, to send these in addition (folders can be imported
-            from); None for nothing.
+        files: "auto" for the user's own code: the modules and packages that this program has imported from outside its
+            site-packages and standard library, the modules that their code imports later (inside a function, say), and
+            its script. A list of files and folders, relative to the working directory, adds these; folders can be
+            imported from. None sends nothing.
         max_file: bytes; a larger file is not sent, and a warning names it.
         max_total: bytes; if the project is larger, it is not sent, and boots fail.
         requirements: third-party packages, as a list of lines of a requirements file, or as the path of such a file.

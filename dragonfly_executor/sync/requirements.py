@@ -1,4 +1,4 @@
-"""Reads a user's requirements for third-party packages, and checks them before anything is sent to a runner."""
+"""The user's requirements for third-party packages, read and checked before anything is sent to a runner."""
 
 from __future__ import annotations
 

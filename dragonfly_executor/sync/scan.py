@@ -1,4 +1,4 @@
-"""Scans the parent's files, and builds the manifest of the tree that a runner must have.
+"""The scanner of the parent's files, which builds the manifest of the tree that a runner must have.
 
 A scan of unchanged files only asks the kernel for their status. The scanner reads contents and lists folders only if
 the status has changed, or is so recent that a change might not show in it.
@@ -24,7 +24,7 @@ from dragonfly_executor.sync.scan_cache import Known, Seen, Status
 
 logger = logging.getLogger("dragonfly_executor")
 YOUNG = 1_000_000_000
-"""Nanoseconds. A file that changed less than this before a scan may change again without a change of its status."""
+"""Age in nanoseconds up to which a changed file may change again without a change of its status."""
 LARGEST = 3
 MOST_NAMED = 10
 """Maximum number of files that a warning names."""
@@ -87,7 +87,7 @@ class Scanner:
 
         Args:
             doubted: files of this machine whose contents are read again, even if their status is unchanged.
-            later: names of modules that code imports which is sent by value.
+            later: names of modules that are imported by code which is sent by value.
 
         Raises:
             SyncRefused: the tree is larger than allowed.

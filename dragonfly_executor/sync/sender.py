@@ -101,7 +101,7 @@ class Sender:
         self._heard = 0
         """The number of the last step that the runner has finished."""
         self._doubts = 0
-        """Number of new scans, after files did not arrive as announced, of which the runner has not been told yet."""
+        """Number of repeated scans of doubted files whose outcome the runner has not been told yet."""
         self._rounds = 0
         self._left_out: set[str] = set()
         """Files that are not tried again in this sync."""

@@ -1,4 +1,4 @@
-"""Finds which imported modules are the user's own, and their places on a runner.
+"""The user's own modules among the imported ones, and their places on a runner.
 
 Nothing here imports a module, or reads an attribute that a module computes.
 """

@@ -1,4 +1,4 @@
-"""For tests: runners without machines, a clock that tests advance, and the contract of every backend.
+"""Tools for tests: runners without machines, a clock that tests advance, and the contract of every backend.
 
     clock = VirtualClock()
     backend = FakeBackend(FakeRunner(error=OSError("no capacity")), FakeRunner(dies_after=3), clock=clock)

@@ -178,8 +178,8 @@ class FakeAgent(threading.Thread):
         try:
             check, args, kwargs, _ = self._codec.decode_call(frame.payload)
             may_go = bool(check(*args, **kwargs))
-        except BaseException:  # the user's own code
-            sys.excepthook(*sys.exc_info())
+        except BaseException as error:  # the user's own code
+            sys.excepthook(type(error), error, error.__traceback__)
             may_go = False
         self._say(Kind.IDLE, detail=int(may_go))
 

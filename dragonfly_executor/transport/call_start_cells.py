@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers take the name for
-# True.
+# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     Cells = memoryview[int]

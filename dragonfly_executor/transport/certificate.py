@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from dragonfly_executor import errors
 
 BACKDATED = timedelta(days=2)
-"""How far the certificate's start is backdated: a runner's clock may be behind, by a time zone and more."""
+"""Duration by which the certificate is backdated: a runner's clock may be behind, by a time zone and more."""
 VALID = timedelta(days=60)
 
 

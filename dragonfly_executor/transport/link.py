@@ -93,11 +93,11 @@ class Link:
         self.queued_bulk = 0
         """Bytes of the second lane that wait to be written."""
         self.on_drained: Callable[[], None] | None = None
-        """Called when the second lane has shrunk below a few chunks."""
+        """A callback for when the second lane has shrunk below a few chunks."""
         self.on_shortage: Callable[[], bool] | None = None
-        """Called when there is no memory for incoming data. It frees memory, and returns False if it can free none."""
+        """A callback for when memory runs out while reading. It frees memory, and returns False if it can free none."""
         self.unwritten: set[tuple[int, int]] = set()
-        """After closing: id and attempt of the calls that no peer can have received completely."""
+        """Id and attempt of the calls that the peer cannot have received completely. `close` sets it."""
         self.closed = False
         self._time = loop.time
         self.last_heard = loop.time()

@@ -1,4 +1,4 @@
-"""Moves bytes between a blocking stream and a socket."""
+"""A pump: two threads that move bytes between a blocking stream and a socket."""
 
 from __future__ import annotations
 
@@ -90,8 +90,7 @@ class Pump:
             try:
                 self._stream.close()
             finally:
-                # Shut down even if closing the stream raises: the link waits for this end, and otherwise descriptors
-                # leak.
+                # Shut down even if closing the stream raises: otherwise the link waits for ever, and descriptors leak.
                 self._shut_down(SHUT_RDWR)
                 # The reading thread may be about to write: it must not find a different file under the same number.
                 if self._threads[0].is_alive():

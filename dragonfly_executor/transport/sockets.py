@@ -21,8 +21,7 @@ from _socket import (
 from _socket import socket as Socket  # noqa: N812  # a class
 from _socket import socketpair as connected_pair
 
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers take the name for
-# True.
+# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self

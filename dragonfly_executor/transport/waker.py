@@ -1,4 +1,4 @@
-"""Wakers: wake a loop from another thread.
+"""Wakers, with which another thread wakes a loop.
 
 A waker has no lock. The waking thread may be interrupted between any two bytecodes, and a lock that it leaves locked
 stops the loop for good.

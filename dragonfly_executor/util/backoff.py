@@ -34,8 +34,7 @@ def exponential(attempt: int, *, first: float = 0.1, most: float = 10.0, jitter:
         most: maximum pause before jitter, in seconds.
         jitter: upper bound of the random time that is added, in seconds.
     """
-    # Not `random`: most programs would load it for this alone, and the engine must not import anything when something
-    # fails.
+    # Not `random`: most programs load it for this alone, and the engine must not import anything while something fails.
     share = int.from_bytes(os.urandom(RANDOM_BYTES), "big") / (1 << 8 * RANDOM_BYTES)
     return min(most, first * 2.0 ** min(attempt - 1, DOUBLINGS)) + jitter * share
 

@@ -126,7 +126,7 @@ class Condition(RLock):
 def holding(lock: RLock, job: Callable[[], T]) -> T:
     """Run `job` while holding `lock`, and return its result. No interrupt leaves the lock locked."""
     if lock._is_owned():  # noqa: SLF001
-        return job()  # a garbage collection runs this inside another holder of the lock
+        return job()  # a garbage collection called this while the thread holds the lock
     try:
         lock.acquire()
         result = job()

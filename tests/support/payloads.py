@@ -141,12 +141,12 @@ def leave_no_descriptor() -> None:
 
 def die_of_large_arguments() -> None:
     """From now on this slot is killed when it begins to take an argument that comes in pieces."""
-    from dragonfly_executor.runner import slot_process
+    from dragonfly_executor.runner import agent_stream
 
     def die(*_: object) -> None:
         die_by(signal.SIGKILL)
 
-    slot_process._Slot._read_into = die  # type: ignore[method-assign]
+    agent_stream.AgentStream.receive_into = die  # type: ignore[method-assign]
 
 
 def fill_memory(extra: int) -> int:

@@ -50,7 +50,7 @@ class SSHHost(Record):
         self.runners = None if runners is None else whole(runners, "runners", 1)
 
     def __repr__(self) -> str:
-        """Return the name alone, as the values of `env` may be secret."""
+        """Return the host without `env`, as its values may be secret."""
         return f"SSHHost({str(self)!r})"
 
     def __str__(self) -> str:

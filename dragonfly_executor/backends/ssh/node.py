@@ -22,7 +22,7 @@ logger = logging.getLogger("dragonfly_executor")
 STOP_PATIENCE = 5.0
 """Seconds that a runner gets to exit once its link is closed."""
 GIVEN_UP_PATIENCE = 1.0
-"""Seconds that a runner gets to exit after a cancelled boot, or if it is silent and has dialed back."""
+"""Seconds for the runner of a cancelled boot, or for a silent one that has dialed back: its host may still respond."""
 JOIN_PATIENCE = 5.0
 MAX_LINE = 8 * 1024
 LAST_WORD = b"end\n"

@@ -167,7 +167,7 @@ def _fly(options: argparse.Namespace) -> Places:
 
 
 PLACES: dict[str, Callable[[argparse.Namespace], Places]] = {"local": _local, "ssh": _ssh, "fly": _fly}
-"""By backend: a function that returns the places to examine, with findings. A boot runs in one place only."""
+"""By backend: a function that returns the places to examine, with findings. Only these functions boot runners."""
 
 
 def _seconds(text: str) -> float:

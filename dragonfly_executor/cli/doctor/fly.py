@@ -80,8 +80,7 @@ class Checks:
 
         return FlyBackend(**self._given._asdict(), python=python, sweep=False)
 
-    # -- settings
-    # ---------------------------------------------------------------------------------------------------------
+    # -- settings -----------------------------------------------------------------------------------------------------
 
     def _settings(self) -> Iterator[Finding]:
         from dragonfly_executor.backends.fly.settings import Place
@@ -141,8 +140,7 @@ class Checks:
             text += f"; {', '.join(strange) or 'the region'} is not on the list, and taken for the dearest there"
         return Finding("machine", True, text, figures={"usd_per_second": price})
 
-    # -- requests to Fly
-    # --------------------------------------------------------------------------------------------------
+    # -- requests to Fly ----------------------------------------------------------------------------------------------
 
     def _api(self) -> Iterator[Finding]:
         if self._access is None:
@@ -203,8 +201,7 @@ class Checks:
         app = self._access.app if self._access is not None else "APP"
         return _BY_STATUS.get(error.status, "see Fly's answer; https://status.flyio.net may say more").format(app=app)
 
-    # -- the parent's address
-    # ---------------------------------------------------------------------------------------------
+    # -- the parent's address -----------------------------------------------------------------------------------------
 
     def _reachable(self) -> Finding:
         from dragonfly_executor.backends.fly.settings import Address

@@ -1,0 +1,43 @@
+"""The slot's end of the stream to its agent."""
+
+from __future__ import annotations
+
+import os
+from _thread import allocate_lock
+
+# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dragonfly_executor.transport.sockets import Socket
+
+    Buffer = bytes | bytearray | memoryview
+
+
+class AgentStream:
+    """A socket on which any thread of the slot may send whole frames.
+
+    Args:
+        sock: the slot's end of a socket pair, in blocking mode.
+    """
+
+    def __init__(self, sock: Socket) -> None:
+        self._sock = sock
+        self._lock = allocate_lock()
+
+    def send(self, *parts: Buffer) -> None:
+        """Send the parts of one frame, or of several, without another thread's frame between them.
+
+        Raises:
+            OSError: the agent is gone.
+        """
+        with self._lock:
+            for part in parts:
+                self._sock.sendall(part)
+
+    def receive_into(self, view: memoryview) -> None:
+        """Fill the view with the next bytes that the agent sends. If the stream ends early, exit: the agent is gone."""
+        while view:
+            size = self._sock.recv_into(view)
+            if not size:
+                os._exit(1)
+            view = view[size:]
