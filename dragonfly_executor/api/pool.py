@@ -196,7 +196,7 @@ class Pool:
 
     @property
     def is_shut_down(self) -> bool:
-        """Whether the pool accepts no more calls."""
+        """True if the pool accepts no more calls."""
         try:
             self._engine.check_open()
         except RuntimeError:

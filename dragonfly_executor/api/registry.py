@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
         @property
         def is_shut_down(self) -> bool:
-            """Whether the pool accepts no more calls."""
+            """True if the pool accepts no more calls."""
 
     P = TypeVar("P", bound=NamedPool)
 else:

@@ -60,7 +60,7 @@ class FutureContext(Protocol):
 
     @property
     def is_this_thread(self) -> bool:
-        """Whether this is the engine thread."""
+        """True on the engine thread."""
 
     def cancel(self, call: Call) -> None:
         """Stop a call whose future was cancelled."""

@@ -179,7 +179,7 @@ class Engine:
 
     @property
     def is_this_thread(self) -> bool:
-        """Whether this is the engine thread, which must not run the user's code."""
+        """True on the engine thread, which must not run the user's code."""
         return threading.get_ident() == self._thread_id
 
     def call_back(self, callback: Callable[[Any], object], future: BaseFuture[Any]) -> None:

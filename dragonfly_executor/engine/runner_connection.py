@@ -96,7 +96,7 @@ class RunnerLink:
         self.welcomed = False
         self.said_bye = False
         self.is_leaving = False
-        """Whether the runner has said that it was told to stop from outside the pool."""
+        """True if the runner has said that it was told to stop from outside the pool."""
         self.sender: Sender | None = None
         """Sends the parent's files; None if the node sees them."""
         self.held: set[Ref] = set()

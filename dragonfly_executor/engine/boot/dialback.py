@@ -91,7 +91,7 @@ class DialBack:
         self._untold = 0
         self._told_at: float | None = None
         self.last_refusal: errors.RunnerAuthError | None = None
-        """Why the last connection was refused since the listener opened; perhaps it came from the missing runner."""
+        """The reason for the last refusal since the listener opened; perhaps it came from the missing runner."""
 
     def expect(self, request: BootRequest) -> None:
         """Expect a runner, and open the listener for it. The host hears when the boot may begin."""

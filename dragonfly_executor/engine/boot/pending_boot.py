@@ -56,9 +56,9 @@ class Booting:
         self.aborted: str | None = None
         self.ending = False
         self.has_door = False
-        """Whether the listener is open for its runner, or the runner need not dial back."""
+        """True if the listener is open for its runner, or the runner need not dial back."""
         self.is_told = False
-        """Whether the begin of the boot was reported."""
+        """True once the begin of the boot was reported."""
         self.has_returned = False
         self.timer: Timer | None = None
         self.link: RunnerLink | None = None
@@ -83,12 +83,12 @@ class Booting:
 
     @property
     def is_entered(self) -> bool:
-        """Whether the boot has begun."""
+        """True if the boot has begun."""
         return self._is_entered
 
     @property
     def hangs(self) -> bool:
-        """Whether the backend's `boot` was called and has not returned."""
+        """True if the backend's `boot` was called and has not returned."""
         return self._is_entered and not self.has_returned
 
     def stop_timer(self) -> None:

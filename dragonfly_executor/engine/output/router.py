@@ -119,7 +119,7 @@ class Outputs:
         self._find = find
         self._captures = output == "capture"
         self.has_records = output == "tag" or not isinstance(output, str)
-        """Whether calls send records of `logging`."""
+        """True if calls send records of `logging`."""
         self._kept: weakref.WeakValueDictionary[int, CapturingFuture] = weakref.WeakValueDictionary()
         self._owed: dict[tuple[int, int], int] = {}
         """Consumed bytes that were not reported to the agents, by runner and slot. Only the consumer thread uses it."""
