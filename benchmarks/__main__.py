@@ -62,7 +62,7 @@ def _options() -> argparse.Namespace:
 
 
 def _figure(taken: str, name: str, workers: int) -> float | None:
-    """The median of some repetitions; None where the executor is not there, or fails."""
+    """Return the median of some repetitions; None if the executor is not installed, or fails."""
     try:
         return median(measure(taken, name, workers) for _ in range(REPEATS.get(taken, 1)))
     except subprocess.SubprocessError as error:

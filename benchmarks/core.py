@@ -68,7 +68,7 @@ class Bench:
         self.fill_up()
 
     def calls(self, number: int, limits: CallLimits = PLAIN) -> list[Call]:
-        """New calls."""
+        """Submit new calls."""
         return [Call(next(self.ids), b"", None, limits) for _ in range(number)]
 
     def fill_up(self) -> None:
@@ -84,7 +84,7 @@ class Bench:
         return list(islice(self.flying, start, start + 20))
 
     def result(self, runner_id: int) -> events.Event:
-        """The oldest call of a runner returns."""
+        """Return the oldest call of a runner."""
         return events.ResultsArrived(runner_id, [(*self.ref(runner_id), 1.0, None, False)])
 
     def results(self, runners: Iterable[int]) -> list[events.Event]:
@@ -134,7 +134,7 @@ class Bench:
 
 
 def booted(decided: Iterable[actions.Action]) -> list[int]:
-    """The runners that are to be booted."""
+    """Return the runners that are to be booted."""
     return [action.runner_id for action in decided if type(action) is actions.Boot]
 
 
@@ -218,7 +218,7 @@ BUSY = (
 
 
 def with_a_budget(bench: Bench) -> Play:
-    """What moves the meter, in a pool that has a cap on it, of calls that have timeouts."""
+    """Measure events that move the meter, in a pool with a cap, for calls with timeouts."""
     steps = runners_come_and_go(bench)
     kind, told = next(steps)
     while True:
@@ -230,7 +230,7 @@ def with_a_budget(bench: Bench) -> Play:
 
 
 def results_of(kind: str) -> Scenario:
-    """Calls of which nothing else is special return."""
+    """Return calls without any options."""
 
     def scenario(bench: Bench) -> Play:
         yield kind, [bench.result(r) for r in bench.some()]

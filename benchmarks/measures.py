@@ -111,7 +111,7 @@ WARM: dict[str, Callable[[str, str], float]] = {
 
 
 def nothing(value: object = None) -> object:
-    """The call that costs as little as a call can."""
+    """Do nothing: the cheapest call."""
     return value
 
 
@@ -122,7 +122,7 @@ def _pass_gate(path: str) -> bytes:
 
 @contextmanager
 def _warm(executor: str, workers: str) -> Iterator[Adapter]:
-    """A pool whose processes have all started."""
+    """Yield a pool whose processes have all started."""
     pool = ADAPTERS[executor](int(workers))
     for result in [pool.submit(time.sleep, 0.05) for _ in range(2 * int(workers))]:
         result()

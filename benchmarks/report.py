@@ -65,7 +65,7 @@ def verdict(name: str, figures: Figures) -> tuple[bool, str]:
 
 
 def ratios_to_baseline(executor: str, figures: Figures) -> list[float]:
-    """The executor's figure over the baseline's, of each round that has both."""
+    """Return the executor's figure over the baseline's, for each round that has both."""
     pairs = zip(figures.get(executor, []), figures[BASELINE], strict=False)
     return [value / base for value, base in pairs if value is not None and base]
 

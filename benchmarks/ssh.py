@@ -61,13 +61,13 @@ class Place(NamedTuple):
     known_hosts: Path
 
     def backend(self, client: str = "paramiko") -> SSHBackend:
-        """A backend for it."""
+        """Make a backend for it."""
         host, known = "{}:{}".format(*self.address), self.known_hosts
         known.write_text("[{}]:{} {}\n".format(*self.address, self.host_key))
         return SSHBackend([host], key_filename=self.key, known_hosts=known, config=None, use_agent=False, client=client)
 
     def bare(self) -> paramiko.Transport:
-        """A connection as paramiko's own examples make it, with our ciphers: the link is compared, not the cipher."""
+        """Open a connection as paramiko's own examples do, with our ciphers: the link is compared, not the cipher."""
         sock = socket.create_connection(self.address)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport = paramiko.Transport(sock)
@@ -97,7 +97,7 @@ def bare_transfer(place: Place) -> float:
 
 
 def sftp_transfer(place: Place) -> float:
-    """The same as a file, with paramiko's own SFTP."""
+    """Move the same bytes as a file, with paramiko's own SFTP."""
     transport = place.bare()
     channel = transport.open_session()
     channel.exec_command(f"exec {sftp_server()}")
@@ -121,7 +121,7 @@ def sftp_server() -> str:
 
 
 def our_transfer(place: Place, client: str = "paramiko") -> float:
-    """The same as a call's argument and result."""
+    """Move the same bytes as a call's argument and result."""
     data = bytes(SIZE)
     with DragonflyExecutor(backend=place.backend(client), max_concurrency=1) as executor:
         executor.submit(pow, 2, 10).result()
@@ -168,7 +168,7 @@ def process_calls(_place: Place) -> float:
 
 
 def our_calls(place: Place) -> float:
-    """The same over SSH."""
+    """Run the same calls over SSH."""
     with DragonflyExecutor(backend=place.backend(), max_concurrency=SLOTS) as executor:
         return _seconds_a_call(executor.submit)
 
@@ -223,7 +223,7 @@ def _seconds_a_call(submit: Callable[..., object]) -> float:
 
 
 def both(measure: Callable[[Place, str], float]) -> tuple[Callable[[Place], float], Callable[[Place], float]]:
-    """The same with either client."""
+    """Run the same with either client."""
     return lambda place: measure(place, "paramiko"), lambda place: measure(place, "openssh")
 
 
@@ -241,7 +241,7 @@ MEASURES: dict[str, tuple[str, Callable[[Place], float], Callable[[Place], float
 
 @contextmanager
 def a_place(delay: float) -> Iterator[Place]:
-    """A host of our own, so many seconds away."""
+    """Start a host of our own, this many seconds away."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         key = make_key(home / "key")

@@ -120,7 +120,7 @@ _ROOMS = {
     "configure": "api.pool",
     "freeze_support": "backends.frozen",
 }
-"""Where each public name lives; what is not here is an error."""
+"""The module of each public name. Names that are missing here are errors."""
 
 
 def __getattr__(name: str) -> Any:

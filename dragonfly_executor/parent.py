@@ -1,4 +1,4 @@
-"""What a runner knows about who booted it, for backends: the documented name of `protocol.parent`."""
+"""The description of a runner's parent, for backends: the documented name of `protocol.parent`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from dragonfly_executor import CallTimeoutError, DragonflyExecutor
 
 
 def digest(rounds: int) -> str:
-    """A call that takes a moment and returns."""
+    """Take a moment and return."""
     value = b""
     for _ in range(rounds):
         value = hashlib.sha256(value).digest()
@@ -28,7 +28,7 @@ def digest(rounds: int) -> str:
 
 
 def run_forever(fifo: str) -> None:
-    """A call that never returns: it waits for a process of its own. Both hold the named pipe open."""
+    """Never return: wait for a process of its own. Both hold the named pipe open."""
     with open(fifo, "w") as pipe:
         print(f"process {os.getpid()} and its child", file=pipe, flush=True)
         subprocess.run(["sleep", "infinity"], stdout=pipe, check=False)

@@ -27,7 +27,7 @@ stop_words: frozenset[str] = frozenset()
 
 
 def load_stop_words(text: str) -> None:
-    """The initializer: runs once in each process, before its first call."""
+    """Prepare a process: the pool calls this once in each, before its first call."""
     global stop_words  # noqa: PLW0603  # what an initializer is mostly used for
     stop_words = frozenset(text.split())
 
@@ -43,7 +43,7 @@ def crash() -> None:
 
 
 def count_all(make_executor: Callable[..., Executor]) -> dict[str, int]:
-    """The unchanged program."""
+    """Run the unchanged program."""
     with make_executor(max_workers=2, initializer=load_stop_words, initargs=("the it of and its",)) as executor:
         total = sum(executor.map(count_words, LINES))
         futures = {executor.submit(count_words, line): line for line in LINES}

@@ -77,7 +77,7 @@ class Unusable(Exception):
 
 
 def transcode(piece: bytes, first: int, last: int) -> Transcoded:
-    """The call: runs on a runner. Scales the frames from `first` to `last` to 480p."""
+    """Scale the frames from `first` to `last` to 480p."""
     started = time.monotonic()
     frames = f"trim=start_frame={first}:end_frame={last},setpts=PTS-STARTPTS,scale=-2:{HEIGHT}"
     data = ffmpeg(
@@ -101,7 +101,7 @@ def ffmpeg(*arguments: str, data: bytes | None = None) -> bytes:
 
 
 def ffmpeg_path() -> str:
-    """The binary that imageio-ffmpeg carries, or one that the machine has."""
+    """Return the binary that imageio-ffmpeg carries, or one that the machine has."""
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
     except ImportError:
@@ -176,7 +176,7 @@ def one_process(video: Path, folder: Path) -> float:
 
 
 def open_executor(options: argparse.Namespace) -> DragonflyExecutor:
-    """The only part of this program that knows where its calls run."""
+    """Make the backend: the only part of this program that knows where its calls run."""
     match options.backend:
         case "local":
             return DragonflyExecutor(
@@ -209,7 +209,7 @@ def transcode_all(executor: DragonflyExecutor, segments: Sequence[Segment], ahea
 
 
 def run(options: argparse.Namespace, folder: Path) -> None:
-    """The whole job."""
+    """Run the whole job."""
     from tqdm import tqdm
 
     source = measure(options.video)
@@ -246,7 +246,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, with what depends on other options filled in."""
+    """Read the command line, and fill in the options that depend on others."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("video", nargs="?", type=Path, default=DEFAULT_VIDEO, help="default: a clip of Big Buck Bunny")
     parser.add_argument("--backend", choices=BACKENDS, default="local", help="where the runners are (default: local)")

@@ -53,7 +53,7 @@ def describe_place() -> dict[str, Any]:
 
 @asynccontextmanager
 async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
-    """The pool lives as long as the application does; runners come with the first request that needs one."""
+    """Keep the pool as long as the application lives; runners come with the first request that needs one."""
     pool = Pool(POOL, min=0, max=2, max_concurrency=2, timeout=20, idle_shutdown_after=10)
     try:
         yield {"pool": pool}
@@ -63,7 +63,7 @@ async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
 
 
 async def primes(request: Request) -> JSONResponse:
-    """An endpoint that awaits a call."""
+    """Await a call in an asynchronous endpoint."""
     below = request.path_params["below"]
     try:
         found = await asyncio.wrap_future(request.state.pool.submit(count_primes, below))
@@ -73,19 +73,19 @@ async def primes(request: Request) -> JSONResponse:
 
 
 def where(request: Request) -> JSONResponse:
-    """An endpoint without async: it runs in a thread, finds the pool by its name, and waits for a closure's value."""
+    """Serve without async: this runs in a thread, finds the pool by name, and waits for a closure's value."""
     asked_for = request.url.path
     on_runner = call(POOL, lambda: {**describe_place(), "asked_for": asked_for})
     return JSONResponse({"server": describe_place(), "runner": on_runner})
 
 
 async def stats(request: Request) -> JSONResponse:
-    """The pool, as it stands."""
+    """Return how the pool stands."""
     return JSONResponse(dataclasses.asdict(request.state.pool.stats()))
 
 
 def build() -> Starlette:
-    """The web application."""
+    """Make the web application."""
     routes = [Route("/primes/{below:int}", primes), Route("/where", where), Route("/stats", stats)]
     return Starlette(routes=routes, lifespan=lifespan)
 

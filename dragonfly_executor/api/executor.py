@@ -1,4 +1,4 @@
-"""DragonflyExecutor: the `concurrent.futures` face of a pool."""
+"""`DragonflyExecutor`: the `concurrent.futures` interface of a pool."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _numbers = count(1)
 class PoolExecutor(Executor):
     """A pool as an `Executor`, with one set of call options."""
 
-    # On the class: a finalizer may submit when the interpreter has cleared the modules already.
+    # On the class, because a finalizer may submit after the interpreter has cleared the modules.
     _fails_in_its_future = (errors.CallSerializationError, errors.FrameTooLargeError)
 
     def __init__(self, pool: Pool, options: CallOptions, *, owns_pool: bool) -> None:
@@ -45,7 +45,8 @@ class PoolExecutor(Executor):
         try:
             rows = self._pool.described()
         except Exception:
-            # Not made yet, or there is no memory or no descriptor for what counts. A log line may hold this text.
+            # The pool is not made yet, or there is no memory or no descriptor for its statistics. A log line may
+            # contain this text.
             return f"<{type(self).__name__} at {id(self):#x}>"
         held = f"; held by {rows['held by']}" if "held by" in rows else ""
         state = f"runners {rows['runners']}; slots {rows['slots']}; calls {rows['calls']}{held}"
@@ -62,10 +63,10 @@ class PoolExecutor(Executor):
         return self._pool
 
     def options(self, **changes: Any) -> PoolExecutor:
-        """A view of this executor with other call options; it is an `Executor` itself.
+        """Return a view of this executor with other call options. The view is an `Executor` itself.
 
-        ``ex.options(timeout=60, retries=2).submit(fn, key=1)``: options never travel among its arguments.
-        Shutting down a view shuts down nothing.
+        In ``ex.options(timeout=60, retries=2).submit(fn, key=1)`` the options are not among the arguments of `fn`. The
+        shutdown of a view has no effect.
 
         Args:
             changes: fields of `CallOptions`.
@@ -79,10 +80,10 @@ class PoolExecutor(Executor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run ``fn(*args, **kwargs)`` on a runner.
 
-        The arguments are pickled before this returns: what happens to them later does not reach the call.
+        The arguments are pickled before this returns: later changes to them do not reach the call.
 
-        As in the standard library, a call that cannot travel fails in its future: with `CallSerializationError`, whose
-        text names the part, or with `FrameTooLargeError` if it is larger than ``max_payload``.
+        As in the standard library, a call that cannot be pickled fails in its future: with `CallSerializationError`,
+        whose text names the part, or with `FrameTooLargeError` if it is larger than ``max_payload``.
 
         Raises:
             RuntimeError: the executor is shut down.
@@ -101,30 +102,31 @@ class PoolExecutor(Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """Like the builtin ``map``, on the runners; results come in the order of the arguments.
+        """Return an iterator like the builtin ``map``'s, but the calls run on the runners. Results keep the order.
 
-        Iterables with a length are submitted at once, as in the standard library. Of others (a generator, an endless
-        counter) only a window is submitted ahead of the results that were taken. Closing the iterator stops what is
-        left. What goes wrong with an argument, in its iterator or its pickling, is raised after the results before it.
-        An exception of a call has a note that names the item by its number, or the items of the chunk if the slot was
-        lost with them.
+        Iterables with a length are submitted at once, as in the standard library. From other iterables (a generator, an
+        endless counter) only a window is submitted ahead of the results that were taken. Closing the iterator cancels
+        the remaining calls. An error of an argument, in its iterator or its pickling, is raised after the results
+        before it. An exception of a call has a note that names the item by its number, or the items of the chunk if the
+        slot was lost with them.
 
         Args:
             timeout: seconds until ``__next__`` raises TimeoutError, counted from this call; None for no limit.
-            chunksize: arguments that travel, and run on one slot, together.
-            buffersize: arguments that are submitted ahead of the results that were taken; None as said above.
+            chunksize: number of arguments that are sent, and run on one slot, together.
+            buffersize: number of arguments that are submitted ahead of the results that were taken; None for the rules
+                above.
 
         Raises:
             ValueError: `chunksize` or `buffersize` is less than 1.
-            TypeError: `buffersize` is no whole number; or `fn` is an ``async def`` or a generator function.
+            TypeError: `buffersize` is not a whole number, or `fn` is an ``async def`` or a generator function.
         """
         return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Accept no more calls, and let the runners go when the accepted ones are done.
+        """Accept no more calls, and stop the runners when the accepted calls are done.
 
         Args:
-            wait: return when that has happened, and nothing of the pool is left.
+            wait: return only after that, when nothing of the pool is left.
             cancel_futures: cancel the calls that no slot has started yet.
         """
         if not self._owns_pool:
@@ -132,11 +134,11 @@ class PoolExecutor(Executor):
         self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
     def terminate_workers(self) -> None:
-        """Stop all calls and all runners now; futures that are not done fail, and the executor is shut down."""
+        """Stop all calls and all runners now. Futures that are not done fail, and the executor is shut down."""
         self._pool.kill()
 
     def kill_workers(self) -> None:
-        """The same as `terminate_workers`: a slot is always stopped by SIGKILL, with everything that it started."""
+        """Do the same as `terminate_workers`: SIGKILL always stops a slot, with all processes that it started."""
         self._pool.kill()
 
     def __exit__(
@@ -148,24 +150,24 @@ class PoolExecutor(Executor):
 
 
 class DragonflyExecutor(PoolExecutor):
-    """Runs calls on an elastic pool of runners. Takes `ProcessPoolExecutor`'s arguments in its order.
+    """An executor that runs calls on an elastic pool of runners. Takes `ProcessPoolExecutor`'s arguments in its order.
 
     Args:
-        max_workers: calls at once over the whole pool; None for no cap of its own. On the local backend these are the
-            slots of its one runner, by default the CPUs that this process may use.
+        max_workers: maximum number of calls at once over the whole pool; None for no cap of its own. On the local
+            backend these are the slots of its one runner, by default the CPUs that this process may use.
         mp_context: accepted and without effect: slots always start from a clean process.
         initializer: called in each slot before its first call. If it raises, the pool is broken.
         initargs: its arguments.
-        max_tasks_per_child: calls that a slot runs before it is replaced; None for any number.
-        backend: where runners are booted; default the one that `configure` set, else `LocalBackend()`.
-        pool: use this pool instead of one of its own; no other pool option may be given then, and shutting the executor
-            down leaves the pool alone.
-        options: all others are `Pool`'s options (``output`` among them) and `CallOptions`' fields, with the defaults of
-            a drop-in: ``min=0``, ``max`` as the backend knows it, ``timeout=None``.
+        max_tasks_per_child: number of calls that a slot runs before it is replaced; None for any number.
+        backend: boots the runners; by default the backend that `configure` set, otherwise `LocalBackend()`.
+        pool: use this pool instead of one of its own. No other pool option may be given then, and the shutdown of the
+            executor leaves the pool alone.
+        options: `Pool`'s other options (``output`` among them) and `CallOptions`' fields, with the defaults of a
+            drop-in: ``min=0``, ``max`` from the backend, ``timeout=None``.
 
     Raises:
         ValueError: an argument is out of range.
-        TypeError: an argument has the wrong type, or there is none of that name.
+        TypeError: an argument has the wrong type, or there is no such argument.
         NestingError: this process is a runner that is already as deep as runners may be.
     """
 

@@ -22,14 +22,14 @@ else:
     T = object
 
 UNSIZED_WINDOW = 1024
-"""Calls that are submitted ahead of the results taken, where nobody knows how many there will be."""
+"""Maximum number of calls that are submitted ahead of the results taken, if the number of items is unknown."""
 
 
 class Results(Iterator[T]):
-    """The results of a map. Closing it stops what is left, at any time.
+    """The results of a map. Closing it cancels the remaining calls, at any time.
 
-    Dropping it does so only once it was begun, as in the standard library: a map that nobody looks at runs for its
-    effects.
+    Dropping it does so only after the first result was asked for, as in the standard library: a map whose results are
+    never asked for runs for its effects.
     """
 
     def __init__(self, results: Generator[T, None, None], pending: deque[Future[Any]]) -> None:
@@ -40,9 +40,9 @@ class Results(Iterator[T]):
         return next(self._results)
 
     def close(self) -> None:
-        """Cancel what is left; there are no more results."""
+        """Cancel the remaining calls. There are no more results."""
         self._results.close()
-        # A generator that has not begun has nothing to clean up, in Python's eyes.
+        # Python does not run the cleanup of a generator that has not begun.
         _cancel(self._pending)
         self._pending.clear()
 
@@ -55,7 +55,7 @@ def map_calls(
     chunksize: int,
     buffersize: int | None,
 ) -> Iterator[T]:
-    """See `PoolExecutor.map`. The first calls are submitted before this returns."""
+    """Return the results of a map; see `PoolExecutor.map`. The first calls are submitted before this returns."""
     if chunksize < 1:
         raise ValueError("chunksize must be >= 1.")
     if buffersize is not None:
@@ -71,14 +71,15 @@ def map_calls(
     window = _window(iterables, chunksize, buffersize)
 
     def send(chunk: Any) -> Future[Any]:
-        """One call's arguments, or several calls' in one."""
+        """Submit one item's arguments as a call, or a chunk of items as one call."""
         return submit(fn, *chunk) if chunksize == 1 else submit(run_chunk, fn, chunk, next(firsts))
 
     sent = _submitted(chunks, send)
     pending: deque[Future[Any]] = deque()
     try:
         pending.extend(islice(sent, window))
-        # Once all are submitted the results must not hold the executor: one that was dropped winds down meanwhile.
+        # Once all are submitted, the results must not hold the executor, so that a dropped executor can shut down
+        # meanwhile.
         results = _results(pending, iter(()) if window is None else sent, deadline, chunksize)
         return Results(results if chunksize == 1 else (value for values in results for value in values), pending)
     except BaseException:
@@ -100,16 +101,16 @@ def _chunked(arguments: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[t
 
 
 def _submitted(chunks: Iterator[Any], send: Callable[[Any], Future[Any]]) -> Iterator[Future[Any]]:
-    """The calls' futures, each submitted when it is asked for. What the arguments' iterator raises waits its turn."""
+    """Yield the future of each call, which is submitted on demand. An error of the arguments keeps its turn."""
 
     def submit_next() -> Future[Any] | None:
-        """The next call's future; None when there are no more."""
+        """Submit the next call and return its future; None if there are no more."""
         nonlocal chunks
         try:
             chunk = next(chunks)
         except StopIteration:
             return None
-        except Exception as error:  # an interrupt is not put off
+        except Exception as error:  # an interrupt is raised at once
             chunks = iter(())
             failed: Future[Any] = Future()
             failed.set_exception(error)
@@ -126,7 +127,7 @@ def _results(
         for first in count(0, chunksize):
             if not pending:
                 return
-            # The next one goes out before this one is waited for: the slots stay busy while results are taken.
+            # The next call is submitted before the wait for this one, so that the slots stay busy.
             pending.extend(islice(sent, 1))
             yield _take(pending, deadline, first, chunksize)
     finally:
@@ -134,8 +135,8 @@ def _results(
 
 
 def _take(pending: deque[Future[Any]], deadline: float | None, first: int, chunksize: int) -> Any:
-    """The oldest result; nothing keeps it alive once the caller lets go of it. An error tells whose it is."""
-    # Until this is over it stays there, where an interrupt finds it.
+    """Return the oldest result, and keep no reference to it. An error gets a note that names its item."""
+    # The future stays in the queue until this ends, so that an interrupt finds it there.
     future = pending[0]
     try:
         return future.result(None if deadline is None else deadline - time.monotonic())
@@ -153,16 +154,16 @@ def _take(pending: deque[Future[Any]], deadline: float | None, first: int, chunk
 
 
 def _named(error: BaseException, first: int, chunksize: int) -> BaseException:
-    """The error with a note that names the item, or the items of the chunk, that it belongs to."""
+    """Return the error with a note that names the item, or the items of the chunk, that it belongs to."""
     if isinstance(error, errors.DragonflyError) and not isinstance(error, errors.RemoteCallError):
         if isinstance(error, (errors.BudgetExceeded, errors.BootError, errors.PoolBrokenError)):
-            return error  # no item's fault
+            return error  # not the fault of an item
         if chunksize > 1 and isinstance(error, (errors.CallSerializationError, errors.ResultSerializationError)):
-            return error  # its text has the item
-        # One runner's end is one error for all calls that were on it. They must not have this note.
+            return error  # its text names the item
+        # A lost runner has one error for all calls that were on it, and only this call must have the note.
         error = copy(error).with_traceback(error.__traceback__)
     elif chunksize > 1:
-        return error  # the slot knew the item
+        return error  # the slot added the item
     add_note(error, f"raised for {item(first, first + chunksize - 1)}")
     return error
 

@@ -1,6 +1,6 @@
-"""A pool's options: what the user gave, completed by what its backend knows.
+"""A pool's options: the user's, completed by its backend.
 
-The options themselves stand in `engine.options`, where the engine reads them.
+The option classes are in `engine.options`, because the engine reads them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ __all__ = ["Budget", "CallOptions", "PoolOptions", "caps", "core_limits", "defau
 
 
 def read_options(name: str, backend: Backend, options: dict[str, Any]) -> PoolOptions:
-    """Split what the user gave into the pool's and the calls' options; TypeError for what is neither."""
+    """Split the user's options into those of the pool and those of the calls.
+
+    Raises:
+        TypeError: there is no such option, or its value has the wrong type.
+        ValueError: a value is out of range.
+    """
     calls = {key: options.pop(key) for key in list(options) if key in CallOptions.__match_args__}
     for key in options:
         if key not in PoolOptions.names():
@@ -35,7 +40,7 @@ def read_options(name: str, backend: Backend, options: dict[str, Any]) -> PoolOp
 
 
 def core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
-    """Return the part of the options that the core enforces, completed by what the backend says."""
+    """Return the options that the core enforces, completed by the backend."""
     from dragonfly_executor.core.machine import PoolLimits
 
     return PoolLimits(
@@ -57,7 +62,11 @@ def core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
 
 
 def default_max(backend: Backend, max_runners: int | None) -> int:
-    """The `max` of a pool: what the user says, else what the backend knows; ValueError if neither."""
+    """Return the `max` of a pool: the user's, otherwise the backend's.
+
+    Raises:
+        ValueError: neither has one.
+    """
     if max_runners is not None:
         return max_runners
     if backend.default_max is None:
@@ -66,10 +75,14 @@ def default_max(backend: Backend, max_runners: int | None) -> int:
 
 
 def caps(budget: Budget | None, backend: Backend) -> Caps:
-    """What the core goes by; ValueError for a cost that nobody can estimate, and for a price that is none."""
+    """Return the caps that the core enforces.
+
+    Raises:
+        ValueError: a cost was given that cannot be estimated, or the backend's price is out of range.
+    """
     if budget is not None and budget.price is not None:
         return Caps(machine_seconds=budget.machine_time, cost=budget.cost, price=budget.price)
-    # A cap would never be reached by what is no number.
+    # With a price that is not a number, the use would never reach a cap.
     price, as_of = dollars(backend.price(), f"price() of the {backend.name} backend"), backend.prices_as_of()
     if budget is None:
         return Caps(price=price, as_of=as_of)

@@ -1,4 +1,4 @@
-"""Pool: a named, elastic set of runners; and `call` and `cast`, which find a pool by its name."""
+"""`Pool`: a named, elastic set of runners; and `call` and `cast`, which find a pool by its name."""
 
 from __future__ import annotations
 
@@ -34,55 +34,57 @@ class Pool:
     """A named, elastic set of runners, with Dragonfly's options and defaults. Durations are seconds or a `timedelta`.
 
     Args:
-        name: what `call` and `cast` find the pool by. The pool lives until it is shut down or the interpreter ends,
-            also if the program keeps no reference to it.
-        min: runners that are kept booted, from now on, and again when one is lost. 0 inside a runner.
-        max: runners at most, those that boot counted in.
-        max_concurrency: calls at once on one runner.
-        single_use: a runner goes away after its first call.
-        backend: where runners are booted; default what `configure` set, else `LocalBackend()`.
+        name: the name by which `call` and `cast` find the pool. The pool lives until it is shut down or the interpreter
+            exits, even if the program keeps no reference to it.
+        min: number of runners that are always kept up, and replaced when one is lost. 0 inside a runner.
+        max: maximum number of runners, including those that boot.
+        max_concurrency: maximum number of calls at once on one runner.
+        single_use: stop a runner after its first call.
+        backend: boots the runners; by default the backend that `configure` set, otherwise `LocalBackend()`.
         log: level of the pool's own log lines (logger ``dragonfly_executor``); False for none.
-        timeout: a call's whole budget, waiting and running; None for no limit.
-        boot_timeout: for a boot: to create, to connect, to shake hands; and again for the set-up of each slot, which
-            imports the script, if calls need it, and runs the initializer.
-            The backend's own if not given: 30, by SSH 60, on Fly 120.
-        shutdown_timeout: grace for running calls when a runner is told to go.
-        idle_shutdown_after: how long a runner above `min` may be idle; or a pair with a check that is run on the runner
-            then: the runner goes if it returns true; None for never. A check that raises counts as false, and its
-            traceback is what the runner prints. A check that does not end within 10 s counts as false too: its slot is
-            killed, with a warning. A call that comes meanwhile runs in another slot.
+        timeout: time limit of a call, waiting and running together; None for no limit.
+        boot_timeout: time limit of a boot: to create, to connect, to shake hands. It also limits the set-up of each
+            slot, which imports the script, if calls need it, and runs the initializer. The default is the backend's:
+            30 s, by SSH 60 s, on Fly 120 s.
+        shutdown_timeout: grace for running calls when a runner is told to stop.
+        idle_shutdown_after: idle time after which a runner above `min` is stopped; None for never. Or a pair of that
+            time
+            and a check, which runs on the runner: the runner stops if the check returns true. A check that raises
+                counts
+            as false, and the runner prints its traceback. A check that does not end within 10 s counts as false too:
+            its slot is killed, with a warning. A call that comes meanwhile runs in another slot.
         min_idle_shutdown_after: the same for the `min` runners.
         on_grow_start: called with ``{"name", "count", "pid"}`` before a runner above `min` is booted.
-        on_grow_end: called with ``"ok"`` or the error, and the same mapping, when that has ended.
-        on_shrink: called with the same mapping when a runner goes.
-        output: what becomes of what calls write to stdout and stderr, their children included. "inherit" (the default):
-            on this machine slots write where the parent does; from elsewhere the text comes over the link, and is
-            written as it is. "tag": each line is printed as ``[runner 1, call 12] text``, on the same stream; control
-            characters but colours are shown as escapes, and a carriage return begins another line.
-            "capture": nothing is shown, and `Future.output` has it. "drop": it is thrown away on the runner. A
+        on_grow_end: called with ``"ok"`` or the error, and the same mapping, at the end of that boot.
+        on_shrink: called with the same mapping when a runner stops.
+        output: how the output of calls to stdout and stderr is handled, including that of their child processes.
+            "inherit" (the default): on this machine slots write to the parent's streams; from elsewhere the text comes
+            over the link, and is written unchanged. "tag": each line is printed as ``[runner 1, call 12] text``, on the
+            same stream. Control characters except colours are shown as escapes, and a carriage return begins another
+            line. "capture": nothing is shown, and `Future.output` returns it. "drop": the runner discards it. A
             callable is called with an `OutputLine` for each line, on the pool's callback thread. With "tag" and a
-            callable records of `logging` come back as records: a slot's root logger has the level that the parent's has
-            when a call is sent. They are handled by the parent's loggers, with ``dragonfly_runner`` and
-            ``dragonfly_call`` as attributes, or given to the callable. Lines are cut after 64 KiB. A call that writes
+            callable, records of `logging` come back as records: a slot's root logger has the level that the parent's
+            has when a call is sent. The parent's loggers handle these records, with ``dragonfly_runner`` and
+            ``dragonfly_call`` as attributes, or the callable gets them. Lines are cut after 64 KiB. A call that writes
             faster than the parent consumes waits.
-        budget: a `Budget`: the most that all runners together may use, in time or in money; ``stats()`` counts both.
+        budget: a `Budget`: caps on the total use of all runners, in time or in money; ``stats()`` counts both.
         options: `CallOptions`' other fields, and those below.
 
     Options:
-        max_workers: calls at once over the whole pool; None (the default) for no cap.
-        initializer, initargs, max_tasks_per_child: as `DragonflyExecutor` has them.
+        max_workers: maximum number of calls at once over the whole pool; None (the default) for no cap.
+        initializer, initargs, max_tasks_per_child: as in `DragonflyExecutor`.
         serializer: "cloudpickle" (the default), "dill", "pickle", or an object with ``dumps`` and ``loads``.
-        max_payload: bytes of one call's arguments, or of its result; 8 GiB.
-        max_boot_failures: boots that may fail in a row, with no runner up, until calls that wait fail; 3.
-        boot_wait: a tenacity wait strategy for the pauses after failed boots; None for an exponential one with jitter.
+        max_payload: maximum size in bytes of one call's arguments, or of its result; 8 GiB.
+        max_boot_failures: number of boots that may fail in a row, with no runner up, before waiting calls fail; 3.
+        boot_wait: a tenacity wait strategy for the pauses after failed boots; None for exponential backoff with jitter.
         on_event: called with a mapping for each boot and end of a runner: ``"event"``, ``"runner_id"``, ``"text"``.
-        lease: a runner that hears nothing of its parent for so long ends; 60.
-        heartbeat: how often runners are asked for a sign of life; 5.
-        dead_after: a runner that is silent for so long is lost; 30.
+        lease: seconds after which a runner that hears nothing from its parent ends; 60.
+        heartbeat: seconds between heartbeats; 5.
+        dead_after: seconds of silence after which a runner is lost; 30.
 
     Raises:
         ValueError: an option is out of range, or the name is taken.
-        TypeError: an option has the wrong type, or there is none of that name.
+        TypeError: an option has the wrong type, or there is no such option.
         NestingError: this process is a runner that is already as deep as runners may be.
     """
 
@@ -133,7 +135,7 @@ class Pool:
             raise
 
     def _set_up(self, name: str, backend: Backend | None, options: dict[str, Any]) -> None:
-        # Half of this package: a program that only imports the names does not pay for it.
+        # These are half of the package, and a program that only imports the names need not load them.
         from dragonfly_executor.engine.engine import Engine
         from dragonfly_executor.serialization import CallCodec
 
@@ -141,7 +143,7 @@ class Pool:
         check_backend(backend)
         depth = _depth()
         if depth:
-            # A runner that boots the runners that its own start-up asks for would never end.
+            # A runner that boots the runners of its own start-up would never end.
             options["min"] = 0
         pool_options = read_options(name, backend, options)
         self.name = name
@@ -155,10 +157,10 @@ class Pool:
         )
         self._engine = Engine(pool_options, core_limits(pool_options, backend), backend, codec, keeper)
         self._codec = codec
-        # Without a pool nobody can ask for results that are not asked for yet, so what is pending finishes, and then
-        # the engine ends. It must not hold the pool itself. The finalizer must not hold the engine, which
-        # knows `__main__`: at the interpreter's end a `__del__` there would run only when the built-in names are gone.
-        # There are two: what a Ctrl-C hits in one of them is lost.
+        # When the pool is garbage-collected, no more calls can come: pending calls finish, and then the engine ends. So
+        # the finalizer must not hold the pool. It must not hold the engine either, which references `__main__`:
+        # otherwise a `__del__` in `__main__` would run at interpreter exit only after the built-in names are gone.
+        # There are two finalizers, because a Ctrl-C during one of them loses it.
         for _ in range(2):
             finalizer = weakref.finalize(self, _wind_down, weakref.ref(self._engine))
             finalizer.atexit = False
@@ -172,7 +174,8 @@ class Pool:
         try:
             return f"<Pool {self.name!r}: {self.stats().explain}>"
         except Exception:
-            # Not made yet, or there is no memory or no descriptor for what counts. A log line may hold this text.
+            # The pool is not made yet, or there is no memory or no descriptor for its statistics. A log line may
+            # contain this text.
             return f"<Pool {getattr(self, 'name', None)!r}>"
 
     def _repr_html_(self) -> str:
@@ -181,19 +184,19 @@ class Pool:
         return table("Pool", self.described())
 
     def described(self) -> dict[str, object]:
-        """Return how the pool stands as names and words, for people. There is no text of an error in it."""
+        """Return the state of the pool as names and words, for people. Texts of errors are left out."""
         from dragonfly_executor.engine.notebook import pool_rows
 
         return pool_rows(self.name, self._backend.name, self.stats())
 
     @property
     def call_options(self) -> CallOptions:
-        """What applies to calls where they do not say otherwise."""
+        """The default options of calls."""
         return self._engine.options.call
 
     @property
     def is_shut_down(self) -> bool:
-        """Whether the pool accepts no more calls."""
+        """True if the pool accepts no more calls."""
         try:
             self._engine.check_open()
         except RuntimeError:
@@ -209,15 +212,15 @@ class Pool:
     def submit_with(
         self, options: CallOptions, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[T]:
-        """Submit under these options."""
+        """Submit a call with these options."""
         engine = self._engine
-        # Before anything is pickled: that may take long, and run the user's code.
+        # Before anything is pickled, because pickling may take long and run the user's code.
         engine.check_open()
         parts = self._codec.encode_call(fn, args, kwargs, options.retry_on)
         return engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
 
     def failed(self, error: Exception) -> Future[Any]:
-        """The future of a call that failed before it could be submitted."""
+        """Return the future of a call that failed before it could be submitted."""
         future: Future[Any] = Future(self._engine)
         future.set_exception(error)
         return future
@@ -230,26 +233,26 @@ class Pool:
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """Like the builtin ``map``, on the runners; see `DragonflyExecutor.map`."""
+        """Return an iterator like the builtin ``map``'s, with the calls on the runners; see `DragonflyExecutor.map`."""
         return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
 
     def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt takes the remote work with it."""
+        """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too."""
         return wait_linked(self.submit(fn, *args, **kwargs), link=True)
 
     def cast(self, fn: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
-        """Run ``fn(*args, **kwargs)`` on a runner, and forget it: without a limit on its time, and without a result."""
+        """Run ``fn(*args, **kwargs)`` on a runner without a time limit, and drop its result."""
         options = self.call_options.change({"timeout": None})
         self.submit_with(options, fn, args, kwargs)
 
     def unlink(self, future: Future[Any]) -> None:
-        """Let this call outlive an interrupt of whoever waits for it."""
+        """Let this call outlive an interrupt of the thread that waits for it."""
         self._engine.unlinked.add(future)
 
     # -- the pool itself ----------------------------------------------------------------------------------------------
 
     def resize(self, *, min: int | None = None, max: int | None = None) -> None:  # noqa: A002
-        """Change the bounds while the pool runs; None leaves one as it is.
+        """Change the bounds while the pool runs; None leaves a bound unchanged.
 
         Raises:
             ValueError: a bound is out of range, or min is more than max.
@@ -265,11 +268,11 @@ class Pool:
         self._engine.post(Resized(0 if _depth() else new_min, new_max))
 
     def stats(self) -> PoolStats:
-        """How the pool stands, and why it does not grow."""
+        """Return the statistics of the pool, and the reason why it does not grow."""
         return self._engine.stats()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """See `DragonflyExecutor.shutdown`."""
+        """Shut the pool down; see `DragonflyExecutor.shutdown`."""
         self._engine.shut_down(ShutdownMode.CANCEL_QUEUED if cancel_futures else ShutdownMode.DRAIN)
         registry.release(self)
         if wait:
@@ -281,13 +284,13 @@ class Pool:
         registry.release(self)
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until a pool that was shut down is gone; `timeout` seconds at most."""
+        """Wait until nothing of a pool that was shut down is left; `timeout` seconds at most."""
         self._engine.join(timeout)
 
     def leave(self, *, interrupted: bool) -> None:
-        """The end of a ``with`` block: wait for all, or, after a Ctrl-C, for what was called with ``link=False``.
+        """End a ``with`` block: wait for all calls; after a Ctrl-C, only for those with ``link=False``.
 
-        Those calls have ``shutdown_timeout`` to finish. A Ctrl-C while this waits stops everything.
+        These calls have ``shutdown_timeout`` to finish. A Ctrl-C during the wait stops everything.
         """
         try:
             leave(self._engine, interrupted=interrupted)
@@ -303,19 +306,19 @@ class Pool:
         try:
             self.leave(interrupted=kind is not None and issubclass(kind, KeyboardInterrupt))
         except KeyboardInterrupt:
-            self.kill()  # wherever it came
+            self.kill()  # at any step
             raise
 
 
 def _wind_down(reference: weakref.ref[Engine]) -> None:
-    """Let an engine go whose pool is gone. While it runs, its thread holds it."""
+    """Shut down the engine of a pool that was garbage-collected. The engine's thread holds the engine while it runs."""
     engine = reference()
     if engine is not None:
         engine.shut_down(ShutdownMode.DRAIN)
 
 
 def make_pool(name: str, backend: Backend | None, options: dict[str, Any]) -> Pool:
-    """A pool that is nobody's by name, for an executor of its own."""
+    """Make a pool that no name finds, for an executor of its own."""
     pool = Pool.__new__(Pool)
     pool._set_up(name, backend, options)  # noqa: SLF001
     if pool._engine.options.min:  # noqa: SLF001
@@ -335,7 +338,7 @@ def _depth() -> int:
 
 
 def _keeper(backend: Backend) -> Keeper | None:
-    """Who knows what of this machine's files the runners need; None where they see them."""
+    """Return the files that the runners need of this machine; None if the runners see them."""
     if backend.sync is None:
         return None
     from dragonfly_executor.sync import Keeper
@@ -344,7 +347,7 @@ def _keeper(backend: Backend) -> Keeper | None:
 
 
 def wait_linked(future: Future[T], *, link: bool) -> T:
-    """A future's result; where the wait is interrupted, the work is stopped too if it is linked."""
+    """Return a future's result. If the wait is interrupted, cancel a linked call."""
     try:
         return future.result()
     except BaseException:
@@ -358,16 +361,16 @@ def call(pool: Pool | str, func: Callable[[], T], *, timeout: Any = None, link: 
 
     Args:
         pool: the pool, or its name.
-        func: a closure: what it captures travels with it.
-        timeout: seconds for waiting and running together; None for the pool's own.
-        link: where the wait is interrupted (Ctrl-C, an exception raised into this thread), stop the remote work too;
-            False lets it finish, within the pool's ``shutdown_timeout`` if the pool goes.
+        func: a closure; its captured variables are sent with it.
+        timeout: time limit in seconds for waiting and running together; None for the pool's own.
+        link: if the wait is interrupted (Ctrl-C, an exception raised into this thread), stop the remote work too. False
+            lets it finish, within the pool's ``shutdown_timeout`` if the pool is shut down.
 
     Raises:
         KeyError: no pool has this name.
-        CallTimeoutError: the budget ran out; the work has been stopped.
+        CallTimeoutError: the time limit has passed; the work has been stopped.
         BudgetExceeded: the pool's ``budget`` is used up; the call was not started.
-        Exception: what `func` raised.
+        Exception: the exception of `func`.
     """
     found = registry.find(pool) if isinstance(pool, str) else pool
     options = found.call_options if timeout is None else found.call_options.change({"timeout": timeout})
@@ -378,7 +381,7 @@ def call(pool: Pool | str, func: Callable[[], T], *, timeout: Any = None, link: 
 
 
 def cast(pool: Pool | str, func: Callable[[], object]) -> None:
-    """Run a zero-argument callable on a runner of a pool, and forget it: no limit on its time, no result, no error.
+    """Run a zero-argument callable on a runner of a pool without a time limit, and drop its result or error.
 
     Raises:
         KeyError: no pool has this name.
@@ -387,5 +390,9 @@ def cast(pool: Pool | str, func: Callable[[], object]) -> None:
 
 
 def configure(*, backend: Backend) -> None:
-    """Set the backend of the pools that are made without one from now on; TypeError for what is none."""
+    """Set the backend of pools that are made without one from now on.
+
+    Raises:
+        TypeError: this is not a backend.
+    """
     registry.configure(backend=backend)

@@ -1,4 +1,4 @@
-"""The pools of this process by name, and the backend that pools get where none is named."""
+"""The pools of this process by name, and the default backend."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
 
     class NamedPool(Protocol):
-        """A pool, as far as the registry needs it."""
+        """A pool, as the registry uses it."""
 
         name: str
 
         @property
         def is_shut_down(self) -> bool:
-            """Whether the pool accepts no more calls."""
+            """True if the pool accepts no more calls."""
 
     P = TypeVar("P", bound=NamedPool)
 else:
@@ -27,10 +27,11 @@ else:
 
 
 class Registry(Generic[P]):
-    """The pools of this process by name, and the backend that pools get where none is named.
+    """A registry of the pools of this process by name, and the default backend.
 
-    Both belong to the program, as a logger's name does: `call("media", fn)` finds its pool from anywhere. So the
-    registry owns a named pool until the pool is shut down. After that it finds the pool while the program holds it.
+    Both belong to the program, like the name of a logger: `call("media", fn)` finds its pool from anywhere. So the
+    registry owns a named pool until the pool is shut down. After that, the registry finds the pool while the program
+    holds it.
     """
 
     def __init__(self) -> None:
@@ -40,12 +41,12 @@ class Registry(Generic[P]):
         self._backend: Backend | None = None
 
     def configure(self, *, backend: Backend) -> None:
-        """Set the backend of the pools that are made without one from now on."""
+        """Set the backend of pools that are made without one from now on."""
         check_backend(backend)
         self._backend = backend
 
     def default_backend(self) -> Backend:
-        """What `configure` set, else the local backend."""
+        """Return the backend that `configure` set, otherwise a local one."""
         if self._backend is not None:
             return self._backend
         from dragonfly_executor.backends.local import LocalBackend
@@ -53,7 +54,11 @@ class Registry(Generic[P]):
         return LocalBackend()
 
     def add(self, pool: P) -> None:
-        """Make a pool known; ValueError if its name is taken."""
+        """Add a pool.
+
+        Raises:
+            ValueError: its name is taken.
+        """
         holding(self._lock, lambda: self._add(pool))
 
     def _add(self, pool: P) -> None:
@@ -63,7 +68,7 @@ class Registry(Generic[P]):
         self._pools[pool.name] = self._owned[pool.name] = pool
 
     def release(self, pool: P) -> None:
-        """Own a pool no longer: it is shut down, or could not be made. Nothing happens if it is not owned."""
+        """Stop owning a pool that is shut down, or could not be made. Does nothing if it is not owned."""
         holding(self._lock, lambda: self._release(pool))
 
     def _release(self, pool: P) -> None:
@@ -71,7 +76,11 @@ class Registry(Generic[P]):
             del self._owned[pool.name]
 
     def find(self, name: str) -> P:
-        """The pool of this name; KeyError, naming those that there are, if there is none."""
+        """Return the pool of this name.
+
+        Raises:
+            KeyError: there is none; the text has the known names.
+        """
         pool = self._pools.get(name)
         if pool is None:
             raise KeyError(f"no pool is named {name!r}; there are: {', '.join(sorted(self._pools)) or 'none'}")
@@ -79,6 +88,6 @@ class Registry(Generic[P]):
 
 
 def check_backend(backend: Backend) -> None:
-    """TypeError for what cannot boot."""
+    """Raise TypeError if this object cannot boot."""
     if isinstance(backend, type) or not callable(getattr(backend, "boot", None)):
         raise TypeError(f"backend must be a Backend, as LocalBackend() is, not {backend!r}")

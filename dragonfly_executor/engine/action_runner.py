@@ -1,4 +1,4 @@
-"""The carrying out of what the core decides: on runners, and on the futures of calls that have ended."""
+"""Carries out the core's actions: on runners, and on the futures of calls that have ended."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class Performer:
-    """Carries out, on the engine thread, what is to be done with runners.
+    """The performer of actions on runners. It belongs to the engine thread.
 
     Args:
-        loop: the engine's; it is stopped when the pool has closed.
-        runners: those to be booted, spoken to and stopped.
-        outputs: what calls write.
-        keeper: knows what of this machine's files runners need; None where they see them.
-        narrator: tells what is to be told.
+        loop: the engine's loop; it is stopped when the pool has closed.
+        runners: the runners to boot, to send to, and to stop.
+        outputs: the output of calls.
+        keeper: the files of this machine that runners need; None if the runners see them.
+        narrator: emits log lines and hooks.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Performer:
             actions.Warn: self._warn,
             actions.Closed: self._closed,
         }
-        """By type of action, what carries it out; for `actions.Settle` see `settle`."""
+        """The method for each type of action. For `actions.Settle` see `settle`."""
 
     def _send(self, action: actions.Send) -> None:
         runner = self._runners.get(action.runner_id)
@@ -60,10 +60,11 @@ class Performer:
             runner.follow_log_level(self._outputs.log_level())
         now = self._loop.time()
         for call in action.calls:
-            # One that was cancelled an instant ago stays here: the core says KILL next, and hears that it is gone.
+            # A call that was just cancelled is not sent. The core will emit KILL for it, and the agent will answer
+            # GONE.
             if _hand_over(call):
                 runner.send_call(call, now)
-        # Now, not at the end of the pass: the calls start that much sooner.
+        # Now, not at the end of the pass, so that the calls start sooner.
         runner.flush()
 
     def _kill(self, action: actions.Kill) -> None:
@@ -94,15 +95,15 @@ def _hand_over(call: Call) -> bool:
 
 
 def broken_by(bug: BaseException) -> errors.PoolBrokenError | errors.StartError:
-    """Return the error that tells of a bug, or of a shortage, by which the engine has ended.
+    """Return the error for a bug, or a shortage, that has ended the engine.
 
-    That is a `StartError` if the shortage came so early that the other errors are not loaded, and lasts.
+    If the shortage came before the other errors were loaded, and lasts, that is a `StartError`.
     """
     if isinstance(bug, errors.StartError):
         return bug
     try:
         what = repr(bug)
-    except BaseException as failure:  # its class may be the user's own
+    except BaseException as failure:  # the bug's class may be the user's own
         what = f"{type(bug).__name__}, whose repr() raised {type(failure).__name__}"
     try:
         error = errors.PoolBrokenError(f"the pool's engine failed, which is a bug: {what}")
@@ -113,14 +114,14 @@ def broken_by(bug: BaseException) -> errors.PoolBrokenError | errors.StartError:
 
 
 def fail_each(calls: deque[Call], error: Exception) -> None:
-    """Make the futures of these calls done. Each call leaves the queue as soon as its future is."""
+    """Fail the futures of these calls. Each call leaves the queue as soon as its future is done."""
     while calls:
         settle(actions.Settle([(calls[0], error)]))
         calls.popleft()
 
 
 def settle(action: actions.Settle) -> None:
-    """Make the futures of calls done."""
+    """Settle the futures of these calls."""
     for call, outcome in action.outcomes:
         future: Any = call.token
         if future is None:
@@ -147,5 +148,5 @@ def _settle(future: Any, outcome: object) -> None:
         else:
             future.set_exception(outcome)
     except InvalidStateError:
-        # It was cancelled an instant ago, and whoever waits for it has not been told.
+        # The future was just cancelled, and the threads that wait for it have not been notified.
         future.cancel_by_engine()

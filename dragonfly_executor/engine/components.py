@@ -1,4 +1,4 @@
-"""What a pool's engine consists of while it runs."""
+"""The threads, tables and descriptors of a pool's engine while it runs."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from dragonfly_executor.sync import Keeper
 
 JOIN_PATIENCE = 5.0
-"""Seconds after which a thread that does not end is complained about."""
+"""Seconds to wait for a thread before an error is logged."""
 
 
 class Parts:
-    """All threads and descriptors of an engine but its own thread, and who uses them. There are all of them, or none.
+    """All threads and descriptors of an engine except its own thread, and their users. All of them exist, or none.
 
     Args:
-        engine, backend, machine: whose they are.
-        initializer: what each slot runs first, encoded.
-        keeper: knows what of this machine's files runners need; None where they see them.
+        engine, backend, machine: the pool's.
+        initializer: the encoded call that each slot runs first.
+        keeper: the files of this machine that runners need; None if the runners see them.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Parts:
             self.narrator.run_on(self.callbacks)
             on_engine = self.loop.call_soon_threadsafe
             self.outputs = Outputs(options.output, self.callbacks, on_engine, self._future_of, failed)
-            # Runners look for it there.
+            # The runners read it from the engine.
             engine.outputs = self.outputs
             self.runners = Runners(engine, backend, self.loop, self.crews, initializer, self.narrator, keeper)
             self.performer = Performer(self.loop, self.runners, self.outputs, keeper, self.narrator)
@@ -64,38 +64,40 @@ class Parts:
     def read_failure(
         self, codec: CallCodec, payload: bytes, is_error: bool, then: Callable[[Exception], object]
     ) -> None:
-        """An initializer failed. What it raised is opened on the callback thread: it may be of the user's own type.
+        """Open the error of an initializer on the callback thread, because it may be of the user's own type.
 
         Args:
-            then: is told of it, on the engine thread.
+            codec: opens the error.
+            payload, is_error: the report of the slot.
+            then: gets the error, on the engine thread.
         """
 
         def read() -> None:
-            """On the callback thread."""
+            """Open the error, on the callback thread."""
             error = initializer_error(codec, payload, is_error)
             self.loop.call_soon_threadsafe(lambda: then(error))
 
         self.callbacks.run(read)
 
     def undo(self) -> None:
-        """End all of it, before anything has begun: the engine cannot be started."""
+        """End all threads and close the loop: the engine cannot be started."""
         self.crews.close()
         self.crews.join(JOIN_PATIENCE)
         self.loop.close()
 
     def close(self) -> None:
-        """Let the threads end when they have done what is queued. On the engine thread, as its last."""
+        """Let the threads end after their queued jobs. This is the last step of the engine thread."""
         self.crews.close()
         self.loop.close()
 
     def abandon(self) -> None:
-        """Close the descriptors in a forked child, to which none of it belongs."""
+        """Close the descriptors in a forked child. They belong to the process that forked."""
         self.loop.abandon()
         for fd in self.runners.descriptors():
-            with suppress(OSError):  # the parent was just closing it
+            with suppress(OSError):  # the parent was closing it when it forked
                 os.close(fd)
 
     def join(self) -> None:
-        """Wait for the threads. Complains about one that stays."""
+        """Wait for the threads. Logs an error for each thread that does not end."""
         for left in self.crews.join(JOIN_PATIENCE):
             self.narrator.complain(f"thread {left} has not ended; what it runs blocks")

@@ -1,4 +1,4 @@
-"""Protocols of what the engine's parts use of it. The parts do not import the engine, so imports run one way.
+"""Protocols for the engine as its parts use it. The parts do not import the engine, so there is no import circle.
 
 Only type checkers load this module.
 """
@@ -25,7 +25,7 @@ else:
 
 
 class EngineContext(Protocol):
-    """The engine as its runners and their boots use it, on the engine thread.
+    """An engine as its runners and their boots use it. It belongs to the engine thread.
 
     Attributes:
         options: the pool's options.
@@ -38,7 +38,7 @@ class EngineContext(Protocol):
     outputs: Outputs
 
     def handle(self, event: Any) -> None:
-        """Hand the core an event, and do what it decides."""
+        """Hand the core an event, and carry out the actions."""
 
     def ask(self, question: Callable[[Machine], T]) -> T:
         """Return the answer to a question about the pool's state."""
@@ -48,7 +48,7 @@ class EngineContext(Protocol):
 
 
 class FutureContext(Protocol):
-    """The engine as a call's future uses it, from any thread.
+    """An engine as the future of a call uses it, from any thread.
 
     Attributes:
         options: the pool's options.
@@ -60,17 +60,17 @@ class FutureContext(Protocol):
 
     @property
     def is_this_thread(self) -> bool:
-        """Whether this is the engine thread."""
+        """True on the engine thread."""
 
     def cancel(self, call: Call) -> None:
         """Stop a call whose future was cancelled."""
 
     def call_back(self, callback: Callable[[Any], object], future: Future[Any]) -> None:
-        """Have a done callback called on the callback thread."""
+        """Run a done callback on the callback thread."""
 
 
 class ShutdownContext(Protocol):
-    """The engine as the end of a pool, of the interpreter, or of a forked child uses it, from any thread.
+    """An engine as the end of a pool, of the interpreter, or of a forked child uses it, from any thread.
 
     Attributes:
         options: the pool's options.
@@ -89,7 +89,7 @@ class ShutdownContext(Protocol):
         """Accept no more calls and end, the way `mode` says. Returns at once."""
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until nothing of the pool is left; `timeout` seconds at most."""
+        """Wait until no runner and no thread of the pool is left; `timeout` seconds at most."""
 
     def abandon_in_forked_child(self) -> None:
-        """Forget the threads and runners of the parent process, and close their descriptors here."""
+        """Close the descriptors in a forked child. They belong to the process that forked."""

@@ -1,4 +1,4 @@
-"""The parent's driver: one thread that owns all of a pool's state, feeds the core, and has done what it decides."""
+"""The parent's driver: one thread that owns a pool's state, feeds the core events, and carries out its actions."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """Runs a pool's calls.
+    """The engine of one pool: it runs the pool's calls.
 
-    What stands under "from any thread" may be called from any; everything else belongs to the engine thread, which
-    starts with the first submit, or with `start`.
+    Any thread may call the methods under "from any thread". All other methods belong to the engine thread, which starts
+    with the first submit, or with `start`.
 
-    An interrupt may come to whoever calls, between any two steps. So nothing there takes a lock or leaves a note that
-    would have to be taken back: what is handed over is added to a queue, in one step, and then the loop is woken.
+    A Ctrl-C may interrupt a caller between any two steps. So these methods take no lock, and leave no flag that an
+    interrupted caller must clear: they append the item to a queue, in one step, and then wake the loop.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class Engine:
         self.options = options
         self.codec = codec
         self._keeper = keeper
-        """Knows what of this machine's files runners need; None where they see them."""
+        """The files of this machine that runners need; None if the runners see them."""
         self.forked = False
         self.unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
-        """Calls that outlive an interrupt of whoever waits for them."""
+        """The calls that outlive an interrupt of the thread that waits for them."""
         self._backend = backend
         self._machine = Machine(limits)
         self._intake = Intake()
@@ -80,11 +80,11 @@ class Engine:
         self._may_linger = usable_cpus() > 1
         function, args = options.initializer, tuple(options.initargs)
         self._initializer = b"" if function is None else b"".join(codec.encode_call(function, args, {}))
-        # Held by threads that no interrupt comes to.
+        # Only threads that get no interrupt hold this lock.
         self._lock = threading.Lock()
         self._start = Start(options.name, self._bring_up)
         self._thread: threading.Thread | None = None
-        """The engine thread; None until all is there."""
+        """The engine thread; None until all threads and descriptors exist."""
         self._thread_id = 0
         self._has_ended = Latch()
         self._timer: Timer | None = None
@@ -99,12 +99,12 @@ class Engine:
     # -- from any thread ----------------------------------------------------------------------------------------------
 
     def submit(self, parts: Sequence[Buffer], limits: CallLimits, *, cancel_running: bool = True) -> Future[Any]:
-        """Accept a call. Without `cancel_running` its future cannot be cancelled once it was handed to a runner.
+        """Accept a call. Without `cancel_running` its future cannot be cancelled once the call was sent to a runner.
 
         Raises:
             RuntimeError: the pool is shut down, or broken (`PoolBrokenError`), or belongs to another process
                 (`ForkedExecutorError`).
-            FrameTooLargeError: the payload is over ``max_payload``.
+            FrameTooLargeError: the payload is larger than ``max_payload``.
             StartError: the engine could not be started.
         """
         payload = sendable(parts)
@@ -122,11 +122,11 @@ class Engine:
         if not cancel_running:
             future.cancels_running = False
         try:
-            # From this step on the call is accepted.
+            # From this step on, the call is accepted.
             self._intake.append(call)
             if self._loop.is_asleep:
                 self._loop.call_soon_threadsafe(self._take_inbox)
-            # Whoever closes the pool first says so. If nothing was said before this, the call is seen.
+            # A thread that closes the pool sets the refusal first. If none is set here, the engine takes this call.
             if (self._refusal is not None or self._failure is not None) and self._intake.withdraw(call):
                 self.check_open()
         except BaseException:
@@ -135,11 +135,11 @@ class Engine:
         return future
 
     def check_open(self) -> None:
-        """Raise what a submit would raise now."""
+        """Raise the error that a submit would raise now."""
         if self.forked:
             raise errors.ForkedExecutorError("this pool belongs to the process that forked; make a new one here")
         if self._failure is not None:
-            # One error for every submit: it must not collect the traceback of each.
+            # All submits raise one error object. Without this it would collect the traceback of each.
             raise self._failure.with_traceback(None)
         if self._refusal is not None:
             raise RuntimeError(self._refusal)
@@ -147,7 +147,11 @@ class Engine:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def start(self) -> None:
-        """Start the thread before the first submit, as a pool with ``min`` runners does; `StartError` if it cannot."""
+        """Start the thread before the first submit, as a pool with ``min`` runners does.
+
+        Raises:
+            StartError: the engine could not be started.
+        """
         if self._thread is None and self._refusal is None:
             self._start.wait()
         self.post(events.Tick())
@@ -158,59 +162,59 @@ class Engine:
             self.post(events.CancelRequested((call.id,)))
 
     def post(self, event: object) -> None:
-        """Hand the core an event."""
-        # In a forked child the loop's descriptors are closed, and their numbers may be somebody else's.
+        """Hand the core an event, on the engine thread."""
+        # In a forked child the loop's descriptors are closed, and other files may have their numbers.
         if self._thread is not None and not self.forked:
             self._loop.call_soon_threadsafe(lambda: self.handle(event))
 
     def ask(self, question: Callable[[Machine], T]) -> T:
-        """The answer to a question about the pool's state, given on the engine thread."""
+        """Return the answer to a question about the pool's state. The engine thread computes it while it runs."""
         if self._thread is None or self.forked or self.is_this_thread:
             return question(self._machine)
         return self._questions.ask(self._loop, question)
 
     def stats(self) -> PoolStats:
-        """How the pool stands."""
+        """Return the statistics of the pool."""
         return self.ask(lambda machine: machine.stats((Loop if self._thread is None else self._loop).time()))
 
     @property
     def is_this_thread(self) -> bool:
-        """Whether this is the engine thread, where nothing of the user's may run."""
+        """True on the engine thread, which must not run the user's code."""
         return threading.get_ident() == self._thread_id
 
     def call_back(self, callback: Callable[[Any], object], future: BaseFuture[Any]) -> None:
-        """Have a done callback called on the callback thread."""
+        """Run a done callback on the callback thread."""
         if self.is_this_thread:
             self._parts.callbacks.run(callback, future)
         else:
             self._loop.call_soon_threadsafe(lambda: self._parts.callbacks.run(callback, future))
 
     def shut_down(self, mode: events.ShutdownMode, reason: str = "cannot schedule new futures after shutdown") -> None:
-        """Accept no more calls and go, the way `mode` says. Returns at once; `join` waits."""
+        """Accept no more calls and end, the way `mode` says. Returns at once; `join` waits."""
         if self.forked:
             return
-        # First these: a start that is under way looks at them when it is done.
+        # These two first: a start that is under way checks them at its end.
         self._modes.append(mode)
         self._refusal = self._refusal or reason
         if self._thread is not None:
             self._loop.call_soon_threadsafe(lambda: self._shut_down(mode))
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until nothing of the pool is left: no runner, no thread. Complains about a thread that stays."""
+        """Wait until no runner and no thread of the pool is left. Logs an error for a thread that does not end."""
         if self.forked or self.is_this_thread:
             return
         self._start.join()
         thread = self._thread
         if thread is None:
             return
-        # Not by `Thread.join`: before 3.13 a thread whose join was interrupted counts as ended.
+        # Not `Thread.join`: before Python 3.13 a thread whose join was interrupted counts as ended.
         if not self._has_ended.wait(timeout):
             return
         thread.join()
         self._parts.join()
 
     def abandon_in_forked_child(self) -> None:
-        """Forget everything without a goodbye: it all belongs to the process that forked."""
+        """Close the descriptors in a forked child, and send nothing. They belong to the process that forked."""
         self.forked = True
         if self._thread is not None:
             self._parts.abandon()
@@ -218,9 +222,9 @@ class Engine:
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _bring_up(self) -> None:
-        """Start all threads, or none: at interpreter exit none can be started any more."""
+        """Start all threads, or none: at interpreter exit no thread can be started."""
         with self._lock:
-            # Whoever shuts the pool down sees that this is under way, or this sees that it is shut down.
+            # Either a shutdown sees that a start is under way, or this start sees that the pool is shut down.
             if self._thread is not None or self._refusal is not None:
                 return
             parts = self._parts = Parts(self, self._backend, self._machine, self._initializer, self._keeper)
@@ -259,13 +263,13 @@ class Engine:
         self._taken = []
 
     def _shut_down(self, mode: events.ShutdownMode) -> None:
-        # What was accepted before is accepted. Whoever submits later sees that, and takes the call back.
+        # Calls that were appended before are accepted. A later submit sees the refusal and withdraws its call.
         self._take_inbox()
         self._loop.feed((), self._take_inbox)
         self.handle(events.ShutdownRequested(mode))
 
     def handle(self, event: Any) -> None:
-        """Hand the core an event, on the engine thread, and do what it decides."""
+        """Hand the core an event, on the engine thread, and carry out the actions."""
         now = self._loop.time()
         do, settled = self._do, None
         decided = self._machine.handle(event, now)
@@ -276,26 +280,27 @@ class Engine:
                 else:
                     do[type(action)](action)
             self._arm_timer(now)
-            # One call at a time is somebody who waits for each. With more of them this thread would take processors
-            # from the slots, and the interpreter from the callers.
+            # With one call at a time, a caller waits for each. With more calls, spinning would take processors from the
+            # slots, and the interpreter lock from the callers.
             self._loop.expects_news = self._may_linger and self._machine.in_flight == 1
-            # Last: whoever waits for a result also waits for this thread to let go of the interpreter.
+            # Last, because a thread that waits for a result can only go on when this thread releases the interpreter
+            # lock.
             if settled is not None:
                 settle(settled)
         except BaseException:
-            # The core has done with these calls: they are known from here alone.
+            # The core has removed these calls from its state, so only this list has them.
             for action in decided:
                 if type(action) is actions.Settle:
                     self._untold += [call for call, _ in action.outcomes]
             raise
 
     def _arm_timer(self, now: float) -> None:
-        """See to it that the core is called when it wants to be. A timer that rings early only costs a tick."""
+        """Set the timer for the core's next deadline. A timer that fires too early only costs a tick."""
         deadline = self._machine.deadline()
         if deadline is None or (self._timer is not None and self._timer.when <= deadline):
             return
         if deadline <= now:
-            # It was too much for one event. Links and heartbeats come first: a timer might be due in this very pass.
+            # One event left work over. Links and heartbeats come first: a timer might be due in this pass of the loop.
             if not self._turn_is_due:
                 self._turn_is_due = True
                 self._loop.call_soon(self._take_turn)
@@ -315,7 +320,7 @@ class Engine:
     # -- runners ------------------------------------------------------------------------------------------------------
 
     def setup_failed(self, payload: bytes, is_error: bool) -> None:
-        """Break the pool, once the error that its initializer raised in a slot has been opened."""
+        """Break the pool, once the callback thread has opened the error that the initializer raised in a slot."""
         self._parts.read_failure(self.codec, payload, is_error, self._break)
 
     def _break(self, error: Exception) -> None:
@@ -323,7 +328,7 @@ class Engine:
         self.handle(events.PoolBroke(error))
 
     def _collapse(self, bug: BaseException) -> None:
-        """The engine itself has failed: nobody may wait for it, and no runner may stay."""
+        """Fail all calls and release all nodes, because the engine itself has failed."""
         error = broken_by(bug)
         self._failure = self._failure or error
         left = deque((*self._taken, *self._machine.unsettled(), *self._untold))
@@ -334,5 +339,5 @@ class Engine:
             try:
                 self._runners.abandon()
             finally:
-                fail_each(left, error)  # again, if memory was short: now there is more of it
+                fail_each(left, error)  # again, if memory was short: the release has freed some
                 self._parts.narrator.complain(str(error))

@@ -1,4 +1,4 @@
-"""Sorts the frames of one runner, and checks that the runner keeps to the bounds in `protocol.memory_bounds`."""
+"""Dispatches the frames of one runner, and checks that the runner keeps to the bounds in `protocol.memory_bounds`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ else:
 
 
 MAX_GONE = 1024
-"""Killed calls that are remembered after the runner said that they are gone."""
+"""Maximum number of killed calls that are remembered after the runner's GONE."""
 
 
 class Peer(Protocol):
-    """The link of the runner whose frames are sorted."""
+    """The link of the runner whose frames are dispatched."""
 
     id: int
 
@@ -34,35 +34,35 @@ class Peer(Protocol):
         """The runner's name in errors."""
 
     def reply(self, frame: bytes) -> None:
-        """Send an answer to something that the runner asked for."""
+        """Send an answer to a request of the runner."""
 
     def output_consumed(self, slot: int, amount: int) -> None:
         """Count output of a slot as consumed, and tell the agent."""
 
     def output_forgotten(self, amount: int) -> None:
-        """So much of what slots have written that have ended is done with."""
+        """Count `amount` bytes of output of ended slots as consumed."""
 
     def microseconds(self) -> int:
-        """The time as a PING carries it."""
+        """Return the time in microseconds, as a PING carries it."""
 
     def has_call(self, ref: Ref) -> bool | None:
         """Return whether the call is on this runner; None if the runner was told to stop: its calls are not tracked."""
 
 
 class Hearing:
-    """Sorts a runner's frames. Belongs to the engine thread.
+    """A dispatcher of one runner's frames. It belongs to the engine thread.
 
     Args:
         peer: the runner.
         transfers: its large calls and results.
-        outputs: what becomes of what its calls write.
+        outputs: routes the output of its calls.
         starts: which of its calls have begun; None if that cannot be known.
 
     Attributes:
-        account: its slots, and what they have written that is not consumed yet.
+        account: its slots, and the bytes of their output that are not consumed yet.
         sessions: the process ids of its slots.
-        is_asked: whether the idle check was asked and not answered.
-        unwritten: while the link takes no more, the calls that may still wait to be written, with their places in its
+        is_asked: whether an idle check was sent and is not answered.
+        unwritten: while the link is blocked, the calls that may still wait to be written, with their places in its
             first lane.
     """
 
@@ -84,7 +84,7 @@ class Hearing:
         self._starts = starts
 
     def heard(self, frame: Frame, said: Said) -> None:
-        """Sort one frame that is not a small result.
+        """Handle one frame that is not a small result.
 
         Raises:
             ProtocolError: the runner went beyond a bound.
@@ -117,21 +117,21 @@ class Hearing:
         self._outputs.arrived(self._peer, frame, bool(is_here))
 
     def _is_here(self, ref: Ref, what: str) -> bool | None:
-        """Whether the call is on the runner; None if that does not matter any more.
+        """Return whether the call is on the runner; None if that does not matter any more.
 
         Raises:
-            ProtocolError: it is not.
+            ProtocolError: the call is not on the runner.
         """
         is_here = self._peer.has_call(ref)
         if is_here is False and ref in self._gone:
-            # The GONE of a call that had just ended overtakes what the agent's second lane still holds of the call.
+            # The GONE of a call that had just ended overtakes the call's frames in the agent's second lane.
             return None
         if is_here is False:
             raise ProtocolError(f"{what} of call {ref[0]}, which is not on {self._peer.name}")
         return is_here
 
     def _on_call_frame(self, ref: Ref, frame: Frame, said: Said) -> None:
-        """What became of one call."""
+        """Handle a frame about one call."""
         match frame.kind:
             case Kind.RESULT:
                 if self._is_here(ref, "the result"):
@@ -161,13 +161,13 @@ class Hearing:
                 said.gone.append(ref)
 
     def _forget(self, ref: Ref) -> None:
-        """A call has left the runner without a result."""
+        """Release the state of a call that has left the runner without a result."""
         self._transfers.forget(ref)
         if self._starts is not None:
             self._starts.release(ref)
 
     def _on_runner_frame(self, frame: Frame, said: Said) -> None:
-        """What concerns the runner as a whole."""
+        """Handle a frame about the runner as a whole."""
         match frame.kind:
             case Kind.IDLE:
                 said.idle = bool(frame.detail)

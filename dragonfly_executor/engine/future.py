@@ -1,4 +1,4 @@
-"""The Future that a submit returns: decodes its result where it is asked for, cancels for real."""
+"""`Future`: decodes its result in the thread that asks for it, and its `cancel` stops a running call."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ else:
 
 
 CANCELLED_STATES = ("CANCELLED", "CANCELLED_AND_NOTIFIED")
-"""The standard library's, to be looked at without its lock."""
+"""The standard library's states of a cancelled future, for checks without its lock."""
 
 
 class Outcome:
-    """What came back for a call, still in bytes, until somebody asks for it."""
+    """The outcome of a call, which stays encoded until a thread asks for it."""
 
     __slots__ = ("_codec", "_data", "_opened", "is_error")
 
@@ -40,7 +40,7 @@ class Outcome:
 
     @classmethod
     def failed(cls, error: BaseException) -> Outcome:
-        """Return the outcome of a call that ran, and of which nothing but this error can be had here."""
+        """Return the outcome of a call that ran, and whose result cannot be had here because of this error."""
         outcome = cls.__new__(cls)
         outcome._data = None  # noqa: SLF001  # of this class
         outcome._opened = [(None, error)]  # noqa: SLF001
@@ -48,19 +48,19 @@ class Outcome:
         return outcome
 
     def open(self) -> tuple[Any, BaseException | None]:
-        """The value, or the error in its place; opened once, in the thread that asks first."""
+        """Return the value and None, or None and the error. The first thread that asks decodes it, once."""
         if not self._opened:
             data = self._data
             if data is not None:
                 self._opened.append(self._decode(data))
                 self._data = None
-        # Threads that ask at the same time may each open it: the first to finish wins, so that all see one object.
+        # Threads that ask at the same time may each decode it. The first to finish wins, so all get one object.
         return self._opened[0]
 
     def described(self) -> str:
-        """Return what it is in the standard library's words, without opening it: ``returned int``. It never raises.
+        """Return the outcome in the standard library's words, without opening it: ``returned int``. It never raises.
 
-        The type of a value that is not opened yet is told if that is cheap to know; else it is "object".
+        The type of an unopened value is named if it is cheap to find; otherwise it is "object".
         """
         if self._opened:
             value, error = self._opened[0]
@@ -75,7 +75,7 @@ class Outcome:
 
             return result_type.error_type(data) if self.is_error else result_type.result_type(data)
         except Exception:
-            # There is no memory or no descriptor for the import. What says so to the user may hold this very text.
+            # There is no memory or no descriptor for the import. The message about that may contain this text.
             return None
 
     def _decode(self, data: bytes | bytearray | memoryview) -> tuple[Any, BaseException | None]:
@@ -85,13 +85,13 @@ class Outcome:
             return self._codec.decode_result(data), None
         except Exception as error:
             if isinstance(error.__cause__, MemoryError):
-                # The frames of its traceback hold the bytes, which are what there is no room for.
+                # The frames of its traceback hold the encoded bytes, which keep the memory in use.
                 error.__cause__.__traceback__ = error.__traceback__ = None
             return None, error
 
 
 class Unopened(Exception):
-    """Stands for a remote error in the base class's eyes, until somebody asks for it."""
+    """A remote error inside the base class, until a thread asks for it."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__()
@@ -99,9 +99,9 @@ class Unopened(Exception):
 
 
 class Deferred:
-    """A done callback. It is called on the callback thread where the engine thread would call it.
+    """A done callback. If the engine thread calls it, it runs on the callback thread instead.
 
-    That is once, unless an interrupt comes into it: then `Future.cancel` has it called again.
+    It runs once, unless an interrupt stops it: then `Future.cancel` runs it again.
     """
 
     __slots__ = ("_engine", "_fn", "_is_called")
@@ -112,7 +112,7 @@ class Deferred:
         self._is_called = False
 
     def __call__(self, future: BaseFuture[Any]) -> None:
-        """Call it, unless that was done."""
+        """Run the callback, unless it has run."""
         if self._is_called:
             return
         if self._engine.is_this_thread:
@@ -128,32 +128,32 @@ class Deferred:
 
 
 class Future(BaseFuture[T]):
-    """A call's future. To the base class it stays pending until the call has ended; the ledger answers `running`.
+    """The future of a call. The base class sees it as PENDING until the call settles; `running` asks the core's record.
 
-    So `cancel` stops a call that is running already: its process group is killed, and the slot is replaced. With the
-    option ``cancel_running=False`` it gives the standard library's answers instead.
+    So `cancel` also stops a running call: its process group is killed, and the slot is replaced. With the option
+    ``cancel_running=False``, `cancel` answers as the standard library's does.
     """
 
     cancels_running = True
     _handed_over = False
 
-    # On the class, where it costs the many futures nothing that are never cancelled.
+    # On the class, because these cost memory, and most futures are never cancelled.
     _told = False
     captured: Captured | None = None
-    """What the call has written; the engine sets it."""
+    """The output of the call; set by the engine."""
     _callbacks: tuple[Deferred, ...] = ()
 
     def __init__(self, engine: FutureContext) -> None:
         super().__init__()
-        # The standard library's own is left locked by an interrupt that comes as it is entered or left. Then the engine
-        # would wait for it for ever.
+        # An interrupt during enter or exit leaves the standard library's own condition locked. Then the engine would
+        # wait for it without end.
         self._condition: Condition = Condition()  # type: ignore[assignment]
         self._engine = engine
         self.call: Call | None = None
-        """Its record in the ledger; the engine sets it once."""
+        """The core's record of the call; set once, by the engine."""
 
     def cancel(self) -> bool:
-        """Cancel the call, and stop it where it runs. False if it has ended."""
+        """Cancel the call, and stop it if it runs. Returns False if it has ended."""
         try:
             if not super().cancel():
                 return False
@@ -165,7 +165,7 @@ class Future(BaseFuture[T]):
         return True
 
     def _finish_cancel(self) -> None:
-        """An interrupt has ended `cancel`. If the future is cancelled, whoever is to hear of it does."""
+        """Finish a `cancel` that an interrupt stopped: notify the waiters, the engine and the callbacks."""
         self._condition.let_go()
         if self.call is None or not self.cancelled():
             return
@@ -175,10 +175,13 @@ class Future(BaseFuture[T]):
             self._engine.call_back(callback, self)
 
     def hand_over(self) -> bool:
-        """The call goes to a runner, the first time or again; False if it was cancelled before. On the engine thread.
+        """Accept that the call is sent to a runner, the first time or again, on the engine thread.
 
-        The engine may not have heard of the cancel yet. As in the standard library a call that is handed over counts as
-        running, and cannot be cancelled, where ``cancel_running`` is off.
+        The engine may not have heard of a cancel yet. With ``cancel_running=False``, a call that is handed over counts
+        as running and cannot be cancelled, as in the standard library.
+
+        Returns:
+            False if the future was cancelled before.
         """
         if self.cancels_running:
             return self._state not in CANCELLED_STATES
@@ -194,32 +197,32 @@ class Future(BaseFuture[T]):
         return self._handed_over
 
     def cancel_by_engine(self) -> None:
-        """Settle as cancelled, and tell whoever waits; on the engine thread."""
+        """Settle the future as cancelled, and notify the threads that wait for it. Runs on the engine thread."""
         if not super().cancel():
             if not self.done():
-                # It was handed over for good, and came back unstarted in a shutdown.
+                # It was handed over for good, and a shutdown returned it unstarted.
                 self.set_exception(CancelledError())
         elif not self._told:
             self._told = True
             self.set_running_or_notify_cancel()
 
     def running(self) -> bool:
-        """Whether the call is running on a slot now."""
+        """Return whether a slot runs the call now."""
         if super().running():
             return True
         call = self.call
         return call is not None and call.state is CallState.STARTED and not self.done()
 
     def result(self, timeout: float | None = None) -> T:
-        """What the call returned; raises what it raised.
+        """Return the call's value, or raise its exception.
 
         Args:
-            timeout: seconds to wait; None for as long as it takes.
+            timeout: seconds to wait; None for no limit.
 
         Raises:
-            TimeoutError: it is not there yet.
+            TimeoutError: the call has not ended yet.
             CancelledError: the future was cancelled.
-            ResultDeserializationError: it came, and cannot be opened here.
+            ResultDeserializationError: the result has arrived, and cannot be opened here.
             RunnerLostError, CallTimeoutError, BootError, ...: the call did not end by itself.
         """
         self._refuse_in_forked_child()
@@ -239,11 +242,12 @@ class Future(BaseFuture[T]):
         try:
             raise error from error.__cause__  # type: ignore[misc, union-attr]  # no value, so an error
         finally:
-            # A traceback holds this frame, and this frame the error: without this the two would keep each other alive.
+            # The traceback holds this frame, and this frame holds the error. Without this the two would keep each other
+            # alive.
             del error, self
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What the call raised, None if it returned; waits and raises as `result` does."""
+        """Return the call's exception, or None if it returned a value. Waits and raises as `result` does."""
         self._refuse_in_forked_child()
         try:
             error = super().exception(timeout)
@@ -256,12 +260,13 @@ class Future(BaseFuture[T]):
         return outcome.open()[1] if type(outcome) is Outcome else error
 
     def output(self) -> str:
-        """What the call has written so far to stdout and stderr, in a pool with ``output="capture"``.
+        """Return the call's output so far to stdout and stderr, in a pool with ``output="capture"``.
 
-        That is all that came through its descriptors 1 and 2, what its children and C libraries write there included,
-        in the order in which it was read. The last 1,048,576 characters are kept; a first line says how many were
-        dropped. Once the call is done it is complete. Where the future was cancelled, or was given up at its
-        ``timeout``, the last of it may come a moment later. Of a call that was tried again it is the last attempt's.
+        That is all text from file descriptors 1 and 2, in the order in which it was read. The output of child processes
+        and C libraries is included. The last 1,048,576 characters are kept; if some were dropped, the first line says
+        how many. Once the call is done, the output is complete. If the future was cancelled, or reached its
+        ``timeout``, the last output may arrive a moment later. If a call was retried, this is the output of the last
+        attempt.
 
         Raises:
             RuntimeError: the pool does not capture.
@@ -272,7 +277,7 @@ class Future(BaseFuture[T]):
         return "" if self.captured is None else self.captured.text()
 
     def add_done_callback(self, fn: Callable[[BaseFuture[T]], object]) -> None:
-        """Call ``fn(future)`` when the future is done: at once if it is, else on the pool's callback thread."""
+        """Call ``fn(future)`` when the future is done: at once if it is, otherwise on the pool's callback thread."""
         callback = Deferred(self._engine, fn)
         try:
             super().add_done_callback(callback)
@@ -282,7 +287,7 @@ class Future(BaseFuture[T]):
             raise
 
     def _standing(self) -> str:
-        """Return how the call stands, in the standard library's words: "finished returned int", say."""
+        """Return the state of the call in the standard library's words, such as "finished returned int"."""
         if not self.done():
             return "running" if self.running() else "pending"
         try:
@@ -299,7 +304,7 @@ class Future(BaseFuture[T]):
         try:
             standing = self._standing()
         except Exception:
-            # The standard library logs this text of a future whose callback failed. Nothing may fail beside that.
+            # The standard library logs this text for a future whose callback failed, so it must not raise.
             standing = "unknown"
         return f"<{type(self).__name__} at {id(self):#x} state={standing}>"
 

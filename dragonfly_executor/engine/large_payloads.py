@@ -1,4 +1,4 @@
-"""What is too large for one frame, on its way over one link: calls out, results in."""
+"""Calls and results that are too large for one frame, on their way over one link."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 EMPTY = memoryview(b"")
 MOST_HEADROOM = 4 * 1024 * 1024
-"""Bytes that a result which comes in has to leave free."""
+"""Maximum number of bytes that must stay free while a result is received; a quarter of its size if that is less."""
 
 
 class Transfers:
-    """A link's large calls and results that are under way. Belongs to the engine thread.
+    """A link's large calls and results in transit. It belongs to the engine thread.
 
-    A call goes out as its slot asks for it, some chunks at a time; a result is put together as it comes.
+    A call is sent some chunks at a time, when its slot asks for them. A result is assembled from its chunks.
 
     Args:
         codec: opens the results.
-        max_payload: bytes that a result may take.
+        max_payload: maximum size of a result in bytes.
     """
 
     def __init__(self, codec: CallCodec, max_payload: int) -> None:
@@ -40,26 +40,31 @@ class Transfers:
         self._link: Link | None = None
         self._uploads: dict[Ref, Iterator[tuple[bytes, memoryview]]] = {}
         self._unasked: dict[Ref, PayloadParts] = {}
-        """Calls of which a slot may have parts already, and has yet to say so."""
+        """Calls of which a slot may have cached parts, and has not said so yet."""
         self._downloads: dict[Ref, Download] = {}
 
     def attach(self, link: Link) -> None:
-        """Send over this link."""
+        """Send over this link from now on."""
         self._link = link
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def offer(self, ref: Ref, parts: list[Buffer]) -> None:
-        """Have a call ready for when its slot asks for it."""
+        """Store a large call until its slot asks for it."""
         self._uploads[ref] = split_bulk(*ref, parts)
         if type(parts) is PayloadParts:
             self._unasked[ref] = parts
 
     def upload(self, ref: Ref, chunks: int, answer: memoryview = EMPTY) -> None:
-        """Send so many chunks more of a call: its slot has asked for them, and says at first what it has already.
+        """Send the next `chunks` chunks of a call to the slot that asked for them.
+
+        Args:
+            ref: the call.
+            chunks: the number of chunks.
+            answer: the parts of the call that the slot has cached; empty if it has none, or has said so before.
 
         Raises:
-            ProtocolError: what it says makes no sense.
+            ProtocolError: the answer cannot be understood.
         """
         upload = self._uploads.get(ref)
         if upload is None or self._link is None:
@@ -80,7 +85,7 @@ class Transfers:
             self._link.send_bulk(*piece)
 
     def stop_upload(self, ref: Ref) -> None:
-        """Send no more of a large call. A slot that gets the same call again must not be sent pieces of this time."""
+        """Stop sending a large call. If a slot gets the call again, it must not get chunks of this attempt."""
         self._uploads.pop(ref, None)
         self._unasked.pop(ref, None)
         if self._link is not None:
@@ -89,7 +94,7 @@ class Transfers:
     # -- results ------------------------------------------------------------------------------------------------------
 
     def expect(self, ref: Ref, head: Frame) -> None:
-        """A result begins: its head has come, its chunks follow.
+        """Begin to receive a result: its head has arrived, and its chunks follow.
 
         Raises:
             ProtocolError: it has begun before, or is too large.
@@ -99,10 +104,10 @@ class Transfers:
         self._downloads[ref] = Download(head, self._max_payload)
 
     def chunk_arrived(self, ref: Ref, frame: Frame) -> Result | None:
-        """A piece of a result has come; the result, if it was the last one.
+        """Add a chunk to a result. Returns the result if this was the last chunk, otherwise None.
 
         Raises:
-            ProtocolError: the result is not as long as was announced.
+            ProtocolError: the result's length is not the announced one.
         """
         download = self._downloads.get(ref)
         if download is None:
@@ -119,23 +124,23 @@ class Transfers:
         return (*ref, head.detail * 1e-6, outcome, bool(head.flags & Flag.RETRYABLE))
 
     def _keep_headroom(self, download: Download) -> None:
-        """Drop a result that leaves no memory to go on with: everything else would fail of that, not this one call."""
+        """Drop a result that would leave too little memory: only its call fails, and not all later allocations."""
         if download.data is None:
             return
         taken = getsizeof(download.data)
         if taken != download.taken:
-            # It grows in steps of an eighth, so that this is seldom.
+            # It grows by an eighth each time, so this check is rare.
             download.taken = taken
             if not has_memory(min(taken // 4, MOST_HEADROOM)):
                 download.drop()
 
     @property
     def most_held(self) -> int:
-        """Bytes of the largest result that is coming in; 0 if there is none."""
+        """Bytes of the largest result that is being received; 0 if there is none."""
         return max((len(download.data or b"") for download in self._downloads.values()), default=0)
 
     def drop_largest(self) -> None:
-        """Drop the largest result that is coming in; the call fails when all of it has come."""
+        """Drop the largest result that is being received. Its call fails when all chunks have arrived."""
         held = [download for download in self._downloads.values() if download.data]
         if held:
             max(held, key=lambda download: len(download.data or b"")).drop()
@@ -143,12 +148,12 @@ class Transfers:
     # -- both ---------------------------------------------------------------------------------------------------------
 
     def forget(self, ref: Ref) -> None:
-        """The call is not there any more: neither it nor its result has anywhere to go."""
+        """Drop the chunks of a call that has left the runner, and of its result."""
         self.stop_upload(ref)
         self._downloads.pop(ref, None)
 
     def close(self) -> set[Ref]:
-        """The link has ended. The calls of which the runner was not sent everything."""
+        """End all transfers, because the link has ended. Returns the calls that were not sent completely."""
         unsent = {ref for ref, upload in self._uploads.items() if next(upload, None) is not None}
         self._uploads.clear()
         self._unasked.clear()
@@ -157,7 +162,7 @@ class Transfers:
 
 
 def has_memory(size: int) -> bool:
-    """Return True if this process could have so many bytes more."""
+    """Return True if this process can allocate `size` more bytes."""
     try:
         mmap(-1, size).close()
     except (MemoryError, OSError):
@@ -166,7 +171,7 @@ def has_memory(size: int) -> bool:
 
 
 def no_memory_for(size: int) -> errors.ResultDeserializationError:
-    """Return the error of a call whose result there is no memory for."""
+    """Return the error of a call whose result does not fit into memory."""
     error = errors.ResultDeserializationError(
         f"the call has ended, and what it returned or raised takes {size} bytes, for which this process has no memory: "
         "return less, or have the call write it to a file",
@@ -177,7 +182,7 @@ def no_memory_for(size: int) -> errors.ResultDeserializationError:
 
 
 def sendable(parts: Sequence[Buffer]) -> bytes | Sequence[Buffer]:
-    """A payload as a call keeps it: one `bytes` where it fits into a frame, else its parts as they are."""
+    """Return a payload in the form that a call keeps: one `bytes` if it fits into a frame, otherwise its parts."""
     if len(parts) == 1 and type(parts[0]) is bytes and len(parts[0]) <= MAX_INLINE:
         return parts[0]
     return b"".join(parts) if sum(map(len, parts)) <= MAX_INLINE else parts

@@ -1,4 +1,4 @@
-"""Something that happens once, and that threads wait for."""
+"""A one-time event that threads wait for."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from queue import Empty, SimpleQueue
 
 
 class Latch:
-    """Opens once. Without a lock: whoever waits, or opens it, may be interrupted between any two steps."""
+    """A latch that opens once. It has no lock, because an interrupt may stop a thread in it between any two steps."""
 
     def __init__(self) -> None:
         self.is_open = False
         self._waiting: dict[int, SimpleQueue[None]] = {}
 
     def open(self) -> None:
-        """Let all through that wait, now and from now on. Twice is fine."""
-        # First the flag: who comes from now on looks at it after having got in line.
+        """Let all threads pass that wait, now or later. Calling it twice is fine."""
+        # The flag first: a thread that comes later adds itself to the line, and then checks the flag.
         self.is_open = True
         for waiter in list(self._waiting.values()):
             waiter.put(None)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it opens, `timeout` seconds at most; whether it is open."""
+        """Wait until the latch opens, at most `timeout` seconds. Returns whether it is open."""
         waiter: SimpleQueue[None] = SimpleQueue()
         try:
             self._waiting[id(waiter)] = waiter

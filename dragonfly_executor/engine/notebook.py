@@ -1,4 +1,4 @@
-"""What a notebook shows of futures and executors."""
+"""HTML for futures and executors in notebooks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def table(title: str, rows: Mapping[str, object]) -> str:
 
 
 def pool_rows(name: str, backend: str, stats: PoolStats) -> dict[str, object]:
-    """Return what is shown of a pool. Texts of errors are left out: they may say anything."""
+    """Return the table rows of a pool. They leave out the texts of errors, which may contain anything."""
     more = (("booting", stats.runners_booting), ("stopping", stats.runners_stopping))
     runners = [f"{stats.runners_up} of at most {stats.max} up", *(f"{count} {word}" for word, count in more if count)]
     calls = [f"{stats.calls_queued + stats.calls_delayed} waiting", f"{stats.calls_sent} on runners"]

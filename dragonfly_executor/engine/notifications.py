@@ -1,4 +1,4 @@
-"""Tells what a pool does: log lines, hooks, events. All of it on the callback thread, since it is the user's code."""
+"""Log lines, hooks and events of a pool. All of them run on the callback thread, because they run the user's code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("dragonfly_executor")
 
 
 class Narrator:
-    """Speaks for one pool."""
+    """The sender of one pool's log lines, hooks and events."""
 
     def __init__(self, options: PoolOptions, machine: Machine) -> None:
         self._options = options
@@ -38,20 +38,20 @@ class Narrator:
             self._crew.run(job, *args)
 
     def complain(self, text: str) -> None:
-        """Something is wrong that nobody may miss. It never raises, whatever a log handler does: the engine says so."""
+        """Log an error at once. It never raises, whatever a log handler does, because the engine calls it."""
         with suppress(Exception):
             logger.error("pool %s: %s", self._options.name, text)
 
     def warn(self, text: str) -> None:
-        """Something that whoever runs this should know, and that stops nothing."""
+        """Log a warning: the user should know of it, and the pool goes on."""
         self._later(logger.warning, "pool %s: %s", self._options.name, text)
 
     def callback_failed(self, error: BaseException) -> None:
-        """A done callback or a hook raised: it is logged, and nothing else happens."""
+        """Log an exception of a done callback or a hook. It has no other effect."""
         logger.error("pool %s: exception in a callback", self._options.name, exc_info=error)
 
     def grow_started(self, runner_id: int, count: int) -> None:
-        """A boot begins."""
+        """Report that a boot begins."""
         if count > self._machine.pool.min:
             self._growing.add(runner_id)
             if self._options.on_grow_start is not None:
@@ -61,7 +61,7 @@ class Narrator:
     def grow_ended(
         self, runner_id: int, count: int, error: Exception | None, took: float, node: Mapping[str, str] | None = None
     ) -> None:
-        """A boot has ended, well or not; `node`: what the backend found out about it."""
+        """Report that a boot has succeeded or failed. `node`: the backend's facts about the node."""
         self._end_growth(runner_id, count, lambda: "ok" if error is None else error)
         if error is None:
             text = f"runner {runner_id} is up after {took * 1000:.0f} ms"
@@ -70,12 +70,12 @@ class Narrator:
             self._tell("boot failed", runner_id, f"runner {runner_id} failed to boot: {error}", count)
 
     def growth_given_up(self, runner_id: int, count: int, reason: str) -> None:
-        """A boot was aborted, because nobody needs the runner any more."""
+        """Report that a boot was aborted because its runner is not needed any more."""
         self._end_growth(runner_id, count, lambda: errors.BootError(f"the boot was given up: {reason}"))
         self._tell("boot given up", runner_id, f"gives up runner {runner_id}, which boots: {reason}", count)
 
     def _end_growth(self, runner_id: int, count: int, result: Callable[[], object]) -> None:
-        """Every start of a growth that a hook was told of has its end."""
+        """Call the hook for the end of a growth, if its start was reported."""
         hook = self._options.on_grow_end
         if runner_id in self._growing and hook is not None:
             facts = self._facts(count)
@@ -83,7 +83,7 @@ class Narrator:
         self._growing.discard(runner_id)
 
     def shrunk(self, runner_id: int, count: int, reason: str) -> None:
-        """A runner goes or is gone."""
+        """Report that a runner stops, or is gone."""
         if self._options.on_shrink is not None:
             self._later(self._options.on_shrink, self._facts(count))
         self._tell("down", runner_id, f"runner {runner_id} goes: {reason}", count)

@@ -1,4 +1,4 @@
-"""Every default and every validation of a pool's and a call's options, once."""
+"""Each default and each validation of the options of pools and calls, in one place."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ MAX_PAYLOAD = 8 * 1024**3
 
 
 def seconds(value: Seconds | None, name: str, *, positive: bool = False) -> float | None:
-    """A duration in seconds; None stays None. Raises as `duration` does."""
+    """Return a duration in seconds; None stays None. Raises as `duration` does."""
     return None if value is None else duration(value, name, positive=positive)
 
 
 class CallOptions(Record):
-    """What applies to the calls of one view of a pool. Durations are seconds or a `timedelta`.
+    """Options of the calls of one view of a pool. Durations are seconds or a `timedelta`.
 
     Args:
-        timeout: how long a call may take from its submit on, waiting and running together; None for no limit.
-        queue_timeout: how long it may wait for a slot.
-        run_timeout: how long its function may run, on each attempt. What the call imports before its function begins
-            does not count. That may take `boot_timeout`, or `run_timeout` if that is longer, and counts for `timeout`.
-        retries: how often a call is tried again when its slot or runner was lost.
-        retry_on: exception types that, raised by the call itself, are tried again as well.
-        retry_wait: a tenacity wait strategy for the pauses between attempts; None for an exponential one with jitter,
-            from a tenth of a second to ten seconds. It is asked for the first 32 pauses; those that follow are as long
-            as the last of them.
-        cancel_running: whether `Future.cancel` stops a call that is running; False gives the standard answers.
+        timeout: time limit of a call from its submit on, waiting and running together; None for no limit.
+        queue_timeout: time limit of its wait for a slot.
+        run_timeout: time limit of its function, on each attempt. Imports that the call needs before its function begins
+            do not count. They may take `boot_timeout`, or `run_timeout` if that is longer, and count for `timeout`.
+        retries: maximum number of further attempts when the call's slot or runner is lost.
+        retry_on: exception types that are retried as well when the call itself raises them.
+        retry_wait: a tenacity wait strategy for the pauses between attempts; None for exponential backoff with jitter,
+            from 0.1 s to 10 s. The strategy is asked for the first 32 pauses. Later pauses are as long as the last of
+            these.
+        cancel_running: whether `Future.cancel` stops a running call; False for the standard library's behaviour.
 
     Raises:
         TypeError: a value has the wrong type.
-        ValueError: it is out of range.
+        ValueError: a value is out of range.
     """
 
     __match_args__ = (
@@ -80,14 +80,18 @@ class CallOptions(Record):
         self._limits: CallLimits | None = None
 
     def change(self, changes: Mapping[str, Any]) -> CallOptions:
-        """These options with some changed; TypeError for a name that is none of them."""
+        """Return these options with some changed.
+
+        Raises:
+            TypeError: a name is not an option.
+        """
         for name in changes:
             if name not in self.__match_args__:
                 raise TypeError(f"no such call option: {name!r}; there are {', '.join(sorted(self.__match_args__))}")
         return CallOptions(**{**{name: getattr(self, name) for name in self.__match_args__}, **changes})
 
     def limits(self) -> CallLimits:
-        """The part that the ledger enforces, with the pauses between attempts drawn."""
+        """Return the limits that the core enforces, with random pauses between attempts."""
         if self._limits is not None:
             return self._limits
         delays: tuple[float, ...] = ()
@@ -100,30 +104,33 @@ class CallOptions(Record):
             retries=self.retries,
             retry_delays=delays,
         )
-        # Pauses are drawn anew for each call, so that calls that failed together do not come back together.
+        # Each call draws its own pauses, so that calls that failed together are not retried together.
         self._limits = None if self.retries else limits
         return limits
 
 
 class Budget(Record):
-    """The most that all runners of a pool together may use. At least one of the first two is given.
+    """Caps on the total use of a pool's runners. At least one of the first two arguments is required.
 
-    A runner counts from the moment at which its backend asks for its node until nothing of it is left, busy or idle. A
-    boot that waits for its turn, at a rate limit or in a queue, does not count. While this computer sleeps, its clock
-    stands still, and nothing counts. When what was used reaches a limit, nothing more begins: calls that wait, and all
-    that come later, fail with `BudgetExceeded`; boots are given up, and idle runners are given back, the `min` runners
-    too. Calls that are on runners go on to their end, and their runners with them: what is used beyond the limit is
-    theirs, and ``run_timeout`` bounds it. A budget is a pool's for its whole life. What other pools and processes use
-    is not counted: two pools that are given the same budget have one each.
+    A runner counts from the moment at which its backend asks for its node until the node is released, busy or idle. A
+    boot that waits for its turn, at a rate limit or in a queue, does not count. While this computer is suspended, its
+    clock stands still and nothing counts.
+
+    When the use reaches a limit, no call and no boot begins any more. Waiting calls and all later calls fail with
+    `BudgetExceeded`. Boots are aborted, and idle runners are stopped, the `min` runners too. Calls on runners run to
+    their end, and their runners stay until then. Their use beyond the limit is bounded by ``run_timeout``.
+
+    A budget holds for a pool's whole life. The use of other pools and processes is not counted: two pools with the same
+    budget object have one budget each.
 
     Args:
-        machine_time: how long runners may exist, added up over all of them: seconds or a `timedelta`.
-        cost: US dollars. It is estimated from prices: what is billed is the provider's to say.
-        price: US dollars for a second of a runner, where the backend does not know it, or you know better.
+        machine_time: maximum total lifetime of all runners: seconds or a `timedelta`.
+        cost: maximum cost in US dollars. It is estimated from prices; the provider's bill may differ.
+        price: US dollars for one second of a runner, if the backend does not know the price, or you know better.
 
     Raises:
         TypeError: a value has the wrong type.
-        ValueError: one is not above 0, or not finite, or there is no limit.
+        ValueError: a value is not above 0, or not finite, or there is no limit.
     """
 
     __slots__ = __match_args__ = ("machine_time", "cost", "price")
@@ -141,7 +148,7 @@ class Budget(Record):
 
 
 class PoolOptions:
-    """What a pool is made with, checked. `Pool` documents each of them."""
+    """A pool's options, checked. `Pool` documents each of them."""
 
     def __init__(
         self,
@@ -203,7 +210,8 @@ class PoolOptions:
         self.max = whole(most, "max", 1)
         if self.min > self.max:
             raise ValueError(f"min must be at most max, and {least} is more than {most}")
-        # First, because max_concurrency may have been made of it: an error names what the user gave.
+        # First, because max_concurrency may have been derived from it: an error must name the argument that the user
+        # gave.
         self.max_workers = _more_than_none(max_workers, "max_workers")
         self.max_concurrency = _more_than_none(max_concurrency, "max_concurrency")
 
@@ -217,7 +225,7 @@ class PoolOptions:
 
     @staticmethod
     def names() -> list[str]:
-        """The options that a user may give, `CallOptions`' own aside."""
+        """Return the names of the options that a user may give, without those of `CallOptions`."""
         known = PoolOptions.__init__.__kwdefaults__ or {}
         return ["max", "min", *(name for name in known if name != "call")]
 
@@ -239,7 +247,7 @@ def _more_than_none(value: int | None, name: str) -> int | None:
         return None
     number = whole(value, name, -(2**63))
     if number <= 0:
-        # ProcessPoolExecutor's words.
+        # The words of ProcessPoolExecutor.
         raise ValueError(f"{name} must be greater than 0")
     return number
 
@@ -257,7 +265,7 @@ def _output(value: Output) -> Output:
 
 
 def _tasks(value: int | None) -> int | None:
-    """`max_tasks_per_child`, refused in ProcessPoolExecutor's words."""
+    """Check `max_tasks_per_child`; refuse it in the words of ProcessPoolExecutor."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
@@ -268,7 +276,7 @@ def _tasks(value: int | None) -> int | None:
 
 
 def _idle(after: Seconds | tuple[Seconds | None, IdleCheck] | None) -> tuple[float | None, IdleCheck | None]:
-    """Seconds of idleness after which a runner goes, and what is asked on it before."""
+    """Return the idle time in seconds after which a runner stops, and the user's idle check."""
     if not isinstance(after, tuple):
         return seconds(after, "idle_shutdown_after"), None
     if len(after) != 2 or not callable(after[1]):
@@ -277,7 +285,11 @@ def _idle(after: Seconds | tuple[Seconds | None, IdleCheck] | None) -> tuple[flo
 
 
 def log_level(log: int | str | bool) -> int | bool:
-    """The level of the pool's own log lines as a number, or False for none; ValueError for a level that is none."""
+    """Return the level of the pool's own log lines as a number, or False for none.
+
+    Raises:
+        ValueError: there is no such level.
+    """
     if log is False or log is None:
         return False
     if log is True:

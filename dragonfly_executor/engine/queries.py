@@ -1,4 +1,4 @@
-"""What other threads ask the engine thread, each answered even where that thread ends meanwhile."""
+"""Questions of other threads to the engine thread. Each is answered, even if that thread ends meanwhile."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Questions:
-    """Questions about a pool's state, which the engine thread owns until it has ended, and which is anybody's then.
+    """Questions about a pool's state. The engine thread owns the state until it has ended; then any thread may read it.
 
-    Without a lock: whoever asks may be interrupted between any two steps.
+    There is no lock, because an interrupt may stop the thread that asks between any two steps.
     """
 
     def __init__(self, state: Machine) -> None:
@@ -27,15 +27,16 @@ class Questions:
         self._ended = False
 
     def ask(self, loop: Loop, question: Callable[[Machine], T]) -> T:
-        """The answer, given on the thread that runs `loop`, or here if that has ended. Not for that thread itself.
+        """Return the answer, computed on the thread that runs `loop`, or here if that thread has ended.
 
-        What the question raises is raised here, and does not end that thread.
+        An exception of the question is raised here, and does not end the thread of the loop. The thread of the loop
+        must not call this.
         """
         answers: SimpleQueue[list[T]] = SimpleQueue()
         raised: list[Exception] = []
 
         def answer_it() -> None:
-            """On the thread that runs the loop."""
+            """Compute the answer on the thread that runs the loop."""
             try:
                 answers.put([question(self._state)])
             except Exception as error:
@@ -55,8 +56,8 @@ class Questions:
         return answer[0] if answer else question(self._state)
 
     def end(self) -> None:
-        """The thread answers no more."""
-        # First the flag: who asks from now on looks at it after having got in line.
+        """Answer all waiting questions on their own threads from now on."""
+        # The flag first: a thread that asks later adds itself to the line, and then checks the flag.
         self._ended = True
         for answers in list(self._asked.values()):
             answers.put([])

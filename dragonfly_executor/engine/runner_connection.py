@@ -1,4 +1,4 @@
-"""The parent's side of one runner: its node, its link, and what travels on it."""
+"""The parent's side of one runner: its node, its link, and the frames on it."""
 
 from __future__ import annotations
 
@@ -44,35 +44,35 @@ else:
 
 INFINITY = float("inf")
 PUMP_PATIENCE = 5.0
-"""Seconds after which a thread that moves bytes, and does not end though the link has, is complained about."""
-# As plain module names: looking a member up in its enum takes longer than comparing with it.
+"""Seconds to wait for the threads of a pump, after the link has ended, before an error is logged."""
+# As plain module names, because an enum lookup takes longer than the comparison.
 CALL, RESULT, LARGE, ERROR, RETRYABLE = int(Kind.CALL), int(Kind.RESULT), Flag.LARGE, Flag.ERROR, Flag.RETRYABLE
 
 
 class RunnerHandler(Protocol):
-    """Who is told what a runner says; the engine."""
+    """The receiver of a runner's events: the engine."""
 
     def runner_said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
-        """It is there, and its versions fit."""
+        """Handle the HELLO of a runner whose versions fit."""
 
     def runner_broke(self, runner: RunnerLink, error: Exception) -> None:
-        """Its link has ended, or must."""
+        """Handle the end of a link, or an error that must end it."""
 
     def results_arrived(self, runner: RunnerLink, results: list[Result]) -> None:
-        """One read brought small results, and nothing else."""
+        """Handle a read that brought only small results."""
 
     def runner_answered(self, runner: RunnerLink, said: Said) -> None:
-        """What one read brought."""
+        """Handle any other read."""
 
     def make_room(self) -> bool:
-        """Memory is short: let go of what can be, wherever it is; False if there is nothing."""
+        """Free memory, on any link, because memory is short. Returns False if there is none to free."""
 
     def has_call(self, runner: RunnerLink, ref: Ref) -> bool | None:
-        """Whether this call is on the runner; None if it is on its way out, and its calls do not count any more."""
+        """Return whether this call is on the runner; None if the runner is stopping and its calls are not tracked."""
 
 
 class RunnerLink:
-    """Speaks with one runner. Belongs to the engine thread."""
+    """A connection to one runner. It belongs to the engine thread."""
 
     def __init__(
         self,
@@ -88,19 +88,19 @@ class RunnerLink:
         self.node = node
         self.pid: int | None = None
         self.never_left: set[Ref] = set()
-        """Once the link has ended: the calls of which the runner cannot have everything, so that they never started."""
+        """Set when the link has ended: the calls that were not sent completely, so that they cannot have started."""
         self.last_frame = loop.time()
-        """When the last whole frame came."""
+        """The time of the last whole frame."""
         self.log_level: int | None = None
-        """The level of log records that it was told last; None if it sends none."""
+        """The level of log records that the agent was told last; None if it sends none."""
         self.welcomed = False
         self.said_bye = False
         self.is_leaving = False
-        """Whether it was told to go from outside, and has said so."""
+        """True if the runner has said that it was told to stop from outside the pool."""
         self.sender: Sender | None = None
-        """Sends the parent's files, where the node does not see them."""
+        """Sends the parent's files; None if the node sees them."""
         self.held: set[Ref] = set()
-        """Calls that the runner does not begin before it has said that it has those files."""
+        """Calls that the runner does not start before it has all files that were sent ahead of them."""
         self._loop = loop
         self._codec = codec
         self._inline_size = HEADER_SIZE + memory_bounds.inline_room(max_payload)
@@ -109,7 +109,8 @@ class RunnerLink:
         self._transfers = Transfers(codec, max_payload)
         self._starts = node.starts
         self._hearing = Hearing(self, self._transfers, outputs, node.starts)
-        # Each slot leads a session of its own. If the agent is killed, that is how the node finds what was in it.
+        # Each slot leads a session of its own. If the agent is killed, the node finds the slots' processes by these
+        # sessions.
         node.sessions = self._hearing.sessions
         self._link: Link | None = None
         self._pump: Pump | None = None
@@ -117,7 +118,7 @@ class RunnerLink:
             self.attach(node.stream)
 
     def attach(self, stream: Stream) -> None:
-        """Speak over this stream from now on."""
+        """Use this stream from now on."""
         sock, self._pump = as_socket(stream)
         self._link = Link(self._loop, sock, self._on_frames, self._on_closed, handshake=True)
         self._link.on_shortage = self._listener.make_room
@@ -125,7 +126,7 @@ class RunnerLink:
 
     @property
     def slots(self) -> int:
-        """Calls that it runs at once."""
+        """The number of calls that the runner runs at once."""
         return self._hearing.account.slots
 
     @slots.setter
@@ -134,13 +135,13 @@ class RunnerLink:
 
     @property
     def name(self) -> str:
-        """What to call it in an error."""
+        """The runner's name in errors."""
         return f"runner {self.id} on {self.node.host}" if self.node.host else f"runner {self.id}"
 
-    # -- saying -------------------------------------------------------------------------------------------------------
+    # -- sending -------------------------------------------------------------------------------------------------------
 
     def welcome(self, session: bytes, setup: bytes) -> None:
-        """Let it in, and tell it what each slot needs."""
+        """Admit the runner: send WELCOME, and SETUP with everything that its slots need to start."""
         self.welcomed = True
         if self._link is not None:
             self._link.end_handshake()
@@ -150,13 +151,13 @@ class RunnerLink:
             self._say(encode(Kind.SETUP, payload=setup[start : start + CHUNK_SIZE], flags=more))
 
     def refuse(self, reason: str) -> None:
-        """Tell it why not; it goes by itself."""
+        """Send REFUSE with the reason. The runner then ends by itself."""
         self._say(encode(Kind.REFUSE, payload=json.dumps({"reason": reason}).encode()))
         if self._link is not None:
             self._link.flush()
 
     def send_call(self, call: Call, now: float) -> None:
-        """Queue a call, a large one as its head alone: its bytes follow when a slot asks for them. `flush` sends it."""
+        """Queue a call until `flush` sends it. Of a large call, only the head: its slot asks for the chunks."""
         payload, limits, link, starts = call.payload, call.limits, self._link, self._starts
         if link is None or link.closed:
             return
@@ -185,63 +186,63 @@ class RunnerLink:
         link.queue(encode(Kind.CALL, call.id, prefix + total, flags=flags, attempt=call.attempt, detail=number))
 
     def follow_log_level(self, level: int) -> None:
-        """Have calls that are sent from now on send log records from this level on."""
+        """Set the lowest level of log records that later calls send."""
         if level != self.log_level:
             self.log_level = level
             self._say(encode(Kind.LOG_LEVEL, detail=level))
 
     def flush(self) -> None:
-        """Write what was said or queued, without waiting for the end of the loop's pass."""
+        """Write all queued frames now, before the end of the loop's pass."""
         if self._link is not None:
             self._link.flush()
 
     def kill_call(self, call: Call) -> None:
-        """Stop this call where it runs."""
+        """Send KILL for a call."""
         self._transfers.stop_upload((call.id, call.attempt))
         self._say(encode(Kind.KILL, call.id, attempt=call.attempt))
 
     def check_idle(self, payload: bytes) -> None:
-        """Ask the runner's idle check."""
+        """Send the user's idle check to the runner."""
         self._hearing.is_asked = True
         self._say(encode(Kind.CHECK_IDLE, payload=payload))
 
     def ping(self) -> None:
-        """Show that the parent is alive, and ask the same. The answer carries when that was."""
+        """Send PING with the send time, which PONG returns. It also tells the agent that the parent is alive."""
         self._say(encode(Kind.PING, detail=self.microseconds()))
 
     def output_consumed(self, slot: int, amount: int) -> None:
-        """Tell it that of what this slot wrote so much more is done with."""
+        """Grant the agent `amount` more bytes of output of this slot."""
         if self._hearing.account.consumed(slot, amount):
             self.reply(encode(Kind.OUTPUT, amount, detail=slot))
 
     def output_forgotten(self, amount: int) -> None:
-        """So much of what slots have written that have ended is done with."""
+        """Count `amount` bytes of output of ended slots as consumed."""
         self._hearing.account.forgotten(amount)
 
     def microseconds(self) -> int:
-        """The time, as a PING says it."""
+        """Return the time in microseconds, as a PING carries it."""
         return int(self._loop.time() * 1e6) & MAX_DETAIL
 
     def stop(self, grace: float) -> None:
-        """Tell it to go; calls that run may take `grace` seconds."""
+        """Tell the runner to stop. Its running calls have `grace` seconds to end."""
         self._say(encode(Kind.STOP, detail=min(int(grace * 1000), 2**32 - 1)))
 
     def say(self, frame: bytes) -> None:
-        """Say anything, ahead of all that is large."""
+        """Send a frame ahead of all large payloads."""
         self._say(frame)
 
     def reply(self, frame: bytes) -> None:
-        """Answer what it has asked. One that asks on and on, and reads nothing, breaks the protocol."""
+        """Answer a request of the runner. A runner that sends requests and never reads breaks the protocol."""
         if self._link is not None and not self._link.closed:
             self._link.reply(frame)
 
     def say_bulk(self, header: bytes, piece: bytes = b"") -> None:
-        """Say anything, behind what is large."""
+        """Send a frame behind the large payloads."""
         if self._link is not None and not self._link.closed:
             self._link.send_bulk(header, piece)
 
     def when_drained(self, callback: Callable[[], None]) -> None:
-        """Call back, again and again, when little that is large is left to be written."""
+        """Call `callback` each time that the queue of large payloads is nearly empty."""
         if self._link is not None:
             self._link.on_drained = callback
 
@@ -249,30 +250,30 @@ class RunnerLink:
         if self._link is not None and not self._link.closed:
             self._link.send(frame)
 
-    # -- hearing ------------------------------------------------------------------------------------------------------
+    # -- receiving -----------------------------------------------------------------------------------------------------
 
     @property
     def last_heard(self) -> float:
-        """When the last byte came."""
+        """The time of the last byte."""
         return self._link.last_heard if self._link is not None else 0.0
 
     def forgive(self, now: float) -> None:
-        """Count its silence from now on: it was this side that did not listen."""
+        """Reset the silence timers: this process did not read."""
         self.last_frame = now
         if self._link is not None:
             self._link.last_heard = now
 
     @property
     def most_held(self) -> int:
-        """Bytes of the largest result that is coming in."""
+        """Bytes of the largest result that is being received."""
         return self._transfers.most_held
 
     def drop_largest(self) -> None:
-        """Drop the largest result that is coming in."""
+        """Drop the largest result that is being received."""
         self._transfers.drop_largest()
 
     def close(self) -> None:
-        """End the link."""
+        """Close the link."""
         if self._link is not None:
             self._link.close()
             self.never_left |= self._link.unwritten
@@ -280,21 +281,21 @@ class RunnerLink:
         self._outputs.runner_is_gone(self)
 
     def descriptor(self) -> int:
-        """The link's descriptor, or -1."""
+        """Return the link's file descriptor, or -1."""
         return -1 if self._link is None or self._link.closed else self._link.fileno()
 
     def descriptors(self) -> list[int]:
-        """All that belongs to the link and its node, and that a forked child must not keep."""
+        """Return the descriptors of the link and its node. A forked child must close them."""
         pumped = -1 if self._pump is None else self._pump.fileno()
         return [fd for fd in (self.descriptor(), pumped, *self.node.descriptors()) if fd >= 0]
 
     def give_back(self) -> list[str]:
-        """Give the node back, and wait for what moved the link's bytes; blocks. Names of threads that do not end."""
+        """Stop the node, and wait for the threads of the pump. Blocks. Returns the names of threads that do not end."""
         self.node.stop()
         return [] if self._pump is None else self._pump.join(PUMP_PATIENCE)
 
     def has_call(self, ref: Ref) -> bool | None:
-        """Whether this call is on it."""
+        """Return whether this call is on the runner; None if its calls are not tracked any more."""
         return self._listener.has_call(self, ref)
 
     def _on_closed(self, reason: Exception | None) -> None:
@@ -323,7 +324,7 @@ class RunnerLink:
             self._starts.release_results(results)
         if self._hearing.unwritten:
             self._hearing.check_written(said or Said(results), self._link)
-        # Nearly all that is ever read are small results: they take the short way.
+        # Nearly all reads bring only small results, so these take a short path.
         if said is None:
             self._listener.results_arrived(self, results)
         else:
@@ -349,5 +350,5 @@ class RunnerLink:
         self._listener.runner_said_hello(self, hello)
 
     def _sort(self, frame: Frame, said: Said) -> None:
-        """Everything but a small result."""
+        """Dispatch a frame that is not a small result."""
         self._hearing.heard(frame, said)

@@ -1,4 +1,4 @@
-"""What a runner reports, sorted, and as the events and errors that it means in the parent."""
+"""A runner's frames of one read, and the events and errors that they become in the parent."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization import CallCodec
 
 MAX_WORDS = 64 * 1024
-"""Characters of a slot's output and stack that an error keeps; its agent sends fewer."""
+"""Maximum number of characters of a slot's output and stack in an error. The agent sends fewer."""
 Ref = tuple[int, int]
-"""A call's id, and which attempt at it."""
+"""A call's id, and the number of the attempt."""
 Result = tuple[int, int, float, Outcome, bool]
-"""A call's id and attempt, the seconds it ran, what came back, and whether it is an error that may be tried again."""
+"""A call's id and attempt, its run time in seconds, its outcome, and whether it is an error that may be retried."""
 
 
 class Said:
-    """What a runner said in one read, sorted."""
+    """The messages of one runner in one read, by kind."""
 
     def __init__(self, results: list[Result]) -> None:
         self.results = results
@@ -46,7 +46,7 @@ class Said:
         self.bye = False
 
     def ended(self) -> Iterator[Ref]:
-        """The calls that have left the runner, whatever became of them."""
+        """Yield the calls that have left the runner, for any reason."""
         yield from (result[:2] for result in self.results)
         yield from self.returned
         yield from (ref for ref, _ in self.lost)
@@ -55,14 +55,14 @@ class Said:
 
 
 def events_of(runner_id: int, said: Said, node: Node) -> Iterator[events.Event]:
-    """The events in what a runner said in one read, in the order in which the core is to hear them."""
+    """Yield the events of one read, in the order in which the core must handle them."""
     if said.leaving:
-        # First, so that what it gives back is not sent to it again.
+        # First, so that the core does not send returned calls to this runner again.
         yield events.RunnerLeaving(runner_id)
     if said.started:
         yield events.CallsStarted(runner_id, said.started)
     if said.returned:
-        # Ahead of the results: slots that are free now are for these calls before they are for later ones.
+        # Ahead of the results, so that free slots take these calls before later ones.
         yield events.CallsReturned(runner_id, said.returned)
     if said.results:
         yield events.ResultsArrived(runner_id, said.results)
@@ -80,10 +80,10 @@ def events_of(runner_id: int, said: Said, node: Node) -> Iterator[events.Event]:
 
 
 def read_end(frame: Frame) -> dict[str, Any]:
-    """How a slot ended, as a LOST tells it.
+    """Read the end of a slot from a LOST frame.
 
     Raises:
-        ProtocolError: it makes no sense.
+        ProtocolError: the frame cannot be read.
     """
     try:
         said = json.loads(bytes(frame.payload))
@@ -103,7 +103,7 @@ def read_end(frame: Frame) -> dict[str, Any]:
 
 
 def slot_lost(runner_id: int, how: dict[str, Any], node: Node) -> errors.RunnerLostError:
-    """The error of a call whose slot died under it."""
+    """Return the error of a call whose slot died."""
     end = describe_exit(how["code"], how["signal"])
     text = f"the slot that ran this call (process {how['pid']} of runner {runner_id}) was lost: it {end}"
     if how["out_of_memory"]:
@@ -119,7 +119,7 @@ def slot_lost(runner_id: int, how: dict[str, Any], node: Node) -> errors.RunnerL
 
 
 def initializer_error(codec: CallCodec, payload: bytes, is_error: bool) -> Exception:
-    """The `InitializerError` for what a slot reported; opening it may run the user's code."""
+    """Return the `InitializerError` for the report of a slot. Decoding it may run the user's code."""
     if is_error:
         cause = codec.decode_error(payload)
         error = errors.InitializerError(f"the initializer raised {type(cause).__name__}: {cause}")

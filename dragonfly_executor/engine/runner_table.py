@@ -1,4 +1,4 @@
-"""The engine's runners, from when they are up until nothing of them is left. All on the engine thread."""
+"""The engine's runners, from the end of their boot until their nodes are released."""
 
 from __future__ import annotations
 
@@ -26,18 +26,26 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.loop import Loop, Timer
 
 RELEASES_AT_ONCE = 100
-"""Nodes that are given back at the same time: no node waits behind boots, nor behind a few nodes that take long."""
+"""Maximum number of nodes that are released at the same time.
+
+So no release waits behind boots, nor behind a few nodes that are slow to release.
+"""
 RELEASES_AT_EXIT = 10
-"""The same at the interpreter's end, when no thread can be started: so many are kept, if there are as many runners."""
+"""Maximum number of release threads that are kept while runners are up: at interpreter exit none can be started."""
 MUMBLING = 4
-"""How many times ``dead_after`` bytes may come that make no frame: a length on which the two ends do not agree would
-otherwise swallow everything for ever, heartbeats too."""
+"""Factor of ``dead_after``: a runner that sends bytes for that long without a whole frame is lost.
+
+Otherwise a corrupt length would swallow all later bytes without end, heartbeats too.
+"""
 STOP_SLACK = 4.0
-"""Seconds beyond its grace after which a runner that does not go has its link closed. Its slots may use 2 s of that."""
+"""Seconds beyond its grace after which a runner that does not stop is cut off. Its slots may use 2 s of that."""
 
 
 class Runners:
-    """All runners of a pool, by number: spoken with, watched, stopped. Those that boot are its `Boots`'s."""
+    """A table of a pool's runners by number: it sends to them, monitors them and stops them.
+
+    The runners that still boot are in its `Boots`. Everything here belongs to the engine thread.
+    """
 
     def __init__(
         self,
@@ -78,32 +86,32 @@ class Runners:
         return b"" if check is None else b"".join(self._engine.codec.encode_call(check, (), {}))
 
     def get(self, runner_id: int) -> RunnerLink:
-        """The runner, up or on its way out."""
+        """Return a runner that is up or stopping."""
         runner = self._up.get(runner_id)
         return runner if runner is not None else self._stopping[runner_id][0]
 
     def descriptors(self) -> list[int]:
-        """The links' descriptors, and those of the door where runners dial in."""
+        """Return the descriptors of the links, and of the listener for dial-back."""
         links = [*self._up.values(), *(entry[0] for entry in self._stopping.values())]
         return [*(fd for link in links for fd in link.descriptors()), *self._boots.descriptors()]
 
     @property
     def count(self) -> int:
-        """How many runners are up or boot."""
+        """The number of runners that are up or boot."""
         return len(self._up) + len(self._boots)
 
     # -- boot ---------------------------------------------------------------------------------------------------------
 
     def boot(self, runner_id: int) -> None:
-        """Boot a runner; the core hears how it went."""
+        """Boot a runner. The core gets the outcome as an event."""
         self._boots.boot(runner_id)
 
     def runner_said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
-        """Its boot goes on."""
+        """Continue the runner's boot."""
         self._boots.said_hello(runner, hello)
 
     def adopt(self, runner: RunnerLink) -> None:
-        """Its boot has succeeded."""
+        """Add a runner whose boot has succeeded."""
         self._up[runner.id] = runner
         self._crew.keep(min(len(self._up), RELEASES_AT_EXIT))
         self._renew_later(runner)
@@ -114,7 +122,7 @@ class Runners:
             self._loop.call_later(every, lambda: self._renew(runner))
 
     def _renew(self, runner: RunnerLink) -> None:
-        """Have its node renewed, for as long as it is there."""
+        """Renew the runner's node, and do so again until the node is released."""
         if runner.id in self._up or runner.id in self._stopping:
             self._crew.run(runner.node.renew)
             self._renew_later(runner)
@@ -122,14 +130,14 @@ class Runners:
     # -- the parent's files -------------------------------------------------------------------------------------------
 
     def update(self, runner: RunnerLink, calls: list[Call]) -> None:
-        """Send what has changed since, ahead of these calls."""
+        """Send file changes ahead of these calls."""
         if runner.sender is not None:
             runner.sender.update()
             if runner.sender.is_busy:
                 runner.held.update((call.id, call.attempt) for call in calls)
 
     def _synced(self, runner: RunnerLink, frames: list[Frame]) -> None:
-        """A runner has said how its share of the files stands."""
+        """Hand the runner's answers to its sync sender."""
         for frame in frames:
             if runner.sender is None:
                 raise errors.ProtocolError("an answer to a sync from a runner that has none")
@@ -138,11 +146,11 @@ class Runners:
     # -- up -----------------------------------------------------------------------------------------------------------
 
     def results_arrived(self, runner: RunnerLink, results: list[Result]) -> None:
-        """Pass on what a runner said."""
+        """Hand the core the results of one read."""
         self._engine.handle(events.ResultsArrived(runner.id, results))
 
     def runner_answered(self, runner: RunnerLink, said: Said) -> None:
-        """Pass on what a runner said, and do what is asked of this side."""
+        """Hand the core all events of one read, and handle the frames that concern the driver."""
         if said.warning:
             self._narrator.warn(f"{runner.name}: {harmless(said.warning[:MAX_WARNING])}")
         runner.is_leaving = runner.is_leaving or said.leaving
@@ -156,7 +164,7 @@ class Runners:
             self._said_bye(runner)
 
     def make_room(self) -> bool:
-        """Drop the largest result that is coming in, from whatever runner; False if there is none."""
+        """Drop the largest result that is being received, from any runner. Returns False if there is none."""
         links = [*self._up.values(), *(runner for runner, _ in self._stopping.values())]
         fullest = max(links, key=lambda link: link.most_held, default=None)
         if fullest is None or not fullest.most_held:
@@ -165,15 +173,15 @@ class Runners:
         return True
 
     def has_call(self, runner: RunnerLink, ref: Ref) -> bool | None:
-        """Whether a call is on a runner."""
+        """Return whether the call is on the runner; None if its calls are not tracked any more."""
         return self._engine.ask(lambda machine: machine.has_call(runner.id, *ref))
 
     def check_idle(self, runner_id: int) -> None:
-        """Ask the runner's idle check."""
+        """Send the user's idle check to the runner."""
         self.get(runner_id).check_idle(self._idle_check)
 
     def runner_broke(self, runner: RunnerLink, error: Exception) -> None:
-        """A link has ended: a boot has failed, a runner is lost, or one that was told to go is gone."""
+        """Handle the end of a link: a failed boot, a lost runner, or a runner that was told to stop."""
         if runner.id in self._boots:
             self._boots.broke(runner, error)
         elif runner.id in self._up:
@@ -188,11 +196,11 @@ class Runners:
             self._leave(runner.id)
 
     def _lose(self, runner: RunnerLink, lost: errors.RunnerLostError) -> None:
-        """Tell the core, as soon as it is known which calls had begun."""
+        """Report a lost runner to the core, as soon as it is known which of its calls had begun."""
         starts = runner.node.starts
 
         def tell() -> None:
-            """Of the calls that had begun as well, as far as that is known."""
+            """Report the loss, with the calls that had begun if they are known."""
             begun = None if starts is None else starts.begun()
             self._engine.handle(events.RunnerLost(runner.id, lost, runner.never_left, begun))
 
@@ -201,27 +209,27 @@ class Runners:
             return
 
         def has_ended() -> None:
-            """No process of it is left, so nothing can begin there any more."""
+            """Report the loss: no process of the runner is left, so no call can begin there."""
             tell()
             self._gone(runner.id)
 
-        # First, so that a runner that the core stops for this is known to be on its way out.
+        # First, so that the table has the runner as stopping if the core stops it during this event.
         self._stopping[runner.id] = (self._up.pop(runner.id), None)
         self._engine.handle(events.RunnerLeaving(runner.id))
         self._releaser.release(runner, has_ended)
 
     def beat_on(self) -> None:
-        """Have the heart beat, if it does not."""
+        """Start the heartbeat, if it is not running."""
         if self._heartbeat is None:
             interval = self._options.heartbeat
             self._heartbeat_due = self._loop.time() + interval
             self._heartbeat = self._loop.call_at(self._heartbeat_due, self._beat)
 
     def _beat(self) -> None:
-        """Ping all, and give up on those that were silent too long."""
+        """Ping all runners, and cut off runners that were silent too long."""
         self._heartbeat = None
         now = self._loop.time()
-        # This process slept or was stopped: the silence was its own.
+        # This process was suspended. The silence was its own, not the runners'.
         overslept = now - self._heartbeat_due > self._options.heartbeat
         for runner in [*self._up.values(), *self._saying_goodbye()]:
             if overslept:
@@ -233,7 +241,7 @@ class Runners:
                 self._cut(runner, f"nothing that makes sense came from it for {mumbling:.1f} s")
             else:
                 runner.ping()
-        # What is sent before a runner is up may take longer than its lease.
+        # The sync before a runner is up may take longer than the runner's lease.
         syncing = self._boots.syncing()
         for runner in syncing:
             runner.ping()
@@ -241,23 +249,23 @@ class Runners:
             self.beat_on()
 
     def _saying_goodbye(self) -> list[RunnerLink]:
-        """Return the runners that were told to go, and have yet to say that they do."""
+        """Return the runners that were told to stop and have not said BYE."""
         return [runner for runner, timer in self._stopping.values() if timer is not None]
 
     def _cut(self, runner: RunnerLink, why: str) -> None:
-        """Give up on a runner that does not answer, without waiting for any answer of its."""
+        """Treat a runner that does not answer as lost. Its node is released without waiting for it."""
         runner.node.is_silent = True
         self.runner_broke(runner, TimeoutError(why))
 
     # -- stop ---------------------------------------------------------------------------------------------------------
 
     def stop(self, runner_id: int, grace: float, reason: str) -> None:
-        """Tell a runner to go, or give up on its boot; the core hears `RunnerGone` when nothing of it is left."""
+        """Tell a runner to stop, or abort its boot. The core gets `RunnerGone` when its node is released."""
         if runner_id in self._boots:
             self._boots.abort(runner_id, reason)
             return
         if runner_id in self._stopping:
-            # It was lost, and is given back already.
+            # The runner was lost, and its node is being released.
             self._narrator.shrunk(runner_id, self.count, reason)
             return
         runner = self._up.pop(runner_id)
@@ -271,7 +279,7 @@ class Runners:
         runner.stop(grace)
 
     def _said_bye(self, runner: RunnerLink) -> None:
-        """It has nothing left to say."""
+        """Release the node of a runner that has said BYE."""
         if runner.id in self._stopping:
             self._leave(runner.id)
 
@@ -290,13 +298,13 @@ class Runners:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """All runners are gone: nothing is left to beat for."""
+        """Stop the heartbeat, because all runners are gone."""
         if self._heartbeat is not None:
             self._heartbeat.cancel()
         self._boots.close()
 
     def abandon(self) -> None:
-        """Give every node back without asking: the engine has failed."""
+        """Release every node without waiting, because the engine has failed."""
         for runner in (*self._up.values(), *(entry[0] for entry in self._stopping.values()), *self._boots.links()):
             self._releaser.abandon(runner)
         self._boots.close()

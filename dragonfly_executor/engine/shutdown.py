@@ -1,4 +1,4 @@
-"""What happens to pools when their block ends, when the interpreter does, and when the process forks."""
+"""The end of pools: at the end of a ``with`` block, at interpreter exit, and in a forked child."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 def leave(
     engine: ShutdownContext, *, interrupted: bool, reason: str = "cannot schedule new futures after shutdown"
 ) -> None:
-    """Shut a pool down and wait for all of it; after a Ctrl-C only for the calls that are not linked.
+    """Shut a pool down, and wait until nothing of it is left.
 
-    Those have ``shutdown_timeout`` to finish, and all others are cancelled. A Ctrl-C while this waits stops everything.
+    After a Ctrl-C, calls that are not linked have ``shutdown_timeout`` to finish, and all others are cancelled. A
+    Ctrl-C during the wait stops everything.
     """
     try:
         if interrupted:
-            # The futures are read here: there may be a million of them, and the engine has other things to do.
+            # This thread checks the futures: there may be a million of them, and the engine has other work.
             for call in engine.ask(lambda machine: machine.unsettled()):
                 future = call.token
                 if isinstance(future, Future) and future not in engine.unlinked:
@@ -44,19 +45,21 @@ def leave(
 
 
 def watch_exit(engine: ShutdownContext) -> None:
-    """Let the pool finish its calls when the interpreter ends, as the standard library's executors do.
+    """Let the pool finish its calls at interpreter exit, as the standard library's executors do.
 
-    Where it ends because of a Ctrl-C that nobody caught, nobody waits for them: theirs would have been hit by it, too.
+    If an uncaught Ctrl-C ends the interpreter, the calls are cancelled: in the standard library the Ctrl-C would have
+    hit them too.
     """
-    # It is its own handler, so that it goes with the engine without a step of Python, at which an interrupt could come.
+    # The hook is a weak reference, and unregistering is its callback. So it goes with the engine without a step of
+    # Python that could be interrupted.
     atexit.register(_ExitHook(engine, atexit.unregister))
 
 
 class _ExitHook(weakref.ref["ShutdownContext"]):
-    """Holds the engine weakly: a pool that has ended costs nothing."""
+    """An exit hook with a weak reference to the engine, so that a pool that has ended costs nothing."""
 
     def __call__(self) -> None:
-        """Called at the interpreter's end."""
+        """Shut the pool down at interpreter exit."""
         engine = super().__call__()
         if engine is not None:
             reason = "cannot schedule new futures after interpreter shutdown"
@@ -64,17 +67,17 @@ class _ExitHook(weakref.ref["ShutdownContext"]):
 
 
 def _ended_by_interrupt() -> bool:
-    """Whether what ends the interpreter is a KeyboardInterrupt. At a prompt it was only the end of a statement."""
+    """Return True if a KeyboardInterrupt ends the interpreter. At a prompt it has only ended a statement."""
     at_prompt = hasattr(sys, "ps1") or sys.flags.interactive
     kind = getattr(sys, "last_type", None)
     return not at_prompt and isinstance(kind, type) and issubclass(kind, KeyboardInterrupt)
 
 
 class ForkGuard:
-    """Tells the pools of this process when it has forked.
+    """A guard that tells the pools of this process that it has forked.
 
-    The child must neither use a pool nor keep its links open: an agent would not notice that its parent is gone. The
-    hook of `os.register_at_fork` cannot be taken back, so there is one for the process, and it holds the pools weakly.
+    The child must not use a pool, and must not keep a link open: otherwise an agent does not notice that its parent is
+    gone. `os.register_at_fork` has no undo. So there is one guard for the process, with weak references to the pools.
     """
 
     _instance: ClassVar[ForkGuard | None] = None
@@ -85,13 +88,13 @@ class ForkGuard:
 
     @classmethod
     def of_this_process(cls) -> ForkGuard:
-        """The one guard."""
+        """Return the guard of this process."""
         if cls._instance is None:
             cls._instance = cls()
         return cls._instance
 
     def add(self, engine: ShutdownContext) -> None:
-        """Guard a pool for as long as it lives."""
+        """Guard a pool until it is garbage-collected."""
         self._engines.add(engine)
 
     def _after_fork(self) -> None:

@@ -1,4 +1,4 @@
-"""The start of something that takes several steps, each of which may fail: then all is there, or nothing is."""
+"""A start in several steps, each of which may fail. After it everything exists, or nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dragonfly_executor.engine.latch import Latch
 
 
 class _Attempt:
-    """One try: the thread that makes it, and why it failed."""
+    """One attempt: its thread and its error."""
 
     def __init__(self) -> None:
         self.thread: threading.Thread | None = None
@@ -19,22 +19,22 @@ class _Attempt:
         self.is_over = Latch()
 
     def join(self) -> None:
-        """Wait until the try is over, and its thread has ended."""
+        """Wait until the attempt is over and its thread has ended."""
         self.is_over.wait()
         if self.thread is not None:
             self.thread.join()
 
 
 class Start:
-    """Has something brought up once, when it is first needed, on a thread of its own.
+    """A start that runs once, when it is first needed, on a thread of its own.
 
-    An interrupt comes to the main thread alone. So there is no step of a start after which one could come, and nobody
-    need know how far a start had got: whoever is interrupted only waits no longer.
+    An interrupt comes only to the main thread, so none comes between two steps of a start. A caller that is interrupted
+    only stops waiting; the start goes on.
 
     Args:
-        name: of the pool that it belongs to.
-        bring_up: brings it up, unless it is; if that fails, it undoes what it has done and raises. May be called on
-            several threads at once.
+        name: the pool's name.
+        bring_up: makes everything, unless it exists. If a step fails, it undoes the earlier ones and raises. Several
+            threads may call it at once.
     """
 
     def __init__(self, name: str, bring_up: Callable[[], object]) -> None:
@@ -42,21 +42,22 @@ class Start:
         self._bring_up = bring_up
         self._starters: set[int] = set()
         self._attempts: set[tuple[int, _Attempt]] = set()
-        """Those that began, until somebody has waited for their end."""
+        """Attempts that have begun, until a thread has waited for their end."""
 
     def wait(self) -> None:
-        """Bring it up, or wait until somebody else has.
+        """Run the start, or wait until another thread has run it.
 
         Raises:
-            StartError: there is no thread for it, or no descriptor. Nothing is left of the attempt.
-            Exception: what else `bring_up` raised.
+            StartError: there is no thread or no descriptor for it. Nothing of the attempt is left.
+            Exception: any other error of `bring_up`.
         """
         if get_ident() in self._starters:
-            # The garbage collector runs anybody's code anywhere, and nothing can be waited for here.
+            # The garbage collector may run a finalizer on this thread, and the finalizer cannot wait for its own
+            # thread.
             raise errors.StartError(f"pool {self._name!r} cannot be used yet: this very thread is starting it")
         attempt = _Attempt()
         try:
-            # One step, in which the thread starts and is noted. `Thread.start` is not one.
+            # One step both starts the thread and records it. `Thread.start` takes several.
             self._attempts.update(zip(map(start_new_thread, (self._begin,), ((attempt,),)), (attempt,), strict=False))
         except (RuntimeError, MemoryError) as error:
             raise self._explained(error) from error
@@ -74,7 +75,7 @@ class Start:
             del failure, attempt  # its traceback holds this frame
 
     def join(self) -> None:
-        """Wait until nothing is coming up, and no thread of an attempt is left whose waiter was interrupted."""
+        """Wait until no attempt is under way, including attempts whose caller was interrupted."""
         if get_ident() in self._starters:
             return
         for _, attempt in list(self._attempts):
@@ -94,7 +95,7 @@ class Start:
         )
 
     def _begin(self, attempt: _Attempt) -> None:
-        """On a thread that is no more than a step."""
+        """Start the thread of the attempt. This runs on a thread that was started in one step."""
         try:
             name = f"dragonfly-{self._name}-start"
             attempt.thread = threading.Thread(target=self._run, args=(attempt,), name=name, daemon=True)
@@ -104,7 +105,7 @@ class Start:
             attempt.is_over.open()
 
     def _run(self, attempt: _Attempt) -> None:
-        """On the thread of its own."""
+        """Make the attempt, on its own thread."""
         self._starters.add(get_ident())
         try:
             self._bring_up()

@@ -1,4 +1,4 @@
-"""Where callers leave calls for the engine."""
+"""A queue of calls from the callers to the engine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dragonfly_executor.core.call_table import Call
 
 
 class Intake(deque[Call]):
-    """Calls on their way to the engine, in the order in which they came.
+    """A queue of calls to the engine, in the order of their submits.
 
-    Each is there or not: it is added in one step, and taken out in one, by the engine or by whoever has added it.
+    A call is added in one step, and removed in one step, by the engine or by the thread that has added it.
     """
 
     def withdraw(self, call: Call) -> bool:
-        """Take this call out again; False if the engine has taken it, or it was never there."""
+        """Remove this call. Returns False if the engine has taken it, or it was never added."""
         try:
             self.remove(call)
         except ValueError:
@@ -22,6 +22,6 @@ class Intake(deque[Call]):
         return True
 
     def take(self, calls: list[Call] | deque[Call]) -> None:
-        """Take out all that there are, and add them to these."""
+        """Remove all calls, and append them to `calls`."""
         while self:
             calls.append(self.popleft())

@@ -1,4 +1,4 @@
-"""The threads that do what the engine thread must not: block in backends, and run the user's callbacks."""
+"""Threads for the work that the engine thread must not do: backends that block, and the user's callbacks."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 Job = Callable[[], object]
 
 IDLE = 10.0
-"""Seconds without a job after which a thread ends, unless it is the crew's last one."""
+"""Seconds without a job after which a thread ends, unless the crew keeps it."""
 
 
 class Crew:
-    """Named threads that take jobs in the order in which the jobs come.
+    """A crew of named threads that take jobs from a queue, first in, first out.
 
-    The first thread starts with the crew and stays until `close`: an interpreter that is ending starts no threads.
-    `keep` has more threads do so. Each other thread starts when all threads are busy, and ends when it has had no job
-    for `IDLE` seconds. If a thread cannot be started, its job waits for one of the threads that exist.
+    The first thread starts with the crew and stays until `close`, because no thread can start at interpreter exit.
+    `keep` raises the number of threads that stay. Each other thread starts when all threads are busy, and ends after
+    `IDLE` seconds without a job. If a thread cannot be started, its job waits for an existing thread.
 
-    Threads are daemons, so that a job that blocks for good cannot keep the interpreter from ending. `close` lets the
-    threads finish what is queued, and `join` returns the names of the threads that did not end.
+    Threads are daemons, so that a job that blocks without end cannot keep the interpreter from ending. `close` lets the
+    threads finish the queued jobs, and `join` returns the names of the threads that did not end.
 
-    All but `join` belongs on threads that no interrupt comes to, and so not on the main thread.
+    Only threads that get no interrupt may call these methods, so the main thread may not. `join` is the exception.
 
     Args:
-        name: of the threads; each gets a number.
-        size: threads at most.
-        on_error: gets what a job raised, whatever it was; runs on the crew's thread.
+        name: prefix of the threads' names; each thread adds a number.
+        size: maximum number of threads.
+        on_error: gets any exception of a job, on the crew's thread.
 
     Raises:
         RuntimeError: the first thread cannot be started.
@@ -48,24 +48,24 @@ class Crew:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        """Those that run, and those that ended since the last one was started."""
+        """The threads that run, and those that ended since the last one was started."""
         self._started = 0
         self._count = 0
-        """Threads that take jobs."""
+        """Number of threads that take jobs."""
         self._working = 0
-        """Threads that have not ended."""
+        """Number of threads that have not ended."""
         self._kept = 1
-        """Threads that stay while they have no job."""
+        """Number of threads that stay without a job."""
         self._unfinished = 0
         self._is_closed = False
         self._all_ended = Latch()
         self.patience: float | None = None
-        """Seconds for which the end of its pool waits for the threads, where that is less than for others."""
+        """Seconds that the end of the pool waits for these threads, if that is less than for the other crews."""
         self._grow()
 
     def _grow(self) -> None:
         thread = threading.Thread(target=self._work, name=f"{self._name}-{self._started + 1}", daemon=True)
-        # Before it starts: it may end before `start` returns.
+        # Before the start, because the thread may end before `start` returns.
         self._count += 1
         self._working += 1
         try:
@@ -78,17 +78,17 @@ class Crew:
         self._threads = [*(each for each in self._threads if each.is_alive()), thread]
 
     def keep(self, count: int) -> None:
-        """Have so many threads from now on, whether or not there are jobs: at the interpreter's end none can start."""
+        """Have at least `count` threads from now on, even without jobs: at interpreter exit no thread can start."""
         with self._lock:
             self._kept = max(self._kept, min(count, self._size))
             try:
                 while self._count < self._kept and not self._is_closed:
                     self._grow()
             except (RuntimeError, MemoryError):
-                return  # none is to be had; the next one tries again
+                return  # no thread can be started now; the next call tries again
 
     def run(self, job: Callable[..., object], *args: Any) -> None:
-        """Run ``job(*args)`` on one of the threads, soon."""
+        """Queue ``job(*args)`` for one of the threads."""
         with self._lock:
             self._unfinished += 1
             self._jobs.put(lambda: job(*args))
@@ -96,7 +96,7 @@ class Crew:
                 try:
                     self._grow()
                 except (RuntimeError, MemoryError):
-                    # No thread is to be had, or the interpreter is ending. The threads that exist do the work.
+                    # No thread can be started, or the interpreter is ending. The existing threads do the work.
                     return
 
     def _work(self) -> None:
@@ -121,19 +121,19 @@ class Crew:
                     self._unfinished -= 1
 
     def _next(self) -> Job | None:
-        """Wait for a job; None if this thread is to end."""
+        """Wait for a job; return None if this thread must end."""
         while True:
             try:
                 return self._jobs.get(timeout=IDLE if self._count > self._kept else None)
             except Empty:
                 with self._lock:
-                    # `run` puts a job under this lock, so no job is left to a thread that ends.
+                    # `run` adds a job under this lock, so a thread that ends leaves no job behind.
                     if self._count > self._kept and self._jobs.empty():
                         self._count -= 1
                         return None
 
     def close(self) -> None:
-        """Let the threads end when what is queued is done. Twice is fine."""
+        """Let the threads end after the queued jobs. Calling it twice is fine."""
         with self._lock:
             if not self._is_closed:
                 self._is_closed = True
@@ -141,10 +141,10 @@ class Crew:
                     self._jobs.put(None)
 
     def join(self, timeout: float | None = None) -> list[str]:
-        """Wait until all threads of a crew that is closed have ended, except the calling one.
+        """Wait until all threads of a closed crew have ended, except the calling thread.
 
         Args:
-            timeout: seconds for all of them together; None = no limit.
+            timeout: seconds for all threads together; None for no limit.
 
         Returns:
             The names of the threads that still run.
@@ -152,7 +152,7 @@ class Crew:
         deadline = None if timeout is None else monotonic() + timeout
         threads = [thread for thread in self._threads if thread is not threading.current_thread()]
         if len(threads) == len(self._threads):
-            # Not by `Thread.join`: before 3.13 a thread whose join was interrupted counts as ended.
+            # Not `Thread.join`: before Python 3.13 a thread whose join was interrupted counts as ended.
             self._all_ended.wait(timeout)
         for thread in threads:
             thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
@@ -160,10 +160,10 @@ class Crew:
 
 
 class Crews:
-    """All crews of a pool: if one cannot be made, the others end, and at the pool's end all do.
+    """The crews of a pool. The pool closes all of them together, at its end or if one cannot be made.
 
     Args:
-        name: of the pool.
+        name: the pool's name.
         on_error: as for a `Crew`.
     """
 
@@ -173,18 +173,22 @@ class Crews:
         self._crews: list[Crew] = []
 
     def make(self, what: str, size: int) -> Crew:
-        """A crew of at most `size` threads for this; RuntimeError if its first thread cannot be started."""
+        """Make a crew of at most `size` threads. `what` is part of their names.
+
+        Raises:
+            RuntimeError: its first thread cannot be started.
+        """
         crew = Crew(f"dragonfly-{self._name}-{what}", size, self._on_error)
         self._crews.append(crew)
         return crew
 
     def close(self) -> None:
-        """Let all threads end when what is queued is done."""
+        """Let all threads end after the queued jobs."""
         for crew in self._crews:
             crew.close()
 
     def join(self, timeout: float) -> list[str]:
-        """Wait for the threads, for those of each crew `timeout` seconds at most; the names of those that still run."""
+        """Wait at most `timeout` seconds for each crew. Returns the names of the threads that still run."""
         left = []
         for crew in self._crews:
             left += crew.join(timeout if crew.patience is None else crew.patience)

@@ -124,7 +124,7 @@ class DockerNode(Node):
         return BootError(f"the container ended with status {status}", "connect", output=self.output())
 
     def output(self) -> str:
-        """The last lines of its log."""
+        """Return the last lines of its log."""
         what = {"stdout": True, "stderr": True, "tail": 20}
         try:
             log = self._engine.ask("GET", f"/containers/{self.name}/logs", params=what).content

@@ -62,7 +62,7 @@ def make_pool() -> Pool:
 
 @asynccontextmanager
 async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Pool]]:
-    """The pool lives as long as the application does."""
+    """Keep the pool as long as the application lives."""
     pool = make_pool()
     try:
         yield {"pool": pool}
@@ -74,7 +74,7 @@ async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Pool]]:
 
 
 async def upload(request: Request) -> bytes:
-    """The request's body, if it is not too large."""
+    """Return the request's body, if it is not too large."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
@@ -84,7 +84,7 @@ async def upload(request: Request) -> bytes:
 
 
 async def transcode_upload(request: Request) -> Response:
-    """An upload, and its answer when that is done."""
+    """Take an upload, and answer when it is done."""
     future = request.state.pool.submit(transcode, await upload(request))
     try:
         return Response(await asyncio.wrap_future(future), media_type="video/mp4")
@@ -95,7 +95,7 @@ async def transcode_upload(request: Request) -> Response:
 
 
 async def where(request: Request) -> JSONResponse:
-    """The machine that serves, and one that works."""
+    """Name the machine that serves, and one that works."""
     runner = await asyncio.wrap_future(request.state.pool.submit(describe_place))
     return JSONResponse({"server": describe_place(), "runner": runner})
 

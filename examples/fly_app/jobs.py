@@ -11,7 +11,7 @@ from dragonfly_executor import Parent
 
 
 def transcode(video: bytes) -> bytes:
-    """A video, as 480p MP4. The machine that this runs on is gone some time after the last one."""
+    """Return a video as 480p MP4. The machine that this runs on is gone some time after the last one."""
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder, "source"), Path(folder, "result.mp4")
         source.write_bytes(video)

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 import dragonfly_executor
+from dragonfly_executor import CallOptions, Pool, errors
+from dragonfly_executor.engine.options import PoolOptions
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(dragonfly_executor.__file__).parent
@@ -62,8 +64,9 @@ def defined_in(path: Path) -> set[str]:
                 names.add(prefix + child.name)
                 waiting.append((child, f"{prefix}{child.name}."))
             elif isinstance(child, ast.Assign | ast.AnnAssign):
-                targets = child.targets if isinstance(child, ast.Assign) else [child.target]
-                names |= {prefix + ast.unparse(target).removeprefix("self.") for target in targets}
+                owner = re.sub(r"\w+\.$", "", prefix)  # of an attribute that a method sets
+                for target in map(ast.unparse, child.targets if isinstance(child, ast.Assign) else [child.target]):
+                    names.add(owner + target[5:] if target.startswith("self.") else prefix + target)
             else:
                 waiting.append((child, prefix))
     return names
@@ -105,3 +108,23 @@ def test_every_file_has_a_line_in_the_tree() -> None:
     }
     files = {str(path.relative_to(PACKAGE)) for path in PACKAGE.glob("*/**/*.py") if path.name != "__init__.py"}
     assert lines == files
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (PoolOptions.names(), f"{Pool.__doc__}{(ROOT / 'README.md').read_text()}"),
+        (CallOptions.__match_args__, CallOptions.__doc__),
+        (CallOptions.__match_args__, (ROOT / "README.md").read_text()),
+    ],
+    ids=["pool options", "call options", "call options in the README"],
+)
+def test_every_option_is_documented(names: tuple[str, ...], text: str) -> None:
+    assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_every_error_is_public_and_has_a_row() -> None:
+    names = set(errors.__all__) - {"RemoteTraceback"}  # the cause of an error, never raised itself
+    assert names <= set(dragonfly_executor.__all__)
+    rows = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE))
+    assert rows == names - {"DragonflyError"}

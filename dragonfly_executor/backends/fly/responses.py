@@ -42,9 +42,9 @@ class ResponseKind(Enum):
     TRANSIENT = "transient"
     """The request did not reach the API. Nothing was done; a retry may succeed."""
     AMBIGUOUS = "ambiguous"
-    """It is unknown whether the request was carried out."""
+    """An answer that leaves open whether the request was carried out."""
     FATAL = "fatal"
-    """Nothing was done, and a retry fails as well."""
+    """A refusal: the request was not carried out, and a retry fails as well."""
 
 
 class Reply(NamedTuple):

@@ -1,4 +1,4 @@
-"""When each boot began, and when its time is over: counted from when its backend asks for the node."""
+"""Start times and timeouts of boots. A boot's time counts from when its backend asks for the node."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class BootTimes:
-    """The times of the boots of a pool. On the engine thread.
+    """The times of a pool's boots. They belong to the engine thread.
 
     Args:
-        engine: hears when a node is asked for, and when a boot has to wait for its turn.
+        engine: gets an event when a node is asked for, and when a boot waits for its turn.
         loop, narrator, host: the pool's.
-        booting: the boots that are under way, by the runner's number.
+        booting: the pending boots, by the runner's number.
         backend: the backend's name.
-        dial_back: lets runners in for as long as their boots have time; None if they do not dial back.
-        on_timeout: gets the number of a runner whose boot has used its time up, and the error that says so.
+        dial_back: accepts runners for as long as their boots have time; None if they do not dial back.
+        on_timeout: gets the number of a runner whose boot has timed out, and the error.
     """
 
     def __init__(
@@ -52,28 +52,28 @@ class BootTimes:
         self._timeout = engine.options.boot_timeout
 
     def clock_of(self, runner_id: int) -> Clock:
-        """What the backend tells when it asks for this runner's node."""
+        """Return the clock that the backend starts when it asks for this runner's node."""
         on_engine = self._loop.call_soon_threadsafe
         return Clock(on_engine, lambda: self._started(runner_id), lambda: self._queued(runner_id))
 
     def taken(self, boot: Booting) -> float:
-        """Seconds since the backend asked for the node."""
+        """Return the seconds since the backend asked for the node."""
         return 0.0 if boot.began is None else self._loop.time() - boot.began
 
     def tell(self, runner_id: int, boot: Booting) -> None:
-        """Tell that a boot begins, unless that was told."""
+        """Report that a boot begins, unless that was reported."""
         if not boot.is_told:
             boot.is_told = True
             self._narrator.grow_started(runner_id, self._host.count)
 
     def wait_to_begin(self, runner_id: int, hung: Sized) -> None:
-        """See to it that a boot ends that cannot begin. `hung`: the boots over which the backend blocks for good."""
+        """Set a timer for a boot that has no thread yet. `hung`: the boots in which the backend blocks without end."""
         boot = self._booting.get(runner_id)
         if boot is None or boot.is_entered or boot.aborted or boot.ending:
             return
 
         def check() -> None:
-            """Without a hung boot in the way there will be a thread."""
+            """Wait again if only a thread is missing and no boot hangs. Otherwise fail the boot."""
             if boot.has_door and not hung:
                 self.wait_to_begin(runner_id, hung)
             elif not boot.has_door:
@@ -86,14 +86,14 @@ class BootTimes:
         boot.timer = self._loop.call_later(self._timeout, check)
 
     def entered(self, runner_id: int) -> None:
-        """A thread takes the boot. What the runner needs of this machine's files is read first, in its own time."""
+        """Start the timeout of a boot that a thread has taken. It covers the scan of this machine's files."""
         boot = self._booting.get(runner_id)
         if boot is not None:
             self.tell(runner_id, boot)
             self._set_timer(runner_id, boot)
 
     def _started(self, runner_id: int) -> None:
-        """The backend asks for the node now: the boot's time begins, and its cost."""
+        """Start the boot's timeout and its cost: the backend asks for the node now."""
         boot = self._booting.get(runner_id)
         if boot is None:
             return
@@ -104,7 +104,7 @@ class BootTimes:
         self._engine.handle(events.BootStarted(runner_id))
 
     def _queued(self, runner_id: int) -> None:
-        """The backend waits for its turn, for as long as that takes."""
+        """Stop the boot's timeout while the backend waits for its turn."""
         boot = self._booting.get(runner_id)
         if boot is None:
             return
@@ -124,11 +124,11 @@ class BootTimes:
 
 
 class Clock:
-    """The `BootClock` of one boot: passes on, to the engine thread, when the backend asks for the node.
+    """The `BootClock` of one boot. It tells the engine thread when the backend asks for the node.
 
     Args:
-        on_engine: has something called on the engine thread, in the order in which it was asked to.
-        started, queued: called there.
+        on_engine: runs a function on the engine thread. The functions run in the order of these requests.
+        started, queued: run there.
     """
 
     def __init__(
@@ -144,14 +144,14 @@ class Clock:
         self._runs = False
 
     def started(self) -> None:
-        """See `BootClock`. Nothing changes if the clock runs."""
+        """See `BootClock`. Does nothing if the clock runs."""
         with self._lock:
             if not self._runs:
                 self._runs = True
                 self._on_engine(self._started)
 
     def queued(self) -> None:
-        """See `BootClock`. Nothing changes if the clock stands."""
+        """See `BootClock`. Does nothing if the clock is stopped."""
         with self._lock:
             if self._runs:
                 self._runs = False
@@ -161,13 +161,13 @@ class Clock:
 def too_slow(
     boot: Booting, backend: str, timeout: float, refusal: errors.RunnerAuthError | None
 ) -> errors.BootTimeoutError:
-    """The error of a boot that has used its time up.
+    """Return the error of a boot that has timed out.
 
     Args:
         boot: the boot.
         backend: the backend's name.
         timeout: seconds that the boot had.
-        refusal: why the door has refused somebody; perhaps it was this runner.
+        refusal: why the last connection was refused; perhaps it came from this runner.
     """
     link = boot.link
     if link is not None and link.sender is not None:

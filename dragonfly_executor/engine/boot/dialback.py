@@ -1,6 +1,7 @@
-"""The engine's door for runners that dial back: open while some are waited for, each with a token of its own.
+"""The engine's listener for runners that dial back. It is open while runners are expected, and each has its own token.
 
-All of it on the engine thread, but for making the certificate and binding, which may block: that is the boot crew's.
+Everything runs on the engine thread, except for making the certificate and binding. These may block, so the boot crew
+does them.
 """
 
 from __future__ import annotations
@@ -26,27 +27,27 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.loop import Loop
 
 QUIET = 60.0
-"""Seconds between two log lines about peers that were refused: anybody can make as many as they like."""
+"""Minimum number of seconds between two log lines about refused peers: a stranger can cause any number of refusals."""
 
 
 class DialBackOwner(Protocol):
-    """Who boots runners, and is told when it may and who came."""
+    """The caller of `DialBack`: boots runners, and hears when a boot may begin and which runner has connected."""
 
     def boot_is_expected(self, request: BootRequest) -> None:
-        """The door is open for this one; its `Parent` says where and how."""
+        """Begin a boot: the listener is open, and the request's `Parent` has its address and the token."""
 
     def boot_cannot_be_expected(self, runner_id: int, error: errors.BootError) -> None:
-        """There is no door."""
+        """Fail a boot: the listener cannot be opened."""
 
     def runner_dialed_in(self, runner_id: int) -> None:
-        """It has proved that it is the one; `DialBack.take` has its connection."""
+        """Handle a runner that has authenticated. `DialBack.take` returns its connection."""
 
     def warn(self, text: str) -> None:
-        """Something that whoever runs this should know, and that stops nothing."""
+        """Log a warning: the user should know of it, and the pool goes on."""
 
 
 class Door(NamedTuple):
-    """What is made before anybody can be let in."""
+    """Everything that must exist before a runner can connect."""
 
     sock: socket.socket
     context: ssl.SSLContext
@@ -55,13 +56,13 @@ class Door(NamedTuple):
 
 
 class DialBack:
-    """The boots of a pool whose runners dial back.
+    """The dial-back boots of a pool.
 
     Args:
-        backend: says where to listen.
+        backend: has the address to listen on.
         loop, crew: the pool's.
-        host: is told what happens.
-        make_listener: makes the `Listener`, each time that the door opens.
+        host: gets the events.
+        make_listener: makes the `Listener`, each time that the listener opens.
     """
 
     def __init__(
@@ -90,10 +91,10 @@ class DialBack:
         self._untold = 0
         self._told_at: float | None = None
         self.last_refusal: errors.RunnerAuthError | None = None
-        """Why somebody was refused since the door was opened: perhaps it was the runner that did not come."""
+        """The reason for the last refusal since the listener opened; perhaps it came from the missing runner."""
 
     def expect(self, request: BootRequest) -> None:
-        """Open the door for a runner; the host hears when its boot may begin."""
+        """Expect a runner, and open the listener for it. The host hears when the boot may begin."""
         self._waiting[request.runner_id] = request
         if self._listener is not None:
             self._hand_out()
@@ -102,15 +103,15 @@ class DialBack:
             self._crew.run(self._make_door)
 
     def extend(self, runner_id: int, seconds: float) -> None:
-        """Let a runner that is waited for dial in for so many seconds from now on."""
+        """Accept an expected runner for `seconds` more seconds from now on."""
         self._tokens.extend(str(runner_id), self._loop.time() + seconds)
 
     def take(self, runner_id: int) -> TlsSocket | None:
-        """The connection of a runner that has dialed in; once."""
+        """Return the connection of a runner that has dialed back, once; otherwise None."""
         return self._joined.pop(runner_id, None)
 
     def forget(self, runner_id: int) -> None:
-        """Nobody waits for this one any more; the last one closes the door."""
+        """Expect this runner no more. The listener closes after the last one."""
         self._waiting.pop(runner_id, None)
         self._tokens.revoke(str(runner_id))
         sock = self.take(runner_id)
@@ -119,12 +120,12 @@ class DialBack:
         self._close_if_unused()
 
     def descriptors(self) -> list[int]:
-        """What a forked child must not keep open."""
+        """Return the descriptors that a forked child must close."""
         joined = [sock.fileno() for sock in self._joined.values()]
         return joined if self._listener is None else [*joined, *self._listener.descriptors()]
 
     def close(self) -> None:
-        """Close the door for good."""
+        """Close the listener for good."""
         with self._handover:
             self._ended = True
         if self._made is not None:
@@ -136,10 +137,10 @@ class DialBack:
     # -- opening and closing ------------------------------------------------------------------------------------------
 
     def _make_door(self) -> None:
-        """On the boot crew."""
+        """Make the socket and the certificate. Runs on the boot crew."""
         try:
             door = make_door(self._backend)
-        except BaseException as raised:  # a backend may be anybody's, and is asked for its address
+        except BaseException as raised:  # a backend may be third-party code, and is asked for its address
             error = raised if isinstance(raised, errors.BootError) else _cannot_listen(raised)
             self._loop.call_soon_threadsafe(lambda: self._cannot_open(error))
             return
@@ -152,10 +153,10 @@ class DialBack:
 
     def _cannot_open(self, error: errors.BootError) -> None:
         self._is_opening = False
-        # Those that wait now: the host may want others instead at once.
+        # Only the boots that wait now: the host may ask for other runners at once.
         waiting, self._waiting = self._waiting, {}
         for runner_id in waiting:
-            # Each boot has its own error: it collects what becomes of it.
+            # Each boot gets an error of its own, because its output and attempts are added to it.
             own = errors.BootError(str(error.args[0]), error.phase)
             own.__cause__ = error.__cause__
             self._host.boot_cannot_be_expected(runner_id, own)
@@ -182,7 +183,7 @@ class DialBack:
         return ParentSide(self._tokens, self._door.fingerprint, os.urandom(SECRET_SIZE), versions())
 
     def _hand_out(self) -> None:
-        """Give each boot that waits for the door its key."""
+        """Give each waiting boot a token and the address, and let it begin."""
         door = self._door
         while self._waiting and door is not None:
             runner_id, request = self._waiting.popitem()
@@ -202,17 +203,17 @@ class DialBack:
             self._listener.close()
             self._listener = self._door = None
 
-    # -- what the listener tells --------------------------------------------------------------------------------------
+    # -- events of the listener ----------------------------------------------------------------------------------------
 
     def runner_joined(self, runner_id: str, sock: TlsSocket) -> None:
-        """See `listener.DialBackOwner`."""
+        """See `listener.ListenerOwner`."""
         number = int(runner_id)
         self._joined[number] = sock
         self._host.runner_dialed_in(number)
         self._close_if_unused()
 
     def refused(self, peer: str, reason: str) -> None:
-        """See `listener.DialBackOwner`. Told at once, and then again once a minute."""
+        """See `listener.ListenerOwner`. Logs at once, and then at most once a minute."""
         self._untold += 1
         self.last_refusal = errors.RunnerAuthError(f"a connection from {peer} was refused: {reason}", "connect")
         now = self._loop.time()
@@ -223,15 +224,15 @@ class DialBack:
         self.warn(f"RunnerAuthError: {self.last_refusal.args[0]}{more}")
 
     def warn(self, text: str) -> None:
-        """See `listener.DialBackOwner`."""
+        """See `listener.ListenerOwner`."""
         self._host.warn(text)
 
 
 def make_door(backend: Backend) -> Door:
-    """Bind where the backend says, with a certificate of its own; blocks.
+    """Bind the address that the backend names, and make a certificate. Blocks.
 
     Raises:
-        BootError: there is no address that runners could be told, or cryptography is missing.
+        BootError: there is no address to tell the runners, or cryptography is missing.
         OSError: the address cannot be bound.
     """
     host, port = backend.listen_address()

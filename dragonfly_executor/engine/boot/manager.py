@@ -1,6 +1,6 @@
-"""The engine's boots: from the wish for a runner to one that is up, or to the error why there is none.
+"""The pending boots of a pool: from the request for a runner to a runner that is up, or to an error.
 
-All on the engine thread, but for the backends' `boot`, which blocks: it runs on the boot crew.
+Everything runs on the engine thread, except for the backend's `boot`, which blocks: it runs on the boot crew.
 """
 
 from __future__ import annotations
@@ -32,24 +32,26 @@ if TYPE_CHECKING:
 
 
 GIVE_UP = 5.0
-"""Seconds that a backend gets to come back from a boot that the pool gave up. After that nothing waits for it. Backends
-promise 2."""
+"""Seconds that a backend has to return from an aborted boot. After that the pool does not wait for it.
+
+Backends promise 2 s.
+"""
 HUNG_JOIN = 0.5
-"""Seconds that the end of a pool waits for the threads of its boots, if one of them is known to hang."""
+"""Seconds that the end of a pool waits for the boot threads, if one of them is known to hang."""
 DOOR = 1
-"""Threads beyond those of the boots: one opens the door for runners that dial back."""
+"""Number of threads beyond those of the boots: one opens the listener for dial-back."""
 
 
 class Boots:
-    """The boots of a pool that are under way, by the runner's number.
+    """The pending boots of a pool, by the runner's number.
 
     Args:
-        engine: hears, as events, how each ended.
+        engine: gets the outcome of each boot as events.
         backend, loop, crews, narrator: the pool's.
-        welcome: what runners are told.
-        keeper: knows what runners elsewhere need; None where they see this machine's files.
-        releaser: gives back what there is of a boot that failed.
-        host: takes the runners that came up.
+        welcome: builds the WELCOME and SETUP frames.
+        keeper: the files that remote runners need; None if the runners see this machine's files.
+        releaser: releases the node of a boot that failed.
+        host: takes the runners that are up.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Boots:
         self._booting: dict[int, Booting] = {}
         self._failures = 0
         self._hung: set[int] = set()
-        """Boots that are over, and over which the backend still blocks."""
+        """Boots that are over, and in which the backend still blocks."""
         prepare(self._options.boot_wait)
         self._arrivals = Arrivals(
             backend,
@@ -94,9 +96,9 @@ class Boots:
             engine, loop, narrator, host, self._booting, backend.name, self._dial_back, on_timeout=self._end_boot
         )
         if keeper is not None:
-            # Of its own: files are read while backends block.
+            # A crew of its own, because files are scanned while backends block.
             self._readers = crews.make("sync", 1)
-            # Now, and not when a runner is there: if it could not be imported then, the engine would end of that.
+            # Now, and not when a runner is there: if the import failed then, the engine would fail.
             from dragonfly_executor.sync import Sender
 
             self._make_sender = Sender
@@ -117,22 +119,22 @@ class Boots:
         return len(self._booting)
 
     def links(self) -> list[RunnerLink]:
-        """Of the runners that boot, those that have a node."""
+        """Return the links of the booting runners that have a node."""
         return [boot.link for boot in self._booting.values() if boot.link is not None]
 
     def syncing(self) -> list[RunnerLink]:
-        """Of these, those that have been let in and are sent files."""
+        """Return the links of the booting runners that were admitted and receive files."""
         return [boot.link for boot in self._booting.values() if boot.link is not None and boot.hello is not None]
 
     def descriptors(self) -> list[int]:
-        """What a forked child must not keep open."""
+        """Return the descriptors that a forked child must close."""
         found = [fd for link in self.links() for fd in link.descriptors()]
         return found if self._dial_back is None else [*found, *self._dial_back.descriptors()]
 
     # -- to a node ----------------------------------------------------------------------------------------------------
 
     def boot(self, runner_id: int) -> None:
-        """Boot a runner; the core hears how it went."""
+        """Boot a runner. The core gets the outcome as an event."""
         boot = self._booting[runner_id] = Booting()
         timeout = self._options.boot_timeout
         parent = Parent.new(self._options.name, runner_id, self._backend.name)
@@ -144,23 +146,23 @@ class Boots:
             self._dial_back.expect(request._replace(dialed_in=boot.dialed_in))
 
     def boot_is_expected(self, request: BootRequest) -> None:
-        """Have the backend boot a node: if it has to dial back, it may do so from now on."""
+        """Start the backend's boot. A runner that has to dial back may do so from now on."""
         boot = self._booting.get(request.runner_id)
         if boot is not None:
             boot.has_door = True
         self._crew.run(self._arrivals.boot, request)
 
     def boot_cannot_be_expected(self, runner_id: int, error: errors.BootError) -> None:
-        """It would have nowhere to dial."""
+        """Fail this boot, because listening failed."""
         self._end_boot(runner_id, error)
 
     def runner_dialed_in(self, runner_id: int) -> None:
-        """It has proved that it is the one; its hello is still to come."""
+        """Use the connection of a runner that has authenticated. Its HELLO is still to come."""
         boot = self._booting.get(runner_id)
         if boot is not None and boot.link is not None:
             self._let_speak(boot.link)
         elif boot is not None:
-            # It was faster than its backend, which has yet to come back with the node.
+            # The runner was faster than its backend, which has not returned the node yet.
             boot.dialed_in.set()
 
     def _let_speak(self, runner: RunnerLink) -> None:
@@ -169,11 +171,11 @@ class Boots:
             runner.attach(sock)
 
     def warn(self, text: str) -> None:
-        """Tell whoever runs this."""
+        """Log a warning."""
         self._narrator.warn(text)
 
     def _enter(self, runner_id: int) -> bool:
-        """On the boot crew: begin, unless the pool gave the boot up before there was a thread for it."""
+        """Begin the boot on the boot crew. Returns False if the pool aborted it before a thread was free."""
         boot = self._booting.get(runner_id)
         if boot is None or not boot.enter():
             return False
@@ -183,7 +185,7 @@ class Boots:
     def _node_arrived(self, runner_id: int, node: Node) -> None:
         boot = self._booting.get(runner_id)
         if boot is None:
-            # It came after it was given up: nobody waits for this.
+            # The node came after the boot was over, so it is not needed.
             self._releaser.stop(node)
             self._returned_late(runner_id)
             return
@@ -202,7 +204,7 @@ class Boots:
             self._end_boot(runner_id)
 
     def _came_to_nothing(self, runner_id: int, error: errors.BootError) -> None:
-        """The backend has raised."""
+        """End a boot in which the backend raised an error."""
         boot = self._booting.get(runner_id)
         if boot is None:
             self._returned_late(runner_id)
@@ -211,26 +213,26 @@ class Boots:
         self._end_boot(runner_id, error)
 
     def _returned_late(self, runner_id: int) -> None:
-        """The backend has come back from a boot that was over."""
+        """Record that the backend has returned from a boot that was over."""
         self._hung.discard(runner_id)
         if not self._hung:
             self._crew.patience = None
         self._engine.handle(events.BootReturned(runner_id))
 
     def _node_ended(self, runner: RunnerLink, error: errors.BootError) -> None:
-        """The node of a runner that has yet to dial back has ended."""
+        """Fail the boot of a runner whose node has ended before the runner dialed back."""
         error.__cause__ = error.__cause__ or (None if self._dial_back is None else self._dial_back.last_refusal)
         self._end_boot(runner.id, as_boot_error(error, "connect"))
 
     def _is_waited_for(self, runner: RunnerLink) -> bool:
-        """Whether it is booting, and has yet to dial back."""
+        """Return True if the runner is booting and has not dialed back."""
         boot = self._booting.get(runner.id)
         return boot is not None and not boot.ending and boot.link is runner and runner.descriptor() < 0
 
     # -- to a runner that is up ---------------------------------------------------------------------------------------
 
     def said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
-        """The node is there, if nobody has given up on it; one that does not see the parent's files gets them first."""
+        """Admit a runner, unless its boot is over. If it does not see the parent's files, send them first."""
         boot = self._booting.get(runner.id)
         if boot is None or boot.ending:
             return
@@ -250,17 +252,17 @@ class Boots:
             runner.sender.update()
 
     def is_synced(self, runner: RunnerLink) -> None:
-        """A runner has all files. For one that boots this was the last step; others get what changes later, too."""
+        """Complete the boot of a runner that has all files. A runner that is up already got a later update."""
         boot = self._booting.get(runner.id)
         if boot is not None and not boot.ending:
             self._came_up(runner)
 
     def _came_up(self, runner: RunnerLink) -> None:
-        """The boot has succeeded."""
+        """Complete a boot that has succeeded."""
         boot = self._booting[runner.id]
         boot.stop_timer()
         self._host.adopt(runner)
-        # Not before: until then nobody else knows the runner.
+        # Last, because until now no other table has the runner.
         del self._booting[runner.id]
         runner.ping()
         self._failures = 0
@@ -272,27 +274,27 @@ class Boots:
     # -- to an error --------------------------------------------------------------------------------------------------
 
     def abort(self, runner_id: int, reason: str) -> None:
-        """Nobody needs it any more; the core hears `RunnerGone` when nothing of it is left."""
+        """Abort a boot whose runner is not needed any more. The core gets `RunnerGone` when its node is released."""
         boot = self._booting[runner_id]
         boot.aborted = reason
         boot.given_up.set()
         if boot.link is not None:
             self._end_boot(runner_id)
         elif boot.drop():
-            # Not at once: the core is being told of something else.
+            # Not at once, because the core is handling another event.
             self._loop.call_soon(lambda: self._end_boot(runner_id))
         elif boot.timer is None or boot.timer.when > self._loop.time() + GIVE_UP:
             boot.stop_timer()
             boot.timer = self._loop.call_later(GIVE_UP, lambda: self._end_boot(runner_id))
 
     def broke(self, runner: RunnerLink, error: Exception) -> None:
-        """The link of a runner that boots has ended, or must."""
+        """Fail the boot of a runner whose link has ended, or must end."""
         sender = runner.sender
         phase = "handshake" if sender is None else sender.progress[0]
         self._end_boot(runner.id, as_boot_error(error, phase))
 
     def _end_boot(self, runner_id: int, error: errors.BootError | None = None) -> None:
-        """A boot has failed, or was aborted: give back what there is of it, once, and then say so."""
+        """End a boot that has failed or was aborted: release its node, once, and then report the outcome."""
         boot = self._booting.get(runner_id)
         if boot is None or boot.ending:
             return
@@ -316,12 +318,12 @@ class Boots:
             self._crew.patience = HUNG_JOIN
         if boot.aborted or error is None:
             if boot.is_told:
-                # One that never began leaves no trace.
+                # A boot that never began is not reported.
                 self._narrator.growth_given_up(runner_id, self._host.count, boot.aborted or "")
             self._engine.handle(events.RunnerGone(runner_id, hangs))
             return
         if boot.link is not None:
-            # Some know only now that the node is gone how it ended.
+            # Some nodes can say how they ended only after they are released.
             error.output = error.output or _output_of(boot.link.node)
         self._failures += 1
         self._times.tell(runner_id, boot)
@@ -332,14 +334,14 @@ class Boots:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """No runner can dial in any more; nodes that nobody has asked for yet, or that come later, are given back."""
+        """Accept no more runners, and release nodes that were not taken yet or that come later."""
         if self._dial_back is not None:
             self._dial_back.close()
         self._arrivals.close()
 
 
 def _output_of(node: Node) -> str:
-    """Return the last of what a node printed; "" if it cannot say, since its class may be anybody's."""
+    """Return the last output of a node, or "" if its `output` raises. The node's class may be third-party code."""
     try:
         return node.output()
     except Exception:

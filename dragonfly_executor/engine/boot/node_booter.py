@@ -1,4 +1,4 @@
-"""Nodes come from the threads on which backends boot them to the engine's, and none is lost on the way."""
+"""Hands nodes over from the backend's threads to the engine thread, so that none is lost."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.loop import Loop
 
 SHORTAGES = (ImportError, MemoryError, OSError, RuntimeError)
-"""What is raised where there is no memory, no descriptor, or (RuntimeError) no thread for the link to a node."""
+"""Errors when there is no memory, no descriptor, or (RuntimeError) no thread for the link to a node."""
 
 
 class Arrivals:
-    """Has a backend boot nodes, and hands each over.
+    """A hand-over of nodes that a backend boots.
 
     Args:
-        backend: whose nodes they are.
-        keeper: knows what runners elsewhere need; None where they see this machine's files.
-        loop: the engine's.
-        enter: on the boot crew; begins a runner's boot, or returns False if the pool does not want the runner any more.
+        backend: boots the nodes.
+        keeper: the files that remote runners need; None if the runners see this machine's files.
+        loop: the engine's loop.
+        enter: begins a runner's boot on the boot crew; returns False if the pool does not need the runner any more.
         on_node: gets a runner's node, on the engine thread.
-        on_error: gets why there is none, on the engine thread.
-        stop: gives a node back that nobody has asked for yet.
+        on_error: gets the error of a failed boot, on the engine thread.
+        stop: releases a node that was not taken yet.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Arrivals:
         self._ended = False
 
     def boot(self, request: BootRequest) -> None:
-        """Boot one, and hand it over. On the boot crew; blocks."""
+        """Boot a node, and hand it over. Runs on the boot crew, and blocks."""
         runner_id = request.runner_id
         if not self._enter(runner_id):
             return
         try:
             node = self._make_node(request)
-        except BaseException as raised:  # a backend may be anybody's, and may even call sys.exit()
+        except BaseException as raised:  # a backend may be third-party code, and may even call sys.exit()
             self._fail(runner_id, raised)
             return
         with self._handover:
@@ -71,11 +71,11 @@ class Arrivals:
         node.stop()
 
     def _make_node(self, request: BootRequest) -> Node:
-        """Have the backend boot a node; and load the errors, while the node's runner starts."""
+        """Return a node from the backend. The errors are loaded while the node's runner starts."""
         if self._keeper is not None:
             self._keeper.look()
             self._keeper.require()
-        # The backend asks for the node from here on, unless it says that it waits for its turn.
+        # The backend asks for the node from here on, unless it reports that it waits for its turn.
         request.started()
         node = self._backend.boot(request)
         request.started()
@@ -91,7 +91,7 @@ class Arrivals:
         try:
             error = as_boot_error(raised)
         except errors.StartError as shortage:
-            # Not even the errors can be loaded: the engine ends of this one.
+            # Not even the errors can be loaded, so the engine fails with this error.
             self._loop.call_soon_threadsafe(_raiser(shortage))
             return
         self._loop.call_soon_threadsafe(lambda: self._on_error(runner_id, error))
@@ -99,13 +99,13 @@ class Arrivals:
     def _take(self, runner_id: int) -> None:
         node = self._arrived.get(runner_id)
         if node is None:
-            return  # `close` came in between, and has given it back
+            return  # `close` ran meanwhile, and has released it
         self._on_node(runner_id, node)
-        # Not before: until then nothing else knows the node.
+        # Last, because until now no other object has the node.
         self._arrived.pop(runner_id, None)
 
     def close(self) -> None:
-        """Nodes that nobody has asked for yet, or that come later, are given back."""
+        """Release nodes that were not taken yet. Nodes that come later are released, too."""
         with self._handover:
             self._ended = True
         while self._arrived:
@@ -120,9 +120,10 @@ def _raiser(error: Exception) -> Callable[[], object]:
 
 
 def as_boot_error(error: BaseException, phase: str = "create") -> errors.BootError:
-    """Return a `BootError` that says what a backend raised, or how a link ended, while a runner booted.
+    """Return a `BootError` for an error of a backend, or for the end of a link, during a boot.
 
-    That is the error itself if it is one, and if all that a pool asks of it can be had: its class may be anybody's.
+    That is the error itself if it is a `BootError` with all attributes that a pool reads. Its class may be third-party
+    code.
     """
     if isinstance(error, errors.BootError) and _is_whole(error):
         return error
@@ -133,7 +134,7 @@ def as_boot_error(error: BaseException, phase: str = "create") -> errors.BootErr
 
 
 def _is_whole(error: errors.BootError) -> bool:
-    """Return whether a boot's error can say what a `BootError` says, so that nothing raises on the engine thread."""
+    """Return True if the error has all attributes of a `BootError`, so that none raises on the engine thread."""
     try:
         str(error)
         error.attempts = error.attempts

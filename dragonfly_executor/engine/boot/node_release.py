@@ -1,4 +1,4 @@
-"""Giving nodes back: a backend may block over it, and may never come back."""
+"""Releases nodes. A backend may block while it stops a node, and may never return."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.loop import Loop
 
 GIVE_BACK = 60.0
-"""Seconds that a backend may take to give a node back. After that nobody waits for it, a shutdown least of all."""
+"""Seconds that a backend has to stop a node. After that the pool goes on, and a shutdown does too."""
 
 
 class Releaser:
-    """Gives nodes back, each once, and no longer than `GIVE_BACK` is waited for. Belongs to the engine thread.
+    """A releaser of nodes: each is released once, within `GIVE_BACK` seconds. It belongs to the engine thread.
 
     Args:
-        crew: where backends may block over it, and over nothing else.
+        crew: threads for backends that block while they stop nodes, and for nothing else.
         loop, narrator: the pool's.
-        backend_name: for complaints.
+        backend_name: for log lines.
     """
 
     def __init__(self, crew: Crew, loop: Loop, narrator: Narrator, backend_name: str) -> None:
@@ -32,24 +32,24 @@ class Releaser:
         self._backend_name = backend_name
 
     def release(self, runner: RunnerLink, then: Callable[[], object]) -> None:
-        """Close the link and give the node back on the crew; then, or when that takes too long, go on here."""
+        """Close the link and stop the node on the crew. `then` runs here after that, or when it takes too long."""
         runner.close()
         going_on = [then]
 
         def go_on() -> None:
-            """Once, whichever comes first: the node is given back, or that takes too long."""
+            """Call `then` once: when the node is released, or when the release takes too long."""
             limit.cancel()
             while going_on:
                 going_on.pop()()
 
         def give_up() -> None:
-            """The backend blocks still, and may do so for good."""
+            """Go on without the backend, which may block without end."""
             backend = self._backend_name
             self._narrator.complain(f"the {backend} backend did not give runner {runner.id} back in {GIVE_BACK:g} s")
             go_on()
 
         def give_back() -> None:
-            """On the crew."""
+            """Stop the node, on the crew."""
             try:
                 for thread in runner.give_back():
                     self._narrator.complain(f"thread {thread} of runner {runner.id} has not ended")
@@ -60,10 +60,10 @@ class Releaser:
         self._crew.run(give_back)
 
     def abandon(self, runner: RunnerLink) -> None:
-        """Close the link and give the node back; nobody hears how that went."""
+        """Close the link and stop the node. The outcome is not reported."""
         runner.close()
         self._crew.run(runner.give_back)
 
     def stop(self, node: Node) -> None:
-        """Give a node back with which nobody has spoken; nobody hears how that went."""
+        """Stop a node that has no link. The outcome is not reported."""
         self._crew.run(node.stop)

@@ -1,4 +1,4 @@
-"""Notices when a node has ended whose runner has yet to dial back: such a boot need not wait for its deadline."""
+"""Polls nodes so that a boot fails as soon as its node exits, before the runner has dialed back."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.loop import Loop
 
 LOOK = 5.0
-"""Seconds that one look at a node takes."""
+"""Maximum duration of one poll of a node, in seconds."""
 LOOKS_AT_ONCE = 16
 
 
 class Lookout:
-    """Asks nodes, each again and again, on a crew of its own: a look takes as long as the node likes.
+    """A watcher of nodes. It polls them on a crew of its own, because a node may block during a poll.
 
     Args:
-        loop: the engine's.
-        crews: the pool's.
-        is_waited_for: returns True for a runner that boots, and has yet to dial back.
-        on_end: gets such a runner whose node has ended, and the error that says how, on the engine thread.
+        loop: the engine's loop.
+        crews: the pool's crews.
+        is_waited_for: returns True for a runner that is booting and has not dialed back.
+        on_end: gets such a runner whose node has ended, and the error, on the engine thread.
     """
 
     def __init__(
@@ -42,17 +42,17 @@ class Lookout:
         self._on_end = on_end
 
     def watch(self, runner: RunnerLink) -> None:
-        """Look at this runner's node until it has dialed back, or nobody waits for it. On the engine thread."""
+        """Poll this runner's node until the runner has dialed back, or its boot is over. On the engine thread."""
         if type(runner.node).ended is not Node.ended and self._is_waited_for(runner):
             self._crew.run(self._look, runner)
 
     def _look(self, runner: RunnerLink) -> None:
-        """On the crew."""
+        """Poll the node, on the crew."""
         error = runner.node.ended(LOOK)
 
         def looked() -> None:
-            """On the engine thread: the boot has failed, or there is another look to come."""
-            # If it has just dialed in, the end of its link says that it has ended.
+            """Fail the boot or poll again, on the engine thread."""
+            # If the runner has just dialed back, the end of its link reports the end of the node.
             if error is not None and self._is_waited_for(runner):
                 self._on_end(runner, error)
             else:

@@ -1,4 +1,4 @@
-"""One boot that is under way, as the engine and the backend's thread see it; and what `Boots` knows of its host."""
+"""One pending boot, as the engine and the backend's thread share it; and the interface of the host of `Boots`."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ else:
 
 
 class BootOwner(RunnerHandler, Protocol):
-    """Where runners belong. It hears what each says from its first word on, and passes on what concerns its boot."""
+    """The table of runners. It gets all messages of a runner, and passes on those that concern its boot."""
 
     @property
     def count(self) -> int:
-        """How many runners are up or boot."""
+        """The number of runners that are up or boot."""
 
     def beat_on(self) -> None:
-        """A runner has been let in: from now on it expects heartbeats."""
+        """Start the heartbeat: a runner was admitted, and expects it from now on."""
 
     def adopt(self, runner: RunnerLink) -> None:
-        """Its boot has succeeded: it is the host's from now on."""
+        """Add a runner whose boot has succeeded."""
 
 
 class Booting:
-    """A boot that is under way. It belongs to the engine thread, except for `enter`.
+    """A pending boot. It belongs to the engine thread, except for `enter`.
 
     Attributes:
-        began: when the backend began to ask for the node, in seconds of the loop's clock; None if it has not, or waits
-            for its turn.
-        aborted: why the pool gave it up, or None.
-        ending: whether it is being cleared away.
-        has_returned: whether the backend has come back from its `boot`.
-        timer: ends the boot when its time is over.
-        link: speaks with the runner; None until there is a node.
-        given_up: tells the backend that the pool does not want the runner any more.
-        dialed_in: tells the backend that the runner is there.
-        hello: what the runner said first; None until it did.
+        began: when the backend began to ask for the node, in seconds of the loop's clock; None before that, and while
+            the backend waits for its turn.
+        aborted: why the pool aborted the boot, or None.
+        ending: whether its node is being released.
+        has_returned: whether the backend's `boot` has returned.
+        timer: the boot's timeout.
+        link: the link to the runner; None until there is a node.
+        given_up: tells the backend that the boot was aborted.
+        dialed_in: tells the backend that the runner has dialed back.
+        hello: the runner's HELLO; None before it.
     """
 
     def __init__(self) -> None:
@@ -56,9 +56,9 @@ class Booting:
         self.aborted: str | None = None
         self.ending = False
         self.has_door = False
-        """Whether its runner has somewhere to dial, or need not dial back."""
+        """True if the listener is open for its runner, or the runner need not dial back."""
         self.is_told = False
-        """Whether whoever runs this has heard that it began."""
+        """True once the begin of the boot was reported."""
         self.has_returned = False
         self.timer: Timer | None = None
         self.link: RunnerLink | None = None
@@ -70,41 +70,41 @@ class Booting:
         self._is_dropped = False
 
     def enter(self) -> bool:
-        """Begin, on the backend's thread; False if the boot was dropped before."""
+        """Begin the boot, on the backend's thread. Returns False if the boot was dropped before."""
         with self._lock:
             self._is_entered = not self._is_dropped
             return self._is_entered
 
     def drop(self) -> bool:
-        """Have it never begin; False if it has begun."""
+        """Prevent the boot from beginning. Returns False if it has begun."""
         with self._lock:
             self._is_dropped = not self._is_entered
             return self._is_dropped
 
     @property
     def is_entered(self) -> bool:
-        """Whether it has begun."""
+        """True if the boot has begun."""
         return self._is_entered
 
     @property
     def hangs(self) -> bool:
-        """Whether the backend has begun, and has not come back."""
+        """True if the backend's `boot` was called and has not returned."""
         return self._is_entered and not self.has_returned
 
     def stop_timer(self) -> None:
-        """Let it take any time."""
+        """Cancel the boot's timeout."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
 
 
 class Syncing:
-    """Hears for one runner how its sync goes, while it boots and later.
+    """A receiver of the sync events of one runner, during its boot and later.
 
     Args:
-        runner: whose sync it is.
+        runner: the runner.
         synced: called when the runner has all files.
-        broke: called when it never will.
+        broke: called when the sync has failed.
     """
 
     def __init__(
@@ -123,16 +123,16 @@ class Syncing:
         self._synced(self._runner)
 
     def sync_failed(self, phase: str, text: str) -> None:
-        """It has said so itself: what it held has not started, and will not."""
+        """Report a failed sync. The calls that the runner held back have not started, and will not."""
         runner = self._runner
         runner.never_left |= runner.held
         self._broke(runner, errors.BootError(f"{runner.name}: {text}", phase))
 
 
 def price_of(runner: RunnerLink, budget: Budget | None, warn: Callable[[str], object]) -> float | None:
-    """What is known of a runner's price beyond the price of the pool's runners, in US dollars for a second."""
+    """Return the runner's own price in US dollars per second; None if the price of the pool's other runners holds."""
     if budget is not None and budget.price is not None:
-        # What the user says that runners cost holds for all of them.
+        # A price that the user gave holds for all runners.
         return None
     try:
         return dollars(runner.node.price, f"the price of {runner.name}")

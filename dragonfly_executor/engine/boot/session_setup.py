@@ -1,4 +1,4 @@
-"""What a runner is told when it is let in."""
+"""Builds the WELCOME and SETUP frames of runners."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Welcome:
-    """The pool's terms for its runners, and what each of their slots needs to begin.
+    """The pool's settings for its runners, and the set-up of their slots.
 
     Args:
-        engine: whose options, codec and outputs count.
-        backend: says how many slots a node has, where neither the node nor the options do.
-        initializer: what each slot runs first, encoded.
-        keeper: knows the parent's ``__main__`` for runners elsewhere; None where they see this machine's files.
-        warn: tells whoever runs this.
+        engine: has the options, the codec and the outputs.
+        backend: has the default number of slots, if neither the node nor the options name one.
+        initializer: the encoded call that each slot runs first.
+        keeper: has the parent's ``__main__`` for remote runners; None if the runners see this machine's files.
+        warn: logs a warning.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Welcome:
         return self._setup_in_image if node.shares_image else self._setup_elsewhere
 
     def _encode_setup(self, setup: bytes) -> bytes:
-        # As far as calls have needed the script by now: a slot whose calls never do does not import it.
+        # If no call has needed the script yet, slots import it only when a call needs it.
         script = Script.IMPORT if self._codec.needs_script else Script.SKIP
         return SETUP_HEAD.pack(self._options.max_payload, len(setup), script) + setup + self._initializer
 
     def let_in(self, runner: RunnerLink, hello: handshake.Hello) -> None:
-        """Say it all to a runner, which from then on has so many slots. One elsewhere takes a keeper."""
+        """Admit a runner: set its number of slots, and send WELCOME and SETUP. A runner elsewhere requires a keeper."""
         self._compare(runner, hello)
         options, shares_disk = self._options, runner.node.shares_disk
         output, log_level = self._outputs.wanted(shares_disk=shares_disk)
@@ -77,7 +77,7 @@ class Welcome:
         runner.welcome(session, self._encode_setup(self._setup_for(runner.node)))
 
     def _compare(self, runner: RunnerLink, hello: handshake.Hello) -> None:
-        """Tell of versions that differ and may still meet, once for each host, or for each kind of runner."""
+        """Warn of versions that differ and may still meet, once for each host and difference."""
         text = "; ".join(handshake.differences(versions_beside(hello.versions), hello.versions))
         host = runner.node.host
         if text and (host, text) not in self._told:

@@ -1,4 +1,4 @@
-"""What calls print as text, and what is done with it: written here, tagged, or given to a function of the user's."""
+"""Prints the output of calls: as it is, with a tag on each line, or to the user's function."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class OutputLine(NamedTuple):
-    """A line that a call wrote, or a record of `logging` that it made.
+    """A line of output of a call, or a record of `logging` from a call.
 
     Attributes:
-        runner_id: the runner, as it stands in ``stats()``.
-        call_id: the call, by its number in the pool; 0 for what no call wrote: an initializer, or a process that
+        runner_id: the runner's number, as in ``stats()``.
+        call_id: the call's number in the pool; 0 for output of no call: of an initializer, or of a process that
             outlived its call.
         stream: "stdout", "stderr" or "log".
-        text: the line without its end; of a record its message, and its exception's traceback.
+        text: the line without its end; for a record, its message and the traceback of its exception.
         record: the record; None for a line.
     """
 
@@ -41,7 +41,7 @@ class OutputLine(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Who wrote something: one attempt of a call in one slot of a runner."""
+    """The source of output: one attempt of a call in one slot of a runner."""
 
     runner_id: int
     slot: int
@@ -50,7 +50,7 @@ class Source(NamedTuple):
 
 
 class Printer:
-    """Makes text of what calls write, and hands it on. Belongs to the callback thread."""
+    """A printer of the output of calls. It belongs to the callback thread."""
 
     def __init__(self, output: str | Callable[[OutputLine], object], failed: Callable[[BaseException], None]) -> None:
         self._by_lines = output != "inherit"
@@ -63,10 +63,10 @@ class Printer:
             self._write = self._tell
         self._tags = output == "tag"
         self._open: dict[tuple[int, int], dict[Source, dict[str, Text | Lines]]] = {}
-        """By runner and slot."""
+        """Unfinished text, by runner and slot."""
 
     def print(self, source: Source, frame: Frame) -> None:
-        """Hand on what is complete with this frame."""
+        """Print the text that is complete with this frame."""
         if frame.flags & Flag.END:
             self._finish(source)
         elif frame.flags & Flag.LOG:
@@ -85,14 +85,14 @@ class Printer:
         in_slot = self._open.setdefault(source[:2], {})
         texts = in_slot.get(source)
         if texts is None:
-            # A slot runs one call at a time: whatever its last one has left unfinished stays so.
+            # A slot runs one call at a time, so an unfinished line of its last call stays unfinished.
             for other in [other for other in in_slot if other.call_id and source.call_id]:
                 self._finish(other)
             texts = self._open.setdefault(source[:2], {})[source] = {}
         return texts
 
     def end(self, runner_id: int, slot: int | None) -> None:
-        """Hand on what a slot, or all of a runner, has left unfinished."""
+        """Print the unfinished text of a slot; of all slots of the runner if `slot` is None."""
         for place in [place for place in self._open if place[0] == runner_id and slot in (None, place[1])]:
             for source in list(self._open[place]):
                 self._finish(source)
@@ -119,7 +119,7 @@ class Printer:
             except BaseException as error:  # the user's code, and it may even call sys.exit()
                 first = first or error
         if first is not None:
-            # One complaint for many lines: a function that always raises is not to drown all else.
+            # One report for many lines, so that a function that always raises does not flood the log.
             self._failed(first)
 
     def _log(self, source: Source, data: bytes) -> None:
@@ -136,7 +136,7 @@ class Printer:
 
 
 def _record(source: Source, data: bytes) -> logging.LogRecord:
-    """The record that a call has made, with two attributes more."""
+    """Return the log record of a call, with two attributes added."""
     try:
         said: dict[str, Any] = json.loads(data)
         fields = {name: None if said[name] is None else LOG_FIELDS[name](said[name]) for name in LOG_FIELDS}
@@ -150,7 +150,7 @@ def _record(source: Source, data: bytes) -> logging.LogRecord:
 
 
 def _logger_of(name: str) -> logging.Logger:
-    """The logger that decides here about records of this name. None is made for it: loggers stay for ever."""
+    """Return the logger that handles records of this name here. No logger is made, because loggers live for ever."""
     known = logging.root.manager.loggerDict
     while name:
         logger = known.get(name)
@@ -173,7 +173,7 @@ def _print_tagged(source: Source, stream: str, lines: list[str]) -> None:
 
 
 def _print(name: str, text: str) -> None:
-    # Looked up each time: a program may exchange them.
+    # Looked up each time, because a program may replace the streams.
     stream: TextIO | None = getattr(sys, name)
     if stream is None:
         return

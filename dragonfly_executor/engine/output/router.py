@@ -1,8 +1,8 @@
-"""What calls print, in the parent: shown, tagged, captured, or given to a function of the user's.
+"""Routes the output of calls in the parent: to the screen, to futures, or to the user's function.
 
-Frames arrive on the engine thread. What is captured is kept there; all else is the user's code or may block (a terminal
-that is halted, a pipe that nobody reads), and so is done on the callback thread. Either way the agent is told what has
-been consumed, and sends no more than a window ahead of that.
+Frames arrive on the engine thread. Captured output stays there. All other output runs the user's code or may block (a
+halted terminal, a pipe that is not read), so it goes to the callback thread. Either way the agent is told how much was
+consumed, and sends at most one window ahead of that.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.worker_threads import Crew
 
     class CapturingFuture(Protocol):
-        """A call's future, which keeps what the call has written."""
+        """The future of a call, which keeps the output of the call."""
 
         captured: Captured | None
 
     class OutputSource(Protocol):
-        """Where frames come from; a runner's link."""
+        """The source of output frames: a runner's link."""
 
         id: int
 
         def output_consumed(self, slot: int, amount: int) -> None:
-            """Tell its agent."""
+            """Grant the agent `amount` more bytes of output of this slot."""
 
         def output_forgotten(self, amount: int) -> None:
-            """So much of slots that have ended is done with."""
+            """Count `amount` bytes of output of ended slots as consumed."""
 
 
 CAPTURED = 1024 * 1024
-"""Characters of a call's output that are kept: the last ones."""
+"""Maximum number of characters of a call's output that are kept. The last ones are."""
 MAX_LEVEL = 2**31
 SMALL = 4 * 1024
-"""Pieces of text that are shorter are joined, so that a million of single characters takes no million objects."""
+"""Shorter pieces of text are joined, so that a million single characters do not become a million objects."""
 
 
 class Captured:
-    """What one call has written: its last attempt's, the two streams in the order in which they were read."""
+    """The captured output of a call's last attempt: both streams in the order in which they were read."""
 
     def __init__(self) -> None:
-        # Whoever asks for the text may be interrupted.
+        # A reentrant lock, because an interrupt may stop the thread that reads the text.
         self._lock = RLock()
         self._begin(0)
 
@@ -63,7 +63,7 @@ class Captured:
         self._dropped = 0
 
     def add(self, frame: Frame) -> None:
-        """Take in what it wrote; of an earlier attempt nothing counts any more."""
+        """Add a frame of output. A later attempt replaces the text of earlier ones."""
         with self._lock:
             if frame.attempt > self._attempt:
                 self._begin(frame.attempt)
@@ -87,7 +87,7 @@ class Captured:
             self._dropped += len(first)
 
     def text(self) -> str:
-        """All of it, or its end and how much was dropped."""
+        """Return the text, or its end with the number of characters that were dropped."""
         text, dropped = holding(self._lock, lambda: ("".join(self._pieces), self._dropped))
         beyond = max(0, len(text) - CAPTURED)
         dropped += beyond
@@ -95,14 +95,14 @@ class Captured:
 
 
 class Outputs:
-    """What becomes of the output of a pool's calls.
+    """A router of the output of a pool's calls.
 
     Args:
-        output: the option.
+        output: the pool's option.
         crew: the callback thread.
-        call_soon: has something done on the engine thread.
-        find: the future of a call that is not settled yet, by its id.
-        failed: is told what the user's function raised.
+        call_soon: runs a function on the engine thread.
+        find: returns the future of an unsettled call, by its id.
+        failed: gets exceptions of the user's function.
     """
 
     def __init__(
@@ -119,15 +119,15 @@ class Outputs:
         self._find = find
         self._captures = output == "capture"
         self.has_records = output == "tag" or not isinstance(output, str)
-        """Whether records of `logging` come back from calls."""
+        """True if calls send records of `logging`."""
         self._kept: weakref.WeakValueDictionary[int, CapturingFuture] = weakref.WeakValueDictionary()
         self._owed: dict[tuple[int, int], int] = {}
-        """What was consumed and the agents have not been told, by runner and slot; of the thread that consumes."""
+        """Consumed bytes that were not reported to the agents, by runner and slot. Only the consumer thread uses it."""
         self._failed = failed
         self._printer: Printer | None = None
 
     def wanted(self, *, shares_disk: bool) -> tuple[str, int | None]:
-        """What an agent is told: what to do with output, and from which level on it sends log records."""
+        """Return the output mode and the log level to send to the agent."""
         if self._output == "inherit":
             return ("inherit" if shares_disk else "send"), None
         if not self.has_records:
@@ -136,14 +136,14 @@ class Outputs:
 
     @staticmethod
     def log_level() -> int:
-        """Return the level from which on the root logger lets records pass now."""
+        """Return the lowest level of records that the root logger lets pass now."""
         root = logging.root
         return min(max(root.level, root.manager.disable + 1 if root.manager.disable else 0, 0), MAX_LEVEL)
 
     # -- on the engine thread -----------------------------------------------------------------------------------------
 
     def arrived(self, runner: OutputSource, frame: Frame, is_here: bool) -> None:
-        """A runner has sent some; `is_here`: of a call that is known to be on it."""
+        """Handle output from a runner. `is_here`: whether it belongs to a call that is on the runner."""
         if not self._captures:
             self._crew.run(self._consume, runner, frame)
             return
@@ -157,19 +157,19 @@ class Outputs:
             runner.output_consumed(frame.detail, amount)
 
     def keep(self, future: CapturingFuture | None, call_id: int) -> None:
-        """This call is settled before its slot has ended: what it wrote until then may still come."""
+        """Keep capturing the output of a call that is settled before its slot has ended."""
         if self._captures and future is not None:
             self._kept[call_id] = future
 
     def slot_is_down(self, runner: OutputSource, slot: int) -> None:
-        """A slot has ended."""
+        """Handle the end of a slot."""
         if self._captures:
             runner.output_forgotten(self._owed.pop((runner.id, slot), 0))
         else:
             self._crew.run(self._end, runner, slot)
 
     def runner_is_gone(self, runner: OutputSource) -> None:
-        """Nothing will come from it any more."""
+        """Handle the end of a runner: it sends no more output."""
         if not self._captures:
             self._crew.run(self._end, runner, None)
 
@@ -177,9 +177,9 @@ class Outputs:
 
     def _consume(self, runner: OutputSource, frame: Frame) -> None:
         try:
-            # Nothing comes where the slots of a local pool print for themselves, and a cold start need not load this.
-            # If it cannot be loaded the text is lost. The agent is told that it was consumed all the same: else the
-            # call would wait for ever.
+            # The slots of a local pool print by themselves, so a cold start need not load the printer. If the printer
+            # cannot be loaded, the text is lost. The agent is still told that it was consumed: otherwise the call would
+            # wait for ever.
             from dragonfly_executor.engine.output.printer import Printer, Source
 
             self._printer = self._printer or Printer(self._output, self._failed)
@@ -190,7 +190,7 @@ class Outputs:
                 self._call_soon(lambda: runner.output_consumed(frame.detail, amount))
 
     def _consumed(self, runner: OutputSource, frame: Frame) -> int:
-        """How much the agent is to be told of now, or 0: it need not hear of every piece."""
+        """Return how much to report to the agent now, or 0. The agent need not hear of every piece."""
         key = (runner.id, frame.detail)
         amount = self._owed.get(key, 0) + weight(frame.raw)
         self._owed[key] = 0 if amount >= GRANT else amount
