@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import dragonfly_executor
-from dragonfly_executor import CallOptions, Pool
+from dragonfly_executor import CallOptions, Pool, errors
 from dragonfly_executor.engine.options import PoolOptions
 
 ROOT = Path(__file__).parents[2]
@@ -121,3 +121,10 @@ def test_every_file_has_a_line_in_the_tree() -> None:
 )
 def test_every_option_is_documented(names: tuple[str, ...], text: str) -> None:
     assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_every_error_is_public_and_has_a_row() -> None:
+    names = set(errors.__all__) - {"RemoteTraceback"}  # the cause of an error, never raised itself
+    assert names <= set(dragonfly_executor.__all__)
+    rows = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE))
+    assert rows == names - {"DragonflyError"}
