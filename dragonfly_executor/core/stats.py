@@ -51,8 +51,8 @@ class PoolStats(_HasLater):
 
     Attributes:
         min, max: current bounds on the number of runners.
-        runners_up, runners_booting, runners_stopping: runners by state. "leaving" runners count as stopping. Idle
-        runners are up and have no call.
+        runners_up, runners_booting, runners_stopping: runners by state. "leaving" runners count as stopping.
+        runners_idle: runners that are up and have no call.
         runners: a record of each runner. The thread that reads this attribute first makes the records.
         slots_busy, slots_free: slots of runners that are up.
         calls_queued: calls that wait for a slot, or were given up while they waited and are about to be settled.

@@ -15,7 +15,7 @@ FIRST_LIMIT = 10
 TRIES = 4
 """Consecutive connections that a server may close before its banner. An overloaded sshd recovers soon."""
 FULL_TRIES = 12
-"""The number of logins if this program has other logins in progress there, or the server says that it is full."""
+"""The number of tries if this program has other logins in progress there, or the server says that it is full."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 SAYS_FULL = (b"MaxStartups", b"Not allowed at this time")
 
