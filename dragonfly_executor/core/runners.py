@@ -39,7 +39,7 @@ class Roster:
         slots, busy, in_flight: sums over runners that are up: slots, slots with a call, calls.
         most_slots: the largest number of slots that a runner has had.
         idle: runners without a call, longest idle first.
-        asked: runners without a call that were asked whether they may go.
+        idle_check_pending: runners without a call that were asked whether they may go.
         retiring: runners that are up and take no more calls.
         retired: retiring runners without a call.
         rows: the row of each runner, by id. A copy takes microseconds, even with thousands of runners.
@@ -55,7 +55,7 @@ class Roster:
         self.in_flight = 0
         self.most_slots = 0
         self.idle: OrderedDict[int, Runner] = OrderedDict()
-        self.asked: dict[int, Runner] = {}
+        self.idle_check_pending: dict[int, Runner] = {}
         self.retiring: dict[int, Runner] = {}
         self.retired: dict[int, Runner] = {}
         self.rows: dict[int, Row] = {}
@@ -109,7 +109,7 @@ class Roster:
             self.slots -= runner.slots
             self.in_flight -= load
             self.busy -= min(load, runner.slots)
-        for group in (self.booting, self.idle, self.asked, self.retiring, self.retired):
+        for group in (self.booting, self.idle, self.idle_check_pending, self.retiring, self.retired):
             group.pop(runner.id, None)
 
     def forget(self, runner: Runner) -> None:
@@ -162,8 +162,8 @@ class Roster:
             in_flight[call.id] = call
         if not before:
             self.idle.pop(runner_id, None)
-            if self.asked:
-                self.asked.pop(runner_id, None)
+            if self.idle_check_pending:
+                self.idle_check_pending.pop(runner_id, None)
         self._count(runner, before)
 
     def left(self, runner: Runner, before: int, now: float) -> None:
@@ -174,8 +174,8 @@ class Roster:
 
     def rest(self, runner: Runner, now: float) -> None:
         """Mark the runner as idle from `now` on."""
-        if self.asked:
-            self.asked.pop(runner.id, None)
+        if self.idle_check_pending:
+            self.idle_check_pending.pop(runner.id, None)
         runner.idle_since = now
         self.idle[runner.id] = runner
         if runner.retiring:
@@ -184,7 +184,7 @@ class Roster:
     def ask(self, runner: Runner) -> None:
         """Mark an idle runner as being asked whether it may go."""
         del self.idle[runner.id]
-        self.asked[runner.id] = runner
+        self.idle_check_pending[runner.id] = runner
 
     def _count(self, runner: Runner, before: int) -> None:
         load, slots = len(runner.in_flight), runner.slots

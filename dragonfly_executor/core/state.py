@@ -113,8 +113,8 @@ class PoolState:
         meter: the usage of the runners.
         mode: the shutdown mode, or None. closed: True once the shutdown is complete.
         broken: the error that broke the pool, or None.
-        resting: number of runners within `min` that stopped because they were idle; it is subtracted from `min` until
-            calls come.
+        idled_below_min: number of runners within `min` that stopped because they were idle; it is subtracted from `min`
+            until calls come.
         has_told_of_budget: True once the warning that the budget is used up was given.
         tally: counters.
         last_boot_error: the error of the last boot that failed.
@@ -136,7 +136,7 @@ class PoolState:
         self.mode: ShutdownMode | None = None
         self.closed = False
         self.broken: Exception | None = None
-        self.resting = 0
+        self.idled_below_min = 0
         self.has_told_of_budget = False
         self.last_boot_error: Exception | None = None
         self.actions: list[Action] = []
@@ -156,7 +156,7 @@ class PoolState:
     @property
     def keep(self) -> int:
         """Return the number of runners to keep even without calls."""
-        return max(0, self.floor - self.resting)
+        return max(0, self.floor - self.idled_below_min)
 
     @property
     def last_boots(self) -> bool:
@@ -201,7 +201,7 @@ class PoolState:
         if roster.in_flight > roster.slots - runner.slots:
             # Calls wait on other runners for a slot. If they come back, they need the slots of this runner.
             return None
-        within_min = roster.up - len(roster.asked) <= self.floor
+        within_min = roster.up - len(roster.idle_check_pending) <= self.floor
         after = self.limits.min_idle_after if within_min else self.limits.idle_after
         return None if after is None else runner.idle_since + after
 
@@ -250,7 +250,7 @@ class PoolState:
         self.tally.retried += 1
         self.ledger.retry(call, now)
 
-    def hit(self, call: Call, error: Exception, now: float) -> None:
+    def attempt_lost(self, call: Call, error: Exception, now: float) -> None:
         """Charge an attempt: the slot or runner died, and the call may have run."""
         if call.state is CallState.SETTLED:
             return
@@ -262,7 +262,7 @@ class PoolState:
         else:
             self.fail((call,), error)
 
-    def fell_over(self, call: Call, error: Exception, now: float) -> None:
+    def slot_died_before_start(self, call: Call, error: Exception, now: float) -> None:
         """Handle a call whose slot died before the call began.
 
         That costs no attempt. The call fails with `error` once `MAX_FALSE_STARTS` slots have died this way.
@@ -319,14 +319,14 @@ class PoolState:
 
     def stop_unused(self, reason: str) -> None:
         """Stop the runners that are up and have no call."""
-        if self.roster.idle or self.roster.asked:
-            for runner in [*self.roster.idle.values(), *self.roster.asked.values()]:
+        if self.roster.idle or self.roster.idle_check_pending:
+            for runner in [*self.roster.idle.values(), *self.roster.idle_check_pending.values()]:
                 self.stop(runner, reason)
 
     def stop_idle(self, runner: Runner) -> None:
         """Stop a runner that has reached its idle limit."""
         if self.roster.up <= self.floor:
-            self.resting = min(self.min, self.resting + 1)
+            self.idled_below_min = min(self.min, self.idled_below_min + 1)
         self.stop(runner, "idle")
 
     def abort_boots(self, count: int, reason: str) -> None:
@@ -363,7 +363,7 @@ class PoolState:
         for call in calls:
             ref = call.id, call.attempt
             if ref not in never_left and (begun is None or ref in begun):
-                self.hit(call, error, now)
+                self.attempt_lost(call, error, now)
             elif call.state is not CallState.SETTLED:
                 self.never_started(call, now)
 

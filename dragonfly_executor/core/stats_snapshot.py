@@ -23,7 +23,7 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
         runners_up=roster.up,
         runners_booting=len(roster.booting),
         runners_stopping=len(roster.runners) - roster.up - len(roster.booting),
-        runners_idle=len(roster.idle) + len(roster.asked),
+        runners_idle=len(roster.idle) + len(roster.idle_check_pending),
         runners=Later(lambda: tuple(_runner(row, meter, now) for row in rows)),  # type: ignore[arg-type]
         slots_busy=roster.busy,
         slots_free=roster.slots - roster.busy,

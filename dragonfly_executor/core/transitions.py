@@ -27,7 +27,7 @@ def _submitted(pool: PoolState, event: events.Submitted, now: float) -> None:
         # The driver refuses these. A call that slipped in between must not wait for ever.
         pool.fail(event.calls, pool.broken or RuntimeError("cannot schedule new futures after shutdown"))
     elif event.calls:
-        pool.resting = 0
+        pool.idled_below_min = 0
         pool.back_off.demanded()
 
 
@@ -101,9 +101,9 @@ def _call_lost(pool: PoolState, event: events.CallLost, now: float) -> None:
     call = _gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
     if call is not None:
         if event.may_have_started:
-            pool.hit(call, event.error, now)
+            pool.attempt_lost(call, event.error, now)
         else:
-            pool.fell_over(call, event.error, now)
+            pool.slot_died_before_start(call, event.error, now)
 
 
 def _call_timed_out(pool: PoolState, event: events.CallTimedOut, now: float) -> None:
@@ -120,7 +120,7 @@ def _call_gone(pool: PoolState, event: events.CallGone, now: float) -> None:
     call = _gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
     if call is not None:
         # The call left its slot, although the parent had not given it up.
-        pool.hit(call, call_errors.vanished(event.runner_id), now)
+        pool.attempt_lost(call, call_errors.vanished(event.runner_id), now)
 
 
 # -- runners -----------------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def _round_trip(pool: PoolState, event: events.RoundTrip, _now: float) -> None:
 
 
 def _idle_checked(pool: PoolState, event: events.IdleChecked, now: float) -> None:
-    runner = pool.roster.asked.pop(event.runner_id, None)
+    runner = pool.roster.idle_check_pending.pop(event.runner_id, None)
     if runner is None:
         pool.tally.stale += 1
         return
@@ -217,7 +217,7 @@ def _idle_checked(pool: PoolState, event: events.IdleChecked, now: float) -> Non
 def _resized(pool: PoolState, event: events.Resized, _now: float) -> None:
     pool.max = event.max
     pool.min = min(event.min, event.max)
-    pool.resting = 0
+    pool.idled_below_min = 0
 
 
 def _shutdown_requested(pool: PoolState, event: events.ShutdownRequested, _now: float) -> None:

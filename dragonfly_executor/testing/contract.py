@@ -81,10 +81,10 @@ class BackendContract:
     def test_the_first_that_a_runner_says_is_hello(self) -> None:
         """Check that nothing precedes HELLO on the stream, for example a login banner."""
         backend = self.make_backend()
-        with self._door(backend) as door:
-            node = backend.boot(door.request(1))
+        with self._node_streams(backend) as streams:
+            node = backend.boot(streams.request(1))
             try:
-                read_hello(bytes(_first_frame(door.stream(node, 1)).payload))
+                read_hello(bytes(_first_frame(streams.stream(node, 1)).payload))
             finally:
                 node.stop()
         self._nothing_is_left(backend)
@@ -92,11 +92,11 @@ class BackendContract:
     def test_two_nodes_at_once_are_two(self) -> None:
         """Check that nodes are booted independently, and that stopping one does not affect another."""
         backend = self.make_backend()
-        with self._door(backend) as door:
-            first, second = backend.boot(door.request(1)), backend.boot(door.request(2))
+        with self._node_streams(backend) as streams:
+            first, second = backend.boot(streams.request(1)), backend.boot(streams.request(2))
             try:
                 first.stop()
-                _same(_first_frame(door.stream(second, 2)).kind, Kind.HELLO)
+                _same(_first_frame(streams.stream(second, 2)).kind, Kind.HELLO)
             finally:
                 second.stop()
         self._nothing_is_left(backend)
@@ -104,8 +104,8 @@ class BackendContract:
     def test_a_node_can_be_stopped_twice(self) -> None:
         """Check that the second stop does nothing, and raises nothing."""
         backend = self.make_backend()
-        with self._door(backend) as door:
-            node = backend.boot(door.request(1))
+        with self._node_streams(backend) as streams:
+            node = backend.boot(streams.request(1))
             node.stop()
             node.stop()
         self._nothing_is_left(backend)
@@ -113,8 +113,8 @@ class BackendContract:
     def test_a_node_can_be_stopped_before_anybody_spoke_with_it(self) -> None:
         """Check that nothing of the node is left, whatever its agent was about to do."""
         backend = self.make_backend()
-        with self._door(backend) as door:
-            backend.boot(door.request(1)).stop()
+        with self._node_streams(backend) as streams:
+            backend.boot(streams.request(1)).stop()
         self._nothing_is_left(backend)
 
     def test_a_node_can_be_stopped_when_nobody_waits_for_its_runner(self) -> None:
@@ -123,19 +123,19 @@ class BackendContract:
         A backend that waits for its runner detects the refusal, and raises.
         """
         backend = self.make_backend()
-        with self._door(backend) as door, suppress(errors.BootError):
-            request = door.request(1)
-            door.forget(1)
+        with self._node_streams(backend) as streams, suppress(errors.BootError):
+            request = streams.request(1)
+            streams.forget(1)
             backend.boot(request).stop()
         self._nothing_is_left(backend)
 
     def test_a_killed_runner_ends_its_stream(self) -> None:
         """Check that the stream of a killed runner ends, by which the parent detects its death."""
         backend = self.make_backend()
-        with self._door(backend) as door:
-            node = backend.boot(door.request(1))
+        with self._node_streams(backend) as streams:
+            node = backend.boot(streams.request(1))
             try:
-                stream = door.stream(node, 1)
+                stream = streams.stream(node, 1)
                 _first_frame(stream)
                 self.kill(node)
                 _ends(stream)
@@ -146,8 +146,8 @@ class BackendContract:
     def test_a_killed_runner_can_still_be_stopped(self) -> None:
         """Check that `stop` removes the rest of the node, and raises nothing."""
         backend = self.make_backend()
-        with self._door(backend) as door:
-            node = backend.boot(door.request(1))
+        with self._node_streams(backend) as streams:
+            node = backend.boot(streams.request(1))
             self.kill(node)
             node.stop()
         self._nothing_is_left(backend)
@@ -166,9 +166,9 @@ class BackendContract:
     def test_a_boot_that_fails_raises_a_boot_error_with_its_cause(self) -> None:
         """Check that a failed boot reports the original error as its cause, or the node's output."""
         backend = self.make_broken_backend()
-        with self._door(backend) as door:
+        with self._node_streams(backend) as streams:
             try:
-                node = backend.boot(door.request(1))
+                node = backend.boot(streams.request(1))
             except errors.BootError as error:
                 _check(error.__cause__ is not None or bool(error.output), f"{error!r} does not say what caused it")
             else:
@@ -191,9 +191,9 @@ class BackendContract:
         left.
         """
         for step, backend, wait in self._hanging():
-            with self._door(backend) as door:
+            with self._node_streams(backend) as streams:
                 given_up, ended = GivenUp(), SimpleQueue[BaseException | None]()
-                request = door.request(1)._replace(given_up=given_up)
+                request = streams.request(1)._replace(given_up=given_up)
                 args = (backend, request, given_up, ended)
                 threading.Thread(target=_boot, args=args, name="contract-boot", daemon=True).start()
                 wait()
@@ -236,15 +236,15 @@ class BackendContract:
     def _executor(self, backend: Backend, **options: Any) -> DragonflyExecutor:
         return DragonflyExecutor(backend=backend, max=1, max_concurrency=2, **options)
 
-    def _door(self, backend: Backend) -> _Door:
-        return _DialedDoor(backend, self.patience) if backend.dials_back else _Door(backend, self.patience)
+    def _node_streams(self, backend: Backend) -> _NodeStreams:
+        return _DialedStreams(backend, self.patience) if backend.dials_back else _NodeStreams(backend, self.patience)
 
     def _nothing_is_left(self, backend: Backend) -> None:
         left = list(self.left_running(backend))
         _check(not left, f"still there: {left}")
 
 
-class _Door:
+class _NodeStreams:
     """Access to the streams of a backend's nodes, for backends whose nodes have streams."""
 
     def __init__(self, backend: Backend, patience: float) -> None:
@@ -271,7 +271,7 @@ class _Door:
         """Do nothing: nothing was opened."""
 
 
-class _DialedDoor(_Door):
+class _DialedStreams(_NodeStreams):
     """Access to the streams of runners that dial back."""
 
     def __init__(self, backend: Backend, patience: float) -> None:
@@ -283,15 +283,15 @@ class _DialedDoor(_Door):
         self._streams: list[Stream] = []
 
     def request(self, number: int) -> BootRequest:
-        """See `_Door`."""
+        """See `_NodeStreams`."""
         return self._reception.request(number)
 
     def forget(self, number: int) -> None:
-        """See `_Door`."""
+        """See `_NodeStreams`."""
         self._reception.forget(number)
 
     def stream(self, node: Node, number: int) -> Stream:
-        """See `_Door`. Other runners may have dialed in before, and are skipped."""
+        """See `_NodeStreams`. Other runners may have dialed in before, and are skipped."""
         _check(node.stream is None, "the node has a stream, and the backend says that its runners dial back")
         while self._reception.joined.get(timeout=self._patience) != number:
             continue

@@ -37,8 +37,8 @@ def check_sums(pool: PoolState) -> None:
     assert roster.slots == sum(runner.slots for runner in up)
     assert roster.in_flight == sum(len(runner.in_flight) for runner in up)
     assert roster.busy == sum(min(len(runner.in_flight), runner.slots) for runner in up)
-    assert {**roster.idle, **roster.asked} == {runner.id: runner for runner in up if not runner.in_flight}
-    assert not roster.idle.keys() & roster.asked.keys()
+    assert {**roster.idle, **roster.idle_check_pending} == {runner.id: runner for runner in up if not runner.in_flight}
+    assert not roster.idle.keys() & roster.idle_check_pending.keys()
     since = [runner.idle_since for runner in roster.idle.values()]
     assert since == sorted(since), "the runner that is idle for the longest time is not first"
     assert roster.retiring == {runner.id: runner for runner in up if runner.retiring}
@@ -163,18 +163,18 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
 def check_min(pool: PoolState, now: float) -> None:
     """Invariant 6."""
     roster = pool.roster
-    assert 0 <= pool.resting <= pool.min <= pool.max
+    assert 0 <= pool.idled_below_min <= pool.min <= pool.max
     if pool.meter.exhausted:
         assert not roster.booting, "a budget is used up, and runners boot"
         assert not roster.idle, "a budget is used up, and an idle runner is kept"
-        assert not roster.asked
+        assert not roster.idle_check_pending
         return
     if pool.limits.min_idle_after is None:
-        assert pool.resting == 0
+        assert pool.idled_below_min == 0
     if pool.ledger.is_late(now):
         return
     if pool.mode is None and pool.broken is None:
-        kept = roster.up + len(roster.booting) >= pool.min - pool.resting
+        kept = roster.up + len(roster.booting) >= pool.min - pool.idled_below_min
         paused = pool.back_off.until is not None and pool.back_off.until > now
         bound = len(roster.runners) >= pool.max or pool.boots.free <= 0
         assert kept or paused or pool.last_boots or bound, "less than min are kept"

@@ -314,7 +314,7 @@ class FlyBackend(Backend):
 
     def _undo(self, creation: Creation, entry: JournalEntry, given_up: GivenUp | None) -> None:
         """Clean up after a failed boot: destroy the machine that it may have created, or mark its entry abandoned."""
-        if not creation.in_doubt:
+        if not creation.outcome_unknown:
             self._records.forget(entry)
             return
         patience = Patience(UNDO_PATIENCE, given_up)

@@ -52,7 +52,7 @@ class Creation:
         size: the machine's size in words, for errors.
 
     Attributes:
-        in_doubt: whether a machine may exist although no response confirmed it.
+        outcome_unknown: whether a machine may exist although no response confirmed it.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Creation:
         self._full_hosts = 0
         self._missing_images = 0
         self._refusals: list[str] = []
-        self.in_doubt = False
+        self.outcome_unknown = False
 
     def run(self, patience: BootPatience) -> FlyMachine:
         """Return the created machine. If its runner has dialed in, the machine exists, even if all responses were lost.
 
         Raises:
-            BootError: no machine was created, or the outcome is unknown (`in_doubt`). The error is `final` if every
-                retry fails.
+            BootError: no machine was created, or that is unknown (`outcome_unknown`). The error is `final` if every retry
+                fails.
         """
         try:
             return persist(lambda: self._attempt(patience), patience)
@@ -95,7 +95,7 @@ class Creation:
 
     def _of_runner(self, patience: Patience) -> FlyMachine:
         """Return the machine of a runner that has dialed in."""
-        self.in_doubt = False
+        self.outcome_unknown = False
         try:
             found = self.find(patience.part(LOOK_FOR_RUNNERS))
         except FlyAPIError:
@@ -105,11 +105,11 @@ class Creation:
     def _attempt(self, patience: BootPatience) -> FlyMachine:
         body = self._make_body(self._regions[self._place])
         # In doubt from here on, so that any exception before the response leaves it in doubt.
-        was_in_doubt, self.in_doubt = self.in_doubt, True
+        was_unknown, self.outcome_unknown = self.outcome_unknown, True
         try:
             reply = self._api.create(body, patience)
         except OutOfTimeError:
-            self.in_doubt = was_in_doubt
+            self.outcome_unknown = was_unknown
             raise
         verdict = classify(reply)
         if verdict is ResponseKind.OK:
@@ -120,7 +120,7 @@ class Creation:
         if verdict is ResponseKind.NAME_TAKEN:
             return self._adopt(taken_by(reply), patience, describe(reply, DOING))
         if verdict is not ResponseKind.AMBIGUOUS:
-            self.in_doubt = was_in_doubt
+            self.outcome_unknown = was_unknown
         # Fly does not document the status for a missing image. It may be 404.
         is_final = verdict in (ResponseKind.FATAL, ResponseKind.NOT_FOUND)
         if is_final and is_image_missing(reply) and self._missing_images < TRIES_ON_MISSING_IMAGE:
@@ -132,7 +132,7 @@ class Creation:
         if verdict in (ResponseKind.HOST_FULL, ResponseKind.CAPACITY, ResponseKind.QUOTA):
             self._move_on(verdict, describe(reply, DOING))
             verdict = ResponseKind.RATE  # so that it is retried
-        if verdict in LATER and not self.in_doubt:
+        if verdict in LATER and not self.outcome_unknown:
             patience.refused()
         raise failure(reply, verdict, DOING)
 
@@ -164,7 +164,7 @@ class Creation:
                 f"{said}; and {machine.standing()}: its metadata is not known", 409, ResponseKind.CONFLICT
             )
         if machine.metadata.get(BOOT) != self._boot:
-            self.in_doubt = False
+            self.outcome_unknown = False
             raise FlyAPIError(f"{said}; and that machine is not of this boot: it is left alone", 409)
         return machine
 
