@@ -22,9 +22,9 @@ from dragonfly_executor.transport.sockets import Socket, socketpair
 
 MARKER = "DRAGONFLY_RUNNER"
 """Environment variable that all processes of a runner inherit. It identifies them after their agent has died."""
-STOP_PATIENCE = 2.0
+STOP_TIMEOUT = 2.0
 """Seconds that an agent gets to exit once its link is closed."""
-NO_SLOTS_PATIENCE = 1.0
+NO_SLOTS_TIMEOUT = 1.0
 """Seconds that an agent without slots gets to exit, as it has no slots to end first. It may not have sent HELLO yet."""
 SWEEPS = 20
 LAST_STARTS = 2.0
@@ -143,9 +143,9 @@ class LocalNode(Node):
     def stop(self) -> None:
         """Wait until the agent has exited, or kill its process tree. Then kill processes that outlived the agent."""
         self._socket.close()
-        patience = STOP_PATIENCE if self.sessions else min(STOP_PATIENCE, NO_SLOTS_PATIENCE)
+        timeout = STOP_TIMEOUT if self.sessions else min(STOP_TIMEOUT, NO_SLOTS_TIMEOUT)
         try:
-            self._process.wait(0.0 if self.is_silent else patience)
+            self._process.wait(0.0 if self.is_silent else timeout)
         except subprocess.TimeoutExpired:
             process_tree.kill_tree(self._process.pid)
             self._process.wait()

@@ -135,11 +135,11 @@ class ParentSide:
         return self._judge(_payload(frame, Kind.PROOF), *self._dialed, now)
 
     def _judge(self, proof: bytes, runner_id: str, nonce: bytes, now: float) -> bytes:
-        token, patience = self._tokens.find(runner_id, now)
+        token, timeout = self._tokens.find(runner_id, now)
         binding = (token, self._fingerprint, runner_id, self._nonce, nonce)
         is_right = hmac.compare_digest(mac(RUNNER, *binding), proof)
         again = mac(RUNNER, self._tokens.spent(runner_id), *binding[1:])
-        if not (is_right and patience > 0):
+        if not (is_right and timeout > 0):
             reason = "it could not prove that it is a runner that is waited for"
             if hmac.compare_digest(again, proof):
                 reason += f". It is runner {runner_id} once more: {CAME_AGAIN}"
@@ -147,7 +147,7 @@ class ParentSide:
         self._tokens.spend(runner_id)
         self.admitted = runner_id
         answer = encode(Kind.PARENT_PROOF, payload=mac(PARENT, *binding))
-        return answer + encode(Kind.VERSIONS, payload=greeting(self._versions, patience))
+        return answer + encode(Kind.VERSIONS, payload=greeting(self._versions, timeout))
 
 
 class RunnerSide:

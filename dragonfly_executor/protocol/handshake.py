@@ -69,11 +69,11 @@ class Hello:
 class Greeting:
     """The parent's versions for a runner that has dialed back, and the seconds that WELCOME may take."""
 
-    __slots__ = ("patience", "versions")
+    __slots__ = ("timeout", "versions")
 
-    def __init__(self, versions: Versions, patience: float) -> None:
+    def __init__(self, versions: Versions, timeout: float) -> None:
         self.versions = versions
-        self.patience = patience
+        self.timeout = timeout
 
 
 CLOUDPICKLE = "cloudpickle"
@@ -99,14 +99,14 @@ def read_hello(payload: bytes) -> Hello:
         raise ProtocolError(f"not a HELLO: {error}") from None
 
 
-def greeting(versions: Versions, patience: float) -> bytes:
+def greeting(versions: Versions, timeout: float) -> bytes:
     """Return the payload of VERSIONS.
 
     Args:
         versions: the parent's versions.
-        patience: seconds that WELCOME may take.
+        timeout: seconds that WELCOME may take.
     """
-    return json.dumps({"patience": patience, "versions": _fields(versions)}).encode()
+    return json.dumps({"timeout": timeout, "versions": _fields(versions)}).encode()
 
 
 def read_greeting(payload: bytes) -> Greeting:
@@ -117,7 +117,7 @@ def read_greeting(payload: bytes) -> Greeting:
     """
     try:
         said = json.loads(payload)
-        return Greeting(_versions(said), float(said["patience"]))
+        return Greeting(_versions(said), float(said["timeout"]))
     except UNREADABLE as error:
         raise ProtocolError(f"not a VERSIONS: {error}") from None
 

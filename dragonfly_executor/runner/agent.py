@@ -20,7 +20,7 @@ from dragonfly_executor.runner.child_processes import Household
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.oom_kills import MemoryWatch
 from dragonfly_executor.runner.os_signals import Watch, boot_clock
-from dragonfly_executor.runner.slot_handle import EXIT_PATIENCE, Slot, SlotOutput, Work
+from dragonfly_executor.runner.slot_handle import EXIT_TIMEOUT, Slot, SlotOutput, Work
 from dragonfly_executor.serialization.buffer_cache import read_answer
 from dragonfly_executor.transport.call_start_cells import map_cells
 from dragonfly_executor.transport.link import Link
@@ -58,7 +58,7 @@ LARGE, MORE = Flag.LARGE, Flag.MORE
 class Agent:
     """The agent's state and its handlers, from HELLO to BYE."""
 
-    def __init__(self, loop: Loop, sock: Socket | DescriptorPair, runner_id: str = "", patience: float = 60.0) -> None:
+    def __init__(self, loop: Loop, sock: Socket | DescriptorPair, runner_id: str = "", timeout: float = 60.0) -> None:
         self._loop = loop
         self._runner_id = runner_id
         self._link = Link(loop, sock, self._on_frames, lambda _reason: self.exit(), handshake=True)
@@ -68,7 +68,7 @@ class Agent:
         self._link.on_drained = self._household.resume
         self._dispatcher.lineup.on_none = self._leave_without_slots
         self._make_output: Callable[[], SlotOutput] = lambda: SlotOutput(self._link)
-        self._lease = patience
+        self._lease = timeout
         self._heard = boot_clock()
         self._stop_timer: Timer | None = None
         self._stopping = False
@@ -186,7 +186,7 @@ class Agent:
                 slot.kill()
             else:
                 slot.retire()
-        self._loop.call_later(EXIT_PATIENCE + LEAVE_SLACK, self._leave)
+        self._loop.call_later(EXIT_TIMEOUT + LEAVE_SLACK, self._leave)
         self._leave_if_alone()
 
     def _leave_if_alone(self) -> None:
@@ -352,7 +352,7 @@ class Agent:
 def run(
     sock: Socket | DescriptorPair,
     runner_id: str = "",
-    patience: float = 60.0,
+    timeout: float = 60.0,
     prepare: Callable[[Agent], None] | None = None,
 ) -> None:
     """Run an agent on this stream until the parent stops it, is gone, or does not welcome it. Does not return.
@@ -360,13 +360,13 @@ def run(
     Args:
         sock: the stream to the parent.
         runner_id: the runner's number, which HELLO repeats; "" if it is unknown.
-        patience: seconds within which the parent must send WELCOME.
+        timeout: seconds within which the parent must send WELCOME.
         prepare: called with the agent before it starts.
     """
     process_tree.reset_signals()
     try:
         loop = Loop()
-        agent = Agent(loop, sock, runner_id, patience)
+        agent = Agent(loop, sock, runner_id, timeout)
         if prepare is not None:
             prepare(agent)
         agent.start()

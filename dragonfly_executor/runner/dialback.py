@@ -138,7 +138,7 @@ def dial_back(parent: Parent, failsafe: float, sure_after: float | None = None) 
             time.sleep(min(PAUSE, left))
         else:
             _compare(greeting)
-            return sock, runner_id, greeting.patience
+            return sock, runner_id, greeting.timeout
 
 
 def _is_definite(error: Exception) -> bool:

@@ -19,7 +19,7 @@ MOST_READS = 16
 One read empties a pipe of the usual size.
 """
 MOST_RECORDS = 1024
-TURN_PATIENCE = 1.0
+TURN_TIMEOUT = 1.0
 """Seconds that a slot waits for its turn. The agent takes some milliseconds, unless it is stopped by a signal."""
 
 
@@ -61,7 +61,7 @@ class Pipes:
             turn = select.poll()
             turn.register(self._turn[0], select.POLLIN)
             # Loops because the other side may take the byte first.
-            while turn.poll(TURN_PATIENCE * 1000):
+            while turn.poll(TURN_TIMEOUT * 1000):
                 if self.take_turn():
                     return True
         except OSError:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
-EXIT_PATIENCE = 2.0
+EXIT_TIMEOUT = 2.0
 """Seconds that a slot without calls has for its threads, exit handlers and finalizers, before it is killed."""
 
 CALL = int(Kind.CALL)
@@ -247,9 +247,9 @@ class Slot:
             self.expect_end()
 
     def expect_end(self) -> None:
-        """Kill the slot after `EXIT_PATIENCE` seconds: it has no call left and is running its exit handlers."""
+        """Kill the slot after `EXIT_TIMEOUT` seconds: it has no call left and is running its exit handlers."""
         if self._end_timer is None:
-            self._end_timer = self._loop.call_later(EXIT_PATIENCE, self.kill)
+            self._end_timer = self._loop.call_later(EXIT_TIMEOUT, self.kill)
 
     @property
     def is_ending(self) -> bool:

@@ -1,6 +1,6 @@
 """Ends a slot in order: joins threads and runs exit handlers and finalizers, like a process of multiprocessing.
 
-The agent limits the time for this (`slot_handle.EXIT_PATIENCE`). A slot that is killed runs none of it.
+The agent limits the time for this (`slot_handle.EXIT_TIMEOUT`). A slot that is killed runs none of it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 
-def run(reading: int, writing: int, patience: float = 60.0, dial: dict[str, Any] | None = None) -> NoReturn:
+def run(reading: int, writing: int, timeout: float = 60.0, dial: dict[str, Any] | None = None) -> NoReturn:
     """Run a runner on the stream of these two descriptors, or on a link of its own. Does not return.
 
     If an agent is killed, its slots die with it, but the processes that their calls started do not. So the agent is a
@@ -22,7 +22,7 @@ def run(reading: int, writing: int, patience: float = 60.0, dial: dict[str, Any]
 
     Args:
         reading, writing: the descriptors of the parent's stream.
-        patience: seconds within which the parent must admit the runner.
+        timeout: seconds within which the parent must admit the runner.
         dial: the address to dial back to instead, in the form that `ssh_dialback` reads.
     """
     if dial is not None:
@@ -31,18 +31,18 @@ def run(reading: int, writing: int, patience: float = 60.0, dial: dict[str, Any]
 
         status, record = ssh_dialback.run(reading, writing, dial["parent"], dial["failsafe"])
     else:
-        status, record = _run_on_stream(reading, writing, patience)
+        status, record = _run_on_stream(reading, writing, timeout)
     process_tree.kill_children()
     record.remove()
     code = os.waitstatus_to_exitcode(status)
     os._exit(code if code >= 0 else 128 - code)
 
 
-def _run_on_stream(reading: int, writing: int, patience: float) -> tuple[int, orphans.RunnerRecord]:
+def _run_on_stream(reading: int, writing: int, timeout: float) -> tuple[int, orphans.RunnerRecord]:
     """Return the agent's wait status, and the record of the runner."""
     pid = os.fork()
     if pid == 0:
-        agent.run(DescriptorPair(reading, writing), patience=patience)
+        agent.run(DescriptorPair(reading, writing), timeout=timeout)
         os._exit(1)
     for fd in {reading, writing}:
         os.close(fd)

@@ -12,7 +12,7 @@ IGNORED = frozenset({
 })  # fmt: skip
 """Names that are never sent if git does not say what is ignored."""
 NEVER = frozenset({".git", "__pycache__"})
-GIT_PATIENCE = 20.0
+GIT_TIMEOUT = 20.0
 _GIT_OPTIONS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_NAMESPACE")
 
 
@@ -38,7 +38,7 @@ def _by_git(folder: str) -> list[str] | None:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
-            timeout=GIT_PATIENCE,
+            timeout=GIT_TIMEOUT,
             check=True,
         )
     except (OSError, subprocess.SubprocessError):

@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 from dragonfly_executor.transport.loop import Loop
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Real seconds that the loops get for the work that has become due."""
 
 
@@ -57,7 +57,7 @@ class VirtualClock:
 
     def _settle(self) -> None:
         for loop in list(self._loops):
-            if not loop.come_round(PATIENCE):
+            if not loop.come_round(TIMEOUT):
                 raise TimeoutError("a pool's loop did not come round")
 
 
@@ -71,11 +71,11 @@ class VirtualLoop(Loop):
         self._closed = False
         self._rounds: set[threading.Event] = set()
 
-    def come_round(self, patience: float) -> bool:
+    def come_round(self, timeout: float) -> bool:
         """Wait for a complete pass that begins now.
 
         Args:
-            patience: maximum time to wait, in seconds.
+            timeout: maximum time to wait, in seconds.
 
         Returns:
             False if no pass completes in time; True also if the loop is closed.
@@ -87,7 +87,7 @@ class VirtualLoop(Loop):
             self._rounds.add(done)
         # A callback of `call_soon` in one pass runs at the end of the next pass, after that pass's timers.
         self.call_soon_threadsafe(lambda: self.call_soon(lambda: self.call_soon(done.set)))
-        came = done.wait(patience)
+        came = done.wait(timeout)
         with self._lock:
             self._rounds.discard(done)
         return came
@@ -100,8 +100,8 @@ class VirtualLoop(Loop):
                 done.set()
         super().close()
 
-    def _patience(self) -> float | None:
-        if super()._patience() is None or self._timers[0][0] > self.time():
+    def _poll_timeout(self) -> float | None:
+        if super()._poll_timeout() is None or self._timers[0][0] > self.time():
             return None  # only `advance` makes a timer due, and it wakes the loop
         return 0.0
 

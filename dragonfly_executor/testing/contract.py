@@ -247,13 +247,13 @@ class BackendContract:
 class _NodeStreams:
     """Access to the streams of a backend's nodes, for backends whose nodes have streams."""
 
-    def __init__(self, backend: Backend, patience: float) -> None:
+    def __init__(self, backend: Backend, timeout: float) -> None:
         self._backend = backend
-        self._patience = patience
+        self._timeout = timeout
 
     def request(self, number: int) -> BootRequest:
         """Return the request with which to boot this runner."""
-        return BootRequest(number, Parent.new("contract", number, self._backend.name), self._patience)
+        return BootRequest(number, Parent.new("contract", number, self._backend.name), self._timeout)
 
     def forget(self, number: int) -> None:
         """Stop expecting this runner."""
@@ -274,12 +274,12 @@ class _NodeStreams:
 class _DialedStreams(_NodeStreams):
     """Access to the streams of runners that dial back."""
 
-    def __init__(self, backend: Backend, patience: float) -> None:
+    def __init__(self, backend: Backend, timeout: float) -> None:
         # This import loads ssl, which no other backend needs.
         from dragonfly_executor.testing.dialback_server import Reception
 
-        super().__init__(backend, patience)
-        self._reception = Reception(backend, patience)
+        super().__init__(backend, timeout)
+        self._reception = Reception(backend, timeout)
         self._streams: list[Stream] = []
 
     def request(self, number: int) -> BootRequest:
@@ -293,12 +293,12 @@ class _DialedStreams(_NodeStreams):
     def stream(self, node: Node, number: int) -> Stream:
         """See `_NodeStreams`. Other runners may have dialed in before, and are skipped."""
         _check(node.stream is None, "the node has a stream, and the backend says that its runners dial back")
-        while self._reception.joined.get(timeout=self._patience) != number:
+        while self._reception.joined.get(timeout=self._timeout) != number:
             continue
         stream = self._reception.take(number)
         if stream is None:
             raise AssertionError("the runner has left")
-        stream.settimeout(self._patience)
+        stream.settimeout(self._timeout)
         self._streams.append(stream)
         return stream
 

@@ -25,7 +25,7 @@ class Reception:
 
     Args:
         backend: the backend whose runners dial in.
-        patience: seconds that each step may take.
+        timeout: seconds that each step may take.
         limits: arguments of the `Listener`.
 
     Attributes:
@@ -35,12 +35,12 @@ class Reception:
         warnings: the texts that a pool logs.
     """
 
-    def __init__(self, backend: Backend, patience: float = 30.0, **limits: Any) -> None:
+    def __init__(self, backend: Backend, timeout: float = 30.0, **limits: Any) -> None:
         self.allowed: SimpleQueue[BootRequest] = SimpleQueue()
         self.failed: SimpleQueue[tuple[int, BootError]] = SimpleQueue()
         self.joined: SimpleQueue[int] = SimpleQueue()
         self.warnings: SimpleQueue[str] = SimpleQueue()
-        self._patience = patience
+        self._timeout = timeout
         self._backend = backend
         self._bugs: list[BaseException] = []
         self._loop = Loop()
@@ -79,18 +79,18 @@ class Reception:
         """Call `question` on the loop's thread, and return its result."""
         answers: SimpleQueue[T] = SimpleQueue()
         self._loop.call_soon_threadsafe(lambda: answers.put(question()))
-        return answers.get(timeout=self._patience)
+        return answers.get(timeout=self._timeout)
 
     def begin(self, number: int = 1, timeout: float | None = None) -> None:
         """Expect a runner for `timeout` seconds."""
         parent = Parent.new("reception", number, self._backend.name)
-        request = BootRequest(number, parent, self._patience if timeout is None else timeout)
+        request = BootRequest(number, parent, self._timeout if timeout is None else timeout)
         self.ask(lambda: self.dial_back.expect(request))
 
     def request(self, number: int = 1, timeout: float | None = None) -> BootRequest:
         """Expect a runner, and return the request with which the backend boots it."""
         self.begin(number, timeout)
-        return self.allowed.get(timeout=self._patience)
+        return self.allowed.get(timeout=self._timeout)
 
     def forget(self, number: int = 1) -> None:
         """Stop expecting a runner."""

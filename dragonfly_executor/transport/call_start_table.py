@@ -89,13 +89,13 @@ class StartTable:
             if number:
                 free.append(_next_mark(number))
 
-    def settle(self, patience: float) -> None:
+    def settle(self, timeout: float) -> None:
         """Wait until no process is left that can mark a cell. Further calls do nothing.
 
         No call may be assigned a cell any more.
 
         Args:
-            patience: maximum time to wait, in seconds.
+            timeout: maximum time to wait, in seconds.
         """
         with self._settling:
             if self._settled:
@@ -104,7 +104,7 @@ class StartTable:
             try:
                 # Without a call there is nothing to wait for, and a process that a call has forked may hold the pipe
                 # for long.
-                if self._by_call and _ends(self._ended, patience):
+                if self._by_call and _ends(self._ended, timeout):
                     size = self._used * SIZE // CELLS
                     self._final = memoryview(os.pread(self._memory, size, 0)).cast("H")
             finally:
@@ -153,8 +153,8 @@ def _memory_file() -> int:
         return os.dup(file.fileno())
 
 
-def _ends(pipe: int, patience: float) -> bool:
-    """Return whether all writing ends of the pipe close within `patience` seconds."""
+def _ends(pipe: int, timeout: float) -> bool:
+    """Return whether all writing ends of the pipe close within `timeout` seconds."""
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
-    return bool(poll.poll(patience * 1000)) and not os.read(pipe, 1)
+    return bool(poll.poll(timeout * 1000)) and not os.read(pipe, 1)

@@ -217,7 +217,7 @@ class Loop:
         if self._soon or self._from_threads or self._queue:
             return poll(0.0)
         if not self.expects_news:
-            return poll(self._patience())
+            return poll(self._poll_timeout())
         began = monotonic()
         ready: list[tuple[int, int]] = []
         if self._abstains:
@@ -225,7 +225,7 @@ class Loop:
         elif self._was_short:
             ready = self._linger(began + LINGER)
         if not ready:
-            ready = poll(self._patience())
+            ready = poll(self._poll_timeout())
         self._was_short = monotonic() - began < LINGER
         return ready
 
@@ -240,7 +240,7 @@ class Loop:
         self._next_abstention = 1
         return ready
 
-    def _patience(self) -> float | None:
+    def _poll_timeout(self) -> float | None:
         timers = self._timers
         while timers and timers[0][2].callback is None:
             heapq.heappop(timers)

@@ -46,7 +46,7 @@ def script(path: Path, text: str) -> str:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that does not go by itself is killed soon."""
-    monkeypatch.setattr(local, "STOP_PATIENCE", 0.1)
+    monkeypatch.setattr(local, "STOP_TIMEOUT", 0.1)
 
 
 class Hold(threading.Event):

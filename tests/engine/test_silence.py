@@ -75,7 +75,7 @@ def test_a_shutdown_gives_a_silent_runner_up_long_before_its_grace_ends() -> Non
 def test_a_frozen_agent_of_this_machine_keeps_its_place_for_no_moment_longer(
     make: MakeExecutor, mailbox: Mailbox, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "STOP_PATIENCE", 3 * SOON)
+    monkeypatch.setattr(local, "STOP_TIMEOUT", 3 * SOON)
     executor = make(1, heartbeat=0.1, dead_after=1.0)
     agent = executor.submit(agent_pid).result(PATIENCE)
     slot = executor.submit(pid).result(PATIENCE)
@@ -96,7 +96,7 @@ def test_a_frozen_agent_of_this_machine_keeps_its_place_for_no_moment_longer(
 def test_a_pool_whose_runner_is_frozen_shuts_down_when_it_is_given_up(
     make: MakeExecutor, mailbox: Mailbox, gate: Gate, monkeypatch: pytest.MonkeyPatch, busy: bool
 ) -> None:
-    monkeypatch.setattr(local, "STOP_PATIENCE", 3 * SOON)
+    monkeypatch.setattr(local, "STOP_TIMEOUT", 3 * SOON)
     executor = make(1, heartbeat=0.1, dead_after=1.0, shutdown_timeout=60.0)
     agent = executor.submit(agent_pid).result(PATIENCE)
     if busy:

@@ -24,7 +24,7 @@ from dragonfly_executor.transport.tls import TlsSocket, connect
 from tests.support.helpers import PATIENCE
 
 MARKER = "DRAGONFLY_DIALING_RUNNER"
-STOP_PATIENCE = 5.0
+STOP_TIMEOUT = 5.0
 
 
 def start_runner(parent: Parent, *arguments: str, marker: str = "", **options: Any) -> subprocess.Popen[bytes]:
@@ -65,7 +65,7 @@ class DialingNode(Node):
         self.stops += 1
         self.process.terminate()
         try:
-            self.process.wait(STOP_PATIENCE)
+            self.process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             process_tree.kill_tree(self.process.pid)
             self.process.wait()

@@ -141,7 +141,7 @@ def fuzz_answer(data: bytes) -> None:
             except ProtocolError:
                 break
             assert len(answer) <= frames_module.MAX_HANDSHAKE_FRAME
-        assert side.greeting is None or (begin and isinstance(side.greeting.patience, float))
+        assert side.greeting is None or (begin and isinstance(side.greeting.timeout, float))
 
 
 def data_of_a_parent() -> bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node
-from dragonfly_executor.backends.fly.deadline import BootPatience, Patience
+from dragonfly_executor.backends.fly.deadline import BootDeadline, RequestDeadline
 from dragonfly_executor.backends.fly.journal import JournalEntry, open_journal
 from dragonfly_executor.backends.fly.journal_writer import JournalWriter
 from dragonfly_executor.backends.fly.machine_config import (
@@ -51,13 +51,13 @@ MARGIN = 300.0
 """Seconds by which the clocks of the parent, of Fly and of a sweeping host may differ."""
 LONGEST_LIFETIME = 10 * 365 * 24 * 3600.0
 """Seconds. Every machine needs an expiry date, as sweeps find orphaned machines by it."""
-UNDO_PATIENCE = 20.0
+UNDO_TIMEOUT = 20.0
 """Seconds for destroying the machine of a failed boot."""
-GIVEN_UP_PATIENCE = 1.5
+GIVEN_UP_TIMEOUT = 1.5
 """Seconds for destroying the machine of a cancelled boot, which must end within 2 s. The journal keeps the rest."""
 UNDO_SHARE = 0.2  # the largest share of the boot timeout for that
-SWEEP_PATIENCE = 60.0
-FIRST_SWEEP_PATIENCE = 10.0
+SWEEP_TIMEOUT = 60.0
+FIRST_SWEEP_TIMEOUT = 10.0
 """Seconds for the sweep beside the first boot. The boot does not wait for all of it."""
 
 
@@ -242,9 +242,9 @@ class FlyBackend(Backend):
         from dragonfly_executor.backends.fly.creation import Creation, wait_for_turn
 
         # Reserve a part of the timeout for destroying the machine of a create request with unknown outcome.
-        patience = BootPatience(request.timeout - min(UNDO_PATIENCE, UNDO_SHARE * request.timeout), request)
+        deadline = BootDeadline(request.timeout - min(UNDO_TIMEOUT, UNDO_SHARE * request.timeout), request)
         with self.api:
-            wait_for_turn(self.api, patience)
+            wait_for_turn(self.api, deadline)
             # Not before the turn has come, as the times in the journal and on the machine count from here.
             label = self._label(request)
             name = machine_name(request.parent.pool)
@@ -259,7 +259,7 @@ class FlyBackend(Backend):
             size = str(self.blueprint.guest)
             creation = Creation(self.api, name, label.boot, make_body, self._regions, size)
             try:
-                machine = creation.run(patience)
+                machine = creation.run(deadline)
             except BaseException:
                 self._undo(creation, entry, request.given_up)
                 raise
@@ -278,7 +278,7 @@ class FlyBackend(Backend):
         """
         from dragonfly_executor.backends.fly.sweep import Sweeper
 
-        return Sweeper(self.api, self.journal).sweep(Patience(SWEEP_PATIENCE))
+        return Sweeper(self.api, self.journal).sweep(RequestDeadline(SWEEP_TIMEOUT))
 
     # -- one boot -----------------------------------------------------------------------------------------------------
 
@@ -306,7 +306,7 @@ class FlyBackend(Backend):
         node = FlyNode(
             self.api, machine, address, forget, abandon, creation.find, sweeps.node_left, is_recorded=is_recorded
         )
-        sweeps.node_came(FIRST_SWEEP_PATIENCE)
+        sweeps.node_came(FIRST_SWEEP_TIMEOUT)
         sweeps.wait_a_moment(request.given_up, request.dialed_in)
         node.shares_image = self.shares_image
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
@@ -317,12 +317,12 @@ class FlyBackend(Backend):
         if not creation.outcome_unknown:
             self._records.forget(entry)
             return
-        patience = Patience(UNDO_PATIENCE, given_up)
+        deadline = RequestDeadline(UNDO_TIMEOUT, given_up)
         # The create request may still be in progress. Waiting some seconds for its machine saves a later sweep.
-        was_cut = patience.given_up
-        why = creation.undo(patience)
-        if why and patience.given_up:
-            why = creation.undo(Patience(GIVEN_UP_PATIENCE), may_come_yet=was_cut)
+        was_cut = deadline.given_up
+        why = creation.undo(deadline)
+        if why and deadline.given_up:
+            why = creation.undo(RequestDeadline(GIVEN_UP_TIMEOUT), may_come_yet=was_cut)
         if not why:
             self._records.forget(entry)
             return

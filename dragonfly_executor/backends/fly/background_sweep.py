@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from dragonfly_executor.backends.base import GivenUp, Signal
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.deadline import Patience
+from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.journal import Journal
 from dragonfly_executor.backends.fly.sweep import Sweeper
 
@@ -49,15 +49,15 @@ class SweepBeside:
         """Make a sweep due when the next machine is created."""
         self._is_due = self._wanted
 
-    def node_came(self, patience: float) -> None:
-        """Count a machine that was created, and start a sweep of at most `patience` seconds if one is due."""
+    def node_came(self, timeout: float) -> None:
+        """Count a machine that was created, and start a sweep of at most `timeout` seconds if one is due."""
         with self._lock:
             self._nodes += 1
             if not self._is_due or self._thread is not None:
                 return
             self._is_due = False
             self._given_up, self._ended = given_up, ended = GivenUp(), Signal()
-            sweep = self._sweep(Patience(patience, given_up), given_up, ended)
+            sweep = self._sweep(RequestDeadline(timeout, given_up), given_up, ended)
             thread = threading.Thread(target=sweep, name="dragonfly-fly-sweep", daemon=True)
             try:
                 thread.start()
@@ -93,11 +93,11 @@ class SweepBeside:
             if not self._nodes:
                 given_up.set()
 
-    def _sweep(self, patience: Patience, given_up: GivenUp, ended: Signal) -> Callable[[], None]:
+    def _sweep(self, deadline: RequestDeadline, given_up: GivenUp, ended: Signal) -> Callable[[], None]:
         def run() -> None:
             """Sweep on the thread."""
             try:
-                sweep_and_tell(Sweeper(self._api, self._journal), patience)
+                sweep_and_tell(Sweeper(self._api, self._journal), deadline)
             finally:
                 with self._lock:
                     self._thread = None
@@ -107,15 +107,15 @@ class SweepBeside:
         return run
 
 
-def sweep_and_tell(sweeper: Sweeper, patience: Patience) -> None:
+def sweep_and_tell(sweeper: Sweeper, deadline: RequestDeadline) -> None:
     """Sweep, and log the result. A failure is one warning."""
     try:
-        swept = sweeper.sweep(patience)
+        swept = sweeper.sweep(deadline)
     except Exception as error:  # the traceback of a background thread does not help users
-        if not patience.given_up:
+        if not deadline.given_up:
             logger.warning("could not look for machines that were left behind: %s", error)
         return
     for one in swept.destroyed:
         logger.warning("destroyed machine %s, which was left behind: %s", one.name, one.why)
-    for one, what in () if patience.given_up else swept.left:
+    for one, what in () if deadline.given_up else swept.left:
         logger.warning("machine %s was left behind and is not destroyed: %s", one.name, what)

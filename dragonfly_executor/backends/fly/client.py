@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import httpx
 import tenacity
 
-from dragonfly_executor.backends.fly.deadline import Patience
+from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, OutOfTimeError, describe
 from dragonfly_executor.backends.fly.http import CREATE, HttpConnections
 from dragonfly_executor.backends.fly.machines import GONE, FlyMachine
@@ -32,13 +32,13 @@ LATER = frozenset({ResponseKind.RATE, ResponseKind.TRANSIENT, ResponseKind.AMBIG
 full_jitter = tenacity.wait_random_exponential(multiplier=0.25, max=4.0)
 
 
-def persist(step: Callable[[], T], patience: Patience) -> T:
+def persist(step: Callable[[], T], deadline: RequestDeadline) -> T:
     """Retry `step` with growing pauses while it raises `Again`. When the time is over, raise its most useful error."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(Again),
         wait=_pause,
-        stop=lambda state: patience.over or patience.is_cut_short,
-        sleep=patience.pause,
+        stop=lambda state: deadline.over or deadline.is_cut_short,
+        sleep=deadline.pause,
         reraise=True,
     )
     last: Again | None = None
@@ -53,7 +53,7 @@ def persist(step: Callable[[], T], patience: Patience) -> T:
             # The earlier error says more.
             raise last from None
         except Again as error:
-            if last is not None and not error.status and patience.over:
+            if last is not None and not error.status and deadline.over:
                 # The time ended before a response came: the earlier error says more.
                 raise last from None
             last = error
@@ -125,33 +125,33 @@ class MachinesAPI:
 
     # -- once ---------------------------------------------------------------------------------------------------------
 
-    def wait_to_create(self, patience: Patience) -> None:
+    def wait_to_create(self, deadline: RequestDeadline) -> None:
         """Wait until the rate limit allows a create request.
 
         Raises:
             OutOfTimeError: the turn comes too late, or the boot was cancelled.
         """
-        self._line.wait_for_turn(CREATE, self.access.app, patience)
-        patience.turn_came = time.monotonic()
+        self._line.wait_for_turn(CREATE, self.access.app, deadline)
+        deadline.turn_came = time.monotonic()
 
-    def create(self, body: Mapping[str, Any], patience: Patience) -> Reply:
+    def create(self, body: Mapping[str, Any], deadline: RequestDeadline) -> Reply:
         """Send one create request. Waits for its turn, unless `wait_to_create` has already done so."""
         return self._line.exchange(
-            CREATE, self.access.app, "POST", self._machines, patience, timeout=CREATE_TIMEOUT, body=body
+            CREATE, self.access.app, "POST", self._machines, deadline, timeout=CREATE_TIMEOUT, body=body
         )
 
-    def wait(self, machine_id: str, states: tuple[str, ...], patience: Patience) -> ResponseKind:
+    def wait(self, machine_id: str, states: tuple[str, ...], deadline: RequestDeadline) -> ResponseKind:
         """Wait for at most one slice (`WAIT_SLICE` seconds) until a machine is in one of these states.
 
         Returns:
             OK; NOT_YET; NOT_FOUND, also if the machine was destroyed meanwhile; or the verdict on a failed request.
         """
-        seconds = max(1, min(WAIT_SLICE, int(patience.left())))
+        seconds = max(1, min(WAIT_SLICE, int(deadline.left())))
         params = [*(("state", state) for state in states), ("timeout", str(seconds))]
         path = f"{self._machines}/{machine_id}/wait"
         try:
             reply = self._line.exchange(
-                "wait", machine_id, "GET", path, patience, timeout=seconds + TIMEOUT, params=params
+                "wait", machine_id, "GET", path, deadline, timeout=seconds + TIMEOUT, params=params
             )
         except OutOfTimeError:
             return ResponseKind.NOT_YET
@@ -159,7 +159,7 @@ class MachinesAPI:
 
     # -- until there is an answer -------------------------------------------------------------------------------------
 
-    def get(self, machine_id: str, patience: Patience) -> FlyMachine | None:
+    def get(self, machine_id: str, deadline: RequestDeadline) -> FlyMachine | None:
         """Return a machine, or None if Fly does not know it. Then it may never have existed.
 
         Raises:
@@ -169,7 +169,7 @@ class MachinesAPI:
 
         def step() -> FlyMachine | None:
             reply = self._line.exchange(
-                "get", machine_id, "GET", f"{self._machines}/{machine_id}", patience, timeout=TIMEOUT
+                "get", machine_id, "GET", f"{self._machines}/{machine_id}", deadline, timeout=TIMEOUT
             )
             verdict = classify(reply)
             if verdict is ResponseKind.NOT_FOUND:
@@ -181,22 +181,22 @@ class MachinesAPI:
                 raise failure(reply, ResponseKind.AMBIGUOUS, f"{doing}: the answer describes none")
             return machine
 
-        return persist(step, patience)
+        return persist(step, deadline)
 
-    def runners(self, patience: Patience, **metadata: str) -> list[FlyMachine]:
+    def runners(self, deadline: RequestDeadline, **metadata: str) -> list[FlyMachine]:
         """Return the app's machines that pools have created for runners. Machines without a label are left out.
 
         Fly's list may lag behind: a machine that is not in it may exist.
 
         Args:
-            patience: the time for all requests.
+            deadline: the time for all requests.
             metadata: further metadata that the machines must have.
 
         Raises:
             FlyAPIError: the machines could not be listed.
         """
         wanted = {KIND: RUNNER, **metadata}
-        found = self._listed(patience, wanted)
+        found = self._listed(deadline, wanted)
         # Check the filter again instead of trusting Fly, as the machines found here may be destroyed.
         return [
             machine
@@ -204,7 +204,7 @@ class MachinesAPI:
             if machine.metadata is not None and wanted.items() <= machine.metadata.items() and machine.state not in GONE
         ]
 
-    def _listed(self, patience: Patience, wanted: Mapping[str, str]) -> list[FlyMachine]:
+    def _listed(self, deadline: RequestDeadline, wanted: Mapping[str, str]) -> list[FlyMachine]:
         """Return the machines that Fly lists for this metadata."""
 
         def step() -> list[FlyMachine]:
@@ -213,7 +213,7 @@ class MachinesAPI:
                 self.access.app,
                 "GET",
                 self._machines,
-                patience,
+                deadline,
                 timeout=TIMEOUT,
                 params=[(f"metadata.{key}", value) for key, value in wanted.items()],
             )
@@ -227,18 +227,18 @@ class MachinesAPI:
                 )
             return [machine for said in listed if (machine := FlyMachine.read(said)) is not None]
 
-        return persist(step, patience)
+        return persist(step, deadline)
 
-    def ids(self, patience: Patience) -> set[str]:
+    def ids(self, deadline: RequestDeadline) -> set[str]:
         """Return the ids of all listed machines of the app, with or without a label.
 
         Raises:
             FlyAPIError: the machines could not be listed.
         """
-        listed = self._listed(patience, {})
+        listed = self._listed(deadline, {})
         return {machine.id for machine in listed if machine.state not in GONE}
 
-    def note(self, machine_id: str, key: str, value: str, patience: Patience) -> None:
+    def note(self, machine_id: str, key: str, value: str, deadline: RequestDeadline) -> None:
         """Write a key into a machine's metadata. Does nothing if the machine is gone.
 
         Raises:
@@ -248,14 +248,14 @@ class MachinesAPI:
 
         def step() -> None:
             body = {"value": value}
-            reply = self._line.exchange("metadata", machine_id, "POST", path, patience, timeout=TIMEOUT, body=body)
+            reply = self._line.exchange("metadata", machine_id, "POST", path, deadline, timeout=TIMEOUT, body=body)
             verdict = classify(reply)
             if verdict not in (ResponseKind.OK, ResponseKind.NOT_FOUND):
                 raise failure(reply, verdict, doing)
 
-        persist(step, patience)
+        persist(step, deadline)
 
-    def regions(self, patience: Patience) -> list[str]:
+    def regions(self, deadline: RequestDeadline) -> list[str]:
         """Return the names of Fly's regions.
 
         Raises:
@@ -264,7 +264,7 @@ class MachinesAPI:
 
         def step() -> list[str]:
             doing = "listing the regions"
-            reply = self._line.exchange("regions", "", "GET", "/platform/regions", patience, timeout=TIMEOUT)
+            reply = self._line.exchange("regions", "", "GET", "/platform/regions", deadline, timeout=TIMEOUT)
             verdict = classify(reply)
             if verdict is not ResponseKind.OK:
                 raise failure(reply, verdict, doing)
@@ -275,9 +275,9 @@ class MachinesAPI:
                 raise failure(reply, ResponseKind.FATAL, f"{doing}: the answer has none")
             return [each["code"] for each in listed if isinstance(each, dict) and isinstance(each.get("code"), str)]
 
-        return persist(step, patience)
+        return persist(step, deadline)
 
-    def destroy(self, machine_id: str, patience: Patience) -> bool:
+    def destroy(self, machine_id: str, deadline: RequestDeadline) -> bool:
         """Destroy a machine, even while it runs calls, and wait until it is gone.
 
         Returns:
@@ -294,7 +294,7 @@ class MachinesAPI:
                 machine_id,
                 "DELETE",
                 f"{self._machines}/{machine_id}",
-                patience,
+                deadline,
                 timeout=TIMEOUT,
                 params=[("force", "true")],
             )
@@ -302,7 +302,7 @@ class MachinesAPI:
             if verdict in (ResponseKind.OK, ResponseKind.NOT_FOUND):
                 return verdict is ResponseKind.NOT_FOUND
             if reply.status in (409, 412, 422):
-                machine = self.get(machine_id, patience)
+                machine = self.get(machine_id, deadline)
                 if machine is None or machine.state in {*GONE, "destroying"}:
                     # An earlier request has already been accepted.
                     return machine is None or machine.state in GONE
@@ -310,11 +310,11 @@ class MachinesAPI:
                 verdict = ResponseKind.CONFLICT
             raise failure(reply, verdict, doing)
 
-        return persist(step, patience) or self._wait_until_gone(machine_id, patience)
+        return persist(step, deadline) or self._wait_until_gone(machine_id, deadline)
 
-    def _wait_until_gone(self, machine_id: str, patience: Patience) -> bool:
-        while not patience.over:
+    def _wait_until_gone(self, machine_id: str, deadline: RequestDeadline) -> bool:
+        while not deadline.over:
             # No busy loop, even if Fly answers at once: the rate limit delays each request.
-            if self.wait(machine_id, ("destroyed",), patience) in (ResponseKind.OK, ResponseKind.NOT_FOUND):
+            if self.wait(machine_id, ("destroyed",), deadline) in (ResponseKind.OK, ResponseKind.NOT_FOUND):
                 return True
         return False

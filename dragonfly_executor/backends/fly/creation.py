@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.fly.client import LATER, MachinesAPI, failure, persist
-from dragonfly_executor.backends.fly.deadline import BootPatience, Patience
+from dragonfly_executor.backends.fly.deadline import BootDeadline, RequestDeadline
 from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, OutOfTimeError, describe
 from dragonfly_executor.backends.fly.machines import FlyMachine
 from dragonfly_executor.backends.fly.owner import BOOT
@@ -28,14 +28,14 @@ LOOK_FOR_RUNNERS = 1.5
 DOING = "creating a machine"
 
 
-def wait_for_turn(api: MachinesAPI, patience: BootPatience) -> None:
+def wait_for_turn(api: MachinesAPI, deadline: BootDeadline) -> None:
     """Wait until the rate limit allows a create request.
 
     Raises:
         BootError: the boot was cancelled, or no time is left.
     """
     try:
-        api.wait_to_create(patience)
+        api.wait_to_create(deadline)
     except FlyAPIError as error:
         raise errors.BootError(str(error), "create") from error
 
@@ -76,38 +76,37 @@ class Creation:
         self._refusals: list[str] = []
         self.outcome_unknown = False
 
-    def run(self, patience: BootPatience) -> FlyMachine:
+    def run(self, deadline: BootDeadline) -> FlyMachine:
         """Return the created machine. If its runner has dialed in, the machine exists, even if all responses were lost.
 
         Raises:
-            BootError: no machine was created, or that is unknown (`outcome_unknown`). The error is `final` if every retry
-                fails.
+            BootError: no machine was created, or that is unknown (`outcome_unknown`). `final` if every retry fails.
         """
         try:
-            return persist(lambda: self._attempt(patience), patience)
+            return persist(lambda: self._attempt(deadline), deadline)
         except FlyAPIError as error:
-            if patience.dialed_in and not patience.given_up:
-                return self._of_runner(patience)
-            if patience.left() <= 0:
+            if deadline.dialed_in and not deadline.given_up:
+                return self._of_runner(deadline)
+            if deadline.left() <= 0:
                 text = f"no machine was created in the time that a boot has; {error}"
                 raise errors.BootTimeoutError(text, "create", final=error.final) from error
             raise errors.BootError(str(error), "create", final=error.final) from error
 
-    def _of_runner(self, patience: Patience) -> FlyMachine:
+    def _of_runner(self, deadline: RequestDeadline) -> FlyMachine:
         """Return the machine of a runner that has dialed in."""
         self.outcome_unknown = False
         try:
-            found = self.find(patience.part(LOOK_FOR_RUNNERS))
+            found = self.find(deadline.part(LOOK_FOR_RUNNERS))
         except FlyAPIError:
             found = None  # the node looks it up again when it stops
         return found or FlyMachine.unseen(self._name)
 
-    def _attempt(self, patience: BootPatience) -> FlyMachine:
+    def _attempt(self, deadline: BootDeadline) -> FlyMachine:
         body = self._make_body(self._regions[self._place])
         # In doubt from here on, so that any exception before the response leaves it in doubt.
         was_unknown, self.outcome_unknown = self.outcome_unknown, True
         try:
-            reply = self._api.create(body, patience)
+            reply = self._api.create(body, deadline)
         except OutOfTimeError:
             self.outcome_unknown = was_unknown
             raise
@@ -118,7 +117,7 @@ class Creation:
                 return machine
             verdict = ResponseKind.AMBIGUOUS
         if verdict is ResponseKind.NAME_TAKEN:
-            return self._adopt(taken_by(reply), patience, describe(reply, DOING))
+            return self._adopt(taken_by(reply), deadline, describe(reply, DOING))
         if verdict is not ResponseKind.AMBIGUOUS:
             self.outcome_unknown = was_unknown
         # Fly does not document the status for a missing image. It may be 404.
@@ -127,13 +126,13 @@ class Creation:
             self._missing_images += 1
             missing = Again(describe(reply, DOING), reply.status, ResponseKind.TRANSIENT, reply.request_id)
             missing.after = PAUSE_ON_MISSING_IMAGE
-            patience.refused()
+            deadline.refused()
             raise missing
         if verdict in (ResponseKind.HOST_FULL, ResponseKind.CAPACITY, ResponseKind.QUOTA):
             self._move_on(verdict, describe(reply, DOING))
             verdict = ResponseKind.RATE  # so that it is retried
         if verdict in LATER and not self.outcome_unknown:
-            patience.refused()
+            deadline.refused()
         raise failure(reply, verdict, DOING)
 
     def _move_on(self, verdict: ResponseKind, said: str) -> None:
@@ -152,9 +151,9 @@ class Creation:
         text = f"Fly has no room for a machine ({self._size}) in any region that may be used:\n  {told}"
         raise FlyAPIError(text, verdict=verdict)
 
-    def _adopt(self, machine_id: str | None, patience: Patience, said: str) -> FlyMachine:
+    def _adopt(self, machine_id: str | None, deadline: RequestDeadline, said: str) -> FlyMachine:
         """Return the machine with this name if an earlier try of this boot created it and the response was lost."""
-        machine = self.find(patience) if machine_id is None else self._api.get(machine_id, patience)
+        machine = self.find(deadline) if machine_id is None else self._api.get(machine_id, deadline)
         if machine is None:
             # The machine is gone again, or not visible yet. A retry clears that up.
             raise Again(said, 409, ResponseKind.CONFLICT)
@@ -170,20 +169,20 @@ class Creation:
 
     # -- with unknown outcome -----------------------------------------------------------------------------------------
 
-    def find(self, patience: Patience) -> FlyMachine | None:
+    def find(self, deadline: RequestDeadline) -> FlyMachine | None:
         """Return the machine of this boot if Fly lists it, otherwise None.
 
         Raises:
             FlyAPIError: the machines could not be listed.
         """
-        found = self._api.runners(patience, **{BOOT: self._boot})
+        found = self._api.runners(deadline, **{BOOT: self._boot})
         return next((machine for machine in found if machine.name == self._name), None)
 
-    def undo(self, patience: Patience, *, may_come_yet: bool = False) -> str:
+    def undo(self, deadline: RequestDeadline, *, may_come_yet: bool = False) -> str:
         """Destroy the machine that this boot may have created.
 
         Args:
-            patience: the time for all requests.
+            deadline: the time for all requests.
             may_come_yet: whether the create request may still be in progress. If so, the search repeats until the time
                 is over.
 
@@ -192,12 +191,12 @@ class Creation:
             appear later.
         """
         try:
-            machine = self.find(patience)
-            while machine is None and may_come_yet and not patience.over:
-                patience.pause(PAUSE_ON_NOTHING)
-                machine = self.find(patience)
+            machine = self.find(deadline)
+            while machine is None and may_come_yet and not deadline.over:
+                deadline.pause(PAUSE_ON_NOTHING)
+                machine = self.find(deadline)
             if machine is None:
                 return "it is not to be found"
-            return "" if self._api.destroy(machine.id, patience) else "it was told to go, and has not yet"
+            return "" if self._api.destroy(machine.id, deadline) else "it was told to go, and has not yet"
         except FlyAPIError as error:
             return str(error)

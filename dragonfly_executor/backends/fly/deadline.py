@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dragonfly_executor.backends.base import BootRequest, GivenUp, Signal
 
 
-class Patience:
+class RequestDeadline:
     """A timeout for several requests together, which also ends when the work is cancelled.
 
     Args:
@@ -45,9 +45,9 @@ class Patience:
         """Return the seconds left, at most `at_most`."""
         return max(0.0, min(at_most, self._end - time.monotonic()))
 
-    def part(self, seconds: float) -> Patience:
+    def part(self, seconds: float) -> RequestDeadline:
         """Return a timeout of `seconds`, or of the time left if that is less. Cancellation is shared."""
-        return Patience(self.left(seconds), self._given_up)
+        return RequestDeadline(self.left(seconds), self._given_up)
 
     def pause(self, seconds: float) -> None:
         """Wait, but no longer than the time left. Cancellation ends the wait."""
@@ -84,7 +84,7 @@ class Patience:
         return [self._given_up]
 
 
-class BootPatience(Patience):
+class BootDeadline(RequestDeadline):
     """The timeout of a boot. Waiting for a turn does not count, and waits end when the runner has dialed in.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import httpx
 
 from dragonfly_executor.backends.fly.connection import HttpConnection
-from dragonfly_executor.backends.fly.deadline import Patience
+from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.errors import OutOfTimeError
 from dragonfly_executor.backends.fly.rate_limit import Pacer
 from dragonfly_executor.backends.fly.responses import Reply, ResponseKind
@@ -115,7 +115,7 @@ class HttpConnections:
         thing: str,
         method: str,
         path: str,
-        patience: Patience,
+        deadline: RequestDeadline,
         *,
         timeout: float,
         params: Sequence[tuple[str, str]] = (),
@@ -126,7 +126,7 @@ class HttpConnections:
         Args:
             action, thing: the bucket of the rate limit.
             method, path: of the request.
-            patience: the time for the rate limit and the response together. If it is cancelled, the connection is shut
+            deadline: the time for the rate limit and the response together. If it is cancelled, the connection is shut
                 down.
             timeout: seconds for each step of the response.
             params, body: of the request.
@@ -134,25 +134,25 @@ class HttpConnections:
         Raises:
             OutOfTimeError: the turn comes too late, or the response is not wanted any more. Nothing was sent.
         """
-        waited = patience.take_turn() if action == CREATE else None
+        waited = deadline.take_turn() if action == CREATE else None
         if waited is None:
-            self.wait_for_turn(action, thing, patience)
+            self.wait_for_turn(action, thing, deadline)
         else:
             with self._lock:
                 self._pacer.was_late(action, thing, time.monotonic(), waited)
         with self:
             connection, reply = self._take(), None
             try:
-                with patience.ending(connection.cut):
+                with deadline.ending(connection.cut):
                     if action == CREATE:
-                        patience.asks()
-                    reply = self._ask(connection, method, path, patience, timeout, params, body)
+                        deadline.asks()
+                    reply = self._ask(connection, method, path, deadline, timeout, params, body)
                 return reply
             finally:
                 whole = reply is not None and reply.status > 0
-                self._give_back(connection, may_be_kept=whole and not patience.is_cut_short)
+                self._give_back(connection, may_be_kept=whole and not deadline.is_cut_short)
 
-    def wait_for_turn(self, action: str, thing: str, patience: Patience) -> None:
+    def wait_for_turn(self, action: str, thing: str, deadline: RequestDeadline) -> None:
         """Wait until the rate limit allows a request.
 
         Raises:
@@ -161,9 +161,9 @@ class HttpConnections:
         with self._lock:
             turn = self._pacer.reserve(action, thing, time.monotonic())
         if turn > 0:
-            (patience.wait_for_turn if action == CREATE else patience.pause)(turn)
-        if patience.is_cut_short or (turn > 0 and patience.over):
-            why = "nobody wanted to ask Fly any more" if patience.is_cut_short else "there was no time left to ask Fly"
+            (deadline.wait_for_turn if action == CREATE else deadline.pause)(turn)
+        if deadline.is_cut_short or (turn > 0 and deadline.over):
+            why = "nobody wanted to ask Fly any more" if deadline.is_cut_short else "there was no time left to ask Fly"
             raise OutOfTimeError(f"{why} ({action})", verdict=ResponseKind.TRANSIENT)
 
     def _ask(
@@ -171,12 +171,12 @@ class HttpConnections:
         connection: HttpConnection,
         method: str,
         path: str,
-        patience: Patience,
+        deadline: RequestDeadline,
         timeout: float,
         params: Sequence[tuple[str, str]],
         body: Mapping[str, Any] | None,
     ) -> Reply:
-        limit = max(0.1, patience.left(timeout))
+        limit = max(0.1, deadline.left(timeout))
         end = time.monotonic() + limit
         try:
             with connection.client.stream(
@@ -191,9 +191,9 @@ class HttpConnections:
             ) as response:
                 return self._read(response, end)
         except NOTHING_SENT as error:
-            return Reply(0, failure=self._words(error, patience), sent=False)
+            return Reply(0, failure=self._words(error, deadline), sent=False)
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, httpx.CookieConflict, OSError) as error:
-            return Reply(0, failure=self._words(error, patience))
+            return Reply(0, failure=self._words(error, deadline))
 
     def _read(self, response: httpx.Response, end: float) -> Reply:
         data = bytearray()
@@ -217,7 +217,7 @@ class HttpConnections:
         except (ValueError, TypeError, OverflowError, IndexError):
             return
 
-    def _words(self, error: Exception, patience: Patience) -> str:
-        if patience.given_up:
+    def _words(self, error: Exception, deadline: RequestDeadline) -> str:
+        if deadline.given_up:
             return "it was given up before there was an answer"
         return self._access.token.blot(f"{type(error).__name__}: {error}".rstrip(": "))

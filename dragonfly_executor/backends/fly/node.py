@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import GivenUp, Node
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.deadline import Patience
+from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.machines import ENDED, Exit, FlyMachine
 from dragonfly_executor.backends.fly.owner import HELD, HOLD_FOR
@@ -19,16 +19,16 @@ from dragonfly_executor.runner import exit_codes
 
 logger = logging.getLogger("dragonfly_executor")
 
-STOP_PATIENCE = 5.0
+STOP_TIMEOUT = 5.0
 """Seconds for destroying a journaled machine, before it is left to the next sweep.
 
 Until then the machine counts toward ``max``, and a shutdown waits."""
-UNRECORDED_PATIENCE = 40.0
+UNRECORDED_TIMEOUT = 40.0
 """Seconds for destroying a machine without a journal, as then no sweep follows."""
-LOOK_PATIENCE = 10.0
+LOOK_TIMEOUT = 10.0
 RENEW_EVERY = 1200.0
 """Seconds between two renewals of a machine's lease. Several may fail before the lease ends."""
-RENEW_PATIENCE = 30.0
+RENEW_TIMEOUT = 30.0
 PAUSE = 1.0
 """Seconds until the next poll if Fly does not report the machine's state."""
 UNSEEN = 15.0
@@ -66,7 +66,7 @@ class FlyNode(Node):
         address: str,
         forget: Callable[[], None],
         abandon: Callable[[], str],
-        find: Callable[[Patience], FlyMachine | None],
+        find: Callable[[RequestDeadline], FlyMachine | None],
         left: Callable[[], object],
         *,
         is_recorded: bool,
@@ -92,22 +92,22 @@ class FlyNode(Node):
 
     def ended(self, wait: float) -> errors.BootError | None:
         """Wait for the machine to end, and return the error of a machine that did; see `Node`."""
-        patience = Patience(wait, self._stopping)
-        verdict = self._api.wait(self.machine_id, WATCHED, patience)
+        deadline = RequestDeadline(wait, self._stopping)
+        verdict = self._api.wait(self.machine_id, WATCHED, deadline)
         if verdict not in (ResponseKind.OK, ResponseKind.NOT_FOUND, ResponseKind.NOT_YET):
             # Fly has not reported the state.
-            patience.pause(PAUSE)
+            deadline.pause(PAUSE)
         if self._stopping.is_set():
             return None
         try:
-            machine = self._api.get(self.machine_id, Patience(LOOK_PATIENCE, self._stopping))
+            machine = self._api.get(self.machine_id, RequestDeadline(LOOK_TIMEOUT, self._stopping))
         except FlyAPIError:
             return None
         self._is_known = self._is_known or machine is not None or verdict is ResponseKind.OK
         if machine is None:
             if self._is_known or time.monotonic() > self._known_by:
                 return self._end("is gone")
-            patience.pause(PAUSE)
+            deadline.pause(PAUSE)
             return None
         self._seen = machine
         return self._end(f"came to the state {machine.state!r}") if machine.state in ENDED else None
@@ -136,7 +136,7 @@ class FlyNode(Node):
             return
         until = int(self._api.now() + HOLD_FOR)
         try:
-            self._api.note(self.machine_id, HELD, str(until), Patience(RENEW_PATIENCE, self._stopping))
+            self._api.note(self.machine_id, HELD, str(until), RequestDeadline(RENEW_TIMEOUT, self._stopping))
         except FlyAPIError as error:
             if not self._stopping.is_set():
                 logger.warning("could not write on %s that it is still wanted: %s", self._seen, error)
@@ -161,14 +161,14 @@ class FlyNode(Node):
             self._api.__exit__(None, None, None)
 
     def _destroy(self) -> tuple[bool, str]:
-        patience = Patience(STOP_PATIENCE if self._is_recorded else UNRECORDED_PATIENCE)
+        deadline = RequestDeadline(STOP_TIMEOUT if self._is_recorded else UNRECORDED_TIMEOUT)
         try:
             if not self.machine_id:
-                found = self._find(patience)
+                found = self._find(deadline)
                 if found is None:
                     return False, "Fly does not list it"
                 self._seen, self.machine_id = found, found.id
-            return self._api.destroy(self.machine_id, patience), "it was told to go, and has not yet"
+            return self._api.destroy(self.machine_id, deadline), "it was told to go, and has not yet"
         except FlyAPIError as error:
             return False, str(error)
 

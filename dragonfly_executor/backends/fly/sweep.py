@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.deadline import Patience
+from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.journal import Journal, JournalEntry
 from dragonfly_executor.backends.fly.machines import GONE, FlyMachine
@@ -85,17 +85,17 @@ class Sweeper:
         """Return seconds since the epoch by Fly's clock, or by this machine's clock until Fly has answered once."""
         return self._api.now()
 
-    def look(self, patience: Patience) -> list[Found]:
+    def look(self, deadline: RequestDeadline) -> list[Found]:
         """Return all machines of this app that pools have made, of any owner.
 
         Raises:
             FlyAPIError: the machines could not be listed.
         """
         with self._api:
-            listed = {machine.name: machine for machine in self._api.runners(patience)}
+            listed = {machine.name: machine for machine in self._api.runners(deadline)}
             now = self._now()
             # Keep half of the time for destroying the machines that are found.
-            asking = patience.part(patience.left() / 2)
+            asking = deadline.part(deadline.left() / 2)
             found = []
             for entry in self._entries():
                 machine, trouble = listed.pop(entry.name, None), ""
@@ -119,47 +119,47 @@ class Sweeper:
             ours = [machine for machine in listed.values() if Label.decode(machine.metadata) is not None]
             return [*found, *(self._judge(machine, None, now, asking) for machine in ours)]
 
-    def sweep(self, patience: Patience, found: Iterable[Found] | None = None) -> Swept:
+    def sweep(self, deadline: RequestDeadline, found: Iterable[Found] | None = None) -> Swept:
         """Destroy orphaned machines.
 
         Args:
-            patience: the time for all requests.
+            deadline: the time for all requests.
             found: the result of `look`; None to call `look` now.
 
         Raises:
             FlyAPIError: the machines could not be listed.
         """
         with self._api:
-            left_behind = self.look(patience) if found is None else found
-            return self.destroy([one for one in left_behind if one.liveness is Liveness.GONE], patience)
+            left_behind = self.look(deadline) if found is None else found
+            return self.destroy([one for one in left_behind if one.liveness is Liveness.GONE], deadline)
 
-    def find(self, machine_id: str, patience: Patience) -> Found | None:
+    def find(self, machine_id: str, deadline: RequestDeadline) -> Found | None:
         """Look a machine up by its id, even if Fly does not list it. None if it does not exist or is no pool's machine.
 
         Raises:
             FlyAPIError: Fly gave no usable response in time.
         """
-        machine = self._api.get(machine_id, patience)
+        machine = self._api.get(machine_id, deadline)
         if machine is None or machine.state in GONE or Label.decode(machine.metadata) is None:
             return None
         entry = next((entry for entry in self._entries() if entry.name == machine.name), None)
-        return self._judge(machine, entry, self._now(), patience)
+        return self._judge(machine, entry, self._now(), deadline)
 
-    def destroy(self, found: Iterable[Found], patience: Patience) -> Swept:
+    def destroy(self, found: Iterable[Found], deadline: RequestDeadline) -> Swept:
         """Destroy these machines, even if their owners are alive. A machine that only the journal knows is skipped."""
         swept = Swept([], [])
         with self._api:
             for one in found:
                 if one.machine is not None:
-                    self._destroy(one, one.machine, patience, swept)
+                    self._destroy(one, one.machine, deadline, swept)
         return swept
 
-    def _destroy(self, one: Found, machine: FlyMachine, patience: Patience, swept: Swept) -> None:
-        if patience.over:
+    def _destroy(self, one: Found, machine: FlyMachine, deadline: RequestDeadline, swept: Swept) -> None:
+        if deadline.over:
             swept.left.append((one, "there was no time left"))
             return
         try:
-            gone = self._api.destroy(machine.id, patience)
+            gone = self._api.destroy(machine.id, deadline)
         except FlyAPIError as error:
             swept.left.append((one, str(error)))
             return
@@ -187,10 +187,10 @@ class Sweeper:
             with suppress(OSError):
                 self._journal.remove(entry.name)
 
-    def _ask(self, machine_id: str, patience: Patience) -> tuple[FlyMachine | None, str]:
+    def _ask(self, machine_id: str, deadline: RequestDeadline) -> tuple[FlyMachine | None, str]:
         """Look a machine up. Return it, or the reason why the lookup failed."""
         try:
-            return self._api.get(machine_id, patience.part(ASKING)), ""
+            return self._api.get(machine_id, deadline.part(ASKING)), ""
         except FlyAPIError as error:
             return None, f"it could not be asked after: {error}"
 
@@ -208,7 +208,9 @@ class Sweeper:
 
     # -- the owner ----------------------------------------------------------------------------------------------------
 
-    def _judge(self, machine: FlyMachine | None, entry: JournalEntry | None, now: float, patience: Patience) -> Found:
+    def _judge(
+        self, machine: FlyMachine | None, entry: JournalEntry | None, now: float, deadline: RequestDeadline
+    ) -> Found:
         label = Label.decode(machine.metadata) if machine is not None else None
         if entry is not None:
             if entry.label is not None and label is not None and label.boot != entry.label.boot:
@@ -228,7 +230,7 @@ class Sweeper:
             return Found(machine, entry, Liveness.GONE, "its owner has not renewed its claim to it")
         if liveness is Liveness.UNKNOWN and written.owner.fly_machine is not None:
             is_new = machine is None or machine.created is None or now - machine.created < SHOWN
-            liveness = self._parent_on_fly(written.owner.fly_machine, written.app, patience, is_new=is_new)
+            liveness = self._parent_on_fly(written.owner.fly_machine, written.app, deadline, is_new=is_new)
         process = f"process {written.owner.pid} on {written.owner.host}"
         elsewhere = f"{process} of app {written.app}" if written.app else process
         why = {
@@ -238,31 +240,31 @@ class Sweeper:
         }[liveness]
         return Found(machine, entry, liveness, why)
 
-    def _parent_on_fly(self, machine_id: str, app: str, patience: Patience, *, is_new: bool) -> Liveness:
+    def _parent_on_fly(self, machine_id: str, app: str, deadline: RequestDeadline, *, is_new: bool) -> Liveness:
         """Return whether the parent's own Fly machine still runs.
 
         Args:
             machine_id: the parent's machine.
             app: the app of that machine; "" if unknown: then a machine that is not found may be in another app.
-            patience: the time for the lookup.
+            deadline: the time for the lookup.
             is_new: whether the runner was made just now: then the parent's machine may not be visible everywhere yet.
         """
         known = self._parents.get(machine_id)
         if known is None:
             if len(self._parents) >= MAX_PARENTS:
                 return Liveness.UNKNOWN
-            known = self._parents[machine_id] = self._ask_for_parent(machine_id, app, patience, is_new=is_new)
+            known = self._parents[machine_id] = self._ask_for_parent(machine_id, app, deadline, is_new=is_new)
         return known
 
-    def _ask_for_parent(self, machine_id: str, app: str, patience: Patience, *, is_new: bool) -> Liveness:
+    def _ask_for_parent(self, machine_id: str, app: str, deadline: RequestDeadline, *, is_new: bool) -> Liveness:
         api = self._api if app in ("", self._api.access.app) else self._api.of(app)
         try:
-            machine = api.get(machine_id, patience.part(ASKING))
+            machine = api.get(machine_id, deadline.part(ASKING))
             if machine is not None:
                 ended = machine.id == machine_id and machine.state in {*GONE, "stopped", "failed"}
                 return Liveness.GONE if ended else Liveness.UNKNOWN
             # A missing machine proves something only if Fly lists other machines of its app.
-            others = set() if not app or is_new else api.ids(patience.part(ASKING))
+            others = set() if not app or is_new else api.ids(deadline.part(ASKING))
         except FlyAPIError:
             return Liveness.UNKNOWN
         return Liveness.GONE if others and machine_id not in others else Liveness.UNKNOWN

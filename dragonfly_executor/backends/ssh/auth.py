@@ -50,24 +50,24 @@ class Credentials:
         passphrase = None if self._passphrase is None else self._passphrase.decode()
         return Credentials(self._key_files, passphrase, use_agent=self._use_agent)
 
-    def log_in(self, transport: paramiko.Transport, target: Target, boot: Deadline, patience: float) -> None:
+    def log_in(self, transport: paramiko.Transport, target: Target, boot: Deadline, timeout: float) -> None:
         """Try all methods in order until the host accepts one.
 
         Args:
             transport: a paramiko transport.
             target: the host.
             boot: the deadline of the boot.
-            patience: seconds for all methods together.
+            timeout: seconds for all methods together.
 
         Raises:
             BootError: the host accepted none; phase "auth". The text lists the methods, without secrets.
         """
         tried: list[str] = []
-        deadline = Deadline(boot.left(patience))
+        deadline = Deadline(boot.left(timeout))
         agent = self._agent(target, boot, tried)
         # paramiko signs on the transport's thread, so closing the transport does not end a wait for the agent.
         with boot.ending(agent.cut) if agent is not None else nullcontext():
-            self._try(transport, target, agent, tried, deadline, patience)
+            self._try(transport, target, agent, tried, deadline, timeout)
 
     def _try(
         self,
@@ -76,7 +76,7 @@ class Credentials:
         agent: SSHAgent | None,
         tried: list[str],
         deadline: Deadline,
-        patience: float,
+        timeout: float,
     ) -> None:
         try:
             for name, method in self._methods(agent, target, tried):
@@ -89,7 +89,7 @@ class Credentials:
                     tried.append(f"{name}: the host takes only {', '.join(error.allowed_types)}")
                 except paramiko.AuthenticationException:
                     # paramiko raises the same error for a refusal, a timeout and a lost connection.
-                    tried.append(f"{name}: {_why(transport, deadline, patience)}")
+                    tried.append(f"{name}: {_why(transport, deadline, timeout)}")
                 except Exception as error:  # any error of paramiko or of the connection below it
                     tried.append(f"{name}: {type(error).__name__}: {error}".rstrip(": "))
                 else:
@@ -149,11 +149,11 @@ class Credentials:
             yield str(file), _by_key(target.user, key)
 
 
-def _why(transport: paramiko.Transport, deadline: Deadline, patience: float) -> str:
+def _why(transport: paramiko.Transport, deadline: Deadline, timeout: float) -> str:
     """Return the reason why a host refused the login."""
     if not transport.is_active():
         return "the connection ended before the host had answered"
-    return f"no answer within {patience:.3g} s" if deadline.is_over else "refused"
+    return f"no answer within {timeout:.3g} s" if deadline.is_over else "refused"
 
 
 def _load(path: Path, passphrase: bytes | None) -> paramiko.PKey:

@@ -45,7 +45,7 @@ def command(
     python: str | None,
     digest: str,
     cache: str | None,
-    patience: float,
+    timeout: float,
     options: Sequence[str] = (),
     mark: str = "",
 ) -> str:
@@ -55,7 +55,7 @@ def command(
         python: the interpreter; None to search for one.
         digest: the digest of the archive.
         cache: the folder for archives, or None for the user's own.
-        patience: seconds after which the parent no longer waits for the command.
+        timeout: seconds after which the parent no longer waits for the command.
         options: options for the interpreter, in addition to ``-I``.
         mark: identifies the runner in the environment of all its processes; see `runner.orphans`. Not secret.
     """
@@ -69,7 +69,7 @@ def command(
         f'exec(zlib.decompress(binascii.a2b_base64("{packed}")), scope); scope["main"](*sys.argv[1:])'
     )
     ask = 'import sys; print("%d.%d" % sys.version_info[:2])'
-    arguments = f"{digest} {_word(cache or '')} {math.ceil(patience)}"
+    arguments = f"{digest} {_word(cache or '')} {math.ceil(timeout)}"
     # -I: do not import from the login directory, to which another user may be able to write.
     # The shell stays, as the Python found may be a shim that does not work. After a failure, the shell asks for its
     # version. Asking first starts two interpreters per runner.

@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 
 from dragonfly_executor.backends.ssh.deadline import Deadline
 
-END_PATIENCE = 1.0
+END_TIMEOUT = 1.0
 """Seconds between SIGTERM and SIGKILL."""
 
 
@@ -65,18 +65,18 @@ class Program:
                 self._killed = True
                 self._signal(signal.SIGKILL)
 
-    def end(self, patience: float = END_PATIENCE, *, ask: bool = True) -> int:
+    def end(self, timeout: float = END_TIMEOUT, *, ask: bool = True) -> int:
         """End the program, and return its exit code.
 
         Args:
-            patience: seconds until the rest of its process group is killed.
+            timeout: seconds until the rest of its process group is killed.
             ask: whether to send SIGTERM first. It is not needed if the program is about to exit.
         """
         self.sock.close()
         with self._lock:
             if ask and not self._killed:
                 self._signal(signal.SIGTERM)
-        self._wait(patience)
+        self._wait(timeout)
         with self._lock:
             if not self._killed:
                 self._killed = True
@@ -84,9 +84,9 @@ class Program:
                 self._signal(signal.SIGKILL)
         return self._process.wait()
 
-    def status(self, patience: float) -> int | None:
-        """Return the exit code, negative for a signal; None if the program still runs after `patience` seconds."""
-        self._wait(patience)
+    def status(self, timeout: float) -> int | None:
+        """Return the exit code, negative for a signal; None if the program still runs after `timeout` seconds."""
+        self._wait(timeout)
         if self._process.returncode is not None:
             return self._process.returncode
         found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -94,19 +94,19 @@ class Program:
             return None
         return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
-    def _wait(self, patience: float) -> None:
+    def _wait(self, timeout: float) -> None:
         """Wait until the program ends or is killed. It stays a zombie, so that its process id is not reused."""
         if self._process.returncode is not None or not hasattr(os, "pidfd_open"):
             # Without a pidfd, a wait with a timeout must reap the process.
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(patience)
+                self._process.wait(timeout)
                 self._killed = True
             return
         fd = os.pidfd_open(self._process.pid)
         try:
             ended = select.poll()
             ended.register(fd, select.POLLIN)
-            ended.poll(patience * 1000)
+            ended.poll(timeout * 1000)
         finally:
             os.close(fd)
 
@@ -152,7 +152,7 @@ def answer_of(command: Sequence[str], deadline: Deadline, limit: float) -> Answe
                     pieces.append(data)
                 in_time = not until.is_over and not deadline.is_given_up
         finally:
-            status = program.end(until.left(END_PATIENCE), ask=False)
+            status = program.end(until.left(END_TIMEOUT), ask=False)
         if not in_time:
             raise TimeoutError(f"{command[0]} did not answer within {limit:g} s")
         errors.seek(0)

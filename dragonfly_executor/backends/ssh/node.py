@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dragonfly_executor")
 
-STOP_PATIENCE = 5.0
+STOP_TIMEOUT = 5.0
 """Seconds that a runner gets to exit once its link is closed."""
-GIVEN_UP_PATIENCE = 1.0
+GIVEN_UP_TIMEOUT = 1.0
 """Seconds for the runner of a cancelled boot, or for a silent one that has dialed back: its host may still respond."""
-JOIN_PATIENCE = 5.0
+JOIN_TIMEOUT = 5.0
 MAX_LINE = 8 * 1024
 LAST_WORD = b"end\n"
 """The command that stops a runner that has dialed back, as for such a runner end of input means a lost connection."""
@@ -144,7 +144,7 @@ class SSHNode(Node):
         """Warn at the end of stderr if the SSH connection was lost but the runner, which has dialed back, goes on."""
         if self.stream is not None or self._stopped:
             return
-        if self._session.exit_status(STOP_PATIENCE) is None and not self._stopped:
+        if self._session.exit_status(STOP_TIMEOUT) is None and not self._stopped:
             logger.warning("the SSH connection to %s broke; its runner is there as long as its link", self.host)
 
     def descriptors(self) -> list[int]:
@@ -160,12 +160,12 @@ class SSHNode(Node):
         if self._place is not None:
             self._place.leaving()
         is_given_up = self._deadline is not None and self._deadline.is_given_up
-        patience = GIVEN_UP_PATIENCE if is_given_up or self.is_silent else STOP_PATIENCE
+        timeout = GIVEN_UP_TIMEOUT if is_given_up or self.is_silent else STOP_TIMEOUT
         if self.is_silent and self.stream is not None:
             # The link is this connection, and it is silent, so an orderly end gets no answer either.
             self._session.abandon()
         try:
-            end(self._session, self._stderr, b"" if self.stream else LAST_WORD, patience)
+            end(self._session, self._stderr, b"" if self.stream else LAST_WORD, timeout)
         finally:
             if self._place is not None:
                 self._place.release()
@@ -175,17 +175,17 @@ class SSHNode(Node):
         return describe(self._noise, self._stderr.tail())
 
 
-def end(session: SSHSession, stderr: StderrReader, last_word: bytes = b"", patience: float | None = None) -> None:
+def end(session: SSHSession, stderr: StderrReader, last_word: bytes = b"", timeout: float | None = None) -> None:
     """Stop a command, and close the connection that only it uses.
 
     Args:
         session: the session of the command.
         stderr: reads the command's stderr.
         last_word: stops the runner if end of input does not.
-        patience: seconds that the runner gets to exit; None for `STOP_PATIENCE`.
+        timeout: seconds that the runner gets to exit; None for `STOP_TIMEOUT`.
     """
-    session.end(last_word, STOP_PATIENCE if patience is None else patience)
-    stderr.join(JOIN_PATIENCE)
+    session.end(last_word, STOP_TIMEOUT if timeout is None else timeout)
+    stderr.join(JOIN_TIMEOUT)
     session.close()
 
 

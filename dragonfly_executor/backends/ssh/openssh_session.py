@@ -136,10 +136,10 @@ class ProgramSession:
         """See `SSHSession`."""
         return self._stderr.recv(size)
 
-    def exit_status(self, patience: float) -> int | None:
+    def exit_status(self, timeout: float) -> int | None:
         """See `SSHSession`."""
         if self._program is not None and self._status is None:
-            self._status = self._program.status(patience)
+            self._status = self._program.status(timeout)
         return None if self._status is None or not 0 <= self._status < NO_CONNECTION else self._status
 
     def explain(self, said: str) -> BootError | None:
@@ -183,7 +183,7 @@ class ProgramSession:
             if self._program is not None:
                 self._program.kill()
 
-    def end(self, last_word: bytes, patience: float) -> None:
+    def end(self, last_word: bytes, timeout: float) -> None:
         """See `SSHSession`."""
         if self._has_ended:
             return
@@ -191,10 +191,10 @@ class ProgramSession:
         if self._program is not None:
             with suppress(OSError):
                 if last_word:
-                    self.sock.settimeout(patience)
+                    self.sock.settimeout(timeout)
                     self.sock.sendall(last_word)
                 self.sock.shutdown(socket.SHUT_WR)
-            self._status = self._program.end(patience, ask=False)
+            self._status = self._program.end(timeout, ask=False)
         self._turn.close()
         self._its_stderr.close()
         with suppress(OSError):  # a background process of ssh may hold the other end

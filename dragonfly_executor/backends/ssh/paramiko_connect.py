@@ -30,7 +30,7 @@ WINDOW = 2 * 1024 * 1024
 PACKET = 64 * 1024
 """Bytes of the largest packet that the host may send. Each packet costs time; larger ones cost fresh memory."""
 FAST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
-JOIN_PATIENCE = 5.0
+JOIN_TIMEOUT = 5.0
 MAX_JUMPS = 8
 LOG_CHANNEL = "dragonfly_executor.paramiko"
 # Our errors report each failure. paramiko also logs a traceback for it, which Python prints if logging is not
@@ -175,7 +175,7 @@ class Connector:
             with deadline.ending(connection.abandon):
                 connection.key = self._agree(target, transport, deadline)
                 deadline.progress()
-                credentials.log_in(transport, target, deadline, self._patience(target))
+                credentials.log_in(transport, target, deadline, self._step_timeout(target))
         except BaseException:
             connection.close()
             raise
@@ -183,7 +183,7 @@ class Connector:
         transport.set_keepalive(target.keepalive)
         return connection
 
-    def _patience(self, target: Target) -> float:
+    def _step_timeout(self, target: Target) -> float:
         """Return the seconds for each step of connecting."""
         return target.connect_timeout or self._connect_timeout
 
@@ -204,14 +204,14 @@ class Connector:
             raise
 
     def _dial(self, target: Target, deadline: Deadline) -> socket.socket:
-        patience = self._patience(target)
+        timeout = self._step_timeout(target)
         try:
-            found = addresses(target.address, target.port, deadline, patience)
+            found = addresses(target.address, target.port, deadline, timeout)
         except (OSError, UnicodeError) as error:
             text = f"{target.label}: there is no address for {target.address!r}: {error}"
             raise BootError(text, "resolve") from error
         try:
-            sock = connect_first(found, deadline, patience)
+            sock = connect_first(found, deadline, timeout)
         except OSError as error:
             where = f"{target.address} port {target.port}"
             raise BootError(f"{target.label}: cannot connect to {where}: {error}", "connect") from error
@@ -243,7 +243,7 @@ class Connector:
                     (target.address, target.port),
                     ("127.0.0.1", 0),
                     window_size=WINDOW,
-                    timeout=deadline.left(self._patience(target)),
+                    timeout=deadline.left(self._step_timeout(target)),
                 )
         except Exception as error:  # any error of paramiko or of the connection below it
             where = f"{target.address} port {target.port}"
@@ -268,20 +268,20 @@ class Connector:
     def _agree(self, target: Target, transport: paramiko.Transport, deadline: Deadline) -> paramiko.PKey:
         """Exchange keys, and verify the host key. No credential is sent before that."""
         key: paramiko.PKey | None = None
-        patience = deadline.left(self._patience(target))
+        timeout = deadline.left(self._step_timeout(target))
         # Longer than ours, so that paramiko's timeouts never expire first: our error says which step timed out.
-        transport.banner_timeout = transport.handshake_timeout = patience + JOIN_PATIENCE
+        transport.banner_timeout = transport.handshake_timeout = timeout + JOIN_TIMEOUT
         done = threading.Event()
         try:
             transport.start_client(event=done)
-            in_time = done.wait(patience)
+            in_time = done.wait(timeout)
             error: BaseException | None = transport.get_exception()
             if in_time and error is None and transport.is_active():
                 key = transport.get_remote_server_key()
         except (paramiko.SSHException, EOFError, OSError) as raised:
             in_time, error = True, raised
         if key is None:
-            why = f"no answer within {patience:.3g} s" if not in_time else _text_of(error)
+            why = f"no answer within {timeout:.3g} s" if not in_time else _text_of(error)
             text = f"{target.label}: this is no SSH server that one can speak with: {why}"
             first = getattr(transport.sock, "first", None)
             if in_time and first is not None and not transport.remote_version:
@@ -325,7 +325,7 @@ def _end(transport: paramiko.Transport) -> None:
     transport.close()
     transport.sock.close()
     if transport.is_alive():
-        transport.join(JOIN_PATIENCE)
+        transport.join(JOIN_TIMEOUT)
     if transport.is_alive():
         logging.getLogger("dragonfly_executor").error("thread %s has not ended", transport.name)
     # If the handshake failed, paramiko leaves a timer thread behind. This ends it.

@@ -109,10 +109,10 @@ class ChannelSession:
         except (EOFError, paramiko.SSHException):  # the read worked, but the window update could not be sent
             return b""
 
-    def exit_status(self, patience: float) -> int | None:
+    def exit_status(self, timeout: float) -> int | None:
         """See `SSHSession`."""
         # The event is also set if the channel closes without a status, or the connection is lost.
-        self._channel.status_event.wait(patience)
+        self._channel.status_event.wait(timeout)
         status: int = self._channel.exit_status
         return None if status < 0 else status
 
@@ -129,15 +129,15 @@ class ChannelSession:
             "auth": f"as {target.user}",
         }
 
-    def end(self, last_word: bytes, patience: float) -> None:
+    def end(self, last_word: bytes, timeout: float) -> None:
         """See `SSHSession`."""
-        self._connection.cut_in(patience)  # on a host that accepts no more data, even the end of input may block
+        self._connection.cut_in(timeout)  # on a host that accepts no more data, even the end of input may block
         with suppress(OSError, EOFError, paramiko.SSHException):
             if last_word:
-                self._channel.settimeout(patience)
+                self._channel.settimeout(timeout)
                 self._channel.sendall(last_word)
             self._channel.shutdown_write()
-        self.exit_status(patience)
+        self.exit_status(timeout)
         # This also ends the channel. Closing the channel first could raise any error of the lost connection below
         # paramiko.
         self._connection.close()
@@ -185,9 +185,9 @@ class ParamikoClient:
             raise
 
 
-def _open_channel(connection: SSHConnection, patience: float) -> paramiko.Channel:
+def _open_channel(connection: SSHConnection, timeout: float) -> paramiko.Channel:
     try:
-        return connection.transport.open_session(WINDOW, PACKET, timeout=patience)
+        return connection.transport.open_session(WINDOW, PACKET, timeout=timeout)
     except Exception as error:
         text = f"{connection.target.label} lets us in, but runs no commands: {str(error) or type(error).__name__}"
         raise errors.BootError(text, "bootstrap") from error

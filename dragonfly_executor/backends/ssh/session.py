@@ -63,8 +63,8 @@ class SSHSession(Protocol):
     def read_stderr(self, size: int) -> bytes:
         """Return 1 to `size` bytes of the command's stderr, or ``b""`` at the end."""
 
-    def exit_status(self, patience: float) -> int | None:
-        """Return the exit status of the command. None if it is unknown after `patience` seconds, or stays unknown."""
+    def exit_status(self, timeout: float) -> int | None:
+        """Return the exit status of the command. None if it is unknown after `timeout` seconds, or stays unknown."""
 
     def explain(self, said: str) -> BootError | None:
         """Return the error of a failed connection if the text from stderr reports one, otherwise None."""
@@ -84,12 +84,12 @@ class SSHSession(Protocol):
     def abandon(self) -> None:
         """Shut the connection down, and kill the programs below it. Any thread; does not block."""
 
-    def end(self, last_word: bytes, patience: float) -> None:
+    def end(self, last_word: bytes, timeout: float) -> None:
         """Close the command's input, wait until it ends, and close the connection. May be called twice. Never raises.
 
         Args:
             last_word: bytes to send before the input is closed.
-            patience: seconds for the command to end.
+            timeout: seconds for the command to end.
         """
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from paramiko.agent import AgentSSH
 
 from dragonfly_executor.backends.ssh.deadline import Deadline
 
-LIST_PATIENCE = 5.0
+LIST_TIMEOUT = 5.0
 """Seconds for the list of keys. An agent does not ask its user for that."""
 CONNECT_SLICE = 0.5
 """Seconds after which a connect to an agent with a full backlog returns, as no other thread can interrupt it."""
@@ -32,10 +32,10 @@ class SSHAgent(AgentSSH):  # type: ignore[misc]  # paramiko has no types
 
     def __init__(self, path: str, deadline: Deadline) -> None:
         super().__init__()
-        self._sock = _connect(path, Deadline(deadline.left(LIST_PATIENCE)), deadline)
+        self._sock = _connect(path, Deadline(deadline.left(LIST_TIMEOUT)), deadline)
         try:
             with deadline.ending(self.cut):
-                self._sock.settimeout(deadline.left(LIST_PATIENCE))
+                self._sock.settimeout(deadline.left(LIST_TIMEOUT))
                 self._connect(self._sock)
         except BaseException:
             self._sock.close()

@@ -27,16 +27,16 @@ STALE = 3600.0
 """Seconds after which an unfinished file is abandoned."""
 
 
-def main(digest: str, cache: str, patience: str) -> None:
+def main(digest: str, cache: str, timeout: str) -> None:
     """Talk to the parent, then run the agent. Does not return.
 
     Args:
         digest: the digest of the archive.
         cache: the folder for archives, or "" for the user's own.
-        patience: seconds after which the parent has given up, and may be unable to report that.
+        timeout: seconds after which the parent has given up, and may be unable to report that.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(int(patience))
+    signal.alarm(int(timeout))
     reading, writing = _move_aside()
     try:
         folder = _cache_folder(cache)
@@ -63,7 +63,7 @@ def main(digest: str, cache: str, patience: str) -> None:
         os._exit(1)
     _say(writing, {"ready": True})
     signal.alarm(0)
-    run(reading, writing, int(patience), order["dial"])
+    run(reading, writing, int(timeout), order["dial"])
 
 
 def _load(path: str) -> Callable[[int, int, float, dict[str, Any] | None], None]:

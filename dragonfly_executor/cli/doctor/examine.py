@@ -17,7 +17,7 @@ from dragonfly_executor.cli.doctor import advice, probe
 ROUND_TRIPS = 50
 PARCEL = 8 * 1024 * 1024
 """Bytes that are sent in each direction to measure the bandwidth."""
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds for one call on a runner that is up."""
 
 
@@ -75,7 +75,7 @@ def examine(
 
 def _facts(heard: SimpleQueue[Mapping[str, Any]]) -> Mapping[str, str]:
     """Return the backend's facts about the node that is up."""
-    while (event := heard.get(timeout=PATIENCE))["event"] != "up":
+    while (event := heard.get(timeout=TIMEOUT))["event"] != "up":
         continue
     facts: Mapping[str, str] = event["node"]
     return facts
@@ -131,7 +131,7 @@ def _way(executor: DragonflyExecutor) -> Iterator[Finding]:
 
 def _timed(executor: DragonflyExecutor, data: bytes) -> float:
     began = time.monotonic()
-    executor.submit(probe.echo, data).result(PATIENCE)
+    executor.submit(probe.echo, data).result(TIMEOUT)
     return time.monotonic() - began
 
 

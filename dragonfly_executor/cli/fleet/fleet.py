@@ -7,16 +7,16 @@ import time
 from collections.abc import Iterable
 
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.deadline import Patience
+from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.journal import Journal, JournalEntry, default_folder
 from dragonfly_executor.backends.fly.owner import Liveness
 from dragonfly_executor.backends.fly.settings import ARGUMENTS, Access, Spelling, is_app_name
 from dragonfly_executor.backends.fly.sweep import Found, Sweeper, Swept
 
-LOOK_PATIENCE = 30.0
+LOOK_TIMEOUT = 30.0
 """Seconds for listing the machines of an app."""
-DESTROY_PATIENCE = 20.0
+DESTROY_TIMEOUT = 20.0
 """Seconds for destroying each machine."""
 
 
@@ -88,7 +88,7 @@ class Fleet:
         found: list[tuple[str, Found]] = []
         for app, sweeper in self.sweepers.items():
             try:
-                found += [(app, one) for one in sweeper.look(Patience(LOOK_PATIENCE))]
+                found += [(app, one) for one in sweeper.look(RequestDeadline(LOOK_TIMEOUT))]
             except FlyAPIError as error:
                 if len(self.refused) == len(self.sweepers) - 1:
                     raise
@@ -112,7 +112,7 @@ class Fleet:
             asked_for = {app: self.sweepers[app] for app in self.sweepers if app not in self.refused and not named}
             for app, sweeper in asked_for.items():
                 # A machine that Fly does not list may still exist.
-                asked = sweeper.find(word, Patience(LOOK_PATIENCE)) if word.isalnum() else None
+                asked = sweeper.find(word, RequestDeadline(LOOK_TIMEOUT)) if word.isalnum() else None
                 named += [] if asked is None else [(app, asked)]
             chosen |= {(app, found.name): found for app, found in named}
             unknown += [] if named else [word]
@@ -122,7 +122,7 @@ class Fleet:
         """Destroy these machines. Return those that are gone and those that may still exist."""
         done = Swept([], [])
         for app, found in chosen:
-            swept = self.sweepers[app].destroy([found], Patience(DESTROY_PATIENCE))
+            swept = self.sweepers[app].destroy([found], RequestDeadline(DESTROY_TIMEOUT))
             done.destroyed.extend(swept.destroyed)
             done.left.extend(swept.left)
         return done

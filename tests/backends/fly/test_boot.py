@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import BootError, BootTimeoutError, FlyBackend, Parent, RunnerLostError
-from dragonfly_executor.backends.fly.deadline import Patience
+from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.protocol.parent import VARIABLE
 from dragonfly_executor.runner import exit_codes
 from tests.backends.fly.asking import ASLEEP, Asker
@@ -454,7 +454,7 @@ def test_a_machine_that_starts_too_late_is_refused_and_ends(
     on_fly: Simulator, make: Make, make_backend: MakeBackend, door: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It could not be destroyed either: Fly says no to that. Others are waited for, or nobody is."""
-    monkeypatch.setattr("dragonfly_executor.backends.fly.node.STOP_PATIENCE", 0.3)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.node.STOP_TIMEOUT", 0.3)
     on_fly.timing.pull_time = 0.9
     on_fly.faults.on("destroy", times=math.inf, reply=errors.platform(503))
     backend = make_backend(failsafe=0.5)
@@ -477,13 +477,13 @@ def test_a_shutdown_does_not_wait_for_a_boot(
     on_fly: Simulator, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither for Fly's answer to be better, nor for a machine to start."""
-    answered, pause = threading.Event(), Patience.pause
+    answered, pause = threading.Event(), RequestDeadline.pause
 
-    def noticed(patience: Patience, seconds: float) -> None:
+    def noticed(patience: RequestDeadline, seconds: float) -> None:
         answered.set()
         pause(patience, seconds)
 
-    monkeypatch.setattr(Patience, "pause", noticed)
+    monkeypatch.setattr(RequestDeadline, "pause", noticed)
     on_fly.faults.on("create", times=math.inf, reply=rate_limited("60"))
     backend = make_backend()
     executor = make(backend, boot_timeout=3600.0)

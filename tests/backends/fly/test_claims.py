@@ -113,7 +113,7 @@ def test_a_claim_that_cannot_be_renewed_is_a_warning_and_no_more(
     caplog: pytest.LogCaptureFixture,
     trouble: errors.ApiError,
 ) -> None:
-    monkeypatch.setattr("dragonfly_executor.backends.fly.node.RENEW_PATIENCE", 0.5)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.node.RENEW_TIMEOUT", 0.5)
     node = boot(make_backend(machine_config=ASLEEP_CONFIG))
     on_fly.faults.on("metadata_key", times=math.inf, reply=trouble)
     node.renew()

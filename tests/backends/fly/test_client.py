@@ -13,7 +13,7 @@ import pytest
 from dragonfly_executor import errors as public
 from dragonfly_executor.backends.base import GivenUp
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.deadline import Patience
+from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.http import HttpConnections
 from dragonfly_executor.backends.fly.owner import KIND, RUNNER
@@ -36,8 +36,8 @@ def api(on_fly: Simulator) -> MachinesAPI:
     return MachinesAPI(Access.find(on_fly.environment))
 
 
-def patience(seconds: float = 10.0) -> Patience:
-    return Patience(seconds)
+def deadline(seconds: float = 10.0) -> RequestDeadline:
+    return RequestDeadline(seconds)
 
 
 def played(handler: Any) -> MachinesAPI:
@@ -59,7 +59,7 @@ def test_every_request_says_who_asks_and_comes_back_to_the_same_host() -> None:
 
     api = played(answer)
     for _ in range(2):
-        api.get("7811", patience())
+        api.get("7811", deadline())
     assert [request.headers["authorization"] for request in seen] == ["FlyV1 fm2_canary"] * 2
     assert [request.headers.get("cookie") for request in seen] == [None, "fly_flaps_affinity=node-7"]
     assert seen[0].headers["user-agent"].startswith("dragonfly-executor/")
@@ -75,7 +75,7 @@ def test_a_redirect_is_not_followed() -> None:
         return httpx.Response(307, stream=httpx.ByteStream(b""), headers={"location": "http://elsewhere.invalid/"})
 
     with pytest.raises(FlyAPIError, match="HTTP 307"):
-        played(answer).get("7811", patience())
+        played(answer).get("7811", deadline())
     assert seen == ["fly.invalid"]
 
 
@@ -83,7 +83,7 @@ def test_a_wait_asks_for_whole_seconds_that_fly_takes(on_fly: Simulator, api: Ma
     """Reference 1.5: it refuses what is not within 1 and 60."""
     machine = asker.created(metadata={KIND: RUNNER})
     for seconds in (0.01, 1.5, 3600.0):
-        api.wait(machine.id, ("destroyed", "failed"), patience(seconds))
+        api.wait(machine.id, ("destroyed", "failed"), deadline(seconds))
     assert [call.first("timeout") for call in on_fly.history.of("wait")] == ["1", "1", "10"]
     assert 400 not in on_fly.history.statuses("wait")
 
@@ -91,8 +91,8 @@ def test_a_wait_asks_for_whole_seconds_that_fly_takes(on_fly: Simulator, api: Ma
 def test_a_wait_for_what_never_comes_is_no_error(on_fly: Simulator, api: MachinesAPI, asker: Asker) -> None:
     on_fly.timing.second = 0.01
     machine = asker.created("sleeper", "import signal; signal.pause()")
-    assert api.wait(machine.id, ("destroyed",), patience()) is ResponseKind.NOT_YET
-    assert api.wait("0" * 14, ("destroyed",), patience()) is ResponseKind.NOT_FOUND
+    assert api.wait(machine.id, ("destroyed",), deadline()) is ResponseKind.NOT_YET
+    assert api.wait("0" * 14, ("destroyed",), deadline()) is ResponseKind.NOT_FOUND
 
 
 # -- what it believes --------------------------------------------------------------------------------------------------
@@ -106,8 +106,8 @@ def test_a_list_is_filtered_again_here(on_fly: Simulator, api: MachinesAPI, aske
     hidden = {**everything[-1], "config": None, "incomplete_config": None}
     strange = [hidden, {"id": 1}, None, "x", {"id": "1", "config": []}]
     on_fly.faults.on("list", change=lambda body: [*everything, *strange])
-    assert [machine.id for machine in api.runners(patience())] == [ours.id]
-    assert api.runners(patience(), dragonfly_boot="another") == []
+    assert [machine.id for machine in api.runners(deadline())] == [ours.id]
+    assert api.runners(deadline(), dragonfly_boot="another") == []
 
 
 @pytest.mark.parametrize(
@@ -131,16 +131,16 @@ def test_questions_are_asked_until_there_is_an_answer(
     machine = asker.created("ours", "import signal; signal.pause()", **OURS)
     for action in ("get", "list"):
         on_fly.faults.on(action, **trouble)
-    found = api.get(machine.id, patience())
+    found = api.get(machine.id, deadline())
     assert found is not None
     assert found.id == machine.id
-    assert [one.id for one in api.runners(patience())] == [machine.id]
+    assert [one.id for one in api.runners(deadline())] == [machine.id]
 
 
 def test_questions_end_with_the_patience_and_say_what_was_wrong(on_fly: Simulator, api: MachinesAPI) -> None:
     on_fly.faults.on("list", times=math.inf, reply=errors.platform(502))
     with pytest.raises(FlyAPIError, match="502") as caught:
-        api.runners(patience(0.5))
+        api.runners(deadline(0.5))
     assert caught.value.status == 502
     assert caught.value.verdict is ResponseKind.AMBIGUOUS
     assert caught.value.request_id.endswith("-cdg")
@@ -160,13 +160,13 @@ def test_an_answer_says_more_than_that_there_was_no_time_for_another() -> None:
             raise httpx.ReadTimeout("timed out") from None
 
     with pytest.raises(FlyAPIError, match="HTTP 502: bad gateway"):
-        played(answer).get("7811", Patience(3600.0, given_up))
+        played(answer).get("7811", RequestDeadline(3600.0, given_up))
 
 
 def test_a_no_is_final(on_fly: Simulator) -> None:
     stranger = MachinesAPI(Access.find({**on_fly.environment, "FLY_API_TOKEN": "fm2_stranger"}))
     with pytest.raises(FlyAPIError, match="token validation error") as caught:
-        stranger.runners(patience())
+        stranger.runners(deadline())
     assert "stranger" not in str(caught.value)
     assert len(on_fly.history.calls) == 1
 
@@ -175,9 +175,9 @@ def test_what_is_given_up_ends_at_once(on_fly: Simulator, api: MachinesAPI) -> N
     given_up = GivenUpInAPause()
     on_fly.faults.on("get", times=math.inf, reply=rate_limited("59"))
     with pytest.raises(FlyAPIError, match="429"):
-        api.get("7811", Patience(3600.0, given_up))
+        api.get("7811", RequestDeadline(3600.0, given_up))
     with pytest.raises(FlyAPIError, match="nobody wanted"):
-        api.get("7811", Patience(3600.0, given_up))
+        api.get("7811", RequestDeadline(3600.0, given_up))
     assert len(on_fly.history.calls) == 1
 
 
@@ -195,7 +195,7 @@ def test_an_answer_without_end_is_not_read_to_its_end(monkeypatch: pytest.Monkey
                 yield b"x" * 10_000
 
     line = HttpConnections(ACCESS, httpx.MockTransport(lambda request: httpx.Response(200, stream=Endless())))
-    reply = line.exchange("get", "7811", "GET", "/x", patience(), timeout=5.0)
+    reply = line.exchange("get", "7811", "GET", "/x", deadline(), timeout=5.0)
     assert (reply.status, reply.failure) == (0, "the answer is larger than 100000 bytes")
     assert len(pieces) == 11
 
@@ -208,7 +208,7 @@ def test_an_answer_that_trickles_ends_with_its_time() -> None:
                 yield b"x"
 
     line = HttpConnections(ACCESS, httpx.MockTransport(lambda request: httpx.Response(200, stream=Trickle())))
-    reply = line.exchange("get", "7811", "GET", "/x", patience(), timeout=0.1)
+    reply = line.exchange("get", "7811", "GET", "/x", deadline(), timeout=0.1)
     assert reply.failure == "the answer did not come to an end in time"
 
 
@@ -221,7 +221,7 @@ def test_what_is_packed_is_not_unpacked() -> None:
         return httpx.Response(200, stream=httpx.ByteStream(b"not gzip"), headers={"content-encoding": "gzip"})
 
     reply = HttpConnections(ACCESS, httpx.MockTransport(answer)).exchange(
-        "get", "1", "GET", "/x", patience(), timeout=5.0
+        "get", "1", "GET", "/x", deadline(), timeout=5.0
     )
     assert (reply.status, seen) == (200, ["identity"])
 
@@ -248,7 +248,7 @@ def test_no_error_of_the_library_comes_through(error: Exception, sent: bool) -> 
         raise error
 
     reply = HttpConnections(ACCESS, httpx.MockTransport(fail)).exchange(
-        "get", "1", "GET", "/x", patience(), timeout=5.0
+        "get", "1", "GET", "/x", deadline(), timeout=5.0
     )
     assert (reply.status, reply.sent) == (0, sent)
     assert reply.failure.startswith(type(error).__name__)
@@ -259,9 +259,9 @@ def test_the_token_is_in_no_log_line_and_no_description(
 ) -> None:
     """Checklist 57. Of the HTTP library neither, at its most talkative."""
     with caplog.at_level(logging.DEBUG), api:
-        api.get("7811", patience())
+        api.get("7811", deadline())
         on_fly.faults.on("get", reset=True)
-        api.get("7811", patience())
+        api.get("7811", deadline())
         (connection,) = api._line._idle
         shown = [repr(api), repr(api._line), repr(vars(api)), repr(vars(api._line)), repr(vars(connection))]
         shown.append(repr(connection.client.headers))

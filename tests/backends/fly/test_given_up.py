@@ -17,7 +17,7 @@ from dragonfly_executor.backends.base import GivenUp
 from dragonfly_executor.backends.fly import backend as backend_module
 from dragonfly_executor.backends.fly import client
 from dragonfly_executor.backends.fly.connection import HttpConnection
-from dragonfly_executor.backends.fly.deadline import Patience
+from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.http import HttpConnections
 from dragonfly_executor.backends.fly.settings import Access
@@ -75,7 +75,7 @@ def test_a_machine_that_is_made_after_all_is_waited_for_some_seconds(on_fly: Sim
 def test_what_is_not_found_in_these_seconds_is_written_down_for_the_next_sweep(
     on_fly: Simulator, backend: FlyBackend, listed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend_module, "GIVEN_UP_PATIENCE", 0.2)
+    monkeypatch.setattr(backend_module, "GIVEN_UP_TIMEOUT", 0.2)
     given_up = GivenUp()
     on_fly.faults.on("create", hang=True, after=lambda call: given_up.set())
     on_fly.faults.on("list", times=1000, **({"reply": Reply(200, [])} if listed == "nothing" else {"hang": True}))
@@ -93,7 +93,7 @@ def test_a_boot_that_is_given_up_in_doubt_is_looked_after_no_longer_than_that(
     on_fly: Simulator, backend: FlyBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It had failed before, and was about to destroy what may have come of it."""
-    monkeypatch.setattr(backend_module, "UNDO_PATIENCE", FOR_EVER)
+    monkeypatch.setattr(backend_module, "UNDO_TIMEOUT", FOR_EVER)
     given_up = GivenUp()
     on_fly.faults.on("create", change=lambda body: {**body, "id": 1})
     on_fly.faults.on("get", reply=Reply(400, {"error": "no"}))
@@ -116,7 +116,7 @@ def test_what_was_given_up_before_fly_was_asked_asks_for_nothing(on_fly: Simulat
 def test_a_first_sweep_that_hangs_holds_no_boot_up_that_was_given_up(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend_module, "FIRST_SWEEP_PATIENCE", FOR_EVER)
+    monkeypatch.setattr(backend_module, "FIRST_SWEEP_TIMEOUT", FOR_EVER)
     given_up = GivenUp()
     on_fly.faults.on("list", hang=True, after=lambda call: given_up.set())
     backend = make_backend(machine_config=ASLEEP_CONFIG, sweep=True)
@@ -144,7 +144,7 @@ def test_a_pool_is_shut_down_while_a_create_hangs(
 ) -> None:
     """Checklist 9. It takes as long as the machine takes to go, or some seconds where none is to be seen."""
     if not commit:
-        monkeypatch.setattr(backend_module, "GIVEN_UP_PATIENCE", 0.2)
+        monkeypatch.setattr(backend_module, "GIVEN_UP_TIMEOUT", 0.2)
     hangs = threading.Event()
     on_fly.faults.on("create", hang=True, commit=commit, after=lambda call: hangs.set())
     backend = make_backend()
@@ -227,7 +227,7 @@ def test_a_request_is_cut_wherever_it_hangs(tls: ssl.SSLContext, scheme: str, sh
     with mute(tls if scheme == "https" else None, shakes_hands=shakes_hands) as server:
         server.silent = given_up.set
         line = HttpConnections(Access("media", Token("fm2_canary"), f"{scheme}://127.0.0.1:{server.port}"))
-        reply = line.exchange("get", "1", "GET", "/x", Patience(FOR_EVER, given_up), timeout=FOR_EVER)
+        reply = line.exchange("get", "1", "GET", "/x", RequestDeadline(FOR_EVER, given_up), timeout=FOR_EVER)
         assert (reply.status, reply.sent) == (0, sent)
         assert reply.failure == "it was given up before there was an answer"
 
@@ -247,12 +247,12 @@ def test_a_connection_that_is_used_again_can_be_cut_as_well(on_fly: Simulator, b
     on_fly.faults.on("get", nth=3, hang=True, after=lambda call: given_up.set())
     with backend.api as api:
         for _ in range(2):
-            assert api.get("0" * 14, Patience(FOR_EVER)) is None
+            assert api.get("0" * 14, RequestDeadline(FOR_EVER)) is None
         assert len(on_fly.connections) == 1
         with pytest.raises(FlyAPIError, match="given up"):
-            api.get("0" * 14, Patience(FOR_EVER, given_up))
+            api.get("0" * 14, RequestDeadline(FOR_EVER, given_up))
         on_fly.until(lambda _: not len(on_fly.connections))
-        assert api.get("0" * 14, Patience(FOR_EVER)) is None
+        assert api.get("0" * 14, RequestDeadline(FOR_EVER)) is None
 
 
 # -- being given up ----------------------------------------------------------------------------------------------------

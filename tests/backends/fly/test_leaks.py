@@ -24,7 +24,7 @@ import pytest
 from dragonfly_executor import FlyBackend
 from dragonfly_executor.backends.base import GivenUp
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.deadline import Patience
+from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.journal import JournalEntry
 from dragonfly_executor.backends.fly.owner import EXPIRES, KIND, LIFETIME, OWNER, RUNNER, Label, Liveness, Owner
 from dragonfly_executor.backends.fly.settings import Access
@@ -169,7 +169,7 @@ def entry_of(backend: FlyBackend, **other: Any) -> JournalEntry:
 
 
 def look(backend: FlyBackend) -> list[Found]:
-    return Sweeper(backend.api, backend.journal).look(Patience(PATIENCE))
+    return Sweeper(backend.api, backend.journal).look(RequestDeadline(PATIENCE))
 
 
 LABELS: dict[str, tuple[Callable[[], dict[str, str]], Liveness | None]] = {
@@ -239,7 +239,7 @@ def test_fly_says_what_time_it_is(date: float | None, created: float, written: A
         lambda _: httpx.Response(200, stream=httpx.ByteStream(json.dumps([said]).encode()), headers=headers)
     )
     api = MachinesAPI(Access("media", Token("fm2_canary"), "http://fly.invalid"), transport)
-    assert [found.liveness for found in Sweeper(api, None).look(Patience(PATIENCE))] == [liveness]
+    assert [found.liveness for found in Sweeper(api, None).look(RequestDeadline(PATIENCE))] == [liveness]
 
 
 @pytest.mark.parametrize(("state", "liveness"), [("stopped", Liveness.GONE), ("started", Liveness.UNKNOWN)])
@@ -364,7 +364,7 @@ def test_a_sweep_that_goes_wrong_ends_no_boot(
     trouble: dict[str, Any],
 ) -> None:
     """It is one warning."""
-    monkeypatch.setattr("dragonfly_executor.backends.fly.backend.FIRST_SWEEP_PATIENCE", 0.4)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.backend.FIRST_SWEEP_TIMEOUT", 0.4)
     on_fly.faults.on("list", times=math.inf, **trouble)
     backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)
     node = boot(backend)
@@ -483,5 +483,5 @@ def test_two_sweeps_at_once_are_as_good_as_one(on_fly: Simulator, make_backend: 
     first, second = make_backend(), make_backend()
     found = look(first)
     first.sweep()
-    assert Sweeper(second.api, second.journal).sweep(Patience(PATIENCE), found).left == []
+    assert Sweeper(second.api, second.journal).sweep(RequestDeadline(PATIENCE), found).left == []
     nothing_is_left(on_fly, second)

@@ -23,7 +23,7 @@ from tests.support.helpers import PATIENCE, Events, Gate, Mailbox
 @pytest.fixture
 def undestroyed(on_fly: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parent cannot destroy machines: what becomes of them is their own doing."""
-    monkeypatch.setattr(node_module, "STOP_PATIENCE", 0.2)
+    monkeypatch.setattr(node_module, "STOP_TIMEOUT", 0.2)
     on_fly.faults.on("destroy", times=math.inf, reply=errors.platform(503))
 
 

@@ -28,7 +28,7 @@ def backend(make_backend: MakeBackend) -> FlyBackend:
 @pytest.fixture
 def short_stops(monkeypatch: pytest.MonkeyPatch) -> float:
     """Seconds that a stop may take."""
-    monkeypatch.setattr(node_module, "STOP_PATIENCE", 0.6)
+    monkeypatch.setattr(node_module, "STOP_TIMEOUT", 0.6)
     return 0.6
 
 
@@ -206,8 +206,8 @@ def test_without_a_journal_it_is_seen_to_for_longer(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No sweep goes on with it while this process lives."""
-    monkeypatch.setattr(node_module, "STOP_PATIENCE", 0.0)
-    monkeypatch.setattr(node_module, "UNRECORDED_PATIENCE", 20.0)
+    monkeypatch.setattr(node_module, "STOP_TIMEOUT", 0.0)
+    monkeypatch.setattr(node_module, "UNRECORDED_TIMEOUT", 20.0)
     node = boot(make_backend(machine_config=ASLEEP_CONFIG, journal=False))
     on_fly.faults.on("destroy", times=3, reply=errors.platform(503))
     node.stop()

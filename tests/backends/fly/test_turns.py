@@ -101,12 +101,12 @@ def test_a_pool_whose_machines_wait_for_their_turn_fails_no_boot(
     turns = threading.Semaphore(0)
     waiting = threading.Semaphore(0)
 
-    def wait_for_turn(patience: Any, seconds: float) -> None:
-        patience._request.queued()
+    def wait_for_turn(deadline: Any, seconds: float) -> None:
+        deadline._request.queued()
         waiting.release()
         assert turns.acquire(timeout=PATIENCE)
 
-    monkeypatch.setattr("dragonfly_executor.backends.fly.deadline.BootPatience.wait_for_turn", wait_for_turn)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.deadline.BootDeadline.wait_for_turn", wait_for_turn)
     backend = make_backend(machine_config=ASLEEP_CONFIG)
     backend.max_concurrent_boots = 3
     executor = make(backend, max=9, max_concurrency=1, boot_timeout=FOR_EVER, budget=Budget(machine_time=FOR_EVER))

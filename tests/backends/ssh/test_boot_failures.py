@@ -232,7 +232,7 @@ def test_what_a_host_printed_is_in_the_error(make_host: MakeHost, make_backend: 
 def test_a_host_that_never_stops_printing(
     host: Host, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node, "STOP_PATIENCE", 0.1)
+    monkeypatch.setattr(node, "STOP_TIMEOUT", 0.1)
     host.profile("while :; do echo this is not over yet, and will not be for a long time to come; done")
     error = boot_error(make_backend(host))
     assert error.phase == "bootstrap"

@@ -76,7 +76,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that says nothing more is not given five seconds to end its runner."""
-    monkeypatch.setattr(node, "STOP_PATIENCE", 0.2)
+    monkeypatch.setattr(node, "STOP_TIMEOUT", 0.2)
 
 
 def unhurried(boot: Callable[..., Any]) -> Callable[..., Any]:

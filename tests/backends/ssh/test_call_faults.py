@@ -44,7 +44,7 @@ AT_ONCE: dict[str, Any] = {"retry_wait": lambda state: 0.0}
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that says nothing more is not given five seconds to end its runner."""
-    monkeypatch.setattr(node, "STOP_PATIENCE", 0.2)
+    monkeypatch.setattr(node, "STOP_TIMEOUT", 0.2)
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_the_only_host_is_free_again_as_soon_as_its_silent_runner_is_given_up(
     way: FaultyWay, make_backend: MakeBackend, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its link is cut, and nobody waits for an answer on it before the next boot."""
-    monkeypatch.setattr(node, "STOP_PATIENCE", 3 * SOON)
+    monkeypatch.setattr(node, "STOP_TIMEOUT", 3 * SOON)
     executor = make(make_backend(way), **QUICK)
     assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
     way.silence()
@@ -149,7 +149,7 @@ def test_the_only_host_is_free_again_as_soon_as_its_silent_runner_is_given_up(
 def test_a_shutdown_waits_for_no_answer_of_a_host_that_is_silent(
     way: FaultyWay, make_backend: MakeBackend, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node, "STOP_PATIENCE", 3 * SOON)
+    monkeypatch.setattr(node, "STOP_TIMEOUT", 3 * SOON)
     executor = make(make_backend(way), shutdown_timeout=60.0, **QUICK)
     assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
     way.silence()

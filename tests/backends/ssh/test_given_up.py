@@ -33,12 +33,12 @@ FOR_EVER = 3600.0
 def _endless(monkeypatch: pytest.MonkeyPatch) -> None:
     """No wait ends by itself."""
     for module, name in (
-        (node, "STOP_PATIENCE"),
-        (node, "GIVEN_UP_PATIENCE"),
-        (node, "JOIN_PATIENCE"),
-        (paramiko_connect, "JOIN_PATIENCE"),
-        (child_processes, "END_PATIENCE"),
-        (ssh_agent, "LIST_PATIENCE"),
+        (node, "STOP_TIMEOUT"),
+        (node, "GIVEN_UP_TIMEOUT"),
+        (node, "JOIN_TIMEOUT"),
+        (paramiko_connect, "JOIN_TIMEOUT"),
+        (child_processes, "END_TIMEOUT"),
+        (ssh_agent, "LIST_TIMEOUT"),
     ):
         monkeypatch.setattr(module, name, FOR_EVER)
 
@@ -314,8 +314,8 @@ def test_a_runner_that_never_says_hello(
     way: FaultyWay, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The backend has done its part, and the pool gives its node back: the runner has a second to end by itself."""
-    monkeypatch.setattr(node, "GIVEN_UP_PATIENCE", 0.2)
-    monkeypatch.setattr(node, "JOIN_PATIENCE", PATIENCE)
+    monkeypatch.setattr(node, "GIVEN_UP_TIMEOUT", 0.2)
+    monkeypatch.setattr(node, "JOIN_TIMEOUT", PATIENCE)
     silent = threading.Event()
     at_stage(monkeypatch, "handshake", lambda: (way.silence(), silent.set()))
     executor = make(make_backend(way), boot_timeout=FOR_EVER)

@@ -137,7 +137,7 @@ def test_an_agent_that_is_frozen_is_given_up_on_and_goes_when_it_thaws(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Checklist 20: SIGSTOP for longer than `dead_after`."""
-    monkeypatch.setattr(node, "STOP_PATIENCE", 0.2)
+    monkeypatch.setattr(node, "STOP_TIMEOUT", 0.2)
     executor = make(make_backend(host), **QUICK)
     future = executor.submit(hold_with_family(mailbox.path, gate.path))
     with family(mailbox, host) as watches:
@@ -233,7 +233,7 @@ def test_a_cable_is_pulled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Checklist 4, 18, 54: nobody is told, and both ends notice, the host's by its lease."""
-    monkeypatch.setattr(node, "STOP_PATIENCE", 0.2)
+    monkeypatch.setattr(node, "STOP_TIMEOUT", 0.2)
     host = make_host(within=namespace.within, address=namespace.address, port=22)
     address = namespace.ours if connect == "direct" else None
     executor = make(make_backend(host, connect=connect, parent_address=address), **QUICK)

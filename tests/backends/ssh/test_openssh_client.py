@@ -308,13 +308,13 @@ def test_an_ssh_that_ignores_its_end_is_killed(
     host: Host, backend: Backend, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With what it has started, a ProxyCommand above all."""
-    monkeypatch.setattr(child_processes, "END_PATIENCE", 0.1)
+    monkeypatch.setattr(child_processes, "END_TIMEOUT", 0.1)
     fake, real = tmp_path / "bin" / "ssh", find("ssh")
     fake.parent.mkdir()
     fake.write_text(f'#!/bin/sh\ntrap \'\' TERM HUP INT\n[ $1 = -G ] && exec {real} "$@"\n{real} "$@"\nsleep 3600\n')
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(fake.parent), prepend=":")
-    monkeypatch.setattr("dragonfly_executor.backends.ssh.node.STOP_PATIENCE", 0.5)
+    monkeypatch.setattr("dragonfly_executor.backends.ssh.node.STOP_TIMEOUT", 0.5)
     before = set(children(os.getpid()))
     executor = make(backend(host))
     assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024

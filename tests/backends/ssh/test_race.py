@@ -340,7 +340,7 @@ def test_a_host_whose_profile_hangs_is_overtaken_and_nothing_stays_on_it(
     make_host: MakeHost, make_backend: MakeBackend, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It lets the user in, and then its home folder does not answer, say."""
-    monkeypatch.setattr(node, "STOP_PATIENCE", NEVER)
+    monkeypatch.setattr(node, "STOP_TIMEOUT", NEVER)
     hangs, works = make_host(), make_host()
     hangs.profile(f"echo > {mailbox.path}; read -r line")
     backend = make_backend(hangs, works, connect_timeout=NEVER, host_wait=lambda state: 0.0)

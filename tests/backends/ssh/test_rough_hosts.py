@@ -111,7 +111,7 @@ def test_where_signals_are_ignored_nothing_stays_either(
     make_host: MakeHost, make_backend: MakeBackend, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checklist 4. Whoever starts a command may leave that to it, and then the network falls silent while it boots."""
-    monkeypatch.setattr(node, "STOP_PATIENCE", 0.2)
+    monkeypatch.setattr(node, "STOP_TIMEOUT", 0.2)
     host = make_host()
     host.profile("trap '' ALRM HUP PIPE TERM")
     with FaultyWay(host) as way:
@@ -167,7 +167,7 @@ def test_a_host_on_the_way_that_fails_loses_the_runner_behind_it(
     monkeypatch: pytest.MonkeyPatch, fault: str,
 ) -> None:  # fmt: skip
     """Checklist 18, 54. The runner behind it goes, too."""
-    monkeypatch.setattr(node, "STOP_PATIENCE", 0.2)
+    monkeypatch.setattr(node, "STOP_TIMEOUT", 0.2)
     jump, host = make_host(), make_host()
     with FaultyWay(jump) as way:
         executor = make(make_backend("target", **behind(way, host, tmp_path), connect_timeout=1.0), **QUICK)
@@ -207,7 +207,7 @@ def test_a_way_that_takes_nothing_more_does_not_hold_up_who_gives_its_runner_bac
     through: bool,
 ) -> None:  # fmt: skip
     """Checklist 18, 23. A thread is in the middle of sending then, with locks of paramiko's that others need."""
-    monkeypatch.setattr(node, "STOP_PATIENCE", 0.2)
+    monkeypatch.setattr(node, "STOP_TIMEOUT", 0.2)
     small_buffers(monkeypatch)
     first, host = make_host(), make_host()
     with FaultyWay(first) as way:

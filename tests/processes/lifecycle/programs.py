@@ -216,7 +216,7 @@ def end_at_once(log: str, gate: str) -> None:
 
 @program
 def end_with_failing_boots(python: str) -> None:
-    local.STOP_PATIENCE = 0.2
+    local.STOP_TIMEOUT = 0.2
     executor = DragonflyExecutor(2, backend=LocalBackend(python=python), boot_wait=lambda state: 0.01, boot_timeout=0.5)
     future = executor.submit(payloads.nothing)
     future.add_done_callback(lambda future: say(type(future.exception()).__name__))

@@ -74,7 +74,7 @@ def test_the_right_runner_is_admitted_and_told_who_the_parent_is() -> None:
     shake(one, other)
     assert other.admitted == "7"
     assert one.greeting is not None
-    assert one.greeting.patience == UNTIL - NOW
+    assert one.greeting.timeout == UNTIL - NOW
     assert one.greeting.versions.python == versions().python
     assert len(granted) == 0
 
@@ -277,7 +277,7 @@ def test_nobody_may_go_on_before_the_answer() -> None:
         one.hear(frames(encode(Kind.VERSIONS))[0])
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"versions": {}}', b"\xff", b'{"patience": []}', b"[" * 3000])
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"versions": {}}', b"\xff", b'{"timeout": []}', b"[" * 3000])
 def test_a_greeting_that_is_none_is_refused(text: bytes) -> None:
     one = runner()
     binding = (TOKEN, FINGERPRINT, "7", PARENTS_NONCE, NONCE)
