@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
-from dragonfly_executor.core.calls import DELAYED, QUEUED, Call, Waiting
+from dragonfly_executor.core.calls import DELAYED, QUEUED, Call, QueueCounts
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ SLACK: Final = 64
 """Number of stale entries up to which a queue or heap is not swept."""
 
 
-class Queue(Waiting):
+class Queue(QueueCounts):
     """Calls that wait, in order of arrival.
 
     Settling a call lowers the counts of its queue. The call's entry stays in the queue until it comes up.

@@ -59,7 +59,7 @@ class CallLimits(Record):
         self.retry_delays = retry_delays
 
 
-class Waiting:
+class QueueCounts:
     """The counts of a queue. Settling a call updates the counts of its queue.
 
     Attributes:
@@ -100,7 +100,7 @@ class Call:
         "alarm", "attempt", "deadline", "deaths", "false_starts", "id", "limits", "payload", "queue", "runner",
         "state", "submitted_at", "token",
     )  # fmt: skip
-    queue: Waiting
+    queue: QueueCounts
 
     def __init__(self, id: int, payload: object, token: object, limits: CallLimits) -> None:  # noqa: A002
         self.id = id

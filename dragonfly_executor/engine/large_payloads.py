@@ -11,7 +11,7 @@ from dragonfly_executor.engine.future import Outcome
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.frames import MAX_INLINE, Flag, Frame, split_bulk
 from dragonfly_executor.protocol.memory_bounds import Download
-from dragonfly_executor.serialization.buffer_cache import Parts
+from dragonfly_executor.serialization.buffer_cache import PayloadParts
 from dragonfly_executor.transport.link import Buffer, Link
 
 TYPE_CHECKING = False  # typing is slow to import
@@ -39,7 +39,7 @@ class Transfers:
         self._max_payload = max_payload
         self._link: Link | None = None
         self._uploads: dict[Ref, Iterator[tuple[bytes, memoryview]]] = {}
-        self._unasked: dict[Ref, Parts] = {}
+        self._unasked: dict[Ref, PayloadParts] = {}
         """Calls of which a slot may have cached parts, and has not said so yet."""
         self._downloads: dict[Ref, Download] = {}
 
@@ -52,7 +52,7 @@ class Transfers:
     def offer(self, ref: Ref, parts: list[Buffer]) -> None:
         """Store a large call until its slot asks for it."""
         self._uploads[ref] = split_bulk(*ref, parts)
-        if type(parts) is Parts:
+        if type(parts) is PayloadParts:
             self._unasked[ref] = parts
 
     def upload(self, ref: Ref, chunks: int, answer: memoryview = EMPTY) -> None:

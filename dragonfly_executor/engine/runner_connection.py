@@ -25,7 +25,7 @@ from dragonfly_executor.protocol.frames import (
 )
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.protocol.versions import versions_beside
-from dragonfly_executor.serialization.buffer_cache import Parts
+from dragonfly_executor.serialization.buffer_cache import PayloadParts
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.streams import as_socket
 
@@ -49,7 +49,7 @@ PUMP_PATIENCE = 5.0
 CALL, RESULT, LARGE, ERROR, RETRYABLE = int(Kind.CALL), int(Kind.RESULT), Flag.LARGE, Flag.ERROR, Flag.RETRYABLE
 
 
-class Listener(Protocol):
+class RunnerHandler(Protocol):
     """The receiver of a runner's events: the engine."""
 
     def runner_said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
@@ -80,7 +80,7 @@ class RunnerLink:
         node: Node,
         loop: Loop,
         codec: CallCodec,
-        listener: Listener,
+        listener: RunnerHandler,
         outputs: Outputs,
         max_payload: int,
     ) -> None:
@@ -181,7 +181,7 @@ class RunnerLink:
         total = TOTAL.pack(sum(map(len, parts)))
         self._transfers.offer((call.id, call.attempt), parts)
         flags |= Flag.LARGE
-        if type(parts) is Parts:
+        if type(parts) is PayloadParts:
             prefix += parts.table()
         link.queue(encode(Kind.CALL, call.id, prefix + total, flags=flags, attempt=call.attempt, detail=number))
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, TypeAlias
 
-    Manifest: TypeAlias = Mapping[str, "Entry"]
+    Manifest: TypeAlias = Mapping[str, "ManifestEntry"]
 
 FILE = "file"
 DIRECTORY = "directory"
@@ -32,7 +32,7 @@ DIGEST_LENGTH = 64
 _HEX = frozenset("0123456789abcdef")
 
 
-class Entry(namedtuple("Entry", "kind mode size digest target")):  # noqa: PYI024  # typing is slow to import
+class ManifestEntry(namedtuple("ManifestEntry", "kind mode size digest target")):  # noqa: PYI024  # typing is slow to import
     """One directory, file or link.
 
     Attributes:
@@ -51,19 +51,19 @@ class Entry(namedtuple("Entry", "kind mode size digest target")):  # noqa: PYI02
     target: str
 
 
-def a_file(digest: str, size: int, mode: int = 0o644) -> Entry:
+def a_file(digest: str, size: int, mode: int = 0o644) -> ManifestEntry:
     """Return the entry of a file."""
-    return Entry(FILE, mode & MODE_BITS, size, digest, "")
+    return ManifestEntry(FILE, mode & MODE_BITS, size, digest, "")
 
 
-def a_directory(mode: int = 0o755) -> Entry:
+def a_directory(mode: int = 0o755) -> ManifestEntry:
     """Return the entry of a directory. Its owner gets all permissions: otherwise no file could be created in it."""
-    return Entry(DIRECTORY, mode & MODE_BITS | 0o700, 0, "", "")
+    return ManifestEntry(DIRECTORY, mode & MODE_BITS | 0o700, 0, "", "")
 
 
-def a_link(target: str) -> Entry:
+def a_link(target: str) -> ManifestEntry:
     """Return the entry of a symbolic link."""
-    return Entry(LINK, 0, 0, "", target)
+    return ManifestEntry(LINK, 0, 0, "", target)
 
 
 class Difference(namedtuple("Difference", "changed deleted")):  # noqa: PYI024
@@ -75,7 +75,7 @@ class Difference(namedtuple("Difference", "changed deleted")):  # noqa: PYI024
     """
 
     __slots__ = ()
-    changed: dict[str, Entry]
+    changed: dict[str, ManifestEntry]
     deleted: list[str]
 
     @property
@@ -91,7 +91,7 @@ def diff(old: Manifest, new: Manifest) -> Difference:
     return Difference(changed, sorted((path for path in old if path not in new), reverse=True))
 
 
-def merged(old: Manifest, difference: Difference) -> dict[str, Entry]:
+def merged(old: Manifest, difference: Difference) -> dict[str, ManifestEntry]:
     """Return the tree that results from applying `difference` to `old`.
 
     Raises:
@@ -155,12 +155,12 @@ def _is_name(text: str) -> bool:
     return len(text) <= MAX_PATH and "\0" not in text
 
 
-def _entry(kind: Any, mode: Any, size: Any, digest: Any, target: Any) -> Entry:
+def _entry(kind: Any, mode: Any, size: Any, digest: Any, target: Any) -> ManifestEntry:
     numbers = type(mode) is int and type(size) is int and 0 <= mode <= MODE_BITS and 0 <= size <= MAX_SIZE
     texts = isinstance(digest, str) and isinstance(target, str) and _is_name(target)
     if numbers and texts:
         if kind == FILE and len(digest) == DIGEST_LENGTH and _HEX.issuperset(digest) and not target:
-            return Entry(kind, mode, size, digest, "")
+            return ManifestEntry(kind, mode, size, digest, "")
         if kind == DIRECTORY and not (size or digest or target):
             return a_directory(mode)
         if kind == LINK and target and not (mode or size or digest):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.protocol.frames import Frame
     from dragonfly_executor.runner.dispatch import Dispatcher
     from dragonfly_executor.runner.process_title import Title
-    from dragonfly_executor.serialization.working_directory import Place
+    from dragonfly_executor.serialization.working_directory import WorkingDirectory
     from dragonfly_executor.transport.call_start_cells import Cells
     from dragonfly_executor.transport.link import Link
     from dragonfly_executor.transport.loop import Loop
@@ -74,7 +74,7 @@ class Household:
 
     # -- slots --------------------------------------------------------------------------------------------------------
 
-    def fork_slot(self, place: Place | None, output: SlotOutput) -> Slot:
+    def fork_slot(self, place: WorkingDirectory | None, output: SlotOutput) -> Slot:
         """Fork a slot, and tell the parent."""
         setup = self._setup()
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from dragonfly_executor.protocol.file_manifest import DIRECTORY, LINK, Difference, Entry, merged
+from dragonfly_executor.protocol.file_manifest import DIRECTORY, LINK, Difference, ManifestEntry, merged
 from dragonfly_executor.runner.session_directory import remove_tree
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
@@ -34,10 +34,10 @@ class Tree:
 
     def __init__(self, top: str, blobs: Blobs) -> None:
         self.top = top
-        self.manifest: Mapping[str, Entry] = {}
+        self.manifest: Mapping[str, ManifestEntry] = {}
         self._blobs = blobs
 
-    def after(self, difference: Difference) -> dict[str, Entry]:
+    def after(self, difference: Difference) -> dict[str, ManifestEntry]:
         """Return the manifest after this change.
 
         Raises:
@@ -83,7 +83,7 @@ class Tree:
         finally:
             os.close(folder)
 
-    def _put(self, path: str, entry: Entry) -> bool:
+    def _put(self, path: str, entry: ManifestEntry) -> bool:
         folder = self._make_above(path)
         name = os.path.basename(path)
         try:
@@ -106,7 +106,7 @@ class Tree:
         finally:
             os.close(folder)
 
-    def _write(self, folder: int, name: str, entry: Entry, before: os.stat_result | None) -> bool:
+    def _write(self, folder: int, name: str, entry: ManifestEntry, before: os.stat_result | None) -> bool:
         fd = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
         try:
             whole = self._blobs.copy(entry.digest, entry.size, fd)

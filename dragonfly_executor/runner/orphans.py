@@ -27,7 +27,7 @@ _STARTED = 19
 """Field of /proc/PID/stat with the start time, counted from the field after the name."""
 
 
-class Record:
+class RunnerRecord:
     """The record of this runner, in the folder for temporary files.
 
     Args:

@@ -23,7 +23,7 @@ def temporary_folder() -> str:
     return os.getcwd()
 
 
-class Session:
+class SessionDirectory:
     """A directory of this process's own (mode 0700), removed when the runner ends.
 
     Attributes:

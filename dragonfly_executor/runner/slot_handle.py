@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.runner.process_title import Title
     from dragonfly_executor.runner.slot_output import OwnOutput
     from dragonfly_executor.runner.slot_progress import Progress
-    from dragonfly_executor.serialization.working_directory import Place
+    from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
 EXIT_PATIENCE = 2.0
 """Seconds that a slot without calls has for its threads, exit handlers and finalizers, before it is killed."""
@@ -116,7 +116,7 @@ class Slot:
         self,
         loop: Loop,
         setup: bytes,
-        place: Place | None,
+        place: WorkingDirectory | None,
         inherited: Callable[[], list[int]],
         on_frames: Callable[[Slot, list[Frame]], None],
         output: SlotOutput,
@@ -170,7 +170,7 @@ class Slot:
         own_end: Socket,
         slot_end: Socket,
         setup: bytes,
-        place: Place | None,
+        place: WorkingDirectory | None,
         agent: int,
     ) -> NoReturn:
         """Close the agent's descriptors in the forked child, then run calls. Never return to the agent's code."""

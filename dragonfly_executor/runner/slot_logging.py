@@ -29,7 +29,7 @@ LONGEST = 16 * 1024
 """Characters to which texts are cut at first."""
 
 
-class Records:
+class LogForwarder:
     """The sender of the root logger's records to a descriptor, once logging is imported.
 
     Args:
@@ -98,7 +98,7 @@ def _pack(record: logging.LogRecord, formatter: logging.Formatter) -> bytes:
 class _Watch:
     """A finder that finds no module itself, but waits for the import of logging."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: LogForwarder) -> None:
         self._records = records
 
     def find_spec(
@@ -120,7 +120,7 @@ class _Watch:
 class _Loader:
     """A loader that loads logging by its own loader, then adds the handler."""
 
-    def __init__(self, loader: Loader, records: Records) -> None:
+    def __init__(self, loader: Loader, records: LogForwarder) -> None:
         self._loader = loader
         self._records = records
 

@@ -36,7 +36,7 @@ class OwnOutput:
         self._streams = (_by_lines(1), _by_lines(2))
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__ = self._streams  # type: ignore[misc]  # they are final
         _c_streams_by_lines()
-        self._records = None if log is None or log_level is None else slot_logging.Records(log, log_level)
+        self._records = None if log is None or log_level is None else slot_logging.LogForwarder(log, log_level)
         poll = select.poll()
         for fd in pipes.sources:
             poll.register(fd, select.POLLIN)

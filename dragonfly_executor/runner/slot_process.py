@@ -45,7 +45,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dragonfly_executor.runner.slot_output import OwnOutput
     from dragonfly_executor.runner.slot_progress import Progress
-    from dragonfly_executor.serialization.working_directory import Place
+    from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
 Buffer = bytes | bytearray | memoryview
 
@@ -62,7 +62,7 @@ def main(
     calls: Socket,
     results: Socket,
     setup: bytes,
-    place: Place | None,
+    place: WorkingDirectory | None,
     agent_pid: int,
     take_over_output: Callable[[AgentStream], OwnOutput | None],
     progress: Progress,
@@ -135,7 +135,7 @@ class _Slot:
         self._kept = Kept()
         self._codec: SlotCodec
 
-    def serve(self, setup: bytes, place: Place | None) -> int:
+    def serve(self, setup: bytes, place: WorkingDirectory | None) -> int:
         """Prepare the process, then run calls. Return the exit status."""
         self._max_payload, size, script = SETUP_HEAD.unpack_from(setup)
         codec_setup = setup[SETUP_HEAD.size : SETUP_HEAD.size + size]

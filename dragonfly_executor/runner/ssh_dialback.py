@@ -29,7 +29,7 @@ GRACE = 2.0
 """Seconds that an agent gets to end before it is killed."""
 
 
-def run(reading: int, writing: int, parent: str, failsafe: float) -> tuple[int, orphans.Record]:
+def run(reading: int, writing: int, parent: str, failsafe: float) -> tuple[int, orphans.RunnerRecord]:
     """Supervise an agent until it ends.
 
     Args:
@@ -55,7 +55,7 @@ def run(reading: int, writing: int, parent: str, failsafe: float) -> tuple[int, 
         _be_agent(writing, dialed, parent, failsafe)
     os.close(writing)
     os.close(dialed)
-    record = orphans.Record(pid)
+    record = orphans.RunnerRecord(pid)
     orphans.sweep()
     try:
         return _keep(pid, reading, dialing, children), record

@@ -38,7 +38,7 @@ def run(reading: int, writing: int, patience: float = 60.0, dial: dict[str, Any]
     os._exit(code if code >= 0 else 128 - code)
 
 
-def _run_on_stream(reading: int, writing: int, patience: float) -> tuple[int, orphans.Record]:
+def _run_on_stream(reading: int, writing: int, patience: float) -> tuple[int, orphans.RunnerRecord]:
     """Return the agent's wait status, and the record of the runner."""
     pid = os.fork()
     if pid == 0:
@@ -47,6 +47,6 @@ def _run_on_stream(reading: int, writing: int, patience: float) -> tuple[int, or
     for fd in {reading, writing}:
         os.close(fd)
     process_tree.become_subreaper()
-    record = orphans.Record(pid)
+    record = orphans.RunnerRecord(pid)
     orphans.sweep()
     return os.waitpid(pid, 0)[1], record

@@ -22,7 +22,7 @@ from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.runner import requirements, session_directory
 from dragonfly_executor.runner.content_cache import Blobs, Receiving, cache_folder, private_folder
 from dragonfly_executor.runner.file_tree import Tree
-from dragonfly_executor.serialization.working_directory import Place
+from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 TYPE_CHECKING = False
@@ -55,7 +55,7 @@ class Synced:
         self._send = send
         self._dispatcher = dispatcher
         self._run_helper = run_helper
-        self._session: session_directory.Session | None = None
+        self._session: session_directory.SessionDirectory | None = None
         self._cache = ""
         self._blobs: Blobs
         self._tree: Tree
@@ -79,11 +79,11 @@ class Synced:
         """Environments that slots use or have used. Their calls may still run."""
 
     @property
-    def place(self) -> Place:
+    def place(self) -> WorkingDirectory:
         """Return the locations with which new slots start."""
         top = self._tree.top
         path = [os.path.join(top, entry) for entry in self._import_path]
-        return Place(top, os.path.join(top, "cwd"), path, self._site)
+        return WorkingDirectory(top, os.path.join(top, "cwd"), path, self._site)
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that slots must not keep open."""
@@ -157,7 +157,7 @@ class Synced:
         if self._session is not None:
             return
         session_directory.sweep()
-        self._session = session_directory.Session()
+        self._session = session_directory.SessionDirectory()
         top = os.path.join(self._session.path, "tree")
         os.mkdir(top, 0o700)
         cache = cache_folder()

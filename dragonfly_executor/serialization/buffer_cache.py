@@ -27,7 +27,7 @@ _ENTRY = Struct("!QQQ")  # key, offset in the payload, size
 _SKIPPED = Struct("!Q")
 
 
-class Parts(list["Buffer"]):
+class PayloadParts(list["Buffer"]):
     """The pieces of a payload. `kept` maps the index of each piece that slots cache to its key."""
 
     kept: dict[int, int]
@@ -94,13 +94,13 @@ class Repeats:
         """Pieces by key, the least recently used first."""
 
     def mark(self, parts: list[Buffer], lasting: list[memoryview]) -> list[Buffer]:
-        """Return the pieces, as `Parts` if slots cache some of them.
+        """Return the pieces, as `PayloadParts` if slots cache some of them.
 
         Args:
             parts: the payload.
             lasting: the pieces that will be sent again: they are cached from their first use on.
         """
-        marked = Parts(parts)
+        marked = PayloadParts(parts)
         marked.kept = {}
         for index, part in enumerate(parts):
             piece = _constant(part) if len(part) >= LEAST else None

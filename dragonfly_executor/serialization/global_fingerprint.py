@@ -15,7 +15,7 @@ from types import (
 
 from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, by_reference, name_in
 from dragonfly_executor.serialization.rebuild import main_module
-from dragonfly_executor.serialization.working_directory import Place
+from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _CLASS_OWN = frozenset({
 })  # fmt: skip
 # Functions that are generated for each named tuple.
 _TUPLE_OWN = frozenset({"__getnewargs__", "__new__", "__replace__", "__repr__", "_asdict", "_make", "_replace"})
-_FIELD = type(Place.root)  # the type of a named tuple's field
+_FIELD = type(WorkingDirectory.root)  # the type of a named tuple's field
 _DEEPEST = 8
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.serialization.layout import Buffer, Received
-    from dragonfly_executor.serialization.working_directory import Place
+    from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
 
 _ATOMS = frozenset({NoneType, bool, int, float})  # types that need no look inside
@@ -59,7 +59,7 @@ class SlotCodec:
         main: the script's own module.
     """
 
-    def __init__(self, setup: bytes, place: Place | None = None) -> None:
+    def __init__(self, setup: bytes, place: WorkingDirectory | None = None) -> None:
         self._setup: dict[str, Any] = pickle.loads(setup)
         self._place = place
         self._path = b""

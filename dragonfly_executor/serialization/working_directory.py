@@ -12,7 +12,7 @@ HOST_PATH = "DRAGONFLY_HOST_PATH"
 """Environment variable of an agent whose path is only the standard library: the host's other entries, as JSON."""
 
 
-class Place(namedtuple("Place", "root cwd import_path site")):  # noqa: PYI024  # typing is slow to import
+class WorkingDirectory(namedtuple("WorkingDirectory", "root cwd import_path site")):  # noqa: PYI024  # typing is slow to import
     """The locations of the parent's files on the runner.
 
     Attributes:

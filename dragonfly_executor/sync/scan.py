@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from dragonfly_executor.protocol.file_manifest import FILE, MAX_ENTRIES, Entry, a_directory, a_file, a_link
+from dragonfly_executor.protocol.file_manifest import FILE, MAX_ENTRIES, ManifestEntry, a_directory, a_file, a_link
 from dragonfly_executor.sync import lazy_imports, user_modules
 from dragonfly_executor.sync.file_listing import listed
 from dragonfly_executor.sync.options import MIB, Sync, too_much
@@ -40,7 +40,7 @@ class Snapshot(NamedTuple):
         import_path: the import path of slots, as paths in the tree.
     """
 
-    manifest: dict[str, Entry]
+    manifest: dict[str, ManifestEntry]
     sources: dict[str, str]
     import_path: list[str]
 
@@ -142,7 +142,7 @@ class Scanner:
     # -- the tree -----------------------------------------------------------------------------------------------------
 
     def _build(self, found: dict[user_modules.Unit, set[str]], later: frozenset[str]) -> Snapshot:
-        manifest: dict[str, Entry] = {"cwd": a_directory()}
+        manifest: dict[str, ManifestEntry] = {"cwd": a_directory()}
         sources: dict[str, str] = {}
         visited: set[str] = set()
         roots: set[tuple[int, str]] = set()
@@ -203,7 +203,7 @@ class Scanner:
             self._folders[path] = Known(status, self._is_settled(status), None)
         return names
 
-    def _entry(self, local: str) -> Entry | None:
+    def _entry(self, local: str) -> ManifestEntry | None:
         """Return the entry of a file or link; None if it is not sent."""
         status = _status(local, follow=False)
         known = self._files.get(local)
@@ -218,7 +218,7 @@ class Scanner:
         self._files[local] = Known(status, self._is_settled(status), entry)
         return entry
 
-    def _read(self, local: str) -> Entry | None:
+    def _read(self, local: str) -> ManifestEntry | None:
         try:
             status = os.lstat(local)
             if stat.S_ISLNK(status.st_mode):
@@ -251,7 +251,7 @@ class Scanner:
                 return os.path.relpath(leads_to, above)
         return None
 
-    def _refuse_too_much(self, manifest: dict[str, Entry]) -> None:
+    def _refuse_too_much(self, manifest: dict[str, ManifestEntry]) -> None:
         total = sum(entry.size for entry in manifest.values())
         if total <= self._plan.max_total and len(manifest) <= MAX_ENTRIES:
             return
@@ -277,7 +277,7 @@ class Scanner:
             logger.warning("%s %s", path, text)
 
 
-def _add_above(manifest: dict[str, Entry], path: str) -> None:
+def _add_above(manifest: dict[str, ManifestEntry], path: str) -> None:
     """Add the folders above a path to the manifest."""
     above = path.rpartition("/")[0]
     while above and above not in manifest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dragonfly_executor.protocol.file_manifest import Entry
+from dragonfly_executor.protocol.file_manifest import ManifestEntry
 
 Status = tuple[int, ...]
 
@@ -14,7 +14,7 @@ class Known(NamedTuple):
 
     status: Status | None
     settled: bool
-    entry: Entry | None
+    entry: ManifestEntry | None
 
 
 class Seen(NamedTuple):

@@ -13,7 +13,7 @@ from importlib.machinery import all_suffixes
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dragonfly_executor.errors import ProtocolError
-from dragonfly_executor.protocol.file_manifest import FILE, Entry, Step, diff, read_bits
+from dragonfly_executor.protocol.file_manifest import FILE, ManifestEntry, Step, diff, read_bits
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.stdlib_json import json
 
@@ -43,7 +43,7 @@ class Outlet(Protocol):
         """Call back whenever little of the large payloads is left to be written."""
 
 
-class Listener(Protocol):
+class SyncListener(Protocol):
     """The receiver of a sender's results."""
 
     def synced(self) -> None:
@@ -82,7 +82,7 @@ class Sender:
         self,
         keeper: Keeper,
         outlet: Outlet,
-        listener: Listener,
+        listener: SyncListener,
         run: Callable[..., None],
         on_engine: Callable[[Callable[[], object]], None],
     ) -> None:
@@ -92,7 +92,7 @@ class Sender:
         self._run = run
         self._on_engine = on_engine
         self._last: Snapshot | None = None
-        self._manifest: dict[str, Entry] = {}
+        self._manifest: dict[str, ManifestEntry] = {}
         self._import_path: list[str] = []
         self._transfers: deque[_Transfer] = deque()
         self._number = 0
@@ -248,7 +248,7 @@ class Sender:
 
 
 def pieces_of(
-    changed: dict[str, Entry], sources: dict[str, str], wanted: list[tuple[str, int]], have: list[bool]
+    changed: dict[str, ManifestEntry], sources: dict[str, str], wanted: list[tuple[str, int]], have: list[bool]
 ) -> Iterator[Piece]:
     """Yield the frames, as header and bytes, with the contents that a runner lacks.
 

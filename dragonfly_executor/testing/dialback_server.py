@@ -58,19 +58,19 @@ class Reception:
     # -- the engine's side of a listener ------------------------------------------------------------------------------
 
     def boot_is_expected(self, request: BootRequest) -> None:
-        """See `engine.boot.dialback.Host`."""
+        """See `engine.boot.dialback.DialBackOwner`."""
         self.allowed.put(request)
 
     def boot_cannot_be_expected(self, runner_id: int, error: BootError) -> None:
-        """See `engine.boot.dialback.Host`."""
+        """See `engine.boot.dialback.DialBackOwner`."""
         self.failed.put((runner_id, error))
 
     def runner_dialed_in(self, runner_id: int) -> None:
-        """See `engine.boot.dialback.Host`."""
+        """See `engine.boot.dialback.DialBackOwner`."""
         self.joined.put(runner_id)
 
     def warn(self, text: str) -> None:
-        """See `engine.boot.dialback.Host`."""
+        """See `engine.boot.dialback.DialBackOwner`."""
         self.warnings.put(text)
 
     # -- for tests ----------------------------------------------------------------------------------------------------

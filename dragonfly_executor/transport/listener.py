@@ -19,7 +19,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.protocol.dialback_auth import REFUSAL, ParentSide
 from dragonfly_executor.protocol.frames import MAX_HANDSHAKE_FRAME, Decoder
 from dragonfly_executor.transport.loop import Loop
-from dragonfly_executor.transport.pending_connections import Networks, Waiting, networks_of
+from dragonfly_executor.transport.pending_connections import Networks, PendingConnections, networks_of
 from dragonfly_executor.transport.tcp import tune
 from dragonfly_executor.transport.tls import TlsSocket, wrap_accepted
 
@@ -35,7 +35,7 @@ ACCEPT_PAUSE = 1.0
 OUT_OF_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-class Host(Protocol):
+class ListenerOwner(Protocol):
     """The owner of a listener. The listener reports the fate of connections to it."""
 
     def runner_joined(self, runner_id: str, sock: TlsSocket) -> None:
@@ -96,7 +96,7 @@ class Listener:
         sock: socket.socket,
         context: ssl.SSLContext,
         make_side: Callable[[], ParentSide],
-        host: Host,
+        host: ListenerOwner,
         *,
         deadline: float = DEADLINE,
         at_once: int | None = None,
@@ -111,8 +111,8 @@ class Listener:
         self._accept_pause = accept_pause
         self._has_warned = False
         at_once = places() if at_once is None else at_once
-        self._silent: Waiting[Candidate] = Waiting(at_once // 2)
-        self._speaking: Waiting[Candidate] = Waiting(at_once - at_once // 2)
+        self._silent: PendingConnections[Candidate] = PendingConnections(at_once // 2)
+        self._speaking: PendingConnections[Candidate] = PendingConnections(at_once - at_once // 2)
         self.port: int = sock.getsockname()[1]
         loop.add_reader(sock.fileno(), self._accept)
 

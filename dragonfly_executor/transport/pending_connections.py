@@ -32,7 +32,7 @@ def networks_of(address: str) -> Networks:
     return digits[:16], digits[:28]
 
 
-class Waiting(Generic[T]):
+class PendingConnections(Generic[T]):
     """A table of at most `limit` connections, counted by network.
 
     If the table is full, the network with most connections loses one: first a connection that is not `favoured`, then

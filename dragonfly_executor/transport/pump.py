@@ -15,8 +15,8 @@ With smaller steps a large payload costs more thread switches.
 """
 
 
-class Stream(Protocol):
-    """See `dragonfly_executor.backends.base.Stream`."""
+class ByteStream(Protocol):
+    """See `dragonfly_executor.backends.base.ByteStream`."""
 
     def recv(self, size: int, /) -> bytes:
         """Return at least one byte; no bytes at the end."""
@@ -36,10 +36,10 @@ class Pump:
         sock: the socket.
 
     Raises:
-        RuntimeError: a thread cannot be started. Stream and socket are closed.
+        RuntimeError: a thread cannot be started. Both `stream` and the socket are closed.
     """
 
-    def __init__(self, stream: Stream, sock: Socket) -> None:
+    def __init__(self, stream: ByteStream, sock: Socket) -> None:
         self._stream = stream
         self._sock = sock
         self._threads = [

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dragonfly_executor.transport.pump import Pump, Stream
+    from dragonfly_executor.transport.pump import ByteStream, Pump
 
     Buffer = bytes | bytearray | memoryview
 
@@ -80,7 +80,7 @@ def _widen(*descriptors: int) -> None:
             return  # the system does not support it, or this is not a pipe, or the user's limit is reached
 
 
-def as_socket(stream: Stream) -> tuple[Socket, Pump | None]:
+def as_socket(stream: ByteStream) -> tuple[Socket, Pump | None]:
     """Return a socket with the stream's bytes, and the pump that copies them; None if no pump is needed.
 
     The pump closes the stream when the returned socket is closed. After closing the socket, the caller joins the pump.

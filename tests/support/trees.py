@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from dragonfly_executor.protocol.file_manifest import DIRECTORY, FILE, Entry, a_directory, a_file, a_link
+from dragonfly_executor.protocol.file_manifest import DIRECTORY, FILE, ManifestEntry, a_directory, a_file, a_link
 
 CONTENTS = [b"", b"x", b"import os\n", b"value = 1\n", b"value = 2\n", bytes(3000)]
 NAMES = ["a", "b", "c.py", "__pycache__", ".hidden", "ä"]
@@ -23,12 +23,12 @@ def digest(content: bytes) -> str:
 BY_DIGEST = {digest(content): content for content in CONTENTS}
 
 
-def file_of(content: bytes, mode: int = 0o644) -> Entry:
+def file_of(content: bytes, mode: int = 0o644) -> ManifestEntry:
     return a_file(digest(content), len(content), mode)
 
 
 @st.composite
-def manifests(draw: Any) -> dict[str, Entry]:
+def manifests(draw: Any) -> dict[str, ManifestEntry]:
     """Any small tree."""
     modes = st.sampled_from([0o644, 0o755, 0o400, 0o600])
     leaf = st.one_of(
@@ -42,12 +42,12 @@ def manifests(draw: Any) -> dict[str, Entry]:
             max_leaves=8,
         )
     )
-    found: dict[str, Entry] = {}
+    found: dict[str, ManifestEntry] = {}
     _flatten(shape, "", found)
     return found
 
 
-def _flatten(shape: dict[str, Any], prefix: str, found: dict[str, Entry]) -> None:
+def _flatten(shape: dict[str, Any], prefix: str, found: dict[str, ManifestEntry]) -> None:
     for name, inner in shape.items():
         if isinstance(inner, dict):
             found[prefix + name] = a_directory()
@@ -56,9 +56,9 @@ def _flatten(shape: dict[str, Any], prefix: str, found: dict[str, Entry]) -> Non
             found[prefix + name] = inner
 
 
-def on_disk(top: Path) -> dict[str, Entry]:
+def on_disk(top: Path) -> dict[str, ManifestEntry]:
     """What lies below a folder."""
-    found: dict[str, Entry] = {}
+    found: dict[str, ManifestEntry] = {}
     for folder, folders, files in os.walk(top):
         for name in (*folders, *files):
             path = Path(folder, name)
@@ -66,12 +66,12 @@ def on_disk(top: Path) -> dict[str, Entry]:
     return found
 
 
-def entry_of(path: Path) -> Entry:
+def entry_of(path: Path) -> ManifestEntry:
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         return a_link(str(path.readlink()))
     mode = stat.S_IMODE(status.st_mode)
     if stat.S_ISDIR(status.st_mode):
-        return Entry(DIRECTORY, mode, 0, "", "")
+        return ManifestEntry(DIRECTORY, mode, 0, "", "")
     content = path.read_bytes()
-    return Entry(FILE, mode, len(content), digest(content), "")
+    return ManifestEntry(FILE, mode, len(content), digest(content), "")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node
 from dragonfly_executor.backends.fly.deadline import BootPatience, Patience
-from dragonfly_executor.backends.fly.journal import Entry, open_journal
-from dragonfly_executor.backends.fly.journal_writer import Records
+from dragonfly_executor.backends.fly.journal import JournalEntry, open_journal
+from dragonfly_executor.backends.fly.journal_writer import JournalWriter
 from dragonfly_executor.backends.fly.machine_config import (
     STOP_SLACK,
     Blueprint,
@@ -32,7 +32,7 @@ from dragonfly_executor.backends.fly.machine_config import (
 )
 from dragonfly_executor.backends.fly.owner import HOLD_FOR, Label, Owner
 from dragonfly_executor.backends.fly.prices import PRICES, Prices
-from dragonfly_executor.backends.fly.settings import Access, Address, Place
+from dragonfly_executor.backends.fly.settings import Access, Address, Placement
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.transport.tcp import join_address
 from dragonfly_executor.util.validation import duration
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.fly.background_sweep import SweepBeside
     from dragonfly_executor.backends.fly.client import MachinesAPI
     from dragonfly_executor.backends.fly.creation import Creation
-    from dragonfly_executor.backends.fly.machines import Machine
+    from dragonfly_executor.backends.fly.machines import FlyMachine
     from dragonfly_executor.backends.fly.sweep import Swept
     from dragonfly_executor.util.validation import Seconds
 
@@ -167,7 +167,7 @@ class FlyBackend(Backend):
         prices: Prices = PRICES,
     ) -> None:
         access = Access.find(os.environ, app=app, token=token, host=host)
-        place = Place.find(os.environ, image=image, region=region)
+        place = Placement.find(os.environ, image=image, region=region)
         self._address = Address.find(os.environ, parent_address=parent_address, bind=bind)
         self._regions = place.regions
         self.advertised_host = self._address.dialed
@@ -202,7 +202,7 @@ class FlyBackend(Backend):
         )
         self.api = _api(access)
         self.journal = open_journal(journal)
-        self._records = Records(self.journal, lambda: self._sweeps().ask())
+        self._records = JournalWriter(self.journal, lambda: self._sweeps().ask())
         self._may_sweep = bool(sweep)
         self._sweep_beside: SweepBeside | None = None
         self.prices = _checked(prices)
@@ -287,15 +287,15 @@ class FlyBackend(Backend):
         expires, me, boot = int(time.time() + lifetime), Owner.me(), os.urandom(16).hex()
         return Label(boot, request.parent.pool, me, expires, int(lifetime), me.app, hold)
 
-    def _journaled(self, name: str, label: Label) -> Entry:
+    def _journaled(self, name: str, label: Label) -> JournalEntry:
         """Write the boot into the journal, before Fly gets the create request."""
         access, now = self.api.access, time.time()
         region, guest = ",".join(self._regions), self.blueprint.guest.encode()
-        entry = Entry(name, access.app, access.host, label, now, float(label.expires), None, region, guest)
+        entry = JournalEntry(name, access.app, access.host, label, now, float(label.expires), None, region, guest)
         self._records.begin(entry)
         return entry
 
-    def _node(self, machine: Machine, entry: Entry, request: BootRequest, creation: Creation) -> Node:
+    def _node(self, machine: FlyMachine, entry: JournalEntry, request: BootRequest, creation: Creation) -> Node:
         from dragonfly_executor.backends.fly.node import FlyNode
 
         known = entry._replace(machine_id=machine.id or None, region=machine.region or entry.region)
@@ -312,7 +312,7 @@ class FlyBackend(Backend):
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node
 
-    def _undo(self, creation: Creation, entry: Entry, given_up: GivenUp | None) -> None:
+    def _undo(self, creation: Creation, entry: JournalEntry, given_up: GivenUp | None) -> None:
         """Clean up after a failed boot: destroy the machine that it may have created, or mark its entry abandoned."""
         if not creation.in_doubt:
             self._records.forget(entry)

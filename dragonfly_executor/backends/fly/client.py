@@ -13,10 +13,10 @@ import tenacity
 
 from dragonfly_executor.backends.fly.deadline import Patience
 from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, OutOfTimeError, describe
-from dragonfly_executor.backends.fly.http import CREATE, Line
-from dragonfly_executor.backends.fly.machines import GONE, Machine
+from dragonfly_executor.backends.fly.http import CREATE, HttpConnections
+from dragonfly_executor.backends.fly.machines import GONE, FlyMachine
 from dragonfly_executor.backends.fly.owner import KIND, RUNNER
-from dragonfly_executor.backends.fly.responses import Reply, Verdict, classify, is_final, retry_after
+from dragonfly_executor.backends.fly.responses import Reply, ResponseKind, classify, is_final, retry_after
 from dragonfly_executor.backends.fly.settings import Access
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ CREATE_TIMEOUT = 45.0
 """Seconds for the response to a create request, as Fly chooses a host first."""
 WAIT_SLICE = 10
 """Seconds for which one request waits for a machine's state."""
-LATER = frozenset({Verdict.RATE, Verdict.TRANSIENT, Verdict.AMBIGUOUS, Verdict.CONFLICT})
+LATER = frozenset({ResponseKind.RATE, ResponseKind.TRANSIENT, ResponseKind.AMBIGUOUS, ResponseKind.CONFLICT})
 """Verdicts that allow a retry, if the request is safe to send twice."""
 full_jitter = tenacity.wait_random_exponential(multiplier=0.25, max=4.0)
 
@@ -68,7 +68,7 @@ def _pause(state: tenacity.RetryCallState) -> float:
     return max(asked, float(full_jitter(state)))
 
 
-def failure(reply: Reply, verdict: Verdict, doing: str) -> FlyAPIError:
+def failure(reply: Reply, verdict: ResponseKind, doing: str) -> FlyAPIError:
     """Return the error for a response: `Again` if the request may be retried."""
     kind = Again if verdict in LATER else FlyAPIError
     error = kind(describe(reply, doing), reply.status, verdict, reply.request_id)
@@ -92,7 +92,7 @@ class MachinesAPI:
     def __init__(self, access: Access, transport: httpx.BaseTransport | None = None) -> None:
         self.access = access
         self._transport = transport
-        self._own_line = Line(access, transport)
+        self._own_line = HttpConnections(access, transport)
         self._process = os.getpid()
         self._machines = f"/apps/{access.app}/machines"
 
@@ -113,10 +113,10 @@ class MachinesAPI:
         self._line.__exit__(kind, error, traceback)
 
     @property
-    def _line(self) -> Line:
+    def _line(self) -> HttpConnections:
         """Return the connections of this process. On inherited ones, it and its parent read each other's responses."""
         if self._process != os.getpid():
-            self._own_line, self._process = Line(self.access, self._transport), os.getpid()
+            self._own_line, self._process = HttpConnections(self.access, self._transport), os.getpid()
         return self._own_line
 
     def now(self) -> float:
@@ -140,7 +140,7 @@ class MachinesAPI:
             CREATE, self.access.app, "POST", self._machines, patience, timeout=CREATE_TIMEOUT, body=body
         )
 
-    def wait(self, machine_id: str, states: tuple[str, ...], patience: Patience) -> Verdict:
+    def wait(self, machine_id: str, states: tuple[str, ...], patience: Patience) -> ResponseKind:
         """Wait for at most one slice (`WAIT_SLICE` seconds) until a machine is in one of these states.
 
         Returns:
@@ -154,12 +154,12 @@ class MachinesAPI:
                 "wait", machine_id, "GET", path, patience, timeout=seconds + TIMEOUT, params=params
             )
         except OutOfTimeError:
-            return Verdict.NOT_YET
+            return ResponseKind.NOT_YET
         return classify(reply, is_wait=True)
 
     # -- until there is an answer -------------------------------------------------------------------------------------
 
-    def get(self, machine_id: str, patience: Patience) -> Machine | None:
+    def get(self, machine_id: str, patience: Patience) -> FlyMachine | None:
         """Return a machine, or None if Fly does not know it. Then it may never have existed.
 
         Raises:
@@ -167,23 +167,23 @@ class MachinesAPI:
         """
         doing = f"looking at machine {machine_id}"
 
-        def step() -> Machine | None:
+        def step() -> FlyMachine | None:
             reply = self._line.exchange(
                 "get", machine_id, "GET", f"{self._machines}/{machine_id}", patience, timeout=TIMEOUT
             )
             verdict = classify(reply)
-            if verdict is Verdict.NOT_FOUND:
+            if verdict is ResponseKind.NOT_FOUND:
                 return None
-            if verdict is not Verdict.OK:
+            if verdict is not ResponseKind.OK:
                 raise failure(reply, verdict, doing)
-            machine = Machine.read(reply.json())
+            machine = FlyMachine.read(reply.json())
             if machine is None:
-                raise failure(reply, Verdict.AMBIGUOUS, f"{doing}: the answer describes none")
+                raise failure(reply, ResponseKind.AMBIGUOUS, f"{doing}: the answer describes none")
             return machine
 
         return persist(step, patience)
 
-    def runners(self, patience: Patience, **metadata: str) -> list[Machine]:
+    def runners(self, patience: Patience, **metadata: str) -> list[FlyMachine]:
         """Return the app's machines that pools have created for runners. Machines without a label are left out.
 
         Fly's list may lag behind: a machine that is not in it may exist.
@@ -204,10 +204,10 @@ class MachinesAPI:
             if machine.metadata is not None and wanted.items() <= machine.metadata.items() and machine.state not in GONE
         ]
 
-    def _listed(self, patience: Patience, wanted: Mapping[str, str]) -> list[Machine]:
+    def _listed(self, patience: Patience, wanted: Mapping[str, str]) -> list[FlyMachine]:
         """Return the machines that Fly lists for this metadata."""
 
-        def step() -> list[Machine]:
+        def step() -> list[FlyMachine]:
             reply = self._line.exchange(
                 "list",
                 self.access.app,
@@ -218,12 +218,14 @@ class MachinesAPI:
                 params=[(f"metadata.{key}", value) for key, value in wanted.items()],
             )
             verdict = classify(reply)
-            if verdict is not Verdict.OK:
+            if verdict is not ResponseKind.OK:
                 raise failure(reply, verdict, f"listing the machines of {self.access.app}")
             listed = reply.json()
             if not isinstance(listed, list):
-                raise failure(reply, Verdict.AMBIGUOUS, f"listing the machines of {self.access.app}: it is no list")
-            return [machine for said in listed if (machine := Machine.read(said)) is not None]
+                raise failure(
+                    reply, ResponseKind.AMBIGUOUS, f"listing the machines of {self.access.app}: it is no list"
+                )
+            return [machine for said in listed if (machine := FlyMachine.read(said)) is not None]
 
         return persist(step, patience)
 
@@ -248,7 +250,7 @@ class MachinesAPI:
             body = {"value": value}
             reply = self._line.exchange("metadata", machine_id, "POST", path, patience, timeout=TIMEOUT, body=body)
             verdict = classify(reply)
-            if verdict not in (Verdict.OK, Verdict.NOT_FOUND):
+            if verdict not in (ResponseKind.OK, ResponseKind.NOT_FOUND):
                 raise failure(reply, verdict, doing)
 
         persist(step, patience)
@@ -264,13 +266,13 @@ class MachinesAPI:
             doing = "listing the regions"
             reply = self._line.exchange("regions", "", "GET", "/platform/regions", patience, timeout=TIMEOUT)
             verdict = classify(reply)
-            if verdict is not Verdict.OK:
+            if verdict is not ResponseKind.OK:
                 raise failure(reply, verdict, doing)
             said = reply.record() or {}
             # Fly's documentation and its responses spell this key differently.
             listed = said.get("Regions") or said.get("regions")
             if not isinstance(listed, list):
-                raise failure(reply, Verdict.FATAL, f"{doing}: the answer has none")
+                raise failure(reply, ResponseKind.FATAL, f"{doing}: the answer has none")
             return [each["code"] for each in listed if isinstance(each, dict) and isinstance(each.get("code"), str)]
 
         return persist(step, patience)
@@ -297,15 +299,15 @@ class MachinesAPI:
                 params=[("force", "true")],
             )
             verdict = classify(reply)
-            if verdict in (Verdict.OK, Verdict.NOT_FOUND):
-                return verdict is Verdict.NOT_FOUND
+            if verdict in (ResponseKind.OK, ResponseKind.NOT_FOUND):
+                return verdict is ResponseKind.NOT_FOUND
             if reply.status in (409, 412, 422):
                 machine = self.get(machine_id, patience)
                 if machine is None or machine.state in {*GONE, "destroying"}:
                     # An earlier request has already been accepted.
                     return machine is None or machine.state in GONE
                 # A lease or a state change is in the way. Both end soon.
-                verdict = Verdict.CONFLICT
+                verdict = ResponseKind.CONFLICT
             raise failure(reply, verdict, doing)
 
         return persist(step, patience) or self._wait_until_gone(machine_id, patience)
@@ -313,6 +315,6 @@ class MachinesAPI:
     def _wait_until_gone(self, machine_id: str, patience: Patience) -> bool:
         while not patience.over:
             # No busy loop, even if Fly answers at once: the rate limit delays each request.
-            if self.wait(machine_id, ("destroyed",), patience) in (Verdict.OK, Verdict.NOT_FOUND):
+            if self.wait(machine_id, ("destroyed",), patience) in (ResponseKind.OK, ResponseKind.NOT_FOUND):
                 return True
         return False

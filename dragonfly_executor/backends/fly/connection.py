@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 
-class Connection:
+class HttpConnection:
     """A reusable connection for one request at a time. The first request opens it.
 
     Args:

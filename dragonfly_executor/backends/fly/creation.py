@@ -9,9 +9,9 @@ from dragonfly_executor import errors
 from dragonfly_executor.backends.fly.client import LATER, MachinesAPI, failure, persist
 from dragonfly_executor.backends.fly.deadline import BootPatience, Patience
 from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, OutOfTimeError, describe
-from dragonfly_executor.backends.fly.machines import Machine
+from dragonfly_executor.backends.fly.machines import FlyMachine
 from dragonfly_executor.backends.fly.owner import BOOT
-from dragonfly_executor.backends.fly.responses import Verdict, classify, is_image_missing, taken_by
+from dragonfly_executor.backends.fly.responses import ResponseKind, classify, is_image_missing, taken_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +76,7 @@ class Creation:
         self._refusals: list[str] = []
         self.in_doubt = False
 
-    def run(self, patience: BootPatience) -> Machine:
+    def run(self, patience: BootPatience) -> FlyMachine:
         """Return the created machine. If its runner has dialed in, the machine exists, even if all responses were lost.
 
         Raises:
@@ -93,16 +93,16 @@ class Creation:
                 raise errors.BootTimeoutError(text, "create", final=error.final) from error
             raise errors.BootError(str(error), "create", final=error.final) from error
 
-    def _of_runner(self, patience: Patience) -> Machine:
+    def _of_runner(self, patience: Patience) -> FlyMachine:
         """Return the machine of a runner that has dialed in."""
         self.in_doubt = False
         try:
             found = self.find(patience.part(LOOK_FOR_RUNNERS))
         except FlyAPIError:
             found = None  # the node looks it up again when it stops
-        return found or Machine.unseen(self._name)
+        return found or FlyMachine.unseen(self._name)
 
-    def _attempt(self, patience: BootPatience) -> Machine:
+    def _attempt(self, patience: BootPatience) -> FlyMachine:
         body = self._make_body(self._regions[self._place])
         # In doubt from here on, so that any exception before the response leaves it in doubt.
         was_in_doubt, self.in_doubt = self.in_doubt, True
@@ -112,34 +112,34 @@ class Creation:
             self.in_doubt = was_in_doubt
             raise
         verdict = classify(reply)
-        if verdict is Verdict.OK:
-            machine = Machine.read(reply.json())
+        if verdict is ResponseKind.OK:
+            machine = FlyMachine.read(reply.json())
             if machine is not None:
                 return machine
-            verdict = Verdict.AMBIGUOUS
-        if verdict is Verdict.NAME_TAKEN:
+            verdict = ResponseKind.AMBIGUOUS
+        if verdict is ResponseKind.NAME_TAKEN:
             return self._adopt(taken_by(reply), patience, describe(reply, DOING))
-        if verdict is not Verdict.AMBIGUOUS:
+        if verdict is not ResponseKind.AMBIGUOUS:
             self.in_doubt = was_in_doubt
         # Fly does not document the status for a missing image. It may be 404.
-        is_final = verdict in (Verdict.FATAL, Verdict.NOT_FOUND)
+        is_final = verdict in (ResponseKind.FATAL, ResponseKind.NOT_FOUND)
         if is_final and is_image_missing(reply) and self._missing_images < TRIES_ON_MISSING_IMAGE:
             self._missing_images += 1
-            missing = Again(describe(reply, DOING), reply.status, Verdict.TRANSIENT, reply.request_id)
+            missing = Again(describe(reply, DOING), reply.status, ResponseKind.TRANSIENT, reply.request_id)
             missing.after = PAUSE_ON_MISSING_IMAGE
             patience.refused()
             raise missing
-        if verdict in (Verdict.HOST_FULL, Verdict.CAPACITY, Verdict.QUOTA):
+        if verdict in (ResponseKind.HOST_FULL, ResponseKind.CAPACITY, ResponseKind.QUOTA):
             self._move_on(verdict, describe(reply, DOING))
-            verdict = Verdict.RATE  # so that it is retried
+            verdict = ResponseKind.RATE  # so that it is retried
         if verdict in LATER and not self.in_doubt:
             patience.refused()
         raise failure(reply, verdict, DOING)
 
-    def _move_on(self, verdict: Verdict, said: str) -> None:
+    def _move_on(self, verdict: ResponseKind, said: str) -> None:
         """Handle a lack of room: try another host, then another region, then raise."""
         region = self._regions[self._place]
-        if verdict is Verdict.HOST_FULL:
+        if verdict is ResponseKind.HOST_FULL:
             self._full_hosts += 1
             if self._full_hosts < TRIES_ON_FULL_HOSTS:
                 return
@@ -152,15 +152,17 @@ class Creation:
         text = f"Fly has no room for a machine ({self._size}) in any region that may be used:\n  {told}"
         raise FlyAPIError(text, verdict=verdict)
 
-    def _adopt(self, machine_id: str | None, patience: Patience, said: str) -> Machine:
+    def _adopt(self, machine_id: str | None, patience: Patience, said: str) -> FlyMachine:
         """Return the machine with this name if an earlier try of this boot created it and the response was lost."""
         machine = self.find(patience) if machine_id is None else self._api.get(machine_id, patience)
         if machine is None:
             # The machine is gone again, or not visible yet. A retry clears that up.
-            raise Again(said, 409, Verdict.CONFLICT)
+            raise Again(said, 409, ResponseKind.CONFLICT)
         if machine.metadata is None:
             # The owner is unknown. But the name is random and of this boot, so the machine is probably ours.
-            raise FlyAPIError(f"{said}; and {machine.standing()}: its metadata is not known", 409, Verdict.CONFLICT)
+            raise FlyAPIError(
+                f"{said}; and {machine.standing()}: its metadata is not known", 409, ResponseKind.CONFLICT
+            )
         if machine.metadata.get(BOOT) != self._boot:
             self.in_doubt = False
             raise FlyAPIError(f"{said}; and that machine is not of this boot: it is left alone", 409)
@@ -168,7 +170,7 @@ class Creation:
 
     # -- with unknown outcome -----------------------------------------------------------------------------------------
 
-    def find(self, patience: Patience) -> Machine | None:
+    def find(self, patience: Patience) -> FlyMachine | None:
         """Return the machine of this boot if Fly lists it, otherwise None.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dragonfly_executor.backends.fly.responses import Reply, Verdict
+from dragonfly_executor.backends.fly.responses import Reply, ResponseKind
 from dragonfly_executor.errors import DragonflyError
 
 
@@ -18,7 +18,9 @@ class FlyAPIError(DragonflyError):
 
     final: bool = False
 
-    def __init__(self, message: str, status: int = 0, verdict: Verdict = Verdict.FATAL, request_id: str = "") -> None:
+    def __init__(
+        self, message: str, status: int = 0, verdict: ResponseKind = ResponseKind.FATAL, request_id: str = ""
+    ) -> None:
         super().__init__(message, status, verdict, request_id)
         self.status = status
         self.verdict = verdict

@@ -11,11 +11,11 @@ from typing import Any, Self
 
 import httpx
 
-from dragonfly_executor.backends.fly.connection import Connection
+from dragonfly_executor.backends.fly.connection import HttpConnection
 from dragonfly_executor.backends.fly.deadline import Patience
 from dragonfly_executor.backends.fly.errors import OutOfTimeError
 from dragonfly_executor.backends.fly.rate_limit import Pacer
-from dragonfly_executor.backends.fly.responses import Reply, Verdict
+from dragonfly_executor.backends.fly.responses import Reply, ResponseKind
 from dragonfly_executor.backends.fly.settings import Access
 from dragonfly_executor.protocol.versions import __version__
 
@@ -36,7 +36,7 @@ NOTHING_SENT = (
 )
 
 
-class Line:
+class HttpConnections:
     """The connections to the API, with the rate limit and the cookies that route requests to the right Fly host.
 
     A context manager: connections stay open while at least one `with` block is active.
@@ -51,7 +51,7 @@ class Line:
         self._transport = transport
         self._lock = threading.Lock()
         self._users = 0
-        self._idle: list[Connection] = []
+        self._idle: list[HttpConnection] = []
         self._cookies = httpx.Cookies()
         self._pacer = Pacer()
         self._clock_began: float | None = None
@@ -93,15 +93,15 @@ class Line:
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
         )
 
-    def _take(self) -> Connection:
+    def _take(self) -> HttpConnection:
         """Return an idle or a new connection, which no other thread uses meanwhile."""
         with self._lock:
-            connection = self._idle.pop() if self._idle else Connection(self._make_client())
+            connection = self._idle.pop() if self._idle else HttpConnection(self._make_client())
             # httpx copies the cookies: each connection has its own while in use.
             connection.client.cookies = self._cookies
         return connection
 
-    def _give_back(self, connection: Connection, *, may_be_kept: bool) -> None:
+    def _give_back(self, connection: HttpConnection, *, may_be_kept: bool) -> None:
         with self._lock:
             self._cookies = httpx.Cookies(connection.client.cookies)
             if may_be_kept and len(self._idle) < KEPT_CONNECTIONS:
@@ -164,11 +164,11 @@ class Line:
             (patience.wait_for_turn if action == CREATE else patience.pause)(turn)
         if patience.is_cut_short or (turn > 0 and patience.over):
             why = "nobody wanted to ask Fly any more" if patience.is_cut_short else "there was no time left to ask Fly"
-            raise OutOfTimeError(f"{why} ({action})", verdict=Verdict.TRANSIENT)
+            raise OutOfTimeError(f"{why} ({action})", verdict=ResponseKind.TRANSIENT)
 
     def _ask(
         self,
-        connection: Connection,
+        connection: HttpConnection,
         method: str,
         path: str,
         patience: Patience,

@@ -31,7 +31,7 @@ KEPT = 7 * 24 * 3600.0
 """Seconds for which a damaged entry is kept, as its expiry date is unknown."""
 
 
-class Entry(NamedTuple):
+class JournalEntry(NamedTuple):
     """A boot.
 
     Attributes:
@@ -82,7 +82,7 @@ class Journal:
         if stat.S_IMODE(status.st_mode) & 0o077:
             self.folder.chmod(0o700)
 
-    def write(self, entry: Entry) -> None:
+    def write(self, entry: JournalEntry) -> None:
         """Write an entry to the disk. It replaces an earlier entry of the same name.
 
         Raises:
@@ -114,7 +114,7 @@ class Journal:
             self._path(name).unlink()
             self._sync()
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[JournalEntry]:
         """Return all entries. Remove temporary files that are older than `STALE`."""
         found = []
         for path in sorted(self.folder.iterdir()):
@@ -166,14 +166,14 @@ def default_folder(environment: Mapping[str, str]) -> Path:
     return state / "dragonfly_executor" / "fly"
 
 
-def _encode(entry: Entry) -> bytes:
+def _encode(entry: JournalEntry) -> bytes:
     said = entry._asdict()
     label = entry.label
     said["label"] = None if label is None else [label.boot, label.pool, list(label.owner), *label[3:]]
     return json.dumps(said).encode()
 
 
-def _read(path: Path) -> Entry:
+def _read(path: Path) -> JournalEntry:
     status = path.stat()
     try:
         with path.open("rb") as file:
@@ -183,10 +183,10 @@ def _read(path: Path) -> Entry:
         raise
     except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
         # A damaged entry still has its name, and must not hide the other entries.
-        return Entry(path.stem, "", "", None, status.st_mtime, status.st_mtime + KEPT)
+        return JournalEntry(path.stem, "", "", None, status.st_mtime, status.st_mtime + KEPT)
 
 
-def _decode(name: str, said: Any) -> Entry:
+def _decode(name: str, said: Any) -> JournalEntry:
     boot, pool, owner, expires, lifetime, *more = said["label"]
     read = Owner.decode(owner)
     if read is None or not isinstance(boot, str) or not isinstance(pool, str):
@@ -202,7 +202,7 @@ def _decode(name: str, said: Any) -> Entry:
     if not isinstance(guest, dict):
         raise TypeError("the machine is none")
     label = Label(boot, pool, read, _whole(expires), _whole(lifetime), *_claim(*more))
-    return Entry(name, app, host, label, began, until, machine_id, region, guest, said["abandoned"] is True)
+    return JournalEntry(name, app, host, label, began, until, machine_id, region, guest, said["abandoned"] is True)
 
 
 def _claim(app: object = "", hold: object = 0, held: object = 0) -> tuple[str, int, int]:

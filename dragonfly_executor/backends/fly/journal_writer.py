@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.fly.journal import Entry, Journal
+from dragonfly_executor.backends.fly.journal import Journal, JournalEntry
 
 logger = logging.getLogger("dragonfly_executor")
 
 
-class Records:
+class JournalWriter:
     """A backend's access to the journal. Any thread.
 
     Args:
@@ -23,7 +23,7 @@ class Records:
         self._journal = journal
         self._ask_for_sweep = ask_for_sweep
 
-    def begin(self, entry: Entry) -> None:
+    def begin(self, entry: JournalEntry) -> None:
         """Write a boot before Fly is asked for its machine.
 
         Raises:
@@ -35,7 +35,7 @@ class Records:
             text = f"the boot could not be written down, so nothing was asked of Fly: {error} (see journal=)"
             raise errors.BootError(text, "create") from error
 
-    def complete(self, entry: Entry, machine: object) -> None:
+    def complete(self, entry: JournalEntry, machine: object) -> None:
         """Write the machine's id."""
         try:
             self._write(entry)
@@ -43,7 +43,7 @@ class Records:
             # The entry on the disk has the name, by which a sweep finds the machine.
             logger.warning("the journal does not have the number of %s: %s", machine, error)
 
-    def forget(self, entry: Entry) -> None:
+    def forget(self, entry: JournalEntry) -> None:
         """Remove the entry of a machine that is gone."""
         if self._journal is None:
             return
@@ -53,7 +53,7 @@ class Records:
             # A later sweep looks the machine up, and finds nothing.
             logger.warning("machine %s is gone, which the journal could not be told: %s", entry.name, error)
 
-    def abandon(self, entry: Entry) -> str:
+    def abandon(self, entry: JournalEntry) -> str:
         """Leave a machine to a later sweep, such as the next boot's. Return as text how it gets destroyed."""
         if self._journal is None:
             return f"Without a journal no sweep does while this process lives: `dragonfly destroy {entry.name}`"
@@ -64,6 +64,6 @@ class Records:
         self._ask_for_sweep()
         return "A later sweep sees to it"
 
-    def _write(self, entry: Entry) -> None:
+    def _write(self, entry: JournalEntry) -> None:
         if self._journal is not None:
             self._journal.write(entry)

@@ -29,7 +29,7 @@ class Exit(NamedTuple):
     error: str
 
 
-class Machine(NamedTuple):
+class FlyMachine(NamedTuple):
     """A machine as Fly describes it.
 
     Attributes:
@@ -54,12 +54,12 @@ class Machine(NamedTuple):
     private_ip: str
 
     @classmethod
-    def unseen(cls, name: str) -> Machine:
+    def unseen(cls, name: str) -> FlyMachine:
         """Return a machine of which only the name is known."""
         return cls("", name, "", "", None, {}, "", [], "ok", "")
 
     @classmethod
-    def read(cls, said: object) -> Machine | None:
+    def read(cls, said: object) -> FlyMachine | None:
         """Parse a machine from a response. None if the response describes no machine."""
         if not isinstance(said, dict) or not isinstance(said.get("id"), str) or not said["id"]:
             return None

@@ -12,9 +12,9 @@ from dragonfly_executor.backends.base import GivenUp, Node
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.deadline import Patience
 from dragonfly_executor.backends.fly.errors import FlyAPIError
-from dragonfly_executor.backends.fly.machines import ENDED, Exit, Machine
+from dragonfly_executor.backends.fly.machines import ENDED, Exit, FlyMachine
 from dragonfly_executor.backends.fly.owner import HELD, HOLD_FOR
-from dragonfly_executor.backends.fly.responses import Verdict
+from dragonfly_executor.backends.fly.responses import ResponseKind
 from dragonfly_executor.runner import exit_codes
 
 logger = logging.getLogger("dragonfly_executor")
@@ -62,11 +62,11 @@ class FlyNode(Node):
     def __init__(
         self,
         api: MachinesAPI,
-        machine: Machine,
+        machine: FlyMachine,
         address: str,
         forget: Callable[[], None],
         abandon: Callable[[], str],
-        find: Callable[[Patience], Machine | None],
+        find: Callable[[Patience], FlyMachine | None],
         left: Callable[[], object],
         *,
         is_recorded: bool,
@@ -94,7 +94,7 @@ class FlyNode(Node):
         """Wait for the machine to end, and return the error of a machine that did; see `Node`."""
         patience = Patience(wait, self._stopping)
         verdict = self._api.wait(self.machine_id, WATCHED, patience)
-        if verdict not in (Verdict.OK, Verdict.NOT_FOUND, Verdict.NOT_YET):
+        if verdict not in (ResponseKind.OK, ResponseKind.NOT_FOUND, ResponseKind.NOT_YET):
             # Fly has not reported the state.
             patience.pause(PAUSE)
         if self._stopping.is_set():
@@ -103,7 +103,7 @@ class FlyNode(Node):
             machine = self._api.get(self.machine_id, Patience(LOOK_PATIENCE, self._stopping))
         except FlyAPIError:
             return None
-        self._is_known = self._is_known or machine is not None or verdict is Verdict.OK
+        self._is_known = self._is_known or machine is not None or verdict is ResponseKind.OK
         if machine is None:
             if self._is_known or time.monotonic() > self._known_by:
                 return self._end("is gone")

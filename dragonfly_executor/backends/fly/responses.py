@@ -19,7 +19,7 @@ MAX_RETRY_AFTER = 60.0
 """Seconds. A longer Retry-After is ignored."""
 
 
-class Verdict(Enum):
+class ResponseKind(Enum):
     """The class of a response, which determines the next step."""
 
     OK = "ok"
@@ -122,14 +122,14 @@ LIMIT = re.compile(r"limit|quota|payment|credit card")
 """Words in refusals of too many machines. Such a refusal may end when there are fewer machines."""
 MACHINE_ID = re.compile(r"machine ID (\w{1,64})\b", re.IGNORECASE)
 CODES = {
-    "insufficient_capacity": Verdict.CAPACITY,
-    "volume_placement_capacity": Verdict.CAPACITY,
-    "name_taken": Verdict.NAME_TAKEN,
+    "insufficient_capacity": ResponseKind.CAPACITY,
+    "volume_placement_capacity": ResponseKind.CAPACITY,
+    "name_taken": ResponseKind.NAME_TAKEN,
 }
 """Verdicts by the `status` field of a body. If it is known, the text does not matter."""
 
 
-def classify(reply: Reply, *, is_wait: bool = False) -> Verdict:
+def classify(reply: Reply, *, is_wait: bool = False) -> ResponseKind:
     """Return the verdict on a response.
 
     Args:
@@ -138,48 +138,48 @@ def classify(reply: Reply, *, is_wait: bool = False) -> Verdict:
     """
     status = reply.status
     if not status:
-        return Verdict.AMBIGUOUS if reply.sent else Verdict.TRANSIENT
+        return ResponseKind.AMBIGUOUS if reply.sent else ResponseKind.TRANSIENT
     if 200 <= status < 300:
-        return Verdict.OK
+        return ResponseKind.OK
     if status == 404:
-        return Verdict.NOT_FOUND
+        return ResponseKind.NOT_FOUND
     if status == 429:
-        return Verdict.RATE
+        return ResponseKind.RATE
     if status == 408:
-        return Verdict.NOT_YET if is_wait else Verdict.AMBIGUOUS
+        return ResponseKind.NOT_YET if is_wait else ResponseKind.AMBIGUOUS
     if status >= 500 or status < 200:
-        return Verdict.AMBIGUOUS
+        return ResponseKind.AMBIGUOUS
     if status in (403, 409, 412, 422):
         return _refusal(reply)
-    return Verdict.FATAL
+    return ResponseKind.FATAL
 
 
-def _refusal(reply: Reply) -> Verdict:
+def _refusal(reply: Reply) -> ResponseKind:
     """Classify a response whose status has several meanings, by its body."""
     code = (reply.record() or {}).get("status")
     if isinstance(code, str) and code in CODES:
         return CODES[code]
     text = reply.text().lower()
     if PAYMENT.search(text):
-        return Verdict.FATAL
+        return ResponseKind.FATAL
     for pattern, verdict in (
-        (NAME, Verdict.NAME_TAKEN),
-        (CONFLICT, Verdict.CONFLICT),
-        (FULL_HOST, Verdict.HOST_FULL),
-        (FULL_REGION, Verdict.CAPACITY),
+        (NAME, ResponseKind.NAME_TAKEN),
+        (CONFLICT, ResponseKind.CONFLICT),
+        (FULL_HOST, ResponseKind.HOST_FULL),
+        (FULL_REGION, ResponseKind.CAPACITY),
     ):
         if reply.status != 403 and pattern.search(text):
             return verdict
-    return Verdict.QUOTA if QUOTA.search(text) else Verdict.FATAL
+    return ResponseKind.QUOTA if QUOTA.search(text) else ResponseKind.FATAL
 
 
-def is_final(reply: Reply, verdict: Verdict) -> bool:
+def is_final(reply: Reply, verdict: ResponseKind) -> bool:
     """Return True if every retry fails until a person changes something.
 
     That holds if the request is wrong or not allowed, or if the app or the image does not exist. It does not hold if a
     conflict, a lack of room, or the number of machines is the reason.
     """
-    if verdict not in (Verdict.FATAL, Verdict.NOT_FOUND) or reply.status in (409, 412):
+    if verdict not in (ResponseKind.FATAL, ResponseKind.NOT_FOUND) or reply.status in (409, 412):
         return False
     return 400 <= reply.status < 500 and not LIMIT.search(reply.text().lower())
 

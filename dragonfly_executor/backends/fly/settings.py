@@ -140,7 +140,7 @@ class Address(NamedTuple):
         return cls(host, bind or host, port)
 
 
-class Place(NamedTuple):
+class Placement(NamedTuple):
     """The image and the regions of machines.
 
     Attributes:
@@ -162,8 +162,8 @@ class Place(NamedTuple):
         image: str | None = None,
         region: str | Iterable[str] | None = None,
         spelling: Spelling = ARGUMENTS,
-    ) -> Place:
-        """Make a `Place` from arguments, or from FLY_IMAGE_REF and FLY_REGION.
+    ) -> Placement:
+        """Make a `Placement` from arguments, or from FLY_IMAGE_REF and FLY_REGION.
 
         Raises:
             ValueError: there is no image.

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.deadline import Patience
 from dragonfly_executor.backends.fly.errors import FlyAPIError
-from dragonfly_executor.backends.fly.journal import Entry, Journal
-from dragonfly_executor.backends.fly.machines import GONE, Machine
+from dragonfly_executor.backends.fly.journal import Journal, JournalEntry
+from dragonfly_executor.backends.fly.machines import GONE, FlyMachine
 from dragonfly_executor.backends.fly.owner import Label, Liveness, Owner
 
 MAX_PARENTS = 20
@@ -44,8 +44,8 @@ class Found(NamedTuple):
         why: the reason for `liveness`, in words.
     """
 
-    machine: Machine | None
-    entry: Entry | None
+    machine: FlyMachine | None
+    entry: JournalEntry | None
     liveness: Liveness
     why: str
 
@@ -154,7 +154,7 @@ class Sweeper:
                     self._destroy(one, one.machine, patience, swept)
         return swept
 
-    def _destroy(self, one: Found, machine: Machine, patience: Patience, swept: Swept) -> None:
+    def _destroy(self, one: Found, machine: FlyMachine, patience: Patience, swept: Swept) -> None:
         if patience.over:
             swept.left.append((one, "there was no time left"))
             return
@@ -175,26 +175,26 @@ class Sweeper:
         now, here = self._api.now(), time.time()
         return now if abs(now - here) < APART else min(now, here)
 
-    def _entries(self) -> list[Entry]:
+    def _entries(self) -> list[JournalEntry]:
         """Return the journal entries of this app. Include damaged ones, as they may be of this app."""
         entries = [] if self._journal is None else self._journal.entries()
         here = (self._api.access.app, self._api.access.host)
         return [entry for entry in entries if entry.label is None or (entry.app, entry.host) == here]
 
-    def _forget(self, entry: Entry) -> None:
+    def _forget(self, entry: JournalEntry) -> None:
         if self._journal is not None:
             # An entry that stays costs one more lookup in the next sweep, and no machine.
             with suppress(OSError):
                 self._journal.remove(entry.name)
 
-    def _ask(self, machine_id: str, patience: Patience) -> tuple[Machine | None, str]:
+    def _ask(self, machine_id: str, patience: Patience) -> tuple[FlyMachine | None, str]:
         """Look a machine up. Return it, or the reason why the lookup failed."""
         try:
             return self._api.get(machine_id, patience.part(ASKING)), ""
         except FlyAPIError as error:
             return None, f"it could not be asked after: {error}"
 
-    def _is_over(self, entry: Entry, machine: Machine | None) -> bool:
+    def _is_over(self, entry: JournalEntry, machine: FlyMachine | None) -> bool:
         """Return True if an unlisted machine is gone and its entry is no longer needed."""
         if machine is not None and machine.state not in GONE:
             return False
@@ -208,7 +208,7 @@ class Sweeper:
 
     # -- the owner ----------------------------------------------------------------------------------------------------
 
-    def _judge(self, machine: Machine | None, entry: Entry | None, now: float, patience: Patience) -> Found:
+    def _judge(self, machine: FlyMachine | None, entry: JournalEntry | None, now: float, patience: Patience) -> Found:
         label = Label.decode(machine.metadata) if machine is not None else None
         if entry is not None:
             if entry.label is not None and label is not None and label.boot != entry.label.boot:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.ssh.host_race import Race
-from dragonfly_executor.backends.ssh.host_table import Places
+from dragonfly_executor.backends.ssh.host_table import HostTable
 from dragonfly_executor.backends.ssh.hosts import SSHHost, address, port_number, user_name, variables
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.transport.tcp import WILDCARDS
@@ -115,7 +115,7 @@ class SSHBackend(Backend):
         self._listen_where(parent_address, bind_address)
         per_host = whole(runners_per_host, "runners_per_host", 1)
         sizes = [host.runners or per_host for host in self.hosts]
-        self._places = Places(self.hosts, sizes, hook(host_wait, "host_wait"))
+        self._places = HostTable(self.hosts, sizes, hook(host_wait, "host_wait"))
         if client not in CLIENTS:
             raise ValueError(f"client must be one of {', '.join(map(repr, CLIENTS))}, not {client!r}")
         if client == "paramiko":

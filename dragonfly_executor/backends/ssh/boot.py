@@ -23,8 +23,8 @@ from dragonfly_executor.serialization.missing_module import HOST_NAME
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import BootRequest
-    from dragonfly_executor.backends.ssh.host_table import Place
-    from dragonfly_executor.backends.ssh.session import Client, Means, Session
+    from dragonfly_executor.backends.ssh.host_table import HostPlace
+    from dragonfly_executor.backends.ssh.session import Client, Means, SSHSession
 
 SHARE_OF_DIALING = 0.8
 """The share of the remaining boot time that a runner may spend on dialing back. In the rest it can report a failure."""
@@ -95,7 +95,7 @@ class HostBooter:
                 with deadline.time.waiting():
                     deadline.pause(pause_after(tries))
 
-    def finish(self, reached: ReachedHost, request: BootRequest, deadline: Deadline, place: Place) -> SSHNode:
+    def finish(self, reached: ReachedHost, request: BootRequest, deadline: Deadline, place: HostPlace) -> SSHNode:
         """Send a host the files that it lacks, and start a runner's agent there.
 
         Args:
@@ -138,7 +138,9 @@ class HostBooter:
             return self._archives[more]
 
 
-def _talk_to(host: SSHHost, session: Session, python: str | None, archive: Archive, deadline: Deadline) -> ReachedHost:
+def _talk_to(
+    host: SSHHost, session: SSHSession, python: str | None, archive: Archive, deadline: Deadline
+) -> ReachedHost:
     try:
         return ReachedHost(host, session, python, archive, deadline)
     except BaseException:

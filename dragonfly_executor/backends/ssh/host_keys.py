@@ -49,7 +49,7 @@ def known_as(name: str, port: int) -> str:
     return name if port == 22 else f"[{name}]:{port}"
 
 
-class Line:
+class KnownHostsLine:
     """A line of a known_hosts file.
 
     Attributes:
@@ -68,7 +68,7 @@ class Line:
         self.is_authority = is_authority
 
     @staticmethod
-    def parse(text: str) -> Line | None:
+    def parse(text: str) -> KnownHostsLine | None:
         """Parse a line. None for a comment, and for a line that cannot be parsed: such a line trusts no key."""
         words = text.split()
         if not words or words[0].startswith("#"):
@@ -84,7 +84,7 @@ class Line:
             return None
         if key_type(blob) != words[1]:
             return None
-        return Line(words[0], blob, revokes=revokes, is_authority=is_authority)
+        return KnownHostsLine(words[0], blob, revokes=revokes, is_authority=is_authority)
 
     def is_about(self, name: str) -> bool:
         """Return True if the line applies to this host."""
@@ -101,7 +101,7 @@ class Line:
         return found
 
 
-def _vouched_for(lines: Iterable[Line]) -> list[bytes]:
+def _vouched_for(lines: Iterable[KnownHostsLine]) -> list[bytes]:
     """Return the keys that a host may show. The key of a certificate authority is not among them."""
     return [line.blob for line in lines if not line.revokes and not line.is_authority]
 
@@ -143,15 +143,15 @@ class HostKeys:
             return self
         return HostKeys(files, self._pinned, accept_any=self._accept_any)
 
-    def lines(self, name: str) -> list[Line]:
+    def lines(self, name: str) -> list[KnownHostsLine]:
         """Return the lines for a host. The files are read anew each time, as the user may just have added the host."""
-        found: list[Line] = []
+        found: list[KnownHostsLine] = []
         for file in self.files:
             try:
                 text = Path(file).expanduser().read_text(encoding="utf-8", errors="replace")
             except OSError:
                 continue
-            parsed = (Line.parse(line) for line in text.splitlines())
+            parsed = (KnownHostsLine.parse(line) for line in text.splitlines())
             found += [line for line in parsed if line is not None and line.is_about(name)]
         return found
 

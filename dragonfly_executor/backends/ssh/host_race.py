@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import BootRequest, GivenUp
 from dragonfly_executor.backends.ssh.deadline import NEVER, Deadline
-from dragonfly_executor.backends.ssh.host_table import Place, Places
+from dragonfly_executor.backends.ssh.host_table import HostPlace, HostTable
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 
 if TYPE_CHECKING:
@@ -38,17 +38,19 @@ class _News(Enum):
     CHANGED = "a place may have come free, or the boot was given up"
 
 
-Changes: TypeAlias = "SimpleQueue[_Attempt | _News]"
+Changes: TypeAlias = "SimpleQueue[_HostAttempt | _News]"
 
 
-class _Attempt:
+class _HostAttempt:
     """An attempt to reach one host, on its own thread.
 
     Attributes:
         outcome: the reached host, or the error; None while the attempt runs.
     """
 
-    def __init__(self, place: Place, boot: Deadline, reach: Callable[[Deadline], ReachedHost], news: Changes) -> None:
+    def __init__(
+        self, place: HostPlace, boot: Deadline, reach: Callable[[Deadline], ReachedHost], news: Changes
+    ) -> None:
         self.place = place
         self.given_up = GivenUp()
         self.deadline = boot.of_attempt(self.given_up, lambda: news.put(_News.PROGRESS))
@@ -82,13 +84,13 @@ class Race:
         request: the backend's boot request.
     """
 
-    def __init__(self, places: Places, booter: HostBooter, request: BootRequest) -> None:
+    def __init__(self, places: HostTable, booter: HostBooter, request: BootRequest) -> None:
         self._places = places
         self._booter = booter
         self._request = request
         self._deadline = Deadline(time_for(request.timeout), request.given_up, request)
         self._tried: dict[int, errors.BootError] = {}
-        self._running: list[_Attempt] = []
+        self._running: list[_HostAttempt] = []
         """Attempts without an outcome, in the order in which they began."""
         self._news: Changes = SimpleQueue()
 
@@ -110,7 +112,7 @@ class Race:
 
     # -- until a host answers -----------------------------------------------------------------------------------------
 
-    def _first_that_answers(self) -> tuple[_Attempt, ReachedHost]:
+    def _first_that_answers(self) -> tuple[_HostAttempt, ReachedHost]:
         due = time.monotonic()
         while True:
             if not self._running or time.monotonic() >= due:
@@ -126,7 +128,7 @@ class Race:
                     due = time.monotonic() + STAGGER
                 case _News.CHANGED if due == NEVER:
                     due = time.monotonic()
-                case _Attempt(outcome=outcome) as attempt if attempt in self._running and outcome is not None:
+                case _HostAttempt(outcome=outcome) as attempt if attempt in self._running and outcome is not None:
                     earlier = self._running[: self._running.index(attempt)]
                     self._running.remove(attempt)
                     attempt.join()
@@ -136,14 +138,14 @@ class Race:
                     self._failed(attempt.place, outcome)
                     due = time.monotonic()
 
-    def _give_up(self, others: list[_Attempt], earlier: list[_Attempt]) -> None:
+    def _give_up(self, others: list[_HostAttempt], earlier: list[_HostAttempt]) -> None:
         """Cancel the other attempts, as a host has answered. Mark the earlier ones as overtaken."""
         for other in earlier:
             other.is_overtaken = True
         for other in others:
             other.given_up.set()
 
-    def _next(self, due: float) -> _Attempt | _News | None:
+    def _next(self, due: float) -> _HostAttempt | _News | None:
         """Return the next news, or None if there is none until `due` (monotonic time)."""
         try:
             return self._news.get(timeout=None if due == NEVER else max(0.0, due - time.monotonic()))
@@ -158,7 +160,7 @@ class Race:
         if place is None:
             return False
         try:
-            attempt = _Attempt(
+            attempt = _HostAttempt(
                 place,
                 self._deadline,
                 lambda deadline: self._booter.reach(place.host, self._request, deadline),
@@ -183,7 +185,7 @@ class Race:
 
     # -- after a host has answered -------------------------------------------------------------------------------------
 
-    def _finish(self, attempt: _Attempt, reached: ReachedHost) -> SSHNode | None:
+    def _finish(self, attempt: _HostAttempt, reached: ReachedHost) -> SSHNode | None:
         """Start a runner on the host that has answered. Return None if that fails and other hosts may be tried."""
         place = attempt.place
         try:
@@ -197,7 +199,7 @@ class Race:
         self._end_others(place.host)
         return node
 
-    def _failed(self, place: Place, error: BaseException) -> None:
+    def _failed(self, place: HostPlace, error: BaseException) -> None:
         """Record a failed attempt. Raise if the failure ends the boot."""
         if not isinstance(error, errors.BootError):
             place.release()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dragonfly_executor")
 
 
-class Place:
+class HostPlace:
     """The place of one runner on a host, from the beginning of its boot until `release`.
 
     Attributes:
@@ -28,7 +28,7 @@ class Place:
         number: the number of the host in the backend's list.
     """
 
-    def __init__(self, places: Places, number: int) -> None:
+    def __init__(self, places: HostTable, number: int) -> None:
         self.host = places.hosts[number]
         self.number = number
         self._places = places
@@ -74,7 +74,7 @@ class Place:
         return pause
 
 
-class Places:
+class HostTable:
     """The places on all hosts. Any thread.
 
     Args:
@@ -96,7 +96,7 @@ class Places:
         """Return the number of places on all hosts together."""
         return self._book.size
 
-    def take(self, but: Collection[int]) -> Place | None:
+    def take(self, but: Collection[int]) -> HostPlace | None:
         """Return a place on the host whose turn it is, or None if there is none.
 
         Args:
@@ -104,7 +104,7 @@ class Places:
         """
         with self._lock:
             number = self._book.choose(time.monotonic(), but)
-        return None if number is None else Place(self, number)
+        return None if number is None else HostPlace(self, number)
 
     def may_come_free(self) -> bool:
         """Return True if a boot or a stop is in progress, so that a place may become free."""

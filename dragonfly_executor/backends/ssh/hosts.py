@@ -133,7 +133,7 @@ def variables(env: Mapping[str, str] | None) -> dict[str, str]:
     return checked
 
 
-class Entry:
+class HostState:
     """The state of one host."""
 
     __slots__ = ("failures", "refused", "runners", "set_aside_until", "size", "turn", "unsettled")
@@ -163,7 +163,7 @@ class HostBook:
     """
 
     def __init__(self, sizes: Iterable[int]) -> None:
-        self.entries: Sequence[Entry] = [Entry(size) for size in sizes]
+        self.entries: Sequence[HostState] = [HostState(size) for size in sizes]
         self._turns = 0
 
     @property

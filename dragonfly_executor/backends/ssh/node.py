@@ -14,8 +14,8 @@ from dragonfly_executor.backends.ssh.bootstrap import OUTPUT_SIZE
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Stream
     from dragonfly_executor.backends.ssh.deadline import Deadline
-    from dragonfly_executor.backends.ssh.host_table import Place
-    from dragonfly_executor.backends.ssh.session import Session
+    from dragonfly_executor.backends.ssh.host_table import HostPlace
+    from dragonfly_executor.backends.ssh.session import SSHSession
 
 logger = logging.getLogger("dragonfly_executor")
 
@@ -117,13 +117,13 @@ class SSHNode(Node):
 
     def __init__(
         self,
-        session: Session,
+        session: SSHSession,
         stream: Stream | None,
         stderr: StderrReader,
         *,
         noise: bytes = b"",
         slots: int | None = None,
-        place: Place | None = None,
+        place: HostPlace | None = None,
         deadline: Deadline | None = None,
     ) -> None:
         self.stream = stream
@@ -175,7 +175,7 @@ class SSHNode(Node):
         return describe(self._noise, self._stderr.tail())
 
 
-def end(session: Session, stderr: StderrReader, last_word: bytes = b"", patience: float | None = None) -> None:
+def end(session: SSHSession, stderr: StderrReader, last_word: bytes = b"", patience: float | None = None) -> None:
     """Stop a command, and close the connection that only it uses.
 
     Args:

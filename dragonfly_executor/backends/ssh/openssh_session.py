@@ -77,7 +77,7 @@ class ProgramTalk:
 
 
 class ProgramSession:
-    """A process of ``ssh``; see `Session`.
+    """A process of ``ssh``; see `SSHSession`.
 
     Args:
         target: the host.
@@ -110,7 +110,7 @@ class ProgramSession:
         return self._program.sock
 
     def run(self, command: str) -> None:
-        """See `Session`."""
+        """See `SSHSession`."""
         self._turn.enter_context(self._limit.login(self._deadline))
         try:
             program = Program([*self._command, command], self._its_stderr.fileno())
@@ -128,22 +128,22 @@ class ProgramSession:
         self._turn.close()
 
     def stream(self) -> socket.socket:
-        """See `Session`."""
+        """See `SSHSession`."""
         self.sock.settimeout(None)
         return self.sock
 
     def read_stderr(self, size: int) -> bytes:
-        """See `Session`."""
+        """See `SSHSession`."""
         return self._stderr.recv(size)
 
     def exit_status(self, patience: float) -> int | None:
-        """See `Session`."""
+        """See `SSHSession`."""
         if self._program is not None and self._status is None:
             self._status = self._program.status(patience)
         return None if self._status is None or not 0 <= self._status < NO_CONNECTION else self._status
 
     def explain(self, said: str) -> BootError | None:
-        """See `Session`."""
+        """See `SSHSession`."""
         if self._status != NO_CONNECTION:
             return None
         text = f"{self.label}: ssh has no connection: {said or 'it does not say why'}"
@@ -154,7 +154,7 @@ class ProgramSession:
         return (HostKeyError if phase == "host key" else BootError)(text, phase, output=said)
 
     def facts(self) -> Mapping[str, str]:
-        """See `Session`."""
+        """See `SSHSession`."""
         target = self._target
         return {
             "resolve": f"{target.address}, port {target.port}",
@@ -163,28 +163,28 @@ class ProgramSession:
         }
 
     def descriptors(self) -> list[int]:
-        """See `Session`."""
+        """See `SSHSession`."""
         ends = [self._stderr] if self._program is None else [self._stderr, self._program.sock]
         return [end.fileno() for end in ends if end.fileno() >= 0]
 
     def keep(self) -> None:
-        """Count a successful login; see `Session`. There is no time limit to lift."""
+        """Count a successful login; see `SSHSession`. There is no time limit to lift."""
         self._limit.succeeded()
 
     def cut(self) -> None:
-        """See `Session`."""
+        """See `SSHSession`."""
         if self._program is not None:
             self._program.cut()
 
     def abandon(self) -> None:
-        """See `Session`."""
+        """See `SSHSession`."""
         with self._lock:
             self._is_abandoned = True
             if self._program is not None:
                 self._program.kill()
 
     def end(self, last_word: bytes, patience: float) -> None:
-        """See `Session`."""
+        """See `SSHSession`."""
         if self._has_ended:
             return
         self._has_ended = True
@@ -201,7 +201,7 @@ class ProgramSession:
             self._stderr.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
-        """See `Session`."""
+        """See `SSHSession`."""
         self._stderr.close()
 
 

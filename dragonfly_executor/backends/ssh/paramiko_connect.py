@@ -23,7 +23,7 @@ from dragonfly_executor.errors import BootError, HostKeyError
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    Through: TypeAlias = "Connection | Proxy | None"
+    Through: TypeAlias = "SSHConnection | Proxy | None"
 
 WINDOW = 2 * 1024 * 1024
 """The maximum number of bytes in flight to the parent. On a slow link, later data waits behind them."""
@@ -40,7 +40,7 @@ if logging.getLogger(LOG_CHANNEL).level == logging.NOTSET:
     logging.getLogger(LOG_CHANNEL).setLevel(logging.CRITICAL)
 
 
-class Connection:
+class SSHConnection:
     """An SSH connection on which commands can run. It owns the connection or program below it.
 
     Attributes:
@@ -136,7 +136,7 @@ class Connector:
         self._lock = threading.Lock()
         """Guards `_limits`."""
 
-    def connect(self, target: Target, deadline: Deadline) -> Connection:
+    def connect(self, target: Target, deadline: Deadline) -> SSHConnection:
         """Connect to a host. The connection is shut down at the deadline, unless its `keep` is called before.
 
         Raises:
@@ -147,7 +147,7 @@ class Connector:
         connection.cut_in(deadline.left())
         return connection
 
-    def _connect(self, target: Target, deadline: Deadline, credentials: Credentials, jumps: int) -> Connection:
+    def _connect(self, target: Target, deadline: Deadline, credentials: Credentials, jumps: int) -> SSHConnection:
         """Connect, with retries while the server refuses because of other logins."""
         with self._lock:
             limit = self._limits.setdefault((target.address, target.port, target.proxy_command), LoginLimit())
@@ -167,10 +167,10 @@ class Connector:
                 limit.succeeded()
                 return connection
 
-    def _log_in(self, target: Target, deadline: Deadline, credentials: Credentials, jumps: int) -> Connection:
+    def _log_in(self, target: Target, deadline: Deadline, credentials: Credentials, jumps: int) -> SSHConnection:
         sock, through = self._reach(target, deadline, jumps)
         transport = self._transport(target, sock)
-        connection = Connection(target, transport, through)
+        connection = SSHConnection(target, transport, through)
         try:
             with deadline.ending(connection.abandon):
                 connection.key = self._agree(target, transport, deadline)
@@ -224,7 +224,7 @@ class Connector:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
         return PromptSocket(sock)
 
-    def _jump(self, target: Target, deadline: Deadline, jumps: int) -> Connection:
+    def _jump(self, target: Target, deadline: Deadline, jumps: int) -> SSHConnection:
         """Return a connection to the last jump host."""
         if jumps <= 0:
             text = f"{target.label}: more than {MAX_JUMPS} hosts to jump through; do they go in a ring?"
@@ -235,7 +235,7 @@ class Connector:
             on_the_way = on_the_way._replace(jumps=tuple(earlier), proxy_command=None)
         return self._connect(on_the_way, deadline, self._credentials.without_password(), jumps - 1)
 
-    def _channel_through(self, jump: Connection, target: Target, deadline: Deadline) -> Passage:
+    def _channel_through(self, jump: SSHConnection, target: Target, deadline: Deadline) -> Passage:
         try:
             with deadline.ending(jump.abandon):
                 channel = jump.transport.open_channel(

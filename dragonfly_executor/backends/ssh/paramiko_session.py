@@ -13,7 +13,7 @@ from dragonfly_executor.backends.ssh.config import Target
 from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.host_keys import SYSTEM_FILES, USER_FILES, HostKeys, fingerprint, parse_key
 from dragonfly_executor.backends.ssh.hosts import SSHHost
-from dragonfly_executor.backends.ssh.paramiko_connect import PACKET, WINDOW, Connection, Connector
+from dragonfly_executor.backends.ssh.paramiko_connect import PACKET, WINDOW, Connector, SSHConnection
 from dragonfly_executor.backends.ssh.session import Means
 
 SEND_SIZE = 32 * 1024
@@ -81,9 +81,9 @@ def _gone(error: Exception) -> ConnectionError:
 
 
 class ChannelSession:
-    """A command on a channel of a connection; see `Session`."""
+    """A command on a channel of a connection; see `SSHSession`."""
 
-    def __init__(self, connection: Connection, channel: paramiko.Channel, deadline: Deadline) -> None:
+    def __init__(self, connection: SSHConnection, channel: paramiko.Channel, deadline: Deadline) -> None:
         self.label = connection.target.label
         self.talk = ChannelStream(channel, deadline)
         self._connection = connection
@@ -94,34 +94,34 @@ class ChannelSession:
         self.abandon = connection.abandon
 
     def run(self, command: str) -> None:
-        """See `Session`."""
+        """See `SSHSession`."""
         self._channel.exec_command(command)
 
     def stream(self) -> ChannelStream:
-        """See `Session`."""
+        """See `SSHSession`."""
         self.talk.no_deadline()
         return self.talk
 
     def read_stderr(self, size: int) -> bytes:
-        """See `Session`."""
+        """See `SSHSession`."""
         try:
             return bytes(self._channel.recv_stderr(size))
         except (EOFError, paramiko.SSHException):  # the read worked, but the window update could not be sent
             return b""
 
     def exit_status(self, patience: float) -> int | None:
-        """See `Session`."""
+        """See `SSHSession`."""
         # The event is also set if the channel closes without a status, or the connection is lost.
         self._channel.status_event.wait(patience)
         status: int = self._channel.exit_status
         return None if status < 0 else status
 
     def explain(self, said: str) -> errors.BootError | None:
-        """Return None, as the connector has already raised the reason; see `Session`."""
+        """Return None, as the connector has already raised the reason; see `SSHSession`."""
         return None
 
     def facts(self) -> Mapping[str, str]:
-        """See `Session`."""
+        """See `SSHSession`."""
         target, key = self._connection.target, self._connection.key
         return {
             "resolve": f"{target.address}, port {target.port}",
@@ -130,7 +130,7 @@ class ChannelSession:
         }
 
     def end(self, last_word: bytes, patience: float) -> None:
-        """See `Session`."""
+        """See `SSHSession`."""
         self._connection.cut_in(patience)  # on a host that accepts no more data, even the end of input may block
         with suppress(OSError, EOFError, paramiko.SSHException):
             if last_word:
@@ -143,7 +143,7 @@ class ChannelSession:
         self._connection.close()
 
     def close(self) -> None:
-        """Do nothing, as `end` has closed the connection; see `Session`."""
+        """Do nothing, as `end` has closed the connection; see `SSHSession`."""
 
 
 class ParamikoClient:
@@ -185,7 +185,7 @@ class ParamikoClient:
             raise
 
 
-def _open_channel(connection: Connection, patience: float) -> paramiko.Channel:
+def _open_channel(connection: SSHConnection, patience: float) -> paramiko.Channel:
     try:
         return connection.transport.open_session(WINDOW, PACKET, timeout=patience)
     except Exception as error:

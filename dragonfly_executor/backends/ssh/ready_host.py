@@ -13,9 +13,9 @@ from dragonfly_executor.backends.ssh.node import SSHNode, StderrReader, describe
 if TYPE_CHECKING:
     from dragonfly_executor.backends.ssh.archive import Archive
     from dragonfly_executor.backends.ssh.deadline import Deadline
-    from dragonfly_executor.backends.ssh.host_table import Place
+    from dragonfly_executor.backends.ssh.host_table import HostPlace
     from dragonfly_executor.backends.ssh.hosts import SSHHost
-    from dragonfly_executor.backends.ssh.session import Session
+    from dragonfly_executor.backends.ssh.session import SSHSession
 
 SIGNALS = 128
 """The offset that shells, and the runner's supervisor process, add to a signal number in an exit status."""
@@ -39,7 +39,7 @@ class ReachedHost:
     def __init__(
         self,
         host: SSHHost,
-        session: Session,
+        session: SSHSession,
         python: str | None,
         archive: Archive,
         deadline: Deadline,
@@ -92,7 +92,7 @@ class ReachedHost:
         text = f"{self.host}: the connection broke during the bootstrap: {str(error) or type(error).__name__}"
         return errors.BootError(text, "bootstrap")
 
-    def as_node(self, place: Place, address: str | None) -> SSHNode:
+    def as_node(self, place: HostPlace, address: str | None) -> SSHNode:
         """Return the node for the runner that has started here.
 
         Args:
@@ -124,7 +124,7 @@ class ReachedHost:
         }
 
 
-def _exit_status(session: Session) -> str:
+def _exit_status(session: SSHSession) -> str:
     """Return the exit status of a killed command as text; "" if it was not killed or its status is unknown."""
     status = session.exit_status(0.0)
     return "" if status is None or status <= SIGNALS else f"the command ended with exit status {status}"

@@ -40,7 +40,7 @@ class Means(NamedTuple):
         return f"Means(config={self.config!r}, user={self.user!r}, port={self.port!r})"
 
 
-class Session(Protocol):
+class SSHSession(Protocol):
     """A command on a host, and the connection that only the command uses.
 
     Attributes:
@@ -99,7 +99,7 @@ class Session(Protocol):
 class Client(Protocol):
     """An SSH client."""
 
-    def open(self, host: SSHHost, target: Target, deadline: Deadline) -> Session:
+    def open(self, host: SSHHost, target: Target, deadline: Deadline) -> SSHSession:
         """Return a session on a host, without a command yet.
 
         Args:

@@ -99,7 +99,7 @@ def _phases(
             yield Finding(phase, True, (facts or {}).get(phase, ""))
 
 
-def _node(sight: probe.Sight, seconds: float) -> Iterator[Finding]:
+def _node(sight: probe.NodeReport, seconds: float) -> Iterator[Finding]:
     yield Finding(
         "first result", True, f"{seconds:.2f} s after the pool was asked, boot included", figures={"seconds": seconds}
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.fly.backend import FlyBackend
     from dragonfly_executor.backends.fly.client import MachinesAPI
     from dragonfly_executor.backends.fly.errors import FlyAPIError
-    from dragonfly_executor.backends.fly.settings import Access, Place, Spelling
+    from dragonfly_executor.backends.fly.settings import Access, Placement, Spelling
 
 PATIENCE = 20.0
 """Seconds for each request to Fly."""
@@ -61,7 +61,7 @@ class Checks:
         self._given = given
         self._environment = environment
         self._access: Access | None = None
-        self._place: Place | None = None
+        self._place: Placement | None = None
 
     def run(self) -> Iterator[Finding]:
         """Yield the findings of all checks that need no boot."""
@@ -83,12 +83,14 @@ class Checks:
     # -- settings -----------------------------------------------------------------------------------------------------
 
     def _settings(self) -> Iterator[Finding]:
-        from dragonfly_executor.backends.fly.settings import Place
+        from dragonfly_executor.backends.fly.settings import Placement
 
         given = self._given
         yield from self._access_to(self.app)
         try:
-            self._place = Place.find(self._environment, image=given.image, region=given.region, spelling=_spelling())
+            self._place = Placement.find(
+                self._environment, image=given.image, region=given.region, spelling=_spelling()
+            )
         except ValueError as error:
             yield Finding("image", False, "not known", str(error))
             return
@@ -116,7 +118,7 @@ class Checks:
         yield Finding("app", True, f"{app}, by the API at {self._access.host}")
         yield Finding("token", True, f"there is one, sent as {kind!r}; what it may do is looked at below")
 
-    def _image(self, place: Place) -> Finding:
+    def _image(self, place: Placement) -> Finding:
         if place.own_image:
             return Finding("image", True, f"{place.image}, which is this machine's own")
         if place.image.startswith("registry.fly.io/") and place.image.endswith(":latest"):
@@ -124,7 +126,7 @@ class Checks:
         text = f"{place.image}: it needs Python and dragonfly_executor, of this one's versions"
         return Finding("image", True, text)
 
-    def _price(self, place: Place) -> Finding:
+    def _price(self, place: Placement) -> Finding:
         try:
             backend = self.backend()
         except OSError as error:

@@ -9,7 +9,7 @@ import tempfile
 from typing import TypedDict
 
 
-class Sight(TypedDict):
+class NodeReport(TypedDict):
     """A node's report on itself. Memory and disk are in bytes; None if the system does not report them."""
 
     host: str
@@ -23,7 +23,7 @@ class Sight(TypedDict):
     disk_free: int
 
 
-def look() -> Sight:
+def look() -> NodeReport:
     """Return a report on the node that this runs on."""
     system = os.uname()
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,7 +15,7 @@ from dragonfly_executor.cli import terminal
 if TYPE_CHECKING:
     from dragonfly_executor.backends.fly.sweep import Found
     from dragonfly_executor.cli.fleet.fleet import Fleet
-    from dragonfly_executor.cli.fleet.machine_row import Sight
+    from dragonfly_executor.cli.fleet.machine_row import MachineRow
 
 NO_PROOF = "That Fly lists none is no proof that there is none: look again, or at `fly machine list`."
 
@@ -144,7 +144,7 @@ def _destroy_chosen(options: argparse.Namespace, fleet: Fleet, chosen: list[tupl
     return 1 if left else 0
 
 
-def _may_destroy(sights: list[Sight]) -> bool:
+def _may_destroy(sights: list[MachineRow]) -> bool:
     """Ask the user for confirmation, on stderr, so that the question does not get into JSON on stdout."""
     _show(sights, file=sys.stderr)
     if not sys.stdin.isatty():
@@ -159,15 +159,15 @@ def _may_destroy(sights: list[Sight]) -> bool:
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
 
-def _sights(fleet: Fleet, found: list[tuple[str, Found]]) -> list[Sight]:
-    from dragonfly_executor.cli.fleet.machine_row import Sight
+def _sights(fleet: Fleet, found: list[tuple[str, Found]]) -> list[MachineRow]:
+    from dragonfly_executor.cli.fleet.machine_row import MachineRow
 
     # Fly's clock dates the machines that Fly lists, and this machine's clock dates the entries that only the journal
     # has.
-    return [Sight.of(one, app, fleet.now(app), time.time()) for app, one in found]
+    return [MachineRow.of(one, app, fleet.now(app), time.time()) for app, one in found]
 
 
-def _show(sights: list[Sight], file: Any = None) -> None:
+def _show(sights: list[MachineRow], file: Any = None) -> None:
     from dragonfly_executor.backends.fly.prices import PRICES
     from dragonfly_executor.cli.fleet.machine_row import HEAD
 

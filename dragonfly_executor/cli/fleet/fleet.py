@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.deadline import Patience
 from dragonfly_executor.backends.fly.errors import FlyAPIError
-from dragonfly_executor.backends.fly.journal import Entry, Journal, default_folder
+from dragonfly_executor.backends.fly.journal import Journal, JournalEntry, default_folder
 from dragonfly_executor.backends.fly.owner import Liveness
 from dragonfly_executor.backends.fly.settings import ARGUMENTS, Access, Spelling, is_app_name
 from dragonfly_executor.backends.fly.sweep import Found, Sweeper, Swept
@@ -71,7 +71,7 @@ class Fleet:
     def _access(self, app: str | None) -> Access:
         return Access.find(os.environ, app=app, spelling=self._spelling)
 
-    def _entries(self) -> list[Entry]:
+    def _entries(self) -> list[JournalEntry]:
         return [] if self.journal is None else self.journal.entries()
 
     def now(self, app: str) -> float:

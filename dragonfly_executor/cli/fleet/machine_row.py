@@ -13,7 +13,7 @@ from dragonfly_executor.backends.fly.sweep import Found
 HEAD = ("MACHINE", "NAME", "STATE", "REGION", "SIZE", "AGE", "COST", "POOL", "OWNER")
 
 
-class Sight(NamedTuple):
+class MachineRow(NamedTuple):
     """The known facts of a machine.
 
     Attributes:
@@ -44,8 +44,8 @@ class Sight(NamedTuple):
     in_journal: bool
 
     @classmethod
-    def of(cls, found: Found, app: str, now: float, now_here: float, prices: Prices = PRICES) -> Sight:
-        """Make a `Sight` from a machine.
+    def of(cls, found: Found, app: str, now: float, now_here: float, prices: Prices = PRICES) -> MachineRow:
+        """Make a `MachineRow` from a machine.
 
         Args:
             found: the machine.

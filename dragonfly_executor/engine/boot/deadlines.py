@@ -11,7 +11,7 @@ from dragonfly_executor.core import events
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.engine.boot.dialback import DialBack
-    from dragonfly_executor.engine.boot.pending_boot import Booting, Host
+    from dragonfly_executor.engine.boot.pending_boot import Booting, BootOwner
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.notifications import Narrator
     from dragonfly_executor.transport.loop import Loop
@@ -34,7 +34,7 @@ class BootTimes:
         engine: EngineContext,
         loop: Loop,
         narrator: Narrator,
-        host: Host,
+        host: BootOwner,
         booting: Mapping[int, Booting],
         backend: str,
         dial_back: DialBack | None,

@@ -30,7 +30,7 @@ QUIET = 60.0
 """Minimum number of seconds between two log lines about refused peers: a stranger can cause any number of refusals."""
 
 
-class Host(Protocol):
+class DialBackOwner(Protocol):
     """The caller of `DialBack`: boots runners, and hears when a boot may begin and which runner has connected."""
 
     def boot_is_expected(self, request: BootRequest) -> None:
@@ -70,7 +70,7 @@ class DialBack:
         backend: Backend,
         loop: Loop,
         crew: Crew,
-        host: Host,
+        host: DialBackOwner,
         make_listener: Callable[..., Listener] = Listener,
     ) -> None:
         self._backend = backend
@@ -206,14 +206,14 @@ class DialBack:
     # -- events of the listener ----------------------------------------------------------------------------------------
 
     def runner_joined(self, runner_id: str, sock: TlsSocket) -> None:
-        """See `listener.Host`."""
+        """See `listener.ListenerOwner`."""
         number = int(runner_id)
         self._joined[number] = sock
         self._host.runner_dialed_in(number)
         self._close_if_unused()
 
     def refused(self, peer: str, reason: str) -> None:
-        """See `listener.Host`. Logs at once, and then at most once a minute."""
+        """See `listener.ListenerOwner`. Logs at once, and then at most once a minute."""
         self._untold += 1
         self.last_refusal = errors.RunnerAuthError(f"a connection from {peer} was refused: {reason}", "connect")
         now = self._loop.time()
@@ -224,7 +224,7 @@ class DialBack:
         self.warn(f"RunnerAuthError: {self.last_refusal.args[0]}{more}")
 
     def warn(self, text: str) -> None:
-        """See `listener.Host`."""
+        """See `listener.ListenerOwner`."""
         self._host.warn(text)
 
 

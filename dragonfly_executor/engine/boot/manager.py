@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend, Node
     from dragonfly_executor.engine.boot.dialback import DialBack
     from dragonfly_executor.engine.boot.node_release import Releaser
-    from dragonfly_executor.engine.boot.pending_boot import Host
+    from dragonfly_executor.engine.boot.pending_boot import BootOwner
     from dragonfly_executor.engine.boot.session_setup import Welcome
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.notifications import Narrator
@@ -65,7 +65,7 @@ class Boots:
         welcome: Welcome,
         keeper: Keeper | None,
         releaser: Releaser,
-        host: Host,
+        host: BootOwner,
     ) -> None:
         self._engine = engine
         self._options = engine.options

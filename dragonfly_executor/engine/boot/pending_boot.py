@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import GivenUp, Signal
-from dragonfly_executor.engine.runner_connection import Listener, RunnerLink
+from dragonfly_executor.engine.runner_connection import RunnerHandler, RunnerLink
 from dragonfly_executor.util.validation import dollars
 
 TYPE_CHECKING = False  # typing is slow to import
@@ -21,7 +21,7 @@ else:
     Protocol = object
 
 
-class Host(Listener, Protocol):
+class BootOwner(RunnerHandler, Protocol):
     """The table of runners. It gets all messages of a runner, and passes on those that concern its boot."""
 
     @property
@@ -118,7 +118,7 @@ class Syncing:
         self._broke = broke
 
     def synced(self) -> None:
-        """See `sync.sender.Listener`."""
+        """See `sync.sender.RunnerHandler`."""
         self._runner.held.clear()
         self._synced(self._runner)
 

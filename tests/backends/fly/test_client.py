@@ -15,9 +15,9 @@ from dragonfly_executor.backends.base import GivenUp
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.deadline import Patience
 from dragonfly_executor.backends.fly.errors import FlyAPIError
-from dragonfly_executor.backends.fly.http import Line
+from dragonfly_executor.backends.fly.http import HttpConnections
 from dragonfly_executor.backends.fly.owner import KIND, RUNNER
-from dragonfly_executor.backends.fly.responses import Verdict
+from dragonfly_executor.backends.fly.responses import ResponseKind
 from dragonfly_executor.backends.fly.settings import Access
 from dragonfly_executor.backends.fly.token import Token
 from tests.backends.fly.asking import Asker
@@ -91,8 +91,8 @@ def test_a_wait_asks_for_whole_seconds_that_fly_takes(on_fly: Simulator, api: Ma
 def test_a_wait_for_what_never_comes_is_no_error(on_fly: Simulator, api: MachinesAPI, asker: Asker) -> None:
     on_fly.timing.second = 0.01
     machine = asker.created("sleeper", "import signal; signal.pause()")
-    assert api.wait(machine.id, ("destroyed",), patience()) is Verdict.NOT_YET
-    assert api.wait("0" * 14, ("destroyed",), patience()) is Verdict.NOT_FOUND
+    assert api.wait(machine.id, ("destroyed",), patience()) is ResponseKind.NOT_YET
+    assert api.wait("0" * 14, ("destroyed",), patience()) is ResponseKind.NOT_FOUND
 
 
 # -- what it believes --------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def test_questions_end_with_the_patience_and_say_what_was_wrong(on_fly: Simulato
     with pytest.raises(FlyAPIError, match="502") as caught:
         api.runners(patience(0.5))
     assert caught.value.status == 502
-    assert caught.value.verdict is Verdict.AMBIGUOUS
+    assert caught.value.verdict is ResponseKind.AMBIGUOUS
     assert caught.value.request_id.endswith("-cdg")
     assert caught.value.request_id in str(caught.value)
     assert isinstance(caught.value, public.DragonflyError)
@@ -194,7 +194,7 @@ def test_an_answer_without_end_is_not_read_to_its_end(monkeypatch: pytest.Monkey
                 pieces.append(1)
                 yield b"x" * 10_000
 
-    line = Line(ACCESS, httpx.MockTransport(lambda request: httpx.Response(200, stream=Endless())))
+    line = HttpConnections(ACCESS, httpx.MockTransport(lambda request: httpx.Response(200, stream=Endless())))
     reply = line.exchange("get", "7811", "GET", "/x", patience(), timeout=5.0)
     assert (reply.status, reply.failure) == (0, "the answer is larger than 100000 bytes")
     assert len(pieces) == 11
@@ -207,7 +207,7 @@ def test_an_answer_that_trickles_ends_with_its_time() -> None:
                 time.sleep(0.02)
                 yield b"x"
 
-    line = Line(ACCESS, httpx.MockTransport(lambda request: httpx.Response(200, stream=Trickle())))
+    line = HttpConnections(ACCESS, httpx.MockTransport(lambda request: httpx.Response(200, stream=Trickle())))
     reply = line.exchange("get", "7811", "GET", "/x", patience(), timeout=0.1)
     assert reply.failure == "the answer did not come to an end in time"
 
@@ -220,7 +220,9 @@ def test_what_is_packed_is_not_unpacked() -> None:
         seen.append(request.headers["accept-encoding"])
         return httpx.Response(200, stream=httpx.ByteStream(b"not gzip"), headers={"content-encoding": "gzip"})
 
-    reply = Line(ACCESS, httpx.MockTransport(answer)).exchange("get", "1", "GET", "/x", patience(), timeout=5.0)
+    reply = HttpConnections(ACCESS, httpx.MockTransport(answer)).exchange(
+        "get", "1", "GET", "/x", patience(), timeout=5.0
+    )
     assert (reply.status, seen) == (200, ["identity"])
 
 
@@ -245,7 +247,9 @@ def test_no_error_of_the_library_comes_through(error: Exception, sent: bool) -> 
     def fail(request: httpx.Request) -> httpx.Response:
         raise error
 
-    reply = Line(ACCESS, httpx.MockTransport(fail)).exchange("get", "1", "GET", "/x", patience(), timeout=5.0)
+    reply = HttpConnections(ACCESS, httpx.MockTransport(fail)).exchange(
+        "get", "1", "GET", "/x", patience(), timeout=5.0
+    )
     assert (reply.status, reply.sent) == (0, sent)
     assert reply.failure.startswith(type(error).__name__)
 

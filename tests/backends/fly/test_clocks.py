@@ -14,7 +14,7 @@ import pytest
 
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.deadline import Patience
-from dragonfly_executor.backends.fly.machines import Machine
+from dragonfly_executor.backends.fly.machines import FlyMachine
 from dragonfly_executor.backends.fly.owner import Liveness
 from dragonfly_executor.backends.fly.settings import Access
 from dragonfly_executor.backends.fly.sweep import Sweeper
@@ -38,7 +38,7 @@ def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def created(text: str) -> float | None:
-    machine = Machine.read({"id": "7811", "created_at": text})
+    machine = FlyMachine.read({"id": "7811", "created_at": text})
     assert machine is not None
     return machine.created
 

@@ -19,7 +19,7 @@ from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.fly.backend import machine_name
 from dragonfly_executor.backends.fly.journal import NAME
 from dragonfly_executor.backends.fly.machine_config import CPUS, Blueprint, Guest, merge
-from dragonfly_executor.backends.fly.settings import Access, Address, Place
+from dragonfly_executor.backends.fly.settings import Access, Address, Placement
 from dragonfly_executor.backends.fly.token import Token
 
 ON_FLY = {
@@ -199,10 +199,10 @@ def test_the_api_is_where_flys_own_clients_are_told_that_it_is(path: str) -> Non
 
 
 def test_regions_in_order_of_preference() -> None:
-    assert Place.find(ON_FLY).regions == ("cdg",)
-    assert Place.find(ON_FLY, region="lhr, eu").regions == ("lhr", "eu")
-    assert Place.find(ON_FLY, region=["iad", "us"]).regions == ("iad", "us")
-    assert Place.find({"FLY_IMAGE_REF": "x"}).regions == ()
+    assert Placement.find(ON_FLY).regions == ("cdg",)
+    assert Placement.find(ON_FLY, region="lhr, eu").regions == ("lhr", "eu")
+    assert Placement.find(ON_FLY, region=["iad", "us"]).regions == ("iad", "us")
+    assert Placement.find({"FLY_IMAGE_REF": "x"}).regions == ()
 
 
 @given(st.text(max_size=80))

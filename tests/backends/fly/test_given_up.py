@@ -16,10 +16,10 @@ from dragonfly_executor import BootError, FlyBackend
 from dragonfly_executor.backends.base import GivenUp
 from dragonfly_executor.backends.fly import backend as backend_module
 from dragonfly_executor.backends.fly import client
-from dragonfly_executor.backends.fly.connection import Connection
+from dragonfly_executor.backends.fly.connection import HttpConnection
 from dragonfly_executor.backends.fly.deadline import Patience
 from dragonfly_executor.backends.fly.errors import FlyAPIError
-from dragonfly_executor.backends.fly.http import Line
+from dragonfly_executor.backends.fly.http import HttpConnections
 from dragonfly_executor.backends.fly.settings import Access
 from dragonfly_executor.backends.fly.token import Token
 from dragonfly_executor.transport.certificate import load, make_certificate
@@ -226,7 +226,7 @@ def test_a_request_is_cut_wherever_it_hangs(tls: ssl.SSLContext, scheme: str, sh
     given_up = GivenUp()
     with mute(tls if scheme == "https" else None, shakes_hands=shakes_hands) as server:
         server.silent = given_up.set
-        line = Line(Access("media", Token("fm2_canary"), f"{scheme}://127.0.0.1:{server.port}"))
+        line = HttpConnections(Access("media", Token("fm2_canary"), f"{scheme}://127.0.0.1:{server.port}"))
         reply = line.exchange("get", "1", "GET", "/x", Patience(FOR_EVER, given_up), timeout=FOR_EVER)
         assert (reply.status, reply.sent) == (0, sent)
         assert reply.failure == "it was given up before there was an answer"
@@ -235,7 +235,7 @@ def test_a_request_is_cut_wherever_it_hangs(tls: ssl.SSLContext, scheme: str, sh
 def test_a_connection_that_was_cut_before_it_was_there_lets_nothing_through() -> None:
     """Nobody can say how far a request is in the moment in which it is given up."""
     with mute(None, shakes_hands=True) as server:
-        connection = Connection(httpx.Client(verify=False, timeout=None))
+        connection = HttpConnection(httpx.Client(verify=False, timeout=None))
         connection.cut()
         with pytest.raises(httpx.TransportError):
             connection.client.get(f"http://127.0.0.1:{server.port}", extensions={"trace": connection.trace})

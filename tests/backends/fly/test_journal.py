@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dragonfly_executor.backends.fly.journal import KEPT, STALE, Entry, Journal, default_folder
+from dragonfly_executor.backends.fly.journal import KEPT, STALE, Journal, JournalEntry, default_folder
 from dragonfly_executor.backends.fly.owner import BOOT, EXPIRES, FIRST_SPACE, KIND, OWNER, Label, Liveness, Owner
 from tests.support.helpers import watching
 
@@ -22,10 +22,10 @@ ME = Owner.me()
 LABEL = Label("b" * 32, "pool", ME, 2_000_000_000)
 
 
-def entry(name: str = "dragonfly-pool-1", **other: Any) -> Entry:
-    return Entry(name, "media", "https://api", LABEL, 1.5, 2_000_000_000.0, region="cdg", guest={"cpus": 2})._replace(
-        **other
-    )
+def entry(name: str = "dragonfly-pool-1", **other: Any) -> JournalEntry:
+    return JournalEntry(
+        name, "media", "https://api", LABEL, 1.5, 2_000_000_000.0, region="cdg", guest={"cpus": 2}
+    )._replace(**other)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_half_writes_and_strange_files_are_no_entries(journal: Journal) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from dragonfly_executor.backends.fly.journal import Entry, Journal
+from dragonfly_executor.backends.fly.journal import Journal, JournalEntry
 from dragonfly_executor.backends.fly.owner import Label, Owner
 
 journal = Journal(sys.argv[1])
@@ -155,7 +155,7 @@ number = 0
 while True:
     number += 1
     for name in ("dragonfly-a", f"dragonfly-{sys.argv[2]}-{number % 7}"):
-        journal.write(Entry(name, "app", "host", label, 1.0, 2.0, machine_id=str(number)))
+        journal.write(JournalEntry(name, "app", "host", label, 1.0, 2.0, machine_id=str(number)))
     journal.remove(f"dragonfly-{sys.argv[2]}-{(number + 3) % 7}")
 """
 

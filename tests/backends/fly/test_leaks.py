@@ -25,7 +25,7 @@ from dragonfly_executor import FlyBackend
 from dragonfly_executor.backends.base import GivenUp
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.deadline import Patience
-from dragonfly_executor.backends.fly.journal import Entry
+from dragonfly_executor.backends.fly.journal import JournalEntry
 from dragonfly_executor.backends.fly.owner import EXPIRES, KIND, LIFETIME, OWNER, RUNNER, Label, Liveness, Owner
 from dragonfly_executor.backends.fly.settings import Access
 from dragonfly_executor.backends.fly.sweep import Found, Sweeper
@@ -159,10 +159,10 @@ def machine_of(fly: Simulator, written: dict[str, str], name: str = "dragonfly-x
     return machine
 
 
-def entry_of(backend: FlyBackend, **other: Any) -> Entry:
+def entry_of(backend: FlyBackend, **other: Any) -> JournalEntry:
     access = backend.api.access
     now = time.time()
-    entry = Entry("dragonfly-x", access.app, access.host, label(owner=gone()), now, now + 3600)._replace(**other)
+    entry = JournalEntry("dragonfly-x", access.app, access.host, label(owner=gone()), now, now + 3600)._replace(**other)
     assert backend.journal is not None
     backend.journal.write(entry)
     return entry

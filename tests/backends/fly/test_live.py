@@ -21,10 +21,10 @@ from dragonfly_executor import DragonflyExecutor, FlyBackend
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.deadline import Patience
 from dragonfly_executor.backends.fly.errors import FlyAPIError
-from dragonfly_executor.backends.fly.machines import Machine
+from dragonfly_executor.backends.fly.machines import FlyMachine
 from dragonfly_executor.backends.fly.owner import Label, Owner
-from dragonfly_executor.backends.fly.responses import Reply, Verdict, classify, taken_by
-from dragonfly_executor.backends.fly.settings import Access, Place
+from dragonfly_executor.backends.fly.responses import Reply, ResponseKind, classify, taken_by
+from dragonfly_executor.backends.fly.settings import Access, Placement
 
 NEEDED = ("FLY_API_TOKEN", "FLY_APP_NAME", "FLY_IMAGE_REF")
 
@@ -47,7 +47,7 @@ class Seen:
     def create(self, name: str, script: str, **config: Any) -> Reply:
         """Ask for a machine that runs a script of the shell."""
         label = Label(os.urandom(16).hex(), "live-test", Owner.me(), int(time.time()) + 600)
-        place = Place.find(os.environ)
+        place = Placement.find(os.environ)
         what = {
             "image": place.image,
             "guest": {"cpu_kind": "shared", "cpus": 1, "memory_mb": 256},
@@ -62,25 +62,25 @@ class Seen:
         began = time.monotonic()
         patience = Patience(120)
         reply = self.api.create(body, patience)
-        while classify(reply) is Verdict.RATE and not patience.over:
+        while classify(reply) is ResponseKind.RATE and not patience.over:
             print(f"create {name}: HTTP {reply.status} {reply.text()!r}, headers {dict(reply.headers)}")
             patience.pause(1.5)
             reply = self.api.create(body, patience)
         print(f"create {name}: HTTP {reply.status} in {time.monotonic() - began:.1f} s, headers {dict(reply.headers)}")
-        machine = Machine.read(reply.json())
+        machine = FlyMachine.read(reply.json())
         if machine is not None:
             self.made.append(machine.id)
         return reply
 
-    def created(self, script: str) -> Machine:
+    def created(self, script: str) -> FlyMachine:
         """The same, for who takes for granted that it works."""
         reply = self.create(f"dragonfly-live-{os.urandom(6).hex()}", script)
-        machine = Machine.read(reply.json())
+        machine = FlyMachine.read(reply.json())
         assert machine is not None, reply.text()
         assert machine.state == "created"
         return machine
 
-    def ask(self, action: str, machine: Machine, method: str, rest: str = "", **params: str) -> Reply:
+    def ask(self, action: str, machine: FlyMachine, method: str, rest: str = "", **params: str) -> Reply:
         """One request about a machine, and the answer as it is."""
         path = f"/apps/{self.api.access.app}/machines/{machine.id}{rest}"
         query = list(params.items())
@@ -88,7 +88,7 @@ class Seen:
         print(f"{method} {rest or 'machine'} {params}: HTTP {reply.status} {reply.text()[:200]!r}")
         return reply
 
-    def until(self, machine: Machine, *states: str) -> Machine:
+    def until(self, machine: FlyMachine, *states: str) -> FlyMachine:
         """Wait until it is in one of these."""
         patience = Patience(180)
         while not patience.over:
@@ -96,7 +96,7 @@ class Seen:
             found = self.api.get(machine.id, patience)
             print(f"wait for {states}: {verdict}; then {found.standing() if found else 'gone'}")
             assert found is not None
-            if found.state in states or verdict is Verdict.OK:
+            if found.state in states or verdict is ResponseKind.OK:
                 return found
         raise AssertionError(f"{machine} did not come to {states}")
 
@@ -126,7 +126,7 @@ def test_a_name_is_taken_and_the_answer_says_by_whom(seen: Seen) -> None:
     machine = seen.created("sleep 300")
     again = seen.create(machine.name, "sleep 300")
     print(f"the same name again: HTTP {again.status} {again.text()}")
-    assert classify(again) is Verdict.NAME_TAKEN
+    assert classify(again) is ResponseKind.NAME_TAKEN
     assert taken_by(again) == machine.id
 
 
@@ -135,7 +135,7 @@ def test_a_forced_destroy_is_enough(seen: Seen) -> None:
     machine = seen.created("sleep 300")
     seen.until(machine, "started")
     began = time.monotonic()
-    assert classify(seen.ask("destroy", machine, "DELETE", force="true")) is Verdict.OK
+    assert classify(seen.ask("destroy", machine, "DELETE", force="true")) is ResponseKind.OK
     name_again = seen.create(machine.name, "sleep 300")
     print(f"its name while it is being destroyed, or has just been: HTTP {name_again.status} {name_again.text()[:200]}")
     assert seen.api.destroy(machine.id, Patience(60))

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragonfly_executor.backends.fly.machines import Machine
+from dragonfly_executor.backends.fly.machines import FlyMachine
 from dragonfly_executor.backends.fly.responses import (
     MAX_RETRY_AFTER,
     MAX_TEXT,
     Reply,
-    Verdict,
+    ResponseKind,
     classify,
     is_final,
     retry_after,
@@ -27,34 +27,38 @@ NOW = 1_700_000_000.0
 HTML = b"<html><head><title>502</title><style>p {}</style></head><body><h1>Bad   Gateway</h1></body></html>"
 
 KNOWN = [
-    (errors.rate_limited(), Verdict.RATE),
-    (errors.rate_limited(plain=True), Verdict.RATE),
-    (errors.no_candidate_host(), Verdict.CAPACITY),
-    (errors.no_capacity(), Verdict.CAPACITY),
-    (errors.volume_host_full(), Verdict.CAPACITY),
-    (errors.host_full(), Verdict.HOST_FULL),
-    (errors.host_full("memory"), Verdict.HOST_FULL),
-    (errors.host_full("IPs"), Verdict.HOST_FULL),
-    (errors.host_disabled(), Verdict.HOST_FULL),
-    (errors.ApiError(409, "governor policy blocked start"), Verdict.HOST_FULL),
-    (errors.over_quota("o", "dfw", 1), Verdict.QUOTA),
-    (errors.forbidden("media"), Verdict.FATAL),
-    (errors.unauthorized(), Verdict.FATAL),
-    (errors.payment_needed(), Verdict.FATAL),
-    (errors.ApiError(422, "you have reached the machine limit of your plan"), Verdict.FATAL),
-    (errors.invalid("guest"), Verdict.FATAL),
-    (errors.name_taken("7811", "x"), Verdict.NAME_TAKEN),
-    (errors.ApiError(422, "whatever", "name_taken"), Verdict.NAME_TAKEN),
+    (errors.rate_limited(), ResponseKind.RATE),
+    (errors.rate_limited(plain=True), ResponseKind.RATE),
+    (errors.no_candidate_host(), ResponseKind.CAPACITY),
+    (errors.no_capacity(), ResponseKind.CAPACITY),
+    (errors.volume_host_full(), ResponseKind.CAPACITY),
+    (errors.host_full(), ResponseKind.HOST_FULL),
+    (errors.host_full("memory"), ResponseKind.HOST_FULL),
+    (errors.host_full("IPs"), ResponseKind.HOST_FULL),
+    (errors.host_disabled(), ResponseKind.HOST_FULL),
+    (errors.ApiError(409, "governor policy blocked start"), ResponseKind.HOST_FULL),
+    (errors.over_quota("o", "dfw", 1), ResponseKind.QUOTA),
+    (errors.forbidden("media"), ResponseKind.FATAL),
+    (errors.unauthorized(), ResponseKind.FATAL),
+    (errors.payment_needed(), ResponseKind.FATAL),
+    (errors.ApiError(422, "you have reached the machine limit of your plan"), ResponseKind.FATAL),
+    (errors.invalid("guest"), ResponseKind.FATAL),
+    (errors.name_taken("7811", "x"), ResponseKind.NAME_TAKEN),
+    (errors.ApiError(422, "whatever", "name_taken"), ResponseKind.NAME_TAKEN),
     # FLAME's older picture: the code is trusted, the text is not asked.
-    (errors.ApiError(412, "no text that is known", "insufficient_capacity"), Verdict.CAPACITY),
-    (errors.ApiError(412, "failed_precondition: no capacity"), Verdict.CAPACITY),
-    (errors.lease_held("7811", "somebody", "2026-01-01T00:00:00Z"), Verdict.CONFLICT),
-    (errors.concurrent_update(), Verdict.CONFLICT),
-    (errors.no_machine(), Verdict.NOT_FOUND),
-    (errors.no_app(), Verdict.NOT_FOUND),
-    (errors.flaps_timed_out(), Verdict.AMBIGUOUS),
-    (errors.not_stopped(), Verdict.FATAL),
-    *((errors.platform(status, html=html), Verdict.AMBIGUOUS) for status in (500, 502, 503, 504) for html in (0, 1)),
+    (errors.ApiError(412, "no text that is known", "insufficient_capacity"), ResponseKind.CAPACITY),
+    (errors.ApiError(412, "failed_precondition: no capacity"), ResponseKind.CAPACITY),
+    (errors.lease_held("7811", "somebody", "2026-01-01T00:00:00Z"), ResponseKind.CONFLICT),
+    (errors.concurrent_update(), ResponseKind.CONFLICT),
+    (errors.no_machine(), ResponseKind.NOT_FOUND),
+    (errors.no_app(), ResponseKind.NOT_FOUND),
+    (errors.flaps_timed_out(), ResponseKind.AMBIGUOUS),
+    (errors.not_stopped(), ResponseKind.FATAL),
+    *(
+        (errors.platform(status, html=html), ResponseKind.AMBIGUOUS)
+        for status in (500, 502, 503, 504)
+        for html in (0, 1)
+    ),
 ]
 
 
@@ -63,7 +67,7 @@ def reply_of(error: errors.ApiError) -> Reply:
 
 
 @pytest.mark.parametrize(("error", "verdict"), KNOWN, ids=lambda value: str(value)[:60])
-def test_what_fly_is_known_to_answer(error: errors.ApiError, verdict: Verdict) -> None:
+def test_what_fly_is_known_to_answer(error: errors.ApiError, verdict: ResponseKind) -> None:
     """Reference 1.5, each row."""
     assert classify(reply_of(error)) is verdict
 
@@ -109,13 +113,13 @@ NOT_ABOUT_ROOM = [
 @pytest.mark.parametrize("text", NO_ROOM)
 def test_a_want_of_room_is_known_without_a_code(status: int, text: str) -> None:
     for written in (text, text.capitalize(), f"{text}."):
-        assert classify(reply_of(errors.ApiError(status, written))) is Verdict.CAPACITY
+        assert classify(reply_of(errors.ApiError(status, written))) is ResponseKind.CAPACITY
 
 
 @pytest.mark.parametrize("status", [409, 412, 422])
 @pytest.mark.parametrize("text", NOT_ABOUT_ROOM)
 def test_other_refusals_are_not_taken_for_it(status: int, text: str) -> None:
-    assert classify(reply_of(errors.ApiError(status, text))) is Verdict.FATAL
+    assert classify(reply_of(errors.ApiError(status, text))) is ResponseKind.FATAL
 
 
 FINAL = [
@@ -127,7 +131,7 @@ FINAL = [
     errors.ApiError(422, "Validation failed: region is invalid"),
 ]
 MAY_CLEAR_UP = [
-    *(error for error, verdict in KNOWN if verdict not in (Verdict.FATAL, Verdict.NOT_FOUND)),
+    *(error for error, verdict in KNOWN if verdict not in (ResponseKind.FATAL, ResponseKind.NOT_FOUND)),
     errors.payment_needed(),
     errors.ApiError(422, "you have reached the machine limit of your plan"),
     errors.ApiError(403, "organization is over its limit"),
@@ -150,23 +154,23 @@ def test_what_may_clear_up_by_itself_is_not(error: errors.ApiError) -> None:
 
 
 def test_a_wait_that_took_too_long_is_no_trouble() -> None:
-    assert classify(reply_of(errors.not_reached(["started"], "created")), is_wait=True) is Verdict.NOT_YET
+    assert classify(reply_of(errors.not_reached(["started"], "created")), is_wait=True) is ResponseKind.NOT_YET
 
 
 def test_no_answer_is_in_doubt_unless_nothing_was_sent() -> None:
-    assert classify(Reply(0, failure="reset")) is Verdict.AMBIGUOUS
-    assert classify(Reply(0, failure="refused", sent=False)) is Verdict.TRANSIENT
+    assert classify(Reply(0, failure="reset")) is ResponseKind.AMBIGUOUS
+    assert classify(Reply(0, failure="refused", sent=False)) is ResponseKind.TRANSIENT
 
 
 @given(st.integers(0, 999), st.binary(max_size=400), st.booleans(), st.booleans())
 def test_garbage_has_a_verdict_and_a_short_text(status: int, body: bytes, is_wait: bool, sent: bool) -> None:
     reply = Reply(status, body, failure="" if status else "cut", sent=sent)
     verdict = classify(reply, is_wait=is_wait)
-    assert (verdict is Verdict.OK) == (200 <= status < 300)
+    assert (verdict is ResponseKind.OK) == (200 <= status < 300)
     assert len(reply.text()) <= MAX_TEXT + 3
     assert reply.text().isprintable()
     assert taken_by(reply) is None or str(taken_by(reply)).isalnum()
-    Machine.read(reply.json())
+    FlyMachine.read(reply.json())
 
 
 json_values = st.recursive(
@@ -182,10 +186,10 @@ KEYS = ("id", "state", "name", "config", "incomplete_config", "metadata", "event
 def test_answers_of_any_shape_are_read_or_refused(said: dict[str, object], status: int) -> None:
     """Nothing that is missing, new, or of another type is a crash."""
     reply = Reply(status % 600, json.dumps(said).encode())
-    assert isinstance(classify(reply), Verdict)
+    assert isinstance(classify(reply), ResponseKind)
     nested = {"id": "1", "config": said, "events": [said, {"request": said}, {"request": {"exit_event": said}}]}
     for shape in (said, nested):
-        machine = Machine.read(shape)
+        machine = FlyMachine.read(shape)
         if machine is not None:
             assert machine.exit is None or isinstance(machine.exit.code, int)
             assert machine.standing()
@@ -194,7 +198,7 @@ def test_answers_of_any_shape_are_read_or_refused(said: dict[str, object], statu
 @given(st.integers(0, 300))
 def test_an_answer_that_was_cut_short_is_no_machine(size: int) -> None:
     whole = json.dumps({"id": "7811", "state": "created", "config": {"metadata": {"a": "b"}}, "region": "lhr"}).encode()
-    machine = Machine.read(Reply(200, whole[:size]).json())
+    machine = FlyMachine.read(Reply(200, whole[:size]).json())
     assert (machine is not None) == (size >= len(whole))
 
 
@@ -228,7 +232,7 @@ def test_an_exit_is_found_among_the_events(nested: bool) -> None:
     """Fields that are nought may be missing."""
     ending = {"exit_event": {"exit_code": 137, "oom_killed": True}}
     event = {"type": "exit", "status": "stopped", "request": {"MonitorEvent": ending} if nested else ending}
-    machine = Machine.read({"id": "1", "events": [{"type": "destroy", "request": None}, event, {"type": "launch"}]})
+    machine = FlyMachine.read({"id": "1", "events": [{"type": "destroy", "request": None}, event, {"type": "launch"}]})
     assert machine is not None
     assert machine.exit == (137, True, False, "")
     assert machine.history() == "launch -> exit/stopped -> destroy"
@@ -236,12 +240,12 @@ def test_an_exit_is_found_among_the_events(nested: bool) -> None:
 
 def test_metadata_that_is_not_known_is_not_taken_for_none() -> None:
     """Reference 1.4: a host that cannot be reached has none to show."""
-    unknown = Machine.read({"id": "1", "config": None, "host_status": "unreachable"})
+    unknown = FlyMachine.read({"id": "1", "config": None, "host_status": "unreachable"})
     assert unknown is not None
     assert unknown.metadata is None
-    partly = Machine.read({"id": "1", "config": None, "incomplete_config": {"metadata": {"a": "b"}}})
+    partly = FlyMachine.read({"id": "1", "config": None, "incomplete_config": {"metadata": {"a": "b"}}})
     assert partly is not None
     assert partly.metadata == {"a": "b"}
-    none = Machine.read({"id": "1", "config": {"image": "x"}})
+    none = FlyMachine.read({"id": "1", "config": {"image": "x"}})
     assert none is not None
     assert none.metadata == {}

@@ -15,7 +15,7 @@ from dragonfly_executor import BootError, BootRequest, HostKeyError, SSHBackend,
 from dragonfly_executor.backends.ssh import boot, host_race, node
 from dragonfly_executor.backends.ssh.bootstrap import command
 from dragonfly_executor.backends.ssh.deadline import Deadline
-from dragonfly_executor.backends.ssh.paramiko_connect import Connection
+from dragonfly_executor.backends.ssh.paramiko_connect import SSHConnection
 from dragonfly_executor.sync import Sync
 from tests.backends.ssh.conftest import Make, MakeBackend, MakeHost
 from tests.support.helpers import PATIENCE, error_of
@@ -42,15 +42,15 @@ HOST_PATIENCE = 4.0
 def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Leaves the boots that are under way a moment. They have had all of their time until then, however busy it is."""
     deadlines: list[Deadline] = []
-    connections: list[Connection] = []
-    cut_in, has_hurried = Connection.cut_in, threading.Event()
+    connections: list[SSHConnection] = []
+    cut_in, has_hurried = SSHConnection.cut_in, threading.Event()
 
     class Recorded(Deadline):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             deadlines.append(self)
 
-    def recorded(connection: Connection, seconds: float) -> None:
+    def recorded(connection: SSHConnection, seconds: float) -> None:
         connections.append(connection)
         cut_in(connection, seconds)
 
@@ -60,7 +60,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     monkeypatch.setattr(boot, "command", impatient)
     monkeypatch.setattr(host_race, "Deadline", Recorded)
-    monkeypatch.setattr(Connection, "cut_in", recorded)
+    monkeypatch.setattr(SSHConnection, "cut_in", recorded)
 
     def hurry() -> None:
         has_hurried.set()

@@ -17,7 +17,7 @@ from dragonfly_executor.backends.ssh.config import Config
 from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.node import StderrReader
-from dragonfly_executor.backends.ssh.paramiko_connect import Connection
+from dragonfly_executor.backends.ssh.paramiko_connect import SSHConnection
 from dragonfly_executor.backends.ssh.paramiko_session import ChannelSession, ChannelStream
 from dragonfly_executor.backends.ssh.proxies import QUICK_ACK, PromptSocket, Proxy
 from tests.backends.ssh.conftest import MakeBackend
@@ -98,7 +98,7 @@ def test_a_connection_that_breaks_while_stderr_is_read_ends_its_reader(deaf: par
     """Its thread ends, and says that it has."""
     deaf.in_stderr_buffer.feed(b"x" * 1024)
     ended = threading.Event()
-    connection = Connection(Config(None).resolve(SSHHost("host")), None, None)  # type: ignore[arg-type]
+    connection = SSHConnection(Config(None).resolve(SSHHost("host")), None, None)  # type: ignore[arg-type]
     reader = StderrReader(ChannelSession(connection, deaf, Deadline(5.0)).read_stderr, "host")
     reader.pass_on(ended.set)
     assert ended.wait(5.0)

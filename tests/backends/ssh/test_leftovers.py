@@ -16,7 +16,7 @@ import pytest
 
 from dragonfly_executor import RunnerLostError
 from dragonfly_executor.runner import orphans
-from dragonfly_executor.runner.orphans import MARK, PREFIX, Record, sweep
+from dragonfly_executor.runner.orphans import MARK, PREFIX, RunnerRecord, sweep
 from dragonfly_executor.runner.process_tree import DETACH_VARIABLE
 from dragonfly_executor.sync import Sync
 from tests.backends.ssh.calls import hold
@@ -230,14 +230,14 @@ def test_a_record_of_elsewhere_goes_when_it_is_stale(folder: Path) -> None:
 
 def test_a_runner_without_a_mark_has_no_record(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MARK, "../x")
-    Record(os.getpid(), str(folder)).remove()
+    RunnerRecord(os.getpid(), str(folder)).remove()
     assert list(folder.iterdir()) == []
 
 
 def test_a_record_that_cannot_be_written_is_no_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MARK, MARKS[0])
-    Record(os.getpid(), str(folder / "missing")).remove()
-    made = Record(os.getpid(), str(folder))
+    RunnerRecord(os.getpid(), str(folder / "missing")).remove()
+    made = RunnerRecord(os.getpid(), str(folder))
     assert [path.name for path in folder.iterdir()] == [f"{THIS}{MARKS[0]}"]
     assert sweep(str(folder)) == []
     made.remove()

@@ -18,7 +18,7 @@ from dragonfly_executor.backends.base import GivenUp
 from dragonfly_executor.backends.ssh import host_race, node, paramiko_connect
 from dragonfly_executor.backends.ssh.deadline import BootTime, Deadline
 from dragonfly_executor.backends.ssh.host_race import Race, time_for
-from dragonfly_executor.backends.ssh.host_table import Place, Places
+from dragonfly_executor.backends.ssh.host_table import HostPlace, HostTable
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.login_limit import LoginLimit
 from tests.backends.ssh.conftest import Make, MakeBackend, MakeHost
@@ -61,7 +61,7 @@ class Reached:
 class Runner:
     """A node of a race, without a host."""
 
-    def __init__(self, host: SSHHost, place: Place) -> None:
+    def __init__(self, host: SSHHost, place: HostPlace) -> None:
         self.host = host
         self.place = place
 
@@ -99,7 +99,7 @@ class Booter:
         self.reached.append(Reached(host))
         return self.reached[-1]
 
-    def finish(self, reached: Reached, request: BootRequest, deadline: Deadline, place: Place) -> Runner:
+    def finish(self, reached: Reached, request: BootRequest, deadline: Deadline, place: HostPlace) -> Runner:
         if error := self.finish_errors.get(str(reached.host)):
             raise error
         return Runner(reached.host, place)
@@ -116,7 +116,7 @@ class World:
 
     def __init__(self, threads: ThreadPoolExecutor, *names: str, sizes: list[int] | None = None) -> None:
         self.booter = Booter()
-        self.places = Places([SSHHost(name) for name in names], sizes or [1] * len(names), lambda state: NEVER)
+        self.places = HostTable([SSHHost(name) for name in names], sizes or [1] * len(names), lambda state: NEVER)
         self.clock = Clock()
         self.given_up = GivenUp()
         self._threads = threads
@@ -436,24 +436,24 @@ def test_the_boot_after_one_that_is_still_being_cleared_away_waits_for_its_place
     way: FaultyWay, make_backend: MakeBackend, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pool does not wait for what the backend clears away; and the host is not full."""
-    cleared, waits, close = threading.Event(), threading.Event(), paramiko_connect.Connection.close
-    may_come_free = Places.may_come_free
+    cleared, waits, close = threading.Event(), threading.Event(), paramiko_connect.SSHConnection.close
+    may_come_free = HostTable.may_come_free
 
-    def close_late(connection: paramiko_connect.Connection) -> None:
+    def close_late(connection: paramiko_connect.SSHConnection) -> None:
         cleared.wait(PATIENCE)
         close(connection)
 
-    def told(places: Places) -> bool:
+    def told(places: HostTable) -> bool:
         waits.set()
         return may_come_free(places)
 
-    monkeypatch.setattr(paramiko_connect.Connection, "close", close_late)
+    monkeypatch.setattr(paramiko_connect.SSHConnection, "close", close_late)
     backend = make_backend(way, connect_timeout=0.1)
     hasty = make(backend, boot_timeout=0.5, max_boot_failures=1)
     way.silence()
     assert "did not come back with a node within 0.5 s" in str(error_of(hasty.submit(pow, 2, 10)))
     way.heal()
-    monkeypatch.setattr(Places, "may_come_free", told)
+    monkeypatch.setattr(HostTable, "may_come_free", told)
     future = make(backend).submit(pow, 2, 10)
     assert waits.wait(PATIENCE)
     cleared.set()

@@ -15,7 +15,7 @@ import pytest
 from dragonfly_executor.serialization.buffer_cache import (
     LEAST,
     Kept,
-    Parts,
+    PayloadParts,
     Repeats,
     read_answer,
     read_table,
@@ -208,11 +208,11 @@ def test_a_piece_is_known_from_the_second_time_on() -> None:
     parts: list[Any] = [b"head", content(1), b"tail", content(2)]
     assert type(repeats.mark(parts, [])) is list
     marked = repeats.mark([b"other", content(1), content(3)], [])
-    assert isinstance(marked, Parts)
+    assert isinstance(marked, PayloadParts)
     assert marked.kept == {1: 1}
     assert read_table(memoryview(marked.table())) == [(1, 5, SIZE)]
     again = repeats.mark([content(1), content(2)], [])
-    assert isinstance(again, Parts)
+    assert isinstance(again, PayloadParts)
     assert again.kept == {0: 1, 1: 2}
     assert again[0] is marked[1]
 
@@ -220,7 +220,7 @@ def test_a_piece_is_known_from_the_second_time_on() -> None:
 def test_what_lasts_is_known_at_once() -> None:
     data = memoryview(content(1))
     marked = Repeats().mark([b"", data], [data])
-    assert isinstance(marked, Parts)
+    assert isinstance(marked, PayloadParts)
     assert marked.kept == {1: 1}
 
 
@@ -240,7 +240,7 @@ def test_another_content_with_the_same_ends_is_another_piece() -> None:
     for _ in range(2):
         repeats.mark([bytes(one)], [])
     marked = repeats.mark([bytes(other)], [])
-    assert isinstance(marked, Parts)
+    assert isinstance(marked, PayloadParts)
     assert marked.kept == {0: 2}
 
 
@@ -266,8 +266,8 @@ def test_what_was_used_longest_ago_goes_first() -> None:
     assert kept.get(1, SIZE) is not None
 
 
-def parts_of(*pieces: bytes, kept: dict[int, int]) -> Parts:
-    parts = Parts(pieces)
+def parts_of(*pieces: bytes, kept: dict[int, int]) -> PayloadParts:
+    parts = PayloadParts(pieces)
     parts.kept = kept
     return parts
 

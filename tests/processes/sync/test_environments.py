@@ -264,7 +264,7 @@ def test_a_session_that_another_boot_takes_for_one_left_behind_is_made_anew(
             swept.extend(session_directory.sweep(str(tmp_path)))
 
     monkeypatch.setattr(os, "mkdir", make_and_lose)
-    made = session_directory.Session(str(tmp_path))
+    made = session_directory.SessionDirectory(str(tmp_path))
     assert [*tmp_path.iterdir()] == [Path(made.path)]
     assert session_directory.sweep(str(tmp_path)) == []
     assert len(swept) == times

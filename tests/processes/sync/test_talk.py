@@ -18,7 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragonfly_executor.errors import ProtocolError
-from dragonfly_executor.protocol.file_manifest import FILE, Difference, Entry, Step, a_directory, a_link, pack_bits
+from dragonfly_executor.protocol.file_manifest import (
+    FILE,
+    Difference,
+    ManifestEntry,
+    Step,
+    a_directory,
+    a_link,
+    pack_bits,
+)
 from dragonfly_executor.protocol.frames import Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.runner import content_cache, sync_receiver
 from dragonfly_executor.runner.sync_receiver import Synced
@@ -409,7 +417,7 @@ def frame(kind: Kind, payload: bytes = b"", *, call_id: int = 0, flags: int = 0,
     return decoded
 
 
-def begin(changed: dict[str, Entry], deleted: tuple[str, ...] = (), path: tuple[str, ...] = ()) -> Frame:
+def begin(changed: dict[str, ManifestEntry], deleted: tuple[str, ...] = (), path: tuple[str, ...] = ()) -> Frame:
     step = Step(Difference(changed, list(deleted)), list(path), True, [])
     return frame(Kind.SYNC_BEGIN, step.dump())
 

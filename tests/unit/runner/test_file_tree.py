@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 
 from dragonfly_executor.errors import ProtocolError
-from dragonfly_executor.protocol.file_manifest import Difference, Entry, a_directory, a_link, diff
+from dragonfly_executor.protocol.file_manifest import Difference, ManifestEntry, a_directory, a_link, diff
 from dragonfly_executor.runner.content_cache import Blobs, cache_folder, private_folder
 from dragonfly_executor.runner.file_tree import Tree
-from dragonfly_executor.runner.session_directory import PREFIX, Session, remove_tree, sweep
+from dragonfly_executor.runner.session_directory import PREFIX, SessionDirectory, remove_tree, sweep
 from tests.support.trees import BY_DIGEST, CONTENTS, digest, file_of, manifests, on_disk
 
 
@@ -37,7 +37,7 @@ class World:
         assert receiving.write(memoryview(content))
         assert receiving.finish()
 
-    def become(self, manifest: Mapping[str, Entry]) -> list[str]:
+    def become(self, manifest: Mapping[str, ManifestEntry]) -> list[str]:
         """Make the tree this one; what turned out to be stale."""
         return self.apply(diff(self.tree.manifest, manifest))
 
@@ -55,7 +55,9 @@ def world(tmp_path: Path) -> World:
 
 @given(manifests(), manifests())
 @settings(max_examples=60)
-def test_the_difference_of_two_trees_makes_the_files_of_the_other(old: dict[str, Entry], new: dict[str, Entry]) -> None:
+def test_the_difference_of_two_trees_makes_the_files_of_the_other(
+    old: dict[str, ManifestEntry], new: dict[str, ManifestEntry]
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         world = World(folder)
         assert world.become(old) == []
@@ -199,7 +201,7 @@ def test_the_cache_is_this_users_alone(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_session_is_swept_when_its_owner_is_gone_and_not_before(tmp_path: Path) -> None:
-    mine, other = Session(str(tmp_path)), Session(str(tmp_path))
+    mine, other = SessionDirectory(str(tmp_path)), SessionDirectory(str(tmp_path))
     assert Path(mine.path).stat().st_mode & 0o777 == 0o700
     (Path(other.path) / "deep").mkdir()
     (Path(other.path) / "deep" / "file").write_text("x")
@@ -222,7 +224,7 @@ def test_where_there_are_no_locks_a_session_is_left_alone(tmp_path: Path, monkey
         raise OSError(errno.ENOLCK, "no locks here")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    session = Session(str(tmp_path))
+    session = SessionDirectory(str(tmp_path))
     os.close(session.fd)
     assert sweep(str(tmp_path)) == []
     assert Path(session.path).exists()

@@ -5,31 +5,31 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragonfly_executor.transport.pending_connections import Networks, Waiting, networks_of
+from dragonfly_executor.transport.pending_connections import Networks, PendingConnections, networks_of
 
 ONE, TWO = ("a", "a"), ("b", "b")
 
 
 def test_nobody_goes_while_there_is_room() -> None:
-    table: Waiting[int] = Waiting(3)
+    table: PendingConnections[int] = PendingConnections(3)
     assert [table.add(number, ONE) for number in range(3)] == [None] * 3
     assert table.items() == [0, 1, 2]
 
 
 def test_the_oldest_goes_first() -> None:
-    table: Waiting[int] = Waiting(2)
+    table: PendingConnections[int] = PendingConnections(2)
     assert [table.add(number, ONE) for number in range(5)] == [None, None, 0, 1, 2]
 
 
 def test_a_crowd_makes_room_for_itself() -> None:
-    table: Waiting[int] = Waiting(4)
+    table: PendingConnections[int] = PendingConnections(4)
     table.add(100, TWO)
     assert [table.add(number, ONE) for number in range(50)] == [None, None, None, *range(47)]
     assert 100 in table
 
 
 def test_who_has_come_further_stays_longer_within_its_network() -> None:
-    table: Waiting[int] = Waiting(3)
+    table: PendingConnections[int] = PendingConnections(3)
     for number in range(3):
         table.add(number, ONE)
     table.favour(0)
@@ -41,7 +41,7 @@ def test_who_has_come_further_stays_longer_within_its_network() -> None:
 
 def test_favour_is_no_shield_for_a_crowd() -> None:
     """Whoever finishes handshakes and then says nothing more does not push out those that begin elsewhere."""
-    table: Waiting[int] = Waiting(4)
+    table: PendingConnections[int] = PendingConnections(4)
     for number in range(3):
         table.add(number, ONE)
         table.favour(number)
@@ -63,7 +63,7 @@ def test_addresses_are_counted_by_who_may_own_them() -> None:
 
 
 def test_within_a_network_that_is_shared_one_machine_makes_room_for_itself() -> None:
-    table: Waiting[int] = Waiting(8)
+    table: PendingConnections[int] = PendingConnections(8)
     table.add(100, networks_of("fdaa:0:1:a7b:1:1:1:2"))
     table.add(101, networks_of("2001:db8::1"))
     flood = [table.add(number, networks_of(f"fdaa:0:1:a7b:1:1:2:{number:x}")) for number in range(50)]
@@ -75,7 +75,7 @@ STEPS = st.sampled_from(["add", "favour", "discard", "make_room"])
 
 @given(st.integers(1, 6), st.lists(st.tuples(STEPS, st.integers(0, 12), st.integers(0, 5))))
 def test_the_table_is_bounded_and_nobody_is_lost_from_it(limit: int, steps: list[tuple[str, int, int]]) -> None:
-    table: Waiting[int] = Waiting(limit)
+    table: PendingConnections[int] = PendingConnections(limit)
     held: dict[int, Networks] = {}
     for what, number, where in steps:
         if what == "add" and number not in held:
