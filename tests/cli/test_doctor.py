@@ -6,6 +6,8 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -164,3 +166,75 @@ def test_an_option_that_this_backend_does_not_have_is_refused(
         main(["doctor", *arguments])
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+# -- backends of other packages ----------------------------------------------------------------------------------------
+
+PLUGIN = """
+from dragonfly_executor import LocalBackend
+
+class Mine(LocalBackend):
+    name = "mine"
+
+    def __init__(self, *, color, python=None):
+        super().__init__(python=python, env={"COLOR": color})
+
+def nothing():
+    return 7
+"""
+POINTS = """
+[dragonfly_executor.backends]
+mine = plugin_of_the_doctors_tests:Mine
+nothing = plugin_of_the_doctors_tests:nothing
+gone = plugin_of_the_doctors_tests:Gone
+lost = no_such_package:Backend
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package that is installed, with backends of its own."""
+    (tmp_path / "plugin_of_the_doctors_tests.py").write_text(PLUGIN)
+    info = tmp_path / "plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(POINTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("plugin_of_the_doctors_tests", None)
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_backend_of_another_package_is_examined(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--backend", "mine", "--set", "color=green", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["backend"], told["ok"]) == ("mine", True)
+    assert [finding["name"] for finding in told["hosts"]["mine"]][:3] == PHASES
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["moon"], "there are local, ssh, fly, gone, lost, mine, nothing"),
+        (["mine"], "refuses --set nothing: TypeError"),
+        (["mine", "--set", "colour=green"], "refuses --set colour: TypeError"),
+        (["mine", "--set", "color"], "--set takes KEY=VALUE"),
+        (["mine", "--set", "color=a", "--set", "color=b"], "--set color was given twice"),
+        (["mine", "somewhere"], "takes no hosts"),
+        (["mine", "--python", "python3"], "takes no --python"),
+        (["mine", "--app", "x"], "--app is for --backend fly"),
+        (["nothing"], "returned an object of type int, which is no Backend"),
+        (["gone"], "cannot load the backend 'gone'"),
+        (["lost"], "No module named 'no_such_package'"),
+        (["local", "--set", "color=green"], "--set is for backends of other packages"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_with_a_backend_of_another_package_is_said(
+    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--backend", *arguments])
+    assert ended.value.code == 2
+    assert text in " ".join(capsys.readouterr().err.split())

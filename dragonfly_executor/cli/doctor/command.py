@@ -25,7 +25,13 @@ def add_to(commands: Any) -> None:
     """Add the command to the parser of ``dragonfly``."""
     text = "boot one runner (on each host), say how far it came, what is there, and how fast the way is"
     parser = commands.add_parser("doctor", help=text, description=f"{text.capitalize()}.")
-    parser.add_argument("--backend", choices=sorted(PLACES), default="local", help="where to boot; default local")
+    own = ", ".join(PLACES)
+    parser.add_argument(
+        "--backend", default="local", metavar="NAME", help=f"{own}, or the name of an installed one; default local"
+    )
+    parser.add_argument(
+        "--set", action="append", metavar="KEY=VALUE", dest="settings", help="an argument of an installed backend"
+    )
     parser.add_argument("--python", help="the interpreter there; default: one of this minor version")
     parser.add_argument("--timeout", type=_seconds, help="seconds for each boot; default: the backend's own")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
@@ -48,7 +54,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Run the checks, and return the exit status: 0 if all is well, 1 if a check failed. A usage error exits with 2."""
     try:
         _refuse_foreign(options)
-        places = PLACES[options.backend](options)
+        places = PLACES.get(options.backend, _installed)(options)
     except (ImportError, ValueError, OSError) as error:
         parser.error(str(error))
     report: dict[str, list[dict[str, Any]]] = {}
@@ -65,6 +71,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 def _refuse_foreign(options: argparse.Namespace) -> None:
     """Raise ValueError for an option of another backend, as the user has probably forgotten ``--backend``."""
+    if options.settings and options.backend in PLACES:
+        raise ValueError(f"--set is for backends of other packages, and this is --backend {options.backend}")
     for backend, names in OPTIONS.items():
         given = [name for name in names if getattr(options, name) is not None and backend != options.backend]
         if given:
@@ -164,6 +172,24 @@ def _fly(options: argparse.Namespace) -> Places:
             yield Finding("boot", None, "not reached")
 
     return [(f"Fly, app {checks.app or '?'}", findings())]
+
+
+def _installed(options: argparse.Namespace) -> Places:
+    from dragonfly_executor.cli.doctor import plugins
+
+    points = plugins.installed()
+    point = points.get(options.backend)
+    if point is None:
+        known = ", ".join([*PLACES, *sorted(points)])
+        raise ValueError(
+            f"there is no backend {options.backend!r}: there are {known}. A package adds one by an entry point in the "
+            f"group {plugins.GROUP}"
+        )
+    if options.hosts or options.python:
+        given = "hosts" if options.hosts else "--python"
+        raise ValueError(f"--backend {options.backend} takes no {given}; what it takes is given by --set KEY=VALUE")
+    backend = plugins.make(point, plugins.read_settings(options.settings or ()))
+    return [(options.backend, examine(backend, boot_timeout=options.timeout))]
 
 
 PLACES: dict[str, Callable[[argparse.Namespace], Places]] = {"local": _local, "ssh": _ssh, "fly": _fly}
