@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.engine import Engine
-    from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.sync import FileSnapshot
 
     T = TypeVar("T")
 
@@ -148,14 +148,14 @@ class Pool:
         pool_options = read_options(name, backend, options)
         self.name = name
         self._backend = backend
-        keeper = _keeper(backend)
+        file_snapshot = _file_snapshot(backend)
         codec = CallCodec(
             pool_options.serializer,
-            script_travels=keeper is None or keeper.script_travels,
-            path_travels=keeper is None or backend.shares_image,
-            on_code=None if keeper is None else keeper.code_travels,
+            script_travels=file_snapshot is None or file_snapshot.script_travels,
+            path_travels=file_snapshot is None or backend.shares_image,
+            on_code=None if file_snapshot is None else file_snapshot.code_travels,
         )
-        self._engine = Engine(pool_options, core_limits(pool_options, backend), backend, codec, keeper)
+        self._engine = Engine(pool_options, core_limits(pool_options, backend), backend, codec, file_snapshot)
         self._codec = codec
         # When the pool is garbage-collected, no more calls can come: pending calls finish, and then the engine ends. So
         # the finalizer must not hold the pool. It must not hold the engine either, which references `__main__`:
@@ -337,13 +337,13 @@ def _depth() -> int:
     return depth
 
 
-def _keeper(backend: Backend) -> Keeper | None:
+def _file_snapshot(backend: Backend) -> FileSnapshot | None:
     """Return the files that the runners need of this machine; None if the runners see them."""
     if backend.sync is None:
         return None
-    from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.sync import FileSnapshot
 
-    return Keeper(backend.sync)
+    return FileSnapshot(backend.sync)
 
 
 def wait_linked(future: Future[T], *, link: bool) -> T:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.core.call_table import Call
-    from dragonfly_executor.engine.notifications import Narrator
+    from dragonfly_executor.engine.notifications import Notifications
     from dragonfly_executor.engine.output.router import Outputs
     from dragonfly_executor.engine.runner_table import Runners
-    from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.loop import Loop
 
 
@@ -29,18 +29,23 @@ class Performer:
         loop: the engine's loop; it is stopped when the pool has closed.
         runners: the runners to boot, to send to, and to stop.
         outputs: the output of calls.
-        keeper: the files of this machine that runners need; None if the runners see them.
-        narrator: emits log lines and hooks.
+        file_snapshot: the files of this machine that runners need; None if the runners see them.
+        notifications: emits log lines and hooks.
     """
 
     def __init__(
-        self, loop: Loop, runners: Runners, outputs: Outputs, keeper: Keeper | None, narrator: Narrator
+        self,
+        loop: Loop,
+        runners: Runners,
+        outputs: Outputs,
+        file_snapshot: FileSnapshot | None,
+        notifications: Notifications,
     ) -> None:
         self._loop = loop
         self._runners = runners
         self._outputs = outputs
-        self._keeper = keeper
-        self._narrator = narrator
+        self._file_snapshot = file_snapshot
+        self._notifications = notifications
         self.do: dict[type, Callable[[Any], None]] = {
             actions.Send: self._send,
             actions.Kill: self._kill,
@@ -54,7 +59,7 @@ class Performer:
 
     def _send(self, action: actions.Send) -> None:
         runner = self._runners.get(action.runner_id)
-        if self._keeper is not None:
+        if self._file_snapshot is not None:
             self._runners.update(runner, action.calls)
         if self._outputs.has_records:
             runner.follow_log_level(self._outputs.log_level())
@@ -82,7 +87,7 @@ class Performer:
         self._runners.check_idle(action.runner_id)
 
     def _warn(self, action: actions.Warn) -> None:
-        self._narrator.warn(action.text)
+        self._notifications.warn(action.text)
 
     def _closed(self, action: actions.Closed) -> None:
         self._runners.close()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from dragonfly_executor.engine.action_runner import Performer
-from dragonfly_executor.engine.notifications import Narrator
+from dragonfly_executor.engine.notifications import Notifications
 from dragonfly_executor.engine.output.router import Outputs
 from dragonfly_executor.engine.runner_messages import initializer_error
 from dragonfly_executor.engine.runner_table import Runners
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.serialization import CallCodec
-    from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.sync import FileSnapshot
 
-JOIN_PATIENCE = 5.0
+JOIN_TIMEOUT = 5.0
 """Seconds to wait for a thread before an error is logged."""
 
 
@@ -32,27 +32,34 @@ class Parts:
     Args:
         engine, backend, machine: the pool's.
         initializer: the encoded call that each slot runs first.
-        keeper: the files of this machine that runners need; None if the runners see them.
+        file_snapshot: the files of this machine that runners need; None if the runners see them.
     """
 
     def __init__(
-        self, engine: EngineContext, backend: Backend, machine: Machine, initializer: bytes, keeper: Keeper | None
+        self,
+        engine: EngineContext,
+        backend: Backend,
+        machine: Machine,
+        initializer: bytes,
+        file_snapshot: FileSnapshot | None,
     ) -> None:
         options = engine.options
         self._machine = machine
         self.loop = backend.make_loop()
-        self.narrator = Narrator(options, machine)
-        failed = self.narrator.callback_failed
+        self.notifications = Notifications(options, machine)
+        failed = self.notifications.callback_failed
         self.crews = Crews(options.name, failed)
         try:
             self.callbacks = self.crews.make("callbacks", 1)
-            self.narrator.run_on(self.callbacks)
+            self.notifications.run_on(self.callbacks)
             on_engine = self.loop.call_soon_threadsafe
             self.outputs = Outputs(options.output, self.callbacks, on_engine, self._future_of, failed)
             # The runners read it from the engine.
             engine.outputs = self.outputs
-            self.runners = Runners(engine, backend, self.loop, self.crews, initializer, self.narrator, keeper)
-            self.performer = Performer(self.loop, self.runners, self.outputs, keeper, self.narrator)
+            self.runners = Runners(
+                engine, backend, self.loop, self.crews, initializer, self.notifications, file_snapshot
+            )
+            self.performer = Performer(self.loop, self.runners, self.outputs, file_snapshot, self.notifications)
         except BaseException:
             self.undo()
             raise
@@ -82,7 +89,7 @@ class Parts:
     def undo(self) -> None:
         """End all threads and close the loop: the engine cannot be started."""
         self.crews.close()
-        self.crews.join(JOIN_PATIENCE)
+        self.crews.join(JOIN_TIMEOUT)
         self.loop.close()
 
     def close(self) -> None:
@@ -99,5 +106,5 @@ class Parts:
 
     def join(self) -> None:
         """Wait for the threads. Logs an error for each thread that does not end."""
-        for left in self.crews.join(JOIN_PATIENCE):
-            self.narrator.complain(f"thread {left} has not ended; what it runs blocks")
+        for left in self.crews.join(JOIN_TIMEOUT):
+            self.notifications.log_error(f"thread {left} has not ended; what it runs blocks")

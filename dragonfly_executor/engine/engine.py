@@ -21,7 +21,7 @@ from dragonfly_executor.engine.latch import Latch
 from dragonfly_executor.engine.queries import Questions
 from dragonfly_executor.engine.shutdown import ForkGuard, watch_exit
 from dragonfly_executor.engine.startup import Start
-from dragonfly_executor.engine.submit_queue import Intake
+from dragonfly_executor.engine.submit_queue import SubmitQueue
 from dragonfly_executor.protocol.versions import usable_cpus
 from dragonfly_executor.transport.loop import Loop, Timer
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.output.router import Outputs
     from dragonfly_executor.engine.runner_table import Runners
     from dragonfly_executor.serialization import CallCodec
-    from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.link import Buffer
 
     T = TypeVar("T")
@@ -58,18 +58,18 @@ class Engine:
         limits: PoolLimits,
         backend: Backend,
         codec: CallCodec,
-        keeper: Keeper | None = None,
+        file_snapshot: FileSnapshot | None = None,
     ) -> None:
         self.options = options
         self.codec = codec
-        self._keeper = keeper
+        self._file_snapshot = file_snapshot
         """The files of this machine that runners need; None if the runners see them."""
         self.forked = False
         self.unlinked: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         """The calls that outlive an interrupt of the thread that waits for them."""
         self._backend = backend
         self._machine = Machine(limits)
-        self._intake = Intake()
+        self._submit_queue = SubmitQueue()
         self._taken: list[Call] = []
         self._untold: list[Call] = []
         self._questions = Questions(self._machine)
@@ -112,8 +112,8 @@ class Engine:
         if size > self.options.max_payload:
             text = f"the call's arguments take {size} bytes, and max_payload is {self.options.max_payload}"
             raise errors.FrameTooLargeError(text)
-        if self._keeper is not None:
-            self._keeper.look_again()
+        if self._file_snapshot is not None:
+            self._file_snapshot.look_again()
         future: Future[Any] = Future(self)
         call = future.call = Call(next(self._ids), payload, future, limits)
         if self._thread is None:
@@ -123,14 +123,14 @@ class Engine:
             future.cancels_running = False
         try:
             # From this step on, the call is accepted.
-            self._intake.append(call)
+            self._submit_queue.append(call)
             if self._loop.is_asleep:
                 self._loop.call_soon_threadsafe(self._take_inbox)
             # A thread that closes the pool sets the refusal first. If none is set here, the engine takes this call.
-            if (self._refusal is not None or self._failure is not None) and self._intake.withdraw(call):
+            if (self._refusal is not None or self._failure is not None) and self._submit_queue.withdraw(call):
                 self.check_open()
         except BaseException:
-            self._intake.withdraw(call)
+            self._submit_queue.withdraw(call)
             raise
         return future
 
@@ -227,9 +227,9 @@ class Engine:
             # Either a shutdown sees that a start is under way, or this start sees that the pool is shut down.
             if self._thread is not None or self._refusal is not None:
                 return
-            parts = self._parts = Parts(self, self._backend, self._machine, self._initializer, self._keeper)
+            parts = self._parts = Parts(self, self._backend, self._machine, self._initializer, self._file_snapshot)
             self._loop, self._runners, self._do = parts.loop, parts.runners, parts.performer.do
-            self._loop.feed(self._intake, self._take_inbox)
+            self._loop.feed(self._submit_queue, self._take_inbox)
             thread = threading.Thread(target=self._run, name=f"dragonfly-{self.options.name}-engine", daemon=True)
             try:
                 thread.start()
@@ -257,7 +257,7 @@ class Engine:
     def _take_inbox(self) -> None:
         calls: list[Call] = []
         self._taken = calls
-        self._intake.take(calls)
+        self._submit_queue.take(calls)
         if calls:
             self.handle(events.Submitted(calls))
         self._taken = []
@@ -332,7 +332,7 @@ class Engine:
         error = broken_by(bug)
         self._failure = self._failure or error
         left = deque((*self._taken, *self._machine.unsettled(), *self._untold))
-        self._intake.take(left)
+        self._submit_queue.take(left)
         try:
             fail_each(left, error)
         finally:
@@ -340,4 +340,4 @@ class Engine:
                 self._runners.abandon()
             finally:
                 fail_each(left, error)  # again, if memory was short: the release has freed some
-                self._parts.narrator.complain(str(error))
+                self._parts.notifications.log_error(str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dragonfly_executor.engine.runner_messages import Ref, Said, read_end
+from dragonfly_executor.engine.runner_messages import Ref, RunnerMessages, read_end
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol import memory_bounds
 from dragonfly_executor.protocol.frames import MAX_DETAIL, Flag, Frame, Kind, encode
@@ -83,7 +83,7 @@ class Hearing:
         self._outputs = outputs
         self._starts = starts
 
-    def heard(self, frame: Frame, said: Said) -> None:
+    def heard(self, frame: Frame, said: RunnerMessages) -> None:
         """Handle one frame that is not a small result.
 
         Raises:
@@ -96,7 +96,7 @@ class Hearing:
         else:
             self._on_runner_frame(frame, said)
 
-    def check_written(self, said: Said, link: Link | None) -> None:
+    def check_written(self, said: RunnerMessages, link: Link | None) -> None:
         """Check that the runner answered no call before the call was written to the link.
 
         A runner that guesses the ids of calls and never reads would make the link's queue grow without end.
@@ -130,7 +130,7 @@ class Hearing:
             raise ProtocolError(f"{what} of call {ref[0]}, which is not on {self._peer.name}")
         return is_here
 
-    def _on_call_frame(self, ref: Ref, frame: Frame, said: Said) -> None:
+    def _on_call_frame(self, ref: Ref, frame: Frame, said: RunnerMessages) -> None:
         """Handle a frame about one call."""
         match frame.kind:
             case Kind.RESULT:
@@ -166,7 +166,7 @@ class Hearing:
         if self._starts is not None:
             self._starts.release(ref)
 
-    def _on_runner_frame(self, frame: Frame, said: Said) -> None:
+    def _on_runner_frame(self, frame: Frame, said: RunnerMessages) -> None:
         """Handle a frame about the runner as a whole."""
         match frame.kind:
             case Kind.IDLE:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dragonfly_executor")
 
 
-class Narrator:
+class Notifications:
     """The sender of one pool's log lines, hooks and events."""
 
     def __init__(self, options: PoolOptions, machine: Machine) -> None:
@@ -37,7 +37,7 @@ class Narrator:
         if self._crew is not None:
             self._crew.run(job, *args)
 
-    def complain(self, text: str) -> None:
+    def log_error(self, text: str) -> None:
         """Log an error at once. It never raises, whatever a log handler does, because the engine calls it."""
         with suppress(Exception):
             logger.error("pool %s: %s", self._options.name, text)

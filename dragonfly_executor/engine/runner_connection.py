@@ -9,7 +9,7 @@ from dragonfly_executor.core.call_table import Call
 from dragonfly_executor.engine.frame_handler import Hearing
 from dragonfly_executor.engine.future import Outcome
 from dragonfly_executor.engine.large_payloads import Transfers
-from dragonfly_executor.engine.runner_messages import Ref, Result, Said
+from dragonfly_executor.engine.runner_messages import Ref, Result, RunnerMessages
 from dragonfly_executor.protocol import handshake, memory_bounds
 from dragonfly_executor.protocol.frames import (
     CHUNK_SIZE,
@@ -43,7 +43,7 @@ else:
     Protocol = object
 
 INFINITY = float("inf")
-PUMP_PATIENCE = 5.0
+PUMP_TIMEOUT = 5.0
 """Seconds to wait for the threads of a pump, after the link has ended, before an error is logged."""
 # As plain module names, because an enum lookup takes longer than the comparison.
 CALL, RESULT, LARGE, ERROR, RETRYABLE = int(Kind.CALL), int(Kind.RESULT), Flag.LARGE, Flag.ERROR, Flag.RETRYABLE
@@ -61,7 +61,7 @@ class RunnerHandler(Protocol):
     def results_arrived(self, runner: RunnerLink, results: list[Result]) -> None:
         """Handle a read that brought only small results."""
 
-    def runner_answered(self, runner: RunnerLink, said: Said) -> None:
+    def runner_answered(self, runner: RunnerLink, said: RunnerMessages) -> None:
         """Handle any other read."""
 
     def make_room(self) -> bool:
@@ -257,7 +257,7 @@ class RunnerLink:
         """The time of the last byte."""
         return self._link.last_heard if self._link is not None else 0.0
 
-    def forgive(self, now: float) -> None:
+    def reset_silence_timer(self, now: float) -> None:
         """Reset the silence timers: this process did not read."""
         self.last_frame = now
         if self._link is not None:
@@ -292,7 +292,7 @@ class RunnerLink:
     def give_back(self) -> list[str]:
         """Stop the node, and wait for the threads of the pump. Blocks. Returns the names of threads that do not end."""
         self.node.stop()
-        return [] if self._pump is None else self._pump.join(PUMP_PATIENCE)
+        return [] if self._pump is None else self._pump.join(PUMP_TIMEOUT)
 
     def has_call(self, ref: Ref) -> bool | None:
         """Return whether this call is on the runner; None if its calls are not tracked any more."""
@@ -318,12 +318,12 @@ class RunnerLink:
                 outcome = Outcome(codec, memoryview(raw)[HEADER_SIZE:], bool(flags & ERROR))
                 results.append((call_id, attempt, detail * 1e-6, outcome, bool(flags & RETRYABLE)))
             else:
-                said = said or Said(results)
+                said = said or RunnerMessages(results)
                 self._sort(frame, said)
         if self._starts is not None:
             self._starts.release_results(results)
         if self._hearing.unwritten:
-            self._hearing.check_written(said or Said(results), self._link)
+            self._hearing.check_written(said or RunnerMessages(results), self._link)
         # Nearly all reads bring only small results, so these take a short path.
         if said is None:
             self._listener.results_arrived(self, results)
@@ -349,6 +349,6 @@ class RunnerLink:
         self.pid = hello.versions.pid
         self._listener.runner_said_hello(self, hello)
 
-    def _sort(self, frame: Frame, said: Said) -> None:
+    def _sort(self, frame: Frame, said: RunnerMessages) -> None:
         """Dispatch a frame that is not a small result."""
         self._hearing.heard(frame, said)

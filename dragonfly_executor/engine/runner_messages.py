@@ -27,7 +27,7 @@ Result = tuple[int, int, float, Outcome, bool]
 """A call's id and attempt, its run time in seconds, its outcome, and whether it is an error that may be retried."""
 
 
-class Said:
+class RunnerMessages:
     """The messages of one runner in one read, by kind."""
 
     def __init__(self, results: list[Result]) -> None:
@@ -54,7 +54,7 @@ class Said:
         yield from self.gone
 
 
-def events_of(runner_id: int, said: Said, node: Node) -> Iterator[events.Event]:
+def events_of(runner_id: int, said: RunnerMessages, node: Node) -> Iterator[events.Event]:
     """Yield the events of one read, in the order in which the core must handle them."""
     if said.leaving:
         # First, so that the core does not send returned calls to this runner again.

@@ -6,7 +6,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import events
 from dragonfly_executor.engine.boot.manager import Boots
 from dragonfly_executor.engine.boot.node_release import Releaser
-from dragonfly_executor.engine.boot.session_setup import Welcome
+from dragonfly_executor.engine.boot.session_setup import SessionSetup
 from dragonfly_executor.engine.runner_messages import events_of
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.memory_bounds import MAX_WARNING
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.call_table import Call
     from dragonfly_executor.engine.context import EngineContext
-    from dragonfly_executor.engine.notifications import Narrator
+    from dragonfly_executor.engine.notifications import Notifications
     from dragonfly_executor.engine.runner_connection import RunnerLink
-    from dragonfly_executor.engine.runner_messages import Ref, Result, Said
+    from dragonfly_executor.engine.runner_messages import Ref, Result, RunnerMessages
     from dragonfly_executor.engine.worker_threads import Crews
     from dragonfly_executor.protocol.frames import Frame
-    from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.loop import Loop, Timer
 
 RELEASES_AT_ONCE = 100
@@ -32,7 +32,7 @@ So no release waits behind boots, nor behind a few nodes that are slow to releas
 """
 RELEASES_AT_EXIT = 10
 """Maximum number of release threads that are kept while runners are up: at interpreter exit none can be started."""
-MUMBLING = 4
+MAX_UNFRAMED_SILENCES = 4
 """Factor of ``dead_after``: a runner that sends bytes for that long without a whole frame is lost.
 
 Otherwise a corrupt length would swallow all later bytes without end, heartbeats too.
@@ -54,29 +54,29 @@ class Runners:
         loop: Loop,
         crews: Crews,
         initializer: bytes,
-        narrator: Narrator,
-        keeper: Keeper | None = None,
+        notifications: Notifications,
+        file_snapshot: FileSnapshot | None = None,
     ) -> None:
         self._engine = engine
         self._options = engine.options
         self._loop = loop
-        self._narrator = narrator
+        self._notifications = notifications
         self._up: dict[int, RunnerLink] = {}
         self._stopping: dict[int, tuple[RunnerLink, Timer | None]] = {}
         self._heartbeat: Timer | None = None
         self._heartbeat_due = 0.0
         self._idle_check = self._encode_idle_check()
         self._crew = crews.make("release", RELEASES_AT_ONCE)
-        self._releaser = Releaser(self._crew, loop, narrator, backend.name)
-        welcome = Welcome(engine, backend, initializer, keeper, narrator.warn)
+        self._releaser = Releaser(self._crew, loop, notifications, backend.name)
+        session_setup = SessionSetup(engine, backend, initializer, file_snapshot, notifications.warn)
         self._boots = Boots(
             engine,
             backend=backend,
             loop=loop,
             crews=crews,
-            narrator=narrator,
-            welcome=welcome,
-            keeper=keeper,
+            notifications=notifications,
+            session_setup=session_setup,
+            file_snapshot=file_snapshot,
             releaser=self._releaser,
             host=self,
         )
@@ -110,7 +110,7 @@ class Runners:
         """Continue the runner's boot."""
         self._boots.said_hello(runner, hello)
 
-    def adopt(self, runner: RunnerLink) -> None:
+    def on_boot_succeeded(self, runner: RunnerLink) -> None:
         """Add a runner whose boot has succeeded."""
         self._up[runner.id] = runner
         self._crew.keep(min(len(self._up), RELEASES_AT_EXIT))
@@ -149,10 +149,10 @@ class Runners:
         """Hand the core the results of one read."""
         self._engine.handle(events.ResultsArrived(runner.id, results))
 
-    def runner_answered(self, runner: RunnerLink, said: Said) -> None:
+    def runner_answered(self, runner: RunnerLink, said: RunnerMessages) -> None:
         """Hand the core all events of one read, and handle the frames that concern the driver."""
         if said.warning:
-            self._narrator.warn(f"{runner.name}: {harmless(said.warning[:MAX_WARNING])}")
+            self._notifications.warn(f"{runner.name}: {harmless(said.warning[:MAX_WARNING])}")
         runner.is_leaving = runner.is_leaving or said.leaving
         for event in events_of(runner.id, said, runner.node):
             self._engine.handle(event)
@@ -218,7 +218,7 @@ class Runners:
         self._engine.handle(events.RunnerLeaving(runner.id))
         self._releaser.release(runner, has_ended)
 
-    def beat_on(self) -> None:
+    def start_heartbeat(self) -> None:
         """Start the heartbeat, if it is not running."""
         if self._heartbeat is None:
             interval = self._options.heartbeat
@@ -230,14 +230,14 @@ class Runners:
         self._heartbeat = None
         now = self._loop.time()
         # This process was suspended. The silence was its own, not the runners'.
-        overslept = now - self._heartbeat_due > self._options.heartbeat
+        was_suspended = now - self._heartbeat_due > self._options.heartbeat
         for runner in [*self._up.values(), *self._saying_goodbye()]:
-            if overslept:
-                runner.forgive(now)
+            if was_suspended:
+                runner.reset_silence_timer(now)
             silent, mumbling = now - runner.last_heard, now - runner.last_frame
             if silent > self._options.dead_after:
                 self._cut(runner, f"nothing heard from it for {silent:.1f} s")
-            elif mumbling > MUMBLING * self._options.dead_after:
+            elif mumbling > MAX_UNFRAMED_SILENCES * self._options.dead_after:
                 self._cut(runner, f"nothing that makes sense came from it for {mumbling:.1f} s")
             else:
                 runner.ping()
@@ -246,7 +246,7 @@ class Runners:
         for runner in syncing:
             runner.ping()
         if self._up or syncing or self._saying_goodbye():
-            self.beat_on()
+            self.start_heartbeat()
 
     def _saying_goodbye(self) -> list[RunnerLink]:
         """Return the runners that were told to stop and have not said BYE."""
@@ -266,10 +266,10 @@ class Runners:
             return
         if runner_id in self._stopping:
             # The runner was lost, and its node is being released.
-            self._narrator.shrunk(runner_id, self.count, reason)
+            self._notifications.shrunk(runner_id, self.count, reason)
             return
         runner = self._up.pop(runner_id)
-        self._narrator.shrunk(runner_id, self.count, reason)
+        self._notifications.shrunk(runner_id, self.count, reason)
         if runner.descriptor() < 0:
             self._stopping[runner_id] = (runner, None)
             self._releaser.release(runner, lambda: self._gone(runner_id))

@@ -7,7 +7,7 @@ from collections import deque
 from dragonfly_executor.core.call_table import Call
 
 
-class Intake(deque[Call]):
+class SubmitQueue(deque[Call]):
     """A queue of calls to the engine, in the order of their submits.
 
     A call is added in one step, and removed in one step, by the engine or by the thread that has added it.

@@ -59,7 +59,7 @@ class Crew:
         self._unfinished = 0
         self._is_closed = False
         self._all_ended = Latch()
-        self.patience: float | None = None
+        self.join_timeout: float | None = None
         """Seconds that the end of the pool waits for these threads, if that is less than for the other crews."""
         self._grow()
 
@@ -191,5 +191,5 @@ class Crews:
         """Wait at most `timeout` seconds for each crew. Returns the names of the threads that still run."""
         left = []
         for crew in self._crews:
-            left += crew.join(timeout if crew.patience is None else crew.patience)
+            left += crew.join(timeout if crew.join_timeout is None else crew.join_timeout)
         return left

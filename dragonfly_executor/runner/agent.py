@@ -2,7 +2,7 @@
 
 It hands calls to slots, forks slots while calls wait, enforces limits, kills calls on request, and ends when its parent
 is gone. It decodes no payload. It is single-threaded, so that it may fork. This module talks with the parent; the
-dispatcher assigns calls to slots, and `Household` manages the processes.
+dispatcher assigns calls to slots, and `ChildProcesses` manages the processes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dragonfly_executor.protocol.frames import HEADER_SIZE, Flag, Frame, Kind, e
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.protocol.versions import usable_cpus, versions, versions_with_packages
 from dragonfly_executor.runner import capacity_check, process_tree
-from dragonfly_executor.runner.child_processes import Household
+from dragonfly_executor.runner.child_processes import ChildProcesses
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.oom_kills import MemoryWatch
 from dragonfly_executor.runner.os_signals import Watch, boot_clock
@@ -64,8 +64,10 @@ class Agent:
         self._link = Link(loop, sock, self._on_frames, lambda _reason: self.exit(), handshake=True)
         self._watch = Watch(loop)
         self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slot)
-        self._household = Household(loop, self._link, self._dispatcher, self._on_slot_frames, self._descriptors)
-        self._link.on_drained = self._household.resume
+        self._child_processes = ChildProcesses(
+            loop, self._link, self._dispatcher, self._on_slot_frames, self._descriptors
+        )
+        self._link.on_drained = self._child_processes.resume
         self._dispatcher.lineup.on_none = self._leave_without_slots
         self._make_output: Callable[[], SlotOutput] = lambda: SlotOutput(self._link)
         self._lease = timeout
@@ -99,13 +101,13 @@ class Agent:
         self._link.flush()
         process_tree.become_subreaper()
         if self._starts_memory is not None:
-            self._household.starts = map_cells(self._starts_memory)
+            self._child_processes.starts = map_cells(self._starts_memory)
         self._dispatcher.memory = MemoryWatch()
         # Imported here, while the parent reads the HELLO, because it loads ctypes.
         from dragonfly_executor.runner.process_title import Title
 
-        self._household.title = Title()
-        self._household.title.set("agent")
+        self._child_processes.title = Title()
+        self._child_processes.title.set("agent")
         self._watch.parent(self.exit)
         self._check_lease()
         # Freeze the heap: a garbage collection in a slot that visits these objects copies each page of them.
@@ -136,7 +138,7 @@ class Agent:
 
     def exit(self) -> NoReturn:
         """Kill every process of this runner, remove its files, and exit."""
-        self._household.kill()
+        self._child_processes.kill()
         if self._synced is not None:
             self._synced.remove()
         os._exit(0)
@@ -199,7 +201,7 @@ class Agent:
         self.exit()
 
     def _on_children(self) -> None:
-        self._household.reap(stopping=self._stopping)
+        self._child_processes.reap(stopping=self._stopping)
         self._end_if_done()
         self._leave_if_alone()
 
@@ -207,7 +209,7 @@ class Agent:
 
     def _fork_slot(self) -> Slot:
         place = None if self._synced is None else self._synced.place
-        return self._household.fork_slot(place, self._make_output())
+        return self._child_processes.fork_slot(place, self._make_output())
 
     def _descriptors(self) -> list[int]:
         """Return the descriptors that only the agent may hold open."""
@@ -238,7 +240,7 @@ class Agent:
         for frame in answers:
             self._dispatcher.answered(slot, frame)
         if self._link.queued_bulk > SLOT_BACKLOG:
-            self._household.pause(slot)
+            self._child_processes.pause(slot)
         self._dispatcher.dispatch()
         # The next call often follows the answer. While calls run here, spinning takes processor time from them.
         self._loop.expects_news = self._may_linger and self._dispatcher.is_idle
@@ -250,7 +252,7 @@ class Agent:
             slot.output.forward(slot, frame)
             return
         if frame.kind == Kind.READY:
-            self._household.slot_is_ready(slot)
+            self._child_processes.slot_is_ready(slot)
             return
         if frame.kind == Kind.PULL and len(frame.payload):
             work = self._dispatcher.works.get((frame.call_id, frame.attempt))
@@ -284,7 +286,7 @@ class Agent:
                 sys.stderr.write(f"dragonfly runner: refused by the parent: {bytes(frame.payload)!r}\n")
                 self.exit()
             case Kind.SETUP:
-                self._household.setup_parts.append(bytes(frame.payload))
+                self._child_processes.setup_parts.append(bytes(frame.payload))
             case Kind.PING:
                 self._link.send(encode(Kind.PONG, detail=frame.detail))
             case Kind.KILL:
@@ -309,7 +311,7 @@ class Agent:
             # Imported only if the runner does not see the parent's files.
             from dragonfly_executor.runner.sync_receiver import Synced
 
-            self._synced = Synced(self._loop, self._link.send, self._dispatcher, self._household.run_helper)
+            self._synced = Synced(self._loop, self._link.send, self._dispatcher, self._child_processes.run_helper)
         self._synced.receive(frame)
 
     def _on_welcome(self, session: dict[str, Any]) -> None:
@@ -319,7 +321,7 @@ class Agent:
         self._lease = session["lease"]
         self._lease_timer.cancel()
         self._check_lease()
-        self._household.setup_timeout = self._dispatcher.limits.opening = session["setup_timeout"]
+        self._child_processes.setup_timeout = self._dispatcher.limits.opening = session["setup_timeout"]
         self._dispatcher.lineup.max_slots = session["slots"]
         self._dispatcher.max_calls_per_slot = session["calls_per_slot"]
         if session["output"] != "inherit":

@@ -32,7 +32,7 @@ MAX_SETUP_CRASHES = 3
 """Slots in a row that may die before they are ready. After that the setup itself counts as the reason."""
 
 
-class Household:
+class ChildProcesses:
     """The processes below an agent, from fork to end.
 
     Args:

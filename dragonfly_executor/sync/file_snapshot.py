@@ -25,7 +25,7 @@ SHARE = 20
 NO_SCRIPT = {"path": None, "name": None, "entry": None, "package": None}
 
 
-class Keeper:
+class FileSnapshot:
     """The current snapshot of the files that are sent. Any thread may use it.
 
     Attributes:

@@ -18,7 +18,7 @@ from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, Flag, Frame, 
 from dragonfly_executor.protocol.stdlib_json import json
 
 if TYPE_CHECKING:
-    from dragonfly_executor.sync.file_snapshot import Keeper
+    from dragonfly_executor.sync.file_snapshot import FileSnapshot
     from dragonfly_executor.sync.scan import Snapshot
 
 logger = logging.getLogger("dragonfly_executor")
@@ -68,10 +68,10 @@ class _Transfer:
 
 
 class Sender:
-    """A sender that brings one runner's files to the state of the keeper's snapshot.
+    """A sender that brings one runner's files to the state of the pool's snapshot.
 
     Args:
-        keeper: the source of the snapshot.
+        file_snapshot: the source of the snapshot.
         outlet: the link to the runner.
         listener: the receiver of results.
         run: runs a function on a thread that may read files.
@@ -80,13 +80,13 @@ class Sender:
 
     def __init__(
         self,
-        keeper: Keeper,
+        file_snapshot: FileSnapshot,
         outlet: Outlet,
         listener: SyncListener,
         run: Callable[..., None],
         on_engine: Callable[[Callable[[], object]], None],
     ) -> None:
-        self._keeper = keeper
+        self._file_snapshot = file_snapshot
         self._outlet = outlet
         self._listener = listener
         self._run = run
@@ -117,7 +117,7 @@ class Sender:
     def progress(self) -> tuple[str, str]:
         """Return the boot phase of this sync, and a text that tells its progress."""
         lacking = sum(transfer.size for transfer in self._transfers)
-        if self._keeper.requirements and self._transfers and self._transfers[0].is_sent:
+        if self._file_snapshot.requirements and self._transfers and self._transfers[0].is_sent:
             return "requirements", "it was installing the requirements"
         return "sync", f"it had been sent {self.sent} bytes of files, of {lacking} at most"
 
@@ -127,7 +127,7 @@ class Sender:
         Args:
             always: send a step even if nothing has changed.
         """
-        snapshot = self._keeper.snapshot
+        snapshot = self._file_snapshot.snapshot
         if snapshot is None or (snapshot is self._last and not always):
             return
         first = self._last is None
@@ -141,7 +141,7 @@ class Sender:
         fresh = moved or any(path.endswith(CODE) for path in (*difference.changed, *difference.deleted))
         self._number += 1
         self.is_busy = True
-        step = Step(difference, snapshot.import_path, fresh, self._keeper.requirements, self._heard)
+        step = Step(difference, snapshot.import_path, fresh, self._file_snapshot.requirements, self._heard)
         self._transfers.append(_Transfer(self._number, step, snapshot.sources))
         data = step.dump()
         for start in range(0, len(data), CHUNK_SIZE):
@@ -210,7 +210,7 @@ class Sender:
 
     def _look_again(self, doubted: list[str]) -> None:
         """Scan the doubted files again, on a worker thread."""
-        self._keeper.refresh(doubted)
+        self._file_snapshot.refresh(doubted)
         self._on_engine(self._looked_again)
 
     def _looked_again(self) -> None:

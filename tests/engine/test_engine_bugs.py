@@ -20,9 +20,9 @@ from dragonfly_executor.core.transitions import RECORD
 from dragonfly_executor.engine import engine
 from dragonfly_executor.engine.action_runner import Performer
 from dragonfly_executor.engine.boot.manager import Boots
-from dragonfly_executor.engine.boot.node_booter import Arrivals
+from dragonfly_executor.engine.boot.node_booter import NodeBooter
 from dragonfly_executor.engine.boot.node_release import Releaser
-from dragonfly_executor.engine.boot.session_setup import Welcome
+from dragonfly_executor.engine.boot.session_setup import SessionSetup
 from dragonfly_executor.engine.engine import Engine
 from dragonfly_executor.engine.large_payloads import Transfers
 from dragonfly_executor.engine.runner_connection import RunnerLink
@@ -194,11 +194,11 @@ PARTS: list[tuple[Any, str]] = [
     *((Performer, name) for name in ("_send", "_kill", "_boot", "_stop", "_check_idle", "_closed")),
     (engine, "settle"),
     *((Boots, name) for name in ("boot", "boot_is_expected", "_node_arrived", "said_hello", "_came_up")),
-    (Arrivals, "_take"),
-    (Welcome, "let_in"),
+    (NodeBooter, "_take"),
+    (SessionSetup, "admit"),
     *((Runners, name) for name in (
-        "boot", "runner_said_hello", "adopt", "results_arrived", "runner_answered", "check_idle", "runner_broke",
-        "beat_on", "_beat", "stop", "_said_bye", "_leave", "_gone", "get",
+        "boot", "runner_said_hello", "on_boot_succeeded", "results_arrived", "runner_answered", "check_idle",
+        "runner_broke", "start_heartbeat", "_beat", "stop", "_said_bye", "_leave", "_gone", "get",
     )),
     (Releaser, "release"),
     *((RunnerLink, name) for name in (
@@ -330,7 +330,7 @@ def test_a_node_that_boots_as_its_pool_closes_is_given_back_once() -> None:
     backend = FakeBackend()
     stopped: list[Node] = []
     taken: list[int] = []
-    arrivals = Arrivals(
+    node_booter = NodeBooter(
         backend,
         None,
         loop,
@@ -339,8 +339,8 @@ def test_a_node_that_boots_as_its_pool_closes_is_given_back_once() -> None:
         on_error=lambda runner_id, error: None,
         stop=stopped.append,
     )
-    arrivals.boot(BootRequest(1, Parent.new("test", 1, "fake"), PATIENCE))
-    arrivals.close()
+    node_booter.boot(BootRequest(1, Parent.new("test", 1, "fake"), PATIENCE))
+    node_booter.close()
     for callback in told:
         callback()
     assert len(stopped) == 1

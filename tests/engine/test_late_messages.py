@@ -12,7 +12,7 @@ import pytest
 from dragonfly_executor import DragonflyExecutor, Node
 from dragonfly_executor.core import events
 from dragonfly_executor.engine.future import Outcome
-from dragonfly_executor.engine.runner_messages import Said, events_of
+from dragonfly_executor.engine.runner_messages import RunnerMessages, events_of
 from dragonfly_executor.protocol.frames import Flag, Frame, Kind, encode
 from tests.support.helpers import PATIENCE, ScriptedBackend, frames_from, say_hello
 from tests.support.payloads import echo
@@ -121,6 +121,6 @@ def test_what_a_runner_says_about_a_cancelled_call_is_too_late() -> None:
 
 def test_calls_that_come_back_are_queued_again_before_results_free_their_slots() -> None:
     """They came before the calls that wait, and one read may bring both."""
-    said = Said([(2, 1, 0.0, Outcome.failed(ValueError()), False)])
+    said = RunnerMessages([(2, 1, 0.0, Outcome.failed(ValueError()), False)])
     said.returned.append((1, 1))
     assert [type(event) for event in events_of(1, said, Node())] == [events.CallsReturned, events.ResultsArrived]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.boot.dialback import DialBack
     from dragonfly_executor.engine.boot.pending_boot import Booting, BootOwner
     from dragonfly_executor.engine.context import EngineContext
-    from dragonfly_executor.engine.notifications import Narrator
+    from dragonfly_executor.engine.notifications import Notifications
     from dragonfly_executor.transport.loop import Loop
 
 
@@ -22,7 +22,7 @@ class BootTimes:
 
     Args:
         engine: gets an event when a node is asked for, and when a boot waits for its turn.
-        loop, narrator, host: the pool's.
+        loop, notifications, host: the pool's.
         booting: the pending boots, by the runner's number.
         backend: the backend's name.
         dial_back: accepts runners for as long as their boots have time; None if they do not dial back.
@@ -33,7 +33,7 @@ class BootTimes:
         self,
         engine: EngineContext,
         loop: Loop,
-        narrator: Narrator,
+        notifications: Notifications,
         host: BootOwner,
         booting: Mapping[int, Booting],
         backend: str,
@@ -43,7 +43,7 @@ class BootTimes:
     ) -> None:
         self._engine = engine
         self._loop = loop
-        self._narrator = narrator
+        self._notifications = notifications
         self._host = host
         self._booting = booting
         self._backend = backend
@@ -64,7 +64,7 @@ class BootTimes:
         """Report that a boot begins, unless that was reported."""
         if not boot.is_told:
             boot.is_told = True
-            self._narrator.grow_started(runner_id, self._host.count)
+            self._notifications.grow_started(runner_id, self._host.count)
 
     def wait_to_begin(self, runner_id: int, hung: Sized) -> None:
         """Set a timer for a boot that has no thread yet. `hung`: the boots in which the backend blocks without end."""
@@ -74,9 +74,9 @@ class BootTimes:
 
         def check() -> None:
             """Wait again if only a thread is missing and no boot hangs. Otherwise fail the boot."""
-            if boot.has_door and not hung:
+            if boot.has_listener and not hung:
                 self.wait_to_begin(runner_id, hung)
-            elif not boot.has_door:
+            elif not boot.has_listener:
                 text = f"the parent did not listen for runners within {self._timeout:g} s"
                 self._on_timeout(runner_id, errors.BootTimeoutError(text))
             elif boot.drop():

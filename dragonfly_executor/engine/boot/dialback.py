@@ -46,7 +46,7 @@ class DialBackOwner(Protocol):
         """Log a warning: the user should know of it, and the pool goes on."""
 
 
-class Door(NamedTuple):
+class ListeningSocket(NamedTuple):
     """Everything that must exist before a runner can connect."""
 
     sock: socket.socket
@@ -81,12 +81,12 @@ class DialBack:
         self._tokens = Tokens(os.urandom(SECRET_SIZE))
         self._waiting: dict[int, BootRequest] = {}
         self._joined: dict[int, TlsSocket] = {}
-        self._door: Door | None = None
+        self._listening_socket: ListeningSocket | None = None
         self._listener: Listener | None = None
         self._is_opening = False
         self._has_warned_of_wildcard = False
         self._handover = threading.Lock()
-        self._made: Door | None = None
+        self._made: ListeningSocket | None = None
         self._ended = False
         self._untold = 0
         self._told_at: float | None = None
@@ -100,7 +100,7 @@ class DialBack:
             self._hand_out()
         elif not self._is_opening:
             self._is_opening = True
-            self._crew.run(self._make_door)
+            self._crew.run(self._make_listening_socket)
 
     def extend(self, runner_id: int, seconds: float) -> None:
         """Accept an expected runner for `seconds` more seconds from now on."""
@@ -136,20 +136,20 @@ class DialBack:
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
-    def _make_door(self) -> None:
+    def _make_listening_socket(self) -> None:
         """Make the socket and the certificate. Runs on the boot crew."""
         try:
-            door = make_door(self._backend)
+            listening = make_listening_socket(self._backend)
         except BaseException as raised:  # a backend may be third-party code, and is asked for its address
             error = raised if isinstance(raised, errors.BootError) else _cannot_listen(raised)
             self._loop.call_soon_threadsafe(lambda: self._cannot_open(error))
             return
         with self._handover:
             if not self._ended:
-                self._made = door
+                self._made = listening
                 self._loop.call_soon_threadsafe(self._open)
                 return
-        door.sock.close()
+        listening.sock.close()
 
     def _cannot_open(self, error: errors.BootError) -> None:
         self._is_opening = False
@@ -162,14 +162,14 @@ class DialBack:
             self._host.boot_cannot_be_expected(runner_id, own)
 
     def _open(self) -> None:
-        door, self._made = self._made, None
-        if door is None:
+        listening, self._made = self._made, None
+        if listening is None:
             return  # it was closed meanwhile
         self._is_opening = False
-        self._door = door
-        self._listener = self._make_listener(self._loop, door.sock, door.context, self._make_side, self)
+        self._listening_socket = listening
+        self._listener = self._make_listener(self._loop, listening.sock, listening.context, self._make_side, self)
         self.last_refusal = None
-        self._warn_of_wildcard(door.sock.getsockname()[0])
+        self._warn_of_wildcard(listening.sock.getsockname()[0])
         self._hand_out()
         self._close_if_unused()
 
@@ -179,18 +179,18 @@ class DialBack:
             self.warn(f"listens on every network of this machine ({host}); name the address that runners are to dial")
 
     def _make_side(self) -> ParentSide:
-        assert self._door is not None  # noqa: S101  # there is a listener, so there is a door
-        return ParentSide(self._tokens, self._door.fingerprint, os.urandom(SECRET_SIZE), versions())
+        assert self._listening_socket is not None  # noqa: S101  # there is a listener, so there is a socket
+        return ParentSide(self._tokens, self._listening_socket.fingerprint, os.urandom(SECRET_SIZE), versions())
 
     def _hand_out(self) -> None:
         """Give each waiting boot a token and the address, and let it begin."""
-        door = self._door
-        while self._waiting and door is not None:
+        listening = self._listening_socket
+        while self._waiting and listening is not None:
             runner_id, request = self._waiting.popitem()
             token = os.urandom(SECRET_SIZE)
             self._tokens.grant(str(runner_id), token, self._loop.time() + request.timeout)
             parent = request.parent._replace(
-                address=door.address, fingerprint=door.fingerprint.hex(), token=token.hex()
+                address=listening.address, fingerprint=listening.fingerprint.hex(), token=token.hex()
             )
             self._host.boot_is_expected(request._replace(parent=parent))
 
@@ -201,7 +201,7 @@ class DialBack:
     def _close(self) -> None:
         if self._listener is not None:
             self._listener.close()
-            self._listener = self._door = None
+            self._listener = self._listening_socket = None
 
     # -- events of the listener ----------------------------------------------------------------------------------------
 
@@ -228,7 +228,7 @@ class DialBack:
         self._host.warn(text)
 
 
-def make_door(backend: Backend) -> Door:
+def make_listening_socket(backend: Backend) -> ListeningSocket:
     """Bind the address that the backend names, and make a certificate. Blocks.
 
     Raises:
@@ -243,7 +243,7 @@ def make_door(backend: Backend) -> Door:
     context, fingerprint = server_context()
     sock = listener.bind(host, port)
     port = backend.advertised_port or sock.getsockname()[1]
-    return Door(sock, context, fingerprint, join_address(advertised, port))
+    return ListeningSocket(sock, context, fingerprint, join_address(advertised, port))
 
 
 def _cannot_listen(error: BaseException) -> errors.BootError:

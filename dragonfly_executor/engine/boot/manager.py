@@ -9,8 +9,8 @@ from dragonfly_executor import errors
 from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.core import events
 from dragonfly_executor.engine.boot.deadlines import BootTimes
-from dragonfly_executor.engine.boot.node_booter import SHORTAGES, Arrivals, as_boot_error
-from dragonfly_executor.engine.boot.node_watcher import Lookout
+from dragonfly_executor.engine.boot.node_booter import SHORTAGES, NodeBooter, as_boot_error
+from dragonfly_executor.engine.boot.node_watcher import NodeWatcher
 from dragonfly_executor.engine.boot.pending_boot import Booting, Syncing, price_of
 from dragonfly_executor.engine.runner_connection import RunnerLink
 from dragonfly_executor.protocol import handshake
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.boot.dialback import DialBack
     from dragonfly_executor.engine.boot.node_release import Releaser
     from dragonfly_executor.engine.boot.pending_boot import BootOwner
-    from dragonfly_executor.engine.boot.session_setup import Welcome
+    from dragonfly_executor.engine.boot.session_setup import SessionSetup
     from dragonfly_executor.engine.context import EngineContext
-    from dragonfly_executor.engine.notifications import Narrator
+    from dragonfly_executor.engine.notifications import Notifications
     from dragonfly_executor.engine.worker_threads import Crews
-    from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.loop import Loop
 
 
@@ -47,9 +47,9 @@ class Boots:
 
     Args:
         engine: gets the outcome of each boot as events.
-        backend, loop, crews, narrator: the pool's.
-        welcome: builds the WELCOME and SETUP frames.
-        keeper: the files that remote runners need; None if the runners see this machine's files.
+        backend, loop, crews, notifications: the pool's.
+        session_setup: builds the WELCOME and SETUP frames.
+        file_snapshot: the files that remote runners need; None if the runners see this machine's files.
         releaser: releases the node of a boot that failed.
         host: takes the runners that are up.
     """
@@ -61,9 +61,9 @@ class Boots:
         backend: Backend,
         loop: Loop,
         crews: Crews,
-        narrator: Narrator,
-        welcome: Welcome,
-        keeper: Keeper | None,
+        notifications: Notifications,
+        session_setup: SessionSetup,
+        file_snapshot: FileSnapshot | None,
         releaser: Releaser,
         host: BootOwner,
     ) -> None:
@@ -71,9 +71,9 @@ class Boots:
         self._options = engine.options
         self._backend = backend
         self._loop = loop
-        self._narrator = narrator
-        self._welcome = welcome
-        self._keeper = keeper
+        self._notifications = notifications
+        self._session_setup = session_setup
+        self._file_snapshot = file_snapshot
         self._crew = crews.make("boots", backend.max_concurrent_boots + DOOR)
         self._releaser = releaser
         self._host = host
@@ -82,9 +82,9 @@ class Boots:
         self._hung: set[int] = set()
         """Boots that are over, and in which the backend still blocks."""
         prepare(self._options.boot_wait)
-        self._arrivals = Arrivals(
+        self._node_booter = NodeBooter(
             backend,
-            keeper,
+            file_snapshot,
             loop,
             enter=self._enter,
             on_node=self._node_arrived,
@@ -93,18 +93,18 @@ class Boots:
         )
         self._dial_back = self._make_dial_back() if backend.dials_back else None
         self._times = BootTimes(
-            engine, loop, narrator, host, self._booting, backend.name, self._dial_back, on_timeout=self._end_boot
+            engine, loop, notifications, host, self._booting, backend.name, self._dial_back, on_timeout=self._end_boot
         )
-        if keeper is not None:
+        if file_snapshot is not None:
             # A crew of its own, because files are scanned while backends block.
             self._readers = crews.make("sync", 1)
             # Now, and not when a runner is there: if the import failed then, the engine would fail.
             from dragonfly_executor.sync import Sender
 
             self._make_sender = Sender
-        self._lookout: Lookout | None = None
+        self._node_watcher: NodeWatcher | None = None
         if self._dial_back is not None:
-            self._lookout = Lookout(loop, crews, is_waited_for=self._is_waited_for, on_end=self._node_ended)
+            self._node_watcher = NodeWatcher(loop, crews, is_waited_for=self._is_waited_for, on_end=self._node_ended)
 
     def _make_dial_back(self) -> DialBack:
         # It loads ssl, which no other backend needs.
@@ -149,8 +149,8 @@ class Boots:
         """Start the backend's boot. A runner that has to dial back may do so from now on."""
         boot = self._booting.get(request.runner_id)
         if boot is not None:
-            boot.has_door = True
-        self._crew.run(self._arrivals.boot, request)
+            boot.has_listener = True
+        self._crew.run(self._node_booter.boot, request)
 
     def boot_cannot_be_expected(self, runner_id: int, error: errors.BootError) -> None:
         """Fail this boot, because listening failed."""
@@ -172,7 +172,7 @@ class Boots:
 
     def warn(self, text: str) -> None:
         """Log a warning."""
-        self._narrator.warn(text)
+        self._notifications.warn(text)
 
     def _enter(self, runner_id: int) -> bool:
         """Begin the boot on the boot crew. Returns False if the pool aborted it before a thread was free."""
@@ -198,8 +198,8 @@ class Boots:
             self._end_boot(runner_id, as_boot_error(error, "connect"))
             return
         self._let_speak(boot.link)
-        if self._lookout is not None:
-            self._lookout.watch(boot.link)
+        if self._node_watcher is not None:
+            self._node_watcher.watch(boot.link)
         if boot.aborted:
             self._end_boot(runner_id)
 
@@ -216,7 +216,7 @@ class Boots:
         """Record that the backend has returned from a boot that was over."""
         self._hung.discard(runner_id)
         if not self._hung:
-            self._crew.patience = None
+            self._crew.join_timeout = None
         self._engine.handle(events.BootReturned(runner_id))
 
     def _node_ended(self, runner: RunnerLink, error: errors.BootError) -> None:
@@ -237,18 +237,18 @@ class Boots:
         if boot is None or boot.ending:
             return
         if runner.node.shares_disk:
-            self._welcome.let_in(runner, hello)
+            self._session_setup.admit(runner, hello)
             self._came_up(runner)
-        elif self._keeper is None:
+        elif self._file_snapshot is None:
             text = f"nodes of the {self._backend.name} backend do not share this machine's disk, and it has no `sync`"
             self._end_boot(runner.id, errors.BootError(text, "sync"))
         else:
-            self._welcome.let_in(runner, hello)
+            self._session_setup.admit(runner, hello)
             boot.hello = hello
             run, on_engine = self._readers.run, self._loop.call_soon_threadsafe
             hears = Syncing(runner, self.is_synced, self._host.runner_broke)
-            runner.sender = self._make_sender(self._keeper, runner, hears, run, on_engine)
-            self._host.beat_on()
+            runner.sender = self._make_sender(self._file_snapshot, runner, hears, run, on_engine)
+            self._host.start_heartbeat()
             runner.sender.update()
 
     def is_synced(self, runner: RunnerLink) -> None:
@@ -261,14 +261,14 @@ class Boots:
         """Complete a boot that has succeeded."""
         boot = self._booting[runner.id]
         boot.stop_timer()
-        self._host.adopt(runner)
+        self._host.on_boot_succeeded(runner)
         # Last, because until now no other table has the runner.
         del self._booting[runner.id]
         runner.ping()
         self._failures = 0
-        self._narrator.grow_ended(runner.id, self._host.count, None, self._times.taken(boot), runner.node.facts)
-        self._host.beat_on()
-        price = price_of(runner, self._options.budget, self._narrator.warn)
+        self._notifications.grow_ended(runner.id, self._host.count, None, self._times.taken(boot), runner.node.facts)
+        self._host.start_heartbeat()
+        price = price_of(runner, self._options.budget, self._notifications.warn)
         self._engine.handle(events.BootSucceeded(runner.id, runner.slots, price))
 
     # -- to an error --------------------------------------------------------------------------------------------------
@@ -315,11 +315,11 @@ class Boots:
         hangs = boot.hangs
         if hangs:
             self._hung.add(runner_id)
-            self._crew.patience = HUNG_JOIN
+            self._crew.join_timeout = HUNG_JOIN
         if boot.aborted or error is None:
             if boot.is_told:
                 # A boot that never began is not reported.
-                self._narrator.growth_given_up(runner_id, self._host.count, boot.aborted or "")
+                self._notifications.growth_given_up(runner_id, self._host.count, boot.aborted or "")
             self._engine.handle(events.RunnerGone(runner_id, hangs))
             return
         if boot.link is not None:
@@ -327,7 +327,7 @@ class Boots:
             error.output = error.output or _output_of(boot.link.node)
         self._failures += 1
         self._times.tell(runner_id, boot)
-        self._narrator.grow_ended(runner_id, self._host.count, error, self._times.taken(boot))
+        self._notifications.grow_ended(runner_id, self._host.count, error, self._times.taken(boot))
         retry_in = delay(self._options.boot_wait, self._failures)
         self._engine.handle(events.BootFailed(runner_id, error, retry_in, hangs))
 
@@ -337,7 +337,7 @@ class Boots:
         """Accept no more runners, and release nodes that were not taken yet or that come later."""
         if self._dial_back is not None:
             self._dial_back.close()
-        self._arrivals.close()
+        self._node_booter.close()
 
 
 def _output_of(node: Node) -> str:

@@ -11,19 +11,19 @@ from dragonfly_executor.serialization import exceptions
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
-    from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.loop import Loop
 
 SHORTAGES = (ImportError, MemoryError, OSError, RuntimeError)
 """Errors when there is no memory, no descriptor, or (RuntimeError) no thread for the link to a node."""
 
 
-class Arrivals:
+class NodeBooter:
     """A hand-over of nodes that a backend boots.
 
     Args:
         backend: boots the nodes.
-        keeper: the files that remote runners need; None if the runners see this machine's files.
+        file_snapshot: the files that remote runners need; None if the runners see this machine's files.
         loop: the engine's loop.
         enter: begins a runner's boot on the boot crew; returns False if the pool does not need the runner any more.
         on_node: gets a runner's node, on the engine thread.
@@ -34,7 +34,7 @@ class Arrivals:
     def __init__(
         self,
         backend: Backend,
-        keeper: Keeper | None,
+        file_snapshot: FileSnapshot | None,
         loop: Loop,
         *,
         enter: Callable[[int], bool],
@@ -43,7 +43,7 @@ class Arrivals:
         stop: Callable[[Node], None],
     ) -> None:
         self._backend = backend
-        self._keeper = keeper
+        self._file_snapshot = file_snapshot
         self._loop = loop
         self._enter = enter
         self._on_node = on_node
@@ -72,9 +72,9 @@ class Arrivals:
 
     def _make_node(self, request: BootRequest) -> Node:
         """Return a node from the backend. The errors are loaded while the node's runner starts."""
-        if self._keeper is not None:
-            self._keeper.look()
-            self._keeper.require()
+        if self._file_snapshot is not None:
+            self._file_snapshot.look()
+            self._file_snapshot.require()
         # The backend asks for the node from here on, unless it reports that it waits for its turn.
         request.started()
         node = self._backend.boot(request)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Node
-    from dragonfly_executor.engine.notifications import Narrator
+    from dragonfly_executor.engine.notifications import Notifications
     from dragonfly_executor.engine.runner_connection import RunnerLink
     from dragonfly_executor.engine.worker_threads import Crew
     from dragonfly_executor.transport.loop import Loop
@@ -21,14 +21,14 @@ class Releaser:
 
     Args:
         crew: threads for backends that block while they stop nodes, and for nothing else.
-        loop, narrator: the pool's.
+        loop, notifications: the pool's.
         backend_name: for log lines.
     """
 
-    def __init__(self, crew: Crew, loop: Loop, narrator: Narrator, backend_name: str) -> None:
+    def __init__(self, crew: Crew, loop: Loop, notifications: Notifications, backend_name: str) -> None:
         self._crew = crew
         self._loop = loop
-        self._narrator = narrator
+        self._notifications = notifications
         self._backend_name = backend_name
 
     def release(self, runner: RunnerLink, then: Callable[[], object]) -> None:
@@ -45,14 +45,16 @@ class Releaser:
         def give_up() -> None:
             """Go on without the backend, which may block without end."""
             backend = self._backend_name
-            self._narrator.complain(f"the {backend} backend did not give runner {runner.id} back in {GIVE_BACK:g} s")
+            self._notifications.log_error(
+                f"the {backend} backend did not give runner {runner.id} back in {GIVE_BACK:g} s"
+            )
             go_on()
 
         def give_back() -> None:
             """Stop the node, on the crew."""
             try:
                 for thread in runner.give_back():
-                    self._narrator.complain(f"thread {thread} of runner {runner.id} has not ended")
+                    self._notifications.log_error(f"thread {thread} of runner {runner.id} has not ended")
             finally:
                 self._loop.call_soon_threadsafe(go_on)
 

@@ -18,7 +18,7 @@ LOOK = 5.0
 LOOKS_AT_ONCE = 16
 
 
-class Lookout:
+class NodeWatcher:
     """A watcher of nodes. It polls them on a crew of its own, because a node may block during a poll.
 
     Args:

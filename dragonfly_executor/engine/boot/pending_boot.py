@@ -28,10 +28,10 @@ class BootOwner(RunnerHandler, Protocol):
     def count(self) -> int:
         """The number of runners that are up or boot."""
 
-    def beat_on(self) -> None:
+    def start_heartbeat(self) -> None:
         """Start the heartbeat: a runner was admitted, and expects it from now on."""
 
-    def adopt(self, runner: RunnerLink) -> None:
+    def on_boot_succeeded(self, runner: RunnerLink) -> None:
         """Add a runner whose boot has succeeded."""
 
 
@@ -55,7 +55,7 @@ class Booting:
         self.began: float | None = None
         self.aborted: str | None = None
         self.ending = False
-        self.has_door = False
+        self.has_listener = False
         """True if the listener is open for its runner, or the runner need not dial back."""
         self.is_told = False
         """True once the begin of the boot was reported."""

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend, Node
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.runner_connection import RunnerLink
-    from dragonfly_executor.sync import Keeper
+    from dragonfly_executor.sync import FileSnapshot
 
 
-class Welcome:
+class SessionSetup:
     """The pool's settings for its runners, and the set-up of their slots.
 
     Args:
         engine: has the options, the codec and the outputs.
         backend: has the default number of slots, if neither the node nor the options name one.
         initializer: the encoded call that each slot runs first.
-        keeper: has the parent's ``__main__`` for remote runners; None if the runners see this machine's files.
+        file_snapshot: has the parent's ``__main__`` for remote runners; None if the runners see this machine's files.
         warn: logs a warning.
     """
 
@@ -32,7 +32,7 @@ class Welcome:
         engine: EngineContext,
         backend: Backend,
         initializer: bytes,
-        keeper: Keeper | None,
+        file_snapshot: FileSnapshot | None,
         warn: Callable[[str], object],
     ) -> None:
         self._warn = warn
@@ -43,8 +43,8 @@ class Welcome:
         self._codec = engine.codec
         self._initializer = initializer
         self._setup = engine.codec.setup()
-        if keeper is not None:
-            main, stays = keeper.main, keeper.sends_nothing
+        if file_snapshot is not None:
+            main, stays = file_snapshot.main, file_snapshot.sends_nothing
             self._setup_elsewhere = engine.codec.setup_elsewhere(main)
             self._setup_in_image = engine.codec.setup_elsewhere(main, same_image=True, same_directory=stays)
 
@@ -58,8 +58,8 @@ class Welcome:
         script = Script.IMPORT if self._codec.needs_script else Script.SKIP
         return SETUP_HEAD.pack(self._options.max_payload, len(setup), script) + setup + self._initializer
 
-    def let_in(self, runner: RunnerLink, hello: handshake.Hello) -> None:
-        """Admit a runner: set its number of slots, and send WELCOME and SETUP. A runner elsewhere requires a keeper."""
+    def admit(self, runner: RunnerLink, hello: handshake.Hello) -> None:
+        """Admit a runner: set its number of slots, and send WELCOME and SETUP. Remote runners need `file_snapshot`."""
         self._compare(runner, hello)
         options, shares_disk = self._options, runner.node.shares_disk
         output, log_level = self._outputs.wanted(shares_disk=shares_disk)

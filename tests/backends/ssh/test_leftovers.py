@@ -1,4 +1,4 @@
-"""Keeper and agent of a runner are both killed: the next boot on the host ends what they left, and nothing else."""
+"""Supervisor and agent of a runner are both killed: the next boot on the host ends what they left, and nothing else."""
 
 from __future__ import annotations
 

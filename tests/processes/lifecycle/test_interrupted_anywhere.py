@@ -22,7 +22,7 @@ from dragonfly_executor.api.pool import registry
 from dragonfly_executor.engine.output.router import Captured
 from dragonfly_executor.protocol.frames import Frame, Kind
 from dragonfly_executor.serialization import parent_main
-from dragonfly_executor.sync import Keeper, Sync
+from dragonfly_executor.sync import FileSnapshot, Sync
 from dragonfly_executor.testing import FakeBackend
 from dragonfly_executor.util import condition
 from tests.processes.lifecycle.everywhere import PACKAGE, everywhere
@@ -503,10 +503,10 @@ def in_another_thread(action: Callable[[], object], where: str) -> None:
 def test_the_look_at_what_has_changed(tmp_path: Path) -> None:
     """A boot looks as well, on its own thread, and finds what there is."""
     (tmp_path / "file").write_text("text")
-    keeper = Keeper(Sync([str(tmp_path)], check_every=0))
-    for where in everywhere(keeper.look, files=(sync.file_snapshot.__file__, condition.__file__)):
-        in_another_thread(keeper.look, where)
-        keeper.require()
+    file_snapshot = FileSnapshot(Sync([str(tmp_path)], check_every=0))
+    for where in everywhere(file_snapshot.look, files=(sync.file_snapshot.__file__, condition.__file__)):
+        in_another_thread(file_snapshot.look, where)
+        file_snapshot.require()
 
 
 def test_the_text_of_a_call() -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from dragonfly_executor.serialization.code_names import code_imports
-from dragonfly_executor.sync import Keeper, Sync
+from dragonfly_executor.sync import FileSnapshot, Sync
 from dragonfly_executor.sync.lazy_imports import imported_by
 from tests.processes.sync.test_programs import parent, run  # noqa: F401  # a fixture
-from tests.processes.sync.test_scan import keeper, sent, work  # noqa: F401  # a fixture
+from tests.processes.sync.test_scan import file_snapshot, sent, work  # noqa: F401  # a fixture
 from tests.support import projects
 from tests.support.projects import write
 
@@ -98,7 +98,7 @@ def test_an_import_behind_many_constants_is_found() -> None:
 def test_a_module_that_a_function_imports_travels(work: Path) -> None:  # noqa: F811
     write(work, {"main.py": "def f():\n    import late\n", "late.py": "", "other.py": ""})
     with projects.imported(work, "main"):
-        assert sent(keeper()) == {"main.py", "late.py"}
+        assert sent(file_snapshot()) == {"main.py", "late.py"}
         assert "late" not in sys.modules
 
 
@@ -114,7 +114,7 @@ def test_imports_are_followed_through_modules_that_nothing_has_imported(work: Pa
         },
     )  # fmt: skip
     with projects.imported(work, "main"):
-        assert sent(keeper()) == {
+        assert sent(file_snapshot()) == {
             "main.py", "one.py", "pkg/__init__.py", "pkg/inner.py", "pkg/unmentioned.py", "pkg/data.txt", "two.py",
         }  # fmt: skip
 
@@ -128,14 +128,14 @@ def test_members_of_a_namespace_package_travel(work: Path) -> None:  # noqa: F81
         },
     )  # fmt: skip
     with projects.imported(work, "ns.used"):
-        assert sent(keeper()) == {"ns/used.py", "ns/beside.py", "ns/deep/er.py", "ns/far/__init__.py"}
+        assert sent(file_snapshot()) == {"ns/used.py", "ns/beside.py", "ns/deep/er.py", "ns/far/__init__.py"}
 
 
 def test_a_module_in_another_folder_of_the_path_travels(work: Path, tmp_path: Path) -> None:  # noqa: F811
     write(work, {"main.py": "def f():\n    import late\n"})
     write(tmp_path / "library", {"late.py": ""})
     with projects.imported(tmp_path / "library"), projects.imported(work, "main"):
-        found = keeper().require()
+        found = file_snapshot().require()
     roots = [path for path in found.manifest if path.startswith("roots/") and path.endswith("/late.py")]
     assert len(roots) == 1
     assert roots[0].rpartition("/")[0] in found.import_path
@@ -151,7 +151,7 @@ def test_what_git_ignores_travels_where_code_imports_it(work: Path) -> None:  # 
     )  # fmt: skip
     subprocess.run(["git", "init", "-q"], cwd=work, check=True)
     with projects.imported(work, "pkg"):
-        assert sent(keeper()) == {"pkg/__init__.py", "pkg/_version.py"}
+        assert sent(file_snapshot()) == {"pkg/__init__.py", "pkg/_version.py"}
 
 
 def test_a_zip_files_code_is_followed(work: Path) -> None:  # noqa: F811
@@ -160,19 +160,19 @@ def test_a_zip_files_code_is_followed(work: Path) -> None:  # noqa: F811
         archive.writestr("zipped/inner.py", "")
     write(work, {"late.py": ""})
     with projects.imported(work), projects.imported(work / "bundle.zip", "zipped"):
-        assert {"bundle.zip", "late.py"} <= sent(keeper())
+        assert {"bundle.zip", "late.py"} <= sent(file_snapshot())
 
 
 def test_what_is_installed_does_not_travel_for_an_import(work: Path) -> None:  # noqa: F811
     write(work, {"main.py": "def f():\n    import pytest, json, distutils, no_such_module\n"})
     with projects.imported(work, "main"):
-        assert sent(keeper()) == {"main.py"}
+        assert sent(file_snapshot()) == {"main.py"}
 
 
 def test_without_auto_nothing_is_followed(work: Path) -> None:  # noqa: F811
     write(work, {"late.py": ""})
     with projects.imported(work):
-        nothing = Keeper(Sync(None, check_every=0))
+        nothing = FileSnapshot(Sync(None, check_every=0))
         nothing.code_travels([(code_of("import late"), "")])
         nothing.look()
     assert sent(nothing) == set()
@@ -181,7 +181,7 @@ def test_without_auto_nothing_is_followed(work: Path) -> None:  # noqa: F811
 def test_a_file_that_the_user_names_is_followed(work: Path) -> None:  # noqa: F811
     write(work, {"plugins/one.py": "import late", "late.py": ""})
     with projects.imported(work):
-        assert sent(keeper(["plugins"])) == {"plugins/one.py", "late.py"}
+        assert sent(file_snapshot(["plugins"])) == {"plugins/one.py", "late.py"}
 
 
 # -- what changes ------------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_a_file_that_the_user_names_is_followed(work: Path) -> None:  # noqa: F8
 def test_an_import_that_is_written_later_is_followed(work: Path) -> None:  # noqa: F811
     write(work, {"main.py": "", "late.py": ""})
     with projects.imported(work, "main"):
-        found = keeper()
+        found = file_snapshot()
         assert sent(found) == {"main.py"}
         (work / "main.py").write_text("def f():\n    import late\n")
         found.look()
@@ -200,7 +200,7 @@ def test_an_import_that_is_written_later_is_followed(work: Path) -> None:  # noq
 def test_a_module_that_is_written_after_the_import_of_it_travels(work: Path) -> None:  # noqa: F811
     write(work, {"main.py": "def f():\n    import late\n"})
     with projects.imported(work, "main"):
-        found = keeper()
+        found = file_snapshot()
         assert sent(found) == {"main.py"}
         (work / "late.py").write_text("")
         sys.path_importer_cache.pop(str(work), None)
@@ -211,7 +211,7 @@ def test_a_module_that_is_written_after_the_import_of_it_travels(work: Path) -> 
 def test_code_that_travels_by_itself_brings_what_it_imports(work: Path) -> None:  # noqa: F811
     write(work, {"late.py": "def f():\n    import later\n", "later.py": "", "pkg/__init__.py": "", "pkg/x.py": ""})
     with projects.imported(work):
-        found = Keeper(Sync(check_every=1000))
+        found = FileSnapshot(Sync(check_every=1000))
         found.look()
         assert sent(found) == set()
         found.code_travels([(code_of("from late import f"), ""), (code_of("from . import x"), "pkg")])

@@ -17,7 +17,7 @@ import pytest
 
 from dragonfly_executor import errors
 from dragonfly_executor.protocol.file_manifest import LINK
-from dragonfly_executor.sync import Keeper, Sync, scan, user_modules
+from dragonfly_executor.sync import FileSnapshot, Sync, scan, user_modules
 from dragonfly_executor.sync.file_listing import listed
 from tests.support import projects
 from tests.support.projects import write
@@ -34,15 +34,15 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "work"
 
 
-def keeper(files: Any = "auto", **options: Any) -> Keeper:
-    made = Keeper(Sync(files, check_every=0, **options))
+def file_snapshot(files: Any = "auto", **options: Any) -> FileSnapshot:
+    made = FileSnapshot(Sync(files, check_every=0, **options))
     made.look()
     return made
 
 
-def sent(keeper: Keeper) -> set[str]:
+def sent(file_snapshot: FileSnapshot) -> set[str]:
     """Files and links of the working directory that travel; not what this test run itself has imported."""
-    manifest = keeper.require().manifest
+    manifest = file_snapshot.require().manifest
     return {path[4:] for path, entry in manifest.items() if path.startswith("cwd/") and entry.kind != "directory"}
 
 
@@ -63,7 +63,7 @@ def test_a_package_travels_whole_and_a_module_alone(work: Path) -> None:
         },
     )  # fmt: skip
     with projects.imported(work, "pkg", "one"):
-        found = keeper()
+        found = file_snapshot()
     assert sent(found) == {
         "pkg/__init__.py", "pkg/sub/__init__.py", "pkg/sub/deep.py", "pkg/data.json", "pkg/.hidden", "one.py",
     }  # fmt: skip
@@ -76,13 +76,13 @@ def test_of_a_namespace_package_what_was_imported_travels(work: Path) -> None:
         {"ns/used/__init__.py": "", "ns/used/x.py": "", "ns/alone.py": "", "ns/unused/__init__.py": "", "ns/big": ""},
     )
     with projects.imported(work, "ns.used", "ns.alone"):
-        assert sent(keeper()) == {"ns/used/__init__.py", "ns/used/x.py", "ns/alone.py"}
+        assert sent(file_snapshot()) == {"ns/used/__init__.py", "ns/used/x.py", "ns/alone.py"}
 
 
 def test_folders_outside_of_the_working_directory_have_places_of_their_own(work: Path, tmp_path: Path) -> None:
     write(tmp_path / "library" / "src", {"lib/__init__.py": "", "single.py": "x = 1"})
     with projects.imported(tmp_path / "library" / "src", "lib", "single"):
-        snapshot = keeper().require()
+        snapshot = file_snapshot().require()
     (root,) = {path.rpartition("/")[0] for path in snapshot.manifest if path.endswith("/single.py")}
     assert f"{root}/lib/__init__.py" in snapshot.manifest
     assert root in snapshot.import_path
@@ -104,10 +104,10 @@ def test_a_package_in_a_folder_of_another_name(work: Path, tmp_path: Path) -> No
                         name, {str(code / "__init__.py")!r}, submodule_search_locations=[{str(code)!r}])
         sys.meta_path.append(Finder)
         import mapped.part
-        from dragonfly_executor.sync import Keeper, Sync
-        keeper = Keeper(Sync())
-        keeper.look()
-        snapshot = keeper.require()
+        from dragonfly_executor.sync import FileSnapshot, Sync
+        file_snapshot = FileSnapshot(Sync())
+        file_snapshot.look()
+        snapshot = file_snapshot.require()
         print(json.dumps([sorted(snapshot.manifest), snapshot.import_path]))
     """
     ran = subprocess.run(
@@ -124,10 +124,10 @@ def test_an_editable_install_travels(work: Path, tmp_path: Path) -> None:
     program = f"""
         import site; site.addsitedir({str(site_packages)!r})
         import editable_example, installed_example, json
-        from dragonfly_executor.sync import Keeper, Sync
-        keeper = Keeper(Sync())
-        keeper.look()
-        print(json.dumps(sorted(keeper.require().manifest)))
+        from dragonfly_executor.sync import FileSnapshot, Sync
+        file_snapshot = FileSnapshot(Sync())
+        file_snapshot.look()
+        print(json.dumps(sorted(file_snapshot.require().manifest)))
     """
     ran = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True, cwd=work
@@ -142,7 +142,7 @@ def test_what_lies_in_a_zip_file_travels_with_it(work: Path) -> None:
     with zipfile.ZipFile(work / "library.zip", "w") as archive:
         archive.writestr("zipped_example.py", "value = 1")
     with projects.imported(work / "library.zip", "zipped_example"):
-        found = keeper()
+        found = file_snapshot()
     assert sent(found) == {"library.zip"}
     assert "cwd/library.zip" in found.require().import_path
 
@@ -155,7 +155,7 @@ def test_looking_imports_nothing_and_wakes_no_lazy_module(work: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "lazy_example", Lazy())
     monkeypatch.setitem(sys.modules, "nothing_example", None)
     before = set(sys.modules)
-    keeper()
+    file_snapshot()
     assert {name for name in set(sys.modules) - before if not name.startswith("dragonfly_executor")} == set()
 
 
@@ -173,7 +173,7 @@ def test_never_the_home_directory(
     with pytest.raises(ValueError, match="all of"):
         Sync(["/"])
     with projects.imported(tmp_path / "a", "homepackage"), caplog.at_level(logging.WARNING, "dragonfly_executor"):
-        found = keeper()
+        found = file_snapshot()
         found.refresh()
     assert not any("secret" in path for path in found.require().manifest)
     assert len([record for record in caplog.records if "home directory" in record.message]) == 1
@@ -185,7 +185,7 @@ def test_never_the_home_directory(
 def test_named_files_and_folders(work: Path, tmp_path: Path) -> None:
     write(work, {"src/module.py": "", "data/model.bin": "m", "plain.txt": "", "helper.py": ""})
     write(tmp_path / "shared", {"inner/x.py": "", "y": ""})
-    found = keeper(["src", "data/model.bin", "helper.py", "../shared", "missing"])
+    found = file_snapshot(["src", "data/model.bin", "helper.py", "../shared", "missing"])
     assert sent(found) == {"src/module.py", "data/model.bin", "helper.py"}
     path = found.require().import_path
     assert {"cwd/src", "cwd"} <= set(path)
@@ -198,7 +198,7 @@ def test_named_files_and_folders(work: Path, tmp_path: Path) -> None:
 def test_nothing(work: Path) -> None:
     write(work, {"one.py": ""})
     with projects.imported(work, "one"):
-        found = keeper(None)
+        found = file_snapshot(None)
     assert set(found.require().manifest) == {"cwd"}
     assert found.require().import_path == []
     assert not found.script_travels
@@ -243,16 +243,16 @@ def test_what_git_ignores_stays_but_what_is_imported_travels(work: Path) -> None
     (work / "pkg" / "gone.py").unlink()
     expected = {"pkg/__init__.py", "pkg/.env", "pkg/new.py", "pkg/ä b.txt"}
     with projects.imported(work, "pkg"):
-        assert sent(keeper()) == expected
+        assert sent(file_snapshot()) == expected
         with projects.imported(work, "pkg._version"):
-            assert sent(keeper()) == {*expected, "pkg/_version.py"}
+            assert sent(file_snapshot()) == {*expected, "pkg/_version.py"}
 
 
 def test_a_folder_that_git_ignores_as_a_whole(work: Path) -> None:
     write(work, {".gitignore": "generated/\n", "generated/__init__.py": "", "generated/x.py": ""})
     git(work, "init")
     with projects.imported(work, "generated"):
-        assert sent(keeper()) == {"generated/__init__.py", "generated/x.py"}
+        assert sent(file_snapshot()) == {"generated/__init__.py", "generated/x.py"}
 
 
 def test_a_repository_in_a_repository(work: Path) -> None:
@@ -277,7 +277,7 @@ def test_without_git(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_that_is_too_large_is_named_once(work: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(work, {"data/large": "x" * 101, "data/small": "x" * 100, "data/larger": "x" * 200})
     with caplog.at_level(logging.WARNING, "dragonfly_executor"):
-        found = keeper(["data"], max_file=100)
+        found = file_snapshot(["data"], max_file=100)
         found.refresh()
         (work / "data" / "other").write_text("")
         found.refresh()
@@ -289,11 +289,11 @@ def test_a_file_that_is_too_large_is_named_once(work: Path, caplog: pytest.LogCa
 
 def test_a_project_that_is_too_large_does_not_travel(work: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(work, {"data/a": "x" * 60})
-    found = keeper(["data"], max_total=2**40)
+    found = file_snapshot(["data"], max_total=2**40)
     before = found.require()
     limited = Sync(["data"], max_total=10)
     with caplog.at_level(logging.WARNING, "dragonfly_executor"):
-        refused = Keeper(limited)
+        refused = FileSnapshot(limited)
         refused.look()
         refused.refresh()
     assert len([record for record in caplog.records if "max_total" in record.message]) == 1
@@ -316,14 +316,14 @@ def test_a_file_that_may_not_be_read(
 
     monkeypatch.setattr("builtins.open", refuse)  # root may read everything, and tests may run as root
     with caplog.at_level(logging.WARNING, "dragonfly_executor"):
-        assert sent(keeper(["data"])) == {"data/b"}
+        assert sent(file_snapshot(["data"])) == {"data/b"}
     assert "Permission denied" in caplog.text
 
 
 def test_what_is_no_file_does_not_travel(work: Path) -> None:
     write(work, {"data/a": ""})
     os.mkfifo(work / "data" / "pipe")
-    assert sent(keeper(["data"])) == {"data/a"}
+    assert sent(file_snapshot(["data"])) == {"data/a"}
 
 
 def test_links(work: Path, tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_links(work: Path, tmp_path: Path) -> None:
         "out": tmp_path / "outside" / "file", "far": tmp_path / "outside" / "more", "dangling": "nothing",
     }.items():  # fmt: skip
         (work / "data" / name).symlink_to(target)
-    manifest = keeper(["data"]).require().manifest
+    manifest = file_snapshot(["data"]).require().manifest
     targets = {path[9:]: entry.target for path, entry in manifest.items() if entry.kind == LINK}
     assert targets == {
         "relative": "a", "absolute": "a", "deep/up": "../a", "folder": "deep", "dangling": "nothing",
@@ -348,7 +348,7 @@ def test_links(work: Path, tmp_path: Path) -> None:
 
 def test_every_kind_of_change_is_seen(work: Path) -> None:
     write(work, {"data/a": "one", "data/deep/b": "", "data/gone": ""})
-    found = keeper(["data"])
+    found = file_snapshot(["data"])
     steps: list[Callable[[], object]] = [
         lambda: (work / "data/a").write_text("two"),  # of the same size, in the same instant
         lambda: (work / "data/gone").unlink(),
@@ -373,7 +373,7 @@ def test_a_change_that_keeps_size_and_time_is_seen(work: Path) -> None:
     write(work, {"data/a": "one"})
     old = 1_000_000_000
     os.utime(work / "data" / "a", ns=(old, old))
-    found = keeper(["data"])
+    found = file_snapshot(["data"])
     before = found.require()
     (work / "data" / "a").write_text("two")
     os.utime(work / "data" / "a", ns=(old, old))
@@ -387,7 +387,7 @@ def test_a_change_behind_a_link_is_seen(work: Path, tmp_path: Path, monkeypatch:
     write(tmp_path, {"outside/file": "one"})
     (work / "data" / "out").symlink_to(tmp_path / "outside" / "file")
     monkeypatch.setattr("dragonfly_executor.sync.scan.YOUNG", -1)  # as if all had rested for long
-    found = keeper(["data"])
+    found = file_snapshot(["data"])
     before = found.require()
     found.look()
     assert found.require() is before
@@ -409,7 +409,7 @@ def test_a_change_that_a_coarse_clock_does_not_show_is_seen(work: Path, monkeypa
 
     monkeypatch.setattr("dragonfly_executor.sync.scan._status", coarse)
     write(work, {"data/a": "000"})
-    found = keeper(["data"])
+    found = file_snapshot(["data"])
     for number in range(1, 50):
         before = found.require()
         (work / "data" / "a").write_text(f"{number:03}")
@@ -420,7 +420,7 @@ def test_a_change_that_a_coarse_clock_does_not_show_is_seen(work: Path, monkeypa
 def test_files_that_rest_are_not_read_again(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(work, {"data/a": "one", "data/b": "two"})
     monkeypatch.setattr("dragonfly_executor.sync.scan.YOUNG", -1)  # as if they had rested for long
-    found = keeper(["data"])
+    found = file_snapshot(["data"])
 
     def refuse(*args: Any) -> Any:
         raise AssertionError("read again")
@@ -443,7 +443,7 @@ class Clock:
 def test_a_burst_of_calls_looks_once(work: Path) -> None:
     write(work, {"data/a": "one"})
     clock = Clock()
-    found = Keeper(Sync(["data"], check_every=0.2), clock)
+    found = FileSnapshot(Sync(["data"], check_every=0.2), clock)
     scans: list[object] = []
     scan = found._scanner.scan
 
@@ -466,7 +466,7 @@ def test_a_burst_of_calls_looks_once(work: Path) -> None:
 
 def test_what_was_imported_since_is_sent_at_once(work: Path) -> None:
     write(work, {"late.py": ""})
-    found = Keeper(Sync(check_every=3600))
+    found = FileSnapshot(Sync(check_every=3600))
     found.look()
     with projects.imported(work, "late"):
         found.look()
@@ -522,15 +522,15 @@ def test_the_next_pool_with_the_same_plan_reads_what_has_changed(work: Path, mon
     monkeypatch.setattr(user_modules, "imported", lambda layout: {})
     monkeypatch.setattr(user_modules, "of_script", lambda layout: None)
     plan = Sync([str(work / "data")], check_every=0)
-    Keeper(plan).look()
+    FileSnapshot(plan).look()
     assert len(read) == 3
     (work / "data" / "b").write_text("bb")
-    again = Keeper(plan)
+    again = FileSnapshot(plan)
     again.look()
     assert read[3:] == [str(work / "data" / "b")]
     assert again.require().manifest["cwd/data/b"].size == 2
     monkeypatch.chdir(work.parent)
-    elsewhere = Keeper(plan)
+    elsewhere = FileSnapshot(plan)
     elsewhere.look()
     assert len(read) == 7
     assert {path.rpartition("/")[2] for path in elsewhere.require().manifest} >= {"a", "b", "c"}

@@ -30,7 +30,7 @@ from dragonfly_executor.protocol.file_manifest import (
 from dragonfly_executor.protocol.frames import Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.runner import content_cache, sync_receiver
 from dragonfly_executor.runner.sync_receiver import Synced
-from dragonfly_executor.sync import Keeper, Sender, Sync
+from dragonfly_executor.sync import FileSnapshot, Sender, Sync
 from tests.support.projects import write
 from tests.support.trees import digest, file_of, on_disk
 
@@ -39,7 +39,7 @@ class Talk:
     """Both ends. Nothing happens but in `run`, in the order in which it was asked for."""
 
     def __init__(self, tmp_path: Path, plan: Sync, sizes: Callable[[int], int] = lambda left: left) -> None:
-        self.keeper = Keeper(plan)
+        self.file_snapshot = FileSnapshot(plan)
         self._todo: deque[Callable[[], object]] = deque()
         self._sizes = sizes
         self._drained: Callable[[], None] = lambda: None
@@ -49,7 +49,7 @@ class Talk:
         self.dispatched: list[str] = []
         self.before_reading: Callable[[], None] = lambda: None
         self.on_release: Callable[[], None] = lambda: None
-        self.sender = Sender(self.keeper, self, self, self._read_later, self._todo.append)
+        self.sender = Sender(self.file_snapshot, self, self, self._read_later, self._todo.append)
         self.far = Synced(self, self._answer, self, lambda job, then: then(job()))
 
     # what a sender sees of a link: two lanes of which the first always goes first is what makes END a bulk frame
@@ -110,7 +110,7 @@ class Talk:
 
     def sync(self) -> None:
         """Look at the files, send what has changed, and see it through."""
-        self.keeper.refresh()
+        self.file_snapshot.refresh()
         self.sender.update()
         self.run()
 
@@ -150,8 +150,8 @@ def start(tmp_path: Path, project: Path) -> Iterator[Callable[..., Talk]]:
         sizes = options.pop("sizes", lambda left: left)
         talks.append(Talk(tmp_path, Sync(files, **options), sizes))
         # Not what this test run has imported: only what the test names.
-        talks[-1].keeper._scanner._imported = {}
-        talks[-1].keeper._scanner._script = None
+        talks[-1].file_snapshot._scanner._imported = {}
+        talks[-1].file_snapshot._scanner._script = None
         return talks[-1]
 
     yield start
@@ -320,7 +320,7 @@ def test_changes_come_while_others_are_still_on_their_way(start: Start, project:
     talk = start()
     for number in range(3):
         (project / "data" / "b.txt").write_text(f"number {number}")
-        talk.keeper.refresh()
+        talk.file_snapshot.refresh()
         talk.sender.update()
     talk.run()
     assert same(talk, project)
@@ -333,10 +333,10 @@ def test_any_number_of_changes_may_wait_for_their_turn(start: Start, project: Pa
     talk = start()
     for _ in range(200):
         (project / "data" / "lock").touch()
-        talk.keeper.refresh()
+        talk.file_snapshot.refresh()
         talk.sender.update()
         (project / "data" / "lock").unlink()
-        talk.keeper.refresh()
+        talk.file_snapshot.refresh()
         talk.sender.update()
     talk.run()
     assert talk.heard == ["synced"]
@@ -353,10 +353,10 @@ def test_a_file_that_did_not_come_out_right_is_waited_for_also_where_another_cha
         (project / "data" / "b.txt").write_text("B, and longer")
         talk.before_reading = lambda: None
 
-    talk.keeper.refresh()
+    talk.file_snapshot.refresh()
     talk.sender.update()
     (project / "data" / "later").touch()
-    talk.keeper.refresh()
+    talk.file_snapshot.refresh()
     talk.sender.update()
     talk.before_reading = change_once
     complete: list[bool] = []
@@ -487,7 +487,7 @@ def test_a_step_has_an_end(start: Start, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_no_runner_answers_is_a_protocol_error(answers: list[Frame], start: Start) -> None:
     """Checklist 44: of that one runner; the engine goes on."""
     talk = start()
-    talk.keeper.refresh()
+    talk.file_snapshot.refresh()
     talk.sender.update()
     with pytest.raises(ProtocolError):
         for answer in answers:
