@@ -9,7 +9,7 @@ from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.usage import Meter
 
 
-def budget_ended(call: Call, now: float) -> errors.CallTimeoutError:
+def timed_out(call: Call, now: float) -> errors.CallTimeoutError:
     """Return the error of a call whose timeout or queue_timeout expired before its runner reported that."""
     if call.deadline is None or now < call.deadline:
         limit = call.limits.queue_timeout
@@ -25,12 +25,12 @@ def ran_too_long(call: Call, now: float) -> errors.CallTimeoutError:
     """Return the error of a call that the runner stopped at its timeout or run_timeout."""
     run_timeout, timeout = call.limits.run_timeout, call.limits.timeout
     if run_timeout is not None and (call.deadline is None or now < call.deadline):
-        budget = f"run_timeout of {run_timeout:g} s"
+        limit = f"run_timeout of {run_timeout:g} s"
     elif timeout is not None:
-        budget = f"timeout of {timeout:g} s"
+        limit = f"timeout of {timeout:g} s"
     else:
-        budget = "budget"
-    return errors.CallTimeoutError(f"the call did not end within its {budget}: it was stopped on runner {call.runner}")
+        limit = "timeout"
+    return errors.CallTimeoutError(f"the call did not end within its {limit}: it was stopped on runner {call.runner}")
 
 
 def not_opened(call: Call, seconds: float) -> errors.CallTimeoutError:

@@ -76,7 +76,7 @@ def expire(pool: PoolState, now: float) -> bool:
     ledger, at_once = pool.ledger, pool.limits.at_once
     for call in ledger.expired(now, at_once):
         pool.tally.timed_out += 1
-        pool.end(call, call_errors.budget_ended(call, now))
+        pool.end(call, call_errors.timed_out(call, now))
     ledger.queue.release(now, at_once)
     return ledger.is_late(now)
 

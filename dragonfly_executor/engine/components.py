@@ -11,7 +11,7 @@ from dragonfly_executor.engine.notifications import Notifications
 from dragonfly_executor.engine.output.router import Outputs
 from dragonfly_executor.engine.runner_messages import initializer_error
 from dragonfly_executor.engine.runner_table import Runners
-from dragonfly_executor.engine.worker_threads import Crews
+from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
 
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
@@ -48,16 +48,16 @@ class Parts:
         self.loop = backend.make_loop()
         self.notifications = Notifications(options, machine)
         failed = self.notifications.callback_failed
-        self.crews = Crews(options.name, failed)
+        self.worker_groups = WorkerThreadGroups(options.name, failed)
         try:
-            self.callbacks = self.crews.make("callbacks", 1)
+            self.callbacks = self.worker_groups.make("callbacks", 1)
             self.notifications.run_on(self.callbacks)
             on_engine = self.loop.call_soon_threadsafe
             self.outputs = Outputs(options.output, self.callbacks, on_engine, self._future_of, failed)
             # The runners read it from the engine.
             engine.outputs = self.outputs
             self.runners = Runners(
-                engine, backend, self.loop, self.crews, initializer, self.notifications, file_snapshot
+                engine, backend, self.loop, self.worker_groups, initializer, self.notifications, file_snapshot
             )
             self.performer = Performer(self.loop, self.runners, self.outputs, file_snapshot, self.notifications)
         except BaseException:
@@ -88,13 +88,13 @@ class Parts:
 
     def undo(self) -> None:
         """End all threads and close the loop: the engine cannot be started."""
-        self.crews.close()
-        self.crews.join(JOIN_TIMEOUT)
+        self.worker_groups.close()
+        self.worker_groups.join(JOIN_TIMEOUT)
         self.loop.close()
 
     def close(self) -> None:
         """Let the threads end after their queued jobs. This is the last step of the engine thread."""
-        self.crews.close()
+        self.worker_groups.close()
         self.loop.close()
 
     def abandon(self) -> None:
@@ -106,5 +106,5 @@ class Parts:
 
     def join(self) -> None:
         """Wait for the threads. Logs an error for each thread that does not end."""
-        for left in self.crews.join(JOIN_TIMEOUT):
+        for left in self.worker_groups.join(JOIN_TIMEOUT):
             self.notifications.log_error(f"thread {left} has not ended; what it runs blocks")

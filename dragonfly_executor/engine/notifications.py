@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.engine.options import PoolOptions
-    from dragonfly_executor.engine.worker_threads import Crew
+    from dragonfly_executor.engine.worker_threads import WorkerThreads
 
 logger = logging.getLogger("dragonfly_executor")
 
@@ -26,16 +26,16 @@ class Notifications:
     def __init__(self, options: PoolOptions, machine: Machine) -> None:
         self._options = options
         self._machine = machine
-        self._crew: Crew | None = None
+        self._workers: WorkerThreads | None = None
         self._growing: set[int] = set()
 
-    def run_on(self, crew: Crew) -> None:
-        """Run hooks and log handlers on this crew from now on."""
-        self._crew = crew
+    def run_on(self, workers: WorkerThreads) -> None:
+        """Run hooks and log handlers on these threads from now on."""
+        self._workers = workers
 
     def _later(self, job: Callable[..., object], *args: Any) -> None:
-        if self._crew is not None:
-            self._crew.run(job, *args)
+        if self._workers is not None:
+            self._workers.run(job, *args)
 
     def log_error(self, text: str) -> None:
         """Log an error at once. It never raises, whatever a log handler does, because the engine calls it."""

@@ -171,9 +171,9 @@ class RunnerLink:
         prefix = b""
         if limits.timeout is not None or limits.run_timeout is not None:
             flags = Flag.LIMITS
-            budget = INFINITY if call.deadline is None else max(0.0, call.deadline - now)
+            time_left = INFINITY if call.deadline is None else max(0.0, call.deadline - now)
             run_timeout = INFINITY if limits.run_timeout is None else limits.run_timeout
-            prefix = LIMITS.pack(budget, run_timeout)
+            prefix = LIMITS.pack(time_left, run_timeout)
         if type(payload) is bytes:
             link.queue(encode(Kind.CALL, call.id, prefix + payload, flags=flags, attempt=call.attempt, detail=number))
             return

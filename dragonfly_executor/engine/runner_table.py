@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.notifications import Notifications
     from dragonfly_executor.engine.runner_connection import RunnerLink
     from dragonfly_executor.engine.runner_messages import Ref, Result, RunnerMessages
-    from dragonfly_executor.engine.worker_threads import Crews
+    from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
     from dragonfly_executor.protocol.frames import Frame
     from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.loop import Loop, Timer
@@ -52,7 +52,7 @@ class Runners:
         engine: EngineContext,
         backend: Backend,
         loop: Loop,
-        crews: Crews,
+        worker_groups: WorkerThreadGroups,
         initializer: bytes,
         notifications: Notifications,
         file_snapshot: FileSnapshot | None = None,
@@ -66,14 +66,14 @@ class Runners:
         self._heartbeat: Timer | None = None
         self._heartbeat_due = 0.0
         self._idle_check = self._encode_idle_check()
-        self._crew = crews.make("release", RELEASES_AT_ONCE)
-        self._releaser = Releaser(self._crew, loop, notifications, backend.name)
+        self._workers = worker_groups.make("release", RELEASES_AT_ONCE)
+        self._releaser = Releaser(self._workers, loop, notifications, backend.name)
         session_setup = SessionSetup(engine, backend, initializer, file_snapshot, notifications.warn)
         self._boots = Boots(
             engine,
             backend=backend,
             loop=loop,
-            crews=crews,
+            worker_groups=worker_groups,
             notifications=notifications,
             session_setup=session_setup,
             file_snapshot=file_snapshot,
@@ -113,7 +113,7 @@ class Runners:
     def on_boot_succeeded(self, runner: RunnerLink) -> None:
         """Add a runner whose boot has succeeded."""
         self._up[runner.id] = runner
-        self._crew.keep(min(len(self._up), RELEASES_AT_EXIT))
+        self._workers.keep(min(len(self._up), RELEASES_AT_EXIT))
         self._renew_later(runner)
 
     def _renew_later(self, runner: RunnerLink) -> None:
@@ -124,7 +124,7 @@ class Runners:
     def _renew(self, runner: RunnerLink) -> None:
         """Renew the runner's node, and do so again until the node is released."""
         if runner.id in self._up or runner.id in self._stopping:
-            self._crew.run(runner.node.renew)
+            self._workers.run(runner.node.renew)
             self._renew_later(runner)
 
     # -- the parent's files -------------------------------------------------------------------------------------------

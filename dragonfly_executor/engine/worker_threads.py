@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 Job = Callable[[], object]
 
 IDLE = 10.0
-"""Seconds without a job after which a thread ends, unless the crew keeps it."""
+"""Seconds without a job after which a thread ends, unless `keep` makes it stay."""
 
 
-class Crew:
-    """A crew of named threads that take jobs from a queue, first in, first out.
+class WorkerThreads:
+    """A group of named threads that take jobs from a queue, first in, first out.
 
-    The first thread starts with the crew and stays until `close`, because no thread can start at interpreter exit.
+    The first thread starts with the group and stays until `close`, because no thread can start at interpreter exit.
     `keep` raises the number of threads that stay. Each other thread starts when all threads are busy, and ends after
     `IDLE` seconds without a job. If a thread cannot be started, its job waits for an existing thread.
 
@@ -35,7 +35,7 @@ class Crew:
     Args:
         name: prefix of the threads' names; each thread adds a number.
         size: maximum number of threads.
-        on_error: gets any exception of a job, on the crew's thread.
+        on_error: gets any exception of a job, on the group's thread.
 
     Raises:
         RuntimeError: the first thread cannot be started.
@@ -60,7 +60,7 @@ class Crew:
         self._is_closed = False
         self._all_ended = Latch()
         self.join_timeout: float | None = None
-        """Seconds that the end of the pool waits for these threads, if that is less than for the other crews."""
+        """Seconds that the end of the pool waits for these threads, if that is less than for the other groups."""
         self._grow()
 
     def _grow(self) -> None:
@@ -141,7 +141,7 @@ class Crew:
                     self._jobs.put(None)
 
     def join(self, timeout: float | None = None) -> list[str]:
-        """Wait until all threads of a closed crew have ended, except the calling thread.
+        """Wait until all threads of a closed group have ended, except the calling thread.
 
         Args:
             timeout: seconds for all threads together; None for no limit.
@@ -159,37 +159,37 @@ class Crew:
         return [thread.name for thread in threads if thread.is_alive()]
 
 
-class Crews:
-    """The crews of a pool. The pool closes all of them together, at its end or if one cannot be made.
+class WorkerThreadGroups:
+    """The groups of worker threads of a pool. The pool closes all of them together, at its end or if one cannot be made.
 
     Args:
         name: the pool's name.
-        on_error: as for a `Crew`.
+        on_error: as for `WorkerThreads`.
     """
 
     def __init__(self, name: str, on_error: Callable[[BaseException], None]) -> None:
         self._name = name
         self._on_error = on_error
-        self._crews: list[Crew] = []
+        self._groups: list[WorkerThreads] = []
 
-    def make(self, what: str, size: int) -> Crew:
-        """Make a crew of at most `size` threads. `what` is part of their names.
+    def make(self, what: str, size: int) -> WorkerThreads:
+        """Make a group of at most `size` threads. `what` is part of their names.
 
         Raises:
             RuntimeError: its first thread cannot be started.
         """
-        crew = Crew(f"dragonfly-{self._name}-{what}", size, self._on_error)
-        self._crews.append(crew)
-        return crew
+        workers = WorkerThreads(f"dragonfly-{self._name}-{what}", size, self._on_error)
+        self._groups.append(workers)
+        return workers
 
     def close(self) -> None:
         """Let all threads end after the queued jobs."""
-        for crew in self._crews:
-            crew.close()
+        for workers in self._groups:
+            workers.close()
 
     def join(self, timeout: float) -> list[str]:
-        """Wait at most `timeout` seconds for each crew. Returns the names of the threads that still run."""
+        """Wait at most `timeout` seconds for each group. Returns the names of the threads that still run."""
         left = []
-        for crew in self._crews:
-            left += crew.join(timeout if crew.join_timeout is None else crew.join_timeout)
+        for workers in self._groups:
+            left += workers.join(timeout if workers.join_timeout is None else workers.join_timeout)
         return left

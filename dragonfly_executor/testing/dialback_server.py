@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from dragonfly_executor.backends.base import Backend, BootRequest
 from dragonfly_executor.engine.boot.dialback import DialBack
-from dragonfly_executor.engine.worker_threads import Crew
+from dragonfly_executor.engine.worker_threads import WorkerThreads
 from dragonfly_executor.errors import BootError
 from dragonfly_executor.protocol.parent import Parent
 from dragonfly_executor.transport.listener import Listener
@@ -44,8 +44,8 @@ class Reception:
         self._backend = backend
         self._bugs: list[BaseException] = []
         self._loop = Loop()
-        self._crew = Crew("reception-crew", 1, self._bugs.append)
-        self.dial_back = DialBack(backend, self._loop, self._crew, self, partial(Listener, **limits))
+        self._workers = WorkerThreads("reception-workers", 1, self._bugs.append)
+        self.dial_back = DialBack(backend, self._loop, self._workers, self, partial(Listener, **limits))
         self._thread = threading.Thread(target=self._run, name="reception", daemon=True)
         self._thread.start()
 
@@ -106,7 +106,7 @@ class Reception:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._crew.close()
-        self._crew.join()
+        self._workers.close()
+        self._workers.join()
         if self._bugs:
             raise self._bugs[0]

@@ -118,7 +118,7 @@ def test_a_runner_counts_while_it_starts_and_until_it_is_given_back(make_pool: M
     backend = PricedBackend(FakeRunner(hold=starts, hold_stop=goes), clock=clock)
     pool = make_pool(max=1, backend=backend, budget=Budget(machine_time=10))
     waiting = pool.submit(echo, 1)
-    # One that still waits for a thread of the boot crew would be over at once.
+    # One that still waits for a thread of the boot workers would be over at once.
     assert backend.asked.wait(PATIENCE)
     clock.advance(11)
     assert isinstance(error_of(waiting), BudgetExceeded)

@@ -1,7 +1,7 @@
 """The engine's listener for runners that dial back. It is open while runners are expected, and each has its own token.
 
-Everything runs on the engine thread, except for making the certificate and binding. These may block, so the boot crew
-does them.
+Everything runs on the engine thread, except for making the certificate and binding. These may block, so the boot
+workers do them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dragonfly_executor.transport.tls import TlsSocket, server_context
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend, BootRequest
-    from dragonfly_executor.engine.worker_threads import Crew
+    from dragonfly_executor.engine.worker_threads import WorkerThreads
     from dragonfly_executor.transport.loop import Loop
 
 QUIET = 60.0
@@ -60,7 +60,7 @@ class DialBack:
 
     Args:
         backend: has the address to listen on.
-        loop, crew: the pool's.
+        loop, workers: the pool's.
         host: gets the events.
         make_listener: makes the `Listener`, each time that the listener opens.
     """
@@ -69,13 +69,13 @@ class DialBack:
         self,
         backend: Backend,
         loop: Loop,
-        crew: Crew,
+        workers: WorkerThreads,
         host: DialBackOwner,
         make_listener: Callable[..., Listener] = Listener,
     ) -> None:
         self._backend = backend
         self._loop = loop
-        self._crew = crew
+        self._workers = workers
         self._host = host
         self._make_listener = make_listener
         self._tokens = Tokens(os.urandom(SECRET_SIZE))
@@ -100,7 +100,7 @@ class DialBack:
             self._hand_out()
         elif not self._is_opening:
             self._is_opening = True
-            self._crew.run(self._make_listening_socket)
+            self._workers.run(self._make_listening_socket)
 
     def extend(self, runner_id: int, seconds: float) -> None:
         """Accept an expected runner for `seconds` more seconds from now on."""
@@ -137,7 +137,7 @@ class DialBack:
     # -- opening and closing ------------------------------------------------------------------------------------------
 
     def _make_listening_socket(self) -> None:
-        """Make the socket and the certificate. Runs on the boot crew."""
+        """Make the socket and the certificate. Runs on the boot workers."""
         try:
             listening = make_listening_socket(self._backend)
         except BaseException as raised:  # a backend may be third-party code, and is asked for its address

@@ -1,6 +1,6 @@
 """The pending boots of a pool: from the request for a runner to a runner that is up, or to an error.
 
-Everything runs on the engine thread, except for the backend's `boot`, which blocks: it runs on the boot crew.
+Everything runs on the engine thread, except for the backend's `boot`, which blocks: it runs on the boot workers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.boot.session_setup import SessionSetup
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.notifications import Notifications
-    from dragonfly_executor.engine.worker_threads import Crews
+    from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
     from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.loop import Loop
 
@@ -47,7 +47,7 @@ class Boots:
 
     Args:
         engine: gets the outcome of each boot as events.
-        backend, loop, crews, notifications: the pool's.
+        backend, loop, worker_groups, notifications: the pool's.
         session_setup: builds the WELCOME and SETUP frames.
         file_snapshot: the files that remote runners need; None if the runners see this machine's files.
         releaser: releases the node of a boot that failed.
@@ -60,7 +60,7 @@ class Boots:
         *,
         backend: Backend,
         loop: Loop,
-        crews: Crews,
+        worker_groups: WorkerThreadGroups,
         notifications: Notifications,
         session_setup: SessionSetup,
         file_snapshot: FileSnapshot | None,
@@ -74,7 +74,7 @@ class Boots:
         self._notifications = notifications
         self._session_setup = session_setup
         self._file_snapshot = file_snapshot
-        self._crew = crews.make("boots", backend.max_concurrent_boots + DOOR)
+        self._workers = worker_groups.make("boots", backend.max_concurrent_boots + DOOR)
         self._releaser = releaser
         self._host = host
         self._booting: dict[int, Booting] = {}
@@ -96,21 +96,23 @@ class Boots:
             engine, loop, notifications, host, self._booting, backend.name, self._dial_back, on_timeout=self._end_boot
         )
         if file_snapshot is not None:
-            # A crew of its own, because files are scanned while backends block.
-            self._readers = crews.make("sync", 1)
+            # A group of its own, because files are scanned while backends block.
+            self._readers = worker_groups.make("sync", 1)
             # Now, and not when a runner is there: if the import failed then, the engine would fail.
             from dragonfly_executor.sync import Sender
 
             self._make_sender = Sender
         self._node_watcher: NodeWatcher | None = None
         if self._dial_back is not None:
-            self._node_watcher = NodeWatcher(loop, crews, is_waited_for=self._is_waited_for, on_end=self._node_ended)
+            self._node_watcher = NodeWatcher(
+                loop, worker_groups, is_waited_for=self._is_waited_for, on_end=self._node_ended
+            )
 
     def _make_dial_back(self) -> DialBack:
         # It loads ssl, which no other backend needs.
         from dragonfly_executor.engine.boot.dialback import DialBack
 
-        return DialBack(self._backend, self._loop, self._crew, self)
+        return DialBack(self._backend, self._loop, self._workers, self)
 
     def __contains__(self, runner_id: int) -> bool:
         return runner_id in self._booting
@@ -150,7 +152,7 @@ class Boots:
         boot = self._booting.get(request.runner_id)
         if boot is not None:
             boot.has_listener = True
-        self._crew.run(self._node_booter.boot, request)
+        self._workers.run(self._node_booter.boot, request)
 
     def boot_cannot_be_expected(self, runner_id: int, error: errors.BootError) -> None:
         """Fail this boot, because listening failed."""
@@ -175,7 +177,7 @@ class Boots:
         self._notifications.warn(text)
 
     def _enter(self, runner_id: int) -> bool:
-        """Begin the boot on the boot crew. Returns False if the pool aborted it before a thread was free."""
+        """Begin the boot on the boot workers. Returns False if the pool aborted it before a thread was free."""
         boot = self._booting.get(runner_id)
         if boot is None or not boot.enter():
             return False
@@ -216,7 +218,7 @@ class Boots:
         """Record that the backend has returned from a boot that was over."""
         self._hung.discard(runner_id)
         if not self._hung:
-            self._crew.join_timeout = None
+            self._workers.join_timeout = None
         self._engine.handle(events.BootReturned(runner_id))
 
     def _node_ended(self, runner: RunnerLink, error: errors.BootError) -> None:
@@ -315,7 +317,7 @@ class Boots:
         hangs = boot.hangs
         if hangs:
             self._hung.add(runner_id)
-            self._crew.join_timeout = HUNG_JOIN
+            self._workers.join_timeout = HUNG_JOIN
         if boot.aborted or error is None:
             if boot.is_told:
                 # A boot that never began is not reported.

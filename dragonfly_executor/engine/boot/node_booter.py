@@ -25,7 +25,7 @@ class NodeBooter:
         backend: boots the nodes.
         file_snapshot: the files that remote runners need; None if the runners see this machine's files.
         loop: the engine's loop.
-        enter: begins a runner's boot on the boot crew; returns False if the pool does not need the runner any more.
+        enter: begins a runner's boot on the boot workers; returns False if the pool does not need the runner any more.
         on_node: gets a runner's node, on the engine thread.
         on_error: gets the error of a failed boot, on the engine thread.
         stop: releases a node that was not taken yet.
@@ -54,7 +54,7 @@ class NodeBooter:
         self._ended = False
 
     def boot(self, request: BootRequest) -> None:
-        """Boot a node, and hand it over. Runs on the boot crew, and blocks."""
+        """Boot a node, and hand it over. Runs on the boot workers, and blocks."""
         runner_id = request.runner_id
         if not self._enter(runner_id):
             return

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Node
     from dragonfly_executor.engine.notifications import Notifications
     from dragonfly_executor.engine.runner_connection import RunnerLink
-    from dragonfly_executor.engine.worker_threads import Crew
+    from dragonfly_executor.engine.worker_threads import WorkerThreads
     from dragonfly_executor.transport.loop import Loop
 
 GIVE_BACK = 60.0
@@ -20,19 +20,19 @@ class Releaser:
     """A releaser of nodes: each is released once, within `GIVE_BACK` seconds. It belongs to the engine thread.
 
     Args:
-        crew: threads for backends that block while they stop nodes, and for nothing else.
+        workers: threads for backends that block while they stop nodes, and for nothing else.
         loop, notifications: the pool's.
         backend_name: for log lines.
     """
 
-    def __init__(self, crew: Crew, loop: Loop, notifications: Notifications, backend_name: str) -> None:
-        self._crew = crew
+    def __init__(self, workers: WorkerThreads, loop: Loop, notifications: Notifications, backend_name: str) -> None:
+        self._workers = workers
         self._loop = loop
         self._notifications = notifications
         self._backend_name = backend_name
 
     def release(self, runner: RunnerLink, then: Callable[[], object]) -> None:
-        """Close the link and stop the node on the crew. `then` runs here after that, or when it takes too long."""
+        """Close the link and stop the node on a worker thread. `then` runs here after that, or when it takes too long."""
         runner.close()
         going_on = [then]
 
@@ -51,7 +51,7 @@ class Releaser:
             go_on()
 
         def give_back() -> None:
-            """Stop the node, on the crew."""
+            """Stop the node, on a worker thread."""
             try:
                 for thread in runner.give_back():
                     self._notifications.log_error(f"thread {thread} of runner {runner.id} has not ended")
@@ -59,13 +59,13 @@ class Releaser:
                 self._loop.call_soon_threadsafe(go_on)
 
         limit = self._loop.call_later(GIVE_BACK, give_up)
-        self._crew.run(give_back)
+        self._workers.run(give_back)
 
     def abandon(self, runner: RunnerLink) -> None:
         """Close the link and stop the node. The outcome is not reported."""
         runner.close()
-        self._crew.run(runner.give_back)
+        self._workers.run(runner.give_back)
 
     def stop(self, node: Node) -> None:
         """Stop a node that has no link. The outcome is not reported."""
-        self._crew.run(node.stop)
+        self._workers.run(node.stop)

@@ -10,7 +10,7 @@ from dragonfly_executor.backends.base import Node
 TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.engine.runner_connection import RunnerLink
-    from dragonfly_executor.engine.worker_threads import Crews
+    from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
     from dragonfly_executor.transport.loop import Loop
 
 LOOK = 5.0
@@ -19,11 +19,11 @@ LOOKS_AT_ONCE = 16
 
 
 class NodeWatcher:
-    """A watcher of nodes. It polls them on a crew of its own, because a node may block during a poll.
+    """A watcher of nodes. It polls them on worker threads of its own, because a node may block during a poll.
 
     Args:
         loop: the engine's loop.
-        crews: the pool's crews.
+        worker_groups: the pool's groups of worker threads.
         is_waited_for: returns True for a runner that is booting and has not dialed back.
         on_end: gets such a runner whose node has ended, and the error, on the engine thread.
     """
@@ -31,23 +31,23 @@ class NodeWatcher:
     def __init__(
         self,
         loop: Loop,
-        crews: Crews,
+        worker_groups: WorkerThreadGroups,
         *,
         is_waited_for: Callable[[RunnerLink], bool],
         on_end: Callable[[RunnerLink, errors.BootError], object],
     ) -> None:
         self._loop = loop
-        self._crew = crews.make("watch", LOOKS_AT_ONCE)
+        self._workers = worker_groups.make("watch", LOOKS_AT_ONCE)
         self._is_waited_for = is_waited_for
         self._on_end = on_end
 
     def watch(self, runner: RunnerLink) -> None:
         """Poll this runner's node until the runner has dialed back, or its boot is over. On the engine thread."""
         if type(runner.node).ended is not Node.ended and self._is_waited_for(runner):
-            self._crew.run(self._look, runner)
+            self._workers.run(self._look, runner)
 
     def _look(self, runner: RunnerLink) -> None:
-        """Poll the node, on the crew."""
+        """Poll the node, on a worker thread."""
         error = runner.node.ended(LOOK)
 
         def looked() -> None:

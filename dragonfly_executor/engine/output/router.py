@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from dragonfly_executor.engine.output.printer import OutputLine, Printer
-    from dragonfly_executor.engine.worker_threads import Crew
+    from dragonfly_executor.engine.worker_threads import WorkerThreads
 
     class CapturingFuture(Protocol):
         """The future of a call, which keeps the output of the call."""
@@ -99,7 +99,7 @@ class Outputs:
 
     Args:
         output: the pool's option.
-        crew: the callback thread.
+        workers: the callback thread.
         call_soon: runs a function on the engine thread.
         find: returns the future of an unsettled call, by its id.
         failed: gets exceptions of the user's function.
@@ -108,13 +108,13 @@ class Outputs:
     def __init__(
         self,
         output: str | Callable[[OutputLine], object],
-        crew: Crew,
+        workers: WorkerThreads,
         call_soon: Callable[[Callable[[], object]], None],
         find: Callable[[int], CapturingFuture | None],
         failed: Callable[[BaseException], None],
     ) -> None:
         self._output = output
-        self._crew = crew
+        self._workers = workers
         self._call_soon = call_soon
         self._find = find
         self._captures = output == "capture"
@@ -145,7 +145,7 @@ class Outputs:
     def arrived(self, runner: OutputSource, frame: Frame, is_here: bool) -> None:
         """Handle output from a runner. `is_here`: whether it belongs to a call that is on the runner."""
         if not self._captures:
-            self._crew.run(self._consume, runner, frame)
+            self._workers.run(self._consume, runner, frame)
             return
         future = self._kept.get(frame.call_id) or (self._find(frame.call_id) if is_here else None)
         if future is not None:
@@ -166,12 +166,12 @@ class Outputs:
         if self._captures:
             runner.output_forgotten(self._owed.pop((runner.id, slot), 0))
         else:
-            self._crew.run(self._end, runner, slot)
+            self._workers.run(self._end, runner, slot)
 
     def runner_is_gone(self, runner: OutputSource) -> None:
         """Handle the end of a runner: it sends no more output."""
         if not self._captures:
-            self._crew.run(self._end, runner, None)
+            self._workers.run(self._end, runner, None)
 
     # -- on the thread that consumes ----------------------------------------------------------------------------------
 
