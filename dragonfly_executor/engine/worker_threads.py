@@ -160,7 +160,7 @@ class WorkerThreads:
 
 
 class WorkerThreadGroups:
-    """The groups of worker threads of a pool. The pool closes all of them together, at its end or if one cannot be made.
+    """The worker thread groups of a pool. The pool closes all of them together, at its end or if one cannot be made.
 
     Args:
         name: the pool's name.

@@ -32,7 +32,7 @@ class Releaser:
         self._backend_name = backend_name
 
     def release(self, runner: RunnerLink, then: Callable[[], object]) -> None:
-        """Close the link and stop the node on a worker thread. `then` runs here after that, or when it takes too long."""
+        """Close the link and stop the node on a worker thread. Afterwards, or if that takes too long, run `then`."""
         runner.close()
         going_on = [then]
 
