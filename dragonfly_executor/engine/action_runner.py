@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.loop import Loop
 
 
-class Performer:
-    """The performer of actions on runners. It belongs to the engine thread.
+class ActionRunner:
+    """The action_runner of actions on runners. It belongs to the engine thread.
 
     Args:
         loop: the engine's loop; it is stopped when the pool has closed.

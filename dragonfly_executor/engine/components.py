@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
-from dragonfly_executor.engine.action_runner import Performer
+from dragonfly_executor.engine.action_runner import ActionRunner
 from dragonfly_executor.engine.notifications import Notifications
 from dragonfly_executor.engine.output.router import Outputs
 from dragonfly_executor.engine.runner_messages import initializer_error
@@ -59,7 +59,7 @@ class Parts:
             self.runners = Runners(
                 engine, backend, self.loop, self.worker_groups, initializer, self.notifications, file_snapshot
             )
-            self.performer = Performer(self.loop, self.runners, self.outputs, file_snapshot, self.notifications)
+            self.action_runner = ActionRunner(self.loop, self.runners, self.outputs, file_snapshot, self.notifications)
         except BaseException:
             self.undo()
             raise

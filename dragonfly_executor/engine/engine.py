@@ -18,7 +18,7 @@ from dragonfly_executor.engine.components import Parts
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.large_payloads import sendable
 from dragonfly_executor.engine.latch import Latch
-from dragonfly_executor.engine.queries import Questions
+from dragonfly_executor.engine.queries import Queries
 from dragonfly_executor.engine.shutdown import ForkGuard, watch_exit
 from dragonfly_executor.engine.startup import Start
 from dragonfly_executor.engine.submit_queue import SubmitQueue
@@ -72,7 +72,7 @@ class Engine:
         self._submit_queue = SubmitQueue()
         self._taken: list[Call] = []
         self._untold: list[Call] = []
-        self._questions = Questions(self._machine)
+        self._questions = Queries(self._machine)
         self._modes: list[events.ShutdownMode] = []
         self._refusal: str | None = None
         self._failure: Exception | None = None
@@ -228,7 +228,7 @@ class Engine:
             if self._thread is not None or self._refusal is not None:
                 return
             parts = self._parts = Parts(self, self._backend, self._machine, self._initializer, self._file_snapshot)
-            self._loop, self._runners, self._do = parts.loop, parts.runners, parts.performer.do
+            self._loop, self._runners, self._do = parts.loop, parts.runners, parts.action_runner.do
             self._loop.feed(self._submit_queue, self._take_inbox)
             thread = threading.Thread(target=self._run, name=f"dragonfly-{self.options.name}-engine", daemon=True)
             try:

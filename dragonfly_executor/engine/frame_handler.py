@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from dragonfly_executor.engine.large_payloads import Transfers
+    from dragonfly_executor.engine.large_payloads import LargePayloads
     from dragonfly_executor.engine.output.router import Outputs
     from dragonfly_executor.transport.call_start_table import StartTable
     from dragonfly_executor.transport.link import Link
@@ -49,7 +49,7 @@ class Peer(Protocol):
         """Return whether the call is on this runner; None if the runner was told to stop: its calls are not tracked."""
 
 
-class Hearing:
+class FrameHandler:
     """A dispatcher of one runner's frames. It belongs to the engine thread.
 
     Args:
@@ -69,7 +69,7 @@ class Hearing:
     def __init__(
         self,
         peer: Peer,
-        transfers: Transfers,
+        transfers: LargePayloads,
         outputs: Outputs,
         starts: StartTable | None,
     ) -> None:

@@ -24,7 +24,7 @@ MOST_HEADROOM = 4 * 1024 * 1024
 """Maximum number of bytes that must stay free while a result is received; a quarter of its size if that is less."""
 
 
-class Transfers:
+class LargePayloads:
     """A link's large calls and results in transit. It belongs to the engine thread.
 
     A call is sent some chunks at a time, when its slot asks for them. A result is assembled from its chunks.

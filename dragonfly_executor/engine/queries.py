@@ -1,4 +1,4 @@
-"""Questions of other threads to the engine thread. Each is answered, even if that thread ends meanwhile."""
+"""Queries of other threads to the engine thread. Each is answered, even if that thread ends meanwhile."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-class Questions:
-    """Questions about a pool's state. The engine thread owns the state until it has ended; then any thread may read it.
+class Queries:
+    """Queries about a pool's state. The engine thread owns the state until it has ended; then any thread may read it.
 
     There is no lock, because an interrupt may stop the thread that asks between any two steps.
     """

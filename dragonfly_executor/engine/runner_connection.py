@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 from dragonfly_executor import errors
 from dragonfly_executor.core.call_table import Call
-from dragonfly_executor.engine.frame_handler import Hearing
+from dragonfly_executor.engine.frame_handler import FrameHandler
 from dragonfly_executor.engine.future import Outcome
-from dragonfly_executor.engine.large_payloads import Transfers
+from dragonfly_executor.engine.large_payloads import LargePayloads
 from dragonfly_executor.engine.runner_messages import Ref, Result, RunnerMessages
 from dragonfly_executor.protocol import handshake, memory_bounds
 from dragonfly_executor.protocol.frames import (
@@ -106,12 +106,12 @@ class RunnerLink:
         self._inline_size = HEADER_SIZE + memory_bounds.inline_room(max_payload)
         self._listener = listener
         self._outputs = outputs
-        self._transfers = Transfers(codec, max_payload)
+        self._transfers = LargePayloads(codec, max_payload)
         self._starts = node.starts
-        self._hearing = Hearing(self, self._transfers, outputs, node.starts)
+        self._frame_handler = FrameHandler(self, self._transfers, outputs, node.starts)
         # Each slot leads a session of its own. If the agent is killed, the node finds the slots' processes by these
         # sessions.
-        node.sessions = self._hearing.sessions
+        node.sessions = self._frame_handler.sessions
         self._link: Link | None = None
         self._pump: Pump | None = None
         if node.stream is not None:
@@ -127,11 +127,11 @@ class RunnerLink:
     @property
     def slots(self) -> int:
         """The number of calls that the runner runs at once."""
-        return self._hearing.account.slots
+        return self._frame_handler.account.slots
 
     @slots.setter
     def slots(self, slots: int) -> None:
-        self._hearing.account.slots = slots
+        self._frame_handler.account.slots = slots
 
     @property
     def name(self) -> str:
@@ -162,7 +162,7 @@ class RunnerLink:
         if link is None or link.closed:
             return
         if link.is_blocked:
-            self._hearing.unwritten[call.id, call.attempt] = link.next_place
+            self._frame_handler.unwritten[call.id, call.attempt] = link.next_place
         number = 0 if starts is None else starts.assign((call.id, call.attempt))
         if type(payload) is bytes and limits.timeout is None and limits.run_timeout is None:
             link.queue(HEADER.pack(CALL, 0, call.attempt, number, call.id, len(payload)) + payload)
@@ -203,7 +203,7 @@ class RunnerLink:
 
     def check_idle(self, payload: bytes) -> None:
         """Send the user's idle check to the runner."""
-        self._hearing.is_asked = True
+        self._frame_handler.is_asked = True
         self._say(encode(Kind.CHECK_IDLE, payload=payload))
 
     def ping(self) -> None:
@@ -212,12 +212,12 @@ class RunnerLink:
 
     def output_consumed(self, slot: int, amount: int) -> None:
         """Grant the agent `amount` more bytes of output of this slot."""
-        if self._hearing.account.consumed(slot, amount):
+        if self._frame_handler.account.consumed(slot, amount):
             self.reply(encode(Kind.OUTPUT, amount, detail=slot))
 
     def output_forgotten(self, amount: int) -> None:
         """Count `amount` bytes of output of ended slots as consumed."""
-        self._hearing.account.forgotten(amount)
+        self._frame_handler.account.forgotten(amount)
 
     def microseconds(self) -> int:
         """Return the time in microseconds, as a PING carries it."""
@@ -322,8 +322,8 @@ class RunnerLink:
                 self._sort(frame, said)
         if self._starts is not None:
             self._starts.release_results(results)
-        if self._hearing.unwritten:
-            self._hearing.check_written(said or RunnerMessages(results), self._link)
+        if self._frame_handler.unwritten:
+            self._frame_handler.check_written(said or RunnerMessages(results), self._link)
         # Nearly all reads bring only small results, so these take a short path.
         if said is None:
             self._listener.results_arrived(self, results)
@@ -351,4 +351,4 @@ class RunnerLink:
 
     def _sort(self, frame: Frame, said: RunnerMessages) -> None:
         """Dispatch a frame that is not a small result."""
-        self._hearing.heard(frame, said)
+        self._frame_handler.heard(frame, said)

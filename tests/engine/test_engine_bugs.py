@@ -18,13 +18,13 @@ from dragonfly_executor.core import events
 from dragonfly_executor.core.machine import Machine
 from dragonfly_executor.core.transitions import RECORD
 from dragonfly_executor.engine import engine
-from dragonfly_executor.engine.action_runner import Performer
+from dragonfly_executor.engine.action_runner import ActionRunner
 from dragonfly_executor.engine.boot.manager import Boots
 from dragonfly_executor.engine.boot.node_booter import NodeBooter
 from dragonfly_executor.engine.boot.node_release import Releaser
 from dragonfly_executor.engine.boot.session_setup import SessionSetup
 from dragonfly_executor.engine.engine import Engine
-from dragonfly_executor.engine.large_payloads import Transfers
+from dragonfly_executor.engine.large_payloads import LargePayloads
 from dragonfly_executor.engine.runner_connection import RunnerLink
 from dragonfly_executor.engine.runner_table import Runners
 from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock
@@ -191,7 +191,7 @@ def test_the_story_ends_well_where_nothing_is_broken(story: Story) -> None:
 
 PARTS: list[tuple[Any, str]] = [
     *((Engine, name) for name in ("_take_inbox", "handle", "_arm_timer", "_tick")),
-    *((Performer, name) for name in ("_send", "_kill", "_boot", "_stop", "_check_idle", "_closed")),
+    *((ActionRunner, name) for name in ("_send", "_kill", "_boot", "_stop", "_check_idle", "_closed")),
     (engine, "settle"),
     *((Boots, name) for name in ("boot", "boot_is_expected", "_node_arrived", "said_hello", "_came_up")),
     (NodeBooter, "_take"),
@@ -205,7 +205,9 @@ PARTS: list[tuple[Any, str]] = [
         "attach", "welcome", "send_call", "kill_call", "check_idle", "ping", "stop", "close", "_say", "_on_frames",
         "_on_first_frame", "_sort", "_on_closed",
     )),
-    *((Transfers, name) for name in ("offer", "upload", "stop_upload", "expect", "chunk_arrived", "forget", "close")),
+    *((LargePayloads, name) for name in (
+        "offer", "upload", "stop_upload", "expect", "chunk_arrived", "forget", "close",
+    )),
     *((Link, name) for name in ("_read", "flush", "send", "send_bulk", "end_handshake", "close")),
     *((Loop, name) for name in ("call_soon", "call_later", "call_at")),
     (Machine, "handle"),
@@ -354,7 +356,7 @@ def test_what_is_logged_says_that_it_is_a_bug(
     story: Story, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Checklist 66: even where nobody waits for a result."""
-    monkeypatch.setattr(Performer, "_closed", Fuse(Performer._closed))
+    monkeypatch.setattr(ActionRunner, "_closed", Fuse(ActionRunner._closed))
     with DragonflyExecutor(backend=FakeBackend()) as executor:
         executor.submit(echo, 1).result(PATIENCE)
     assert "the pool's engine failed, which is a bug: Bug('injected')" in caplog.text

@@ -32,7 +32,10 @@ class Releaser:
         self._backend_name = backend_name
 
     def release(self, runner: RunnerLink, then: Callable[[], object]) -> None:
-        """Close the link and stop the node on a worker thread. Afterwards, or if that takes too long, run `then`."""
+        """Close the link and stop the node on a worker thread.
+
+        Afterwards, or if that takes too long, the engine thread runs `then`.
+        """
         runner.close()
         going_on = [then]
 
