@@ -79,9 +79,11 @@ class Dispatcher:
                 if slot is None:
                     break
                 forked = True
-            if not self._hand(slot, self.waiting[0]):
+            work = self.waiting.popleft()
+            # A limit that has passed stops the call in here, which hands out the calls that follow.
+            if not self._hand(slot, work):
+                self.waiting.appendleft(work)
                 break
-            self.waiting.popleft()
         if self.waiting and forked and self.lineup.may_grow():
             self._loop.call_soon(self.dispatch)
         if not self.waiting and len(self.works) > 1:
@@ -334,16 +336,15 @@ class Dispatcher:
                 first.reported = True
                 slot.show_call(first.call_id)
                 self._send(encode(Kind.STARTED, first.call_id, attempt=first.attempt))
-            if len(slot.in_flight) > 1:
-                if now - slot.since >= stuck_after:
-                    slot.stuck = True
+            # Also a slot without calls behind: those of another slot must not go there.
+            if now - slot.since >= stuck_after:
+                slot.stuck = True
+                if len(slot.in_flight) > 1:
                     self._put_back(slot.take_back())
-                else:
-                    again = True
         self.dispatch()
         if self.waiting:
             again = self._return_stuck(now, stuck_after)
-        if again:
+        if again or any(map(_is_unreviewed, self.slots.values())):
             self._arm_review()
         elif self._review_timer is not None:
             self._review_timer.cancel()
@@ -379,3 +380,11 @@ class Dispatcher:
             else:
                 self._checked(None, may_go=False)
         self.waiting.clear()
+
+
+def _is_unreviewed(slot: Slot) -> bool:
+    """Return True if the slot's running call has yet to be reported, or if calls wait behind it."""
+    if not slot.in_flight or not slot.ready:
+        return False
+    first = slot.in_flight[0]
+    return len(slot.in_flight) > 1 or (first.frame.kind == Kind.CALL and not first.reported)
