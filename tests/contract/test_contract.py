@@ -39,8 +39,12 @@ class RememberingBackend(LocalBackend):
         return self.nodes[-1]
 
 
-class TestLocalBackend(BackendContract):
+class PythonContract(BackendContract):
+    """Of a backend that starts an interpreter here, which `make_with(python=...)` makes."""
+
     give_up_patience = SOON
+    silent_step: str
+    make_with: Callable[..., Backend]
 
     @pytest.fixture(autouse=True)
     def _mute(self, tmp_path: Path) -> Iterator[None]:
@@ -49,16 +53,20 @@ class TestLocalBackend(BackendContract):
         self._mailbox.close()
 
     def hanging_steps(self) -> Sequence[str]:
-        return ["handshake"]
+        return [self.silent_step]
 
     def make_hanging_backend(self, step: str) -> tuple[Backend, Callable[[], object]]:
-        return RememberingBackend(python=self._program), self._mailbox.read
+        return type(self).make_with(python=self._program), self._mailbox.read
 
     def make_backend(self) -> Backend:
-        return RememberingBackend()
+        return type(self).make_with()
 
     def make_broken_backend(self) -> Backend:
-        return RememberingBackend(python="/nowhere/python")
+        return type(self).make_with(python="/nowhere/python")
+
+
+class TestLocalBackend(PythonContract):
+    silent_step, make_with = "handshake", RememberingBackend
 
     def kill(self, node: Any) -> None:
         process_tree.kill(node._process.pid)
@@ -67,28 +75,10 @@ class TestLocalBackend(BackendContract):
         return [pid for node in backend.nodes for pid in process_tree.members([node._process.pid], node._marker)]
 
 
-class TestDialingBackend(BackendContract):
+class TestDialingBackend(PythonContract):
     """Runners that come in over TLS."""
 
-    give_up_patience = SOON
-
-    @pytest.fixture(autouse=True)
-    def _mute(self, tmp_path: Path) -> Iterator[None]:
-        self._program, self._mailbox = mute_program(tmp_path)
-        yield
-        self._mailbox.close()
-
-    def hanging_steps(self) -> Sequence[str]:
-        return ["connect"]
-
-    def make_hanging_backend(self, step: str) -> tuple[Backend, Callable[[], object]]:
-        return DialingBackend(python=self._program), self._mailbox.read
-
-    def make_backend(self) -> Backend:
-        return DialingBackend()
-
-    def make_broken_backend(self) -> Backend:
-        return DialingBackend(python="/nowhere/python")
+    silent_step, make_with = "connect", DialingBackend
 
     def kill(self, node: Any) -> None:
         node.kill()

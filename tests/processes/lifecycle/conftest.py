@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.agent_talk import Talk
 from tests.support.helpers import Gate, Mailbox
 
 ROOT = Path(__file__).parents[3]
@@ -56,3 +57,17 @@ def slow_python(tmp_path: Path, mailbox: Mailbox, gate: Gate) -> str:
     script.write_text(f'#!/bin/sh\necho $$ > {mailbox.path}\nread -r line < {gate.path}\nexec {sys.executable} "$@"\n')
     os.chmod(script, 0o755)  # noqa: PTH101
     return str(script)
+
+
+@pytest.fixture
+def talk() -> Iterator[Callable[[float], Talk]]:
+    """Starts agents to talk with, which give calls so many seconds when they are told to go."""
+    made: list[Talk] = []
+
+    def make(grace: float) -> Talk:
+        made.append(Talk(grace))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

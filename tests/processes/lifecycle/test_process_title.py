@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dragonfly_executor.protocol.frames import Kind
 from tests.engine.conftest import MakePool, make_pool
-from tests.processes.lifecycle.test_drain import LONG, Talk
 from tests.support import payloads
+from tests.support.agent_talk import LONG, Talk
 from tests.support.helpers import PATIENCE, Gate, Mailbox
 
 __all__ = ["make_pool"]
@@ -30,19 +30,6 @@ def shown(pid: int | str) -> tuple[str, str]:
 def shown_here() -> tuple[tuple[str, str], tuple[str, str], list[str]]:
     """Of the slot that runs this and of its agent; and what the interpreter was called with."""
     return shown("self"), shown(os.getppid()), sys.orig_argv
-
-
-@pytest.fixture
-def talk() -> Iterator[Callable[[float], Talk]]:
-    made: list[Talk] = []
-
-    def make(grace: float) -> Talk:
-        made.append(Talk(grace))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 def test_processes_are_shown_with_their_pool_and_their_role(make_pool: MakePool) -> None:
