@@ -91,7 +91,7 @@ class Condition(RLock):
         `concurrent.futures.wait` and `as_completed` lock all their futures one after another, in Python code. An
         interrupt in between leaves futures locked, and the engine waits for ever to settle one of them.
         """
-        while True:
+        while not self.acquire(blocking=False):
             owner = repr(self).partition(" owner=")[2].partition(" ")[0]
             if owner.isdigit() and int(owner) and not self._is_meant_by(int(owner)):
                 with suppress(RuntimeError):  # the owner has just released it
