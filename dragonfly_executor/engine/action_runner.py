@@ -132,8 +132,7 @@ def settle(action: actions.Settle) -> None:
         if future is None:
             continue
         lock = future._condition  # noqa: SLF001
-        if not lock.acquire(blocking=False):
-            lock.enter_surely()
+        lock.enter_surely()
         try:
             _settle(future, outcome)
         finally:
