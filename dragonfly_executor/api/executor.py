@@ -12,8 +12,8 @@ from dragonfly_executor.api.map import map_calls
 from dragonfly_executor.api.options import CallOptions
 from dragonfly_executor.api.pool import Pool, make_pool
 from dragonfly_executor.engine.future import Future
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 

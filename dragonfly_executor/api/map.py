@@ -12,8 +12,8 @@ from itertools import count, islice
 from dragonfly_executor import errors
 from dragonfly_executor.serialization.map_chunk import add_note, item, run_chunk
 from dragonfly_executor.util import validation
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 

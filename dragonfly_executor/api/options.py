@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dragonfly_executor.core.usage import Caps
 from dragonfly_executor.engine.options import Budget, CallOptions, PoolOptions
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import dollars, whole
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Any
 

@@ -14,9 +14,9 @@ from dragonfly_executor.core.events import Resized, ShutdownMode
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.shutdown import leave
 from dragonfly_executor.protocol.parent import Parent, max_depth
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import whole
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Any, Self, TypeVar
 

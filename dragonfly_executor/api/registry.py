@@ -5,8 +5,8 @@ from __future__ import annotations
 import weakref
 
 from dragonfly_executor.util.condition import RLock, holding
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Generic, Protocol, TypeVar
 

@@ -9,18 +9,15 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from dragonfly_executor.protocol.parent import Parent
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
 
     from dragonfly_executor.errors import BootError
     from dragonfly_executor.sync import Sync
     from dragonfly_executor.transport.call_start_table import StartTable
     from dragonfly_executor.transport.loop import Loop
-else:
-    Protocol = object
 
 logger = logging.getLogger("dragonfly_executor")
 BOOT_FAILED = {"dragonfly_boot_failed": True}

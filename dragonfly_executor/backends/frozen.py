@@ -13,8 +13,8 @@ import sys
 import threading
 
 from dragonfly_executor import errors
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from types import CodeType
     from typing import ClassVar

@@ -8,9 +8,9 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.terminal_text import harmless
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import TextIO
 

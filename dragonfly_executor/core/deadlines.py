@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
-TYPE_CHECKING = False  # typing is slow to import
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Final, TypeAlias
 

@@ -11,8 +11,8 @@ from enum import IntEnum
 
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.core.record import Record
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import TypeAlias
 

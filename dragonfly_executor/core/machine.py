@@ -13,8 +13,8 @@ from dragonfly_executor.core.reconcile import idle_deadline, reconcile
 from dragonfly_executor.core.runners import RunnerState
 from dragonfly_executor.core.state import PoolLimits, PoolState
 from dragonfly_executor.core.transitions import RECORD
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.core.stats import PoolStats
 

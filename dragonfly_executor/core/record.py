@@ -6,7 +6,8 @@ program whose first call waits for a first runner pays for thirty of them.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # typing is slow to import
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import ClassVar
 

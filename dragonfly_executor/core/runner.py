@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import Enum
 
 from dragonfly_executor.core.calls import Call
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Final
 

@@ -14,8 +14,8 @@ from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.least_loaded import Lightest
 from dragonfly_executor.core.runner import UP, Runner, RunnerState
 from dragonfly_executor.core.scaling import cost_after, cost_of_stuck, prefetch
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Final, TypeAlias
 

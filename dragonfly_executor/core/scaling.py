@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from math import ceil
 
-TYPE_CHECKING = False  # typing is slow to import
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Final
 

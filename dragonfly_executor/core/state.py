@@ -15,8 +15,8 @@ from dragonfly_executor.core.runners import Roster, Runner, RunnerState
 from dragonfly_executor.core.scaling import BackOff, BootPlaces
 from dragonfly_executor.core.settle_queue import Backlog
 from dragonfly_executor.core.usage import Caps, Meter
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Final
 

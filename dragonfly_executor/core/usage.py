@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import inf
 
 from dragonfly_executor.core.record import Record
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Final
 

@@ -9,8 +9,8 @@ from concurrent.futures import InvalidStateError
 from dragonfly_executor import errors
 from dragonfly_executor.core import actions
 from dragonfly_executor.engine.future import Outcome, Unopened
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Any
 

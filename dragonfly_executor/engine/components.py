@@ -12,8 +12,8 @@ from dragonfly_executor.engine.output.router import Outputs
 from dragonfly_executor.engine.runner_messages import initializer_error
 from dragonfly_executor.engine.runner_table import Runners
 from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.machine import Machine

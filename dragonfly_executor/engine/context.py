@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 
-TYPE_CHECKING = False  # typing is slow to import
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
+
 if TYPE_CHECKING:
     from concurrent.futures import Future
-    from typing import Any, Protocol, TypeVar
+    from typing import Any, TypeVar
 
     from dragonfly_executor.core.call_table import Call
     from dragonfly_executor.core.events import ShutdownMode
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.serialization import CallCodec
 
     T = TypeVar("T")
-else:
-    Protocol = object
 
 
 class EngineContext(Protocol):

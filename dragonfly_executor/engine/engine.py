@@ -24,8 +24,8 @@ from dragonfly_executor.engine.startup import Start
 from dragonfly_executor.engine.submit_queue import SubmitQueue
 from dragonfly_executor.protocol.versions import usable_cpus
 from dragonfly_executor.transport.loop import Loop, Timer
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from concurrent.futures import Future as BaseFuture
     from typing import Any, TypeVar

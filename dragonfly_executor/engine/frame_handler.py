@@ -7,17 +7,13 @@ from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol import memory_bounds
 from dragonfly_executor.protocol.frames import MAX_DETAIL, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.output_window import weight
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from dragonfly_executor.engine.large_payloads import LargePayloads
     from dragonfly_executor.engine.output.router import Outputs
     from dragonfly_executor.transport.call_start_table import StartTable
     from dragonfly_executor.transport.link import Link
-else:
-    Protocol = object
 
 
 MAX_GONE = 1024

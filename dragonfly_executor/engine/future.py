@@ -9,8 +9,8 @@ from concurrent.futures import Future as BaseFuture
 from dragonfly_executor.core.call_table import Call, CallState
 from dragonfly_executor.errors import ForkedExecutorError
 from dragonfly_executor.util.condition import Condition
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 

@@ -13,8 +13,8 @@ from dragonfly_executor.protocol.frames import MAX_INLINE, Flag, Frame, split_bu
 from dragonfly_executor.protocol.memory_bounds import Download
 from dragonfly_executor.serialization.buffer_cache import PayloadParts
 from dragonfly_executor.transport.link import Buffer, Link
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.engine.runner_messages import Ref, Result
     from dragonfly_executor.serialization import CallCodec

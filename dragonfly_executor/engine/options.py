@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dragonfly_executor.core.call_table import CallLimits
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.util.backoff import delays as draw
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import dollars, duration, hook, whole
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from queue import SimpleQueue
 
-TYPE_CHECKING = False  # typing is slow to import
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 

@@ -28,10 +28,10 @@ from dragonfly_executor.protocol.versions import versions_beside
 from dragonfly_executor.serialization.buffer_cache import PayloadParts
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.streams import as_socket
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
-    from typing import Any, Protocol
+    from typing import Any
 
     from dragonfly_executor.backends.base import Node, Stream
     from dragonfly_executor.engine.output.router import Outputs
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.sync import Sender
     from dragonfly_executor.transport.loop import Loop
     from dragonfly_executor.transport.pump import Pump
-else:
-    Protocol = object
 
 INFINITY = float("inf")
 PUMP_TIMEOUT = 5.0

@@ -10,8 +10,8 @@ from dragonfly_executor.engine.future import Outcome
 from dragonfly_executor.errors.exit_status import describe_exit
 from dragonfly_executor.protocol.handshake import UNREADABLE
 from dragonfly_executor.protocol.stdlib_json import json
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Any
 

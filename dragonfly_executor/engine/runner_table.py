@@ -10,9 +10,9 @@ from dragonfly_executor.engine.boot.session_setup import SessionSetup
 from dragonfly_executor.engine.runner_messages import events_of
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.memory_bounds import MAX_WARNING
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.terminal_text import harmless
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.call_table import Call

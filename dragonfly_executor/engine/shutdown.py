@@ -9,8 +9,8 @@ import weakref
 
 from dragonfly_executor.core import events
 from dragonfly_executor.engine.future import Future
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import ClassVar
 

@@ -9,8 +9,8 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 
 from dragonfly_executor.engine.latch import Latch
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Any
 

@@ -6,7 +6,8 @@ from importlib import import_module
 from pickle import PicklingError
 
 # A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Any
 

@@ -13,7 +13,8 @@ from dragonfly_executor.protocol.memory_bounds import MAX_SLOTS
 from dragonfly_executor.protocol.stdlib_json import json
 
 # A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Any
 

@@ -12,7 +12,8 @@ import sys
 from importlib.machinery import PathFinder
 
 # A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     import json
     from types import ModuleType

@@ -27,7 +27,8 @@ from dragonfly_executor.runner.agent import run
 from dragonfly_executor.transport.sockets import Socket
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn

@@ -6,7 +6,8 @@ import os
 from _thread import allocate_lock
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from dragonfly_executor.transport.sockets import Socket
 

@@ -12,7 +12,8 @@ import time
 from dragonfly_executor.serialization.module_origin import is_own
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Any
 

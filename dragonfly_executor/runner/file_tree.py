@@ -14,7 +14,8 @@ from dragonfly_executor.protocol.file_manifest import DIRECTORY, LINK, Differenc
 from dragonfly_executor.runner.session_directory import remove_tree
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 

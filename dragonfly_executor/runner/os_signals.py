@@ -9,7 +9,8 @@ import time
 from dragonfly_executor.transport.sockets import Socket, socketpair
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -11,7 +11,8 @@ from dragonfly_executor.protocol.parent import Parent
 from dragonfly_executor.serialization.post_import_hook import when_imported
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Any
 

@@ -15,7 +15,8 @@ from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.runner.slot_progress import SAME_LEVEL
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     import logging
     from importlib.abc import Loader

@@ -15,7 +15,8 @@ from dragonfly_executor.runner import slot_logging
 from dragonfly_executor.runner.output_pipes import Pipes
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from io import TextIOWrapper
 

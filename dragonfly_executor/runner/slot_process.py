@@ -41,7 +41,8 @@ from dragonfly_executor.serialization.buffer_cache import Kept, read_table, segm
 from dragonfly_executor.transport.sockets import Socket
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from dragonfly_executor.runner.slot_output import OwnOutput
     from dragonfly_executor.runner.slot_progress import Progress

@@ -13,7 +13,8 @@ from time import monotonic
 from dragonfly_executor.transport import call_start_cells
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from dragonfly_executor.transport.call_start_cells import Cells
 

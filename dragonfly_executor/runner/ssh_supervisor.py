@@ -8,7 +8,8 @@ from dragonfly_executor.runner import agent, orphans, process_tree
 from dragonfly_executor.transport.streams import DescriptorPair
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 

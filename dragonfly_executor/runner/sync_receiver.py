@@ -25,7 +25,8 @@ from dragonfly_executor.runner.file_tree import Tree
 from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 

@@ -13,7 +13,8 @@ from dragonfly_executor.runner import exit_codes, process_tree
 from dragonfly_executor.runner.os_signals import boot_clock
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn

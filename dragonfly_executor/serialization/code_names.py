@@ -6,7 +6,8 @@ import sys
 from functools import lru_cache
 from types import CodeType, ModuleType
 
-TYPE_CHECKING = False  # typing is slow to import
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

@@ -9,7 +9,8 @@ from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.serialization import rebuild
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType

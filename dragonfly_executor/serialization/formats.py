@@ -10,7 +10,8 @@ from dragonfly_executor.serialization.layout import BY_CUSTOM, BY_DILL, Buffers,
 from dragonfly_executor.serialization.main_pickler import NamePickler, NeedsValue, Tracking
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Any
 

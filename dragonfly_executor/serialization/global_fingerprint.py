@@ -16,8 +16,8 @@ from types import (
 from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, by_reference, name_in
 from dragonfly_executor.serialization.rebuild import main_module
 from dragonfly_executor.serialization.working_directory import WorkingDirectory
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any

@@ -8,8 +8,8 @@ import sys
 
 from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, importable
 from dragonfly_executor.serialization.module_origin import is_own
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Any
 

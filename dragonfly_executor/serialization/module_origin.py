@@ -15,7 +15,8 @@ from importlib.machinery import PathFinder
 from dragonfly_executor.protocol.stdlib_json import is_stdlib
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any

@@ -36,9 +36,9 @@ from dragonfly_executor.serialization.parent_main import ParentMain
 from dragonfly_executor.serialization.rebuild import main_module
 from dragonfly_executor.serialization.script import describe
 from dragonfly_executor.util import validation
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import SUSPENDS
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import CodeType

@@ -15,8 +15,8 @@ from dragonfly_executor.serialization.main_pickler import MainView, importable, 
 from dragonfly_executor.serialization.rebuild import Importing, main_module
 from dragonfly_executor.serialization.script import Bindings, bindings
 from dragonfly_executor.util.condition import RLock, holding
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from collections.abc import Set as AbstractSet

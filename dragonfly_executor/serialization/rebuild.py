@@ -11,7 +11,8 @@ from importlib import import_module
 from types import CellType, CodeType, FunctionType, ModuleType
 
 # Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any

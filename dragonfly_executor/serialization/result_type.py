@@ -10,7 +10,8 @@ from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.layout import BOX, BY_CUSTOM, BY_DILL, PICKLE, unpack
 
 # Type checkers treat this name as True. typing is slow to import.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 
 # A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     Cells = memoryview[int]
 

@@ -10,8 +10,8 @@ import select
 import threading
 
 from dragonfly_executor.transport.call_start_cells import CELL_BITS, CELLS, MARKS, NO_CELL, SIZE
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any

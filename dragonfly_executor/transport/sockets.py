@@ -22,7 +22,8 @@ from _socket import socket as Socket  # noqa: N812  # a class
 from _socket import socketpair as connected_pair
 
 # A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Self
 

@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable
 from importlib import import_module
 
-TYPE_CHECKING = False  # typing is slow to import
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
 

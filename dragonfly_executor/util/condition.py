@@ -11,7 +11,8 @@ from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from contextlib import suppress
 
-TYPE_CHECKING = False  # typing is slow to import
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from _thread import LockType
     from typing import TypeVar

@@ -11,7 +11,8 @@ from importlib import import_module
 from types import MethodType
 
 # Type checkers take this name for True. typing is slow to import.
-TYPE_CHECKING = False
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Any, Final, TypeAlias, TypeVar

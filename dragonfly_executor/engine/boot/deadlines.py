@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sized
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.engine.boot.dialback import DialBack
     from dragonfly_executor.engine.boot.pending_boot import Booting, BootOwner

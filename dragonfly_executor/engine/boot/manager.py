@@ -16,8 +16,8 @@ from dragonfly_executor.engine.runner_connection import RunnerLink
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.parent import Parent
 from dragonfly_executor.util.backoff import delay, prepare
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend, Node
     from dragonfly_executor.engine.boot.dialback import DialBack

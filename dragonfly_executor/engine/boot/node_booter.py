@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from dragonfly_executor import errors
 from dragonfly_executor.serialization import exceptions
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
     from dragonfly_executor.sync import FileSnapshot

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-TYPE_CHECKING = False  # typing is slow to import
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Node
     from dragonfly_executor.engine.notifications import Notifications

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import Node
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.engine.runner_connection import RunnerLink
     from dragonfly_executor.engine.worker_threads import WorkerThreadGroups

@@ -8,17 +8,13 @@ from collections.abc import Callable
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import GivenUp, Signal
 from dragonfly_executor.engine.runner_connection import RunnerHandler, RunnerLink
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 from dragonfly_executor.util.validation import dollars
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from dragonfly_executor.engine.options import Budget
     from dragonfly_executor.protocol import handshake
     from dragonfly_executor.transport.loop import Timer
-else:
-    Protocol = object
 
 
 class BootOwner(RunnerHandler, Protocol):

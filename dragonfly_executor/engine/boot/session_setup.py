@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.frames import SETUP_HEAD, Script
 from dragonfly_executor.protocol.versions import versions_beside
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend, Node
     from dragonfly_executor.engine.context import EngineContext

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dragonfly_executor.protocol.frames import Flag, Frame
 from dragonfly_executor.protocol.output_window import GRANT, Text, weight
 from dragonfly_executor.util.condition import RLock, holding
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # typing is slow to import
 if TYPE_CHECKING:
     from typing import Protocol
 
