@@ -334,7 +334,7 @@ class RunnerLink:
                 text = bytes(frame.payload).decode(errors="replace")
                 raise errors.BootError(f"{self.name} cannot be a runner: {text}", "handshake")
             if frame.kind != Kind.HELLO:
-                raise errors.ProtocolError(f"the runner's first frame is not a HELLO but of kind {frame.kind}")
+                raise errors.ProtocolError(f"the runner's first frame must be a HELLO, but is of kind {frame.kind}")
             hello = handshake.read_hello(bytes(frame.payload))
         except (errors.BootError, errors.ProtocolError) as error:
             self._listener.runner_broke(self, error)
