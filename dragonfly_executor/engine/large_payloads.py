@@ -7,7 +7,7 @@ from mmap import mmap
 from sys import getsizeof
 
 from dragonfly_executor import errors
-from dragonfly_executor.engine.future import Outcome
+from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.frames import MAX_INLINE, Flag, Frame, split_bulk
 from dragonfly_executor.protocol.memory_bounds import Download
@@ -49,10 +49,10 @@ class LargePayloads:
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def offer(self, ref: Ref, parts: list[Buffer]) -> None:
+    def offer(self, ref: Ref, parts: Sequence[Buffer]) -> None:
         """Store a large call until its slot asks for it."""
         self._uploads[ref] = split_bulk(*ref, parts)
-        if type(parts) is PayloadParts:
+        if isinstance(parts, PayloadParts):
             self._unasked[ref] = parts
 
     def upload(self, ref: Ref, chunks: int, answer: memoryview = EMPTY) -> None:

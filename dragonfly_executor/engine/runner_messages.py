@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
-from dragonfly_executor.engine.future import Outcome
+from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors.exit_status import describe_exit
 from dragonfly_executor.protocol.handshake import UNREADABLE
 from dragonfly_executor.protocol.stdlib_json import json

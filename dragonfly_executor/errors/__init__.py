@@ -50,8 +50,6 @@ from dragonfly_executor.errors.base import (
     ResultSerializationError,
     StartError,
 )
-
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

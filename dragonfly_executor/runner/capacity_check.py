@@ -6,8 +6,6 @@ import os
 
 from dragonfly_executor.protocol.frames import MAX_HANDSHAKE_FRAME, Kind, encode
 from dragonfly_executor.transport.sockets import Socket
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -39,8 +39,6 @@ from dragonfly_executor.runner.code_changes import Loaded
 from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.buffer_cache import Kept, read_table, segments, write_answer
 from dragonfly_executor.transport.sockets import Socket
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -11,8 +11,6 @@ import signal
 
 from dragonfly_executor.runner import exit_codes, process_tree
 from dragonfly_executor.runner.os_signals import boot_clock
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -22,7 +22,6 @@ from pickle import PickleBuffer
 from struct import Struct, error
 from types import NoneType
 
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -12,8 +12,6 @@ from types import CoroutineType, FunctionType, GeneratorType, MethodType
 
 from dragonfly_executor.serialization.code_names import all_names
 from dragonfly_executor.serialization.map_chunk import item, run_chunk
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from functools import lru_cache, partial
 from importlib import import_module
 from types import MethodType
 
-# Type checkers take this name for True. typing is slow to import.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
