@@ -231,9 +231,9 @@ class Runners:
                 runner.reset_silence_timer(now)
             silent, mumbling = now - runner.last_heard, now - runner.last_frame
             if silent > self._options.dead_after:
-                self._cut(runner, f"nothing heard from it for {silent:.1f} s")
+                self._cut(runner, f"no data for {silent:.1f} s")
             elif mumbling > MAX_UNFRAMED_SILENCES * self._options.dead_after:
-                self._cut(runner, f"nothing that makes sense came from it for {mumbling:.1f} s")
+                self._cut(runner, f"data, but no complete frame, for {mumbling:.1f} s")
             else:
                 runner.ping()
         # The sync before a runner is up may take longer than the runner's lease.
@@ -269,7 +269,9 @@ class Runners:
             self._stopping[runner_id] = (runner, None)
             self._releaser.release(runner, lambda: self._gone(runner_id))
             return
-        timer = self._loop.call_later(grace + STOP_SLACK, lambda: self._cut(runner, "it does not go"))
+        timer = self._loop.call_later(
+            grace + STOP_SLACK, lambda: self._cut(runner, "it did not end in time after its stop")
+        )
         self._stopping[runner_id] = (runner, timer)
         runner.stop(grace)
 
