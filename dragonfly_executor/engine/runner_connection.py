@@ -46,10 +46,7 @@ CALL, RESULT, LARGE, ERROR, RETRYABLE = int(Kind.CALL), int(Kind.RESULT), Flag.L
 
 
 class RunnerHandler(Protocol):
-    """The receiver of a runner's events: the engine."""
-
-    def runner_said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
-        """Handle the HELLO of a runner whose versions fit."""
+    """The receiver of a runner's events, except HELLO: the engine."""
 
     def runner_broke(self, runner: RunnerLink, error: Exception) -> None:
         """Handle the end of a link, or an error that must end it."""
@@ -79,6 +76,7 @@ class RunnerLink:
         listener: RunnerHandler,
         outputs: Outputs,
         max_payload: int,
+        on_hello: Callable[[RunnerLink, handshake.Hello], object],
     ) -> None:
         self.id = runner_id
         self.node = node
@@ -101,6 +99,8 @@ class RunnerLink:
         self._codec = codec
         self._inline_size = HEADER_SIZE + memory_bounds.inline_room(max_payload)
         self._listener = listener
+        self._on_hello = on_hello
+        """Gets the HELLO of a runner whose versions fit."""
         self._outputs = outputs
         self._transfers = LargePayloads(codec, max_payload)
         self._starts = node.starts
@@ -342,7 +342,7 @@ class RunnerLink:
             self._listener.runner_broke(self, errors.VersionMismatchError(f"{self.name}: {reason}", "handshake"))
             return
         self.pid = hello.versions.pid
-        self._listener.runner_said_hello(self, hello)
+        self._on_hello(self, hello)
 
     def _sort(self, frame: Frame, said: RunnerMessages) -> None:
         """Dispatch a frame that is not a small result."""
