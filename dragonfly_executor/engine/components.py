@@ -107,4 +107,4 @@ class Parts:
     def join(self) -> None:
         """Wait for the threads. Logs an error for each thread that does not end."""
         for left in self.worker_groups.join(JOIN_TIMEOUT):
-            self.notifications.log_error(f"thread {left} has not ended; what it runs blocks")
+            self.notifications.log_error(f"thread {left} has not ended: its job still blocks")

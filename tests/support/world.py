@@ -419,7 +419,7 @@ class World:
                 hope = self.given_up.get(call.id) or self._hope()
                 assert was_up or not hope.is_up, "a runner is up"
                 if hope.all_boots_hang and not hope.is_over:
-                    assert was_up or "has not come back from" in str(outcome)
+                    assert was_up or "still block in the backend" in str(outcome)
                     return
                 assert was_up or hope.is_over, "boots fail, and there is hope"
                 assert was_up or hope.why is None or hope.why in (outcome, outcome.__cause__), "another boot's error"
