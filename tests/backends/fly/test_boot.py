@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import BootError, BootTimeoutError, FlyBackend, Parent, RunnerLostError
-from dragonfly_executor.backends.fly.deadline import RequestDeadline
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.protocol.parent import VARIABLE
 from dragonfly_executor.runner import exit_codes
 from tests.backends.fly.asking import ASLEEP, Asker
@@ -477,13 +477,13 @@ def test_a_shutdown_does_not_wait_for_a_boot(
     on_fly: Simulator, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither for Fly's answer to be better, nor for a machine to start."""
-    answered, pause = threading.Event(), RequestDeadline.pause
+    answered, pause = threading.Event(), Deadline.pause
 
-    def noticed(patience: RequestDeadline, seconds: float) -> None:
+    def noticed(patience: Deadline, seconds: float) -> None:
         answered.set()
         pause(patience, seconds)
 
-    monkeypatch.setattr(RequestDeadline, "pause", noticed)
+    monkeypatch.setattr(Deadline, "pause", noticed)
     on_fly.faults.on("create", times=math.inf, reply=rate_limited("60"))
     backend = make_backend()
     executor = make(backend, boot_timeout=3600.0)
