@@ -58,6 +58,9 @@ class Deadline:
         self._wait(self.left(seconds))
 
     def _wait(self, seconds: float) -> None:
+        if len(self._signals) == 1:
+            self._signals[0].wait(seconds)
+            return
         woken = threading.Event()
         with self.ending(woken.set):
             woken.wait(seconds)

@@ -159,7 +159,7 @@ def test_a_call_that_takes_longer_than_it_may_is_lost_and_the_error_says_who_sto
         error = error_of(lost)
         assert isinstance(error, RunnerLostError)
         assert "Fly (for maintenance of its host, or by `fly machine stop`) had stopped its runner" in str(error)
-        assert "calls have 0.2 s to finish then: FlyBackend(stop_grace=) gives calls longer" in str(error)
+        assert "which gives calls 0.2 s to finish: FlyBackend(stop_grace=) gives calls longer" in str(error)
         assert executor.submit(pow, 2, 3).result(PATIENCE) == 8
 
 
