@@ -285,7 +285,7 @@ class MachineAndWorld(StateMachine):
 
 
 def test_any_course_of_events_keeps_the_invariants() -> None:
-    check_courses(MachineAndWorld, count=2000, length=30)
+    check_courses(MachineAndWorld, count=1000, length=30)
 
 
 @pytest.mark.parametrize("seed", range(4))
