@@ -212,7 +212,7 @@ RACER = """
 import sys, os
 from pathlib import Path
 from dragonfly_executor.runner import requirements
-from dragonfly_executor.runner.requirements import Environment, clean_up
+from dragonfly_executor.runner.requirements import VirtualEnvironment, clean_up
 
 cache, role = sys.argv[1:]
 requirements.KEPT_FOR = -1  # the moment that nobody uses it
@@ -224,12 +224,12 @@ def install(environment):
     (site.parents[2] / ".complete").write_text("")
     return 0
 
-Environment._install = install
+VirtualEnvironment._install = install
 for number in range(1000):
     if role == "clean":
         clean_up(cache)
         continue
-    environment = Environment(cache, ["x"])
+    environment = VirtualEnvironment(cache, ["x"])
     while not environment.take():
         # As an agent has it done, in a process of its own, whose end lets go of it.
         pid = os.fork()
