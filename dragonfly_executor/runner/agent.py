@@ -46,8 +46,7 @@ UNKNOWN_GRACE = 1.0
 LEAVE_SLACK = 0.5
 """Seconds between the deadline of the last slots and the exit of the agent."""
 # Plain module names, because an enum lookup takes longer than the comparison.
-CALL, RESULT, CHUNK, IDLE = int(Kind.CALL), int(Kind.RESULT), int(Kind.CHUNK), int(Kind.IDLE)
-RETURNED = int(Kind.RETURNED)
+CALL, RESULT, CHUNK, IDLE, RETURNED = map(int, (Kind.CALL, Kind.RESULT, Kind.CHUNK, Kind.IDLE, Kind.RETURNED))
 LARGE, MORE = Flag.LARGE, Flag.MORE
 
 
@@ -71,9 +70,8 @@ class Agent:
         self._heard = boot_clock()
         self._stop_timer: Timer | None = None
         self._stopping = False
-        self._welcomed = False
         self._welcome: dict[str, Any] = {}
-        """The content of the parent's WELCOME, with the log level that the parent sent last."""
+        """The content of the parent's WELCOME, with the log level that the parent sent last. Empty before that."""
         self._synced: Synced | None = None
         self._may_linger = usable_cpus() > 1
         self._grace = GRACE
@@ -155,7 +153,7 @@ class Agent:
         if self._leaving:
             return
         self._leaving = True
-        self._end_in(self._grace if self._welcomed else min(self._grace, UNKNOWN_GRACE))
+        self._end_in(self._grace if self._welcome else min(self._grace, UNKNOWN_GRACE))
         self._link.send(encode(Kind.STOP))
         self._dispatcher.close()
 
@@ -243,16 +241,15 @@ class Agent:
     def _on_slot_control(self, slot: Slot, frame: Frame) -> None:
         if frame.kind == Kind.OUTPUT:
             slot.output.forward(slot, frame)
-            return
-        if frame.kind == Kind.READY:
+        elif frame.kind == Kind.READY:
             self._child_processes.slot_is_ready(slot)
-            return
-        if frame.kind == Kind.PULL:
-            self._large_calls.parts_requested(frame)
-        elif frame.kind == Kind.SETUP_FAILED:
-            self._dispatcher.slot_is_dying(slot)
-            slot.expect_end()
-        self._link.send(frame.raw)
+        else:
+            if frame.kind == Kind.PULL:
+                self._large_calls.parts_requested(frame)
+            elif frame.kind == Kind.SETUP_FAILED:
+                self._dispatcher.slot_is_dying(slot)
+                slot.expect_end()
+            self._link.send(frame.raw)
 
     # -- the parent ---------------------------------------------------------------------------------------------------
 
@@ -307,7 +304,6 @@ class Agent:
 
     def _on_welcome(self, welcome: dict[str, Any]) -> None:
         self._link.end_handshake()
-        self._welcomed = True
         self._welcome = welcome
         self._lease = welcome["lease"]
         self._lease_timer.cancel()
