@@ -203,7 +203,7 @@ class Dispatcher:
         if table.actions or table.waiting or table.calls:
             self._carry_out()
         if table.wake_at < self._timer_at:
-            self._set_timer(table.wake_at)
+            self._set_timer()
 
     def _carry_out(self) -> None:
         scheduler, queue, do = self._scheduler, self._table.actions, self._do
@@ -220,16 +220,16 @@ class Dispatcher:
             scheduler.schedule(self._loop.time())
         self._is_running = False
 
-    def _set_timer(self, when: float) -> None:
+    def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._timer_at = self._loop.call_at(when, self._tick), when
+        self._timer_at = self._table.wake_at
+        self._timer = None if self._timer_at == NEVER else self._loop.call_at(self._timer_at, self._tick)
 
     def _tick(self) -> None:
-        self._timer, self._timer_at = None, NEVER
         self._scheduler.tick(self._loop.time())
         self._carry_out()
-        self.dispatch()
+        self._set_timer()
 
     # -- actions on slots ---------------------------------------------------------------------------------------------
 
