@@ -153,7 +153,8 @@ def finish_check(table: SlotTable, slot: SlotRecord | None, *, may_stop: bool) -
     table.extra = 0
     if slot is not None:
         slot.is_checking = False
-        if len(table.slots) > table.max_slots and not slot.is_retired:
+        lasting = sum(not other.is_retired for other in table.slots.values())
+        if lasting > table.max_slots and not slot.is_retired:
             # The extra slot that was forked during the check takes this slot's place.
             retire(table, slot)
 

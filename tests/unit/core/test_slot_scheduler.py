@@ -619,6 +619,23 @@ def test_a_slot_whose_check_ends_stays_where_no_other_has_taken_its_place() -> N
     assert not slots_of(made)[0].is_closed
 
 
+def test_a_slot_whose_check_ends_stays_while_that_of_the_check_before_is_still_ending() -> None:
+    made = world(1)
+    (slot,) = slots_of(made)
+    made.request_check()
+    made.take(slot)
+    made.arrive(1)
+    made.advance(2 * REVIEW_AFTER)
+    made.answer(slot)
+    assert slot.is_closed
+    _, other = slots_of(made)
+    made.get_ready(other)
+    made.answer(other)
+    made.request_check()
+    made.answer(other)
+    assert not other.is_closed
+
+
 def test_a_check_that_takes_too_long_is_killed_with_its_slot() -> None:
     made = world(1)
     (slot,) = slots_of(made)
