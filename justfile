@@ -12,11 +12,11 @@ setup:
 
 # All tests but those that take minutes or gigabytes
 test *args:
-    {{python}} -m pytest -n 2 --dist loadfile {{args}}
+    {{python}} -m pytest -n 3 --dist loadfile {{args}}
 
-# The pure tests, without the long courses of random events: seconds
+# The tests of pure code and of files: seconds
 fast *args:
-    {{python}} -m pytest -q tests/unit -m "not slow" {{args}}
+    {{python}} -m pytest -q tests/unit {{args}}
 
 # Lint, layout of the code, spelling
 lint:

@@ -13,8 +13,6 @@ from __future__ import annotations
 from importlib import import_module
 
 from dragonfly_executor.protocol.versions import __version__
-
-# A runner imports this, and importing typing would take as long as all the rest. Type checkers take the name for true.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from dragonfly_executor.core.call_queue import SLACK, Queue
 from dragonfly_executor.core.calls import DELAYED, QUEUED, SENT, SETTLED, STARTED, Call, CallLimits, CallState
 from dragonfly_executor.core.deadlines import Alarm, Alarms
 
-__all__ = ["Call", "CallLimits", "CallState", "Ledger"]
+__all__ = ["Call", "CallLimits", "CallState", "CallTable"]
 
 
-class Ledger:
+class CallTable:
     """The table of all unsettled calls. Each call is queued, sent, started, and settled once.
 
     Attributes:
@@ -99,7 +99,7 @@ class Ledger:
             if state is QUEUED:
                 queue.queued -= 1
                 queue.settled += 1
-                call.payload = None  # its entry stays in the queue until it comes up
+                call.payload = b""  # its entry stays in the queue until it comes up
             else:
                 queue.delayed -= 1
         elif state is STARTED:

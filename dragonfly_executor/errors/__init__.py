@@ -50,8 +50,6 @@ from dragonfly_executor.errors.base import (
     ResultSerializationError,
     StartError,
 )
-
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -110,7 +108,7 @@ def load() -> None:
         broken = import_module("dragonfly_executor.errors.broken")
     except (ImportError, MemoryError, OSError) as shortage:
         raise StartError(
-            "the pool cannot start, and nothing of it is left: there is no memory or no descriptor to load "
+            "the pool cannot start, and was cleaned up: there is no memory or no file descriptor to load "
             f"{__name__} ({type(shortage).__name__}: {shortage}). Raise the limits (ulimit -v, ulimit -n); "
             "then make another pool"
         ) from shortage

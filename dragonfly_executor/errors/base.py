@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from pickle import PicklingError
 
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

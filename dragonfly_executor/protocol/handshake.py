@@ -11,8 +11,6 @@ from __future__ import annotations
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.memory_bounds import MAX_SLOTS
 from dragonfly_executor.protocol.stdlib_json import json
-
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -136,7 +134,7 @@ def _versions(said: Any) -> Versions:
         # Errors and log lines show these texts.
         raise ValueError("versions with control characters")
     if not 1 <= needed["cpus"] <= MAX_SLOTS:
-        raise ValueError(f"{needed['cpus']} processors, where 1 to {MAX_SLOTS} are possible")
+        raise ValueError(f"{needed['cpus']} processors, not 1 to {MAX_SLOTS}")
     return Versions(**needed, release=str(found.get("release", "")), packages=packages)
 
 

@@ -11,7 +11,6 @@ import os
 import sys
 from importlib.machinery import PathFinder
 
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

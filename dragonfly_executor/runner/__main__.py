@@ -25,8 +25,6 @@ import os
 
 from dragonfly_executor.runner.agent import run
 from dragonfly_executor.transport.sockets import Socket
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -27,8 +27,6 @@ from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.transport.streams import DescriptorPair
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -159,7 +157,7 @@ class Agent:
 
     def _leave_without_slots(self, error: OSError) -> None:
         """End, because not even one slot can be forked. Calls go back to the parent, which can use other runners."""
-        sys.stderr.write(f"dragonfly runner: no room for a single slot, so this runner goes: {error}\n")
+        sys.stderr.write(f"dragonfly runner: cannot start a single slot, so this runner exits: {error}\n")
         self._on_terminate()
 
     def _end_in(self, grace: float) -> None:

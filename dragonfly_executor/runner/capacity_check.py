@@ -6,8 +6,6 @@ import os
 
 from dragonfly_executor.protocol.frames import MAX_HANDSHAKE_FRAME, Kind, encode
 from dragonfly_executor.transport.sockets import Socket
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,7 +41,7 @@ def try_process() -> None:
 
 def say_why_not(sock: Socket | DescriptorPair, error: OSError) -> None:
     """Tell the parent why this process cannot be a runner. After a HELLO, the parent only sees the link end."""
-    reason = f"it has no room for a single slot: {error}".encode()[:LONGEST_REASON]
+    reason = f"it cannot start a single slot: {error}".encode()[:LONGEST_REASON]
     try:
         sock.send(encode(Kind.BYE, payload=reason))
     except OSError:

@@ -10,8 +10,6 @@ import sys
 import time
 
 from dragonfly_executor.serialization.module_origin import is_own
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

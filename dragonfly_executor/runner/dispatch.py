@@ -303,7 +303,7 @@ class Dispatcher:
             if action.killed is None
             else (
                 f"the idle check did not end within {LIMIT:g} s: its slot (process {action.killed}) was killed,"
-                " and the runner stays"
+                " and the runner is kept"
             )
         )
         self._send(encode(Kind.IDLE, payload=warning.encode(), detail=int(action.may_stop)))

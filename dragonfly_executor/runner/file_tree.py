@@ -12,8 +12,6 @@ import stat
 
 from dragonfly_executor.protocol.file_manifest import DIRECTORY, LINK, Difference, ManifestEntry, merged
 from dragonfly_executor.runner.session_directory import remove_tree
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

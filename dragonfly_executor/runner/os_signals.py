@@ -7,8 +7,6 @@ import signal
 import time
 
 from dragonfly_executor.transport.sockets import Socket, socketpair
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -13,8 +13,6 @@ from dragonfly_executor.runner.fault_traceback import LastStack
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.transport.sockets import MSG_DONTWAIT, PACKETS, Socket, socketpair
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

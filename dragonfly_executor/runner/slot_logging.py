@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dragonfly_executor.protocol.output_window import LOG_FIELDS
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.runner.slot_progress import SAME_LEVEL
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -13,8 +13,6 @@ import sys
 from dragonfly_executor.protocol.frames import HEADER_SIZE
 from dragonfly_executor.runner import slot_logging
 from dragonfly_executor.runner.output_pipes import Pipes
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

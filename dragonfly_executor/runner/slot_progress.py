@@ -11,8 +11,6 @@ from struct import Struct
 from time import monotonic
 
 from dragonfly_executor.transport import call_start_cells
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

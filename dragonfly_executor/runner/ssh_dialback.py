@@ -17,8 +17,6 @@ from contextlib import suppress
 from dragonfly_executor.protocol.parent import Parent
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.runner import agent, dialback, orphans, process_tree
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -6,8 +6,6 @@ import os
 
 from dragonfly_executor.runner import agent, orphans, process_tree
 from dragonfly_executor.transport.streams import DescriptorPair
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -23,8 +23,6 @@ from dragonfly_executor.runner import requirements, session_directory
 from dragonfly_executor.runner.content_cache import Blobs, Receiving, cache_folder, private_folder
 from dragonfly_executor.runner.file_tree import Tree
 from dragonfly_executor.serialization.working_directory import WorkingDirectory
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ so a slot does not import the parent's modules. cloudpickle is imported only whe
 
 from __future__ import annotations
 
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

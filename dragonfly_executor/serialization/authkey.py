@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 
 from dragonfly_executor.serialization.post_import_hook import when_imported
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from struct import Struct
 
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -7,8 +7,6 @@ import pickle
 from dragonfly_executor import errors
 from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.serialization import rebuild
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,6 +41,11 @@ def text_of(exc: BaseException) -> str:
         return _shorten("".join([str(exc)]))  # join returns a plain str, because a subclass of str pickles as itself
     except BaseException as failure:  # str() runs the exception's own code, which may do anything
         return f"<str() of the exception raised {type(failure).__name__}>"
+
+
+def one_line(exc: BaseException) -> str:
+    """Return the name of an exception's type, and its text."""
+    return f"{qualified_name(type(exc))}: {text_of(exc)}"
 
 
 def traceback_text(exc: BaseException) -> str:

@@ -8,8 +8,6 @@ from pickle import Pickler
 
 from dragonfly_executor.serialization.layout import BY_CUSTOM, BY_DILL, Buffers, Sink
 from dragonfly_executor.serialization.main_pickler import NamePickler, NeedsValue, Tracking
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

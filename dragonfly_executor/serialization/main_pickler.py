@@ -13,8 +13,6 @@ from types import FunctionType
 
 from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.module_origin import findable
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

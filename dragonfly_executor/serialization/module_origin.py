@@ -13,8 +13,6 @@ from functools import lru_cache
 from importlib.machinery import PathFinder
 
 from dragonfly_executor.protocol.stdlib_json import is_stdlib
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

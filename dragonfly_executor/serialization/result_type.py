@@ -8,8 +8,6 @@ from pickle import Unpickler
 
 from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.layout import BOX, BY_CUSTOM, BY_DILL, PICKLE, unpack
-
-# Type checkers treat this name as True. typing is slow to import.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -8,8 +8,6 @@ from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 
 from dragonfly_executor.serialization.main_pickler import MainView, name_in
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

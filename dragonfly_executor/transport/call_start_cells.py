@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ from _socket import (
 from _socket import socket as Socket  # noqa: N812  # a class
 from _socket import socketpair as connected_pair
 
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

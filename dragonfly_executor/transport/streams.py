@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 
 from dragonfly_executor.transport.sockets import SO_SNDBUF, SOL_SOCKET, Socket, socketpair
-
-# A runner imports this module, and importing typing takes as long as all the rest. Type checkers assume True.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
