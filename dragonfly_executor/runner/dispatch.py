@@ -26,8 +26,6 @@ from dragonfly_executor.runner import slot_crash
 from dragonfly_executor.runner.oom_kills import MemoryWatch
 from dragonfly_executor.runner.slot_handle import Slot
 from dragonfly_executor.transport.loop import Loop, Timer
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dragonfly_executor.protocol.frames import HEADER_SIZE, Frame, Kind, encode
 from dragonfly_executor.serialization.buffer_cache import read_answer
-
-# Type checkers treat this name as True. A runner imports this module, and importing typing is slow.
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ def describe(call: SlotCall, slot: Slot, status: int, memory: MemoryWatch | None
         "pid": slot.pid,
         # A large call does not start before its whole payload has arrived.
         "started": slot.record.is_ready and call.missing <= 0 and slot.progress.may_have_begun(call.cell),
-        "output": slot.output.last_words(),
+        "output": slot.output.last_output(),
         "stack": slot.stack.read(number),
         "out_of_memory": out_of_memory,
         "stopped_after": stopped_after,
