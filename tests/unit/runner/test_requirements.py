@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 
 from dragonfly_executor.runner import requirements
-from dragonfly_executor.runner.requirements import FAILED, KEPT_FOR, LAST_LINES, Environment, clean_up, has_litter
+from dragonfly_executor.runner.requirements import (
+    FAILED,
+    KEPT_FOR,
+    LAST_LINES,
+    VirtualEnvironment,
+    clean_up,
+    has_leftovers,
+)
 
 LINES = ["--index-url https://user:secret@example.com", "example-package==1.0"]
 
@@ -76,16 +83,16 @@ def _no_lock_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             continue
 
 
-def built(cache: Path, lines: list[str] = LINES) -> Environment:
+def built(cache: Path, lines: list[str] = LINES) -> VirtualEnvironment:
     """An environment without packages."""
-    environment = Environment(str(cache), lines)
+    environment = VirtualEnvironment(str(cache), lines)
     assert environment.build() == 0
     for fd in held_by(environment):
         os.close(fd)
     return environment
 
 
-def held_by(environment: Environment) -> list[int]:
+def held_by(environment: VirtualEnvironment) -> list[int]:
     """The descriptors of this process on the file that keeps an environment."""
     used = Path(environment._used).stat()
     found = []
@@ -100,14 +107,14 @@ def held_by(environment: Environment) -> list[int]:
 
 
 @contextmanager
-def used_by_another(environment: Environment) -> Iterator[None]:
+def used_by_another(environment: VirtualEnvironment) -> Iterator[None]:
     """As long as another process uses the environment."""
     with Path(environment._used).open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         yield
 
 
-def unused_since(environment: Environment, seconds: float) -> None:
+def unused_since(environment: VirtualEnvironment, seconds: float) -> None:
     os.utime(environment._within)
     when = Path(environment._within).stat().st_mtime - seconds
     os.utime(environment._used, (when, when))
@@ -121,7 +128,7 @@ def names(cache: Path) -> list[str]:
 
 
 def test_an_environment_is_made_by_venv_and_pip(tmp_path: Path, installer: Installer) -> None:
-    environment = Environment(str(tmp_path), LINES)
+    environment = VirtualEnvironment(str(tmp_path), LINES)
     assert not environment.is_ready()
     assert not environment.take()
     assert environment.build() == 0
@@ -159,7 +166,7 @@ def test_a_step_that_fails_leaves_an_environment_that_is_not_used(
     step: int, tmp_path: Path, installer: Installer
 ) -> None:
     installer.fails_at = step
-    environment = Environment(str(tmp_path), LINES)
+    environment = VirtualEnvironment(str(tmp_path), LINES)
     assert environment.build() == FAILED
     assert len(installer.commands) == step + 1
     assert not environment.is_ready()
@@ -181,7 +188,7 @@ def test_an_environment_that_is_there_is_not_made_again(tmp_path: Path, installe
 
 
 def test_one_process_at_a_time_makes_it(tmp_path: Path, installer: Installer) -> None:
-    environment = Environment(str(tmp_path), LINES)
+    environment = VirtualEnvironment(str(tmp_path), LINES)
     found: list[bool] = []
 
     def another_tries() -> None:
@@ -201,20 +208,20 @@ def test_a_cache_that_is_not_this_users_alone_holds_none(
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "environments").symlink_to(tmp_path / "elsewhere")
-    assert Environment(str(tmp_path), LINES).build() == FAILED
+    assert VirtualEnvironment(str(tmp_path), LINES).build() == FAILED
     assert f"{tmp_path}/environments" in capsys.readouterr().err
     assert installer.commands == []
 
 
 def test_the_installers_last_lines_are_shown(tmp_path: Path, installer: Installer) -> None:
-    environment = Environment(str(tmp_path), LINES)
-    assert environment.last_words() == ""
+    environment = VirtualEnvironment(str(tmp_path), LINES)
+    assert environment.last_output() == ""
     built(tmp_path)
     lines = [f"line {number}" for number in range(5000)]
     Path(environment._log).write_text("\n".join(lines) + "\n\n")
-    assert environment.last_words().splitlines() == lines[-LAST_LINES:]
+    assert environment.last_output().splitlines() == lines[-LAST_LINES:]
     Path(environment._log).write_bytes(b"\xff broken")
-    assert environment.last_words() == "\ufffd broken"
+    assert environment.last_output() == "\ufffd broken"
 
 
 def test_a_program_that_cannot_be_started_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +260,7 @@ def test_an_environment_in_use_is_locked_until_it_is_left(tmp_path: Path, instal
     environment.leave()
     assert environment.fileno() == -1
     assert held_by(environment) == []
-    assert not has_litter(str(tmp_path)), "leaving is a use"
+    assert not has_leftovers(str(tmp_path)), "leaving is a use"
     environment.leave()
 
 
@@ -304,13 +311,13 @@ def test_what_was_not_used_for_a_month_goes(tmp_path: Path, installer: Installer
     Path(old._folder).mkdir(exist_ok=True)
     unused_since(old, KEPT_FOR + 60)
     unused_since(young, KEPT_FOR - 60)
-    assert has_litter(str(tmp_path))
+    assert has_leftovers(str(tmp_path))
     assert clean_up(str(tmp_path)) == 0
     assert not old.is_ready()
     assert young.is_ready()
     left = names(tmp_path)
     assert left == [name for name in left if name.startswith(os.path.basename(young._folder))]  # noqa: PTH119
-    assert not has_litter(str(tmp_path))
+    assert not has_leftovers(str(tmp_path))
 
 
 def test_what_another_process_uses_stays(tmp_path: Path, installer: Installer) -> None:
@@ -354,13 +361,13 @@ def test_without_locks_nothing_is_removed(
 def test_a_removal_that_was_interrupted_is_finished(tmp_path: Path) -> None:
     half = tmp_path / "environments" / f"{requirements._GONE}x-1"
     (half / "lib").mkdir(parents=True)
-    assert has_litter(str(tmp_path))
+    assert has_leftovers(str(tmp_path))
     clean_up(str(tmp_path))
     assert names(tmp_path) == []
 
 
 def test_a_folder_that_is_not_there_has_no_litter(tmp_path: Path) -> None:
-    assert not has_litter(str(tmp_path))
+    assert not has_leftovers(str(tmp_path))
     assert clean_up(str(tmp_path)) == 0
 
 

@@ -327,13 +327,13 @@ def test_the_end_of_a_calls_text_comes_before_its_result(runner: Runner) -> None
     assert (end.kind, end.call_id, end.attempt, end.flags, end.detail) == (Kind.OUTPUT, 5, 6, Flag.END, PID)
     assert last.raw == result
     assert runner.slot.answer is None
-    assert runner.output.last_words() == ""
+    assert runner.output.last_output() == ""
 
 
 def test_text_that_is_no_calls_has_no_end(runner: Runner) -> None:
     runner.write(b"setup", Flag.STDERR)
     assert runner.slot.answer is None
-    assert runner.output.last_words() == ""
+    assert runner.output.last_output() == ""
 
 
 def test_the_end_counts_as_text_that_is_on_its_way(runner: Runner) -> None:
@@ -348,11 +348,11 @@ def test_a_crash_shows_the_last_of_what_the_call_wrote_to_stderr(runner: Runner)
     runner.has_calls(5)
     runner.write(b"out")
     runner.write("ä".encode()[1:] + b"first", Flag.STDERR)
-    assert runner.output.last_words() == "\ufffdfirst"
+    assert runner.output.last_output() == "\ufffdfirst"
     runner.write(b"x" * (LAST_WORDS - 3) + b"end", Flag.STDERR)
-    assert runner.output.last_words() == "x" * (LAST_WORDS - 3) + "end"
+    assert runner.output.last_output() == "x" * (LAST_WORDS - 3) + "end"
     runner.write(b"y", Flag.STDERR)
-    assert runner.output.last_words() == "x" * (LAST_WORDS - 4) + "endy"
+    assert runner.output.last_output() == "x" * (LAST_WORDS - 4) + "endy"
 
 
 def test_what_a_slot_wrote_before_it_died_is_its_calls(runner: Runner) -> None:
@@ -361,7 +361,7 @@ def test_what_a_slot_wrote_before_it_died_is_its_calls(runner: Runner) -> None:
     os.write(runner.writing[Flag.STDERR], b"err")
     runner.output.slot_has_ended(runner.slot)
     assert runner.texts() == [(5, 6, 0, b"out"), (5, 6, Flag.STDERR, b"err")]
-    assert runner.output.last_words() == "err"
+    assert runner.output.last_output() == "err"
 
 
 def test_nothing_is_left_of_an_output_that_is_closed(runner: Runner) -> None:
@@ -398,7 +398,7 @@ def test_the_parent_says_what_becomes_of_output(how: str, monkeypatch: pytest.Mo
 
 def test_a_slot_takes_its_pipes_over(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(slot_output_forwarder, "OwnOutput", lambda *args: made.append(args))
+    monkeypatch.setattr(slot_output_forwarder, "SlotStreams", lambda *args: made.append(args))
     agent: Any = object()
     runner.output.take_over(agent)
     assert made == [(runner.output._pipes, agent, 20)]
