@@ -72,6 +72,20 @@ class SlotOutput:
         """Close the descriptors."""
 
 
+def _fork(stack: FaultTraceback) -> tuple[int, list[Socket]]:
+    """Make a slot's four sockets, and fork. On an error, close the sockets and `stack`."""
+    made: list[Socket] = []
+    try:
+        made.extend(socketpair(PACKETS))
+        made.extend(socketpair())
+        return os.fork(), made
+    except OSError:
+        stack.close()
+        for sock in made:
+            sock.close()
+        raise
+
+
 class Slot:
     """One forked process that runs calls. `record` is what the scheduler knows of it."""
 
@@ -94,19 +108,9 @@ class Slot:
         self._end_timer: Timer | None = None
         self.answer: Callable[[bytes], None] | None = None
         """Callback that sends the frame that ends a call behind the output of the call; None if there is no output."""
-        made: list[Socket] = []
         self.stack = FaultTraceback()
         agent_pid = os.getpid()
-        try:
-            made.extend(socketpair(PACKETS))
-            made.extend(socketpair())
-            self.pid = os.fork()
-        except OSError:
-            self.stack.close()
-            for sock in made:
-                sock.close()
-            raise
-        self._calls, self._taken_by_slot, own_end, slot_end = made
+        self.pid, (self._calls, self._taken_by_slot, own_end, slot_end) = _fork(self.stack)
         if self.pid == 0:
             self._become_slot(inherited, own_end, slot_end, setup, place, agent_pid)
         slot_end.close()

@@ -69,7 +69,7 @@ class SentOutput(SlotOutput):
         self._is_flood = False
         self._is_full = False
         self._last_words = bytearray()
-        self._look_again: Timer | None = None
+        self._check_timer: Timer | None = None
 
     def take_over(self, agent: AgentStream) -> SlotStreams:
         """See `SlotOutput`."""
@@ -125,11 +125,11 @@ class SentOutput(SlotOutput):
     def _leave_to_slot(self, slot: Slot) -> None:
         """Stop watching the pipes, and watch them again after `LIVE_AFTER` seconds."""
         self._ignore()
-        if self._look_again is None:
-            self._look_again = self._loop.call_later(LIVE_AFTER, lambda: self._look(slot))
+        if self._check_timer is None:
+            self._check_timer = self._loop.call_later(LIVE_AFTER, lambda: self._check_pipes(slot))
 
-    def _look(self, slot: Slot) -> None:
-        self._look_again = None
+    def _check_pipes(self, slot: Slot) -> None:
+        self._check_timer = None
         if not self._is_full:
             self._watch(slot)
 
@@ -222,7 +222,7 @@ class SentOutput(SlotOutput):
 
     def close(self) -> None:
         """See `SlotOutput`."""
-        if self._look_again is not None:
-            self._look_again.cancel()
+        if self._check_timer is not None:
+            self._check_timer.cancel()
         self._ignore()
         self._pipes.close()

@@ -86,7 +86,7 @@ class Talk:
 
     def _answer(self, frame: bytes) -> None:
         (arrived,) = Decoder().feed(frame)
-        self._todo.append(lambda: self.sender.heard(arrived))
+        self._todo.append(lambda: self.sender.on_frame(arrived))
 
     def _read_later(self, job: Callable[..., None], *args: Any) -> None:
         def read() -> None:
@@ -491,9 +491,9 @@ def test_what_no_runner_answers_is_a_protocol_error(answers: list[Frame], start:
     talk.sender.update()
     with pytest.raises(ProtocolError):
         for answer in answers:
-            talk.sender.heard(answer)
+            talk.sender.on_frame(answer)
 
 
 def test_an_answer_nobody_asked_for(start: Start) -> None:
     with pytest.raises(ProtocolError):
-        start().sender.heard(frame(Kind.SYNC_HAVE))
+        start().sender.on_frame(frame(Kind.SYNC_HAVE))
