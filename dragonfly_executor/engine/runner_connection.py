@@ -346,4 +346,4 @@ class RunnerLink:
 
     def _sort(self, frame: Frame, said: RunnerMessages) -> None:
         """Dispatch a frame that is not a small result."""
-        self._frame_handler.heard(frame, said)
+        self._frame_handler.on_frame(frame, said)
