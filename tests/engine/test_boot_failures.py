@@ -407,7 +407,7 @@ def test_a_backend_that_does_not_give_a_node_back_holds_nobody_up(
     clock.advance(GIVE_BACK + 1)
     assert isinstance(error_of(future), BootTimeoutError)
     hold.set()
-    assert "the fake backend did not give runner 1 back in 60 s" in caplog.text
+    assert "the fake backend did not stop the node of runner 1 within 60 s" in caplog.text
 
 
 def test_the_agent_is_started_with_a_session_of_its_own_and_an_empty_stdin(make: MakeExecutor, tmp_path: Path) -> None:

@@ -295,7 +295,7 @@ class FlyBackend(Backend):
             self._records.forget(entry)
             return
         then = self._records.abandon(entry)
-        logger.warning("Fly may have created machine %s all the same: %s. %s", entry.name, why, then)
+        logger.warning("the boot failed, but Fly may have created machine %s: %s. %s", entry.name, why, then)
 
 
 def machine_name(pool: str) -> str:

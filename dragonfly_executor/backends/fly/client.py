@@ -193,7 +193,7 @@ class MachinesAPI:
                 raise failure(reply, verdict, doing)
             machine = FlyMachine.read(reply.json())
             if machine is None:
-                raise failure(reply, ResponseKind.AMBIGUOUS, f"{doing}: the answer describes none")
+                raise failure(reply, ResponseKind.AMBIGUOUS, f"{doing}: Fly's answer describes no machine")
             return machine
 
         return persist(step, deadline)
@@ -239,7 +239,7 @@ class MachinesAPI:
             listed = reply.json()
             if not isinstance(listed, list):
                 raise failure(
-                    reply, ResponseKind.AMBIGUOUS, f"listing the machines of {self.access.app}: it is no list"
+                    reply, ResponseKind.AMBIGUOUS, f"listing the machines of {self.access.app}: Fly's answer is no list"
                 )
             return [machine for said in listed if (machine := FlyMachine.read(said)) is not None]
 
@@ -292,7 +292,7 @@ class MachinesAPI:
             # Fly's documentation and its responses spell this key differently.
             listed = said.get("Regions") or said.get("regions")
             if not isinstance(listed, list):
-                raise failure(reply, ResponseKind.FATAL, f"{doing}: the answer has none")
+                raise failure(reply, ResponseKind.FATAL, f"{doing}: Fly's answer names no region")
             return [each["code"] for each in listed if isinstance(each, dict) and isinstance(each.get("code"), str)]
 
         return persist(step, deadline)

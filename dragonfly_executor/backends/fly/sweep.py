@@ -17,7 +17,7 @@ from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.journal import Journal, JournalEntry
-from dragonfly_executor.backends.fly.machines import GONE, FlyMachine
+from dragonfly_executor.backends.fly.machines import GONE, STILL_EXISTS, FlyMachine
 from dragonfly_executor.backends.fly.owner import Label, Liveness, Owner
 
 MAX_PARENTS = 20
@@ -164,7 +164,7 @@ class Sweeper:
             swept.left.append((one, str(error)))
             return
         if not gone:
-            swept.left.append((one, "it was told to go, and has not yet"))
+            swept.left.append((one, STILL_EXISTS))
             return
         swept.destroyed.append(one)
         if one.entry is not None:
@@ -192,7 +192,7 @@ class Sweeper:
         try:
             return self._api.get(machine_id, deadline.part(ASKING)), ""
         except FlyAPIError as error:
-            return None, f"it could not be asked after: {error}"
+            return None, f"its state could not be read: {error}"
 
     def _is_over(self, entry: JournalEntry, machine: FlyMachine | None) -> bool:
         """Return True if an unlisted machine is gone and its entry is no longer needed."""
@@ -215,17 +215,17 @@ class Sweeper:
                 # A machine has this name, but it is not the one in the journal.
                 entry = None
             elif entry.abandoned:
-                return Found(machine, entry, Liveness.GONE, "its pool has let go of it")
+                return Found(machine, entry, Liveness.GONE, "its pool has released it")
         written = label or (entry.label if entry is not None else None)
         if written is None:
-            return Found(machine, entry, Liveness.UNKNOWN, "nothing says whose it is")
+            return Found(machine, entry, Liveness.UNKNOWN, "its owner is unknown")
         liveness = written.owner.liveness(self._me, is_here=entry is not None and entry.label is not None)
         expires = written.expires if machine is None else written.expires_on(machine.created)
         if liveness is Liveness.UNKNOWN and expires < now:
-            return Found(machine, entry, Liveness.GONE, "its time is over")
+            return Found(machine, entry, Liveness.GONE, "it has expired")
         held = None if machine is None else written.held_until(machine.created)
         if liveness is Liveness.UNKNOWN and held is not None and held + APART_A_LITTLE < now:
-            return Found(machine, entry, Liveness.GONE, "its owner has not renewed its claim to it")
+            return Found(machine, entry, Liveness.GONE, "its owner has not renewed its claim")
         if liveness is Liveness.UNKNOWN and written.owner.fly_machine is not None:
             is_new = machine is None or machine.created is None or now - machine.created < SHOWN
             liveness = self._parent_on_fly(written.owner.fly_machine, written.app, deadline, is_new=is_new)
@@ -234,7 +234,7 @@ class Sweeper:
         why = {
             Liveness.ALIVE: f"{process} has it",
             Liveness.GONE: f"{elsewhere} is gone",
-            Liveness.UNKNOWN: f"{elsewhere} cannot be asked after from here",
+            Liveness.UNKNOWN: f"{elsewhere} cannot be checked from here",
         }[liveness]
         return Found(machine, entry, liveness, why)
 

@@ -169,7 +169,7 @@ class DialBack:
     def _warn_of_wildcard(self, host: str) -> None:
         if host in WILDCARDS and not self._has_warned_of_wildcard:
             self._has_warned_of_wildcard = True
-            self.warn(f"listens on every network of this machine ({host}); name the address that runners are to dial")
+            self.warn(f"listens on every network of this machine ({host}); name the address that runners dial")
 
     def _make_side(self) -> ParentSide:
         assert self._listening_socket is not None  # noqa: S101  # there is a listener, so there is a socket
@@ -229,8 +229,10 @@ def make_listening_socket(backend: Backend) -> ListeningSocket:
     host, port = backend.listen_address()
     advertised = backend.advertised_host or host
     if advertised in WILDCARDS:
-        text = f"the {backend.name} backend listens on {host!r} and does not say which host its runners are to dial"
-        raise errors.BootError(text)
+        raise errors.BootError(
+            f"the {backend.name} backend listens on {host!r} "
+            "and does not set advertised_host, the host that its runners dial"
+        )
     context, fingerprint = server_context()
     sock = listener.bind(host, port)
     port = backend.advertised_port or sock.getsockname()[1]

@@ -50,7 +50,7 @@ class Releaser:
             """Go on without the backend, which may block without end."""
             backend = self._backend_name
             self._notifications.log_error(
-                f"the {backend} backend did not give runner {runner.id} back in {GIVE_BACK:g} s"
+                f"the {backend} backend did not stop the node of runner {runner.id} within {GIVE_BACK:g} s"
             )
             go_on()
 

@@ -244,7 +244,7 @@ def test_an_entrypoint_that_swallows_the_command_is_named(
     on_fly.images["registry.fly.io/media:server"] = dataclasses.replace(image, entrypoint=server)
     on_fly.images["registry.fly.io/media:done"] = dataclasses.replace(image, entrypoint=("python", "-c", "pass"))
     done = dies(on_fly, make, make_backend(image="registry.fly.io/media:done"))
-    assert "exit code 0: the runner itself never ends so: perhaps its runner was never started" in str(done)
+    assert "exit code 0: a runner never exits with this code itself: perhaps its runner was never started" in str(done)
     # A look takes seconds; here it is over at once, so that the next one sees the machine as it is.
     on_fly.faults.on("wait", nth=1, reply=errors.not_reached(["stopped"], "created"), delay=0.3)
     silent = times_out(make, make_backend(image="registry.fly.io/media:server"), 1.5)
@@ -267,9 +267,9 @@ def test_what_the_error_says_about_an_entrypoint_helps(
 @pytest.mark.parametrize(
     ("image", "code", "says"),
     [
-        ("no-python", 127, "what starts the runner is not there"),
+        ("no-python", 127, "the command that starts the runner was not found"),
         ("broken-import", 1, "is dragonfly_executor installed in the image"),
-        ("out-of-memory", 137, "killed for want of memory: give memory_mb= more"),
+        ("out-of-memory", 137, "killed because its memory was full: raise memory_mb="),
     ],
 )
 def test_what_ends_while_it_boots_says_how(

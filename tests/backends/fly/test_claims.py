@@ -164,7 +164,7 @@ def test_what_nobody_has_renewed_is_left_behind(
     (found,) = look(make_backend())
     assert found.liveness is liveness
     if liveness is Liveness.GONE:
-        assert found.why == "its owner has not renewed its claim to it"
+        assert found.why == "its owner has not renewed its claim"
 
 
 def test_what_was_made_just_now_is_held(on_fly: Simulator, make_backend: MakeBackend) -> None:

@@ -324,7 +324,7 @@ def test_whose_machine_it_is_may_be_hidden(on_fly: Simulator, backend: FlyBacken
     hidden = {"config": None, "incomplete_config": None, "host_status": "unreachable"}
     on_fly.faults.on("get", times=math.inf, change=lambda body: {**body, **hidden})
     on_fly.faults.on("list", times=math.inf, change=lambda body: [{**one, **hidden} for one in body])
-    with pytest.raises(BootError, match="its metadata is not known"):
+    with pytest.raises(BootError, match="its metadata is unknown, so it may belong to another boot"):
         boot(backend)
     (entry,) = entries(backend)
     assert entry.abandoned

@@ -43,7 +43,7 @@ def test_a_machine_that_cannot_be_asked_after_hides_no_other(
     found = {one.name: (one.liveness, one.why) for one in look(backend)}
     liveness, why = found["dragonfly-a"]
     assert liveness is Liveness.UNKNOWN
-    assert why.startswith("it could not be asked after: ")
+    assert why.startswith("its state could not be read: ")
     assert [one.name for one in backend.sweep().destroyed] == [machine.name]
     assert backend.journal is not None
     assert [entry.name for entry in backend.journal.entries()] == ["dragonfly-a"]
@@ -147,8 +147,18 @@ print(len(backend.journal.entries()))
 @pytest.mark.parametrize(
     ("what", "machines", "said", "logged"),
     [
-        ("full", 0, ["create: the boot could not be written down, so nothing was asked of Fly: [Errno 28]", "0"], ""),
-        ("locked", 0, ["create: the boot could not be written down, so nothing was asked of Fly: [Errno 30]", "0"], ""),
+        (
+            "full",
+            0,
+            ["create: the boot could not be written into the journal, so no machine was requested: [Errno 28]", "0"],
+            "",
+        ),
+        (
+            "locked",
+            0,
+            ["create: the boot could not be written into the journal, so no machine was requested: [Errno 30]", "0"],
+            "",
+        ),
         # By its name it is found as well.
         ("fills", 1, ["[False]", "0"], "the journal does not have the number of machine"),
         ("locks-later", 1, ["[True]", "1"], "is gone, which the journal could not be told: [Errno 30]"),
@@ -202,7 +212,7 @@ def test_a_folder_that_has_become_a_file_is_a_clear_error(on_fly: Simulator, mak
     assert backend.journal is not None
     backend.journal.folder.rmdir()
     backend.journal.folder.touch()
-    with pytest.raises(errors.BootError, match="could not be written down, so nothing was asked of Fly"):
+    with pytest.raises(errors.BootError, match="could not be written into the journal, so no machine was requested"):
         boot(backend)
     assert on_fly.world.booted == []
     with pytest.raises(OSError, match="cannot keep a journal"):
@@ -231,7 +241,7 @@ def test_what_could_not_be_destroyed_the_next_boot_sees_to(
     second = boot(backend)
     second.stop()
     if keeps_a_journal:
-        assert "A later sweep sees to it" in caplog.text
+        assert "A later sweep destroys it" in caplog.text
         nothing_is_left(on_fly, backend)
     else:
         assert f"no sweep does while this process lives: `dragonfly destroy {left.name}`" in caplog.text
