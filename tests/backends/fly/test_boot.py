@@ -249,7 +249,7 @@ def test_an_entrypoint_that_swallows_the_command_is_named(
     on_fly.faults.on("wait", nth=1, reply=errors.not_reached(["stopped"], "created"), delay=0.3)
     silent = times_out(make, make_backend(image="registry.fly.io/media:server"), 1.5)
     for error in (done, silent):
-        assert "the image has an ENTRYPOINT that does not run the command that it is given" in str(error)
+        assert "the image's ENTRYPOINT does not run the command that it is given" in str(error)
         assert 'init={"entrypoint": ["/usr/bin/env"]}' in str(error)
 
 
@@ -426,7 +426,7 @@ def test_a_machine_whose_runner_says_nothing_is_told_with_what_was_waited_for(
     on_fly.faults.on("wait", nth=1, reply=errors.not_reached(["stopped"], "created"), delay=0.3)
     error = times_out(make, make_backend(machine_config=ASLEEP_CONFIG), 1.5)
     assert "state started" in error.output
-    assert f"Its runner was to dial [{on_fly.parent.private_ip}]:" in error.output
+    assert f"Its runner should dial [{on_fly.parent.private_ip}]:" in error.output
     assert "fly logs -a media" in error.output
     assert on_fly.history.left == []
 

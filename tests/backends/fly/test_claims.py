@@ -118,7 +118,7 @@ def test_a_claim_that_cannot_be_renewed_is_a_warning_and_no_more(
     on_fly.faults.on("metadata_key", times=math.inf, reply=trouble)
     node.renew()
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert "could not write on machine" in warning
+    assert "could not renew the claim on machine" in warning
     on_fly.faults.clear()
     node.renew()
     assert HELD in on_fly.machine().metadata

@@ -109,7 +109,7 @@ def test_without_end_it_ends_with_the_boot(on_fly: Simulator, backend: FlyBacken
     """Also where Fly asks for more time than a boot has."""
     on_fly.faults.on("create", times=math.inf, reply=rate_limited(retry_after))
     with pytest.raises(
-        BootTimeoutError, match=r"no machine was created in the time.*429.*rate limit exceeded"
+        BootTimeoutError, match=r"Fly created no machine within the boot timeout.*429.*rate limit exceeded"
     ) as caught:
         boot(backend, 1.0)
     assert caught.value.phase == "create"

@@ -249,7 +249,7 @@ def test_a_connection_that_is_used_again_can_be_cut_as_well(on_fly: Simulator, b
         for _ in range(2):
             assert api.get("0" * 14, Deadline(FOR_EVER)) is None
         assert len(on_fly.connections) == 1
-        with pytest.raises(FlyAPIError, match="given up"):
+        with pytest.raises(FlyAPIError, match="cancelled before Fly answered"):
             api.get("0" * 14, Deadline(FOR_EVER, given_up))
         on_fly.until(lambda _: not len(on_fly.connections))
         assert api.get("0" * 14, Deadline(FOR_EVER)) is None

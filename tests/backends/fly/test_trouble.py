@@ -160,8 +160,8 @@ print(len(backend.journal.entries()))
             "",
         ),
         # By its name it is found as well.
-        ("fills", 1, ["[False]", "0"], "the journal does not have the number of machine"),
-        ("locks-later", 1, ["[True]", "1"], "is gone, which the journal could not be told: [Errno 30]"),
+        ("fills", 1, ["[False]", "0"], "could not be written into the journal: [Errno 28]"),
+        ("locks-later", 1, ["[True]", "1"], "is gone, but its journal entry could not be removed: [Errno 30]"),
     ],
 )
 def test_no_machine_is_made_that_the_disk_does_not_have(
@@ -186,7 +186,7 @@ def test_a_boot_that_fly_refuses_is_that_also_where_the_disk_is_locked(on_fly: S
     command = [*unshared("--mount"), sys.executable, "-c", ON_A_DISK, str(tmp_path), "locks"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.startswith("create: creating a machine: HTTP 403"), done.stdout + done.stderr
-    assert "which the journal could not be told: [Errno 30]" in done.stderr
+    assert "but its journal entry could not be removed: [Errno 30]" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -244,7 +244,7 @@ def test_what_could_not_be_destroyed_the_next_boot_sees_to(
         assert "A later sweep destroys it" in caplog.text
         nothing_is_left(on_fly, backend)
     else:
-        assert f"no sweep does while this process lives: `dragonfly destroy {left.name}`" in caplog.text
+        assert f"no sweep destroys it while this process lives: `dragonfly destroy {left.name}`" in caplog.text
         assert main(["destroy", "--yes", left.name]) == 0
 
 

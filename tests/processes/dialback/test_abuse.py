@@ -333,7 +333,7 @@ def test_a_silent_peer_is_dropped_when_its_time_is_over(
     parent = reception.expect()
     with closing(connect(parent)) as sock:
         assert everything(sock) == b""
-    assert "did not prove anything within 0.2 s" in reception.warnings.get(timeout=PATIENCE)
+    assert "did not authenticate within 0.2 s" in reception.warnings.get(timeout=PATIENCE)
     joins(reception, parent)
 
 
