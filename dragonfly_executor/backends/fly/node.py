@@ -33,7 +33,7 @@ PAUSE = 1.0
 """Seconds until the next poll if Fly does not report the machine's state."""
 UNSEEN = 15.0
 """Seconds after its creation in which a machine may be unknown to some of Fly's hosts, any of which may answer."""
-SWALLOWED = (
+ENTRYPOINT_HINT = (
     "its runner was never started, since the image's ENTRYPOINT does not run the command that it is given "
     '(it should end with `exec "$@"`): init={"entrypoint": ["/usr/bin/env"]} replaces that ENTRYPOINT'
 )
@@ -125,7 +125,7 @@ class FlyNode(Node):
         if seen.state == "started" and seen.exit is None:
             return (
                 f"{seen.standing()}. Its runner should dial {self._address}: is that address reachable from Fly's "
-                f"private network (6PN)? Or {SWALLOWED}. Its output: fly logs -a {self._api.access.app} "
+                f"private network (6PN)? Or {ENTRYPOINT_HINT}. Its output: fly logs -a {self._api.access.app} "
                 f"--machine {seen.id}"
             )
         return seen.standing()
@@ -190,7 +190,7 @@ def describe_exit(ending: Exit, address: str) -> str:
         exit_codes.EXPIRED: "max_lifetime had passed",
         exit_codes.IDLE: "it had no call for max_idle",
         exit_codes.SILENT: "its agent was silent for too long",
-        0: f"a runner never exits with this code itself: perhaps {SWALLOWED}",
+        0: f"a runner never exits with this code itself: perhaps {ENTRYPOINT_HINT}",
         126: "the command that starts the runner cannot be executed: check init= and python=",
         127: "the command that starts the runner was not found: check init=, python= and the image",
         1: "check its log: is dragonfly_executor installed in the image, for the same version of Python?",

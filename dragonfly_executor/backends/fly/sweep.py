@@ -23,7 +23,7 @@ from dragonfly_executor.backends.fly.owner import Label, Liveness, Owner
 MAX_PARENTS = 20
 """The maximum number of parents on Fly that one sweep checks, as each takes a request."""
 
-ASKING = 3.0
+LOOKUP_TIMEOUT = 3.0
 """Seconds for looking up one machine. A slow lookup must not prevent the lookups of other machines."""
 SHOWN = 60.0
 """Seconds after which a machine that Fly does not know counts as gone. A newer one may not be visible everywhere."""
@@ -190,7 +190,7 @@ class Sweeper:
     def _ask(self, machine_id: str, deadline: Deadline) -> tuple[FlyMachine | None, str]:
         """Look a machine up. Return it, or the reason why the lookup failed."""
         try:
-            return self._api.get(machine_id, deadline.part(ASKING)), ""
+            return self._api.get(machine_id, deadline.part(LOOKUP_TIMEOUT)), ""
         except FlyAPIError as error:
             return None, f"its state could not be read: {error}"
 
@@ -257,12 +257,12 @@ class Sweeper:
     def _ask_for_parent(self, machine_id: str, app: str, deadline: Deadline, *, is_new: bool) -> Liveness:
         api = self._api if app in ("", self._api.access.app) else self._api.of(app)
         try:
-            machine = api.get(machine_id, deadline.part(ASKING))
+            machine = api.get(machine_id, deadline.part(LOOKUP_TIMEOUT))
             if machine is not None:
                 ended = machine.id == machine_id and machine.state in {*GONE, "stopped", "failed"}
                 return Liveness.GONE if ended else Liveness.UNKNOWN
             # A missing machine proves something only if Fly lists other machines of its app.
-            others = set() if not app or is_new else api.ids(deadline.part(ASKING))
+            others = set() if not app or is_new else api.ids(deadline.part(LOOKUP_TIMEOUT))
         except FlyAPIError:
             return Liveness.UNKNOWN
         return Liveness.GONE if others and machine_id not in others else Liveness.UNKNOWN

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.worker_threads import WorkerThreads
     from dragonfly_executor.transport.loop import Loop
 
-QUIET = 60.0
+REFUSAL_LOG_INTERVAL = 60.0
 """Minimum number of seconds between two log lines about refused peers: a stranger can cause any number of refusals."""
 
 
@@ -208,7 +208,7 @@ class DialBack:
         self._untold += 1
         self.last_refusal = errors.RunnerAuthError(f"a connection from {peer} was refused: {reason}", "connect")
         now = self._loop.time()
-        if self._told_at is not None and now - self._told_at < QUIET:
+        if self._told_at is not None and now - self._told_at < REFUSAL_LOG_INTERVAL:
             return
         more = f" ({self._untold - 1} others since the last such line)" if self._untold > 1 else ""
         self._told_at, self._untold = now, 0

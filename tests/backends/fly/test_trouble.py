@@ -35,7 +35,7 @@ def test_a_machine_that_cannot_be_asked_after_hides_no_other(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, trouble: dict[str, Any]
 ) -> None:
     """Its host is in trouble, perhaps for days: that must not be the end of all sweeps."""
-    monkeypatch.setattr("dragonfly_executor.backends.fly.sweep.ASKING", 0.3)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.sweep.LOOKUP_TIMEOUT", 0.3)
     machine = machine_of(on_fly, label(owner=gone()).encode())
     backend = make_backend()
     entry_of(backend, name="dragonfly-a", machine_id="7811")
@@ -52,7 +52,7 @@ def test_a_machine_that_cannot_be_asked_after_hides_no_other(
 def test_a_parent_that_cannot_be_asked_after_hides_no_machine(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dragonfly_executor.backends.fly.sweep.ASKING", 0.3)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.sweep.LOOKUP_TIMEOUT", 0.3)
     left = machine_of(on_fly, label(owner=gone()).encode(), "runner-left")
     theirs = machine_of(on_fly, label(owner=elsewhere()._replace(host="fly:7811")).encode(), "runner-theirs")
     on_fly.faults.on("get", times=math.inf, where=lambda call: call.machine == "7811", reply=answers.platform(500))
