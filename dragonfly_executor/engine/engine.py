@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.options import PoolOptions
-    from dragonfly_executor.engine.output.router import Outputs
+    from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_table import Runners
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.sync import FileSnapshot
@@ -93,7 +93,7 @@ class Engine:
         self._loop: Loop
         self._runners: Runners
         self._do: dict[type, Callable[[Any], None]]
-        self.outputs: Outputs
+        self.outputs: OutputRouter
         ForkGuard.of_this_process().add(self)
 
     # -- from any thread ----------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ class Engine:
             text = f"the call's arguments take {size} bytes, more than max_payload={self.options.max_payload}"
             raise errors.FrameTooLargeError(text)
         if self._file_snapshot is not None:
-            self._file_snapshot.look_again()
+            self._file_snapshot.scan_again()
         future: Future[Any] = Future(self)
         call = future.call = Call(next(self._ids), payload, future, limits)
         if self._thread is None:
@@ -250,7 +250,7 @@ class Engine:
         try:
             self._loop.run()
         except BaseException as error:
-            self._collapse(error)
+            self._fail_with_bug(error)
         finally:
             try:
                 self._components.close()
@@ -331,7 +331,7 @@ class Engine:
         self._failure = self._failure or error
         self.handle(events.PoolBroke(error))
 
-    def _collapse(self, bug: BaseException) -> None:
+    def _fail_with_bug(self, bug: BaseException) -> None:
         """Fail all calls and release all nodes, because the engine itself has failed."""
         error = broken_by(bug)
         self._failure = self._failure or error

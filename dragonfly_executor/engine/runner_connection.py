@@ -24,7 +24,7 @@ from dragonfly_executor.protocol.frames import (
     encode,
 )
 from dragonfly_executor.protocol.stdlib_json import json
-from dragonfly_executor.protocol.versions import versions_beside
+from dragonfly_executor.protocol.versions import versions_like
 from dragonfly_executor.serialization.buffer_cache import PayloadParts
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.streams import as_socket
@@ -32,7 +32,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Node, Stream
-    from dragonfly_executor.engine.output.router import Outputs
+    from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.sync import Sender
     from dragonfly_executor.transport.loop import Loop
@@ -74,7 +74,7 @@ class RunnerLink:
         loop: Loop,
         codec: CallCodec,
         listener: RunnerHandler,
-        outputs: Outputs,
+        outputs: OutputRouter,
         max_payload: int,
         on_hello: Callable[[RunnerLink, handshake.Hello], object],
     ) -> None:
@@ -97,7 +97,7 @@ class RunnerLink:
         """Calls that the runner does not start before it has all files that were sent ahead of them."""
         self._loop = loop
         self._codec = codec
-        self._inline_size = HEADER_SIZE + memory_bounds.inline_room(max_payload)
+        self._inline_size = HEADER_SIZE + memory_bounds.max_inline_bytes(max_payload)
         self._listener = listener
         self._on_hello = on_hello
         """Gets the HELLO of a runner whose versions fit."""
@@ -336,7 +336,7 @@ class RunnerLink:
         except (errors.BootError, errors.ProtocolError) as error:
             self._listener.runner_broke(self, error)
             return
-        reason = handshake.mismatch(versions_beside(hello.versions), hello.versions)
+        reason = handshake.mismatch(versions_like(hello.versions), hello.versions)
         if reason is not None:
             self.refuse(reason)
             self._listener.runner_broke(self, errors.VersionMismatchError(f"{self.name}: {reason}", "handshake"))
@@ -346,4 +346,4 @@ class RunnerLink:
 
     def _sort(self, frame: Frame, said: RunnerMessages) -> None:
         """Dispatch a frame that is not a small result."""
-        self._frame_handler.heard(frame, said)
+        self._frame_handler.on_frame(frame, said)

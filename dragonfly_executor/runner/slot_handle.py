@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from dragonfly_executor.protocol.frames import HEADER, HEADER_SIZE, LIMITS, TOTAL, Flag, Frame, Kind
 from dragonfly_executor.runner import process_tree, slot_process
-from dragonfly_executor.runner.fault_traceback import LastStack
+from dragonfly_executor.runner.fault_traceback import FaultTraceback
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.transport.sockets import MSG_DONTWAIT, PACKETS, Socket, socketpair
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from dragonfly_executor.runner.agent_stream import AgentStream
-    from dragonfly_executor.runner.process_title import Title
-    from dragonfly_executor.runner.slot_output import OwnOutput
+    from dragonfly_executor.runner.process_title import ProcessTitle
+    from dragonfly_executor.runner.slot_output import SlotStreams
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
@@ -73,7 +73,7 @@ class SlotOutput:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def take_over(self, agent: AgentStream) -> OwnOutput | None:
+    def take_over(self, agent: AgentStream) -> SlotStreams | None:
         """Redirect the streams of the forked slot. Return the reader of its calls' output, or None if there is none."""
         return None
 
@@ -92,7 +92,7 @@ class SlotOutput:
     def slot_has_ended(self, slot: Slot) -> None:
         """Forward the text that is left in the pipes."""
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         """Return the end of the running call's stderr, as far as it is known."""
         return ""
 
@@ -108,6 +108,20 @@ class SlotOutput:
         """Close the descriptors."""
 
 
+def _fork(stack: FaultTraceback) -> tuple[int, list[Socket]]:
+    """Make a slot's four sockets, and fork. On an error, close the sockets and `stack`."""
+    made: list[Socket] = []
+    try:
+        made.extend(socketpair(PACKETS))
+        made.extend(socketpair())
+        return os.fork(), made
+    except OSError:
+        stack.close()
+        for sock in made:
+            sock.close()
+        raise
+
+
 class Slot:
     """One forked process that runs calls, and the calls that were handed to it."""
 
@@ -120,7 +134,7 @@ class Slot:
         on_frames: Callable[[Slot, list[Frame]], None],
         output: SlotOutput,
         progress: Progress,
-        title: Title | None,
+        title: ProcessTitle | None,
     ) -> None:
         self.output = output
         self.progress = progress
@@ -132,19 +146,9 @@ class Slot:
         self._end_timer: Timer | None = None
         self.answer: Callable[[bytes], None] | None = None
         """Callback that sends the frame that ends a call behind the output of the call; None if there is no output."""
-        made: list[Socket] = []
-        self.stack = LastStack()
+        self.stack = FaultTraceback()
         agent_pid = os.getpid()
-        try:
-            made.extend(socketpair(PACKETS))
-            made.extend(socketpair())
-            self.pid = os.fork()
-        except OSError:
-            self.stack.close()
-            for sock in made:
-                sock.close()
-            raise
-        self._calls, self._taken_by_slot, own_end, slot_end = made
+        self.pid, (self._calls, self._taken_by_slot, own_end, slot_end) = _fork(self.stack)
         if self.pid == 0:
             self._become_slot(inherited, own_end, slot_end, setup, place, agent_pid)
         slot_end.close()

@@ -19,9 +19,9 @@ from dragonfly_executor.protocol.frames import HEADER, HEADER_SIZE, Flag, Frame,
 from dragonfly_executor.protocol.output_window import WINDOW, weight
 from dragonfly_executor.runner import output_pipes
 from dragonfly_executor.runner.dispatch import Dispatcher
-from dragonfly_executor.runner.output_pipes import Pipes
+from dragonfly_executor.runner.output_pipes import OutputPipes
 from dragonfly_executor.runner.slot_handle import Slot, SlotOutput
-from dragonfly_executor.runner.slot_output import OwnOutput
+from dragonfly_executor.runner.slot_output import SlotStreams
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -50,7 +50,7 @@ def maker(session: dict[str, Any], loop: Loop, link: Link, dispatcher: Dispatche
 class DroppedOutput(SlotOutput):
     """The output of a slot whose text is discarded."""
 
-    def take_over(self, agent: AgentStream) -> OwnOutput | None:
+    def take_over(self, agent: AgentStream) -> SlotStreams | None:
         """See `SlotOutput`."""
         output_pipes.drop()
         return None
@@ -64,16 +64,16 @@ class SentOutput(SlotOutput):
         self._loop = loop
         self._dispatcher = dispatcher
         self._log_level = log_level
-        self._pipes = Pipes(logs=log_level is not None)
+        self._pipes = OutputPipes(logs=log_level is not None)
         self._on_its_way = 0
         self._is_flood = False
         self._is_full = False
         self._last_words = bytearray()
-        self._look_again: Timer | None = None
+        self._check_timer: Timer | None = None
 
-    def take_over(self, agent: AgentStream) -> OwnOutput:
+    def take_over(self, agent: AgentStream) -> SlotStreams:
         """See `SlotOutput`."""
-        return OwnOutput(self._pipes, agent, self._log_level)
+        return SlotStreams(self._pipes, agent, self._log_level)
 
     def slot_is_forked(self, slot: Slot) -> None:
         """See `SlotOutput`."""
@@ -125,11 +125,11 @@ class SentOutput(SlotOutput):
     def _leave_to_slot(self, slot: Slot) -> None:
         """Stop watching the pipes, and watch them again after `LIVE_AFTER` seconds."""
         self._ignore()
-        if self._look_again is None:
-            self._look_again = self._loop.call_later(LIVE_AFTER, lambda: self._look(slot))
+        if self._check_timer is None:
+            self._check_timer = self._loop.call_later(LIVE_AFTER, lambda: self._check_pipes(slot))
 
-    def _look(self, slot: Slot) -> None:
-        self._look_again = None
+    def _check_pipes(self, slot: Slot) -> None:
+        self._check_timer = None
         if not self._is_full:
             self._watch(slot)
 
@@ -212,7 +212,7 @@ class SentOutput(SlotOutput):
             for frame in self._pipes.frames(fd, call_id, attempt, slot.pid):
                 self._forward(slot, frame, call_id, flags)
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         """See `SlotOutput`."""
         return self._last_words.decode(errors="replace")
 
@@ -222,7 +222,7 @@ class SentOutput(SlotOutput):
 
     def close(self) -> None:
         """See `SlotOutput`."""
-        if self._look_again is not None:
-            self._look_again.cancel()
+        if self._check_timer is not None:
+            self._check_timer.cancel()
         self._ignore()
         self._pipes.close()
