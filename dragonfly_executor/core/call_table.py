@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from dragonfly_executor.core.alarms import Alarm, Alarms
 from dragonfly_executor.core.call_queue import SLACK, Queue
 from dragonfly_executor.core.calls import (
     DEFAULT_KIND,
@@ -17,7 +18,6 @@ from dragonfly_executor.core.calls import (
     CallState,
     QueueTotal,
 )
-from dragonfly_executor.core.deadlines import Alarm, Alarms
 
 __all__ = ["Call", "CallLimits", "CallState", "CallTable"]
 

@@ -107,10 +107,6 @@ def test_a_runner_beyond_max_makes_no_room() -> None:
     story.submit_calls(4, kinds=["", "gpu", "large", "large"])
     for runner_id in (1, 2, 3, 4):
         story.boots(runner_id, 1)
-    story.results(3, 3)
-    assert story.submit_calls(1) == ["stop 3: room for another kind"]
-    story.is_gone(3)
-    story.boots(5, 1)
     story.results(4, 4)
     assert story.tell(events.Resized(2, 2)) == ["stop 4: resized"]
 
