@@ -29,6 +29,7 @@ class CallTable:
         calls: the unsettled calls by id.
         queues: by kind, the calls that wait for a slot, or for the end of a retry's delay. The queue of a kind stays
             once it was there.
+        total: the counts of all queues together.
         newest: id of the call that arrived last; 0 before the first.
         waiting: number of calls in `queues`, plus calls that were given up there and are still to be settled.
         started: number of calls that slots have begun.
@@ -39,8 +40,8 @@ class CallTable:
 
     def __init__(self) -> None:
         self.calls: dict[int, Call] = {}
-        self._total = QueueTotal()
-        self.queues = {DEFAULT_KIND: Queue(self.calls, self._total)}
+        self.total = QueueTotal()
+        self.queues = {DEFAULT_KIND: Queue(self.calls, self.total)}
         self.newest = 0
         self.waiting = 0
         self.started = 0
@@ -50,12 +51,12 @@ class CallTable:
     @property
     def queued(self) -> int:
         """Return the number of calls that wait for a slot."""
-        return self._total.queued
+        return self.total.queued
 
     @property
     def delayed(self) -> int:
         """Return the number of calls that wait for the end of a retry's delay."""
-        return self._total.delayed
+        return self.total.delayed
 
     def accept(self, calls: Sequence[Call], now: float) -> list[str]:
         """Queue new calls, and start their timeouts.
@@ -93,7 +94,7 @@ class CallTable:
         """Return the queue of a kind."""
         queue = self.queues.get(kind)
         if queue is None:
-            queue = self.queues[kind] = Queue(self.calls, self._total)
+            queue = self.queues[kind] = Queue(self.calls, self.total)
         return queue
 
     def take(self, queue: Queue, count: int) -> list[Call]:
@@ -158,7 +159,7 @@ class CallTable:
             another way meanwhile is left out.
         """
         given_up = self.queues[kind]
-        queue = self.queues[kind] = Queue(self.calls, self._total)
+        queue = self.queues[kind] = Queue(self.calls, self.total)
         for call in given_up.take(spare):
             queue.put_back(call)
         given_up.part()
@@ -172,7 +173,7 @@ class CallTable:
         """
         for kind, queue in self.queues.items():
             queue.part()
-            self.queues[kind] = Queue(self.calls, self._total)
+            self.queues[kind] = Queue(self.calls, self.total)
         self.alarms.clear()
         return iter(list(self.calls.values()))
 
@@ -181,7 +182,7 @@ class CallTable:
     def may_be_due(self, now: float) -> bool:
         """Return whether a timeout or a delay may have ended."""
         first = self.alarms.first
-        return (first is not None and first[0] <= now) or (self._total.delayed > 0 and self.is_due(now))
+        return (first is not None and first[0] <= now) or (self.total.delayed > 0 and self.is_due(now))
 
     def is_due(self, now: float) -> bool:
         """Return whether the delay of a call has ended."""
@@ -191,7 +192,7 @@ class CallTable:
     def next_release(self) -> float | None:
         """Return when the next delay ends, in monotonic seconds; None if no call is delayed."""
         first: float | None = None
-        if self._total.delayed:
+        if self.total.delayed:
             for queue in self.queues.values():
                 release = queue.next_release() if queue.delayed else None
                 if release is not None and (first is None or release < first):
@@ -221,7 +222,7 @@ class CallTable:
     def deadline(self) -> float | None:
         """Return when the next timeout or retry's delay ends, in monotonic seconds; None = never."""
         alarm = self._next_alarm() if self.alarms.first is not None else None
-        release = self.next_release()
+        release = self.next_release() if self.total.delayed else None
         if alarm is None:
             return release
         return alarm[0] if release is None else min(alarm[0], release)

@@ -36,10 +36,10 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         fit(pool)
     if len(runners.groups) > 1:
         fit_yields(pool, now)
-    if calls.queued and pool.boots.all_hang and pool.starts_calls:
+    if calls.total.queued and pool.boots.all_hang and pool.starts_calls:
         give_up_hung(pool, now)
         is_late = is_late and calls.is_late(now)
-    if calls.queued and not is_late:
+    if calls.total.queued and not is_late:
         assign(pool)
         if pool.mode is ShutdownMode.CANCEL_QUEUED:
             cancel_unbooted(pool)
@@ -52,7 +52,7 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         assign(pool)
     if runners.idle or runners.retired or pool.mode is not None:
         shrink(pool, now, is_late=is_late)
-    if is_late or pool.backlog.entries or calls.delayed:
+    if is_late or pool.backlog.entries or calls.total.delayed:
         pool.is_behind = is_late or len(pool.backlog.entries) > 0 or calls.is_due(now)
     else:
         pool.is_behind = False
@@ -77,7 +77,7 @@ def cancel_unbooted(pool: PoolState) -> None:
 def may_grow(pool: PoolState) -> bool:
     """Return whether `grow` may have something to do. If there is one kind, that is quick to see."""
     runners = pool.runner_table
-    if len(runners.groups) > 1 or pool.call_table.queued or runners.in_flight > runners.slots:
+    if len(runners.groups) > 1 or pool.call_table.total.queued or runners.in_flight > runners.slots:
         return True
     # The pool never keeps more than `min` runners.
     return runners.up + len(runners.booting) < pool.min or runners.groups[DEFAULT_KIND].back_off.until is not None

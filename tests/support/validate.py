@@ -101,7 +101,7 @@ def check_places(pool: PoolState) -> None:
         waits = [call_id for _, call_id in queue.delays if call_id in call_table.calls]
         assert {call.kind for call in [*calls, *(call_table.calls[i] for i in waits)]} <= {kind}
         assert (queue.queued, queue.delayed) == (len(calls), len(waits))
-        assert queue.total is call_table._total
+        assert queue.total is call_table.total
         assert len(queue._fresh) + len(queue._again) <= 2 * queue.queued + 64
         assert len(queue.delays) <= 2 * queue.delayed + 64
         queued += calls
