@@ -26,7 +26,7 @@ JOIN_TIMEOUT = 5.0
 """Seconds to wait for a thread before an error is logged."""
 
 
-class Parts:
+class EngineComponents:
     """All threads and descriptors of an engine except its own thread, and their users. All of them exist, or none.
 
     Args:
@@ -107,4 +107,4 @@ class Parts:
     def join(self) -> None:
         """Wait for the threads. Logs an error for each thread that does not end."""
         for left in self.worker_groups.join(JOIN_TIMEOUT):
-            self.notifications.log_error(f"thread {left} has not ended; what it runs blocks")
+            self.notifications.log_error(f"thread {left} has not ended: its job still blocks")

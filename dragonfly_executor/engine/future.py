@@ -229,7 +229,9 @@ class Future(BaseFuture[T]):
         """
         option = self._engine.options.output
         if option != "capture":
-            raise RuntimeError(f"only a pool made with output='capture' keeps what calls write; this has {option!r}")
+            raise RuntimeError(
+                f"only a pool made with output='capture' keeps the output of calls; this pool has {option!r}"
+            )
         return "" if self.captured is None else self.captured.text()
 
     def add_done_callback(self, fn: Callable[[BaseFuture[T]], object]) -> None:
@@ -272,4 +274,6 @@ class Future(BaseFuture[T]):
 
     def _refuse_in_forked_child(self) -> None:
         if self._engine.forked and not self.done():
-            raise ForkedExecutorError("this call belongs to the process that forked; its result arrives only there")
+            raise ForkedExecutorError(
+                "this call belongs to the process that this one was forked from: its result arrives only there"
+            )

@@ -53,9 +53,9 @@ def arguments(value: Sequence[Any], _name: str) -> tuple[Any, ...]:
 
 
 def text(value: str, name: str) -> str:
-    """Return a text that is not empty."""
+    """Return a string that is not empty."""
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} must be a text that is not empty")
+        raise ValueError(f"{name} must be a string that is not empty")
     return value
 
 
@@ -109,7 +109,7 @@ def idle(value: Seconds | tuple[Seconds | None, IdleCheck] | None, name: str) ->
     if not isinstance(value, tuple):
         return seconds_or_none(value, name), None
     if len(value) != 2 or not callable(value[1]):
-        raise TypeError(f"{name} as a pair must be (seconds, check), and check a callable")
+        raise TypeError(f"{name} must be seconds, or a pair (seconds, check) whose check is callable")
     return seconds_or_none(value[0], name), hook(value[1], f"the check of {name}")
 
 

@@ -59,7 +59,9 @@ class OptionSet:
         """
         for name in given:
             if name not in self.OPTIONS:
-                raise TypeError(f"no such {self.KIND}option: {name!r}; there are {', '.join(sorted(self.OPTIONS))}")
+                raise TypeError(
+                    f"no such {self.KIND}option: {name!r}; the options are {', '.join(sorted(self.OPTIONS))}"
+                )
         for name, stated in self.OPTIONS.items():
             setattr(self, name, stated.check(given.get(name, stated.default), name))
 

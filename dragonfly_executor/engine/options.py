@@ -129,7 +129,7 @@ class Budget(Record):
             raise ValueError("a budget needs machine_time=, cost=, or both")
         self.machine_time = limit(machine_time, "machine_time")
         if self.machine_time == float("inf"):
-            raise ValueError("machine_time must be finite: leave it out where there is no limit on it")
+            raise ValueError("machine_time must be finite: leave it out if there is no limit")
         self.cost = dollars(cost, "cost", positive=True)
         self.price = dollars(price, "price", positive=True)
 

@@ -46,10 +46,7 @@ CALL, RESULT, LARGE, ERROR, RETRYABLE = int(Kind.CALL), int(Kind.RESULT), Flag.L
 
 
 class RunnerHandler(Protocol):
-    """The receiver of a runner's events: the engine."""
-
-    def runner_said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
-        """Handle the HELLO of a runner whose versions fit."""
+    """The receiver of a runner's events, except HELLO: the engine."""
 
     def runner_broke(self, runner: RunnerLink, error: Exception) -> None:
         """Handle the end of a link, or an error that must end it."""
@@ -79,6 +76,7 @@ class RunnerLink:
         listener: RunnerHandler,
         outputs: Outputs,
         max_payload: int,
+        on_hello: Callable[[RunnerLink, handshake.Hello], object],
     ) -> None:
         self.id = runner_id
         self.node = node
@@ -101,6 +99,8 @@ class RunnerLink:
         self._codec = codec
         self._inline_size = HEADER_SIZE + memory_bounds.inline_room(max_payload)
         self._listener = listener
+        self._on_hello = on_hello
+        """Gets the HELLO of a runner whose versions fit."""
         self._outputs = outputs
         self._transfers = LargePayloads(codec, max_payload)
         self._starts = node.starts
@@ -331,7 +331,7 @@ class RunnerLink:
                 text = bytes(frame.payload).decode(errors="replace")
                 raise errors.BootError(f"{self.name} cannot be a runner: {text}", "handshake")
             if frame.kind != Kind.HELLO:
-                raise errors.ProtocolError(f"the runner's first frame is not a HELLO but of kind {frame.kind}")
+                raise errors.ProtocolError(f"the runner's first frame must be a HELLO, but is of kind {frame.kind}")
             hello = handshake.read_hello(bytes(frame.payload))
         except (errors.BootError, errors.ProtocolError) as error:
             self._listener.runner_broke(self, error)
@@ -342,7 +342,7 @@ class RunnerLink:
             self._listener.runner_broke(self, errors.VersionMismatchError(f"{self.name}: {reason}", "handshake"))
             return
         self.pid = hello.versions.pid
-        self._listener.runner_said_hello(self, hello)
+        self._on_hello(self, hello)
 
     def _sort(self, frame: Frame, said: RunnerMessages) -> None:
         """Dispatch a frame that is not a small result."""

@@ -8,7 +8,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import events
 from dragonfly_executor.core.call_table import CallLimits
 from dragonfly_executor.core.events import ShutdownMode
-from dragonfly_executor.core.usage import Caps, Meter
+from dragonfly_executor.core.usage import Caps, Usage
 from tests.support.story import PLAIN, PromptStory, Story
 
 TOLD = "warn: the pool's budget of"
@@ -215,8 +215,8 @@ def test_a_call_that_waits_to_be_tried_again_is_not_said_to_have_never_run() -> 
     story.now = 9.0
     story.loses(1, tried)
     assert story.at(10.0) == [TOLD, f"{tried} = BudgetExceeded", f"{fresh} = BudgetExceeded"]
-    assert "the call may have run before; its attempt 2 was not begun; raise" in str(story.errors[tried])
-    assert "the call was not started; raise budget= in a new pool" in str(story.errors[fresh])
+    assert "an earlier attempt of the call may have run; attempt 2 was not started; make" in str(story.errors[tried])
+    assert "the call was not started; make a new pool with a larger budget=" in str(story.errors[fresh])
     for error in story.errors.values():
         assert isinstance(error, errors.BudgetExceeded)
         assert error.machine_seconds == 10.0
@@ -275,10 +275,10 @@ def test_what_is_left_by_a_rounding_error_boots_nobody() -> None:
 @pytest.mark.parametrize("count", [1, 3, 7])
 def test_a_meter_that_is_asked_when_it_said_is_exhausted_then(count: int) -> None:
     """However the fractions fall: else the machine would be called in vain, again and again."""
-    meter = Meter(Caps(machine_seconds=0.7, cost=0.1, price=0.3 / count))
+    usage = Usage(Caps(machine_seconds=0.7, cost=0.1, price=0.3 / count))
     for number in range(count):
-        meter.began(number, 0.01 * number)
-    assert meter.until is not None
-    assert not meter.check(meter.until - 1e-9)
-    assert meter.check(meter.until)
-    assert max(meter.seconds(meter.until) - 0.7, (meter.cost(meter.until) or 0) - 0.1) == pytest.approx(0, abs=1e-9)
+        usage.began(number, 0.01 * number)
+    assert usage.until is not None
+    assert not usage.check(usage.until - 1e-9)
+    assert usage.check(usage.until)
+    assert max(usage.seconds(usage.until) - 0.7, (usage.cost(usage.until) or 0) - 0.1) == pytest.approx(0, abs=1e-9)
