@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, NamedTuple
 
-from dragonfly_executor.backends.ssh.deadline import Deadline
+from dragonfly_executor.backends.deadline import Deadline
 
 END_TIMEOUT = 1.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -144,15 +144,15 @@ def answer_of(command: Sequence[str], deadline: Deadline, limit: float) -> Answe
     in_time = False
     with tempfile.TemporaryFile() as errors:
         program = Program(command, errors)
-        until = Deadline(deadline.left(limit))
+        until = Deadline(deadline.step_timeout(limit))
         try:
             with deadline.ending(program.kill), suppress(TimeoutError, ConnectionError):
                 program.sock.shutdown(socket.SHUT_WR)
                 while data := _some(program.sock, until):
                     pieces.append(data)
-                in_time = not until.is_over and not deadline.is_given_up
+                in_time = not until.is_over and not deadline.is_cancelled
         finally:
-            status = program.end(until.left(END_TIMEOUT), ask=False)
+            status = program.end(until.step_timeout(END_TIMEOUT), ask=False)
         if not in_time:
             raise TimeoutError(f"{command[0]} did not answer within {limit:g} s")
         errors.seek(0)
@@ -160,5 +160,5 @@ def answer_of(command: Sequence[str], deadline: Deadline, limit: float) -> Answe
 
 
 def _some(sock: socket.socket, until: Deadline) -> bytes:
-    sock.settimeout(until.left())
+    sock.settimeout(until.step_timeout())
     return sock.recv(65536)
