@@ -6,7 +6,8 @@ The option classes are in `engine.options`, because the engine reads them.
 from __future__ import annotations
 
 from dragonfly_executor.core.usage import Caps
-from dragonfly_executor.engine.options import Budget, CallOptions, PoolOptions
+from dragonfly_executor.engine.budget import Budget
+from dragonfly_executor.engine.options import CallOptions, PoolOptions
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import dollars, whole
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.machine import PoolLimits
 
-__all__ = ["Budget", "CallOptions", "PoolOptions", "caps", "core_limits", "default_max", "read_options"]
+__all__ = ["CallOptions", "PoolOptions", "caps", "core_limits", "default_max", "read_options"]
 
 
 def read_options(name: str, backend: Backend, options: dict[str, Any]) -> PoolOptions:
