@@ -185,7 +185,8 @@ class Pool(Submitter):
         return future
 
     # On the class: an instance that holds a bound method of its own is never freed without the garbage collector.
-    _submit_with, _failed = submit_with, failed
+    _submit_with = submit_with  # pyright: ignore[reportAssignmentType]  # an instance binds it
+    _failed = failed  # pyright: ignore[reportAssignmentType]  # and this
 
     def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too."""

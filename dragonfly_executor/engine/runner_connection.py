@@ -44,6 +44,7 @@ class RunnerHandler(Protocol):
 
     def make_room(self) -> bool:
         """Free memory, on any link, because memory is short. Returns False if there is none to free."""
+        ...
 
 
 class RunnerLink:
