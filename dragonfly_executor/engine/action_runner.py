@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.core.call_table import Call
     from dragonfly_executor.engine.notifications import Notifications
-    from dragonfly_executor.engine.output.router import Outputs
+    from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_table import Runners
     from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.loop import Loop
@@ -36,7 +36,7 @@ class ActionRunner:
         self,
         loop: Loop,
         runners: Runners,
-        outputs: Outputs,
+        outputs: OutputRouter,
         file_snapshot: FileSnapshot | None,
         notifications: Notifications,
     ) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.events import ShutdownMode
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.engine.options import PoolOptions
-    from dragonfly_executor.engine.output.router import Outputs
+    from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.serialization import CallCodec
 
     T = TypeVar("T")
@@ -34,7 +34,7 @@ class EngineContext(Protocol):
 
     options: PoolOptions
     codec: CallCodec
-    outputs: Outputs
+    outputs: OutputRouter
 
     def handle(self, event: Any) -> None:
         """Hand the core an event, and carry out the actions."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.options import PoolOptions
-    from dragonfly_executor.engine.output.router import Outputs
+    from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_table import Runners
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.sync import FileSnapshot
@@ -94,7 +94,7 @@ class Engine:
         self._loop: Loop
         self._runners: Runners
         self._do: dict[type, Callable[[Any], None]]
-        self.outputs: Outputs
+        self.outputs: OutputRouter
         ForkGuard.of_this_process().add(self)
 
     # -- from any thread ----------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class Engine:
         try:
             self._loop.run()
         except BaseException as error:
-            self._collapse(error)
+            self._fail_with_bug(error)
         finally:
             try:
                 self._components.close()
@@ -332,7 +332,7 @@ class Engine:
         self._failure = self._failure or error
         self.handle(events.PoolBroke(error))
 
-    def _collapse(self, bug: BaseException) -> None:
+    def _fail_with_bug(self, bug: BaseException) -> None:
         """Fail all calls and release all nodes, because the engine itself has failed."""
         error = broken_by(bug)
         self._failure = self._failure or error

@@ -12,7 +12,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from dragonfly_executor.engine.large_payloads import LargePayloads
-    from dragonfly_executor.engine.output.router import Outputs
+    from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.transport.call_start_table import StartTable
     from dragonfly_executor.transport.link import Link
 
@@ -69,7 +69,7 @@ class FrameHandler:
         self,
         peer: Peer,
         transfers: LargePayloads,
-        outputs: Outputs,
+        outputs: OutputRouter,
         starts: StartTable | None,
     ) -> None:
         self.account = memory_bounds.OutputAccount()

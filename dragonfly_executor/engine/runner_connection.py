@@ -15,7 +15,7 @@ from dragonfly_executor.engine.runner_messages import Ref, Result, RunnerMessage
 from dragonfly_executor.protocol import handshake, memory_bounds
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, HEADER_SIZE, MAX_DETAIL, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.stdlib_json import json
-from dragonfly_executor.protocol.versions import versions_beside
+from dragonfly_executor.protocol.versions import versions_like
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.streams import as_socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
@@ -78,7 +78,7 @@ class RunnerLink:
         self._loop = loop
         self._engine = engine
         max_payload = engine.options.max_payload
-        self._inline_size = HEADER_SIZE + memory_bounds.inline_room(max_payload)
+        self._inline_size = HEADER_SIZE + memory_bounds.max_inline_bytes(max_payload)
         self._handler = handler
         self._on_hello = on_hello
         """Gets the HELLO of a runner whose versions fit."""
@@ -335,7 +335,7 @@ class RunnerLink:
         except (errors.BootError, errors.ProtocolError) as error:
             self._handler.runner_broke(self, error)
             return
-        reason = handshake.mismatch(versions_beside(hello.versions), hello.versions)
+        reason = handshake.mismatch(versions_like(hello.versions), hello.versions)
         if reason is not None:
             self.refuse(reason)
             self._handler.runner_broke(self, errors.VersionMismatchError(f"{self.name}: {reason}", "handshake"))

@@ -10,7 +10,7 @@ from dragonfly_executor.engine.boot.session_setup import SessionSetup
 from dragonfly_executor.engine.runner_messages import events_of
 from dragonfly_executor.protocol.memory_bounds import MAX_WARNING
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
-from dragonfly_executor.util.terminal_text import harmless
+from dragonfly_executor.util.terminal_text import escape_controls
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
@@ -119,7 +119,7 @@ class Runners:
     def runner_answered(self, runner: RunnerLink, said: RunnerMessages) -> None:
         """Hand the core all events of one read, and handle the frames that concern the driver."""
         if said.warning:
-            self._notifications.warn(f"{runner.name}: {harmless(said.warning[:MAX_WARNING])}")
+            self._notifications.warn(f"{runner.name}: {escape_controls(said.warning[:MAX_WARNING])}")
         for event in events_of(runner.id, said, runner.node):
             self._engine.handle(event)
         if said.setup_failure is not None:
@@ -127,7 +127,7 @@ class Runners:
         if said.synced:
             runner.sync_answered(said.synced)
         if said.bye:
-            self._said_bye(runner)
+            self._on_bye(runner)
 
     def make_room(self) -> bool:
         """Drop the largest result that is being received, from any runner. Returns False if there is none."""
@@ -189,7 +189,7 @@ class Runners:
         now = self._loop.time()
         # This process was suspended. The silence was its own, not the runners'.
         was_suspended = now - self._heartbeat_due > self._options.heartbeat
-        for runner in [*self._up.values(), *self._saying_goodbye()]:
+        for runner in [*self._up.values(), *self._awaiting_bye()]:
             if was_suspended:
                 runner.reset_silence_timer(now)
             silent, mumbling = now - runner.last_heard, now - runner.last_frame
@@ -203,10 +203,10 @@ class Runners:
         syncing = self.boots.syncing()
         for runner in syncing:
             runner.ping()
-        if self._up or syncing or self._saying_goodbye():
+        if self._up or syncing or self._awaiting_bye():
             self.start_heartbeat()
 
-    def _saying_goodbye(self) -> list[RunnerLink]:
+    def _awaiting_bye(self) -> list[RunnerLink]:
         """Return the runners that were told to stop and have not said BYE."""
         return [runner for runner, timer in self._stopping.values() if timer is not None]
 
@@ -238,7 +238,7 @@ class Runners:
         self._stopping[runner_id] = (runner, timer)
         runner.stop(grace)
 
-    def _said_bye(self, runner: RunnerLink) -> None:
+    def _on_bye(self, runner: RunnerLink) -> None:
         """Release the node of a runner that has said BYE."""
         if runner.id in self._stopping:
             self._leave(runner.id)

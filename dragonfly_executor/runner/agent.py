@@ -19,7 +19,7 @@ from dragonfly_executor.runner import capacity_check, process_tree
 from dragonfly_executor.runner.child_processes import ChildProcesses
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.oom_kills import MemoryWatch
-from dragonfly_executor.runner.os_signals import Watch, boot_clock
+from dragonfly_executor.runner.os_signals import OsSignals, boot_clock
 from dragonfly_executor.runner.slot_handle import EXIT_TIMEOUT, Slot, SlotOutput, Work
 from dragonfly_executor.serialization.buffer_cache import read_answer
 from dragonfly_executor.transport.call_start_cells import map_cells
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-    from dragonfly_executor.runner.sync_receiver import Synced
+    from dragonfly_executor.runner.sync_receiver import SyncedFiles
 
 LEASE_CHECKS = 4
 """Checks of the lease within one lease."""
@@ -61,7 +61,7 @@ class Agent:
         self._loop = loop
         self._runner_id = runner_id
         self._link = Link(loop, sock, self._on_frames, lambda _reason: self.exit(), handshake=True)
-        self._watch = Watch(loop)
+        self._watch = OsSignals(loop)
         self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slot)
         self._child_processes = ChildProcesses(
             loop, self._link, self._dispatcher, self._on_slot_frames, self._descriptors
@@ -76,7 +76,7 @@ class Agent:
         self._welcomed = False
         self._session: dict[str, Any] = {}
         """The content of the parent's WELCOME."""
-        self._synced: Synced | None = None
+        self._synced: SyncedFiles | None = None
         self._may_linger = usable_cpus() > 1
         self._grace = GRACE
         self._leaving = False
@@ -103,9 +103,9 @@ class Agent:
             self._child_processes.starts = map_cells(self._starts_memory)
         self._dispatcher.memory = MemoryWatch()
         # Imported here, while the parent reads the HELLO, because it loads ctypes.
-        from dragonfly_executor.runner.process_title import Title
+        from dragonfly_executor.runner.process_title import ProcessTitle
 
-        self._child_processes.title = Title()
+        self._child_processes.title = ProcessTitle()
         self._child_processes.title.set("agent")
         self._watch.parent(self.exit)
         self._check_lease()
@@ -113,22 +113,22 @@ class Agent:
         gc.freeze()
         gc.enable()
 
-    def note_starts(self, memory: int | None) -> None:
+    def share_start_cells(self, memory: int | None) -> None:
         """Have slots mark the calls that they start in this shared memory, given by its descriptor."""
         self._starts_memory = memory
 
-    def be_watched(self, show_life: Callable[[bool], None], every: float, grace: float) -> None:
+    def start_heartbeat(self, send_heartbeat: Callable[[bool], None], every: float, grace: float) -> None:
         """Send a heartbeat at regular intervals, and set the grace period of a SIGTERM.
 
         Args:
-            show_life: sends a heartbeat; it is told whether calls were here since the last one.
+            send_heartbeat: sends a heartbeat; it is told whether calls were here since the last one.
             every: seconds between two heartbeats.
             grace: seconds that calls have to finish when the machine is stopped.
         """
         self._grace = grace
         shown, self._shown = self._shown, self._loop.time()
-        show_life(self._dispatcher.has_worked_since(shown))
-        self._loop.call_later(every, lambda: self.be_watched(show_life, every, grace))
+        send_heartbeat(self._dispatcher.has_worked_since(shown))
+        self._loop.call_later(every, lambda: self.start_heartbeat(send_heartbeat, every, grace))
 
     def _check_lease(self) -> None:
         if boot_clock() - self._heard > self._lease:
@@ -308,9 +308,9 @@ class Agent:
     def _receive_sync(self, frame: Frame) -> None:
         if self._synced is None:
             # Imported only if the runner does not see the parent's files.
-            from dragonfly_executor.runner.sync_receiver import Synced
+            from dragonfly_executor.runner.sync_receiver import SyncedFiles
 
-            self._synced = Synced(self._loop, self._link.send, self._dispatcher, self._child_processes.run_helper)
+            self._synced = SyncedFiles(self._loop, self._link.send, self._dispatcher, self._child_processes.run_helper)
         self._synced.receive(frame)
 
     def _on_welcome(self, session: dict[str, Any]) -> None:
@@ -372,7 +372,7 @@ def run(
             prepare(agent)
         agent.start()
     except OSError as error:
-        capacity_check.say_why_not(sock, error)
+        capacity_check.report_failure(sock, error)
         os._exit(1)
     try:
         loop.run()

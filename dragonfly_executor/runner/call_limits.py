@@ -11,7 +11,7 @@ from dragonfly_executor.transport.loop import Loop
 INFINITY = float("inf")
 
 
-class Limits:
+class CallLimitTimers:
     """The limits of running calls. The clock of a `run_timeout` starts with the function, not with its imports.
 
     Args:

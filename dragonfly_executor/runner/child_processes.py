@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.protocol.frames import Frame
     from dragonfly_executor.runner.dispatch import Dispatcher
-    from dragonfly_executor.runner.process_title import Title
+    from dragonfly_executor.runner.process_title import ProcessTitle
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
     from dragonfly_executor.transport.call_start_cells import Cells
     from dragonfly_executor.transport.link import Link
@@ -64,7 +64,7 @@ class ChildProcesses:
         self._script: int | None = None
         """The `Script` mode of slots forked from now on; None to use the parent's."""
         self._forked = 0
-        self.title: Title | None = None
+        self.title: ProcessTitle | None = None
         """The writer of the title that ``ps`` shows."""
         self._setup_crashes = 0
         self._paused: list[Slot] = []
@@ -153,7 +153,7 @@ class ChildProcesses:
             return
         status = 1
         try:
-            slot_main.stand_alone(agent_pid)
+            slot_main.become_session_leader(agent_pid)
             for fd in self._descriptors():
                 os.close(fd)
             status = job()

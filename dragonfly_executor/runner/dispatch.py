@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from dragonfly_executor.protocol.frames import Flag, Frame, Kind, encode
 from dragonfly_executor.runner import slot_crash
-from dragonfly_executor.runner.call_limits import Limits
+from dragonfly_executor.runner.call_limits import CallLimitTimers
 from dragonfly_executor.runner.idle_check import IdleCheck
 from dragonfly_executor.runner.oom_kills import MemoryWatch
 from dragonfly_executor.runner.slot_handle import Slot, Work
@@ -32,7 +32,7 @@ class Dispatcher:
         self._loop = loop
         self._send = send
         self.lineup = Lineup(loop, fork_slot, self._no_room, self.dispatch)
-        self.limits = Limits(loop, lambda work, slot: self._stop_in_slot(work, slot, Kind.TIMED_OUT))
+        self.limits = CallLimitTimers(loop, lambda work, slot: self._stop_in_slot(work, slot, Kind.TIMED_OUT))
         self._idle_check = IdleCheck(loop, send)
         self.slots = self.lineup.slots
         """Living slots by process id."""

@@ -21,7 +21,7 @@ def describe(work: Work, slot: Slot, status: int, memory: MemoryWatch | None, st
         "pid": slot.pid,
         # A large call does not start before its whole payload has arrived.
         "started": slot.ready and work.missing <= 0 and slot.progress.may_have_begun(work.frame.detail),
-        "output": slot.output.last_words(),
+        "output": slot.output.last_output(),
         "stack": slot.stack.read(number),
         "out_of_memory": out_of_memory,
         "stopped_after": stopped_after,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from dragonfly_executor.protocol.frames import HEADER, HEADER_SIZE, LIMITS, TOTAL, Flag, Frame, Kind
 from dragonfly_executor.runner import process_tree, slot_process
-from dragonfly_executor.runner.fault_traceback import LastStack
+from dragonfly_executor.runner.fault_traceback import FaultTraceback
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.transport.sockets import MSG_DONTWAIT, PACKETS, Socket, socketpair
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from dragonfly_executor.runner.agent_stream import AgentStream
-    from dragonfly_executor.runner.process_title import Title
-    from dragonfly_executor.runner.slot_output import OwnOutput
+    from dragonfly_executor.runner.process_title import ProcessTitle
+    from dragonfly_executor.runner.slot_output import SlotStreams
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
@@ -73,7 +73,7 @@ class SlotOutput:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def take_over(self, agent: AgentStream) -> OwnOutput | None:
+    def take_over(self, agent: AgentStream) -> SlotStreams | None:
         """Redirect the streams of the forked slot. Return the reader of its calls' output, or None if there is none."""
         return None
 
@@ -92,7 +92,7 @@ class SlotOutput:
     def slot_has_ended(self, slot: Slot) -> None:
         """Forward the text that is left in the pipes."""
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         """Return the end of the running call's stderr, as far as it is known."""
         return ""
 
@@ -120,7 +120,7 @@ class Slot:
         on_frames: Callable[[Slot, list[Frame]], None],
         output: SlotOutput,
         progress: Progress,
-        title: Title | None,
+        title: ProcessTitle | None,
     ) -> None:
         self.output = output
         self.progress = progress
@@ -133,7 +133,7 @@ class Slot:
         self.answer: Callable[[bytes], None] | None = None
         """Callback that sends the frame that ends a call behind the output of the call; None if there is no output."""
         made: list[Socket] = []
-        self.stack = LastStack()
+        self.stack = FaultTraceback()
         agent_pid = os.getpid()
         try:
             made.extend(socketpair(PACKETS))

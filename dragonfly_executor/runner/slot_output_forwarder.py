@@ -20,9 +20,9 @@ from dragonfly_executor.protocol.frames import HEADER, HEADER_SIZE, Flag, Frame,
 from dragonfly_executor.protocol.output_window import WINDOW, weight
 from dragonfly_executor.runner import output_pipes
 from dragonfly_executor.runner.dispatch import Dispatcher
-from dragonfly_executor.runner.output_pipes import Pipes
+from dragonfly_executor.runner.output_pipes import OutputPipes
 from dragonfly_executor.runner.slot_handle import Slot, SlotOutput
-from dragonfly_executor.runner.slot_output import OwnOutput
+from dragonfly_executor.runner.slot_output import SlotStreams
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -51,7 +51,7 @@ def maker(session: dict[str, Any], loop: Loop, link: Link, dispatcher: Dispatche
 class DroppedOutput(SlotOutput):
     """The output of a slot whose text is discarded."""
 
-    def take_over(self, agent: AgentStream) -> OwnOutput | None:
+    def take_over(self, agent: AgentStream) -> SlotStreams | None:
         """See `SlotOutput`."""
         output_pipes.drop()
         return None
@@ -65,16 +65,16 @@ class SentOutput(SlotOutput):
         self._loop = loop
         self._dispatcher = dispatcher
         self._log_level = log_level
-        self._pipes = Pipes(logs=log_level is not None)
+        self._pipes = OutputPipes(logs=log_level is not None)
         self._on_its_way = 0
         self._is_flood = False
         self._is_full = False
         self._last_words = bytearray()
         self._look_again: Timer | None = None
 
-    def take_over(self, agent: AgentStream) -> OwnOutput:
+    def take_over(self, agent: AgentStream) -> SlotStreams:
         """See `SlotOutput`."""
-        return OwnOutput(self._pipes, agent, self._log_level)
+        return SlotStreams(self._pipes, agent, self._log_level)
 
     def slot_is_forked(self, slot: Slot) -> None:
         """See `SlotOutput`."""
@@ -213,7 +213,7 @@ class SentOutput(SlotOutput):
             for frame in self._pipes.frames(fd, call_id, attempt, slot.pid):
                 self._forward(slot, frame, call_id, flags)
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         """See `SlotOutput`."""
         return self._last_words.decode(errors="replace")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class DillPickler(ByValue, dill.Pickler):  # type: ignore[misc]
     """The dill pickler, except for functions and classes, which travel as they do with cloudpickle."""
 
-    def homeless_function(self, function: FunctionType) -> Any:
+    def function_without_module(self, function: FunctionType) -> Any:
         """Leave the function to dill."""
         return NotImplemented
 

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dragonfly_executor import errors
-from dragonfly_executor.protocol.dialback_auth import REFUSAL, ParentSide
+from dragonfly_executor.protocol.dialback_auth import REFUSAL, ParentHandshake
 from dragonfly_executor.protocol.frames import MAX_HANDSHAKE_FRAME, Decoder
 from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.pending_connections import Networks, PendingConnections, networks_of
-from dragonfly_executor.transport.tcp import tune
+from dragonfly_executor.transport.tcp import set_tcp_options
 from dragonfly_executor.transport.tls import TlsSocket, wrap_accepted
 
 BACKLOG = 1024
@@ -95,7 +95,7 @@ class Listener:
         loop: Loop,
         sock: socket.socket,
         context: ssl.SSLContext,
-        make_side: Callable[[], ParentSide],
+        make_side: Callable[[], ParentHandshake],
         host: ListenerOwner,
         *,
         deadline: float = DEADLINE,
@@ -146,7 +146,7 @@ class Listener:
 
     def speaks_tls(self, candidate: Candidate) -> None:
         """Favour a candidate whose TLS handshake is done."""
-        self._speaking.favour(candidate)
+        self._speaking.prefer(candidate)
 
     def forget(self, candidate: Candidate) -> None:
         """Remove a candidate from the tables."""
@@ -163,7 +163,7 @@ class Listener:
             return
         try:
             sock.setblocking(False)
-            tune(sock)
+            set_tcp_options(sock)
         except OSError:
             sock.close()
             return  # the peer has closed the connection
@@ -205,7 +205,7 @@ class Candidate:
         self._tls: TlsSocket | None = None
         self._fd = sock.fileno()
         self._peer = peer
-        self._side: ParentSide | None = None
+        self._side: ParentHandshake | None = None
         self._decoder = Decoder(MAX_HANDSHAKE_FRAME, one_by_one=True)
         self._timer = self._loop.call_later(listener.deadline, self._is_late)
         self._loop.add_reader(self._fd, self._speaks)
@@ -302,7 +302,7 @@ class Candidate:
         answer = b""
         frames = self._decoder.feed(data)
         while frames:
-            answer += side.hear(frames[0], self._loop.time())
+            answer += side.receive(frames[0], self._loop.time())
             frames = self._decoder.feed(b"") if self._decoder.pending else []
         admitted = side.admitted
         if admitted is not None and self._decoder.pending:

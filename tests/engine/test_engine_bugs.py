@@ -204,7 +204,7 @@ PARTS: list[tuple[Any, str]] = [
     (SessionSetup, "admit"),
     *((Runners, name) for name in (
         "on_boot_succeeded", "runner_answered",
-        "runner_broke", "start_heartbeat", "_beat", "stop", "_said_bye", "_leave", "_gone", "get",
+        "runner_broke", "start_heartbeat", "_beat", "stop", "_on_bye", "_leave", "_gone", "get",
     )),
     (Releaser, "release"),
     *((RunnerLink, name) for name in (
@@ -223,7 +223,7 @@ PARTS: list[tuple[Any, str]] = [
 
 
 ONCE_OR_TWICE = {
-    "_tick", "_kill", "_check_idle", "_closed", "check_idle", "runner_broke", "_beat", "_said_bye",
+    "_tick", "_kill", "_check_idle", "_closed", "check_idle", "runner_broke", "_beat", "_on_bye",
     "_leave", "kill_call", "upload", "_on_closed", "offer", "stop_upload", "expect", "forget",
 }  # fmt: skip
 """Parts that have their turn less than three times."""

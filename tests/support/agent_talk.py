@@ -19,7 +19,7 @@ AGENT = """
 import socket, sys
 from dragonfly_executor.runner.agent import run
 fd, grace = int(sys.argv[1]), float(sys.argv[2])
-run(socket.socket(fileno=fd), prepare=lambda agent: agent.be_watched(lambda has_worked: None, 60.0, grace))
+run(socket.socket(fileno=fd), prepare=lambda agent: agent.start_heartbeat(lambda has_worked: None, 60.0, grace))
 """
 LONG = 3600.0
 """Seconds that nobody here will wait."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dragonfly_executor.backends.base import GivenUp, Signal
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.journal import Journal
-from dragonfly_executor.backends.fly.sweep import Sweeper
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.fly.client import MachinesAPI
+    from dragonfly_executor.backends.fly.journal import Journal
+    from dragonfly_executor.backends.fly.sweep import Sweeper
 
 logger = logging.getLogger("dragonfly_executor")
 
@@ -94,6 +97,9 @@ class SweepBeside:
                 given_up.set()
 
     def _sweep(self, deadline: Deadline, given_up: GivenUp, ended: Signal) -> Callable[[], None]:
+        # Not with this module: the backend loads it before there is any machine.
+        from dragonfly_executor.backends.fly.sweep import Sweeper
+
         def run() -> None:
             """Sweep on the thread."""
             try:

@@ -47,6 +47,7 @@ def persist(step: Callable[[], T], deadline: Deadline) -> T:
     last: Again | None = None
 
     def attempt() -> T:
+        """Run the step once, and choose the error that says most."""
         nonlocal last
         try:
             return step()
@@ -181,6 +182,7 @@ class MachinesAPI:
         doing = f"looking at machine {machine_id}"
 
         def step() -> FlyMachine | None:
+            """Send the request once, and read the machine."""
             reply = self._connections.exchange(
                 "get", machine_id, "GET", f"{self._machines}/{machine_id}", deadline, timeout=TIMEOUT
             )
@@ -221,6 +223,7 @@ class MachinesAPI:
         """Return the machines that Fly lists for this metadata."""
 
         def step() -> list[FlyMachine]:
+            """Send the request once, and read the machines."""
             reply = self._connections.exchange(
                 "list",
                 self.access.app,
@@ -260,6 +263,7 @@ class MachinesAPI:
         path, doing = f"{self._machines}/{machine_id}/metadata/{key}", f"writing {key} on machine {machine_id}"
 
         def step() -> None:
+            """Send the request once."""
             body = {"value": value}
             reply = self._connections.exchange(
                 "metadata", machine_id, "POST", path, deadline, timeout=TIMEOUT, body=body
@@ -278,6 +282,7 @@ class MachinesAPI:
         """
 
         def step() -> list[str]:
+            """Send the request once, and read the names."""
             doing = "listing the regions"
             reply = self._connections.exchange("regions", "", "GET", "/platform/regions", deadline, timeout=TIMEOUT)
             verdict = classify(reply)
@@ -304,6 +309,7 @@ class MachinesAPI:
         doing = f"destroying machine {machine_id}"
 
         def step() -> bool:
+            """Send the request once. Returns True if Fly does not know the machine."""
             reply = self._connections.exchange(
                 "destroy",
                 machine_id,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dragonfly_executor import errors
-from dragonfly_executor.protocol.dialback_auth import SECRET_SIZE, ParentSide, Tokens
+from dragonfly_executor.protocol.dialback_auth import SECRET_SIZE, ParentHandshake, Tokens
 from dragonfly_executor.protocol.versions import versions
 from dragonfly_executor.transport import listener
 from dragonfly_executor.transport.listener import Listener
@@ -171,9 +171,9 @@ class DialBack:
             self._has_warned_of_wildcard = True
             self.warn(f"listens on every network of this machine ({host}); name the address that runners are to dial")
 
-    def _make_side(self) -> ParentSide:
+    def _make_side(self) -> ParentHandshake:
         assert self._listening_socket is not None  # noqa: S101  # there is a listener, so there is a socket
-        return ParentSide(self._tokens, self._listening_socket.fingerprint, os.urandom(SECRET_SIZE), versions())
+        return ParentHandshake(self._tokens, self._listening_socket.fingerprint, os.urandom(SECRET_SIZE), versions())
 
     def _hand_out(self) -> None:
         """Give each waiting boot a token and the address, and let it begin."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.frames import SETUP_HEAD, Script
-from dragonfly_executor.protocol.versions import versions_beside
+from dragonfly_executor.protocol.versions import versions_like
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class SessionSetup:
 
     def _compare(self, runner: RunnerLink, hello: handshake.Hello) -> None:
         """Warn of versions that differ and may still meet, once for each host and difference."""
-        text = "; ".join(handshake.differences(versions_beside(hello.versions), hello.versions))
+        text = "; ".join(handshake.differences(versions_like(hello.versions), hello.versions))
         host = runner.node.host
         if text and (host, text) not in self._told:
             self._told.add((host, text))

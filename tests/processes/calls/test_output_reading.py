@@ -15,7 +15,7 @@ import pytest
 
 from dragonfly_executor.protocol.frames import Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.runner.dispatch import Dispatcher
-from dragonfly_executor.runner.output_pipes import Pipes
+from dragonfly_executor.runner.output_pipes import OutputPipes
 from dragonfly_executor.runner.slot_output_forwarder import LIVE_AFTER, SentOutput
 from dragonfly_executor.runner.slot_progress import Progress
 
@@ -162,7 +162,7 @@ def test_while_the_slot_reads_its_pipes_the_agent_does_not(scene: Scene) -> None
 
 def test_a_slot_whose_call_has_closed_everything_waits_for_no_turn(scene: Scene) -> None:
     """And harms nobody by it."""
-    pipes = Pipes(logs=False)
+    pipes = OutputPipes(logs=False)
     for fd in pipes._turn:
         os.close(fd)
     assert not pipes.wait_for_turn()

@@ -64,7 +64,7 @@ def as_another_runner(parent: Parent) -> bytes:
 def with_half_a_proof(parent: Parent) -> bytes:
     dialed = dial(parent)
     dialed.say(dialed.side.dial())
-    proof = dialed.side.hear(dialed.frame())
+    proof = dialed.side.receive(dialed.frame())
     dialed.say(encode(Kind.PROOF, payload=proof[HEADER.size : HEADER.size + 16]))
     return _rest(dialed)
 
@@ -85,7 +85,7 @@ def with_an_old_transcript(parent: Parent) -> bytes:
     """Replayed: what the right runner said on a connection that broke before its proof arrived."""
     overheard = dial(parent)
     overheard.say(overheard.side.dial())
-    proof = overheard.side.hear(overheard.frame())
+    proof = overheard.side.receive(overheard.frame())
     overheard.sock.close()
     dialed = dial(parent)
     dialed.say(overheard.sent[0])

@@ -420,7 +420,7 @@ def test_a_helper_runs_its_job_without_the_agents_descriptors(
     monkeypatch.setattr(os, "fork", lambda: 0)
     monkeypatch.setattr(os, "_exit", leave)
     monkeypatch.setattr(os, "close", did.append)
-    monkeypatch.setattr(slot_process, "stand_alone", lambda agent_pid: did.append(("alone", agent_pid)))
+    monkeypatch.setattr(slot_process, "become_session_leader", lambda agent_pid: did.append(("alone", agent_pid)))
     monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: did.append(kind))
     with pytest.raises(Exited) as ended:
         agent.children.run_helper(job, lambda status: None)
