@@ -114,7 +114,7 @@ class Engine:
             text = f"the call's arguments take {size} bytes, more than max_payload={self.options.max_payload}"
             raise errors.FrameTooLargeError(text)
         if self._file_snapshot is not None:
-            self._file_snapshot.look_again()
+            self._file_snapshot.scan_again()
         future: Future[Any] = Future(self)
         call = future.call = Call(next(self._ids), payload, future, limits)
         if self._thread is None:

@@ -82,7 +82,7 @@ class FrameHandler:
         self._outputs = outputs
         self._starts = starts
 
-    def heard(self, frame: Frame, said: RunnerMessages) -> None:
+    def on_frame(self, frame: Frame, said: RunnerMessages) -> None:
         """Handle one frame that is not a small result.
 
         Raises:

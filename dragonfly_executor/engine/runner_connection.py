@@ -238,7 +238,7 @@ class RunnerLink:
         for frame in frames:
             if self._sender is None:
                 raise errors.ProtocolError("an answer to a sync from a runner that has none")
-            self._sender.heard(frame)
+            self._sender.on_frame(frame)
 
     def files_arrived(self) -> None:
         """Stop counting calls as held back: the runner has all files."""
@@ -317,7 +317,7 @@ class RunnerLink:
                 results.append((call_id, attempt, detail * 1e-6, outcome, bool(flags & RETRYABLE)))
             else:
                 said = said or RunnerMessages(results)
-                self._frame_handler.heard(frame, said)
+                self._frame_handler.on_frame(frame, said)
         if self._starts is not None:
             self._starts.release_results(results)
         if self._frame_handler.unwritten:

@@ -224,10 +224,10 @@ class Runners:
             return
         if runner_id in self._stopping:
             # The runner was lost, and its node is being released.
-            self._notifications.shrunk(runner_id, self.count, reason)
+            self._notifications.runner_down(runner_id, self.count, reason)
             return
         runner = self._up.pop(runner_id)
-        self._notifications.shrunk(runner_id, self.count, reason)
+        self._notifications.runner_down(runner_id, self.count, reason)
         if runner.descriptor() < 0:
             self._stopping[runner_id] = (runner, None)
             self._releaser.release(runner, lambda: self._gone(runner_id))

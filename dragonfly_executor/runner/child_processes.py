@@ -104,19 +104,18 @@ class ChildProcesses:
     def slot_is_ready(self, slot: Slot) -> None:
         """Record that the slot is set up. From now on it runs calls."""
         self._setup_crashes = 0
-        slot.ready = True
         slot.output.slot_is_ready(slot)
         if slot.timer is not None:
             slot.timer.cancel()
         self._dispatcher.slot_is_ready(slot)
 
     def _setup_is_late(self, slot: Slot) -> None:
-        if slot.ready or slot.pid not in self._dispatcher.slots:
+        if slot.record.is_ready or slot.pid not in self._dispatcher.slots:
             return
         if slot.progress.phase == phases.IMPORTING_SCRIPT:
             # Only calls that need the script are affected. The others run in the next slot.
             self._script = Script.LATE
-            slot.kill_reason = Kind.SETUP_FAILED
+            self._dispatcher.slot_is_dying(slot)
             slot.kill()
             return
         slot.kill()
@@ -186,7 +185,7 @@ class ChildProcesses:
         slot.output.slot_has_ended(slot)
         if slot.timer is not None:
             slot.timer.cancel()
-        crashed = not slot.ready and slot.kill_reason is None and not stopping
+        crashed = not slot.record.is_ready and not slot.record.is_dying and not stopping
         if crashed and slot.progress.phase == phases.IMPORTING_SCRIPT:
             # The next slots skip the import in their setup, so that only a call that needs the script can die of it.
             self._script = Script.SKIP

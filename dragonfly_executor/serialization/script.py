@@ -138,11 +138,11 @@ def _guard(statement: Any, tools: Any) -> tuple[list[Any], list[Any]] | None:
 def _bound(body: list[Any], guards: dict[int, Any], module: ModuleType, tools: Any) -> Iterator[str]:
     """Yield every name that statements bind on import."""
     scopes = (tools.FunctionDef, tools.AsyncFunctionDef, tools.ClassDef)
-    todo = list(body)
-    while todo:
-        node = todo.pop()
+    waiting = list(body)
+    while waiting:
+        node = waiting.pop()
         if id(node) in guards:
-            todo.extend(guards[id(node)][1])
+            waiting.extend(guards[id(node)][1])
         elif isinstance(node, scopes):
             yield node.name
         elif isinstance(node, (tools.Import, tools.ImportFrom)):
@@ -153,9 +153,9 @@ def _bound(body: list[Any], guards: dict[int, Any], module: ModuleType, tools: A
             yield node.id
         elif isinstance(node, (tools.ExceptHandler, tools.MatchAs, tools.MatchStar)) and node.name:
             yield node.name
-            todo.extend(tools.iter_child_nodes(node))
+            waiting.extend(tools.iter_child_nodes(node))
         elif not isinstance(node, tools.Lambda):
-            todo.extend(tools.iter_child_nodes(node))
+            waiting.extend(tools.iter_child_nodes(node))
 
 
 def _starred(node: Any, module: ModuleType) -> list[str]:

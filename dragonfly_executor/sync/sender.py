@@ -149,7 +149,7 @@ class Sender:
             piece = data[start : start + CHUNK_SIZE]
             self._outlet.say(encode(Kind.SYNC_BEGIN, payload=piece, flags=more, detail=self._number))
 
-    def heard(self, frame: Frame) -> None:
+    def on_frame(self, frame: Frame) -> None:
         """Handle a frame of the runner about the sync.
 
         Raises:
@@ -206,14 +206,14 @@ class Sender:
         self._left_out |= given_up
         self._restless |= given_up
         self._manifest = {path: entry for path, entry in self._manifest.items() if path not in set(stale)}
-        self._run(self._look_again, doubted)
+        self._run(self._scan_again, doubted)
 
-    def _look_again(self, doubted: list[str]) -> None:
+    def _scan_again(self, doubted: list[str]) -> None:
         """Scan the doubted files again, on a worker thread."""
         self._file_snapshot.refresh(doubted)
-        self._on_engine(self._looked_again)
+        self._on_engine(self._scanned_again)
 
-    def _looked_again(self) -> None:
+    def _scanned_again(self) -> None:
         self._doubts -= 1
         self.update(always=True)
 

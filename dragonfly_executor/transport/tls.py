@@ -72,7 +72,7 @@ class TlsSocket(ssl.SSLSocket):
         bytes and be no shorter. A link writes its buffers in order and so complies.
 
         Raises:
-            BlockingIOError: nothing can be written for now.
+            BlockingIOError: the socket's buffer is full.
             OSError: the connection broke.
         """
         view = memoryview(data)

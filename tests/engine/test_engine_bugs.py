@@ -211,7 +211,7 @@ PARTS: list[tuple[Any, str]] = [
         "attach", "welcome", "send_call", "kill_call", "check_idle", "ping", "stop", "close", "say", "_on_frames",
         "_on_first_frame", "_on_closed",
     )),
-    (FrameHandler, "heard"),
+    (FrameHandler, "on_frame"),
     *((LargePayloads, name) for name in (
         "offer", "upload", "stop_upload", "expect", "chunk_arrived", "forget", "close",
     )),

@@ -1,4 +1,4 @@
-"""Trees for tests: as manifests, and as files."""
+"""File trees for tests, as manifests and as files."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _tree(entries: list[tuple[str, ManifestEntry]]) -> dict[str, ManifestEntry]:
 
 
 def on_disk(top: Path) -> dict[str, ManifestEntry]:
-    """What lies below a folder."""
+    """Return the manifest of the files below a folder."""
     found: dict[str, ManifestEntry] = {}
     for folder, folders, files in os.walk(top):
         for name in (*folders, *files):

@@ -62,7 +62,7 @@ class SessionSetup:
         """Admit a runner: set its number of slots, and send WELCOME and SETUP. Remote runners need `file_snapshot`."""
         self._compare(runner, hello)
         options, shares_disk = self._options, runner.node.shares_disk
-        output, log_level = self._outputs.wanted(shares_disk=shares_disk)
+        output, log_level = self._outputs.agent_settings(shares_disk=shares_disk)
         wanted = runner.node.slots or options.max_concurrency or self._backend.default_slots()
         slots = wanted or hello.versions.cpus
         session = handshake.welcome(

@@ -126,7 +126,7 @@ class OutputRouter:
         self._failed = failed
         self._printer: Printer | None = None
 
-    def wanted(self, *, shares_disk: bool) -> tuple[str, int | None]:
+    def agent_settings(self, *, shares_disk: bool) -> tuple[str, int | None]:
         """Return the output mode and the log level to send to the agent."""
         if self._output == "inherit":
             return ("inherit" if shares_disk else "send"), None

@@ -504,8 +504,8 @@ def test_the_look_at_what_has_changed(tmp_path: Path) -> None:
     """A boot looks as well, on its own thread, and finds what there is."""
     (tmp_path / "file").write_text("text")
     file_snapshot = FileSnapshot(Sync([str(tmp_path)], check_every=0))
-    for where in everywhere(file_snapshot.look, files=(sync.file_snapshot.__file__, condition.__file__)):
-        in_another_thread(file_snapshot.look, where)
+    for where in everywhere(file_snapshot.scan, files=(sync.file_snapshot.__file__, condition.__file__)):
+        in_another_thread(file_snapshot.scan, where)
         file_snapshot.require()
 
 

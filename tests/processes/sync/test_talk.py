@@ -86,7 +86,7 @@ class Talk:
 
     def _answer(self, frame: bytes) -> None:
         (arrived,) = Decoder().feed(frame)
-        self._todo.append(lambda: self.sender.heard(arrived))
+        self._todo.append(lambda: self.sender.on_frame(arrived))
 
     def _read_later(self, job: Callable[..., None], *args: Any) -> None:
         def read() -> None:
@@ -377,7 +377,7 @@ def test_a_host_that_starts_no_process_more_is_told_as_it_is(start: Start) -> No
     talk.far._run_helper = refuse
     talk.sync()
     text = os.strerror(errno.EAGAIN)
-    assert talk.heard == [f"requirements: nothing can be started to install them: {text}"]
+    assert talk.heard == [f"requirements: the installer cannot be started: {text}"]
 
 
 def test_without_a_home_nothing_is_kept(
@@ -491,9 +491,9 @@ def test_what_no_runner_answers_is_a_protocol_error(answers: list[Frame], start:
     talk.sender.update()
     with pytest.raises(ProtocolError):
         for answer in answers:
-            talk.sender.heard(answer)
+            talk.sender.on_frame(answer)
 
 
 def test_an_answer_nobody_asked_for(start: Start) -> None:
     with pytest.raises(ProtocolError):
-        start().sender.heard(frame(Kind.SYNC_HAVE))
+        start().sender.on_frame(frame(Kind.SYNC_HAVE))
