@@ -207,4 +207,4 @@ def _without_secrets(error: Exception) -> str:
         return "it has a passphrase: give passphrase=, or add it to an agent"
     if isinstance(error, OSError):
         return str(error)
-    return f"{type(error).__name__} (wrong passphrase, or a kind of key that is not known)"
+    return f"{type(error).__name__} (wrong passphrase, or a type of key that is not supported)"

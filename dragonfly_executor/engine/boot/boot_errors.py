@@ -66,9 +66,9 @@ def no_node(backend: str, timeout: float, *, is_requested: bool) -> errors.BootT
         is_requested: whether the backend has asked for the node.
     """
     if is_requested:
-        return errors.BootTimeoutError(f"the {backend} backend did not come back with a node within {timeout:g} s")
+        return errors.BootTimeoutError(f"the {backend} backend returned no node within {timeout:g} s")
     return errors.BootTimeoutError(
-        f"what a runner needs of this machine's files was not read within {timeout:g} s", "sync"
+        f"the files of this machine that a runner needs were not read within {timeout:g} s", "sync"
     )
 
 

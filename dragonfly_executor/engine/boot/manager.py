@@ -153,7 +153,7 @@ class Boots:
         try:
             return dollars(runner.node.price, f"the price of {runner.name}")
         except (TypeError, ValueError) as error:
-            self._notifications.warn(f"{error}; it counts as the pool's others do")
+            self._notifications.warn(f"{error}; the price of the pool's other runners counts for it")
             return None
 
     def boot_ended(self, boot: PendingBoot, error: errors.BootError | None) -> None:

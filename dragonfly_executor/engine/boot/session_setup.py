@@ -81,4 +81,4 @@ class SessionSetup:
         host = runner.node.host
         if text and (host, text) not in self._told:
             self._told.add((host, text))
-            self._warn(f"{runner.name} has other versions, with which calls may not do quite the same: {text}")
+            self._warn(f"{runner.name} has other versions than the parent, so calls may behave differently: {text}")
