@@ -31,6 +31,7 @@ class Stream(Protocol):
 
     def recv(self, size: int, /) -> bytes:
         """Return 1 to `size` bytes, or ``b""`` at the end of the stream. Blocks."""
+        ...
 
     def sendall(self, data: bytes, /) -> None:
         """Send all of `data`. Blocks."""

@@ -199,7 +199,7 @@ def _host_and_port(text: str, name: str) -> tuple[str, int]:
     try:
         host, port = split_address(text)
     except ValueError:
-        port = -1
+        host, port = "", -1
     if not 0 <= port <= 65535:
         raise ValueError(f"{name} must be HOST or HOST:PORT, an IPv6 address in brackets, not {text!r}")
     return host, port

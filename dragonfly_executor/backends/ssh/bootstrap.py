@@ -33,6 +33,7 @@ class Talk(Protocol):
 
     def recv(self, size: int, /) -> bytes:
         """Return 1 to `size` bytes, or ``b""`` at the end. Raises `TimeoutError` if the boot has taken too long."""
+        ...
 
     def sendall(self, data: bytes, /) -> None:
         """Send all of `data`."""

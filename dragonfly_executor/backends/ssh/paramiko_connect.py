@@ -60,8 +60,8 @@ class SSHConnection:
         """Return the descriptors that hold the connection open."""
         if self._through is not None:
             return self._through.descriptors()
-        sock: socket.socket = self.transport.sock
-        return [sock.fileno()] if sock.fileno() >= 0 else []
+        fd: int = self.transport.sock.fileno()
+        return [fd] if fd >= 0 else []
 
     def cut_in(self, seconds: float) -> None:
         """Shut the connection down after `seconds`, unless `keep` or `close` is called first.

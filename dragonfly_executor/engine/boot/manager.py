@@ -33,6 +33,7 @@ class RunnerRegistry(RunnerHandler, Protocol):
     @property
     def count(self) -> int:
         """The number of runners that are up or boot."""
+        ...
 
     def start_heartbeat(self) -> None:
         """Start the heartbeat: a runner was admitted, and expects it from now on."""

@@ -76,11 +76,8 @@ class Runner:
         self.on_drain: Callable[[], None] = lambda: None
         self.slot: Any = SimpleNamespace(
             pid=PID,
-            ready=False,
-            stuck=False,
-            since=0.0,
+            record=SimpleNamespace(is_ready=False, is_stuck=False, since=0.0, in_flight=deque()),
             answer=None,
-            in_flight=deque(),
             link=SimpleNamespace(
                 pause=lambda: self.did.append("pause"),
                 resume=lambda: self.did.append("resume"),
@@ -104,13 +101,13 @@ class Runner:
     def hold_back(self, slot: Any) -> None:
         """Take back all calls but the first, as the dispatcher does."""
         self.held_back += 1
-        while len(slot.in_flight) > 1:
-            slot.in_flight.pop()
-        slot.stuck = True
+        while len(slot.record.in_flight) > 1:
+            slot.record.in_flight.pop()
+        slot.record.is_stuck = True
 
     def has_calls(self, *call_ids: int) -> None:
-        self.slot.ready = True
-        self.slot.in_flight = deque(SimpleNamespace(call_id=call_id, attempt=call_id + 1) for call_id in call_ids)
+        self.slot.record.is_ready = True
+        self.slot.record.in_flight = deque(SimpleNamespace(ref=(call_id, call_id + 1)) for call_id in call_ids)
 
     def write(self, data: bytes, flags: int = 0) -> None:
         """Write as the slot does, and let the loop see it."""
@@ -153,7 +150,7 @@ def runner() -> Iterator[Runner]:
 
 
 def test_text_before_a_slot_is_ready_is_nobodys(runner: Runner) -> None:
-    runner.slot.in_flight.append(SimpleNamespace(call_id=5, attempt=6))
+    runner.slot.record.in_flight.append(SimpleNamespace(ref=(5, 6)))
     runner.write(b"setup")
     assert runner.texts() == [(0, 0, 0, b"setup")]
 
@@ -169,14 +166,15 @@ def test_text_of_a_single_call_is_its_own_and_more_waits_for_it(flags: int, runn
     runner.has_calls(5)
     runner.write(b"text", flags)
     assert runner.texts() == [(5, 6, flags, b"text")]
-    assert runner.slot.stuck, "the slot gets no other call until this one has ended"
+    assert runner.slot.record.is_stuck, "the slot gets no other call until this one has ended"
     assert runner.did == ["drain"], "results that the slot has sent come first"
     assert runner.output._pipes.take_turn()
 
 
 def test_text_belongs_to_the_call_that_is_first_after_results_were_read(runner: Runner) -> None:
     runner.has_calls(5, 6)
-    runner.on_drain = lambda: runner.slot.in_flight.popleft() if len(runner.slot.in_flight) > 1 else None
+    calls = runner.slot.record.in_flight
+    runner.on_drain = lambda: calls.popleft() if len(calls) > 1 else None
     runner.write(b"text")
     assert runner.texts() == [(6, 7, 0, b"text")]
 
@@ -210,9 +208,10 @@ def test_a_slot_that_took_another_call_meanwhile_keeps_its_text(runner: Runner) 
 
 def test_while_the_slot_reads_the_agent_does_not(runner: Runner) -> None:
     runner.has_calls(5)
+    look = runner.loop.readers[runner.reading[0]]
     assert runner.output._pipes.take_turn()
     runner.write(b"text")
-    runner.output._leave_to_slot(runner.slot)
+    look()
     assert runner.texts() == []
     assert len(runner.loop.timers) == 1, "one look, however often it was in vain"
     runner.output._pipes.give_turn()
@@ -229,12 +228,12 @@ def test_the_slot_is_told_that_it_may_begin(runner: Runner) -> None:
 
 
 def test_a_pipe_that_has_ended_is_watched_no_more(runner: Runner) -> None:
+    look = runner.loop.readers[runner.reading[0]]
     os.close(runner.writing.pop(0))
     runner.see()
     assert not runner.watches
     assert runner.loop.readers.keys() == {runner.reading[Flag.STDERR], runner.reading[Flag.LOG]}
-    stale = runner.reading[0]
-    runner.output._read(runner.slot, stale)
+    look()
     assert runner.texts() == []
 
 
@@ -287,12 +286,17 @@ def test_more_text_than_the_lane_is_for_stays_a_flood(runner: Runner) -> None:
 
 def test_a_slot_whose_text_nobody_consumes_has_to_wait(runner: Runner) -> None:
     runner.has_calls(5)
+    look = runner.loop.readers[runner.reading[0]]
+    assert runner.output._pipes.take_turn()
+    runner.write(b"text")
+    runner.output._pipes.give_turn()
     total = sum(map(weight, flood(runner, WINDOW)))
+    runner.link.order.clear()
     assert runner.did == ["pause"]
+    look()
+    runner.loop.timers[0].ring()
     assert not runner.loop.readers
-    runner.output._read(runner.slot, runner.reading[0])
-    runner.output._look(runner.slot)
-    assert not runner.loop.readers
+    assert runner.texts() == []
     runner.output.consumed(runner.slot, total - WINDOW // 2 - 1)
     assert runner.did == ["pause"]
     runner.output.consumed(runner.slot, 1)
@@ -367,8 +371,11 @@ def test_what_a_slot_wrote_before_it_died_is_its_calls(runner: Runner) -> None:
 def test_nothing_is_left_of_an_output_that_is_closed(runner: Runner) -> None:
     fds = set(runner.output.descriptors())
     assert set(runner.reading.values()) < fds
-    runner.output._leave_to_slot(runner.slot)
-    runner.output._watch(runner.slot)
+    assert runner.output._pipes.take_turn()
+    runner.write(b"text")
+    assert runner.loop.timers
+    assert not runner.loop.readers
+    runner.output.slot_is_forked(runner.slot)
     runner.output.close()
     assert runner.loop.timers[0].cancelled
     assert runner.loop.readers == {}
