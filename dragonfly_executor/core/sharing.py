@@ -35,7 +35,7 @@ def grow(pool: PoolState, now: float) -> bool:
     """Boot the runners that the waiting calls need, and those that are missing from `min`.
 
     Returns:
-        True if a runner takes calls again that was to make room for another kind.
+        True if calls must be assigned again: runners were stopped to make room for another kind, or need not go.
     """
     table = pool.runner_table
     if len(table.groups) == 1:
@@ -123,12 +123,14 @@ def make_room(pool: PoolState, wants: Wants) -> bool:
     """Have other kinds make room for the boots that are left in `wants`.
 
     Returns:
-        True if a runner takes calls again that was to make room.
+        True if other runners may take calls now: a runner need not make room any more, or `max_workers` no longer keeps
+        slots free because a runner was stopped.
     """
     table = pool.runner_table
-    missing, going = sum(wants.values()), room_coming(pool)
+    missing, going, stopped = sum(wants.values()), room_coming(pool), 0
     if missing > going and pool.boots.free > 0:
-        going += stop_needless(pool, missing - going)
+        stopped = stop_needless(pool, missing - going)
+        going += stopped
     waiting: list[RunnerGroup] = []
     if not pool.boots.all_hang:
         waiting = [group for group, count in wants.items() if count and not group.staying and is_waiting(pool, group)]
@@ -144,7 +146,7 @@ def make_room(pool: PoolState, wants: Wants) -> bool:
     for group in takers:
         if yielding < needed and pool.boots.free > 0:
             yielding += give_runner(pool, waiting, group)
-    return end_yields(pool, yielding - needed)
+    return end_yields(pool, yielding - needed) or stopped > 0
 
 
 def room_coming(pool: PoolState) -> int:
