@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dragonfly_executor.core.slot_records import SlotCall, SlotRecord
 from dragonfly_executor.protocol.frames import Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.output_window import WINDOW, weight
 from dragonfly_executor.runner import output_pipes, slot_output_forwarder
@@ -76,11 +77,8 @@ class Runner:
         self.on_drain: Callable[[], None] = lambda: None
         self.slot: Any = SimpleNamespace(
             pid=PID,
-            ready=False,
-            stuck=False,
-            since=0.0,
+            record=SlotRecord(PID, 0.0),
             answer=None,
-            in_flight=deque(),
             link=SimpleNamespace(
                 pause=lambda: self.did.append("pause"),
                 resume=lambda: self.did.append("resume"),
@@ -104,13 +102,13 @@ class Runner:
     def hold_back(self, slot: Any) -> None:
         """Take back all calls but the first, as the dispatcher does."""
         self.held_back += 1
-        while len(slot.in_flight) > 1:
-            slot.in_flight.pop()
-        slot.stuck = True
+        while len(slot.record.in_flight) > 1:
+            slot.record.in_flight.pop()
+        slot.record.is_stuck = True
 
     def has_calls(self, *call_ids: int) -> None:
-        self.slot.ready = True
-        self.slot.in_flight = deque(SimpleNamespace(call_id=call_id, attempt=call_id + 1) for call_id in call_ids)
+        self.slot.record.is_ready = True
+        self.slot.record.in_flight = deque(SlotCall(call_id, call_id + 1, b"") for call_id in call_ids)
 
     def write(self, data: bytes, flags: int = 0) -> None:
         """Write as the slot does, and let the loop see it."""
@@ -153,7 +151,7 @@ def runner() -> Iterator[Runner]:
 
 
 def test_text_before_a_slot_is_ready_is_nobodys(runner: Runner) -> None:
-    runner.slot.in_flight.append(SimpleNamespace(call_id=5, attempt=6))
+    runner.slot.record.in_flight.append(SlotCall(5, 6, b""))
     runner.write(b"setup")
     assert runner.texts() == [(0, 0, 0, b"setup")]
 
@@ -169,14 +167,14 @@ def test_text_of_a_single_call_is_its_own_and_more_waits_for_it(flags: int, runn
     runner.has_calls(5)
     runner.write(b"text", flags)
     assert runner.texts() == [(5, 6, flags, b"text")]
-    assert runner.slot.stuck, "the slot gets no other call until this one has ended"
+    assert runner.slot.record.is_stuck, "the slot gets no other call until this one has ended"
     assert runner.did == ["drain"], "results that the slot has sent come first"
     assert runner.output._pipes.take_turn()
 
 
 def test_text_belongs_to_the_call_that_is_first_after_results_were_read(runner: Runner) -> None:
     runner.has_calls(5, 6)
-    runner.on_drain = lambda: runner.slot.in_flight.popleft() if len(runner.slot.in_flight) > 1 else None
+    runner.on_drain = lambda: runner.slot.record.in_flight.popleft() if len(runner.slot.record.in_flight) > 1 else None
     runner.write(b"text")
     assert runner.texts() == [(6, 7, 0, b"text")]
 
@@ -291,7 +289,7 @@ def test_a_slot_whose_text_nobody_consumes_has_to_wait(runner: Runner) -> None:
     assert runner.did == ["pause"]
     assert not runner.loop.readers
     runner.output._read(runner.slot, runner.reading[0])
-    runner.output._look(runner.slot)
+    runner.output._check_pipes(runner.slot)
     assert not runner.loop.readers
     runner.output.consumed(runner.slot, total - WINDOW // 2 - 1)
     assert runner.did == ["pause"]
