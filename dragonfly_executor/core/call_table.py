@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from dragonfly_executor.core.alarms import Alarm, Alarms
 from dragonfly_executor.core.call_queue import SLACK, Queue
 from dragonfly_executor.core.calls import DELAYED, QUEUED, SENT, SETTLED, STARTED, Call, CallLimits, CallState
-from dragonfly_executor.core.deadlines import Alarm, Alarms
 
 __all__ = ["Call", "CallLimits", "CallState", "CallTable"]
 

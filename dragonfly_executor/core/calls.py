@@ -85,6 +85,7 @@ class CallToken(Protocol):
 
     def hand_over(self) -> bool:
         """Accept that the call is sent to a runner. Returns False if the call was cancelled before."""
+        ...
 
     def settle(self, outcome: object) -> None:
         """Accept the outcome: the value from a ResultsArrived, an exception, or `CANCELLED`."""

@@ -41,6 +41,7 @@ class EngineContext(Protocol):
 
     def ask(self, question: Callable[[Machine], T]) -> T:
         """Return the answer to a question about the pool's state."""
+        ...
 
     def setup_failed(self, payload: bytes, is_error: bool) -> None:
         """Break the pool: the initializer failed in a slot."""
@@ -60,6 +61,7 @@ class FutureContext(Protocol):
     @property
     def is_this_thread(self) -> bool:
         """True on the engine thread."""
+        ...
 
     def cancel(self, call: Call) -> None:
         """Stop a call whose future was cancelled."""
@@ -80,9 +82,11 @@ class ShutdownContext(Protocol):
     @property
     def unlinked(self) -> Container[object]:
         """The futures of calls that outlive an interrupt of the threads that wait for them."""
+        ...
 
     def ask(self, question: Callable[[Machine], T]) -> T:
         """Return the answer to a question about the pool's state."""
+        ...
 
     def shut_down(self, mode: ShutdownMode, reason: str = ...) -> None:
         """Accept no more calls and end, the way `mode` says. Returns at once."""

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 
 from dragonfly_executor import errors
@@ -243,7 +244,7 @@ class Engine:
             self._thread = thread
         watch_exit(self)
         for mode in list(self._modes):
-            self._loop.call_soon_threadsafe(lambda mode=mode: self._shut_down(mode))  # type: ignore[misc]
+            self._loop.call_soon_threadsafe(partial(self._shut_down, mode))
 
     def _run(self) -> None:
         self._thread_id = threading.get_ident()

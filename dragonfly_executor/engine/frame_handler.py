@@ -29,6 +29,7 @@ class Peer(Protocol):
     @property
     def name(self) -> str:
         """The runner's name in errors."""
+        ...
 
     def reply(self, frame: bytes) -> None:
         """Send an answer to a request of the runner."""
@@ -41,6 +42,7 @@ class Peer(Protocol):
 
     def microseconds(self) -> int:
         """Return the time in microseconds, as a PING carries it."""
+        ...
 
     def has_call(self, ref: Ref) -> bool | None:
         """Return whether the call is on this runner; None if the runner was told to stop: its calls are not tracked."""

@@ -183,18 +183,19 @@ class Future(BaseFuture[T]):
         """
         self._refuse_in_forked_child()
         try:
-            outcome: Any = super().result(timeout)
+            outcome: T | Outcome = super().result(timeout)
         except Unopened as unopened:
             error = unopened.outcome.open()[1]
         except KeyboardInterrupt:
             self._condition.release_fully()
             raise
         else:
-            if type(outcome) is not Outcome:
-                return outcome  # type: ignore[no-any-return]  # set by other hands than the engine's
+            if not isinstance(outcome, Outcome):
+                return outcome  # the engine did not set it
+            value: T
             value, error = outcome.open()
             if error is None:
-                return value  # type: ignore[no-any-return]
+                return value
         try:
             raise error from error.__cause__  # type: ignore[misc, union-attr]  # no value, so an error
         finally:

@@ -65,7 +65,7 @@ def take_parent() -> Parent:
     os.environ[VARIABLE] = parent._replace(token=None).encode()
     if parent.until is not None and time.time() > parent.until + CLOCKS_APART:
         late = time.time() - parent.until
-        reason = f"{STARTED_AGAIN}: its boot was over {late:.0f} s ago"
+        reason = f"{STARTED_AGAIN} (its boot ended {late:.0f} s ago)"
         raise NotAdmittedError(reason, "connect", exit_codes.STARTED_AGAIN)
     return parent
 

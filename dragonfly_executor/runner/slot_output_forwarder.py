@@ -14,6 +14,7 @@ takes the link's second lane, where it delays no heartbeat and no other call. It
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from dragonfly_executor.protocol.frames import HEADER, HEADER_SIZE, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.output_window import WINDOW, weight
@@ -88,7 +89,7 @@ class SentOutput(SlotOutput):
 
     def _watch(self, slot: Slot) -> None:
         for fd in self._pipes.sources:
-            self._loop.add_reader(fd, lambda fd=fd: self._read(slot, fd))  # type: ignore[misc]
+            self._loop.add_reader(fd, partial(self._read, slot, fd))
 
     def _ignore(self) -> None:
         for fd in self._pipes.descriptors():

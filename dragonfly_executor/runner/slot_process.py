@@ -175,7 +175,7 @@ class _Slot:
             self._codec.import_script()
         elif script == Script.LATE:
             self._codec.give_up_script(
-                "another slot of this runner did not import the script within boot_timeout: move what takes long under"
+                "another slot of this runner did not import the script within boot_timeout: move slow statements under"
                 ' the script\'s `if __name__ == "__main__"` guard, or raise boot_timeout='
             )
 

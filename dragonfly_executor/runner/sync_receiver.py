@@ -176,10 +176,10 @@ class SyncedFiles:
         if self._receiving is None:
             self._receiving = place, self._blobs.receive(*self._wanted[place - 1])
         if self._receiving[0] != place:
-            raise ProtocolError("a content amid another one")
+            raise ProtocolError("a content before the last one was complete")
         receiving = self._receiving[1]
         if not receiving.write(frame.payload):
-            raise ProtocolError("a content that is larger than it was said to be")
+            raise ProtocolError("a content that is larger than announced")
         if not frame.flags & Flag.MORE:
             self._receiving = None
             receiving.finish()  # if the digest does not match, the content's files turn out to be stale
@@ -222,7 +222,7 @@ class SyncedFiles:
         try:
             self._run_helper(environment.build, lambda status: self._install_ended(environment, status))
         except OSError as error:  # the user's limit on processes is reached
-            self._fail("requirements", f"nothing can be started to install them: {error.strerror or error}")
+            self._fail("requirements", f"the installer cannot be started: {error.strerror or error}")
 
     def _install_ended(self, environment: requirements.VirtualEnvironment, status: int) -> None:
         if environment.take():

@@ -28,5 +28,5 @@ def loads(body: Received, buffers: list[Any]) -> Any:
     """Open a pickle made by dill."""
     # ignore=True, because dill looks up classes in the module that was __main__ when dill was imported.
     unpickler = dill.Unpickler(io.BytesIO(body), buffers=buffers, ignore=True)
-    unpickler._main = main_module()  # noqa: SLF001
+    unpickler._main = main_module()  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]  # undeclared
     return unpickler.load()

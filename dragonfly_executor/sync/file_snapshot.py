@@ -126,5 +126,5 @@ class FileSnapshot:
         """
         snapshot = self.snapshot
         if snapshot is None:
-            raise errors.BootError(self._refused or "nothing was looked at yet", "sync")
+            raise errors.BootError(self._refused or "no scan was made yet", "sync")
         return snapshot

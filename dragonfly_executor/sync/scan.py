@@ -216,6 +216,7 @@ class Scanner:
         known = self._files.get(local)
         if known is not None and known.settled and known.status == status:
             return known.entry
+        entry: ManifestEntry | None = None
         for _ in range(READ_AGAIN):
             entry = self._read(local)
             after = _status(local, follow=False)

@@ -134,7 +134,7 @@ class HeldBackend(Backend):
         return self.requests.get(timeout=PATIENCE).parent
 
 
-class Reception(dialback_server.Reception):
+class Reception(dialback_server.DialBackServer):
     """A door through which, if nothing else is said, the runners of a `HeldBackend` come."""
 
     def __init__(self, backend: Backend | None = None, **limits: Any) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.fly.background_sweep import SweepBeside
+from dragonfly_executor.backends.fly.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
 from dragonfly_executor.backends.fly.journal import JournalEntry, open_journal
 from dragonfly_executor.backends.fly.journal_writer import JournalWriter
@@ -174,7 +174,7 @@ class FlyBackend(Backend):
         self.blueprint = _blueprint(place, guest, self._limits, sections, python, bool(skip_secrets), bool(keep_token))
         self.api = _api(access)
         self.journal = open_journal(journal)
-        self._sweeps = SweepBeside(self.api, self.journal, wanted=bool(sweep))
+        self._sweeps = BackgroundSweeper(self.api, self.journal, wanted=bool(sweep))
         self._records = JournalWriter(self.journal, self._sweeps.ask)
 
     def __repr__(self) -> str:
@@ -295,7 +295,7 @@ class FlyBackend(Backend):
             self._records.forget(entry)
             return
         then = self._records.abandon(entry)
-        logger.warning("Fly may have created machine %s all the same: %s. %s", entry.name, why, then)
+        logger.warning("the boot failed, but Fly may have created machine %s: %s. %s", entry.name, why, then)
 
 
 def machine_name(pool: str) -> str:

@@ -255,10 +255,12 @@ def check_stop_grace(stop_grace: Seconds | None, config: Mapping[str, Any]) -> f
     given = None if stop_grace is None else duration(stop_grace, "stop_grace")
     if "stop_config" in config:
         if given is not None:
-            raise ValueError("stop_grace= and machine_config['stop_config'] are the same: give one of them")
+            raise ValueError("stop_grace= and machine_config['stop_config'] set the same time: give one of them")
         return max(0.0, _stop_seconds(_mapping(config["stop_config"])) - STOP_SLACK)
     if given is not None and given > MAX_STOP - STOP_SLACK:
-        raise ValueError(f"stop_grace must be {MAX_STOP - STOP_SLACK:g} seconds at most, as Fly has it, not {given:g}")
+        raise ValueError(
+            f"stop_grace must be {MAX_STOP - STOP_SLACK:g} seconds at most, which is Fly's limit, not {given:g}"
+        )
     return STOP_GRACE if given is None else given
 
 
@@ -284,9 +286,11 @@ def check_texts(given: Mapping[str, str] | None, name: str) -> Mapping[str, str]
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"{name} must hold texts; {key!r} is {type(value).__name__}")
         if not key or "=" in key or "\0" in key + value:
-            raise ValueError(f"{name} has a name that none can have, or a null character: {key!r}")
+            raise ValueError(f"{name} has an invalid name, or a null character: {key!r}")
         if key == VARIABLE:
-            raise ValueError(f"{name} must not have {VARIABLE}: it is how the runner is told of its parent")
+            raise ValueError(
+                f"{name} must not have {VARIABLE}: the backend sets it, and the runner finds its parent by it"
+            )
     return texts
 
 

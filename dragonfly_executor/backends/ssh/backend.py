@@ -133,13 +133,16 @@ class SSHBackend(Backend):
 
     def _listen_where(self, parent_address: str | None, bind_address: str | None) -> None:
         if not self.dials_back and (parent_address is not None or bind_address is not None):
-            raise ValueError('parent_address and bind_address have a meaning with connect="direct" only')
+            raise ValueError('parent_address and bind_address need connect="direct"')
         host, port = (LOOPBACK, None) if parent_address is None else address(parent_address, "parent_address")
         if host in WILDCARDS:
-            raise ValueError(f"nobody can dial {host!r}: parent_address is what they dial, bind_address what is bound")
+            raise ValueError(
+                f"hosts cannot dial {host!r}: give an address of this machine as parent_address=, "
+                f"and {host!r} as bind_address="
+            )
         bound, bound_port = (host, port) if bind_address is None else address(bind_address, "bind_address")
         if parent_address is None and bind_address is not None:
-            raise ValueError("bind_address without parent_address: the hosts would not know what to dial")
+            raise ValueError("bind_address needs parent_address: the address that the hosts dial")
         self._bound = bound, bound_port or port or 0
         self.advertised_host, self.advertised_port = host, port
 

@@ -158,7 +158,7 @@ def _wait_until_dialed(bootstrap: Bootstrap, address: str | None) -> None:
     try:
         bootstrap.wait_until_dialed()
     except TimeoutError as error:
-        text = f"{host} has a runner that did not get to {address} in the time that a boot has"
+        text = f"{host} has a runner that did not reach {address} within the boot timeout"
         raise errors.BootError(text, "connect") from error
     except OSError as error:
         text = f"{host}: the connection broke before its runner had dialed back: {error or type(error).__name__}"

@@ -147,7 +147,7 @@ class ProgramSession:
         """See `SSHSession`."""
         if self._status != NO_CONNECTION:
             return None
-        text = f"{self.label}: ssh has no connection: {said or 'it does not say why'}"
+        text = f"{self.label}: ssh could not connect: {said or 'ssh gave no reason'}"
         if BUSY.search(said):
             self._limit.refused()
             return BusyError(text, "connect", output=said)
@@ -229,7 +229,7 @@ class ProgramClient:
             raise ValueError('client="openssh" takes no host_key: put it into a file, and name it with known_hosts=')
         ssh = shutil.which("ssh")
         if ssh is None:
-            raise FileNotFoundError('client="openssh" needs the program ssh, and there is none on PATH')
+            raise FileNotFoundError('client="openssh" needs the program ssh, which is not on PATH')
         self._ssh = ssh
         self._settings = settings
         self._config = config

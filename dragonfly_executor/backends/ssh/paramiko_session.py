@@ -187,5 +187,7 @@ def _open_channel(connection: SSHConnection, timeout: float) -> paramiko.Channel
     try:
         return connection.transport.open_session(WINDOW, PACKET, timeout=timeout)
     except Exception as error:
-        text = f"{connection.target.label} lets us in, but runs no commands: {str(error) or type(error).__name__}"
+        text = (
+            f"{connection.target.label} accepted the login, but runs no command: {str(error) or type(error).__name__}"
+        )
         raise errors.BootError(text, "bootstrap") from error

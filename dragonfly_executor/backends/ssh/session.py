@@ -34,9 +34,11 @@ class SSHSession(Protocol):
 
     def stream(self) -> Stream:
         """Return the input and output of the command as the agent's link. It has no timeout any more."""
+        ...
 
     def read_stderr(self, size: int) -> bytes:
         """Return 1 to `size` bytes of the command's stderr, or ``b""`` at the end."""
+        ...
 
     def exit_status(self, timeout: float) -> int | None:
         """Return the exit status of the command. None if it is unknown after `timeout` seconds, or stays unknown."""
@@ -46,9 +48,11 @@ class SSHSession(Protocol):
 
     def facts(self) -> Mapping[str, str]:
         """Return the findings of the connection by boot phase."""
+        ...
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that hold the connection open."""
+        ...
 
     def keep(self) -> None:
         """Lift the time limit of the connection."""
@@ -86,3 +90,4 @@ class Client(Protocol):
             HostKeyError: the key of the host or of a jump host is unknown or wrong.
             BootError: the host cannot be reached, refuses the login, or runs no commands.
         """
+        ...

@@ -64,17 +64,16 @@ class SessionSetup:
         options, shares_disk = self._options, runner.node.shares_disk
         output, log_level = self._outputs.agent_settings(shares_disk=shares_disk)
         wanted = runner.node.slots or options.max_concurrency or self._backend.default_slots()
-        runner.log_level = log_level
-        runner.slots = wanted or hello.versions.cpus
+        slots = wanted or hello.versions.cpus
         session = handshake.welcome(
             lease=options.lease,
             setup_timeout=options.boot_timeout,
-            slots=runner.slots,
+            slots=slots,
             calls_per_slot=options.max_tasks_per_child or 0,
             output=output,
             log_level=log_level,
         )
-        runner.welcome(session, self._encode_setup(self._setup_for(runner.node)))
+        runner.welcome(session, self._encode_setup(self._setup_for(runner.node)), slots, log_level)
 
     def _compare(self, runner: RunnerLink, hello: handshake.Hello) -> None:
         """Warn of versions that differ and may still meet, once for each host and difference."""
@@ -82,4 +81,4 @@ class SessionSetup:
         host = runner.node.host
         if text and (host, text) not in self._told:
             self._told.add((host, text))
-            self._warn(f"{runner.name} has other versions, with which calls may not do quite the same: {text}")
+            self._warn(f"{runner.name} has other versions than the parent, so calls may behave differently: {text}")

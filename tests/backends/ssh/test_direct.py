@@ -129,7 +129,7 @@ def test_a_host_that_cannot_reach_the_parent_leaves_the_boot_to_others(
     executor = make(make_backend(*hosts, known_hosts=known_file([lame, sound]), connect="direct"), max=1)
     assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
     assert f"host {lame.spec} is set aside" in caplog.text
-    assert "has a runner that does not get here: ModuleNotFoundError" in caplog.text
+    assert "has a runner that cannot reach this machine: ModuleNotFoundError" in caplog.text
 
 
 def without_ssl(host: Host) -> Path:

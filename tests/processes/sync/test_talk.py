@@ -377,7 +377,7 @@ def test_a_host_that_starts_no_process_more_is_told_as_it_is(start: Start) -> No
     talk.far._run_helper = refuse
     talk.sync()
     text = os.strerror(errno.EAGAIN)
-    assert talk.heard == [f"requirements: nothing can be started to install them: {text}"]
+    assert talk.heard == [f"requirements: the installer cannot be started: {text}"]
 
 
 def test_without_a_home_nothing_is_kept(

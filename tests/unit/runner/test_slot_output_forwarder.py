@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor.core.slot_records import SlotCall, SlotRecord
 from dragonfly_executor.protocol.frames import Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.output_window import WINDOW, weight
 from dragonfly_executor.runner import output_pipes, slot_output_forwarder
@@ -77,7 +76,7 @@ class Runner:
         self.on_drain: Callable[[], None] = lambda: None
         self.slot: Any = SimpleNamespace(
             pid=PID,
-            record=SlotRecord(PID, 0.0),
+            record=SimpleNamespace(is_ready=False, is_stuck=False, since=0.0, in_flight=deque()),
             answer=None,
             link=SimpleNamespace(
                 pause=lambda: self.did.append("pause"),
@@ -108,7 +107,7 @@ class Runner:
 
     def has_calls(self, *call_ids: int) -> None:
         self.slot.record.is_ready = True
-        self.slot.record.in_flight = deque(SlotCall(call_id, call_id + 1, b"") for call_id in call_ids)
+        self.slot.record.in_flight = deque(SimpleNamespace(ref=(call_id, call_id + 1)) for call_id in call_ids)
 
     def write(self, data: bytes, flags: int = 0) -> None:
         """Write as the slot does, and let the loop see it."""
@@ -151,7 +150,7 @@ def runner() -> Iterator[Runner]:
 
 
 def test_text_before_a_slot_is_ready_is_nobodys(runner: Runner) -> None:
-    runner.slot.record.in_flight.append(SlotCall(5, 6, b""))
+    runner.slot.record.in_flight.append(SimpleNamespace(ref=(5, 6)))
     runner.write(b"setup")
     assert runner.texts() == [(0, 0, 0, b"setup")]
 
@@ -174,7 +173,8 @@ def test_text_of_a_single_call_is_its_own_and_more_waits_for_it(flags: int, runn
 
 def test_text_belongs_to_the_call_that_is_first_after_results_were_read(runner: Runner) -> None:
     runner.has_calls(5, 6)
-    runner.on_drain = lambda: runner.slot.record.in_flight.popleft() if len(runner.slot.record.in_flight) > 1 else None
+    calls = runner.slot.record.in_flight
+    runner.on_drain = lambda: calls.popleft() if len(calls) > 1 else None
     runner.write(b"text")
     assert runner.texts() == [(6, 7, 0, b"text")]
 
@@ -208,9 +208,10 @@ def test_a_slot_that_took_another_call_meanwhile_keeps_its_text(runner: Runner) 
 
 def test_while_the_slot_reads_the_agent_does_not(runner: Runner) -> None:
     runner.has_calls(5)
+    look = runner.loop.readers[runner.reading[0]]
     assert runner.output._pipes.take_turn()
     runner.write(b"text")
-    runner.output._leave_to_slot(runner.slot)
+    look()
     assert runner.texts() == []
     assert len(runner.loop.timers) == 1, "one look, however often it was in vain"
     runner.output._pipes.give_turn()
@@ -227,12 +228,12 @@ def test_the_slot_is_told_that_it_may_begin(runner: Runner) -> None:
 
 
 def test_a_pipe_that_has_ended_is_watched_no_more(runner: Runner) -> None:
+    look = runner.loop.readers[runner.reading[0]]
     os.close(runner.writing.pop(0))
     runner.see()
     assert not runner.watches
     assert runner.loop.readers.keys() == {runner.reading[Flag.STDERR], runner.reading[Flag.LOG]}
-    stale = runner.reading[0]
-    runner.output._read(runner.slot, stale)
+    look()
     assert runner.texts() == []
 
 
@@ -285,12 +286,17 @@ def test_more_text_than_the_lane_is_for_stays_a_flood(runner: Runner) -> None:
 
 def test_a_slot_whose_text_nobody_consumes_has_to_wait(runner: Runner) -> None:
     runner.has_calls(5)
+    look = runner.loop.readers[runner.reading[0]]
+    assert runner.output._pipes.take_turn()
+    runner.write(b"text")
+    runner.output._pipes.give_turn()
     total = sum(map(weight, flood(runner, WINDOW)))
+    runner.link.order.clear()
     assert runner.did == ["pause"]
+    look()
+    runner.loop.timers[0].ring()
     assert not runner.loop.readers
-    runner.output._read(runner.slot, runner.reading[0])
-    runner.output._check_pipes(runner.slot)
-    assert not runner.loop.readers
+    assert runner.texts() == []
     runner.output.consumed(runner.slot, total - WINDOW // 2 - 1)
     assert runner.did == ["pause"]
     runner.output.consumed(runner.slot, 1)
@@ -365,8 +371,11 @@ def test_what_a_slot_wrote_before_it_died_is_its_calls(runner: Runner) -> None:
 def test_nothing_is_left_of_an_output_that_is_closed(runner: Runner) -> None:
     fds = set(runner.output.descriptors())
     assert set(runner.reading.values()) < fds
-    runner.output._leave_to_slot(runner.slot)
-    runner.output._watch(runner.slot)
+    assert runner.output._pipes.take_turn()
+    runner.write(b"text")
+    assert runner.loop.timers
+    assert not runner.loop.readers
+    runner.output.slot_is_forked(runner.slot)
     runner.output.close()
     assert runner.loop.timers[0].cancelled
     assert runner.loop.readers == {}
