@@ -114,7 +114,7 @@ def test_an_address_that_leads_nowhere_is_told_at_once(host: Host, make_backend:
     error = error_of(executor.submit(pow, 2, 10))
     assert isinstance(error, BootError)
     assert error.phase == "connect"
-    assert f"does not get here: could not reach the parent at {address} within 1 s" in str(error)
+    assert f"cannot reach this machine: could not reach the parent at {address} within 1 s" in str(error)
     assert "Connection refused" in str(error)
     assert "parent_address=" in str(error)
     assert host.processes() == []
