@@ -163,6 +163,19 @@ def test_half_of_a_queue_moves_to_a_slot_that_is_idle() -> None:
     assert in_slots(made) == [[1, 5], [3, 7]]
 
 
+def test_the_queue_of_a_slot_that_ends_is_its_own() -> None:
+    """It could not get back what it is to keep."""
+    made = world(2, calls_per_slot=5)
+    ending, other = slots_of(made)
+    made.arrive(1, 2)
+    made.take(other)
+    made.hold_back(other)
+    made.arrive(3, 4, 5)
+    assert ending.is_closed
+    made.answer(other)
+    assert in_slots(made) == [[1, 3, 4, 5], []]
+
+
 def test_a_call_that_a_slot_refuses_goes_to_another_one_and_those_behind_it_stay_behind() -> None:
     made = world(2)
     one, other = slots_of(made)
@@ -196,6 +209,21 @@ def test_a_call_that_every_slot_refuses_goes_back() -> None:
     made.arrive(1)
     made.advance(4 * REVIEW_AFTER)
     assert made.reports == [("returned", 1)]
+
+
+def test_a_refusal_hides_no_start_that_came_after_it() -> None:
+    made = world(2)
+    one, other = slots_of(made)
+    made.advance(1.0)
+    made.arrive(1)
+    made.answer(one)
+    one.refuses = True
+    before = made.table.last_start
+    assert before == made.now
+    made.advance(0.001)
+    made.arrive(2)
+    assert other.record.in_flight
+    assert made.table.last_start == made.now
 
 
 # -- stuck calls ------------------------------------------------------------------------------------------------------
@@ -437,6 +465,9 @@ def test_the_clock_of_a_run_timeout_starts_with_the_function() -> None:
     assert not slot.is_dead
     made.advance(0.02)
     assert slot.is_dead
+    (limits,) = [call.limits for call in made.table.calls.values()]
+    assert limits is not None
+    assert limits.unopened == 0
 
 
 @pytest.mark.parametrize(("run_timeout", "ends"), [(0.5, 2.0), (3.0, 3.0)])
