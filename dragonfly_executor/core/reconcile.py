@@ -49,6 +49,7 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         pool.actions.append(Settle(calls.settled))
         calls.settled = []
     if not is_late and may_grow(pool) and grow(pool, now):
+        fit(pool)
         assign(pool)
     if runners.idle or runners.retired or pool.mode is not None:
         shrink(pool, now, is_late=is_late)
