@@ -293,7 +293,7 @@ def test_any_course_of_events_keeps_the_invariants() -> None:
     check_courses(MachineAndWorld, count=1000, length=30)
 
 
-@pytest.mark.parametrize(("seed", "kinds"), [*product(range(4), [1, 2, 3]), (27, 2)])
+@pytest.mark.parametrize(("seed", "kinds"), [*product(range(4), [1, 2, 3]), (27, 2), (80, 3)])
 def test_a_long_course_of_events_with_many_calls_keeps_them_too(seed: int, kinds: int) -> None:
     """Queues and heaps that grow, are swept and grow again: more than a search for small examples makes."""
     dice = random.Random(seed)
