@@ -58,8 +58,9 @@ def became_first(table: SlotTable, slot: SlotRecord, now: float) -> None:
 
 def retire(table: SlotTable, slot: SlotRecord) -> None:
     """Hand no more calls to the slot. It ends when it has finished the calls that it has."""
-    slot.blocked |= RETIRED
-    table.actions.append(Retire(slot))
+    if not slot.is_retired:
+        slot.blocked |= RETIRED
+        table.actions.append(Retire(slot))
     expect_end(table, slot)
 
 

@@ -592,6 +592,16 @@ def test_a_slot_that_declines_ends_and_its_calls_run_elsewhere() -> None:
     assert in_slots(made) == [[1]]
 
 
+def test_a_slot_that_declines_its_last_call_is_retired_once() -> None:
+    made = world(1, calls_per_slot=2)
+    made.arrive(1)
+    (slot,) = slots_of(made)
+    made.decline(slot)
+    made.read(slot)
+    assert slot.expects_end
+    assert ids(made.table.waiting) == [1]
+
+
 # -- the idle check ---------------------------------------------------------------------------------------------------
 
 
