@@ -146,7 +146,11 @@ def make_room(pool: PoolState, wants: Wants) -> bool:
     for group in takers:
         if yielding < needed and pool.boots.free > 0:
             yielding += give_runner(pool, waiting, group)
-    return end_yields(pool, yielding - needed) or stopped > 0
+    ended = end_yields(pool, yielding - needed)
+    if ended and missing > room_coming(pool) and pool.boots.free > 0:
+        # The kind that keeps this runner may have another one to spare now.
+        stop_needless(pool, missing - room_coming(pool))
+    return ended or stopped > 0
 
 
 def room_coming(pool: PoolState) -> int:
