@@ -78,7 +78,7 @@ class Signal(threading.Event):
                 self._ends.remove(end)
 
 
-class GivenUp(Signal):
+class CancelToken(Signal):
     """A cancel token: set when a boot, or other work, is no longer wanted. Its callbacks unblock threads that wait."""
 
 
@@ -107,7 +107,7 @@ class BootRequest(_Request):
         timeout: seconds that the boot may take, counted from when the backend asks for the node. Then the pool cancels
             the boot.
         given_up: a `threading.Event` that the pool sets when it cancels the boot. `boot` must then return or raise
-            within 2 s. So `boot` waits on this event, or registers a callback with `GivenUp.call` that unblocks its
+            within 2 s. So `boot` waits on this event, or registers a callback with `CancelToken.call` that unblocks its
             other waits. None if the caller never cancels a boot.
         clock: receives `queued` and `started`. None if the caller does not measure time.
         dialed_in: set when the runner has dialed back and authenticated before `boot` has returned. The node then
@@ -118,7 +118,7 @@ class BootRequest(_Request):
     runner_id: int
     parent: Parent
     timeout: float
-    given_up: GivenUp | None
+    given_up: CancelToken | None
     clock: BootClock | None
     dialed_in: Signal | None
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from dragonfly_executor import errors
 from dragonfly_executor.api.executor import DragonflyExecutor
-from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node, Stream
+from dragonfly_executor.backends.base import Backend, BootRequest, CancelToken, Node, Stream
 from dragonfly_executor.protocol.frames import Decoder, Frame, Kind
 from dragonfly_executor.protocol.handshake import read_hello
 from dragonfly_executor.protocol.parent import Parent
@@ -192,7 +192,7 @@ class BackendContract:
         """
         for step, backend, wait in self._hanging():
             with self._node_streams(backend) as streams:
-                given_up, ended = GivenUp(), SimpleQueue[BaseException | None]()
+                given_up, ended = CancelToken(), SimpleQueue[BaseException | None]()
                 request = streams.request(1)._replace(given_up=given_up)
                 args = (backend, request, given_up, ended)
                 threading.Thread(target=_boot, args=args, name="contract-boot", daemon=True).start()
@@ -333,7 +333,9 @@ class _Recording(Backend):
         return self.nodes[-1]
 
 
-def _boot(backend: Backend, request: BootRequest, given_up: GivenUp, ended: SimpleQueue[BaseException | None]) -> None:
+def _boot(
+    backend: Backend, request: BootRequest, given_up: CancelToken, ended: SimpleQueue[BaseException | None]
+) -> None:
     """Boot a node, and stop it once the boot is given up; on a thread of its own."""
     try:
         node = backend.boot(request)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import Backend, BootError, BootRequest, BootTimeoutError, Budget, Node, Pool
-from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock
 from tests.engine.conftest import MakeExecutor, MakePool
 from tests.engine.test_boot_failures import ObservedBackend
@@ -37,14 +37,14 @@ class Turns(FakeBackend):
 
     def __init__(self, *script: FakeRunner, answers: bool = True, **options: Any) -> None:
         super().__init__(*script, slots=1, **options)
-        self.waiting = SimpleQueue[tuple[BootRequest, GivenUp]]()
+        self.waiting = SimpleQueue[tuple[BootRequest, CancelToken]]()
         """Boots that wait for their turn, and what lets each go on."""
         self.asked = SimpleQueue[BootRequest]()
         self._answers = answers
 
     def wait_for_turn(self, request: BootRequest) -> None:
         request.queued()
-        turn, either = GivenUp(), threading.Event()
+        turn, either = CancelToken(), threading.Event()
         assert request.given_up is not None
         request.given_up.call(either.set)
         turn.call(either.set)

@@ -12,7 +12,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.backends.agent_command import portable_options
-from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node
+from dragonfly_executor.backends.base import Backend, BootRequest, CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
@@ -280,7 +280,7 @@ class FlyBackend(Backend):
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node
 
-    def _undo(self, creation: Creation, entry: JournalEntry, given_up: GivenUp | None) -> None:
+    def _undo(self, creation: Creation, entry: JournalEntry, given_up: CancelToken | None) -> None:
         """Clean up after a failed boot: destroy the machine that it may have created, or mark its entry abandoned."""
         if not creation.outcome_unknown:
             self._records.forget(entry)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dragonfly_executor.backends.base import GivenUp, Signal
+from dragonfly_executor.backends.base import CancelToken, Signal
 from dragonfly_executor.backends.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class BackgroundSweeper:
         """Guards the fields, as boots and stops run concurrently."""
         self._nodes = 0
         self._thread: threading.Thread | None = None
-        self._given_up = GivenUp()
+        self._given_up = CancelToken()
         self._ended = Signal()
 
     def ask(self) -> None:
@@ -59,7 +59,7 @@ class BackgroundSweeper:
             if not self._is_due or self._thread is not None:
                 return
             self._is_due = False
-            self._given_up, self._ended = given_up, ended = GivenUp(), Signal()
+            self._given_up, self._ended = given_up, ended = CancelToken(), Signal()
             sweep = self._sweep(Deadline(timeout, given_up), given_up, ended)
             thread = threading.Thread(target=sweep, name="dragonfly-fly-sweep", daemon=True)
             try:
@@ -96,7 +96,7 @@ class BackgroundSweeper:
             if not self._nodes:
                 given_up.set()
 
-    def _sweep(self, deadline: Deadline, given_up: GivenUp, ended: Signal) -> Callable[[], None]:
+    def _sweep(self, deadline: Deadline, given_up: CancelToken, ended: Signal) -> Callable[[], None]:
         # Not with this module: the backend loads it before there is any machine.
         from dragonfly_executor.backends.fly.sweep import Sweeper
 

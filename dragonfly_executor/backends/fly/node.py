@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.base import GivenUp, Node
+from dragonfly_executor.backends.base import CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
@@ -84,7 +84,7 @@ class FlyNode(Node):
         self._left = left
         self._is_recorded = is_recorded
         self._lock = threading.Lock()
-        self._stopping = GivenUp()
+        self._stopping = CancelToken()
         api.__enter__()
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.deadline import NEVER, Deadline
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class SSHBootDeadline(Deadline):
             the timeout starts anew.
     """
 
-    def __init__(self, seconds: float, given_up: GivenUp | None = None, clock: BootClock | None = None) -> None:
+    def __init__(self, seconds: float, given_up: CancelToken | None = None, clock: BootClock | None = None) -> None:
         super().__init__(seconds, given_up)
         self.time = BootTime(seconds, clock)
         self._on_progress: Callable[[], object] = lambda: None
@@ -86,7 +86,7 @@ class SSHBootDeadline(Deadline):
         """Return the monotonic time of the deadline; `NEVER` while the boot waits for a turn."""
         return self.time.when
 
-    def of_attempt(self, given_up: GivenUp, on_progress: Callable[[], object]) -> SSHBootDeadline:
+    def of_attempt(self, given_up: CancelToken, on_progress: Callable[[], object]) -> SSHBootDeadline:
         """Return the deadline of an attempt to boot on one host. It shares the time of the boot.
 
         Args:

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.base import BootRequest, GivenUp
+from dragonfly_executor.backends.base import BootRequest, CancelToken
 from dragonfly_executor.backends.deadline import NEVER
 from dragonfly_executor.backends.ssh.boot_deadline import SSHBootDeadline
 from dragonfly_executor.backends.ssh.host_table import HostPlace, HostTable
@@ -53,7 +53,7 @@ class _HostAttempt:
         self, place: HostPlace, boot: SSHBootDeadline, reach: Callable[[SSHBootDeadline], ReachedHost], news: Changes
     ) -> None:
         self.place = place
-        self.given_up = GivenUp()
+        self.given_up = CancelToken()
         self.deadline = boot.of_attempt(self.given_up, lambda: news.put(_RaceEvent.PROGRESS))
         self.outcome: ReachedHost | BaseException | None = None
         self.is_overtaken = False

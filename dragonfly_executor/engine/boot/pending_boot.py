@@ -7,7 +7,7 @@ helper calls the next method. All of them run on the engine thread.
 from __future__ import annotations
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.base import BootRequest, GivenUp, Signal
+from dragonfly_executor.backends.base import BootRequest, CancelToken, Signal
 from dragonfly_executor.core import events
 from dragonfly_executor.engine.boot import boot_errors
 from dragonfly_executor.engine.boot.node_booter import BootJob, Clock
@@ -87,7 +87,7 @@ class PendingBoot:
         self._is_releasing = False
         self._is_over = False
         """True once the outcome was reported."""
-        self._given_up = GivenUp()
+        self._given_up = CancelToken()
         self._dialed_in = Signal()
         self._connection: TlsSocket | None = None
         """The connection of a runner that has dialed back before the backend returned its node."""

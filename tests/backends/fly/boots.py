@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dragonfly_executor import FlyBackend
-from dragonfly_executor.backends.base import BootRequest, GivenUp
+from dragonfly_executor.backends.base import BootRequest, CancelToken
 from dragonfly_executor.backends.fly.node import FlyNode
 from dragonfly_executor.protocol.parent import Parent
 from tests.backends.fly.asking import ASLEEP
@@ -18,7 +18,7 @@ CANARY = "ca" * 32
 LONG = 30.0
 
 
-class GivenUpInAPause(GivenUp):
+class GivenUpInAPause(CancelToken):
     """Given up by somebody else as soon as whoever asks Fly waits between two questions."""
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -26,7 +26,7 @@ class GivenUpInAPause(GivenUp):
         return super().wait(timeout)
 
 
-def request(timeout: float = LONG, number: int = 1, given_up: GivenUp | None = None) -> BootRequest:
+def request(timeout: float = LONG, number: int = 1, given_up: CancelToken | None = None) -> BootRequest:
     """What a pool would ask for."""
     parent = Parent.new("Tests of Fly", number, "fly")
     parent = parent._replace(address="[fdaa::1]:1", fingerprint="00" * 32, token=CANARY)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from dragonfly_executor import errors as public
-from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
@@ -149,7 +149,7 @@ def test_questions_end_with_the_patience_and_say_what_was_wrong(on_fly: Simulato
 
 
 def test_an_answer_says_more_than_that_there_was_no_time_for_another() -> None:
-    given_up = GivenUp()
+    given_up = CancelToken()
     answers = iter([httpx.Response(502, stream=httpx.ByteStream(b'{"error": "bad gateway"}'))])
 
     def answer(request: httpx.Request) -> httpx.Response:

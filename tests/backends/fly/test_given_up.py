@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from dragonfly_executor import BootError, FlyBackend
-from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly import backend as backend_module
 from dragonfly_executor.backends.fly import client
@@ -51,7 +51,7 @@ def backend(make_backend: MakeBackend) -> FlyBackend:
 
 def test_a_create_that_is_not_answered_is_cut_and_its_machine_destroyed(on_fly: Simulator, backend: FlyBackend) -> None:
     """Checklist 9. It was carried out, and nobody was told."""
-    given_up = GivenUp()
+    given_up = CancelToken()
     on_fly.faults.on("create", hang=True, after=lambda call: given_up.set())
     with pytest.raises(BootError, match="the request was cancelled before Fly answered"):
         backend.boot(request(FOR_EVER, given_up=given_up))
@@ -61,7 +61,7 @@ def test_a_create_that_is_not_answered_is_cut_and_its_machine_destroyed(on_fly: 
 
 def test_a_machine_that_is_made_after_all_is_waited_for_some_seconds(on_fly: Simulator, backend: FlyBackend) -> None:
     """Fly goes on with what it was asked for, whether or not somebody still listens."""
-    given_up = GivenUp()
+    given_up = CancelToken()
     on_fly.faults.on("create", hang=True, after=lambda call: given_up.set())
     # It has not come yet where it is first looked for.
     on_fly.faults.on("list", reply=Reply(200, []))
@@ -76,7 +76,7 @@ def test_what_is_not_found_in_these_seconds_is_written_down_for_the_next_sweep(
     on_fly: Simulator, backend: FlyBackend, listed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend_module, "GIVEN_UP_TIMEOUT", 0.2)
-    given_up = GivenUp()
+    given_up = CancelToken()
     on_fly.faults.on("create", hang=True, after=lambda call: given_up.set())
     on_fly.faults.on("list", times=1000, **({"reply": Reply(200, [])} if listed == "nothing" else {"hang": True}))
     with pytest.raises(BootError):
@@ -94,7 +94,7 @@ def test_a_boot_that_is_given_up_in_doubt_is_looked_after_no_longer_than_that(
 ) -> None:
     """It had failed before, and was about to destroy what may have come of it."""
     monkeypatch.setattr(backend_module, "UNDO_TIMEOUT", FOR_EVER)
-    given_up = GivenUp()
+    given_up = CancelToken()
     on_fly.faults.on("create", change=lambda body: {**body, "id": 1})
     on_fly.faults.on("get", reply=Reply(400, {"error": "no"}))
     on_fly.faults.on("list", hang=True, after=lambda call: given_up.set())
@@ -105,7 +105,7 @@ def test_a_boot_that_is_given_up_in_doubt_is_looked_after_no_longer_than_that(
 
 
 def test_what_was_given_up_before_fly_was_asked_asks_for_nothing(on_fly: Simulator, backend: FlyBackend) -> None:
-    given_up = GivenUp()
+    given_up = CancelToken()
     given_up.set()
     with pytest.raises(BootError, match="the request was cancelled before it was sent to Fly"):
         backend.boot(request(given_up=given_up))
@@ -117,7 +117,7 @@ def test_a_first_sweep_that_hangs_holds_no_boot_up_that_was_given_up(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend_module, "FIRST_SWEEP_TIMEOUT", FOR_EVER)
-    given_up = GivenUp()
+    given_up = CancelToken()
     on_fly.faults.on("list", hang=True, after=lambda call: given_up.set())
     backend = make_backend(machine_config=ASLEEP_CONFIG, sweep=True)
     boot(backend, given_up=given_up).stop()
@@ -223,7 +223,7 @@ def tls(monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
 )
 def test_a_request_is_cut_wherever_it_hangs(tls: ssl.SSLContext, scheme: str, shakes_hands: bool, sent: bool) -> None:
     """And whether it may have got there is known: in the middle of a handshake it has not."""
-    given_up = GivenUp()
+    given_up = CancelToken()
     with mute(tls if scheme == "https" else None, shakes_hands=shakes_hands) as server:
         server.silent = given_up.set
         line = HttpConnections(Access("media", Token("fm2_canary"), f"{scheme}://127.0.0.1:{server.port}"))
@@ -243,7 +243,7 @@ def test_a_connection_that_was_cut_before_it_was_there_lets_nothing_through() ->
 
 
 def test_a_connection_that_is_used_again_can_be_cut_as_well(on_fly: Simulator, backend: FlyBackend) -> None:
-    given_up = GivenUp()
+    given_up = CancelToken()
     on_fly.faults.on("get", nth=3, hang=True, after=lambda call: given_up.set())
     with backend.api as api:
         for _ in range(2):
@@ -259,7 +259,7 @@ def test_a_connection_that_is_used_again_can_be_cut_as_well(on_fly: Simulator, b
 
 
 def test_what_ends_with_it_is_called_once_and_in_any_order() -> None:
-    given_up = GivenUp()
+    given_up = CancelToken()
     called: list[str] = []
 
     def first() -> None:
@@ -285,7 +285,7 @@ def test_what_ends_with_it_is_called_once_and_in_any_order() -> None:
 
 
 def test_one_that_raises_keeps_nobody_from_being_told(caplog: pytest.LogCaptureFixture) -> None:
-    given_up, told = GivenUp(), threading.Event()
+    given_up, told = CancelToken(), threading.Event()
     given_up.call(lambda: 1 / 0)
     given_up.call(told.set)
     given_up.set()

@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from dragonfly_executor import FlyBackend
-from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.journal import JournalEntry
@@ -395,7 +395,7 @@ def test_a_boot_that_is_given_up_does_not_wait_for_the_sweep(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dragonfly_executor.backends.fly.background_sweep.SWEEP_WAIT", 60.0)
-    given_up = GivenUp()
+    given_up = CancelToken()
     on_fly.faults.on("list", times=math.inf, hang=True, before=lambda call: given_up.set())
     backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)
     boot(backend, given_up=given_up).stop()

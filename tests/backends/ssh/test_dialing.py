@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.ssh.happy_eyeballs import Address, connect_first
 from tests.support.helpers import PATIENCE
@@ -69,7 +69,7 @@ def test_an_error_tells_what_became_of_each_address(silent: Address, refusing: A
 
 
 def test_the_race_ends_when_the_boot_is_given_up(silent: Address) -> None:
-    given_up, errors = GivenUp(), []
+    given_up, errors = CancelToken(), []
 
     def dial() -> None:
         try:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import BootError, BootRequest, Parent, SSHBackend
-from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.ssh import child_processes, node, paramiko_connect, ssh_agent
 from tests.backends.ssh.conftest import Make, MakeBackend, MakeHost
 from tests.support.helpers import PATIENCE, Mailbox, all_ended, killing
@@ -47,7 +47,7 @@ class Boot:
     """A boot on a thread of its own, that is given up when it hangs."""
 
     def __init__(self, backend: SSHBackend) -> None:
-        self.given_up = GivenUp()
+        self.given_up = CancelToken()
         self._backend = backend
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._boot, name="boot", daemon=True)
@@ -353,7 +353,7 @@ def test_a_host_whose_boot_was_given_up_has_not_failed(
 
 
 def test_what_was_given_up_before_it_began_goes_nowhere(host: Host, backend: Backend) -> None:
-    given_up = GivenUp()
+    given_up = CancelToken()
     given_up.set()
     with pytest.raises(BootError, match="given up"):
         backend(host).boot(BootRequest(1, Parent.new("test", 1, "ssh"), FOR_EVER, given_up))

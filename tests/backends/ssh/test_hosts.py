@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragonfly_executor import BootRequest, Parent
-from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.ssh.boot_deadline import SSHBootDeadline
 from dragonfly_executor.backends.ssh.hosts import HostBook, SSHHost, parse, variables
 from dragonfly_executor.backends.ssh.login_limit import FIRST_LIMIT, LoginLimit
@@ -210,7 +210,7 @@ def test_a_limit_is_halved_by_refusals_and_grows_with_logins() -> None:
 
 
 def test_a_wait_for_a_turn_ends_when_the_boot_is_given_up() -> None:
-    limit, given_up = LoginLimit(), GivenUp()
+    limit, given_up = LoginLimit(), CancelToken()
     with limit.login(SSHBootDeadline(PATIENCE)):
         limit.refused()
         waiting = threading.Thread(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import BootError
-from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.ssh import openssh_config
 from dragonfly_executor.backends.ssh.config import Target
@@ -105,7 +105,7 @@ def test_a_command_of_the_configuration_that_hangs_ends_with_the_boot(
 ) -> None:
     monkeypatch.setattr(openssh_config, "LIMIT", 3600.0)
     (tmp_path / "config").write_text(f"Match exec \"trap '' TERM; echo $$ > {mailbox.path}; sleep 3600\"\n  User ann\n")
-    given_up, errors = GivenUp(), list[BootError]()
+    given_up, errors = CancelToken(), list[BootError]()
 
     def ask() -> None:
         try:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import BootError, BootRequest, HostKeyError, Parent
-from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.ssh import host_race, node, paramiko_connect
 from dragonfly_executor.backends.ssh.boot_deadline import BootTime, SSHBootDeadline
 from dragonfly_executor.backends.ssh.host_race import Race, time_for
@@ -118,7 +118,7 @@ class World:
         self.booter = Booter()
         self.places = HostTable([SSHHost(name) for name in names], sizes or [1] * len(names), lambda state: NEVER)
         self.clock = Clock()
-        self.given_up = GivenUp()
+        self.given_up = CancelToken()
         self._threads = threads
 
     def boot(self, timeout: float = PATIENCE) -> Future[Any]:
