@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from itertools import product
 
+import pytest
+
 from tests.support.courses import StateMachine, check_courses, opening, step
 from tests.support.slot_world import PlayedSlot, SlotWorld
 
@@ -213,4 +215,9 @@ class SchedulerAndWorld(StateMachine):
 
 
 def test_any_course_of_events_keeps_the_promises() -> None:
-    check_courses(SchedulerAndWorld, count=1000, length=40)
+    check_courses(SchedulerAndWorld, count=500, length=40)
+
+
+@pytest.mark.soak
+def test_many_courses_of_events_keep_the_promises() -> None:
+    check_courses(SchedulerAndWorld, count=50_000, length=40)
