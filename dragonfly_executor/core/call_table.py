@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from dragonfly_executor.core.alarms import Alarm, Alarms
 from dragonfly_executor.core.call_queue import SLACK, Queue
@@ -58,23 +58,19 @@ class CallTable:
         """Return the number of calls that wait for the end of a retry's delay."""
         return self.total.delayed
 
-    def accept(self, calls: Sequence[Call], now: float) -> list[str]:
+    def accept(self, calls: Sequence[Call], now: float) -> Collection[str]:
         """Queue new calls, and start their timeouts.
 
         Returns:
-            The kinds of the calls; a kind may come twice.
+            The kinds of the calls.
         """
-        kinds: list[str] = []
-        start, kind = 0, None
-        live, queue = self.calls, self.queues[DEFAULT_KIND]
-        for place, call in enumerate(calls):
+        if not calls:
+            return ()
+        live, kind, other_kinds = self.calls, calls[0].kind, False
+        queue = self.queue_of(kind)
+        for call in calls:
             if call.kind != kind:
-                # Calls that follow each other are of one kind as a rule: they are added at once.
-                if kind is not None:
-                    queue.add(calls[start:place])
-                kind, start = call.kind, place
-                kinds.append(kind)
-                queue = self.queue_of(kind)
+                other_kinds = True
             live[call.id] = call
             call.queue = queue
             call.submitted_at = now
@@ -84,11 +80,24 @@ class CallTable:
             elif limits.queue_timeout is None:
                 continue
             self._arm(call, now)
-        if kinds:
-            queue.add(calls[start:] if start else calls)
-            self.newest = calls[-1].id
-            self.waiting += len(calls)
-        return kinds
+        self.newest = calls[-1].id
+        self.waiting += len(calls)
+        if other_kinds:
+            return self._add_by_kind(calls)
+        queue.add(calls)
+        return (kind,)
+
+    def _add_by_kind(self, calls: Sequence[Call]) -> Collection[str]:
+        """Add calls of several kinds to their queues, and return the kinds."""
+        by_kind: dict[str, list[Call]] = {}
+        for call in calls:
+            by_kind.setdefault(call.kind, []).append(call)
+        for kind, its_calls in by_kind.items():
+            queue = self.queue_of(kind)
+            for call in its_calls:
+                call.queue = queue
+            queue.add(its_calls)
+        return by_kind.keys()
 
     def queue_of(self, kind: str) -> Queue:
         """Return the queue of a kind."""
@@ -96,12 +105,6 @@ class CallTable:
         if queue is None:
             queue = self.queues[kind] = Queue(self.calls, self.total)
         return queue
-
-    def take(self, queue: Queue, count: int) -> list[Call]:
-        """Remove and return the next calls of a queue, at most ``count``. The caller places them."""
-        taken = queue.take(count)
-        self.waiting -= len(taken)
-        return taken
 
     def start(self, call: Call) -> None:
         """Mark a sent call as begun by a slot."""

@@ -63,12 +63,11 @@ class Machine:
         pool = self.pool
         if pool.is_behind:
             return self._now
-        deadline, usage = pool.call_table.deadline(), pool.usage
-        for group in pool.runner_table.groups.values():
-            when = group.back_off.until
-            if when is not None and (deadline is None or when < deadline):
-                deadline = when
-        when = idle_deadline(pool) if pool.runner_table.idle else None
+        deadline, usage, runners = pool.call_table.deadline(), pool.usage, pool.runner_table
+        when = runners.default.back_off.until if len(runners.groups) == 1 else runners.next_boot()
+        if when is not None and (deadline is None or when < deadline):
+            deadline = when
+        when = idle_deadline(pool) if runners.idle else None
         if when is not None and (deadline is None or when < deadline):
             deadline = when
         when = usage.until

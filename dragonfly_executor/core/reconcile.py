@@ -8,7 +8,6 @@ from __future__ import annotations
 from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import CheckIdle, Closed, Send, Settle, Warn
 from dragonfly_executor.core.call_queue import Queue
-from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.scaling import boots_for
@@ -28,18 +27,19 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         in_turn: settle calls that time or an earlier event ended, at most `PoolLimits.at_once` of them.
     """
     calls, runners = pool.call_table, pool.runner_table
+    total, several_kinds = calls.total, len(runners.groups) > 1
     if pool.usage.is_capped and pool.usage.check(now):
         spend_no_more(pool, now)
     # While unsettled calls have expired, no call is sent and no boot begins: it might serve one of these calls.
     is_late = (calls.may_be_due(now) and expire(pool, now)) if in_turn else calls.is_late(now)
     if runners.retiring or runners.up + len(runners.booting) > pool.max:
         fit(pool)
-    if len(runners.groups) > 1:
+    if several_kinds:
         fit_yields(pool, now)
-    if calls.total.queued and pool.boots.all_hang and pool.starts_calls:
+    if total.queued and pool.boots.all_hang and pool.starts_calls:
         give_up_hung(pool, now)
         is_late = is_late and calls.is_late(now)
-    if calls.total.queued and not is_late:
+    if total.queued and not is_late:
         assign(pool)
         if pool.mode is ShutdownMode.CANCEL_QUEUED:
             cancel_unbooted(pool)
@@ -48,12 +48,20 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
     if calls.settled:
         pool.actions.append(Settle(calls.settled))
         calls.settled = []
-    if not is_late and may_grow(pool) and grow(pool, now):
+    # If there is one kind, it is quick to see that `grow` has nothing to do. The pool never keeps more than `min`.
+    may_grow = (
+        several_kinds
+        or total.queued
+        or runners.in_flight > runners.slots
+        or runners.up + len(runners.booting) < pool.min
+        or runners.default.back_off.until is not None
+    )
+    if may_grow and not is_late and grow(pool, now):
         fit(pool)
         assign(pool)
     if runners.idle or runners.retired or pool.mode is not None:
         shrink(pool, now, is_late=is_late)
-    if is_late or pool.backlog.entries or calls.total.delayed:
+    if is_late or pool.backlog.entries or total.delayed:
         pool.is_behind = is_late or len(pool.backlog.entries) > 0 or calls.is_due(now)
     else:
         pool.is_behind = False
@@ -73,15 +81,6 @@ def cancel_unbooted(pool: PoolState) -> None:
     for kind, group in pool.runner_table.groups.items():
         if not group.booting and pool.call_table.queue_of(kind).queued:
             pool.cancel_waiting(kind)
-
-
-def may_grow(pool: PoolState) -> bool:
-    """Return whether `grow` may have something to do. If there is one kind, that is quick to see."""
-    runners = pool.runner_table
-    if len(runners.groups) > 1 or pool.call_table.total.queued or runners.in_flight > runners.slots:
-        return True
-    # The pool never keeps more than `min` runners.
-    return runners.up + len(runners.booting) < pool.min or runners.groups[DEFAULT_KIND].back_off.until is not None
 
 
 def expire(pool: PoolState, now: float) -> bool:
@@ -135,17 +134,15 @@ def assign(pool: PoolState) -> None:
         return
     sends: dict[int, Send] = {}
     for kind, queue in calls.queues.items():
-        if not queue.queued:
-            continue
-        group, ahead = runners.groups[kind], False
+        ahead = False
         while queue.queued:
-            picked = group.pick(ahead)
-            if picked is None:
-                if ahead:
-                    break
+            picked = runners.groups[kind].pick(ahead)
+            if picked is not None:
+                send(pool, queue, *picked, sends)
+            elif ahead:
+                break
+            else:
                 ahead = True
-                continue
-            send(pool, queue, *picked, sends)
 
 
 def assign_capped(pool: PoolState, room: int) -> None:
@@ -177,7 +174,8 @@ def send(pool: PoolState, queue: Queue, runner: Runner, count: int, sends: dict[
         pool, queue, runner, count: the pool, the queue, the runner and the number.
         sends: by runner, the orders of this step. A runner gets its calls in one order.
     """
-    calls = pool.call_table.take(queue, count)
+    calls = queue.take(count)
+    pool.call_table.waiting -= len(calls)
     pool.runner_table.place(runner, calls)
     order = sends.get(runner.id)
     if order is None:
@@ -213,7 +211,7 @@ def stop_idle(pool: PoolState, now: float) -> None:
     for group in pool.runner_table.groups.values():
         while group.idle:
             runner = next(iter(group.idle.values()))
-            until = pool.idle_until(runner)
+            until = pool.idle_until(runner, group)
             if until is None or until > now:
                 break
             if pool.limits.idle_check:
@@ -246,7 +244,7 @@ def idle_deadline(pool: PoolState) -> float | None:
     for group in pool.runner_table.groups.values():
         # All of a kind have the same limit, so the runner that has been idle longest is first.
         for runner in group.idle.values():
-            until = pool.idle_until(runner)
+            until = pool.idle_until(runner, group)
             if until is not None and (first is None or until < first):
                 first = until
             break

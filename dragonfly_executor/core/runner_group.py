@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush
 from dragonfly_executor.core.call_queue import SLACK
 from dragonfly_executor.core.least_loaded import Lightest
 from dragonfly_executor.core.runner import UP, Runner
-from dragonfly_executor.core.scaling import BackOff
+from dragonfly_executor.core.scaling import BackOff, prefetch
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class RunnerGroup:
 
     Args:
         kind: the kind.
+        single_use: whether each runner takes one call and then goes.
 
     Attributes:
         runners: by id; stopping ones included.
@@ -38,12 +39,13 @@ class RunnerGroup:
     """
 
     __slots__ = (
-        "_free", "_spare", "back_off", "booting", "busy", "gate", "idle", "idle_check_pending", "in_flight", "kind",
-        "lightest", "most_slots", "runners", "slots", "up", "yielding",
+        "_free", "_single_use", "_spare", "back_off", "booting", "busy", "gate", "idle", "idle_check_pending",
+        "in_flight", "kind", "lightest", "most_slots", "runners", "slots", "up", "yielding",
     )  # fmt: skip
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, single_use: bool) -> None:
         self.kind = kind
+        self._single_use = single_use
         self.runners: dict[int, Runner] = {}
         # Ordered dicts if the first or last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
@@ -103,10 +105,18 @@ class RunnerGroup:
             return runner, limit - load if limit > load else 1
         return None
 
-    def list(self, runner: Runner, *, ahead: bool) -> None:
-        """List a runner as one with a free slot, or with prefetch credit (`ahead`)."""
-        room = self._spare if ahead else self._free
-        heappush(room, (len(runner.in_flight), runner.id))
+    def list(self, runner: Runner) -> None:
+        """List a runner as one with a free slot or with prefetch credit, if it has either."""
+        load = len(runner.in_flight)
+        if load < runner.slots:
+            room = self._free
+        else:
+            # Compute it only if all slots are taken, so that calls which come one by one do not pay for it.
+            runner.prefetch = 0 if self._single_use else prefetch(runner.cost, runner.slots, runner.round_trip)
+            if load >= runner.slots + runner.prefetch:
+                return
+            room = self._spare
+        heappush(room, (load, runner.id))
         if len(room) > 4 * len(self.runners) + SLACK:
             room[:] = {entry for entry in room if self._is_current(*entry)}
             heapify(room)

@@ -12,7 +12,7 @@ from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
 from dragonfly_executor.core.least_loaded import Lightest
 from dragonfly_executor.core.runner import Runner, RunnerState
 from dragonfly_executor.core.runner_group import RunnerGroup
-from dragonfly_executor.core.scaling import cost_after, cost_of_stuck, prefetch
+from dragonfly_executor.core.scaling import cost_after, cost_of_stuck
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class RunnerTable:
 
     def __init__(self, *, single_use: bool) -> None:
         self.runners: dict[int, Runner] = {}
-        self.groups = {DEFAULT_KIND: RunnerGroup(DEFAULT_KIND)}
+        self.default = RunnerGroup(DEFAULT_KIND, single_use=single_use)
+        self.groups = {DEFAULT_KIND: self.default}
         # An ordered dict, because the last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
         self.up = 0
@@ -62,8 +63,13 @@ class RunnerTable:
         """Return the group of a kind."""
         group = self.groups.get(kind)
         if group is None:
-            group = self.groups[kind] = RunnerGroup(kind)
+            group = self.groups[kind] = RunnerGroup(kind, single_use=self._single_use)
         return group
+
+    def next_boot(self) -> float | None:
+        """Return when the first pause after failed boots ends, in monotonic seconds; None if there is no pause."""
+        pauses = [group.back_off.until for group in self.groups.values() if group.back_off.until is not None]
+        return min(pauses, default=None)
 
     def add(self, runner_id: int, kind: str) -> None:
         """Add a booting runner."""
@@ -190,17 +196,7 @@ class RunnerTable:
             self._lightest.changed(runner)
         if group.lightest.is_kept:
             group.lightest.changed(runner)
-        self._list(runner, group)
-
-    def _list(self, runner: Runner, group: RunnerGroup) -> None:
-        load = len(runner.in_flight)
-        if load < runner.slots:
-            group.list(runner, ahead=False)
-        else:
-            # Compute it only if all slots are taken, so that calls which come one by one do not pay for it.
-            runner.prefetch = 0 if self._single_use else prefetch(runner.cost, runner.slots, runner.round_trip)
-            if load < runner.slots + runner.prefetch:
-                group.list(runner, ahead=True)
+        group.list(runner)
 
     # -- measurements of a runner --------------------------------------------------------------------------------------
 
@@ -218,7 +214,7 @@ class RunnerTable:
         # Take the minimum: one delayed ping says nothing of the connection, and would send seconds of work ahead.
         runner.trips = (*runner.trips[1 - TRIPS :], seconds)
         runner.round_trip = min(runner.trips)
-        self._list(runner, self.groups[runner.kind])
+        self.groups[runner.kind].list(runner)
 
     # -- a smaller pool, and room for another kind ---------------------------------------------------------------------
 

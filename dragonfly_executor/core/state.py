@@ -117,17 +117,20 @@ class PoolState:
         workers = self.limits.max_workers
         return coming if workers is None else max(0, min(coming, workers - self.runner_table.in_flight))
 
-    def idle_until(self, runner: Runner) -> float | None:
+    def idle_until(self, runner: Runner, group: RunnerGroup) -> float | None:
         """Return when an idle runner that is not being asked reaches its idle limit, in monotonic seconds.
+
+        Args:
+            runner: the runner.
+            group: the runners of its kind.
 
         Returns:
             None if the runner is not stopped for being idle in the current state.
         """
-        group = self.runner_table.groups[runner.kind]
         if group.in_flight > group.slots - runner.slots:
             # Calls wait on other runners for a slot. If they come back, they need the slots of this runner.
             return None
-        if group.staying == 1 and self.call_table.queue_of(group.kind).queued:
+        if self.call_table.total.queued and group.staying == 1 and self.call_table.queue_of(group.kind).queued:
             # Its calls wait for their turn within `max_workers`.
             return None
         within_min = group.kind == DEFAULT_KIND and group.up - len(group.idle_check_pending) <= self.floor

@@ -47,7 +47,9 @@ def _submitted(pool: PoolState, event: events.Submitted, now: float) -> None:
     elif event.calls:
         pool.idled_below_min = 0
         for kind in kinds:
-            pool.runner_table.group_of(kind).back_off.demanded()
+            back_off = pool.runner_table.group_of(kind).back_off
+            if back_off.until is not None:
+                back_off.demanded()
 
 
 @transition(events.CancelRequested)
@@ -239,10 +241,11 @@ def _idle_checked(pool: PoolState, event: events.IdleChecked, now: float) -> Non
     runner = _find(pool, event.runner_id)
     if runner is None:
         return
-    if pool.runner_table.groups[runner.kind].idle_check_pending.pop(runner.id, None) is None:
+    group = pool.runner_table.groups[runner.kind]
+    if group.idle_check_pending.pop(runner.id, None) is None:
         pool.counters.stale += 1
         return
-    until = pool.idle_until(runner)
+    until = pool.idle_until(runner, group)
     if event.idle and until is not None and until <= now:
         pool.stop_idle(runner)
     else:
