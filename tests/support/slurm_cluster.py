@@ -114,6 +114,14 @@ class SlurmCluster:
         """Return the ids of the jobs that wait or run."""
         return self.run("squeue", "-h", "-o", "%i").split()
 
+    def submit(self, *options: str) -> str:
+        """Submit a job of the test's own, and return its id."""
+        return self.run("sbatch", "--parsable", f"--output={self.folder}/own.log", *options).strip()
+
+    def state(self, job_id: str) -> str:
+        """Return the state of a job; "" if Slurm has forgotten it."""
+        return self.run("squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T").strip()
+
     def stop(self) -> None:
         """Cancel all jobs and end the daemons."""
         if self.jobs():
