@@ -87,23 +87,39 @@ class SlurmCluster:
         files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
         self._start("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *files)
         self.wait_until(lambda: (folder / "munge.socket").exists(), "munged")
-        self.start_controller()
+        self._start("slurmctld", "-D", "-f", str(folder / "slurm.conf"))
         self.start_node()
-        self.wait_until(lambda: self.run("sinfo", "-h", "-p", "debug", "-o", "%T").strip() == "idle", "the node")
 
     def start_controller(self) -> None:
-        """Start slurmctld, or start it again."""
+        """Start slurmctld again, and wait until it has heard from the node."""
         self._start("slurmctld", "-D", "-f", str(self.folder / "slurm.conf"))
+        self._wait_for_node()
 
     def start_node(self) -> None:
         """Start slurmd, or start it again."""
         self._start("slurmd", "-D", "-f", str(self.folder / "slurm.conf"))
+        self._wait_for_node()
+
+    def _wait_for_node(self) -> None:
+        ready = ("idle", "mixed", "allocated")
+        self.wait_until(lambda: self.run("sinfo", "-h", "-p", "debug", "-o", "%T").strip() in ready, "the node")
 
     def kill(self, daemon: str) -> None:
         """Kill a daemon with SIGKILL."""
         process = self._daemons.pop(daemon)
         process.kill()
         process.wait()
+
+    def terminate(self, daemon: str) -> None:
+        """End a daemon in order: a controller saves its state, which it writes only every few seconds otherwise."""
+        process = self._daemons.pop(daemon)
+        process.terminate()
+        process.wait()
+
+    def forget_jobs(self) -> None:
+        """Remove what a controller, which does not run, has written of its jobs."""
+        for file in (self.folder / "state").glob("job_state*"):
+            file.unlink()
 
     def run(self, *command: str) -> str:
         """Run one of Slurm's commands and return what it prints; "" if it fails."""
