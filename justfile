@@ -14,9 +14,9 @@ setup:
 test *args:
     {{python}} -m pytest -n 2 --dist loadfile {{args}}
 
-# The pure tests, without the long courses of random events: seconds
+# The tests of pure code and of files: seconds
 fast *args:
-    {{python}} -m pytest -q tests/unit -m "not slow" {{args}}
+    {{python}} -m pytest -q tests/unit {{args}}
 
 # Lint, layout of the code, spelling
 lint:

@@ -185,7 +185,9 @@ class DragonflyExecutor(PoolExecutor):
     ) -> None:
         if pool is not None:
             if options or initializer is not None or backend is not None or max_tasks_per_child or max_workers:
-                raise TypeError("an executor on a pool that exists takes no pool options: the pool has its own")
+                raise TypeError(
+                    "an executor on an existing pool takes no pool options: set them where the pool is made"
+                )
             super().__init__(pool, pool.call_options, owns_pool=False)
             return
         own_pool = make_pool(

@@ -30,7 +30,7 @@ def read_options(name: str, backend: Backend, options: dict[str, Any]) -> PoolOp
     for key in options:
         if key not in PoolOptions.names():
             known = sorted({*PoolOptions.names(), *CallOptions.__match_args__})
-            raise TypeError(f"no such option: {key!r}; there are {', '.join(known)}")
+            raise TypeError(f"no such option: {key!r}; the options are {', '.join(known)}")
     options.setdefault("boot_timeout", backend.default_boot_timeout)
     options["max"] = default_max(backend, options.get("max"))
     one_local_runner = backend.name == "local" and options["max"] == 1
@@ -70,7 +70,9 @@ def default_max(backend: Backend, max_runners: int | None) -> int:
     if max_runners is not None:
         return max_runners
     if backend.default_max is None:
-        raise ValueError(f"max is required with the {backend.name} backend: how many runners may be up at once?")
+        raise ValueError(
+            f"max is required with the {backend.name} backend: set it to the most runners that may be up at once"
+        )
     return backend.default_max
 
 
@@ -88,7 +90,7 @@ def caps(budget: Budget | None, backend: Backend) -> Caps:
         return Caps(price=price, as_of=as_of)
     if budget.cost is not None and price is None:
         raise ValueError(
-            f"budget has a cost=, and the {backend.name} backend does not know what a runner costs: give the budget a "
-            "price= (US dollars for a second of a runner), or limit its machine_time= instead"
+            f"the budget has a cost=, but the {backend.name} backend does not know what a runner costs: give the "
+            "budget a price= (US dollars per second of a runner), or limit its machine_time= instead"
         )
     return Caps(machine_seconds=budget.machine_time, cost=budget.cost, price=price, as_of=as_of)

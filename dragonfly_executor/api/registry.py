@@ -64,7 +64,7 @@ class Registry(Generic[P]):
     def _add(self, pool: P) -> None:
         known = self._pools.get(pool.name)
         if known is not None and not known.is_shut_down:
-            raise ValueError(f"there is a pool named {pool.name!r} already; shut it down, or take another name")
+            raise ValueError(f"a pool named {pool.name!r} exists already: shut it down, or choose another name")
         self._pools[pool.name] = self._owned[pool.name] = pool
 
     def release(self, pool: P) -> None:
@@ -83,11 +83,11 @@ class Registry(Generic[P]):
         """
         pool = self._pools.get(name)
         if pool is None:
-            raise KeyError(f"no pool is named {name!r}; there are: {', '.join(sorted(self._pools)) or 'none'}")
+            raise KeyError(f"no pool is named {name!r}; the pools are: {', '.join(sorted(self._pools)) or 'none'}")
         return pool
 
 
 def check_backend(backend: Backend) -> None:
     """Raise TypeError if this object cannot boot."""
     if isinstance(backend, type) or not callable(getattr(backend, "boot", None)):
-        raise TypeError(f"backend must be a Backend, as LocalBackend() is, not {backend!r}")
+        raise TypeError(f"backend must be a Backend, such as LocalBackend(), not {backend!r}")

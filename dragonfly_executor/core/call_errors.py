@@ -42,7 +42,7 @@ def not_opened(call: Call, seconds: float) -> errors.CallTimeoutError:
     """
     return errors.CallTimeoutError(
         f"the call was stopped on runner {call.runner} before its function began: opening it (imports, unpickling) took"
-        f" {seconds:.3g} s; raise boot_timeout=, or let the function itself import what takes long"
+        f" {seconds:.3g} s; raise boot_timeout=, or move slow imports into the function"
     )
 
 
@@ -60,7 +60,7 @@ def poisoned(call: Call, error: Exception) -> errors.PoisonCallError:
     """Return the error of a call whose slot died on each of its attempts. Its cause is `error`."""
     last = error if isinstance(error, errors.RunnerLostError) else errors.RunnerLostError(str(error))
     poison = errors.PoisonCallError(
-        f"the call lost what ran it on each of its {call.attempt} attempts, and is not tried again; last: {error}",
+        f"each of the call's {call.attempt} attempts lost its slot or runner; it is not tried again; last: {error}",
         last.exit_code,
         last.signal,
         last.runner_id,
@@ -88,7 +88,7 @@ def over_budget(meter: Meter, now: float, used: str) -> Callable[[Call], errors.
         used: the text of `used_up`.
     """
     seconds, cost, exceeded = meter.seconds(now), meter.cost(now), errors.BudgetExceeded
-    advice = "raise budget= in a new pool"
+    advice = "make a new pool with a larger budget="
     fresh = f"{used}; the call was not started; {advice}"
 
     def error_of(call: Call) -> errors.BudgetExceeded:
@@ -97,7 +97,9 @@ def over_budget(meter: Meter, now: float, used: str) -> Callable[[Call], errors.
         # it never started.
         text = fresh
         if call.attempt > 1:
-            text = f"{used}; the call may have run before; its attempt {call.attempt} was not begun; {advice}"
+            text = (
+                f"{used}; an earlier attempt of the call may have run; attempt {call.attempt} was not started; {advice}"
+            )
         return exceeded(text, seconds, cost)
 
     return error_of
@@ -114,7 +116,7 @@ def is_final(error: Exception) -> bool:
 
 def all_boots_hang(count: int, last: Exception | None) -> errors.BootError:
     """Return the error for waiting calls when all of the backend's concurrent boots were given up and still block."""
-    text = f"the backend has not come back from {count} boots that were given up, and runs no more than that at once"
+    text = f"{count} boots that were given up still block in the backend, and no more than {count} may run at once"
     error = errors.BootError(f"{text} (max_concurrent_boots)")
     error.__cause__ = last
     return error

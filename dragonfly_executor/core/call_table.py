@@ -99,7 +99,7 @@ class Ledger:
             if state is QUEUED:
                 queue.queued -= 1
                 queue.settled += 1
-                call.payload = None  # its entry stays in the queue until it comes up
+                call.payload = b""  # its entry stays in the queue until it comes up
             else:
                 queue.delayed -= 1
         elif state is STARTED:

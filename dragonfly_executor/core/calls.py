@@ -5,10 +5,13 @@ from __future__ import annotations
 from enum import IntEnum
 
 from dragonfly_executor.core.record import Record
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from typing import Final
+    from collections.abc import Sequence
+    from typing import Final, TypeAlias
+
+    Payload: TypeAlias = bytes | Sequence[bytes | bytearray | memoryview]
 
 
 class CallState(IntEnum):
@@ -77,14 +80,24 @@ class QueueCounts:
         self.settled = 0
 
 
+class CallToken(Protocol):
+    """The receiver of a call's outcome, as the driver uses it. The core only keeps it."""
+
+    def hand_over(self) -> bool:
+        """Accept that the call is sent to a runner. Returns False if the call was cancelled before."""
+
+    def settle(self, outcome: object) -> None:
+        """Accept the outcome: the value from a ResultsArrived, an exception, or `CANCELLED`."""
+
+
 class Call:
     """One accepted call: the only object that the core keeps for it.
 
     Attributes:
         id: larger than the id of every call submitted before, so ids are the order of arrival.
         attempt: 1, plus one for every retry.
-        payload: the data that the driver sends; opaque to the core.
-        token: the receiver of the outcome; opaque to the core.
+        payload: the data that the driver sends; opaque to the core. Empty once the call is settled.
+        token: the receiver of the outcome; opaque to the core. None once it has the outcome.
         limits: its timeouts and retries.
         state: its state.
         queue: the queue that it is in, or was in last; set when the call is accepted.
@@ -102,7 +115,7 @@ class Call:
     )  # fmt: skip
     queue: QueueCounts
 
-    def __init__(self, id: int, payload: object, token: object, limits: CallLimits) -> None:  # noqa: A002
+    def __init__(self, id: int, payload: Payload, token: CallToken | None, limits: CallLimits) -> None:  # noqa: A002
         self.id = id
         self.attempt = 1
         self.payload = payload

@@ -90,7 +90,7 @@ def spend_no_more(pool: PoolState, now: float) -> None:
             # If no code waits for the calls, they end without a message.
             pool.has_told_of_budget = True
             fate = "calls that run go on, and no others begin"
-            pool.actions.append(Warn(f"{used}; {fate}; raise budget= in a new pool"))
+            pool.actions.append(Warn(f"{used}; {fate}; make a new pool with a larger budget="))
         pool.fail_waiting(call_errors.over_budget(pool.meter, now, used))
     pool.abort_boots(len(roster.booting), "budget")
     pool.stop_unused("budget")

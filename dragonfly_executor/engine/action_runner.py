@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import InvalidStateError
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import actions
-from dragonfly_executor.engine.future import Outcome, Unopened
+from dragonfly_executor.engine.future import Future
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,14 +66,15 @@ class ActionRunner:
         for call in action.calls:
             # A call that was just cancelled is not sent. The core will emit KILL for it, and the agent will answer
             # GONE.
-            if _hand_over(call):
+            if call.token is None or call.token.hand_over():
                 runner.send_call(call, now)
         # Now, not at the end of the pass, so that the calls start sooner.
         runner.flush()
 
     def _kill(self, action: actions.Kill) -> None:
         call = action.call
-        self._outputs.keep(call.token, call.id)  # type: ignore[arg-type]  # the core does not look at it
+        if isinstance(call.token, Future):
+            self._outputs.keep(call.token, call.id)
         self._runners.get(action.runner_id).kill_call(call)
 
     def _boot(self, action: actions.Boot) -> None:
@@ -92,11 +92,6 @@ class ActionRunner:
     def _closed(self, action: actions.Closed) -> None:
         self._runners.close()
         self._loop.stop()
-
-
-def _hand_over(call: Call) -> bool:
-    future: Any = call.token
-    return future is None or bool(future.hand_over())
 
 
 def broken_by(bug: BaseException) -> errors.PoolBrokenError | errors.StartError:
@@ -128,29 +123,7 @@ def fail_each(calls: deque[Call], error: Exception) -> None:
 def settle(action: actions.Settle) -> None:
     """Settle the futures of these calls."""
     for call, outcome in action.outcomes:
-        future: Any = call.token
-        if future is None:
-            continue
-        lock = future._condition  # noqa: SLF001
-        lock.enter_surely()
-        try:
-            _settle(future, outcome)
-        finally:
-            lock.release()
-        call.token = call.payload = None
-
-
-def _settle(future: Any, outcome: object) -> None:
-    try:
-        if type(outcome) is Outcome:
-            if outcome.is_error:
-                future.set_exception(Unopened(outcome))
-            else:
-                future.set_result(outcome)
-        elif outcome is actions.CANCELLED:
-            future.cancel_by_engine()
-        else:
-            future.set_exception(outcome)
-    except InvalidStateError:
-        # The future was just cancelled, and the threads that wait for it have not been notified.
-        future.cancel_by_engine()
+        future = call.token
+        if future is not None:
+            future.settle(outcome)
+            call.token, call.payload = None, b""

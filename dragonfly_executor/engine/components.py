@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from dragonfly_executor.engine.action_runner import ActionRunner
+from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.notifications import Notifications
 from dragonfly_executor.engine.output.router import Outputs
 from dragonfly_executor.engine.runner_messages import initializer_error
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.engine.context import EngineContext
-    from dragonfly_executor.engine.future import Future
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.sync import FileSnapshot
 
@@ -66,7 +66,7 @@ class Parts:
 
     def _future_of(self, call_id: int) -> Future[object] | None:
         call = self._machine.find(call_id)
-        return None if call is None else call.token  # type: ignore[return-value]  # the core does not look at it
+        return call.token if call is not None and isinstance(call.token, Future) else None
 
     def read_failure(
         self, codec: CallCodec, payload: bytes, is_error: bool, then: Callable[[Exception], object]
@@ -107,4 +107,4 @@ class Parts:
     def join(self) -> None:
         """Wait for the threads. Logs an error for each thread that does not end."""
         for left in self.worker_groups.join(JOIN_TIMEOUT):
-            self.notifications.log_error(f"thread {left} has not ended; what it runs blocks")
+            self.notifications.log_error(f"thread {left} has not ended: its job still blocks")

@@ -110,7 +110,7 @@ class Engine:
         payload = sendable(parts)
         size = len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
         if size > self.options.max_payload:
-            text = f"the call's arguments take {size} bytes, and max_payload is {self.options.max_payload}"
+            text = f"the call's arguments take {size} bytes, more than max_payload={self.options.max_payload}"
             raise errors.FrameTooLargeError(text)
         if self._file_snapshot is not None:
             self._file_snapshot.look_again()
@@ -137,7 +137,9 @@ class Engine:
     def check_open(self) -> None:
         """Raise the error that a submit would raise now."""
         if self.forked:
-            raise errors.ForkedExecutorError("this pool belongs to the process that forked; make a new one here")
+            raise errors.ForkedExecutorError(
+                "this pool belongs to the process that this one was forked from: make a new pool here"
+            )
         if self._failure is not None:
             # All submits raise one error object. Without this it would collect the traceback of each.
             raise self._failure.with_traceback(None)

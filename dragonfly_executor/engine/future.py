@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import Future as BaseFuture
 
+from dragonfly_executor.core.actions import CANCELLED
 from dragonfly_executor.core.call_table import Call, CallState
+from dragonfly_executor.engine.outcome import Outcome, Unopened
 from dragonfly_executor.errors import ForkedExecutorError
 from dragonfly_executor.util.condition import Condition
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.engine.context import FutureContext
     from dragonfly_executor.engine.output.router import Captured
-    from dragonfly_executor.serialization import CallCodec
 
     T = TypeVar("T")
 else:
@@ -25,77 +26,6 @@ else:
 
 CANCELLED_STATES = ("CANCELLED", "CANCELLED_AND_NOTIFIED")
 """The standard library's states of a cancelled future, for checks without its lock."""
-
-
-class Outcome:
-    """The outcome of a call, which stays encoded until a thread asks for it."""
-
-    __slots__ = ("_codec", "_data", "_opened", "is_error")
-
-    def __init__(self, codec: CallCodec, data: bytes | bytearray | memoryview, is_error: bool) -> None:
-        self._codec = codec
-        self._data: bytes | bytearray | memoryview | None = data
-        self._opened: list[tuple[Any, BaseException | None]] = []
-        self.is_error = is_error
-
-    @classmethod
-    def failed(cls, error: BaseException) -> Outcome:
-        """Return the outcome of a call that ran, and whose result cannot be had here because of this error."""
-        outcome = cls.__new__(cls)
-        outcome._data = None  # noqa: SLF001  # of this class
-        outcome._opened = [(None, error)]  # noqa: SLF001
-        outcome.is_error = True
-        return outcome
-
-    def open(self) -> tuple[Any, BaseException | None]:
-        """Return the value and None, or None and the error. The first thread that asks decodes it, once."""
-        if not self._opened:
-            data = self._data
-            if data is not None:
-                self._opened.append(self._decode(data))
-                self._data = None
-        # Threads that ask at the same time may each decode it. The first to finish wins, so all get one object.
-        return self._opened[0]
-
-    def described(self) -> str:
-        """Return the outcome in the standard library's words, without opening it: ``returned int``. It never raises.
-
-        The type of an unopened value is named if it is cheap to find; otherwise it is "object".
-        """
-        if self._opened:
-            value, error = self._opened[0]
-            return f"returned {type(value).__name__}" if error is None else f"raised {type(error).__name__}"
-        name = self._glanced()
-        return f"raised {name or 'Exception'}" if self.is_error else f"returned {name or 'object'}"
-
-    def _glanced(self) -> str | None:
-        data = self._data or b"."
-        try:
-            from dragonfly_executor.serialization import result_type
-
-            return result_type.error_type(data) if self.is_error else result_type.result_type(data)
-        except Exception:
-            # There is no memory or no descriptor for the import. The message about that may contain this text.
-            return None
-
-    def _decode(self, data: bytes | bytearray | memoryview) -> tuple[Any, BaseException | None]:
-        if self.is_error:
-            return None, self._codec.decode_error(data)
-        try:
-            return self._codec.decode_result(data), None
-        except Exception as error:
-            if isinstance(error.__cause__, MemoryError):
-                # The frames of its traceback hold the encoded bytes, which keep the memory in use.
-                error.__cause__.__traceback__ = error.__traceback__ = None
-            return None, error
-
-
-class Unopened(Exception):
-    """A remote error inside the base class, until a thread asks for it."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__()
-        self.outcome = outcome
 
 
 class Deferred:
@@ -196,8 +126,34 @@ class Future(BaseFuture[T]):
             self._told = not self._handed_over
         return self._handed_over
 
-    def cancel_by_engine(self) -> None:
-        """Settle the future as cancelled, and notify the threads that wait for it. Runs on the engine thread."""
+    def settle(self, outcome: object) -> None:
+        """Settle the future with the outcome of its call. Runs on the engine thread.
+
+        Args:
+            outcome: an `Outcome`, an exception, or `CANCELLED`.
+        """
+        lock = self._condition
+        lock.enter_surely()
+        try:
+            if type(outcome) is Outcome:
+                if outcome.is_error:
+                    self.set_exception(Unopened(outcome))
+                else:
+                    self.set_result(outcome)  # type: ignore[arg-type]  # `result` opens it
+            elif isinstance(outcome, BaseException):
+                self.set_exception(outcome)
+            elif outcome is CANCELLED:
+                self._cancel_by_engine()
+            else:
+                raise TypeError(f"no outcome of a call: {outcome!r}")
+        except InvalidStateError:
+            # The future was just cancelled, and the threads that wait for it have not been notified.
+            self._cancel_by_engine()
+        finally:
+            lock.release()
+
+    def _cancel_by_engine(self) -> None:
+        """Settle the future as cancelled, and notify the threads that wait for it."""
         if not super().cancel():
             if not self.done():
                 # It was handed over for good, and a shutdown returned it unstarted.
@@ -273,7 +229,9 @@ class Future(BaseFuture[T]):
         """
         option = self._engine.options.output
         if option != "capture":
-            raise RuntimeError(f"only a pool made with output='capture' keeps what calls write; this has {option!r}")
+            raise RuntimeError(
+                f"only a pool made with output='capture' keeps the output of calls; this pool has {option!r}"
+            )
         return "" if self.captured is None else self.captured.text()
 
     def add_done_callback(self, fn: Callable[[BaseFuture[T]], object]) -> None:
@@ -316,4 +274,6 @@ class Future(BaseFuture[T]):
 
     def _refuse_in_forked_child(self) -> None:
         if self._engine.forked and not self.done():
-            raise ForkedExecutorError("this call belongs to the process that forked; its result arrives only there")
+            raise ForkedExecutorError(
+                "this call belongs to the process that this one was forked from: its result arrives only there"
+            )

@@ -7,7 +7,7 @@ from mmap import mmap
 from sys import getsizeof
 
 from dragonfly_executor import errors
-from dragonfly_executor.engine.future import Outcome
+from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.frames import MAX_INLINE, Flag, Frame, split_bulk
 from dragonfly_executor.protocol.memory_bounds import Download
@@ -49,10 +49,10 @@ class LargePayloads:
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def offer(self, ref: Ref, parts: list[Buffer]) -> None:
+    def offer(self, ref: Ref, parts: Sequence[Buffer]) -> None:
         """Store a large call until its slot asks for it."""
         self._uploads[ref] = split_bulk(*ref, parts)
-        if type(parts) is PayloadParts:
+        if isinstance(parts, PayloadParts):
             self._unasked[ref] = parts
 
     def upload(self, ref: Ref, chunks: int, answer: memoryview = EMPTY) -> None:
@@ -72,11 +72,11 @@ class LargePayloads:
         parts = self._unasked.pop(ref, None)
         if answer:
             if parts is None:
-                raise ProtocolError(f"parts of call {ref[0]}, of which none were announced")
+                raise ProtocolError(f"a request for parts of call {ref[0]}, for which no parts were announced")
             try:
                 upload = self._uploads[ref] = split_bulk(*ref, parts.without(answer))
             except ValueError as error:
-                raise ProtocolError(f"what is here of call {ref[0]}: {error}") from None
+                raise ProtocolError(f"an invalid list of the cached parts of call {ref[0]}: {error}") from None
         for _ in range(chunks):
             piece = next(upload, None)
             if piece is None:
@@ -173,8 +173,8 @@ def has_memory(size: int) -> bool:
 def no_memory_for(size: int) -> errors.ResultDeserializationError:
     """Return the error of a call whose result does not fit into memory."""
     error = errors.ResultDeserializationError(
-        f"the call has ended, and what it returned or raised takes {size} bytes, for which this process has no memory: "
-        "return less, or have the call write it to a file",
+        f"the call has ended, but this process has no memory for its result or exception of {size} bytes: return less, "
+        "or let the call write its result to a file",
         size,
     )
     error.__cause__ = MemoryError()

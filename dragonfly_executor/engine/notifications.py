@@ -72,7 +72,7 @@ class Notifications:
     def growth_given_up(self, runner_id: int, count: int, reason: str) -> None:
         """Report that a boot was aborted because its runner is not needed any more."""
         self._end_growth(runner_id, count, lambda: errors.BootError(f"the boot was given up: {reason}"))
-        self._tell("boot given up", runner_id, f"gives up runner {runner_id}, which boots: {reason}", count)
+        self._tell("boot given up", runner_id, f"gives up the boot of runner {runner_id}: {reason}", count)
 
     def _end_growth(self, runner_id: int, count: int, result: Callable[[], object]) -> None:
         """Call the hook for the end of a growth, if its start was reported."""
@@ -86,7 +86,7 @@ class Notifications:
         """Report that a runner stops, or is gone."""
         if self._options.on_shrink is not None:
             self._later(self._options.on_shrink, self._facts(count))
-        self._tell("down", runner_id, f"runner {runner_id} goes: {reason}", count)
+        self._tell("down", runner_id, f"runner {runner_id} is down: {reason}", count)
 
     def _facts(self, count: int) -> dict[str, Any]:
         return {"name": self._options.name, "count": count, "pid": os.getpid()}

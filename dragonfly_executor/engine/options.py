@@ -87,7 +87,9 @@ class CallOptions(Record):
         """
         for name in changes:
             if name not in self.__match_args__:
-                raise TypeError(f"no such call option: {name!r}; there are {', '.join(sorted(self.__match_args__))}")
+                raise TypeError(
+                    f"no such call option: {name!r}; the options are {', '.join(sorted(self.__match_args__))}"
+                )
         return CallOptions(**{**{name: getattr(self, name) for name in self.__match_args__}, **changes})
 
     def limits(self) -> CallLimits:
@@ -142,7 +144,7 @@ class Budget(Record):
             raise ValueError("a budget needs machine_time=, cost=, or both")
         self.machine_time = seconds(machine_time, "machine_time", positive=True)
         if self.machine_time == float("inf"):
-            raise ValueError("machine_time must be finite: leave it out where there is no limit on it")
+            raise ValueError("machine_time must be finite: leave it out if there is no limit")
         self.cost = dollars(cost, "cost", positive=True)
         self.price = dollars(price, "price", positive=True)
 
@@ -232,7 +234,7 @@ class PoolOptions:
 
 def _name(value: str) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError("name must be a text that is not empty")
+        raise ValueError("name must be a string that is not empty")
     return value
 
 
@@ -280,7 +282,7 @@ def _idle(after: Seconds | tuple[Seconds | None, IdleCheck] | None) -> tuple[flo
     if not isinstance(after, tuple):
         return seconds(after, "idle_shutdown_after"), None
     if len(after) != 2 or not callable(after[1]):
-        raise TypeError("idle_shutdown_after as a pair must be (seconds, check), and check a callable")
+        raise TypeError("idle_shutdown_after must be seconds, or a pair (seconds, check) whose check is callable")
     return seconds(after[0], "idle_shutdown_after"), hook(after[1], "the check of idle_shutdown_after")
 
 

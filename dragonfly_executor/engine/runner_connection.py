@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dragonfly_executor import errors
 from dragonfly_executor.core.call_table import Call
 from dragonfly_executor.engine.frame_handler import FrameHandler
-from dragonfly_executor.engine.future import Outcome
 from dragonfly_executor.engine.large_payloads import LargePayloads
+from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.engine.runner_messages import Ref, Result, RunnerMessages
 from dragonfly_executor.protocol import handshake, memory_bounds
 from dragonfly_executor.protocol.frames import (
@@ -31,8 +31,6 @@ from dragonfly_executor.transport.streams import as_socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from dragonfly_executor.backends.base import Node, Stream
     from dragonfly_executor.engine.output.router import Outputs
     from dragonfly_executor.serialization import CallCodec
@@ -48,10 +46,7 @@ CALL, RESULT, LARGE, ERROR, RETRYABLE = int(Kind.CALL), int(Kind.RESULT), Flag.L
 
 
 class RunnerHandler(Protocol):
-    """The receiver of a runner's events: the engine."""
-
-    def runner_said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
-        """Handle the HELLO of a runner whose versions fit."""
+    """The receiver of a runner's events, except HELLO: the engine."""
 
     def runner_broke(self, runner: RunnerLink, error: Exception) -> None:
         """Handle the end of a link, or an error that must end it."""
@@ -81,6 +76,7 @@ class RunnerLink:
         listener: RunnerHandler,
         outputs: Outputs,
         max_payload: int,
+        on_hello: Callable[[RunnerLink, handshake.Hello], object],
     ) -> None:
         self.id = runner_id
         self.node = node
@@ -103,6 +99,8 @@ class RunnerLink:
         self._codec = codec
         self._inline_size = HEADER_SIZE + memory_bounds.inline_room(max_payload)
         self._listener = listener
+        self._on_hello = on_hello
+        """Gets the HELLO of a runner whose versions fit."""
         self._outputs = outputs
         self._transfers = LargePayloads(codec, max_payload)
         self._starts = node.starts
@@ -162,7 +160,7 @@ class RunnerLink:
         if link.is_blocked:
             self._frame_handler.unwritten[call.id, call.attempt] = link.next_place
         number = 0 if starts is None else starts.assign((call.id, call.attempt))
-        if type(payload) is bytes and limits.timeout is None and limits.run_timeout is None:
+        if isinstance(payload, bytes) and limits.timeout is None and limits.run_timeout is None:
             link.queue(HEADER.pack(CALL, 0, call.attempt, number, call.id, len(payload)) + payload)
             return
         flags = 0
@@ -172,15 +170,14 @@ class RunnerLink:
             time_left = INFINITY if call.deadline is None else max(0.0, call.deadline - now)
             run_timeout = INFINITY if limits.run_timeout is None else limits.run_timeout
             prefix = LIMITS.pack(time_left, run_timeout)
-        if type(payload) is bytes:
+        if isinstance(payload, bytes):
             link.queue(encode(Kind.CALL, call.id, prefix + payload, flags=flags, attempt=call.attempt, detail=number))
             return
-        parts: Any = payload
-        total = TOTAL.pack(sum(map(len, parts)))
-        self._transfers.offer((call.id, call.attempt), parts)
+        total = TOTAL.pack(sum(map(len, payload)))
+        self._transfers.offer((call.id, call.attempt), payload)
         flags |= Flag.LARGE
-        if type(parts) is PayloadParts:
-            prefix += parts.table()
+        if isinstance(payload, PayloadParts):
+            prefix += payload.table()
         link.queue(encode(Kind.CALL, call.id, prefix + total, flags=flags, attempt=call.attempt, detail=number))
 
     def follow_log_level(self, level: int) -> None:
@@ -334,7 +331,7 @@ class RunnerLink:
                 text = bytes(frame.payload).decode(errors="replace")
                 raise errors.BootError(f"{self.name} cannot be a runner: {text}", "handshake")
             if frame.kind != Kind.HELLO:
-                raise errors.ProtocolError(f"the runner's first frame is not a HELLO but of kind {frame.kind}")
+                raise errors.ProtocolError(f"the runner's first frame must be a HELLO, but is of kind {frame.kind}")
             hello = handshake.read_hello(bytes(frame.payload))
         except (errors.BootError, errors.ProtocolError) as error:
             self._listener.runner_broke(self, error)
@@ -345,7 +342,7 @@ class RunnerLink:
             self._listener.runner_broke(self, errors.VersionMismatchError(f"{self.name}: {reason}", "handshake"))
             return
         self.pid = hello.versions.pid
-        self._listener.runner_said_hello(self, hello)
+        self._on_hello(self, hello)
 
     def _sort(self, frame: Frame, said: RunnerMessages) -> None:
         """Dispatch a frame that is not a small result."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
-from dragonfly_executor.engine.future import Outcome
+from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors.exit_status import describe_exit
 from dragonfly_executor.protocol.handshake import UNREADABLE
 from dragonfly_executor.protocol.stdlib_json import json
@@ -109,9 +109,11 @@ def slot_lost(runner_id: int, how: dict[str, Any], node: Node) -> errors.RunnerL
     if how["out_of_memory"]:
         limit = how["memory_limit"]
         whose = "of the machine" if limit is None else f"of its cgroup, {limit} bytes ({limit / 2**20:.0f} MiB),"
-        text += f" by the kernel's OOM killer: the memory {whose} ran out. Give it more, or run fewer calls at once"
+        text += (
+            f" by the kernel's OOM killer: the memory {whose} ran out. Give it more memory, or run fewer calls at once"
+        )
     if how["stopped_after"] is not None:
-        text += f". {node.stopper} had stopped its runner, and calls have {how['stopped_after']:g} s to finish then"
+        text += f". {node.stopper} had stopped its runner, which gives calls {how['stopped_after']:g} s to finish"
         text += f": {node.stop_advice}" if node.stop_advice else ""
     return errors.RunnerLostError(
         text, how["code"], how["signal"], runner_id, how["started"], how["output"], how["stack"], how["out_of_memory"]

@@ -8,7 +8,6 @@ from dragonfly_executor.engine.boot.manager import Boots
 from dragonfly_executor.engine.boot.node_release import Releaser
 from dragonfly_executor.engine.boot.session_setup import SessionSetup
 from dragonfly_executor.engine.runner_messages import events_of
-from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.memory_bounds import MAX_WARNING
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.terminal_text import harmless
@@ -78,7 +77,7 @@ class Runners:
             session_setup=session_setup,
             file_snapshot=file_snapshot,
             releaser=self._releaser,
-            host=self,
+            runners=self,
         )
 
     def _encode_idle_check(self) -> bytes:
@@ -105,10 +104,6 @@ class Runners:
     def boot(self, runner_id: int) -> None:
         """Boot a runner. The core gets the outcome as an event."""
         self._boots.boot(runner_id)
-
-    def runner_said_hello(self, runner: RunnerLink, hello: handshake.Hello) -> None:
-        """Continue the runner's boot."""
-        self._boots.said_hello(runner, hello)
 
     def on_boot_succeeded(self, runner: RunnerLink) -> None:
         """Add a runner whose boot has succeeded."""
@@ -183,7 +178,7 @@ class Runners:
     def runner_broke(self, runner: RunnerLink, error: Exception) -> None:
         """Handle the end of a link: a failed boot, a lost runner, or a runner that was told to stop."""
         if runner.id in self._boots:
-            self._boots.broke(runner, error)
+            self._boots.link_broke(runner, error)
         elif runner.id in self._up:
             runner.close()
             text = f"{runner.name} (process {runner.pid}) was lost: {error}"
@@ -236,9 +231,9 @@ class Runners:
                 runner.reset_silence_timer(now)
             silent, mumbling = now - runner.last_heard, now - runner.last_frame
             if silent > self._options.dead_after:
-                self._cut(runner, f"nothing heard from it for {silent:.1f} s")
+                self._cut(runner, f"no data for {silent:.1f} s")
             elif mumbling > MAX_UNFRAMED_SILENCES * self._options.dead_after:
-                self._cut(runner, f"nothing that makes sense came from it for {mumbling:.1f} s")
+                self._cut(runner, f"data, but no complete frame, for {mumbling:.1f} s")
             else:
                 runner.ping()
         # The sync before a runner is up may take longer than the runner's lease.
@@ -274,7 +269,9 @@ class Runners:
             self._stopping[runner_id] = (runner, None)
             self._releaser.release(runner, lambda: self._gone(runner_id))
             return
-        timer = self._loop.call_later(grace + STOP_SLACK, lambda: self._cut(runner, "it does not go"))
+        timer = self._loop.call_later(
+            grace + STOP_SLACK, lambda: self._cut(runner, "it did not end in time after its stop")
+        )
         self._stopping[runner_id] = (runner, timer)
         runner.stop(grace)
 

@@ -54,7 +54,7 @@ class Start:
         if get_ident() in self._starters:
             # The garbage collector may run a finalizer on this thread, and the finalizer cannot wait for its own
             # thread.
-            raise errors.StartError(f"pool {self._name!r} cannot be used yet: this very thread is starting it")
+            raise errors.StartError(f"pool {self._name!r} cannot be used yet: this thread is still starting it")
         attempt = _Attempt()
         try:
             # One step both starts the thread and records it. `Thread.start` takes several.
@@ -89,8 +89,8 @@ class Start:
 
     def _explained(self, error: BaseException) -> errors.StartError:
         return errors.StartError(
-            f"pool {self._name!r} could not be started, and nothing of it is left: {type(error).__name__}: {error}. "
-            "The next submit tries again; this process may need more threads (ulimit -u, pids.max) or descriptors "
+            f"pool {self._name!r} could not be started, and was cleaned up: {type(error).__name__}: {error}. "
+            "The next submit tries again. This process may need more threads (ulimit -u, pids.max) or descriptors "
             "(ulimit -n)"
         )
 

@@ -108,7 +108,7 @@ def load() -> None:
         broken = import_module("dragonfly_executor.errors.broken")
     except (ImportError, MemoryError, OSError) as shortage:
         raise StartError(
-            "the pool cannot start, and nothing of it is left: there is no memory or no descriptor to load "
+            "the pool cannot start, and was cleaned up: there is no memory or no file descriptor to load "
             f"{__name__} ({type(shortage).__name__}: {shortage}). Raise the limits (ulimit -v, ulimit -n); "
             "then make another pool"
         ) from shortage

@@ -34,7 +34,9 @@ SECRET_SIZE = 32
 MAX_ID_SIZE = 64
 MAX_SPENT = 4096
 """Number of used tokens that are remembered, to recognize a runner that dials in a second time."""
-CAME_AGAIN = "a token is good once, and a machine that was started again, as after a reboot of its host, ends by itself"
+CAME_AGAIN = (
+    "a token is valid once; a machine that is restarted, for example after a reboot of its host, exits by itself"
+)
 RUNNER, PARENT = b"dragonfly/1 runner", b"dragonfly/1 parent"
 REFUSAL = encode(Kind.REFUSE, payload=json.dumps({"reason": "refused"}).encode())
 """The only answer to a peer that fails to authenticate, whatever the reason."""
@@ -128,7 +130,7 @@ class ParentSide:
             ProtocolError: the peer is refused.
         """
         if self.admitted is not None:
-            raise ProtocolError("it went on before it was answered")
+            raise ProtocolError("it sent more before it was answered")
         if self._dialed is None:
             self._dialed = _read_dial(frame)
             return encode(Kind.CHALLENGE, payload=self._nonce)
@@ -140,9 +142,9 @@ class ParentSide:
         is_right = hmac.compare_digest(mac(RUNNER, *binding), proof)
         again = mac(RUNNER, self._tokens.spent(runner_id), *binding[1:])
         if not (is_right and timeout > 0):
-            reason = "it could not prove that it is a runner that is waited for"
+            reason = "it could not prove that it is an expected runner"
             if hmac.compare_digest(again, proof):
-                reason += f". It is runner {runner_id} once more: {CAME_AGAIN}"
+                reason += f". Runner {runner_id} has connected before: {CAME_AGAIN}"
             raise ProtocolError(reason)
         self._tokens.spend(runner_id)
         self.admitted = runner_id
@@ -183,7 +185,7 @@ class RunnerSide:
             ProtocolError: the peer is not the parent, or violates the protocol.
         """
         if frame.kind == Kind.REFUSE:
-            raise RefusedError("the parent does not expect this runner, or not any more")
+            raise RefusedError("the parent does not expect this runner, or no longer does")
         if self._parents_nonce is None:
             self._parents_nonce = _secret(_payload(frame, Kind.CHALLENGE))
             return encode(Kind.PROOF, payload=self._mac(RUNNER))
@@ -193,7 +195,7 @@ class RunnerSide:
             self._knows_parent = True
             return b""
         if self.greeting is not None:
-            raise ProtocolError("the parent went on before it was answered")
+            raise ProtocolError("the parent sent more before it was answered")
         self.greeting = read_greeting(_payload(frame, Kind.VERSIONS))
         return b""
 
@@ -207,11 +209,11 @@ def _read_dial(frame: Frame) -> tuple[str, bytes]:
         raise ProtocolError(f"a DIAL of {len(payload)} bytes")
     version, nonce = DIAL.unpack_from(payload)
     if version != VERSION:
-        raise ProtocolError(f"version {version} of the handshake, where this is {VERSION}")
+        raise ProtocolError(f"version {version} of the handshake, not {VERSION}")
     try:
         return payload[DIAL.size :].decode(), nonce
     except UnicodeDecodeError:
-        raise ProtocolError("a runner's number that is no text") from None
+        raise ProtocolError("a runner's number that is not text") from None
 
 
 def _payload(frame: Frame, kind: Kind) -> bytes:
@@ -221,9 +223,9 @@ def _payload(frame: Frame, kind: Kind) -> bytes:
         ProtocolError: the frame is of another kind, or has unexpected header fields.
     """
     if frame.kind != kind:
-        raise ProtocolError(f"a frame of kind {frame.kind}, where {kind.name} is due")
+        raise ProtocolError(f"a frame of kind {frame.kind}, not {kind.name}")
     if frame.flags or frame.attempt or frame.detail or frame.call_id:
-        raise ProtocolError(f"a {kind.name} that is about something else")
+        raise ProtocolError(f"a {kind.name} whose other header fields are not 0")
     return bytes(frame.payload)
 
 

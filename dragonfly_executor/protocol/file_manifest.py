@@ -101,11 +101,11 @@ def merged(old: Manifest, difference: Difference) -> dict[str, ManifestEntry]:
         new.pop(path, None)
     new.update(difference.changed)
     if len(new) > MAX_ENTRIES:
-        raise ProtocolError(f"a tree of {len(new)} entries, where {MAX_ENTRIES} are allowed")
+        raise ProtocolError(f"a tree of {len(new)} entries, more than {MAX_ENTRIES}")
     for path in new:
         above = path.rpartition("/")[0]
         if above and (above not in new or new[above].kind != DIRECTORY):
-            raise ProtocolError(f"{path!r} lies in what is no directory of the tree")
+            raise ProtocolError(f"the parent of {path!r} is not a directory of the tree")
     return new
 
 
@@ -124,11 +124,11 @@ def read(said: Any) -> Difference:
     try:
         rows, gone = said["changed"], said["deleted"]
         if len(rows) > MAX_ENTRIES or len(gone) > MAX_ENTRIES:
-            raise ProtocolError(f"a change of {len(rows)} and {len(gone)} entries, where {MAX_ENTRIES} are allowed")
+            raise ProtocolError(f"a change of {len(rows)} and {len(gone)} entries, more than {MAX_ENTRIES}")
         changed = {checked_path(row[0]): _entry(*row[1:]) for row in rows}
         deleted = sorted({checked_path(path) for path in gone}, reverse=True)
     except (LookupError, TypeError, ValueError) as error:
-        raise ProtocolError(f"no difference between trees: {error!r}") from None
+        raise ProtocolError(f"not a difference between trees: {error!r}") from None
     return Difference(dict(sorted(changed.items())), deleted)
 
 

@@ -221,7 +221,7 @@ class Decoder:
         if kind not in KIND_NUMBERS:
             self._fail(f"unknown kind of frame: {kind}")
         if length > self.max_frame:
-            self._fail(f"frame of {length} bytes, where {self.max_frame} are allowed")
+            self._fail(f"frame of {length} bytes, more than {self.max_frame}")
 
     def _fail(self, reason: str) -> None:
         self._failure = reason

@@ -134,7 +134,7 @@ def _versions(said: Any) -> Versions:
         # Errors and log lines show these texts.
         raise ValueError("versions with control characters")
     if not 1 <= needed["cpus"] <= MAX_SLOTS:
-        raise ValueError(f"{needed['cpus']} processors, where 1 to {MAX_SLOTS} are possible")
+        raise ValueError(f"{needed['cpus']} processors, not 1 to {MAX_SLOTS}")
     return Versions(**needed, release=str(found.get("release", "")), packages=packages)
 
 

@@ -46,7 +46,7 @@ def check_inline(frame: Frame, room: int) -> None:
     """
     size = len(frame.payload)
     if size > MAX_INLINE or not frame.flags & Flag.ERROR:
-        raise ProtocolError(f"a result of {size} bytes in one frame, where {room} are allowed")
+        raise ProtocolError(f"a result of {size} bytes in one frame, more than {room}")
 
 
 def announced(head: Frame, max_payload: int) -> int:
@@ -57,10 +57,10 @@ def announced(head: Frame, max_payload: int) -> int:
     """
     payload = head.payload
     if len(payload) != TOTAL.size:
-        raise ProtocolError(f"the head of a large result is of {len(payload)} bytes, where {TOTAL.size} say its length")
+        raise ProtocolError(f"the head of a large result has {len(payload)} bytes, not {TOTAL.size}")
     total: int = TOTAL.unpack(payload)[0]
     if total > (room := room_for(max_payload, head.flags)):
-        raise ProtocolError(f"a result of {total} bytes was announced, where {room} are allowed")
+        raise ProtocolError(f"a result of {total} bytes was announced, more than {room}")
     return total
 
 
@@ -106,7 +106,7 @@ class Download:
         self._received += len(payload)
         size, is_last = self._received, not chunk.flags & Flag.MORE
         if size > self.total or (is_last and size < self.total):
-            raise ProtocolError(f"a result of {self.total} bytes was announced, and {size} came")
+            raise ProtocolError(f"a result of {self.total} bytes was announced, but {size} arrived")
         return is_last
 
 
@@ -130,7 +130,7 @@ class OutputAccount:
         """
         at_most = 2 * self.slots + SPARE_SLOTS
         if len(self._by_slot) >= at_most:
-            raise ProtocolError(f"more than {at_most} slots, where it was told to have {self.slots}")
+            raise ProtocolError(f"more than {at_most} slots, although the parent set {self.slots}")
         self._by_slot.setdefault(slot, 0)
 
     def slot_is_down(self, slot: int) -> bool:
@@ -145,13 +145,13 @@ class OutputAccount:
         """
         waiting = self._by_slot.get(slot)
         if waiting is None:
-            raise ProtocolError(f"output of a slot that is not there: {slot}")
+            raise ProtocolError(f"output of an unknown slot: {slot}")
         self._by_slot[slot] = waiting = waiting + amount
         self._total += amount
         if waiting > WINDOW + OUTPUT_SLACK:
-            raise ProtocolError(f"output beyond the window of slot {slot}: {waiting} where {WINDOW} are allowed")
+            raise ProtocolError(f"output beyond the window of slot {slot}: {waiting}, more than {WINDOW}")
         if self._total > ALL_OUTPUT + 2 * WINDOW * self.slots:
-            raise ProtocolError(f"output far beyond the windows of all slots: {self._total} wait to be consumed")
+            raise ProtocolError(f"output far beyond the windows of all slots: {self._total} are not consumed yet")
 
     def forgotten(self, amount: int) -> None:
         """Subtract output of ended slots that was consumed."""

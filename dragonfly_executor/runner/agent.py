@@ -163,7 +163,7 @@ class Agent:
 
     def _leave_without_slots(self, error: OSError) -> None:
         """End, because not even one slot can be forked. Calls go back to the parent, which can use other runners."""
-        sys.stderr.write(f"dragonfly runner: no room for a single slot, so this runner goes: {error}\n")
+        sys.stderr.write(f"dragonfly runner: cannot start a single slot, so this runner exits: {error}\n")
         self._on_terminate()
 
     def _end_in(self, grace: float) -> None:

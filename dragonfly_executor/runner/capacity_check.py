@@ -41,7 +41,7 @@ def try_process() -> None:
 
 def say_why_not(sock: Socket | DescriptorPair, error: OSError) -> None:
     """Tell the parent why this process cannot be a runner. After a HELLO, the parent only sees the link end."""
-    reason = f"it has no room for a single slot: {error}".encode()[:LONGEST_REASON]
+    reason = f"it cannot start a single slot: {error}".encode()[:LONGEST_REASON]
     try:
         sock.send(encode(Kind.BYE, payload=reason))
     except OSError:

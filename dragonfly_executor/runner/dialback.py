@@ -25,8 +25,8 @@ PAUSE = 0.1
 CLOCKS_APART = 300.0
 """Seconds that the clocks of parent and runner may differ."""
 STARTED_AGAIN = (
-    "this machine was started again, as after a reboot of its host; the parent has given up the runner that was here, "
-    "and its calls go elsewhere"
+    "this machine was restarted, for example after a reboot of its host; the parent has given up the runner on it, "
+    "and its calls go to other runners"
 )
 ATTEMPT = 10.0
 """Maximum seconds for each step of an attempt."""
@@ -59,7 +59,7 @@ def take_parent() -> Parent:
     try:
         parent = Parent.decode(text)
     except ValueError as error:
-        reason = str(error) if text else f"nobody said who the parent is: {VARIABLE} is not set"
+        reason = str(error) if text else f"the parent is unknown: {VARIABLE} is not set"
         raise NotLetInError(reason, "connect") from None
     _overwrite(VARIABLE)
     os.environ[VARIABLE] = parent._replace(token=None).encode()
@@ -108,7 +108,7 @@ def dial_back(parent: Parent, failsafe: float, sure_after: float | None = None) 
         NotLetInError: the parent refused, could not be reached, or the time is over.
     """
     if not (parent.address and parent.fingerprint and parent.token):
-        raise NotLetInError(f"{VARIABLE} does not say where to dial, or not with which token", "connect")
+        raise NotLetInError(f"{VARIABLE} lacks the parent's address or the token", "connect")
     try:
         host, port = split_address(parent.address)
         fingerprint, token = bytes.fromhex(parent.fingerprint), bytes.fromhex(parent.token)
@@ -171,7 +171,7 @@ def _attempt(
                 if answer:
                     sock.send(answer)
         if decoder.pending:
-            raise ProtocolError("the parent went on before it was answered")
+            raise ProtocolError("the parent sent more before it was answered")
     except BaseException:
         sock.close()
         raise
@@ -182,4 +182,4 @@ def _compare(greeting: handshake.Greeting) -> None:
     """Write a version mismatch to stderr, for the machine's log. The parent compares too, and refuses."""
     reason = handshake.mismatch(greeting.versions, versions())
     if reason is not None:
-        sys.stderr.write(f"dragonfly runner: does not fit the parent: {reason}\n")
+        sys.stderr.write(f"dragonfly runner: versions do not match: {reason}\n")

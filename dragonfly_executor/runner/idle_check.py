@@ -58,7 +58,7 @@ class IdleCheck:
             return
         self._warning = (
             f"the idle check did not end within {LIMIT:g} s: its slot (process {slot.pid}) was killed,"
-            " and the runner stays"
+            " and the runner is kept"
         )
         slot.kill_reason = Kind.CHECK_IDLE
         slot.kill()

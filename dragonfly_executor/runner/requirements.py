@@ -93,7 +93,7 @@ class Environment:
         Runs in a process of its own, whose output is redirected to the log.
         """
         if not private_folder(self._within):
-            sys.stderr.write(f"dragonfly runner: no environment can be made in {self._within}\n")
+            sys.stderr.write(f"dragonfly runner: cannot create a virtual environment in {self._within}\n")
             return FAILED
         _share(self._used)
         with open(f"{self._folder}.lock", "ab") as lock:

@@ -264,7 +264,7 @@ class _Slot:
         except MemoryError:
             for start, end in segments(total, places):
                 self._take(start, end, None)
-            raise MemoryError(f"the slot has no room for a call of {total} bytes") from None
+            raise MemoryError(f"the slot has no memory for a call of {total} bytes") from None
         view = memoryview(data)
         for start, end in segments(total, places):
             self._take(start, end, view)
@@ -302,7 +302,7 @@ class _Slot:
         total = sum(map(len, parts)) if len(parts) > 1 else len(parts[0])
         if total > room_for(self._max_payload, flags):
             what = "error" if flags & Flag.ERROR else "result"
-            text = f"the call's {what} takes {total} bytes, and max_payload is {self._max_payload}"
+            text = f"the call's {what} takes {total} bytes, more than max_payload={self._max_payload}"
             self._send_error(call_id, attempt, errors.FrameTooLargeError(text))
             return
         if total <= MAX_INLINE:

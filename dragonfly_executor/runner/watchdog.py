@@ -74,11 +74,11 @@ def _watch(pid: int, max_lifetime: float, start: float, max_idle: float, silence
     while True:
         now = boot_clock()
         if now >= min(end, due):
-            code, why = exit_codes.SILENT, "its agent gives no sign of life"
+            code, why = exit_codes.SILENT, "its agent sent no heartbeat"
             if is_idle:
-                code, why = exit_codes.IDLE, f"it had no call for {max_idle:g} s, and its agent does not go"
+                code, why = exit_codes.IDLE, f"it had no call for {max_idle:g} s, and its agent did not exit"
             elif now >= end:
-                code, why = exit_codes.EXPIRED, f"it has been here for {max_lifetime:g} s"
+                code, why = exit_codes.EXPIRED, f"it has run for {max_lifetime:g} s, its max_lifetime"
             os.write(2, f"dragonfly runner: ended, because {why}\n".encode())
             return code
         if now >= until_idle and not is_idle:

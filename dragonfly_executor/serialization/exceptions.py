@@ -43,6 +43,11 @@ def text_of(exc: BaseException) -> str:
         return f"<str() of the exception raised {type(failure).__name__}>"
 
 
+def one_line(exc: BaseException) -> str:
+    """Return the name of an exception's type, and its text."""
+    return f"{qualified_name(type(exc))}: {text_of(exc)}"
+
+
 def traceback_text(exc: BaseException) -> str:
     """Return the traceback with its chain, from the first frame outside this package."""
     try:

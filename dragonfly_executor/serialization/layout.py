@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from pickle import PickleBuffer
 from struct import Struct, error
+from types import NoneType
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -45,6 +46,12 @@ _HEAD = Struct("<BBHI")
 _LENGTH = Struct("<Q")
 _WRITABLE = 1 << 63
 _ALIGN = 64
+ATOMS = frozenset({NoneType, bool, float, int, str})
+"""Types whose pickles refer to nothing, and hold no buffer that could travel beside the pickle.
+
+`pickle.dumps` pickles these twice as fast as a `Pickler` that writes to a `Sink`. It copies large ``bytes`` objects, so
+``bytes`` is not among the types.
+"""
 # A smaller buffer is cheaper inside the pickle than beside it.
 IN_BAND_BELOW = 4096
 

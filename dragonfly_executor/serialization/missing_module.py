@@ -45,5 +45,5 @@ def _explained(name: str) -> str:
         f"The module {name!r} is not on the host {host!r}{runner}. Three ways to get it there: "
         f"if it is a module or folder of your own, name it in the backend's sync=[...]; "
         f"if it is a package, name it in the backend's requirements=[{top!r}]; "
-        f"or install it on the host. (What a script without a guard defines travels by value, and needs no module.)"
+        f"or install it on the host. (A script without a guard needs no module: its definitions travel by value.)"
     )

@@ -7,7 +7,7 @@ import pickle
 import sys
 from pickle import Pickler
 from threading import Lock
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 
 from dragonfly_executor import errors
 from dragonfly_executor.protocol.stdlib_json import is_stdlib
@@ -17,6 +17,7 @@ from dragonfly_executor.serialization.buffer_cache import LEAST, Repeats
 from dragonfly_executor.serialization.formats import MARK, MARKS, Format
 from dragonfly_executor.serialization.import_environment import Surroundings, directory, path_from
 from dragonfly_executor.serialization.layout import (
+    ATOMS,
     BOX,
     BY_NAME,
     MAIN_CALL,
@@ -105,7 +106,11 @@ class CallCodec:
             CallSerializationError: a part of the call cannot travel; the text says which part, its cause says why.
             TypeError: `fn` is an ``async def`` or a generator function, which runners do not run.
         """
-        if type(fn) is not FunctionType or fn.__code__.co_flags & SUSPENDS:
+        kind = type(fn)
+        if kind is FunctionType:
+            if fn.__code__.co_flags & SUSPENDS:
+                validation.refuse(fn)
+        elif kind is not BuiltinFunctionType:  # a builtin function runs no Python code that could suspend
             validation.refuse(fn)
         try:
             call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
@@ -120,18 +125,7 @@ class CallCodec:
                 if home is not None and not importable(home):
                     return self._any_call(call)
                 self._importable.add(home)
-            sink, buffers = Sink(), Buffers()
-            try:
-                Pickler(sink, 5, buffer_callback=buffers.add).dump(call)
-            except Exception:  # the call needs more than pickle, or fails below as well, with the same error
-                return self._any_call(call)
-            if not buffers.views and not self._surroundings.path:
-                if len(sink) == 1 and len(self._marks) == 1:
-                    if MARK not in sink[0]:
-                        return [sink[0]]
-                elif not any(mark in piece for piece in sink for mark in self._marks):
-                    return self._marked(snapshot(sink), [])
-            return self._any_call(call)
+            return self._plain_call(call)
         except (KeyboardInterrupt, errors.CallSerializationError):
             raise
         except BaseException as exc:  # __reduce__ and __getstate__ are user code
@@ -154,7 +148,8 @@ class CallCodec:
         except BaseException as exc:  # __setstate__ is user code, and may even exit
             size = len(data)
             what = f"the result, of {size} bytes," if isinstance(exc, MemoryError) else "the result"
-            raise errors.ResultDeserializationError(f"{what} cannot be unpickled: {_text(exc)}", size) from exc
+            text = f"{what} cannot be unpickled: {exceptions.one_line(exc)}"
+            raise errors.ResultDeserializationError(text, size) from exc
 
     def decode_error(self, data: Received) -> BaseException:
         """Decode the exception that a slot sent, or a stand-in for it. Its cause is the slot's traceback."""
@@ -217,6 +212,29 @@ class CallCodec:
             description |= {"serializer": None, "custom": join(plain.encode_call(_same, (custom,), {}))}
         return pickle.dumps(description, 5)
 
+    def _plain_call(self, call: tuple[Any, ...]) -> list[Buffer]:
+        """Encode a call of an importable function: with plain pickle, if the rest needs no more."""
+        sink, buffers = Sink(), Buffers()
+        try:
+            if (
+                type(call[0]) is FunctionType
+                and len(call) == 3
+                and not call[2]
+                and ATOMS.issuperset(map(type, call[1]))
+            ):
+                sink.append(pickle.dumps(call, 5))
+            else:
+                Pickler(sink, 5, buffer_callback=buffers.add).dump(call)
+        except Exception:  # the call needs more than pickle, or fails below as well, with the same error
+            return self._any_call(call)
+        if not buffers.views and not self._surroundings.path:
+            if len(sink) == 1 and len(self._marks) == 1:
+                if MARK not in sink[0]:
+                    return [sink[0]]
+            elif not any(mark in piece for piece in sink for mark in self._marks):
+                return self._marked(snapshot(sink), [])
+        return self._any_call(call)
+
     def _main_call(self, call: tuple[Any, ...]) -> list[Buffer]:
         """Encode a call of a function in ``__main__``: by the function's name, if the rest needs only plain pickle."""
         name = self._main.name_of(call[0])
@@ -276,15 +294,15 @@ class CallCodec:
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], exc: BaseException
     ) -> str:
         """Return the error text for a call that cannot be pickled: which part fails, why, and what to do."""
-        found = None
+        found, text = None, exceptions.one_line(exc)
         if not isinstance(exc, (RecursionError, MemoryError)):
             from dragonfly_executor.serialization import unpicklable
 
             found = unpicklable.of_call(_named(fn), fn, args, kwargs, self._judge)
         if found is None:
-            return f"{_named(fn)} or its arguments cannot be pickled: {_text(exc)}"
+            return f"{_named(fn)} or its arguments cannot be pickled: {text}"
         kind = exceptions.qualified_name(type(found.value))
-        return f"{found.place}, of type {kind}, cannot be pickled: {_text(exc)}{found.advice(exceptions.text_of(exc))}"
+        return f"{found.place}, of type {kind}, cannot be pickled: {text}{found.advice(exceptions.text_of(exc))}"
 
     def _judge(self, value: Any) -> object:
         """Pickle a part of a call by itself. Raise if that fails."""
@@ -317,10 +335,6 @@ def _named(fn: Any) -> str:
         return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
     except Exception:  # a callable object's own __getattr__ may raise
         return "the call"
-
-
-def _text(exc: BaseException) -> str:
-    return f"{exceptions.qualified_name(type(exc))}: {exceptions.text_of(exc)}"
 
 
 def _shadowing() -> dict[str, Any]:

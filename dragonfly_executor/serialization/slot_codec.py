@@ -6,13 +6,14 @@ import os
 import pickle
 import sys
 from pickle import Pickler
-from types import CoroutineType, NoneType
+from types import CoroutineType
 
 from dragonfly_executor import errors
 from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.serialization import authkey, exceptions
 from dragonfly_executor.serialization.formats import MARK, Format
 from dragonfly_executor.serialization.layout import (
+    ATOMS,
     BOX,
     BY_NAME,
     MAIN_CALL,
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.serialization.layout import Buffer, Received
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
-
-
-_ATOMS = frozenset({NoneType, bool, int, float})  # types that need no look inside
 
 
 class SlotCodec:
@@ -126,7 +124,7 @@ class SlotCodec:
             call = pickle.loads(data) if data[0] == PICKLE else self._call(data)
             return call if len(call) == 4 else (*call, ())
         except BaseException as exc:  # imports and __setstate__ run user code, which may even exit
-            text = f"{exceptions.qualified_name(type(exc))}: {exceptions.text_of(exc)}"
+            text = exceptions.one_line(exc)
             what = f"the call, of {len(data)} bytes," if isinstance(exc, MemoryError) else "the call"
             raise UnopenedCallError(f"{what} cannot be unpickled on the runner: {text}") from exc
 
@@ -141,7 +139,7 @@ class SlotCodec:
             ResultSerializationError: the value cannot be pickled; the cause says why.
             SystemExit: the value's own code called ``sys.exit()``, which ends the call like an exit inside the call.
         """
-        if type(value) in _ATOMS and self._format.custom is None:
+        if type(value) in ATOMS and self._format.custom is None:
             return [pickle.dumps(value, 5)]
         try:
             return self._dump(value)
@@ -157,10 +155,7 @@ class SlotCodec:
 
     def _refusal(self, value: Any, exc: Exception, first: int | None) -> str:
         """Return the error text for a result that cannot be pickled: which part fails, why, and what to do."""
-        text, whole = (
-            f"{exceptions.qualified_name(type(exc))}: {exceptions.text_of(exc)}",
-            exceptions.qualified_name(type(value)),
-        )
+        text, whole = exceptions.one_line(exc), exceptions.qualified_name(type(value))
         found = None
         if not isinstance(exc, (RecursionError, MemoryError)):
             from dragonfly_executor.serialization import unpicklable

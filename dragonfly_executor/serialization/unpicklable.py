@@ -26,11 +26,14 @@ _DEPTH = 8
 _KEY = 40  # characters of a key that are shown
 
 _PLACE = "make it in the call"
-_UNKNOWN = (f"{_PLACE}, or pass what it is made from", "return what can be pickled of it")
+_UNKNOWN = (f"{_PLACE}, or pass the values that it is made from", "return the parts of it that can be pickled")
 _LOCK = (f"{_PLACE}, or take one from multiprocessing.Manager()", "it works in one process only")
-_FILE = ("pass its path, and open it in the call", "return its path, or what is in it")
-_SOCKET = ("pass the address, and connect in the call", "it is open in the runner only: return what was received")
-_POOL = (f"{_PLACE}, or submit from here", "it belongs to the runner: return what its calls returned")
+_FILE = ("pass its path, and open it in the call", "return its path, or its contents")
+_SOCKET = (
+    "pass the address, and connect in the call",
+    "it is open in the runner only: return the data that was received",
+)
+_POOL = (f"{_PLACE}, or submit from here", "it belongs to the runner: return the results of its calls")
 _AWAIT = ("await it here, and pass its value", "run it in the call, with asyncio.run(), and return its value")
 _FUTURE = ("pass its value, .result(), or submit the call once it is done", "return its value, .result()")
 _TEXT = ("pass it as text, traceback.format_exc()", "return it as text, traceback.format_exc()")
@@ -74,10 +77,10 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "_socket.socket": _SOCKET,
     "ssl.SSLContext": (_PLACE, "it works in one process only"),
     "_ssl._SSLContext": (_PLACE, "it works in one process only"),
-    "sqlite3.Connection": ("pass the path, and connect in the call", "return what was read"),
+    "sqlite3.Connection": ("pass the path, and connect in the call", "return the rows"),
     "sqlite3.Cursor": ("pass its rows, .fetchall()", "return its rows, .fetchall()"),
     "mmap.mmap": _FILE,
-    "re.Match": ("pass .group(), or what else is wanted of it", "return .group(), or what else is wanted of it"),
+    "re.Match": ("pass .group(), or other values of it", "return .group(), or other values of it"),
     "posix.DirEntry": ("pass its .path", "return its .path"),
     "builtins.traceback": _TEXT,
     "builtins.frame": _TEXT,
@@ -122,7 +125,7 @@ class Culprit:
             returning: True if a call returned the part, False if it is sent to a call.
         """
         if self.root.startswith(FUNCTION) and not self.steps and isinstance(self.value, (CoroutineType, GeneratorType)):
-            return ". Give the function and its arguments, not what a call of it returned"
+            return ". Submit the function and its arguments, not the result of calling it"
         known = self.known
         if known is None and why.lower().startswith(("cannot pickle", "can't pickle")):
             # Python's own message gives no advice.

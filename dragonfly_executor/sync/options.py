@@ -73,7 +73,7 @@ class Sync:
         if not isinstance(sync, Sync):
             return cls(sync, requirements=requirements)
         if requirements is not None:
-            raise TypeError("requirements go into the Sync that is given")
+            raise TypeError("give the requirements to the Sync object: Sync(requirements=[...])")
         return sync
 
     def __repr__(self) -> str:
@@ -97,7 +97,7 @@ def _paths(files: str | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
             raise TypeError(f"sync must hold files and folders, not {path!r}")
         absolute = os.path.abspath(os.path.expanduser(os.fspath(path)))
         if too_much(absolute):
-            raise ValueError(f"sync would send all of {absolute}: name what calls need of it")
+            raise ValueError(f"sync would send all of {absolute}: name only the files and folders that calls need")
         found.append(absolute)
     return tuple(found)
 

@@ -14,7 +14,7 @@ _PASSWORD = re.compile(r"//[^/\s]*@")
 _REMOTE = re.compile(r"(?!file:)(?!\w+\+file:)[a-z][a-z0-9+.-]*://\S", re.IGNORECASE)
 """The beginning of an address that another machine can open, too."""
 _ARCHIVES = (".whl", ".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_ADVICE = "send code with sync=[...], and name packages of an index, or an https:// or git+https:// address"
+_ADVICE = "send your own code with sync=[...], and name a package of an index, or an https:// or git+https:// address"
 _FILES = ("-r", "--requirement", "-c", "--constraint")
 _EDITABLE = ("-e", "--editable")
 _FOLDERS = ("-f", "--find-links")
@@ -37,12 +37,12 @@ def read(given: Iterable[str] | str | os.PathLike[str] | None) -> list[str]:
         lines = _file(given).splitlines()
     else:
         if isinstance(given, Mapping):
-            raise TypeError(f"requirements must be texts, as in a requirements file, not a {type(given).__name__}")
+            raise TypeError(f"requirements must be strings, as in a requirements file, not a {type(given).__name__}")
         lines = []
         # An environment is cached by its lines: a set must not have another order in the next process.
         for line in sorted(given, key=str) if isinstance(given, AbstractSet) else given:
             if not isinstance(line, str):
-                raise TypeError(f"requirements must be texts, as in a requirements file, not {line!r}")
+                raise TypeError(f"requirements must be strings, as in a requirements file, not {line!r}")
             lines += line.splitlines()
     wanted = [text for line in _joined(lines) if (text := _COMMENT.sub("", line).strip())]
     for line in wanted:
@@ -54,11 +54,11 @@ def _file(path: str | os.PathLike[str]) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
-        text = f"{error.strerror}: a text is taken for the path of a requirements file; packages go in a list, as in"
+        text = f"{error.strerror}: a string is the path of a requirements file; give packages as a list, for example"
         example = "requirements=['numpy']"
         raise OSError(error.errno, f"{text} {example}", os.fspath(path)) from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"the requirements file {os.fspath(path)!r} is no text in UTF-8: {error}") from None
+        raise ValueError(f"the requirements file {os.fspath(path)!r} is not UTF-8 text: {error}") from None
 
 
 def _joined(lines: Iterable[str]) -> Iterator[str]:
@@ -97,12 +97,12 @@ def _check_option(line: str) -> None:
     option, value = _option(line)
     if option in _EDITABLE and _REMOTE.match(value):
         raise ValueError(
-            f"a requirement must not be editable, which is for code that is here: leave out {option}: {_shown(line)}"
+            f"a requirement must not be editable, because a runner keeps no source: leave out {option}: {_shown(line)}"
         )
     if option in (*_FILES, *_EDITABLE) and not _REMOTE.match(value):
-        raise _only_here(line, "give its lines instead" if option in _FILES else "")
+        raise _only_here(line, "give the lines of that file instead" if option in _FILES else "")
     if option in _FOLDERS and value and not value.startswith("/") and "://" not in value and not _VARIABLE.match(value):
-        raise ValueError(f"--find-links must name an address, or a folder on the host from its root on: {_shown(line)}")
+        raise ValueError(f"--find-links must name an address, or an absolute path on the host: {_shown(line)}")
 
 
 def _option(line: str) -> tuple[str, str]:
@@ -135,11 +135,11 @@ def _parse(text: str, line: str) -> None:
     except InvalidRequirement as error:
         # Do not chain the error: its text shows the line unchanged, with a password.
         why = _PASSWORD.sub("//***@", str(error).partition("\n")[0])
-        raise ValueError(f"{_shown(line)} is no requirement: {why}. Write one as in 'numpy>=1.26,<3'") from None
+        raise ValueError(f"{_shown(line)} is not a requirement: {why}. Write it like 'numpy>=1.26,<3'") from None
 
 
 def _only_here(line: str, advice: str = "") -> ValueError:
-    what = f"a requirement must not name a file of this machine, which no other has: {_shown(line)}"
+    what = f"a requirement must not name a file of this machine, which runners do not have: {_shown(line)}"
     return ValueError(f"{what}; {advice or _ADVICE}")
 
 

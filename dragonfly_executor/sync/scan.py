@@ -179,7 +179,7 @@ class Scanner:
         if not os.path.isdir(unit.local):
             return [(unit.remote, unit.local)]
         if too_much(unit.local):
-            self._warn(unit.local, "is, or holds, the home directory; it is not sent to runners")
+            self._warn(unit.local, "is or contains the home directory, so it is not sent to runners")
             return []
         names = dict.fromkeys(self._list(unit.local))
         # Include imported modules even if git ignores them, for example the output of a build.
@@ -239,7 +239,7 @@ class Scanner:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._warn(local, f"cannot be read, and is not sent to runners: {error.strerror}")
+            self._warn(local, f"cannot be read, so it is not sent to runners: {error.strerror}")
             return None
 
     def _inside(self, local: str, target: str) -> str | None:

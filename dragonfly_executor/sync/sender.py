@@ -202,7 +202,7 @@ class Sender:
         doubted = [transfer.sources[path] for path in stale]
         given_up = set(stale) if self._rounds >= ROUNDS else self._restless.intersection(stale)
         for path in sorted(given_up - self._restless):
-            logger.warning("%s changes whenever it is read, and is not sent to runners", transfer.sources[path])
+            logger.warning("%s changed each time it was read, so it is not sent to runners", transfer.sources[path])
         self._left_out |= given_up
         self._restless |= given_up
         self._manifest = {path: entry for path, entry in self._manifest.items() if path not in set(stale)}

@@ -33,6 +33,7 @@ class Reception:
         failed: the boots for which the listener cannot be opened, with the error.
         joined: the numbers of the runners that have authenticated.
         warnings: the texts that a pool logs.
+        untaken: the connections that `take` has not returned yet, on the loop's thread.
     """
 
     def __init__(self, backend: Backend, timeout: float = 30.0, **limits: Any) -> None:
@@ -40,12 +41,13 @@ class Reception:
         self.failed: SimpleQueue[tuple[int, BootError]] = SimpleQueue()
         self.joined: SimpleQueue[int] = SimpleQueue()
         self.warnings: SimpleQueue[str] = SimpleQueue()
+        self.untaken: dict[int, TlsSocket] = {}
         self._timeout = timeout
         self._backend = backend
         self._bugs: list[BaseException] = []
         self._loop = Loop()
         self._workers = WorkerThreads("reception-workers", 1, self._bugs.append)
-        self.dial_back = DialBack(backend, self._loop, self._workers, self, partial(Listener, **limits))
+        self.dial_back = DialBack(backend, self._loop, self._workers, self.warnings.put, partial(Listener, **limits))
         self._thread = threading.Thread(target=self._run, name="reception", daemon=True)
         self._thread.start()
 
@@ -54,26 +56,6 @@ class Reception:
             self._loop.run()
         except BaseException as bug:  # the next `ask` times out, and `close` raises this error
             self._bugs.append(bug)
-
-    # -- the engine's side of a listener ------------------------------------------------------------------------------
-
-    def boot_is_expected(self, request: BootRequest) -> None:
-        """See `engine.boot.dialback.DialBackOwner`."""
-        self.allowed.put(request)
-
-    def boot_cannot_be_expected(self, runner_id: int, error: BootError) -> None:
-        """See `engine.boot.dialback.DialBackOwner`."""
-        self.failed.put((runner_id, error))
-
-    def runner_dialed_in(self, runner_id: int) -> None:
-        """See `engine.boot.dialback.DialBackOwner`."""
-        self.joined.put(runner_id)
-
-    def warn(self, text: str) -> None:
-        """See `engine.boot.dialback.DialBackOwner`."""
-        self.warnings.put(text)
-
-    # -- for tests ----------------------------------------------------------------------------------------------------
 
     def ask(self, question: Callable[[], T]) -> T:
         """Call `question` on the loop's thread, and return its result."""
@@ -85,7 +67,7 @@ class Reception:
         """Expect a runner for `timeout` seconds."""
         parent = Parent.new("reception", number, self._backend.name)
         request = BootRequest(number, parent, self._timeout if timeout is None else timeout)
-        self.ask(lambda: self.dial_back.expect(request))
+        self.ask(lambda: self.dial_back.expect(request, _ExpectedRunner(self, number)))
 
     def request(self, number: int = 1, timeout: float | None = None) -> BootRequest:
         """Expect a runner, and return the request with which the backend boots it."""
@@ -93,16 +75,33 @@ class Reception:
         return self.allowed.get(timeout=self._timeout)
 
     def forget(self, number: int = 1) -> None:
-        """Stop expecting a runner."""
-        self.ask(lambda: self.dial_back.forget(number))
+        """Stop expecting a runner, and close its connection if nothing has taken it."""
+
+        def stop_expecting() -> None:
+            """Do so, on the loop's thread."""
+            self.dial_back.forget(number)
+            self._close_untaken(number)
+
+        self.ask(stop_expecting)
 
     def take(self, number: int = 1) -> TlsSocket | None:
         """Return the connection of a runner that has joined, once; None if there is none."""
-        return self.ask(lambda: self.dial_back.take(number))
+        return self.ask(lambda: self.untaken.pop(number, None))
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors of the listener, and of the connections that nothing has taken."""
+        return self.ask(lambda: [*self.dial_back.descriptors(), *(sock.fileno() for sock in self.untaken.values())])
+
+    def _close_untaken(self, number: int) -> None:
+        sock = self.untaken.pop(number, None)
+        if sock is not None:
+            sock.close()
 
     def close(self) -> None:
         """Stop listening, and raise the first error of its threads."""
         self.ask(self.dial_back.close)
+        for number in list(self.untaken):
+            self._close_untaken(number)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -110,3 +109,24 @@ class Reception:
         self._workers.join()
         if self._bugs:
             raise self._bugs[0]
+
+
+class _ExpectedRunner:
+    """A boot of a reception: see `engine.boot.dialback.DialBackReceiver`."""
+
+    def __init__(self, reception: Reception, number: int) -> None:
+        self._reception = reception
+        self._number = number
+
+    def listener_opened(self, request: BootRequest) -> None:
+        """Let the test boot the runner."""
+        self._reception.allowed.put(request)
+
+    def listener_failed(self, error: BootError) -> None:
+        """Record the error."""
+        self._reception.failed.put((self._number, error))
+
+    def runner_joined(self, connection: TlsSocket) -> None:
+        """Keep the connection until the test takes it."""
+        self._reception.untaken[self._number] = connection
+        self._reception.joined.put(self._number)

@@ -124,17 +124,17 @@ def refuse(fn: Any) -> None:
         return
     if flags & GENERATOR and not flags & ITERABLE_COROUTINE:
         raise TypeError(
-            f"{_named(fn)} is a generator function: what it returns cannot leave the runner. Send a function that "
-            "returns a list of what it yields"
+            f"{_named(fn)} is a generator function: a generator cannot leave the runner. Submit a function that "
+            "returns a list of the items"
         )
     if flags & ASYNC_GENERATOR:
         raise TypeError(
-            f"{_named(fn)} is an asynchronous generator function, which cannot run on a runner yet. Send a function "
-            "that collects what it yields in a list, with asyncio.run()"
+            f"{_named(fn)} is an asynchronous generator function, which cannot run on a runner yet. Submit a "
+            "function that collects the items in a list, with asyncio.run()"
         )
     raise TypeError(
-        f"{_named(fn)} is an `async def` function, which cannot run on a runner yet. Send a function that calls "
-        "asyncio.run() with what it returns"
+        f"{_named(fn)} is an `async def` function, which cannot run on a runner yet. Submit a function that passes "
+        "the coroutine to asyncio.run()"
     )
 
 

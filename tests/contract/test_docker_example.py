@@ -133,7 +133,7 @@ def test_what_a_runner_said_before_it_ended_can_be_read(docker: FakeDocker, make
     (container,) = docker.containers.values()
     assert container.process is not None
     container.process.wait()
-    said = "dragonfly runner: DRAGONFLY_PARENT does not say where to dial, or not with which token"
+    said = "dragonfly runner: DRAGONFLY_PARENT lacks the parent's address or the token"
     assert node.output() == said
     assert str(node.ended(5)) == f"the container ended with status 1 (phase: connect, attempts: 1)\n{said}"
     node.stop()

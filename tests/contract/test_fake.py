@@ -141,7 +141,7 @@ def test_an_hour_of_idleness_passes_at_once() -> None:
         assert executor.pool.stats().runners_up == 1
         clock.advance(1)
         assert executor.pool.stats().runners_up == 0
-        assert events.wait("down")["text"] == "runner 1 goes: idle"
+        assert events.wait("down")["text"] == "runner 1 is down: idle"
 
 
 def test_a_budget_ends_when_the_clock_says_so() -> None:
@@ -169,7 +169,7 @@ def test_a_runner_that_hangs_is_given_up_once_it_was_silent_for_too_long() -> No
         clock.advance(5)
         error = error_of(future)
         assert isinstance(error, RunnerLostError)
-        assert "nothing heard from it for 35.0 s" in str(error)
+        assert "no data for 35.0 s" in str(error)
 
 
 def test_time_does_not_go_back() -> None:

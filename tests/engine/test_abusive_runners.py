@@ -107,7 +107,7 @@ def announce(total: int) -> Lie:
 
 
 def test_a_result_is_not_announced_larger_than_max_payload() -> None:
-    Abused(announce(100_001), max_payload=100_000).check("100001 bytes was announced, where 100000 are allowed")
+    Abused(announce(100_001), max_payload=100_000).check("100001 bytes was announced, more than 100000")
 
 
 def test_a_result_in_one_frame_is_held_to_max_payload() -> None:
@@ -124,7 +124,7 @@ def test_an_error_has_room_beside_a_small_max_payload_but_no_more_than_that() ->
         flags = Flag.LARGE | Flag.MORE | Flag.ERROR
         sock.sendall(encode(Kind.RESULT, call.call_id, TOTAL.pack(2**21), attempt=call.attempt, flags=flags))
 
-    Abused(lie, max_payload=1000).check("2097152 bytes was announced, where 1048576 are allowed")
+    Abused(lie, max_payload=1000).check("2097152 bytes was announced, more than 1048576")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_chunks_without_end_end_with_what_was_announced() -> None:
         while True:
             sock.sendall(chunk(call, CHUNK_SIZE, more=True))
 
-    Abused(lie).check("786432 bytes was announced, and 1048576 came")
+    Abused(lie).check("786432 bytes was announced, but 1048576 arrived")
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", TOTAL.pack(9) + b"x", b"x" * 5000])
@@ -247,7 +247,7 @@ def test_a_slot_that_ends_does_not_free_its_window(blocking: Blocking) -> None:
 
 
 def test_output_comes_from_slots_that_are_there() -> None:
-    Abused(lambda sock, call: sock.sendall(output(call, 1)), output="capture").check("a slot that is not there: 4711")
+    Abused(lambda sock, call: sock.sendall(output(call, 1)), output="capture").check("an unknown slot: 4711")
 
 
 def test_slots_are_counted() -> None:
@@ -255,7 +255,7 @@ def test_slots_are_counted() -> None:
         for pid in count(1):
             sock.sendall(encode(Kind.SLOT_UP, detail=pid))
 
-    Abused(lie).check("more than 1004 slots, where it was told to have 2")
+    Abused(lie).check("more than 1004 slots, although the parent set 2")
 
 
 def test_output_belongs_to_calls_that_are_there() -> None:

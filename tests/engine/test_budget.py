@@ -91,12 +91,12 @@ def test_calls_that_run_go_on_and_others_fail(
     assert error.cost == pytest.approx(5.125)
     assert "is used up" in str(error)
     assert "(estimated at 5.125 USD, by prices as of last week)" in str(error)
-    assert "raise budget= in a new pool" in str(error)
+    assert "make a new pool with a larger budget=" in str(error)
     assert isinstance(error_of(pool.submit(echo, 4)), BudgetExceeded)
     assert not running.done()
     gate.open(1)
     running.result(PATIENCE)
-    assert events.wait("down")["text"] == "runner 1 goes: budget"
+    assert events.wait("down")["text"] == "runner 1 is down: budget"
     assert pool.stats().limits_that_bind == ("budget",)
     assert pool.stats().boots_attempted == 1
 

@@ -409,7 +409,7 @@ def test_a_backend_that_hangs_holds_a_shutdown_up_for_seconds_at_most(
     assert executor.pool.stats().runners_stopping == 1
     clock.advance(0.2)
     executor.shutdown()
-    assert "-boots-1 has not ended; what it runs blocks" in caplog.text
+    assert "-boots-1 has not ended: its job still blocks" in caplog.text
     hold.set()
     for thread in threading.enumerate():
         if "-boots-" in thread.name:
@@ -464,7 +464,7 @@ def test_a_place_is_kept_by_a_boot_that_hangs_until_the_backend_comes_back(make_
     clock.advance(31)
     error = error_of(future)
     assert isinstance(error, BootError)
-    assert "has not come back from 1 boots that were given up" in str(error)
+    assert "1 boots that were given up still block in the backend" in str(error)
     assert isinstance(error.__cause__, BootTimeoutError)
     assert begun.empty()
     hold.set()

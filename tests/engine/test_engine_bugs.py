@@ -10,10 +10,11 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from dragonfly_executor import BootRequest, DragonflyExecutor, Node, Parent, PoolBrokenError
+from dragonfly_executor import BootRequest, DragonflyExecutor, Parent, PoolBrokenError
 from dragonfly_executor.core import events
 from dragonfly_executor.core.machine import Machine
 from dragonfly_executor.core.transitions import RECORD
@@ -22,6 +23,7 @@ from dragonfly_executor.engine.action_runner import ActionRunner
 from dragonfly_executor.engine.boot.manager import Boots
 from dragonfly_executor.engine.boot.node_booter import NodeBooter
 from dragonfly_executor.engine.boot.node_release import Releaser
+from dragonfly_executor.engine.boot.pending_boot import PendingBoot
 from dragonfly_executor.engine.boot.session_setup import SessionSetup
 from dragonfly_executor.engine.engine import Engine
 from dragonfly_executor.engine.large_payloads import LargePayloads
@@ -193,11 +195,14 @@ PARTS: list[tuple[Any, str]] = [
     *((Engine, name) for name in ("_take_inbox", "handle", "_arm_timer", "_tick")),
     *((ActionRunner, name) for name in ("_send", "_kill", "_boot", "_stop", "_check_idle", "_closed")),
     (engine, "settle"),
-    *((Boots, name) for name in ("boot", "boot_is_expected", "_node_arrived", "said_hello", "_came_up")),
-    (NodeBooter, "_take"),
+    *((Boots, name) for name in ("boot", "boot_began", "boot_succeeded")),
+    *((PendingBoot, name) for name in (
+        "start", "listener_opened", "thread_started", "node_arrived", "said_hello", "_came_up", "_clock_changed",
+    )),
+    (NodeBooter, "_hand_over"),
     (SessionSetup, "admit"),
     *((Runners, name) for name in (
-        "boot", "runner_said_hello", "on_boot_succeeded", "results_arrived", "runner_answered", "check_idle",
+        "boot", "on_boot_succeeded", "results_arrived", "runner_answered", "check_idle",
         "runner_broke", "start_heartbeat", "_beat", "stop", "_said_bye", "_leave", "_gone", "get",
     )),
     (Releaser, "release"),
@@ -329,25 +334,17 @@ def test_a_node_that_boots_as_its_pool_closes_is_given_back_once() -> None:
     told: list[Callable[[], object]] = []
     loop = Loop()
     loop.call_soon_threadsafe = told.append  # type: ignore[method-assign]
-    backend = FakeBackend()
-    stopped: list[Node] = []
-    taken: list[int] = []
-    node_booter = NodeBooter(
-        backend,
-        None,
-        loop,
-        enter=lambda runner_id: True,
-        on_node=lambda runner_id, node: taken.append(runner_id),
-        on_error=lambda runner_id, error: None,
-        stop=stopped.append,
-    )
-    node_booter.boot(BootRequest(1, Parent.new("test", 1, "fake"), PATIENCE))
-    node_booter.close()
+    backend, receiver = FakeBackend(), Mock()
+    node_booter = NodeBooter(backend, None, loop)
+    node_booter.boot(BootRequest(1, Parent.new("test", 1, "fake"), PATIENCE), receiver)
+    untaken = node_booter.close()
     for callback in told:
         callback()
-    assert len(stopped) == 1
-    assert taken == []
-    stopped[0].stop()
+    assert len(untaken) == 1
+    receiver.thread_started.assert_called_once_with()
+    receiver.node_arrived.assert_not_called()
+    receiver.backend_raised.assert_not_called()
+    untaken[0].stop()
     loop.close()
     assert backend.running == []
 

@@ -142,7 +142,7 @@ def test_events_tell_the_life_of_each_runner(make_pool: MakePool) -> None:
     told = [events.wait(what) for what in ("boot", "boot failed", "boot", "up", "down")]
     assert [event["runner_id"] for event in told] == [1, 1, 2, 2, 2]
     assert "no capacity" in told[1]["text"]
-    assert told[4]["text"] == "runner 2 goes: lost"
+    assert told[4]["text"] == "runner 2 is down: lost"
     assert {event["name"] for event in told} == {"lives"}
 
 
@@ -160,7 +160,7 @@ def test_log_lines_tell_the_same_at_the_level_that_was_asked_for(
     texts = [record.getMessage() for record in records]
     assert texts[0] == "pool logged: boots runner 1 (1 of 3 runners)"
     assert texts[1].startswith("pool logged: runner 1 is up after ")
-    assert texts[2] == "pool logged: runner 1 goes: shutdown (0 of 3 runners)"
+    assert texts[2] == "pool logged: runner 1 is down: shutdown (0 of 3 runners)"
 
 
 def test_log_lines_name_the_bounds_as_they_are_after_a_resize(

@@ -105,7 +105,7 @@ def test_a_runner_goes_when_its_check_says_so_and_not_before(make_pool: MakePool
     assert pool.stats().boots_attempted == 1
     answers.put(True)
     clock.advance(30)
-    assert events.wait("down")["text"] == "runner 1 goes: idle"
+    assert events.wait("down")["text"] == "runner 1 is down: idle"
     assert asked.get(timeout=PATIENCE) is True
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from dragonfly_executor import DragonflyExecutor, Node
 from dragonfly_executor.core import events
-from dragonfly_executor.engine.future import Outcome
+from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.engine.runner_messages import RunnerMessages, events_of
 from dragonfly_executor.protocol.frames import Flag, Frame, Kind, encode
 from tests.support.helpers import PATIENCE, ScriptedBackend, frames_from, say_hello

@@ -45,7 +45,7 @@ def test_cast_runs_it_and_waits_for_nothing(make_pool: MakePool, mailbox: Mailbo
 def test_an_unknown_name_is_an_error_that_names_the_known_ones(make_pool: MakePool) -> None:
     make_pool("audio")
     make_pool("video")
-    with pytest.raises(KeyError, match=r"no pool is named 'media'; there are: .*audio, .*video"):
+    with pytest.raises(KeyError, match=r"no pool is named 'media'; the pools are: .*audio, .*video"):
         call("media", int)
     with pytest.raises(KeyError, match="no pool is named 'media'"):
         cast("media", int)
@@ -54,7 +54,7 @@ def test_an_unknown_name_is_an_error_that_names_the_known_ones(make_pool: MakePo
 def test_a_name_can_be_had_once(make_pool: MakePool) -> None:
     """The registry of named pools."""
     first = make_pool("media")
-    with pytest.raises(ValueError, match="there is a pool named 'media' already"):
+    with pytest.raises(ValueError, match="a pool named 'media' exists already"):
         Pool("media", min=0, max=1)
     assert call("media", agent_pid) == first.call(agent_pid)
 

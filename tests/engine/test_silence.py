@@ -86,7 +86,7 @@ def test_a_frozen_agent_of_this_machine_keeps_its_place_for_no_moment_longer(
         error = error_of(lost)
         given_up = time.monotonic()
         assert isinstance(error, RunnerLostError)
-        assert "nothing heard" in str(error)
+        assert "no data for" in str(error)
         assert waiting.result(PATIENCE) != agent
         assert time.monotonic() - given_up < SOON
         assert all(watch.ended(SOON) for watch in watches)

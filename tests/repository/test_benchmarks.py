@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from benchmarks import main_script
 from benchmarks.adapters import ADAPTERS, BASELINE, OURS
 from benchmarks.report import TARGETS, ratios_to_baseline, table, verdict
 
@@ -64,3 +66,13 @@ def test_the_core_is_measured_over_runners_and_queued_calls() -> None:
     for kind in ("result, next call sent", "runner up, calls sent", "stats, ms", "all calls cancelled"):
         assert any(line.startswith(kind) for line in lines)
     assert lines[-1].startswith("burst of 20 boots: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", main_script.WAYS)
+def test_calls_of_a_script_are_measured_in_each_way(way: str) -> None:
+    command = [sys.executable, main_script.__file__, way, str(time.monotonic())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=50)
+    figures = json.loads(done.stdout)
+    assert len(figures) == 7
+    assert all(figure > 0 for figure in figures.values())

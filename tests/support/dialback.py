@@ -144,9 +144,6 @@ class Reception(dialback_server.Reception):
         """Want a runner; what it has to know."""
         return self.request(number, timeout).parent
 
-    def descriptors(self) -> list[int]:
-        return self.ask(self.dial_back.descriptors)
-
 
 def plain(parent: Parent) -> socket.socket:
     """A connection to the parent that speaks no TLS."""

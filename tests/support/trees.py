@@ -6,7 +6,6 @@ import hashlib
 import os
 import stat
 from pathlib import Path
-from typing import Any
 
 from hypothesis import strategies as st
 
@@ -27,33 +26,29 @@ def file_of(content: bytes, mode: int = 0o644) -> ManifestEntry:
     return a_file(digest(content), len(content), mode)
 
 
-@st.composite
-def manifests(draw: Any) -> dict[str, ManifestEntry]:
-    """Any small tree."""
-    modes = st.sampled_from([0o644, 0o755, 0o400, 0o600])
-    leaf = st.one_of(
-        st.builds(file_of, st.sampled_from(CONTENTS), modes),
-        st.builds(a_link, st.sampled_from(["a", "..", "/etc", "../../b", "nowhere"])),
-    )
-    shape = draw(
-        st.recursive(
-            st.dictionaries(st.sampled_from(NAMES), leaf, max_size=3),
-            lambda below: st.dictionaries(st.sampled_from(NAMES), st.one_of(leaf, below), max_size=3),
-            max_leaves=8,
-        )
-    )
+ENTRIES = [
+    *[file_of(content, mode) for content in CONTENTS for mode in (0o644, 0o755, 0o400, 0o600)],
+    *[a_link(target) for target in ("a", "..", "/etc", "../../b", "nowhere")] * 2,
+    *[a_directory()] * 4,
+]
+DIRECTORIES = ["", "", "a/", "b/", "__pycache__/", "ä/", "a/b/", "b/a/", "a/c.py/", ".hidden/ä/", "a/b/a/", "a/b/a/b/"]
+
+
+def manifests() -> st.SearchStrategy[dict[str, ManifestEntry]]:
+    """Return any small tree. Two of them often have a file at a path at which the other one has a directory."""
+    paths = st.sampled_from([directory + name for directory in DIRECTORIES for name in NAMES])
+    return st.lists(st.tuples(paths, st.sampled_from(ENTRIES)), max_size=8).map(_tree)
+
+
+def _tree(entries: list[tuple[str, ManifestEntry]]) -> dict[str, ManifestEntry]:
+    """Add the directories above the entries. Of two entries that exclude each other, the first one stays."""
     found: dict[str, ManifestEntry] = {}
-    _flatten(shape, "", found)
+    for path, entry in entries:
+        above = [path[:at] for at, letter in enumerate(path) if letter == "/"]
+        if all(found.get(directory, a_directory()).kind == DIRECTORY for directory in above):
+            found.update({directory: a_directory() for directory in above if directory not in found})
+            found.setdefault(path, entry)
     return found
-
-
-def _flatten(shape: dict[str, Any], prefix: str, found: dict[str, ManifestEntry]) -> None:
-    for name, inner in shape.items():
-        if isinstance(inner, dict):
-            found[prefix + name] = a_directory()
-            _flatten(inner, f"{prefix}{name}/", found)
-        else:
-            found[prefix + name] = inner
 
 
 def on_disk(top: Path) -> dict[str, ManifestEntry]:

@@ -30,20 +30,17 @@ QUIET = 60.0
 """Minimum number of seconds between two log lines about refused peers: a stranger can cause any number of refusals."""
 
 
-class DialBackOwner(Protocol):
-    """The caller of `DialBack`: boots runners, and hears when a boot may begin and which runner has connected."""
+class DialBackReceiver(Protocol):
+    """The boot whose runner is expected. It belongs to the engine thread."""
 
-    def boot_is_expected(self, request: BootRequest) -> None:
-        """Begin a boot: the listener is open, and the request's `Parent` has its address and the token."""
+    def listener_opened(self, request: BootRequest) -> None:
+        """Begin: the listener is open, and the request's `Parent` has its address and the token."""
 
-    def boot_cannot_be_expected(self, runner_id: int, error: errors.BootError) -> None:
-        """Fail a boot: the listener cannot be opened."""
+    def listener_failed(self, error: errors.BootError) -> None:
+        """Fail: the listener cannot be opened."""
 
-    def runner_dialed_in(self, runner_id: int) -> None:
-        """Handle a runner that has authenticated. `DialBack.take` returns its connection."""
-
-    def warn(self, text: str) -> None:
-        """Log a warning: the user should know of it, and the pool goes on."""
+    def runner_joined(self, connection: TlsSocket) -> None:
+        """Take over the connection of the runner, which has authenticated."""
 
 
 class ListeningSocket(NamedTuple):
@@ -61,7 +58,7 @@ class DialBack:
     Args:
         backend: has the address to listen on.
         loop, workers: the pool's.
-        host: gets the events.
+        warn: logs a warning.
         make_listener: makes the `Listener`, each time that the listener opens.
     """
 
@@ -70,17 +67,19 @@ class DialBack:
         backend: Backend,
         loop: Loop,
         workers: WorkerThreads,
-        host: DialBackOwner,
+        warn: Callable[[str], object],
         make_listener: Callable[..., Listener] = Listener,
     ) -> None:
         self._backend = backend
         self._loop = loop
         self._workers = workers
-        self._host = host
+        self._warn = warn
         self._make_listener = make_listener
         self._tokens = Tokens(os.urandom(SECRET_SIZE))
+        self._expected: dict[int, DialBackReceiver] = {}
+        """The boots whose runners have not dialed back."""
         self._waiting: dict[int, BootRequest] = {}
-        self._joined: dict[int, TlsSocket] = {}
+        """The boots that wait for the listener."""
         self._listening_socket: ListeningSocket | None = None
         self._listener: Listener | None = None
         self._is_opening = False
@@ -93,8 +92,9 @@ class DialBack:
         self.last_refusal: errors.RunnerAuthError | None = None
         """The reason for the last refusal since the listener opened; perhaps it came from the missing runner."""
 
-    def expect(self, request: BootRequest) -> None:
-        """Expect a runner, and open the listener for it. The host hears when the boot may begin."""
+    def expect(self, request: BootRequest, receiver: DialBackReceiver) -> None:
+        """Expect a runner, and open the listener for it. The receiver hears when the boot may begin."""
+        self._expected[request.runner_id] = receiver
         self._waiting[request.runner_id] = request
         if self._listener is not None:
             self._hand_out()
@@ -106,23 +106,16 @@ class DialBack:
         """Accept an expected runner for `seconds` more seconds from now on."""
         self._tokens.extend(str(runner_id), self._loop.time() + seconds)
 
-    def take(self, runner_id: int) -> TlsSocket | None:
-        """Return the connection of a runner that has dialed back, once; otherwise None."""
-        return self._joined.pop(runner_id, None)
-
     def forget(self, runner_id: int) -> None:
         """Expect this runner no more. The listener closes after the last one."""
+        self._expected.pop(runner_id, None)
         self._waiting.pop(runner_id, None)
         self._tokens.revoke(str(runner_id))
-        sock = self.take(runner_id)
-        if sock is not None:
-            sock.close()
         self._close_if_unused()
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that a forked child must close."""
-        joined = [sock.fileno() for sock in self._joined.values()]
-        return joined if self._listener is None else [*joined, *self._listener.descriptors()]
+        return [] if self._listener is None else self._listener.descriptors()
 
     def close(self) -> None:
         """Close the listener for good."""
@@ -130,8 +123,6 @@ class DialBack:
             self._ended = True
         if self._made is not None:
             self._made.sock.close()
-        while self._joined:
-            self._joined.popitem()[1].close()
         self._close()
 
     # -- opening and closing ------------------------------------------------------------------------------------------
@@ -153,13 +144,15 @@ class DialBack:
 
     def _cannot_open(self, error: errors.BootError) -> None:
         self._is_opening = False
-        # Only the boots that wait now: the host may ask for other runners at once.
+        # Only the boots that wait now: the pool may boot other runners at once.
         waiting, self._waiting = self._waiting, {}
         for runner_id in waiting:
             # Each boot gets an error of its own, because its output and attempts are added to it.
             own = errors.BootError(str(error.args[0]), error.phase)
             own.__cause__ = error.__cause__
-            self._host.boot_cannot_be_expected(runner_id, own)
+            receiver = self._expected.pop(runner_id, None)
+            if receiver is not None:
+                receiver.listener_failed(own)
 
     def _open(self) -> None:
         listening, self._made = self._made, None
@@ -192,7 +185,7 @@ class DialBack:
             parent = request.parent._replace(
                 address=listening.address, fingerprint=listening.fingerprint.hex(), token=token.hex()
             )
-            self._host.boot_is_expected(request._replace(parent=parent))
+            self._expected[runner_id].listener_opened(request._replace(parent=parent))
 
     def _close_if_unused(self) -> None:
         if not (self._waiting or self._tokens):
@@ -207,9 +200,7 @@ class DialBack:
 
     def runner_joined(self, runner_id: str, sock: TlsSocket) -> None:
         """See `listener.ListenerOwner`."""
-        number = int(runner_id)
-        self._joined[number] = sock
-        self._host.runner_dialed_in(number)
+        self._expected.pop(int(runner_id)).runner_joined(sock)
         self._close_if_unused()
 
     def refused(self, peer: str, reason: str) -> None:
@@ -225,7 +216,7 @@ class DialBack:
 
     def warn(self, text: str) -> None:
         """See `listener.ListenerOwner`."""
-        self._host.warn(text)
+        self._warn(text)
 
 
 def make_listening_socket(backend: Backend) -> ListeningSocket:

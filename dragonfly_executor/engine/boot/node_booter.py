@@ -1,4 +1,7 @@
-"""Hands nodes over from the backend's threads to the engine thread, so that none is lost."""
+"""The part of a boot that runs on the boot workers: the backend's `boot`, which blocks.
+
+Its node is handed to the engine thread so that no node is lost, whenever the pool ends.
+"""
 
 from __future__ import annotations
 
@@ -6,67 +9,57 @@ import threading
 from collections.abc import Callable
 
 from dragonfly_executor import errors
-from dragonfly_executor.serialization import exceptions
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.engine.boot.boot_errors import as_boot_error
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
     from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.loop import Loop
 
-SHORTAGES = (ImportError, MemoryError, OSError, RuntimeError)
-"""Errors when there is no memory, no descriptor, or (RuntimeError) no thread for the link to a node."""
+
+class NodeReceiver(Protocol):
+    """The boot that waits for a node. The engine thread calls all of this."""
+
+    def thread_started(self) -> None:
+        """Start the timeout: a boot worker has taken the boot."""
+
+    def node_arrived(self, node: Node) -> None:
+        """Continue with the node."""
+
+    def backend_raised(self, error: errors.BootError) -> None:
+        """Fail, because the backend raised an error."""
 
 
 class NodeBooter:
-    """A hand-over of nodes that a backend boots.
+    """A hand-over of nodes from the boot workers to the engine thread.
 
     Args:
         backend: boots the nodes.
         file_snapshot: the files that remote runners need; None if the runners see this machine's files.
         loop: the engine's loop.
-        enter: begins a runner's boot on the boot workers; returns False if the pool does not need the runner any more.
-        on_node: gets a runner's node, on the engine thread.
-        on_error: gets the error of a failed boot, on the engine thread.
-        stop: releases a node that was not taken yet.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        file_snapshot: FileSnapshot | None,
-        loop: Loop,
-        *,
-        enter: Callable[[int], bool],
-        on_node: Callable[[int, Node], None],
-        on_error: Callable[[int, errors.BootError], None],
-        stop: Callable[[Node], None],
-    ) -> None:
+    def __init__(self, backend: Backend, file_snapshot: FileSnapshot | None, loop: Loop) -> None:
         self._backend = backend
         self._file_snapshot = file_snapshot
-        self._loop = loop
-        self._enter = enter
-        self._on_node = on_node
-        self._on_error = on_error
-        self._stop = stop
-        self._handover = threading.Lock()
-        self._arrived: dict[int, Node] = {}
-        self._ended = False
+        self._on_engine = loop.call_soon_threadsafe
+        self._lock = threading.Lock()
+        self._untaken: dict[int, Node] = {}
+        self._is_closed = False
 
-    def boot(self, request: BootRequest) -> None:
-        """Boot a node, and hand it over. Runs on the boot workers, and blocks."""
-        runner_id = request.runner_id
-        if not self._enter(runner_id):
-            return
+    def boot(self, request: BootRequest, receiver: NodeReceiver) -> None:
+        """Boot a node, and hand it to the receiver. Runs on the boot workers, and blocks."""
+        self._on_engine(receiver.thread_started)
         try:
             node = self._make_node(request)
         except BaseException as raised:  # a backend may be third-party code, and may even call sys.exit()
-            self._fail(runner_id, raised)
+            self._fail(raised, receiver)
             return
-        with self._handover:
-            if not self._ended:
-                self._arrived[runner_id] = node
-                self._loop.call_soon_threadsafe(lambda: self._take(runner_id))
+        with self._lock:
+            if not self._is_closed:
+                self._untaken[request.runner_id] = node
+                self._on_engine(lambda: self._hand_over(request.runner_id, receiver))
                 return
         node.stop()
 
@@ -86,30 +79,31 @@ class NodeBooter:
             raise
         return node
 
-    def _fail(self, runner_id: int, raised: BaseException) -> None:
-        """Tell the engine thread why there is no node."""
+    def _fail(self, raised: BaseException, receiver: NodeReceiver) -> None:
+        """Tell the receiver why there is no node."""
         try:
             error = as_boot_error(raised)
         except errors.StartError as shortage:
             # Not even the errors can be loaded, so the engine fails with this error.
-            self._loop.call_soon_threadsafe(_raiser(shortage))
+            self._on_engine(_raiser(shortage))
             return
-        self._loop.call_soon_threadsafe(lambda: self._on_error(runner_id, error))
+        self._on_engine(lambda: receiver.backend_raised(error))
 
-    def _take(self, runner_id: int) -> None:
-        node = self._arrived.get(runner_id)
+    def _hand_over(self, runner_id: int, receiver: NodeReceiver) -> None:
+        node = self._untaken.get(runner_id)
         if node is None:
-            return  # `close` ran meanwhile, and has released it
-        self._on_node(runner_id, node)
+            return  # `close` ran meanwhile, and its caller has released the node
+        receiver.node_arrived(node)
         # Last, because until now no other object has the node.
-        self._arrived.pop(runner_id, None)
+        self._untaken.pop(runner_id, None)
 
-    def close(self) -> None:
-        """Release nodes that were not taken yet. Nodes that come later are released, too."""
-        with self._handover:
-            self._ended = True
-        while self._arrived:
-            self._stop(self._arrived.popitem()[1])
+    def close(self) -> list[Node]:
+        """Return the nodes that no boot has taken. Nodes that come later are stopped on their boot worker."""
+        with self._lock:
+            self._is_closed = True
+        nodes = list(self._untaken.values())
+        self._untaken.clear()
+        return nodes
 
 
 def _raiser(error: Exception) -> Callable[[], object]:
@@ -119,26 +113,62 @@ def _raiser(error: Exception) -> Callable[[], object]:
     return fail
 
 
-def as_boot_error(error: BaseException, phase: str = "create") -> errors.BootError:
-    """Return a `BootError` for an error of a backend, or for the end of a link, during a boot.
+class BootJob:
+    """A boot as a job of the boot workers. It can be cancelled until a worker takes it.
 
-    That is the error itself if it is a `BootError` with all attributes that a pool reads. Its class may be third-party
-    code.
+    Args:
+        node_booter: boots the node.
+        receiver: gets the node.
     """
-    if isinstance(error, errors.BootError) and _is_whole(error):
-        return error
-    name = exceptions.qualified_name(type(error)).rpartition(".")[2]
-    boot_error = errors.BootError(f"{name}: {exceptions.text_of(error)}", phase)
-    boot_error.__cause__ = error
-    return boot_error
+
+    def __init__(self, node_booter: NodeBooter, receiver: NodeReceiver) -> None:
+        self._node_booter = node_booter
+        self._receiver = receiver
+        self._lock = threading.Lock()
+        self._is_cancelled = False
+        self.has_begun = False
+        """True once a worker has taken the job."""
+
+    def run(self, request: BootRequest) -> None:
+        """Boot a node on this thread, unless the job was cancelled."""
+        with self._lock:
+            self.has_begun = not self._is_cancelled
+        if self.has_begun:
+            self._node_booter.boot(request, self._receiver)
+
+    def cancel(self) -> bool:
+        """Prevent the job from beginning. Returns False if it has begun."""
+        with self._lock:
+            self._is_cancelled = not self.has_begun
+            return self._is_cancelled
 
 
-def _is_whole(error: errors.BootError) -> bool:
-    """Return True if the error has all attributes of a `BootError`, so that none raises on the engine thread."""
-    try:
-        str(error)
-        error.attempts = error.attempts
-        error.output = error.output
-        return isinstance(error.phase, str) and isinstance(error.final, bool)
-    except Exception:
-        return False
+class Clock:
+    """The `BootClock` of one boot, for any thread. It is stopped until the backend asks for the node.
+
+    Args:
+        on_engine: runs a function on the engine thread. The functions run in the order of these requests.
+        on_change: gets True there when the clock starts, and False when it stops.
+    """
+
+    def __init__(
+        self, on_engine: Callable[[Callable[[], object]], object], on_change: Callable[[bool], object]
+    ) -> None:
+        self._on_engine = on_engine
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._runs = False
+
+    def started(self) -> None:
+        """See `BootClock`. Does nothing if the clock runs."""
+        self._set(True)
+
+    def queued(self) -> None:
+        """See `BootClock`. Does nothing if the clock is stopped."""
+        self._set(False)
+
+    def _set(self, runs: bool) -> None:
+        with self._lock:
+            if self._runs != runs:
+                self._runs = runs
+                self._on_engine(lambda: self._on_change(runs))

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import Node
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from dragonfly_executor.engine.runner_connection import RunnerLink
-    from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
+    from dragonfly_executor.engine.worker_threads import WorkerThreads
     from dragonfly_executor.transport.loop import Loop
 
-LOOK = 5.0
+POLL_TIME = 5.0
 """Maximum duration of one poll of a node, in seconds."""
-LOOKS_AT_ONCE = 16
+POLLS_AT_ONCE = 16
+
+
+class WatchedBoot(Protocol):
+    """A boot whose node is polled. It belongs to the engine thread."""
+
+    @property
+    def awaits_runner(self) -> bool:
+        """True until the runner has dialed back, or the boot is over."""
+
+    def node_ended(self, error: errors.BootError) -> None:
+        """Fail: the node has ended, so its runner will not dial back."""
 
 
 class NodeWatcher:
@@ -23,39 +31,28 @@ class NodeWatcher:
 
     Args:
         loop: the engine's loop.
-        worker_groups: the pool's groups of worker threads.
-        is_waited_for: returns True for a runner that is booting and has not dialed back.
-        on_end: gets such a runner whose node has ended, and the error, on the engine thread.
+        workers: threads for this alone.
     """
 
-    def __init__(
-        self,
-        loop: Loop,
-        worker_groups: WorkerThreadGroups,
-        *,
-        is_waited_for: Callable[[RunnerLink], bool],
-        on_end: Callable[[RunnerLink, errors.BootError], object],
-    ) -> None:
+    def __init__(self, loop: Loop, workers: WorkerThreads) -> None:
         self._loop = loop
-        self._workers = worker_groups.make("watch", LOOKS_AT_ONCE)
-        self._is_waited_for = is_waited_for
-        self._on_end = on_end
+        self._workers = workers
 
-    def watch(self, runner: RunnerLink) -> None:
-        """Poll this runner's node until the runner has dialed back, or its boot is over. On the engine thread."""
-        if type(runner.node).ended is not Node.ended and self._is_waited_for(runner):
-            self._workers.run(self._look, runner)
+    def watch(self, node: Node, boot: WatchedBoot) -> None:
+        """Poll the node of this boot for as long as the boot awaits its runner. On the engine thread."""
+        if type(node).ended is not Node.ended and boot.awaits_runner:
+            self._workers.run(self._poll, node, boot)
 
-    def _look(self, runner: RunnerLink) -> None:
+    def _poll(self, node: Node, boot: WatchedBoot) -> None:
         """Poll the node, on a worker thread."""
-        error = runner.node.ended(LOOK)
+        error = node.ended(POLL_TIME)
 
-        def looked() -> None:
+        def polled() -> None:
             """Fail the boot or poll again, on the engine thread."""
             # If the runner has just dialed back, the end of its link reports the end of the node.
-            if error is not None and self._is_waited_for(runner):
-                self._on_end(runner, error)
+            if error is not None and boot.awaits_runner:
+                boot.node_ended(error)
             else:
-                self.watch(runner)
+                self.watch(node, boot)
 
-        self._loop.call_soon_threadsafe(looked)
+        self._loop.call_soon_threadsafe(polled)

@@ -156,9 +156,9 @@ class Outputs:
         if amount:
             runner.output_consumed(frame.detail, amount)
 
-    def keep(self, future: CapturingFuture | None, call_id: int) -> None:
+    def keep(self, future: CapturingFuture, call_id: int) -> None:
         """Keep capturing the output of a call that is settled before its slot has ended."""
-        if self._captures and future is not None:
+        if self._captures:
             self._kept[call_id] = future
 
     def slot_is_down(self, runner: OutputSource, slot: int) -> None:

@@ -73,7 +73,7 @@ def test_a_machine_that_starts_again_long_after_its_boot_ends_at_once_and_cleanl
         date_back(machine, 1000.0)
         on_fly.reboot(machine)
         on_fly.wait_for(machine, "destroyed")
-        assert "this machine was started again, as after a reboot of its host" in on_fly.log(machine)
+        assert "this machine was restarted, for example after a reboot of its host" in on_fly.log(machine)
         assert [ended.code for ended in machine.exits] == [exit_codes.STARTED_AGAIN]
         assert executor.submit(pow, 2, 3).result(PATIENCE) == 8
     assert "RunnerAuthError" not in caplog.text
@@ -102,4 +102,4 @@ def test_one_that_comes_again_while_others_are_waited_for_is_told_from_a_strange
         on_fly.wait_for(machine, "destroyed")
         assert [ended.code for ended in machine.exits] == [exit_codes.REFUSED]
         executor.kill_workers()
-    assert f"It is runner {number} once more: a token is good once, and a machine that was started again" in caplog.text
+    assert f"Runner {number} has connected before: a token is valid once; a machine that is restarted" in caplog.text

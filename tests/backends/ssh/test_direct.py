@@ -372,7 +372,7 @@ def test_an_agent_that_is_frozen_is_killed_by_its_keeper(
     future = executor.submit(hold_with_family(mailbox.path, gate.path))
     with family(mailbox, host) as watches:
         os.kill(watches[0].pid, signal.SIGSTOP)
-        assert "nothing heard" in str(error_of(future))
+        assert "no data for" in str(error_of(future))
         assert all_ended(watches, PATIENCE)
 
 

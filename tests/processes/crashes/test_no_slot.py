@@ -71,7 +71,7 @@ def test_a_boot_whose_runner_can_fork_no_slot_fails_and_says_why(make: Make) -> 
     errors = [error_of(future) for future in [ex.submit(payloads.echo, n) for n in range(60)]]
     for error in errors:
         assert type(error) is BootError
-        assert "no room for a single slot" in str(error)
+        assert "cannot start a single slot" in str(error)
         assert os.strerror(11) in str(error)
         assert error.attempts == 3
     assert values(ex.submit(payloads.echo, n) for n in range(60)) == list(range(60))
@@ -97,7 +97,7 @@ def test_calls_on_a_runner_whose_only_slot_died_go_back(
     assert numbers(log) == list(range(60))
     assert ex.submit(payloads.pid).result(PATIENCE) != slot
     assert ex.pool.stats().calls_failed == 1
-    assert capfd.readouterr().err.count("no room for a single slot, so this runner goes") == 1
+    assert capfd.readouterr().err.count("cannot start a single slot, so this runner exits") == 1
 
 
 def test_an_idle_check_on_a_runner_without_slots_keeps_nobody(make: Make) -> None:

@@ -108,7 +108,7 @@ def test_a_runner_that_comes_too_late_is_refused_and_ends(receive: Receive) -> N
     reception.forget(1)
     status, said = run(late, "--failsafe", "600")
     assert status == exit_codes.REFUSED
-    assert said == "dragonfly runner: the parent does not expect this runner, or not any more\n"
+    assert said == "dragonfly runner: the parent does not expect this runner, or no longer does\n"
     with closing(dial(other).go().sock):
         assert reception.joined.get(timeout=PATIENCE) == 2
 

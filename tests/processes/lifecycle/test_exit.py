@@ -91,7 +91,7 @@ def test_a_backend_that_hangs_does_not_keep_the_interpreter(start: Start) -> Non
     """Checklist 30: its `boot` never comes back."""
     code, stdout, stderr = outcome(start("end_with_a_backend_that_hangs"))
     assert (code, stdout) == (0, "BootTimeoutError\n")
-    assert "has not ended; what it runs blocks" in stderr
+    assert "has not ended: its job still blocks" in stderr
 
 
 def test_a_submit_after_the_end_is_refused(start: Start) -> None:

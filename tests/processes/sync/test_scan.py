@@ -216,7 +216,7 @@ def test_a_backend_takes_a_plan_as_it_is_and_makes_one_of_all_else() -> None:
     made = Sync.of(["data"], ["rich"])
     assert (made.auto, made.extra) == (True, Sync(["data"]).extra)
     assert len(made.requirements) == 1
-    with pytest.raises(TypeError, match="requirements go into the Sync that is given"):
+    with pytest.raises(TypeError, match="give the requirements to the Sync object"):
         Sync.of(plan, ["rich"])
 
 

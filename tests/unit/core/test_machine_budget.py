@@ -215,8 +215,8 @@ def test_a_call_that_waits_to_be_tried_again_is_not_said_to_have_never_run() -> 
     story.now = 9.0
     story.loses(1, tried)
     assert story.at(10.0) == [TOLD, f"{tried} = BudgetExceeded", f"{fresh} = BudgetExceeded"]
-    assert "the call may have run before; its attempt 2 was not begun; raise" in str(story.errors[tried])
-    assert "the call was not started; raise budget= in a new pool" in str(story.errors[fresh])
+    assert "an earlier attempt of the call may have run; attempt 2 was not started; make" in str(story.errors[tried])
+    assert "the call was not started; make a new pool with a larger budget=" in str(story.errors[fresh])
     for error in story.errors.values():
         assert isinstance(error, errors.BudgetExceeded)
         assert error.machine_seconds == 10.0

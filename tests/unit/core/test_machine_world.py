@@ -13,12 +13,10 @@ What a state shows is checked in `validate`, what only the course of events show
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
@@ -26,6 +24,7 @@ from dragonfly_executor.core.call_table import CallLimits
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import PoolLimits
 from dragonfly_executor.core.usage import Caps
+from tests.support.courses import StateMachine, check_courses, opening, step
 from tests.support.world import World, lost, token_of
 
 LIMITS = [
@@ -45,37 +44,36 @@ CAPS = [
     Caps(cost=20.0, price=0.5),
     Caps(machine_seconds=200.0, cost=1.0, price=0.1),
 ]
-POOLS = st.builds(
-    PoolLimits,
-    min=st.integers(0, 2),
-    max=st.integers(1, 3),
-    max_workers=st.sampled_from([None, None, 1, 3]),
-    slots_hint=st.integers(1, 3),
-    idle_after=st.sampled_from([None, 5.0]),
-    min_idle_after=st.sampled_from([None, 3.0, 9.0]),
-    idle_check=st.booleans(),
-    single_use=st.sampled_from([False, False, False, True]),
-    max_boot_failures=st.integers(1, 3),
-    max_concurrent_boots=st.sampled_from([100, 100, 1, 2]),
-    at_once=st.sampled_from([1000, 1000, 1, 3]),
-    caps=st.sampled_from(CAPS),
-)
-SMALL = st.integers(0, 7)
-COSTS = st.sampled_from([0.0, 1e-5, 0.002, 0.02, 3.0])
+BOTH = [False, True]
+POOLS: dict[str, Collection[Any]] = {
+    "min": range(3),
+    "max": range(1, 4),
+    "max_workers": [None, None, 1, 3],
+    "slots_hint": range(1, 4),
+    "idle_after": [None, 5.0],
+    "min_idle_after": [None, 3.0, 9.0],
+    "idle_check": BOTH,
+    "single_use": [False, False, False, True],
+    "max_boot_failures": range(1, 4),
+    "max_concurrent_boots": [100, 100, 1, 2],
+    "at_once": [1000, 1000, 1, 3],
+    "caps": CAPS,
+}
+SMALL = range(8)
+COSTS = [0.0, 1e-5, 0.002, 0.02, 3.0]
 
 
-class MachineAndWorld(RuleBasedStateMachine):
-    """Rules choose by small numbers, taken modulo what there is to choose from: so nearly every step does something.
+class MachineAndWorld(StateMachine):
+    """Steps choose by small numbers, taken modulo what there is to choose from: so nearly every step does something.
 
     What destroys much is rare, or there would never be much.
     """
 
-    @initialize(
-        limits=POOLS, calls=st.lists(st.sampled_from(LIMITS), max_size=9), warm=st.sampled_from([True, True, False])
-    )
-    def open(self, limits: PoolLimits, calls: list[CallLimits], warm: bool) -> None:
-        self.world = World(limits)
-        self.world.submit(calls)
+    @opening(calls=range(10), first=range(len(LIMITS)), warm=[True, True, False], **POOLS)
+    def open(self, calls: int, first: int, warm: bool, **limits: Any) -> None:
+        """Make a pool with some calls: of all kinds, or all of one kind."""
+        self.world = World(PoolLimits(**limits))
+        self.world.submit([LIMITS[(first + i) % len(LIMITS)] for i in range(calls)])
         if warm:
             self.all_runners_come_and_go(slots=2)
 
@@ -96,12 +94,12 @@ class MachineAndWorld(RuleBasedStateMachine):
         node = self.world.nodes.get(runner_id)
         return list(node.flying.items()) if node is not None else []
 
-    @rule(steps=st.integers(1, 3))
+    @step(steps=range(1, 4))
     def things_go_well(self, steps: int) -> None:
         for _ in range(steps):
             self.world.feed(self.world.what_is_next())
 
-    @rule(slots=st.integers(1, 4))
+    @step(slots=range(1, 5))
     def all_runners_come_and_go(self, slots: int) -> None:
         for runner_id, node in list(self.world.nodes.items()):
             if node.stopped:
@@ -110,59 +108,59 @@ class MachineAndWorld(RuleBasedStateMachine):
             if not node.up:
                 self.world.feed(events.BootSucceeded(runner_id, slots))
 
-    @rule(first=st.sampled_from(LIMITS), count=st.sampled_from([0, 1, 1, 2, 5]), last=st.sampled_from(LIMITS))
+    @step(first=LIMITS, count=[0, 1, 1, 2, 5], last=LIMITS)
     def submit(self, first: CallLimits, count: int, last: CallLimits) -> None:
         self.world.submit([*[first] * count, last])
 
-    @rule(which=st.lists(st.integers(1, 20), min_size=1, max_size=2))
-    def cancel(self, which: list[int]) -> None:
-        self.world.feed(events.CancelRequested(which))
+    @step(which=range(1, 21), other=[None, *range(1, 21)])
+    def cancel(self, which: int, other: int | None) -> None:
+        self.world.feed(events.CancelRequested([which] if other is None else [which, other]))
 
-    @rule(
+    @step(
         which=SMALL,
-        slots=st.integers(0, 4),
-        later=st.sampled_from([0.0, 2.0]),
-        price=st.sampled_from([None, None, 0.1, 2.0]),
+        slots=range(5),
+        later=[0.0, 2.0],
+        price=[None, None, 0.1, 2.0],
     )
     def boot_succeeds(self, which: int, slots: int, later: float, price: float | None = None) -> None:
         self.world.now += later
         self.world.feed(events.BootSucceeded(self.runner(which, up=False), slots, price))
 
-    @rule(which=SMALL, waits=st.booleans(), later=st.sampled_from([0.0, 2.0]))
+    @step(which=SMALL, waits=BOTH, later=[0.0, 2.0])
     def boot_is_asked_for(self, which: int, waits: bool, later: float) -> None:
         """Or has to wait for its turn again."""
         self.world.now += later
         runner_id = self.runner(which, up=False)
         self.world.feed(events.BootQueued(runner_id) if waits else events.BootStarted(runner_id))
 
-    @rule(which=SMALL)
+    @step(which=SMALL)
     def backend_comes_back(self, which: int) -> None:
         hung = sorted(self.world.hung)
         self.world.feed(events.BootReturned(hung[which % len(hung)] if hung else which))
 
-    @rule(which=SMALL, retry_in=st.sampled_from([0.0, 1.0, 7.0]), kind=SMALL, hangs=st.booleans())
+    @step(which=SMALL, retry_in=[0.0, 1.0, 7.0], kind=SMALL, hangs=BOTH)
     def boot_fails(self, which: int, retry_in: float, kind: int, hangs: bool = False) -> None:
         final = errors.BootError("no", final=True)
         error = [errors.BootError("no"), OSError("no"), errors.VersionMismatchError("3.11 and 3.12"), final][kind // 2]
         self.world.feed(events.BootFailed(self.runner(which, up=False), error, retry_in, hangs))
 
-    @rule(which=SMALL, calls=st.integers(0, 2), cost=COSTS, retryable=st.booleans(), twice=st.booleans())
+    @step(which=SMALL, calls=range(3), cost=COSTS, retryable=BOTH, twice=BOTH)
     def results_arrive(self, which: int, calls: int, cost: float, retryable: bool, twice: bool) -> None:
         runner_id = self.busy_runner(which)
         results = [(i, n, cost, token_of(i, n), retryable) for i, n in self.flying(runner_id)[: calls + 1]]
         self.world.feed(events.ResultsArrived(runner_id, results * (2 if twice else 1)))
 
-    @rule(which=SMALL, calls=SMALL)
+    @step(which=SMALL, calls=SMALL)
     def calls_start(self, which: int, calls: int) -> None:
         runner_id = self.busy_runner(which)
         self.world.feed(events.CallsStarted(runner_id, self.flying(runner_id)[: calls + 1]))
 
-    @rule(which=SMALL, calls=SMALL)
+    @step(which=SMALL, calls=SMALL)
     def calls_are_returned(self, which: int, calls: int) -> None:
         runner_id = self.busy_runner(which)
         self.world.feed(events.CallsReturned(runner_id, self.flying(runner_id)[calls:]))
 
-    @rule(which=SMALL, call=SMALL, how=st.sampled_from(["lost", "unstarted", "timed out", "unopened", "gone"]))
+    @step(which=SMALL, call=SMALL, how=["lost", "unstarted", "timed out", "unopened", "gone"])
     def call_leaves(self, which: int, call: int, how: str) -> None:
         runner_id = self.busy_runner(which)
         flying = self.flying(runner_id) or [(call, 1)]
@@ -176,7 +174,7 @@ class MachineAndWorld(RuleBasedStateMachine):
         else:
             self.world.feed(events.CallLost(runner_id, *ref, lost(runner_id), how == "lost"))
 
-    @rule(which=SMALL, call=SMALL, kind=st.integers(0, 5))
+    @step(which=SMALL, call=SMALL, kind=range(6))
     def a_lost_call_answers_after_all(self, which: int, call: int, kind: int) -> None:
         """Its retry may be on the same runner by then."""
         runner_id = self.busy_runner(which)
@@ -187,7 +185,7 @@ class MachineAndWorld(RuleBasedStateMachine):
             self.the_deadline_comes()
             self.message(kind, runner_id, *ref)
 
-    @rule(which=SMALL, up=st.booleans(), rare=SMALL, got=SMALL, ran=st.sampled_from([None, 0, 1, 3]))
+    @step(which=SMALL, up=BOTH, rare=SMALL, got=SMALL, ran=[None, 0, 1, 3])
     def runner_is_lost(self, which: int, up: bool, rare: int, got: int, ran: int | None) -> None:
         """Of some it is known at once, or a little later, which calls they had begun; of others it never is."""
         if rare < 3:
@@ -199,12 +197,12 @@ class MachineAndWorld(RuleBasedStateMachine):
             never_left = self.flying(runner_id)[got:]
             self.world.feed(events.RunnerLost(runner_id, lost(runner_id), never_left, begun))
 
-    @rule(which=SMALL, up=st.booleans(), rare=SMALL)
+    @step(which=SMALL, up=BOTH, rare=SMALL)
     def runner_leaves(self, which: int, up: bool, rare: int) -> None:
         if rare < 3:
             self.world.feed(events.RunnerLeaving(self.runner(which, up=up)))
 
-    @rule(which=SMALL, up=st.booleans(), rare=SMALL, hangs=st.booleans())
+    @step(which=SMALL, up=BOTH, rare=SMALL, hangs=BOTH)
     def runner_is_gone(self, which: int, up: bool, rare: int, hangs: bool) -> None:
         stopped = [i for i, node in self.world.nodes.items() if node.stopped]
         if stopped and rare:
@@ -212,12 +210,12 @@ class MachineAndWorld(RuleBasedStateMachine):
         elif rare == 0:
             self.world.feed(events.RunnerGone(self.runner(which, up=up), hangs))
 
-    @rule(kind=SMALL, runner=st.integers(0, 6), call=st.integers(0, 12), attempt=st.integers(1, 4))
+    @step(kind=SMALL, runner=range(7), call=range(13), attempt=range(1, 5))
     def something_strange_arrives(self, kind: int, runner: int, call: int, attempt: int) -> None:
         """From a runner, about a call, that may be anything: known or not, there or long gone."""
         self.message(kind, runner, call, attempt)
 
-    @rule(kind=st.integers(0, 5), back=SMALL)
+    @step(kind=range(6), back=SMALL)
     def something_late_arrives(self, kind: int, back: int) -> None:
         """About a sending that there was: of a call that was sent again since, if there is one."""
         flying = {(runner, *ref) for runner, node in self.world.nodes.items() for ref in node.flying.items()}
@@ -239,68 +237,63 @@ class MachineAndWorld(RuleBasedStateMachine):
         ]
         self.world.feed(late[kind])
 
-    @rule(kind=st.integers(0, 2), runner=st.integers(0, 6))
+    @step(kind=range(3), runner=range(7))
     def something_strange_is_said_of_a_boot(self, kind: int, runner: int) -> None:
         """Of one that may be up, or gone, or none."""
         said = [events.BootStarted, events.BootQueued, events.BootReturned]
         self.world.feed(said[kind](runner))
 
-    @rule(which=SMALL, idle=st.booleans())
+    @step(which=SMALL, idle=BOTH)
     def idle_is_checked(self, which: int, idle: bool) -> None:
         asked = [i for i, node in self.world.nodes.items() if node.asked]
         runner_id = asked[which % len(asked)] if asked else self.runner(which, up=True)
         self.world.feed(events.IdleChecked(runner_id, idle))
 
-    @rule(which=SMALL, seconds=st.sampled_from([0.0001, 0.005, 0.3]))
+    @step(which=SMALL, seconds=[0.0001, 0.005, 0.3])
     def round_trip_is_measured(self, which: int, seconds: float) -> None:
         self.world.feed(events.RoundTrip(self.runner(which, up=True), seconds))
 
-    @rule(seconds=st.sampled_from([0.0, 0.4, 2.0, 6.0, 100.0]))
+    @step(seconds=[0.0, 0.4, 2.0, 6.0, 100.0])
     def time_passes(self, seconds: float) -> None:
         self.world.now += seconds
         self.world.feed(events.Tick())
 
-    @rule()
+    @step()
     def the_deadline_comes(self) -> None:
         deadline = self.world.machine.deadline()
         if deadline is not None:
             self.world.now = max(self.world.now, deadline)
             self.world.feed(events.Tick())
 
-    @rule(low=st.integers(0, 3), high=st.integers(1, 4), rare=SMALL)
+    @step(low=range(4), high=range(1, 5), rare=SMALL)
     def resize(self, low: int, high: int, rare: int) -> None:
         if rare < 4:
             self.world.feed(events.Resized(min(low, high), high))
 
-    @rule(mode=st.sampled_from(ShutdownMode), rare=SMALL)
+    @step(mode=ShutdownMode, rare=SMALL)
     def shut_down(self, mode: ShutdownMode, rare: int) -> None:
         if rare == 0:
             self.world.feed(events.ShutdownRequested(mode))
 
-    @rule(rare=st.integers(0, 15))
+    @step(rare=range(16))
     def break_pool(self, rare: int) -> None:
         if rare == 0:
             self.world.feed(events.PoolBroke(errors.InitializerError("the initializer raised")))
 
-    def teardown(self) -> None:
-        if hasattr(self, "world") and self.world.sound:
-            self.world.play_out()
+    def end(self) -> None:
+        self.world.play_out()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)  # half a minute on a core of its own
 def test_any_course_of_events_keeps_the_invariants() -> None:
-    course = settings(max_examples=2000, stateful_step_count=30, deadline=None)
-    run_state_machine_as_test(MachineAndWorld, settings=course)
+    check_courses(MachineAndWorld, count=1000, length=30)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_long_course_of_events_with_many_calls_keeps_them_too(seed: int) -> None:
     """Queues and heaps that grow, are swept and grow again: more than a search for small examples makes."""
     dice = random.Random(seed)
     state = MachineAndWorld()
-    state.open(limits=PoolLimits(min=1, max=4, slots_hint=3, idle_after=5.0, max_workers=9), calls=LIMITS, warm=True)
+    state.open(calls=7, first=0, warm=True, min=1, max=4, slots_hint=3, idle_after=5.0, max_workers=9)
     world = state.world
 
     def cancel_some() -> None:
@@ -337,8 +330,8 @@ def test_a_long_course_of_events_with_many_calls_keeps_them_too(seed: int) -> No
         (1, lambda: state.round_trip_is_measured(number(), 0.01)),
     ]
     weights = [weight for weight, _ in steps]
-    for _, step in dice.choices(steps, weights, k=1500):
-        step()
+    for _, take in dice.choices(steps, weights, k=1500):
+        take()
     assert len(world.accounts) > 1000
-    state.teardown()
+    state.end()
     assert world.closed

@@ -293,11 +293,11 @@ def test_a_runner_that_comes_again_is_refused_and_told_from_a_stranger() -> None
     granted = tokens()
     shake(runner(), parent(granted))
     again = parent(granted)
-    with pytest.raises(ProtocolError, match=r"could not prove .* It is runner 7 once more: a token is good once"):
+    with pytest.raises(ProtocolError, match=r"could not prove .* Runner 7 has connected before: a token is valid once"):
         shake(runner(), again)
     assert again.admitted is None
     stranger = parent(granted)
-    with pytest.raises(ProtocolError, match=r"is waited for$"):
+    with pytest.raises(ProtocolError, match=r"is an expected runner$"):
         shake(runner(token=b"x" * SECRET_SIZE), stranger)
 
 

@@ -113,11 +113,11 @@ def test_any_bytes_give_a_step_or_a_protocol_error(data: bytes) -> None:
 
 def test_nothing_lies_in_a_link_or_a_file() -> None:
     for above in (a_link("/etc"), a_link("."), a_file(DIGEST, 0)):
-        with pytest.raises(ProtocolError, match="no directory"):
+        with pytest.raises(ProtocolError, match="is not a directory of the tree"):
             file_manifest.merged({}, Difference({"a": above, "a/b": a_file(DIGEST, 0)}, []))
-        with pytest.raises(ProtocolError, match="no directory"):
+        with pytest.raises(ProtocolError, match="is not a directory of the tree"):
             file_manifest.merged({"a": above}, Difference({"a/b": a_file(DIGEST, 0)}, []))
-    with pytest.raises(ProtocolError, match="no directory"):
+    with pytest.raises(ProtocolError, match="is not a directory of the tree"):
         file_manifest.merged({"a": a_directory(), "a/b": a_directory()}, Difference({}, ["a"]))
 
 

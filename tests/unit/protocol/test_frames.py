@@ -112,7 +112,7 @@ def test_a_flipped_byte_never_gives_anything_but_frames_or_a_protocol_error(tail
 
 @pytest.mark.parametrize("length", [2**63, 2**32, MAX_FRAME + 1])
 def test_a_length_that_lies_is_refused_at_the_header(length: int) -> None:
-    with pytest.raises(ProtocolError, match="are allowed"):
+    with pytest.raises(ProtocolError, match=r"frame of \d+ bytes, more than \d+"):
         Decoder().feed(HEADER.pack(Kind.CALL, 0, 1, 0, 1, length))
 
 
@@ -128,7 +128,7 @@ def test_before_the_handshake_frames_are_small_and_the_limit_can_rise_between_tw
     assert welcome.kind == Kind.WELCOME
     decoder.max_frame, decoder.one_by_one = MAX_FRAME, False
     assert [frame.raw for frame in decoder.feed(b"")] == [large]
-    with pytest.raises(ProtocolError, match="are allowed"):
+    with pytest.raises(ProtocolError, match=r"frame of \d+ bytes, more than \d+"):
         Decoder(MAX_HANDSHAKE_FRAME, one_by_one=True).feed(large)
 
 

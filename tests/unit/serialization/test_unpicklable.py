@@ -124,7 +124,11 @@ def _of_the_loop(get: Callable[[], Any]) -> Callable[[], Any]:
         (lambda: re.match("a", "a"), "re.Match", "Pass .group()"),
         (lambda: [*os.scandir("/")].pop(), "posix.DirEntry", "Pass its .path"),
         (lambda: weakref.ref(Holder), "weakref.ReferenceType", "Pass the object itself"),
-        (contextvars.copy_context, "_contextvars.Context", "Make it in the call, or pass what it is made from"),
+        (
+            contextvars.copy_context,
+            "_contextvars.Context",
+            "Make it in the call, or pass the values that it is made from",
+        ),
         (multiprocessing.Lock, "multiprocessing.synchronize.Lock", "multiprocessing.Manager()"),
     ],
 )
@@ -148,7 +152,7 @@ def test_open_files_and_connections_come_with_advice(tmp_path: Path) -> None:
 def test_a_coroutine_is_refused_and_left_to_its_owner() -> None:
     coroutine = _a_coroutine()
     assert "Await it here" in refusal(importable.same, coroutine)
-    assert "Give the function and its arguments" in refusal(coroutine)
+    assert "Submit the function and its arguments" in refusal(coroutine)
     assert asyncio.run(coroutine) == 1
 
 
