@@ -74,8 +74,8 @@ class Bench:
     def fill_up(self) -> None:
         """Have as many calls wait as at first, if more can still begin."""
         pool = self.machine.pool
-        missing = self._queued - pool.ledger.queued
-        if missing > 0 and not pool.meter.exhausted and pool.mode is None:
+        missing = self._queued - pool.call_table.queued
+        if missing > 0 and not pool.usage.exhausted and pool.mode is None:
             self.tell([events.Submitted(self.calls(missing, self._limits))])
 
     def some(self) -> list[int]:
@@ -218,7 +218,7 @@ BUSY = (
 
 
 def with_a_budget(bench: Bench) -> Play:
-    """Measure events that move the meter, in a pool with a cap, for calls with timeouts."""
+    """Measure events that move the usage, in a pool with a cap, for calls with timeouts."""
     steps = runners_come_and_go(bench)
     kind, told = next(steps)
     while True:

@@ -9,7 +9,7 @@ from dragonfly_executor.core.record import Record
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Final, TypeAlias
+    from typing import Final
 
 
 class Verdict(Enum):
@@ -22,7 +22,13 @@ CANCELLED: Final = Verdict.CANCELLED
 """The outcome of a call that its user or a shutdown cancelled."""
 
 
-class Send(Record):
+class Action(Record):
+    """The base class of the actions. `ActionRunner` of the engine has the handler of each."""
+
+    __slots__ = ()
+
+
+class Send(Action):
     """An order to send these calls to the runner, in this order."""
 
     __slots__ = __match_args__ = ("runner_id", "calls")
@@ -32,7 +38,7 @@ class Send(Record):
         self.calls = calls
 
 
-class Kill(Record):
+class Kill(Action):
     """An order to end this call on the runner. The call is settled already.
 
     The driver answers with CallGone, or with another event that ended the call first.
@@ -45,7 +51,7 @@ class Kill(Record):
         self.call = call
 
 
-class Settle(Record):
+class Settle(Action):
     """An order to pass each call's outcome to the call's token.
 
     An outcome is the value from a ResultsArrived, an exception, or `CANCELLED`.
@@ -57,7 +63,7 @@ class Settle(Record):
         self.outcomes = outcomes
 
 
-class Boot(Record):
+class Boot(Action):
     """An order to boot a runner. The driver answers with BootSucceeded or BootFailed."""
 
     __slots__ = __match_args__ = ("runner_id",)
@@ -66,7 +72,7 @@ class Boot(Record):
         self.runner_id = runner_id
 
 
-class Stop(Record):
+class Stop(Action):
     """An order to release a runner and give its running calls ``grace`` seconds. The driver answers with RunnerGone.
 
     The action comes once per runner. If the runner is still booting, the driver aborts the boot, and BootFailed is an
@@ -81,7 +87,7 @@ class Stop(Record):
         self.reason = reason
 
 
-class CheckIdle(Record):
+class CheckIdle(Action):
     """An order to ask the runner whether it may be stopped. The driver answers with IdleChecked."""
 
     __slots__ = __match_args__ = ("runner_id",)
@@ -90,7 +96,7 @@ class CheckIdle(Record):
         self.runner_id = runner_id
 
 
-class Warn(Record):
+class Warn(Action):
     """A warning for the user of the pool. It has no other effect."""
 
     __slots__ = __match_args__ = ("text",)
@@ -99,10 +105,7 @@ class Warn(Record):
         self.text = text
 
 
-class Closed(Record):
+class Closed(Action):
     """The end of a shutdown: no call and no runner is left. It comes once, and no action follows it."""
 
     __slots__ = ()
-
-
-Action: TypeAlias = Send | Kill | Settle | Boot | Stop | CheckIdle | Warn | Closed

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dragonfly_executor import errors
 from dragonfly_executor.core.calls import Call, CallState
-from dragonfly_executor.core.usage import Meter
+from dragonfly_executor.core.usage import Usage
 
 
 def timed_out(call: Call, now: float) -> errors.CallTimeoutError:
@@ -69,9 +69,9 @@ def poisoned(call: Call, error: Exception) -> errors.PoisonCallError:
     return poison
 
 
-def used_up(meter: Meter, now: float) -> str:
+def used_up(usage: Usage, now: float) -> str:
     """Return the sentence that states the pool's budget and the usage of its runners."""
-    seconds, cost, caps = meter.seconds(now), meter.cost(now), meter.caps
+    seconds, cost, caps = usage.seconds(now), usage.cost(now), usage.caps
     by = f", by prices as of {caps.as_of}" if caps.as_of else ""
     used = f"{_figure(seconds)} machine-seconds" + ("" if cost is None else f" (estimated at {_figure(cost)} USD{by})")
     limits = [] if caps.machine_seconds is None else [f"{caps.machine_seconds:.10g} machine-seconds"]
@@ -79,15 +79,15 @@ def used_up(meter: Meter, now: float) -> str:
     return f"the pool's budget of {' and '.join(limits)} is used up: its runners have used {used}"
 
 
-def over_budget(meter: Meter, now: float, used: str) -> Callable[[Call], errors.BudgetExceeded]:
+def over_budget(usage: Usage, now: float, used: str) -> Callable[[Call], errors.BudgetExceeded]:
     """Return a function that makes the error of each waiting call once the budget is used up.
 
     Args:
-        meter: the usage and its caps.
+        usage: the usage and its caps.
         now: monotonic seconds.
         used: the text of `used_up`.
     """
-    seconds, cost, exceeded = meter.seconds(now), meter.cost(now), errors.BudgetExceeded
+    seconds, cost, exceeded = usage.seconds(now), usage.cost(now), errors.BudgetExceeded
     advice = "make a new pool with a larger budget="
     fresh = f"{used}; the call was not started; {advice}"
 

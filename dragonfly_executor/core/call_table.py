@@ -8,10 +8,10 @@ from dragonfly_executor.core.call_queue import SLACK, Queue
 from dragonfly_executor.core.calls import DELAYED, QUEUED, SENT, SETTLED, STARTED, Call, CallLimits, CallState
 from dragonfly_executor.core.deadlines import Alarm, Alarms
 
-__all__ = ["Call", "CallLimits", "CallState", "Ledger"]
+__all__ = ["Call", "CallLimits", "CallState", "CallTable"]
 
 
-class Ledger:
+class CallTable:
     """The table of all unsettled calls. Each call is queued, sent, started, and settled once.
 
     Attributes:

@@ -106,7 +106,7 @@ class Call:
         false_starts: slots that died before they could begin it.
         submitted_at: monotonic seconds at which the core accepted it.
         deadline: monotonic seconds at which its timeout expires, or None; set when the call is accepted.
-        alarm: monotonic seconds at which the ledger next checks its timeouts, or None.
+        alarm: monotonic seconds at which the call table next checks its timeouts, or None.
     """
 
     __slots__ = (

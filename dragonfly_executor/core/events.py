@@ -34,7 +34,13 @@ class ShutdownMode(IntEnum):
     """No call finishes: calls on runners fail, all others are cancelled, runners go at once."""
 
 
-class Submitted(Record):
+class Event(Record):
+    """The base class of the events. `core.transitions` has the transition of each."""
+
+    __slots__ = ()
+
+
+class Submitted(Event):
     """New calls. Their ids are larger than every id before."""
 
     __slots__ = __match_args__ = ("calls",)
@@ -43,7 +49,7 @@ class Submitted(Record):
         self.calls = calls
 
 
-class CancelRequested(Record):
+class CancelRequested(Event):
     """A user's request to cancel these calls, in any state."""
 
     __slots__ = __match_args__ = ("call_ids",)
@@ -52,7 +58,7 @@ class CancelRequested(Record):
         self.call_ids = call_ids
 
 
-class BootStarted(Record):
+class BootStarted(Event):
     """The start of machine time: the backend requests a runner's node now.
 
     The event may come again after a BootQueued. A BootSucceeded without it starts the machine time.
@@ -64,7 +70,7 @@ class BootStarted(Record):
         self.runner_id = runner_id
 
 
-class BootQueued(Record):
+class BootQueued(Event):
     """A boot without a node: the backend waits for its turn to request one. The wait is no machine time."""
 
     __slots__ = __match_args__ = ("runner_id",)
@@ -73,7 +79,7 @@ class BootQueued(Record):
         self.runner_id = runner_id
 
 
-class BootReturned(Record):
+class BootReturned(Event):
     """The end of a hung boot: the backend has returned from it. See BootFailed and RunnerGone."""
 
     __slots__ = __match_args__ = ("runner_id",)
@@ -82,7 +88,7 @@ class BootReturned(Record):
         self.runner_id = runner_id
 
 
-class BootSucceeded(Record):
+class BootSucceeded(Event):
     """A runner that is up and takes ``slots`` calls at once.
 
     ``price``: its price in US dollars per second, if it is known more exactly than the pool's price.
@@ -96,7 +102,7 @@ class BootSucceeded(Record):
         self.price = price
 
 
-class BootFailed(Record):
+class BootFailed(Event):
     """A failed boot, of which the driver has released all parts.
 
     ``retry_in``: seconds, from now, before the next boot. ``hangs``: the backend still blocks in the boot, which keeps
@@ -112,7 +118,7 @@ class BootFailed(Record):
         self.hangs = hangs
 
 
-class RunnerLost(Record):
+class RunnerLost(Event):
     """A runner whose link died.
 
     ``never_left``: the calls that never left the parent completely. ``begun``: the calls that its slots had begun, if
@@ -134,7 +140,7 @@ class RunnerLost(Record):
         self.begun = begun
 
 
-class RunnerLeaving(Record):
+class RunnerLeaving(Event):
     """A runner that takes no more calls.
 
     Either the runner goes by itself: it gives back the calls that it has not started, and finishes the others. Or its
@@ -147,7 +153,7 @@ class RunnerLeaving(Record):
         self.runner_id = runner_id
 
 
-class RunnerGone(Record):
+class RunnerGone(Event):
     """A stopped runner that no longer exists. Until then it counts against ``max``. ``hangs``: as for BootFailed."""
 
     __slots__ = __match_args__ = ("runner_id", "hangs")
@@ -157,7 +163,7 @@ class RunnerGone(Record):
         self.hangs = hangs
 
 
-class CallsStarted(Record):
+class CallsStarted(Event):
     """Calls that slots have begun to run."""
 
     __slots__ = __match_args__ = ("runner_id", "refs")
@@ -167,7 +173,7 @@ class CallsStarted(Record):
         self.refs = refs
 
 
-class ResultsArrived(Record):
+class ResultsArrived(Event):
     """Calls that ended by themselves.
 
     ``results``: ``(call id, attempt, run time in seconds, outcome, retryable)`` each. ``outcome`` is opaque.
@@ -181,7 +187,7 @@ class ResultsArrived(Record):
         self.results = results
 
 
-class CallsReturned(Record):
+class CallsReturned(Event):
     """Calls that the agent gave back. They provably never started."""
 
     __slots__ = __match_args__ = ("runner_id", "refs")
@@ -191,7 +197,7 @@ class CallsReturned(Record):
         self.refs = refs
 
 
-class CallLost(Record):
+class CallLost(Event):
     """A call whose slot died. ``error``: the RunnerLostError that describes the death."""
 
     __slots__ = __match_args__ = ("runner_id", "call_id", "attempt", "error", "may_have_started")
@@ -204,7 +210,7 @@ class CallLost(Record):
         self.may_have_started = may_have_started
 
 
-class CallTimedOut(Record):
+class CallTimedOut(Event):
     """A call that the agent killed at the end of its ``run_timeout`` or ``timeout``.
 
     If the slot took too long to open the call, `unopened` is the number of seconds that it took.
@@ -219,7 +225,7 @@ class CallTimedOut(Record):
         self.unopened = unopened
 
 
-class CallGone(Record):
+class CallGone(Event):
     """A killed call that has left its slot."""
 
     __slots__ = __match_args__ = ("runner_id", "call_id", "attempt")
@@ -230,7 +236,7 @@ class CallGone(Record):
         self.attempt = attempt
 
 
-class RoundTrip(Record):
+class RoundTrip(Event):
     """A round-trip time to the runner, in seconds."""
 
     __slots__ = __match_args__ = ("runner_id", "seconds")
@@ -240,7 +246,7 @@ class RoundTrip(Record):
         self.seconds = seconds
 
 
-class PoolBroke(Record):
+class PoolBroke(Event):
     """The failure of the pool (its initializer or the engine failed): every call fails with ``error``."""
 
     __slots__ = __match_args__ = ("error",)
@@ -249,7 +255,7 @@ class PoolBroke(Record):
         self.error = error
 
 
-class IdleChecked(Record):
+class IdleChecked(Event):
     """The answer to a CheckIdle: ``idle`` is True if the runner may be stopped."""
 
     __slots__ = __match_args__ = ("runner_id", "idle")
@@ -259,7 +265,7 @@ class IdleChecked(Record):
         self.idle = idle
 
 
-class Resized(Record):
+class Resized(Event):
     """New bounds for the number of runners."""
 
     __slots__ = __match_args__ = ("min", "max")
@@ -269,7 +275,7 @@ class Resized(Record):
         self.max = max
 
 
-class ShutdownRequested(Record):
+class ShutdownRequested(Event):
     """A request to shut down. No more calls are accepted; the mode decides about the accepted ones."""
 
     __slots__ = __match_args__ = ("mode",)
@@ -278,33 +284,7 @@ class ShutdownRequested(Record):
         self.mode = mode
 
 
-class Tick(Record):
+class Tick(Event):
     """The passing of time: `Machine.deadline` asked for it."""
 
     __slots__ = ()
-
-
-Event: TypeAlias = (
-    Submitted
-    | CancelRequested
-    | BootStarted
-    | BootQueued
-    | BootReturned
-    | BootSucceeded
-    | BootFailed
-    | RunnerLost
-    | RunnerLeaving
-    | RunnerGone
-    | CallsStarted
-    | ResultsArrived
-    | CallsReturned
-    | CallLost
-    | CallTimedOut
-    | CallGone
-    | RoundTrip
-    | PoolBroke
-    | IdleChecked
-    | Resized
-    | ShutdownRequested
-    | Tick
-)

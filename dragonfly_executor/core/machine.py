@@ -9,10 +9,11 @@ from __future__ import annotations
 from dragonfly_executor.core.actions import Action, Settle
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.core.events import Event, Tick
+from dragonfly_executor.core.limits import PoolLimits
 from dragonfly_executor.core.reconcile import idle_deadline, reconcile
 from dragonfly_executor.core.runners import RunnerState
-from dragonfly_executor.core.state import PoolLimits, PoolState
-from dragonfly_executor.core.transitions import RECORD
+from dragonfly_executor.core.state import PoolState
+from dragonfly_executor.core.transitions import TRANSITIONS
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Machine:
         # Work that is too long for one event is done in slices, one at each tick. Many events may come before the next
         # tick, and each of them must stay short.
         in_turn = not pool.is_behind or type(event) is Tick
-        RECORD[type(event)](pool, event, now)
+        TRANSITIONS[type(event)](pool, event, now)
         reconcile(pool, now, in_turn=in_turn)
         actions = pool.actions
         pool.actions = []
@@ -62,21 +63,21 @@ class Machine:
         pool = self.pool
         if pool.is_behind:
             return self._now
-        deadline, meter = pool.ledger.deadline(), pool.meter
+        deadline, usage = pool.call_table.deadline(), pool.usage
         when = pool.back_off.until
         if when is not None and (deadline is None or when < deadline):
             deadline = when
-        when = idle_deadline(pool) if pool.roster.idle else None
+        when = idle_deadline(pool) if pool.runner_table.idle else None
         if when is not None and (deadline is None or when < deadline):
             deadline = when
-        when = meter.until
-        if when is not None and not meter.exhausted and (deadline is None or when < deadline):
+        when = usage.until
+        if when is not None and not usage.exhausted and (deadline is None or when < deadline):
             deadline = when
         return deadline
 
     def find(self, call_id: int) -> Call | None:
         """Return the call with this id; None if it is settled or unknown."""
-        return self.pool.ledger.calls.get(call_id)
+        return self.pool.call_table.calls.get(call_id)
 
     def has_call(self, runner_id: int, call_id: int, attempt: int) -> bool | None:
         """Return whether a runner must still end this attempt of a call.
@@ -84,7 +85,7 @@ class Machine:
         Returns:
             None for a runner that was told to go: its calls are not tracked.
         """
-        runner = self.pool.roster.runners.get(runner_id)
+        runner = self.pool.runner_table.runners.get(runner_id)
         if runner is None or runner.state is RunnerState.STOPPING:
             return None
         call = runner.in_flight.get(call_id)
@@ -93,17 +94,17 @@ class Machine:
     @property
     def in_flight(self) -> int:
         """Return the number of calls on runners."""
-        return self.pool.roster.in_flight
+        return self.pool.runner_table.in_flight
 
     def unsettled(self) -> list[Call]:
         """Return the accepted calls whose outcome the driver has not received, in order of arrival."""
         pool = self.pool
-        # Between two events the ledger has all of them.
-        settled = [*pool.ledger.settled]
+        # Between two events the call table has all of them.
+        settled = [*pool.call_table.settled]
         for action in pool.actions:
             if isinstance(action, Settle):
                 settled += action.outcomes
-        return [*pool.ledger.calls.values(), *(call for call, _ in settled)]
+        return [*pool.call_table.calls.values(), *(call for call, _ in settled)]
 
     def stats(self, now: float) -> PoolStats:
         """Return a snapshot of the pool at `now` (monotonic seconds)."""

@@ -19,7 +19,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Final, TypeAlias
 
-__all__ = ["Roster", "Row", "Runner", "RunnerState"]
+__all__ = ["Row", "Runner", "RunnerState", "RunnerTable"]
 
 Room: TypeAlias = list[tuple[int, int]]
 Row: TypeAlias = tuple[int, RunnerState, int, int, int]
@@ -29,7 +29,7 @@ TRIPS: Final = 4
 """Number of latest round-trip measurements whose minimum counts."""
 
 
-class Roster:
+class RunnerTable:
     """All runners that exist.
 
     Attributes:

@@ -7,93 +7,19 @@ from itertools import islice
 
 from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import CANCELLED, Action, Boot, Kill, Stop
-from dragonfly_executor.core.call_table import Ledger
+from dragonfly_executor.core.call_table import CallTable
 from dragonfly_executor.core.calls import Call, CallState
+from dragonfly_executor.core.counters import Counters
 from dragonfly_executor.core.events import Ref, ShutdownMode
-from dragonfly_executor.core.record import Record
-from dragonfly_executor.core.runners import Roster, Runner, RunnerState
+from dragonfly_executor.core.limits import PoolLimits
+from dragonfly_executor.core.runners import Runner, RunnerState, RunnerTable
 from dragonfly_executor.core.scaling import BackOff, BootPlaces
 from dragonfly_executor.core.settle_queue import Backlog
-from dragonfly_executor.core.usage import Caps, Meter
+from dragonfly_executor.core.usage import Usage
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Final
-
-
-class Tally:
-    """Counters without any other effect. Their names are those of `PoolStats`."""
-
-    __slots__ = ("boots_attempted", "boots_failed", "cancelled", "done", "failed", "retried", "stale", "timed_out")
-
-    def __init__(self) -> None:
-        self.done = 0
-        self.failed = 0
-        self.cancelled = 0
-        self.timed_out = 0
-        self.retried = 0
-        self.stale = 0
-        self.boots_attempted = 0
-        self.boots_failed = 0
-
-
-class PoolLimits(Record):
-    """The limits of a pool. Durations are seconds; None means never, or no limit.
-
-    Args:
-        min: number of runners that are kept.
-        max: maximum number of runners, booting and stopping ones included.
-        max_workers: maximum number of calls at once over the whole pool.
-        slots_hint: expected number of slots of a runner, until a runner has come up.
-        idle_after: how long a runner above `min` may be idle.
-        min_idle_after: how long the `min` runners may be idle. A runner that stopped for this is booted again when
-            calls come.
-        idle_check: ask the runner before it is stopped for being idle.
-        single_use: a runner takes one call and goes.
-        max_boot_failures: failed boots in a row, with no runner up, after which waiting calls fail.
-        max_concurrent_boots: boots that the backend can run at once.
-        at_once: maximum number of calls that one event settles, not counting calls that it names. If a shutdown, a
-            broken pool, a budget or a timeout ends more calls, the next ticks settle the rest; the machine asks for
-            these ticks at once.
-        shutdown_grace: seconds that a runner may take to go.
-        caps: the maximum that all runners together may use.
-    """
-
-    __slots__ = __match_args__ = (
-        "min", "max", "max_workers", "slots_hint", "idle_after", "min_idle_after", "idle_check", "single_use",
-        "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace", "caps",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        *,
-        min: int = 0,  # noqa: A002  # Dragonfly's word
-        max: int = 1,  # noqa: A002
-        max_workers: int | None = None,
-        slots_hint: int = 1,
-        idle_after: float | None = 30.0,
-        min_idle_after: float | None = None,
-        idle_check: bool = False,
-        single_use: bool = False,
-        max_boot_failures: int = 3,
-        max_concurrent_boots: int = 100,
-        at_once: int = 1000,
-        shutdown_grace: float = 30.0,
-        caps: Caps | None = None,
-    ) -> None:
-        self.min = min
-        self.max = max
-        self.max_workers = max_workers
-        self.slots_hint = slots_hint
-        self.idle_after = idle_after
-        self.min_idle_after = min_idle_after
-        self.idle_check = idle_check
-        self.single_use = single_use
-        self.max_boot_failures = max_boot_failures
-        self.max_concurrent_boots = max_concurrent_boots
-        self.at_once = at_once
-        self.shutdown_grace = shutdown_grace
-        self.caps = caps or Caps()
 
 
 MAX_FALSE_STARTS: Final = 3
@@ -105,18 +31,18 @@ class PoolState:
 
     Attributes:
         limits: the given limits. min, max: their current values.
-        ledger, roster: its calls and its runners.
+        call_table, runner_table: its calls and its runners.
         backlog: the calls whose end is decided, and that are still to be settled.
         is_behind: True if the last event left work to do at once: a backlog, or timeouts or delays that ended.
         back_off: the pause after failed boots.
         boots: the places of the boots that the backend can run at once.
-        meter: the usage of the runners.
+        usage: the usage of the runners.
         mode: the shutdown mode, or None. closed: True once the shutdown is complete.
         broken: the error that broke the pool, or None.
         idled_below_min: number of runners within `min` that stopped because they were idle; it is subtracted from `min`
             until calls come.
         has_told_of_budget: True once the warning that the budget is used up was given.
-        tally: counters.
+        counters: counters.
         last_boot_error: the error of the last boot that failed.
         actions: actions since the driver last took them.
     """
@@ -125,14 +51,14 @@ class PoolState:
         self.limits: Final = limits
         self.min = min(limits.min, limits.max)
         self.max = limits.max
-        self.ledger: Final = Ledger()
-        self.roster: Final = Roster(single_use=limits.single_use)
+        self.call_table: Final = CallTable()
+        self.runner_table: Final = RunnerTable(single_use=limits.single_use)
         self.backlog: Final = Backlog()
         self.is_behind = False
         self.back_off: Final = BackOff()
         self.boots: Final = BootPlaces(limits.max_concurrent_boots)
-        self.meter: Final = Meter(limits.caps)
-        self.tally: Final = Tally()
+        self.usage: Final = Usage(limits.caps)
+        self.counters: Final = Counters()
         self.mode: ShutdownMode | None = None
         self.closed = False
         self.broken: Exception | None = None
@@ -151,7 +77,7 @@ class PoolState:
     @property
     def floor(self) -> int:
         """Return `min` while it applies, and 0 during a shutdown, in a broken pool or with a used-up budget."""
-        return self.min if self.mode is None and self.broken is None and not self.meter.exhausted else 0
+        return self.min if self.mode is None and self.broken is None and not self.usage.exhausted else 0
 
     @property
     def keep(self) -> int:
@@ -164,7 +90,7 @@ class PoolState:
 
         More boots would delay the error of the waiting calls.
         """
-        return self.has_failed_enough and bool(self.roster.booting) and not self.roster.up
+        return self.has_failed_enough and bool(self.runner_table.booting) and not self.runner_table.up
 
     @property
     def has_failed_enough(self) -> bool:
@@ -174,12 +100,12 @@ class PoolState:
     @property
     def slots_hint(self) -> int:
         """Return the expected number of slots of the next runner."""
-        return 1 if self.limits.single_use else max(1, self.roster.most_slots or self.limits.slots_hint)
+        return 1 if self.limits.single_use else max(1, self.runner_table.most_slots or self.limits.slots_hint)
 
     @property
     def excess(self) -> int:
         """Return the number of runners beyond `max`, stopping ones not counted; negative if the pool may grow."""
-        return self.roster.up + len(self.roster.booting) - self.max
+        return self.runner_table.up + len(self.runner_table.booting) - self.max
 
     @property
     def slots_coming(self) -> int:
@@ -187,9 +113,9 @@ class PoolState:
 
         These calls count as begun, as they do in a ``ProcessPoolExecutor`` that starts processes.
         """
-        coming = len(self.roster.booting) * self.slots_hint
+        coming = len(self.runner_table.booting) * self.slots_hint
         workers = self.limits.max_workers
-        return coming if workers is None else max(0, min(coming, workers - self.roster.in_flight))
+        return coming if workers is None else max(0, min(coming, workers - self.runner_table.in_flight))
 
     def idle_until(self, runner: Runner) -> float | None:
         """Return when an idle runner that is not being asked reaches its idle limit, in monotonic seconds.
@@ -197,11 +123,11 @@ class PoolState:
         Returns:
             None if the runner is not stopped for being idle in the current state.
         """
-        roster = self.roster
-        if roster.in_flight > roster.slots - runner.slots:
+        runner_table = self.runner_table
+        if runner_table.in_flight > runner_table.slots - runner.slots:
             # Calls wait on other runners for a slot. If they come back, they need the slots of this runner.
             return None
-        within_min = roster.up - len(roster.idle_check_pending) <= self.floor
+        within_min = runner_table.up - len(runner_table.idle_check_pending) <= self.floor
         after = self.limits.min_idle_after if within_min else self.limits.idle_after
         return None if after is None else runner.idle_since + after
 
@@ -210,45 +136,45 @@ class PoolState:
     def end(self, call: Call, outcome: object) -> None:
         """Settle a call in any state. A call on a runner keeps its place there until it has left its slot."""
         if call.runner is not None:
-            runner = self.roster.runners.get(call.runner)
+            runner = self.runner_table.runners.get(call.runner)
             # After `give_up_all` the runner was stopped, and has no calls.
             if runner is not None and call.id in runner.in_flight:
                 self.actions.append(Kill(call.runner, call))
-        self.ledger.settle(call, outcome)
+        self.call_table.settle(call, outcome)
 
     def cancel(self, calls: Iterable[Call]) -> None:
         """Cancel calls in any state."""
         for call in calls:
-            self.tally.cancelled += 1
+            self.counters.calls_cancelled += 1
             self.end(call, CANCELLED)
 
     def cancel_waiting(self, spare: int = 0) -> None:
         """Cancel all waiting calls except the first `spare` calls of the queue."""
-        self.backlog.add(self.ledger.give_up_waiting(spare), lambda call: self.cancel((call,)))
+        self.backlog.add(self.call_table.give_up_waiting(spare), lambda call: self.cancel((call,)))
 
     def fail_waiting(self, error_of: Callable[[Call], Exception]) -> None:
         """Settle the waiting calls, each with the error that `error_of` makes for it."""
-        self.backlog.add(self.ledger.give_up_waiting(), lambda call: self.fail((call,), error_of(call)))
+        self.backlog.add(self.call_table.give_up_waiting(), lambda call: self.fail((call,), error_of(call)))
 
     def fail_all(self, error: Exception) -> None:
         """Settle all calls in any state with an error. The caller stops the runners."""
-        self.backlog.add(self.ledger.give_up_all(), lambda call: self.fail((call,), error))
+        self.backlog.add(self.call_table.give_up_all(), lambda call: self.fail((call,), error))
 
     def fail(self, calls: Iterable[Call], error: Exception) -> None:
         """Settle calls with the error of the runner, boot or pool that was to carry them."""
         for call in calls:
-            self.tally.failed += 1
-            self.ledger.settle(call, error)
+            self.counters.calls_failed += 1
+            self.call_table.settle(call, error)
 
     def may_retry(self, call: Call, now: float) -> bool:
         """Return whether the call has an attempt left that may be made now."""
         # The cap may be reached at this very moment. The call's outcome must not get lost then.
-        return call.attempt <= call.limits.retries and self.starts_calls and not self.meter.check(now)
+        return call.attempt <= call.limits.retries and self.starts_calls and not self.usage.check(now)
 
     def retry(self, call: Call, now: float) -> None:
         """Start the next attempt of a call."""
-        self.tally.retried += 1
-        self.ledger.retry(call, now)
+        self.counters.calls_retried += 1
+        self.call_table.retry(call, now)
 
     def attempt_lost(self, call: Call, error: Exception, now: float) -> None:
         """Charge an attempt: the slot or runner died, and the call may have run."""
@@ -276,10 +202,10 @@ class PoolState:
     def never_started(self, call: Call, now: float) -> None:
         """Return a call that did not run to its place in the queue. Its attempt is not charged."""
         if self.starts_calls:
-            self.ledger.requeue(call, now)
+            self.call_table.requeue(call, now)
         else:
-            self.tally.cancelled += 1
-            self.ledger.settle(call, CANCELLED)
+            self.counters.calls_cancelled += 1
+            self.call_table.settle(call, CANCELLED)
 
     # -- runners -------------------------------------------------------------------------------------------------------
 
@@ -287,18 +213,18 @@ class PoolState:
         """Boot a runner."""
         # No boot begins while a pending boot may still succeed after a final error. So this boot starts a new round.
         self.back_off.final = None
-        self.tally.boots_attempted += 1
+        self.counters.boots_attempted += 1
         # Every boot is counted, so the count is a number that no other runner has.
-        runner_id = self.tally.boots_attempted
-        self.roster.add(runner_id)
+        runner_id = self.counters.boots_attempted
+        self.runner_table.add(runner_id)
         self.boots.take(runner_id)
         self.actions.append(Boot(runner_id))
 
     def forget(self, runner: Runner, now: float, *, hangs: bool = False) -> None:
         """Remove a runner of which nothing is left. With `hangs`, its backend still blocks in its boot."""
-        self.roster.forget(runner)
+        self.runner_table.forget(runner)
         self.boots.leave(runner.id, hangs=hangs)
-        self.meter.ended(runner.id, now)
+        self.usage.ended(runner.id, now)
 
     def stop(self, runner: Runner, reason: str, grace: float | None = None) -> None:
         """Stop a runner, at most once.
@@ -309,31 +235,31 @@ class PoolState:
             grace: seconds for its running calls; None takes the pool's value.
         """
         if runner.state is not RunnerState.STOPPING:
-            self.roster.stop(runner)
+            self.runner_table.stop(runner)
             self.actions.append(Stop(runner.id, self.limits.shutdown_grace if grace is None else grace, reason))
 
     def stop_all(self, reason: str) -> None:
         """Stop all runners at once, without grace."""
-        for runner in list(self.roster.runners.values()):
+        for runner in list(self.runner_table.runners.values()):
             self.stop(runner, reason, 0.0)
 
     def stop_unused(self, reason: str) -> None:
         """Stop the runners that are up and have no call."""
-        if self.roster.idle or self.roster.idle_check_pending:
-            for runner in [*self.roster.idle.values(), *self.roster.idle_check_pending.values()]:
+        if self.runner_table.idle or self.runner_table.idle_check_pending:
+            for runner in [*self.runner_table.idle.values(), *self.runner_table.idle_check_pending.values()]:
                 self.stop(runner, reason)
 
     def stop_idle(self, runner: Runner) -> None:
         """Stop a runner that has reached its idle limit."""
-        if self.roster.up <= self.floor:
+        if self.runner_table.up <= self.floor:
             self.idled_below_min = min(self.min, self.idled_below_min + 1)
         self.stop(runner, "idle")
 
     def abort_boots(self, count: int, reason: str) -> None:
         """Abort the latest `count` boots, or all boots if there are fewer."""
-        if count <= 0 or not self.roster.booting:
+        if count <= 0 or not self.runner_table.booting:
             return
-        latest = list(islice(reversed(self.roster.booting.values()), count))
+        latest = list(islice(reversed(self.runner_table.booting.values()), count))
         for runner in reversed(latest):
             self.stop(runner, reason, 0.0)
 
@@ -357,7 +283,7 @@ class PoolState:
             begun: the calls that the runner had begun; None if unknown.
         """
         state, calls = runner.state, list(runner.in_flight.values())
-        self.roster.stop(runner)
+        self.runner_table.stop(runner)
         if state is RunnerState.BOOTING:
             self._boot_failed(error, next_boot)
         for call in calls:
@@ -368,20 +294,20 @@ class PoolState:
                 self.never_started(call, now)
 
     def _boot_failed(self, error: Exception, next_boot: float) -> None:
-        self.tally.boots_failed += 1
+        self.counters.boots_failed += 1
         self.last_boot_error = error
         self.back_off.failed(next_boot)
-        if self.roster.up:
+        if self.runner_table.up:
             return
         if call_errors.is_final(error):
             self.back_off.final = error
         # The pending boots may have begun before the cause of this failure arose.
-        if self.has_failed_enough and not self.roster.booting:
+        if self.has_failed_enough and not self.runner_table.booting:
             self.give_up_booting(self.back_off.final or error)
 
     def give_up_booting(self, why: Exception) -> None:
         """Fail the waiting calls, because no boot can help them. Later calls try again."""
         failures = self.back_off.gave_up()
-        if self.ledger.queued or self.ledger.delayed:
+        if self.call_table.queued or self.call_table.delayed:
             error = call_errors.no_runner(why, failures)
             self.fail_waiting(lambda _call: error)

@@ -57,7 +57,8 @@ class PoolStats(_HasLater):
         slots_busy, slots_free: slots of runners that are up.
         calls_queued: calls that wait for a slot, or were given up while they waited and are about to be settled.
         calls_delayed: calls that wait for the end of a retry's delay.
-        calls_sent: calls that are on runners, started or not. Slots have begun `calls_running` of them.
+        calls_sent: calls that are on runners, started or not.
+        calls_running: calls that slots have begun, as far as runners have told.
         calls_done: calls that ended with an answer from a runner: a value, or an error of their own.
         calls_failed: calls that failed because of a lost runner, a failed boot or a broken pool.
         calls_cancelled, calls_timed_out: calls that the user cancelled, and calls whose timeout expired.

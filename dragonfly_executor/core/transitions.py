@@ -16,13 +16,31 @@ from dragonfly_executor.core.state import PoolState
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any, Final
+    from typing import Any, Final, TypeVar
+
+    E = TypeVar("E", bound=events.Event)
+
+TRANSITIONS: Final[dict[type[events.Event], Callable[[PoolState, Any, float], None]]] = {}
+"""The transition of each event: a function of the state, the event and the time. Complete once the module is loaded."""
+
+
+def transition(event: type[E]) -> Callable[[Callable[[PoolState, E, float], None]], Callable[..., None]]:
+    """Return a decorator that registers a function as the transition of this event."""
+
+    def register(apply: Callable[[PoolState, E, float], None]) -> Callable[..., None]:
+        """Register the function, and return it."""
+        TRANSITIONS[event] = apply
+        return apply
+
+    return register
+
 
 # -- calls -------------------------------------------------------------------------------------------------------------
 
 
+@transition(events.Submitted)
 def _submitted(pool: PoolState, event: events.Submitted, now: float) -> None:
-    pool.ledger.accept(event.calls, now)
+    pool.call_table.accept(event.calls, now)
     if pool.broken is not None or pool.mode is not None:
         # The driver refuses these. A call that slipped in between must not wait for ever.
         pool.fail(event.calls, pool.broken or RuntimeError("cannot schedule new futures after shutdown"))
@@ -31,13 +49,15 @@ def _submitted(pool: PoolState, event: events.Submitted, now: float) -> None:
         pool.back_off.demanded()
 
 
+@transition(events.CancelRequested)
 def _cancel_requested(pool: PoolState, event: events.CancelRequested, _now: float) -> None:
     for call_id in event.call_ids:
-        call = pool.ledger.calls.get(call_id)
+        call = pool.call_table.calls.get(call_id)
         if call is not None:
             pool.cancel((call,))
 
 
+@transition(events.CallsStarted)
 def _calls_started(pool: PoolState, event: events.CallsStarted, _now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is None:
@@ -45,22 +65,23 @@ def _calls_started(pool: PoolState, event: events.CallsStarted, _now: float) -> 
     for call_id, attempt in event.refs:
         call = runner.in_flight.get(call_id)
         if call is None or call.attempt != attempt:
-            pool.tally.stale += 1
+            pool.counters.stale += 1
         else:
-            pool.ledger.start(call)
+            pool.call_table.start(call)
 
 
+@transition(events.ResultsArrived)
 def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is None:
         return
-    in_flight, ledger, over, began = runner.in_flight, pool.ledger, CallState.SETTLED, CallState.STARTED
-    calls, settled = ledger.calls, ledger.settled
+    in_flight, call_table, over, began = runner.in_flight, pool.call_table, CallState.SETTLED, CallState.STARTED
+    calls, settled = call_table.calls, call_table.settled
     before, settled_before, seconds, ended = len(in_flight), len(settled), 0.0, 0
     for call_id, attempt, cost, outcome, retryable in event.results:
         call = in_flight.get(call_id)
         if call is None or call.attempt != attempt:
-            pool.tally.stale += 1
+            pool.counters.stale += 1
             continue
         del in_flight[call_id]
         seconds += cost
@@ -70,19 +91,20 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
         if retryable and pool.may_retry(call, now):
             pool.retry(call, now)
             continue
-        # This inlines Ledger.settle for a call that is in no queue, because this is the hot loop.
+        # This inlines CallTable.settle for a call that is in no queue, because this is the hot loop.
         if state is began:
             ended += 1
         call.state = over
         del calls[call_id]
         settled.append((call, outcome))
-    ledger.started -= ended
-    pool.tally.done += len(settled) - settled_before
+    call_table.started -= ended
+    pool.counters.calls_done += len(settled) - settled_before
     if before > len(in_flight):
-        pool.roster.ran(runner, seconds, before - len(in_flight))
+        pool.runner_table.ran(runner, seconds, before - len(in_flight))
         _left(pool, runner, before, now)
 
 
+@transition(events.CallsReturned)
 def _calls_returned(pool: PoolState, event: events.CallsReturned, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is None:
@@ -93,10 +115,11 @@ def _calls_returned(pool: PoolState, event: events.CallsReturned, now: float) ->
         if call is not None:
             pool.never_started(call, now)
     if before > len(runner.in_flight):
-        pool.roster.stuck(runner)
+        pool.runner_table.stuck(runner)
         _left(pool, runner, before, now)
 
 
+@transition(events.CallLost)
 def _call_lost(pool: PoolState, event: events.CallLost, now: float) -> None:
     call = _gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
     if call is not None:
@@ -106,16 +129,18 @@ def _call_lost(pool: PoolState, event: events.CallLost, now: float) -> None:
             pool.slot_died_before_start(call, event.error, now)
 
 
+@transition(events.CallTimedOut)
 def _call_timed_out(pool: PoolState, event: events.CallTimedOut, now: float) -> None:
     call = _gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
     if call is not None:
-        pool.tally.timed_out += 1
+        pool.counters.calls_timed_out += 1
         if event.unopened:
-            pool.ledger.settle(call, call_errors.not_opened(call, event.unopened))
+            pool.call_table.settle(call, call_errors.not_opened(call, event.unopened))
         else:
-            pool.ledger.settle(call, call_errors.ran_too_long(call, now))
+            pool.call_table.settle(call, call_errors.ran_too_long(call, now))
 
 
+@transition(events.CallGone)
 def _call_gone(pool: PoolState, event: events.CallGone, now: float) -> None:
     call = _gone_from(pool, event.runner_id, event.call_id, event.attempt, now)
     if call is not None:
@@ -126,38 +151,43 @@ def _call_gone(pool: PoolState, event: events.CallGone, now: float) -> None:
 # -- runners -----------------------------------------------------------------------------------------------------------
 
 
+@transition(events.BootStarted)
 def _boot_started(pool: PoolState, event: events.BootStarted, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is not None:
-        pool.meter.began(runner.id, now)
+        pool.usage.began(runner.id, now)
 
 
+@transition(events.BootQueued)
 def _boot_queued(pool: PoolState, event: events.BootQueued, now: float) -> None:
     runner = _find(pool, event.runner_id)
     # A runner that is up has a node, even if the event says otherwise.
     if runner is not None and runner.state is RunnerState.BOOTING:
-        pool.meter.withdrawn(runner.id, now)
+        pool.usage.withdrawn(runner.id, now)
 
 
+@transition(events.BootReturned)
 def _boot_returned(pool: PoolState, event: events.BootReturned, _now: float) -> None:
     if not pool.boots.returned(event.runner_id):
-        pool.tally.stale += 1
+        pool.counters.stale += 1
 
 
+@transition(events.BootSucceeded)
 def _boot_succeeded(pool: PoolState, event: events.BootSucceeded, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is None:
         return
     pool.boots.leave(runner.id)
-    pool.meter.began(runner.id, now)
+    pool.usage.began(runner.id, now)
     if event.price is not None:
-        pool.meter.priced(runner.id, event.price, now)
+        pool.usage.priced(runner.id, event.price, now)
     # A runner that was stopped while it booted stays stopped.
     if runner.state is RunnerState.BOOTING:
-        pool.roster.came_up(runner, event.slots, now)
+        pool.runner_table.came_up(runner, event.slots, now)
         pool.back_off.succeeded()
 
 
+@transition(events.BootFailed)
 def _boot_failed(pool: PoolState, event: events.BootFailed, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is not None:
@@ -167,6 +197,7 @@ def _boot_failed(pool: PoolState, event: events.BootFailed, now: float) -> None:
         pool.forget(runner, now)
 
 
+@transition(events.RunnerLost)
 def _runner_lost(pool: PoolState, event: events.RunnerLost, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is not None and runner.state is not RunnerState.STOPPING:
@@ -174,16 +205,18 @@ def _runner_lost(pool: PoolState, event: events.RunnerLost, now: float) -> None:
         pool.actions.append(Stop(runner.id, 0.0, "lost"))
 
 
+@transition(events.RunnerLeaving)
 def _runner_leaving(pool: PoolState, event: events.RunnerLeaving, _now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is None:
         return
     if runner.state is RunnerState.UP and runner.in_flight:
-        pool.roster.leave(runner)
+        pool.runner_table.leave(runner)
     elif runner.state in (RunnerState.UP, RunnerState.BOOTING):
         pool.stop(runner, "leaving")
 
 
+@transition(events.RunnerGone)
 def _runner_gone(pool: PoolState, event: events.RunnerGone, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is None:
@@ -193,33 +226,37 @@ def _runner_gone(pool: PoolState, event: events.RunnerGone, now: float) -> None:
     pool.forget(runner, now, hangs=event.hangs)
 
 
+@transition(events.RoundTrip)
 def _round_trip(pool: PoolState, event: events.RoundTrip, _now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is not None and runner.state is RunnerState.UP:
-        pool.roster.answered_in(runner, event.seconds)
+        pool.runner_table.answered_in(runner, event.seconds)
 
 
+@transition(events.IdleChecked)
 def _idle_checked(pool: PoolState, event: events.IdleChecked, now: float) -> None:
-    runner = pool.roster.idle_check_pending.pop(event.runner_id, None)
+    runner = pool.runner_table.idle_check_pending.pop(event.runner_id, None)
     if runner is None:
-        pool.tally.stale += 1
+        pool.counters.stale += 1
         return
     until = pool.idle_until(runner)
     if event.idle and until is not None and until <= now:
         pool.stop_idle(runner)
     else:
-        pool.roster.rest(runner, now)
+        pool.runner_table.rest(runner, now)
 
 
 # -- the pool ----------------------------------------------------------------------------------------------------------
 
 
+@transition(events.Resized)
 def _resized(pool: PoolState, event: events.Resized, _now: float) -> None:
     pool.max = event.max
     pool.min = min(event.min, event.max)
     pool.idled_below_min = 0
 
 
+@transition(events.ShutdownRequested)
 def _shutdown_requested(pool: PoolState, event: events.ShutdownRequested, _now: float) -> None:
     if pool.mode is not None and event.mode <= pool.mode:
         return
@@ -227,13 +264,14 @@ def _shutdown_requested(pool: PoolState, event: events.ShutdownRequested, _now: 
     if event.mode is ShutdownMode.CANCEL_QUEUED:
         pool.cancel_waiting(pool.slots_coming)
     if event.mode is ShutdownMode.KILL:
-        is_running = len(pool.ledger.calls) > pool.ledger.waiting
+        is_running = len(pool.call_table.calls) > pool.call_table.waiting
         pool.cancel_waiting()
         if is_running:
             pool.fail_all(call_errors.terminated())
         pool.stop_all("killed")
 
 
+@transition(events.PoolBroke)
 def _pool_broke(pool: PoolState, event: events.PoolBroke, _now: float) -> None:
     if pool.broken is None:
         pool.broken = event.error
@@ -241,6 +279,7 @@ def _pool_broke(pool: PoolState, event: events.PoolBroke, _now: float) -> None:
         pool.stop_all("broken")
 
 
+@transition(events.Tick)
 def _tick(pool: PoolState, event: events.Tick, now: float) -> None:
     """Change nothing: a tick only advances the time."""
 
@@ -249,9 +288,9 @@ def _tick(pool: PoolState, event: events.Tick, now: float) -> None:
 
 
 def _find(pool: PoolState, runner_id: int) -> Runner | None:
-    runner = pool.roster.runners.get(runner_id)
+    runner = pool.runner_table.runners.get(runner_id)
     if runner is None:
-        pool.tally.stale += 1
+        pool.counters.stale += 1
     return runner
 
 
@@ -263,7 +302,7 @@ def _take_off(pool: PoolState, runner: Runner, call_id: int, attempt: int) -> Ca
     """
     call = runner.in_flight.get(call_id)
     if call is None or call.attempt != attempt:
-        pool.tally.stale += 1
+        pool.counters.stale += 1
         return None
     del runner.in_flight[call_id]
     return None if call.state is CallState.SETTLED else call
@@ -289,36 +328,10 @@ def _left(pool: PoolState, runner: Runner, before: int, now: float) -> None:
     if len(runner.in_flight) == before:
         return
     if runner.state is RunnerState.LEAVING:
-        pool.roster.note(runner)
+        pool.runner_table.note(runner)
         if not runner.in_flight:
             pool.stop(runner, "leaving")
         return
-    pool.roster.left(runner, before, now)
+    pool.runner_table.left(runner, before, now)
     if pool.limits.single_use:
         pool.stop(runner, "used")
-
-
-RECORD: Final[dict[type, Callable[[PoolState, Any, float], None]]] = {
-    events.Submitted: _submitted,
-    events.CancelRequested: _cancel_requested,
-    events.CallsStarted: _calls_started,
-    events.ResultsArrived: _results_arrived,
-    events.CallsReturned: _calls_returned,
-    events.CallLost: _call_lost,
-    events.CallTimedOut: _call_timed_out,
-    events.CallGone: _call_gone,
-    events.BootStarted: _boot_started,
-    events.BootQueued: _boot_queued,
-    events.BootReturned: _boot_returned,
-    events.BootSucceeded: _boot_succeeded,
-    events.BootFailed: _boot_failed,
-    events.RunnerLost: _runner_lost,
-    events.RunnerLeaving: _runner_leaving,
-    events.RunnerGone: _runner_gone,
-    events.RoundTrip: _round_trip,
-    events.IdleChecked: _idle_checked,
-    events.Resized: _resized,
-    events.ShutdownRequested: _shutdown_requested,
-    events.PoolBroke: _pool_broke,
-    events.Tick: _tick,
-}

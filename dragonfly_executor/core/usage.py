@@ -45,8 +45,8 @@ class Caps(Record):
         self.as_of = as_of
 
 
-class Meter:
-    """A meter of machine time and cost. The caller passes the time.
+class Usage:
+    """A record of machine time and cost. The caller passes the time.
 
     A runner counts from the moment at which its node is requested until nothing of the node is left.
 

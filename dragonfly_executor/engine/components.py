@@ -26,7 +26,7 @@ JOIN_TIMEOUT = 5.0
 """Seconds to wait for a thread before an error is logged."""
 
 
-class Parts:
+class EngineComponents:
     """All threads and descriptors of an engine except its own thread, and their users. All of them exist, or none.
 
     Args:

@@ -14,7 +14,7 @@ from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_table import Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.engine.action_runner import broken_by, fail_each, settle
-from dragonfly_executor.engine.components import Parts
+from dragonfly_executor.engine.components import EngineComponents
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.large_payloads import sendable
 from dragonfly_executor.engine.latch import Latch
@@ -89,7 +89,7 @@ class Engine:
         self._has_ended = Latch()
         self._timer: Timer | None = None
         self._turn_is_due = False
-        self._parts: Parts
+        self._components: EngineComponents
         self._loop: Loop
         self._runners: Runners
         self._do: dict[type, Callable[[Any], None]]
@@ -187,9 +187,9 @@ class Engine:
     def call_back(self, callback: Callable[[Any], object], future: BaseFuture[Any]) -> None:
         """Run a done callback on the callback thread."""
         if self.is_this_thread:
-            self._parts.callbacks.run(callback, future)
+            self._components.callbacks.run(callback, future)
         else:
-            self._loop.call_soon_threadsafe(lambda: self._parts.callbacks.run(callback, future))
+            self._loop.call_soon_threadsafe(lambda: self._components.callbacks.run(callback, future))
 
     def shut_down(self, mode: events.ShutdownMode, reason: str = "cannot schedule new futures after shutdown") -> None:
         """Accept no more calls and end, the way `mode` says. Returns at once; `join` waits."""
@@ -213,13 +213,13 @@ class Engine:
         if not self._has_ended.wait(timeout):
             return
         thread.join()
-        self._parts.join()
+        self._components.join()
 
     def abandon_in_forked_child(self) -> None:
         """Close the descriptors in a forked child, and send nothing. They belong to the process that forked."""
         self.forked = True
         if self._thread is not None:
-            self._parts.abandon()
+            self._components.abandon()
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 
@@ -229,14 +229,16 @@ class Engine:
             # Either a shutdown sees that a start is under way, or this start sees that the pool is shut down.
             if self._thread is not None or self._refusal is not None:
                 return
-            parts = self._parts = Parts(self, self._backend, self._machine, self._initializer, self._file_snapshot)
-            self._loop, self._runners, self._do = parts.loop, parts.runners, parts.action_runner.do
+            components = self._components = EngineComponents(
+                self, self._backend, self._machine, self._initializer, self._file_snapshot
+            )
+            self._loop, self._runners, self._do = components.loop, components.runners, components.action_runner.do
             self._loop.feed(self._submit_queue, self._take_inbox)
             thread = threading.Thread(target=self._run, name=f"dragonfly-{self.options.name}-engine", daemon=True)
             try:
                 thread.start()
             except BaseException:
-                parts.undo()
+                components.undo()
                 raise
             self._thread = thread
         watch_exit(self)
@@ -251,7 +253,7 @@ class Engine:
             self._collapse(error)
         finally:
             try:
-                self._parts.close()
+                self._components.close()
             finally:
                 self._questions.end()
                 self._has_ended.open()
@@ -323,7 +325,7 @@ class Engine:
 
     def setup_failed(self, payload: bytes, is_error: bool) -> None:
         """Break the pool, once the callback thread has opened the error that the initializer raised in a slot."""
-        self._parts.read_failure(self.codec, payload, is_error, self._break)
+        self._components.read_failure(self.codec, payload, is_error, self._break)
 
     def _break(self, error: Exception) -> None:
         self._failure = self._failure or error
@@ -342,4 +344,4 @@ class Engine:
                 self._runners.abandon()
             finally:
                 fail_each(left, error)  # again, if memory was short: the release has freed some
-                self._parts.notifications.log_error(str(error))
+                self._components.notifications.log_error(str(error))

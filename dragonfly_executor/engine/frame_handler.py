@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dragonfly_executor.core import events
 from dragonfly_executor.engine.runner_messages import Ref, RunnerMessages, read_end
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol import memory_bounds
@@ -166,7 +167,7 @@ class FrameHandler:
         """Handle a frame about the runner as a whole."""
         match frame.kind:
             case Kind.IDLE:
-                said.idle = bool(frame.detail)
+                said.latest[events.IdleChecked] = events.IdleChecked(self._peer.id, bool(frame.detail))
                 if self.is_asked:
                     said.warning = bytes(frame.payload).decode(errors="replace")
                 self.is_asked = False
@@ -182,7 +183,8 @@ class FrameHandler:
             case Kind.PING:
                 self._peer.reply(encode(Kind.PONG, detail=frame.detail))
             case Kind.PONG:
-                said.round_trip = ((self._peer.microseconds() - frame.detail) & MAX_DETAIL) / 1e6
+                seconds = ((self._peer.microseconds() - frame.detail) & MAX_DETAIL) / 1e6
+                said.latest[events.RoundTrip] = events.RoundTrip(self._peer.id, seconds)
             case Kind.SYNC_HAVE | Kind.SYNC_END:
                 said.synced.append(frame)
             case Kind.STOP:

@@ -28,7 +28,11 @@ Result = tuple[int, int, float, Outcome, bool]
 
 
 class RunnerMessages:
-    """The messages of one runner in one read, by kind."""
+    """The messages of one runner in one read, by kind.
+
+    Attributes:
+        latest: by type, the last event of the types that may follow all others, and of which only the last one counts.
+    """
 
     def __init__(self, results: list[Result]) -> None:
         self.results = results
@@ -37,10 +41,9 @@ class RunnerMessages:
         self.lost: list[tuple[Ref, dict[str, Any]]] = []
         self.timed_out: list[tuple[Ref, float]] = []
         self.gone: list[Ref] = []
-        self.idle: bool | None = None
         self.warning = ""
         self.setup_failure: tuple[bytes, bool] | None = None
-        self.round_trip: float | None = None
+        self.latest: dict[type[events.Event], events.Event] = {}
         self.synced: list[Frame] = []
         self.leaving = False
         self.bye = False
@@ -73,10 +76,7 @@ def events_of(runner_id: int, said: RunnerMessages, node: Node) -> Iterator[even
         yield events.CallTimedOut(runner_id, call_id, attempt, unopened)
     for call_id, attempt in said.gone:
         yield events.CallGone(runner_id, call_id, attempt)
-    if said.idle is not None:
-        yield events.IdleChecked(runner_id, said.idle)
-    if said.round_trip is not None:
-        yield events.RoundTrip(runner_id, said.round_trip)
+    yield from said.latest.values()
 
 
 def read_end(frame: Frame) -> dict[str, Any]:

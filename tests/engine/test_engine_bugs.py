@@ -17,7 +17,7 @@ import pytest
 from dragonfly_executor import BootRequest, DragonflyExecutor, Parent, PoolBrokenError
 from dragonfly_executor.core import events
 from dragonfly_executor.core.machine import Machine
-from dragonfly_executor.core.transitions import RECORD
+from dragonfly_executor.core.transitions import TRANSITIONS
 from dragonfly_executor.engine import engine
 from dragonfly_executor.engine.action_runner import ActionRunner
 from dragonfly_executor.engine.boot.manager import Boots
@@ -277,7 +277,7 @@ EVENTS: list[object] = [
 
 
 def test_there_is_one_of_each_event_here() -> None:
-    assert {type(event) for event in EVENTS} == set(RECORD)
+    assert {type(event) for event in EVENTS} == set(TRANSITIONS)
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
@@ -286,7 +286,7 @@ def test_a_bug_in_the_core_fails_every_call_and_ends_every_runner(
 ) -> None:
     """Checklist 66: whatever event the core fails at, with calls that run and calls that wait."""
     futures = [*story.begin(), *(story.submit(echo, number) for number in range(5))]
-    monkeypatch.setitem(RECORD, type(event), Fuse(RECORD[type(event)]))
+    monkeypatch.setitem(TRANSITIONS, type(event), Fuse(TRANSITIONS[type(event)]))
     story.executor.pool._engine.post(event)
     for future in futures:
         assert isinstance(error_of(future), PoolBrokenError)

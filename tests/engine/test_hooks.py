@@ -203,7 +203,7 @@ def test_a_log_handler_that_raises_stops_no_callback() -> None:
                 assert future.result(PATIENCE) == number
                 assert told.get(timeout=PATIENCE) == number
             executor.pool._engine._loop.call_soon_threadsafe(
-                lambda: executor.pool._engine._parts.notifications.log_error("on the engine thread")
+                lambda: executor.pool._engine._components.notifications.log_error("on the engine thread")
             )
             assert executor.submit(echo, 4).result(PATIENCE) == 4
     finally:

@@ -169,7 +169,7 @@ class World:
 
     def _lightest(self) -> list[int]:
         """The runners that may be told to retire, in the order in which they are to be."""
-        retiring = self.machine.pool.roster.retiring
+        retiring = self.machine.pool.runner_table.retiring
         loads = [
             (len(node.flying), -runner_id)
             for runner_id, node in self.nodes.items()
@@ -183,7 +183,7 @@ class World:
         With a smaller `min`, the same event may also stop runners that have been idle for too long: the oldest first.
         """
         going = {act.runner_id for act in result if isinstance(act, actions.Stop) and act.reason != "idle"}
-        going |= self.machine.pool.roster.retiring.keys()
+        going |= self.machine.pool.runner_table.retiring.keys()
         chosen = [runner_id for runner_id in lightest if runner_id in going]
         assert chosen == lightest[: len(chosen)], "a runner retires that has more calls than another one"
 
@@ -328,10 +328,10 @@ class World:
         return self.is_spent or self.was_spent
 
     def _check_spending(self, stats: PoolStats) -> None:
-        meter = self.machine.pool.meter
-        assert not meter.exhausted or self.may_be_spent or self.was_spent, "a cap is said to be reached before it is"
-        assert meter.exhausted or not self.is_spent, "a cap is reached, and the machine has not noticed"
-        self.was_spent = meter.exhausted
+        usage = self.machine.pool.usage
+        assert not usage.exhausted or self.may_be_spent or self.was_spent, "a cap is said to be reached before it is"
+        assert usage.exhausted or not self.is_spent, "a cap is reached, and the machine has not noticed"
+        self.was_spent = usage.exhausted
         assert isclose(stats.machine_seconds, self.seconds(), **CLOSE)
         cost = self.cost()
         assert (stats.cost is None) == (cost is None)
@@ -365,7 +365,7 @@ class World:
             node.had += 1
             self.flown.append((action.runner_id, call.id, call.attempt))
         node.asked = False
-        runner = self.machine.pool.roster.runners[action.runner_id]
+        runner = self.machine.pool.runner_table.runners[action.runner_id]
         assert len(node.flying) <= node.slots + runner.prefetch, "more calls than slots and credit"
         if self.limits.single_use:
             assert node.had == 1, "a single-use runner has a second call"
@@ -378,8 +378,8 @@ class World:
     def _check_order(self, sent_before: set[int]) -> None:
         """Calls leave the queue in the order in which they came."""
         sent = {call_id for node in self.nodes.values() for call_id in node.flying} - sent_before
-        ledger = self.machine.pool.ledger
-        queued = [call.id for call in ledger.calls.values() if call.state == 0 and call.queue is ledger.queue]
+        call_table = self.machine.pool.call_table
+        queued = [call.id for call in call_table.calls.values() if call.state == 0 and call.queue is call_table.queue]
         if sent and queued:
             assert max(sent) < min(queued), "a call was overtaken"
 
@@ -427,7 +427,7 @@ class World:
                 died = call.attempt in account.attempts_begun
                 killed = self.mode is ShutdownMode.KILL
                 assert died or killed or account.false_starts >= 3, "nothing that ran the call was lost"
-                ending = self.mode not in (None, ShutdownMode.DRAIN) or self.machine.pool.meter.exhausted
+                ending = self.mode not in (None, ShutdownMode.DRAIN) or self.machine.pool.usage.exhausted
                 assert not died or ending or call.attempt > limits.retries, "it had a retry left"
             case errors.BudgetExceeded():
                 # A price that becomes known later may make it less than the cap again: used up stays used up.

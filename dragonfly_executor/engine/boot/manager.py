@@ -27,7 +27,7 @@ HUNG_JOIN = 0.5
 """Seconds that the end of a pool waits for the boot threads, if one of them is known to hang."""
 
 
-class RunnerTable(RunnerHandler, Protocol):
+class RunnerRegistry(RunnerHandler, Protocol):
     """The table of runners. It gets all messages of a runner but HELLO, and passes on those that concern its boot."""
 
     @property
@@ -64,7 +64,7 @@ class Boots:
         session_setup: SessionSetup,
         file_snapshot: FileSnapshot | None,
         releaser: Releaser,
-        runners: RunnerTable,
+        runners: RunnerRegistry,
     ) -> None:
         self.hung: set[int] = set()
         self._engine = engine

@@ -234,12 +234,12 @@ def test_an_import_is_not_taken_for_what_calls_cost(tmp_path: Path) -> None:
         tmp_path,
         "import heavy\nif in_slot(): pause(0.6)",
         """
-from dragonfly_executor.core.runners import Roster
-ran, seen = Roster.ran, []
+from dragonfly_executor.core.runners import RunnerTable
+ran, seen = RunnerTable.ran, []
 def spy(self, runner, seconds, count):
     seen.append(seconds)
     ran(self, runner, seconds, count)
-Roster.ran = spy
+RunnerTable.ran = spy
 with DragonflyExecutor(1) as ex:
     for call in (f, heavy.f, f):
         tell(ex.submit(call))

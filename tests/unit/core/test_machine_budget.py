@@ -8,7 +8,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import events
 from dragonfly_executor.core.call_table import CallLimits
 from dragonfly_executor.core.events import ShutdownMode
-from dragonfly_executor.core.usage import Caps, Meter
+from dragonfly_executor.core.usage import Caps, Usage
 from tests.support.story import PLAIN, PromptStory, Story
 
 TOLD = "warn: the pool's budget of"
@@ -275,10 +275,10 @@ def test_what_is_left_by_a_rounding_error_boots_nobody() -> None:
 @pytest.mark.parametrize("count", [1, 3, 7])
 def test_a_meter_that_is_asked_when_it_said_is_exhausted_then(count: int) -> None:
     """However the fractions fall: else the machine would be called in vain, again and again."""
-    meter = Meter(Caps(machine_seconds=0.7, cost=0.1, price=0.3 / count))
+    usage = Usage(Caps(machine_seconds=0.7, cost=0.1, price=0.3 / count))
     for number in range(count):
-        meter.began(number, 0.01 * number)
-    assert meter.until is not None
-    assert not meter.check(meter.until - 1e-9)
-    assert meter.check(meter.until)
-    assert max(meter.seconds(meter.until) - 0.7, (meter.cost(meter.until) or 0) - 0.1) == pytest.approx(0, abs=1e-9)
+        usage.began(number, 0.01 * number)
+    assert usage.until is not None
+    assert not usage.check(usage.until - 1e-9)
+    assert usage.check(usage.until)
+    assert max(usage.seconds(usage.until) - 0.7, (usage.cost(usage.until) or 0) - 0.1) == pytest.approx(0, abs=1e-9)

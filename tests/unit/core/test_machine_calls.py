@@ -421,12 +421,12 @@ def test_nothing_that_is_over_is_kept(limits: CallLimits) -> None:
     story = Story()
     story.submit_calls(300, limits)
     story.tell(events.CancelRequested(range(1, 300)))
-    assert len(story.machine.pool.ledger.queue._fresh) <= 66
+    assert len(story.machine.pool.call_table.queue._fresh) <= 66
     story.boots(1, 1)
     assert story.results(1, 300) == ["300 = result of 300.1"]
-    ledger = story.machine.pool.ledger
-    assert len(ledger.queue._fresh) + ledger.alarms.count <= 128
-    assert not ledger.calls
+    call_table = story.machine.pool.call_table
+    assert len(call_table.queue._fresh) + call_table.alarms.count <= 128
+    assert not call_table.calls
 
 
 def test_retries_that_are_over_are_not_kept() -> None:
@@ -435,7 +435,7 @@ def test_retries_that_are_over_are_not_kept() -> None:
     story.results(1, *story.nodes[1].flying, retryable=True)
     assert story.stats.calls_delayed == 200
     story.tell(events.CancelRequested(list(story.accounts)))
-    assert len(story.machine.pool.ledger.queue.delays) <= 64
+    assert len(story.machine.pool.call_table.queue.delays) <= 64
 
 
 def test_the_order_of_runners_keeps_no_more_than_a_few_entries_each() -> None:
@@ -443,4 +443,4 @@ def test_the_order_of_runners_keeps_no_more_than_a_few_entries_each() -> None:
     for _ in range(300):
         story.submit_calls(1)
         story.results(1, len(story.accounts), cost=1.0)
-    assert len(story.machine.pool.roster._free) + len(story.machine.pool.roster._spare) <= 2 * (4 + 64 + 1)
+    assert len(story.machine.pool.runner_table._free) + len(story.machine.pool.runner_table._spare) <= 2 * (4 + 64 + 1)

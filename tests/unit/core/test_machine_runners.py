@@ -280,7 +280,7 @@ def test_a_smaller_max_stops_boots_and_idle_runners_at_once_and_busy_ones_when_t
     story.submit_calls(9)
     assert story.stats.runners_booting == 1
     assert story.tell(events.Resized(0, 2)) == ["stop 4: resized"]
-    retiring = next(iter(story.machine.pool.roster.retiring))
+    retiring = next(iter(story.machine.pool.runner_table.retiring))
     assert story.results(retiring, *story.nodes[retiring].flying)[-1] == f"stop {retiring}: resized"
 
 
@@ -294,13 +294,13 @@ def test_a_runner_that_was_to_retire_stays_when_it_is_needed_after_all() -> None
     story = Story(max=2).up(1, 1)
     story.submit_calls(2)
     story.tell(events.Resized(0, 1))
-    assert story.machine.pool.roster.retiring
+    assert story.machine.pool.runner_table.retiring
     assert story.tell(events.Resized(0, 2)) == []
-    assert not story.machine.pool.roster.retiring
+    assert not story.machine.pool.runner_table.retiring
     story.tell(events.Resized(0, 1))
-    staying = next(i for i in (1, 2) if i not in story.machine.pool.roster.retiring)
+    staying = next(i for i in (1, 2) if i not in story.machine.pool.runner_table.retiring)
     story.loses_runner(staying)
-    assert not story.machine.pool.roster.retiring, "the other one is within max now"
+    assert not story.machine.pool.runner_table.retiring, "the other one is within max now"
 
 
 def test_slots_that_max_workers_kept_free_are_used_when_others_have_gone() -> None:

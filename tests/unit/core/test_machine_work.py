@@ -44,7 +44,7 @@ def busy_machine(runners: int, queued: int) -> Machine:
     machine.handle(events.Submitted([Call(i, b"", None, HURRIED) for i in range(1, 4 * runners + queued + 1)]), 0.0)
     for runner_id in range(1, runners + 1):
         machine.handle(events.BootSucceeded(runner_id, 2), 0.0)
-    assert machine.pool.ledger.queued == queued
+    assert machine.pool.call_table.queued == queued
     machine.deadline()  # sorts the alarms of the calls that were sent, once for each
     return machine
 
@@ -57,7 +57,7 @@ def booting_machine(runners: int, queued: int, **limits: Any) -> Machine:
     for runner_id in range(1, runners + 2):
         machine.handle(events.BootStarted(runner_id), 0.0)
     machine.handle(events.BootSucceeded(1, 1), 0.0)
-    assert len(machine.pool.roster.booting) == runners
+    assert len(machine.pool.runner_table.booting) == runners
     machine.deadline()
     return machine
 
@@ -77,17 +77,17 @@ def shrinking_machine(runners: int, queued: int) -> Machine:
     """Half of the runners are to retire."""
     machine = busy_machine(runners, queued)
     machine.handle(events.Resized(0, runners // 2), 0.0)
-    assert len(machine.pool.roster.retiring) == runners // 2
+    assert len(machine.pool.runner_table.retiring) == runners // 2
     return machine
 
 
 def idle_machine(runners: int, queued: int) -> Machine:
     machine = busy_machine(runners, queued)
     machine.handle(events.CancelRequested(range(1, 4 * runners + queued + 1)), 0.0)
-    for runner in list(machine.pool.roster.runners.values()):
+    for runner in list(machine.pool.runner_table.runners.values()):
         for call in list(runner.in_flight.values()):
             machine.handle(events.CallGone(runner.id, call.id, call.attempt), 0.0)
-    assert len(machine.pool.roster.idle) == runners
+    assert len(machine.pool.runner_table.idle) == runners
     # The first call passes over what the calls before it have left in the order of runners: once, for all of them.
     machine.handle(events.Submitted([Call(10**8, b"", None, HURRIED)]), 0.0)
     machine.handle(events.ResultsArrived(1, [(10**8, 1, 1.0, "result", False)]), 0.0)
@@ -104,7 +104,7 @@ def spent_machine(runners: int, queued: int) -> Machine:
     machine.handle(events.Tick(), 1.0)
     while machine.pool.is_behind:
         machine.handle(events.Tick(), 1.0)
-    assert machine.pool.roster.in_flight == 4 * runners
+    assert machine.pool.runner_table.in_flight == 4 * runners
     machine.deadline()
     return machine
 
@@ -178,10 +178,10 @@ def test_a_pool_that_is_made_smaller_step_by_step_does_not_look_at_all_runners_e
 def test_the_order_by_which_runners_retire_is_dropped_when_nobody_asks_for_it() -> None:
     machine = busy_machine(10, 100)
     machine.handle(events.Resized(0, 9), 0.0)
-    lightest = machine.pool.roster._lightest
+    lightest = machine.pool.runner_table._lightest
     assert lightest.is_kept
     for runner_id in range(2, 8):
-        calls = machine.pool.roster.runners[runner_id].in_flight.values()
+        calls = machine.pool.runner_table.runners[runner_id].in_flight.values()
         machine.handle(events.ResultsArrived(runner_id, [(call.id, 1, 1.0, None, False) for call in calls]), 0.0)
     assert not lightest.is_kept
 

@@ -1,0 +1,65 @@
+"""The limits of a pool."""
+
+from __future__ import annotations
+
+from dragonfly_executor.core.record import Record
+from dragonfly_executor.core.usage import Caps
+
+
+class PoolLimits(Record):
+    """The limits of a pool. Durations are seconds; None means never, or no limit.
+
+    Args:
+        min: number of runners that are kept.
+        max: maximum number of runners, booting and stopping ones included.
+        max_workers: maximum number of calls at once over the whole pool.
+        slots_hint: expected number of slots of a runner, until a runner has come up.
+        idle_after: how long a runner above `min` may be idle.
+        min_idle_after: how long the `min` runners may be idle. A runner that stopped for this is booted again when
+            calls come.
+        idle_check: ask the runner before it is stopped for being idle.
+        single_use: a runner takes one call and goes.
+        max_boot_failures: failed boots in a row, with no runner up, after which waiting calls fail.
+        max_concurrent_boots: boots that the backend can run at once.
+        at_once: maximum number of calls that one event settles, not counting calls that it names. If a shutdown, a
+            broken pool, a budget or a timeout ends more calls, the next ticks settle the rest; the machine asks for
+            these ticks at once.
+        shutdown_grace: seconds that a runner may take to go.
+        caps: the maximum that all runners together may use.
+    """
+
+    __slots__ = __match_args__ = (
+        "min", "max", "max_workers", "slots_hint", "idle_after", "min_idle_after", "idle_check", "single_use",
+        "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace", "caps",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        min: int = 0,  # noqa: A002  # Dragonfly's word
+        max: int = 1,  # noqa: A002
+        max_workers: int | None = None,
+        slots_hint: int = 1,
+        idle_after: float | None = 30.0,
+        min_idle_after: float | None = None,
+        idle_check: bool = False,
+        single_use: bool = False,
+        max_boot_failures: int = 3,
+        max_concurrent_boots: int = 100,
+        at_once: int = 1000,
+        shutdown_grace: float = 30.0,
+        caps: Caps | None = None,
+    ) -> None:
+        self.min = min
+        self.max = max
+        self.max_workers = max_workers
+        self.slots_hint = slots_hint
+        self.idle_after = idle_after
+        self.min_idle_after = min_idle_after
+        self.idle_check = idle_check
+        self.single_use = single_use
+        self.max_boot_failures = max_boot_failures
+        self.max_concurrent_boots = max_concurrent_boots
+        self.at_once = at_once
+        self.shutdown_grace = shutdown_grace
+        self.caps = caps or Caps()
