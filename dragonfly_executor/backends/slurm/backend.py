@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
@@ -33,6 +33,8 @@ NOTICE = 30
 """Seconds before a job's time limit at which Slurm sends SIGTERM to its runner. The runner gives its calls 25 s."""
 UNDO_TIMEOUT = 1.5
 """Seconds for cancelling the job of a boot that was cancelled, which must end within 2 s."""
+NUMBERS = ("cpus_per_task", "nodes", "port", "queue_timeout")
+TEXTS = ("partition", "account", "qos", "time", "mem", "gres", "python", "setup", "host", "logs")
 LOGS = "~/.cache/dragonfly_executor/slurm"
 
 
@@ -114,6 +116,24 @@ class SlurmBackend(Backend):
         self._logs = Path(logs or LOGS).expanduser()
         self._commands = SlurmCommands(command_env)
         self._queue = QueueView(self._commands)
+
+    @classmethod
+    def from_text(cls, **settings: str) -> SlurmBackend:
+        """Make a backend from texts, as a command line gives them. A name that is no argument is an option of sbatch.
+
+        Raises:
+            TypeError, ValueError: see the class.
+        """
+        arguments: dict[str, Any] = {}
+        options: dict[str, Option] = {}
+        for name, text in settings.items():
+            if name in NUMBERS:
+                arguments[name] = int(text)
+            elif name in TEXTS:
+                arguments[name] = text
+            else:
+                options[name] = text
+        return cls(**arguments, options=options)
 
     def __repr__(self) -> str:
         return f"SlurmBackend({' '.join(command_line(self._options))})"

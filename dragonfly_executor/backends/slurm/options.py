@@ -32,9 +32,7 @@ def check_options(options: Mapping[str, Option]) -> dict[str, Option]:
             raise TypeError(f"the name of a Slurm option must be text, not {name!r}")
         key = name.removeprefix("--").replace("-", "_")
         if not _NAME.fullmatch(key) or len(key) < 2:
-            raise ValueError(
-                f"{name!r} is no long option of sbatch, such as 'constraint' or 'mem_per_cpu'"
-            )
+            raise ValueError(f"{name!r} is no long option of sbatch, such as 'constraint' or 'mem_per_cpu'")
         if key in OWN:
             raise ValueError(f"SlurmBackend sets the sbatch option --{key.replace('_', '-')} itself: leave it out")
         if value is not None:

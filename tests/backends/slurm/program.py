@@ -5,9 +5,9 @@ python -m tests.backends.slurm.program SLURM_CONF LOGS MAILBOX GATE [SBATCH_OPTI
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
+from pathlib import Path
 
 from dragonfly_executor import DragonflyExecutor
 from dragonfly_executor.backends.slurm.backend import SlurmBackend
@@ -21,7 +21,7 @@ def main(conf: str, logs: str, mailbox: str, gate: str, *options: str) -> None:
         sync=None,
         logs=logs,
         command_env={"SLURM_CONF": conf},
-        env={"PYTHONPATH": os.getcwd()},
+        env={"PYTHONPATH": str(Path.cwd())},
         options=dict(option.split("=", 1) for option in options),
     )
     executor = DragonflyExecutor(backend=backend, max=1)

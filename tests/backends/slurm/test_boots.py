@@ -17,6 +17,8 @@ from tests.support.helpers import PATIENCE, Gate, Mailbox
 from tests.support.payloads import hold
 from tests.support.slurm_cluster import SlurmCluster
 
+pytestmark = pytest.mark.engine
+
 MakeBackend = Callable[..., SlurmBackend]
 
 

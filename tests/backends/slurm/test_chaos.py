@@ -18,6 +18,8 @@ from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, error_of, 
 from tests.support.payloads import hold, pid
 from tests.support.slurm_cluster import SlurmCluster, missing_programs, slurm_cluster
 
+pytestmark = pytest.mark.engine
+
 MakeBackend = Callable[..., SlurmBackend]
 
 

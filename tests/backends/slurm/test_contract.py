@@ -14,6 +14,8 @@ from dragonfly_executor.backends.slurm.backend import SlurmBackend
 from dragonfly_executor.testing import BackendContract
 from tests.support.slurm_cluster import SlurmCluster
 
+pytestmark = pytest.mark.engine
+
 
 class TestSlurmBackend(BackendContract):
     @pytest.fixture(autouse=True)
