@@ -12,7 +12,7 @@ setup:
 
 # All tests but those that take minutes or gigabytes
 test *args:
-    {{python}} -m pytest -n 2 --dist loadfile {{args}}
+    {{python}} -m pytest -n 3 --dist loadfile {{args}}
 
 # The tests of pure code and of files: seconds
 fast *args:

@@ -16,7 +16,7 @@ from benchmarks.adapters import ADAPTERS, BASELINE
 from benchmarks.measures import measure
 from benchmarks.report import TARGETS, Figures, ratios_to_baseline, table, verdict
 
-# Short measurements are noisy, and cheap to repeat: of each round's figures the median counts.
+# Short measurements are noisy, and cheap to repeat. The median of each round counts.
 REPEATS = {"cold_start": 3, "import_time": 3}
 
 
@@ -24,7 +24,7 @@ def main() -> int:
     options = _options()
     names = [BASELINE, *(name for name in options.executors if name != BASELINE)]
     results: dict[str, Figures] = {taken: {name: [] for name in names} for taken in options.measures}
-    # What else the machine does is what disturbs figures most: it stands beside them.
+    # Other load on the machine disturbs figures most, so the report shows it.
     machine = {
         "python": platform.python_version(),
         "system": platform.system(),
@@ -33,10 +33,10 @@ def main() -> int:
         "load before": round(os.getloadavg()[0], 2),
     }
     for name in names:
-        _figure("cold_start", name, options.workers)  # compiles what is not compiled yet; does not count
+        _figure("cold_start", name, options.workers)  # compiles modules that are not compiled yet; does not count
     for number in range(options.rounds):
         for taken, figures in results.items():
-            # Each round begins with another one, so that none always comes first.
+            # Each round begins with another executor, so that none is always first.
             start = number % len(names)
             for name in names[start:] + names[:start]:
                 figures[name].append(_figure(taken, name, options.workers))
@@ -72,7 +72,7 @@ def _figure(taken: str, name: str, workers: int) -> float | None:
 
 
 def _write(path: Path, machine: Mapping[str, object], results: Mapping[str, Figures]) -> None:
-    """Figures of a rate in 1/s, of a time in seconds, of memory in bytes."""
+    """Write the figures as JSON: rates in 1/s, times in seconds, memory in bytes."""
     measured = {
         taken: {
             "rounds": figures,

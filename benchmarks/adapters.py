@@ -17,11 +17,11 @@ class Adapter:
     """
 
     statement = ""
-    """What a program writes to have the class."""
+    """The import statement of the class."""
     make = ""
-    """The expression that makes a pool; ``{workers}`` stands for the calls at once."""
+    """The expression that makes a pool; ``{workers}`` is the number of concurrent calls."""
     first = "pool.submit(abs, -1).result()"
-    """The expression for a first result, on that pool."""
+    """The expression for a first result from that pool."""
 
     def __init__(self, workers: int) -> None:
         names: dict[str, Any] = {}
@@ -29,15 +29,15 @@ class Adapter:
         self.pool = eval(self.make.format(workers=workers), names)  # noqa: S307
 
     def submit(self, fn: Callable[..., Any], *args: Any) -> Callable[[], Any]:
-        """Hand over a call; what comes back waits for its result."""
+        """Submit a call. Return a function that waits for its result."""
         return self.pool.submit(fn, *args).result  # type: ignore[no-any-return]
 
     def map(self, fn: Callable[..., Any], values: Iterable[Any], chunksize: int) -> list[Any]:
-        """All results, in order."""
+        """Return all results, in order."""
         return list(self.pool.map(fn, values, chunksize=chunksize))
 
     def close(self) -> None:
-        """Wait until everything of it has gone."""
+        """Shut the pool down, and wait until its processes have ended."""
         self.pool.shutdown(wait=True)
 
 
@@ -49,14 +49,14 @@ class Processes(Adapter):
 
 
 class Threads(Adapter):
-    """`ThreadPoolExecutor`: what a call costs where nothing has to travel."""
+    """`ThreadPoolExecutor`: the cost of a call without pickling."""
 
     statement = "from concurrent.futures import ThreadPoolExecutor"
     make = "ThreadPoolExecutor({workers})"
 
 
 class MultiprocessingPool(Adapter):
-    """`multiprocessing.Pool`, which is no Executor."""
+    """`multiprocessing.Pool`, which is not an Executor."""
 
     statement = "from multiprocessing import get_context"
     make = "get_context('forkserver').Pool({workers})"

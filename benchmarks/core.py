@@ -29,16 +29,16 @@ PER_ROUND = 200
 PLAIN = CallLimits()
 HURRIED = CallLimits(timeout=1e6)
 FLAT = 2.0
-"""How much more than at the first size a figure may be at any other."""
+"""Maximum ratio of a figure at any size to the figure at the first size."""
 BURST_LIMIT = 0.3
-"""Seconds for the largest burst of boots."""
+"""Maximum seconds for the largest burst of boots."""
 STATS, CANCEL, TIME_OUT = "stats, ms", "all calls cancelled, longest event, ms", "all calls time out, longest event, ms"
 LIMITS = {STATS: 1.0, CANCEL: 50.0, TIME_OUT: 50.0}
 EVENT_LIMIT = 25.0
-"""Microseconds for an event."""
+"""Maximum microseconds for an event."""
 
 Step = tuple[str, Sequence[events.Event]]
-"""A kind of event, and events of it. What has no kind is not measured."""
+"""A kind of event, and events of it. Events without a kind are not measured."""
 Scenario = Callable[["Bench"], Generator[Step, list[actions.Action], None]]
 
 
@@ -58,12 +58,12 @@ class Bench:
         self.now = 0.0
         self.ids = count(1)
         self.flying: dict[int, deque[Call]] = {}
-        """By runner: what it was sent, the oldest first."""
+        """The calls that each runner was sent, the oldest first."""
         self.costs: dict[str, list[float]] = {}
         self._queued, self._limits, self._turn = queued, limits, 0
         self.tell([events.Submitted(self.calls(runners * SLOTS))])
         self.tell([events.BootSucceeded(n, SLOTS) for n in range(1, runners + 1)])
-        for _ in range(2):  # they learn that a call takes long: none is sent ahead
+        for _ in range(2):  # the core learns that calls take long, so it sends none ahead
             self.tell([self.result(runner_id) for runner_id in list(self.flying)])
         self.fill_up()
 
@@ -72,14 +72,14 @@ class Bench:
         return [Call(next(self.ids), b"", None, limits) for _ in range(number)]
 
     def fill_up(self) -> None:
-        """Have as many calls wait as at first, if more can still begin."""
+        """Submit calls until as many wait as at first."""
         pool = self.machine.pool
         missing = self._queued - pool.call_table.queued
         if missing > 0 and not pool.usage.exhausted and pool.mode is None:
             self.tell([events.Submitted(self.calls(missing, self._limits))])
 
     def some(self) -> list[int]:
-        """Twenty runners that have calls, or all; other ones each time."""
+        """Return twenty runners that have calls, or all; other runners each time."""
         start, self._turn = self._turn % len(self.flying), self._turn + 20
         return list(islice(self.flying, start, start + 20))
 
@@ -88,7 +88,7 @@ class Bench:
         return events.ResultsArrived(runner_id, [(*self.ref(runner_id), 1.0, None, False)])
 
     def results(self, runners: Iterable[int]) -> list[events.Event]:
-        """All calls of these runners return."""
+        """Return the results of all calls of these runners."""
         return [self.result(r) for r in runners for _ in range(len(self.flying.get(r, ())))]
 
     def ref(self, runner_id: int) -> tuple[int, int]:
@@ -97,7 +97,7 @@ class Bench:
         return call.id, call.attempt
 
     def tell(self, told: Iterable[events.Event], kind: str = "") -> list[actions.Action]:
-        """Handle events as a driver does, and note what they cost."""
+        """Handle events like the engine, and record their cost."""
         handle, deadline, now, told = self.machine.handle, self.machine.deadline, self.now, list(told)
         began, decided = thread_time_ns(), []
         for event in told:
@@ -115,7 +115,7 @@ class Bench:
         return action
 
     def measure(self, *scenarios: Scenario) -> dict[str, float]:
-        """Play each scenario until its events have come often enough. Microseconds for an event, by its kind."""
+        """Run each scenario until it has had enough events. Return the microseconds for an event, by its kind."""
         self.costs = {}
         for scenario in scenarios:
             known = set(self.costs)
@@ -134,7 +134,7 @@ class Bench:
 
 
 def booted(decided: Iterable[actions.Action]) -> list[int]:
-    """Return the runners that are to be booted."""
+    """Return the runners of all `Boot` actions."""
     return [action.runner_id for action in decided if type(action) is actions.Boot]
 
 
@@ -251,7 +251,7 @@ def idle_runners(bench: Bench) -> Play:
 
 
 def longest_event(bench: Bench, event: events.Event) -> float:
-    """Milliseconds of the longest event until all that follows from this one is done."""
+    """Return the milliseconds of the longest event until all consequences of this one are handled."""
     handle, deadline, costs = bench.machine.handle, bench.machine.deadline, []
     while event is not None:
         began = thread_time_ns()
@@ -263,10 +263,10 @@ def longest_event(bench: Bench, event: events.Event) -> float:
 
 
 def measure(runners: int, queued: int) -> dict[str, float]:
-    """One round: by kind, microseconds for an event, or what the kind says."""
+    """Run one round. Return by kind the microseconds for an event, or the unit in the kind's name."""
     bench = Bench(runners, queued)
     figures = bench.measure(*BUSY)
-    bench.machine.stats(bench.now)  # loads what it takes
+    bench.machine.stats(bench.now)  # loads its modules
     began = thread_time_ns()
     bench.machine.stats(bench.now)
     figures[STATS] = (thread_time_ns() - began) / 1e6
@@ -293,7 +293,7 @@ def measure(runners: int, queued: int) -> dict[str, float]:
 
 
 def burst(runners: int) -> float:
-    """Seconds for boots that one event asks for, until all runners are up."""
+    """Return the seconds from one event that causes boots until all runners are up."""
     machine = Machine(PoolLimits(max=runners, max_concurrent_boots=runners))
     told: list[events.Event] = [events.Submitted([Call(n, b"", None, PLAIN) for n in range(1, runners + 1)])]
     told += [events.BootStarted(n) for n in range(1, runners + 1)]
@@ -309,7 +309,7 @@ def burst(runners: int) -> float:
 
 
 def line(kind: str, figures: Sequence[float]) -> tuple[bool, str]:
-    """Whether a kind's figures are within their limits, and a row that says so."""
+    """Return whether a kind's figures are within their limits, and a row of the table."""
     ratio = max(figures) / figures[0]
     limit = LIMITS.get(kind, EVENT_LIMIT)
     met = max(figures) <= limit and (kind in LIMITS or ratio <= FLAT)

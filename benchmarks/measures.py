@@ -23,8 +23,8 @@ MIN_SECONDS = 1.0  # a rate is counted over at least this long
 LIMIT = 300.0  # seconds for one measurement
 ROOT = Path(__file__).parents[1]
 
-# The main program of a measurement is `-c`: a script would be imported again by what the executors start, and what it
-# defines would travel, each in the executor's own way.
+# The main program of a measurement is `-c`. The executors' processes import a script again, and send its definitions,
+# each in its own way.
 _WARM = "import sys; from benchmarks import measures; print(measures.WARM[sys.argv[1]](*sys.argv[2:]))"
 _IMPORT = "import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
 _COLD = (
@@ -50,7 +50,7 @@ def measure(name: str, executor: str, workers: int) -> float:
 
 
 def throughput(executor: str, workers: str) -> float:
-    """No-op calls per second: submit many, then take all results."""
+    """Measure no-op calls per second: submit many, then take all results."""
 
     def many(pool: Adapter) -> int:
         for result in [pool.submit(nothing) for _ in range(SUBMITS)]:
@@ -62,7 +62,7 @@ def throughput(executor: str, workers: str) -> float:
 
 
 def map_throughput(executor: str, workers: str) -> float:
-    """Values per second through ``map`` with ``chunksize=100``."""
+    """Measure values per second through ``map`` with ``chunksize=100``."""
 
     def many(pool: Adapter) -> int:
         assert len(pool.map(nothing, range(MAPPED), 100)) == MAPPED
@@ -73,7 +73,7 @@ def map_throughput(executor: str, workers: str) -> float:
 
 
 def round_trip(executor: str, workers: str) -> float:
-    """Median seconds from a submit to its result, one call at a time."""
+    """Measure the median seconds from a submit to its result, one call at a time."""
     times = []
     with _warm(executor, workers) as pool:
         for _ in range(ROUND_TRIPS):
@@ -84,11 +84,11 @@ def round_trip(executor: str, workers: str) -> float:
 
 
 def memory(executor: str, workers: str) -> float:
-    """Bytes that this process grows by for each call that waits behind a blocked pool."""
+    """Measure the bytes by which this process grows for each call that waits behind a blocked pool."""
     with tempfile.TemporaryDirectory() as folder, _warm(executor, workers) as pool:
         gate = Path(folder, "gate")
         os.mkfifo(gate)
-        # Opened for reading too, so that opening it waits for nobody.
+        # Opened for reading too, so that opening it does not block.
         opened = os.open(gate, os.O_RDWR)
         blocked = [pool.submit(_pass_gate, str(gate)) for _ in range(int(workers))]
         waiting: list[Any] = [None] * QUEUED
@@ -141,6 +141,6 @@ def _rate(many: Callable[[Adapter], int], pool: Adapter) -> float:
 
 
 def _resident() -> int:
-    """Bytes of memory that this process holds."""
+    """Return the bytes of memory that this process holds."""
     pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -8,12 +8,12 @@ from statistics import median
 from benchmarks.adapters import BASELINE, OURS
 
 Figures = dict[str, list[float | None]]
-"""By executor: one figure per round, None where it could not be taken."""
+"""The figures of each executor, one per round; None if it could not be taken."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is measured, and what the ratio to the baseline is to be."""
+    """A measurement, and the target for its ratio to the baseline."""
 
     title: str
     unit: str
@@ -22,7 +22,7 @@ class Target:
     at_least: bool = False
 
     def is_met(self, ratio: float) -> bool:
-        """Whether the ratio is on the right side of the bound."""
+        """Return whether the ratio meets the bound."""
         return ratio >= self.bound if self.at_least else ratio <= self.bound
 
 
@@ -37,7 +37,7 @@ TARGETS = {
 
 
 def table(name: str, figures: Figures) -> str:
-    """One measurement as text.
+    """Return one measurement as text.
 
     A ratio is the median of the rounds' ratios, so that what disturbs a whole round does not count; the range over the
     rounds stands beside each figure.
@@ -55,7 +55,7 @@ def table(name: str, figures: Figures) -> str:
 
 
 def verdict(name: str, figures: Figures) -> tuple[bool, str]:
-    """Whether the target is met, and a line that says so."""
+    """Return whether the target is met, and a line for the report."""
     target = TARGETS[name]
     ratios = ratios_to_baseline(OURS, figures)
     met = bool(ratios) and target.is_met(median(ratios))

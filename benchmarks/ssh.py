@@ -1,4 +1,4 @@
-"""Measure the SSH backend over loopback, beside what the same paramiko does bare: ``python -m benchmarks.ssh``.
+"""Measure the SSH backend over loopback, beside plain paramiko: ``python -m benchmarks.ssh``.
 
 It starts an sshd of its own, as the tests do, and needs openssh-server. With ``--delay`` the way there is longer by so
 many milliseconds in each direction.
@@ -53,7 +53,7 @@ print(taken)
 
 
 class Place(NamedTuple):
-    """A host: where it answers, and what lets one in."""
+    """A host: its address, and the key to log in."""
 
     address: tuple[str, int]
     key: Path
@@ -61,7 +61,7 @@ class Place(NamedTuple):
     known_hosts: Path
 
     def backend(self, client: str = "paramiko") -> SSHBackend:
-        """Make a backend for it."""
+        """Make a backend for this host."""
         host, known = "{}:{}".format(*self.address), self.known_hosts
         known.write_text("[{}]:{} {}\n".format(*self.address, self.host_key))
         return SSHBackend([host], key_filename=self.key, known_hosts=known, config=None, use_agent=False, client=client)
@@ -80,7 +80,7 @@ class Place(NamedTuple):
 
 
 def bare_transfer(place: Place) -> float:
-    """Seconds for 64 MiB there and back over a channel."""
+    """Measure the seconds for 64 MiB there and back over a channel."""
     transport = place.bare()
     channel = transport.open_session()
     channel.exec_command(f"python3 -c '{ECHO}'")
@@ -115,7 +115,7 @@ def sftp_transfer(place: Place) -> float:
 
 
 def sftp_server() -> str:
-    """Where OpenSSH keeps it."""
+    """Return the path of OpenSSH's sftp-server."""
     places = ("/usr/lib/openssh", "/usr/libexec/openssh", "/usr/lib/ssh", "/usr/libexec")
     return next(path for place in places if os.access(path := f"{place}/sftp-server", os.X_OK))
 
@@ -131,7 +131,7 @@ def our_transfer(place: Place, client: str = "paramiko") -> float:
 
 
 def bare_start(place: Place) -> float:
-    """Seconds to connect and run ``python -c pass``."""
+    """Measure the seconds to connect and run ``python -c pass``."""
     began = time.perf_counter()
     transport = place.bare()
     channel = transport.open_session()
@@ -143,7 +143,7 @@ def bare_start(place: Place) -> float:
 
 
 def our_start(place: Place) -> float:
-    """Seconds to a first result, on a host that has been used before, from a backend that has been, too.
+    """Measure the seconds to a first result, on a host and from a backend that have been used before.
 
     In a program of its own, a script and a module, which travel: this one has imported all the tests.
     """
@@ -159,7 +159,7 @@ def our_start(place: Place) -> float:
 
 
 def process_calls(_place: Place) -> float:
-    """Seconds for a no-op call of many, with `ProcessPoolExecutor`."""
+    """Measure the seconds for one of many no-op calls, with `ProcessPoolExecutor`."""
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
@@ -174,12 +174,12 @@ def our_calls(place: Place) -> float:
 
 
 def no_gaps(_place: Place) -> float:
-    """Seconds that the slots need for the calls of `our_gaps` if they never wait for one."""
+    """Return the seconds that the slots need for the calls of `our_gaps` if they never wait for a call."""
     return BUSY_CALLS * BUSY_SECONDS / BUSY_SLOTS
 
 
 def our_gaps(place: Place) -> float:
-    """Seconds for calls of 20 ms on eight slots, once it is known what they take."""
+    """Measure the seconds for calls of 20 ms on eight slots, once the pool knows their duration."""
     with DragonflyExecutor(backend=place.backend(), max_concurrency=BUSY_SLOTS) as executor:
         for future in [executor.submit(time.sleep, BUSY_SECONDS) for _ in range(20 * BUSY_SLOTS)]:
             future.result()
@@ -190,7 +190,7 @@ def our_gaps(place: Place) -> float:
 
 
 def second_boot(place: Place, client: str) -> float:
-    """Seconds to a first result, on a host and from a backend that have been used."""
+    """Measure the seconds to a first result, on a host and from a backend that have been used before."""
     backend, taken = place.backend(client), 0.0
     for _ in range(2):
         began = time.perf_counter()
@@ -201,7 +201,7 @@ def second_boot(place: Place, client: str) -> float:
 
 
 def round_trip(place: Place, client: str) -> float:
-    """Seconds for a call that another one waits for."""
+    """Measure the seconds for a call that another one waits for."""
     with DragonflyExecutor(backend=place.backend(client), max_concurrency=1) as executor:
         for _ in range(50):
             executor.submit(abs, -1).result()
@@ -223,7 +223,7 @@ def _seconds_a_call(submit: Callable[..., object]) -> float:
 
 
 def both(measure: Callable[[Place, str], float]) -> tuple[Callable[[Place], float], Callable[[Place], float]]:
-    """Run the same with either client."""
+    """Run the same measurements with both clients."""
     return lambda place: measure(place, "paramiko"), lambda place: measure(place, "openssh")
 
 

@@ -2,8 +2,8 @@
 
     python examples/asyncio_timeout_cancel.py
 
-`run_in_executor` takes any `concurrent.futures.Executor`. With threads or with a `ProcessPoolExecutor`, giving up on a
-call leaves it running; here its process, and whatever that has started, is gone.
+`run_in_executor` takes any `concurrent.futures.Executor`. With threads or a `ProcessPoolExecutor`, a call that was
+given up goes on running. With this executor, its process is killed, and so are the processes that it has started.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run_forever(fifo: str) -> None:
 
 
 async def until_gone(fifo: str, give_up: asyncio.Future[None], *, cancel: bool) -> None:
-    """Wait until the call has started and then until it is stopped: a named pipe ends when nobody holds it any more."""
+    """Wait until the call has started, and then until it is stopped: a named pipe ends when no process has it open."""
     with await asyncio.to_thread(open, fifo) as pipe:
         who = (await asyncio.to_thread(pipe.readline)).strip()
         print("started:", who)
@@ -52,7 +52,7 @@ async def until_gone(fifo: str, give_up: asyncio.Future[None], *, cancel: bool) 
 
 
 async def main(folder: Path) -> None:
-    """Three calls: one ends, one is stopped by its timeout, one by the cancelling of the future that waits for it."""
+    """Run three calls: one ends, one is stopped by its timeout, and one by cancelling the future that waits for it."""
     loop = asyncio.get_running_loop()
     fifo = str(folder / "fifo")
     os.mkfifo(fifo)
@@ -69,7 +69,7 @@ async def main(folder: Path) -> None:
         unwanted = loop.run_in_executor(executor, run_forever, fifo)
         await until_gone(fifo, unwanted, cancel=True)
 
-        # Both slots are back.
+        # Both slots are free again.
         print("after that:", await loop.run_in_executor(executor, digest, 1_000))
 
 

@@ -1,10 +1,10 @@
-"""A program written for ProcessPoolExecutor, run with the one and with the other.
+"""A program written for ProcessPoolExecutor, run with ProcessPoolExecutor and with DragonflyExecutor.
 
     python examples/swap_process_pool.py
 
 `count_words` and everything below it was written for `ProcessPoolExecutor`: an initializer that sets a module-level
-global, `map`, `submit` with `as_completed`, and an `except BrokenProcessPool`. It is given the class to use. The last
-part is what changes with the class: a function without a name travels, and a call that crashes takes no other with it.
+global, `map`, `submit` with `as_completed`, and an `except BrokenProcessPool`. Its argument is the class to use. The
+last part shows the differences: a lambda can be submitted, and a call that crashes fails no other call.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ stop_words: frozenset[str] = frozenset()
 
 def load_stop_words(text: str) -> None:
     """Prepare a process: the pool calls this once in each, before its first call."""
-    global stop_words  # noqa: PLW0603  # what an initializer is mostly used for
+    global stop_words  # noqa: PLW0603  # the most common use of an initializer
     stop_words = frozenset(text.split())
 
 
 def count_words(line: str) -> int:
-    """Words of a line, without the stop words that the initializer has set."""
+    """Return the words of a line, without the stop words that the initializer has set."""
     return sum(word not in stop_words for word in line.split())
 
 
@@ -53,7 +53,7 @@ def count_all(make_executor: Callable[..., Executor]) -> dict[str, int]:
 
 
 def survivors(make_executor: Callable[..., Executor]) -> int:
-    """How many of five calls still give a result when one before them has crashed."""
+    """Return how many of five calls have a result after a call before them has crashed."""
     alive = 0
     with make_executor(max_workers=1) as executor:
         futures: list[Future[Any]] = [executor.submit(crash)]
@@ -71,7 +71,7 @@ def survivors(make_executor: Callable[..., Executor]) -> int:
 
 
 def main() -> None:
-    """Run the same with both classes, then what only one of them does."""
+    """Run the same program with both classes, then show the differences."""
     counted = count_all(DragonflyExecutor)
     assert counted == count_all(ProcessPoolExecutor)
     for line, words in sorted(counted.items()):

@@ -5,15 +5,14 @@
     python examples/transcode.py [VIDEO] --backend slurm --runners 4 [--sbatch partition=short time=10]
     python examples/transcode.py [VIDEO] --backend fly --runners 4 [--install-ffmpeg]    (on Fly: docs/fly.md)
 
-ffmpeg cuts the video at keyframes, without decoding it. Each call takes one segment, as bytes, and runs an ffmpeg of
-its own on it; what comes back is bytes again, so a runner needs no disk in common with this machine. The segments are
-joined and the sound is put beside them. At the end the result is decoded once, and its frames and its duration are held
-against the original's.
+ffmpeg cuts the video at keyframes, without decoding it. Each call takes one segment, as bytes, runs its own ffmpeg on
+it, and returns bytes, so a runner needs no shared disk. The program joins the segments and adds the sound. At the end
+it decodes the result once, and compares its frames and its duration with the original's.
 
-A host, or the image of a machine, needs an ffmpeg, or a Python that can install one (`--install-ffmpeg`). This script
-and what it imports travel.
+A host, or the image of a machine, needs an ffmpeg, or a Python that can install one (`--install-ffmpeg`). The pool
+sends this script and its imports.
 
-Ctrl-C stops the calls together with the ffmpeg that each of them runs.
+Ctrl-C stops the calls and their ffmpeg processes.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from dragonfly_executor import DragonflyExecutor, LocalBackend, Parent
 HEIGHT = 480
 DEFAULT_VIDEO = Path(__file__).parent / "media" / "bigbuckbunny.mp4"
 BACKENDS = ("local", "ssh", "slurm", "fly")
-# One thread for each ffmpeg: what runs side by side here is calls.
+# One thread for each ffmpeg: calls run in parallel, not threads of ffmpeg.
 ENCODE = ["-c:v", "libx264", "-preset", "medium", "-crf", "23", "-threads", "1", "-filter_threads", "1"]
 # Containers that can be read from a pipe and written to one. Pieces are NUT, which holds any codec with its timestamps
 # as they are; results are MP4 in fragments, which says how long the last frame lasts, so that joins leave no gap.
@@ -45,7 +44,7 @@ PART = ["-f", "mp4", "-movflags", "frag_keyframe+delay_moov"]
 
 @dataclass(frozen=True)
 class Video:
-    """What a decoder sees in a video: its frames and how long they last."""
+    """The frames that a decoder finds in a video, and their duration."""
 
     frames: int
     seconds: float
@@ -56,7 +55,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Segment:
-    """Frames `first` up to and without `last` of one piece of the video."""
+    """The frames from `first` to before `last`, and the piece of the video that holds them."""
 
     piece: Path
     first: int
@@ -65,7 +64,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcoded:
-    """What a call brings back."""
+    """The result of a call."""
 
     data: bytes
     frames: int
@@ -74,7 +73,7 @@ class Transcoded:
 
 
 class Unusable(Exception):
-    """Something that the user should read as one line."""
+    """An error that is shown to the user as one line."""
 
 
 def transcode(piece: bytes, first: int, last: int) -> Transcoded:
@@ -92,7 +91,7 @@ def transcode(piece: bytes, first: int, last: int) -> Transcoded:
 
 
 def ffmpeg(*arguments: str, data: bytes | None = None) -> bytes:
-    """Run ffmpeg and return what it wrote to its stdout; RuntimeError with its last words if it fails."""
+    """Run ffmpeg and return what it wrote to its stdout; RuntimeError with its last output if it fails."""
     command = [ffmpeg_path(), "-hide_banner", "-nostats", "-v", "error", "-y"]
     command += [*arguments] if data is not None else ["-nostdin", *arguments]
     ran = subprocess.run(command, input=data, capture_output=True, check=False)
@@ -102,7 +101,7 @@ def ffmpeg(*arguments: str, data: bytes | None = None) -> bytes:
 
 
 def ffmpeg_path() -> str:
-    """Return the binary that imageio-ffmpeg carries, or one that the machine has."""
+    """Return the binary of the package imageio-ffmpeg, or the machine's own."""
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
     except ImportError:
@@ -114,10 +113,10 @@ def ffmpeg_path() -> str:
 
 
 def measure(video: Path, *, decode: bool = True) -> Video:
-    """Frames and duration, as ffmpeg counts them: of decoded frames, or of the packets that hold them."""
+    """Return the number of frames and the duration, as ffmpeg counts them: by decoded frames, or by packets."""
     copied = [] if decode else ["-c", "copy"]
     report = ffmpeg("-i", str(video), "-map", "0:v:0", *copied, "-progress", "pipe:1", "-f", "null", os.devnull)
-    # The report is blocks of key=value, of which the last one counts.
+    # The report consists of blocks of key=value. The last block is the final one.
     values = dict(line.split("=", 1) for line in report.decode().splitlines() if "=" in line)
     return Video(int(values["frame"]), int(values["out_time_us"]) / 1e6)
 
@@ -145,7 +144,7 @@ def cut(video: Path, segments: int, folder: Path) -> list[Segment]:
 
 
 def join(parts: Sequence[Path], video: Path, folder: Path) -> Path:
-    """Put the segments one after the other and the original's sound, if it has one, beside them."""
+    """Join the segments, and add the sound of the original, if it has any."""
     listing = folder / "parts.txt"
     listing.write_text("".join(f"file '{part.name}'\n" for part in parts))
     whole = folder / "whole.mp4"
@@ -157,7 +156,7 @@ def join(parts: Sequence[Path], video: Path, folder: Path) -> Path:
 
 
 def check(result: Video, source: Video) -> None:
-    """Unusable, unless the result has every frame of the source and lasts as long, up to one frame."""
+    """Raise Unusable unless the result has every frame of the source, and its duration, give or take one frame."""
     frame = source.seconds / source.frames
     if result.frames != source.frames or abs(result.seconds - source.seconds) > frame:
         raise Unusable(
@@ -167,7 +166,7 @@ def check(result: Video, source: Video) -> None:
 
 
 def one_process(video: Path, folder: Path) -> float:
-    """Seconds that one ffmpeg with one thread takes for the whole video."""
+    """Return the seconds that one ffmpeg with one thread takes for the whole video."""
     started = time.monotonic()
     ffmpeg(
         *["-threads", "1", "-i", str(video), "-map", "0:v:0", "-map", "0:a:0?", "-vf", f"scale=-2:{HEIGHT}"],
@@ -177,14 +176,14 @@ def one_process(video: Path, folder: Path) -> float:
 
 
 def open_executor(options: argparse.Namespace) -> DragonflyExecutor:
-    """Make the backend: the only part of this program that knows where its calls run."""
+    """Make the backend. No other part of this program knows where its calls run."""
     match options.backend:
         case "local":
             return DragonflyExecutor(
                 backend=LocalBackend(), max=options.runners, max_concurrency=options.slots, idle_shutdown_after=5
             )
         case "ssh":
-            # It needs paramiko, which the hosts have not: this script is imported there, too.
+            # Imported here, because hosts import this script too, and have no paramiko.
             from dragonfly_executor import SSHBackend
 
             requirements = ["imageio-ffmpeg"] if options.install_ffmpeg else None
@@ -203,7 +202,7 @@ def open_executor(options: argparse.Namespace) -> DragonflyExecutor:
 
             requirements = ["imageio-ffmpeg"] if options.install_ffmpeg else None
             try:
-                # Machines have this one's image, and perhaps not this script.
+                # Machines have this machine's image, which may not contain this script.
                 machines = FlyBackend(sync="auto", requirements=requirements)
             except ValueError as error:
                 raise Unusable(f"--backend fly: {error}") from None
@@ -211,14 +210,14 @@ def open_executor(options: argparse.Namespace) -> DragonflyExecutor:
 
 
 def transcode_all(executor: DragonflyExecutor, segments: Sequence[Segment], ahead: int) -> Iterator[Transcoded]:
-    """Results in order. Only `ahead` segments are in memory or on their way at a time."""
+    """Yield the results in order. At most `ahead` segments are in memory or in flight at a time."""
     pieces = (segment.piece.read_bytes() for segment in segments)
     firsts, lasts = (segment.first for segment in segments), (segment.last for segment in segments)
     return executor.map(transcode, pieces, firsts, lasts, buffersize=ahead)
 
 
 def run(options: argparse.Namespace, folder: Path) -> None:
-    """Run the whole job."""
+    """Cut, transcode, join and check the video."""
     from tqdm import tqdm
 
     source = measure(options.video)
@@ -305,7 +304,7 @@ def _at_least_one(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run the program. Return its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     options = parse(arguments)
     try:
         with tempfile.TemporaryDirectory(prefix="transcode-") as folder:

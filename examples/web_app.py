@@ -6,8 +6,8 @@
     curl localhost:8000/where
     curl localhost:8000/stats
 
-Runners import this module to find its functions. `Parent.get()` says that this is one of them, and the web application,
-which is the parent's business, is not built there.
+Runners import this module to find its functions. On a runner, `Parent.get()` returns the parent; then this module does
+not build the web application.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ POOL = "numbers"
 
 
 def count_primes(below: int) -> int:
-    """Primes below a number. Runs on a runner."""
+    """Count the primes below a number. Runs on a runner."""
     sieve = bytearray([1]) * below
     sieve[:2] = bytes(len(sieve[:2]))
     for number in range(2, int(below**0.5) + 1):
@@ -41,7 +41,7 @@ def count_primes(below: int) -> int:
 
 
 def describe_place() -> dict[str, Any]:
-    """Where this runs, and whether the web application was built there."""
+    """Return where this call runs, and whether the web application was built there."""
     parent = Parent.get()
     return {
         "pid": os.getpid(),
@@ -53,12 +53,12 @@ def describe_place() -> dict[str, Any]:
 
 @asynccontextmanager
 async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
-    """Keep the pool as long as the application lives; runners come with the first request that needs one."""
+    """Keep the pool while the application lives. Runners boot when a request needs one."""
     pool = Pool(POOL, min=0, max=2, max_concurrency=2, timeout=20, idle_shutdown_after=10)
     try:
         yield {"pool": pool}
     finally:
-        # Waits for calls that run, so not on the event loop's thread.
+        # Shutdown waits for running calls, so it must not block the event loop's thread.
         await asyncio.to_thread(pool.shutdown)
 
 
@@ -80,7 +80,7 @@ def where(request: Request) -> JSONResponse:
 
 
 async def stats(request: Request) -> JSONResponse:
-    """Return how the pool stands."""
+    """Return the state of the pool."""
     return JSONResponse(dataclasses.asdict(request.state.pool.stats()))
 
 

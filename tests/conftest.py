@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from multiprocessing import resource_tracker
@@ -21,6 +23,10 @@ CENSUS = pytest.StashKey[Census]()
 START = pytest.StashKey[object]()
 TEARDOWN_LIMIT = 60.0
 """Seconds that a test whose time is over gets for clearing up."""
+
+HERE = Path(__file__).parent
+LONG_ROOMS = ["backends", "processes", "engine"]
+"""The rooms whose files take longest, longest first."""
 
 settings.register_profile("suite", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
@@ -38,16 +44,38 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.mkdtemp(prefix="dragonfly-")
     os.environ["TMPDIR"] = folder
     tempfile.tempdir = None
+    if hasattr(config.option, "loadscopereorder"):  # of xdist: it begins with the files that have most tests
+        config.option.loadscopereorder = False
     census = Census(folder)
     census.mark()
     config.stash[CENSUS] = census
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # The workers of xdist must all collect the same names: `tests.support.helpers.without_addresses` makes such.
     named = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if named:
         raise pytest.UsageError(f"names of tests have addresses in them: {', '.join(named)}")
+    if hasattr(config, "workerinput"):
+        begin_with_long_files(items)
+
+
+def begin_with_long_files(items: list[pytest.Item]) -> None:
+    """Order files for several workers: a long file at the end keeps one worker busy while the others have nothing."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+
+    def rank(item: pytest.Item) -> tuple[int, int]:
+        room = item.path.relative_to(HERE).parts[0]
+        return -slow[item.path], LONG_ROOMS.index(room) if room in LONG_ROOMS else len(LONG_ROOMS)
+
+    items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    # A test that leaves something behind for a moment collects garbage. Most of that time goes into objects that exist
+    # by now, and stay.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -1,11 +1,11 @@
-"""Runners in Docker containers: a whole backend, as an example of how to write one (docs/backends.md).
+"""Runners in Docker containers: a complete backend, as an example of how to write one (docs/backends.md).
 
     with DragonflyExecutor(backend=DockerBackend("my-app:latest"), max=3) as executor:
         print(list(executor.map(work, range(100))))
 
-It speaks with the Docker Engine over its unix socket. The image needs Python, of the minor version that runs this
-program, and this package: ``RUN pip install dragonfly-executor``. The runner dials back, by default over the loopback
-of this machine, whose network the container shares.
+It talks to the Docker Engine over its unix socket. The image needs this program's minor version of Python, and this
+package: ``RUN pip install dragonfly-executor``. The runner dials back. By default the container shares this machine's
+network, and the runner dials back over loopback.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class DockerBackend(Backend):
         self._host_config = {"NetworkMode": "host", "Init": True, **(host_config or {})}
 
     def listen_address(self) -> tuple[str, int]:
-        """Where the containers find this machine."""
+        """Return the address at which containers reach this machine."""
         return self._host, 0
 
     def boot(self, request: BootRequest) -> Node:
         """Create a container and start it."""
-        # The name is chosen here, before the Engine is asked: so it can be removed whatever becomes of the answer.
+        # The name is chosen before the request, so the container can be removed even if the answer is lost.
         node = DockerNode(self._engine, f"dragonfly-{os.urandom(8).hex()}")
         parent, environment = request.parent, {**self._env, VARIABLE: request.parent.encode()}
         config = {
@@ -77,7 +77,7 @@ class DockerBackend(Backend):
             "Labels": {"dragonfly.pool": parent.pool, "dragonfly.parent": f"{parent.host}:{parent.pid}"},
             "HostConfig": self._host_config,
         }
-        # A pool that does not want the runner any more does not wait for the Engine's answer.
+        # If the pool gives up the boot, it does not wait for the Engine's answer.
         phase, cut = "create", {"trace": cut_by(request.given_up)}
         try:
             self._engine.ask("POST", "/containers/create", params={"name": node.name}, json=config, extensions=cut)
@@ -91,7 +91,7 @@ class DockerBackend(Backend):
 
 
 class DockerNode(Node):
-    """A container. It stays until it is given back, also when it has ended, so that its last words can be read."""
+    """A container. It exists until `stop`, even after it has ended, so that its last output can be read."""
 
     shares_disk = False
 
@@ -100,7 +100,7 @@ class DockerNode(Node):
         self.name = name
 
     def stop(self) -> None:
-        """Kill the container and remove it; one that does not exist is fine."""
+        """Kill and remove the container. Succeeds if there is none."""
         try:
             self._remove()
         except httpx.HTTPError as error:
@@ -108,12 +108,12 @@ class DockerNode(Node):
 
     @retry(stop=stop_after_attempt(3), wait=wait_random_exponential(0.2, max=2), reraise=True)
     def _remove(self) -> None:
-        # 409: somebody else is removing it just now. Whoever it is, wait for the end.
+        # 409: another request is removing it. Wait for the end.
         self._engine.ask("DELETE", f"/containers/{self.name}", fine=(404, 409), params={"force": True, "v": True})
         self._engine.ask("POST", f"/containers/{self.name}/wait", fine=(404,), params={"condition": "removed"})
 
     def ended(self, wait: float) -> BootError | None:
-        """Whether the container has ended, and its runner has yet to dial back: it never will."""
+        """Return an error if the container has ended before its runner has dialed back."""
         try:
             answer = self._engine.ask("POST", f"/containers/{self.name}/wait", timeout=wait)
         except httpx.TimeoutException:
@@ -132,7 +132,7 @@ class DockerNode(Node):
             return ""
         text = b""
         while log:
-            # A byte that says which stream it is, three of padding, the length, and so many bytes.
+            # One byte for the stream, three bytes of padding, four bytes for the length, and the data.
             end = 8 + int.from_bytes(log[4:8])
             text, log = text + log[8:end], log[end:]
         return text.decode(errors="replace").strip()
@@ -145,7 +145,7 @@ class Engine:
         self._socket = socket
 
     def ask(self, method: str, path: str, *, fine: tuple[int, ...] = (), **options: Any) -> httpx.Response:
-        """Its answer; `httpx.HTTPError`, in the Engine's own words, where it says no with a status that is not fine."""
+        """Return the answer. Raise `httpx.HTTPError` with the Engine's text if the status is an error not in `fine`."""
         with httpx.Client(transport=httpx.HTTPTransport(uds=self._socket), base_url=API, timeout=60.0) as client:
             answer = client.request(method, path, **options)
         if answer.is_error and answer.status_code not in fine:

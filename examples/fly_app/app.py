@@ -3,11 +3,11 @@
     curl --data-binary @clip.mp4 https://APP.fly.dev/transcode --output clip.480p.mp4
     curl https://APP.fly.dev/stats
 
-It runs on one small machine. With the first upload a large one is created, from the same image; it does the work, and
-is destroyed when nothing has come for a minute. Outside of Fly, runners are processes of this machine. The guide is
-docs/fly.md.
+It runs on one small machine. With the first upload, the pool creates a large machine from the same image, which does
+the work. The pool destroys it after a minute without uploads. Outside of Fly, runners are processes of this machine.
+The guide is docs/fly.md.
 
-Whoever finds it may upload, and look at /stats: what asks who somebody is, is yours to add.
+It has no authentication: everyone who knows its address may upload, and see /stats.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from dragonfly_executor import (
 )
 
 GRACE = 240
-"""Seconds that requests have to finish in a deploy. kill_timeout in fly.toml is a minute more, for what comes then."""
+"""Seconds that requests have to finish in a deploy. kill_timeout in fly.toml is a minute more, to destroy machines."""
 MAX_UPLOAD = 64 * 2**20
 """Bytes. An upload and its result are in this machine's memory, which is small."""
 
 
 def make_pool() -> Pool:
-    """Where the work is done. Nothing else here knows of machines."""
+    """Make the backend. Nothing else in this application knows of machines."""
     return Pool(
         "media",
         min=0,
@@ -54,7 +54,7 @@ def make_pool() -> Pool:
         timeout=600,
         boot_timeout=120,
         idle_shutdown_after=60,
-        # One that never ends by mistake costs this much, and not more. What is used up stays so until the next deploy.
+        # A pool that by mistake never ends costs at most this much. Usage counts until the next deploy.
         budget=Budget(machine_time=timedelta(hours=100)),
         backend=FlyBackend(cpus=4, memory_mb=8192) if "FLY_APP_NAME" in os.environ else LocalBackend(),
     )
@@ -62,14 +62,14 @@ def make_pool() -> Pool:
 
 @asynccontextmanager
 async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Pool]]:
-    """Keep the pool as long as the application lives."""
+    """Keep the pool while the application lives."""
     pool = make_pool()
     try:
         yield {"pool": pool}
     finally:
-        # SIGTERM has come: a deploy. Requests are answered by now. Those that took longer than GRACE were cancelled,
-        # and the calls that they waited for with them. Calls for which nobody waits (`pool.cast`) are waited for here.
-        # When this returns, all machines are destroyed.
+        # SIGTERM has arrived: a deploy. Requests are answered by now, or were cancelled after GRACE together with their
+        # calls. The shutdown waits for calls without a waiting request (`pool.cast`). When it returns, all machines are
+        # destroyed.
         await asyncio.to_thread(pool.shutdown)
 
 
@@ -95,13 +95,13 @@ async def transcode_upload(request: Request) -> Response:
 
 
 async def where(request: Request) -> JSONResponse:
-    """Name the machine that serves, and one that works."""
+    """Return the machine that serves, and one that runs a call."""
     runner = await asyncio.wrap_future(request.state.pool.submit(describe_place))
     return JSONResponse({"server": describe_place(), "runner": runner})
 
 
 async def stats(request: Request) -> JSONResponse:
-    """How the pool stands, and what it has cost."""
+    """Return the state of the pool, and its cost."""
     return JSONResponse(dataclasses.asdict(request.state.pool.stats()))
 
 
@@ -111,9 +111,9 @@ ROUTES = [Route("/transcode", transcode_upload, methods=["POST"]), Route("/where
 def main() -> None:
     """Serve until SIGTERM."""
     if Parent.get():
-        return  # this is a runner, which has the same image and shall not serve
+        return  # this is a runner, which has the same image and must not serve
     port = int(os.environ.get("PORT", "8080"))
-    host = os.environ.get("HOST", "0.0.0.0")  # noqa: S104  # in a machine on Fly that is its proxy's side
+    host = os.environ.get("HOST", "0.0.0.0")  # noqa: S104  # on a Fly machine, only Fly's proxy reaches this
     uvicorn.run(Starlette(routes=ROUTES, lifespan=lifespan), host=host, port=port, timeout_graceful_shutdown=GRACE)
 
 

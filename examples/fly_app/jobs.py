@@ -1,4 +1,4 @@
-"""What runs on runners. They import this module; nothing of the web application is in it."""
+"""The functions that run on runners. Runners import this module, but nothing of the web application."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dragonfly_executor import Parent
 
 
 def transcode(video: bytes) -> bytes:
-    """Return a video as 480p MP4. The machine that this runs on is gone some time after the last one."""
+    """Return a video as 480p MP4. Its machine is destroyed some time after the last call."""
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder, "source"), Path(folder, "result.mp4")
         source.write_bytes(video)
@@ -23,7 +23,7 @@ def transcode(video: bytes) -> bytes:
 
 
 def describe_place() -> dict[str, object]:
-    """Where this runs."""
+    """Return the machine that this call runs on."""
     parent = Parent.get()
     return {
         "machine": os.environ.get("FLY_MACHINE_ID", os.uname().nodename),

@@ -320,6 +320,11 @@ def first_call(frames: Iterator[Frame]) -> Frame:
     return next(frame for frame in frames if frame.kind == Kind.CALL)
 
 
+def until_stop(frames: Iterator[Frame]) -> None:
+    """Ignore what the parent says until it asks the runner to stop. Without that, a shutdown waits for seconds."""
+    next((frame for frame in frames if frame.kind == Kind.STOP), None)
+
+
 class Events:
     """What a pool tells its `on_event` hook."""
 

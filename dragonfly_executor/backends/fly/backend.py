@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node
-from dragonfly_executor.backends.fly.deadline import BootDeadline, RequestDeadline
+from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
 from dragonfly_executor.backends.fly.journal import JournalEntry, open_journal
 from dragonfly_executor.backends.fly.journal_writer import JournalWriter
 from dragonfly_executor.backends.fly.machine_config import (
@@ -242,7 +243,7 @@ class FlyBackend(Backend):
         from dragonfly_executor.backends.fly.creation import Creation, wait_for_turn
 
         # Reserve a part of the timeout for destroying the machine of a create request with unknown outcome.
-        deadline = BootDeadline(request.timeout - min(UNDO_TIMEOUT, UNDO_SHARE * request.timeout), request)
+        deadline = FlyBootDeadline(request.timeout - min(UNDO_TIMEOUT, UNDO_SHARE * request.timeout), request)
         with self.api:
             wait_for_turn(self.api, deadline)
             # Not before the turn has come, as the times in the journal and on the machine count from here.
@@ -278,7 +279,7 @@ class FlyBackend(Backend):
         """
         from dragonfly_executor.backends.fly.sweep import Sweeper
 
-        return Sweeper(self.api, self.journal).sweep(RequestDeadline(SWEEP_TIMEOUT))
+        return Sweeper(self.api, self.journal).sweep(Deadline(SWEEP_TIMEOUT))
 
     # -- one boot -----------------------------------------------------------------------------------------------------
 
@@ -317,12 +318,12 @@ class FlyBackend(Backend):
         if not creation.outcome_unknown:
             self._records.forget(entry)
             return
-        deadline = RequestDeadline(UNDO_TIMEOUT, given_up)
+        deadline = Deadline(UNDO_TIMEOUT, given_up)
         # The create request may still be in progress. Waiting some seconds for its machine saves a later sweep.
-        was_cut = deadline.given_up
+        was_cut = deadline.is_cancelled
         why = creation.undo(deadline)
-        if why and deadline.given_up:
-            why = creation.undo(RequestDeadline(GIVEN_UP_TIMEOUT), may_come_yet=was_cut)
+        if why and deadline.is_cancelled:
+            why = creation.undo(Deadline(GIVEN_UP_TIMEOUT), may_come_yet=was_cut)
         if not why:
             self._records.forget(entry)
             return

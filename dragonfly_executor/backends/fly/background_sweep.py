@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 
 from dragonfly_executor.backends.base import GivenUp, Signal
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.journal import Journal
 from dragonfly_executor.backends.fly.sweep import Sweeper
 
@@ -57,7 +57,7 @@ class SweepBeside:
                 return
             self._is_due = False
             self._given_up, self._ended = given_up, ended = GivenUp(), Signal()
-            sweep = self._sweep(RequestDeadline(timeout, given_up), given_up, ended)
+            sweep = self._sweep(Deadline(timeout, given_up), given_up, ended)
             thread = threading.Thread(target=sweep, name="dragonfly-fly-sweep", daemon=True)
             try:
                 thread.start()
@@ -93,7 +93,7 @@ class SweepBeside:
             if not self._nodes:
                 given_up.set()
 
-    def _sweep(self, deadline: RequestDeadline, given_up: GivenUp, ended: Signal) -> Callable[[], None]:
+    def _sweep(self, deadline: Deadline, given_up: GivenUp, ended: Signal) -> Callable[[], None]:
         def run() -> None:
             """Sweep on the thread."""
             try:
@@ -107,15 +107,15 @@ class SweepBeside:
         return run
 
 
-def sweep_and_tell(sweeper: Sweeper, deadline: RequestDeadline) -> None:
+def sweep_and_tell(sweeper: Sweeper, deadline: Deadline) -> None:
     """Sweep, and log the result. A failure is one warning."""
     try:
         swept = sweeper.sweep(deadline)
     except Exception as error:  # the traceback of a background thread does not help users
-        if not deadline.given_up:
+        if not deadline.is_cancelled:
             logger.warning("could not look for machines that were left behind: %s", error)
         return
     for one in swept.destroyed:
         logger.warning("destroyed machine %s, which was left behind: %s", one.name, one.why)
-    for one, what in () if deadline.given_up else swept.left:
+    for one, what in () if deadline.is_cancelled else swept.left:
         logger.warning("machine %s was left behind and is not destroyed: %s", one.name, what)

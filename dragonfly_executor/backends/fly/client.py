@@ -11,9 +11,10 @@ from typing import Any, Self, TypeVar
 import httpx
 import tenacity
 
-from dragonfly_executor.backends.fly.deadline import RequestDeadline
+from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
 from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, OutOfTimeError, describe
-from dragonfly_executor.backends.fly.http import CREATE, HttpConnections
+from dragonfly_executor.backends.fly.http import HttpConnections
 from dragonfly_executor.backends.fly.machines import GONE, FlyMachine
 from dragonfly_executor.backends.fly.owner import KIND, RUNNER
 from dragonfly_executor.backends.fly.responses import Reply, ResponseKind, classify, is_final, retry_after
@@ -21,6 +22,8 @@ from dragonfly_executor.backends.fly.settings import Access
 
 T = TypeVar("T")
 
+CREATE = "create"
+"""The action that creates a machine."""
 TIMEOUT = 10.0
 """Seconds for a response."""
 CREATE_TIMEOUT = 45.0
@@ -32,12 +35,12 @@ LATER = frozenset({ResponseKind.RATE, ResponseKind.TRANSIENT, ResponseKind.AMBIG
 full_jitter = tenacity.wait_random_exponential(multiplier=0.25, max=4.0)
 
 
-def persist(step: Callable[[], T], deadline: RequestDeadline) -> T:
+def persist(step: Callable[[], T], deadline: Deadline) -> T:
     """Retry `step` with growing pauses while it raises `Again`. When the time is over, raise its most useful error."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(Again),
         wait=_pause,
-        stop=lambda state: deadline.over or deadline.is_cut_short,
+        stop=lambda state: deadline.is_over,
         sleep=deadline.pause,
         reraise=True,
     )
@@ -53,7 +56,7 @@ def persist(step: Callable[[], T], deadline: RequestDeadline) -> T:
             # The earlier error says more.
             raise last from None
         except Again as error:
-            if last is not None and not error.status and deadline.over:
+            if last is not None and not error.status and deadline.is_over:
                 # The time ended before a response came: the earlier error says more.
                 raise last from None
             last = error
@@ -92,7 +95,7 @@ class MachinesAPI:
     def __init__(self, access: Access, transport: httpx.BaseTransport | None = None) -> None:
         self.access = access
         self._transport = transport
-        self._own_line = HttpConnections(access, transport)
+        self._own_connections = HttpConnections(access, transport)
         self._process = os.getpid()
         self._machines = f"/apps/{access.app}/machines"
 
@@ -104,43 +107,53 @@ class MachinesAPI:
         return f"MachinesAPI(app={self.access.app!r}, host={self.access.host!r})"
 
     def __enter__(self) -> Self:
-        self._line.__enter__()
+        self._connections.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._line.__exit__(kind, error, traceback)
+        self._connections.__exit__(kind, error, traceback)
 
     @property
-    def _line(self) -> HttpConnections:
+    def _connections(self) -> HttpConnections:
         """Return the connections of this process. On inherited ones, it and its parent read each other's responses."""
         if self._process != os.getpid():
-            self._own_line, self._process = HttpConnections(self.access, self._transport), os.getpid()
-        return self._own_line
+            self._own_connections, self._process = HttpConnections(self.access, self._transport), os.getpid()
+        return self._own_connections
 
     def now(self) -> float:
         """Return seconds since the epoch by Fly's clock, or by this machine's clock until the first response."""
-        return self._line.now()
+        return self._connections.now()
 
     # -- once ---------------------------------------------------------------------------------------------------------
 
-    def wait_to_create(self, deadline: RequestDeadline) -> None:
+    def wait_to_create(self, deadline: FlyBootDeadline) -> None:
         """Wait until the rate limit allows a create request.
 
         Raises:
             OutOfTimeError: the turn comes too late, or the boot was cancelled.
         """
-        self._line.wait_for_turn(CREATE, self.access.app, deadline)
+        self._connections.wait_for_turn(CREATE, self.access.app, deadline, deadline.wait_for_turn)
         deadline.turn_came = time.monotonic()
 
-    def create(self, body: Mapping[str, Any], deadline: RequestDeadline) -> Reply:
-        """Send one create request. Waits for its turn, unless `wait_to_create` has already done so."""
-        return self._line.exchange(
-            CREATE, self.access.app, "POST", self._machines, deadline, timeout=CREATE_TIMEOUT, body=body
+    def create(self, body: Mapping[str, Any], deadline: FlyBootDeadline) -> Reply:
+        """Send one create request. Waits for its turn, unless `wait_to_create` has already done so.
+
+        Raises:
+            OutOfTimeError: the turn comes too late, or the boot was cancelled.
+        """
+        connections, app = self._connections, self.access.app
+        waited = deadline.take_turn()
+        if waited is None:
+            connections.wait_for_turn(CREATE, app, deadline, deadline.wait_for_turn)
+        else:
+            connections.turn_was_late(CREATE, app, waited)
+        return connections.send(
+            "POST", self._machines, deadline, timeout=CREATE_TIMEOUT, body=body, on_send=deadline.asks
         )
 
-    def wait(self, machine_id: str, states: tuple[str, ...], deadline: RequestDeadline) -> ResponseKind:
+    def wait(self, machine_id: str, states: tuple[str, ...], deadline: Deadline) -> ResponseKind:
         """Wait for at most one slice (`WAIT_SLICE` seconds) until a machine is in one of these states.
 
         Returns:
@@ -150,7 +163,7 @@ class MachinesAPI:
         params = [*(("state", state) for state in states), ("timeout", str(seconds))]
         path = f"{self._machines}/{machine_id}/wait"
         try:
-            reply = self._line.exchange(
+            reply = self._connections.exchange(
                 "wait", machine_id, "GET", path, deadline, timeout=seconds + TIMEOUT, params=params
             )
         except OutOfTimeError:
@@ -159,7 +172,7 @@ class MachinesAPI:
 
     # -- until there is an answer -------------------------------------------------------------------------------------
 
-    def get(self, machine_id: str, deadline: RequestDeadline) -> FlyMachine | None:
+    def get(self, machine_id: str, deadline: Deadline) -> FlyMachine | None:
         """Return a machine, or None if Fly does not know it. Then it may never have existed.
 
         Raises:
@@ -168,7 +181,7 @@ class MachinesAPI:
         doing = f"looking at machine {machine_id}"
 
         def step() -> FlyMachine | None:
-            reply = self._line.exchange(
+            reply = self._connections.exchange(
                 "get", machine_id, "GET", f"{self._machines}/{machine_id}", deadline, timeout=TIMEOUT
             )
             verdict = classify(reply)
@@ -183,7 +196,7 @@ class MachinesAPI:
 
         return persist(step, deadline)
 
-    def runners(self, deadline: RequestDeadline, **metadata: str) -> list[FlyMachine]:
+    def runners(self, deadline: Deadline, **metadata: str) -> list[FlyMachine]:
         """Return the app's machines that pools have created for runners. Machines without a label are left out.
 
         Fly's list may lag behind: a machine that is not in it may exist.
@@ -204,11 +217,11 @@ class MachinesAPI:
             if machine.metadata is not None and wanted.items() <= machine.metadata.items() and machine.state not in GONE
         ]
 
-    def _listed(self, deadline: RequestDeadline, wanted: Mapping[str, str]) -> list[FlyMachine]:
+    def _listed(self, deadline: Deadline, wanted: Mapping[str, str]) -> list[FlyMachine]:
         """Return the machines that Fly lists for this metadata."""
 
         def step() -> list[FlyMachine]:
-            reply = self._line.exchange(
+            reply = self._connections.exchange(
                 "list",
                 self.access.app,
                 "GET",
@@ -229,7 +242,7 @@ class MachinesAPI:
 
         return persist(step, deadline)
 
-    def ids(self, deadline: RequestDeadline) -> set[str]:
+    def ids(self, deadline: Deadline) -> set[str]:
         """Return the ids of all listed machines of the app, with or without a label.
 
         Raises:
@@ -238,7 +251,7 @@ class MachinesAPI:
         listed = self._listed(deadline, {})
         return {machine.id for machine in listed if machine.state not in GONE}
 
-    def note(self, machine_id: str, key: str, value: str, deadline: RequestDeadline) -> None:
+    def note(self, machine_id: str, key: str, value: str, deadline: Deadline) -> None:
         """Write a key into a machine's metadata. Does nothing if the machine is gone.
 
         Raises:
@@ -248,14 +261,16 @@ class MachinesAPI:
 
         def step() -> None:
             body = {"value": value}
-            reply = self._line.exchange("metadata", machine_id, "POST", path, deadline, timeout=TIMEOUT, body=body)
+            reply = self._connections.exchange(
+                "metadata", machine_id, "POST", path, deadline, timeout=TIMEOUT, body=body
+            )
             verdict = classify(reply)
             if verdict not in (ResponseKind.OK, ResponseKind.NOT_FOUND):
                 raise failure(reply, verdict, doing)
 
         persist(step, deadline)
 
-    def regions(self, deadline: RequestDeadline) -> list[str]:
+    def regions(self, deadline: Deadline) -> list[str]:
         """Return the names of Fly's regions.
 
         Raises:
@@ -264,7 +279,7 @@ class MachinesAPI:
 
         def step() -> list[str]:
             doing = "listing the regions"
-            reply = self._line.exchange("regions", "", "GET", "/platform/regions", deadline, timeout=TIMEOUT)
+            reply = self._connections.exchange("regions", "", "GET", "/platform/regions", deadline, timeout=TIMEOUT)
             verdict = classify(reply)
             if verdict is not ResponseKind.OK:
                 raise failure(reply, verdict, doing)
@@ -277,7 +292,7 @@ class MachinesAPI:
 
         return persist(step, deadline)
 
-    def destroy(self, machine_id: str, deadline: RequestDeadline) -> bool:
+    def destroy(self, machine_id: str, deadline: Deadline) -> bool:
         """Destroy a machine, even while it runs calls, and wait until it is gone.
 
         Returns:
@@ -289,7 +304,7 @@ class MachinesAPI:
         doing = f"destroying machine {machine_id}"
 
         def step() -> bool:
-            reply = self._line.exchange(
+            reply = self._connections.exchange(
                 "destroy",
                 machine_id,
                 "DELETE",
@@ -312,8 +327,8 @@ class MachinesAPI:
 
         return persist(step, deadline) or self._wait_until_gone(machine_id, deadline)
 
-    def _wait_until_gone(self, machine_id: str, deadline: RequestDeadline) -> bool:
-        while not deadline.over:
+    def _wait_until_gone(self, machine_id: str, deadline: Deadline) -> bool:
+        while not deadline.is_over:
             # No busy loop, even if Fly answers at once: the rate limit delays each request.
             if self.wait(machine_id, ("destroyed",), deadline) in (ResponseKind.OK, ResponseKind.NOT_FOUND):
                 return True

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor import errors
+from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
 from dragonfly_executor.backends.fly.client import LATER, MachinesAPI, failure, persist
-from dragonfly_executor.backends.fly.deadline import BootDeadline, RequestDeadline
 from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, OutOfTimeError, describe
 from dragonfly_executor.backends.fly.machines import FlyMachine
 from dragonfly_executor.backends.fly.owner import BOOT
@@ -28,7 +29,7 @@ LOOK_FOR_RUNNERS = 1.5
 DOING = "creating a machine"
 
 
-def wait_for_turn(api: MachinesAPI, deadline: BootDeadline) -> None:
+def wait_for_turn(api: MachinesAPI, deadline: FlyBootDeadline) -> None:
     """Wait until the rate limit allows a create request.
 
     Raises:
@@ -76,7 +77,7 @@ class Creation:
         self._refusals: list[str] = []
         self.outcome_unknown = False
 
-    def run(self, deadline: BootDeadline) -> FlyMachine:
+    def run(self, deadline: FlyBootDeadline) -> FlyMachine:
         """Return the created machine. If its runner has dialed in, the machine exists, even if all responses were lost.
 
         Raises:
@@ -85,14 +86,14 @@ class Creation:
         try:
             return persist(lambda: self._attempt(deadline), deadline)
         except FlyAPIError as error:
-            if deadline.dialed_in and not deadline.given_up:
+            if deadline.dialed_in and not deadline.is_given_up:
                 return self._of_runner(deadline)
             if deadline.left() <= 0:
                 text = f"no machine was created in the time that a boot has; {error}"
                 raise errors.BootTimeoutError(text, "create", final=error.final) from error
             raise errors.BootError(str(error), "create", final=error.final) from error
 
-    def _of_runner(self, deadline: RequestDeadline) -> FlyMachine:
+    def _of_runner(self, deadline: Deadline) -> FlyMachine:
         """Return the machine of a runner that has dialed in."""
         self.outcome_unknown = False
         try:
@@ -101,7 +102,7 @@ class Creation:
             found = None  # the node looks it up again when it stops
         return found or FlyMachine.unseen(self._name)
 
-    def _attempt(self, deadline: BootDeadline) -> FlyMachine:
+    def _attempt(self, deadline: FlyBootDeadline) -> FlyMachine:
         body = self._make_body(self._regions[self._place])
         # In doubt from here on, so that any exception before the response leaves it in doubt.
         was_unknown, self.outcome_unknown = self.outcome_unknown, True
@@ -151,7 +152,7 @@ class Creation:
         text = f"Fly has no room for a machine ({self._size}) in any region that may be used:\n  {told}"
         raise FlyAPIError(text, verdict=verdict)
 
-    def _adopt(self, machine_id: str | None, deadline: RequestDeadline, said: str) -> FlyMachine:
+    def _adopt(self, machine_id: str | None, deadline: Deadline, said: str) -> FlyMachine:
         """Return the machine with this name if an earlier try of this boot created it and the response was lost."""
         machine = self.find(deadline) if machine_id is None else self._api.get(machine_id, deadline)
         if machine is None:
@@ -169,7 +170,7 @@ class Creation:
 
     # -- with unknown outcome -----------------------------------------------------------------------------------------
 
-    def find(self, deadline: RequestDeadline) -> FlyMachine | None:
+    def find(self, deadline: Deadline) -> FlyMachine | None:
         """Return the machine of this boot if Fly lists it, otherwise None.
 
         Raises:
@@ -178,7 +179,7 @@ class Creation:
         found = self._api.runners(deadline, **{BOOT: self._boot})
         return next((machine for machine in found if machine.name == self._name), None)
 
-    def undo(self, deadline: RequestDeadline, *, may_come_yet: bool = False) -> str:
+    def undo(self, deadline: Deadline, *, may_come_yet: bool = False) -> str:
         """Destroy the machine that this boot may have created.
 
         Args:
@@ -192,7 +193,7 @@ class Creation:
         """
         try:
             machine = self.find(deadline)
-            while machine is None and may_come_yet and not deadline.over:
+            while machine is None and may_come_yet and not deadline.is_over:
                 deadline.pause(PAUSE_ON_NOTHING)
                 machine = self.find(deadline)
             if machine is None:

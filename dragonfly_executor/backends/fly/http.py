@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.connection import HttpConnection
-from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.errors import OutOfTimeError
 from dragonfly_executor.backends.fly.rate_limit import Pacer
 from dragonfly_executor.backends.fly.responses import Reply, ResponseKind
 from dragonfly_executor.backends.fly.settings import Access
 from dragonfly_executor.protocol.versions import __version__
 
-CREATE = "create"
-"""The action that creates a machine."""
 CONNECT_TIMEOUT = 5.0
 KEPT_CONNECTIONS = 8
 """The maximum number of idle connections."""
@@ -115,7 +113,7 @@ class HttpConnections:
         thing: str,
         method: str,
         path: str,
-        deadline: RequestDeadline,
+        deadline: Deadline,
         *,
         timeout: float,
         params: Sequence[tuple[str, str]] = (),
@@ -134,26 +132,47 @@ class HttpConnections:
         Raises:
             OutOfTimeError: the turn comes too late, or the response is not wanted any more. Nothing was sent.
         """
-        waited = deadline.take_turn() if action == CREATE else None
-        if waited is None:
-            self.wait_for_turn(action, thing, deadline)
-        else:
-            with self._lock:
-                self._pacer.was_late(action, thing, time.monotonic(), waited)
+        self.wait_for_turn(action, thing, deadline, deadline.pause)
+        return self.send(method, path, deadline, timeout=timeout, params=params, body=body)
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        deadline: Deadline,
+        *,
+        timeout: float,
+        params: Sequence[tuple[str, str]] = (),
+        body: Mapping[str, Any] | None = None,
+        on_send: Callable[[], object] = lambda: None,
+    ) -> Reply:
+        """Send one request, whose turn has come, and return the reply.
+
+        Args:
+            method, path: of the request.
+            deadline: the time for the response. If it is cancelled, the connection is shut down.
+            timeout: seconds for each step of the response.
+            params, body: of the request.
+            on_send: called right before the request is sent.
+        """
         with self:
             connection, reply = self._take(), None
             try:
                 with deadline.ending(connection.cut):
-                    if action == CREATE:
-                        deadline.asks()
+                    on_send()
                     reply = self._ask(connection, method, path, deadline, timeout, params, body)
                 return reply
             finally:
                 whole = reply is not None and reply.status > 0
-                self._give_back(connection, may_be_kept=whole and not deadline.is_cut_short)
+                self._give_back(connection, may_be_kept=whole and not deadline.is_cancelled)
 
-    def wait_for_turn(self, action: str, thing: str, deadline: RequestDeadline) -> None:
+    def wait_for_turn(self, action: str, thing: str, deadline: Deadline, pause: Callable[[float], None]) -> None:
         """Wait until the rate limit allows a request.
+
+        Args:
+            action, thing: the bucket of the rate limit.
+            deadline: the time for the wait.
+            pause: waits for a number of seconds, or until the deadline is cancelled.
 
         Raises:
             OutOfTimeError: the turn comes too late, or the response is not wanted any more.
@@ -161,17 +180,22 @@ class HttpConnections:
         with self._lock:
             turn = self._pacer.reserve(action, thing, time.monotonic())
         if turn > 0:
-            (deadline.wait_for_turn if action == CREATE else deadline.pause)(turn)
-        if deadline.is_cut_short or (turn > 0 and deadline.over):
-            why = "nobody wanted to ask Fly any more" if deadline.is_cut_short else "there was no time left to ask Fly"
+            pause(turn)
+        if deadline.is_cancelled or (turn > 0 and deadline.is_over):
+            why = "nobody wanted to ask Fly any more" if deadline.is_cancelled else "there was no time left to ask Fly"
             raise OutOfTimeError(f"{why} ({action})", verdict=ResponseKind.TRANSIENT)
+
+    def turn_was_late(self, action: str, thing: str, seconds: float) -> None:
+        """Report to the rate limit that a request is sent `seconds` after its turn."""
+        with self._lock:
+            self._pacer.was_late(action, thing, time.monotonic(), seconds)
 
     def _ask(
         self,
         connection: HttpConnection,
         method: str,
         path: str,
-        deadline: RequestDeadline,
+        deadline: Deadline,
         timeout: float,
         params: Sequence[tuple[str, str]],
         body: Mapping[str, Any] | None,
@@ -217,7 +241,7 @@ class HttpConnections:
         except (ValueError, TypeError, OverflowError, IndexError):
             return
 
-    def _words(self, error: Exception, deadline: RequestDeadline) -> str:
-        if deadline.given_up:
+    def _words(self, error: Exception, deadline: Deadline) -> str:
+        if deadline.is_cancelled:
             return "it was given up before there was an answer"
         return self._access.token.blot(f"{type(error).__name__}: {error}".rstrip(": "))

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import GivenUp, Node
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.machines import ENDED, Exit, FlyMachine
 from dragonfly_executor.backends.fly.owner import HELD, HOLD_FOR
@@ -66,7 +66,7 @@ class FlyNode(Node):
         address: str,
         forget: Callable[[], None],
         abandon: Callable[[], str],
-        find: Callable[[RequestDeadline], FlyMachine | None],
+        find: Callable[[Deadline], FlyMachine | None],
         left: Callable[[], object],
         *,
         is_recorded: bool,
@@ -92,7 +92,7 @@ class FlyNode(Node):
 
     def ended(self, wait: float) -> errors.BootError | None:
         """Wait for the machine to end, and return the error of a machine that did; see `Node`."""
-        deadline = RequestDeadline(wait, self._stopping)
+        deadline = Deadline(wait, self._stopping)
         verdict = self._api.wait(self.machine_id, WATCHED, deadline)
         if verdict not in (ResponseKind.OK, ResponseKind.NOT_FOUND, ResponseKind.NOT_YET):
             # Fly has not reported the state.
@@ -100,7 +100,7 @@ class FlyNode(Node):
         if self._stopping.is_set():
             return None
         try:
-            machine = self._api.get(self.machine_id, RequestDeadline(LOOK_TIMEOUT, self._stopping))
+            machine = self._api.get(self.machine_id, Deadline(LOOK_TIMEOUT, self._stopping))
         except FlyAPIError:
             return None
         self._is_known = self._is_known or machine is not None or verdict is ResponseKind.OK
@@ -136,7 +136,7 @@ class FlyNode(Node):
             return
         until = int(self._api.now() + HOLD_FOR)
         try:
-            self._api.note(self.machine_id, HELD, str(until), RequestDeadline(RENEW_TIMEOUT, self._stopping))
+            self._api.note(self.machine_id, HELD, str(until), Deadline(RENEW_TIMEOUT, self._stopping))
         except FlyAPIError as error:
             if not self._stopping.is_set():
                 logger.warning("could not write on %s that it is still wanted: %s", self._seen, error)
@@ -161,7 +161,7 @@ class FlyNode(Node):
             self._api.__exit__(None, None, None)
 
     def _destroy(self) -> tuple[bool, str]:
-        deadline = RequestDeadline(STOP_TIMEOUT if self._is_recorded else UNRECORDED_TIMEOUT)
+        deadline = Deadline(STOP_TIMEOUT if self._is_recorded else UNRECORDED_TIMEOUT)
         try:
             if not self.machine_id:
                 found = self._find(deadline)

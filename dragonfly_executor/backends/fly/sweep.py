@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.journal import Journal, JournalEntry
 from dragonfly_executor.backends.fly.machines import GONE, FlyMachine
@@ -85,7 +85,7 @@ class Sweeper:
         """Return seconds since the epoch by Fly's clock, or by this machine's clock until Fly has answered once."""
         return self._api.now()
 
-    def look(self, deadline: RequestDeadline) -> list[Found]:
+    def look(self, deadline: Deadline) -> list[Found]:
         """Return all machines of this app that pools have made, of any owner.
 
         Raises:
@@ -119,7 +119,7 @@ class Sweeper:
             ours = [machine for machine in listed.values() if Label.decode(machine.metadata) is not None]
             return [*found, *(self._judge(machine, None, now, asking) for machine in ours)]
 
-    def sweep(self, deadline: RequestDeadline, found: Iterable[Found] | None = None) -> Swept:
+    def sweep(self, deadline: Deadline, found: Iterable[Found] | None = None) -> Swept:
         """Destroy orphaned machines.
 
         Args:
@@ -133,7 +133,7 @@ class Sweeper:
             left_behind = self.look(deadline) if found is None else found
             return self.destroy([one for one in left_behind if one.liveness is Liveness.GONE], deadline)
 
-    def find(self, machine_id: str, deadline: RequestDeadline) -> Found | None:
+    def find(self, machine_id: str, deadline: Deadline) -> Found | None:
         """Look a machine up by its id, even if Fly does not list it. None if it does not exist or is no pool's machine.
 
         Raises:
@@ -145,7 +145,7 @@ class Sweeper:
         entry = next((entry for entry in self._entries() if entry.name == machine.name), None)
         return self._judge(machine, entry, self._now(), deadline)
 
-    def destroy(self, found: Iterable[Found], deadline: RequestDeadline) -> Swept:
+    def destroy(self, found: Iterable[Found], deadline: Deadline) -> Swept:
         """Destroy these machines, even if their owners are alive. A machine that only the journal knows is skipped."""
         swept = Swept([], [])
         with self._api:
@@ -154,8 +154,8 @@ class Sweeper:
                     self._destroy(one, one.machine, deadline, swept)
         return swept
 
-    def _destroy(self, one: Found, machine: FlyMachine, deadline: RequestDeadline, swept: Swept) -> None:
-        if deadline.over:
+    def _destroy(self, one: Found, machine: FlyMachine, deadline: Deadline, swept: Swept) -> None:
+        if deadline.is_over:
             swept.left.append((one, "there was no time left"))
             return
         try:
@@ -187,7 +187,7 @@ class Sweeper:
             with suppress(OSError):
                 self._journal.remove(entry.name)
 
-    def _ask(self, machine_id: str, deadline: RequestDeadline) -> tuple[FlyMachine | None, str]:
+    def _ask(self, machine_id: str, deadline: Deadline) -> tuple[FlyMachine | None, str]:
         """Look a machine up. Return it, or the reason why the lookup failed."""
         try:
             return self._api.get(machine_id, deadline.part(ASKING)), ""
@@ -208,9 +208,7 @@ class Sweeper:
 
     # -- the owner ----------------------------------------------------------------------------------------------------
 
-    def _judge(
-        self, machine: FlyMachine | None, entry: JournalEntry | None, now: float, deadline: RequestDeadline
-    ) -> Found:
+    def _judge(self, machine: FlyMachine | None, entry: JournalEntry | None, now: float, deadline: Deadline) -> Found:
         label = Label.decode(machine.metadata) if machine is not None else None
         if entry is not None:
             if entry.label is not None and label is not None and label.boot != entry.label.boot:
@@ -240,7 +238,7 @@ class Sweeper:
         }[liveness]
         return Found(machine, entry, liveness, why)
 
-    def _parent_on_fly(self, machine_id: str, app: str, deadline: RequestDeadline, *, is_new: bool) -> Liveness:
+    def _parent_on_fly(self, machine_id: str, app: str, deadline: Deadline, *, is_new: bool) -> Liveness:
         """Return whether the parent's own Fly machine still runs.
 
         Args:
@@ -256,7 +254,7 @@ class Sweeper:
             known = self._parents[machine_id] = self._ask_for_parent(machine_id, app, deadline, is_new=is_new)
         return known
 
-    def _ask_for_parent(self, machine_id: str, app: str, deadline: RequestDeadline, *, is_new: bool) -> Liveness:
+    def _ask_for_parent(self, machine_id: str, app: str, deadline: Deadline, *, is_new: bool) -> Liveness:
         api = self._api if app in ("", self._api.access.app) else self._api.of(app)
         try:
             machine = api.get(machine_id, deadline.part(ASKING))

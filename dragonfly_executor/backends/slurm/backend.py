@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm.commands import SlurmCommands, SlurmError
 from dragonfly_executor.backends.slurm.job import NEVER_STARTS, Job
 from dragonfly_executor.backends.slurm.node import SlurmNode
 from dragonfly_executor.backends.slurm.options import Minutes, Option, check_options, command_line, time_limit
 from dragonfly_executor.backends.slurm.queue_view import QueueView
-from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.errors import BootError, BootTimeoutError
 from dragonfly_executor.protocol.parent import VARIABLE
 from dragonfly_executor.sync.options import Sync
@@ -218,7 +218,7 @@ class SlurmBackend(Backend):
                     text = f"{job.describe()}: {NEVER_STARTS[job.reason]}"
                     raise BootError(text, "queue", final=True)
         else:
-            if deadline.is_given_up:
+            if deadline.is_cancelled:
                 raise BootError("the boot was cancelled", "queue")
             said = f"job {node.job_id}" if job is None else job.describe()
             raise BootTimeoutError(f"{said}, and did not start within {timeout:g} s (queue_timeout)", "queue")

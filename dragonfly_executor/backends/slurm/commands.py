@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
+from dragonfly_executor.backends.child_processes import Answer, answer_of
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm.job import FORMAT, Job, parse
-from dragonfly_executor.backends.ssh.child_processes import Answer, answer_of
-from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.errors import DragonflyError
 
 COMMAND_TIMEOUT = 60.0

@@ -7,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from dragonfly_executor.backends.base import GivenUp, Node
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm.commands import SlurmCommands, SlurmError
 from dragonfly_executor.backends.slurm.job import Job
 from dragonfly_executor.backends.slurm.queue_view import QueueView
-from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.errors import BootError
 
 logger = logging.getLogger("dragonfly_executor")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 
-from dragonfly_executor.backends.slurm.commands import SlurmCommands
+from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.slurm.commands import COMMAND_TIMEOUT, SlurmCommands
 from dragonfly_executor.backends.slurm.job import Job
-from dragonfly_executor.backends.ssh.deadline import Deadline
 
 LOOK_EVERY = 1.0
 """Minimum seconds between two looks. Slurm tells nobody when a job starts, so there is no other way."""
@@ -71,7 +71,7 @@ class QueueView:
                 deadline.pause(pause)
                 continue
             with deadline.ending(ended.set):
-                ended.wait(deadline.left())
+                ended.wait(deadline.left(COMMAND_TIMEOUT))
             with self._lock:
                 self._waiting.discard(ended)
         raise TimeoutError("there was no time left to look at the queue")

@@ -9,8 +9,8 @@ from pathlib import Path
 import paramiko
 from paramiko.pkey import PublicBlob
 
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.ssh.config import Target
-from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.ssh_agent import SSHAgent, agent_path
 from dragonfly_executor.errors import BootError
 
@@ -63,7 +63,7 @@ class Credentials:
             BootError: the host accepted none; phase "auth". The text lists the methods, without secrets.
         """
         tried: list[str] = []
-        deadline = Deadline(boot.left(timeout))
+        deadline = Deadline(boot.step_timeout(timeout))
         agent = self._agent(target, boot, tried)
         # paramiko signs on the transport's thread, so closing the transport does not end a wait for the agent.
         with boot.ending(agent.cut) if agent is not None else nullcontext():
@@ -81,8 +81,8 @@ class Credentials:
         try:
             for name, method in self._methods(agent, target, tried):
                 if agent is not None:
-                    agent.allow(deadline.left())
-                transport.auth_timeout = deadline.left()
+                    agent.allow(deadline.step_timeout())
+                transport.auth_timeout = deadline.step_timeout()
                 try:
                     wanted = method(transport)
                 except paramiko.BadAuthenticationType as error:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from dragonfly_executor import errors
 from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.ssh.archive import Archive, make_archive
+from dragonfly_executor.backends.ssh.boot_deadline import SSHBootDeadline
 from dragonfly_executor.backends.ssh.bootstrap import Bootstrap, command
-from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.login_limit import FULL_TRIES, BusyError, pause_after
 from dragonfly_executor.backends.ssh.node import LAST_WORD, SSHNode
@@ -62,7 +62,7 @@ class HostBooter:
         """Make the archive for hosts if it does not exist yet, before a boot's time begins."""
         self._make_archive()
 
-    def reach(self, host: SSHHost, request: BootRequest, deadline: Deadline) -> ReachedHost:
+    def reach(self, host: SSHHost, request: BootRequest, deadline: SSHBootDeadline) -> ReachedHost:
         """Connect to a host, and wait until Python there has sent its first line.
 
         Args:
@@ -95,7 +95,9 @@ class HostBooter:
                 with deadline.time.waiting():
                     deadline.pause(pause_after(tries))
 
-    def finish(self, reached: ReachedHost, request: BootRequest, deadline: Deadline, place: HostPlace) -> SSHNode:
+    def finish(
+        self, reached: ReachedHost, request: BootRequest, deadline: SSHBootDeadline, place: HostPlace
+    ) -> SSHNode:
         """Send a host the files that it lacks, and start a runner's agent there.
 
         Args:
@@ -121,11 +123,11 @@ class HostBooter:
                     _wait_until_dialed(bootstrap, request.parent.address)
         return reached.as_node(place, request.parent.address if self._means.is_direct else None)
 
-    def _dial(self, request: BootRequest, deadline: Deadline) -> Mapping[str, object] | None:
+    def _dial(self, request: BootRequest, deadline: SSHBootDeadline) -> Mapping[str, object] | None:
         """Return the instructions for a runner that dials back. Its timeout lets it report a failure in time."""
         if not self._means.is_direct:
             return None
-        failsafe = min(self._means.connect_timeout, SHARE_OF_DIALING * deadline.left())
+        failsafe = min(self._means.connect_timeout, SHARE_OF_DIALING * deadline.step_timeout())
         return {"parent": request.parent.encode(), "failsafe": failsafe}
 
     def _make_archive(self) -> Archive:
@@ -139,7 +141,7 @@ class HostBooter:
 
 
 def _talk_to(
-    host: SSHHost, session: SSHSession, python: str | None, archive: Archive, deadline: Deadline
+    host: SSHHost, session: SSHSession, python: str | None, archive: Archive, deadline: SSHBootDeadline
 ) -> ReachedHost:
     try:
         return ReachedHost(host, session, python, archive, deadline)

@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from dragonfly_executor.backends.ssh.child_processes import answer_of
-from dragonfly_executor.backends.ssh.deadline import Deadline
+from dragonfly_executor.backends.child_processes import answer_of
+from dragonfly_executor.backends.deadline import Deadline
 
 STAGGER = 0.25
 """Seconds without an answer after which the next address is dialed as well."""
@@ -83,14 +83,14 @@ def connect_first(found: Sequence[Address], deadline: Deadline, limit: float) ->
     Raises:
         OSError: no address answered. It is the error of the first address, and its text lists the errors of all.
     """
-    until = time.monotonic() + deadline.left(limit)
+    until = time.monotonic() + deadline.step_timeout(limit)
     waiting = list(_interleaved(found))
     errors: list[tuple[Address, OSError]] = []
     dialing: dict[socket.socket, Address] = {}
     next_at = time.monotonic()
     with selectors.DefaultSelector() as selector, _woken(selector, deadline):
         try:
-            while (waiting or dialing) and not deadline.is_given_up and (now := time.monotonic()) < until:
+            while (waiting or dialing) and not deadline.is_cancelled and (now := time.monotonic()) < until:
                 if waiting and (now >= next_at or not dialing):
                     next_at = now + STAGGER
                     _dial(waiting.pop(0), selector, dialing, errors)

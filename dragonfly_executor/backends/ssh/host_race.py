@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import BootRequest, GivenUp
-from dragonfly_executor.backends.ssh.deadline import NEVER, Deadline
+from dragonfly_executor.backends.deadline import NEVER
+from dragonfly_executor.backends.ssh.boot_deadline import SSHBootDeadline
 from dragonfly_executor.backends.ssh.host_table import HostPlace, HostTable
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 
@@ -49,7 +50,7 @@ class _HostAttempt:
     """
 
     def __init__(
-        self, place: HostPlace, boot: Deadline, reach: Callable[[Deadline], ReachedHost], news: Changes
+        self, place: HostPlace, boot: SSHBootDeadline, reach: Callable[[SSHBootDeadline], ReachedHost], news: Changes
     ) -> None:
         self.place = place
         self.given_up = GivenUp()
@@ -88,7 +89,7 @@ class Race:
         self._places = places
         self._booter = booter
         self._request = request
-        self._deadline = Deadline(time_for(request.timeout), request.given_up, request)
+        self._deadline = SSHBootDeadline(time_for(request.timeout), request.given_up, request)
         self._tried: dict[int, errors.BootError] = {}
         self._running: list[_HostAttempt] = []
         """Attempts without an outcome, in the order in which they began."""
@@ -180,7 +181,7 @@ class Race:
             raise self._places.nothing_left(self._tried)
         with self._deadline.time.working(), self._deadline.time.waiting():
             self._news.get()
-        if self._deadline.is_given_up:
+        if self._deadline.is_cancelled:
             raise errors.BootError("the boot was given up while it waited for a place on a host", "resolve")
 
     # -- after a host has answered -------------------------------------------------------------------------------------
@@ -204,7 +205,7 @@ class Race:
         if not isinstance(error, errors.BootError):
             place.release()
             raise error
-        if self._deadline.is_given_up:
+        if self._deadline.is_cancelled:
             # A cancelled attempt is no failure of the host.
             place.release()
             text = f"{place.host}: the boot was given up before the runner was ready"

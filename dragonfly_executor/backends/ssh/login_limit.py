@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dragonfly_executor.backends.ssh.deadline import Deadline
+from dragonfly_executor.backends.ssh.boot_deadline import SSHBootDeadline
 from dragonfly_executor.errors import BootError
 
 FIRST_LIMIT = 10
@@ -33,7 +33,7 @@ class LoginLimit:
         self._running = 0
 
     @contextmanager
-    def login(self, deadline: Deadline) -> Iterator[None]:
+    def login(self, deadline: SSHBootDeadline) -> Iterator[None]:
         """Wait for a turn, and keep it while in the block.
 
         The wait does not count as boot time. Cancellation of the boot ends it.
@@ -46,13 +46,13 @@ class LoginLimit:
                 self._running -= 1
                 self._changed.notify_all()
 
-    def _take(self, deadline: Deadline) -> None:
+    def _take(self, deadline: SSHBootDeadline) -> None:
         with self._changed:
             if self._running < int(self._limit):
                 self._running += 1
                 return
         with deadline.time.waiting(), deadline.ending(self._wake), self._changed:
-            while self._running >= int(self._limit) and not deadline.is_given_up:
+            while self._running >= int(self._limit) and not deadline.is_cancelled:
                 self._changed.wait()
             self._running += 1
 

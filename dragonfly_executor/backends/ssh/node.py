@@ -13,7 +13,7 @@ from dragonfly_executor.backends.ssh.bootstrap import OUTPUT_SIZE
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Stream
-    from dragonfly_executor.backends.ssh.deadline import Deadline
+    from dragonfly_executor.backends.deadline import Deadline
     from dragonfly_executor.backends.ssh.host_table import HostPlace
     from dragonfly_executor.backends.ssh.session import SSHSession
 
@@ -159,7 +159,7 @@ class SSHNode(Node):
             return
         if self._place is not None:
             self._place.leaving()
-        is_given_up = self._deadline is not None and self._deadline.is_given_up
+        is_given_up = self._deadline is not None and self._deadline.is_cancelled
         timeout = GIVEN_UP_TIMEOUT if is_given_up or self.is_silent else STOP_TIMEOUT
         if self.is_silent and self.stream is not None:
             # The link is this connection, and it is silent, so an orderly end gets no answer either.

@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from dragonfly_executor.backends.ssh.child_processes import Program
+from dragonfly_executor.backends.child_processes import Program
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.login_limit import BusyError, LoginLimit
 from dragonfly_executor.errors import BootError, HostKeyError
 
 if TYPE_CHECKING:
+    from dragonfly_executor.backends.deadline import Deadline
+    from dragonfly_executor.backends.ssh.boot_deadline import SSHBootDeadline
     from dragonfly_executor.backends.ssh.config import Target
-    from dragonfly_executor.backends.ssh.deadline import Deadline
     from dragonfly_executor.backends.ssh.session import Means
 
 NO_CONNECTION = 255
@@ -60,14 +61,14 @@ class ProgramTalk:
     def recv(self, size: int, /) -> bytes:
         """Return up to a line; see `Talk`."""
         sock = self._session.sock
-        sock.settimeout(self._deadline.left())
+        sock.settimeout(self._deadline.step_timeout())
         ahead = sock.recv(size, socket.MSG_PEEK)
         self._session.is_logged_in()
         return sock.recv(ahead.find(b"\n") + 1 or len(ahead)) if ahead else b""
 
     def sendall(self, data: bytes, /) -> None:
         """Send all of `data`; see `Talk`."""
-        self._session.sock.settimeout(self._deadline.left())
+        self._session.sock.settimeout(self._deadline.step_timeout())
         self._session.sock.sendall(data)
 
     def unread(self, data: bytes) -> None:
@@ -86,7 +87,7 @@ class ProgramSession:
         deadline: of the boot.
     """
 
-    def __init__(self, target: Target, command: Sequence[str], limit: LoginLimit, deadline: Deadline) -> None:
+    def __init__(self, target: Target, command: Sequence[str], limit: LoginLimit, deadline: SSHBootDeadline) -> None:
         self.label = target.label
         self.talk = ProgramTalk(self, deadline)
         self._target = target
@@ -236,7 +237,7 @@ class ProgramClient:
         self._lock = threading.Lock()
         """Guards `_limits`."""
 
-    def open(self, host: SSHHost, target: Target, deadline: Deadline) -> ProgramSession:
+    def open(self, host: SSHHost, target: Target, deadline: SSHBootDeadline) -> ProgramSession:
         """See `Client`."""
         with self._lock:
             limit = self._limits.setdefault((target.address, target.port, target.proxy_command), LoginLimit())

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import paramiko
 
 from dragonfly_executor.backends.ssh.auth import Credentials
+from dragonfly_executor.backends.ssh.boot_deadline import SSHBootDeadline
 from dragonfly_executor.backends.ssh.config import Target
-from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.happy_eyeballs import addresses, connect_first
 from dragonfly_executor.backends.ssh.host_keys import HostKeys
 from dragonfly_executor.backends.ssh.login_limit import FULL_TRIES, SAYS_FULL, TRIES, LoginLimit, pause_after
@@ -126,7 +126,7 @@ class Connector:
         host_keys: HostKeys,
         credentials: Credentials,
         connect_timeout: float,
-        resolve: Callable[[str, Deadline], Target],
+        resolve: Callable[[str, SSHBootDeadline], Target],
     ) -> None:
         self._host_keys = host_keys
         self._credentials = credentials
@@ -136,7 +136,7 @@ class Connector:
         self._lock = threading.Lock()
         """Guards `_limits`."""
 
-    def connect(self, target: Target, deadline: Deadline) -> SSHConnection:
+    def connect(self, target: Target, deadline: SSHBootDeadline) -> SSHConnection:
         """Connect to a host. The connection is shut down at the deadline, unless its `keep` is called before.
 
         Raises:
@@ -144,10 +144,12 @@ class Connector:
             BootError: the host cannot be reached or refuses the login; phase "resolve", "connect" or "auth".
         """
         connection = self._connect(target, deadline, self._credentials, MAX_JUMPS)
-        connection.cut_in(deadline.left())
+        connection.cut_in(deadline.step_timeout())
         return connection
 
-    def _connect(self, target: Target, deadline: Deadline, credentials: Credentials, jumps: int) -> SSHConnection:
+    def _connect(
+        self, target: Target, deadline: SSHBootDeadline, credentials: Credentials, jumps: int
+    ) -> SSHConnection:
         """Connect, with retries while the server refuses because of other logins."""
         with self._lock:
             limit = self._limits.setdefault((target.address, target.port, target.proxy_command), LoginLimit())
@@ -167,7 +169,7 @@ class Connector:
                 limit.succeeded()
                 return connection
 
-    def _log_in(self, target: Target, deadline: Deadline, credentials: Credentials, jumps: int) -> SSHConnection:
+    def _log_in(self, target: Target, deadline: SSHBootDeadline, credentials: Credentials, jumps: int) -> SSHConnection:
         sock, through = self._reach(target, deadline, jumps)
         transport = self._transport(target, sock)
         connection = SSHConnection(target, transport, through)
@@ -189,7 +191,7 @@ class Connector:
 
     # -- connecting to the sshd ----------------------------------------------------------------------------------------
 
-    def _reach(self, target: Target, deadline: Deadline, jumps: int) -> tuple[Any, Through]:
+    def _reach(self, target: Target, deadline: SSHBootDeadline, jumps: int) -> tuple[Any, Through]:
         """Return a socket-like object that leads to the host's sshd, and the connection or program below it."""
         if target.proxy_command is not None:
             proxy = Proxy(target)
@@ -203,7 +205,7 @@ class Connector:
             jump.close()
             raise
 
-    def _dial(self, target: Target, deadline: Deadline) -> socket.socket:
+    def _dial(self, target: Target, deadline: SSHBootDeadline) -> socket.socket:
         timeout = self._step_timeout(target)
         try:
             found = addresses(target.address, target.port, deadline, timeout)
@@ -224,7 +226,7 @@ class Connector:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
         return PromptSocket(sock)
 
-    def _jump(self, target: Target, deadline: Deadline, jumps: int) -> SSHConnection:
+    def _jump(self, target: Target, deadline: SSHBootDeadline, jumps: int) -> SSHConnection:
         """Return a connection to the last jump host."""
         if jumps <= 0:
             text = f"{target.label}: more than {MAX_JUMPS} hosts to jump through; do they go in a ring?"
@@ -235,7 +237,7 @@ class Connector:
             on_the_way = on_the_way._replace(jumps=tuple(earlier), proxy_command=None)
         return self._connect(on_the_way, deadline, self._credentials.without_password(), jumps - 1)
 
-    def _channel_through(self, jump: SSHConnection, target: Target, deadline: Deadline) -> Passage:
+    def _channel_through(self, jump: SSHConnection, target: Target, deadline: SSHBootDeadline) -> Passage:
         try:
             with deadline.ending(jump.abandon):
                 channel = jump.transport.open_channel(
@@ -243,7 +245,7 @@ class Connector:
                     (target.address, target.port),
                     ("127.0.0.1", 0),
                     window_size=WINDOW,
-                    timeout=deadline.left(self._step_timeout(target)),
+                    timeout=deadline.step_timeout(self._step_timeout(target)),
                 )
         except Exception as error:  # any error of paramiko or of the connection below it
             where = f"{target.address} port {target.port}"
@@ -265,10 +267,10 @@ class Connector:
         options.key_types = tuple(dict.fromkeys((*wanted, *options.key_types)))
         return transport
 
-    def _agree(self, target: Target, transport: paramiko.Transport, deadline: Deadline) -> paramiko.PKey:
+    def _agree(self, target: Target, transport: paramiko.Transport, deadline: SSHBootDeadline) -> paramiko.PKey:
         """Exchange keys, and verify the host key. No credential is sent before that."""
         key: paramiko.PKey | None = None
-        timeout = deadline.left(self._step_timeout(target))
+        timeout = deadline.step_timeout(self._step_timeout(target))
         # Longer than ours, so that paramiko's timeouts never expire first: our error says which step timed out.
         transport.banner_timeout = transport.handshake_timeout = timeout + JOIN_TIMEOUT
         done = threading.Event()

@@ -8,9 +8,10 @@ from contextlib import suppress
 import paramiko
 
 from dragonfly_executor import errors
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.ssh.auth import Credentials
+from dragonfly_executor.backends.ssh.boot_deadline import SSHBootDeadline
 from dragonfly_executor.backends.ssh.config import Target
-from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.host_keys import SYSTEM_FILES, USER_FILES, HostKeys, fingerprint, parse_key
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.paramiko_connect import PACKET, WINDOW, Connector, SSHConnection
@@ -73,7 +74,7 @@ class ChannelStream:
 
     def _set_timeout(self) -> None:
         if self._deadline is not None:
-            self._channel.settimeout(self._deadline.left())
+            self._channel.settimeout(self._deadline.step_timeout())
 
 
 def _gone(error: Exception) -> ConnectionError:
@@ -172,13 +173,13 @@ class ParamikoClient:
             resolve,
         )
 
-    def open(self, host: SSHHost, target: Target, deadline: Deadline) -> ChannelSession:
+    def open(self, host: SSHHost, target: Target, deadline: SSHBootDeadline) -> ChannelSession:
         """See `Client`."""
         connection = self._connector.connect(target, deadline)
         try:
             with deadline.ending(connection.abandon):
                 return ChannelSession(
-                    connection, _open_channel(connection, deadline.left(self._connect_timeout)), deadline
+                    connection, _open_channel(connection, deadline.step_timeout(self._connect_timeout)), deadline
                 )
         except BaseException:
             connection.close()

@@ -11,8 +11,8 @@ from dragonfly_executor.backends.ssh.bootstrap import Bootstrap
 from dragonfly_executor.backends.ssh.node import SSHNode, StderrReader, describe, end
 
 if TYPE_CHECKING:
+    from dragonfly_executor.backends.deadline import Deadline
     from dragonfly_executor.backends.ssh.archive import Archive
-    from dragonfly_executor.backends.ssh.deadline import Deadline
     from dragonfly_executor.backends.ssh.host_table import HostPlace
     from dragonfly_executor.backends.ssh.hosts import SSHHost
     from dragonfly_executor.backends.ssh.session import SSHSession

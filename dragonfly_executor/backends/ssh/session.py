@@ -9,8 +9,8 @@ from dragonfly_executor.backends.ssh.bootstrap import Talk
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Stream
+    from dragonfly_executor.backends.ssh.boot_deadline import SSHBootDeadline
     from dragonfly_executor.backends.ssh.config import Target
-    from dragonfly_executor.backends.ssh.deadline import Deadline
     from dragonfly_executor.backends.ssh.hosts import SSHHost
     from dragonfly_executor.errors import BootError
 
@@ -99,7 +99,7 @@ class SSHSession(Protocol):
 class Client(Protocol):
     """An SSH client."""
 
-    def open(self, host: SSHHost, target: Target, deadline: Deadline) -> SSHSession:
+    def open(self, host: SSHHost, target: Target, deadline: SSHBootDeadline) -> SSHSession:
         """Return a session on a host, without a command yet.
 
         Args:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from paramiko.agent import AgentSSH
 
-from dragonfly_executor.backends.ssh.deadline import Deadline
+from dragonfly_executor.backends.deadline import Deadline
 
 LIST_TIMEOUT = 5.0
 """Seconds for the list of keys. An agent does not ask its user for that."""
@@ -32,10 +32,10 @@ class SSHAgent(AgentSSH):  # type: ignore[misc]  # paramiko has no types
 
     def __init__(self, path: str, deadline: Deadline) -> None:
         super().__init__()
-        self._sock = _connect(path, Deadline(deadline.left(LIST_TIMEOUT)), deadline)
+        self._sock = _connect(path, Deadline(deadline.step_timeout(LIST_TIMEOUT)), deadline)
         try:
             with deadline.ending(self.cut):
-                self._sock.settimeout(deadline.left(LIST_TIMEOUT))
+                self._sock.settimeout(deadline.step_timeout(LIST_TIMEOUT))
                 self._connect(self._sock)
         except BaseException:
             self._sock.close()

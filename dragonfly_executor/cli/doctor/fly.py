@@ -164,7 +164,7 @@ class Checks:
 
     def _machines(self, api: MachinesAPI) -> Iterator[Finding]:
         """Check that the token may list machines, and look for orphaned machines."""
-        from dragonfly_executor.backends.fly.deadline import RequestDeadline
+        from dragonfly_executor.backends.deadline import Deadline
         from dragonfly_executor.backends.fly.owner import Liveness
         from dragonfly_executor.backends.fly.sweep import Sweeper
 
@@ -172,7 +172,7 @@ class Checks:
             journal = self.backend().journal
         except (ValueError, OSError, ImportError):
             journal = None
-        found = [one for one in Sweeper(api, journal).look(RequestDeadline(TIMEOUT)) if one.machine is not None]
+        found = [one for one in Sweeper(api, journal).look(Deadline(TIMEOUT)) if one.machine is not None]
         text = "the token may list this app's machines; whether it may create some, --boot shows"
         yield Finding("permissions", True, text)
         left = sum(one.liveness is Liveness.GONE for one in found)
@@ -180,14 +180,14 @@ class Checks:
         yield Finding("machines", left == 0, text, "dragonfly sweep destroys them" if left else "")
 
     def _region(self, api: MachinesAPI) -> Finding:
-        from dragonfly_executor.backends.fly.deadline import RequestDeadline
+        from dragonfly_executor.backends.deadline import Deadline
         from dragonfly_executor.backends.fly.errors import FlyAPIError
 
         wanted = self._place.regions if self._place is not None else ()
         if not wanted:
             return Finding("region", True, "none is named: Fly chooses one, which may be far from here")
         try:
-            known = api.regions(RequestDeadline(TIMEOUT))
+            known = api.regions(Deadline(TIMEOUT))
         except FlyAPIError as error:
             return Finding("region", None, f"{', '.join(wanted)}; which there are, Fly does not say: {error}")
         strange = [region for region in wanted if region not in (*known, *ALIASES)]

@@ -6,8 +6,8 @@ import os
 import time
 from collections.abc import Iterable
 
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.journal import Journal, JournalEntry, default_folder
 from dragonfly_executor.backends.fly.owner import Liveness
@@ -88,7 +88,7 @@ class Fleet:
         found: list[tuple[str, Found]] = []
         for app, sweeper in self.sweepers.items():
             try:
-                found += [(app, one) for one in sweeper.look(RequestDeadline(LOOK_TIMEOUT))]
+                found += [(app, one) for one in sweeper.look(Deadline(LOOK_TIMEOUT))]
             except FlyAPIError as error:
                 if len(self.refused) == len(self.sweepers) - 1:
                     raise
@@ -112,7 +112,7 @@ class Fleet:
             asked_for = {app: self.sweepers[app] for app in self.sweepers if app not in self.refused and not named}
             for app, sweeper in asked_for.items():
                 # A machine that Fly does not list may still exist.
-                asked = sweeper.find(word, RequestDeadline(LOOK_TIMEOUT)) if word.isalnum() else None
+                asked = sweeper.find(word, Deadline(LOOK_TIMEOUT)) if word.isalnum() else None
                 named += [] if asked is None else [(app, asked)]
             chosen |= {(app, found.name): found for app, found in named}
             unknown += [] if named else [word]
@@ -122,7 +122,7 @@ class Fleet:
         """Destroy these machines. Return those that are gone and those that may still exist."""
         done = Swept([], [])
         for app, found in chosen:
-            swept = self.sweepers[app].destroy([found], RequestDeadline(DESTROY_TIMEOUT))
+            swept = self.sweepers[app].destroy([found], Deadline(DESTROY_TIMEOUT))
             done.destroyed.extend(swept.destroyed)
             done.left.extend(swept.left)
         return done

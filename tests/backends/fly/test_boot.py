@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import BootError, BootTimeoutError, FlyBackend, Parent, RunnerLostError
-from dragonfly_executor.backends.fly.deadline import RequestDeadline
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.protocol.parent import VARIABLE
 from dragonfly_executor.runner import exit_codes
 from tests.backends.fly.asking import ASLEEP, Asker
@@ -159,7 +159,7 @@ def test_a_call_that_takes_longer_than_it_may_is_lost_and_the_error_says_who_sto
         error = error_of(lost)
         assert isinstance(error, RunnerLostError)
         assert "Fly (for maintenance of its host, or by `fly machine stop`) had stopped its runner" in str(error)
-        assert "calls have 0.2 s to finish then: FlyBackend(stop_grace=) gives calls longer" in str(error)
+        assert "which gives calls 0.2 s to finish: FlyBackend(stop_grace=) gives calls longer" in str(error)
         assert executor.submit(pow, 2, 3).result(PATIENCE) == 8
 
 
@@ -477,13 +477,13 @@ def test_a_shutdown_does_not_wait_for_a_boot(
     on_fly: Simulator, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither for Fly's answer to be better, nor for a machine to start."""
-    answered, pause = threading.Event(), RequestDeadline.pause
+    answered, pause = threading.Event(), Deadline.pause
 
-    def noticed(patience: RequestDeadline, seconds: float) -> None:
+    def noticed(patience: Deadline, seconds: float) -> None:
         answered.set()
         pause(patience, seconds)
 
-    monkeypatch.setattr(RequestDeadline, "pause", noticed)
+    monkeypatch.setattr(Deadline, "pause", noticed)
     on_fly.faults.on("create", times=math.inf, reply=rate_limited("60"))
     backend = make_backend()
     executor = make(backend, boot_timeout=3600.0)

@@ -12,8 +12,8 @@ import pytest
 
 from dragonfly_executor import errors as public
 from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.http import HttpConnections
 from dragonfly_executor.backends.fly.owner import KIND, RUNNER
@@ -36,8 +36,8 @@ def api(on_fly: Simulator) -> MachinesAPI:
     return MachinesAPI(Access.find(on_fly.environment))
 
 
-def deadline(seconds: float = 10.0) -> RequestDeadline:
-    return RequestDeadline(seconds)
+def deadline(seconds: float = 10.0) -> Deadline:
+    return Deadline(seconds)
 
 
 def played(handler: Any) -> MachinesAPI:
@@ -160,7 +160,7 @@ def test_an_answer_says_more_than_that_there_was_no_time_for_another() -> None:
             raise httpx.ReadTimeout("timed out") from None
 
     with pytest.raises(FlyAPIError, match="HTTP 502: bad gateway"):
-        played(answer).get("7811", RequestDeadline(3600.0, given_up))
+        played(answer).get("7811", Deadline(3600.0, given_up))
 
 
 def test_a_no_is_final(on_fly: Simulator) -> None:
@@ -175,9 +175,9 @@ def test_what_is_given_up_ends_at_once(on_fly: Simulator, api: MachinesAPI) -> N
     given_up = GivenUpInAPause()
     on_fly.faults.on("get", times=math.inf, reply=rate_limited("59"))
     with pytest.raises(FlyAPIError, match="429"):
-        api.get("7811", RequestDeadline(3600.0, given_up))
+        api.get("7811", Deadline(3600.0, given_up))
     with pytest.raises(FlyAPIError, match="nobody wanted"):
-        api.get("7811", RequestDeadline(3600.0, given_up))
+        api.get("7811", Deadline(3600.0, given_up))
     assert len(on_fly.history.calls) == 1
 
 
@@ -262,8 +262,14 @@ def test_the_token_is_in_no_log_line_and_no_description(
         api.get("7811", deadline())
         on_fly.faults.on("get", reset=True)
         api.get("7811", deadline())
-        (connection,) = api._line._idle
-        shown = [repr(api), repr(api._line), repr(vars(api)), repr(vars(api._line)), repr(vars(connection))]
+        (connection,) = api._connections._idle
+        shown = [
+            repr(api),
+            repr(api._connections),
+            repr(vars(api)),
+            repr(vars(api._connections)),
+            repr(vars(connection)),
+        ]
         shown.append(repr(connection.client.headers))
     assert "httpcore" in {record.name.partition(".")[0] for record in caplog.records}
     for text in (*shown, caplog.text):

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.machines import FlyMachine
 from dragonfly_executor.backends.fly.owner import Liveness
 from dragonfly_executor.backends.fly.settings import Access
@@ -66,7 +66,7 @@ def judged(date: str | None, here: float, monkeypatch: pytest.MonkeyPatch, **wri
     )
     api = MachinesAPI(Access("media", Token("fm2_canary"), "http://fly.invalid"), transport)
     monkeypatch.setattr("dragonfly_executor.backends.fly.sweep.time", Clock(now + here))
-    (found,) = Sweeper(api, None).look(RequestDeadline(PATIENCE))
+    (found,) = Sweeper(api, None).look(Deadline(PATIENCE))
     return found.liveness
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import Backend
-from dragonfly_executor.backends.fly.deadline import BootDeadline
+from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
 from dragonfly_executor.testing import BackendContract
 from tests.backends.fly.boots import ASLEEP_CONFIG
 from tests.backends.fly.conftest import MakeBackend
@@ -69,15 +69,15 @@ class TestFlyBackend(BackendContract):
         for action, fault in HANGS.get(step, {}).items():
             self._simulator.faults.on(action, times=math.inf, after=lambda call: hangs.set(), **fault)
         if step == TURN:
-            pacer, wait = backend.api._line._pacer, BootDeadline.wait_for_turn
+            pacer, wait = backend.api._connections._pacer, FlyBootDeadline.wait_for_turn
             while pacer.reserve("create", backend.api.access.app, time.monotonic()) < FOR_EVER:
                 continue
 
-            def waits(deadline: BootDeadline, seconds: float) -> None:
+            def waits(deadline: FlyBootDeadline, seconds: float) -> None:
                 hangs.set()
                 wait(deadline, seconds)
 
-            self._monkeypatch.setattr(BootDeadline, "wait_for_turn", waits)
+            self._monkeypatch.setattr(FlyBootDeadline, "wait_for_turn", waits)
         return backend, lambda: hangs.wait(PATIENCE)
 
     def left_running(self, backend: Any) -> Sequence[object]:

@@ -14,10 +14,10 @@ import pytest
 
 from dragonfly_executor import BootError, FlyBackend
 from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly import backend as backend_module
 from dragonfly_executor.backends.fly import client
 from dragonfly_executor.backends.fly.connection import HttpConnection
-from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.http import HttpConnections
 from dragonfly_executor.backends.fly.settings import Access
@@ -227,7 +227,7 @@ def test_a_request_is_cut_wherever_it_hangs(tls: ssl.SSLContext, scheme: str, sh
     with mute(tls if scheme == "https" else None, shakes_hands=shakes_hands) as server:
         server.silent = given_up.set
         line = HttpConnections(Access("media", Token("fm2_canary"), f"{scheme}://127.0.0.1:{server.port}"))
-        reply = line.exchange("get", "1", "GET", "/x", RequestDeadline(FOR_EVER, given_up), timeout=FOR_EVER)
+        reply = line.exchange("get", "1", "GET", "/x", Deadline(FOR_EVER, given_up), timeout=FOR_EVER)
         assert (reply.status, reply.sent) == (0, sent)
         assert reply.failure == "it was given up before there was an answer"
 
@@ -247,12 +247,12 @@ def test_a_connection_that_is_used_again_can_be_cut_as_well(on_fly: Simulator, b
     on_fly.faults.on("get", nth=3, hang=True, after=lambda call: given_up.set())
     with backend.api as api:
         for _ in range(2):
-            assert api.get("0" * 14, RequestDeadline(FOR_EVER)) is None
+            assert api.get("0" * 14, Deadline(FOR_EVER)) is None
         assert len(on_fly.connections) == 1
         with pytest.raises(FlyAPIError, match="given up"):
-            api.get("0" * 14, RequestDeadline(FOR_EVER, given_up))
+            api.get("0" * 14, Deadline(FOR_EVER, given_up))
         on_fly.until(lambda _: not len(on_fly.connections))
-        assert api.get("0" * 14, RequestDeadline(FOR_EVER)) is None
+        assert api.get("0" * 14, Deadline(FOR_EVER)) is None
 
 
 # -- being given up ----------------------------------------------------------------------------------------------------

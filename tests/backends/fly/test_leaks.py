@@ -23,8 +23,8 @@ import pytest
 
 from dragonfly_executor import FlyBackend
 from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.journal import JournalEntry
 from dragonfly_executor.backends.fly.owner import EXPIRES, KIND, LIFETIME, OWNER, RUNNER, Label, Liveness, Owner
 from dragonfly_executor.backends.fly.settings import Access
@@ -169,7 +169,7 @@ def entry_of(backend: FlyBackend, **other: Any) -> JournalEntry:
 
 
 def look(backend: FlyBackend) -> list[Found]:
-    return Sweeper(backend.api, backend.journal).look(RequestDeadline(PATIENCE))
+    return Sweeper(backend.api, backend.journal).look(Deadline(PATIENCE))
 
 
 LABELS: dict[str, tuple[Callable[[], dict[str, str]], Liveness | None]] = {
@@ -239,7 +239,7 @@ def test_fly_says_what_time_it_is(date: float | None, created: float, written: A
         lambda _: httpx.Response(200, stream=httpx.ByteStream(json.dumps([said]).encode()), headers=headers)
     )
     api = MachinesAPI(Access("media", Token("fm2_canary"), "http://fly.invalid"), transport)
-    assert [found.liveness for found in Sweeper(api, None).look(RequestDeadline(PATIENCE))] == [liveness]
+    assert [found.liveness for found in Sweeper(api, None).look(Deadline(PATIENCE))] == [liveness]
 
 
 @pytest.mark.parametrize(("state", "liveness"), [("stopped", Liveness.GONE), ("started", Liveness.UNKNOWN)])
@@ -483,5 +483,5 @@ def test_two_sweeps_at_once_are_as_good_as_one(on_fly: Simulator, make_backend: 
     first, second = make_backend(), make_backend()
     found = look(first)
     first.sweep()
-    assert Sweeper(second.api, second.journal).sweep(RequestDeadline(PATIENCE), found).left == []
+    assert Sweeper(second.api, second.journal).sweep(Deadline(PATIENCE), found).left == []
     nothing_is_left(on_fly, second)

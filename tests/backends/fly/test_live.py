@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import DragonflyExecutor, FlyBackend
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.machines import FlyMachine
 from dragonfly_executor.backends.fly.owner import Label, Owner
@@ -60,7 +60,7 @@ class Seen:
         if place.regions:
             body["region"] = ",".join(place.regions)
         began = time.monotonic()
-        patience = RequestDeadline(120)
+        patience = Deadline(120)
         reply = self.api.create(body, patience)
         while classify(reply) is ResponseKind.RATE and not patience.over:
             print(f"create {name}: HTTP {reply.status} {reply.text()!r}, headers {dict(reply.headers)}")
@@ -84,15 +84,15 @@ class Seen:
         """One request about a machine, and the answer as it is."""
         path = f"/apps/{self.api.access.app}/machines/{machine.id}{rest}"
         query = list(params.items())
-        reply = self.api._line.exchange(
-            action, machine.id, method, path, RequestDeadline(60), timeout=30.0, params=query
+        reply = self.api._connections.exchange(
+            action, machine.id, method, path, Deadline(60), timeout=30.0, params=query
         )
         print(f"{method} {rest or 'machine'} {params}: HTTP {reply.status} {reply.text()[:200]!r}")
         return reply
 
     def until(self, machine: FlyMachine, *states: str) -> FlyMachine:
         """Wait until it is in one of these."""
-        patience = RequestDeadline(180)
+        patience = Deadline(180)
         while not patience.over:
             verdict = self.api.wait(machine.id, states, patience)
             found = self.api.get(machine.id, patience)
@@ -109,7 +109,7 @@ def seen() -> Iterator[Seen]:
     seen = Seen(MachinesAPI(Access.find(os.environ)))
     yield seen
     for machine_id in seen.made:
-        seen.api.destroy(machine_id, RequestDeadline(60))
+        seen.api.destroy(machine_id, Deadline(60))
 
 
 def test_a_process_that_ends_takes_its_machine_with_it(seen: Seen) -> None:
@@ -140,18 +140,18 @@ def test_a_forced_destroy_is_enough(seen: Seen) -> None:
     assert classify(seen.ask("destroy", machine, "DELETE", force="true")) is ResponseKind.OK
     name_again = seen.create(machine.name, "sleep 300")
     print(f"its name while it is being destroyed, or has just been: HTTP {name_again.status} {name_again.text()[:200]}")
-    assert seen.api.destroy(machine.id, RequestDeadline(60))
+    assert seen.api.destroy(machine.id, Deadline(60))
     print(f"destroyed within {time.monotonic() - began:.1f} s")
     seen.ask("destroy", machine, "DELETE", force="true")
-    assert seen.api.destroy(machine.id, RequestDeadline(60)), "whatever that was answered"
-    assert machine.id not in [one.id for one in seen.api.runners(RequestDeadline(30))]
+    assert seen.api.destroy(machine.id, Deadline(60)), "whatever that was answered"
+    assert machine.id not in [one.id for one in seen.api.runners(Deadline(30))]
 
 
 def test_machines_are_found_by_what_is_written_on_them(seen: Seen) -> None:
     machine = seen.created("sleep 300")
-    listed = [one.id for one in seen.api.runners(RequestDeadline(30))]
+    listed = [one.id for one in seen.api.runners(Deadline(30))]
     print(f"a list right after the create {'has' if machine.id in listed else 'does not have'} the machine")
-    label = Label.decode((seen.api.get(machine.id, RequestDeadline(30)) or machine).metadata)
+    label = Label.decode((seen.api.get(machine.id, Deadline(30)) or machine).metadata)
     assert label is not None
     assert label.owner == Owner.me()
 
@@ -166,7 +166,7 @@ def test_what_fly_says_of_bad_requests(seen: Seen) -> None:
         print(f"{name}: HTTP {reply.status} {reply.text()!r}, taken for {classify(reply)}")
     stranger = MachinesAPI(Access.find({**os.environ, "FLY_API_TOKEN": "fm2_AAAA"}))
     with pytest.raises(FlyAPIError) as caught:
-        stranger.runners(RequestDeadline(20))
+        stranger.runners(Deadline(20))
     print(f"a token that is none: {caught.value}")
     assert caught.value.status in (401, 403)
 

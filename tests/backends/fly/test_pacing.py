@@ -7,9 +7,9 @@ import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly import client
 from dragonfly_executor.backends.fly.client import MachinesAPI, full_jitter
-from dragonfly_executor.backends.fly.deadline import RequestDeadline
 from dragonfly_executor.backends.fly.rate_limit import DEFAULT, MAX_BUCKETS, RATES, Pacer, Rate
 from dragonfly_executor.backends.fly.settings import Access
 from tests.support.fly_simulator import errors
@@ -82,7 +82,7 @@ def test_pauses_between_tries_are_drawn(on_fly: Simulator, monkeypatch: pytest.M
     tries: list[int] = []
     monkeypatch.setattr(client, "full_jitter", lambda state: tries.append(state.attempt_number) or 0.0)
     on_fly.faults.on("list", times=3, reply=errors.platform(502))
-    MachinesAPI(Access.find(on_fly.environment)).runners(RequestDeadline(10.0))
+    MachinesAPI(Access.find(on_fly.environment)).runners(Deadline(10.0))
     assert tries == [1, 2, 3]
     state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
     for number in range(1, 12):

@@ -186,9 +186,9 @@ def test_connections_end_with_the_last_machine(on_fly: Simulator, backend: FlyBa
     """They are kept until then: what follows a boot needs no other."""
     first, second = boot(backend), boot(backend)
     first.stop()
-    assert backend.api._line._idle
+    assert backend.api._connections._idle
     second.stop()
-    assert not backend.api._line._idle
+    assert not backend.api._connections._idle
 
 
 def test_a_pool_that_is_shut_down_waits_until_its_machines_are_gone(

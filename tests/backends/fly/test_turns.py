@@ -108,7 +108,7 @@ def test_a_pool_whose_machines_wait_for_their_turn_fails_no_boot(
         waiting.release()
         assert turns.acquire(timeout=PATIENCE)
 
-    monkeypatch.setattr("dragonfly_executor.backends.fly.deadline.BootDeadline.wait_for_turn", wait_for_turn)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.boot_deadline.FlyBootDeadline.wait_for_turn", wait_for_turn)
     backend = make_backend(machine_config=ASLEEP_CONFIG)
     backend.max_concurrent_boots = 3
     executor = make(backend, max=9, max_concurrency=1, boot_timeout=FOR_EVER, budget=Budget(machine_time=FOR_EVER))

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm import queue_view
 from dragonfly_executor.backends.slurm.backend import SlurmBackend
 from dragonfly_executor.backends.slurm.commands import SlurmError
 from dragonfly_executor.backends.slurm.job import ENDS, NEVER_STARTS, RUNNING, WAITING, Job, parse
 from dragonfly_executor.backends.slurm.options import check_options, command_line, time_limit
 from dragonfly_executor.backends.slurm.queue_view import QueueView
-from dragonfly_executor.backends.ssh.deadline import Deadline
 from tests.support.helpers import PATIENCE
 
 LINE = "7|PENDING|2026-11-29T16:00:00|2026-11-29T18:00:00||1:00:00|dragonfly-1|dragonfly_executor pool=a|Resources"
@@ -125,7 +125,7 @@ class Commands:
         self.began.release()
         with deadline.ending(self.go.set):
             self.go.wait(PATIENCE)
-        if self.fails or deadline.is_given_up:
+        if self.fails or deadline.is_cancelled:
             raise SlurmError("no controller")
         return {job_id: job("RUNNING", job_id=job_id) for job_id in job_ids}
 
@@ -178,7 +178,7 @@ def test_threads_share_a_look() -> None:
     assert {found.job_id for found in found if isinstance(found, Job)} == {"1", "2", "3"}
 
 
-def test_a_boot_that_is_given_up_does_not_wait_for_anothers_look() -> None:
+def test_a_boot_that_is_cancelled_does_not_wait_for_anothers_look() -> None:
     commands = Commands(blocks=True)
     view = view_of(commands, "1", "2")
     found: list[object] = []
@@ -194,7 +194,7 @@ def test_a_boot_that_is_given_up_does_not_wait_for_anothers_look() -> None:
     first.join()
 
 
-def test_when_a_look_is_given_up_another_thread_makes_the_next() -> None:
+def test_when_a_look_is_cancelled_another_thread_makes_the_next() -> None:
     commands = Commands(blocks=True)
     view = view_of(commands, "1", "2")
     first_found: list[object] = []

@@ -13,8 +13,8 @@ import pytest
 
 from dragonfly_executor import BootError, BootRequest, HostKeyError, SSHBackend, VersionMismatchError
 from dragonfly_executor.backends.ssh import boot, host_race, node
+from dragonfly_executor.backends.ssh.boot_deadline import SSHBootDeadline
 from dragonfly_executor.backends.ssh.bootstrap import command
-from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.paramiko_connect import SSHConnection
 from dragonfly_executor.sync import Sync
 from tests.backends.ssh.conftest import Make, MakeBackend, MakeHost
@@ -41,11 +41,11 @@ HOST_PATIENCE = 4.0
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Leaves the boots that are under way a moment. They have had all of their time until then, however busy it is."""
-    deadlines: list[Deadline] = []
+    deadlines: list[SSHBootDeadline] = []
     connections: list[SSHConnection] = []
     cut_in, has_hurried = SSHConnection.cut_in, threading.Event()
 
-    class Recorded(Deadline):
+    class Recorded(SSHBootDeadline):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             deadlines.append(self)
@@ -59,7 +59,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         return command(python, digest, cache, patience if has_hurried.is_set() else HOST_PATIENCE, *rest)
 
     monkeypatch.setattr(boot, "command", impatient)
-    monkeypatch.setattr(host_race, "Deadline", Recorded)
+    monkeypatch.setattr(host_race, "SSHBootDeadline", Recorded)
     monkeypatch.setattr(SSHConnection, "cut_in", recorded)
 
     def hurry() -> None:

@@ -13,8 +13,8 @@ import paramiko
 import pytest
 
 from dragonfly_executor import BootError, BootRequest, Parent
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.ssh.config import Config
-from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.node import StderrReader
 from dragonfly_executor.backends.ssh.paramiko_connect import SSHConnection

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from dragonfly_executor.backends.base import GivenUp
-from dragonfly_executor.backends.ssh.deadline import Deadline
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.ssh.happy_eyeballs import Address, connect_first
 from tests.support.helpers import PATIENCE
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dragonfly_executor import BootRequest, Parent
 from dragonfly_executor.backends.base import GivenUp
-from dragonfly_executor.backends.ssh.deadline import Deadline
+from dragonfly_executor.backends.ssh.boot_deadline import SSHBootDeadline
 from dragonfly_executor.backends.ssh.hosts import HostBook, SSHHost, parse, variables
 from dragonfly_executor.backends.ssh.login_limit import FIRST_LIMIT, LoginLimit
 from tests.backends.ssh.conftest import MakeBackend, MakeHost
@@ -188,7 +188,7 @@ def test_a_server_that_refuses_logins_gets_fewer_at_once(
 
 
 def test_a_limit_is_halved_by_refusals_and_grows_with_logins() -> None:
-    limit, deadline = LoginLimit(), Deadline(PATIENCE)
+    limit, deadline = LoginLimit(), SSHBootDeadline(PATIENCE)
     with ExitStack() as logins:
         for _ in range(FIRST_LIMIT):
             logins.enter_context(limit.login(deadline))
@@ -211,9 +211,11 @@ def test_a_limit_is_halved_by_refusals_and_grows_with_logins() -> None:
 
 def test_a_wait_for_a_turn_ends_when_the_boot_is_given_up() -> None:
     limit, given_up = LoginLimit(), GivenUp()
-    with limit.login(Deadline(PATIENCE)):
+    with limit.login(SSHBootDeadline(PATIENCE)):
         limit.refused()
-        waiting = threading.Thread(target=lambda: limit.login(Deadline(3600.0, given_up)).__enter__(), daemon=True)
+        waiting = threading.Thread(
+            target=lambda: limit.login(SSHBootDeadline(3600.0, given_up)).__enter__(), daemon=True
+        )
         waiting.start()
         given_up.set()
         waiting.join(PATIENCE)

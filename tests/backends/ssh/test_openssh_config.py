@@ -12,9 +12,9 @@ import pytest
 
 from dragonfly_executor import BootError
 from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.ssh import openssh_config
 from dragonfly_executor.backends.ssh.config import Target
-from dragonfly_executor.backends.ssh.deadline import Deadline
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.openssh_config import Resolver
 from tests.backends.ssh.conftest import Make, MakeBackend

@@ -16,7 +16,7 @@ import pytest
 from dragonfly_executor import BootError, BootRequest, HostKeyError, Parent
 from dragonfly_executor.backends.base import GivenUp
 from dragonfly_executor.backends.ssh import host_race, node, paramiko_connect
-from dragonfly_executor.backends.ssh.deadline import BootTime, Deadline
+from dragonfly_executor.backends.ssh.boot_deadline import BootTime, SSHBootDeadline
 from dragonfly_executor.backends.ssh.host_race import Race, time_for
 from dragonfly_executor.backends.ssh.host_table import HostPlace, HostTable
 from dragonfly_executor.backends.ssh.hosts import SSHHost
@@ -83,7 +83,7 @@ class Booter:
         """Wait until a boot tries a host."""
         assert self.begun.get(timeout=PATIENCE) == host
 
-    def reach(self, host: SSHHost, request: BootRequest, deadline: Deadline) -> Reached:
+    def reach(self, host: SSHHost, request: BootRequest, deadline: SSHBootDeadline) -> Reached:
         answer = self.answers.setdefault(str(host), Future())
         self.begun.put(str(host))
 
@@ -99,7 +99,7 @@ class Booter:
         self.reached.append(Reached(host))
         return self.reached[-1]
 
-    def finish(self, reached: Reached, request: BootRequest, deadline: Deadline, place: HostPlace) -> Runner:
+    def finish(self, reached: Reached, request: BootRequest, deadline: SSHBootDeadline, place: HostPlace) -> Runner:
         if error := self.finish_errors.get(str(reached.host)):
             raise error
         return Runner(reached.host, place)
@@ -184,7 +184,7 @@ def test_a_host_that_answers_step_by_step_has_no_rival(world: MakeWorld, monkeyp
     hosts, steps = world("a", "b"), threading.Semaphore(0)
     reach = hosts.booter.reach
 
-    def far(host: SSHHost, request: BootRequest, deadline: Deadline) -> Reached:
+    def far(host: SSHHost, request: BootRequest, deadline: SSHBootDeadline) -> Reached:
         for _ in range(5):
             deadline.pause(0.1)
             deadline.progress()
@@ -216,7 +216,7 @@ def test_a_host_that_answers_too_late_is_closed(world: MakeWorld) -> None:
     hosts = world("a", "b")
     reach = hosts.booter.reach
 
-    def reach_though_cut(host: SSHHost, request: BootRequest, deadline: Deadline) -> Reached:
+    def reach_though_cut(host: SSHHost, request: BootRequest, deadline: SSHBootDeadline) -> Reached:
         try:
             return reach(host, request, deadline)
         except BootError:
@@ -468,7 +468,7 @@ def test_the_boot_after_one_that_is_still_being_cleared_away_waits_for_its_place
 
 def test_a_boot_has_no_deadline_while_it_waits_for_a_turn_and_all_of_its_time_after_that() -> None:
     clock = Clock()
-    deadline = Deadline(0.0, None, clock)
+    deadline = SSHBootDeadline(0.0, None, clock)
     with deadline.time.working():
         assert deadline.is_over
         with deadline.time.waiting():
@@ -502,14 +502,14 @@ def test_a_boot_waits_for_a_turn_only_if_all_of_its_attempts_do() -> None:
 
 def test_a_turn_to_log_in_is_waited_for_in_no_boots_time() -> None:
     limit, clock = LoginLimit(), Clock()
-    deadline = Deadline(0.2, None, clock)
+    deadline = SSHBootDeadline(0.2, None, clock)
     logged_in: SimpleQueue[bool] = SimpleQueue()
 
     def log_in() -> None:
         with deadline.time.working(), limit.login(deadline):
             logged_in.put(deadline.is_over)
 
-    with limit.login(Deadline(PATIENCE)):
+    with limit.login(SSHBootDeadline(PATIENCE)):
         limit.refused()
         waiting = threading.Thread(target=log_in)
         waiting.start()

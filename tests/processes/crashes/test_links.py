@@ -41,6 +41,7 @@ from tests.support.helpers import (
     frames_from,
     say_hello,
     unchanged,
+    until_stop,
     values,
     watching,
 )
@@ -69,8 +70,7 @@ def test_a_runner_that_breaks_the_rules_is_dropped_and_its_calls_are_lost(lie: s
             sock.sendall(LIES[lie])
         else:
             sock.sendall(encode(Kind.RESULT, call.call_id, _pickled("real"), attempt=call.attempt))
-        for _ in frames:
-            continue
+        until_stop(frames)
 
     ex = make(1, backend=ScriptedBackend(script))
     error = error_of(ex.submit(payloads.echo, 1), SOON)
@@ -126,8 +126,7 @@ def test_messages_about_calls_that_are_not_there_are_ignored(make: Make) -> None
         sock.sendall(encode(Kind.RESULT, payload=_pickled("wrong"), call_id=call.call_id, attempt=9))
         for _ in range(3):
             sock.sendall(encode(Kind.RESULT, payload=_pickled("right"), **ref))
-        for _ in frames:
-            continue
+        until_stop(frames)
 
     ex = make(1, backend=ScriptedBackend(script))
     assert ex.submit(payloads.echo, 1).result(SOON) == "right"
@@ -147,8 +146,7 @@ def test_a_report_that_cannot_be_read_loses_the_runner_and_not_the_pool(broken: 
             sock.sendall(encode(Kind.LOST, call.call_id, broken, attempt=call.attempt))
         else:
             sock.sendall(encode(Kind.RESULT, call.call_id, _pickled("real"), attempt=call.attempt))
-        for _ in frames:
-            continue
+        until_stop(frames)
 
     ex = make(1, backend=ScriptedBackend(script))
     assert isinstance(error_of(ex.submit(payloads.echo, 1), SOON), RunnerLostError)
@@ -321,6 +319,8 @@ def test_a_runner_whose_bytes_make_no_frame_is_given_up(make: Make) -> None:
         for frame in frames:
             if frame.kind == Kind.PING:
                 sock.sendall(encode(Kind.PONG, detail=frame.detail))
+            elif frame.kind == Kind.STOP:
+                return
 
     ex = make(1, backend=ScriptedBackend(script), heartbeat=0.05, dead_after=0.2)
     error = error_of(ex.submit(payloads.echo, 1), SOON)

@@ -52,7 +52,9 @@ def check_that_nothing_begins(executor: DragonflyExecutor, census: Census) -> St
     """Submit twice, and find nothing afterwards that was not there before."""
     before = census.look()
     for _ in range(2):
-        with pytest.raises(StartError, match=f"{executor.pool.name!r} could not be started, and nothing") as caught:
+        with pytest.raises(
+            StartError, match=f"{executor.pool.name!r} could not be started, and was cleaned up: "
+        ) as caught:
             executor.submit(payloads.echo, 1)
     left = census.look() - before
     assert not left, census.describe(left)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO, NamedTuple
 
-from dragonfly_executor.backends.ssh.deadline import Deadline
+from dragonfly_executor.backends.deadline import Deadline
 
 END_TIMEOUT = 1.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -159,7 +159,7 @@ def answer_of(
     in_time = False
     with tempfile.TemporaryFile() as errors:
         program = Program(command, errors, env)
-        allowed = deadline.left(limit)
+        allowed = deadline.step_timeout(limit)
         until = Deadline(allowed)
         try:
             with deadline.ending(program.kill), suppress(TimeoutError, ConnectionError):
@@ -167,9 +167,9 @@ def answer_of(
                 program.sock.shutdown(socket.SHUT_WR)
                 while data := _some(program.sock, until):
                     pieces.append(data)
-                in_time = not until.is_over and not deadline.is_given_up
+                in_time = not until.is_over and not deadline.is_cancelled
         finally:
-            status = program.end(until.left(END_TIMEOUT), ask=False)
+            status = program.end(until.step_timeout(END_TIMEOUT), ask=False)
         if not in_time:
             raise TimeoutError(f"{command[0]} did not answer within {allowed:.3g} s")
         errors.seek(0)
@@ -177,5 +177,5 @@ def answer_of(
 
 
 def _some(sock: socket.socket, until: Deadline) -> bytes:
-    sock.settimeout(until.left())
+    sock.settimeout(until.step_timeout())
     return sock.recv(65536)
