@@ -24,9 +24,10 @@ lint:
     {{python}} -m ruff format --check .
     .venv/bin/codespell
 
-# Types: strict on the package and the examples
+# Types: mypy, strict on the package and the examples; pyright on the package
 types:
     {{python}} -m mypy
+    .venv/bin/basedpyright
 
 # The tests that hold the documents to the code
 docs:

@@ -18,6 +18,7 @@ from typing import Any
 
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_table import Call, CallLimits
+from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.usage import Caps
 from dragonfly_executor.errors import BootError, RunnerLostError
@@ -49,10 +50,11 @@ class Bench:
         runners: how many are up.
         queued: how many calls wait.
         limits: of the calls that wait.
+        kinds: how many kinds of runners there are; the calls are of all kinds in turn.
         options: of `PoolLimits`.
     """
 
-    def __init__(self, runners: int, queued: int, limits: CallLimits = PLAIN, **options: Any) -> None:
+    def __init__(self, runners: int, queued: int, limits: CallLimits = PLAIN, kinds: int = 1, **options: Any) -> None:
         settings = {"max": runners, "slots_hint": SLOTS, "max_concurrent_boots": runners, "max_boot_failures": 10**9}
         self.machine = Machine(PoolLimits(**{**settings, "idle_after": 1e9, **options}))
         self.now = 0.0
@@ -61,6 +63,7 @@ class Bench:
         """The calls that each runner was sent, the oldest first."""
         self.costs: dict[str, list[float]] = {}
         self._queued, self._limits, self._turn = queued, limits, 0
+        self._kinds = [DEFAULT_KIND, *map(str, range(1, min(kinds, runners)))]
         self.tell([events.Submitted(self.calls(runners * SLOTS))])
         self.tell([events.BootSucceeded(n, SLOTS) for n in range(1, runners + 1)])
         for _ in range(2):  # the core learns that calls take long, so it sends none ahead
@@ -69,7 +72,8 @@ class Bench:
 
     def calls(self, number: int, limits: CallLimits = PLAIN) -> list[Call]:
         """Submit new calls."""
-        return [Call(next(self.ids), b"", None, limits) for _ in range(number)]
+        kinds = self._kinds
+        return [Call(i, b"", None, limits, kinds[i % len(kinds)]) for i in islice(self.ids, number)]
 
     def fill_up(self) -> None:
         """Submit calls until as many wait as at first."""
@@ -262,9 +266,9 @@ def longest_event(bench: Bench, event: events.Event) -> float:
     return max(costs) / 1e6
 
 
-def measure(runners: int, queued: int) -> dict[str, float]:
-    """Run one round. Return by kind the microseconds for an event, or the unit in the kind's name."""
-    bench = Bench(runners, queued)
+def measure(runners: int, queued: int, kinds: int = 1) -> dict[str, float]:
+    """Run one round with `kinds` kinds of runners. Return by event the microseconds, or the unit in its name."""
+    bench = Bench(runners, queued, kinds=kinds)
     figures = bench.measure(*BUSY)
     bench.machine.stats(bench.now)  # loads its modules
     began = thread_time_ns()
@@ -276,17 +280,17 @@ def measure(runners: int, queued: int) -> dict[str, float]:
     figures |= bench.measure(results_of("shutdown: result"))
     figures[CANCEL] = longest_event(bench, events.ShutdownRequested(events.ShutdownMode.CANCEL_QUEUED))
 
-    bench = Bench(runners, queued, HURRIED, caps=Caps(machine_seconds=1e12, cost=1e12, price=0.02))
+    bench = Bench(runners, queued, HURRIED, kinds, caps=Caps(machine_seconds=1e12, cost=1e12, price=0.02))
     figures |= bench.measure(with_a_budget, results_of("calls have timeouts: result"))
     bench.now += 2e6
     figures[TIME_OUT] = longest_event(bench, events.Tick())
 
-    bench = Bench(runners, queued, caps=Caps(machine_seconds=1.0))
+    bench = Bench(runners, queued, kinds=kinds, caps=Caps(machine_seconds=1.0))
     bench.now += 10.0
     bench.tell([events.Tick()] * (2 + queued // 1000))
     figures |= bench.measure(late_calls)
 
-    bench = Bench(runners, 0)
+    bench = Bench(runners, 0, kinds=kinds)
     bench.tell(bench.results(list(bench.flying)))
     figures |= bench.measure(idle_runners)
     return figures
@@ -322,6 +326,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="RUNNERSxCALLS")
     parser.add_argument("--bursts", nargs="+", type=int, default=BURSTS, metavar="BOOTS")
+    parser.add_argument("--kinds", type=int, default=1, help="kinds of runners, which are as many each")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
     options = parser.parse_args()
     gc.disable()
@@ -330,7 +335,7 @@ def main() -> int:
         runners, _, queued = size.partition("x")
         rounds = []
         for _ in range(options.rounds):
-            rounds.append(measure(int(runners), int(queued)))
+            rounds.append(measure(int(runners), int(queued), options.kinds))
             gc.collect()
         for kind in rounds[0]:
             rows.setdefault(kind, []).append(min(figures[kind] for figures in rounds))

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.slurm.backend import SlurmBackend
     from dragonfly_executor.backends.ssh.backend import SSHBackend
     from dragonfly_executor.backends.ssh.hosts import SSHHost
+    from dragonfly_executor.engine.budget import Budget
     from dragonfly_executor.engine.future import Future
-    from dragonfly_executor.engine.options import Budget, CallOptions
+    from dragonfly_executor.engine.options import CallOptions
     from dragonfly_executor.engine.output.printer import OutputLine
     from dragonfly_executor.errors import (
         BootError,
@@ -104,7 +105,7 @@ __all__ = [
 _ROOMS = {
     "Backend": "backends.base",
     "BootRequest": "backends.base",
-    "Budget": "engine.options",
+    "Budget": "engine.budget",
     "CallOptions": "engine.options",
     "DragonflyExecutor": "api.executor",
     "FlyBackend": "backends.fly.backend",

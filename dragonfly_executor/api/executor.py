@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
 from itertools import count
 from types import TracebackType
 
 from dragonfly_executor import errors
-from dragonfly_executor.api.map import map_calls
-from dragonfly_executor.api.options import CallOptions
-from dragonfly_executor.api.pool import Pool, make_pool
-from dragonfly_executor.engine.future import Future
+from dragonfly_executor.api.options import CallOptions, PoolOptions
+from dragonfly_executor.api.pool import Pool
+from dragonfly_executor.api.submitter import Submitter
+from dragonfly_executor.engine.option_set import OptionSignature
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
+    from typing import Any, Unpack
 
     from dragonfly_executor.backends.base import Backend
-
-    T = TypeVar("T")
+    from dragonfly_executor.engine.option_keywords import CallKeywords, ExecutorKeywords
 
 _numbers = count(1)
 
 
-class PoolExecutor(Executor):
+class PoolExecutor(Submitter, Executor):
     """A pool as an `Executor`, with one set of call options."""
 
     # On the class, because a finalizer may submit after the interpreter has cleared the modules.
@@ -34,12 +33,8 @@ class PoolExecutor(Executor):
         self._pool = pool
         self._options = options
         self._owns_pool = owns_pool
-
-    def __reduce__(self) -> Any:
-        raise TypeError(
-            f"a {type(self).__name__} cannot travel to a runner: it owns processes and threads here. "
-            "Make an executor in the call instead"
-        )
+        self._submit_with = pool.submit_with
+        self._failed = pool.failed
 
     def __repr__(self) -> str:
         try:
@@ -62,7 +57,7 @@ class PoolExecutor(Executor):
         """The pool that runs the calls."""
         return self._pool
 
-    def options(self, **changes: Any) -> PoolExecutor:
+    def options(self, **changes: Unpack[CallKeywords]) -> PoolExecutor:
         """Return a view of this executor with other call options. The view is an `Executor` itself.
 
         In ``ex.options(timeout=60, retries=2).submit(fn, key=1)`` the options are not among the arguments of `fn`. The
@@ -76,51 +71,6 @@ class PoolExecutor(Executor):
             ValueError: its value is out of range.
         """
         return PoolExecutor(self._pool, self._options.change(changes), owns_pool=False)
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Run ``fn(*args, **kwargs)`` on a runner.
-
-        The arguments are pickled before this returns: later changes to them do not reach the call.
-
-        As in the standard library, a call that cannot be pickled fails in its future: with `CallSerializationError`,
-        whose text names the part, or with `FrameTooLargeError` if it is larger than ``max_payload``.
-
-        Raises:
-            RuntimeError: the executor is shut down.
-            TypeError: `fn` is an ``async def`` or a generator function, which runners do not run.
-        """
-        try:
-            return self._pool.submit_with(self._options, fn, args, kwargs)
-        except self._fails_in_its_future as error:
-            return self._pool.failed(error)
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[T]:
-        """Return an iterator like the builtin ``map``'s, but the calls run on the runners. Results keep the order.
-
-        Iterables with a length are submitted at once, as in the standard library. From other iterables (a generator, an
-        endless counter) only a window is submitted ahead of the results that were taken. Closing the iterator cancels
-        the remaining calls. An error of an argument, in its iterator or its pickling, is raised after the results
-        before it. An exception of a call has a note that names the item by its number, or the items of the chunk if the
-        slot was lost with them.
-
-        Args:
-            timeout: seconds until ``__next__`` raises TimeoutError, counted from this call; None for no limit.
-            chunksize: number of arguments that are sent, and run on one slot, together.
-            buffersize: number of arguments that are submitted ahead of the results that were taken; None for the rules
-                above.
-
-        Raises:
-            ValueError: `chunksize` or `buffersize` is less than 1.
-            TypeError: `buffersize` is not a whole number, or `fn` is an ``async def`` or a generator function.
-        """
-        return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more calls, and stop the runners when the accepted calls are done.
@@ -171,6 +121,8 @@ class DragonflyExecutor(PoolExecutor):
         NestingError: this process is a runner that is already as deep as runners may be.
     """
 
+    __signature__ = OptionSignature(PoolOptions, CallOptions)
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -181,7 +133,7 @@ class DragonflyExecutor(PoolExecutor):
         max_tasks_per_child: int | None = None,
         backend: Backend | None = None,
         pool: Pool | None = None,
-        **options: Any,
+        **options: Unpack[ExecutorKeywords],
     ) -> None:
         if pool is not None:
             if options or initializer is not None or backend is not None or max_tasks_per_child or max_workers:
@@ -190,16 +142,11 @@ class DragonflyExecutor(PoolExecutor):
                 )
             super().__init__(pool, pool.call_options, owns_pool=False)
             return
-        own_pool = make_pool(
-            f"executor-{next(_numbers)}",
-            backend,
-            {
-                "min": 0,
-                "max_workers": max_workers,
-                "initializer": initializer,
-                "initargs": initargs,
-                "max_tasks_per_child": max_tasks_per_child,
-                **options,
-            },
-        )
+        named = {
+            "max_workers": max_workers,
+            "initializer": initializer,
+            "initargs": initargs,
+            "max_tasks_per_child": max_tasks_per_child,
+        }
+        own_pool = Pool.unnamed(f"executor-{next(_numbers)}", backend, named | options)
         super().__init__(own_pool, own_pool.call_options, owns_pool=True)

@@ -6,7 +6,8 @@ The option classes are in `engine.options`, because the engine reads them.
 from __future__ import annotations
 
 from dragonfly_executor.core.usage import Caps
-from dragonfly_executor.engine.options import Budget, CallOptions, PoolOptions
+from dragonfly_executor.engine.budget import Budget
+from dragonfly_executor.engine.options import CallOptions, PoolOptions
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import dollars, whole
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.machine import PoolLimits
 
-__all__ = ["Budget", "CallOptions", "PoolOptions", "caps", "core_limits", "default_max", "read_options"]
+__all__ = ["CallOptions", "PoolOptions", "caps", "core_limits", "default_max", "read_options"]
 
 
 def read_options(name: str, backend: Backend, options: dict[str, Any]) -> PoolOptions:
@@ -26,17 +27,17 @@ def read_options(name: str, backend: Backend, options: dict[str, Any]) -> PoolOp
         TypeError: there is no such option, or its value has the wrong type.
         ValueError: a value is out of range.
     """
-    calls = {key: options.pop(key) for key in list(options) if key in CallOptions.__match_args__}
     for key in options:
-        if key not in PoolOptions.names():
-            known = sorted({*PoolOptions.names(), *CallOptions.__match_args__})
+        if key not in PoolOptions.OPTIONS and key not in CallOptions.OPTIONS:
+            known = sorted({*PoolOptions.OPTIONS, *CallOptions.OPTIONS})
             raise TypeError(f"no such option: {key!r}; the options are {', '.join(known)}")
+    calls = {key: options.pop(key) for key in list(options) if key in CallOptions.OPTIONS}
     options.setdefault("boot_timeout", backend.default_boot_timeout)
     options["max"] = default_max(backend, options.get("max"))
     one_local_runner = backend.name == "local" and options["max"] == 1
     if one_local_runner and options.get("max_workers") and options.get("max_concurrency") is None:
         options["max_concurrency"] = options["max_workers"]
-    return PoolOptions(name, call=CallOptions(**calls), **options)
+    return PoolOptions(name, CallOptions(**calls), options)
 
 
 def core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
@@ -49,7 +50,7 @@ def core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
         max_workers=options.max_workers,
         slots_hint=options.max_concurrency or backend.default_slots() or 1,
         idle_after=options.idle_after,
-        min_idle_after=options.min_idle_after,
+        min_idle_after=options.min_idle_shutdown_after,
         idle_check=options.idle_check is not None,
         single_use=options.single_use,
         max_boot_failures=options.max_boot_failures,

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from types import TracebackType
 
-from dragonfly_executor import errors
-from dragonfly_executor.api.map import map_calls
-from dragonfly_executor.api.options import Budget, CallOptions, core_limits, read_options
-from dragonfly_executor.api.registry import Registry, check_backend
+from dragonfly_executor.api.assembly import depth, make_engine
+from dragonfly_executor.api.options import CallOptions, PoolOptions
+from dragonfly_executor.api.registry import Registry
+from dragonfly_executor.api.submitter import Submitter
 from dragonfly_executor.core.events import Resized, ShutdownMode
 from dragonfly_executor.engine.future import Future
+from dragonfly_executor.engine.option_set import OptionSignature
 from dragonfly_executor.engine.shutdown import leave
-from dragonfly_executor.protocol.parent import Parent, max_depth
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import whole
 
 if TYPE_CHECKING:
-    from typing import Any, Self, TypeVar
+    from collections.abc import Mapping
+    from typing import Any, Self, TypeVar, Unpack
 
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.engine import Engine
-    from dragonfly_executor.sync import FileSnapshot
+    from dragonfly_executor.engine.option_keywords import PoolKeywords
 
     T = TypeVar("T")
 
 registry: Registry[Pool] = Registry()
+DRAGONFLY_DEFAULTS = {"max_concurrency": 100, "timeout": 30.0}
+"""Defaults of a `Pool` that differ from those of an executor."""
 
 
-class Pool:
+class Pool(Submitter):
     """A named, elastic set of runners, with Dragonfly's options and defaults. Durations are seconds or a `timedelta`.
 
     Args:
@@ -48,11 +51,9 @@ class Pool:
             30 s, by SSH 60 s, on Fly 120 s.
         shutdown_timeout: grace for running calls when a runner is told to stop.
         idle_shutdown_after: idle time after which a runner above `min` is stopped; None for never. Or a pair of that
-            time
-            and a check, which runs on the runner: the runner stops if the check returns true. A check that raises
-                counts
-            as false, and the runner prints its traceback. A check that does not end within 10 s counts as false too:
-            its slot is killed, with a warning. A call that comes meanwhile runs in another slot.
+            time and a check, which runs on the runner: the runner stops if the check returns true. A check that raises
+            counts as false, and the runner prints its traceback. A check that does not end within 10 s counts as false
+            too: its slot is killed, with a warning. A call that comes meanwhile runs in another slot.
         min_idle_shutdown_after: the same for the `min` runners.
         on_grow_start: called with ``{"name", "count", "pid"}`` before a runner above `min` is booted.
         on_grow_end: called with ``"ok"`` or the error, and the same mapping, at the end of that boot.
@@ -88,75 +89,38 @@ class Pool:
         NestingError: this process is a runner that is already as deep as runners may be.
     """
 
+    __signature__ = OptionSignature(PoolOptions, CallOptions, **DRAGONFLY_DEFAULTS)
+
     def __init__(
         self,
         name: str,
         *,
         min: int,  # noqa: A002  # Dragonfly's word
         max: int,  # noqa: A002
-        max_concurrency: int = 100,
-        single_use: bool = False,
         backend: Backend | None = None,
-        log: int | str | bool = False,
-        timeout: Any = 30.0,
-        boot_timeout: Any = ...,
-        shutdown_timeout: Any = 30.0,
-        idle_shutdown_after: Any = 30.0,
-        min_idle_shutdown_after: Any = None,
-        on_grow_start: Callable[[Mapping[str, Any]], object] | None = None,
-        on_grow_end: Callable[[object, Mapping[str, Any]], object] | None = None,
-        on_shrink: Callable[[Mapping[str, Any]], object] | None = None,
-        budget: Budget | None = None,
-        **options: Any,
+        **options: Unpack[PoolKeywords],
     ) -> None:
-        named = {
-            "min": min,
-            "max": max,
-            "max_concurrency": max_concurrency,
-            "single_use": single_use,
-            "log": log,
-            "timeout": timeout,
-            "shutdown_timeout": shutdown_timeout,
-            "idle_shutdown_after": idle_shutdown_after,
-            "min_idle_shutdown_after": min_idle_shutdown_after,
-            "on_grow_start": on_grow_start,
-            "on_grow_end": on_grow_end,
-            "on_shrink": on_shrink,
-            "budget": budget,
-        }
-        own = {} if boot_timeout is ... else {"boot_timeout": boot_timeout}
-        self._set_up(name, backend, {**named, **own, **options})
+        self._set_up(name, backend, {"min": min, "max": max, **DRAGONFLY_DEFAULTS, **options})
         registry.add(self)
         try:
-            if self._engine.options.min:
-                self._engine.start()
+            self._start_min()
         except BaseException:
             self.kill()
             raise
 
-    def _set_up(self, name: str, backend: Backend | None, options: dict[str, Any]) -> None:
-        # These are half of the package, and a program that only imports the names need not load them.
-        from dragonfly_executor.engine.engine import Engine
-        from dragonfly_executor.serialization import CallCodec
+    @classmethod
+    def unnamed(cls, name: str, backend: Backend | None, options: Mapping[str, Any]) -> Self:
+        """Make a pool that no name finds, for an executor of its own. `name` is for people."""
+        pool = cls.__new__(cls)
+        pool._set_up(name, backend, options)  # noqa: SLF001  # of this class
+        pool._start_min()  # noqa: SLF001
+        return pool
 
-        backend = registry.default_backend() if backend is None else backend
-        check_backend(backend)
-        depth = _depth()
-        if depth:
-            # A runner that boots the runners of its own start-up would never end.
-            options["min"] = 0
-        pool_options = read_options(name, backend, options)
+    def _set_up(self, name: str, backend: Backend | None, options: Mapping[str, Any]) -> None:
         self.name = name
-        self._backend = backend
-        file_snapshot = _file_snapshot(backend)
-        codec = CallCodec(
-            pool_options.serializer,
-            script_travels=file_snapshot is None or file_snapshot.script_travels,
-            path_travels=file_snapshot is None or backend.shares_image,
-            on_code=None if file_snapshot is None else file_snapshot.code_travels,
-        )
-        self._engine = Engine(pool_options, core_limits(pool_options, backend), backend, codec, file_snapshot)
-        self._codec = codec
+        self._backend = registry.default_backend() if backend is None else backend
+        self._engine, self._codec = make_engine(name, self._backend, options)
+        self._options = self._engine.options.call
         # When the pool is garbage-collected, no more calls can come: pending calls finish, and then the engine ends. So
         # the finalizer must not hold the pool. It must not hold the engine either, which references `__main__`:
         # otherwise a `__del__` in `__main__` would run at interpreter exit only after the built-in names are gone.
@@ -165,10 +129,9 @@ class Pool:
             finalizer = weakref.finalize(self, _wind_down, weakref.ref(self._engine))
             finalizer.atexit = False
 
-    def __reduce__(self) -> Any:
-        raise TypeError(
-            "a Pool cannot travel to a runner: it owns processes and threads here. Make one in the call instead"
-        )
+    def _start_min(self) -> None:
+        if self._engine.options.min:
+            self._engine.start()
 
     def __repr__(self) -> str:
         try:
@@ -192,7 +155,7 @@ class Pool:
     @property
     def call_options(self) -> CallOptions:
         """The default options of calls."""
-        return self._engine.options.call
+        return self._options
 
     @property
     def is_shut_down(self) -> bool:
@@ -204,10 +167,6 @@ class Pool:
         return False
 
     # -- calls --------------------------------------------------------------------------------------------------------
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Run ``fn(*args, **kwargs)`` on a runner; see `DragonflyExecutor.submit`."""
-        return self.submit_with(self.call_options, fn, args, kwargs)
 
     def submit_with(
         self, options: CallOptions, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -225,16 +184,9 @@ class Pool:
         future.set_exception(error)
         return future
 
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[T]:
-        """Return an iterator like the builtin ``map``'s, with the calls on the runners; see `DragonflyExecutor.map`."""
-        return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
+    # On the class: an instance that holds a bound method of its own is never freed without the garbage collector.
+    _submit_with = submit_with  # pyright: ignore[reportAssignmentType]  # an instance binds it
+    _failed = failed  # pyright: ignore[reportAssignmentType]  # and this
 
     def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Run ``fn(*args, **kwargs)`` on a runner and return its value. An interrupt stops the remote work too."""
@@ -265,7 +217,7 @@ class Pool:
         if new_min > new_max:
             raise ValueError(f"min must be at most max, and {new_min} is more than {new_max}")
         self._engine.start()
-        self._engine.post(Resized(0 if _depth() else new_min, new_max))
+        self._engine.post(Resized(0 if depth() else new_min, new_max))
 
     def stats(self) -> PoolStats:
         """Return the statistics of the pool, and the reason why it does not grow."""
@@ -315,35 +267,6 @@ def _wind_down(reference: weakref.ref[Engine]) -> None:
     engine = reference()
     if engine is not None:
         engine.shut_down(ShutdownMode.DRAIN)
-
-
-def make_pool(name: str, backend: Backend | None, options: dict[str, Any]) -> Pool:
-    """Make a pool that no name finds, for an executor of its own."""
-    pool = Pool.__new__(Pool)
-    pool._set_up(name, backend, options)  # noqa: SLF001
-    if pool._engine.options.min:  # noqa: SLF001
-        pool._engine.start()  # noqa: SLF001
-    return pool
-
-
-def _depth() -> int:
-    parent = Parent.get()
-    depth = parent.depth if parent else 0
-    if depth >= max_depth():
-        raise errors.NestingError(
-            f"this process is a runner, {depth} deep, and runners may be {max_depth()} deep at most; "
-            "a call that needs runners of its own can raise that with DRAGONFLY_MAX_DEPTH"
-        )
-    return depth
-
-
-def _file_snapshot(backend: Backend) -> FileSnapshot | None:
-    """Return the files that the runners need of this machine; None if the runners see them."""
-    if backend.sync is None:
-        return None
-    from dragonfly_executor.sync import FileSnapshot
-
-    return FileSnapshot(backend.sync)
 
 
 def wait_linked(future: Future[T], *, link: bool) -> T:

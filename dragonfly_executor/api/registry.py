@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         @property
         def is_shut_down(self) -> bool:
             """True if the pool accepts no more calls."""
+            ...
 
     P = TypeVar("P", bound=NamedPool)
 else:

@@ -31,6 +31,7 @@ class Stream(Protocol):
 
     def recv(self, size: int, /) -> bytes:
         """Return 1 to `size` bytes, or ``b""`` at the end of the stream. Blocks."""
+        ...
 
     def sendall(self, data: bytes, /) -> None:
         """Send all of `data`. Blocks."""
@@ -56,7 +57,7 @@ class Signal(threading.Event):
                 try:
                     end()
                 except BaseException:  # third-party code: its error must not end the engine thread
-                    logger.exception("could not end what blocks over something that is over")
+                    logger.exception("a callback of a signal raised an exception")
 
     def call(self, end: Callable[[], object]) -> None:
         """Register a callback, such as a socket's shutdown, that runs when the event is set. If it is set, run it now.
@@ -171,7 +172,7 @@ class Node:
     is_silent: bool = False
     facts: Mapping[str, str] = MappingProxyType({})
     renew_every: float | None = None
-    stopper: str = "somebody"
+    stopper: str = "another program"
     stop_advice: str = ""
 
     def stop(self) -> None:

@@ -62,7 +62,7 @@ class LocalBackend(Backend):
             BootError: the agent process cannot be started.
         """
         if not self._python:
-            text = "this process does not say which interpreter runs it (sys.executable): use LocalBackend(python=...)"
+            text = "sys.executable is empty, so this process's interpreter is unknown: use LocalBackend(python=...)"
             raise errors.BootError(text, final=True)
         own_end, agent_end = socketpair()
         starts = _start_table()
@@ -187,5 +187,9 @@ def _start_table() -> StartTable | None:
     try:
         return StartTable()
     except OSError as error:
-        logger.warning("if this runner is lost, so are the calls that it had not begun: no shared memory: %s", error)
+        logger.warning(
+            "no shared memory to record which calls have begun (%s): if this runner is lost, the calls that it had not "
+            "begun are lost too",
+            error,
+        )
         return None

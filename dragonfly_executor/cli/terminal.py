@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
-from dragonfly_executor.util.terminal_text import harmless
+from dragonfly_executor.util.terminal_text import escape_controls
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -56,7 +56,7 @@ def beside(left: str, text: str, width: int | None) -> list[str]:
         text: the text. Its own line breaks stay.
         width: the maximum width in columns; None for no limit.
     """
-    lines = harmless(text).split("\n")
+    lines = escape_controls(text).split("\n")
     indent = " " * len(left)
     if width is not None:
         if width - len(left) < LEAST:
@@ -75,7 +75,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], width: int | None)
         rows: rows with a text for each column.
         width: the width of the terminal in columns; None for no limit.
     """
-    shown = [tuple(head), *(tuple(harmless(word).replace("\n", " ") for word in row) for row in rows)]
+    shown = [tuple(head), *(tuple(escape_controls(word).replace("\n", " ") for word in row) for row in rows)]
     widths = [max(len(row[column]) for row in shown) for column in range(len(head) - 1)]
     lefts = ["".join(word.ljust(size) + GAP for word, size in zip(row, widths, strict=False)) for row in shown]
     pairs = list(zip(lefts, shown, strict=True))

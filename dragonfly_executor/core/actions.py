@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from dragonfly_executor.core.calls import Call
+from dragonfly_executor.core.calls import DEFAULT_KIND, Call
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -64,12 +64,13 @@ class Settle(Action):
 
 
 class Boot(Action):
-    """An order to boot a runner. The driver answers with BootSucceeded or BootFailed."""
+    """An order to boot a runner of this kind. The driver answers with BootSucceeded or BootFailed."""
 
-    __slots__ = __match_args__ = ("runner_id",)
+    __slots__ = __match_args__ = ("runner_id", "kind")
 
-    def __init__(self, runner_id: int) -> None:
+    def __init__(self, runner_id: int, kind: str = DEFAULT_KIND) -> None:
         self.runner_id = runner_id
+        self.kind = kind
 
 
 class Stop(Action):

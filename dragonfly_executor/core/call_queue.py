@@ -1,4 +1,4 @@
-"""The calls of a pool that wait for a slot, or for the end of a retry's delay.
+"""The calls of one kind that wait for a slot, or for the end of a retry's delay.
 
 No operation searches a queue or heap. An entry of a settled call is skipped when it comes up, and all such entries are
 removed once they outnumber the valid ones.
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
-from dragonfly_executor.core.calls import DELAYED, QUEUED, Call, QueueCounts
+from dragonfly_executor.core.calls import DELAYED, QUEUED, Call, QueueCounts, QueueTotal
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Queue(QueueCounts):
 
     Args:
         live: the unsettled calls by id.
+        total: the counts of all queues together.
 
     Attributes:
         delays: a heap of (end, id) of the calls that wait for a retry's delay. It holds ids and not calls: otherwise a
@@ -35,8 +36,8 @@ class Queue(QueueCounts):
 
     __slots__ = ("_again", "_fresh", "_live", "delays")
 
-    def __init__(self, live: Mapping[int, Call]) -> None:
-        super().__init__()
+    def __init__(self, live: Mapping[int, Call], total: QueueTotal) -> None:
+        super().__init__(total)
         self._live = live
         # Every call in `_again` arrived before every call in `_fresh`. So both together are in order of arrival.
         self._again: list[tuple[int, Call]] = []
@@ -47,6 +48,7 @@ class Queue(QueueCounts):
         """Append calls that arrived after all others. The caller has set their `queue` and `state`."""
         self._fresh.extend(calls)
         self.queued += len(calls)
+        self.total.queued += len(calls)
 
     def put_back(self, call: Call) -> None:
         """Return a call that was sent before to its place in the order of arrival."""
@@ -54,6 +56,7 @@ class Queue(QueueCounts):
         call.runner = None
         call.queue = self
         self.queued += 1
+        self.total.queued += 1
         heappush(self._again, (call.id, call))
 
     def delay(self, call: Call, until: float) -> None:
@@ -62,6 +65,7 @@ class Queue(QueueCounts):
         call.runner = None
         call.queue = self
         self.delayed += 1
+        self.total.delayed += 1
         heappush(self.delays, (until, call.id))
 
     def take(self, count: int) -> list[Call]:
@@ -69,6 +73,7 @@ class Queue(QueueCounts):
         fresh, queued = self._fresh, self.queued
         count = min(count, queued)
         self.queued = queued - count
+        self.total.queued -= count
         if not self._again and len(fresh) == queued:
             return [fresh.popleft()] if count == 1 else [fresh.popleft() for _ in range(count)]
         taken: list[Call] = []
@@ -78,20 +83,34 @@ class Queue(QueueCounts):
                 taken.append(call)
         return taken
 
-    def release(self, now: float, at_most: int) -> None:
-        """Queue at most `at_most` calls whose delay has ended."""
+    def first(self) -> int | None:
+        """Return the id of the next call, which is the one that arrived first; None if no call is queued."""
+        again, fresh = self._again, self._fresh
+        while again and again[0][1].state is not QUEUED:
+            heappop(again)
+        if again:
+            return again[0][0]
+        while fresh and fresh[0].state is not QUEUED:
+            fresh.popleft()
+        return fresh[0].id if fresh else None
+
+    def part(self) -> None:
+        """Take the calls out of the counts of all queues together: they are given up."""
+        total, self.total = self.total, QueueTotal()
+        total.queued -= self.queued
+        total.delayed -= self.delayed
+
+    def release(self, now: float, at_most: int) -> int:
+        """Queue at most `at_most` calls whose delay has ended, and return how many more may follow."""
         delays = self.delays
         while at_most and delays and delays[0][0] <= now:
             call = self._live.get(heappop(delays)[1])
             if call is not None:
                 at_most -= 1
                 self.delayed -= 1
+                self.total.delayed -= 1
                 self.put_back(call)
-
-    def is_due(self, now: float) -> bool:
-        """Return whether the delay of a call has ended."""
-        release = self.next_release() if self.delayed else None
-        return release is not None and release <= now
+        return at_most
 
     def next_release(self) -> float | None:
         """Return when the next delay ends, in monotonic seconds; None if no call is delayed."""

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from dragonfly_executor.core.alarms import Alarm, Alarms
 from dragonfly_executor.core.call_queue import SLACK, Queue
-from dragonfly_executor.core.calls import DELAYED, QUEUED, SENT, SETTLED, STARTED, Call, CallLimits, CallState
-from dragonfly_executor.core.deadlines import Alarm, Alarms
+from dragonfly_executor.core.calls import (
+    DEFAULT_KIND,
+    DELAYED,
+    QUEUED,
+    SENT,
+    SETTLED,
+    STARTED,
+    Call,
+    CallLimits,
+    CallState,
+    QueueTotal,
+)
 
 __all__ = ["Call", "CallLimits", "CallState", "CallTable"]
 
@@ -16,8 +27,11 @@ class CallTable:
 
     Attributes:
         calls: the unsettled calls by id.
-        queue: calls that wait for a slot, or for the end of a retry's delay.
-        waiting: number of calls in `queue`, plus calls that were given up there and are still to be settled.
+        queues: by kind, the calls that wait for a slot, or for the end of a retry's delay. The queue of a kind stays
+            once it was there.
+        total: the counts of all queues together.
+        newest: id of the call that arrived last; 0 before the first.
+        waiting: number of calls in `queues`, plus calls that were given up there and are still to be settled.
         started: number of calls that slots have begun.
         settled: calls and outcomes that were settled since the driver last took them.
         alarms: the times at which the timeouts of calls are checked. They hold ids and not calls: otherwise a settled
@@ -26,7 +40,9 @@ class CallTable:
 
     def __init__(self) -> None:
         self.calls: dict[int, Call] = {}
-        self.queue = Queue(self.calls)
+        self.total = QueueTotal()
+        self.queues = {DEFAULT_KIND: Queue(self.calls, self.total)}
+        self.newest = 0
         self.waiting = 0
         self.started = 0
         self.settled: list[tuple[Call, object]] = []
@@ -35,17 +51,30 @@ class CallTable:
     @property
     def queued(self) -> int:
         """Return the number of calls that wait for a slot."""
-        return self.queue.queued
+        return self.total.queued
 
     @property
     def delayed(self) -> int:
         """Return the number of calls that wait for the end of a retry's delay."""
-        return self.queue.delayed
+        return self.total.delayed
 
-    def accept(self, calls: Sequence[Call], now: float) -> None:
-        """Queue new calls, and start their timeouts."""
-        live, queue = self.calls, self.queue
-        for call in calls:
+    def accept(self, calls: Sequence[Call], now: float) -> list[str]:
+        """Queue new calls, and start their timeouts.
+
+        Returns:
+            The kinds of the calls; a kind may come twice.
+        """
+        kinds: list[str] = []
+        start, kind = 0, None
+        live, queue = self.calls, self.queues[DEFAULT_KIND]
+        for place, call in enumerate(calls):
+            if call.kind != kind:
+                # Calls that follow each other are of one kind as a rule: they are added at once.
+                if kind is not None:
+                    queue.add(calls[start:place])
+                kind, start = call.kind, place
+                kinds.append(kind)
+                queue = self.queue_of(kind)
             live[call.id] = call
             call.queue = queue
             call.submitted_at = now
@@ -55,12 +84,22 @@ class CallTable:
             elif limits.queue_timeout is None:
                 continue
             self._arm(call, now)
-        queue.add(calls)
-        self.waiting += len(calls)
+        if kinds:
+            queue.add(calls[start:] if start else calls)
+            self.newest = calls[-1].id
+            self.waiting += len(calls)
+        return kinds
 
-    def take(self, count: int) -> list[Call]:
-        """Remove and return the next calls in order of arrival, at most ``count``. The caller places them."""
-        taken = self.queue.take(count)
+    def queue_of(self, kind: str) -> Queue:
+        """Return the queue of a kind."""
+        queue = self.queues.get(kind)
+        if queue is None:
+            queue = self.queues[kind] = Queue(self.calls, self.total)
+        return queue
+
+    def take(self, queue: Queue, count: int) -> list[Call]:
+        """Remove and return the next calls of a queue, at most ``count``. The caller places them."""
+        taken = queue.take(count)
         self.waiting -= len(taken)
         return taken
 
@@ -74,7 +113,7 @@ class CallTable:
         """Return a call that never started to its place in the queue."""
         self.started -= call.state is STARTED  # it was reported as started
         self.waiting += 1
-        self.queue.put_back(call)
+        self.queues[call.kind].put_back(call)
         self._rearm(call, call.submitted_at if call.attempt == 1 else now)
 
     def retry(self, call: Call, now: float) -> None:
@@ -85,9 +124,9 @@ class CallTable:
         self.started -= call.state is STARTED
         self.waiting += 1
         if delay > 0:
-            self.queue.delay(call, now + delay)
+            self.queues[call.kind].delay(call, now + delay)
         else:
-            self.queue.put_back(call)
+            self.queues[call.kind].put_back(call)
         self._rearm(call, now + max(0.0, delay))
 
     def settle(self, call: Call, outcome: object) -> None:
@@ -98,10 +137,12 @@ class CallTable:
             queue = call.queue
             if state is QUEUED:
                 queue.queued -= 1
+                queue.total.queued -= 1
                 queue.settled += 1
                 call.payload = b""  # its entry stays in the queue until it comes up
             else:
                 queue.delayed -= 1
+                queue.total.delayed -= 1
         elif state is STARTED:
             self.started -= 1
         call.state = SETTLED
@@ -110,26 +151,29 @@ class CallTable:
 
     # -- all at once ---------------------------------------------------------------------------------------------------
 
-    def give_up_waiting(self, spare: int = 0) -> Iterator[Call]:
-        """Empty the queue except for its first `spare` calls.
+    def give_up_waiting(self, kind: str, spare: int = 0) -> Iterator[Call]:
+        """Empty the queue of a kind except for its first `spare` calls.
 
         Returns:
             The removed calls, in order of arrival, for the caller to settle one by one. A call that is settled in
             another way meanwhile is left out.
         """
-        given_up = self.queue
-        self.queue = Queue(self.calls)
+        given_up = self.queues[kind]
+        queue = self.queues[kind] = Queue(self.calls, self.total)
         for call in given_up.take(spare):
-            self.queue.put_back(call)
+            queue.put_back(call)
+        given_up.part()
         return given_up.all()
 
     def give_up_all(self) -> Iterator[Call]:
-        """Empty the queue, and cancel all timeouts.
+        """Empty all queues, and cancel all timeouts.
 
         Returns:
             All calls that are unsettled now, in order of arrival, for the caller to settle one by one.
         """
-        self.queue = Queue(self.calls)
+        for kind, queue in self.queues.items():
+            queue.part()
+            self.queues[kind] = Queue(self.calls, self.total)
         self.alarms.clear()
         return iter(list(self.calls.values()))
 
@@ -138,7 +182,27 @@ class CallTable:
     def may_be_due(self, now: float) -> bool:
         """Return whether a timeout or a delay may have ended."""
         first = self.alarms.first
-        return (first is not None and first[0] <= now) or (self.queue.delayed > 0 and self.queue.is_due(now))
+        return (first is not None and first[0] <= now) or (self.total.delayed > 0 and self.is_due(now))
+
+    def is_due(self, now: float) -> bool:
+        """Return whether the delay of a call has ended."""
+        release = self.next_release()
+        return release is not None and release <= now
+
+    def next_release(self) -> float | None:
+        """Return when the next delay ends, in monotonic seconds; None if no call is delayed."""
+        first: float | None = None
+        if self.total.delayed:
+            for queue in self.queues.values():
+                release = queue.next_release() if queue.delayed else None
+                if release is not None and (first is None or release < first):
+                    first = release
+        return first
+
+    def release(self, now: float, at_most: int) -> None:
+        """Queue at most `at_most` calls whose delay has ended."""
+        for queue in self.queues.values():
+            at_most = queue.release(now, at_most)
 
     def expired(self, now: float, at_most: int) -> list[Call]:
         """Return at most `at_most` calls whose timeout has expired by `now`. They are still unsettled."""
@@ -158,16 +222,16 @@ class CallTable:
     def deadline(self) -> float | None:
         """Return when the next timeout or retry's delay ends, in monotonic seconds; None = never."""
         alarm = self._next_alarm() if self.alarms.first is not None else None
-        release = self.queue.next_release() if self.queue.delayed else None
+        release = self.next_release() if self.total.delayed else None
         if alarm is None:
             return release
         return alarm[0] if release is None else min(alarm[0], release)
 
     def sweep(self) -> None:
         """Drop stale entries of settled calls, once they outnumber the valid ones."""
-        queue = self.queue
-        if queue.settled > SLACK or queue.delays:
-            queue.sweep()
+        for queue in self.queues.values():
+            if queue.settled > SLACK or queue.delays:
+                queue.sweep()
         if self.alarms.count > 2 * len(self.calls) + SLACK:
             live = self.calls
 
@@ -200,7 +264,7 @@ class CallTable:
             call = calls.get(call_id)
             if call is not None and call.alarm == when:
                 if call.state <= DELAYED:
-                    if call.queue is self.queue:
+                    if call.queue is self.queues[call.kind]:
                         return alarm
                     # The call was given up, and its outcome is decided.
                     call.alarm = None

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     Payload: TypeAlias = bytes | Sequence[bytes | bytearray | memoryview]
 
 
+DEFAULT_KIND: Final = ""
+"""The kind of runner that `min` keeps, and that a call takes which asks for no other."""
+
+
 class CallState(IntEnum):
     """The states of a call."""
 
@@ -62,22 +66,38 @@ class CallLimits(Record):
         self.retry_delays = retry_delays
 
 
+class QueueTotal:
+    """The counts of the queues of all kinds together.
+
+    Attributes:
+        queued, delayed: sums over the queues.
+    """
+
+    __slots__ = ("delayed", "queued")
+
+    def __init__(self) -> None:
+        self.queued = 0
+        self.delayed = 0
+
+
 class QueueCounts:
-    """The counts of a queue. Settling a call updates the counts of its queue.
+    """The counts of a queue. Settling a call updates the counts of its queue, and of all queues together.
 
     Attributes:
         queued: unsettled calls that wait for a slot.
         delayed: unsettled calls that wait for the end of a retry's delay.
         settled: calls that were settled while they were queued, since the last sweep of the queue. At most this many
             stale entries are still in the queue.
+        total: the counts of all queues together. A queue that was given up has a total of its own.
     """
 
-    __slots__ = ("delayed", "queued", "settled")
+    __slots__ = ("delayed", "queued", "settled", "total")
 
-    def __init__(self) -> None:
+    def __init__(self, total: QueueTotal) -> None:
         self.queued = 0
         self.delayed = 0
         self.settled = 0
+        self.total = total
 
 
 class CallToken(Protocol):
@@ -85,6 +105,7 @@ class CallToken(Protocol):
 
     def hand_over(self) -> bool:
         """Accept that the call is sent to a runner. Returns False if the call was cancelled before."""
+        ...
 
     def settle(self, outcome: object) -> None:
         """Accept the outcome: the value from a ResultsArrived, an exception, or `CANCELLED`."""
@@ -99,6 +120,7 @@ class Call:
         payload: the data that the driver sends; opaque to the core. Empty once the call is settled.
         token: the receiver of the outcome; opaque to the core. None once it has the outcome.
         limits: its timeouts and retries.
+        kind: the kind of runner that may take it.
         state: its state.
         queue: the queue that it is in, or was in last; set when the call is accepted.
         runner: id of the runner that has it, or None.
@@ -110,17 +132,25 @@ class Call:
     """
 
     __slots__ = (
-        "alarm", "attempt", "deadline", "deaths", "false_starts", "id", "limits", "payload", "queue", "runner",
+        "alarm", "attempt", "deadline", "deaths", "false_starts", "id", "kind", "limits", "payload", "queue", "runner",
         "state", "submitted_at", "token",
     )  # fmt: skip
     queue: QueueCounts
 
-    def __init__(self, id: int, payload: Payload, token: CallToken | None, limits: CallLimits) -> None:  # noqa: A002
+    def __init__(
+        self,
+        id: int,  # noqa: A002
+        payload: Payload,
+        token: CallToken | None,
+        limits: CallLimits,
+        kind: str = DEFAULT_KIND,
+    ) -> None:
         self.id = id
         self.attempt = 1
         self.payload = payload
         self.token = token
         self.limits = limits
+        self.kind = kind
         self.state: CallState = QUEUED
         self.runner: int | None = None
         self.deaths = 0

@@ -64,9 +64,10 @@ class Machine:
         if pool.is_behind:
             return self._now
         deadline, usage = pool.call_table.deadline(), pool.usage
-        when = pool.back_off.until
-        if when is not None and (deadline is None or when < deadline):
-            deadline = when
+        for group in pool.runner_table.groups.values():
+            when = group.back_off.until
+            if when is not None and (deadline is None or when < deadline):
+                deadline = when
         when = idle_deadline(pool) if pool.runner_table.idle else None
         if when is not None and (deadline is None or when < deadline):
             deadline = when

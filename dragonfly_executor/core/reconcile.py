@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import CheckIdle, Closed, Send, Settle, Warn
+from dragonfly_executor.core.call_queue import Queue
+from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.events import ShutdownMode
-from dragonfly_executor.core.scaling import boots_for, boots_needed
+from dragonfly_executor.core.runner import Runner
+from dragonfly_executor.core.scaling import boots_for
+from dragonfly_executor.core.sharing import fit_yields, grow
 from dragonfly_executor.core.state import PoolState
 
 
@@ -30,41 +34,54 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
     is_late = (calls.may_be_due(now) and expire(pool, now)) if in_turn else calls.is_late(now)
     if runners.retiring or runners.up + len(runners.booting) > pool.max:
         fit(pool)
-    if calls.queue.queued and not is_late:
+    if len(runners.groups) > 1:
+        fit_yields(pool, now)
+    if calls.total.queued and pool.boots.all_hang and pool.starts_calls:
+        give_up_hung(pool, now)
+        is_late = is_late and calls.is_late(now)
+    if calls.total.queued and not is_late:
         assign(pool)
-    if calls.queue.queued:
-        give_up(pool, now, is_late=is_late)
+        if pool.mode is ShutdownMode.CANCEL_QUEUED:
+            cancel_unbooted(pool)
     if pool.backlog.entries and in_turn:
         pool.backlog.work(pool.limits.at_once)
     if calls.settled:
         pool.actions.append(Settle(calls.settled))
         calls.settled = []
-    # The pool never keeps more than `min` runners. If no call waits either, `grow` has nothing to compute.
-    if not is_late and (
-        calls.queue.queued
-        or runners.in_flight > runners.slots
-        or runners.up + len(runners.booting) < pool.min
-        or pool.back_off.until is not None
-    ):
-        grow(pool, now)
+    if not is_late and may_grow(pool) and grow(pool, now):
+        fit(pool)
+        assign(pool)
     if runners.idle or runners.retired or pool.mode is not None:
         shrink(pool, now, is_late=is_late)
-    if is_late or pool.backlog.entries or calls.queue.delayed:
-        pool.is_behind = is_late or len(pool.backlog.entries) > 0 or calls.queue.is_due(now)
+    if is_late or pool.backlog.entries or calls.total.delayed:
+        pool.is_behind = is_late or len(pool.backlog.entries) > 0 or calls.is_due(now)
     else:
         pool.is_behind = False
     if pool.actions:
         calls.sweep()
 
 
-def give_up(pool: PoolState, now: float, *, is_late: bool) -> None:
-    """Settle the calls that wait for boots which can no longer come."""
-    if pool.mode is ShutdownMode.CANCEL_QUEUED and not is_late and not pool.runner_table.booting:
-        # The boots that were to take these calls are gone.
-        pool.cancel_waiting()
-    if pool.boots.all_hang and not pool.runner_table.up and pool.starts_calls and not pool.back_off.holds(now):
-        # Each boot was given up, and the backend still blocks in all of them: no boot can begin.
-        pool.give_up_booting(call_errors.all_boots_hang(len(pool.boots.hung), pool.last_boot_error))
+def give_up_hung(pool: PoolState, now: float) -> None:
+    """Fail the calls that wait for boots: each boot was given up, and the backend still blocks in all of them."""
+    for kind, group in pool.runner_table.groups.items():
+        if pool.call_table.queue_of(kind).queued and not group.up and not group.back_off.holds(now):
+            pool.give_up_booting(group, call_errors.all_boots_hang(len(pool.boots.hung), pool.last_boot_error))
+
+
+def cancel_unbooted(pool: PoolState) -> None:
+    """Cancel the calls that boots were to take, if these boots are gone, during a shutdown."""
+    for kind, group in pool.runner_table.groups.items():
+        if not group.booting and pool.call_table.queue_of(kind).queued:
+            pool.cancel_waiting(kind)
+
+
+def may_grow(pool: PoolState) -> bool:
+    """Return whether `grow` may have something to do. If there is one kind, that is quick to see."""
+    runners = pool.runner_table
+    if len(runners.groups) > 1 or pool.call_table.total.queued or runners.in_flight > runners.slots:
+        return True
+    # The pool never keeps more than `min` runners.
+    return runners.up + len(runners.booting) < pool.min or runners.groups[DEFAULT_KIND].back_off.until is not None
 
 
 def expire(pool: PoolState, now: float) -> bool:
@@ -77,7 +94,7 @@ def expire(pool: PoolState, now: float) -> bool:
     for call in call_table.expired(now, at_once):
         pool.counters.calls_timed_out += 1
         pool.end(call, call_errors.timed_out(call, now))
-    call_table.queue.release(now, at_once)
+    call_table.release(now, at_once)
     return call_table.is_late(now)
 
 
@@ -91,9 +108,12 @@ def spend_no_more(pool: PoolState, now: float) -> None:
             pool.has_told_of_budget = True
             fate = "calls that run go on, and no others begin"
             pool.actions.append(Warn(f"{used}; {fate}; make a new pool with a larger budget="))
-        pool.fail_waiting(call_errors.over_budget(pool.usage, now, used))
-    pool.abort_boots(len(runner_table.booting), "budget")
-    pool.stop_unused("budget")
+        error_of = call_errors.over_budget(pool.usage, now, used)
+        for kind in runner_table.groups:
+            pool.fail_waiting(kind, error_of)
+    pool.abort_boots(runner_table.booting, len(runner_table.booting), "budget")
+    for group in runner_table.groups.values():
+        pool.stop_unused(group, "budget")
 
 
 def fit(pool: PoolState) -> None:
@@ -102,63 +122,70 @@ def fit(pool: PoolState) -> None:
     This step comes before calls are assigned. If the pool may be larger again, or has lost runners, then retiring
     runners are available again for the calls that wait. And no call waits for a boot that is aborted.
     """
-    pool.abort_boots(pool.excess, "resized")
+    pool.abort_boots(pool.runner_table.booting, pool.excess, "resized")
     pool.runner_table.retire(max(0, pool.excess))
 
 
 def assign(pool: PoolState) -> None:
     """Assign queued calls to free slots over all runners, and only then to prefetch credit."""
-    call_table, runner_table = pool.call_table, pool.runner_table
-    room = call_table.queued
+    calls, runners = pool.call_table, pool.runner_table
     workers = pool.limits.max_workers
-    capped = workers is not None and runner_table.slots > workers
-    if capped:
-        room = min(room, (workers or 0) - runner_table.in_flight)
+    if workers is not None and runners.slots > workers:
+        assign_capped(pool, workers - runners.in_flight)
+        return
     sends: dict[int, Send] = {}
-    ahead = False
-    while room > 0:
-        picked = runner_table.pick(ahead)
+    for kind, queue in calls.queues.items():
+        if not queue.queued:
+            continue
+        group, ahead = runners.groups[kind], False
+        while queue.queued:
+            picked = group.pick(ahead)
+            if picked is None:
+                if ahead:
+                    break
+                ahead = True
+                continue
+            send(pool, queue, *picked, sends)
+
+
+def assign_capped(pool: PoolState, room: int) -> None:
+    """Assign at most `room` queued calls, because more slots are up than `max_workers` lets run calls at once.
+
+    The kinds whose slots are free take them in the order of arrival of their calls.
+    """
+    calls, runners = pool.call_table, pool.runner_table
+    sends: dict[int, Send] = {}
+    waiting = {kind: queue for kind, queue in calls.queues.items() if queue.queued}
+    while room > 0 and waiting:
+        kind = next(iter(waiting)) if len(waiting) == 1 else min(waiting, key=lambda kind: waiting[kind].first() or 0)
+        queue = waiting[kind]
+        picked = runners.groups[kind].pick(False)
         if picked is None:
-            if ahead or capped:
-                break
-            ahead = True
+            del waiting[kind]
             continue
         runner, count = picked
-        calls = call_table.take(min(room, count))
-        runner_table.place(runner, calls)
-        room -= len(calls)
-        send = sends.get(runner.id)
-        if send is None:
-            sends[runner.id] = send = Send(runner.id, calls)
-            pool.actions.append(send)
-        else:
-            send.calls += calls
+        # If another kind waits, it may have the next call.
+        room -= send(pool, queue, runner, min(count, room if len(waiting) == 1 else 1), sends)
+        if not queue.queued:
+            del waiting[kind]
 
 
-def grow(pool: PoolState, now: float) -> None:
-    """Boot the runners that the waiting calls need, and those that are missing from `min`."""
-    runner_table = pool.runner_table
-    paused = pool.back_off.holds(now)
-    waiting, booting = pool.call_table.queued + runner_table.ahead, len(runner_table.booting)
-    if not waiting and runner_table.up + booting >= pool.keep:
-        return
-    if paused or not pool.starts_calls or pool.usage.exhausted:
-        return
-    if pool.last_boots:
-        return
-    workers = pool.limits.max_workers
-    count = boots_needed(
-        waiting=waiting,
-        up=runner_table.up,
-        booting=booting,
-        total=len(runner_table.runners),
-        at_least=pool.keep,
-        at_most=pool.max,
-        slots_hint=pool.slots_hint,
-        slots_allowed=None if workers is None else workers - runner_table.slots,
-    )
-    for _ in range(min(count, pool.boots.free)):
-        pool.boot()
+def send(pool: PoolState, queue: Queue, runner: Runner, count: int, sends: dict[int, Send]) -> int:
+    """Send the next calls of a queue to a runner, at most `count`, and return their number.
+
+    Args:
+        pool, queue, runner, count: the pool, the queue, the runner and the number.
+        sends: by runner, the orders of this step. A runner gets its calls in one order.
+    """
+    calls = pool.call_table.take(queue, count)
+    pool.runner_table.place(runner, calls)
+    order = sends.get(runner.id)
+    if order is None:
+        sends[runner.id] = order = Send(runner.id, calls)
+        pool.actions.append(order)
+    else:
+        order.calls += calls
+    return len(calls)
 
 
 def shrink(pool: PoolState, now: float, *, is_late: bool) -> None:
@@ -169,7 +196,7 @@ def shrink(pool: PoolState, now: float, *, is_late: bool) -> None:
         drain(pool)
     if runners.retired:
         for runner in list(runners.retired.values()):
-            pool.stop(runner, "resized")
+            pool.stop(runner, "resized" if runner.id in runners.retiring else "room for another kind")
     stop_idle(pool, now)
     if pool.mode is not None and not pool.closed and not runners.runners and not pool.call_table.calls:
         pool.closed = True
@@ -183,35 +210,44 @@ def shrink(pool: PoolState, now: float, *, is_late: bool) -> None:
 
 def stop_idle(pool: PoolState, now: float) -> None:
     """Stop the runners that have reached their idle limit, or ask them first whether they may go."""
-    runners = pool.runner_table
-    while runners.idle and (until := idle_deadline(pool)) is not None and until <= now:
-        runner = next(iter(runners.idle.values()))
-        if pool.limits.idle_check:
-            runners.ask(runner)
-            pool.actions.append(CheckIdle(runner.id))
-        else:
-            pool.stop_idle(runner)
+    for group in pool.runner_table.groups.values():
+        while group.idle:
+            runner = next(iter(group.idle.values()))
+            until = pool.idle_until(runner)
+            if until is None or until > now:
+                break
+            if pool.limits.idle_check:
+                pool.runner_table.ask(runner)
+                pool.actions.append(CheckIdle(runner.id))
+            else:
+                pool.stop_idle(runner)
 
 
 def drain(pool: PoolState) -> None:
     """Stop the runners and abort the boots that no call can need any more during a shutdown."""
-    runner_table, call_table = pool.runner_table, pool.call_table
-    demand = 0
-    # A call that waits on a runner for a slot may come back, and then needs a slot of another runner.
-    waits_there = False
-    if pool.mode is ShutdownMode.CANCEL_QUEUED:
-        demand = call_table.queued
-    if pool.mode is ShutdownMode.DRAIN:
-        demand = call_table.queued + call_table.delayed + runner_table.ahead
-        waits_there = runner_table.in_flight > runner_table.busy
-    if not demand and not waits_there:
-        pool.stop_unused("shutdown")
-    pool.abort_boots(len(runner_table.booting) - boots_for(demand, pool.slots_hint), "shutdown")
+    for kind, group in pool.runner_table.groups.items():
+        queue = pool.call_table.queue_of(kind)
+        demand = 0
+        # A call that waits on a runner for a slot may come back, and then needs a slot of another runner.
+        waits_there = False
+        if pool.mode is ShutdownMode.CANCEL_QUEUED:
+            demand = queue.queued
+        if pool.mode is ShutdownMode.DRAIN:
+            demand = queue.queued + queue.delayed + group.ahead
+            waits_there = group.in_flight > group.busy
+        if not demand and not waits_there:
+            pool.stop_unused(group, "shutdown")
+        pool.abort_boots(group.booting, len(group.booting) - boots_for(demand, pool.slots_hint(group)), "shutdown")
 
 
 def idle_deadline(pool: PoolState) -> float | None:
     """Return when the next idle runner reaches its idle limit, in monotonic seconds; None = never."""
-    # All have the same limit, so the runner that has been idle longest is first.
-    for runner in pool.runner_table.idle.values():
-        return pool.idle_until(runner)
-    return None
+    first: float | None = None
+    for group in pool.runner_table.groups.values():
+        # All of a kind have the same limit, so the runner that has been idle longest is first.
+        for runner in group.idle.values():
+            until = pool.idle_until(runner)
+            if until is not None and (first is None or until < first):
+                first = until
+            break
+    return first

@@ -31,6 +31,7 @@ class Runner:
 
     Attributes:
         id: its number in the pool.
+        kind: its kind.
         state: its state.
         slots: number of calls that it runs at once.
         prefetch: number of calls that it may have beyond `slots`; up to date while each slot has a call.
@@ -40,17 +41,19 @@ class Runner:
         round_trip: round-trip time in seconds: the minimum of the last few measurements.
         trips: these measurements.
         idle_since: monotonic seconds since which it has no call; meaningful only while it has none.
-        retiring: True if it takes no more calls because the pool was made smaller.
+        retiring: True if it takes no more calls because the pool was made smaller, or because another kind needs its
+            room.
         done: number of calls that ended here.
     """
 
     __slots__ = (
-        "cost", "done", "id", "idle_since", "in_flight", "prefetch", "retiring", "round_trip", "slots", "state",
+        "cost", "done", "id", "idle_since", "in_flight", "kind", "prefetch", "retiring", "round_trip", "slots", "state",
         "trips",
     )  # fmt: skip
 
-    def __init__(self, id: int) -> None:  # noqa: A002
+    def __init__(self, id: int, kind: str) -> None:  # noqa: A002
         self.id = id
+        self.kind = kind
         self.state: RunnerState = RunnerState.BOOTING
         self.slots = 0
         self.prefetch = 0

@@ -1,4 +1,4 @@
-"""The runners of a pool by load: the table, its sums, and the choice of the runner for the next call.
+"""The runners of a pool: the table, and its sums over all kinds.
 
 Sums and orders are updated as calls come and go, so no event visits runners that it does not concern.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from heapq import heapify, heappop, heappush
 
-from dragonfly_executor.core.call_queue import SLACK
-from dragonfly_executor.core.calls import Call, CallState
+from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
 from dragonfly_executor.core.least_loaded import Lightest
-from dragonfly_executor.core.runner import UP, Runner, RunnerState
+from dragonfly_executor.core.runner import Runner, RunnerState
+from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import cost_after, cost_of_stuck, prefetch
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "Runner", "RunnerState", "RunnerTable"]
 
-Room: TypeAlias = list[tuple[int, int]]
 Row: TypeAlias = tuple[int, RunnerState, int, int, int]
 """A runner's row in `stats`: id, state, slots, calls in flight, calls that ended there."""
 
@@ -34,59 +32,62 @@ class RunnerTable:
 
     Attributes:
         runners: by id.
+        groups: by kind, its runners. The group of a kind stays once it was there.
         booting: runners that boot, oldest boot first.
         up: number of runners that are up.
         slots, busy, in_flight: sums over runners that are up: slots, slots with a call, calls.
-        most_slots: the largest number of slots that a runner has had.
-        idle: runners without a call, longest idle first.
-        idle_check_pending: runners without a call that were asked whether they may go.
-        retiring: runners that are up and take no more calls.
-        retired: retiring runners without a call.
+        idle: number of runners without a call that are not being asked whether they may go.
+        retiring: runners that are up and take no more calls, because they are beyond `max`.
+        retired: without a call, those of the runners that take no more calls.
         rows: the row of each runner, by id. A copy takes microseconds, even with thousands of runners.
     """
 
     def __init__(self, *, single_use: bool) -> None:
         self.runners: dict[int, Runner] = {}
-        # Ordered dicts if the first or last entry is needed: a plain dict walks over all deleted entries there.
+        self.groups = {DEFAULT_KIND: RunnerGroup(DEFAULT_KIND)}
+        # An ordered dict, because the last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
         self.up = 0
         self.slots = 0
         self.busy = 0
         self.in_flight = 0
-        self.most_slots = 0
-        self.idle: OrderedDict[int, Runner] = OrderedDict()
-        self.idle_check_pending: dict[int, Runner] = {}
+        self.idle = 0
         self.retiring: dict[int, Runner] = {}
         self.retired: dict[int, Runner] = {}
         self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
-        # Heaps of (calls in flight, id): runners with a free slot, and runners with prefetch credit left. An entry
-        # whose load is no longer the runner's is skipped.
-        self._free: Room = []
-        self._spare: Room = []
         self._lightest: Final = Lightest()
 
-    @property
-    def ahead(self) -> int:
-        """Return the number of calls in flight beyond the number of slots."""
-        return max(0, self.in_flight - self.slots)
+    def group_of(self, kind: str) -> RunnerGroup:
+        """Return the group of a kind."""
+        group = self.groups.get(kind)
+        if group is None:
+            group = self.groups[kind] = RunnerGroup(kind)
+        return group
 
-    def add(self, runner_id: int) -> None:
+    def add(self, runner_id: int, kind: str) -> None:
         """Add a booting runner."""
-        self.runners[runner_id] = self.booting[runner_id] = runner = Runner(runner_id)
+        runner = Runner(runner_id, kind)
+        group = self.group_of(kind)
+        self.runners[runner_id] = self.booting[runner_id] = runner
+        group.runners[runner_id] = group.booting[runner_id] = runner
         self.note(runner)
 
     def came_up(self, runner: Runner, slots: int, now: float) -> None:
         """Mark a booting runner as up and idle, with this many slots."""
-        del self.booting[runner.id]
+        group = self.groups[runner.kind]
+        del self.booting[runner.id], group.booting[runner.id]
         runner.state = RunnerState.UP
         runner.slots = 1 if self._single_use else max(1, slots)
         runner.idle_since = now
         self.up += 1
+        group.up += 1
         self.slots += runner.slots
-        self.most_slots = max(self.most_slots, runner.slots)
-        self.idle[runner.id] = runner
-        self._changed(runner)
+        group.slots += runner.slots
+        group.most_slots = max(group.most_slots, runner.slots)
+        group.idle[runner.id] = runner
+        self.idle += 1
+        self._changed(runner, group)
 
     def stop(self, runner: Runner) -> None:
         """Stop counting a runner's capacity and calls; keep it until it is gone."""
@@ -103,19 +104,25 @@ class RunnerTable:
         self.note(runner)
 
     def _discount(self, runner: Runner) -> None:
+        group = self.groups[runner.kind]
         if runner.state is RunnerState.UP:
             load = len(runner.in_flight)
-            self.up -= 1
-            self.slots -= runner.slots
-            self.in_flight -= load
-            self.busy -= min(load, runner.slots)
-        for group in (self.booting, self.idle, self.idle_check_pending, self.retiring, self.retired):
-            group.pop(runner.id, None)
+            busy = min(load, runner.slots)
+            for each in (self, group):
+                each.up -= 1
+                each.slots -= runner.slots
+                each.in_flight -= load
+                each.busy -= busy
+        self.idle -= runner.id in group.idle
+        places = (self.booting, self.retiring, self.retired)
+        for place in (*places, group.booting, group.idle, group.idle_check_pending, group.yielding):
+            place.pop(runner.id, None)
 
     def forget(self, runner: Runner) -> None:
         """Remove a runner that no longer exists."""
         self.stop(runner)
         del self.runners[runner.id]
+        del self.groups[runner.kind].runners[runner.id]
         del self.rows[runner.id]
 
     def note(self, runner: Runner) -> None:
@@ -123,33 +130,6 @@ class RunnerTable:
         self.rows[runner.id] = runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done
 
     # -- calls ---------------------------------------------------------------------------------------------------------
-
-    def pick(self, ahead: bool) -> tuple[Runner, int] | None:
-        """Return the least-loaded runner with a free slot, and how many calls to place on it at once.
-
-        The number is chosen so that no other runner has fewer calls before all are placed.
-
-        The caller must `place` calls on the returned runner.
-
-        Args:
-            ahead: pick a runner with prefetch credit instead of a free slot.
-
-        Returns:
-            None if no runner has room.
-        """
-        room = self._spare if ahead else self._free
-        while room:
-            load, runner_id = heappop(room)
-            runner = self.runners.get(runner_id)
-            if runner is None or len(runner.in_flight) != load or runner.state is not UP or runner.retiring:
-                continue
-            limit = runner.slots + runner.prefetch if ahead else runner.slots
-            if load >= limit:
-                continue
-            if room and room[0][0] < limit:
-                limit = room[0][0] + 1
-            return runner, limit - load if limit > load else 1
-        return None
 
     def place(self, runner: Runner, calls: Sequence[Call]) -> None:
         """Place calls on a runner."""
@@ -160,63 +140,67 @@ class RunnerTable:
             call.state = sent
             call.runner = runner_id
             in_flight[call.id] = call
+        group = self.groups[runner.kind]
         if not before:
-            self.idle.pop(runner_id, None)
-            if self.idle_check_pending:
-                self.idle_check_pending.pop(runner_id, None)
-        self._count(runner, before)
+            if group.idle.pop(runner_id, None) is not None:
+                self.idle -= 1
+            else:
+                group.idle_check_pending.pop(runner_id, None)
+        self._count(runner, before, group)
 
     def left(self, runner: Runner, before: int, now: float) -> None:
         """Update the counts after calls have left a runner that had `before` calls."""
         if not runner.in_flight and before:
             self.rest(runner, now)
-        self._count(runner, before)
+        self._count(runner, before, self.groups[runner.kind])
 
     def rest(self, runner: Runner, now: float) -> None:
         """Mark the runner as idle from `now` on."""
-        if self.idle_check_pending:
-            self.idle_check_pending.pop(runner.id, None)
+        group = self.groups[runner.kind]
+        if group.idle_check_pending:
+            group.idle_check_pending.pop(runner.id, None)
         runner.idle_since = now
-        self.idle[runner.id] = runner
+        group.idle[runner.id] = runner
+        self.idle += 1
         if runner.retiring:
             self.retired[runner.id] = runner
 
     def ask(self, runner: Runner) -> None:
         """Mark an idle runner as being asked whether it may go."""
-        del self.idle[runner.id]
-        self.idle_check_pending[runner.id] = runner
+        group = self.groups[runner.kind]
+        del group.idle[runner.id]
+        self.idle -= 1
+        group.idle_check_pending[runner.id] = runner
 
-    def _count(self, runner: Runner, before: int) -> None:
+    def _count(self, runner: Runner, before: int, group: RunnerGroup) -> None:
         load, slots = len(runner.in_flight), runner.slots
-        self.in_flight += load - before
+        change = load - before
+        self.in_flight += change
+        group.in_flight += change
         # `min` takes longer than this, and each result passes here.
-        self.busy += (load if load < slots else slots) - (before if before < slots else slots)  # noqa: FURB136
-        self._changed(runner)
+        change = (load if load < slots else slots) - (before if before < slots else slots)  # noqa: FURB136
+        if change:
+            self.busy += change
+            group.busy += change
+        self._changed(runner, group)
 
-    def _changed(self, runner: Runner) -> None:
+    def _changed(self, runner: Runner, group: RunnerGroup) -> None:
         self.rows[runner.id] = runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done
         if self._lightest.is_kept:
             self._lightest.changed(runner)
-        self._list(runner)
+        if group.lightest.is_kept:
+            group.lightest.changed(runner)
+        self._list(runner, group)
 
-    def _list(self, runner: Runner) -> None:
+    def _list(self, runner: Runner, group: RunnerGroup) -> None:
         load = len(runner.in_flight)
         if load < runner.slots:
-            room = self._free
+            group.list(runner, ahead=False)
         else:
             # Compute it only if all slots are taken, so that calls which come one by one do not pay for it.
             runner.prefetch = 0 if self._single_use else prefetch(runner.cost, runner.slots, runner.round_trip)
-            if load >= runner.slots + runner.prefetch:
-                return
-            room = self._spare
-        heappush(room, (load, runner.id))
-        if len(room) > 4 * len(self.runners) + SLACK:
-            room[:] = {entry for entry in room if self._is_current(*entry)}
-            heapify(room)
-
-    def _is_current(self, load: int, runner_id: int) -> bool:
-        runner = self.runners.get(runner_id)
-        return runner is not None and runner.state is RunnerState.UP and len(runner.in_flight) == load
+            if load < runner.slots + runner.prefetch:
+                group.list(runner, ahead=True)
 
     # -- measurements of a runner --------------------------------------------------------------------------------------
 
@@ -234,20 +218,34 @@ class RunnerTable:
         # Take the minimum: one delayed ping says nothing of the connection, and would send seconds of work ahead.
         runner.trips = (*runner.trips[1 - TRIPS :], seconds)
         runner.round_trip = min(runner.trips)
-        self._list(runner)
+        self._list(runner, self.groups[runner.kind])
 
-    # -- a smaller pool ------------------------------------------------------------------------------------------------
+    # -- a smaller pool, and room for another kind ---------------------------------------------------------------------
 
     def retire(self, count: int) -> None:
         """Mark the `count` least-loaded runners as retiring, and let all other runners take calls again."""
         while len(self.retiring) > count:
-            runner = self.retiring.popitem()[1]
-            self.retired.pop(runner.id, None)
-            runner.retiring = False
-            self._changed(runner)
+            self._serve_again(self.retiring.popitem()[1])
         if len(self.retiring) < count:
             for runner in self._lightest.take(count - len(self.retiring), self.runners):
-                runner.retiring = True
-                self.retiring[runner.id] = runner
-                if not runner.in_flight:
-                    self.retired[runner.id] = runner
+                self._retire(runner, self.retiring)
+
+    def make_yield(self, group: RunnerGroup) -> None:
+        """Have the least-loaded runner of a kind take no more calls, because another kind needs its room."""
+        for runner in group.lightest.take(1, group.runners):
+            self._retire(runner, group.yielding)
+
+    def end_yield(self, group: RunnerGroup) -> None:
+        """Let a runner that yields take calls again."""
+        self._serve_again(group.yielding.popitem()[1])
+
+    def _retire(self, runner: Runner, place: dict[int, Runner]) -> None:
+        runner.retiring = True
+        place[runner.id] = runner
+        if not runner.in_flight:
+            self.retired[runner.id] = runner
+
+    def _serve_again(self, runner: Runner) -> None:
+        self.retired.pop(runner.id, None)
+        runner.retiring = False
+        self._changed(runner, self.groups[runner.kind])

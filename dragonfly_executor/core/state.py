@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 
 from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import CANCELLED, Action, Boot, Kill, Stop
 from dragonfly_executor.core.call_table import CallTable
-from dragonfly_executor.core.calls import Call, CallState
+from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
 from dragonfly_executor.core.counters import Counters
 from dragonfly_executor.core.events import Ref, ShutdownMode
 from dragonfly_executor.core.limits import PoolLimits
+from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.runners import Runner, RunnerState, RunnerTable
-from dragonfly_executor.core.scaling import BackOff, BootPlaces
+from dragonfly_executor.core.scaling import BootPlaces
 from dragonfly_executor.core.settle_queue import Backlog
 from dragonfly_executor.core.usage import Usage
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -34,7 +36,6 @@ class PoolState:
         call_table, runner_table: its calls and its runners.
         backlog: the calls whose end is decided, and that are still to be settled.
         is_behind: True if the last event left work to do at once: a backlog, or timeouts or delays that ended.
-        back_off: the pause after failed boots.
         boots: the places of the boots that the backend can run at once.
         usage: the usage of the runners.
         mode: the shutdown mode, or None. closed: True once the shutdown is complete.
@@ -55,7 +56,6 @@ class PoolState:
         self.runner_table: Final = RunnerTable(single_use=limits.single_use)
         self.backlog: Final = Backlog()
         self.is_behind = False
-        self.back_off: Final = BackOff()
         self.boots: Final = BootPlaces(limits.max_concurrent_boots)
         self.usage: Final = Usage(limits.caps)
         self.counters: Final = Counters()
@@ -84,36 +84,36 @@ class PoolState:
         """Return the number of runners to keep even without calls."""
         return max(0, self.floor - self.idled_below_min)
 
-    @property
-    def last_boots(self) -> bool:
-        """Return whether enough boots have failed that the pool only waits for the pending boots.
+    def keep_of(self, group: RunnerGroup) -> int:
+        """Return the number of runners of a kind to keep even without calls. `min` is about the default kind."""
+        return self.keep if group.kind == DEFAULT_KIND else 0
+
+    def is_at_last_boots(self, group: RunnerGroup) -> bool:
+        """Return whether enough boots of a kind have failed that the pool only waits for the pending boots.
 
         More boots would delay the error of the waiting calls.
         """
-        return self.has_failed_enough and bool(self.runner_table.booting) and not self.runner_table.up
+        return self.has_failed_enough(group) and bool(group.booting) and not group.up
 
-    @property
-    def has_failed_enough(self) -> bool:
+    def has_failed_enough(self, group: RunnerGroup) -> bool:
         """Return whether enough boots, or one boot finally, have failed that the waiting calls get no further boot."""
-        return self.back_off.final is not None or self.back_off.failures >= self.limits.max_boot_failures
+        return group.back_off.final is not None or group.back_off.failures >= self.limits.max_boot_failures
 
-    @property
-    def slots_hint(self) -> int:
-        """Return the expected number of slots of the next runner."""
-        return 1 if self.limits.single_use else max(1, self.runner_table.most_slots or self.limits.slots_hint)
+    def slots_hint(self, group: RunnerGroup) -> int:
+        """Return the expected number of slots of the next runner of a kind."""
+        return 1 if self.limits.single_use else max(1, group.most_slots or self.limits.slots_hint)
 
     @property
     def excess(self) -> int:
         """Return the number of runners beyond `max`, stopping ones not counted; negative if the pool may grow."""
         return self.runner_table.up + len(self.runner_table.booting) - self.max
 
-    @property
-    def slots_coming(self) -> int:
-        """Return the number of calls that the booting runners can take at once.
+    def slots_coming(self, group: RunnerGroup) -> int:
+        """Return the number of calls that the booting runners of a kind can take at once.
 
         These calls count as begun, as they do in a ``ProcessPoolExecutor`` that starts processes.
         """
-        coming = len(self.runner_table.booting) * self.slots_hint
+        coming = len(group.booting) * self.slots_hint(group)
         workers = self.limits.max_workers
         return coming if workers is None else max(0, min(coming, workers - self.runner_table.in_flight))
 
@@ -123,11 +123,14 @@ class PoolState:
         Returns:
             None if the runner is not stopped for being idle in the current state.
         """
-        runner_table = self.runner_table
-        if runner_table.in_flight > runner_table.slots - runner.slots:
+        group = self.runner_table.groups[runner.kind]
+        if group.in_flight > group.slots - runner.slots:
             # Calls wait on other runners for a slot. If they come back, they need the slots of this runner.
             return None
-        within_min = runner_table.up - len(runner_table.idle_check_pending) <= self.floor
+        if group.staying == 1 and self.call_table.queue_of(group.kind).queued:
+            # Its calls wait for their turn within `max_workers`.
+            return None
+        within_min = group.kind == DEFAULT_KIND and group.up - len(group.idle_check_pending) <= self.floor
         after = self.limits.min_idle_after if within_min else self.limits.idle_after
         return None if after is None else runner.idle_since + after
 
@@ -148,13 +151,13 @@ class PoolState:
             self.counters.calls_cancelled += 1
             self.end(call, CANCELLED)
 
-    def cancel_waiting(self, spare: int = 0) -> None:
-        """Cancel all waiting calls except the first `spare` calls of the queue."""
-        self.backlog.add(self.call_table.give_up_waiting(spare), lambda call: self.cancel((call,)))
+    def cancel_waiting(self, kind: str, spare: int = 0) -> None:
+        """Cancel all waiting calls of a kind except the first `spare` calls of the queue."""
+        self.backlog.add(self.call_table.give_up_waiting(kind, spare), lambda call: self.cancel((call,)))
 
-    def fail_waiting(self, error_of: Callable[[Call], Exception]) -> None:
-        """Settle the waiting calls, each with the error that `error_of` makes for it."""
-        self.backlog.add(self.call_table.give_up_waiting(), lambda call: self.fail((call,), error_of(call)))
+    def fail_waiting(self, kind: str, error_of: Callable[[Call], Exception]) -> None:
+        """Settle the waiting calls of a kind, each with the error that `error_of` makes for it."""
+        self.backlog.add(self.call_table.give_up_waiting(kind), lambda call: self.fail((call,), error_of(call)))
 
     def fail_all(self, error: Exception) -> None:
         """Settle all calls in any state with an error. The caller stops the runners."""
@@ -209,16 +212,16 @@ class PoolState:
 
     # -- runners -------------------------------------------------------------------------------------------------------
 
-    def boot(self) -> None:
-        """Boot a runner."""
+    def boot(self, group: RunnerGroup) -> None:
+        """Boot a runner of a kind."""
         # No boot begins while a pending boot may still succeed after a final error. So this boot starts a new round.
-        self.back_off.final = None
+        group.back_off.final = None
         self.counters.boots_attempted += 1
         # Every boot is counted, so the count is a number that no other runner has.
         runner_id = self.counters.boots_attempted
-        self.runner_table.add(runner_id)
+        self.runner_table.add(runner_id, group.kind)
         self.boots.take(runner_id)
-        self.actions.append(Boot(runner_id))
+        self.actions.append(Boot(runner_id, group.kind))
 
     def forget(self, runner: Runner, now: float, *, hangs: bool = False) -> None:
         """Remove a runner of which nothing is left. With `hangs`, its backend still blocks in its boot."""
@@ -243,23 +246,23 @@ class PoolState:
         for runner in list(self.runner_table.runners.values()):
             self.stop(runner, reason, 0.0)
 
-    def stop_unused(self, reason: str) -> None:
-        """Stop the runners that are up and have no call."""
-        if self.runner_table.idle or self.runner_table.idle_check_pending:
-            for runner in [*self.runner_table.idle.values(), *self.runner_table.idle_check_pending.values()]:
+    def stop_unused(self, group: RunnerGroup, reason: str) -> None:
+        """Stop the runners of a kind that are up and have no call."""
+        if group.idle or group.idle_check_pending:
+            for runner in [*group.idle.values(), *group.idle_check_pending.values()]:
                 self.stop(runner, reason)
 
     def stop_idle(self, runner: Runner) -> None:
         """Stop a runner that has reached its idle limit."""
-        if self.runner_table.up <= self.floor:
+        if runner.kind == DEFAULT_KIND and self.runner_table.groups[DEFAULT_KIND].up <= self.floor:
             self.idled_below_min = min(self.min, self.idled_below_min + 1)
         self.stop(runner, "idle")
 
-    def abort_boots(self, count: int, reason: str) -> None:
-        """Abort the latest `count` boots, or all boots if there are fewer."""
-        if count <= 0 or not self.runner_table.booting:
+    def abort_boots(self, booting: OrderedDict[int, Runner], count: int, reason: str) -> None:
+        """Abort the latest `count` of these boots, or all boots if there are fewer."""
+        if count <= 0 or not booting:
             return
-        latest = list(islice(reversed(self.runner_table.booting.values()), count))
+        latest = list(islice(reversed(booting.values()), count))
         for runner in reversed(latest):
             self.stop(runner, reason, 0.0)
 
@@ -285,7 +288,7 @@ class PoolState:
         state, calls = runner.state, list(runner.in_flight.values())
         self.runner_table.stop(runner)
         if state is RunnerState.BOOTING:
-            self._boot_failed(error, next_boot)
+            self._boot_failed(self.runner_table.groups[runner.kind], error, next_boot)
         for call in calls:
             ref = call.id, call.attempt
             if ref not in never_left and (begun is None or ref in begun):
@@ -293,21 +296,22 @@ class PoolState:
             elif call.state is not CallState.SETTLED:
                 self.never_started(call, now)
 
-    def _boot_failed(self, error: Exception, next_boot: float) -> None:
+    def _boot_failed(self, group: RunnerGroup, error: Exception, next_boot: float) -> None:
         self.counters.boots_failed += 1
         self.last_boot_error = error
-        self.back_off.failed(next_boot)
-        if self.runner_table.up:
+        group.back_off.failed(next_boot)
+        if group.up:
             return
         if call_errors.is_final(error):
-            self.back_off.final = error
+            group.back_off.final = error
         # The pending boots may have begun before the cause of this failure arose.
-        if self.has_failed_enough and not self.runner_table.booting:
-            self.give_up_booting(self.back_off.final or error)
+        if self.has_failed_enough(group) and not group.booting:
+            self.give_up_booting(group, group.back_off.final or error)
 
-    def give_up_booting(self, why: Exception) -> None:
-        """Fail the waiting calls, because no boot can help them. Later calls try again."""
-        failures = self.back_off.gave_up()
-        if self.call_table.queued or self.call_table.delayed:
+    def give_up_booting(self, group: RunnerGroup, why: Exception) -> None:
+        """Fail the waiting calls of a kind, because no boot can help them. Later calls try again."""
+        failures = group.back_off.gave_up()
+        queue = self.call_table.queue_of(group.kind)
+        if queue.queued or queue.delayed:
             error = call_errors.no_runner(why, failures)
-            self.fail_waiting(lambda _call: error)
+            self.fail_waiting(group.kind, lambda _call: error)

@@ -20,7 +20,8 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
     """
     call_table, runner_table = pool.call_table, pool.runner_table
     counts: dict[str, Any] = vars(pool.counters)
-    holds = pool.back_off.holds(now)
+    ends = [group.back_off.until for group in pool.runner_table.groups.values() if group.back_off.holds(now)]
+    back_off_until = min((end for end in ends if end is not None), default=None)
     rows, usage = list(runner_table.rows.values()), pool.usage.snapshot()
     return PoolStats(
         min=pool.min,
@@ -28,7 +29,7 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
         runners_up=runner_table.up,
         runners_booting=len(runner_table.booting),
         runners_stopping=len(runner_table.runners) - runner_table.up - len(runner_table.booting),
-        runners_idle=len(runner_table.idle) + len(runner_table.idle_check_pending),
+        runners_idle=runner_table.idle + sum(len(group.idle_check_pending) for group in runner_table.groups.values()),
         runners=Later(lambda: tuple(_runner(row, usage, now) for row in rows)),  # type: ignore[arg-type]
         slots_busy=runner_table.busy,
         slots_free=runner_table.slots - runner_table.busy,
@@ -38,8 +39,8 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
         calls_running=call_table.started,
         **counts,
         last_boot_error=None if pool.last_boot_error is None else str(pool.last_boot_error),
-        back_off_until=pool.back_off.until if holds else None,
-        limits_that_bind=tuple(_binding(pool, holds)),
+        back_off_until=back_off_until,
+        limits_that_bind=tuple(_binding(pool, back_off_until is not None)),
         machine_seconds=pool.usage.seconds(now),
         cost=pool.usage.cost(now),
         prices_as_of=pool.usage.caps.as_of,
@@ -55,11 +56,13 @@ def _runner(row: Row, usage: Mapping[int, tuple[float, float | None]], now: floa
 
 
 def _binding(pool: PoolState, holds: bool) -> Iterator[str]:
-    runner_table, workers = pool.runner_table, pool.limits.max_workers
-    waits = pool.call_table.queued + runner_table.ahead > 0
-    if waits and len(runner_table.runners) >= pool.max:
+    runners, workers = pool.runner_table, pool.limits.max_workers
+    groups = runners.groups.values()
+    waits = pool.call_table.queued + sum(group.ahead for group in groups) > 0
+    if waits and len(runners.runners) >= pool.max:
         yield "max"
-    if waits and workers is not None and runner_table.slots + len(runner_table.booting) * pool.slots_hint >= workers:
+    coming = sum(len(group.booting) * pool.slots_hint(group) for group in groups)
+    if waits and workers is not None and runners.slots + coming >= workers:
         yield "max_workers"
     if waits and pool.boots.free <= 0:
         yield "max_concurrent_boots"

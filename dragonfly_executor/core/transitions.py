@@ -40,13 +40,14 @@ def transition(event: type[E]) -> Callable[[Callable[[PoolState, E, float], None
 
 @transition(events.Submitted)
 def _submitted(pool: PoolState, event: events.Submitted, now: float) -> None:
-    pool.call_table.accept(event.calls, now)
+    kinds = pool.call_table.accept(event.calls, now)
     if pool.broken is not None or pool.mode is not None:
         # The driver refuses these. A call that slipped in between must not wait for ever.
         pool.fail(event.calls, pool.broken or RuntimeError("cannot schedule new futures after shutdown"))
     elif event.calls:
         pool.idled_below_min = 0
-        pool.back_off.demanded()
+        for kind in kinds:
+            pool.runner_table.group_of(kind).back_off.demanded()
 
 
 @transition(events.CancelRequested)
@@ -184,7 +185,7 @@ def _boot_succeeded(pool: PoolState, event: events.BootSucceeded, now: float) ->
     # A runner that was stopped while it booted stays stopped.
     if runner.state is RunnerState.BOOTING:
         pool.runner_table.came_up(runner, event.slots, now)
-        pool.back_off.succeeded()
+        pool.runner_table.groups[runner.kind].back_off.succeeded()
 
 
 @transition(events.BootFailed)
@@ -235,8 +236,10 @@ def _round_trip(pool: PoolState, event: events.RoundTrip, _now: float) -> None:
 
 @transition(events.IdleChecked)
 def _idle_checked(pool: PoolState, event: events.IdleChecked, now: float) -> None:
-    runner = pool.runner_table.idle_check_pending.pop(event.runner_id, None)
+    runner = _find(pool, event.runner_id)
     if runner is None:
+        return
+    if pool.runner_table.groups[runner.kind].idle_check_pending.pop(runner.id, None) is None:
         pool.counters.stale += 1
         return
     until = pool.idle_until(runner)
@@ -262,10 +265,12 @@ def _shutdown_requested(pool: PoolState, event: events.ShutdownRequested, _now: 
         return
     pool.mode = event.mode
     if event.mode is ShutdownMode.CANCEL_QUEUED:
-        pool.cancel_waiting(pool.slots_coming)
+        for kind, group in pool.runner_table.groups.items():
+            pool.cancel_waiting(kind, pool.slots_coming(group))
     if event.mode is ShutdownMode.KILL:
         is_running = len(pool.call_table.calls) > pool.call_table.waiting
-        pool.cancel_waiting()
+        for kind in pool.runner_table.groups:
+            pool.cancel_waiting(kind)
         if is_running:
             pool.fail_all(call_errors.terminated())
         pool.stop_all("killed")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.core.call_table import Call
     from dragonfly_executor.engine.notifications import Notifications
-    from dragonfly_executor.engine.output.router import Outputs
+    from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_table import Runners
     from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.loop import Loop
@@ -36,7 +36,7 @@ class ActionRunner:
         self,
         loop: Loop,
         runners: Runners,
-        outputs: Outputs,
+        outputs: OutputRouter,
         file_snapshot: FileSnapshot | None,
         notifications: Notifications,
     ) -> None:
@@ -59,7 +59,7 @@ class ActionRunner:
     def _send(self, action: actions.Send) -> None:
         runner = self._runners.get(action.runner_id)
         if self._file_snapshot is not None:
-            self._runners.update(runner, action.calls)
+            runner.update_files(action.calls)
         if self._outputs.has_records:
             runner.follow_log_level(self._outputs.log_level())
         now = self._loop.time()
@@ -78,13 +78,13 @@ class ActionRunner:
         self._runners.get(action.runner_id).kill_call(call)
 
     def _boot(self, action: actions.Boot) -> None:
-        self._runners.boot(action.runner_id)
+        self._runners.boots.boot(action.runner_id)
 
     def _stop(self, action: actions.Stop) -> None:
         self._runners.stop(action.runner_id, action.grace, action.reason)
 
     def _check_idle(self, action: actions.CheckIdle) -> None:
-        self._runners.check_idle(action.runner_id)
+        self._runners.get(action.runner_id).check_idle(self._runners.idle_check)
 
     def _warn(self, action: actions.Warn) -> None:
         self._notifications.warn(action.text)

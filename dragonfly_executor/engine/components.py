@@ -9,7 +9,7 @@ from contextlib import suppress
 from dragonfly_executor.engine.action_runner import ActionRunner
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.notifications import Notifications
-from dragonfly_executor.engine.output.router import Outputs
+from dragonfly_executor.engine.output.router import OutputRouter
 from dragonfly_executor.engine.runner_messages import initializer_error
 from dragonfly_executor.engine.runner_table import Runners
 from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
@@ -53,7 +53,7 @@ class EngineComponents:
             self.callbacks = self.worker_groups.make("callbacks", 1)
             self.notifications.run_on(self.callbacks)
             on_engine = self.loop.call_soon_threadsafe
-            self.outputs = Outputs(options.output, self.callbacks, on_engine, self._future_of, failed)
+            self.outputs = OutputRouter(options.output, self.callbacks, on_engine, self._future_of, failed)
             # The runners read it from the engine.
             engine.outputs = self.outputs
             self.runners = Runners(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.events import ShutdownMode
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.engine.options import PoolOptions
-    from dragonfly_executor.engine.output.router import Outputs
+    from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.serialization import CallCodec
 
     T = TypeVar("T")
@@ -34,13 +34,14 @@ class EngineContext(Protocol):
 
     options: PoolOptions
     codec: CallCodec
-    outputs: Outputs
+    outputs: OutputRouter
 
     def handle(self, event: Any) -> None:
         """Hand the core an event, and carry out the actions."""
 
     def ask(self, question: Callable[[Machine], T]) -> T:
         """Return the answer to a question about the pool's state."""
+        ...
 
     def setup_failed(self, payload: bytes, is_error: bool) -> None:
         """Break the pool: the initializer failed in a slot."""
@@ -60,6 +61,7 @@ class FutureContext(Protocol):
     @property
     def is_this_thread(self) -> bool:
         """True on the engine thread."""
+        ...
 
     def cancel(self, call: Call) -> None:
         """Stop a call whose future was cancelled."""
@@ -80,9 +82,11 @@ class ShutdownContext(Protocol):
     @property
     def unlinked(self) -> Container[object]:
         """The futures of calls that outlive an interrupt of the threads that wait for them."""
+        ...
 
     def ask(self, question: Callable[[Machine], T]) -> T:
         """Return the answer to a question about the pool's state."""
+        ...
 
     def shut_down(self, mode: ShutdownMode, reason: str = ...) -> None:
         """Accept no more calls and end, the way `mode` says. Returns at once."""

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 
 from dragonfly_executor import errors
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.options import PoolOptions
-    from dragonfly_executor.engine.output.router import Outputs
+    from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_table import Runners
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.sync import FileSnapshot
@@ -93,7 +94,7 @@ class Engine:
         self._loop: Loop
         self._runners: Runners
         self._do: dict[type, Callable[[Any], None]]
-        self.outputs: Outputs
+        self.outputs: OutputRouter
         ForkGuard.of_this_process().add(self)
 
     # -- from any thread ----------------------------------------------------------------------------------------------
@@ -113,7 +114,7 @@ class Engine:
             text = f"the call's arguments take {size} bytes, more than max_payload={self.options.max_payload}"
             raise errors.FrameTooLargeError(text)
         if self._file_snapshot is not None:
-            self._file_snapshot.look_again()
+            self._file_snapshot.scan_again()
         future: Future[Any] = Future(self)
         call = future.call = Call(next(self._ids), payload, future, limits)
         if self._thread is None:
@@ -243,14 +244,14 @@ class Engine:
             self._thread = thread
         watch_exit(self)
         for mode in list(self._modes):
-            self._loop.call_soon_threadsafe(lambda mode=mode: self._shut_down(mode))  # type: ignore[misc]
+            self._loop.call_soon_threadsafe(partial(self._shut_down, mode))
 
     def _run(self) -> None:
         self._thread_id = threading.get_ident()
         try:
             self._loop.run()
         except BaseException as error:
-            self._collapse(error)
+            self._fail_with_bug(error)
         finally:
             try:
                 self._components.close()
@@ -331,7 +332,7 @@ class Engine:
         self._failure = self._failure or error
         self.handle(events.PoolBroke(error))
 
-    def _collapse(self, bug: BaseException) -> None:
+    def _fail_with_bug(self, bug: BaseException) -> None:
         """Fail all calls and release all nodes, because the engine itself has failed."""
         error = broken_by(bug)
         self._failure = self._failure or error

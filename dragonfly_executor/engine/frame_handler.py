@@ -12,7 +12,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from dragonfly_executor.engine.large_payloads import LargePayloads
-    from dragonfly_executor.engine.output.router import Outputs
+    from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.transport.call_start_table import StartTable
     from dragonfly_executor.transport.link import Link
 
@@ -29,6 +29,7 @@ class Peer(Protocol):
     @property
     def name(self) -> str:
         """The runner's name in errors."""
+        ...
 
     def reply(self, frame: bytes) -> None:
         """Send an answer to a request of the runner."""
@@ -41,6 +42,7 @@ class Peer(Protocol):
 
     def microseconds(self) -> int:
         """Return the time in microseconds, as a PING carries it."""
+        ...
 
     def has_call(self, ref: Ref) -> bool | None:
         """Return whether the call is on this runner; None if the runner was told to stop: its calls are not tracked."""
@@ -67,7 +69,7 @@ class FrameHandler:
         self,
         peer: Peer,
         transfers: LargePayloads,
-        outputs: Outputs,
+        outputs: OutputRouter,
         starts: StartTable | None,
     ) -> None:
         self.account = memory_bounds.OutputAccount()
@@ -80,7 +82,7 @@ class FrameHandler:
         self._outputs = outputs
         self._starts = starts
 
-    def heard(self, frame: Frame, said: RunnerMessages) -> None:
+    def on_frame(self, frame: Frame, said: RunnerMessages) -> None:
         """Handle one frame that is not a small result.
 
         Raises:

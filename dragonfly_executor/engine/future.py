@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from dragonfly_executor.engine.context import FutureContext
-    from dragonfly_executor.engine.output.router import Captured
+    from dragonfly_executor.engine.output.router import CapturedOutput
 
     T = TypeVar("T")
 else:
@@ -69,7 +69,7 @@ class Future(BaseFuture[T]):
 
     # On the class, because these cost memory, and most futures are never cancelled.
     _told = False
-    captured: Captured | None = None
+    captured: CapturedOutput | None = None
     """The output of the call; set by the engine."""
     _callbacks: tuple[Deferred, ...] = ()
 
@@ -96,10 +96,10 @@ class Future(BaseFuture[T]):
 
     def _finish_cancel(self) -> None:
         """Finish a `cancel` that an interrupt stopped: notify the waiters, the engine and the callbacks."""
-        self._condition.let_go()
+        self._condition.release_fully()
         if self.call is None or not self.cancelled():
             return
-        self._condition.tell_all()
+        self._condition.acquire_and_notify_all()
         self._engine.cancel(self.call)
         for callback in self._callbacks:
             self._engine.call_back(callback, self)
@@ -118,7 +118,7 @@ class Future(BaseFuture[T]):
         if self._handed_over:
             return True
         if not self._told:
-            self._condition.enter_surely()
+            self._condition.acquire_surely()
             try:
                 self._handed_over = self.set_running_or_notify_cancel()
             finally:
@@ -133,7 +133,7 @@ class Future(BaseFuture[T]):
             outcome: an `Outcome`, an exception, or `CANCELLED`.
         """
         lock = self._condition
-        lock.enter_surely()
+        lock.acquire_surely()
         try:
             if type(outcome) is Outcome:
                 if outcome.is_error:
@@ -183,18 +183,19 @@ class Future(BaseFuture[T]):
         """
         self._refuse_in_forked_child()
         try:
-            outcome: Any = super().result(timeout)
+            outcome: T | Outcome = super().result(timeout)
         except Unopened as unopened:
             error = unopened.outcome.open()[1]
         except KeyboardInterrupt:
-            self._condition.let_go()
+            self._condition.release_fully()
             raise
         else:
-            if type(outcome) is not Outcome:
-                return outcome  # type: ignore[no-any-return]  # set by other hands than the engine's
+            if not isinstance(outcome, Outcome):
+                return outcome  # the engine did not set it
+            value: T
             value, error = outcome.open()
             if error is None:
-                return value  # type: ignore[no-any-return]
+                return value
         try:
             raise error from error.__cause__  # type: ignore[misc, union-attr]  # no value, so an error
         finally:
@@ -208,7 +209,7 @@ class Future(BaseFuture[T]):
         try:
             error = super().exception(timeout)
         except KeyboardInterrupt:
-            self._condition.let_go()
+            self._condition.release_fully()
             raise
         if type(error) is Unopened:
             return error.outcome.open()[1]
@@ -241,7 +242,7 @@ class Future(BaseFuture[T]):
             super().add_done_callback(callback)
             self._callbacks += (callback,)
         except KeyboardInterrupt:
-            self._condition.let_go()
+            self._condition.release_fully()
             raise
 
     def _standing(self) -> str:

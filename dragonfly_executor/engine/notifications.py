@@ -82,7 +82,7 @@ class Notifications:
             self._later(lambda: hook(result(), facts))
         self._growing.discard(runner_id)
 
-    def shrunk(self, runner_id: int, count: int, reason: str) -> None:
+    def runner_down(self, runner_id: int, count: int, reason: str) -> None:
         """Report that a runner stops, or is gone."""
         if self._options.on_shrink is not None:
             self._later(self._options.on_shrink, self._facts(count))

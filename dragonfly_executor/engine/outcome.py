@@ -48,10 +48,10 @@ class Outcome:
         if self._opened:
             value, error = self._opened[0]
             return f"returned {type(value).__name__}" if error is None else f"raised {type(error).__name__}"
-        name = self._glanced()
+        name = self._type_name()
         return f"raised {name or 'Exception'}" if self.is_error else f"returned {name or 'object'}"
 
-    def _glanced(self) -> str | None:
+    def _type_name(self) -> str | None:
         data = self._data or b"."
         try:
             from dragonfly_executor.serialization import result_type

@@ -6,39 +6,27 @@ from collections.abc import Callable, Sequence
 
 from dragonfly_executor import errors
 from dragonfly_executor.core.call_table import Call
+from dragonfly_executor.core.events import ResultsArrived
+from dragonfly_executor.engine.call_frames import call_frame
 from dragonfly_executor.engine.frame_handler import FrameHandler
 from dragonfly_executor.engine.large_payloads import LargePayloads
 from dragonfly_executor.engine.outcome import Outcome
-from dragonfly_executor.engine.runner_messages import Ref, Result, RunnerMessages
+from dragonfly_executor.engine.runner_messages import Ref, Result, RunnerMessages, read_hello
 from dragonfly_executor.protocol import handshake, memory_bounds
-from dragonfly_executor.protocol.frames import (
-    CHUNK_SIZE,
-    HEADER,
-    HEADER_SIZE,
-    LIMITS,
-    MAX_DETAIL,
-    TOTAL,
-    Flag,
-    Frame,
-    Kind,
-    encode,
-)
+from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, HEADER_SIZE, MAX_DETAIL, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.stdlib_json import json
-from dragonfly_executor.protocol.versions import versions_beside
-from dragonfly_executor.serialization.buffer_cache import PayloadParts
+from dragonfly_executor.protocol.versions import versions_like
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.streams import as_socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Node, Stream
-    from dragonfly_executor.engine.output.router import Outputs
-    from dragonfly_executor.serialization import CallCodec
+    from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.sync import Sender
     from dragonfly_executor.transport.loop import Loop
     from dragonfly_executor.transport.pump import Pump
 
-INFINITY = float("inf")
 PUMP_TIMEOUT = 5.0
 """Seconds to wait for the threads of a pump, after the link has ended, before an error is logged."""
 # As plain module names, because an enum lookup takes longer than the comparison.
@@ -51,17 +39,12 @@ class RunnerHandler(Protocol):
     def runner_broke(self, runner: RunnerLink, error: Exception) -> None:
         """Handle the end of a link, or an error that must end it."""
 
-    def results_arrived(self, runner: RunnerLink, results: list[Result]) -> None:
-        """Handle a read that brought only small results."""
-
     def runner_answered(self, runner: RunnerLink, said: RunnerMessages) -> None:
-        """Handle any other read."""
+        """Handle a read that brought more than small results."""
 
     def make_room(self) -> bool:
         """Free memory, on any link, because memory is short. Returns False if there is none to free."""
-
-    def has_call(self, runner: RunnerLink, ref: Ref) -> bool | None:
-        """Return whether this call is on the runner; None if the runner is stopping and its calls are not tracked."""
+        ...
 
 
 class RunnerLink:
@@ -72,10 +55,8 @@ class RunnerLink:
         runner_id: int,
         node: Node,
         loop: Loop,
-        codec: CallCodec,
-        listener: RunnerHandler,
-        outputs: Outputs,
-        max_payload: int,
+        engine: EngineContext,
+        handler: RunnerHandler,
         on_hello: Callable[[RunnerLink, handshake.Hello], object],
     ) -> None:
         self.id = runner_id
@@ -85,26 +66,25 @@ class RunnerLink:
         """Set when the link has ended: the calls that were not sent completely, so that they cannot have started."""
         self.last_frame = loop.time()
         """The time of the last whole frame."""
-        self.log_level: int | None = None
-        """The level of log records that the agent was told last; None if it sends none."""
-        self.welcomed = False
-        self.said_bye = False
         self.is_leaving = False
         """True if the runner has said that it was told to stop from outside the pool."""
-        self.sender: Sender | None = None
+        self._welcomed = False
+        self._log_level: int | None = None
+        """The level of log records that the agent was told last; None if it sends none."""
+        self._sender: Sender | None = None
         """Sends the parent's files; None if the node sees them."""
-        self.held: set[Ref] = set()
+        self._held: set[Ref] = set()
         """Calls that the runner does not start before it has all files that were sent ahead of them."""
         self._loop = loop
-        self._codec = codec
-        self._inline_size = HEADER_SIZE + memory_bounds.inline_room(max_payload)
-        self._listener = listener
+        self._engine = engine
+        max_payload = engine.options.max_payload
+        self._inline_size = HEADER_SIZE + memory_bounds.max_inline_bytes(max_payload)
+        self._handler = handler
         self._on_hello = on_hello
         """Gets the HELLO of a runner whose versions fit."""
-        self._outputs = outputs
-        self._transfers = LargePayloads(codec, max_payload)
+        self._transfers = LargePayloads(engine.codec, max_payload)
         self._starts = node.starts
-        self._frame_handler = FrameHandler(self, self._transfers, outputs, node.starts)
+        self._frame_handler = FrameHandler(self, self._transfers, engine.outputs, node.starts)
         # Each slot leads a session of its own. If the agent is killed, the node finds the slots' processes by these
         # sessions.
         node.sessions = self._frame_handler.sessions
@@ -117,17 +97,13 @@ class RunnerLink:
         """Use this stream from now on."""
         sock, self._pump = as_socket(stream)
         self._link = Link(self._loop, sock, self._on_frames, self._on_closed, handshake=True)
-        self._link.on_shortage = self._listener.make_room
+        self._link.on_shortage = self._handler.make_room
         self._transfers.attach(self._link)
 
     @property
     def slots(self) -> int:
         """The number of calls that the runner runs at once."""
         return self._frame_handler.account.slots
-
-    @slots.setter
-    def slots(self, slots: int) -> None:
-        self._frame_handler.account.slots = slots
 
     @property
     def name(self) -> str:
@@ -136,19 +112,28 @@ class RunnerLink:
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
-    def welcome(self, session: bytes, setup: bytes) -> None:
-        """Admit the runner: send WELCOME, and SETUP with everything that its slots need to start."""
-        self.welcomed = True
+    def welcome(self, session: bytes, setup: bytes, slots: int, log_level: int | None) -> None:
+        """Admit the runner: send WELCOME, and SETUP with everything that its slots need to start.
+
+        Args:
+            session: the content of WELCOME.
+            setup: the content of SETUP.
+            slots: the number of calls that the runner runs at once.
+            log_level: the lowest level of log records that it sends; None if it sends none.
+        """
+        self._welcomed = True
+        self._log_level = log_level
+        self._frame_handler.account.slots = slots
         if self._link is not None:
             self._link.end_handshake()
-        self._say(encode(Kind.WELCOME, payload=session))
+        self.say(encode(Kind.WELCOME, payload=session))
         for start in range(0, len(setup), CHUNK_SIZE):
             more = Flag.MORE if start + CHUNK_SIZE < len(setup) else 0
-            self._say(encode(Kind.SETUP, payload=setup[start : start + CHUNK_SIZE], flags=more))
+            self.say(encode(Kind.SETUP, payload=setup[start : start + CHUNK_SIZE], flags=more))
 
     def refuse(self, reason: str) -> None:
         """Send REFUSE with the reason. The runner then ends by itself."""
-        self._say(encode(Kind.REFUSE, payload=json.dumps({"reason": reason}).encode()))
+        self.say(encode(Kind.REFUSE, payload=json.dumps({"reason": reason}).encode()))
         if self._link is not None:
             self._link.flush()
 
@@ -160,31 +145,19 @@ class RunnerLink:
         if link.is_blocked:
             self._frame_handler.unwritten[call.id, call.attempt] = link.next_place
         number = 0 if starts is None else starts.assign((call.id, call.attempt))
-        if isinstance(payload, bytes) and limits.timeout is None and limits.run_timeout is None:
-            link.queue(HEADER.pack(CALL, 0, call.attempt, number, call.id, len(payload)) + payload)
-            return
-        flags = 0
-        prefix = b""
-        if limits.timeout is not None or limits.run_timeout is not None:
-            flags = Flag.LIMITS
-            time_left = INFINITY if call.deadline is None else max(0.0, call.deadline - now)
-            run_timeout = INFINITY if limits.run_timeout is None else limits.run_timeout
-            prefix = LIMITS.pack(time_left, run_timeout)
         if isinstance(payload, bytes):
-            link.queue(encode(Kind.CALL, call.id, prefix + payload, flags=flags, attempt=call.attempt, detail=number))
-            return
-        total = TOTAL.pack(sum(map(len, payload)))
-        self._transfers.offer((call.id, call.attempt), payload)
-        flags |= Flag.LARGE
-        if isinstance(payload, PayloadParts):
-            prefix += payload.table()
-        link.queue(encode(Kind.CALL, call.id, prefix + total, flags=flags, attempt=call.attempt, detail=number))
+            if limits.timeout is None and limits.run_timeout is None:
+                link.queue(HEADER.pack(CALL, 0, call.attempt, number, call.id, len(payload)) + payload)
+                return
+        else:
+            self._transfers.offer((call.id, call.attempt), payload)
+        link.queue(call_frame(call, number, now))
 
     def follow_log_level(self, level: int) -> None:
         """Set the lowest level of log records that later calls send."""
-        if level != self.log_level:
-            self.log_level = level
-            self._say(encode(Kind.LOG_LEVEL, detail=level))
+        if level != self._log_level:
+            self._log_level = level
+            self.say(encode(Kind.LOG_LEVEL, detail=level))
 
     def flush(self) -> None:
         """Write all queued frames now, before the end of the loop's pass."""
@@ -194,16 +167,16 @@ class RunnerLink:
     def kill_call(self, call: Call) -> None:
         """Send KILL for a call."""
         self._transfers.stop_upload((call.id, call.attempt))
-        self._say(encode(Kind.KILL, call.id, attempt=call.attempt))
+        self.say(encode(Kind.KILL, call.id, attempt=call.attempt))
 
     def check_idle(self, payload: bytes) -> None:
         """Send the user's idle check to the runner."""
         self._frame_handler.is_asked = True
-        self._say(encode(Kind.CHECK_IDLE, payload=payload))
+        self.say(encode(Kind.CHECK_IDLE, payload=payload))
 
     def ping(self) -> None:
         """Send PING with the send time, which PONG returns. It also tells the agent that the parent is alive."""
-        self._say(encode(Kind.PING, detail=self.microseconds()))
+        self.say(encode(Kind.PING, detail=self.microseconds()))
 
     def output_consumed(self, slot: int, amount: int) -> None:
         """Grant the agent `amount` more bytes of output of this slot."""
@@ -220,11 +193,12 @@ class RunnerLink:
 
     def stop(self, grace: float) -> None:
         """Tell the runner to stop. Its running calls have `grace` seconds to end."""
-        self._say(encode(Kind.STOP, detail=min(int(grace * 1000), 2**32 - 1)))
+        self.say(encode(Kind.STOP, detail=min(int(grace * 1000), 2**32 - 1)))
 
     def say(self, frame: bytes) -> None:
         """Send a frame ahead of all large payloads."""
-        self._say(frame)
+        if self._link is not None and not self._link.closed:
+            self._link.send(frame)
 
     def reply(self, frame: bytes) -> None:
         """Answer a request of the runner. A runner that sends requests and never reads breaks the protocol."""
@@ -241,9 +215,38 @@ class RunnerLink:
         if self._link is not None:
             self._link.on_drained = callback
 
-    def _say(self, frame: bytes) -> None:
-        if self._link is not None and not self._link.closed:
-            self._link.send(frame)
+    # -- the parent's files -------------------------------------------------------------------------------------------
+
+    def use_sender(self, sender: Sender) -> None:
+        """Send the parent's files with this sender from now on."""
+        self._sender = sender
+
+    @property
+    def sync_progress(self) -> tuple[str, str] | None:
+        """The phase of the sync, and how far it is; None if there is none."""
+        return None if self._sender is None else self._sender.progress
+
+    def update_files(self, calls: list[Call]) -> None:
+        """Send file changes ahead of these calls."""
+        if self._sender is not None:
+            self._sender.update()
+            if self._sender.is_busy:
+                self._held.update((call.id, call.attempt) for call in calls)
+
+    def sync_answered(self, frames: list[Frame]) -> None:
+        """Hand the runner's answers to the sender."""
+        for frame in frames:
+            if self._sender is None:
+                raise errors.ProtocolError("an answer to a sync from a runner that has none")
+            self._sender.on_frame(frame)
+
+    def files_arrived(self) -> None:
+        """Stop counting calls as held back: the runner has all files."""
+        self._held.clear()
+
+    def files_failed(self) -> None:
+        """Count the calls that the runner holds back as never started: it will not have the files."""
+        self.never_left |= self._held
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 
@@ -273,7 +276,7 @@ class RunnerLink:
             self._link.close()
             self.never_left |= self._link.unwritten
         self.never_left |= self._transfers.close()
-        self._outputs.runner_is_gone(self)
+        self._engine.outputs.runner_is_gone(self)
 
     def descriptor(self) -> int:
         """Return the link's file descriptor, or -1."""
@@ -291,20 +294,20 @@ class RunnerLink:
 
     def has_call(self, ref: Ref) -> bool | None:
         """Return whether this call is on the runner; None if its calls are not tracked any more."""
-        return self._listener.has_call(self, ref)
+        return self._engine.ask(lambda machine: machine.has_call(self.id, *ref))
 
     def _on_closed(self, reason: Exception | None) -> None:
         how = "ended" if reason is None else f"broke: {reason}"
         text = f"the link to {self.name} {how}"
-        self._listener.runner_broke(self, reason if isinstance(reason, errors.ProtocolError) else ConnectionError(text))
+        self._handler.runner_broke(self, reason if isinstance(reason, errors.ProtocolError) else ConnectionError(text))
 
     def _on_frames(self, frames: Sequence[Frame]) -> None:
-        if not self.welcomed:
+        if not self._welcomed:
             self._on_first_frame(frames[0])
             return
         self.last_frame = self.last_heard
         results: list[Result] = []
-        codec, inline_size, said = self._codec, self._inline_size, None
+        codec, inline_size, said = self._engine.codec, self._inline_size, None
         for frame in frames:
             kind, flags, attempt, detail, call_id, raw = frame
             if kind == RESULT and not flags & LARGE:
@@ -314,36 +317,28 @@ class RunnerLink:
                 results.append((call_id, attempt, detail * 1e-6, outcome, bool(flags & RETRYABLE)))
             else:
                 said = said or RunnerMessages(results)
-                self._sort(frame, said)
+                self._frame_handler.on_frame(frame, said)
         if self._starts is not None:
             self._starts.release_results(results)
         if self._frame_handler.unwritten:
             self._frame_handler.check_written(said or RunnerMessages(results), self._link)
         # Nearly all reads bring only small results, so these take a short path.
         if said is None:
-            self._listener.results_arrived(self, results)
+            self._engine.handle(ResultsArrived(self.id, results))
         else:
-            self._listener.runner_answered(self, said)
+            self.is_leaving = self.is_leaving or said.leaving
+            self._handler.runner_answered(self, said)
 
     def _on_first_frame(self, frame: Frame) -> None:
         try:
-            if frame.kind == Kind.BYE:
-                text = bytes(frame.payload).decode(errors="replace")
-                raise errors.BootError(f"{self.name} cannot be a runner: {text}", "handshake")
-            if frame.kind != Kind.HELLO:
-                raise errors.ProtocolError(f"the runner's first frame must be a HELLO, but is of kind {frame.kind}")
-            hello = handshake.read_hello(bytes(frame.payload))
+            hello = read_hello(frame, self.name)
         except (errors.BootError, errors.ProtocolError) as error:
-            self._listener.runner_broke(self, error)
+            self._handler.runner_broke(self, error)
             return
-        reason = handshake.mismatch(versions_beside(hello.versions), hello.versions)
+        reason = handshake.mismatch(versions_like(hello.versions), hello.versions)
         if reason is not None:
             self.refuse(reason)
-            self._listener.runner_broke(self, errors.VersionMismatchError(f"{self.name}: {reason}", "handshake"))
+            self._handler.runner_broke(self, errors.VersionMismatchError(f"{self.name}: {reason}", "handshake"))
             return
         self.pid = hello.versions.pid
         self._on_hello(self, hello)
-
-    def _sort(self, frame: Frame, said: RunnerMessages) -> None:
-        """Dispatch a frame that is not a small result."""
-        self._frame_handler.heard(frame, said)

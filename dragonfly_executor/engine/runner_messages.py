@@ -8,6 +8,8 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import events
 from dragonfly_executor.engine.outcome import Outcome
 from dragonfly_executor.errors.exit_status import describe_exit
+from dragonfly_executor.protocol import handshake
+from dragonfly_executor.protocol.frames import Kind
 from dragonfly_executor.protocol.handshake import UNREADABLE
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.backends.base import Node
     from dragonfly_executor.protocol.frames import Frame
+    from dragonfly_executor.protocol.handshake import Hello
     from dragonfly_executor.serialization import CallCodec
 
 MAX_WORDS = 64 * 1024
@@ -77,6 +80,21 @@ def events_of(runner_id: int, said: RunnerMessages, node: Node) -> Iterator[even
     for call_id, attempt in said.gone:
         yield events.CallGone(runner_id, call_id, attempt)
     yield from said.latest.values()
+
+
+def read_hello(frame: Frame, name: str) -> Hello:
+    """Read the first frame of the runner called `name`.
+
+    Raises:
+        BootError: the runner says that it cannot be one.
+        ProtocolError: the frame is not a HELLO, or cannot be read.
+    """
+    if frame.kind == Kind.BYE:
+        text = bytes(frame.payload).decode(errors="replace")
+        raise errors.BootError(f"{name} cannot be a runner: {text}", "handshake")
+    if frame.kind != Kind.HELLO:
+        raise errors.ProtocolError(f"the runner's first frame must be a HELLO, but is of kind {frame.kind}")
+    return handshake.read_hello(bytes(frame.payload))
 
 
 def read_end(frame: Frame) -> dict[str, Any]:

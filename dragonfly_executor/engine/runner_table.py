@@ -10,17 +10,15 @@ from dragonfly_executor.engine.boot.session_setup import SessionSetup
 from dragonfly_executor.engine.runner_messages import events_of
 from dragonfly_executor.protocol.memory_bounds import MAX_WARNING
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
-from dragonfly_executor.util.terminal_text import harmless
+from dragonfly_executor.util.terminal_text import escape_controls
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
-    from dragonfly_executor.core.call_table import Call
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.notifications import Notifications
     from dragonfly_executor.engine.runner_connection import RunnerLink
-    from dragonfly_executor.engine.runner_messages import Ref, Result, RunnerMessages
+    from dragonfly_executor.engine.runner_messages import RunnerMessages
     from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
-    from dragonfly_executor.protocol.frames import Frame
     from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.loop import Loop, Timer
 
@@ -64,11 +62,13 @@ class Runners:
         self._stopping: dict[int, tuple[RunnerLink, Timer | None]] = {}
         self._heartbeat: Timer | None = None
         self._heartbeat_due = 0.0
-        self._idle_check = self._encode_idle_check()
+        check = engine.options.idle_check
+        self.idle_check = b"" if check is None else b"".join(engine.codec.encode_call(check, (), {}))
+        """The encoded call of the user's idle check."""
         self._workers = worker_groups.make("release", RELEASES_AT_ONCE)
         self._releaser = Releaser(self._workers, loop, notifications, backend.name)
         session_setup = SessionSetup(engine, backend, initializer, file_snapshot, notifications.warn)
-        self._boots = Boots(
+        self.boots = Boots(
             engine,
             backend=backend,
             loop=loop,
@@ -80,10 +80,6 @@ class Runners:
             runners=self,
         )
 
-    def _encode_idle_check(self) -> bytes:
-        check = self._options.idle_check
-        return b"" if check is None else b"".join(self._engine.codec.encode_call(check, (), {}))
-
     def get(self, runner_id: int) -> RunnerLink:
         """Return a runner that is up or stopping."""
         runner = self._up.get(runner_id)
@@ -92,18 +88,14 @@ class Runners:
     def descriptors(self) -> list[int]:
         """Return the descriptors of the links, and of the listener for dial-back."""
         links = [*self._up.values(), *(entry[0] for entry in self._stopping.values())]
-        return [*(fd for link in links for fd in link.descriptors()), *self._boots.descriptors()]
+        return [*(fd for link in links for fd in link.descriptors()), *self.boots.descriptors()]
 
     @property
     def count(self) -> int:
         """The number of runners that are up or boot."""
-        return len(self._up) + len(self._boots)
+        return len(self._up) + len(self.boots)
 
     # -- boot ---------------------------------------------------------------------------------------------------------
-
-    def boot(self, runner_id: int) -> None:
-        """Boot a runner. The core gets the outcome as an event."""
-        self._boots.boot(runner_id)
 
     def on_boot_succeeded(self, runner: RunnerLink) -> None:
         """Add a runner whose boot has succeeded."""
@@ -122,41 +114,20 @@ class Runners:
             self._workers.run(runner.node.renew)
             self._renew_later(runner)
 
-    # -- the parent's files -------------------------------------------------------------------------------------------
-
-    def update(self, runner: RunnerLink, calls: list[Call]) -> None:
-        """Send file changes ahead of these calls."""
-        if runner.sender is not None:
-            runner.sender.update()
-            if runner.sender.is_busy:
-                runner.held.update((call.id, call.attempt) for call in calls)
-
-    def _synced(self, runner: RunnerLink, frames: list[Frame]) -> None:
-        """Hand the runner's answers to its sync sender."""
-        for frame in frames:
-            if runner.sender is None:
-                raise errors.ProtocolError("an answer to a sync from a runner that has none")
-            runner.sender.heard(frame)
-
     # -- up -----------------------------------------------------------------------------------------------------------
-
-    def results_arrived(self, runner: RunnerLink, results: list[Result]) -> None:
-        """Hand the core the results of one read."""
-        self._engine.handle(events.ResultsArrived(runner.id, results))
 
     def runner_answered(self, runner: RunnerLink, said: RunnerMessages) -> None:
         """Hand the core all events of one read, and handle the frames that concern the driver."""
         if said.warning:
-            self._notifications.warn(f"{runner.name}: {harmless(said.warning[:MAX_WARNING])}")
-        runner.is_leaving = runner.is_leaving or said.leaving
+            self._notifications.warn(f"{runner.name}: {escape_controls(said.warning[:MAX_WARNING])}")
         for event in events_of(runner.id, said, runner.node):
             self._engine.handle(event)
         if said.setup_failure is not None:
             self._engine.setup_failed(*said.setup_failure)
         if said.synced:
-            self._synced(runner, said.synced)
+            runner.sync_answered(said.synced)
         if said.bye:
-            self._said_bye(runner)
+            self._on_bye(runner)
 
     def make_room(self) -> bool:
         """Drop the largest result that is being received, from any runner. Returns False if there is none."""
@@ -167,18 +138,10 @@ class Runners:
         fullest.drop_largest()
         return True
 
-    def has_call(self, runner: RunnerLink, ref: Ref) -> bool | None:
-        """Return whether the call is on the runner; None if its calls are not tracked any more."""
-        return self._engine.ask(lambda machine: machine.has_call(runner.id, *ref))
-
-    def check_idle(self, runner_id: int) -> None:
-        """Send the user's idle check to the runner."""
-        self.get(runner_id).check_idle(self._idle_check)
-
     def runner_broke(self, runner: RunnerLink, error: Exception) -> None:
         """Handle the end of a link: a failed boot, a lost runner, or a runner that was told to stop."""
-        if runner.id in self._boots:
-            self._boots.link_broke(runner, error)
+        if runner.id in self.boots:
+            self.boots.link_broke(runner, error)
         elif runner.id in self._up:
             runner.close()
             text = f"{runner.name} (process {runner.pid}) was lost: {error}"
@@ -226,7 +189,7 @@ class Runners:
         now = self._loop.time()
         # This process was suspended. The silence was its own, not the runners'.
         was_suspended = now - self._heartbeat_due > self._options.heartbeat
-        for runner in [*self._up.values(), *self._saying_goodbye()]:
+        for runner in [*self._up.values(), *self._awaiting_bye()]:
             if was_suspended:
                 runner.reset_silence_timer(now)
             silent, mumbling = now - runner.last_heard, now - runner.last_frame
@@ -237,13 +200,13 @@ class Runners:
             else:
                 runner.ping()
         # The sync before a runner is up may take longer than the runner's lease.
-        syncing = self._boots.syncing()
+        syncing = self.boots.syncing()
         for runner in syncing:
             runner.ping()
-        if self._up or syncing or self._saying_goodbye():
+        if self._up or syncing or self._awaiting_bye():
             self.start_heartbeat()
 
-    def _saying_goodbye(self) -> list[RunnerLink]:
+    def _awaiting_bye(self) -> list[RunnerLink]:
         """Return the runners that were told to stop and have not said BYE."""
         return [runner for runner, timer in self._stopping.values() if timer is not None]
 
@@ -256,15 +219,15 @@ class Runners:
 
     def stop(self, runner_id: int, grace: float, reason: str) -> None:
         """Tell a runner to stop, or abort its boot. The core gets `RunnerGone` when its node is released."""
-        if runner_id in self._boots:
-            self._boots.abort(runner_id, reason)
+        if runner_id in self.boots:
+            self.boots.abort(runner_id, reason)
             return
         if runner_id in self._stopping:
             # The runner was lost, and its node is being released.
-            self._notifications.shrunk(runner_id, self.count, reason)
+            self._notifications.runner_down(runner_id, self.count, reason)
             return
         runner = self._up.pop(runner_id)
-        self._notifications.shrunk(runner_id, self.count, reason)
+        self._notifications.runner_down(runner_id, self.count, reason)
         if runner.descriptor() < 0:
             self._stopping[runner_id] = (runner, None)
             self._releaser.release(runner, lambda: self._gone(runner_id))
@@ -275,7 +238,7 @@ class Runners:
         self._stopping[runner_id] = (runner, timer)
         runner.stop(grace)
 
-    def _said_bye(self, runner: RunnerLink) -> None:
+    def _on_bye(self, runner: RunnerLink) -> None:
         """Release the node of a runner that has said BYE."""
         if runner.id in self._stopping:
             self._leave(runner.id)
@@ -298,10 +261,10 @@ class Runners:
         """Stop the heartbeat, because all runners are gone."""
         if self._heartbeat is not None:
             self._heartbeat.cancel()
-        self._boots.close()
+        self.boots.close()
 
     def abandon(self) -> None:
         """Release every node without waiting, because the engine has failed."""
-        for runner in (*self._up.values(), *(entry[0] for entry in self._stopping.values()), *self._boots.links()):
+        for runner in (*self._up.values(), *(entry[0] for entry in self._stopping.values()), *self.boots.links()):
             self._releaser.abandon(runner)
-        self._boots.close()
+        self.boots.close()

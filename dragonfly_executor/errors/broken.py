@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dragonfly_executor.errors.base import DragonflyError
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-try:
+if TYPE_CHECKING:
     from concurrent.futures.process import BrokenProcessPool
-except RuntimeError:
-    # The interpreter is exiting, and that module can no longer be imported. So no code can have its class to catch it.
-    from concurrent.futures import BrokenExecutor as BrokenProcessPool  # type: ignore[assignment]
+else:
+    try:
+        from concurrent.futures.process import BrokenProcessPool
+    except RuntimeError:
+        # The interpreter is exiting, and that module can no longer be imported. So no code can have its class.
+        from concurrent.futures import BrokenExecutor as BrokenProcessPool
 
 
 class RunnerLostError(DragonflyError, BrokenProcessPool):

@@ -102,7 +102,7 @@ class Tokens:
         return (token, until - now) if now < until else (self._decoy, 0.0)
 
 
-class ParentSide:
+class ParentHandshake:
     """The parent's half of one handshake.
 
     Args:
@@ -123,7 +123,7 @@ class ParentSide:
         self._versions = versions
         self._dialed: tuple[str, bytes] | None = None
 
-    def hear(self, frame: Frame, now: float) -> bytes:
+    def receive(self, frame: Frame, now: float) -> bytes:
         """Return the frames that answer `frame`.
 
         Raises:
@@ -134,9 +134,9 @@ class ParentSide:
         if self._dialed is None:
             self._dialed = _read_dial(frame)
             return encode(Kind.CHALLENGE, payload=self._nonce)
-        return self._judge(_payload(frame, Kind.PROOF), *self._dialed, now)
+        return self._check_proof(_payload(frame, Kind.PROOF), *self._dialed, now)
 
-    def _judge(self, proof: bytes, runner_id: str, nonce: bytes, now: float) -> bytes:
+    def _check_proof(self, proof: bytes, runner_id: str, nonce: bytes, now: float) -> bytes:
         token, timeout = self._tokens.find(runner_id, now)
         binding = (token, self._fingerprint, runner_id, self._nonce, nonce)
         is_right = hmac.compare_digest(mac(RUNNER, *binding), proof)
@@ -152,7 +152,7 @@ class ParentSide:
         return answer + encode(Kind.VERSIONS, payload=greeting(self._versions, timeout))
 
 
-class RunnerSide:
+class RunnerHandshake:
     """The runner's half of one handshake.
 
     Args:
@@ -177,7 +177,7 @@ class RunnerSide:
         """Return the first frame."""
         return encode(Kind.DIAL, payload=DIAL.pack(VERSION, self._nonce) + self._runner_id.encode())
 
-    def hear(self, frame: Frame) -> bytes:
+    def receive(self, frame: Frame) -> bytes:
         """Return the frame that answers `frame`, or no bytes.
 
         Raises:

@@ -50,17 +50,17 @@ class ManifestEntry(namedtuple("ManifestEntry", "kind mode size digest target"))
     target: str
 
 
-def a_file(digest: str, size: int, mode: int = 0o644) -> ManifestEntry:
+def file_entry(digest: str, size: int, mode: int = 0o644) -> ManifestEntry:
     """Return the entry of a file."""
     return ManifestEntry(FILE, mode & MODE_BITS, size, digest, "")
 
 
-def a_directory(mode: int = 0o755) -> ManifestEntry:
+def directory_entry(mode: int = 0o755) -> ManifestEntry:
     """Return the entry of a directory. Its owner gets all permissions: otherwise no file could be created in it."""
     return ManifestEntry(DIRECTORY, mode & MODE_BITS | 0o700, 0, "", "")
 
 
-def a_link(target: str) -> ManifestEntry:
+def link_entry(target: str) -> ManifestEntry:
     """Return the entry of a symbolic link."""
     return ManifestEntry(LINK, 0, 0, "", target)
 
@@ -161,13 +161,13 @@ def _entry(kind: Any, mode: Any, size: Any, digest: Any, target: Any) -> Manifes
         if kind == FILE and len(digest) == DIGEST_LENGTH and _HEX.issuperset(digest) and not target:
             return ManifestEntry(kind, mode, size, digest, "")
         if kind == DIRECTORY and not (size or digest or target):
-            return a_directory(mode)
+            return directory_entry(mode)
         if kind == LINK and target and not (mode or size or digest):
-            return a_link(target)
+            return link_entry(target)
     raise ProtocolError(f"not an entry of a tree: {str(kind)[:20]!r}")
 
 
-class Step(namedtuple("Step", "difference import_path fresh requirements heard", defaults=(0,))):  # noqa: PYI024
+class SyncStep(namedtuple("SyncStep", "difference import_path fresh requirements heard", defaults=(0,))):  # noqa: PYI024
     """The content of a SYNC_BEGIN: how the runner's tree changes, and the consequences for its slots.
 
     Attributes:
@@ -191,8 +191,8 @@ class Step(namedtuple("Step", "difference import_path fresh requirements heard",
         return json.dumps({**dump(self.difference), **said}).encode()
 
 
-def read_step(data: bytes) -> Step:
-    """Return the step that `Step.dump` encoded.
+def read_step(data: bytes) -> SyncStep:
+    """Return the step that `SyncStep.dump` encoded.
 
     Raises:
         ProtocolError: the bytes are not a step.
@@ -204,7 +204,7 @@ def read_step(data: bytes) -> Step:
         raise ProtocolError(f"a SYNC_BEGIN that cannot be read: {error!r}") from None
     if not isinstance(path, list) or not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ProtocolError("a SYNC_BEGIN without its lists")
-    return Step(read(said), [checked_path(entry) for entry in path], bool(fresh), lines, heard)
+    return SyncStep(read(said), [checked_path(entry) for entry in path], bool(fresh), lines, heard)
 
 
 def pack_bits(answers: list[bool]) -> bytes:

@@ -28,12 +28,12 @@ MAX_WARNING = 4 * 1024
 """Characters of a runner's warning that are logged."""
 
 
-def room_for(max_payload: int, flags: int) -> int:
+def max_result_bytes(max_payload: int, flags: int) -> int:
     """Return how many bytes a result with these flags may take."""
     return max(max_payload, ERROR_ROOM) if flags & Flag.ERROR else max_payload
 
 
-def inline_room(max_payload: int) -> int:
+def max_inline_bytes(max_payload: int) -> int:
     """Return how many bytes a result in one frame may take."""
     return min(max_payload, MAX_INLINE)
 
@@ -49,7 +49,7 @@ def check_inline(frame: Frame, room: int) -> None:
         raise ProtocolError(f"a result of {size} bytes in one frame, more than {room}")
 
 
-def announced(head: Frame, max_payload: int) -> int:
+def announced_length(head: Frame, max_payload: int) -> int:
     """Return the length in bytes that the head of a large result announces.
 
     Raises:
@@ -59,7 +59,7 @@ def announced(head: Frame, max_payload: int) -> int:
     if len(payload) != TOTAL.size:
         raise ProtocolError(f"the head of a large result has {len(payload)} bytes, not {TOTAL.size}")
     total: int = TOTAL.unpack(payload)[0]
-    if total > (room := room_for(max_payload, head.flags)):
+    if total > (room := max_result_bytes(max_payload, head.flags)):
         raise ProtocolError(f"a result of {total} bytes was announced, more than {room}")
     return total
 
@@ -79,7 +79,7 @@ class Download:
 
     def __init__(self, head: Frame, max_payload: int) -> None:
         self.head = head
-        self.total = announced(head, max_payload)
+        self.total = announced_length(head, max_payload)
         self.data: bytearray | None = bytearray()
         """The bytes that have arrived; None after `drop`."""
         self.taken = 0

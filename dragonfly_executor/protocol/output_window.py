@@ -28,7 +28,7 @@ def weight(raw: bytes) -> int:
     return len(raw) + OVERHEAD
 
 
-class Text:
+class TextDecoder:
     """A decoder from UTF-8 bytes, split anywhere, to text. Invalid bytes are replaced."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Text:
         return [rest.decode(errors="replace")] if rest else []
 
 
-class Lines:
+class LineDecoder:
     """A decoder from UTF-8 bytes, split anywhere, to lines without line ends. Lines longer than `MAX_LINE` are cut."""
 
     def __init__(self) -> None:

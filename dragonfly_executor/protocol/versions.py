@@ -45,7 +45,7 @@ def versions_with_packages() -> Versions:
     return found
 
 
-def versions_beside(other: Versions) -> Versions:
+def versions_like(other: Versions) -> Versions:
     """Return the versions of this interpreter, with packages if `other` has them."""
     return versions_with_packages() if other.packages else versions()
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.protocol.parent import Parent
     from dragonfly_executor.runner.agent import Agent
-    from dragonfly_executor.runner.dialback import NotLetInError
+    from dragonfly_executor.runner.dialback import NotAdmittedError
 
 USAGE = (
     "usage: python -m dragonfly_executor.runner "
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
         for inherited in (fd, *starts):
             os.set_inheritable(inherited, False)
         memory = starts[0] if starts else None
-        run(Socket(fileno=fd), prepare=lambda agent: agent.note_starts(memory))
+        run(Socket(fileno=fd), prepare=lambda agent: agent.share_start_cells(memory))
         return
     seconds = {
         "--failsafe": FAILSAFE,
@@ -74,19 +74,19 @@ def main(arguments: list[str]) -> None:
     _append_working_directory()
     try:
         parent, failsafe, max_lifetime, max_idle, grace, keeps_token = dialback.take_parent(), *seconds.values()
-    except dialback.NotLetInError as error:
+    except dialback.NotAdmittedError as error:
         _give_up(error)
     if not keeps_token:
         dialback.drop(*TOKENS)
     if not max_lifetime:
-        _run_once_let_in(parent, failsafe)
+        _run_once_admitted(parent, failsafe)
         return
     from dragonfly_executor.runner import watchdog
 
-    def be_agent(show_life: Callable[[bool], None]) -> None:
-        _run_once_let_in(parent, failsafe, lambda agent: agent.be_watched(show_life, watchdog.EVERY, grace))
+    def run_agent(send_heartbeat: Callable[[bool], None]) -> None:
+        _run_once_admitted(parent, failsafe, lambda agent: agent.start_heartbeat(send_heartbeat, watchdog.EVERY, grace))
 
-    watchdog.guard(be_agent, max_lifetime, failsafe, max_idle)
+    watchdog.guard(run_agent, max_lifetime, failsafe, max_idle)
 
 
 def _append_working_directory() -> None:
@@ -96,17 +96,17 @@ def _append_working_directory() -> None:
         return  # the directory was removed
 
 
-def _run_once_let_in(parent: Parent, failsafe: float, prepare: Callable[[Agent], None] | None = None) -> None:
+def _run_once_admitted(parent: Parent, failsafe: float, prepare: Callable[[Agent], None] | None = None) -> None:
     from dragonfly_executor.runner import dialback
 
     try:
         place = dialback.dial_back(parent, failsafe)
-    except dialback.NotLetInError as error:
+    except dialback.NotAdmittedError as error:
         _give_up(error)
     run(*place, prepare=prepare)
 
 
-def _give_up(error: NotLetInError) -> NoReturn:
+def _give_up(error: NotAdmittedError) -> NoReturn:
     sys.stderr.write(f"dragonfly runner: {error}\n")
     sys.exit(error.status)
 

@@ -2,7 +2,7 @@
 
 It hands calls to slots, forks slots while calls wait, enforces limits, kills calls on request, and ends when its parent
 is gone. It decodes no payload. It is single-threaded, so that it may fork. This module talks with the parent; the
-dispatcher assigns calls to slots, and `ChildProcesses` manages the processes.
+dispatcher drives the scheduler that assigns calls to slots, and `ChildProcesses` manages the processes.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import os
 import sys
 
 from dragonfly_executor.protocol import handshake
-from dragonfly_executor.protocol.frames import HEADER_SIZE, Flag, Frame, Kind, encode
+from dragonfly_executor.protocol.frames import Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.protocol.versions import usable_cpus, versions, versions_with_packages
 from dragonfly_executor.runner import capacity_check, process_tree
 from dragonfly_executor.runner.child_processes import ChildProcesses
 from dragonfly_executor.runner.dispatch import Dispatcher
+from dragonfly_executor.runner.large_calls import SLOT_BACKLOG, LargeCalls
 from dragonfly_executor.runner.oom_kills import MemoryWatch
-from dragonfly_executor.runner.os_signals import Watch, boot_clock
-from dragonfly_executor.runner.slot_handle import EXIT_TIMEOUT, Slot, SlotOutput, Work
-from dragonfly_executor.serialization.buffer_cache import read_answer
+from dragonfly_executor.runner.os_signals import OsSignals, boot_clock
+from dragonfly_executor.runner.slot_handle import EXIT_TIMEOUT, Slot, SlotOutput
 from dragonfly_executor.transport.call_start_cells import map_cells
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-    from dragonfly_executor.runner.sync_receiver import Synced
+    from dragonfly_executor.runner.sync_receiver import SyncedFiles
 
 LEASE_CHECKS = 4
 """Checks of the lease within one lease."""
@@ -43,14 +43,8 @@ UNKNOWN_GRACE = 1.0
 """Seconds that the parent has to react to a SIGTERM if it has not admitted the runner yet."""
 LEAVE_SLACK = 0.5
 """Seconds between the deadline of the last slots and the exit of the agent."""
-SLOT_BACKLOG = 4 * 1024 * 1024
-"""Bytes that may be queued for a slot before the agent requests no more of them from the parent.
-
-Also the bytes that may be queued for the parent before the agent stops reading from a slot.
-"""
 # Plain module names, because an enum lookup takes longer than the comparison.
-CALL, RESULT, CHUNK, IDLE = int(Kind.CALL), int(Kind.RESULT), int(Kind.CHUNK), int(Kind.IDLE)
-RETURNED = int(Kind.RETURNED)
+CALL, RESULT, CHUNK, IDLE, RETURNED = map(int, (Kind.CALL, Kind.RESULT, Kind.CHUNK, Kind.IDLE, Kind.RETURNED))
 LARGE, MORE = Flag.LARGE, Flag.MORE
 
 
@@ -61,22 +55,22 @@ class Agent:
         self._loop = loop
         self._runner_id = runner_id
         self._link = Link(loop, sock, self._on_frames, lambda _reason: self.exit(), handshake=True)
-        self._watch = Watch(loop)
+        self._watch = OsSignals(loop)
         self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slot)
         self._child_processes = ChildProcesses(
             loop, self._link, self._dispatcher, self._on_slot_frames, self._descriptors
         )
         self._link.on_drained = self._child_processes.resume
-        self._dispatcher.lineup.on_none = self._leave_without_slots
+        self._large_calls = LargeCalls(self._link, self._dispatcher)
+        self._dispatcher.on_no_slots = self._leave_without_slots
         self._make_output: Callable[[], SlotOutput] = lambda: SlotOutput(self._link)
         self._lease = timeout
         self._heard = boot_clock()
         self._stop_timer: Timer | None = None
         self._stopping = False
-        self._welcomed = False
-        self._session: dict[str, Any] = {}
-        """The content of the parent's WELCOME."""
-        self._synced: Synced | None = None
+        self._welcome: dict[str, Any] = {}
+        """The content of the parent's WELCOME, with the log level that the parent sent last. Empty before that."""
+        self._synced: SyncedFiles | None = None
         self._may_linger = usable_cpus() > 1
         self._grace = GRACE
         self._leaving = False
@@ -103,9 +97,9 @@ class Agent:
             self._child_processes.starts = map_cells(self._starts_memory)
         self._dispatcher.memory = MemoryWatch()
         # Imported here, while the parent reads the HELLO, because it loads ctypes.
-        from dragonfly_executor.runner.process_title import Title
+        from dragonfly_executor.runner.process_title import ProcessTitle
 
-        self._child_processes.title = Title()
+        self._child_processes.title = ProcessTitle()
         self._child_processes.title.set("agent")
         self._watch.parent(self.exit)
         self._check_lease()
@@ -113,22 +107,22 @@ class Agent:
         gc.freeze()
         gc.enable()
 
-    def note_starts(self, memory: int | None) -> None:
+    def share_start_cells(self, memory: int | None) -> None:
         """Have slots mark the calls that they start in this shared memory, given by its descriptor."""
         self._starts_memory = memory
 
-    def be_watched(self, show_life: Callable[[bool], None], every: float, grace: float) -> None:
+    def start_heartbeat(self, send_heartbeat: Callable[[bool], None], every: float, grace: float) -> None:
         """Send a heartbeat at regular intervals, and set the grace period of a SIGTERM.
 
         Args:
-            show_life: sends a heartbeat; it is told whether calls were here since the last one.
+            send_heartbeat: sends a heartbeat; it is told whether calls were here since the last one.
             every: seconds between two heartbeats.
             grace: seconds that calls have to finish when the machine is stopped.
         """
         self._grace = grace
         shown, self._shown = self._shown, self._loop.time()
-        show_life(self._dispatcher.has_worked_since(shown))
-        self._loop.call_later(every, lambda: self.be_watched(show_life, every, grace))
+        send_heartbeat(self._dispatcher.has_worked_since(shown))
+        self._loop.call_later(every, lambda: self.start_heartbeat(send_heartbeat, every, grace))
 
     def _check_lease(self) -> None:
         if boot_clock() - self._heard > self._lease:
@@ -157,7 +151,7 @@ class Agent:
         if self._leaving:
             return
         self._leaving = True
-        self._end_in(self._grace if self._welcomed else min(self._grace, UNKNOWN_GRACE))
+        self._end_in(self._grace if self._welcome else min(self._grace, UNKNOWN_GRACE))
         self._link.send(encode(Kind.STOP))
         self._dispatcher.close()
 
@@ -181,12 +175,8 @@ class Agent:
     def _say_bye(self) -> None:
         """End every slot, then exit. Slots that still run a call are killed, the others end by themselves."""
         self._stopping = True
-        for slot in list(self._dispatcher.slots.values()):
-            if slot.in_flight and not slot.is_ending:
-                self._dispatcher.stopped_after = self._grace if self._leaving else None
-                slot.kill()
-            else:
-                slot.retire()
+        self._dispatcher.stopped_after = self._grace if self._leaving else None
+        self._dispatcher.end_slots()
         self._loop.call_later(EXIT_TIMEOUT + LEAVE_SLACK, self._leave)
         self._leave_if_alone()
 
@@ -249,18 +239,15 @@ class Agent:
     def _on_slot_control(self, slot: Slot, frame: Frame) -> None:
         if frame.kind == Kind.OUTPUT:
             slot.output.forward(slot, frame)
-            return
-        if frame.kind == Kind.READY:
+        elif frame.kind == Kind.READY:
             self._child_processes.slot_is_ready(slot)
-            return
-        if frame.kind == Kind.PULL and len(frame.payload):
-            work = self._dispatcher.works.get((frame.call_id, frame.attempt))
-            if work is not None:
-                work.missing -= read_answer(frame.payload)[0]
-        if frame.kind == Kind.SETUP_FAILED:
-            slot.kill_reason = Kind.SETUP_FAILED
-            slot.expect_end()
-        self._link.send(frame.raw)
+        else:
+            if frame.kind == Kind.PULL:
+                self._large_calls.parts_requested(frame)
+            elif frame.kind == Kind.SETUP_FAILED:
+                self._dispatcher.slot_is_dying(slot)
+                slot.expect_end()
+            self._link.send(frame.raw)
 
     # -- the parent ---------------------------------------------------------------------------------------------------
 
@@ -269,9 +256,9 @@ class Agent:
         for frame in frames:
             kind = frame.kind
             if kind == CALL:
-                self._dispatcher.arriving.append(Work(frame))
+                self._dispatcher.call_arrived(frame)
             elif kind == CHUNK:
-                self._forward_chunk(frame)
+                self._large_calls.forward(frame)
             else:
                 self._on_control(frame)
         self._dispatcher.dispatch()
@@ -293,13 +280,13 @@ class Agent:
             case Kind.STOP:
                 self._stop(frame.detail / 1000)
             case Kind.CHECK_IDLE:
-                self._dispatcher.check_idle(Work(frame))
+                self._dispatcher.check_idle(frame)
             case Kind.OUTPUT:
                 slot = self._dispatcher.slots.get(frame.detail)
                 if slot is not None:
                     slot.output.consumed(slot, frame.call_id)
             case Kind.LOG_LEVEL:
-                self._session["log_level"] = frame.detail
+                self._welcome["log_level"] = frame.detail
                 for slot in self._dispatcher.slots.values():
                     slot.progress.log_level = frame.detail
             case Kind.SYNC_BEGIN | Kind.SYNC_DATA | Kind.SYNC_END:
@@ -308,46 +295,23 @@ class Agent:
     def _receive_sync(self, frame: Frame) -> None:
         if self._synced is None:
             # Imported only if the runner does not see the parent's files.
-            from dragonfly_executor.runner.sync_receiver import Synced
+            from dragonfly_executor.runner.sync_receiver import SyncedFiles
 
-            self._synced = Synced(self._loop, self._link.send, self._dispatcher, self._child_processes.run_helper)
+            self._synced = SyncedFiles(self._loop, self._link.send, self._dispatcher, self._child_processes.run_helper)
         self._synced.receive(frame)
 
-    def _on_welcome(self, session: dict[str, Any]) -> None:
+    def _on_welcome(self, welcome: dict[str, Any]) -> None:
         self._link.end_handshake()
-        self._welcomed = True
-        self._session = session
-        self._lease = session["lease"]
+        self._welcome = welcome
+        self._lease = welcome["lease"]
         self._lease_timer.cancel()
         self._check_lease()
-        self._child_processes.setup_timeout = self._dispatcher.limits.opening = session["setup_timeout"]
-        self._dispatcher.lineup.max_slots = session["slots"]
-        self._dispatcher.max_calls_per_slot = session["calls_per_slot"]
-        if session["output"] != "inherit":
+        self._child_processes.setup_timeout = welcome["setup_timeout"]
+        self._dispatcher.configure(welcome["slots"], welcome["calls_per_slot"], welcome["setup_timeout"])
+        if welcome["output"] != "inherit":
             from dragonfly_executor.runner.slot_output_forwarder import maker
 
-            self._make_output = maker(session, self._loop, self._link, self._dispatcher)
-
-    def _forward_chunk(self, frame: Frame) -> None:
-        work = self._dispatcher.works.get((frame.call_id, frame.attempt))
-        if work is None or work.slot is None:
-            return
-        slot = work.slot
-        work.missing -= len(frame.raw) - HEADER_SIZE
-        work.since = self._loop.time()
-        slot.link.send_bulk(frame.raw)
-        work.owed += 1
-        self._pull_more(work)
-
-    def _pull_more(self, work: Work) -> None:
-        slot = work.slot
-        if slot is None or not work.owed or work.missing <= 0:
-            return
-        if slot.link.queued_bulk > SLOT_BACKLOG:
-            slot.link.on_drained = lambda: self._pull_more(work)
-            return
-        self._link.send(encode(Kind.PULL, work.call_id, attempt=work.attempt, detail=work.owed))
-        work.owed = 0
+            self._make_output = maker(welcome, self._loop, self._link, self._dispatcher)
 
 
 def run(
@@ -372,7 +336,7 @@ def run(
             prepare(agent)
         agent.start()
     except OSError as error:
-        capacity_check.say_why_not(sock, error)
+        capacity_check.report_failure(sock, error)
         os._exit(1)
     try:
         loop.run()

@@ -39,7 +39,7 @@ def try_process() -> None:
             os.close(fd)
 
 
-def say_why_not(sock: Socket | DescriptorPair, error: OSError) -> None:
+def report_failure(sock: Socket | DescriptorPair, error: OSError) -> None:
     """Tell the parent why this process cannot be a runner. After a HELLO, the parent only sees the link end."""
     reason = f"it cannot start a single slot: {error}".encode()[:LONGEST_REASON]
     try:

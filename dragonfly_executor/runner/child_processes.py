@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.protocol.frames import Frame
     from dragonfly_executor.runner.dispatch import Dispatcher
-    from dragonfly_executor.runner.process_title import Title
+    from dragonfly_executor.runner.process_title import ProcessTitle
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
     from dragonfly_executor.transport.call_start_cells import Cells
     from dragonfly_executor.transport.link import Link
@@ -64,7 +64,7 @@ class ChildProcesses:
         self._script: int | None = None
         """The `Script` mode of slots forked from now on; None to use the parent's."""
         self._forked = 0
-        self.title: Title | None = None
+        self.title: ProcessTitle | None = None
         """The writer of the title that ``ps`` shows."""
         self._setup_crashes = 0
         self._paused: list[Slot] = []
@@ -104,19 +104,18 @@ class ChildProcesses:
     def slot_is_ready(self, slot: Slot) -> None:
         """Record that the slot is set up. From now on it runs calls."""
         self._setup_crashes = 0
-        slot.ready = True
         slot.output.slot_is_ready(slot)
         if slot.timer is not None:
             slot.timer.cancel()
         self._dispatcher.slot_is_ready(slot)
 
     def _setup_is_late(self, slot: Slot) -> None:
-        if slot.ready or slot.pid not in self._dispatcher.slots:
+        if slot.record.is_ready or slot.pid not in self._dispatcher.slots:
             return
         if slot.progress.phase == phases.IMPORTING_SCRIPT:
             # Only calls that need the script are affected. The others run in the next slot.
             self._script = Script.LATE
-            slot.kill_reason = Kind.SETUP_FAILED
+            self._dispatcher.slot_is_dying(slot)
             slot.kill()
             return
         slot.kill()
@@ -153,7 +152,7 @@ class ChildProcesses:
             return
         status = 1
         try:
-            slot_main.stand_alone(agent_pid)
+            slot_main.become_session_leader(agent_pid)
             for fd in self._descriptors():
                 os.close(fd)
             status = job()
@@ -186,7 +185,7 @@ class ChildProcesses:
         slot.output.slot_has_ended(slot)
         if slot.timer is not None:
             slot.timer.cancel()
-        crashed = not slot.ready and slot.kill_reason is None and not stopping
+        crashed = not slot.record.is_ready and not slot.record.is_dying and not stopping
         if crashed and slot.progress.phase == phases.IMPORTING_SCRIPT:
             # The next slots skip the import in their setup, so that only a call that needs the script can die of it.
             self._script = Script.SKIP

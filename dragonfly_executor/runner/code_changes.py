@@ -31,7 +31,7 @@ _PACKAGE = __name__.partition(".")[0]
 _MAIN = ("__main__", "__mp_main__")
 
 
-class Loaded:
+class LoadedFiles:
     """The files of the modules that this process imports from now on, except installed ones.
 
     Args:

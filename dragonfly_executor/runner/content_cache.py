@@ -48,7 +48,7 @@ def private_folder(path: str) -> bool:
         return False
 
 
-class Blobs:
+class ContentCache:
     """The contents in one folder, each in a file named by its digest."""
 
     def __init__(self, folder: str) -> None:
@@ -66,9 +66,9 @@ class Blobs:
             return False
         return stat.S_ISREG(status.st_mode) and status.st_size == size
 
-    def receive(self, digest: str, size: int) -> Receiving:
+    def receive(self, digest: str, size: int) -> ContentWriter:
         """Start to write a content."""
-        return Receiving(self, digest, size)
+        return ContentWriter(self, digest, size)
 
     def copy(self, digest: str, size: int, target: int) -> bool:
         """Copy a content to a descriptor. If its digest does not match, remove it from the cache and return False."""
@@ -123,10 +123,10 @@ class Blobs:
             total -= size
 
 
-class Receiving:
+class ContentWriter:
     """A content that is being written. It gets its final name once it is complete and its digest matches."""
 
-    def __init__(self, blobs: Blobs, digest: str, size: int) -> None:
+    def __init__(self, blobs: ContentCache, digest: str, size: int) -> None:
         self._blobs = blobs
         self._digest = digest
         self._left = size

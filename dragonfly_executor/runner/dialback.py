@@ -13,7 +13,7 @@ import time
 
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol import handshake
-from dragonfly_executor.protocol.dialback_auth import SECRET_SIZE, RefusedError, RunnerSide
+from dragonfly_executor.protocol.dialback_auth import SECRET_SIZE, RefusedError, RunnerHandshake
 from dragonfly_executor.protocol.frames import MAX_HANDSHAKE_FRAME, Decoder
 from dragonfly_executor.protocol.parent import VARIABLE, Parent
 from dragonfly_executor.protocol.versions import versions
@@ -32,7 +32,7 @@ ATTEMPT = 10.0
 """Maximum seconds for each step of an attempt."""
 
 
-class NotLetInError(Exception):
+class NotAdmittedError(Exception):
     """The error of a runner that could not connect to its parent, and ends.
 
     Attributes:
@@ -52,7 +52,7 @@ def take_parent() -> Parent:
     Afterwards the token exists only in the result. `Parent.get` returns the rest of the description to calls.
 
     Raises:
-        NotLetInError: the description is missing or invalid; or the boot ended long ago, so the machine was started
+        NotAdmittedError: the description is missing or invalid; or the boot ended long ago, so the machine was started
             again.
     """
     text = os.environ.get(VARIABLE, "")
@@ -60,13 +60,13 @@ def take_parent() -> Parent:
         parent = Parent.decode(text)
     except ValueError as error:
         reason = str(error) if text else f"the parent is unknown: {VARIABLE} is not set"
-        raise NotLetInError(reason, "connect") from None
+        raise NotAdmittedError(reason, "connect") from None
     _overwrite(VARIABLE)
     os.environ[VARIABLE] = parent._replace(token=None).encode()
     if parent.until is not None and time.time() > parent.until + CLOCKS_APART:
         late = time.time() - parent.until
-        reason = f"{STARTED_AGAIN}: its boot was over {late:.0f} s ago"
-        raise NotLetInError(reason, "connect", exit_codes.STARTED_AGAIN)
+        reason = f"{STARTED_AGAIN} (its boot ended {late:.0f} s ago)"
+        raise NotAdmittedError(reason, "connect", exit_codes.STARTED_AGAIN)
     return parent
 
 
@@ -105,16 +105,16 @@ def dial_back(parent: Parent, failsafe: float, sure_after: float | None = None) 
         The connection, this runner's number, and the seconds within which WELCOME must arrive.
 
     Raises:
-        NotLetInError: the parent refused, could not be reached, or the time is over.
+        NotAdmittedError: the parent refused, could not be reached, or the time is over.
     """
     if not (parent.address and parent.fingerprint and parent.token):
-        raise NotLetInError(f"{VARIABLE} lacks the parent's address or the token", "connect")
+        raise NotAdmittedError(f"{VARIABLE} lacks the parent's address or the token", "connect")
     try:
         host, port = split_address(parent.address)
         fingerprint, token = bytes.fromhex(parent.fingerprint), bytes.fromhex(parent.token)
     except ValueError as error:
         reason = f"{VARIABLE} does not hold a parent's description: {type(error).__name__}"
-        raise NotLetInError(reason, "connect") from None
+        raise NotAdmittedError(reason, "connect") from None
     runner_id = str(parent.runner_id)
     began = time.monotonic()
     end = began + failsafe
@@ -124,7 +124,7 @@ def dial_back(parent: Parent, failsafe: float, sure_after: float | None = None) 
         try:
             sock, greeting = _attempt(host, port, fingerprint, runner_id, token, min(left, ATTEMPT))
         except RefusedError as error:
-            raise NotLetInError(str(error), "handshake", exit_codes.REFUSED) from None
+            raise NotAdmittedError(str(error), "handshake", exit_codes.REFUSED) from None
         except (OSError, ProtocolError) as error:
             # The last attempt may have been cut short by the deadline, so an earlier error says more.
             trouble = trouble if trouble is not None and isinstance(error, TimeoutError) else error
@@ -134,7 +134,7 @@ def dial_back(parent: Parent, failsafe: float, sure_after: float | None = None) 
                 seconds = min(until, end) - began
                 reason = f"could not reach the parent at {parent.address} within {seconds:g} s: {trouble}"
                 phase = "handshake" if isinstance(trouble, ProtocolError) else "connect"
-                raise NotLetInError(reason, phase, exit_codes.UNREACHABLE) from None
+                raise NotAdmittedError(reason, phase, exit_codes.UNREACHABLE) from None
             time.sleep(min(PAUSE, left))
         else:
             _compare(greeting)
@@ -156,7 +156,7 @@ def _attempt(
 
     sock = connect(host, port, fingerprint, seconds)
     try:
-        side = RunnerSide(runner_id, token, fingerprint, os.urandom(SECRET_SIZE))
+        side = RunnerHandshake(runner_id, token, fingerprint, os.urandom(SECRET_SIZE))
         decoder = Decoder(MAX_HANDSHAKE_FRAME, one_by_one=True)
         sock.send(side.dial())
         while side.greeting is None:
@@ -167,7 +167,7 @@ def _attempt(
                     raise ConnectionError("the parent ended the connection")
                 frames = decoder.feed(data)
             for frame in frames:
-                answer = side.hear(frame)
+                answer = side.receive(frame)
                 if answer:
                     sock.send(answer)
         if decoder.pending:

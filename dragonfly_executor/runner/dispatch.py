@@ -1,60 +1,104 @@
-"""Assigns calls to slots: the agent's share of scheduling.
+"""Drives the scheduler of the runner: tells it what happens, and carries out what it decides.
 
-Cheap calls are queued in the slots, so that no slot waits for the agent between two of them. A call that turns out to
-sit behind a longer call is taken back within milliseconds. It goes to another slot, or back to the parent if no slot is
-free. So two calls that wait for each other always meet, even if they came in one batch.
+`core/slot_scheduler.py` makes all decisions. This module has the clock, the slots' sockets and the link to the parent.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import os
 from collections.abc import Callable
 
-from dragonfly_executor.protocol.frames import Flag, Frame, Kind, encode
+from dragonfly_executor.core import slot_actions as actions
+from dragonfly_executor.core.slot_idle_check import LIMIT
+from dragonfly_executor.core.slot_records import FULL, NEVER, RunLimits, SlotCall, SlotRecord
+from dragonfly_executor.core.slot_scheduler import SlotScheduler
+from dragonfly_executor.protocol.frames import (
+    HEADER_SIZE,
+    LIMITS,
+    MAX_DETAIL,
+    TOTAL,
+    Flag,
+    Frame,
+    Kind,
+    encode,
+)
 from dragonfly_executor.runner import slot_crash
-from dragonfly_executor.runner.call_limits import Limits
-from dragonfly_executor.runner.idle_check import IdleCheck
 from dragonfly_executor.runner.oom_kills import MemoryWatch
-from dragonfly_executor.runner.slot_handle import Slot, Work
-from dragonfly_executor.runner.slot_selection import Lineup
+from dragonfly_executor.runner.slot_handle import Slot
 from dragonfly_executor.transport.loop import Loop, Timer
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
-REVIEW_AFTER = 0.003
-"""Seconds after which a running call is reported as started, and calls behind it may count as stuck."""
-STUCK_FACTOR = 3.0
-"""Multiple of the recent cost of a call, after which a call counts as slow."""
+if TYPE_CHECKING:
+    from typing import Any
+
+# Plain module names, because an enum lookup takes longer than the comparison.
+IDLE, RETURNED = int(Kind.IDLE), int(Kind.RETURNED)
 
 
 class Dispatcher:
-    """The calls on this runner, and the slots that run them."""
+    """The driver of the scheduler, and the handles of the slots.
+
+    Args:
+        loop: the agent's event loop.
+        send: sends a frame to the parent.
+        fork_slot: forks a slot; raises OSError if there is no room for it.
+    """
 
     def __init__(self, loop: Loop, send: Callable[[bytes], None], fork_slot: Callable[[], Slot]) -> None:
         self._loop = loop
         self._send = send
-        self.lineup = Lineup(loop, fork_slot, self._no_room, self.dispatch)
-        self.limits = Limits(loop, lambda work, slot: self._stop_in_slot(work, slot, Kind.TIMED_OUT))
-        self._idle_check = IdleCheck(loop, send)
-        self.slots = self.lineup.slots
+        self._fork_slot = fork_slot
+        self._scheduler = SlotScheduler(loop.time())
+        self._table = self._scheduler.table
+        self.slots: dict[int, Slot] = {}
         """Living slots by process id."""
-        self.max_calls_per_slot = 0
         self.memory: MemoryWatch | None = None
         self.stopped_after: float | None = None
         """Seconds that calls had to finish after an external stop of the runner, once these are over."""
-        self.waiting: deque[Work] = deque()
-        """Calls that are in no slot."""
-        self._held: deque[Work] = deque()
-        self.arriving = self.waiting
-        """The queue for calls that arrive from the parent: `waiting`, or the held calls during a sync."""
-        self.works: dict[tuple[int, int], Work] = {}
-        """Calls that are in a slot, by id and attempt."""
-        self._review_timer: Timer | None = None
-        self._progress = loop.time()
-        self._closed = False
+        self.on_no_slots: Callable[[OSError], object] = lambda error: None
+        """Callback for a runner that has no slot and could not fork one."""
+        self._fork_error = OSError("no fork has failed")
+        self._has_logged_fork_error = False
+        self._dead: dict[int, tuple[Slot, int]] = {}
+        """Slots whose end is being handled, and their wait status, by process id."""
+        self._timer: Timer | None = None
+        self._timer_at = NEVER
+        self._is_running = False
+        self._do: dict[type, Callable[[Any], None]] = {
+            actions.HAND: self._hand,
+            actions.TakeBack: self._take_back,
+            actions.ReadAnswers: self._read_answers,
+            actions.LookAtProgress: self._look_at_progress,
+            actions.Fork: self._fork,
+            actions.EndRunner: self._end_runner,
+            actions.Retire: lambda action: self.slots[action.slot.pid].retire(),
+            actions.ExpectEnd: lambda action: self.slots[action.slot.pid].expect_end(),
+            actions.KillSlot: lambda action: self.slots[action.slot.pid].kill(),
+            actions.ReportStarted: self._report_started,
+            actions.HideCall: lambda action: self.slots[action.slot.pid].show_call(0),
+            actions.ReportLost: self._report_lost,
+            actions.ReturnCall: self._return_call,
+            actions.ReportGone: self._report_gone,
+            actions.ReportTimedOut: self._report_timed_out,
+            actions.AnswerCheck: self._answer_check,
+        }
+
+    def configure(self, slots: int, calls_per_slot: int, setup_timeout: float) -> None:
+        """Apply the limits of the parent's WELCOME.
+
+        Args:
+            slots: number of calls that may run at once.
+            calls_per_slot: calls after which a slot is replaced; 0 for no limit.
+            setup_timeout: seconds for decoding a call that has a `run_timeout`, unless its `run_timeout` is longer.
+        """
+        self._table.max_slots = slots
+        self._table.calls_per_slot = calls_per_slot
+        self._table.opening = setup_timeout
 
     @property
     def is_idle(self) -> bool:
         """Return True if no call is on this runner."""
-        return not self.waiting and not self.works and not self._held
+        return self._table.is_idle
 
     def has_worked_since(self, when: float) -> bool:
         """Return True if a call is here, or if one started since that moment.
@@ -62,158 +106,55 @@ class Dispatcher:
         Args:
             when: a time on the loop's clock, in seconds.
         """
-        return self._progress >= when or not self.is_idle
+        return self._table.last_start >= when or not self._table.is_idle
 
-    # -- handing out --------------------------------------------------------------------------------------------------
+    def call(self, call_id: int, attempt: int) -> SlotCall | None:
+        """Return the call with this id if it is in a slot."""
+        return self._table.calls.get((call_id, attempt))
 
-    def dispatch(self) -> None:
-        """Hand waiting calls to slots, as long as slots take calls."""
-        if self._closed:
-            self._give_back()
-        forked = False
-        while self.waiting:
-            slot = self.lineup.best_for(self.waiting[0])
-            if slot is None:
-                # Fork one slot per pass: meanwhile the other slots may empty the queue.
-                slot = None if forked else self.lineup.grow()
-                if slot is None:
-                    break
-                forked = True
-            work = self.waiting.popleft()
-            # A limit that has passed stops the call in here, which hands out the calls that follow.
-            if not self._hand(slot, work):
-                self.waiting.appendleft(work)
-                break
-        if self.waiting and forked and self.lineup.may_grow():
-            self._loop.call_soon(self.dispatch)
-        if not self.waiting and len(self.works) > 1:
-            self._balance()
-        if self._review_timer is None and (self.works or self.waiting):
-            self._arm_review()
+    # -- events: each is followed by `dispatch` -----------------------------------------------------------------------
 
-    def _no_room(self) -> None:
-        """Return waiting calls to the parent, unless calls started recently.
+    def call_arrived(self, frame: Frame) -> None:
+        """Accept a call. The caller calls `dispatch` after the last of several."""
+        _, flags, attempt, cell, call_id, packet = frame
+        call = SlotCall(call_id, attempt, packet, cell)
+        if flags:
+            _read_flags(call, flags)
+        self._scheduler.call_arrived(call)
 
-        The parent counts on slots that could not be forked, so waiting calls may sit behind a long one.
-        """
-        if self._loop.time() - self._progress >= self._stuck_after():
-            self._give_back()
+    def payload_arrived(self, call: SlotCall, size: int) -> None:
+        """Record that `size` more bytes of a large payload are in the slot."""
+        self._scheduler.payload_arrived(call, size, self._loop.time())
 
-    def _stuck_after(self) -> float:
-        """Return the seconds of one call after which the calls behind it count as stuck."""
-        return max(REVIEW_AFTER, STUCK_FACTOR * (self.lineup.cost or 0.0))
+    def answered(self, slot: Slot, frame: Frame) -> None:
+        """Handle the slot's answer to its first call. The caller calls `dispatch` after the last of several."""
+        if frame.kind == RETURNED:
+            self._scheduler.declined(slot.record)
+        elif frame.kind == IDLE:
+            self._scheduler.check_answered(slot.record, bool(frame.detail), self._loop.time())
+        else:
+            self._scheduler.answered(slot.record, frame.detail * 1e-6, self._loop.time())
 
-    def _hand(self, slot: Slot, work: Work) -> bool:
-        starts_now = not slot.in_flight
-        if not slot.hand(work):
-            return False
-        if work.frame.kind == Kind.CALL:
-            self.works[work.call_id, work.attempt] = work
-        if starts_now:
-            self._became_first(slot)
-        if self.max_calls_per_slot and slot.handed >= self.max_calls_per_slot:
-            slot.retire()
-        return True
-
-    def _became_first(self, slot: Slot) -> None:
-        slot.since = self._progress = self._loop.time()
-        slot.stuck = False
-        work = slot.in_flight[0]
-        if work.frame.flags & Flag.LIMITS:
-            self.limits.watch(work, slot)
-        elif slot.is_checking and slot.ready:
-            self._idle_check.begin(slot)
-
-    def _balance(self) -> None:
-        """Move half of the calls queued in the fullest slot to an idle slot."""
-        uneven = self.lineup.uneven()
-        if uneven is None:
-            return
-        fullest, idle = uneven
-        taken = fullest.take_back()
-        keep = len(taken) // 2
-        for work in taken[:keep]:
-            if not fullest.hand(work):
-                self._put_back([work])
-        for work in taken[keep:]:
-            self._hand_or_wait(idle, work)
-
-    def _hand_or_wait(self, slot: Slot, work: Work) -> None:
-        if slot.retired or not self._hand(slot, work):
-            self._put_back([work])
-
-    def _put_back(self, works: list[Work]) -> None:
-        for work in reversed(works):
-            self.works.pop((work.call_id, work.attempt), None)
-            self.waiting.appendleft(work)
-
-    # -- while files change -------------------------------------------------------------------------------------------
-
-    def hold(self) -> None:
-        """Hold the calls that arrive from now on, until `release`."""
-        if not self._closed:
-            self.arriving = self._held
-
-    def release(self, *, fresh: bool) -> None:
-        """Start the held calls. If `fresh`, start them only in slots that are forked from now on."""
-        if fresh:
-            for slot in self.slots.values():
-                if not slot.retired and slot.kill_reason is None:
-                    self._put_back(slot.take_back())
-                    slot.retire()
-        self.arriving = self.waiting
-        self.waiting.extend(self._held)
-        self._held.clear()
-        self._progress = self._loop.time()
+    def check_idle(self, frame: Frame) -> None:
+        """Run the user's idle check in a slot, unless calls are here."""
+        check = SlotCall(frame.call_id, frame.attempt, frame.raw)
+        check.is_check = True
+        self._scheduler.check_requested(check)
         self.dispatch()
 
-    def hold_back(self, slot: Slot) -> None:
-        """Take back the calls behind the slot's running call, and queue none there until it is answered."""
-        slot.stuck = True
-        self._put_back(slot.take_back())
+    def kill(self, call_id: int, attempt: int) -> None:
+        """Stop a call without harming other calls. GONE tells the parent that the call is no longer here."""
+        self._scheduler.call_cancelled(call_id, attempt)
         self.dispatch()
-
-    # -- answers ------------------------------------------------------------------------------------------------------
 
     def slot_is_ready(self, slot: Slot) -> None:
         """Start the clocks of the slot's first call: its initializer is done."""
-        if slot.in_flight:
-            self._became_first(slot)
+        self._scheduler.slot_ready(slot.record, self._loop.time())
+        self.dispatch()
 
-    def answered(self, slot: Slot, frame: Frame) -> None:
-        """Handle the slot's answer to its first call: a result, or the call itself, unstarted."""
-        if not slot.in_flight:
-            return
-        if frame.kind == Kind.RETURNED:
-            self._declined(slot)
-            return
-        work = slot.in_flight.popleft()
-        self._forget(work)
-        if slot.shows_call:
-            slot.show_call(0)
-        slot.stuck = False
-        if frame.call_id:
-            self.lineup.learn_cost(frame.detail * 1e-6)
-        else:
-            self._checked(slot, may_go=bool(frame.detail))
-        if slot.in_flight:
-            self._became_first(slot)
-        elif slot.retired:
-            slot.expect_end()
-
-    def _declined(self, slot: Slot) -> None:
-        """Put the slot's calls back into the queue and retire the slot: it has loaded files that have changed since."""
-        work = slot.in_flight.popleft()
-        self._forget(work)
-        work.slot = None
-        self._put_back([work, *slot.take_back()])
-        slot.retire()
-        slot.expect_end()
-
-    def _forget(self, work: Work) -> None:
-        self.works.pop((work.call_id, work.attempt), None)
-        if work.timer is not None:
-            work.timer.cancel()
+    def slot_is_dying(self, slot: Slot) -> None:
+        """Hand no more calls to the slot: the caller kills it, or its setup has failed."""
+        self._scheduler.slot_dying(slot.record)
 
     def slot_ended(self, slot: Slot, status: int, *, tell: bool) -> None:
         """Report the end of each call that the slot had started, and put the others back into the queue.
@@ -223,168 +164,154 @@ class Dispatcher:
             status: its wait status.
             tell: also report the first call of a slot that died before it was ready.
         """
-        self.slots.pop(slot.pid, None)
-        unstarted = slot.take_back()
-        if not slot.ready:
-            # A slot that was never ready has not taken a call.
-            unstarted = [*slot.in_flight, *unstarted]
-            slot.in_flight.clear()
-            if tell and unstarted:
-                slot.in_flight.append(unstarted.pop(0))
-        for work in slot.in_flight:
-            self._forget(work)
-            self._report_end(work, slot, status)
-        slot.in_flight.clear()
-        self._put_back(unstarted)
+        del self.slots[slot.pid]
+        self._dead[slot.pid] = slot, status
+        self._scheduler.slot_ended(slot.record, slot.take_back(), tell=tell)
+        self.dispatch()
+        del self._dead[slot.pid]
+
+    def hold(self) -> None:
+        """Hold the calls that arrive from now on, until `release`."""
+        self._scheduler.hold()
+
+    def release(self, *, fresh: bool) -> None:
+        """Start the held calls. If `fresh`, start them only in slots that are forked from now on."""
+        self._scheduler.release(self._loop.time(), fresh=fresh)
         self.dispatch()
 
-    def _report_end(self, work: Work, slot: Slot, status: int) -> None:
-        send = slot.answer or self._send
-        if work.frame.kind == Kind.CHECK_IDLE:
-            self._checked(slot, may_go=False)
-        elif slot.kill_reason == Kind.KILL:
-            send(encode(Kind.GONE, work.call_id, attempt=work.attempt))
-        elif slot.kill_reason == Kind.TIMED_OUT:
-            send(encode(Kind.TIMED_OUT, work.call_id, attempt=work.attempt, detail=work.unopened))
-        else:
-            told = slot_crash.describe(work, slot, status, self.memory, self.stopped_after)
-            send(encode(Kind.LOST, work.call_id, told, attempt=work.attempt))
-
-    # -- stopping calls -----------------------------------------------------------------------------------------------
-
-    def kill(self, call_id: int, attempt: int) -> None:
-        """Stop a call without harming other calls. GONE tells the parent that the call is no longer here."""
-        work = self.works.get((call_id, attempt))
-        if work is None:
-            self._drop_waiting(call_id, attempt)
-        elif work.slot is not None:
-            self._stop_in_slot(work, work.slot, Kind.KILL)
-
-    def _drop_waiting(self, call_id: int, attempt: int) -> None:
-        for line in (self.waiting, self._held):
-            for work in line:
-                if work.call_id == call_id and work.attempt == attempt:
-                    line.remove(work)
-                    break
-        # Sent for an unknown call too, because the parent may still count that call here.
-        self._send(encode(Kind.GONE, call_id, attempt=attempt))
-
-    def _stop_in_slot(self, work: Work, slot: Slot, reason: int) -> None:
-        """Kill the slot if it is running this call.
-
-        First take back the calls behind it, then read the results that have arrived. If the call is still unanswered
-        after that, it is the only call that can be running.
-        """
-        # Set this first: the reads below make room in the slot, and a call handed to it now dies with this one.
-        slot.kill_reason = reason
-        taken = slot.take_back()
-        answer = Kind.TIMED_OUT if reason == Kind.TIMED_OUT else Kind.GONE
-        if work in taken:
-            taken.remove(work)
-            self._forget(work)
-            self._send(encode(answer, work.call_id, attempt=work.attempt))
-        self._put_back(taken)
-        slot.link.drain_reads()
-        if work in self.waiting:  # the slot gave it back in the meantime
-            self.waiting.remove(work)
-            self._send(encode(answer, work.call_id, attempt=work.attempt))
-        if work.slot is slot and work in slot.in_flight:
-            slot.kill()
-        else:
-            slot.kill_reason = None
+    def hold_back(self, slot: Slot) -> None:
+        """Take back the calls behind the slot's running call, and queue none there until it is answered."""
+        self._scheduler.hold_back(slot.record)
         self.dispatch()
-
-    def check_idle(self, work: Work) -> None:
-        """Run the user's idle check in a slot, unless calls are here."""
-        if not self.is_idle:
-            self._send(encode(Kind.IDLE))
-        elif self._idle_check.ask():
-            self.waiting.append(work)
-
-    def _checked(self, slot: Slot | None, *, may_go: bool) -> None:
-        """Report the end of the idle check. If the check cannot run, `may_go` is False and the runner stays."""
-        self._idle_check.answered(may_go)
-        self.lineup.extra = 0
-        if slot is not None:
-            slot.is_checking = False
-            if self.lineup.is_full:
-                # The extra slot that was forked during the check takes this slot's place.
-                slot.retire()
-
-    # -- review -------------------------------------------------------------------------------------------------------
-
-    def _arm_review(self) -> None:
-        if self._review_timer is None:
-            self._review_timer = self._loop.call_later(REVIEW_AFTER, self._review)
-
-    def _review(self) -> None:
-        """Report calls that have been running for a while, and take back the calls stuck behind them."""
-        self._review_timer = None
-        now = self._loop.time()
-        stuck_after = self._stuck_after()
-        again = False
-        for slot in self.slots.values():
-            if not slot.in_flight or not slot.ready:
-                continue
-            if now - slot.since < REVIEW_AFTER:
-                again = True
-                continue
-            first = slot.in_flight[0]
-            if slot.is_checking:
-                self.lineup.extra = 1
-            if not first.reported and first.frame.kind == Kind.CALL:
-                first.reported = True
-                slot.show_call(first.call_id)
-                self._send(encode(Kind.STARTED, first.call_id, attempt=first.attempt))
-            # Also a slot without calls behind: those of another slot must not go there.
-            if now - slot.since >= stuck_after:
-                slot.stuck = True
-                if len(slot.in_flight) > 1:
-                    self._put_back(slot.take_back())
-        self.dispatch()
-        if self.waiting:
-            again = self._return_stuck(now, stuck_after)
-        if again or any(map(_is_unreviewed, self.slots.values())):
-            self._arm_review()
-        elif self._review_timer is not None:
-            self._review_timer.cancel()
-            self._review_timer = None
-
-    def _return_stuck(self, now: float, stuck_after: float) -> bool:
-        """Return calls that no slot here can start to the parent.
-
-        Returns:
-            True if another review is needed.
-        """
-        if now - self._progress < stuck_after:
-            return True
-        if self.lineup.may_grow():
-            # If forking has just failed, its retry calls dispatch again, so no review is needed.
-            return self.lineup.has_room
-        if any(slot.retired and not slot.in_flight for slot in self.slots.values()):
-            return True  # this slot ends soon, which makes room
-        self._give_back()
-        return bool(any(not slot.ready for slot in self.slots.values()))
 
     def close(self) -> None:
         """Start no more calls. Calls that slots have not taken, and calls that still arrive, go back to the parent."""
-        self._closed = True
-        for slot in self.slots.values():
-            self._put_back(slot.take_back())
-        self.release(fresh=False)
+        self._scheduler.close(self._loop.time())
+        self.dispatch()
 
-    def _give_back(self) -> None:
-        for work in self.waiting:
-            if work.frame.kind == Kind.CALL:
-                self._send(encode(Kind.RETURNED, work.call_id, attempt=work.attempt))
-            else:
-                self._checked(None, may_go=False)
-        self.waiting.clear()
+    def end_slots(self) -> None:
+        """End every slot. Slots that run a call are killed, the others end by themselves."""
+        self._scheduler.end_slots()
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        """Carry out the scheduler's decisions, until it has no more to decide now."""
+        table = self._table
+        # After the last answer there is nothing to decide.
+        if table.actions or table.waiting or table.calls:
+            self._carry_out()
+        if table.wake_at < self._timer_at:
+            self._set_timer()
+
+    def _carry_out(self) -> None:
+        scheduler, queue, do = self._scheduler, self._table.actions, self._do
+        scheduler.is_due = True
+        if self._is_running:
+            return  # an action has led here: the pass that carries it out goes on with the rest
+        self._is_running = True
+        while True:
+            while queue:
+                action = queue.popleft()
+                do[type(action)](action)
+            if not scheduler.is_due:
+                break
+            scheduler.schedule(self._loop.time())
+        self._is_running = False
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = self._table.wake_at
+        self._timer = None if self._timer_at == NEVER else self._loop.call_at(self._timer_at, self._tick)
+
+    def _tick(self) -> None:
+        self._scheduler.tick(self._loop.time())
+        self._carry_out()
+        self._set_timer()
+
+    # -- actions on slots ---------------------------------------------------------------------------------------------
+
+    def _hand(self, action: actions.Hand) -> None:
+        slot, call = action
+        # A slot that has just refused a call gets none of those after it, so that calls stay in order.
+        if slot.blocked & FULL or not self.slots[slot.pid].hand(call.packet):
+            self._scheduler.hand_refused(slot, call)
+
+    def _take_back(self, action: actions.TakeBack) -> None:
+        self._scheduler.taken_back(action.slot, self.slots[action.slot.pid].take_back())
+
+    def _read_answers(self, action: actions.ReadAnswers) -> None:
+        self.slots[action.slot.pid].link.drain_reads()
+        self._scheduler.answers_read(action.slot, action.call)
+
+    def _look_at_progress(self, action: actions.LookAtProgress) -> None:
+        call = action.call
+        began = self.slots[action.slot.pid].progress.began(call.call_id, call.attempt)
+        self._scheduler.progress_seen(action.slot, call, began, self._loop.time())
+
+    def _fork(self, action: actions.Fork) -> None:
+        try:
+            slot = self._fork_slot()
+        except OSError as error:
+            if self.slots and not self._has_logged_fork_error:
+                self._has_logged_fork_error = True
+                # Once, because the fork is retried each second from now on.
+                count = len(self.slots)
+                os.write(2, f"dragonfly runner: no room for another slot, only for {count}: {error}\n".encode())
+            self._fork_error = error
+            self._scheduler.fork_failed(self._loop.time())
+            return
+        self.slots[slot.pid] = slot
+        self._scheduler.slot_forked(slot.record)
+
+    def _end_runner(self, action: actions.EndRunner) -> None:
+        self.on_no_slots(self._fork_error)
+
+    # -- actions on the parent ----------------------------------------------------------------------------------------
+
+    def _report_started(self, action: actions.ReportStarted) -> None:
+        call = action.call
+        self.slots[action.slot.pid].show_call(call.call_id)
+        self._send(encode(Kind.STARTED, call.call_id, attempt=call.attempt))
+
+    def _return_call(self, action: actions.ReturnCall) -> None:
+        self._send(encode(Kind.RETURNED, action.call.call_id, attempt=action.call.attempt))
+
+    def _report_gone(self, action: actions.ReportGone) -> None:
+        self._send_end(action.slot, encode(Kind.GONE, action.call_id, attempt=action.attempt))
+
+    def _report_timed_out(self, action: actions.ReportTimedOut) -> None:
+        call, unopened = action.call, min(action.unopened, MAX_DETAIL)
+        self._send_end(action.slot, encode(Kind.TIMED_OUT, call.call_id, attempt=call.attempt, detail=unopened))
+
+    def _report_lost(self, action: actions.ReportLost) -> None:
+        slot, status = self._dead[action.slot.pid]
+        call = action.call
+        payload = slot_crash.describe(call, slot, status, self.memory, self.stopped_after)
+        self._send_end(action.slot, encode(Kind.LOST, call.call_id, payload, attempt=call.attempt))
+
+    def _send_end(self, record: SlotRecord | None, frame: bytes) -> None:
+        """Send the frame that ends a call: behind the call's output, if the slot that ended ran it."""
+        send = None if record is None else self._dead[record.pid][0].answer
+        (send or self._send)(frame)
+
+    def _answer_check(self, action: actions.AnswerCheck) -> None:
+        warning = (
+            ""
+            if action.killed is None
+            else (
+                f"the idle check did not end within {LIMIT:g} s: its slot (process {action.killed}) was killed,"
+                " and the runner is kept"
+            )
+        )
+        self._send(encode(Kind.IDLE, payload=warning.encode(), detail=int(action.may_stop)))
 
 
-def _is_unreviewed(slot: Slot) -> bool:
-    """Return True if the slot's running call has yet to be reported, or if calls wait behind it."""
-    if not slot.in_flight or not slot.ready:
-        return False
-    first = slot.in_flight[0]
-    return len(slot.in_flight) > 1 or (first.frame.kind == Kind.CALL and not first.reported)
+def _read_flags(call: SlotCall, flags: int) -> None:
+    """Read what the flags of a CALL say is in its payload."""
+    packet = call.packet
+    if flags & Flag.LIMITS:
+        call.limits = RunLimits(*LIMITS.unpack_from(packet, HEADER_SIZE))
+    if flags & Flag.LARGE:
+        call.is_large = True
+        call.missing = TOTAL.unpack(packet[-TOTAL.size :])[0]

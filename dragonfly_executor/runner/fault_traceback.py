@@ -25,7 +25,7 @@ def _without_own_frames(text: str) -> str:
     return "".join(kept)
 
 
-class LastStack:
+class FaultTraceback:
     """The pipe for a slot's last stack. It is made before the fork; each side then keeps its end."""
 
     def __init__(self) -> None:

@@ -17,13 +17,13 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dragonfly_executor.runner.content_cache import Blobs
+    from dragonfly_executor.runner.content_cache import ContentCache
 
 _ONLY_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Tree:
+class FileTree:
     """The tree below `top`.
 
     Attributes:
@@ -31,7 +31,7 @@ class Tree:
         manifest: the entries that came from the parent and are in place.
     """
 
-    def __init__(self, top: str, blobs: Blobs) -> None:
+    def __init__(self, top: str, blobs: ContentCache) -> None:
         self.top = top
         self.manifest: Mapping[str, ManifestEntry] = {}
         self._blobs = blobs

@@ -23,7 +23,7 @@ def boot_clock() -> float:
     return time.clock_gettime(BOOT_CLOCK)
 
 
-class Watch:
+class OsSignals:
     """Handlers on the agent's loop for events that the operating system reports."""
 
     def __init__(self, loop: Loop) -> None:

@@ -23,7 +23,7 @@ TURN_TIMEOUT = 1.0
 """Seconds that a slot waits for its turn. The agent takes some milliseconds, unless it is stopped by a signal."""
 
 
-class Pipes:
+class OutputPipes:
     """The pipes of one slot, made before the slot is forked."""
 
     def __init__(self, *, logs: bool) -> None:
@@ -121,7 +121,7 @@ class Pipes:
 
 
 def occupy_standard_descriptors() -> None:
-    """Occupy the descriptors 0 to 2 if they are free, so that `Pipes.move_in` overwrites no other file."""
+    """Occupy the descriptors 0 to 2 if they are free, so that `OutputPipes.move_in` overwrites no other file."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         continue
     os.close(fd)

@@ -24,7 +24,7 @@ class _Piece(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
 
 
-class Title:
+class ProcessTitle:
     """The titles of this process and of processes that it has forked, written over their arguments."""
 
     def __init__(self) -> None:

@@ -75,11 +75,11 @@ def children(pid: int) -> list[int]:
 def descendants(pid: int) -> list[int]:
     """Return the process ids of all descendants of `pid`, nearest first."""
     found: list[int] = []
-    todo = [pid]
-    while todo:
-        below = children(todo.pop())
+    waiting = [pid]
+    while waiting:
+        below = children(waiting.pop())
         found.extend(below)
-        todo.extend(below)
+        waiting.extend(below)
     return found
 
 

@@ -28,7 +28,7 @@ _GONE = ".gone-"
 """Name prefix of an environment that is being removed."""
 
 
-class Environment:
+class VirtualEnvironment:
     """A virtual environment, built on first use. Slots use its packages, not its interpreter.
 
     Args:
@@ -77,7 +77,7 @@ class Environment:
         """Return the descriptor that holds the lock, which slots must not keep open; -1 if there is none."""
         return self._fd
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         """Return the last lines of the installer's output."""
         try:
             with open(self._log, "rb") as log:
@@ -142,9 +142,9 @@ def _key(lines: list[str]) -> str:
     return hashlib.sha256("\n".join([*interpreter, *lines]).encode()).hexdigest()[:32]
 
 
-def has_litter(cache: str) -> bool:
+def has_leftovers(cache: str) -> bool:
     """Return True if there is something to clean up."""
-    return bool(_unused(os.path.join(cache, "environments")) or _halfway(os.path.join(cache, "environments")))
+    return bool(_unused(os.path.join(cache, "environments")) or _half_removed(os.path.join(cache, "environments")))
 
 
 def clean_up(cache: str) -> int:
@@ -168,7 +168,7 @@ def clean_up(cache: str) -> int:
             continue  # another process uses it, or locking is unsupported
         finally:
             os.close(fd)
-    for name in _halfway(within):
+    for name in _half_removed(within):
         remove_tree(os.path.join(within, name))
     return 0
 
@@ -200,7 +200,7 @@ def _unused(within: str) -> list[str]:
     return found
 
 
-def _halfway(within: str) -> list[str]:
+def _half_removed(within: str) -> list[str]:
     """Return the renamed environments whose removal is not complete."""
     try:
         return [name for name in os.listdir(within) if name.startswith(_GONE)]

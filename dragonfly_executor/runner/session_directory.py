@@ -47,7 +47,7 @@ class SessionDirectory:
             if _lock(self.fd) is not False and os.fstat(self.fd).st_nlink > 0:
                 return
             os.close(self.fd)
-        raise OSError(f"no directory in {within} stays")
+        raise OSError(f"another process removes each new directory in {within}")
 
     def remove(self) -> None:
         """Remove the directory and its contents. The next boot on this host retries files that cannot be removed."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 
+from dragonfly_executor.core.slot_records import SlotCall
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.runner.oom_kills import MemoryWatch
-from dragonfly_executor.runner.slot_handle import Slot, Work
+from dragonfly_executor.runner.slot_handle import Slot
 
 
-def describe(work: Work, slot: Slot, status: int, memory: MemoryWatch | None, stopped_after: float | None) -> bytes:
+def describe(call: SlotCall, slot: Slot, status: int, memory: MemoryWatch | None, stopped_after: float | None) -> bytes:
     """Return the payload of a LOST frame."""
     code = os.waitstatus_to_exitcode(status)
     number = -code if code < 0 else 0
@@ -20,8 +21,8 @@ def describe(work: Work, slot: Slot, status: int, memory: MemoryWatch | None, st
         "signal": number or None,
         "pid": slot.pid,
         # A large call does not start before its whole payload has arrived.
-        "started": slot.ready and work.missing <= 0 and slot.progress.may_have_begun(work.frame.detail),
-        "output": slot.output.last_words(),
+        "started": slot.record.is_ready and call.missing <= 0 and slot.progress.may_have_begun(call.cell),
+        "output": slot.output.last_output(),
         "stack": slot.stack.read(number),
         "out_of_memory": out_of_memory,
         "stopped_after": stopped_after,

@@ -18,7 +18,7 @@ MAIN = "MainProcess"
 """The name that multiprocessing and logging use for a process without a name."""
 
 
-def take_identity(number: int, agent_pid: int) -> None:
+def set_identity(number: int, agent_pid: int) -> None:
     """Name this process as the slot with this number on its runner."""
     parent = Parent.get()
     runner = "" if parent is None else f"{parent.runner_id}-"

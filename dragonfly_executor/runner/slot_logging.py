@@ -64,7 +64,7 @@ def _add_handler(fd: int) -> None:
 
     formatter = logging.Formatter()
 
-    class ToParent(logging.Handler):
+    class ForwardingHandler(logging.Handler):
         """A handler that writes each record as one packet."""
 
         def emit(self, record: logging.LogRecord) -> None:
@@ -73,7 +73,7 @@ def _add_handler(fd: int) -> None:
             except Exception:  # str() of an argument may raise anything
                 self.handleError(record)
 
-    logging.root.addHandler(ToParent())
+    logging.root.addHandler(ForwardingHandler())
 
 
 def _set_level(level: int) -> None:

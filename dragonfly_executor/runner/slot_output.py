@@ -12,7 +12,7 @@ import sys
 
 from dragonfly_executor.protocol.frames import HEADER_SIZE
 from dragonfly_executor.runner import slot_logging
-from dragonfly_executor.runner.output_pipes import Pipes
+from dragonfly_executor.runner.output_pipes import OutputPipes
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ BY_LINES = 1
 """The value of C's ``_IOLBF``."""
 
 
-class OwnOutput:
+class SlotStreams:
     """The output of this process's calls."""
 
-    def __init__(self, pipes: Pipes, agent: AgentStream, log_level: int | None) -> None:
+    def __init__(self, pipes: OutputPipes, agent: AgentStream, log_level: int | None) -> None:
         self._pipes = pipes
         self._agent = agent
         self._pid = os.getpid()

@@ -14,14 +14,15 @@ takes the link's second lane, where it delays no heartbeat and no other call. It
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from dragonfly_executor.protocol.frames import HEADER, HEADER_SIZE, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.output_window import WINDOW, weight
 from dragonfly_executor.runner import output_pipes
 from dragonfly_executor.runner.dispatch import Dispatcher
-from dragonfly_executor.runner.output_pipes import Pipes
+from dragonfly_executor.runner.output_pipes import OutputPipes
 from dragonfly_executor.runner.slot_handle import Slot, SlotOutput
-from dragonfly_executor.runner.slot_output import OwnOutput
+from dragonfly_executor.runner.slot_output import SlotStreams
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop, Timer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -39,18 +40,18 @@ LAST_WORDS = 4 * 1024
 """Bytes of a call's stderr that the error of a slot crash carries."""
 
 
-def maker(session: dict[str, Any], loop: Loop, link: Link, dispatcher: Dispatcher) -> Callable[[], SlotOutput]:
+def maker(welcome: dict[str, Any], loop: Loop, link: Link, dispatcher: Dispatcher) -> Callable[[], SlotOutput]:
     """Return the function that makes each slot's output, as configured by the parent's WELCOME."""
     output_pipes.occupy_standard_descriptors()
-    if session["output"] == "drop":
+    if welcome["output"] == "drop":
         return lambda: DroppedOutput(link)
-    return lambda: SentOutput(loop, link, dispatcher, session["log_level"])
+    return lambda: SentOutput(loop, link, dispatcher, welcome["log_level"])
 
 
 class DroppedOutput(SlotOutput):
     """The output of a slot whose text is discarded."""
 
-    def take_over(self, agent: AgentStream) -> OwnOutput | None:
+    def take_over(self, agent: AgentStream) -> SlotStreams | None:
         """See `SlotOutput`."""
         output_pipes.drop()
         return None
@@ -64,16 +65,16 @@ class SentOutput(SlotOutput):
         self._loop = loop
         self._dispatcher = dispatcher
         self._log_level = log_level
-        self._pipes = Pipes(logs=log_level is not None)
+        self._pipes = OutputPipes(logs=log_level is not None)
         self._on_its_way = 0
         self._is_flood = False
         self._is_full = False
         self._last_words = bytearray()
-        self._look_again: Timer | None = None
+        self._check_timer: Timer | None = None
 
-    def take_over(self, agent: AgentStream) -> OwnOutput:
+    def take_over(self, agent: AgentStream) -> SlotStreams:
         """See `SlotOutput`."""
-        return OwnOutput(self._pipes, agent, self._log_level)
+        return SlotStreams(self._pipes, agent, self._log_level)
 
     def slot_is_forked(self, slot: Slot) -> None:
         """See `SlotOutput`."""
@@ -88,7 +89,7 @@ class SentOutput(SlotOutput):
 
     def _watch(self, slot: Slot) -> None:
         for fd in self._pipes.sources:
-            self._loop.add_reader(fd, lambda fd=fd: self._read(slot, fd))  # type: ignore[misc]
+            self._loop.add_reader(fd, partial(self._read, slot, fd))
 
     def _ignore(self) -> None:
         for fd in self._pipes.descriptors():
@@ -125,27 +126,28 @@ class SentOutput(SlotOutput):
     def _leave_to_slot(self, slot: Slot) -> None:
         """Stop watching the pipes, and watch them again after `LIVE_AFTER` seconds."""
         self._ignore()
-        if self._look_again is None:
-            self._look_again = self._loop.call_later(LIVE_AFTER, lambda: self._look(slot))
+        if self._check_timer is None:
+            self._check_timer = self._loop.call_later(LIVE_AFTER, lambda: self._check_pipes(slot))
 
-    def _look(self, slot: Slot) -> None:
-        self._look_again = None
+    def _check_pipes(self, slot: Slot) -> None:
+        self._check_timer = None
         if not self._is_full:
             self._watch(slot)
 
     @staticmethod
     def _is_unsure(slot: Slot) -> bool:
         """Return True if the slot may be running another call than its first unanswered one."""
-        return slot.ready and bool(slot.in_flight) and not slot.stuck
+        record = slot.record
+        return record.is_ready and bool(record.in_flight) and not record.is_stuck
 
     def _make_sure(self, slot: Slot) -> bool:
         """Take back the calls behind the slot's running call. Return True if its running call is certain now."""
-        if len(slot.in_flight) == 1:
-            slot.stuck = True
-            return True
-        if self._loop.time() - slot.since < LIVE_AFTER:
+        is_alone = len(slot.record.in_flight) == 1
+        if not is_alone and self._loop.time() - slot.record.since < LIVE_AFTER:
             return False
         self._dispatcher.hold_back(slot)
+        if is_alone:
+            return True
         # The slot took the remaining call only after it sent the previous result.
         slot.link.drain_reads()
         return not self._is_unsure(slot)
@@ -153,9 +155,8 @@ class SentOutput(SlotOutput):
     @staticmethod
     def _running(slot: Slot) -> tuple[int, int]:
         """Return the id and attempt of the slot's running call; zeros for none."""
-        if not slot.ready or not slot.in_flight:
-            return 0, 0
-        return slot.in_flight[0].call_id, slot.in_flight[0].attempt
+        record = slot.record
+        return record.in_flight[0].ref if record.is_ready and record.in_flight else (0, 0)
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -212,7 +213,7 @@ class SentOutput(SlotOutput):
             for frame in self._pipes.frames(fd, call_id, attempt, slot.pid):
                 self._forward(slot, frame, call_id, flags)
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         """See `SlotOutput`."""
         return self._last_words.decode(errors="replace")
 
@@ -222,7 +223,7 @@ class SentOutput(SlotOutput):
 
     def close(self) -> None:
         """See `SlotOutput`."""
-        if self._look_again is not None:
-            self._look_again.cancel()
+        if self._check_timer is not None:
+            self._check_timer.cancel()
         self._ignore()
         self._pipes.close()

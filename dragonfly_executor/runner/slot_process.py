@@ -31,18 +31,18 @@ from dragonfly_executor.protocol.frames import (
     Script,
     encode,
 )
-from dragonfly_executor.protocol.memory_bounds import room_for
+from dragonfly_executor.protocol.memory_bounds import max_result_bytes
 from dragonfly_executor.runner import process_tree, slot_identity, slot_shutdown
 from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.agent_stream import AgentStream
-from dragonfly_executor.runner.code_changes import Loaded
+from dragonfly_executor.runner.code_changes import LoadedFiles
 from dragonfly_executor.serialization import SlotCodec, perform
-from dragonfly_executor.serialization.buffer_cache import Kept, read_table, segments, write_answer
+from dragonfly_executor.serialization.buffer_cache import BufferCache, read_table, segments, write_answer
 from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dragonfly_executor.runner.slot_output import OwnOutput
+    from dragonfly_executor.runner.slot_output import SlotStreams
     from dragonfly_executor.runner.slot_progress import Progress
     from dragonfly_executor.serialization.working_directory import WorkingDirectory
 
@@ -63,7 +63,7 @@ def main(
     setup: bytes,
     place: WorkingDirectory | None,
     agent_pid: int,
-    take_over_output: Callable[[AgentStream], OwnOutput | None],
+    take_over_output: Callable[[AgentStream], SlotStreams | None],
     progress: Progress,
 ) -> None:
     """Run calls until the agent closes `calls`. Runs in a forked child of the agent and does not return.
@@ -79,9 +79,9 @@ def main(
     """
     status = 1
     try:
-        stand_alone(agent_pid)
+        become_session_leader(agent_pid)
         slot_shutdown.forget_inherited_handlers()
-        slot_identity.take_identity(progress.number, agent_pid)
+        slot_identity.set_identity(progress.number, agent_pid)
         stream = AgentStream(results)
         status = _Slot(calls, stream, take_over_output(stream), progress).serve(setup, place)
         slot_shutdown.end_in_order()
@@ -95,7 +95,7 @@ def main(
         os._exit(status)
 
 
-def stand_alone(agent_pid: int) -> None:
+def become_session_leader(agent_pid: int) -> None:
     """Make this child of the agent the leader of its own session, without the agent's signal handlers."""
     os.setsid()
     process_tree.die_with_parent(agent_pid)
@@ -117,7 +117,7 @@ def _flush_standard_streams() -> None:
 
 
 class _Slot:
-    def __init__(self, calls: Socket, agent: AgentStream, output: OwnOutput | None, progress: Progress) -> None:
+    def __init__(self, calls: Socket, agent: AgentStream, output: SlotStreams | None, progress: Progress) -> None:
         self._calls = calls
         self._agent = agent
         self._output = output
@@ -130,8 +130,8 @@ class _Slot:
         self._modules = 0
         self._since = 0.0
         self._ended = 0.0
-        self._loaded: Loaded | None = None
-        self._kept = Kept()
+        self._loaded: LoadedFiles | None = None
+        self._kept = BufferCache()
         self._codec: SlotCodec
 
     def serve(self, setup: bytes, place: WorkingDirectory | None) -> int:
@@ -141,7 +141,7 @@ class _Slot:
         initializer = setup[SETUP_HEAD.size + size :]
         self._codec = SlotCodec(codec_setup, place)
         # Modules that the agent has loaded are the same in each slot, so only later imports are watched.
-        self._loaded = Loaded(self._codec.main) if place is None else None
+        self._loaded = LoadedFiles(self._codec.main) if place is None else None
         self._codec.prepare()
         self._take_script(script)
         if initializer and not self._initialize(initializer):
@@ -175,7 +175,7 @@ class _Slot:
             self._codec.import_script()
         elif script == Script.LATE:
             self._codec.give_up_script(
-                "another slot of this runner did not import the script within boot_timeout: move what takes long under"
+                "another slot of this runner did not import the script within boot_timeout: move slow statements under"
                 ' the script\'s `if __name__ == "__main__"` guard, or raise boot_timeout='
             )
 
@@ -300,7 +300,7 @@ class _Slot:
 
     def _send_result(self, call_id: int, attempt: int, microseconds: int, flags: int, parts: Sequence[Buffer]) -> None:
         total = sum(map(len, parts)) if len(parts) > 1 else len(parts[0])
-        if total > room_for(self._max_payload, flags):
+        if total > max_result_bytes(self._max_payload, flags):
             what = "error" if flags & Flag.ERROR else "result"
             text = f"the call's {what} takes {total} bytes, more than max_payload={self._max_payload}"
             self._send_error(call_id, attempt, errors.FrameTooLargeError(text))

@@ -68,7 +68,7 @@ def _be_agent(writing: int, dialed: int, parent: str, failsafe: float) -> NoRetu
     """Dial, report the result, and serve."""
     try:
         place = dialback.dial_back(Parent.decode(parent), failsafe, SURE_AFTER)
-    except dialback.NotLetInError as error:
+    except dialback.NotAdmittedError as error:
         _say(writing, {"error": str(error), "phase": error.phase})
         os._exit(1)
     except BaseException as error:  # mostly a Python without ssl

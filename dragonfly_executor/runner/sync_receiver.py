@@ -16,12 +16,12 @@ from collections import deque
 from contextlib import suppress
 
 from dragonfly_executor.errors import ProtocolError
-from dragonfly_executor.protocol.file_manifest import Step, pack_bits, read_step
+from dragonfly_executor.protocol.file_manifest import SyncStep, pack_bits, read_step
 from dragonfly_executor.protocol.frames import Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.runner import requirements, session_directory
-from dragonfly_executor.runner.content_cache import Blobs, Receiving, cache_folder, private_folder
-from dragonfly_executor.runner.file_tree import Tree
+from dragonfly_executor.runner.content_cache import ContentCache, ContentWriter, cache_folder, private_folder
+from dragonfly_executor.runner.file_tree import FileTree
 from dragonfly_executor.serialization.working_directory import WorkingDirectory
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ AT_A_TIME = 0.02
 """Seconds of work on the tree before the loop may handle other events."""
 
 
-class Synced:
+class SyncedFiles:
     """The files that have come from the parent, and those that are coming.
 
     Args:
@@ -56,13 +56,13 @@ class Synced:
         self._run_helper = run_helper
         self._session: session_directory.SessionDirectory | None = None
         self._cache = ""
-        self._blobs: Blobs
-        self._tree: Tree
+        self._blobs: ContentCache
+        self._tree: FileTree
         self._parts: list[bytes] = []
         self._parts_size = 0
-        self._steps: deque[tuple[int, Step]] = deque()
+        self._steps: deque[tuple[int, SyncStep]] = deque()
         self._wanted: list[tuple[str, int]] = []
-        self._receiving: tuple[int, Receiving] | None = None
+        self._receiving: tuple[int, ContentWriter] | None = None
         self._all_sent = False
         self._work: Iterator[None] = iter(())
         self._stale: list[str] = []
@@ -74,7 +74,7 @@ class Synced:
         self._import_path: list[str] = []
         self._site = ""
         self._installed: list[str] = []
-        self._environments: list[requirements.Environment] = []
+        self._environments: list[requirements.VirtualEnvironment] = []
         """Environments that slots use or have used. Their calls may still run."""
 
     @property
@@ -166,8 +166,8 @@ class Synced:
         blobs = os.path.join(self._cache, "blobs")
         if not usable:
             os.mkdir(blobs, 0o700)
-        self._blobs = Blobs(blobs)
-        self._tree = Tree(top, self._blobs)
+        self._blobs = ContentCache(blobs)
+        self._tree = FileTree(top, self._blobs)
 
     def _data(self, frame: Frame) -> None:
         place = frame.call_id
@@ -176,10 +176,10 @@ class Synced:
         if self._receiving is None:
             self._receiving = place, self._blobs.receive(*self._wanted[place - 1])
         if self._receiving[0] != place:
-            raise ProtocolError("a content amid another one")
+            raise ProtocolError("a content before the last one was complete")
         receiving = self._receiving[1]
         if not receiving.write(frame.payload):
-            raise ProtocolError("a content that is larger than it was said to be")
+            raise ProtocolError("a content that is larger than announced")
         if not frame.flags & Flag.MORE:
             self._receiving = None
             receiving.finish()  # if the digest does not match, the content's files turn out to be stale
@@ -215,27 +215,27 @@ class Synced:
         if lines == self._installed:
             self._finish()
             return
-        environment = requirements.Environment(self._cache, lines)
+        environment = requirements.VirtualEnvironment(self._cache, lines)
         if environment.take():
             self._installed_in(environment)
             return
         try:
             self._run_helper(environment.build, lambda status: self._install_ended(environment, status))
         except OSError as error:  # the user's limit on processes is reached
-            self._fail("requirements", f"nothing can be started to install them: {error.strerror or error}")
+            self._fail("requirements", f"the installer cannot be started: {error.strerror or error}")
 
-    def _install_ended(self, environment: requirements.Environment, status: int) -> None:
+    def _install_ended(self, environment: requirements.VirtualEnvironment, status: int) -> None:
         if environment.take():
             self._installed_in(environment)
         else:
             how = f"it ended with status {os.waitstatus_to_exitcode(status)}"
-            self._fail("requirements", environment.last_words() or how)
+            self._fail("requirements", environment.last_output() or how)
 
-    def _installed_in(self, environment: requirements.Environment) -> None:
+    def _installed_in(self, environment: requirements.VirtualEnvironment) -> None:
         self._installed = self._steps[0][1].requirements
         self._site = environment.site_packages
         self._environments.append(environment)
-        if requirements.has_litter(self._cache):
+        if requirements.has_leftovers(self._cache):
             with suppress(OSError):  # the next runner tries again
                 self._run_helper(lambda: requirements.clean_up(self._cache), lambda status: None)
         self._finish()

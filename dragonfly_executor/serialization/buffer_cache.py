@@ -79,7 +79,7 @@ def read_answer(answer: memoryview) -> tuple[int, list[int]]:
     return _SKIPPED.unpack_from(answer)[0], list(answer[_SKIPPED.size :])
 
 
-class Repeats:
+class RepeatedBuffers:
     """The parent's table of pieces that payloads have in common. One thread at a time.
 
     A piece is cached from its second use on. Its first use costs only a hash of some of its bytes.
@@ -133,7 +133,7 @@ class Repeats:
         return key
 
 
-class Kept:
+class BufferCache:
     """The pieces that a slot has cached. One thread."""
 
     def __init__(self, most: int = MOST) -> None:

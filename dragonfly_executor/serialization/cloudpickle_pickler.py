@@ -80,7 +80,7 @@ class ByValue(Tracking):
             return copyreg.__newobj__, (kind,), object.__getstate__(found)  # type: ignore[attr-defined]
         return super().by_value(found)
 
-    def homeless_function(self, function: FunctionType) -> Any:
+    def function_without_module(self, function: FunctionType) -> Any:
         """Reduce a function whose globals are not a module's namespace."""
         raise NotImplementedError
 
@@ -104,7 +104,7 @@ class ByValue(Tracking):
         self.codes.append((function.__code__, function.__globals__.get("__package__") or ""))
         home, known = self._home(function)
         if not known:
-            return self.homeless_function(function)
+            return self.function_without_module(function)
         names, attributes = code_names(function.__code__)
         if home is None:
             self.soft |= names
@@ -134,7 +134,7 @@ class ByValue(Tracking):
 class ValuePickler(ByValue, Pickler):  # type: ignore[misc]
     """The cloudpickle pickler, except for the objects that `ByValue` and `Tracking` reduce."""
 
-    def homeless_function(self, function: FunctionType) -> Any:
+    def function_without_module(self, function: FunctionType) -> Any:
         """Reduce the function like cloudpickle: a copy of the globals that it uses travels with it."""
         return self._dynamic_function_reduce(function)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class DillPickler(ByValue, dill.Pickler):  # type: ignore[misc]
     """The dill pickler, except for functions and classes, which travel as they do with cloudpickle."""
 
-    def homeless_function(self, function: FunctionType) -> Any:
+    def function_without_module(self, function: FunctionType) -> Any:
         """Leave the function to dill."""
         return NotImplemented
 
@@ -28,5 +28,5 @@ def loads(body: Received, buffers: list[Any]) -> Any:
     """Open a pickle made by dill."""
     # ignore=True, because dill looks up classes in the module that was __main__ when dill was imported.
     unpickler = dill.Unpickler(io.BytesIO(body), buffers=buffers, ignore=True)
-    unpickler._main = main_module()  # noqa: SLF001
+    unpickler._main = main_module()  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]  # undeclared
     return unpickler.load()

@@ -86,7 +86,7 @@ def _collect(value: Any, parts: list[Any], met: set[int], depth: int) -> bool:
     if value.__module__ not in MAIN_NAMES:
         # An object that travels by reference is not sent, so changes to it do not matter.
         return value.__module__ == "builtins" or by_reference(value)
-    return _function(value, parts, met, depth) if kind is FunctionType else _class(value, parts, met, depth)
+    return _function(value, parts, met, depth) if isinstance(value, FunctionType) else _class(value, parts, met, depth)
 
 
 def _function(function: FunctionType, parts: list[Any], met: set[int], depth: int) -> bool:

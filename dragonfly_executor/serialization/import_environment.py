@@ -18,19 +18,19 @@ _LONGEST = 255
 """Longest name in bytes that pickle writes with its short opcode."""
 
 
-class Surroundings:
+class ImportEnvironment:
     """Modules that runners do not find, and changes of ``sys.path``. Any thread, at any time.
 
     Args:
         path_travels: True if slots have this program's ``sys.path``, so that calls bring along its changes.
 
     Attributes:
-        strays: for each such module, the bytes that a reference to it leaves in a pickle.
+        unfindable: for each such module, the bytes that a reference to it leaves in a pickle.
         path: the pickled ``sys.path`` if it has changed since slots were set up; b"" if not.
     """
 
     def __init__(self, *, path_travels: bool) -> None:
-        self.strays: tuple[bytes, ...] = ()
+        self.unfindable: tuple[bytes, ...] = ()
         self.path = b""
         self._path_travels = path_travels
         self._modules = -1
@@ -44,7 +44,7 @@ class Surroundings:
         self._told = path
         self._modules = -1
 
-    def have_changed(self) -> bool:
+    def has_changed(self) -> bool:
         """Return True if modules were imported or ``sys.path`` was changed since the last call of this method."""
         if len(sys.modules) == self._modules and sys.path == self._path:
             return False
@@ -57,11 +57,13 @@ class Surroundings:
             self._judged, self._found = set(), []
         new = modules.keys() - self._judged
         found = [
-            b"\x8c%c%s" % (len(name), name) for name in map(str.encode, filter(_is_stray, new)) if len(name) <= _LONGEST
+            b"\x8c%c%s" % (len(name), name)
+            for name in map(str.encode, filter(_is_unfindable, new))
+            if len(name) <= _LONGEST
         ]
         self._found = [*self._found, *found]
         self._judged = self._judged | new
-        self.strays = tuple(self._found)
+        self.unfindable = tuple(self._found)
         if self._path_travels and self._told is not None:
             written = path_from(directory())
             if self.path or written != self._told:  # a slot may have received another path since
@@ -69,7 +71,7 @@ class Surroundings:
         self._modules, self._path = len(modules), path
 
 
-def _is_stray(name: Any) -> bool:
+def _is_unfindable(name: Any) -> bool:
     """Return True if runners do not find a module.
 
     Installed modules count as found, because there are many of them. So does this package.

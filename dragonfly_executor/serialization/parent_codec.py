@@ -13,9 +13,9 @@ from dragonfly_executor import errors
 from dragonfly_executor.protocol.stdlib_json import is_stdlib
 from dragonfly_executor.serialization import exceptions
 from dragonfly_executor.serialization.authkey import own_key
-from dragonfly_executor.serialization.buffer_cache import LEAST, Repeats
+from dragonfly_executor.serialization.buffer_cache import LEAST, RepeatedBuffers
 from dragonfly_executor.serialization.formats import MARK, MARKS, Format
-from dragonfly_executor.serialization.import_environment import Surroundings, directory, path_from
+from dragonfly_executor.serialization.import_environment import ImportEnvironment, directory, path_from
 from dragonfly_executor.serialization.layout import (
     ATOMS,
     BOX,
@@ -82,10 +82,10 @@ class CallCodec:
         self._script_travels = script_travels
         self._on_code = on_code
         self._importable: set[str | None] = set()
-        self._surroundings = Surroundings(path_travels=path_travels)
+        self._environment = ImportEnvironment(path_travels=path_travels)
         self._marks: tuple[bytes, ...] = MARKS
         self._lock = Lock()
-        self._repeats = Repeats()
+        self._repeats = RepeatedBuffers()
         self.needs_script = False
         """True if a call that was encoded so far needs the script to be imported."""
         if self._format.custom is not None:
@@ -114,8 +114,8 @@ class CallCodec:
             validation.refuse(fn)
         try:
             call = (fn, args, kwargs, retry_on) if retry_on else (fn, args, kwargs)
-            if self._surroundings.have_changed():
-                self._look_around()
+            if self._environment.has_changed():
+                self._forget_imports()
             if self._format.custom is not None:
                 return self._custom_call(call)
             home = getattr(fn, "__module__", None)
@@ -129,7 +129,7 @@ class CallCodec:
         except (KeyboardInterrupt, errors.CallSerializationError):
             raise
         except BaseException as exc:  # __reduce__ and __getstate__ are user code
-            raise errors.CallSerializationError(self._refusal(fn, args, kwargs, exc)) from exc
+            raise errors.CallSerializationError(self._error_text(fn, args, kwargs, exc)) from exc
 
     def decode_result(self, data: Received) -> Any:
         """Decode the value that a slot sent.
@@ -163,7 +163,7 @@ class CallCodec:
         """
         cwd = directory()
         path = path_from(cwd)
-        self._surroundings.told(path)
+        self._environment.told(path)
         here = {
             "path": path,
             "cwd": cwd,
@@ -190,7 +190,7 @@ class CallCodec:
         cwd = directory() if same_image else ""
         path = path_from(cwd) if same_image else []
         if same_image:
-            self._surroundings.told(path)
+            self._environment.told(path)
         elsewhere: dict[str, Any] = {
             "path": path,
             "cwd": cwd if same_image and same_directory else None,
@@ -227,7 +227,7 @@ class CallCodec:
                 Pickler(sink, 5, buffer_callback=buffers.add).dump(call)
         except Exception:  # the call needs more than pickle, or fails below as well, with the same error
             return self._any_call(call)
-        if not buffers.views and not self._surroundings.path:
+        if not buffers.views and not self._environment.path:
             if len(sink) == 1 and len(self._marks) == 1:
                 if MARK not in sink[0]:
                     return [sink[0]]
@@ -246,7 +246,7 @@ class CallCodec:
         imported = self._main.script is not None
         if imported:
             self.needs_script = True
-        if imported and not definitions and not buffers.views and not self._surroundings.path:
+        if imported and not definitions and not buffers.views and not self._environment.path:
             return [_MAIN_CALL + body[0]] if len(body) == 1 else self._marked([_MAIN_CALL, *snapshot(body)], [])
         flags = BY_NAME | (NEEDS_MAIN if imported else 0)
         return self._pack(flags, definitions, snapshot(body), buffers.views, large)
@@ -273,7 +273,7 @@ class CallCodec:
     def _pack(
         self, flags: int, definitions: bytes, body: list[Buffer], buffers: list[memoryview], large: list[memoryview]
     ) -> list[Buffer]:
-        path = self._surroundings.path
+        path = self._environment.path
         if path:
             flags, definitions = flags | WITH_PATH, with_path(path, definitions)
         return self._marked(pack(flags, definitions, body, [*large, *buffers], copy=True, first=len(large)), large)
@@ -285,12 +285,12 @@ class CallCodec:
         with self._lock:
             return self._repeats.mark(parts, lasting)
 
-    def _look_around(self) -> None:
+    def _forget_imports(self) -> None:
         """Clear the cached facts about imports. Modules were imported, or ``sys.path`` has changed."""
         self._importable.clear()
-        self._marks = (*MARKS, *self._surroundings.strays)
+        self._marks = (*MARKS, *self._environment.unfindable)
 
-    def _refusal(
+    def _error_text(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], exc: BaseException
     ) -> str:
         """Return the error text for a call that cannot be pickled: which part fails, why, and what to do."""
@@ -298,13 +298,13 @@ class CallCodec:
         if not isinstance(exc, (RecursionError, MemoryError)):
             from dragonfly_executor.serialization import unpicklable
 
-            found = unpicklable.of_call(_named(fn), fn, args, kwargs, self._judge)
+            found = unpicklable.of_call(_named(fn), fn, args, kwargs, self._try_pickle)
         if found is None:
             return f"{_named(fn)} or its arguments cannot be pickled: {text}"
         kind = exceptions.qualified_name(type(found.value))
         return f"{found.place}, of type {kind}, cannot be pickled: {text}{found.advice(exceptions.text_of(exc))}"
 
-    def _judge(self, value: Any) -> object:
+    def _try_pickle(self, value: Any) -> object:
         """Pickle a part of a call by itself. Raise if that fails."""
         if self._format.custom is not None:
             return self._format.custom.dumps(value)

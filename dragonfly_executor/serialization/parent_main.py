@@ -33,7 +33,7 @@ MODULE_OWN = frozenset({
     "__annotations__", "__builtins__", "__cached__", "__doc__", "__file__",
     "__loader__", "__name__", "__package__", "__path__", "__spec__",
 })  # fmt: skip
-_LATER = b"later"  # placeholder for a module's definition until all code has been examined
+_LATER = b"later"  # marks a module's definition, which is written once all code has been examined
 _PLANS = 512  # sets of names remembered at most
 
 
@@ -168,9 +168,9 @@ class ParentMain(MainView):
         found: dict[str, _Definition] = {}
         absent: set[str] = set()
         modules: list[str] = []
-        todo = list(roots)
-        while todo:
-            name = todo.pop()
+        waiting = list(roots)
+        while waiting:
+            name = waiting.pop()
             if name in found or name in MODULE_OWN:
                 continue
             if name not in self.namespace:
@@ -179,8 +179,8 @@ class ParentMain(MainView):
             entry = found[name] = self._read(name)
             if entry.data == _LATER:
                 modules.append(name)
-            todo += entry.hard
-            todo += entry.soft
+            waiting += entry.hard
+            waiting += entry.soft
         for name in modules:  # last, because the code that uses the modules decides which submodules they need
             found[name] = self._module(name, found[name].value)
         return found, absent
@@ -280,6 +280,7 @@ def _grouped(found: dict[str, _Definition]) -> list[tuple[str, ...]]:
     begun: set[tuple[str, ...]] = set()
 
     def emit(name: str) -> None:
+        """Append the group of this name to the order, after the groups that it needs."""
         group = groups[name]
         if group in begun:
             return
@@ -300,11 +301,11 @@ def _grouped(found: dict[str, _Definition]) -> list[tuple[str, ...]]:
 
 def _reach(name: str, found: dict[str, _Definition]) -> set[str]:
     reached: set[str] = set()
-    todo = [name]
-    while todo:
-        new = (found[todo.pop()].hard & found.keys()) - reached
+    waiting = [name]
+    while waiting:
+        new = (found[waiting.pop()].hard & found.keys()) - reached
         reached |= new
-        todo += new
+        waiting += new
     return reached
 
 

@@ -30,6 +30,7 @@ class _Finder:
         self._action = action
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Find the module by the other finders, and have its loader call the action after the execution."""
         if name != self._name:
             return None
         sys.meta_path.remove(self)

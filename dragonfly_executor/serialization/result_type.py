@@ -32,7 +32,7 @@ def result_type(data: Received) -> str | None:
             buffers = repeat(memoryview(b""))
         elif data[0] != PICKLE:
             return None
-        return None if len(body) > MOST else _name(_Glance(_File(body), buffers=buffers).load())
+        return None if len(body) > MOST else _name(_TypeUnpickler(_File(body), buffers=buffers).load())
     except Exception:  # a foreign pickle, or one that stand-ins cannot serve
         return None
 
@@ -42,7 +42,7 @@ def error_type(data: Received) -> str | None:
     if len(data) > 16 * MOST:
         return None
     try:
-        name, _, _, whole, *_ = _Glance(_File(data)).load()
+        name, _, _, whole, *_ = _TypeUnpickler(_File(data)).load()
         return "RemoteCallError" if whole is None else str(name).rpartition(".")[2]
     except Exception:
         return None
@@ -102,7 +102,7 @@ class _Unknown(_StandIn):
     """The result of an unknown function."""
 
 
-class _Glance(Unpickler):
+class _TypeUnpickler(Unpickler):
     """An unpickler that makes stand-ins for all objects that are not plain data."""
 
     def find_class(self, module: str, name: str) -> Any:

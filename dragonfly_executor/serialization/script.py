@@ -119,9 +119,11 @@ def _statements(body: list[ast.stmt], tools: Any) -> Iterator[ast.stmt]:
 def _guard(statement: Any, tools: Any) -> tuple[list[Any], list[Any]] | None:
     """Return the statements under a guard that an import skips, and those that it runs; None if this is no guard."""
     if isinstance(statement, tools.If):
-        tests, bodies = statement.test, (statement.body, statement.orelse)
+        tests: Any = statement.test
+        skipped: list[Any] = statement.body
+        run: list[Any] = statement.orelse
     elif isinstance(statement, tools.Expr) and isinstance(statement.value, (tools.BoolOp, tools.IfExp)):
-        tests, bodies = statement.value, ([], [])  # __name__ == "__main__" and main()
+        tests, skipped, run = statement.value, [], []  # __name__ == "__main__" and main()
     else:
         return None
     for node in tools.walk(tests):
@@ -129,18 +131,18 @@ def _guard(statement: Any, tools: Any) -> tuple[list[Any], list[Any]] | None:
             sides = [node.left, *node.comparators]
             named = any(isinstance(side, tools.Name) and side.id == "__name__" for side in sides)
             if named and any(isinstance(side, tools.Constant) and side.value == "__main__" for side in sides):
-                return bodies[::-1] if isinstance(node.ops[0], tools.NotEq) else bodies
+                return (run, skipped) if isinstance(node.ops[0], tools.NotEq) else (skipped, run)
     return None
 
 
 def _bound(body: list[Any], guards: dict[int, Any], module: ModuleType, tools: Any) -> Iterator[str]:
     """Yield every name that statements bind on import."""
     scopes = (tools.FunctionDef, tools.AsyncFunctionDef, tools.ClassDef)
-    todo = list(body)
-    while todo:
-        node = todo.pop()
+    waiting = list(body)
+    while waiting:
+        node = waiting.pop()
         if id(node) in guards:
-            todo.extend(guards[id(node)][1])
+            waiting.extend(guards[id(node)][1])
         elif isinstance(node, scopes):
             yield node.name
         elif isinstance(node, (tools.Import, tools.ImportFrom)):
@@ -151,9 +153,9 @@ def _bound(body: list[Any], guards: dict[int, Any], module: ModuleType, tools: A
             yield node.id
         elif isinstance(node, (tools.ExceptHandler, tools.MatchAs, tools.MatchStar)) and node.name:
             yield node.name
-            todo.extend(tools.iter_child_nodes(node))
+            waiting.extend(tools.iter_child_nodes(node))
         elif not isinstance(node, tools.Lambda):
-            todo.extend(tools.iter_child_nodes(node))
+            waiting.extend(tools.iter_child_nodes(node))
 
 
 def _starred(node: Any, module: ModuleType) -> list[str]:

@@ -144,7 +144,7 @@ class SlotCodec:
         try:
             return self._dump(value)
         except Exception as exc:  # __reduce__ and __getstate__ are user code
-            raise errors.ResultSerializationError(self._refusal(value, exc, first)) from exc
+            raise errors.ResultSerializationError(self._error_text(value, exc, first)) from exc
 
     def encode_error(self, exc: BaseException) -> list[Buffer]:
         """Encode an exception as a payload. Its tracebacks are dropped, and sent as text. Never raises."""
@@ -153,7 +153,7 @@ class SlotCodec:
         # Not with a custom serializer: the exception may report that serializer's own failure.
         return exceptions.encode(exc, lambda chain: join(self._dump_standard(chain)), self._open)
 
-    def _refusal(self, value: Any, exc: Exception, first: int | None) -> str:
+    def _error_text(self, value: Any, exc: Exception, first: int | None) -> str:
         """Return the error text for a result that cannot be pickled: which part fails, why, and what to do."""
         text, whole = exceptions.one_line(exc), exceptions.qualified_name(type(value))
         found = None

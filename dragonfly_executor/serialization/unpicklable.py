@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-    Judge = Callable[[Any], object]
+    TryPickle = Callable[[Any], object]
 
 FUNCTION = "the function"
 
@@ -89,7 +89,7 @@ _ADVICE: dict[str, tuple[str, str]] = {
 """Advice for an argument and for a result, by the names of the types that users try to send."""
 
 
-class Culprit:
+class UnpicklablePart:
     """A part of a call or a result that cannot be pickled.
 
     Attributes:
@@ -134,13 +134,15 @@ class Culprit:
         return f". {text[0].upper()}{text[1:]}" if text else ""
 
 
-def of_call(name: str, fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], judge: Judge) -> Culprit | None:
+def of_call(
+    name: str, fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], try_pickle: TryPickle
+) -> UnpicklablePart | None:
     """Find the part of a call that cannot be pickled.
 
     Args:
         name: the function's name.
         fn, args, kwargs: the call.
-        judge: pickles a value, and raises if that fails.
+        try_pickle: pickles a value, and raises if that fails.
 
     Returns:
         The part; None if each part of the call can be pickled by itself.
@@ -149,58 +151,58 @@ def of_call(name: str, fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         fn, chunk, first = args
         name = getattr(fn, "__qualname__", name)
         given = [
-            Culprit(f"argument {place} of {item(first + number)}", (), value)
+            UnpicklablePart(f"argument {place} of {item(first + number)}", (), value)
             for number, arguments in enumerate(chunk)
             for place, value in enumerate(arguments, 1)
         ]
     else:
-        given = [Culprit(f"argument {place} of {name}()", (), value) for place, value in enumerate(args, 1)]
-        given += [Culprit(f"argument {key!r} of {name}()", (), value) for key, value in kwargs.items()]
-    return _descend([Culprit(f"{FUNCTION} {name}", (), fn), *given], judge, _DEPTH)
+        given = [UnpicklablePart(f"argument {place} of {name}()", (), value) for place, value in enumerate(args, 1)]
+        given += [UnpicklablePart(f"argument {key!r} of {name}()", (), value) for key, value in kwargs.items()]
+    return _descend([UnpicklablePart(f"{FUNCTION} {name}", (), fn), *given], try_pickle, _DEPTH)
 
 
-def of_result(value: Any, judge: Judge, first: int | None = None) -> Culprit | None:
+def of_result(value: Any, try_pickle: TryPickle, first: int | None = None) -> UnpicklablePart | None:
     """Find the part of a result that cannot be pickled. See `of_call`.
 
     Args:
         value: the result.
-        judge: pickles a value, and raises if that fails.
+        try_pickle: pickles a value, and raises if that fails.
         first: the number of a chunk's first item; None if the result is not a chunk's.
     """
     if first is None:
-        return of_value("the result", value, judge)
-    values = [Culprit(f"the result of {item(first + number)}", (), one) for number, one in enumerate(value)]
-    return _descend(values, judge, _DEPTH)
+        return of_value("the result", value, try_pickle)
+    values = [UnpicklablePart(f"the result of {item(first + number)}", (), one) for number, one in enumerate(value)]
+    return _descend(values, try_pickle, _DEPTH)
 
 
-def of_value(root: str, value: Any, judge: Judge) -> Culprit | None:
+def of_value(root: str, value: Any, try_pickle: TryPickle) -> UnpicklablePart | None:
     """Find the part of a value that cannot be pickled; `root` is a name for the value. See `of_call`."""
-    return _descend([Culprit(root, (), value)], judge, _DEPTH)
+    return _descend([UnpicklablePart(root, (), value)], try_pickle, _DEPTH)
 
 
-def _descend(suspects: list[Culprit], judge: Judge, depth: int) -> Culprit | None:
+def _descend(suspects: list[UnpicklablePart], try_pickle: TryPickle, depth: int) -> UnpicklablePart | None:
     """Find the first suspect that fails, and return its innermost failing part.
 
     The search stops early at a part of a known type.
     """
-    found = _first_failing(suspects, judge)
+    found = _first_failing(suspects, try_pickle)
     if found is None or not depth or found.known is not None:
         return found
-    inner = [Culprit(found.root, (*found.steps, step), part) for step, part in _parts_of(found.value)]
-    return _descend(inner, judge, depth - 1) or found
+    inner = [UnpicklablePart(found.root, (*found.steps, step), part) for step, part in _parts_of(found.value)]
+    return _descend(inner, try_pickle, depth - 1) or found
 
 
-def _first_failing(suspects: list[Culprit], judge: Judge) -> Culprit | None:
+def _first_failing(suspects: list[UnpicklablePart], try_pickle: TryPickle) -> UnpicklablePart | None:
     """Return the first suspect that fails by itself. Halving costs about as much as pickling all suspects twice."""
     while len(suspects) > 1:
         half = suspects[: len(suspects) // 2]
-        suspects = half if _fails([one.value for one in half], judge) else suspects[len(half) :]
-    return suspects[0] if suspects and _fails(suspects[0].value, judge) else None
+        suspects = half if _fails([one.value for one in half], try_pickle) else suspects[len(half) :]
+    return suspects[0] if suspects and _fails(suspects[0].value, try_pickle) else None
 
 
-def _fails(value: Any, judge: Judge) -> bool:
+def _fails(value: Any, try_pickle: TryPickle) -> bool:
     try:
-        judge(value)
+        try_pickle(value)
     except (KeyboardInterrupt, MemoryError):
         raise
     except BaseException:  # __reduce__ and __getstate__ are user code

@@ -77,18 +77,18 @@ class FileSnapshot:
         self._later |= names
         self._due = float("-inf")
 
-    def look(self) -> None:
+    def scan(self) -> None:
         """Scan for changes, unless a recent scan suffices and no module was imported since. Never raises."""
         if len(sys.modules) != self._modules or self._clock() >= self._due:
             self.refresh()
 
-    def look_again(self) -> None:
-        """Scan for changes before a call, as `look` does, unless there was no scan yet.
+    def scan_again(self) -> None:
+        """Scan for changes before a call, as `scan` does, unless there was no scan yet.
 
         The first scan reads all files, and a submit must not wait for it. The boot that the call needs does that scan.
         """
         if self._began != float("-inf"):
-            self.look()
+            self.scan()
 
     def refresh(self, doubted: Collection[str] = ()) -> None:
         """Scan for changes now. Never raises: if the files cannot be sent, the snapshot stays as it was.
@@ -126,5 +126,5 @@ class FileSnapshot:
         """
         snapshot = self.snapshot
         if snapshot is None:
-            raise errors.BootError(self._refused or "nothing was looked at yet", "sync")
+            raise errors.BootError(self._refused or "no scan was made yet", "sync")
         return snapshot

@@ -88,7 +88,7 @@ def _first_words(text: str) -> list[str]:
     return [word[0] for word in words if word and word[0].replace(".", "").replace("_", "a").isalnum()]
 
 
-class Search:
+class ModuleSearch:
     """A search for the user's own modules by their names. It imports nothing.
 
     Attributes:
@@ -165,7 +165,7 @@ def _find(name: str, path: list[str] | None) -> ModuleSpec | None:
     return None
 
 
-class Follower:
+class ImportTracker:
     """A tracker of imports from file to file, for one scan.
 
     Args:
@@ -177,7 +177,7 @@ class Follower:
     """
 
     def __init__(self, layout: user_modules.Layout, known: dict[tuple[str, str], frozenset[str]]) -> None:
-        self._search = Search(layout)
+        self._search = ModuleSearch(layout)
         self.missing = self._search.missing
         self._known = known
         self._asked: set[str] = set()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dragonfly_executor.sync.requirements import read
 
 if TYPE_CHECKING:
-    from dragonfly_executor.sync.scan_cache import Seen
+    from dragonfly_executor.sync.scan_cache import ScanCache
 
 MIB = 1024 * 1024
 
@@ -57,7 +57,7 @@ class Sync:
             raise ValueError(f"check_every must be at least 0, not {check_every!r}")
         self.check_every = float(check_every)
         self.requirements = read(requirements)
-        self.seen: Seen | None = None
+        self.seen: ScanCache | None = None
 
     @classmethod
     def of(
@@ -81,7 +81,7 @@ class Sync:
         return f"Sync(auto={self.auto}, extra={list(self.extra)!r}, {len(self.requirements)} lines of requirements)"
 
 
-def too_much(folder: str) -> bool:
+def holds_home_directory(folder: str) -> bool:
     """Return whether a folder is, or contains, the home directory, which a user hardly means to send."""
     home = os.path.realpath(os.path.expanduser("~"))
     folder = os.path.realpath(folder)
@@ -96,7 +96,7 @@ def _paths(files: str | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
         if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"sync must hold files and folders, not {path!r}")
         absolute = os.path.abspath(os.path.expanduser(os.fspath(path)))
-        if too_much(absolute):
+        if holds_home_directory(absolute):
             raise ValueError(f"sync would send all of {absolute}: name only the files and folders that calls need")
         found.append(absolute)
     return tuple(found)

@@ -16,11 +16,18 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from dragonfly_executor.protocol.file_manifest import FILE, MAX_ENTRIES, ManifestEntry, a_directory, a_file, a_link
+from dragonfly_executor.protocol.file_manifest import (
+    FILE,
+    MAX_ENTRIES,
+    ManifestEntry,
+    directory_entry,
+    file_entry,
+    link_entry,
+)
 from dragonfly_executor.sync import lazy_imports, user_modules
 from dragonfly_executor.sync.file_listing import listed
-from dragonfly_executor.sync.options import MIB, Sync, too_much
-from dragonfly_executor.sync.scan_cache import Known, Seen, Status
+from dragonfly_executor.sync.options import MIB, Sync, holds_home_directory
+from dragonfly_executor.sync.scan_cache import PathState, ScanCache, Status
 
 logger = logging.getLogger("dragonfly_executor")
 YOUNG = 1_000_000_000
@@ -68,7 +75,7 @@ class Scanner:
             script = None
         self._script = None if script is None else script[0]
         self.script = None if script is None else script[1]
-        seen = plan.seen if plan.seen is not None and plan.seen.cwd == cwd else Seen(cwd, {}, {}, {}, {})
+        seen = plan.seen if plan.seen is not None and plan.seen.cwd == cwd else ScanCache(cwd, {}, {}, {}, {})
         # Copy the results: the pool that found them may still exist and find more.
         self._files, self._folders, self._listed = dict(seen.files), dict(seen.folders), dict(seen.listed)
         self._imports = dict(seen.imports)
@@ -100,7 +107,7 @@ class Scanner:
             return self._last
         self._now = _file_clock()
         snapshot = self._build(found, later)
-        self._plan.seen = Seen(self._layout.cwd, self._files, self._folders, self._listed, self._imports)
+        self._plan.seen = ScanCache(self._layout.cwd, self._files, self._folders, self._listed, self._imports)
         self._last_units, self._later = found, later
         if self._last is None or snapshot != self._last:
             self._last = snapshot
@@ -136,17 +143,17 @@ class Scanner:
         for known, follow in ((self._files, False), (self._folders, True)):
             if any(not was.settled or _status(path, follow=follow) != was.status for path, was in known.items()):
                 return False
-        search = lazy_imports.Search(self._layout)
+        search = lazy_imports.ModuleSearch(self._layout)
         return not any(search.unit(name) for name in self._missing)
 
     # -- the tree -----------------------------------------------------------------------------------------------------
 
     def _build(self, found: dict[user_modules.Unit, set[str]], later: frozenset[str]) -> Snapshot:
-        manifest: dict[str, ManifestEntry] = {"cwd": a_directory()}
+        manifest: dict[str, ManifestEntry] = {"cwd": directory_entry()}
         sources: dict[str, str] = {}
         visited: set[str] = set()
         roots: set[tuple[int, str]] = set()
-        follower = lazy_imports.Follower(self._layout, self._imports)
+        follower = lazy_imports.ImportTracker(self._layout, self._imports)
         waiting = deque([*found.items(), *(follower.named(later) if self._plan.auto else ())])
         while waiting:
             unit, modules = waiting.popleft()
@@ -178,7 +185,7 @@ class Scanner:
         """Return path in the tree and path on this machine, for each file of a unit."""
         if not os.path.isdir(unit.local):
             return [(unit.remote, unit.local)]
-        if too_much(unit.local):
+        if holds_home_directory(unit.local):
             self._warn(unit.local, "is or contains the home directory, so it is not sent to runners")
             return []
         names = dict.fromkeys(self._list(unit.local))
@@ -200,7 +207,7 @@ class Scanner:
         for path in _folders_of(folder, names):
             # An entry that was added after the listing has made the folder's status too young to be settled.
             status = _status(path, follow=True)
-            self._folders[path] = Known(status, self._is_settled(status), None)
+            self._folders[path] = PathState(status, self._is_settled(status), None)
         return names
 
     def _entry(self, local: str) -> ManifestEntry | None:
@@ -209,13 +216,14 @@ class Scanner:
         known = self._files.get(local)
         if known is not None and known.settled and known.status == status:
             return known.entry
+        entry: ManifestEntry | None = None
         for _ in range(READ_AGAIN):
             entry = self._read(local)
             after = _status(local, follow=False)
             if after == status:
                 break
             status = after
-        self._files[local] = Known(status, self._is_settled(status), entry)
+        self._files[local] = PathState(status, self._is_settled(status), entry)
         return entry
 
     def _read(self, local: str) -> ManifestEntry | None:
@@ -224,9 +232,9 @@ class Scanner:
             if stat.S_ISLNK(status.st_mode):
                 target = self._inside(local, os.readlink(local))
                 if target is not None:
-                    return a_link(target)
+                    return link_entry(target)
                 if not os.path.isfile(local):
-                    return a_link(os.readlink(local))
+                    return link_entry(os.readlink(local))
                 status = os.stat(local)  # the target is not sent itself, so send its contents
             if not stat.S_ISREG(status.st_mode):
                 return None  # a socket, a pipe, a device
@@ -235,7 +243,7 @@ class Scanner:
                 return None
             with open(local, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-                return a_file(digest, os.fstat(file.fileno()).st_size, status.st_mode)
+                return file_entry(digest, os.fstat(file.fileno()).st_size, status.st_mode)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -281,7 +289,7 @@ def _add_above(manifest: dict[str, ManifestEntry], path: str) -> None:
     """Add the folders above a path to the manifest."""
     above = path.rpartition("/")[0]
     while above and above not in manifest:
-        manifest[above] = a_directory()
+        manifest[above] = directory_entry()
         above = above.rpartition("/")[0]
 
 

@@ -9,7 +9,7 @@ from dragonfly_executor.protocol.file_manifest import ManifestEntry
 Status = tuple[int, ...]
 
 
-class Known(NamedTuple):
+class PathState(NamedTuple):
     """The state of a path at the last scan."""
 
     status: Status | None
@@ -17,11 +17,11 @@ class Known(NamedTuple):
     entry: ManifestEntry | None
 
 
-class Seen(NamedTuple):
+class ScanCache(NamedTuple):
     """The results of scans from one working directory: files, folders, listings of folders, imports of files."""
 
     cwd: str
-    files: dict[str, Known]
-    folders: dict[str, Known]
+    files: dict[str, PathState]
+    folders: dict[str, PathState]
     listed: dict[str, list[str]]
     imports: dict[tuple[str, str], frozenset[str]]

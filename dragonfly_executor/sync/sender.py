@@ -13,7 +13,7 @@ from importlib.machinery import all_suffixes
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dragonfly_executor.errors import ProtocolError
-from dragonfly_executor.protocol.file_manifest import FILE, ManifestEntry, Step, diff, read_bits
+from dragonfly_executor.protocol.file_manifest import FILE, ManifestEntry, SyncStep, diff, read_bits
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, Flag, Frame, Kind, encode
 from dragonfly_executor.protocol.stdlib_json import json
 
@@ -30,7 +30,7 @@ ROUNDS = 5
 Piece = tuple[bytes, bytes]
 
 
-class Outlet(Protocol):
+class FrameSender(Protocol):
     """The part of a link that a sender uses."""
 
     def say(self, frame: bytes) -> None:
@@ -56,7 +56,7 @@ class SyncListener(Protocol):
 class _Transfer:
     """A step that the runner has not finished."""
 
-    def __init__(self, number: int, step: Step, sources: dict[str, str]) -> None:
+    def __init__(self, number: int, step: SyncStep, sources: dict[str, str]) -> None:
         self.number = number
         self.step = step
         self.sources = sources
@@ -81,7 +81,7 @@ class Sender:
     def __init__(
         self,
         file_snapshot: FileSnapshot,
-        outlet: Outlet,
+        outlet: FrameSender,
         listener: SyncListener,
         run: Callable[..., None],
         on_engine: Callable[[Callable[[], object]], None],
@@ -141,7 +141,7 @@ class Sender:
         fresh = moved or any(path.endswith(CODE) for path in (*difference.changed, *difference.deleted))
         self._number += 1
         self.is_busy = True
-        step = Step(difference, snapshot.import_path, fresh, self._file_snapshot.requirements, self._heard)
+        step = SyncStep(difference, snapshot.import_path, fresh, self._file_snapshot.requirements, self._heard)
         self._transfers.append(_Transfer(self._number, step, snapshot.sources))
         data = step.dump()
         for start in range(0, len(data), CHUNK_SIZE):
@@ -149,7 +149,7 @@ class Sender:
             piece = data[start : start + CHUNK_SIZE]
             self._outlet.say(encode(Kind.SYNC_BEGIN, payload=piece, flags=more, detail=self._number))
 
-    def heard(self, frame: Frame) -> None:
+    def on_frame(self, frame: Frame) -> None:
         """Handle a frame of the runner about the sync.
 
         Raises:
@@ -206,14 +206,14 @@ class Sender:
         self._left_out |= given_up
         self._restless |= given_up
         self._manifest = {path: entry for path, entry in self._manifest.items() if path not in set(stale)}
-        self._run(self._look_again, doubted)
+        self._run(self._scan_again, doubted)
 
-    def _look_again(self, doubted: list[str]) -> None:
+    def _scan_again(self, doubted: list[str]) -> None:
         """Scan the doubted files again, on a worker thread."""
         self._file_snapshot.refresh(doubted)
-        self._on_engine(self._looked_again)
+        self._on_engine(self._scanned_again)
 
-    def _looked_again(self) -> None:
+    def _scanned_again(self) -> None:
         self._doubts -= 1
         self.update(always=True)
 

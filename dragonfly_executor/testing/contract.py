@@ -276,10 +276,10 @@ class _DialedStreams(_NodeStreams):
 
     def __init__(self, backend: Backend, timeout: float) -> None:
         # This import loads ssl, which no other backend needs.
-        from dragonfly_executor.testing.dialback_server import Reception
+        from dragonfly_executor.testing.dialback_server import DialBackServer
 
         super().__init__(backend, timeout)
-        self._reception = Reception(backend, timeout)
+        self._reception = DialBackServer(backend, timeout)
         self._streams: list[Stream] = []
 
     def request(self, number: int) -> BootRequest:

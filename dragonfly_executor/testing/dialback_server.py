@@ -20,7 +20,7 @@ from dragonfly_executor.transport.tls import TlsSocket
 T = TypeVar("T")
 
 
-class Reception:
+class DialBackServer:
     """A listener at the backend's address, on a loop and a thread of its own. `close` ends both.
 
     Args:
@@ -114,7 +114,7 @@ class Reception:
 class _ExpectedRunner:
     """A boot of a reception: see `engine.boot.dialback.DialBackReceiver`."""
 
-    def __init__(self, reception: Reception, number: int) -> None:
+    def __init__(self, reception: DialBackServer, number: int) -> None:
         self._reception = reception
         self._number = number
 

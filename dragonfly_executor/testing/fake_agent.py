@@ -23,7 +23,7 @@ from dragonfly_executor.protocol.frames import (
     split_bulk,
 )
 from dragonfly_executor.protocol.handshake import Versions
-from dragonfly_executor.protocol.memory_bounds import room_for
+from dragonfly_executor.protocol.memory_bounds import max_result_bytes
 from dragonfly_executor.protocol.stdlib_json import json
 from dragonfly_executor.serialization import SlotCodec, perform
 
@@ -200,7 +200,7 @@ class FakeAgent(threading.Thread):
         is_error, retryable, parts = perform(self._codec, data)
         flags = (Flag.ERROR if is_error else 0) | (Flag.RETRYABLE if retryable else 0)
         size = sum(map(len, parts))
-        if size > room_for(self._max_payload, flags):
+        if size > max_result_bytes(self._max_payload, flags):
             text = f"the call's result takes {size} bytes, and max_payload is {self._max_payload}"
             flags, parts = Flag.ERROR, self._codec.encode_error(errors.FrameTooLargeError(text))
         if self._settle(ref):

@@ -329,7 +329,7 @@ class Link:
             self.on_drained()
 
     def _write(self) -> bool:
-        """Write once. Return False if the socket takes no more for now."""
+        """Write once. Return False if the socket's buffer is full."""
         try:
             one = len(self._unsent) == 1
             sent = self._sock.send(self._unsent[0]) if one else self._sock.sendmsg(self._unsent)

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dragonfly_executor import errors
-from dragonfly_executor.protocol.dialback_auth import REFUSAL, ParentSide
+from dragonfly_executor.protocol.dialback_auth import REFUSAL, ParentHandshake
 from dragonfly_executor.protocol.frames import MAX_HANDSHAKE_FRAME, Decoder
 from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.pending_connections import Networks, PendingConnections, networks_of
-from dragonfly_executor.transport.tcp import tune
+from dragonfly_executor.transport.tcp import set_tcp_options
 from dragonfly_executor.transport.tls import TlsSocket, wrap_accepted
 
 BACKLOG = 1024
@@ -95,7 +95,7 @@ class Listener:
         loop: Loop,
         sock: socket.socket,
         context: ssl.SSLContext,
-        make_side: Callable[[], ParentSide],
+        make_side: Callable[[], ParentHandshake],
         host: ListenerOwner,
         *,
         deadline: float = DEADLINE,
@@ -146,7 +146,7 @@ class Listener:
 
     def speaks_tls(self, candidate: Candidate) -> None:
         """Favour a candidate whose TLS handshake is done."""
-        self._speaking.favour(candidate)
+        self._speaking.prefer(candidate)
 
     def forget(self, candidate: Candidate) -> None:
         """Remove a candidate from the tables."""
@@ -163,7 +163,7 @@ class Listener:
             return
         try:
             sock.setblocking(False)
-            tune(sock)
+            set_tcp_options(sock)
         except OSError:
             sock.close()
             return  # the peer has closed the connection
@@ -187,7 +187,7 @@ class Listener:
         self.loop.call_later(self._accept_pause, self._accept_again)
         if not self._has_warned:
             self._has_warned = True
-            self.host.warn(f"no runner can dial in for now, and boots will take longer: {error}")
+            self.host.warn(f"runners cannot connect for now, so boots take longer: {error}")
 
     def _accept_again(self) -> None:
         if self._sock.fileno() >= 0:
@@ -205,7 +205,7 @@ class Candidate:
         self._tls: TlsSocket | None = None
         self._fd = sock.fileno()
         self._peer = peer
-        self._side: ParentSide | None = None
+        self._side: ParentHandshake | None = None
         self._decoder = Decoder(MAX_HANDSHAKE_FRAME, one_by_one=True)
         self._timer = self._loop.call_later(listener.deadline, self._is_late)
         self._loop.add_reader(self._fd, self._speaks)
@@ -229,7 +229,7 @@ class Candidate:
         self._listener.forget(self)
 
     def _is_late(self) -> None:
-        self._refuse(f"it did not prove anything within {self._listener.deadline:g} s", answer=b"")
+        self._refuse(f"it did not authenticate within {self._listener.deadline:g} s", answer=b"")
 
     def _refuse(self, reason: str, answer: bytes = REFUSAL) -> None:
         """Send the peer a refusal without a reason, and report the reason to the host."""
@@ -248,13 +248,13 @@ class Candidate:
         """Handle the first bytes of the peer, or the end of the connection."""
         try:
             if not self._plain.recv(1, socket.MSG_PEEK):
-                self._refuse("it left before it had said anything", answer=b"")
+                self._refuse("it closed before it had sent any data", answer=b"")
                 return
             self._tls = self._listener.begin_tls(self, self._plain)
         except BlockingIOError:
             return
         except OSError as error:
-            self._refuse(f"it broke before it had said anything: {error}", answer=b"")
+            self._refuse(f"it broke before it had sent any data: {error}", answer=b"")
             return
         self._loop.add_reader(self._fd, self._shake_hands)
         self._shake_hands()
@@ -287,7 +287,7 @@ class Candidate:
         except OSError:
             data = b""
         if not data:
-            self._refuse("it left before it had proved anything", answer=b"")
+            self._refuse("it closed before it had authenticated", answer=b"")
             return
         try:
             self._hear(data, self._tls)
@@ -295,18 +295,18 @@ class Candidate:
             self._refuse(str(error))
         except OSError as error:
             # The peer does not take the answer, some hundred bytes at most.
-            self._refuse(f"it does not listen: {error}", answer=b"")
+            self._refuse(f"it did not read the answer: {error}", answer=b"")
 
     def _hear(self, data: bytes, sock: TlsSocket) -> None:
         side = self._side = self._side or self._listener.make_side()
         answer = b""
         frames = self._decoder.feed(data)
         while frames:
-            answer += side.hear(frames[0], self._loop.time())
+            answer += side.receive(frames[0], self._loop.time())
             frames = self._decoder.feed(b"") if self._decoder.pending else []
         admitted = side.admitted
         if admitted is not None and self._decoder.pending:
-            raise errors.ProtocolError("it went on before it was answered")
+            raise errors.ProtocolError("it sent more data before it was answered")
         try:
             sock.send(answer) if answer else None
         except OSError:

@@ -223,13 +223,13 @@ class Loop:
         if self._abstains:
             self._abstains -= 1
         elif self._was_short:
-            ready = self._linger(began + LINGER)
+            ready = self._spin(began + LINGER)
         if not ready:
             ready = poll(self._poll_timeout())
         self._was_short = monotonic() - began < LINGER
         return ready
 
-    def _linger(self, until: float) -> list[tuple[int, int]]:
+    def _spin(self, until: float) -> list[tuple[int, int]]:
         """Poll repeatedly until `until`, and adjust how many waits to skip next time."""
         poll = self._poller.poll
         while not (ready := poll(0.0)):

@@ -70,7 +70,7 @@ class PendingConnections(Generic[T]):
         self._sizes[wide] = self._sizes.get(wide, 0) + 1
         return victim
 
-    def favour(self, connection: T) -> None:
+    def prefer(self, connection: T) -> None:
         """Prefer to keep this connection: others from the same network are dropped before it."""
         if connection in self._networks:
             self._favoured.add(connection)

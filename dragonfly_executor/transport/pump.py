@@ -20,6 +20,7 @@ class ByteStream(Protocol):
 
     def recv(self, size: int, /) -> bytes:
         """Return at least one byte; no bytes at the end."""
+        ...
 
     def sendall(self, data: bytes, /) -> None:
         """Write all of `data`."""

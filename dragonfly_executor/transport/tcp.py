@@ -12,7 +12,7 @@ KEEP_IDLE, KEEP_INTERVAL, KEEP_COUNT = 10, 5, 4
 WILDCARDS = {"0.0.0.0", "::", ""}  # noqa: S104  # these are compared with, not bound to
 
 
-def tune(sock: socket.socket) -> None:
+def set_tcp_options(sock: socket.socket) -> None:
     """Set the options that a link needs. Options that the platform lacks are skipped."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

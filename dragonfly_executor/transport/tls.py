@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Iterable
 
 from dragonfly_executor.errors import ProtocolError
-from dragonfly_executor.transport.tcp import tune
+from dragonfly_executor.transport.tcp import set_tcp_options
 
 Buffer = bytes | bytearray | memoryview
 
@@ -72,7 +72,7 @@ class TlsSocket(ssl.SSLSocket):
         bytes and be no shorter. A link writes its buffers in order and so complies.
 
         Raises:
-            BlockingIOError: nothing can be written for now.
+            BlockingIOError: the socket's buffer is full.
             OSError: the connection broke.
         """
         view = memoryview(data)
@@ -158,7 +158,7 @@ def connect(host: str, port: int, fingerprint: bytes, timeout: float) -> TlsSock
     """
     sock = socket.create_connection((host, port), timeout)
     try:
-        tune(sock)
+        set_tcp_options(sock)
         context = _context(ssl.PROTOCOL_TLS_CLIENT)
         # The fingerprint replaces an authority: there is just one certificate, and a peer that shows it must sign with
         # its key. No data was sent before the comparison.

@@ -86,7 +86,7 @@ class Condition(RLock):
             if waiter.locked():
                 waiter.release()
 
-    def enter_surely(self) -> None:
+    def acquire_surely(self) -> None:
         """Acquire the lock, even if an interrupted thread left it locked.
 
         `concurrent.futures.wait` and `as_completed` lock all their futures one after another, in Python code. An
@@ -112,13 +112,13 @@ class Condition(RLock):
         # In `Event.wait` the thread waits for futures to be done, and has released their locks.
         return inner is None or inner.f_globals.get("__name__") != "threading"
 
-    def let_go(self) -> None:
+    def release_fully(self) -> None:
         """Release the lock after an interrupt, however often this thread holds it."""
-        with suppress(RuntimeError):  # `enter_surely` released it first
+        with suppress(RuntimeError):  # `acquire_surely` released it first
             while self._is_owned():
                 self.release()
 
-    def tell_all(self) -> None:
+    def acquire_and_notify_all(self) -> None:
         """Acquire the lock, wake all waiting threads, and release the lock."""
         with self:
             self.notify_all()

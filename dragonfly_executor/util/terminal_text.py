@@ -16,7 +16,7 @@ CONTROLS = [code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not
 VISIBLE = {code: f"\\x{code:02x}" for code in CONTROLS} | {ord(turn): f"\\u{ord(turn):04x}" for turn in TURNS}
 
 
-def harmless(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Return the text with all control characters escaped, except line ends, tabs and SGR sequences."""
     if text.isprintable():
         return text
@@ -35,6 +35,6 @@ def harmless(text: str) -> str:
     return "".join(shown)
 
 
-def overwritten(line: str) -> list[str]:
+def split_at_carriage_returns(line: str) -> list[str]:
     """Split a line at its carriage returns, which progress bars write, so that each part gets its own tag."""
     return [piece for piece in line.split("\r") if piece] or [""]

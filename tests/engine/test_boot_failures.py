@@ -17,7 +17,7 @@ import pytest
 
 from dragonfly_executor import Backend, BootError, BootRequest, BootTimeoutError, LocalBackend, Node
 from dragonfly_executor.backends import local
-from dragonfly_executor.engine.boot.node_release import GIVE_BACK
+from dragonfly_executor.engine.boot.node_release import RELEASE_TIMEOUT
 from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock
 from dragonfly_executor.testing.fake import FakeNode
 from tests.engine.conftest import MakeExecutor, MakePool
@@ -404,10 +404,10 @@ def test_a_backend_that_does_not_give_a_node_back_holds_nobody_up(
     clock.advance(31)
     assert backend.stopping.wait(PATIENCE)
     assert not future.done()
-    clock.advance(GIVE_BACK + 1)
+    clock.advance(RELEASE_TIMEOUT + 1)
     assert isinstance(error_of(future), BootTimeoutError)
     hold.set()
-    assert "the fake backend did not give runner 1 back in 60 s" in caplog.text
+    assert "the fake backend did not stop the node of runner 1 within 60 s" in caplog.text
 
 
 def test_the_agent_is_started_with_a_session_of_its_own_and_an_empty_stdin(make: MakeExecutor, tmp_path: Path) -> None:

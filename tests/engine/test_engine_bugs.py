@@ -26,6 +26,7 @@ from dragonfly_executor.engine.boot.node_release import Releaser
 from dragonfly_executor.engine.boot.pending_boot import PendingBoot
 from dragonfly_executor.engine.boot.session_setup import SessionSetup
 from dragonfly_executor.engine.engine import Engine
+from dragonfly_executor.engine.frame_handler import FrameHandler
 from dragonfly_executor.engine.large_payloads import LargePayloads
 from dragonfly_executor.engine.runner_connection import RunnerLink
 from dragonfly_executor.engine.runner_table import Runners
@@ -202,14 +203,15 @@ PARTS: list[tuple[Any, str]] = [
     (NodeBooter, "_hand_over"),
     (SessionSetup, "admit"),
     *((Runners, name) for name in (
-        "boot", "on_boot_succeeded", "results_arrived", "runner_answered", "check_idle",
-        "runner_broke", "start_heartbeat", "_beat", "stop", "_said_bye", "_leave", "_gone", "get",
+        "on_boot_succeeded", "runner_answered",
+        "runner_broke", "start_heartbeat", "_beat", "stop", "_on_bye", "_leave", "_gone", "get",
     )),
     (Releaser, "release"),
     *((RunnerLink, name) for name in (
-        "attach", "welcome", "send_call", "kill_call", "check_idle", "ping", "stop", "close", "_say", "_on_frames",
-        "_on_first_frame", "_sort", "_on_closed",
+        "attach", "welcome", "send_call", "kill_call", "check_idle", "ping", "stop", "close", "say", "_on_frames",
+        "_on_first_frame", "_on_closed",
     )),
+    (FrameHandler, "on_frame"),
     *((LargePayloads, name) for name in (
         "offer", "upload", "stop_upload", "expect", "chunk_arrived", "forget", "close",
     )),
@@ -221,7 +223,7 @@ PARTS: list[tuple[Any, str]] = [
 
 
 ONCE_OR_TWICE = {
-    "_tick", "_kill", "_check_idle", "_closed", "results_arrived", "check_idle", "runner_broke", "_beat", "_said_bye",
+    "_tick", "_kill", "_check_idle", "_closed", "check_idle", "runner_broke", "_beat", "_on_bye",
     "_leave", "kill_call", "upload", "_on_closed", "offer", "stop_upload", "expect", "forget",
 }  # fmt: skip
 """Parts that have their turn less than three times."""

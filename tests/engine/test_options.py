@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor import Backend, BootRequest, DragonflyExecutor, Node, Pool
+from dragonfly_executor import Backend, BootRequest, CallOptions, DragonflyExecutor, Node, Pool
+from dragonfly_executor.engine import option_keywords
+from dragonfly_executor.engine.options import PoolOptions
 from dragonfly_executor.testing import FakeBackend
 from tests.engine.conftest import MakeExecutor, MakePool
 from tests.support.helpers import PATIENCE, without_addresses
@@ -47,6 +49,49 @@ def test_process_pool_executors_arguments_come_first_and_in_its_order() -> None:
     theirs = list(inspect.signature(concurrent.futures.ProcessPoolExecutor).parameters.values())
     ours = list(inspect.signature(DragonflyExecutor).parameters.values())
     assert [(p.name, p.kind, p.default) for p in ours[: len(theirs)]] == [(p.name, p.kind, p.default) for p in theirs]
+
+
+def test_the_types_of_options_are_those_of_the_sets() -> None:
+    """An option is stated in its set, and its type beside it: neither without the other."""
+    assert set(option_keywords.CallKeywords.__annotations__) == set(CallOptions.OPTIONS)
+    assert set(option_keywords.types_by_name()) == {*PoolOptions.OPTIONS, *CallOptions.OPTIONS}
+    assert not PoolOptions.OPTIONS.keys() & CallOptions.OPTIONS.keys()
+
+
+@pytest.mark.parametrize(
+    ("made", "own", "keywords"),
+    [
+        (Pool, ["name", "backend"], option_keywords.PoolKeywords),
+        (DragonflyExecutor, ["mp_context", "backend", "pool"], option_keywords.ExecutorKeywords),
+    ],
+    ids=["Pool", "DragonflyExecutor"],
+)
+def test_a_signature_lists_each_option_once_with_its_default(made: Any, own: list[str], keywords: Any) -> None:
+    """What a type checker knows from ``**options``, and what `inspect` shows, are one list."""
+    parameters = inspect.signature(made).parameters
+    named = inspect.signature(made.__init__).parameters.keys() - {"self", "options"}
+    assert not named & keywords.__annotations__.keys()
+    assert named | keywords.__annotations__.keys() == parameters.keys()
+    options = PoolOptions.OPTIONS | CallOptions.OPTIONS
+    assert parameters.keys() - own == options.keys()
+    defaults = {name: parameters[name].default for name in options}
+    dragonflys = {"min": inspect.Parameter.empty, "max": inspect.Parameter.empty, "max_concurrency": 100, "timeout": 30}
+    expected = {name: option.default for name, option in options.items()} | (dragonflys if made is Pool else {})
+    assert defaults == expected
+    assert all(parameter.annotation is not inspect.Parameter.empty for parameter in parameters.values())
+
+
+def test_a_subclass_has_the_signature_of_its_own_constructor() -> None:
+    class Same(DragonflyExecutor):
+        pass
+
+    class Other(DragonflyExecutor):
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+
+    assert inspect.signature(Same) == inspect.signature(DragonflyExecutor)
+    assert list(inspect.signature(Other).parameters) == ["size"]
+    assert inspect.signature(CallOptions).parameters.keys() == CallOptions.OPTIONS.keys()
 
 
 @pytest.mark.parametrize("method", ["submit", "shutdown"])
@@ -136,7 +181,7 @@ def test_a_pool_has_dragonflys_defaults(make_pool: MakePool) -> None:
         options = pool._engine.options
         assert pool.call_options.timeout == 30.0
         assert (options.max_concurrency, options.boot_timeout, options.shutdown_timeout) == (100, 30.0, 30.0)
-        assert (options.idle_after, options.idle_check, options.min_idle_after) == (30.0, None, None)
+        assert (options.idle_after, options.idle_check, options.min_idle_shutdown_after) == (30.0, None, None)
         assert (options.single_use, options.log, options.max_workers) == (False, False, None)
         assert options.output == "inherit"
 

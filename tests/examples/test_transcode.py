@@ -74,7 +74,7 @@ def test_who_is_not_on_fly_is_told_what_is_missing(
     ran = run_example("transcode.py", "--backend", "fly")
     assert ran.returncode == 1
     said = ran.stderr.splitlines()[-1]
-    assert said.startswith("transcode: --backend fly: which Fly app are the runners to belong to?")
+    assert said.startswith("transcode: --backend fly: the Fly app for the runners is not set.")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -113,9 +113,9 @@ def test_every_file_has_a_line_in_the_tree() -> None:
 @pytest.mark.parametrize(
     ("names", "text"),
     [
-        (PoolOptions.names(), f"{Pool.__doc__}{(ROOT / 'README.md').read_text()}"),
-        (CallOptions.__match_args__, CallOptions.__doc__),
-        (CallOptions.__match_args__, (ROOT / "README.md").read_text()),
+        (tuple(PoolOptions.OPTIONS), f"{Pool.__doc__}{(ROOT / 'README.md').read_text()}"),
+        (tuple(CallOptions.OPTIONS), CallOptions.__doc__),
+        (tuple(CallOptions.OPTIONS), (ROOT / "README.md").read_text()),
     ],
     ids=["pool options", "call options", "call options in the README"],
 )

@@ -1,4 +1,4 @@
-"""An agent, heard word by word by a parent that is none."""
+"""A real agent whose frames a test reads one by one, in place of a parent."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ AGENT = """
 import socket, sys
 from dragonfly_executor.runner.agent import run
 fd, grace = int(sys.argv[1]), float(sys.argv[2])
-run(socket.socket(fileno=fd), prepare=lambda agent: agent.be_watched(lambda has_worked: None, 60.0, grace))
+run(socket.socket(fileno=fd), prepare=lambda agent: agent.start_heartbeat(lambda has_worked: None, 60.0, grace))
 """
 LONG = 3600.0
-"""Seconds that nobody here will wait."""
+"""Seconds that no test here waits for."""
 
 
 class Talk:
-    """With an agent that gives calls so many seconds when it is told to go."""
+    """Start an agent that gives running calls `grace` seconds when it receives STOP."""
 
     def __init__(self, grace: float) -> None:
         self._sock, theirs = socket.socketpair()
@@ -40,7 +40,7 @@ class Talk:
         self._codec = CallCodec()
 
     def hear(self, kind: Kind) -> Frame:
-        """The next frame of this kind, and none of those that tell what became of a call before it."""
+        """Return the next frame of this kind. Fail if a frame that ends a call comes first."""
         while (frame := self._next()).kind != kind:
             assert frame.kind in (Kind.SLOT_UP, Kind.SLOT_DOWN, Kind.STARTED, Kind.PONG), f"{Kind(frame.kind)!r} came"
         return frame

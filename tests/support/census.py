@@ -1,12 +1,11 @@
-"""What a test leaves behind: threads, descriptors, processes and temporary files.
+"""Finds what a test leaves behind: threads, descriptors, processes and temporary files.
 
-Two looks, one before a test and one after it, cost well under 2 ms together. Only where something is left
-does it get thorough: garbage is collected, threads are joined, processes are waited for through their pidfd,
-all within one bound. What is still there then is described (a thread with its stack) and handed to whoever
-asked.
+Two snapshots, one before a test and one after it, take well under 2 ms together. If the second one has more, the census
+collects garbage, joins threads and waits for processes through their pidfd, all within one timeout. It then describes
+what is still left, each thread with its stack.
 
-A process counts as ours if it descends from this one, or if its environment carries this census's mark: that
-is how an orphan is known, whose parent has died and whom nothing links to this process any more.
+A process counts as ours if it descends from this process, or if its environment has the mark of this census. The mark
+identifies orphans: their parent has died, so nothing else links them to this process.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _DESCRIPTORS = "/proc/self/fd" if _PROC else "/dev/fd"
 
 
 class Process(NamedTuple):
-    """A process as the kernel knows it: the start time tells it from a later one with the same id."""
+    """A process id with its start time, which distinguishes it from a later process with the same id."""
 
     pid: int
     started: float
@@ -42,7 +41,7 @@ class Process(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What exists at one moment."""
+    """A snapshot of what exists."""
 
     threads: frozenset[threading.Thread]
     descriptors: frozenset[tuple[int, int, int]]  # number, device, inode
@@ -62,7 +61,7 @@ class Look:
 
 
 class Census:
-    """Counts what belongs to this process. Temporary files are those in `folder`."""
+    """A counter of what belongs to this process. Temporary files are the files in `folder`."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = str(folder)
@@ -71,11 +70,11 @@ class Census:
         self._foreign: set[str] = set()
 
     def mark(self) -> None:
-        """Make every process that this one starts from now on recognizable."""
+        """Put the mark into the environment, which all processes started from now on inherit."""
         os.environ[MARK] = self._mark
 
     def look(self) -> Look:
-        """Count. Zombies count as processes until they are reaped."""
+        """Take a snapshot. Zombies count as processes until they are reaped."""
         return Look(
             frozenset(threading.enumerate()),
             frozenset(_descriptors()),
@@ -84,12 +83,12 @@ class Census:
         )
 
     def processes(self) -> set[Process]:
-        """Every living process that descends from this one or carries the mark, itself excluded."""
+        """Return all processes that descend from this one or have the mark, without this process."""
         if not _PROC:
             return {Process(child.pid, child.create_time()) for child in psutil.Process().children(recursive=True)}
         own = str(os.getpid())
         listed = {name for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
-        # A stranger stays one: only who is new since the last look is looked at.
+        # A foreign process stays foreign, so check only processes that are new since the last snapshot.
         self._foreign &= listed
         unknown = {pid: stat for pid in listed - self._foreign if pid != own and (stat := _stat(pid))}
         ours = {pid for pid in unknown if self._is_marked(pid)}
@@ -101,7 +100,7 @@ class Census:
         return {Process(int(pid), unknown[pid][1]) for pid in ours}
 
     def left_since(self, before: Look, patience: float = PATIENCE) -> Look:
-        """What is there beyond `before`, after what is on its way out had `patience` seconds to go."""
+        """Return what exists beyond `before`. What is about to end has `patience` seconds to end."""
         left = self.look() - before
         deadline = time.monotonic() + patience
         while left:
@@ -123,7 +122,7 @@ class Census:
                 os.waitpid(process.pid, 0)
 
     def describe(self, left: Look) -> str:
-        """One paragraph for each thing that is left."""
+        """Return a description with one paragraph for each thing that is left."""
         lines = [_describe_thread(thread) for thread in sorted(left.threads, key=lambda thread: thread.name)]
         for number, *_ in sorted(left.descriptors):
             lines.append(f"descriptor {number}: {_target(number)}")
@@ -142,7 +141,7 @@ class Census:
 def _descriptors() -> list[tuple[int, int, int]]:
     found = []
     for name in os.listdir(_DESCRIPTORS):  # noqa: PTH208
-        # The descriptor that listed the folder is in the list and closed by now.
+        # The list contains the descriptor that listed the folder, which is closed by now.
         with suppress(OSError):
             status = os.fstat(int(name))
             found.append((int(name), status.st_dev, status.st_ino))
@@ -150,7 +149,7 @@ def _descriptors() -> list[tuple[int, int, int]]:
 
 
 def _stat(pid: str) -> tuple[str, float] | None:
-    """Parent and start time (clock ticks since boot); None if the process has gone."""
+    """Return parent and start time (clock ticks since boot) of a process; None if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             # The name in parentheses may hold anything, so fields are counted from its end.
@@ -161,7 +160,7 @@ def _stat(pid: str) -> tuple[str, float] | None:
 
 
 def _wait_for_one(left: Look, seconds: float) -> None:
-    """Wait for one thing that can be waited for; descriptors and files can not: these are given a moment."""
+    """Wait for one thread or process to end. Nothing can wait for descriptors and files."""
     for thread in left.threads:
         return thread.join(seconds)
     for process in left.processes:
@@ -169,7 +168,7 @@ def _wait_for_one(left: Look, seconds: float) -> None:
             break
     else:
         return None
-    # A zombie has ended already, and somebody's own thread may be about to reap it: a moment, not a wait.
+    # A zombie has ended already, and a thread may be about to reap it, so wait only for a moment.
     select.select([], [], [], min(0.01, seconds))
     return None
 

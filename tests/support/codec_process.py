@@ -1,4 +1,4 @@
-"""A slot in a process of its own, at the other end of two pipes: nothing but the two codecs."""
+"""The slot's codec in a process of its own, connected by two pipes, without agent and pool."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def take(stream: BinaryIO) -> bytearray:
 
 
 class Far:
-    """Runs calls in another process."""
+    """A client that runs calls in that process."""
 
     def __init__(self, serializer: object = "cloudpickle") -> None:
         self.codec = CallCodec(serializer)
@@ -46,13 +46,13 @@ class Far:
         self.process.wait()
 
     def error(self, fn: Any, *args: Any, **kwargs: Any) -> BaseException:
-        """The exception of a call that has to fail."""
+        """Run a call that must fail. Return its exception."""
         failed, _, data = self.send(self.codec.encode_call(fn, args, kwargs))
         assert failed, f"it returned {self.codec.decode_result(data)!r}"
         return self.codec.decode_error(data)
 
     def retryable(self, retry_on: tuple[type[BaseException], ...], fn: Any, *args: Any) -> bool:
-        """Whether a call that has to fail is worth another try."""
+        """Run a call that must fail. Return True if its error may be retried."""
         failed, retryable, _ = self.send(self.codec.encode_call(fn, args, {}, retry_on))
         assert failed
         return retryable
@@ -72,7 +72,7 @@ class Far:
 
 
 def serve() -> None:
-    """The slot's side: answers calls until its input ends."""
+    """Answer calls until the input ends: the process's main function."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what calls print is not an answer
     codec = SlotCodec(bytes(take(sys.stdin.buffer)))

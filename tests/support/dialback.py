@@ -14,7 +14,7 @@ from typing import Any
 
 from dragonfly_executor import BootError
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
-from dragonfly_executor.protocol.dialback_auth import SECRET_SIZE, RunnerSide
+from dragonfly_executor.protocol.dialback_auth import SECRET_SIZE, RunnerHandshake
 from dragonfly_executor.protocol.frames import Decoder, Frame
 from dragonfly_executor.protocol.parent import VARIABLE, Parent
 from dragonfly_executor.runner import process_tree
@@ -134,7 +134,7 @@ class HeldBackend(Backend):
         return self.requests.get(timeout=PATIENCE).parent
 
 
-class Reception(dialback_server.Reception):
+class Reception(dialback_server.DialBackServer):
     """A door through which, if nothing else is said, the runners of a `HeldBackend` come."""
 
     def __init__(self, backend: Backend | None = None, **limits: Any) -> None:
@@ -158,7 +158,7 @@ def encrypted(parent: Parent) -> TlsSocket:
     return connect(*split_address(parent.address), bytes.fromhex(parent.fingerprint), PATIENCE)
 
 
-def side_of(parent: Parent, **other: Any) -> RunnerSide:
+def side_of(parent: Parent, **other: Any) -> RunnerHandshake:
     """A runner's half of the handshake; or an impostor's, of whom something is `other`."""
     known: dict[str, Any] = {
         "runner_id": str(parent.runner_id),
@@ -166,7 +166,7 @@ def side_of(parent: Parent, **other: Any) -> RunnerSide:
         "fingerprint": bytes.fromhex(parent.fingerprint or ""),
         "nonce": os.urandom(SECRET_SIZE),
     }
-    return RunnerSide(**{**known, **other})
+    return RunnerHandshake(**{**known, **other})
 
 
 def everything(sock: socket.socket) -> bytes:
@@ -188,7 +188,7 @@ class Dialed:
         side: the runner's half.
     """
 
-    def __init__(self, sock: TlsSocket, side: RunnerSide) -> None:
+    def __init__(self, sock: TlsSocket, side: RunnerHandshake) -> None:
         self.sock = sock
         self.side = side
         self.sent: list[bytes] = []
@@ -214,7 +214,7 @@ class Dialed:
         """All of it; raises what the runner's half raises."""
         self.say(self.side.dial())
         while self.side.greeting is None:
-            answer = self.side.hear(self.frame())
+            answer = self.side.receive(self.frame())
             if answer:
                 self.say(answer)
         return self

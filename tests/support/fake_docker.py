@@ -27,7 +27,7 @@ IMAGE = "app:1"
 
 
 class Refusal(Exception):
-    """An answer that is an error."""
+    """An error answer of the engine."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(status, message)
@@ -36,7 +36,7 @@ class Refusal(Exception):
 
 
 class Container:
-    """One container: created, running, or ended."""
+    """A container that is created, running or ended."""
 
     def __init__(self, name: str, config: dict[str, Any], folder: Path) -> None:
         self.config = config
@@ -65,7 +65,7 @@ class Container:
             )
 
     def running(self) -> list[int]:
-        """All processes in it: a container ends with its first one, and takes the others along."""
+        """Return all processes of the container, which end when its first process ends."""
         if self.process is None:
             return []
         ended = self.process.poll() is not None
@@ -115,7 +115,7 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             container.kill()
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, bytes]:
-        """What the engine says: a status, and what comes with it."""
+        """Return the engine's answer: a status and a body."""
         with self._lock:
             self.asked.append(f"{method} {path}")
             match method, path.strip("/").split("/"):
@@ -134,7 +134,7 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                     return 200, b"".join(b"\x02\0\0\0" + len(line).to_bytes(4) + line for line in lines)
                 case _:
                     raise Refusal(404, "page not found")
-        # The only request that takes its time.
+        # Only this request blocks.
         assert query.get("condition", "not-running") == "not-running", "nobody would remove it meanwhile"
         assert waited_for.process is not None
         return 200, json.dumps({"StatusCode": waited_for.process.wait()}).encode()
@@ -165,7 +165,7 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection."""
+    """A handler of one connection."""
 
     protocol_version = "HTTP/1.1"
     server: FakeDocker
@@ -192,7 +192,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
-        # Who asked may have gone.
+        # The client may have closed its connection.
         with suppress(ConnectionError):
             self.end_headers()
             self.wfile.write(content)
@@ -200,4 +200,4 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_DELETE = _serve  # noqa: N815
 
     def log_message(self, *_: Any) -> None:
-        """A test that fails says enough."""
+        """Log nothing: a failing test shows enough."""

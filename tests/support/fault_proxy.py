@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that does to a connection what networks do: delays it, slows it down, cuts it, falls silent.
+"""A TCP proxy on loopback that delays, slows down, cuts or silences connections as networks do.
 
 It runs on a thread of its own and is told what to do from any other. What it is told holds for the bytes that arrive
 from then on, of all connections.
@@ -19,13 +19,13 @@ from typing import Any, Self
 from tests.support.helpers import PATIENCE
 
 PIECE = 16 * 1024
-"""Bytes that are handed on at once; few enough that a rate is kept evenly."""
+"""Maximum bytes that are forwarded at once: small, so that a rate is kept evenly."""
 IN_FLIGHT = 1024
-"""Pieces that may be under way in one direction: what the delay holds, as a long cable does."""
+"""Maximum pieces in transit in one direction, which the delay holds."""
 
 
 class Way:
-    """One direction, and what is wrong with it.
+    """One direction of a connection, with its faults.
 
     Attributes:
         delay: seconds that each byte takes; jitter: seconds more at most, drawn anew for each piece.
@@ -49,7 +49,7 @@ class Way:
         self.heal()
 
     def heal(self) -> None:
-        """Nothing is wrong with it any more."""
+        """Remove all faults."""
         self.delay = 0.0
         self.jitter = 0.0
         self.rate: float | None = None
@@ -67,15 +67,15 @@ class Way:
         return not self._free.is_set()
 
     def flight_time(self) -> float:
-        """Seconds for the next piece."""
+        """Return the seconds that a piece of this size takes at the current rate."""
         return self.delay + self._random.uniform(0.0, self.jitter)
 
     async def taken(self) -> None:
-        """Wait while it is stuck."""
+        """Wait until this direction is not stuck."""
         await self._free.wait()
 
     def allow(self, data: bytes) -> tuple[bytes, bool]:
-        """What comes through of these bytes, and whether the connection ends after them."""
+        """Return the bytes that come through, and True if the connection ends after them."""
         if self.silent:
             return b"", False
         if self.silent_after is not None:
@@ -95,7 +95,7 @@ class Way:
 
 
 class FaultProxy:
-    """Listens on a port of 127.0.0.1 and connects whoever comes to `target`.
+    """A listener on a port of 127.0.0.1 that forwards each connection to `target`.
 
         with FaultProxy(("127.0.0.1", 22)) as proxy:
             proxy.tell(lambda: setattr(proxy.up, "delay", 0.025))
@@ -118,13 +118,13 @@ class FaultProxy:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """Return the port on which the proxy listens."""
         return self.address[1]
 
     # -- from any thread ----------------------------------------------------------------------------------------------
 
     def tell(self, change: Callable[[], object]) -> None:
-        """Make a change on the proxy's thread, and wait until it is made."""
+        """Run a function on the proxy's thread, and wait for it."""
         done = threading.Event()
 
         def make() -> None:
@@ -137,7 +137,7 @@ class FaultProxy:
         assert done.wait(PATIENCE)
 
     def slow(self, *, delay: float = 0.0, jitter: float = 0.0, rate: float | None = None) -> None:
-        """Both ways: so many seconds on the way, and so many bytes per second."""
+        """Set the delay in seconds and the rate in bytes per second, for both directions."""
 
         def change() -> None:
             for way in (self.up, self.down):
@@ -146,31 +146,31 @@ class FaultProxy:
         self.tell(change)
 
     def silence(self, *ways: Way) -> None:
-        """What is sent these ways vanishes from now on; both, if none is named."""
+        """Drop all bytes in these directions from now on; in both directions by default."""
         self.tell(lambda: [setattr(way, "silent", True) for way in ways or (self.up, self.down)])
 
     def silence_after(self, way: Way, size: int) -> None:
-        """What is sent this way vanishes once so many more bytes have come through."""
+        """Drop all bytes in this direction after `size` more bytes."""
         self.tell(lambda: setattr(way, "silent_after", size))
 
     def stick(self, way: Way) -> None:
-        """Take nothing in this way any more, until `release`."""
+        """Stop reading in this direction until `release`."""
         self.tell(way._free.clear)
 
     def release(self, way: Way) -> None:
-        """Take in again what waits."""
+        """Resume reading in this direction."""
         self.tell(way._free.set)
 
     def hold_little(self) -> None:
-        """For connections to come: what a way that is stuck has yet to take is in the kernel, and is little."""
+        """Give later connections small kernel buffers, so that a stuck direction soon blocks its sender."""
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE)
 
     def heal(self) -> None:
-        """Nothing is wrong any more, for what comes from now on. Connections that were cut stay cut."""
+        """Remove all faults. Connections that were cut stay cut."""
         self.tell(lambda: (self.up.heal(), self.down.heal()))
 
     def cut_after(self, way: Way, size: int, *, abrupt: bool = False) -> None:
-        """End the connection that brings it to so many more bytes of one way; with a RST, if that is `abrupt`."""
+        """End a connection after `size` more bytes in this direction: with a RST if `abrupt`, otherwise with a FIN."""
 
         def change() -> None:
             way.cut_after, way.abrupt = size, abrupt
@@ -178,15 +178,15 @@ class FaultProxy:
         self.tell(change)
 
     def flip_after(self, way: Way, size: int) -> None:
-        """Turn a bit over in the byte that comes after so many more of this way."""
+        """Flip a bit of the byte that follows `size` more bytes in this direction."""
         self.tell(lambda: setattr(way, "flip", way.passed + size))
 
     def cut(self) -> None:
-        """End all connections in an orderly way, now."""
+        """Close all connections now, each with a FIN."""
         self.tell(self._close_all)
 
     def reset(self) -> None:
-        """Break all connections off with a RST."""
+        """Abort all connections now, each with a RST."""
 
         def change() -> None:
             for end in self._ends:
@@ -235,7 +235,7 @@ class FaultProxy:
     async def _carry(
         self, way: Way, source: asyncio.StreamReader, target: asyncio.StreamWriter, back: asyncio.StreamWriter
     ) -> None:
-        """Bytes of one direction, until its end or a cut."""
+        """Forward the bytes of one direction until its end or a cut."""
         on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(IN_FLIGHT)
         arriving = self._loop.create_task(self._deliver(way, on_the_way, target, back))
         try:
@@ -260,7 +260,7 @@ class FaultProxy:
             due, data = await on_the_way.get()
             await asyncio.sleep(max(0.0, due - self._loop.time()))
             if way.silent:
-                # An end is a packet as well: it does not come through either.
+                # A FIN is a packet too, so a silent direction drops it.
                 continue
             if not data:
                 break

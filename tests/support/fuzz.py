@@ -85,15 +85,16 @@ def fuzz_step(data: bytes) -> None:
 
 def steps() -> list[bytes]:
     """A step as parents send it, and some that lead out of the tree."""
-    file = file_manifest.a_file("0" * 64, 3)
+    file = file_manifest.file_entry("0" * 64, 3)
     changes = [
-        {"cwd": file_manifest.a_directory(), "cwd/a.py": file, "cwd/link": file_manifest.a_link("a.py")},
+        {"cwd": file_manifest.directory_entry(), "cwd/a.py": file, "cwd/link": file_manifest.link_entry("a.py")},
         {"../a": file},
         {"/a": file},
-        {"a": file_manifest.a_link("/"), "a/b": file},
+        {"a": file_manifest.link_entry("/"), "a/b": file},
     ]
     made = [
-        file_manifest.Step(file_manifest.Difference(change, ["old"]), ["cwd"], True, ["attrs"]) for change in changes
+        file_manifest.SyncStep(file_manifest.Difference(change, ["old"]), ["cwd"], True, ["attrs"])
+        for change in changes
     ]
     return [*(step.dump() for step in made), b"[" * 3000, b"\xff", b"{}"]
 
@@ -120,10 +121,10 @@ def fuzz_dial(data: bytes) -> None:
     """A parent answers, or refuses, and admits nobody."""
     tokens = dialback_auth.Tokens(b"d" * 32)
     tokens.grant("1", TOKEN, 2.0)
-    side = dialback_auth.ParentSide(tokens, FINGERPRINT, NONCE, versions())
+    side = dialback_auth.ParentHandshake(tokens, FINGERPRINT, NONCE, versions())
     for frame in frames_of(data):
         try:
-            answer = side.hear(frame, 1.0)
+            answer = side.receive(frame, 1.0)
         except ProtocolError:
             break
         assert len(answer) <= frames_module.MAX_HANDSHAKE_FRAME
@@ -134,10 +135,10 @@ def fuzz_dial(data: bytes) -> None:
 def fuzz_answer(data: bytes) -> None:
     """A runner answers, or gives up, and believes nobody; what a real parent adds then is read without harm."""
     for begin in (b"", data_of_a_parent()):
-        side = dialback_auth.RunnerSide("1", TOKEN, FINGERPRINT, NONCE)
+        side = dialback_auth.RunnerHandshake("1", TOKEN, FINGERPRINT, NONCE)
         for frame in frames_of(begin + data):
             try:
-                answer = side.hear(frame)
+                answer = side.receive(frame)
             except ProtocolError:
                 break
             assert len(answer) <= frames_module.MAX_HANDSHAKE_FRAME
@@ -154,10 +155,10 @@ def data_of_a_parent() -> bytes:
 
 def dials() -> list[bytes]:
     """What a runner says, without the right token."""
-    side = dialback_auth.RunnerSide("1", b"x" * 32, FINGERPRINT, NONCE)
+    side = dialback_auth.RunnerHandshake("1", b"x" * 32, FINGERPRINT, NONCE)
     dial = side.dial()
     (challenge,) = frames_of(frames_module.encode(frames_module.Kind.CHALLENGE, payload=NONCE))
-    return [dial, dial + side.hear(challenge), dial + dial, dialback_auth.REFUSAL]
+    return [dial, dial + side.receive(challenge), dial + dial, dialback_auth.REFUSAL]
 
 
 def answers() -> list[bytes]:

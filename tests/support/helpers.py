@@ -1,7 +1,6 @@
-"""What tests of running pools share: hearing from calls, holding them, watching processes end, spoiling links.
+"""Helpers for tests of running pools: read messages of calls, hold calls, watch processes end, disturb links.
 
-Nothing here looks again and again: a call speaks through a FIFO, waits at a FIFO, and a process is watched through its
-pidfd.
+Nothing here polls: a call writes to a FIFO, waits at a FIFO, and a process is watched through its pidfd.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from dragonfly_executor.protocol.frames import Decoder, Frame, Kind, encode
 from dragonfly_executor.protocol.versions import versions
 
 PATIENCE = 30.0
-"""Seconds until a test gives up on what should be there by then, however busy the machine is."""
+"""Seconds after which a test fails if an event has not come. The limit is generous: the machine may be busy."""
 SOON = 5.0
-"""The same for what the design promises within a second: the rest is for a busy machine."""
+"""Seconds for an event that the design promises within one second. The other seconds are for a busy machine."""
 
 
 class Mailbox:
-    """Lines that calls write (`tests.support.payloads.tell`), in the order they came."""
+    """The lines that calls write (`tests.support.payloads.tell`), in order of arrival."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -44,7 +43,7 @@ class Mailbox:
         self._pending = b""
 
     def read(self, patience: float = PATIENCE) -> str:
-        """The next line; fails if there is none in time."""
+        """Return the next line. Fail if no line comes in time."""
         deadline = time.monotonic() + patience
         while b"\n" not in self._pending:
             ready, _, _ = select.select([self._fd], [], [], max(0.0, deadline - time.monotonic()))
@@ -54,7 +53,7 @@ class Mailbox:
         return line.decode()
 
     def numbers(self, count: int) -> list[int]:
-        """The next `count` lines, each a number."""
+        """Return the numbers in the next `count` lines."""
         return [int(self.read()) for _ in range(count)]
 
     def close(self) -> None:
@@ -62,7 +61,7 @@ class Mailbox:
 
 
 class Gate:
-    """Where calls wait (`tests.support.payloads.wait_at`) until they are let through."""
+    """A FIFO at which calls wait (`tests.support.payloads.wait_at`) until the test opens it."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -70,7 +69,7 @@ class Gate:
         self._fd = os.open(path, os.O_RDWR)
 
     def open(self, count: int = 1) -> None:
-        """Let so many through."""
+        """Let `count` calls continue."""
         os.write(self._fd, b"." * count)
 
     def close(self) -> None:
@@ -78,14 +77,14 @@ class Gate:
 
 
 class Watch:
-    """A process, held by its pidfd: its number may be used again, this cannot be."""
+    """A process, held by its pidfd. Its process id may be used again; the pidfd always means this process."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.fd = os.pidfd_open(pid)
 
     def ended(self, patience: float = PATIENCE) -> bool:
-        """Whether it ends within so many seconds."""
+        """Return True if the process ends within `patience` seconds."""
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
         return bool(poll.poll(patience * 1000))
@@ -96,7 +95,7 @@ class Watch:
 
 @contextmanager
 def watching(*pids: int) -> Iterator[list[Watch]]:
-    """Watches on living processes."""
+    """Yield a watch on each of these living processes."""
     watches = [Watch(pid) for pid in pids]
     try:
         yield watches
@@ -107,7 +106,7 @@ def watching(*pids: int) -> Iterator[list[Watch]]:
 
 @contextmanager
 def killing(*pids: int) -> Iterator[list[Watch]]:
-    """The same. Where the test fails they are killed, since the census after it does not find all of them."""
+    """Yield watches, and kill the processes that are left at the end: the census does not find all of them."""
     with watching(*pids) as watches:
         try:
             yield watches
@@ -119,7 +118,7 @@ def killing(*pids: int) -> Iterator[list[Watch]]:
 
 @contextmanager
 def ending() -> Iterator[list[DragonflyExecutor]]:
-    """A list of executors: what was put in is ended after that, whatever runs there."""
+    """Yield a list. At the end, shut down the executors in it and kill their calls."""
     executors: list[DragonflyExecutor] = []
     yield executors
     for executor in executors:
@@ -128,13 +127,13 @@ def ending() -> Iterator[list[DragonflyExecutor]]:
 
 
 def all_ended(watches: Iterable[Watch], patience: float = SOON) -> bool:
-    """Whether all end within so many seconds together."""
+    """Return True if all these processes end within `patience` seconds in total."""
     deadline = time.monotonic() + patience
     return all(watch.ended(max(0.0, deadline - time.monotonic())) for watch in watches)
 
 
 def ended_of(watches: Iterable[Watch], count: int, patience: float = SOON) -> int:
-    """How many have ended when at least `count` have, or when so many seconds have passed."""
+    """Wait until `count` processes have ended, for at most `patience` seconds. Return how many have ended."""
     poll = select.poll()
     for watch in watches:
         poll.register(watch.fd, select.POLLIN)
@@ -148,24 +147,24 @@ def ended_of(watches: Iterable[Watch], count: int, patience: float = SOON) -> in
 
 
 def without_addresses(value: object) -> str:
-    """A name for a parameter of a test, the same in each process that collects the tests."""
+    """Return a name for a test parameter that is the same in each process that collects the tests."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def error_of(future: Future[Any], patience: float = PATIENCE) -> BaseException:
-    """What a call ended with; fails if it returned."""
+    """Return the exception of a call. Fail if the call returned a result."""
     error = future.exception(timeout=patience)
     assert error is not None, f"the call returned {future.result()!r}"
     return error
 
 
 def values(futures: Iterable[Future[Any]], patience: float = PATIENCE) -> list[Any]:
-    """What the calls returned, in order. A generator's are all submitted first."""
+    """Return the results of these calls, in order. If `futures` is a generator, it submits all calls first."""
     return [future.result(timeout=patience) for future in list(futures)]
 
 
 class Settled:
-    """Counts futures as they settle, whichever way."""
+    """A callback that counts settled futures, with a result, an exception or cancelled."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -177,7 +176,7 @@ class Settled:
             self._condition.notify_all()
 
     def wait(self, count: int, patience: float = PATIENCE) -> bool:
-        """Whether so many have settled, within so many seconds."""
+        """Return True if `count` futures settle within `patience` seconds."""
         with self._condition:
             return self._condition.wait_for(lambda: self.count >= count, patience)
 
@@ -185,11 +184,11 @@ class Settled:
 # -- links that go wrong -----------------------------------------------------------------------------------------------
 
 Meddle = Callable[[bytes], bytes]
-"""What is done to bytes on their way."""
+"""A function that returns the bytes to pass on in place of those it gets."""
 
 
 class Cut(Exception):
-    """Ends the link, after the bytes that still pass."""
+    """Raised by a `Meddle` to end the link after the bytes in `last`."""
 
     def __init__(self, last: bytes) -> None:
         super().__init__()
@@ -197,15 +196,15 @@ class Cut(Exception):
 
 
 def unchanged(data: bytes) -> bytes:
-    """Hands on what came."""
+    """Pass the bytes on unchanged."""
     return data
 
 
 class SpoiledBackend(LocalBackend):
-    """Real local runners, behind a link that does what the test says to the bytes that pass.
+    """Real local runners behind links that change the bytes that pass.
 
     Args:
-        to_runner, to_parent: make the function through which all bytes go, for each runner anew.
+        to_runner, to_parent: make the function that changes the bytes in this direction; called once for each runner.
     """
 
     def __init__(
@@ -240,12 +239,12 @@ def _pump(source: socket.socket, target: socket.socket, meddle: Meddle) -> None:
     for end in (source, target):
         with suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
-    # Each pump closes what it reads from: the other one may still be reading what this one writes to.
+    # Each pump closes only its source: the other pump may still read from this pump's target.
     source.close()
 
 
 class Stall:
-    """Lets bytes pass, until it is told to stop after so many more; then again when it is told to go on."""
+    """A `Meddle` that passes bytes on, holds them after a number of bytes, and continues on request."""
 
     def __init__(self) -> None:
         self.stalled = threading.Event()
@@ -253,7 +252,7 @@ class Stall:
         self._left: int | None = None
 
     def after(self, size: int) -> None:
-        """Stop after so many bytes from now on."""
+        """Hold the stream after `size` more bytes."""
         self._left = size
 
     def __call__(self, data: bytes) -> bytes:
@@ -267,10 +266,10 @@ class Stall:
 
 
 class ScriptedBackend(Backend):
-    """Runners that are a thread each, which says what the test wants: peers that no real agent would be.
+    """Runners that are a thread each and follow a script, to send what no real agent sends.
 
     Args:
-        script: gets the stream and the runner's number; when it returns the link ends.
+        script: called with the stream and the runner's number; the link ends when it returns.
     """
 
     name = "scripted"
@@ -304,29 +303,29 @@ class _ScriptedNode(Node):
 
 
 def say_hello(sock: socket.socket) -> None:
-    """The first frame of a runner whose versions fit."""
+    """Send the HELLO of a runner with matching versions."""
     sock.sendall(encode(Kind.HELLO, payload=handshake.hello("", versions())))
 
 
 def frames_from(sock: socket.socket) -> Iterator[Frame]:
-    """What the parent says, until it ends the link."""
+    """Yield the frames that the parent sends, until it closes the link."""
     decoder = Decoder()
     while data := sock.recv(65536):
         yield from decoder.feed(data)
 
 
 def first_call(frames: Iterator[Frame]) -> Frame:
-    """The next call that the parent sends."""
+    """Return the next CALL frame."""
     return next(frame for frame in frames if frame.kind == Kind.CALL)
 
 
 def until_stop(frames: Iterator[Frame]) -> None:
-    """Ignore what the parent says until it asks the runner to stop. Without that, a shutdown waits for seconds."""
+    """Ignore frames until the parent sends STOP. A runner that ignores STOP delays a shutdown by seconds."""
     next((frame for frame in frames if frame.kind == Kind.STOP), None)
 
 
 class Events:
-    """What a pool tells its `on_event` hook."""
+    """An `on_event` hook that keeps the events of a pool."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[Mapping[str, Any]] = SimpleQueue()

@@ -1,4 +1,4 @@
-"""A module that runners can import: what lies here travels by reference."""
+"""A module that runners can import: its functions are pickled by reference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def set_state(value: Any) -> None:
 
 
 def reader() -> Any:
-    """A function that travels by value, and uses this module's globals."""
+    """Return a function that is pickled by value and uses this module's globals."""
     return lambda: (state, LOCK is not None)
 
 
@@ -41,7 +41,7 @@ class Thing:
 
 
 class NeedsTwo(Exception):
-    """Pickles, and does not unpickle."""
+    """An object that can be pickled but not unpickled."""
 
     def __init__(self, one: Any, two: Any) -> None:
         super().__init__(f"{one} and {two}")

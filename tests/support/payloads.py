@@ -18,7 +18,7 @@ from typing import Any
 
 
 def tell(mailbox: str, *words: object) -> None:
-    """Write a line, in one piece."""
+    """Write a line to a FIFO, in one write."""
     fd = os.open(mailbox, os.O_WRONLY)
     try:
         os.write(fd, (" ".join(map(str, words)) + "\n").encode())
@@ -27,7 +27,7 @@ def tell(mailbox: str, *words: object) -> None:
 
 
 def wait_at(gate: str) -> None:
-    """Wait until the test lets this call through."""
+    """Wait until the test opens the gate for this call."""
     fd = os.open(gate, os.O_RDONLY)
     try:
         os.read(fd, 1)
@@ -36,7 +36,7 @@ def wait_at(gate: str) -> None:
 
 
 def log(path: str, *words: object) -> None:
-    """Add a line to a file that many write to."""
+    """Append a line to a file to which many processes write."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(fd, (" ".join(map(str, words)) + "\n").encode())
@@ -45,7 +45,7 @@ def log(path: str, *words: object) -> None:
 
 
 def nothing(*_: object) -> None:
-    """The cheapest call."""
+    """Return the argument: the cheapest call."""
 
 
 def echo(value: Any) -> Any:
@@ -53,7 +53,7 @@ def echo(value: Any) -> Any:
 
 
 def pid(*_: object) -> int:
-    """The slot that ran this."""
+    """Return the process id of the slot that runs this call."""
     return os.getpid()
 
 
@@ -62,14 +62,14 @@ def agent_pid() -> int:
 
 
 def hold(mailbox: str, gate: str, value: Any = None) -> Any:
-    """Say which slot runs this, and run until the test opens the gate."""
+    """Report the slot's process id, and run until the test opens the gate."""
     tell(mailbox, os.getpid())
     wait_at(gate)
     return value
 
 
 def hold_for_good(mailbox: str, *_: object) -> None:
-    """Say which slot runs this, and never end by itself."""
+    """Report the slot's process id, and never return."""
     tell(mailbox, os.getpid())
     while True:
         signal.pause()
@@ -107,7 +107,7 @@ def segfault(*_: object) -> None:
 
 
 def leave(code: int) -> None:
-    """End the process past everything that Python would do."""
+    """End the process by `os._exit`, without Python's exit handlers."""
     os._exit(code)
 
 
@@ -122,7 +122,7 @@ def kill_agent() -> None:
 
 
 def limit_memory(extra: int) -> None:
-    """From now on this slot may have so many bytes more than it has."""
+    """Limit this slot's memory to `extra` bytes more than it has now."""
     import resource
 
     with open("/proc/self/statm", encoding="ascii") as statm:
@@ -131,7 +131,7 @@ def limit_memory(extra: int) -> None:
 
 
 def leave_no_descriptor() -> None:
-    """From now on this slot can open nothing."""
+    """Set this slot's limit on descriptors so that it can open no more files."""
     import resource
 
     free = os.dup(0)
@@ -140,7 +140,7 @@ def leave_no_descriptor() -> None:
 
 
 def die_of_large_arguments() -> None:
-    """From now on this slot is killed when it begins to take an argument that comes in pieces."""
+    """Have this slot killed when it begins to receive an argument in chunks."""
     from dragonfly_executor.runner import agent_stream
 
     def die(*_: object) -> None:
@@ -150,7 +150,7 @@ def die_of_large_arguments() -> None:
 
 
 def fill_memory(extra: int) -> int:
-    """Run out of memory, a little at a time."""
+    """Allocate memory in small pieces until there is none."""
     limit_memory(extra)
     hoard = []
     while True:
@@ -164,7 +164,7 @@ def big_result(size: int, limit: int | None = None) -> bytes:
 
 
 class Swells:
-    """Small in memory, large as a pickle."""
+    """An object that is small in memory and has a large pickle."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -174,7 +174,7 @@ class Swells:
 
 
 class OutOfBand:
-    """Its bytes travel beside its pickle."""
+    """An object whose bytes travel in a buffer outside its pickle."""
 
     def __init__(self, size: int | bytearray) -> None:
         self.data = size if isinstance(size, bytearray) else bytearray(size)
@@ -196,7 +196,7 @@ def swelling_result(size: int, limit: int) -> Swells:
 
 
 def most_memory() -> int:
-    """The most bytes that this process has had in memory."""
+    """Return the peak memory of this process in bytes."""
     with open("/proc/self/status", encoding="ascii") as status:
         return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
 
@@ -210,7 +210,7 @@ def _sleep_for_good() -> None:
 
 
 def fork_sleeper(mailbox: str, how: str) -> int:
-    """Start a process that holds all descriptors of this slot and stays; its number."""
+    """Start a process that holds all descriptors of this slot and stays. Return its process id."""
     reader, writer = os.pipe()
     if os.fork() == 0:
         if how in ("session", "daemon"):
@@ -230,7 +230,7 @@ def fork_sleeper(mailbox: str, how: str) -> int:
 
 
 def exec_sleeper(how: str) -> int:
-    """The same with a program of its own, whose environment may be empty."""
+    """Start another program that stays, with an empty environment if asked for. Return its process id."""
     command = [sys.executable, "-S", "-c", "import signal\nprint(flush=True)\nsignal.pause()"]
     environment = {} if "empty" in how else None
     sleeper = subprocess.Popen(command, env=environment, start_new_session="session" in how, stdout=subprocess.PIPE)
@@ -244,13 +244,13 @@ def start_sleeper(how: str) -> int:
 
 
 def hold_with_sleeper(mailbox: str, how: str) -> None:
-    """Say which slot and which sleeper there are, and never end."""
+    """Report the process ids of slot and sleeper, and never return."""
     tell(mailbox, os.getpid(), start_sleeper(how))
     _sleep_for_good()
 
 
 def fork_and_return(mailbox: str) -> int:
-    """Both the slot and its fork return from this."""
+    """Fork, and return in both processes."""
     child = os.fork()
     if child == 0:
         tell(mailbox, os.getpid())
@@ -259,7 +259,7 @@ def fork_and_return(mailbox: str) -> int:
 
 
 def fork_and_raise(mailbox: str) -> int:
-    """The fork raises, the slot returns."""
+    """Fork. Raise in the child, and return in the slot."""
     child = os.fork()
     if child == 0:
         tell(mailbox, os.getpid())
@@ -268,7 +268,7 @@ def fork_and_raise(mailbox: str) -> int:
 
 
 def daemonize(mailbox: str) -> None:
-    """What old programs do: the slot goes, and what goes on is its grandchild."""
+    """Daemonize as old programs do: the slot ends, and its grandchild continues."""
     if os.fork():
         os._exit(0)
     os.setsid()
@@ -279,7 +279,7 @@ def daemonize(mailbox: str) -> None:
 
 
 def keep_forking(mailbox: str) -> None:
-    """Each generation starts the next one and ends."""
+    """Start a chain of processes, each of which starts the next one and ends."""
     if os.fork() == 0:
         while True:
             os.setsid()
@@ -307,7 +307,7 @@ def write_junk(fd: int) -> int:
 
 
 def change_process_state(folder: str) -> None:
-    """Signal handlers, directory, umask and environment, as a careless library does."""
+    """Change signal handlers, directory, umask and environment, as a careless library does."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
@@ -324,7 +324,7 @@ def process_state() -> tuple[str, int]:
 
 
 def make_session() -> int:
-    """The slot leads its session already, so this raises."""
+    """Call `setsid`, which raises: the slot leads its session already."""
     os.setsid()
     return os.getpid()
 
@@ -333,7 +333,7 @@ def make_session() -> int:
 
 
 def hold_the_gil(mailbox: str = "") -> None:
-    """One call into C that never ends, never lets another thread run, and looks at no signal."""
+    """Call a C function that never returns, never releases the GIL and handles no signal."""
     import collections
     import itertools
 
@@ -343,7 +343,7 @@ def hold_the_gil(mailbox: str = "") -> None:
 
 
 def hold_the_gil_by_power(mailbox: str) -> int:
-    """The same with an end that nobody waits for."""
+    """Call a C function that holds the GIL for longer than any test waits."""
     tell(mailbox, os.getpid())
     return len(bin(7 ** (10**8)))
 
@@ -356,7 +356,7 @@ def ignore_signals_and_run(mailbox: str) -> None:
 
 
 def catch_everything(mailbox: str) -> None:
-    """Cannot be stopped by an exception."""
+    """Run forever, and catch every exception."""
     tell(mailbox, os.getpid())
     while True:
         try:
@@ -371,7 +371,7 @@ def nap(seconds: float, value: Any = None) -> Any:
 
 
 class Base(BaseException):
-    """Nothing that ``except Exception`` stops."""
+    """An exception that ``except Exception`` does not catch."""
 
 
 # -- failing -----------------------------------------------------------------------------------------------------------
@@ -382,7 +382,7 @@ def fail(error: BaseException) -> None:
 
 
 def fail_until(path: str, name: object, good: int, how: str) -> int:
-    """Fail this way until the `good`-th attempt, which is its value."""
+    """Fail in this way until attempt `good`. Return the number of that attempt."""
     log(path, name, os.getpid())
     with open(path, encoding="utf-8") as lines:
         attempt = sum(line.split()[0] == str(name) for line in lines)
@@ -419,7 +419,7 @@ class NeedsKeywords(Exception):
 
 
 class ChangesItsArguments(Exception):
-    """Opens as something else than it was, or not at all: its argument is no text any more."""
+    """An exception that unpickles to another one or fails to unpickle: its constructor changes the argument."""
 
     def __init__(self, text: str) -> None:
         super().__init__(len(text), text.upper())
@@ -491,7 +491,7 @@ def raise_one(name: str) -> None:
 
 
 def make_from_module(folder: str, module: str, name: str) -> Any:
-    """An instance of a class that only the runner can import."""
+    """Return an instance of a class that only the runner can import."""
     sys.path.insert(0, folder)
     try:
         return getattr(importlib.import_module(module), name)()
@@ -529,7 +529,7 @@ HARMS: dict[str, Callable[[], object]] = {
 
 
 def open_harm(where: str, how: str) -> Any:
-    """What opening a harmful payload does, where it was meant for."""
+    """Do the harm of a payload, if this is the process that it targets."""
     on_slot = "DRAGONFLY_PARENT" in os.environ
     if on_slot == (where == "open on slot"):
         HARMS[how]()
@@ -537,7 +537,7 @@ def open_harm(where: str, how: str) -> Any:
 
 
 class Harm:
-    """Does harm when it is pickled, opened on a slot, or opened in the parent."""
+    """An object that does harm when it is pickled, unpickled in a slot, or unpickled in the parent."""
 
     def __init__(self, where: str, how: str) -> None:
         self.where = where
@@ -550,7 +550,7 @@ class Harm:
 
 
 class DeadlySerializer:
-    """Kills every slot that opens it, before the slot is ready."""
+    """An object that kills each slot that unpickles it before the slot is ready."""
 
     def dumps(self, value: Any) -> bytes:
         return pickle.dumps(value)
@@ -567,7 +567,7 @@ def make_harm(where: str, how: str) -> Harm:
 
 
 def write_junk_everywhere() -> int:
-    """Write to every descriptor that there is, as a stray pointer of a C library may."""
+    """Write to every open descriptor, as a faulty C library may."""
     written = 0
     for fd in range(3, 64):
         try:
@@ -623,7 +623,7 @@ def init_holds(mailbox: str, gate: str) -> None:
 
 
 def in_runner_of_its_own(fn: Callable[..., Any], *args: Any) -> Any:
-    """Run this on a runner that this call boots."""
+    """Run a call on a runner that this call boots."""
     from dragonfly_executor import DragonflyExecutor
 
     with DragonflyExecutor(1) as executor:
@@ -643,7 +643,7 @@ def nested_stats(minimum: int) -> tuple[int, int]:
 
 
 def hold_and_say_where(mailbox: str, gate: str) -> None:
-    """Say which slot and which agent this is, and run until the test opens the gate."""
+    """Report the process ids of slot and agent, and run until the test opens the gate."""
     tell(mailbox, os.getpid(), os.getppid())
     wait_at(gate)
 
@@ -665,7 +665,7 @@ def say_where_and_fail(mailbox: str) -> bool:
 
 
 def hold_the_gil_for(seconds: float) -> str:
-    """One call into C after the other, none of which lets another thread run."""
+    """Call one C function after another, none of which releases the GIL."""
     import collections
     import itertools
 

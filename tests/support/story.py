@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dragonfly_executor.core import actions, events
@@ -17,7 +18,8 @@ PLAIN = CallLimits()
 class Story(World):
     """Each step gives what the machine wants done, one line for each call or runner:
 
-    ``send 1.1 to 1``, ``kill 1.1 on 1``, ``1 = result of 1.1``, ``boot 1``, ``stop 1: idle``, ``ask 1``, ``closed``.
+    ``send 1.1 to 1``, ``kill 1.1 on 1``, ``1 = result of 1.1``, ``boot 1``, ``boot 2 of gpu``, ``stop 1: idle``,
+    ``ask 1``, ``closed``.
     """
 
     def __init__(self, **limits: Any) -> None:
@@ -27,8 +29,9 @@ class Story(World):
     def tell(self, event: events.Event) -> list[str]:
         return self._lines(self.feed(event))
 
-    def submit_calls(self, count: int = 1, limits: CallLimits = PLAIN) -> list[str]:
-        self.submit([limits] * count)
+    def submit_calls(self, count: int = 1, limits: CallLimits = PLAIN, *, kinds: Sequence[str] = ("",)) -> list[str]:
+        """Submit calls, of these kinds in turn."""
+        self.submit([limits] * count, kinds)
         return self._lines(self.last_actions)
 
     def asks(self, runner_id: int = 1) -> list[str]:
@@ -111,8 +114,8 @@ class Story(World):
                     lines.append(f"kill {call.id}.{call.attempt} on {runner_id}")
                 case actions.Settle(outcomes):
                     lines += [self._outcome(call, outcome) for call, outcome in outcomes]
-                case actions.Boot(runner_id):
-                    lines.append(f"boot {runner_id}")
+                case actions.Boot(runner_id, kind):
+                    lines.append(f"boot {runner_id} of {kind}" if kind else f"boot {runner_id}")
                 case actions.Stop(runner_id, _, reason):
                     lines.append(f"stop {runner_id}: {reason}")
                 case actions.CheckIdle(runner_id):

@@ -1,4 +1,4 @@
-"""Trees for tests: as manifests, and as files."""
+"""File trees for tests, as manifests and as files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from dragonfly_executor.protocol.file_manifest import DIRECTORY, FILE, ManifestEntry, a_directory, a_file, a_link
+from dragonfly_executor.protocol.file_manifest import (
+    DIRECTORY,
+    FILE,
+    ManifestEntry,
+    directory_entry,
+    file_entry,
+    link_entry,
+)
 
 CONTENTS = [b"", b"x", b"import os\n", b"value = 1\n", b"value = 2\n", bytes(3000)]
 NAMES = ["a", "b", "c.py", "__pycache__", ".hidden", "ä"]
@@ -23,13 +30,13 @@ BY_DIGEST = {digest(content): content for content in CONTENTS}
 
 
 def file_of(content: bytes, mode: int = 0o644) -> ManifestEntry:
-    return a_file(digest(content), len(content), mode)
+    return file_entry(digest(content), len(content), mode)
 
 
 ENTRIES = [
     *[file_of(content, mode) for content in CONTENTS for mode in (0o644, 0o755, 0o400, 0o600)],
-    *[a_link(target) for target in ("a", "..", "/etc", "../../b", "nowhere")] * 2,
-    *[a_directory()] * 4,
+    *[link_entry(target) for target in ("a", "..", "/etc", "../../b", "nowhere")] * 2,
+    *[directory_entry()] * 4,
 ]
 DIRECTORIES = ["", "", "a/", "b/", "__pycache__/", "ä/", "a/b/", "b/a/", "a/c.py/", ".hidden/ä/", "a/b/a/", "a/b/a/b/"]
 
@@ -45,14 +52,14 @@ def _tree(entries: list[tuple[str, ManifestEntry]]) -> dict[str, ManifestEntry]:
     found: dict[str, ManifestEntry] = {}
     for path, entry in entries:
         above = [path[:at] for at, letter in enumerate(path) if letter == "/"]
-        if all(found.get(directory, a_directory()).kind == DIRECTORY for directory in above):
-            found.update({directory: a_directory() for directory in above if directory not in found})
+        if all(found.get(directory, directory_entry()).kind == DIRECTORY for directory in above):
+            found.update({directory: directory_entry() for directory in above if directory not in found})
             found.setdefault(path, entry)
     return found
 
 
 def on_disk(top: Path) -> dict[str, ManifestEntry]:
-    """What lies below a folder."""
+    """Return the manifest of the files below a folder."""
     found: dict[str, ManifestEntry] = {}
     for folder, folders, files in os.walk(top):
         for name in (*folders, *files):
@@ -64,7 +71,7 @@ def on_disk(top: Path) -> dict[str, ManifestEntry]:
 def entry_of(path: Path) -> ManifestEntry:
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
-        return a_link(str(path.readlink()))
+        return link_entry(str(path.readlink()))
     mode = stat.S_IMODE(status.st_mode)
     if stat.S_ISDIR(status.st_mode):
         return ManifestEntry(DIRECTORY, mode, 0, "", "")

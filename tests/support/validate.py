@@ -5,8 +5,10 @@ from __future__ import annotations
 from math import ceil, fsum
 
 from dragonfly_executor.core.call_table import Call, CallState
+from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine
+from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.runners import Runner, RunnerState
 from dragonfly_executor.core.state import PoolState
 
@@ -31,22 +33,42 @@ def in_state(pool: PoolState, state: RunnerState) -> list[Runner]:
 
 def check_sums(pool: PoolState) -> None:
     runner_table = pool.runner_table
+    for kind, group in runner_table.groups.items():
+        check_group(pool, kind, group)
     up = in_state(pool, RunnerState.UP)
     assert runner_table.up == len(up)
     assert list(runner_table.booting.values()) == in_state(pool, RunnerState.BOOTING)
     assert runner_table.slots == sum(runner.slots for runner in up)
     assert runner_table.in_flight == sum(len(runner.in_flight) for runner in up)
     assert runner_table.busy == sum(min(len(runner.in_flight), runner.slots) for runner in up)
-    assert {**runner_table.idle, **runner_table.idle_check_pending} == {
-        runner.id: runner for runner in up if not runner.in_flight
-    }
-    assert not runner_table.idle.keys() & runner_table.idle_check_pending.keys()
-    since = [runner.idle_since for runner in runner_table.idle.values()]
-    assert since == sorted(since), "the runner that is idle for the longest time is not first"
-    assert runner_table.retiring == {runner.id: runner for runner in up if runner.retiring}
+    assert runner_table.idle == sum(len(group.idle) for group in runner_table.groups.values())
+    assert {runner.kind for runner in runner_table.runners.values()} <= runner_table.groups.keys()
+    retiring = [runner_table.retiring, *(group.yielding for group in runner_table.groups.values())]
+    assert sum(map(len, retiring)) == sum(runner.retiring for runner in up)
+    assert {i for each in retiring for i in each} == {runner.id for runner in up if runner.retiring}
     assert not runner_table.retired, "a runner that is to retire has no call, and was not told to go"
     started = [call for call in pool.call_table.calls.values() if call.state is CallState.STARTED]
     assert pool.call_table.started == len(started)
+
+
+def check_group(pool: PoolState, kind: str, group: RunnerGroup) -> None:
+    """The sums and orders of one kind are what a walk over all runners finds."""
+    runners = [runner for runner in pool.runner_table.runners.values() if runner.kind == kind == group.kind]
+    up = [runner for runner in runners if runner.state is RunnerState.UP]
+    assert list(group.runners.values()) == runners
+    assert group.up == len(up)
+    assert list(group.booting.values()) == [runner for runner in runners if runner.state is RunnerState.BOOTING]
+    assert group.slots == sum(runner.slots for runner in up)
+    assert group.in_flight == sum(len(runner.in_flight) for runner in up)
+    assert group.busy == sum(min(len(runner.in_flight), runner.slots) for runner in up)
+    assert {**group.idle, **group.idle_check_pending} == {runner.id: runner for runner in up if not runner.in_flight}
+    assert not group.idle.keys() & group.idle_check_pending.keys()
+    since = [runner.idle_since for runner in group.idle.values()]
+    assert since == sorted(since), "the runner that is idle for the longest time is not first"
+    assert group.staying >= 0
+    for runner in runners:
+        for call in runner.in_flight.values():
+            assert call.kind == kind, "a call is on a runner of another kind"
 
 
 def check_what_is_told(pool: PoolState) -> None:
@@ -70,10 +92,23 @@ def check_meter(pool: PoolState) -> None:
 
 def check_places(pool: PoolState) -> None:
     """Invariant 2: every unsettled call is in exactly one place."""
-    call_table, queue = pool.call_table, pool.call_table.queue
-    queued = [call for call in queue._fresh if call.state is CallState.QUEUED]
-    queued += [call for _, call in queue._again if call.state is CallState.QUEUED]
-    delayed = [call_id for _, call_id in queue.delays if call_id in call_table.calls]
+    call_table, queues = pool.call_table, pool.call_table.queues
+    queued: list[Call] = []
+    delayed: list[int] = []
+    for kind, queue in queues.items():
+        calls = [call for call in queue._fresh if call.state is CallState.QUEUED]
+        calls += [call for _, call in queue._again if call.state is CallState.QUEUED]
+        waits = [call_id for _, call_id in queue.delays if call_id in call_table.calls]
+        assert {call.kind for call in [*calls, *(call_table.calls[i] for i in waits)]} <= {kind}
+        assert (queue.queued, queue.delayed) == (len(calls), len(waits))
+        assert queue.total is call_table.total
+        assert len(queue._fresh) + len(queue._again) <= 2 * queue.queued + 64
+        assert len(queue.delays) <= 2 * queue.delayed + 64
+        queued += calls
+        delayed += waits
+    assert queues.keys() >= pool.runner_table.groups.keys() - {
+        runner.kind for runner in pool.runner_table.runners.values()
+    }
     flying = [
         call.id
         for runner in pool.runner_table.runners.values()
@@ -93,8 +128,6 @@ def check_places(pool: PoolState) -> None:
         elif call_id not in given_up:
             assert call.runner is not None
             assert pool.runner_table.runners[call.runner].in_flight[call_id] is call
-    assert len(queue._fresh) + len(queue._again) <= 2 * call_table.queued + 64
-    assert len(queue.delays) <= 2 * call_table.delayed + 64
     assert call_table.alarms.count <= 2 * len(call_table.calls) + 64
     assert call_table.settled == []
 
@@ -102,7 +135,7 @@ def check_places(pool: PoolState) -> None:
 def is_given_up(pool: PoolState, call: Call) -> bool:
     """Whether the end of an unsettled call is decided already."""
     if call.state <= CallState.DELAYED:
-        return call.queue is not pool.call_table.queue
+        return call.queue is not pool.call_table.queues[call.kind]
     runner = pool.runner_table.runners.get(call.runner or 0)
     return runner is None or call.id not in runner.in_flight
 
@@ -122,8 +155,9 @@ def check_bounds(pool: PoolState) -> None:
     """Invariant 1, as far as a state shows it: what is beyond max after a resize is on its way out."""
     runner_table = pool.runner_table
     excess = runner_table.up + len(runner_table.booting) - pool.max
-    assert excess <= 0 or (excess == len(runner_table.retiring) and not runner_table.booting)
-    assert all(runner.in_flight for runner in runner_table.retiring.values())
+    going = len(runner_table.retiring) + sum(len(group.yielding) for group in runner_table.groups.values())
+    assert excess <= 0 or (len(runner_table.retiring) <= excess <= going and not runner_table.booting)
+    assert all(runner.in_flight for runner in in_state(pool, RunnerState.UP) if runner.retiring)
     for runner in runner_table.runners.values():
         if runner.state is RunnerState.LEAVING:
             assert runner.in_flight, "a runner that leaves is done, and was not told to go"
@@ -135,33 +169,96 @@ def check_bounds(pool: PoolState) -> None:
 
 
 def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
-    """Invariant 3."""
-    runner_table, call_table, workers = pool.runner_table, pool.call_table, pool.limits.max_workers
-    if not pool.starts_calls:
-        # Calls whose slots are booting count as begun.
-        waits_for_boots = pool.mode is ShutdownMode.CANCEL_QUEUED and (runner_table.booting or call_table.is_late(now))
-        assert not call_table.queued or waits_for_boots
-        assert not call_table.delayed
-        return
-    binds = workers is not None and runner_table.slots > workers
-    if call_table.is_late(now):
-        return  # its time may be over
-    if call_table.queued and not (binds and runner_table.in_flight >= (workers or 0)):
-        for runner in in_state(pool, RunnerState.UP):
-            assert runner.retiring or len(runner.in_flight) >= runner.slots, f"calls wait, and {runner} has room"
+    """Invariant 3, for each kind."""
+    call_table = pool.call_table
+    for kind, group in pool.runner_table.groups.items():
+        queue = call_table.queues[kind]
+        if not pool.starts_calls:
+            # Calls whose slots are booting count as begun.
+            waits_for_boots = pool.mode is ShutdownMode.CANCEL_QUEUED and (group.booting or call_table.is_late(now))
+            assert not queue.queued or waits_for_boots
+            assert not queue.delayed
+        elif not call_table.is_late(now):  # else the time of a call may be over
+            check_slots_are_full(pool, group)
+            check_boots_come(pool, group, now)
+    if pool.starts_calls and not call_table.is_late(now):
+        check_room_is_made(pool, now)
+
+
+def check_slots_are_full(pool: PoolState, group: RunnerGroup) -> None:
+    runner_table, workers = pool.runner_table, pool.limits.max_workers
+    binds = workers is not None and runner_table.slots > workers and runner_table.in_flight >= workers
+    if pool.call_table.queues[group.kind].queued and not binds:
+        for runner in group.runners.values():
+            has_room = runner.state is RunnerState.UP and not runner.retiring and len(runner.in_flight) < runner.slots
+            assert not has_room, f"calls wait, and {runner} has room"
+
+
+def check_boots_come(pool: PoolState, group: RunnerGroup, now: float) -> None:
+    queue = pool.call_table.queues[group.kind]
     if pool.usage.exhausted:
-        assert not call_table.queued, "a budget is used up, and calls wait"
-        assert not call_table.delayed
+        assert not queue.queued, "a budget is used up, and calls wait"
+        assert not queue.delayed
         return
-    waiting = call_table.queued + max(0, runner_table.in_flight - runner_table.slots)
+    waiting = queue.queued + max(0, group.in_flight - group.slots)
     assert (
-        waiting <= len(runner_table.booting) * pool.slots_hint
-        or len(runner_table.runners) >= pool.max
-        or (pool.back_off.until is not None and pool.back_off.until > now)
-        or pool.last_boots
-        or (pool.boots.free <= 0 and (runner_table.up or not pool.boots.all_hang))
-        or (workers is not None and runner_table.slots + len(runner_table.booting) * pool.slots_hint >= workers)
+        waiting <= len(group.booting) * pool.slots_hint(group)
+        or len(pool.runner_table.runners) >= pool.max
+        or cannot_boot(pool, group, now)
+        or has_slots_enough(pool, group)
     ), f"{waiting} calls wait for nothing"
+
+
+def cannot_boot(pool: PoolState, group: RunnerGroup, now: float) -> bool:
+    """Whether no boot of this kind may begin now, even if there is room for the runner."""
+    return (
+        (group.back_off.until is not None and group.back_off.until > now)
+        or pool.is_at_last_boots(group)
+        or (pool.boots.free <= 0 and (group.up > 0 or not pool.boots.all_hang))
+    )
+
+
+def has_slots_enough(pool: PoolState, group: RunnerGroup) -> bool:
+    """Whether more slots of this kind would be of no use, because of max_workers."""
+    workers, others = pool.limits.max_workers, pool.runner_table.in_flight - group.in_flight
+    has_one = group.up + len(group.booting) > len(group.yielding)
+    return (
+        workers is not None
+        and has_one
+        and group.slots + len(group.booting) * pool.slots_hint(group) + others >= workers
+    )
+
+
+def check_room_is_made(pool: PoolState, now: float) -> None:
+    """If calls of a kind wait at max, no runner of another kind is kept that could make room for them."""
+    groups, queues = pool.runner_table.groups, pool.call_table.queues
+    if len(pool.runner_table.runners) < pool.max or len(groups) == 1 or pool.usage.exhausted:
+        return
+    waiting = [
+        group
+        for kind, group in groups.items()
+        if queues[kind].queued > len(group.booting) * pool.slots_hint(group)
+        and not cannot_boot(pool, group, now)
+        and not has_slots_enough(pool, group)
+        and pool.boots.free > 0
+    ]
+    going = [runner for runner in pool.runner_table.runners.values() if is_going(runner)]
+    if not waiting or len(going) >= len(waiting):
+        return
+    for kind, group in groups.items():
+        others = [each for each in waiting if each is not group]
+        if not others or queues[kind].queued:
+            continue
+        kept = group.up + len(group.booting) - len(group.yielding)
+        ahead = group.in_flight > group.slots - max((runner.slots for runner in group.idle.values()), default=0)
+        assert not group.idle or ahead or kept <= pool.keep_of(group), f"calls wait, and a runner of {group} is idle"
+        starving = [each for each in others if each.up + len(each.booting) == len(each.yielding)]
+        giving = sum(len(each.yielding) for each in groups.values()) + len(going)
+        assert not starving or not group.up or giving, f"calls of a kind without a runner wait, and {group} gives none"
+
+
+def is_going(runner: Runner) -> bool:
+    return runner.retiring or runner.state in (RunnerState.LEAVING, RunnerState.STOPPING)
 
 
 def check_min(pool: PoolState, now: float) -> None:
@@ -171,24 +268,25 @@ def check_min(pool: PoolState, now: float) -> None:
     if pool.usage.exhausted:
         assert not runner_table.booting, "a budget is used up, and runners boot"
         assert not runner_table.idle, "a budget is used up, and an idle runner is kept"
-        assert not runner_table.idle_check_pending
+        assert not any(group.idle_check_pending for group in runner_table.groups.values())
         return
     if pool.limits.min_idle_after is None:
         assert pool.idled_below_min == 0
     if pool.call_table.is_late(now):
         return
     if pool.mode is None and pool.broken is None:
-        kept = runner_table.up + len(runner_table.booting) >= pool.min - pool.idled_below_min
-        paused = pool.back_off.until is not None and pool.back_off.until > now
+        group = runner_table.groups[DEFAULT_KIND]
+        kept = group.up + len(group.booting) >= pool.min - pool.idled_below_min
         bound = len(runner_table.runners) >= pool.max or pool.boots.free <= 0
-        assert kept or paused or pool.last_boots or bound, "less than min are kept"
+        assert kept or cannot_boot(pool, group, now) or bound, "less than min are kept"
 
 
 def check_deadline(machine: Machine, now: float) -> None:
     """What is due has been done, and what will be due has been asked for."""
     deadline, pool = machine.deadline(), machine.pool
     call_table = pool.call_table
-    due = [call_id for due, call_id in call_table.queue.delays if call_id in call_table.calls and due <= now]
+    delays = [delay for queue in call_table.queues.values() for delay in queue.delays]
+    due = [call_id for due, call_id in delays if call_id in call_table.calls and due <= now]
     if pool.backlog.entries or call_table.is_late(now) or due:
         assert pool.is_behind
         assert deadline == now, "something is left to be done, and the machine does not ask for it"
@@ -201,8 +299,10 @@ def check_deadline(machine: Machine, now: float) -> None:
         assert deadline <= min(ends)
 
 
-def boots_are_needed(pool: PoolState) -> bool:
-    """After an event with boots: whether the last of those under way is needed, by waiting calls or by min."""
-    others = len(pool.runner_table.booting) - 1
-    waiting = pool.call_table.queued + max(0, pool.runner_table.in_flight - pool.runner_table.slots)
-    return others < ceil(waiting / pool.slots_hint) or pool.runner_table.up + others < pool.min
+def boots_are_needed(pool: PoolState, kind: str) -> bool:
+    """After an event with boots: whether the last of those of a kind is needed, by waiting calls or by min."""
+    group = pool.runner_table.groups[kind]
+    others = len(group.booting) - 1
+    waiting = pool.call_table.queues[kind].queued + max(0, group.in_flight - group.slots)
+    least = pool.min if kind == DEFAULT_KIND else 0
+    return others < ceil(waiting / pool.slots_hint(group)) or group.up - len(group.yielding) + others < least

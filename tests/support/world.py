@@ -7,13 +7,15 @@ books are kept from actions and events alone, never from the machine's state.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isclose
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_table import Call, CallLimits
+from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.stats import PoolStats
@@ -29,6 +31,7 @@ class Node:
     """A runner as the world sees it."""
 
     slots: int = 0
+    kind: str = DEFAULT_KIND
     up: bool = False
     stopped: bool = False
     leaving: bool = False
@@ -88,12 +91,12 @@ class World:
         """Whether one of them had no price."""
         self.is_spent = self.may_be_spent = self.was_spent = False
         """Whether a cap is reached, or is too near to say; and whether the machine had said so."""
-        self.failures = 0
-        """Boots that failed in a row."""
-        self.final: Exception | None = None
-        """Why no further boot can end better, while others are under way that still may."""
-        self.gives_up = False
-        """Whether the last event has ended the hope for a runner."""
+        self.failures: Counter[str] = Counter()
+        """By kind, boots that failed in a row."""
+        self.final: dict[str, Exception] = {}
+        """By kind, why no further boot can end better, while others are under way that still may."""
+        self.gives_up: str | None = None
+        """The kind for which the last event has ended the hope for a runner."""
         self.why: Exception | None = None
         """The error that ended it, where the event has one."""
         self.spared: set[int] = set()
@@ -108,12 +111,15 @@ class World:
 
     # -- events --------------------------------------------------------------------------------------------------------
 
-    def submit(self, limits: Iterable[CallLimits]) -> list[int]:
+    def submit(self, limits: Iterable[CallLimits], kinds: Sequence[str] = (DEFAULT_KIND,)) -> list[int]:
+        """Submit calls with these limits, of these kinds in turn."""
         batch = list(limits)
         first = len(self.accounts) + 1
 
         def make() -> events.Event:
-            return events.Submitted([Call(first + i, b"", None, each) for i, each in enumerate(batch)])
+            return events.Submitted(
+                [Call(first + i, b"", None, each, kinds[i % len(kinds)]) for i, each in enumerate(batch)]
+            )
 
         event = make()
         assert isinstance(event, events.Submitted)
@@ -127,7 +133,7 @@ class World:
         """Let something happen now."""
         self.last_event = event
         mode = self.mode
-        self.gives_up = False
+        self.gives_up = None
         lightest = self._lightest() if isinstance(event, events.Resized) else []
         self._note(event)
         self._count_spending()
@@ -135,7 +141,7 @@ class World:
         assert isinstance(result, list)
         self.log.append((make or (lambda: event), self.now, describe(result)))
         sent_before = {call_id for node in self.nodes.values() for call_id in node.flying}
-        booting = sum(not node.up and not node.stopped for node in self.nodes.values())
+        booting = Counter(node.kind for node in self.nodes.values() if not node.up and not node.stopped)
         if self.mode is not mode:
             # Those that a boot is to take may go to a slot that is free, and that had none while others were settled.
             self.spared = self._waiting(sent_before)
@@ -148,8 +154,9 @@ class World:
             self._spare(booting, sent_before)
         if isinstance(event, events.Resized):
             self._check_retiring(lightest, result)
-        if any(isinstance(action, actions.Boot) for action in result):
-            assert boots_are_needed(self.machine.pool)
+        for action in result:
+            if isinstance(action, actions.Boot):
+                assert boots_are_needed(self.machine.pool, action.kind)
         validate(self.machine, self.now)
         self._give_up()
         self._check_accounts()
@@ -158,18 +165,22 @@ class World:
     def _give_up(self) -> None:
         """Keep a list of what was too much for one event. What is on it stays on it until it is settled."""
         pool, before = self.machine.pool, self.given_up
-        given_up = [i for i, account in self.pending.items() if is_given_up(pool, account.call)]
-        assert self.pending.keys() & before.keys() <= set(given_up), "a call that was given up is not any more"
-        now = self._hope() if given_up else None
-        self.given_up = {call_id: before.get(call_id, now) for call_id in given_up}
+        given_up = {i: account.call.kind for i, account in self.pending.items() if is_given_up(pool, account.call)}
+        assert self.pending.keys() & before.keys() <= given_up.keys(), "a call that was given up is not any more"
+        self.given_up = {call_id: before.get(call_id) or self._hope(kind) for call_id, kind in given_up.items()}
+        for call_id in given_up.keys() - before.keys():
+            hope = self.given_up[call_id]
+            if hope.all_boots_hang and not (hope.is_over or hope.is_up) and self.mode in (None, ShutdownMode.DRAIN):
+                self._boots_count_anew(given_up[call_id])
 
-    def _hope(self) -> Hope:
-        is_up = any(node.up and not node.stopped and not node.leaving for node in self.nodes.values())
-        return Hope(self.gives_up, self.why, self.all_boots_hang, is_up)
+    def _hope(self, kind: str) -> Hope:
+        of_kind = [node for node in self.nodes.values() if node.kind == kind]
+        is_up = any(node.up and not node.stopped and not node.leaving for node in of_kind)
+        return Hope(self.gives_up == kind, self.why, self.all_boots_hang, is_up)
 
     def _lightest(self) -> list[int]:
         """The runners that may be told to retire, in the order in which they are to be."""
-        retiring = self.machine.pool.runner_table.retiring
+        retiring = {i for i, runner in self.machine.pool.runner_table.runners.items() if runner.retiring}
         loads = [
             (len(node.flying), -runner_id)
             for runner_id, node in self.nodes.items()
@@ -181,8 +192,10 @@ class World:
         """A pool that is made smaller stops the runners with the fewest calls.
 
         With a smaller `min`, the same event may also stop runners that have been idle for too long: the oldest first.
+        So does another kind that gets their room.
         """
-        going = {act.runner_id for act in result if isinstance(act, actions.Stop) and act.reason != "idle"}
+        others = ("idle", "room for another kind")
+        going = {act.runner_id for act in result if isinstance(act, actions.Stop) and act.reason not in others}
         going |= self.machine.pool.runner_table.retiring.keys()
         chosen = [runner_id for runner_id in lightest if runner_id in going]
         assert chosen == lightest[: len(chosen)], "a runner retires that has more calls than another one"
@@ -190,14 +203,17 @@ class World:
     def _waiting(self, flying: set[int]) -> set[int]:
         return self.pending.keys() - flying
 
-    def _spare(self, booting: int, sent_before: set[int]) -> None:
-        """Keep those that may be sent after a shutdown; `booting` runners did so as it came."""
+    def _spare(self, booting: Counter[str], sent_before: set[int]) -> None:
+        """Keep those that may be sent after a shutdown; so many runners of each kind did boot as it came."""
         flying = {call_id for node in self.nodes.values() for call_id in node.flying}
         left = self._waiting(flying)
         self.spared = {i for i in left if not is_given_up(self.machine.pool, self.accounts[i].call)}
         if self.mode is ShutdownMode.CANCEL_QUEUED:
-            count = len(self.spared | (flying - sent_before))
-            assert count <= booting * self.machine.pool.slots_hint, "calls wait, and no boot will take them"
+            taken = Counter(self.accounts[i].call.kind for i in self.spared | (flying - sent_before))
+            for kind, count in taken.items():
+                group = self.machine.pool.runner_table.groups[kind]
+                hint = self.machine.pool.slots_hint(group)
+                assert count <= booting[kind] * hint, "calls wait, and no boot will take them"
 
     def _note(self, event: events.Event) -> None:
         """Keep the books on what an event tells."""
@@ -263,22 +279,30 @@ class World:
             return
         match event:
             case events.BootSucceeded():
-                self.failures, self.final = 0, None
+                self.failures[node.kind] = 0
+                self.final.pop(node.kind, None)
             case events.BootFailed(_, error) | events.RunnerLost(_, error):
                 self._boot_fails(node, error)
             case events.RunnerGone():
                 self._boot_fails(node, None)
 
     def _boot_fails(self, node: Node, error: Exception | None) -> None:
-        self.failures += 1
-        others = [other for other in self.nodes.values() if other is not node and not other.stopped]
+        kind = node.kind
+        self.failures[kind] += 1
+        nodes = [other for other in self.nodes.values() if other.kind == kind]
+        others = [other for other in nodes if other is not node and not other.stopped]
         if any(other.up and not other.leaving for other in others):
             return
         if isinstance(error, errors.BootError) and error.final:
-            self.final = error
-        if (self.final or self.failures >= self.limits.max_boot_failures) and all(other.up for other in others):
-            self.gives_up, self.why = True, self.final or error
-            self.failures, self.final = 0, None
+            self.final[kind] = error
+        is_enough = kind in self.final or self.failures[kind] >= self.limits.max_boot_failures
+        if is_enough and all(other.up for other in others):
+            self.gives_up, self.why = kind, self.final.pop(kind, error)
+            self.failures[kind] = 0
+
+    def _boots_count_anew(self, kind: str) -> None:
+        self.failures[kind] = 0
+        self.final.pop(kind, None)
 
     def _leaves(self, node: Node, call_id: int, attempt: int, *, may_have_run: bool) -> bool:
         if node.flying.get(call_id) != attempt:
@@ -361,6 +385,7 @@ class World:
             assert all(call.id not in other.flying for other in self.nodes.values()), "a call is on two runners"
             assert call.attempt not in account.attempts_begun, "an attempt that may have run is sent again"
             assert call.attempt <= 1 + call.limits.retries
+            assert call.kind == node.kind, "a call is sent to a runner of another kind"
             node.flying[call.id] = call.attempt
             node.had += 1
             self.flown.append((action.runner_id, call.id, call.attempt))
@@ -379,9 +404,11 @@ class World:
         """Calls leave the queue in the order in which they came."""
         sent = {call_id for node in self.nodes.values() for call_id in node.flying} - sent_before
         call_table = self.machine.pool.call_table
-        queued = [call.id for call in call_table.calls.values() if call.state == 0 and call.queue is call_table.queue]
-        if sent and queued:
-            assert max(sent) < min(queued), "a call was overtaken"
+        for kind, queue in call_table.queues.items():
+            queued = [call.id for call in call_table.calls.values() if call.state == 0 and call.queue is queue]
+            gone = [call_id for call_id in sent if self.accounts[call_id].call.kind == kind]
+            if gone and queued:
+                assert max(gone) < min(queued), "a call was overtaken by one of its kind"
 
     def _kill(self, action: actions.Kill) -> None:
         assert self.nodes[action.runner_id].flying[action.call.id] == action.call.attempt
@@ -416,10 +443,11 @@ class World:
                 # Nonsense, but survived: the boot failed of a runner that was up already, and had the call.
                 was_up = isinstance(self.last_event, events.BootFailed) and call.attempt in account.attempts_begun
                 assert was_up or not flying
-                hope = self.given_up.get(call.id) or self._hope()
+                hope = self.given_up.get(call.id) or self._hope(call.kind)
                 assert was_up or not hope.is_up, "a runner is up"
                 if hope.all_boots_hang and not hope.is_over:
                     assert was_up or "still block in the backend" in str(outcome)
+                    self._boots_count_anew(call.kind)
                     return
                 assert was_up or hope.is_over, "boots fail, and there is hope"
                 assert was_up or hope.why is None or hope.why in (outcome, outcome.__cause__), "another boot's error"
@@ -444,10 +472,11 @@ class World:
         assert not self.broken
         assert self.mode in (None, ShutdownMode.DRAIN), "a boot after a shutdown"
         assert not self.all_is_spent, "a boot after a cap was reached"
-        booting = any(not node.up and not node.stopped for node in self.nodes.values())
-        assert self.final is None or not booting, "a boot that cannot end better than the last one"
-        self.final = None
-        self.nodes[action.runner_id] = Node(price=self.limits.caps.price)
+        kind = action.kind
+        booting = any(node.kind == kind and not node.up and not node.stopped for node in self.nodes.values())
+        assert kind not in self.final or not booting, "a boot that cannot end better than the last one"
+        self.final.pop(kind, None)
+        self.nodes[action.runner_id] = Node(price=self.limits.caps.price, kind=kind)
         boots = sum(node.boots for node in self.nodes.values()) + len(self.hung)
         assert boots <= self.limits.max_concurrent_boots, "more boots than the backend can run at once"
         assert len(self.nodes) <= self.machine.pool.max, "more runners than max"
@@ -483,9 +512,11 @@ class World:
         assert pending == [call.id for call in self.machine.unsettled()]
         if self.broken or self.mode is ShutdownMode.KILL:
             assert self.given_up.keys() == set(pending)
-        if self.gives_up:
+        if self.gives_up is not None:
             flying = {call_id for node in self.nodes.values() for call_id in node.flying}
-            assert not set(pending) - flying - self.given_up.keys(), "no runner comes, and calls wait for one"
+            waiting = set(pending) - flying - self.given_up.keys()
+            left = [i for i in waiting if self.accounts[i].call.kind == self.gives_up]
+            assert not left, "no runner comes, and calls wait for one"
         if self.mode is not None and not pending and not self.nodes:
             assert self.closed, "nothing is left, and the pool does not close"
         assert not (self.closed and pending)

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from math import ceil
@@ -15,19 +14,17 @@ from typing import TYPE_CHECKING, Any
 from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.base import Backend, BootRequest, GivenUp, Node
 from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.fly.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
 from dragonfly_executor.backends.fly.journal import JournalEntry, open_journal
 from dragonfly_executor.backends.fly.journal_writer import JournalWriter
 from dragonfly_executor.backends.fly.machine_config import (
     STOP_SLACK,
     Blueprint,
+    ConfigSections,
     Guest,
-    check_config,
-    check_init,
-    check_services,
+    RunnerLimits,
     check_stop_grace,
-    check_texts,
-    has_token,
     merge,
     runner_command,
 )
@@ -39,7 +36,6 @@ from dragonfly_executor.transport.tcp import join_address
 from dragonfly_executor.util.validation import duration
 
 if TYPE_CHECKING:
-    from dragonfly_executor.backends.fly.background_sweep import SweepBeside
     from dragonfly_executor.backends.fly.client import MachinesAPI
     from dragonfly_executor.backends.fly.creation import Creation
     from dragonfly_executor.backends.fly.machines import FlyMachine
@@ -50,8 +46,6 @@ logger = logging.getLogger("dragonfly_executor")
 
 MARGIN = 300.0
 """Seconds by which the clocks of the parent, of Fly and of a sweeping host may differ."""
-LONGEST_LIFETIME = 10 * 365 * 24 * 3600.0
-"""Seconds. Every machine needs an expiry date, as sweeps find orphaned machines by it."""
 UNDO_TIMEOUT = 20.0
 """Seconds for destroying the machine of a failed boot."""
 GIVEN_UP_TIMEOUT = 1.5
@@ -170,45 +164,18 @@ class FlyBackend(Backend):
         access = Access.find(os.environ, app=app, token=token, host=host)
         place = Placement.find(os.environ, image=image, region=region)
         self._address = Address.find(os.environ, parent_address=parent_address, bind=bind)
-        self._regions = place.regions
         self.advertised_host = self._address.dialed
         self.default_boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
-        self._max_lifetime = duration(max_lifetime, "max_lifetime", positive=True)
-        if self._max_lifetime > LONGEST_LIFETIME:
-            raise ValueError(f"max_lifetime must be {LONGEST_LIFETIME:.0f} seconds at most, not {max_lifetime!r}")
-        self.shares_image = place.own_image
-        files = (None if place.own_image else "auto") if sync == "default" else sync
-        self.sync = Sync.of(files, requirements)
-        more = check_config(machine_config)
-        grace = check_stop_grace(None if stop_grace is None else duration(stop_grace, "stop_grace"), more)
-        self.blueprint = Blueprint(
-            image=place.image,
-            guest=Guest(cpu_kind, cpus, memory_mb, gpu_kind, gpus).check(),
-            command=runner_command(
-                python or (sys.executable if place.own_image else "python3"),
-                portable_options(),
-                failsafe=duration(failsafe, "failsafe", positive=True),
-                max_lifetime=self._max_lifetime,
-                max_idle=duration(max_idle, "max_idle"),
-                stop_grace=grace,
-                keep_token=bool(keep_token) or has_token(check_texts(env, "env"), more),
-            ),
-            env=check_texts(env, "env"),
-            metadata=check_texts(metadata, "metadata"),
-            services=check_services(services),
-            init=check_init(init),
-            stop_seconds=ceil(grace + STOP_SLACK),
-            skip_secrets=bool(skip_secrets),
-            more=more,
-        )
+        self._regions, self.shares_image, self.prices = place.regions, place.own_image, _checked(prices)
+        self.sync = Sync.of((None if place.own_image else "auto") if sync == "default" else sync, requirements)
+        sections = ConfigSections.check(env, metadata, services, init, machine_config)
+        self._limits = RunnerLimits.check(failsafe, max_lifetime, max_idle, check_stop_grace(stop_grace, sections.more))
+        guest = Guest(cpu_kind, cpus, memory_mb, gpu_kind, gpus).check()
+        self.blueprint = _blueprint(place, guest, self._limits, sections, python, bool(skip_secrets), bool(keep_token))
         self.api = _api(access)
         self.journal = open_journal(journal)
-        self._records = JournalWriter(self.journal, lambda: self._sweeps().ask())
-        self._may_sweep = bool(sweep)
-        self._sweep_beside: SweepBeside | None = None
-        self.prices = _checked(prices)
-        self._lock = threading.Lock()
-        """Guards the objects that are made on first use, as boots run concurrently."""
+        self._sweeps = BackgroundSweeper(self.api, self.journal, wanted=bool(sweep))
+        self._records = JournalWriter(self.journal, self._sweeps.ask)
 
     def __repr__(self) -> str:
         regions = ",".join(self._regions)
@@ -239,7 +206,7 @@ class FlyBackend(Backend):
         request.queued()
         # Also load the modules that a created machine needs: if their import fails later, the machine is
         # orphaned.
-        from dragonfly_executor.backends.fly import background_sweep, node  # noqa: F401
+        from dragonfly_executor.backends.fly import node, sweep  # noqa: F401
         from dragonfly_executor.backends.fly.creation import Creation, wait_for_turn
 
         # Reserve a part of the timeout for destroying the machine of a create request with unknown outcome.
@@ -284,7 +251,7 @@ class FlyBackend(Backend):
     # -- one boot -----------------------------------------------------------------------------------------------------
 
     def _label(self, request: BootRequest) -> Label:
-        lifetime, hold = request.timeout + self._max_lifetime + MARGIN, int(request.timeout + HOLD_FOR)
+        lifetime, hold = request.timeout + self._limits.max_lifetime + MARGIN, int(request.timeout + HOLD_FOR)
         expires, me, boot = int(time.time() + lifetime), Owner.me(), os.urandom(16).hex()
         return Label(boot, request.parent.pool, me, expires, int(lifetime), me.app, hold)
 
@@ -303,7 +270,7 @@ class FlyBackend(Backend):
         self._records.complete(known, machine)
         address = request.parent.address or join_address(self._address.dialed, self._address.port)
         forget, abandon = (lambda: self._records.forget(known)), (lambda: self._records.abandon(known))
-        is_recorded, sweeps = self.journal is not None, self._sweeps()
+        is_recorded, sweeps = self.journal is not None, self._sweeps
         node = FlyNode(
             self.api, machine, address, forget, abandon, creation.find, sweeps.node_left, is_recorded=is_recorded
         )
@@ -328,21 +295,39 @@ class FlyBackend(Backend):
             self._records.forget(entry)
             return
         then = self._records.abandon(entry)
-        logger.warning("Fly may have created machine %s all the same: %s. %s", entry.name, why, then)
-
-    def _sweeps(self) -> SweepBeside:
-        from dragonfly_executor.backends.fly.background_sweep import SweepBeside
-
-        with self._lock:
-            if self._sweep_beside is None:
-                self._sweep_beside = SweepBeside(self.api, self.journal, wanted=self._may_sweep)
-            return self._sweep_beside
+        logger.warning("the boot failed, but Fly may have created machine %s: %s. %s", entry.name, why, then)
 
 
 def machine_name(pool: str) -> str:
     """Return a unique machine name of lower-case letters, digits and dashes, at most 63 characters long."""
     word = re.sub(r"[^a-z0-9]+", "-", pool.lower())[:24].strip("-")
     return f"dragonfly-{word}-{os.urandom(10).hex()}" if word else f"dragonfly-{os.urandom(10).hex()}"
+
+
+def _blueprint(
+    place: Placement,
+    guest: Guest,
+    limits: RunnerLimits,
+    sections: ConfigSections,
+    python: str | None,
+    skip_secrets: bool,
+    keep_token: bool,
+) -> Blueprint:
+    """Return the settings that all machines of a backend share."""
+    interpreter = python or (sys.executable if place.own_image else "python3")
+    keeps = keep_token or sections.have_token
+    return Blueprint(
+        image=place.image,
+        guest=guest,
+        command=runner_command(interpreter, portable_options(), limits, keep_token=keeps),
+        env=sections.env,
+        metadata=sections.metadata,
+        services=sections.services,
+        init=sections.init,
+        stop_seconds=ceil(limits.stop_grace + STOP_SLACK),
+        skip_secrets=skip_secrets,
+        more=sections.more,
+    )
 
 
 def _api(access: Access) -> MachinesAPI:

@@ -5,26 +5,29 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dragonfly_executor.backends.base import GivenUp, Signal
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.journal import Journal
-from dragonfly_executor.backends.fly.sweep import Sweeper
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.fly.client import MachinesAPI
+    from dragonfly_executor.backends.fly.journal import Journal
+    from dragonfly_executor.backends.fly.sweep import Sweeper
 
 logger = logging.getLogger("dragonfly_executor")
 
-MOMENT = 1.0
+SWEEP_WAIT = 1.0
 """Seconds that a boot waits for the sweep while its machine starts. The wait ends early when the runner dials in."""
-LAST_WORDS = 2.0
+SWEEP_GRACE = 2.0
 """Seconds that a sweep may still take after the last machine was stopped. A sweep has usually ended long before."""
 
 
-class SweepBeside:
+class BackgroundSweeper:
     """Starts a sweep on its own thread when a machine was created and a sweep is due.
 
     A sweep is due for the backend's first machine, and after a machine whose destruction was not confirmed. When the
-    backend's last machine is stopped, a running sweep has `LAST_WORDS` seconds to finish. After that it is cancelled,
+    backend's last machine is stopped, a running sweep has `SWEEP_GRACE` seconds to finish. After that it is cancelled,
     and a sweep is due again. A sweep destroys no machine of its own process, since that process is alive.
 
     Args:
@@ -68,7 +71,7 @@ class SweepBeside:
             self._thread = thread
 
     def wait_a_moment(self, *until: Signal | None) -> None:
-        """Wait for a running sweep, but for at most `MOMENT` seconds. If one of these signals is set, stop waiting."""
+        """Wait for a running sweep, but for at most `SWEEP_WAIT` seconds. Each of these signals ends the wait."""
         with self._lock:
             ended = None if self._thread is None else self._ended
         if ended is None:
@@ -77,23 +80,26 @@ class SweepBeside:
         signals = [ended, *(signal for signal in until if signal is not None)]
         for signal in signals:
             signal.call(woken.set)
-        woken.wait(MOMENT)
+        woken.wait(SWEEP_WAIT)
         for signal in signals:
             signal.forget(woken.set)
 
     def node_left(self) -> None:
-        """Count a machine that was stopped. After the last one, wait for the sweep for at most `LAST_WORDS` s."""
+        """Count a machine that was stopped. After the last one, wait for the sweep for at most `SWEEP_GRACE` s."""
         with self._lock:
             self._nodes -= 1
             thread, given_up = self._thread, self._given_up
             if self._nodes or thread is None:
                 return
-        thread.join(LAST_WORDS)
+        thread.join(SWEEP_GRACE)
         with self._lock:
             if not self._nodes:
                 given_up.set()
 
     def _sweep(self, deadline: Deadline, given_up: GivenUp, ended: Signal) -> Callable[[], None]:
+        # Not with this module: the backend loads it before there is any machine.
+        from dragonfly_executor.backends.fly.sweep import Sweeper
+
         def run() -> None:
             """Sweep on the thread."""
             try:

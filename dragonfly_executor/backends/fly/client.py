@@ -13,7 +13,7 @@ import tenacity
 
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
-from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, OutOfTimeError, describe
+from dragonfly_executor.backends.fly.errors import FlyAPIError, OutOfTimeError, RetryableAPIError, describe
 from dragonfly_executor.backends.fly.http import HttpConnections
 from dragonfly_executor.backends.fly.machines import GONE, FlyMachine
 from dragonfly_executor.backends.fly.owner import KIND, RUNNER
@@ -30,23 +30,27 @@ CREATE_TIMEOUT = 45.0
 """Seconds for the response to a create request, as Fly chooses a host first."""
 WAIT_SLICE = 10
 """Seconds for which one request waits for a machine's state."""
-LATER = frozenset({ResponseKind.RATE, ResponseKind.TRANSIENT, ResponseKind.AMBIGUOUS, ResponseKind.CONFLICT})
+RETRYABLE = frozenset({ResponseKind.RATE, ResponseKind.TRANSIENT, ResponseKind.AMBIGUOUS, ResponseKind.CONFLICT})
 """Verdicts that allow a retry, if the request is safe to send twice."""
 full_jitter = tenacity.wait_random_exponential(multiplier=0.25, max=4.0)
 
 
 def persist(step: Callable[[], T], deadline: Deadline) -> T:
-    """Retry `step` with growing pauses while it raises `Again`. When the time is over, raise its most useful error."""
+    """Retry `step` with growing pauses while it raises `RetryableAPIError`.
+
+    When the time is over, raise the error that says most.
+    """
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(Again),
+        retry=tenacity.retry_if_exception_type(RetryableAPIError),
         wait=_pause,
         stop=lambda state: deadline.is_over,
         sleep=deadline.pause,
         reraise=True,
     )
-    last: Again | None = None
+    last: RetryableAPIError | None = None
 
     def attempt() -> T:
+        """Run the step once, and choose the error that says most."""
         nonlocal last
         try:
             return step()
@@ -55,7 +59,7 @@ def persist(step: Callable[[], T], deadline: Deadline) -> T:
                 raise
             # The earlier error says more.
             raise last from None
-        except Again as error:
+        except RetryableAPIError as error:
             if last is not None and not error.status and deadline.is_over:
                 # The time ended before a response came: the earlier error says more.
                 raise last from None
@@ -67,16 +71,16 @@ def persist(step: Callable[[], T], deadline: Deadline) -> T:
 
 def _pause(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome is not None else None
-    asked = error.after if isinstance(error, Again) and error.after is not None else 0.0
+    asked = error.after if isinstance(error, RetryableAPIError) and error.after is not None else 0.0
     return max(asked, float(full_jitter(state)))
 
 
 def failure(reply: Reply, verdict: ResponseKind, doing: str) -> FlyAPIError:
-    """Return the error for a response: `Again` if the request may be retried."""
-    kind = Again if verdict in LATER else FlyAPIError
+    """Return the error for a response: `RetryableAPIError` if the request may be retried."""
+    kind = RetryableAPIError if verdict in RETRYABLE else FlyAPIError
     error = kind(describe(reply, doing), reply.status, verdict, reply.request_id)
     error.final = is_final(reply, verdict)
-    if isinstance(error, Again):
+    if isinstance(error, RetryableAPIError):
         error.after = retry_after(reply, time.time())
     return error
 
@@ -181,6 +185,7 @@ class MachinesAPI:
         doing = f"looking at machine {machine_id}"
 
         def step() -> FlyMachine | None:
+            """Send the request once, and read the machine."""
             reply = self._connections.exchange(
                 "get", machine_id, "GET", f"{self._machines}/{machine_id}", deadline, timeout=TIMEOUT
             )
@@ -191,7 +196,7 @@ class MachinesAPI:
                 raise failure(reply, verdict, doing)
             machine = FlyMachine.read(reply.json())
             if machine is None:
-                raise failure(reply, ResponseKind.AMBIGUOUS, f"{doing}: the answer describes none")
+                raise failure(reply, ResponseKind.AMBIGUOUS, f"{doing}: Fly's answer describes no machine")
             return machine
 
         return persist(step, deadline)
@@ -221,6 +226,7 @@ class MachinesAPI:
         """Return the machines that Fly lists for this metadata."""
 
         def step() -> list[FlyMachine]:
+            """Send the request once, and read the machines."""
             reply = self._connections.exchange(
                 "list",
                 self.access.app,
@@ -236,7 +242,7 @@ class MachinesAPI:
             listed = reply.json()
             if not isinstance(listed, list):
                 raise failure(
-                    reply, ResponseKind.AMBIGUOUS, f"listing the machines of {self.access.app}: it is no list"
+                    reply, ResponseKind.AMBIGUOUS, f"listing the machines of {self.access.app}: Fly's answer is no list"
                 )
             return [machine for said in listed if (machine := FlyMachine.read(said)) is not None]
 
@@ -260,6 +266,7 @@ class MachinesAPI:
         path, doing = f"{self._machines}/{machine_id}/metadata/{key}", f"writing {key} on machine {machine_id}"
 
         def step() -> None:
+            """Send the request once."""
             body = {"value": value}
             reply = self._connections.exchange(
                 "metadata", machine_id, "POST", path, deadline, timeout=TIMEOUT, body=body
@@ -278,6 +285,7 @@ class MachinesAPI:
         """
 
         def step() -> list[str]:
+            """Send the request once, and read the names."""
             doing = "listing the regions"
             reply = self._connections.exchange("regions", "", "GET", "/platform/regions", deadline, timeout=TIMEOUT)
             verdict = classify(reply)
@@ -287,7 +295,7 @@ class MachinesAPI:
             # Fly's documentation and its responses spell this key differently.
             listed = said.get("Regions") or said.get("regions")
             if not isinstance(listed, list):
-                raise failure(reply, ResponseKind.FATAL, f"{doing}: the answer has none")
+                raise failure(reply, ResponseKind.FATAL, f"{doing}: Fly's answer names no region")
             return [each["code"] for each in listed if isinstance(each, dict) and isinstance(each.get("code"), str)]
 
         return persist(step, deadline)
@@ -304,6 +312,7 @@ class MachinesAPI:
         doing = f"destroying machine {machine_id}"
 
         def step() -> bool:
+            """Send the request once. Returns True if Fly does not know the machine."""
             reply = self._connections.exchange(
                 "destroy",
                 machine_id,

@@ -35,9 +35,10 @@ class HttpConnection:
                 self._handle.close()
             # If dup() fails, the connection cannot be aborted and its timeout ends it.
             self._handle = None
-            self._handle = said["return_value"].get_extra_info("socket").dup()
+            handle: socket.socket = said["return_value"].get_extra_info("socket").dup()
+            self._handle = handle
             if self._is_cut:
-                self._handle.shutdown(socket.SHUT_RDWR)
+                handle.shutdown(socket.SHUT_RDWR)
 
     def cut(self) -> None:
         """Shut the connection down, so that a thread that waits for a response fails. Any thread; does not block."""

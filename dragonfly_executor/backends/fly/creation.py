@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from dragonfly_executor import errors
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
-from dragonfly_executor.backends.fly.client import LATER, MachinesAPI, failure, persist
-from dragonfly_executor.backends.fly.errors import Again, FlyAPIError, OutOfTimeError, describe
-from dragonfly_executor.backends.fly.machines import FlyMachine
+from dragonfly_executor.backends.fly.client import RETRYABLE, MachinesAPI, failure, persist
+from dragonfly_executor.backends.fly.errors import FlyAPIError, OutOfTimeError, RetryableAPIError, describe
+from dragonfly_executor.backends.fly.machines import STILL_EXISTS, FlyMachine
 from dragonfly_executor.backends.fly.owner import BOOT
 from dragonfly_executor.backends.fly.responses import ResponseKind, classify, is_image_missing, taken_by
 
@@ -89,7 +89,7 @@ class Creation:
             if deadline.dialed_in and not deadline.is_given_up:
                 return self._of_runner(deadline)
             if deadline.left() <= 0:
-                text = f"no machine was created in the time that a boot has; {error}"
+                text = f"Fly created no machine within the boot timeout; {error}"
                 raise errors.BootTimeoutError(text, "create", final=error.final) from error
             raise errors.BootError(str(error), "create", final=error.final) from error
 
@@ -125,14 +125,14 @@ class Creation:
         is_final = verdict in (ResponseKind.FATAL, ResponseKind.NOT_FOUND)
         if is_final and is_image_missing(reply) and self._missing_images < TRIES_ON_MISSING_IMAGE:
             self._missing_images += 1
-            missing = Again(describe(reply, DOING), reply.status, ResponseKind.TRANSIENT, reply.request_id)
+            missing = RetryableAPIError(describe(reply, DOING), reply.status, ResponseKind.TRANSIENT, reply.request_id)
             missing.after = PAUSE_ON_MISSING_IMAGE
             deadline.refused()
             raise missing
         if verdict in (ResponseKind.HOST_FULL, ResponseKind.CAPACITY, ResponseKind.QUOTA):
             self._move_on(verdict, describe(reply, DOING))
             verdict = ResponseKind.RATE  # so that it is retried
-        if verdict in LATER and not self.outcome_unknown:
+        if verdict in RETRYABLE and not self.outcome_unknown:
             deadline.refused()
         raise failure(reply, verdict, DOING)
 
@@ -157,15 +157,17 @@ class Creation:
         machine = self.find(deadline) if machine_id is None else self._api.get(machine_id, deadline)
         if machine is None:
             # The machine is gone again, or not visible yet. A retry clears that up.
-            raise Again(said, 409, ResponseKind.CONFLICT)
+            raise RetryableAPIError(said, 409, ResponseKind.CONFLICT)
         if machine.metadata is None:
             # The owner is unknown. But the name is random and of this boot, so the machine is probably ours.
             raise FlyAPIError(
-                f"{said}; and {machine.standing()}: its metadata is not known", 409, ResponseKind.CONFLICT
+                f"{said}; and {machine.standing()}: its metadata is unknown, so it may belong to another boot",
+                409,
+                ResponseKind.CONFLICT,
             )
         if machine.metadata.get(BOOT) != self._boot:
             self.outcome_unknown = False
-            raise FlyAPIError(f"{said}; and that machine is not of this boot: it is left alone", 409)
+            raise FlyAPIError(f"{said}; and that machine belongs to another boot: it is left alone", 409)
         return machine
 
     # -- with unknown outcome -----------------------------------------------------------------------------------------
@@ -197,7 +199,7 @@ class Creation:
                 deadline.pause(PAUSE_ON_NOTHING)
                 machine = self.find(deadline)
             if machine is None:
-                return "it is not to be found"
-            return "" if self._api.destroy(machine.id, deadline) else "it was told to go, and has not yet"
+                return "Fly does not list it"
+            return "" if self._api.destroy(machine.id, deadline) else STILL_EXISTS
         except FlyAPIError as error:
             return str(error)

@@ -30,7 +30,7 @@ class FlyAPIError(DragonflyError):
         return str(self.args[0])
 
 
-class Again(FlyAPIError):
+class RetryableAPIError(FlyAPIError):
     """A failed request for which a retry may succeed.
 
     Attributes:

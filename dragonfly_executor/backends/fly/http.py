@@ -182,7 +182,8 @@ class HttpConnections:
         if turn > 0:
             pause(turn)
         if deadline.is_cancelled or (turn > 0 and deadline.is_over):
-            why = "nobody wanted to ask Fly any more" if deadline.is_cancelled else "there was no time left to ask Fly"
+            cancelled = "the request was cancelled before it was sent to Fly"
+            why = cancelled if deadline.is_cancelled else "no time was left to send the request to Fly"
             raise OutOfTimeError(f"{why} ({action})", verdict=ResponseKind.TRANSIENT)
 
     def turn_was_late(self, action: str, thing: str, seconds: float) -> None:
@@ -226,7 +227,7 @@ class HttpConnections:
             if len(data) > MAX_BODY:
                 return Reply(0, failure=f"the answer is larger than {MAX_BODY} bytes")
             if time.monotonic() > end:
-                return Reply(0, failure="the answer did not come to an end in time")
+                return Reply(0, failure="the answer was not complete in time")
         self._set_clock(response.headers.get("date", ""))
         headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
         body = bytes(data)
@@ -243,5 +244,5 @@ class HttpConnections:
 
     def _words(self, error: Exception, deadline: Deadline) -> str:
         if deadline.is_cancelled:
-            return "it was given up before there was an answer"
+            return "the request was cancelled before Fly answered"
         return self._access.token.blot(f"{type(error).__name__}: {error}".rstrip(": "))

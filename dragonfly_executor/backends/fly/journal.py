@@ -128,7 +128,7 @@ class Journal:
 
     def _path(self, name: str) -> Path:
         if not NAME.fullmatch(name):
-            raise ValueError(f"no machine has such a name: {name!r}")
+            raise ValueError(f"not a machine's name: {name!r}")
         return self.folder / f"{name}{SUFFIX}"
 
     def _sync(self) -> None:
@@ -190,17 +190,17 @@ def _decode(name: str, said: Any) -> JournalEntry:
     boot, pool, owner, expires, lifetime, *more = said["label"]
     read = Owner.decode(owner)
     if read is None or not isinstance(boot, str) or not isinstance(pool, str):
-        raise ValueError("the label is none")
+        raise ValueError("the label is not valid")
     began, until = float(said["began"]), float(said["expires"])
     if not isfinite(began) or not isfinite(until):
-        raise ValueError("those are no times")
+        raise ValueError("a time is not a finite number")
     app, host, region = (_text(said[key]) for key in ("app", "host", "region"))
     machine_id, guest = said["machine_id"], said["guest"]
     # The id becomes part of a request URL, so it must be well-formed.
     if machine_id is not None and not (isinstance(machine_id, str) and MACHINE_ID.fullmatch(machine_id)):
-        raise ValueError("there is no such machine")
+        raise ValueError("the machine's ID is not valid")
     if not isinstance(guest, dict):
-        raise TypeError("the machine is none")
+        raise TypeError("the guest is not a mapping")
     label = Label(boot, pool, read, _whole(expires), _whole(lifetime), *_claim(*more))
     return JournalEntry(name, app, host, label, began, until, machine_id, region, guest, said["abandoned"] is True)
 
@@ -212,12 +212,12 @@ def _claim(app: object = "", hold: object = 0, held: object = 0) -> tuple[str, i
 
 def _text(said: object) -> str:
     if not isinstance(said, str):
-        raise TypeError("that is no text")
+        raise TypeError("a value is not a text")
     return said
 
 
 def _whole(said: object) -> int:
     """Return a number of seconds from a label, once it is checked."""
     if not isinstance(said, int) or not 0 <= said < 10**15:
-        raise ValueError("that is no time")
+        raise ValueError("a time is not valid")
     return said

@@ -32,7 +32,9 @@ class JournalWriter:
         try:
             self._write(entry)
         except OSError as error:
-            text = f"the boot could not be written down, so nothing was asked of Fly: {error} (see journal=)"
+            text = (
+                f"the boot could not be written into the journal, so no machine was requested: {error} (see journal=)"
+            )
             raise errors.BootError(text, "create") from error
 
     def complete(self, entry: JournalEntry, machine: object) -> None:
@@ -41,7 +43,7 @@ class JournalWriter:
             self._write(entry)
         except OSError as error:
             # The entry on the disk has the name, by which a sweep finds the machine.
-            logger.warning("the journal does not have the number of %s: %s", machine, error)
+            logger.warning("the ID of %s could not be written into the journal: %s", machine, error)
 
     def forget(self, entry: JournalEntry) -> None:
         """Remove the entry of a machine that is gone."""
@@ -51,18 +53,19 @@ class JournalWriter:
             self._journal.remove(entry.name)
         except OSError as error:
             # A later sweep looks the machine up, and finds nothing.
-            logger.warning("machine %s is gone, which the journal could not be told: %s", entry.name, error)
+            logger.warning("machine %s is gone, but its journal entry could not be removed: %s", entry.name, error)
 
     def abandon(self, entry: JournalEntry) -> str:
         """Leave a machine to a later sweep, such as the next boot's. Return as text how it gets destroyed."""
         if self._journal is None:
-            return f"Without a journal no sweep does while this process lives: `dragonfly destroy {entry.name}`"
+            why = "There is no journal, so no sweep destroys it while this process lives"
+            return f"{why}: `dragonfly destroy {entry.name}`"
         try:
             self._write(entry._replace(abandoned=True))
         except OSError as error:
-            return f"The journal could not be told ({error}): `dragonfly destroy {entry.name}`"
+            return f"The journal could not be written ({error}): `dragonfly destroy {entry.name}`"
         self._ask_for_sweep()
-        return "A later sweep sees to it"
+        return "A later sweep destroys it"
 
     def _write(self, entry: JournalEntry) -> None:
         if self._journal is not None:

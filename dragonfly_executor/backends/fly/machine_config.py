@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dragonfly_executor.protocol.parent import VARIABLE
+from dragonfly_executor.util.validation import duration
+
+if TYPE_CHECKING:
+    from dragonfly_executor.util.validation import Seconds
 
 CPUS = {"shared": (1, 2, 4, 6, 8), "performance": (1, 2, 4, 6, 8, 10, 12, 14, 16)}
 MEMORY = {"shared": (256, 2048, 256), "performance": (2048, 8192, 1024)}
 """For each kind: minimum and maximum MiB per CPU, and the step of the total."""
+LONGEST_LIFETIME = 10 * 365 * 24 * 3600.0
+"""Seconds. Every machine needs an expiry date, as sweeps find orphaned machines by it."""
 STOP_SIGNAL = "SIGTERM"
 STOP_SIGNALS = ("SIGTERM", "SIGINT")
 """Signals on which a runner lets its calls finish."""
@@ -77,27 +83,77 @@ class Guest(NamedTuple):
         return f"{self.cpu_kind}-{self.cpus}x with {self.memory_mb} MB{gpus}"
 
 
+class RunnerLimits(NamedTuple):
+    """The times after which a runner ends, in seconds; see `FlyBackend`."""
+
+    failsafe: float
+    max_lifetime: float
+    max_idle: float
+    stop_grace: float
+
+    @classmethod
+    def check(cls, failsafe: Seconds, max_lifetime: Seconds, max_idle: Seconds, stop_grace: float) -> RunnerLimits:
+        """Return the limits. Raises TypeError or ValueError if one is invalid."""
+        lifetime = duration(max_lifetime, "max_lifetime", positive=True)
+        if lifetime > LONGEST_LIFETIME:
+            raise ValueError(f"max_lifetime must be {LONGEST_LIFETIME:.0f} seconds at most, not {max_lifetime!r}")
+        return cls(duration(failsafe, "failsafe", positive=True), lifetime, duration(max_idle, "max_idle"), stop_grace)
+
+
+class ConfigSections(NamedTuple):
+    """The parts of a machine's config that users give; see `FlyBackend`.
+
+    Attributes:
+        env, metadata, services, init: see `FlyBackend`.
+        more: `machine_config`.
+    """
+
+    env: Mapping[str, str]
+    metadata: Mapping[str, str]
+    services: tuple[Mapping[str, Any], ...]
+    init: Mapping[str, Any]
+    more: Mapping[str, Any]
+
+    @classmethod
+    def check(
+        cls,
+        env: Mapping[str, str] | None,
+        metadata: Mapping[str, str] | None,
+        services: Iterable[Mapping[str, Any]],
+        init: Mapping[str, Any] | None,
+        machine_config: Mapping[str, Any] | None,
+    ) -> ConfigSections:
+        """Return the sections. Raises TypeError or ValueError if one is invalid."""
+        more = check_config(machine_config)
+        return cls(
+            check_texts(env, "env"),
+            check_texts(metadata, "metadata"),
+            check_services(services),
+            _checked_mapping(init, "init"),
+            more,
+        )
+
+    @property
+    def have_token(self) -> bool:
+        """True if the runners' variables contain a token for Fly. The user then means the runners to have it."""
+        return any(name in env for name in TOKENS for env in (self.env, _mapping(self.more.get("env"))))
+
+
 def runner_command(
-    python: str,
-    options: Iterable[str] = (),
-    *,
-    failsafe: float,
-    max_lifetime: float,
-    max_idle: float,
-    stop_grace: float = STOP_GRACE,
-    keep_token: bool = False,
+    python: str, options: Iterable[str], limits: RunnerLimits, *, keep_token: bool = False
 ) -> tuple[str, ...]:
     """Return the command that starts a runner.
 
     Args:
         python, options: the interpreter and its options.
-        failsafe, max_lifetime, max_idle, stop_grace, keep_token: see `FlyBackend`. Times are in seconds.
+        limits: the times after which the runner ends.
+        keep_token: see `FlyBackend`.
     """
-    limits = {"--failsafe": failsafe, "--max-lifetime": max_lifetime, "--max-idle": max_idle}
+    times = {"--failsafe": limits.failsafe, "--max-lifetime": limits.max_lifetime, "--max-idle": limits.max_idle}
     # Leave out defaults, as a runner of a slightly older image does not know newer options.
-    if stop_grace != STOP_GRACE:
-        limits["--stop-grace"] = stop_grace
-    words = [word for name, seconds in limits.items() for word in (name, f"{seconds:.3f}")]
+    if limits.stop_grace != STOP_GRACE:
+        times["--stop-grace"] = limits.stop_grace
+    words = [word for name, seconds in times.items() for word in (name, f"{seconds:.3f}")]
     if keep_token:
         words += "--keep-token", "1"
     # -P: the image's WORKDIR may hold a module with the name of a standard module, and must not come first.
@@ -190,18 +246,21 @@ def check_config(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return config
 
 
-def check_stop_grace(given: float | None, config: Mapping[str, Any]) -> float:
+def check_stop_grace(stop_grace: Seconds | None, config: Mapping[str, Any]) -> float:
     """Return `stop_grace` in seconds: the argument, or the value that follows from ``machine_config["stop_config"]``.
 
     Raises:
         ValueError: both are given, or the value is invalid.
     """
+    given = None if stop_grace is None else duration(stop_grace, "stop_grace")
     if "stop_config" in config:
         if given is not None:
-            raise ValueError("stop_grace= and machine_config['stop_config'] are the same: give one of them")
+            raise ValueError("stop_grace= and machine_config['stop_config'] set the same time: give one of them")
         return max(0.0, _stop_seconds(_mapping(config["stop_config"])) - STOP_SLACK)
     if given is not None and given > MAX_STOP - STOP_SLACK:
-        raise ValueError(f"stop_grace must be {MAX_STOP - STOP_SLACK:g} seconds at most, as Fly has it, not {given:g}")
+        raise ValueError(
+            f"stop_grace must be {MAX_STOP - STOP_SLACK:g} seconds at most, which is Fly's limit, not {given:g}"
+        )
     return STOP_GRACE if given is None else given
 
 
@@ -220,11 +279,6 @@ def _stop_seconds(stop: Mapping[str, Any]) -> float:
     return sum(float(number) * {"ms": 0.001, "s": 1.0, "m": 60.0}[unit] for number, unit in parts)
 
 
-def has_token(env: Mapping[str, str], config: Mapping[str, Any]) -> bool:
-    """Return True if the runners' variables contain a token for Fly. The user then means the runners to have it."""
-    return any(name in variables for name in TOKENS for variables in (env, _mapping(config.get("env"))))
-
-
 def check_texts(given: Mapping[str, str] | None, name: str) -> Mapping[str, str]:
     """Return checked variables or metadata: texts by name."""
     texts = _checked_mapping(given, name)
@@ -232,9 +286,11 @@ def check_texts(given: Mapping[str, str] | None, name: str) -> Mapping[str, str]
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"{name} must hold texts; {key!r} is {type(value).__name__}")
         if not key or "=" in key or "\0" in key + value:
-            raise ValueError(f"{name} has a name that none can have, or a null character: {key!r}")
+            raise ValueError(f"{name} has an invalid name, or a null character: {key!r}")
         if key == VARIABLE:
-            raise ValueError(f"{name} must not have {VARIABLE}: it is how the runner is told of its parent")
+            raise ValueError(
+                f"{name} must not have {VARIABLE}: the backend sets it, and the runner finds its parent by it"
+            )
     return texts
 
 
@@ -244,11 +300,6 @@ def check_services(given: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any
     if not all(isinstance(service, Mapping) for service in services):
         raise TypeError("services must be a list of mappings, as in a machine's config")
     return services
-
-
-def check_init(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Return checked `init`."""
-    return _checked_mapping(given, "init")
 
 
 def _checked_mapping(given: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:

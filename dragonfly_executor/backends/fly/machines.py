@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 ENDED = frozenset({"stopped", "failed", "launch_failed", "destroying", "destroyed", "replaced", "suspended"})
 """States without a runner. In any other state, known or not, a runner may run."""
+STILL_EXISTS = "Fly has accepted the request to destroy it, and it still exists"
+"""The reason why a machine may still exist after it was destroyed."""
 GONE = frozenset({"destroyed", "replaced", "migrated"})
 """States of machines that no longer exist and cost nothing."""
 MAX_EVENTS = 6

@@ -12,7 +12,7 @@ from dragonfly_executor.backends.base import GivenUp, Node
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
-from dragonfly_executor.backends.fly.machines import ENDED, Exit, FlyMachine
+from dragonfly_executor.backends.fly.machines import ENDED, STILL_EXISTS, Exit, FlyMachine
 from dragonfly_executor.backends.fly.owner import HELD, HOLD_FOR
 from dragonfly_executor.backends.fly.responses import ResponseKind
 from dragonfly_executor.runner import exit_codes
@@ -33,9 +33,9 @@ PAUSE = 1.0
 """Seconds until the next poll if Fly does not report the machine's state."""
 UNSEEN = 15.0
 """Seconds after its creation in which a machine may be unknown to some of Fly's hosts, any of which may answer."""
-SWALLOWED = (
-    "its runner was never started, since the image has an ENTRYPOINT that does not run the command that it is given "
-    '(it should end with `exec "$@"`): init={"entrypoint": ["/usr/bin/env"]} takes the place of that ENTRYPOINT'
+ENTRYPOINT_HINT = (
+    "its runner was never started, since the image's ENTRYPOINT does not run the command that it is given "
+    '(it should end with `exec "$@"`): init={"entrypoint": ["/usr/bin/env"]} replaces that ENTRYPOINT'
 )
 WATCHED = ("stopped", "failed", "destroyed")
 
@@ -124,8 +124,8 @@ class FlyNode(Node):
         seen = self._seen
         if seen.state == "started" and seen.exit is None:
             return (
-                f"{seen.standing()}. Its runner was to dial {self._address}: is that address reachable from Fly's "
-                f"private network (6PN)? Or {SWALLOWED}. What it printed: fly logs -a {self._api.access.app} "
+                f"{seen.standing()}. Its runner should dial {self._address}: is that address reachable from Fly's "
+                f"private network (6PN)? Or {ENTRYPOINT_HINT}. Its output: fly logs -a {self._api.access.app} "
                 f"--machine {seen.id}"
             )
         return seen.standing()
@@ -139,7 +139,7 @@ class FlyNode(Node):
             self._api.note(self.machine_id, HELD, str(until), Deadline(RENEW_TIMEOUT, self._stopping))
         except FlyAPIError as error:
             if not self._stopping.is_set():
-                logger.warning("could not write on %s that it is still wanted: %s", self._seen, error)
+                logger.warning("could not renew the claim on %s: %s", self._seen, error)
 
     def stop(self) -> None:
         """Destroy the machine. If that is not confirmed, mark its journal entry, so that the next sweep destroys it."""
@@ -153,7 +153,7 @@ class FlyNode(Node):
                 self._forget()
                 return
             then = self._abandon()
-            logger.warning("%s could not be seen to be destroyed: %s. %s", self._seen, why, then)
+            logger.warning("the destruction of %s could not be confirmed: %s. %s", self._seen, why, then)
         except Exception:
             logger.exception("%s may not have been destroyed", self._seen)
         finally:
@@ -168,7 +168,7 @@ class FlyNode(Node):
                 if found is None:
                     return False, "Fly does not list it"
                 self._seen, self.machine_id = found, found.id
-            return self._api.destroy(self.machine_id, deadline), "it was told to go, and has not yet"
+            return self._api.destroy(self.machine_id, deadline), STILL_EXISTS
         except FlyAPIError as error:
             return False, str(error)
 
@@ -177,22 +177,22 @@ def describe_exit(ending: Exit, address: str) -> str:
     """Return an exit of a machine's main process as text, with its meaning."""
     said = f"exit code {ending.code}"
     if ending.oom_killed:
-        return f"{said}, killed for want of memory: give memory_mb= more"
+        return f"{said}, killed because its memory was full: raise memory_mb="
     if ending.error:
         said = f"{said}, {ending.error}"
     if ending.requested:
-        said = f"{said}, as somebody had asked for"
+        said = f"{said}, after a request to stop it"
     meaning = {
         exit_codes.UNREACHABLE: (
             f"it could not reach the parent at {address}: is that address reachable from Fly's private network (6PN)?"
         ),
-        exit_codes.REFUSED: "the parent did not let it in, or not any more",
+        exit_codes.REFUSED: "the parent refused it, or did not expect it any more",
         exit_codes.EXPIRED: "max_lifetime had passed",
         exit_codes.IDLE: "it had no call for max_idle",
         exit_codes.SILENT: "its agent was silent for too long",
-        0: f"the runner itself never ends so: perhaps {SWALLOWED}",
-        126: "what starts the runner cannot be run: look at init= and python=",
-        127: "what starts the runner is not there: look at init= and python=, and at what the image has",
-        1: "look at its log: is dragonfly_executor installed in the image, for the same version of Python?",
+        0: f"a runner never exits with this code itself: perhaps {ENTRYPOINT_HINT}",
+        126: "the command that starts the runner cannot be executed: check init= and python=",
+        127: "the command that starts the runner was not found: check init=, python= and the image",
+        1: "check its log: is dragonfly_executor installed in the image, for the same version of Python?",
     }.get(ending.code)
     return f"{said}: {meaning}" if meaning else said

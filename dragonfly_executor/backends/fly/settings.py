@@ -82,7 +82,7 @@ class Access(NamedTuple):
         wanted = app or environment.get("FLY_APP_NAME")
         if not wanted:
             how = spelling.give("app")
-            raise ValueError(f"which Fly app are the runners to belong to? {how} (a machine on Fly has it)")
+            raise ValueError(f"the Fly app for the runners is not set. {how} (a machine on Fly has it)")
         if not is_app_name(wanted):
             raise ValueError(f"{spelling.name('app', is_given=bool(app))} is no name of a Fly app: {wanted!r}")
         secret = token or environment.get("FLY_API_TOKEN")
@@ -132,7 +132,7 @@ class Address(NamedTuple):
         given = parent_address or environment.get("FLY_PRIVATE_IP")
         if not given:
             raise ValueError(
-                "runners would not know where to dial: this is no machine on Fly, since FLY_PRIVATE_IP is not set. "
+                "runners have no address to dial: this is not a machine on Fly, since FLY_PRIVATE_IP is not set. "
                 f"{spelling.give('parent_address')} to an address of this machine that Fly's private network reaches: "
                 "over WireGuard (`fly wireguard create`) that is the fdaa: address of its interface"
             )
@@ -173,7 +173,7 @@ class Placement(NamedTuple):
         wanted = image or own
         if not wanted:
             raise ValueError(
-                f"which image are the runners to run? {spelling.give('image')} (a machine on Fly has it; "
+                f"the image for the runners is not set. {spelling.give('image')} (a machine on Fly has it; "
                 "`fly image show -a APP` prints an app's own)"
             )
         return cls(wanted, wanted == own, _regions(region or environment.get("FLY_REGION") or ()))
@@ -199,7 +199,7 @@ def _host_and_port(text: str, name: str) -> tuple[str, int]:
     try:
         host, port = split_address(text)
     except ValueError:
-        port = -1
+        host, port = "", -1
     if not 0 <= port <= 65535:
         raise ValueError(f"{name} must be HOST or HOST:PORT, an IPv6 address in brackets, not {text!r}")
     return host, port

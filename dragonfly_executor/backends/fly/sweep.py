@@ -17,13 +17,13 @@ from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.journal import Journal, JournalEntry
-from dragonfly_executor.backends.fly.machines import GONE, FlyMachine
+from dragonfly_executor.backends.fly.machines import GONE, STILL_EXISTS, FlyMachine
 from dragonfly_executor.backends.fly.owner import Label, Liveness, Owner
 
 MAX_PARENTS = 20
 """The maximum number of parents on Fly that one sweep checks, as each takes a request."""
 
-ASKING = 3.0
+LOOKUP_TIMEOUT = 3.0
 """Seconds for looking up one machine. A slow lookup must not prevent the lookups of other machines."""
 SHOWN = 60.0
 """Seconds after which a machine that Fly does not know counts as gone. A newer one may not be visible everywhere."""
@@ -164,7 +164,7 @@ class Sweeper:
             swept.left.append((one, str(error)))
             return
         if not gone:
-            swept.left.append((one, "it was told to go, and has not yet"))
+            swept.left.append((one, STILL_EXISTS))
             return
         swept.destroyed.append(one)
         if one.entry is not None:
@@ -190,9 +190,9 @@ class Sweeper:
     def _ask(self, machine_id: str, deadline: Deadline) -> tuple[FlyMachine | None, str]:
         """Look a machine up. Return it, or the reason why the lookup failed."""
         try:
-            return self._api.get(machine_id, deadline.part(ASKING)), ""
+            return self._api.get(machine_id, deadline.part(LOOKUP_TIMEOUT)), ""
         except FlyAPIError as error:
-            return None, f"it could not be asked after: {error}"
+            return None, f"its state could not be read: {error}"
 
     def _is_over(self, entry: JournalEntry, machine: FlyMachine | None) -> bool:
         """Return True if an unlisted machine is gone and its entry is no longer needed."""
@@ -215,17 +215,17 @@ class Sweeper:
                 # A machine has this name, but it is not the one in the journal.
                 entry = None
             elif entry.abandoned:
-                return Found(machine, entry, Liveness.GONE, "its pool has let go of it")
+                return Found(machine, entry, Liveness.GONE, "its pool has released it")
         written = label or (entry.label if entry is not None else None)
         if written is None:
-            return Found(machine, entry, Liveness.UNKNOWN, "nothing says whose it is")
+            return Found(machine, entry, Liveness.UNKNOWN, "its owner is unknown")
         liveness = written.owner.liveness(self._me, is_here=entry is not None and entry.label is not None)
         expires = written.expires if machine is None else written.expires_on(machine.created)
         if liveness is Liveness.UNKNOWN and expires < now:
-            return Found(machine, entry, Liveness.GONE, "its time is over")
+            return Found(machine, entry, Liveness.GONE, "it has expired")
         held = None if machine is None else written.held_until(machine.created)
         if liveness is Liveness.UNKNOWN and held is not None and held + APART_A_LITTLE < now:
-            return Found(machine, entry, Liveness.GONE, "its owner has not renewed its claim to it")
+            return Found(machine, entry, Liveness.GONE, "its owner has not renewed its claim")
         if liveness is Liveness.UNKNOWN and written.owner.fly_machine is not None:
             is_new = machine is None or machine.created is None or now - machine.created < SHOWN
             liveness = self._parent_on_fly(written.owner.fly_machine, written.app, deadline, is_new=is_new)
@@ -234,7 +234,7 @@ class Sweeper:
         why = {
             Liveness.ALIVE: f"{process} has it",
             Liveness.GONE: f"{elsewhere} is gone",
-            Liveness.UNKNOWN: f"{elsewhere} cannot be asked after from here",
+            Liveness.UNKNOWN: f"{elsewhere} cannot be checked from here",
         }[liveness]
         return Found(machine, entry, liveness, why)
 
@@ -257,12 +257,12 @@ class Sweeper:
     def _ask_for_parent(self, machine_id: str, app: str, deadline: Deadline, *, is_new: bool) -> Liveness:
         api = self._api if app in ("", self._api.access.app) else self._api.of(app)
         try:
-            machine = api.get(machine_id, deadline.part(ASKING))
+            machine = api.get(machine_id, deadline.part(LOOKUP_TIMEOUT))
             if machine is not None:
                 ended = machine.id == machine_id and machine.state in {*GONE, "stopped", "failed"}
                 return Liveness.GONE if ended else Liveness.UNKNOWN
             # A missing machine proves something only if Fly lists other machines of its app.
-            others = set() if not app or is_new else api.ids(deadline.part(ASKING))
+            others = set() if not app or is_new else api.ids(deadline.part(LOOKUP_TIMEOUT))
         except FlyAPIError:
             return Liveness.UNKNOWN
         return Liveness.GONE if others and machine_id not in others else Liveness.UNKNOWN

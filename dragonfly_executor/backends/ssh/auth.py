@@ -163,7 +163,7 @@ def _load(path: Path, passphrase: bytes | None) -> paramiko.PKey:
     except (TypeError, paramiko.PasswordRequiredException):
         if passphrase is None:
             raise
-    return paramiko.PKey.from_path(path, passphrase)
+    return paramiko.PKey.from_path(path, passphrase)  # pyright: ignore[reportArgumentType]  # bytes will do
 
 
 def _certify(key: paramiko.PKey, files: Iterable[str], tried: list[str]) -> None:
@@ -172,7 +172,8 @@ def _certify(key: paramiko.PKey, files: Iterable[str], tried: list[str]) -> None
         try:
             blob = PublicBlob.from_file(str(Path(file).expanduser()))
             certified = paramiko.Message(blob.key_blob)
-            certified.get_text(), certified.get_binary()  # its type, and a nonce
+            certified.get_text()  # its type
+            certified.get_binary()  # a nonce
             # In a certificate, the fields after the nonce equal the key's fields after its type.
             own = paramiko.Message(key.asbytes())
             own.get_text()
@@ -206,4 +207,4 @@ def _without_secrets(error: Exception) -> str:
         return "it has a passphrase: give passphrase=, or add it to an agent"
     if isinstance(error, OSError):
         return str(error)
-    return f"{type(error).__name__} (wrong passphrase, or a kind of key that is not known)"
+    return f"{type(error).__name__} (wrong passphrase, or a type of key that is not supported)"

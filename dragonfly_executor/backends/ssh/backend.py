@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.ssh.host_race import Race
 from dragonfly_executor.backends.ssh.host_table import HostTable
-from dragonfly_executor.backends.ssh.hosts import SSHHost, address, port_number, user_name, variables
+from dragonfly_executor.backends.ssh.hosts import SSHHost, address, variables
+from dragonfly_executor.backends.ssh.settings import HostKeySettings, LoginSettings, SSHSettings
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.transport.tcp import WILDCARDS
 from dragonfly_executor.util.validation import duration, hook, whole
 
 if TYPE_CHECKING:
+    from dragonfly_executor.backends.ssh.boot import HostBooter
+    from dragonfly_executor.backends.ssh.settings import PathLike
     from dragonfly_executor.util.validation import Seconds, Wait
-
-    PathLike = str | Path
 
 CONNECT = ("channel", "direct")
 CLIENTS = ("paramiko", "openssh")
@@ -111,51 +111,38 @@ class SSHBackend(Backend):
     ) -> None:
         self.hosts = _hosts(hosts)
         self.sync = Sync.of(sync, requirements)
-        self.dials_back = _is_direct(connect)
+        self.dials_back = _one_of(CONNECT, connect, "connect") == "direct"
         self._listen_where(parent_address, bind_address)
-        per_host = whole(runners_per_host, "runners_per_host", 1)
-        sizes = [host.runners or per_host for host in self.hosts]
-        self._places = HostTable(self.hosts, sizes, hook(host_wait, "host_wait"))
-        if client not in CLIENTS:
-            raise ValueError(f"client must be one of {', '.join(map(repr, CLIENTS))}, not {client!r}")
-        if client == "paramiko":
-            _need_paramiko()
-        from dragonfly_executor.backends.ssh.boot import HostBooter
-        from dragonfly_executor.backends.ssh.session import Means
-
-        means = Means(
+        self._places = _host_table(self.hosts, runners_per_host, host_wait)
+        self.default_max = self._places.size
+        settings = SSHSettings(
             config=None if config is None else str(config),
-            user=user_name(user),
-            port=port_number(port),
-            key_filenames=_texts(key_filename),
-            passphrase=passphrase,
-            password=password,
-            use_agent=use_agent,
-            known_hosts=None if known_hosts is None else _texts(known_hosts),
-            host_keys=_texts(host_key),
-            accept_any_host_key=insecure_accept_any_host_key,
+            login=LoginSettings.check(user, port, key_filename, passphrase, password, use_agent),
+            host_keys=HostKeySettings.check(known_hosts, host_key, insecure_accept_any_host_key),
             connect_timeout=duration(connect_timeout, "connect_timeout", positive=True),
             python=python,
             env=variables(env),
             cache=cache,
             is_direct=self.dials_back,
-            client=client,
+            client=_one_of(CLIENTS, client, "client"),
         )
-        self._booter = HostBooter(means)
-        self.default_max = self._places.size
+        self._booter = _host_booter(settings)
 
     def __repr__(self) -> str:
         return f"SSHBackend({[str(host) for host in self.hosts]})"
 
     def _listen_where(self, parent_address: str | None, bind_address: str | None) -> None:
         if not self.dials_back and (parent_address is not None or bind_address is not None):
-            raise ValueError('parent_address and bind_address have a meaning with connect="direct" only')
+            raise ValueError('parent_address and bind_address need connect="direct"')
         host, port = (LOOPBACK, None) if parent_address is None else address(parent_address, "parent_address")
         if host in WILDCARDS:
-            raise ValueError(f"nobody can dial {host!r}: parent_address is what they dial, bind_address what is bound")
+            raise ValueError(
+                f"hosts cannot dial {host!r}: give an address of this machine as parent_address=, "
+                f"and {host!r} as bind_address="
+            )
         bound, bound_port = (host, port) if bind_address is None else address(bind_address, "bind_address")
         if parent_address is None and bind_address is not None:
-            raise ValueError("bind_address without parent_address: the hosts would not know what to dial")
+            raise ValueError("bind_address needs parent_address: the address that the hosts dial")
         self._bound = bound, bound_port or port or 0
         self.advertised_host, self.advertised_port = host, port
 
@@ -184,21 +171,23 @@ def _hosts(hosts: Iterable[str | SSHHost]) -> list[SSHHost]:
     return listed
 
 
-def _need_paramiko() -> None:
-    try:
-        import paramiko  # noqa: F401
-    except ImportError as error:
-        raise ImportError("SSHBackend needs paramiko: pip install 'dragonfly-executor[ssh]'") from error
+def _host_table(hosts: list[SSHHost], runners_per_host: int, host_wait: Wait | None) -> HostTable:
+    per_host = whole(runners_per_host, "runners_per_host", 1)
+    return HostTable(hosts, [host.runners or per_host for host in hosts], hook(host_wait, "host_wait"))
 
 
-def _is_direct(connect: str) -> bool:
-    if connect not in CONNECT:
-        raise ValueError(f"connect must be one of {', '.join(map(repr, CONNECT))}, not {connect!r}")
-    return connect == "direct"
+def _host_booter(settings: SSHSettings) -> HostBooter:
+    if settings.client == "paramiko":
+        try:
+            import paramiko  # noqa: F401
+        except ImportError as error:
+            raise ImportError("SSHBackend needs paramiko: pip install 'dragonfly-executor[ssh]'") from error
+    from dragonfly_executor.backends.ssh.boot import HostBooter
+
+    return HostBooter(settings)
 
 
-def _texts(value: PathLike | Iterable[PathLike] | None) -> list[str]:
-    """Return one or several texts or paths as a list of texts."""
-    if value is None:
-        return []
-    return [str(value)] if isinstance(value, str | Path) else [str(item) for item in value]
+def _one_of(allowed: tuple[str, ...], value: str, name: str) -> str:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+    return value

@@ -24,7 +24,8 @@ from dragonfly_executor.serialization.missing_module import HOST_NAME
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import BootRequest
     from dragonfly_executor.backends.ssh.host_table import HostPlace
-    from dragonfly_executor.backends.ssh.session import Client, Means, SSHSession
+    from dragonfly_executor.backends.ssh.session import Client, SSHSession
+    from dragonfly_executor.backends.ssh.settings import SSHSettings
 
 SHARE_OF_DIALING = 0.8
 """The share of the remaining boot time that a runner may spend on dialing back. In the rest it can report a failure."""
@@ -38,24 +39,24 @@ class HostBooter:
         OSError: a key file cannot be read.
     """
 
-    def __init__(self, means: Means) -> None:
-        self._means = means
-        self._config = Resolver(means.config, has_parser=means.client == "paramiko")
+    def __init__(self, settings: SSHSettings) -> None:
+        self._settings = settings
+        self._config = Resolver(settings.config, has_parser=settings.client == "paramiko")
         self._archives: dict[tuple[str, ...], Archive] = {}
         self._archive_lock = threading.Lock()
         self._client = self._make_client()
 
     def _make_client(self) -> Client:
-        if self._means.client == "openssh":
+        if self._settings.client == "openssh":
             from dragonfly_executor.backends.ssh.openssh_session import ProgramClient
 
             where = self._config.options()
-            return ProgramClient(self._means, NO_FILE if where is None else where)
+            return ProgramClient(self._settings, NO_FILE if where is None else where)
         # Imported late: hosts have no paramiko, and users of the other client need not have it.
         from dragonfly_executor.backends.ssh.paramiko_session import ParamikoClient
 
         return ParamikoClient(
-            self._means, lambda text, deadline: self._config.resolve(SSHHost(text), None, None, deadline)
+            self._settings, lambda text, deadline: self._config.resolve(SSHHost(text), None, None, deadline)
         )
 
     def prepare(self) -> None:
@@ -73,10 +74,10 @@ class HostBooter:
         Raises:
             BootError: with the phase that failed, and the output of the host.
         """
-        means, python = self._means, host.python or self._means.python
+        settings, python = self._settings, host.python or self._settings.python
         archive = self._make_archive()
-        target = self._config.resolve(host, means.user, means.port, deadline)
-        line = command(python, archive.digest, means.cache, request.timeout, portable_options(), os.urandom(8).hex())
+        target = self._config.resolve(host, settings.login.user, settings.login.port, deadline)
+        line = command(python, archive.digest, settings.cache, request.timeout, portable_options(), os.urandom(8).hex())
         tries = 0
         while True:
             session = self._client.open(host, target, deadline)
@@ -113,7 +114,7 @@ class HostBooter:
         dial = self._dial(request, deadline)
         # The token goes to the agent alone, not into the environment that child processes inherit.
         described = request.parent._replace(token=None).encode()
-        env = {**self._means.env, **host.env, VARIABLE: described, HOST_NAME: str(host)}
+        env = {**self._settings.env, **host.env, VARIABLE: described, HOST_NAME: str(host)}
         reached.last_word = b"" if dial is None else LAST_WORD
         with deadline.ending(reached.session.abandon):
             with reached.bootstrapping():
@@ -121,13 +122,13 @@ class HostBooter:
             if dial is not None:
                 with reached.telling():
                     _wait_until_dialed(bootstrap, request.parent.address)
-        return reached.as_node(place, request.parent.address if self._means.is_direct else None)
+        return reached.as_node(place, request.parent.address if self._settings.is_direct else None)
 
     def _dial(self, request: BootRequest, deadline: SSHBootDeadline) -> Mapping[str, object] | None:
         """Return the instructions for a runner that dials back. Its timeout lets it report a failure in time."""
-        if not self._means.is_direct:
+        if not self._settings.is_direct:
             return None
-        failsafe = min(self._means.connect_timeout, SHARE_OF_DIALING * deadline.step_timeout())
+        failsafe = min(self._settings.connect_timeout, SHARE_OF_DIALING * deadline.step_timeout())
         return {"parent": request.parent.encode(), "failsafe": failsafe}
 
     def _make_archive(self) -> Archive:
@@ -157,7 +158,7 @@ def _wait_until_dialed(bootstrap: Bootstrap, address: str | None) -> None:
     try:
         bootstrap.wait_until_dialed()
     except TimeoutError as error:
-        text = f"{host} has a runner that did not get to {address} in the time that a boot has"
+        text = f"{host} has a runner that did not reach {address} within the boot timeout"
         raise errors.BootError(text, "connect") from error
     except OSError as error:
         text = f"{host}: the connection broke before its runner had dialed back: {error or type(error).__name__}"

@@ -33,6 +33,7 @@ class Talk(Protocol):
 
     def recv(self, size: int, /) -> bytes:
         """Return 1 to `size` bytes, or ``b""`` at the end. Raises `TimeoutError` if the boot has taken too long."""
+        ...
 
     def sendall(self, data: bytes, /) -> None:
         """Send all of `data`."""
@@ -149,7 +150,7 @@ class Bootstrap:
         self.shipped = size
         line = self._line().removeprefix(MAGIC)
         if self._read(line).get("ready") is not True:
-            raise self._error(f"does not keep to the rules: {line[:200]!r}")
+            raise self._error(f"broke the protocol of the bootstrap: {line[:200]!r}")
         self._talk.unread(self._data)
         self._data = b""
 
@@ -164,9 +165,9 @@ class Bootstrap:
         if "error" in said:
             phase = "handshake" if said.get("phase") == "handshake" else "connect"
             hint = " (parent_address= says where hosts reach this machine)" if phase == "connect" else ""
-            raise self._error(f"has a runner that does not get here: {said['error']}{hint}", phase)
+            raise self._error(f"has a runner that cannot reach this machine: {said['error']}{hint}", phase)
         if said.get("dialed") is not True:
-            raise self._error(f"does not keep to the rules: {line[:200]!r}")
+            raise self._error(f"broke the protocol of the bootstrap: {line[:200]!r}")
 
     def _first_line(self) -> bytes:
         """Return the line after the mark. Bytes before the mark are output of the host's shell, and go into `noise`."""
@@ -199,14 +200,14 @@ class Bootstrap:
         except (ValueError, RecursionError):
             said = None
         if not isinstance(said, dict):
-            raise self._error(f"does not keep to the rules: {line[:200]!r}")
+            raise self._error(f"broke the protocol of the bootstrap: {line[:200]!r}")
         return said
 
     def _read(self, line: bytes) -> Mapping[str, Any]:
         said = self._parse(line)
         if "error" in said:
-            hint = "cache= says where on the host there is room for what is sent there"
-            raise self._error(f"cannot get ready: {said['error']} ({hint})")
+            hint = "give cache= a folder of the host that has room for the files"
+            raise self._error(f"cannot prepare a runner: {said['error']} ({hint})")
         return said
 
     def _error(self, text: str, phase: str = "bootstrap") -> BootError:
@@ -217,8 +218,8 @@ class Bootstrap:
         tried = ", ".join(f"{name} is {_version(found)}" for name, found in zip(candidates, versions, strict=False))
         text = f"{self.host} has no Python {NEEDED}, which the parent runs: {tried}"
         if any(version[:1].isdecimal() for version in versions):
-            return VersionMismatchError(f"{text}. Install it there, or say with python= where it is", "python")
-        return BootError(f"{text}. Install it there, or say with python= where it is", "python")
+            return VersionMismatchError(f"{text}. Install it there, or give its path as python=", "python")
+        return BootError(f"{text}. Install it there, or give its path as python=", "python")
 
 
 def _version(found: str) -> str:

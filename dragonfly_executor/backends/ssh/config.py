@@ -96,7 +96,7 @@ class Config:
             found: Mapping[str, Any] = paramiko.SSHConfig.from_text("\n".join((*first, self._text))).lookup(host.name)
             return _target(host, found)
         except (ConfigParseError, CouldNotCanonicalize, ImportError, ValueError) as error:
-            raise BootError(f"{host}: the SSH configuration cannot be understood: {error}", "resolve") from error
+            raise BootError(f"{host}: the SSH configuration cannot be parsed: {error}", "resolve") from error
 
 
 def _target(host: SSHHost, found: Mapping[str, Any]) -> Target:

@@ -175,7 +175,7 @@ class HostKeys:
         if self._pinned:
             if blob not in self._pinned:
                 expected = " or ".join(map(fingerprint, self._pinned))
-                raise HostKeyError(f"{host} shows the key {shown}, and is to have {expected}", "host key")
+                raise HostKeyError(f"{host} shows the key {shown}, but host_key= expects {expected}", "host key")
             return
         lines = self.lines(name)
         if any(line.revokes and line.blob == blob for line in lines):
@@ -186,8 +186,8 @@ class HostKeys:
         if known:
             expected = ", ".join(f"{key_type(other)} {fingerprint(other)}" for other in known)
             raise HostKeyError(
-                f"{host} shows the key {shown}, but is known with {expected}: either it was set up anew, or somebody "
-                f"answers in its place. Ask who runs it, and only then: ssh-keygen -R '{name}'",
+                f"{host} shows the key {shown}, but is known with {expected}: either it was installed anew, or an "
+                f"attacker answers in its place. Ask its administrator, and only then run: ssh-keygen -R '{name}'",
                 "host key",
             )
         if any(line.is_authority for line in lines):

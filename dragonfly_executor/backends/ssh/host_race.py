@@ -34,12 +34,12 @@ LEAST_SHARE = 0.8
 """The minimum share of the boot timeout for the backend, if the timeout is short."""
 
 
-class _News(Enum):
+class _RaceEvent(Enum):
     PROGRESS = "a host has given an answer"
     CHANGED = "a place may have come free, or the boot was given up"
 
 
-Changes: TypeAlias = "SimpleQueue[_HostAttempt | _News]"
+Changes: TypeAlias = "SimpleQueue[_HostAttempt | _RaceEvent]"
 
 
 class _HostAttempt:
@@ -54,7 +54,7 @@ class _HostAttempt:
     ) -> None:
         self.place = place
         self.given_up = GivenUp()
-        self.deadline = boot.of_attempt(self.given_up, lambda: news.put(_News.PROGRESS))
+        self.deadline = boot.of_attempt(self.given_up, lambda: news.put(_RaceEvent.PROGRESS))
         self.outcome: ReachedHost | BaseException | None = None
         self.is_overtaken = False
         """True if another host was tried later and has answered first."""
@@ -102,7 +102,7 @@ class Race:
             BootError: no host could be used, or the boot was cancelled.
         """
         with ExitStack() as stack:
-            changed = lambda: self._news.put(_News.CHANGED)  # noqa: E731  # it is unregistered by identity
+            changed = lambda: self._news.put(_RaceEvent.CHANGED)  # noqa: E731  # it is unregistered by identity
             stack.enter_context(self._places.watched(changed))
             stack.enter_context(self._deadline.ending(changed))
             stack.callback(self._end_others)
@@ -125,9 +125,9 @@ class Race:
                     self._wait_for_a_place()
                     continue
             match self._next(due):
-                case _News.PROGRESS if due != NEVER:
+                case _RaceEvent.PROGRESS if due != NEVER:
                     due = time.monotonic() + STAGGER
-                case _News.CHANGED if due == NEVER:
+                case _RaceEvent.CHANGED if due == NEVER:
                     due = time.monotonic()
                 case _HostAttempt(outcome=outcome) as attempt if attempt in self._running and outcome is not None:
                     earlier = self._running[: self._running.index(attempt)]
@@ -146,7 +146,7 @@ class Race:
         for other in others:
             other.given_up.set()
 
-    def _next(self, due: float) -> _HostAttempt | _News | None:
+    def _next(self, due: float) -> _HostAttempt | _RaceEvent | None:
         """Return the next news, or None if there is none until `due` (monotonic time)."""
         try:
             return self._news.get(timeout=None if due == NEVER else max(0.0, due - time.monotonic()))

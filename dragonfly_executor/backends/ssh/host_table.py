@@ -154,9 +154,9 @@ class HostTable:
         if len(self.hosts) == 1 and first is not None:
             return _again(first) if hopeless and not tried else tried[0]
         told = [f"{self.hosts[place]}: {error.args[0]} (phase: {_phase(error)})" for place, error in causes.items()]
-        told += [f"{self.hosts[place]} carries as many runners as it may" for place in full if place not in causes]
+        told += [f"{self.hosts[place]} has its maximum of runners" for place in full if place not in causes]
         for place in set(range(len(self.hosts))).difference(causes, full):
-            why = "it is set aside after a failure" if place in aside else "the time that a boot has was over"
+            why = "it is set aside after a failure" if place in aside else "the boot timeout was over"
             told.append(f"{self.hosts[place]} was not tried: {why}")
         text = "no host can carry a runner:\n  " + "\n  ".join(told)
         kind = type(first) if hopeless and isinstance(first, errors.BootError) else errors.BootError

@@ -145,7 +145,7 @@ class SSHNode(Node):
         if self.stream is not None or self._stopped:
             return
         if self._session.exit_status(STOP_TIMEOUT) is None and not self._stopped:
-            logger.warning("the SSH connection to %s broke; its runner is there as long as its link", self.host)
+            logger.warning("the SSH connection to %s broke; its runner goes on, as it has a link of its own", self.host)
 
     def descriptors(self) -> list[int]:
         """Return the descriptors of the SSH connection; see `Node`."""

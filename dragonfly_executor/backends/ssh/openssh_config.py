@@ -84,11 +84,11 @@ class Resolver:
             raise BootError(text, "resolve") from error
         if answer.status != 0:
             said = answer.errors.strip() or f"exit status {answer.status}"
-            raise BootError(f"{host}: the SSH configuration cannot be understood: {said}", "resolve", output=said)
+            raise BootError(f"{host}: the SSH configuration cannot be parsed: {said}", "resolve", output=said)
         try:
             return _target(host, _read(answer.output))
         except (KeyError, ValueError) as error:
-            raise BootError(f"{host}: what ssh -G printed cannot be understood: {error}", "resolve") from error
+            raise BootError(f"{host}: the output of ssh -G cannot be parsed: {error}", "resolve") from error
 
     def options(self) -> list[str] | None:
         """Return the options that name the configuration file; None if there is no file for ssh to read."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.deadline import Deadline
     from dragonfly_executor.backends.ssh.boot_deadline import SSHBootDeadline
     from dragonfly_executor.backends.ssh.config import Target
-    from dragonfly_executor.backends.ssh.session import Means
+    from dragonfly_executor.backends.ssh.settings import SSHSettings
 
 NO_CONNECTION = 255
 """The exit status of ssh if it cannot connect or loses the connection. Any other status is the command's."""
@@ -147,7 +147,7 @@ class ProgramSession:
         """See `SSHSession`."""
         if self._status != NO_CONNECTION:
             return None
-        text = f"{self.label}: ssh has no connection: {said or 'it does not say why'}"
+        text = f"{self.label}: ssh could not connect: {said or 'ssh gave no reason'}"
         if BUSY.search(said):
             self._limit.refused()
             return BusyError(text, "connect", output=said)
@@ -212,7 +212,7 @@ class ProgramClient:
     It has all features of the installed ``ssh``: host certificates, GSSAPI, security keys, a master connection.
 
     Args:
-        means: the settings of the backend.
+        settings: the settings of the backend.
         config: the options that name the configuration file.
 
     Raises:
@@ -221,17 +221,17 @@ class ProgramClient:
         FileNotFoundError: there is no ``ssh``.
     """
 
-    def __init__(self, means: Means, config: Sequence[str]) -> None:
-        for name, value in (("password", means.password), ("passphrase", means.passphrase)):
+    def __init__(self, settings: SSHSettings, config: Sequence[str]) -> None:
+        for name, value in (("password", settings.login.password), ("passphrase", settings.login.passphrase)):
             if value is not None:
                 raise ValueError(f'client="openssh" takes no {name}: use a key without one, or an SSH agent')
-        if list(means.host_keys):
+        if list(settings.host_keys.pinned):
             raise ValueError('client="openssh" takes no host_key: put it into a file, and name it with known_hosts=')
         ssh = shutil.which("ssh")
         if ssh is None:
-            raise FileNotFoundError('client="openssh" needs the program ssh, and there is none on PATH')
+            raise FileNotFoundError('client="openssh" needs the program ssh, which is not on PATH')
         self._ssh = ssh
-        self._means = means
+        self._settings = settings
         self._config = config
         self._limits: dict[tuple[str, int, str | None], LoginLimit] = {}
         self._lock = threading.Lock()
@@ -244,28 +244,28 @@ class ProgramClient:
         return ProgramSession(target, [self._ssh, *self._options(host, target), "--", host.name], limit, deadline)
 
     def _options(self, host: SSHHost, target: Target) -> list[str]:
-        means = self._means
-        timeout = math.ceil(target.connect_timeout or means.connect_timeout)
+        settings = self._settings
+        timeout = math.ceil(target.connect_timeout or settings.connect_timeout)
         options = {**OPTIONS, "ConnectTimeout": str(timeout), "ServerAliveInterval": str(target.keepalive)}
         options |= self._host_key_options()
-        if not means.use_agent:
+        if not settings.login.use_agent:
             options["IdentityAgent"] = "none"
-        user, port = host.user or means.user, host.port or means.port
+        user, port = host.user or settings.login.user, host.port or settings.login.port
         return [
             *self._config,
             *(word for name, value in options.items() for word in ("-o", f"{name}={value}")),
-            *(word for file in means.key_filenames for word in ("-i", file)),
+            *(word for file in settings.login.key_files for word in ("-i", file)),
             *(["-l", user] if user else []),
             *(["-p", str(port)] if port else []),
         ]
 
     def _host_key_options(self) -> dict[str, str]:
         """Return the options for host keys. They enforce verification, even if the configuration turns it off."""
-        if self._means.accept_any_host_key:
+        if self._settings.host_keys.accept_any:
             files = {"UserKnownHostsFile": "/dev/null", "GlobalKnownHostsFile": "/dev/null"}
             return {"StrictHostKeyChecking": "no", **files}
         files = {}
-        if self._means.known_hosts is not None:
-            named = " ".join(f'"{file}"' for file in self._means.known_hosts)
+        if self._settings.host_keys.files is not None:
+            named = " ".join(f'"{file}"' for file in self._settings.host_keys.files)
             files = {"UserKnownHostsFile": named or "/dev/null", "GlobalKnownHostsFile": "/dev/null"}
         return {"StrictHostKeyChecking": "yes", **files}

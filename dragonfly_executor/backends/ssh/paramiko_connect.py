@@ -60,8 +60,8 @@ class SSHConnection:
         """Return the descriptors that hold the connection open."""
         if self._through is not None:
             return self._through.descriptors()
-        sock: socket.socket = self.transport.sock
-        return [sock.fileno()] if sock.fileno() >= 0 else []
+        fd: int = self.transport.sock.fileno()
+        return [fd] if fd >= 0 else []
 
     def cut_in(self, seconds: float) -> None:
         """Shut the connection down after `seconds`, unless `keep` or `close` is called first.
@@ -229,7 +229,7 @@ class Connector:
     def _jump(self, target: Target, deadline: SSHBootDeadline, jumps: int) -> SSHConnection:
         """Return a connection to the last jump host."""
         if jumps <= 0:
-            text = f"{target.label}: more than {MAX_JUMPS} hosts to jump through; do they go in a ring?"
+            text = f"{target.label}: more than {MAX_JUMPS} jump hosts; check ProxyJump for a cycle"
             raise BootError(text, "resolve")
         *earlier, last = target.jumps
         on_the_way = self._resolve(last, deadline)
@@ -284,7 +284,7 @@ class Connector:
             in_time, error = True, raised
         if key is None:
             why = f"no answer within {timeout:.3g} s" if not in_time else _text_of(error)
-            text = f"{target.label}: this is no SSH server that one can speak with: {why}"
+            text = f"{target.label}: no usable SSH server answers there: {why}"
             first = getattr(transport.sock, "first", None)
             if in_time and first is not None and not transport.remote_version:
                 says_full = any(words in first for words in SAYS_FULL)
@@ -297,7 +297,7 @@ class Connector:
         except HostKeyError as error:
             if target.unsupported:
                 names = ", ".join(target.unsupported)
-                text = f'{error.args[0]} ({names} is set for it, and counts with client="openssh" alone)'
+                text = f'{error.args[0]} ({names} is set for it, and only client="openssh" uses it)'
                 raise HostKeyError(text, "host key") from error
             raise
         return key

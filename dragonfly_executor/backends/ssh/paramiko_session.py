@@ -15,7 +15,7 @@ from dragonfly_executor.backends.ssh.config import Target
 from dragonfly_executor.backends.ssh.host_keys import SYSTEM_FILES, USER_FILES, HostKeys, fingerprint, parse_key
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.paramiko_connect import PACKET, WINDOW, Connector, SSHConnection
-from dragonfly_executor.backends.ssh.session import Means
+from dragonfly_executor.backends.ssh.settings import SSHSettings
 
 SEND_SIZE = 32 * 1024
 """The largest packet that OpenSSH accepts, in bytes."""
@@ -151,7 +151,7 @@ class ParamikoClient:
     """The client that uses paramiko and no program; see `Client`.
 
     Args:
-        means: the settings of the backend.
+        settings: the settings of the backend.
         resolve: returns the connection settings of a jump host, given as the user wrote it.
 
     Raises:
@@ -159,17 +159,14 @@ class ParamikoClient:
         OSError: a key file cannot be read.
     """
 
-    def __init__(self, means: Means, resolve: Callable[[str, Deadline], Target]) -> None:
-        self._connect_timeout = means.connect_timeout
+    def __init__(self, settings: SSHSettings, resolve: Callable[[str, Deadline], Target]) -> None:
+        login, keys = settings.login, settings.host_keys
+        files = [*USER_FILES, *SYSTEM_FILES] if keys.files is None else keys.files
+        self._connect_timeout = settings.connect_timeout
         self._connector = Connector(
-            HostKeys(
-                means.known_hosts if means.known_hosts is not None else [*USER_FILES, *SYSTEM_FILES],
-                map(parse_key, means.host_keys),
-                accept_any=means.accept_any_host_key,
-                configured=means.known_hosts is None,
-            ),
-            Credentials(means.key_filenames, means.passphrase, means.password, use_agent=means.use_agent),
-            means.connect_timeout,
+            HostKeys(files, map(parse_key, keys.pinned), accept_any=keys.accept_any, configured=keys.files is None),
+            Credentials(login.key_files, login.passphrase, login.password, use_agent=login.use_agent),
+            settings.connect_timeout,
             resolve,
         )
 
@@ -190,5 +187,7 @@ def _open_channel(connection: SSHConnection, timeout: float) -> paramiko.Channel
     try:
         return connection.transport.open_session(WINDOW, PACKET, timeout=timeout)
     except Exception as error:
-        text = f"{connection.target.label} lets us in, but runs no commands: {str(error) or type(error).__name__}"
+        text = (
+            f"{connection.target.label} accepted the login, but runs no command: {str(error) or type(error).__name__}"
+        )
         raise errors.BootError(text, "bootstrap") from error

@@ -85,7 +85,7 @@ class ReachedHost:
 
     def _bootstrap_error(self, error: Exception) -> errors.BootError:
         if self._deadline.is_over:
-            text = f"{self.host} did not get a runner ready in the time that a boot has; boot_timeout= gives it more"
+            text = f"{self.host} had no runner ready within the boot timeout; raise boot_timeout="
             return errors.BootTimeoutError(text, "bootstrap")
         if isinstance(error, errors.BootError):
             return error
@@ -119,7 +119,7 @@ class ReachedHost:
         return {
             **self.session.facts(),
             "python": self.bootstrap.interpreter,
-            "bootstrap": f"sent {shipped} bytes" if shipped else "what a runner needs was there",
+            "bootstrap": f"sent {shipped} bytes" if shipped else "all files were there",
             **({"handshake": f"over a connection of its own, to {address}"} if address else {}),
         }
 

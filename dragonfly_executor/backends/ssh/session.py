@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
 
 from dragonfly_executor.backends.ssh.bootstrap import Talk
 
@@ -13,31 +13,6 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.ssh.config import Target
     from dragonfly_executor.backends.ssh.hosts import SSHHost
     from dragonfly_executor.errors import BootError
-
-
-class Means(NamedTuple):
-    """The connection and runner settings of a backend; see `SSHBackend`."""
-
-    config: str | None
-    user: str | None
-    port: int | None
-    key_filenames: list[str]
-    passphrase: str | None
-    password: str | None
-    use_agent: bool
-    known_hosts: list[str] | None
-    host_keys: Iterable[str]
-    accept_any_host_key: bool
-    connect_timeout: float
-    python: str | None
-    env: Mapping[str, str]
-    cache: str | None
-    is_direct: bool
-    client: str
-
-    def __repr__(self) -> str:
-        # Leave out password, passphrase and env, as they are or may be secret.
-        return f"Means(config={self.config!r}, user={self.user!r}, port={self.port!r})"
 
 
 class SSHSession(Protocol):
@@ -59,9 +34,11 @@ class SSHSession(Protocol):
 
     def stream(self) -> Stream:
         """Return the input and output of the command as the agent's link. It has no timeout any more."""
+        ...
 
     def read_stderr(self, size: int) -> bytes:
         """Return 1 to `size` bytes of the command's stderr, or ``b""`` at the end."""
+        ...
 
     def exit_status(self, timeout: float) -> int | None:
         """Return the exit status of the command. None if it is unknown after `timeout` seconds, or stays unknown."""
@@ -71,9 +48,11 @@ class SSHSession(Protocol):
 
     def facts(self) -> Mapping[str, str]:
         """Return the findings of the connection by boot phase."""
+        ...
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that hold the connection open."""
+        ...
 
     def keep(self) -> None:
         """Lift the time limit of the connection."""
@@ -111,3 +90,4 @@ class Client(Protocol):
             HostKeyError: the key of the host or of a jump host is unknown or wrong.
             BootError: the host cannot be reached, refuses the login, or runs no commands.
         """
+        ...

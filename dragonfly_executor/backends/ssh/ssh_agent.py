@@ -36,7 +36,7 @@ class SSHAgent(AgentSSH):  # type: ignore[misc]  # paramiko has no types
         try:
             with deadline.ending(self.cut):
                 self._sock.settimeout(deadline.step_timeout(LIST_TIMEOUT))
-                self._connect(self._sock)
+                self._connect(self._sock)  # pyright: ignore[reportAttributeAccessIssue]  # not in its stubs
         except BaseException:
             self._sock.close()
             raise
@@ -52,7 +52,7 @@ class SSHAgent(AgentSSH):  # type: ignore[misc]  # paramiko has no types
 
     def close(self) -> None:
         """Close the connection to the agent."""
-        self._close()
+        self._close()  # pyright: ignore[reportAttributeAccessIssue]  # not in its stubs
         self._sock.close()
 
 

@@ -51,7 +51,7 @@ def main(digest: str, cache: str, timeout: str) -> None:
             _store(path, digest, _read(reading, order["size"], rest))
             lock = _verified(path, digest)
             if lock < 0:
-                raise OSError(f"what was written to {path} cannot be read again")
+                raise OSError(f"the data written to {path} cannot be read again")
             with suppress(OSError):  # a later runner cleans up
                 _clean_up(folder)
         os.environ.update(order["env"])
@@ -128,7 +128,7 @@ def _cache_folder(cache: str) -> str:
     above = os.path.expanduser(cache or os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     folder = os.path.join(above, "dragonfly_executor")
     if not os.path.isabs(above):
-        raise OSError(f"{above} is no absolute path, so there is no place to keep anything")
+        raise OSError(f"{above} is not an absolute path, so there is no folder for the cache")
     os.makedirs(folder, 0o700, exist_ok=True)
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
@@ -167,7 +167,7 @@ def _opened(path: str, digest: str) -> tuple[int, bool]:
 
 def _store(path: str, digest: str, data: bytes) -> None:
     if hashlib.sha256(data).hexdigest() != digest:
-        raise OSError("the archive came over the connection with another content than it was sent with")
+        raise OSError("the archive was changed on its way over the connection")
     part = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.part"
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -23,7 +23,7 @@ MARKS = {True: "ok", False: "FAILED", None: "-"}
 
 def add_to(commands: Any) -> None:
     """Add the command to the parser of ``dragonfly``."""
-    text = "boot one runner (on each host), say how far it came, what is there, and how fast the way is"
+    text = "boot one runner (on each host), and report its steps, its resources and the speed of its link"
     parser = commands.add_parser("doctor", help=text, description=f"{text.capitalize()}.")
     own = ", ".join(PLACES)
     parser.add_argument(
@@ -43,10 +43,10 @@ def add_to(commands: Any) -> None:
     ssh.add_argument("--requirements", metavar="FILE", help="packages that are installed there")
     fly = parser.add_argument_group("for --backend fly")
     fly.add_argument("--app", help="default FLY_APP_NAME")
-    fly.add_argument("--image", help="what machines run; default FLY_IMAGE_REF")
+    fly.add_argument("--image", help="the image of the machines; default FLY_IMAGE_REF")
     fly.add_argument("--region", help="one, or several with commas between; default FLY_REGION")
     fly.add_argument("--parent-address", metavar="HOST[:PORT]", help="default FLY_PRIVATE_IP")
-    fly.add_argument("--boot", action="store_true", default=None, help="boot a machine, too, which costs a little")
+    fly.add_argument("--boot", action="store_true", default=None, help="also boot a machine, which costs a little")
     parser.set_defaults(run=lambda options: run(options, parser))
 
 
@@ -187,7 +187,7 @@ def _installed(options: argparse.Namespace) -> Places:
         )
     if options.hosts or options.python:
         given = "hosts" if options.hosts else "--python"
-        raise ValueError(f"--backend {options.backend} takes no {given}; what it takes is given by --set KEY=VALUE")
+        raise ValueError(f"--backend {options.backend} takes no {given}; give its arguments as --set KEY=VALUE")
     backend = plugins.make(point, plugins.read_settings(options.settings or ()))
     return [(options.backend, examine(backend, boot_timeout=options.timeout))]
 

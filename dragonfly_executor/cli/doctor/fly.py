@@ -25,14 +25,14 @@ ALIASES = ("any", "apac", "eu", "na", "sa", "us", "usa")
 """Names that Fly accepts in place of a region."""
 
 _BY_STATUS = {
-    0: "the API cannot be reached from here: look at FLY_FLAPS_BASE_URL, at name resolution and at the way out",
+    0: "the API cannot be reached from here: check FLY_FLAPS_BASE_URL, the name resolution and the network",
     401: "the token is wrong, has expired, or was revoked: fly tokens create deploy -a {app}",
     403: "the token is another app's, or may not do this: fly tokens create deploy -a {app}",
     404: "there is no such app, or it is another organization's: fly apps list",
 }
 _BY_PHASE = {
-    "create": "Fly's answer stands above; docs/fly.md says what can be done where it has no room",
-    "start": "the machine ended before its runner had said a word: fly logs shows what it printed",
+    "create": "see Fly's answer above; docs/fly.md says what to do if Fly has no room",
+    "start": "the machine ended before its runner connected: fly logs shows its output",
     "connect": (
         "the machine runs, and its runner cannot reach this one: is the address above reachable from Fly's private "
         "network (6PN), and is this machine in the same organization and network?"
@@ -112,11 +112,11 @@ class Checks:
             self._access = Access.find(self._environment, app=given, spelling=_spelling())
         except ValueError as error:
             yield Finding("app", True, app)
-            yield Finding("token", False, "there is none, or it cannot be one", str(error))
+            yield Finding("token", False, "there is no token, or it is not valid", str(error))
             return
         kind = self._access.token.header().partition(" ")[0]
         yield Finding("app", True, f"{app}, by the API at {self._access.host}")
-        yield Finding("token", True, f"there is one, sent as {kind!r}; what it may do is looked at below")
+        yield Finding("token", True, f"found, sent as {kind!r}; its permissions are checked below")
 
     def _image(self, place: Placement) -> Finding:
         if place.own_image:
@@ -132,14 +132,16 @@ class Checks:
         except OSError as error:
             return Finding("journal", False, "cannot be kept", str(error))
         except (ValueError, ImportError) as error:
-            return Finding("machine", None, "not reached: something that it needs is missing", str(error))
+            return Finding("machine", None, "not checked: a setting or a package is missing", str(error))
         price, guest = backend.price(), backend.blueprint.guest
         if price is None:
-            return Finding("machine", True, f"{guest}; what it costs is not on the price list")
+            return Finding("machine", True, f"{guest}; its price is not on the price list")
         text = f"{guest}; about {price * 3600:.4f} USD an hour, an estimate by prices as of {backend.prices.as_of}"
         strange = [region for region in place.regions if region not in backend.prices.regions]
         if strange or not place.regions:
-            text += f"; {', '.join(strange) or 'the region'} is not on the list, and taken for the dearest there"
+            text += (
+                f"; {', '.join(strange) or 'the region'} is not on the list, and counts as the most expensive region"
+            )
         return Finding("machine", True, text, figures={"usd_per_second": price})
 
     # -- requests to Fly ----------------------------------------------------------------------------------------------
@@ -173,7 +175,7 @@ class Checks:
         except (ValueError, OSError, ImportError):
             journal = None
         found = [one for one in Sweeper(api, journal).look(Deadline(TIMEOUT)) if one.machine is not None]
-        text = "the token may list this app's machines; whether it may create some, --boot shows"
+        text = "the token may list this app's machines; --boot shows whether it may create machines"
         yield Finding("permissions", True, text)
         left = sum(one.liveness is Liveness.GONE for one in found)
         text = f"{len(found)} that pools have booted, {left} of them left behind"
@@ -185,11 +187,11 @@ class Checks:
 
         wanted = self._place.regions if self._place is not None else ()
         if not wanted:
-            return Finding("region", True, "none is named: Fly chooses one, which may be far from here")
+            return Finding("region", True, "no region is set: Fly chooses one, which may be far from here")
         try:
             known = api.regions(Deadline(TIMEOUT))
         except FlyAPIError as error:
-            return Finding("region", None, f"{', '.join(wanted)}; which there are, Fly does not say: {error}")
+            return Finding("region", None, f"{', '.join(wanted)}; Fly did not list its regions: {error}")
         strange = [region for region in wanted if region not in (*known, *ALIASES)]
         listed = f"there are {', '.join(sorted(known))}"
         if strange:
@@ -217,8 +219,8 @@ class Checks:
         try:
             bind(address.bound, address.port).close()
         except OSError as error:
-            text = f"{address.bound}: cannot be listened on: {error}"
-            return Finding("address", False, text, "it must be one of this machine's own; see bind= where it is not")
+            text = f"cannot listen on {address.bound}: {error}"
+            return Finding("address", False, text, "it must be an address of this machine; otherwise give bind=")
         if not _is_private(address.dialed):
             text = f"{address.dialed}, which is not in {PRIVATE}: runners have to reach it some other way"
             return Finding("address", True, text)

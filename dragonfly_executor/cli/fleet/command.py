@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from dragonfly_executor.cli.fleet.fleet import Fleet
     from dragonfly_executor.cli.fleet.machine_row import MachineRow
 
-NO_PROOF = "That Fly lists none is no proof that there is none: look again, or at `fly machine list`."
+NO_PROOF = "Fly's list may lag behind: look again, or run `fly machine list`."
 
 
 def add_to(commands: Any) -> None:
     """Add the commands to the parser of ``dragonfly``."""
     for name, what, run in (
-        ("list", "show the machines on Fly that pools have booted, whose they are and what they cost", _list),
+        ("list", "show the machines on Fly that pools have booted, their owners and their costs", _list),
         ("sweep", "destroy the machines on Fly whose pools are gone", _sweep),
-        ("destroy", "destroy machines on Fly that pools have booted, whosever they are", _destroy),
+        ("destroy", "destroy machines on Fly that any pool has booted", _destroy),
     ):
         description = f"{what[0].upper()}{what[1:]}."
         parser = commands.add_parser(name, help=what, description=description, epilog=EPILOG)
@@ -33,7 +33,7 @@ def add_to(commands: Any) -> None:
             parser.add_argument("machines", nargs="*", metavar="MACHINE", help="a machine's ID, or its name")
             parser.add_argument("--all", action="store_true", help="all of the app's")
         parser.add_argument("--app", help="the Fly app; default FLY_APP_NAME, else all apps in the journal")
-        parser.add_argument("--journal", metavar="DIR", help="where pools on this machine write their boots down")
+        parser.add_argument("--journal", metavar="DIR", help="the folder of the journal of this machine's pools")
         parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
         if name != "list":
             parser.add_argument("--yes", action="store_true", help="do not ask")
@@ -95,7 +95,7 @@ def _list(options: argparse.Namespace, fleet: Fleet) -> int:
         _print_json(machines=[sight.record() for sight in sights])
         return status
     if status and not sights:
-        print("No boots are written down on this machine.")
+        print("The journal on this machine has no boots.")
     else:
         _show(sights)
     gone = sum(sight.owner == "gone" and sight.listed for sight in sights)
@@ -123,7 +123,7 @@ def _destroy(options: argparse.Namespace, fleet: Fleet) -> int:
     else:
         chosen, unknown = fleet.find(options.machines)
     for word in unknown:
-        text = "no pool has booted such a machine; others are `fly machine destroy`'s to destroy"
+        text = "no pool has booted such a machine; `fly machine destroy` destroys other machines"
         print(f"dragonfly: {word}: {text}", file=sys.stderr)
     return max(_destroy_chosen(options, fleet, chosen), bool(unknown))
 
@@ -148,10 +148,10 @@ def _may_destroy(sights: list[MachineRow]) -> bool:
     """Ask the user for confirmation, on stderr, so that the question does not get into JSON on stdout."""
     _show(sights, file=sys.stderr)
     if not sys.stdin.isatty():
-        print("dragonfly: nobody is there to be asked; give --yes", file=sys.stderr)
+        print("dragonfly: cannot ask for confirmation without a terminal; give --yes", file=sys.stderr)
         return False
     alive = sum(sight.owner == "alive" for sight in sights)
-    lost = f", {alive} of them in use: what runs there is lost" if alive else ""
+    lost = f", {alive} of them in use: their calls are lost" if alive else ""
     print(f"Destroy these {len(sights)} machines{lost}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -56,7 +56,7 @@ class Fleet:
         except (OSError, RuntimeError) as error:
             if folder is not None:
                 raise OSError(f"cannot read the journal: {error}. {self._spelling.give('journal')}") from error
-            self.without = f"no journal can be kept here ({error}): only what Fly lists is known"
+            self.without = f"there is no journal here ({error}): only machines that Fly lists are known"
             return None
 
     def _accesses(self, app: str | None) -> list[Access]:

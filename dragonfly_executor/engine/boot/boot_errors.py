@@ -66,9 +66,9 @@ def no_node(backend: str, timeout: float, *, is_requested: bool) -> errors.BootT
         is_requested: whether the backend has asked for the node.
     """
     if is_requested:
-        return errors.BootTimeoutError(f"the {backend} backend did not come back with a node within {timeout:g} s")
+        return errors.BootTimeoutError(f"the {backend} backend returned no node within {timeout:g} s")
     return errors.BootTimeoutError(
-        f"what a runner needs of this machine's files was not read within {timeout:g} s", "sync"
+        f"the files of this machine that a runner needs were not read within {timeout:g} s", "sync"
     )
 
 
@@ -80,8 +80,8 @@ def no_runner(link: RunnerLink, timeout: float, refusal: errors.RunnerAuthError 
         timeout: seconds that the boot had.
         refusal: why the last connection was refused; perhaps it came from this runner.
     """
-    if link.sender is not None:
-        phase, how_far = link.sender.progress
+    if link.sync_progress is not None:
+        phase, how_far = link.sync_progress
         return errors.BootTimeoutError(f"{link.name} was not ready within {timeout:g} s: {how_far}", phase)
     what, phase = ("say hello", "handshake") if link.descriptor() >= 0 else ("dial back", "connect")
     error = errors.BootTimeoutError(f"{link.name} did not {what} within {timeout:g} s", phase)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dragonfly_executor import errors
-from dragonfly_executor.protocol.dialback_auth import SECRET_SIZE, ParentSide, Tokens
+from dragonfly_executor.protocol.dialback_auth import SECRET_SIZE, ParentHandshake, Tokens
 from dragonfly_executor.protocol.versions import versions
 from dragonfly_executor.transport import listener
 from dragonfly_executor.transport.listener import Listener
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.worker_threads import WorkerThreads
     from dragonfly_executor.transport.loop import Loop
 
-QUIET = 60.0
+REFUSAL_LOG_INTERVAL = 60.0
 """Minimum number of seconds between two log lines about refused peers: a stranger can cause any number of refusals."""
 
 
@@ -169,11 +169,11 @@ class DialBack:
     def _warn_of_wildcard(self, host: str) -> None:
         if host in WILDCARDS and not self._has_warned_of_wildcard:
             self._has_warned_of_wildcard = True
-            self.warn(f"listens on every network of this machine ({host}); name the address that runners are to dial")
+            self.warn(f"listens on every network of this machine ({host}); name the address that runners dial")
 
-    def _make_side(self) -> ParentSide:
+    def _make_side(self) -> ParentHandshake:
         assert self._listening_socket is not None  # noqa: S101  # there is a listener, so there is a socket
-        return ParentSide(self._tokens, self._listening_socket.fingerprint, os.urandom(SECRET_SIZE), versions())
+        return ParentHandshake(self._tokens, self._listening_socket.fingerprint, os.urandom(SECRET_SIZE), versions())
 
     def _hand_out(self) -> None:
         """Give each waiting boot a token and the address, and let it begin."""
@@ -208,7 +208,7 @@ class DialBack:
         self._untold += 1
         self.last_refusal = errors.RunnerAuthError(f"a connection from {peer} was refused: {reason}", "connect")
         now = self._loop.time()
-        if self._told_at is not None and now - self._told_at < QUIET:
+        if self._told_at is not None and now - self._told_at < REFUSAL_LOG_INTERVAL:
             return
         more = f" ({self._untold - 1} others since the last such line)" if self._untold > 1 else ""
         self._told_at, self._untold = now, 0
@@ -229,8 +229,10 @@ def make_listening_socket(backend: Backend) -> ListeningSocket:
     host, port = backend.listen_address()
     advertised = backend.advertised_host or host
     if advertised in WILDCARDS:
-        text = f"the {backend.name} backend listens on {host!r} and does not say which host its runners are to dial"
-        raise errors.BootError(text)
+        raise errors.BootError(
+            f"the {backend.name} backend listens on {host!r} "
+            "and does not set advertised_host, the host that its runners dial"
+        )
     context, fingerprint = server_context()
     sock = listener.bind(host, port)
     port = backend.advertised_port or sock.getsockname()[1]

@@ -38,8 +38,9 @@ class FileSync:
         """Return a new sender for the runner. It calls `on_synced` each time that the runner has all files."""
         receiver = SyncReceiver(runner, on_synced, self._handler)
         run, on_engine = self._workers.run, self._loop.call_soon_threadsafe
-        runner.sender = self._make_sender(self._file_snapshot, runner, receiver, run, on_engine)
-        return runner.sender
+        sender = self._make_sender(self._file_snapshot, runner, receiver, run, on_engine)
+        runner.use_sender(sender)
+        return sender
 
 
 class SyncReceiver:
@@ -58,11 +59,11 @@ class SyncReceiver:
 
     def synced(self) -> None:
         """See `sync.sender.SyncListener`."""
-        self._runner.held.clear()
+        self._runner.files_arrived()
         self._on_synced()
 
     def sync_failed(self, phase: str, text: str) -> None:
         """Report a failed sync. The calls that the runner held back have not started, and will not."""
         runner = self._runner
-        runner.never_left |= runner.held
+        runner.files_failed()
         self._handler.runner_broke(runner, errors.BootError(f"{runner.name}: {text}", phase))

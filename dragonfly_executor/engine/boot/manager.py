@@ -33,6 +33,7 @@ class RunnerRegistry(RunnerHandler, Protocol):
     @property
     def count(self) -> int:
         """The number of runners that are up or boot."""
+        ...
 
     def start_heartbeat(self) -> None:
         """Start the heartbeat: a runner was admitted, and expects it from now on."""
@@ -152,7 +153,7 @@ class Boots:
         try:
             return dollars(runner.node.price, f"the price of {runner.name}")
         except (TypeError, ValueError) as error:
-            self._notifications.warn(f"{error}; it counts as the pool's others do")
+            self._notifications.warn(f"{error}; the price of the pool's other runners counts for it")
             return None
 
     def boot_ended(self, boot: PendingBoot, error: errors.BootError | None) -> None:

@@ -66,7 +66,7 @@ class NodeBooter:
     def _make_node(self, request: BootRequest) -> Node:
         """Return a node from the backend. The errors are loaded while the node's runner starts."""
         if self._file_snapshot is not None:
-            self._file_snapshot.look()
+            self._file_snapshot.scan()
             self._file_snapshot.require()
         # The backend asks for the node from here on, unless it reports that it waits for its turn.
         request.started()

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.worker_threads import WorkerThreads
     from dragonfly_executor.transport.loop import Loop
 
-GIVE_BACK = 60.0
+RELEASE_TIMEOUT = 60.0
 """Seconds that a backend has to stop a node. After that the pool goes on, and a shutdown does too."""
 
 
 class Releaser:
-    """A releaser of nodes: each is released once, within `GIVE_BACK` seconds. It belongs to the engine thread.
+    """A releaser of nodes: each is released once, within `RELEASE_TIMEOUT` seconds. It belongs to the engine thread.
 
     Args:
         workers: threads for backends that block while they stop nodes, and for nothing else.
@@ -50,7 +50,7 @@ class Releaser:
             """Go on without the backend, which may block without end."""
             backend = self._backend_name
             self._notifications.log_error(
-                f"the {backend} backend did not give runner {runner.id} back in {GIVE_BACK:g} s"
+                f"the {backend} backend did not stop the node of runner {runner.id} within {RELEASE_TIMEOUT:g} s"
             )
             go_on()
 
@@ -62,7 +62,7 @@ class Releaser:
             finally:
                 self._loop.call_soon_threadsafe(go_on)
 
-        limit = self._loop.call_later(GIVE_BACK, give_up)
+        limit = self._loop.call_later(RELEASE_TIMEOUT, give_up)
         self._workers.run(give_back)
 
     def abandon(self, runner: RunnerLink) -> None:

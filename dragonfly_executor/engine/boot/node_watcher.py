@@ -21,6 +21,7 @@ class WatchedBoot(Protocol):
     @property
     def awaits_runner(self) -> bool:
         """True until the runner has dialed back, or the boot is over."""
+        ...
 
     def node_ended(self, error: errors.BootError) -> None:
         """Fail: the node has ended, so its runner will not dial back."""

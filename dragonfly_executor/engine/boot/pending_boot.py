@@ -145,11 +145,8 @@ class PendingBoot:
             self._owner.backend_returned(self.id)
             return
         self._backend_has_returned = True
-        engine, max_payload = helpers.engine, helpers.engine.options.max_payload
         try:
-            self.link = RunnerLink(
-                self.id, node, self._loop, engine.codec, helpers.handler, engine.outputs, max_payload, self.said_hello
-            )
+            self.link = RunnerLink(self.id, node, self._loop, helpers.engine, helpers.handler, self.said_hello)
         except boot_errors.SHORTAGES as error:
             helpers.releaser.stop(node)
             self._end(boot_errors.as_boot_error(error, "connect"))
@@ -240,7 +237,7 @@ class PendingBoot:
 
     def link_broke(self, runner: RunnerLink, error: Exception) -> None:
         """Fail, because the link has ended, or must end."""
-        phase = "handshake" if runner.sender is None else runner.sender.progress[0]
+        phase, _ = runner.sync_progress or ("handshake", "")
         self._end(boot_errors.as_boot_error(error, phase))
 
     def _end(self, error: errors.BootError | None = None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.frames import SETUP_HEAD, Script
-from dragonfly_executor.protocol.versions import versions_beside
+from dragonfly_executor.protocol.versions import versions_like
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -62,24 +62,23 @@ class SessionSetup:
         """Admit a runner: set its number of slots, and send WELCOME and SETUP. Remote runners need `file_snapshot`."""
         self._compare(runner, hello)
         options, shares_disk = self._options, runner.node.shares_disk
-        output, log_level = self._outputs.wanted(shares_disk=shares_disk)
+        output, log_level = self._outputs.agent_settings(shares_disk=shares_disk)
         wanted = runner.node.slots or options.max_concurrency or self._backend.default_slots()
-        runner.log_level = log_level
-        runner.slots = wanted or hello.versions.cpus
+        slots = wanted or hello.versions.cpus
         session = handshake.welcome(
             lease=options.lease,
             setup_timeout=options.boot_timeout,
-            slots=runner.slots,
+            slots=slots,
             calls_per_slot=options.max_tasks_per_child or 0,
             output=output,
             log_level=log_level,
         )
-        runner.welcome(session, self._encode_setup(self._setup_for(runner.node)))
+        runner.welcome(session, self._encode_setup(self._setup_for(runner.node)), slots, log_level)
 
     def _compare(self, runner: RunnerLink, hello: handshake.Hello) -> None:
         """Warn of versions that differ and may still meet, once for each host and difference."""
-        text = "; ".join(handshake.differences(versions_beside(hello.versions), hello.versions))
+        text = "; ".join(handshake.differences(versions_like(hello.versions), hello.versions))
         host = runner.node.host
         if text and (host, text) not in self._told:
             self._told.add((host, text))
-            self._warn(f"{runner.name} has other versions, with which calls may not do quite the same: {text}")
+            self._warn(f"{runner.name} has other versions than the parent, so calls may behave differently: {text}")

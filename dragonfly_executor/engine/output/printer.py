@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.frames import Flag, Frame
 from dragonfly_executor.protocol.handshake import UNREADABLE
-from dragonfly_executor.protocol.output_window import LOG_FIELDS, Lines, Text
+from dragonfly_executor.protocol.output_window import LOG_FIELDS, LineDecoder, TextDecoder
 from dragonfly_executor.protocol.stdlib_json import json
-from dragonfly_executor.util.terminal_text import harmless, overwritten
+from dragonfly_executor.util.terminal_text import escape_controls, split_at_carriage_returns
 
 if TYPE_CHECKING:
     from typing import TextIO, TypeAlias
@@ -62,7 +62,7 @@ class Printer:
         elif self._function is not None:
             self._write = self._tell
         self._tags = output == "tag"
-        self._open: dict[tuple[int, int], dict[Source, dict[str, Text | Lines]]] = {}
+        self._open: dict[tuple[int, int], dict[Source, dict[str, TextDecoder | LineDecoder]]] = {}
         """Unfinished text, by runner and slot."""
 
     def print(self, source: Source, frame: Frame) -> None:
@@ -76,12 +76,12 @@ class Printer:
             texts = self._texts_of(source)
             text = texts.get(stream)
             if text is None:
-                text = texts[stream] = Lines() if self._by_lines else Text()
+                text = texts[stream] = LineDecoder() if self._by_lines else TextDecoder()
             pieces = text.feed(bytes(frame.payload))
             if pieces:
                 self._write(source, stream, pieces)
 
-    def _texts_of(self, source: Source) -> dict[str, Text | Lines]:
+    def _texts_of(self, source: Source) -> dict[str, TextDecoder | LineDecoder]:
         in_slot = self._open.setdefault(source[:2], {})
         texts = in_slot.get(source)
         if texts is None:
@@ -129,7 +129,7 @@ class Printer:
             self._call([OutputLine(source.runner_id, source.call_id, "log", text, record)])
             return
         if self._tags:
-            _disarm(record)
+            _escape_record(record)
         logger = _logger_of(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
@@ -160,15 +160,15 @@ def _logger_of(name: str) -> logging.Logger:
     return logging.root
 
 
-def _disarm(record: logging.LogRecord) -> None:
+def _escape_record(record: logging.LogRecord) -> None:
     for field, value in list(vars(record).items()):
         if isinstance(value, str):
-            setattr(record, field, harmless(value))
+            setattr(record, field, escape_controls(value))
 
 
 def _print_tagged(source: Source, stream: str, lines: list[str]) -> None:
     who = f"runner {source.runner_id}" + (f", call {source.call_id}" if source.call_id else "")
-    shown = (harmless(piece) for line in lines for piece in overwritten(line))
+    shown = (escape_controls(piece) for line in lines for piece in split_at_carriage_returns(line))
     _print(stream, "".join(f"[{who}] {piece}\n" for piece in shown))
 
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from dragonfly_executor.protocol.frames import Flag, Frame
-from dragonfly_executor.protocol.output_window import GRANT, Text, weight
+from dragonfly_executor.protocol.output_window import GRANT, TextDecoder, weight
 from dragonfly_executor.util.condition import RLock, holding
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     class CapturingFuture(Protocol):
         """The future of a call, which keeps the output of the call."""
 
-        captured: Captured | None
+        captured: CapturedOutput | None
 
     class OutputSource(Protocol):
         """The source of output frames: a runner's link."""
@@ -47,7 +47,7 @@ SMALL = 4 * 1024
 """Shorter pieces of text are joined, so that a million single characters do not become a million objects."""
 
 
-class Captured:
+class CapturedOutput:
     """The captured output of a call's last attempt: both streams in the order in which they were read."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Captured:
 
     def _begin(self, attempt: int) -> None:
         self._attempt = attempt
-        self._texts = (Text(), Text())
+        self._texts = (TextDecoder(), TextDecoder())
         self._pieces: deque[str] = deque()
         self._size = 0
         self._dropped = 0
@@ -94,7 +94,7 @@ class Captured:
         return f"[{dropped} characters were dropped]\n{text[beyond:]}" if dropped else text
 
 
-class Outputs:
+class OutputRouter:
     """A router of the output of a pool's calls.
 
     Args:
@@ -126,7 +126,7 @@ class Outputs:
         self._failed = failed
         self._printer: Printer | None = None
 
-    def wanted(self, *, shares_disk: bool) -> tuple[str, int | None]:
+    def agent_settings(self, *, shares_disk: bool) -> tuple[str, int | None]:
         """Return the output mode and the log level to send to the agent."""
         if self._output == "inherit":
             return ("inherit" if shares_disk else "send"), None
@@ -150,7 +150,7 @@ class Outputs:
         future = self._kept.get(frame.call_id) or (self._find(frame.call_id) if is_here else None)
         if future is not None:
             if future.captured is None:
-                future.captured = Captured()
+                future.captured = CapturedOutput()
             future.captured.add(frame)
         amount = self._consumed(runner, frame)
         if amount:

@@ -118,7 +118,7 @@ def test_a_claim_that_cannot_be_renewed_is_a_warning_and_no_more(
     on_fly.faults.on("metadata_key", times=math.inf, reply=trouble)
     node.renew()
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert "could not write on machine" in warning
+    assert "could not renew the claim on machine" in warning
     on_fly.faults.clear()
     node.renew()
     assert HELD in on_fly.machine().metadata
@@ -164,7 +164,7 @@ def test_what_nobody_has_renewed_is_left_behind(
     (found,) = look(make_backend())
     assert found.liveness is liveness
     if liveness is Liveness.GONE:
-        assert found.why == "its owner has not renewed its claim to it"
+        assert found.why == "its owner has not renewed its claim"
 
 
 def test_what_was_made_just_now_is_held(on_fly: Simulator, make_backend: MakeBackend) -> None:

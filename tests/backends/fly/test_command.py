@@ -145,9 +145,9 @@ def test_a_table_fits_the_terminal(
 
 def test_an_empty_list_is_not_taken_for_a_proof(on_fly: Simulator, capsys: Capture) -> None:
     """Reference §1.6: lists have come back empty for apps that had machines."""
-    assert "no proof" in run(capsys, "list")[1]
-    assert "no proof" in run(capsys, "sweep")[1]
-    assert "no proof" in run(capsys, "destroy", "--all", "--yes")[1]
+    assert "Fly's list may lag behind" in run(capsys, "list")[1]
+    assert "Fly's list may lag behind" in run(capsys, "sweep")[1]
+    assert "Fly's list may lag behind" in run(capsys, "destroy", "--all", "--yes")[1]
 
 
 def test_what_is_not_listed_is_known_from_the_journal(
@@ -277,7 +277,7 @@ def test_a_sweep_asks_first(
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     status, out, err = run(capsys, "sweep")
     assert (status, out) == (1, "")
-    assert "nobody is there to be asked; give --yes" in err
+    assert "cannot ask for confirmation without a terminal; give --yes" in err
     monkeypatch.setattr("sys.stdin", Terminal("\n"))
     status, out, err = run(capsys, "sweep")
     assert (status, out) == (1, "")
@@ -337,7 +337,7 @@ def test_who_destroys_what_is_in_use_is_told(
 ) -> None:
     machine = left_behind("runner-a", Owner.me())
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))
-    assert "1 of them in use: what runs there is lost? [y/N]" in run(capsys, "destroy", "--all")[2]
+    assert "1 of them in use: their calls are lost? [y/N]" in run(capsys, "destroy", "--all")[2]
     stands(on_fly, machine)
     on_fly.destroy(machine)
 

@@ -324,8 +324,11 @@ def test_how_long_calls_have_is_said_to_fly_and_to_the_runner(
         ({"machine_config": {"restart": {"policy": "always"}}}, "restart"),
         ({"machine_config": []}, "mapping"),
         ({"machine_config": {"env": []}}, "mapping"),
-        ({"machine_config": {"env": {"DRAGONFLY_PARENT": "x"}}}, "told of its parent"),
-        ({"env": {"DRAGONFLY_PARENT": "x"}}, "told of its parent"),
+        (
+            {"machine_config": {"env": {"DRAGONFLY_PARENT": "x"}}},
+            "the backend sets it, and the runner finds its parent by it",
+        ),
+        ({"env": {"DRAGONFLY_PARENT": "x"}}, "the backend sets it, and the runner finds its parent by it"),
         ({"env": {"A": 1}}, "texts"),
         ({"env": {"A=B": "1"}}, "name"),
         ({"metadata": {"a": None}}, "texts"),

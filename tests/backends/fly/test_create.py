@@ -109,7 +109,7 @@ def test_without_end_it_ends_with_the_boot(on_fly: Simulator, backend: FlyBacken
     """Also where Fly asks for more time than a boot has."""
     on_fly.faults.on("create", times=math.inf, reply=rate_limited(retry_after))
     with pytest.raises(
-        BootTimeoutError, match=r"no machine was created in the time.*429.*rate limit exceeded"
+        BootTimeoutError, match=r"Fly created no machine within the boot timeout.*429.*rate limit exceeded"
     ) as caught:
         boot(backend, 1.0)
     assert caught.value.phase == "create"
@@ -324,7 +324,7 @@ def test_whose_machine_it_is_may_be_hidden(on_fly: Simulator, backend: FlyBacken
     hidden = {"config": None, "incomplete_config": None, "host_status": "unreachable"}
     on_fly.faults.on("get", times=math.inf, change=lambda body: {**body, **hidden})
     on_fly.faults.on("list", times=math.inf, change=lambda body: [{**one, **hidden} for one in body])
-    with pytest.raises(BootError, match="its metadata is not known"):
+    with pytest.raises(BootError, match="its metadata is unknown, so it may belong to another boot"):
         boot(backend)
     (entry,) = entries(backend)
     assert entry.abandoned

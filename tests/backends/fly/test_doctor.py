@@ -37,7 +37,7 @@ def test_without_a_boot_everything_is_looked_at_and_no_machine_made(
     assert found["app"]["text"] == f"media, by the API at {on_fly.url}"
     assert found["image"]["text"] == f"{on_fly.image}, which is this machine's own"
     assert found["machine"]["text"].startswith("performance-2x with 4096 MB; about ")
-    assert found["machine"]["text"].endswith("; cdg is not on the list, and taken for the dearest there")
+    assert found["machine"]["text"].endswith("; cdg is not on the list, and counts as the most expensive region")
     assert found["machine"]["figures"]["usd_per_second"] > 0
     assert found["region"]["text"] == "cdg"
     assert on_fly.parent.private_ip in found["address"]["text"]
@@ -150,7 +150,7 @@ def test_machines_that_were_left_behind_are_a_finding(on_fly: Simulator, asker: 
 @pytest.mark.parametrize(
     ("address", "ok", "said"),
     [
-        ("fdaa:9:9:9::1", False, "must be one of this machine's own"),
+        ("fdaa:9:9:9::1", False, "must be an address of this machine"),
         ("127.0.0.1:0", True, "not in fdaa::/16"),
         ("nonsense:port", False, "HOST or HOST:PORT"),
     ],

@@ -82,7 +82,7 @@ def test_where_no_journal_can_be_kept_machines_are_known_by_what_is_written_on_t
     machine = machine_of(on_fly, label(owner=gone()).encode())
     done = on_a_locked_disk(tmp_path, "sweep", "--yes")
     assert (done.returncode, done.stdout) == (0, f"destroyed {machine.name}\n"), done.stderr
-    assert done.stderr.startswith("dragonfly: no journal can be kept here ([Errno 30]")
+    assert done.stderr.startswith("dragonfly: there is no journal here ([Errno 30]")
     assert done.stderr.count("\n") == 1
 
 
@@ -104,4 +104,4 @@ def test_who_has_no_home_is_no_traceback(on_fly: Simulator, monkeypatch: pytest.
 
     monkeypatch.setattr(Path, "expanduser", expanduser)
     assert main(["list"]) == 0
-    assert "no journal can be kept here (Could not determine home" in capsys.readouterr().err
+    assert "there is no journal here (Could not determine home" in capsys.readouterr().err

@@ -71,9 +71,9 @@ def test_where_it_lies() -> None:
 
 @pytest.mark.parametrize("name", ["../escape", "a/b", "", "A", "-a", "x" * 64, "a.json"])
 def test_a_name_is_no_path(journal: Journal, name: str) -> None:
-    with pytest.raises(ValueError, match="no machine has such a name"):
+    with pytest.raises(ValueError, match="not a machine's name"):
         journal.write(entry(name))
-    with pytest.raises(ValueError, match="no machine has such a name"):
+    with pytest.raises(ValueError, match="not a machine's name"):
         journal.remove(name)
 
 

@@ -380,7 +380,7 @@ def test_no_call_waits_for_the_sweep(
     on_fly: Simulator, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, moment: float
 ) -> None:
     """The list hangs for as long as it may, 10 s: the first call has long returned. Its runner ends the boot's wait."""
-    monkeypatch.setattr("dragonfly_executor.backends.fly.background_sweep.MOMENT", moment)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.background_sweep.SWEEP_WAIT", moment)
     on_fly.faults.on("list", times=math.inf, hang=True)
     backend = make_backend(sweep=True)
     with make(backend) as executor:
@@ -394,7 +394,7 @@ def test_no_call_waits_for_the_sweep(
 def test_a_boot_that_is_given_up_does_not_wait_for_the_sweep(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dragonfly_executor.backends.fly.background_sweep.MOMENT", 60.0)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.background_sweep.SWEEP_WAIT", 60.0)
     given_up = GivenUp()
     on_fly.faults.on("list", times=math.inf, hang=True, before=lambda call: given_up.set())
     backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)
@@ -405,7 +405,7 @@ def test_a_boot_that_is_given_up_does_not_wait_for_the_sweep(
 def test_a_sweep_that_was_cut_short_is_due_again(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dragonfly_executor.backends.fly.background_sweep.LAST_WORDS", 0.1)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.background_sweep.SWEEP_GRACE", 0.1)
     left_behind = machine_of(on_fly, label(owner=gone()).encode())
     on_fly.faults.on("list", hang=True)
     backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)

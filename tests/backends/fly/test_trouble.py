@@ -35,7 +35,7 @@ def test_a_machine_that_cannot_be_asked_after_hides_no_other(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, trouble: dict[str, Any]
 ) -> None:
     """Its host is in trouble, perhaps for days: that must not be the end of all sweeps."""
-    monkeypatch.setattr("dragonfly_executor.backends.fly.sweep.ASKING", 0.3)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.sweep.LOOKUP_TIMEOUT", 0.3)
     machine = machine_of(on_fly, label(owner=gone()).encode())
     backend = make_backend()
     entry_of(backend, name="dragonfly-a", machine_id="7811")
@@ -43,7 +43,7 @@ def test_a_machine_that_cannot_be_asked_after_hides_no_other(
     found = {one.name: (one.liveness, one.why) for one in look(backend)}
     liveness, why = found["dragonfly-a"]
     assert liveness is Liveness.UNKNOWN
-    assert why.startswith("it could not be asked after: ")
+    assert why.startswith("its state could not be read: ")
     assert [one.name for one in backend.sweep().destroyed] == [machine.name]
     assert backend.journal is not None
     assert [entry.name for entry in backend.journal.entries()] == ["dragonfly-a"]
@@ -52,7 +52,7 @@ def test_a_machine_that_cannot_be_asked_after_hides_no_other(
 def test_a_parent_that_cannot_be_asked_after_hides_no_machine(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dragonfly_executor.backends.fly.sweep.ASKING", 0.3)
+    monkeypatch.setattr("dragonfly_executor.backends.fly.sweep.LOOKUP_TIMEOUT", 0.3)
     left = machine_of(on_fly, label(owner=gone()).encode(), "runner-left")
     theirs = machine_of(on_fly, label(owner=elsewhere()._replace(host="fly:7811")).encode(), "runner-theirs")
     on_fly.faults.on("get", times=math.inf, where=lambda call: call.machine == "7811", reply=answers.platform(500))
@@ -147,11 +147,21 @@ print(len(backend.journal.entries()))
 @pytest.mark.parametrize(
     ("what", "machines", "said", "logged"),
     [
-        ("full", 0, ["create: the boot could not be written down, so nothing was asked of Fly: [Errno 28]", "0"], ""),
-        ("locked", 0, ["create: the boot could not be written down, so nothing was asked of Fly: [Errno 30]", "0"], ""),
+        (
+            "full",
+            0,
+            ["create: the boot could not be written into the journal, so no machine was requested: [Errno 28]", "0"],
+            "",
+        ),
+        (
+            "locked",
+            0,
+            ["create: the boot could not be written into the journal, so no machine was requested: [Errno 30]", "0"],
+            "",
+        ),
         # By its name it is found as well.
-        ("fills", 1, ["[False]", "0"], "the journal does not have the number of machine"),
-        ("locks-later", 1, ["[True]", "1"], "is gone, which the journal could not be told: [Errno 30]"),
+        ("fills", 1, ["[False]", "0"], "could not be written into the journal: [Errno 28]"),
+        ("locks-later", 1, ["[True]", "1"], "is gone, but its journal entry could not be removed: [Errno 30]"),
     ],
 )
 def test_no_machine_is_made_that_the_disk_does_not_have(
@@ -176,7 +186,7 @@ def test_a_boot_that_fly_refuses_is_that_also_where_the_disk_is_locked(on_fly: S
     command = [*unshared("--mount"), sys.executable, "-c", ON_A_DISK, str(tmp_path), "locks"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.startswith("create: creating a machine: HTTP 403"), done.stdout + done.stderr
-    assert "which the journal could not be told: [Errno 30]" in done.stderr
+    assert "but its journal entry could not be removed: [Errno 30]" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -202,7 +212,7 @@ def test_a_folder_that_has_become_a_file_is_a_clear_error(on_fly: Simulator, mak
     assert backend.journal is not None
     backend.journal.folder.rmdir()
     backend.journal.folder.touch()
-    with pytest.raises(errors.BootError, match="could not be written down, so nothing was asked of Fly"):
+    with pytest.raises(errors.BootError, match="could not be written into the journal, so no machine was requested"):
         boot(backend)
     assert on_fly.world.booted == []
     with pytest.raises(OSError, match="cannot keep a journal"):
@@ -231,10 +241,10 @@ def test_what_could_not_be_destroyed_the_next_boot_sees_to(
     second = boot(backend)
     second.stop()
     if keeps_a_journal:
-        assert "A later sweep sees to it" in caplog.text
+        assert "A later sweep destroys it" in caplog.text
         nothing_is_left(on_fly, backend)
     else:
-        assert f"no sweep does while this process lives: `dragonfly destroy {left.name}`" in caplog.text
+        assert f"no sweep destroys it while this process lives: `dragonfly destroy {left.name}`" in caplog.text
         assert main(["destroy", "--yes", left.name]) == 0
 
 

@@ -114,7 +114,7 @@ def test_an_address_that_leads_nowhere_is_told_at_once(host: Host, make_backend:
     error = error_of(executor.submit(pow, 2, 10))
     assert isinstance(error, BootError)
     assert error.phase == "connect"
-    assert f"does not get here: could not reach the parent at {address} within 1 s" in str(error)
+    assert f"cannot reach this machine: could not reach the parent at {address} within 1 s" in str(error)
     assert "Connection refused" in str(error)
     assert "parent_address=" in str(error)
     assert host.processes() == []
@@ -129,7 +129,7 @@ def test_a_host_that_cannot_reach_the_parent_leaves_the_boot_to_others(
     executor = make(make_backend(*hosts, known_hosts=known_file([lame, sound]), connect="direct"), max=1)
     assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
     assert f"host {lame.spec} is set aside" in caplog.text
-    assert "has a runner that does not get here: ModuleNotFoundError" in caplog.text
+    assert "has a runner that cannot reach this machine: ModuleNotFoundError" in caplog.text
 
 
 def without_ssl(host: Host) -> Path:

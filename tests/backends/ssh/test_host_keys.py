@@ -149,7 +149,7 @@ def test_a_pinned_key_is_the_only_one(file: Path, first: Key, second: Key) -> No
     file.write_text(f"gpu1 {second.line}\n")
     keys = HostKeys([str(file)], [first.blob])
     keys.verify("the host", "gpu1", first.blob)
-    with pytest.raises(HostKeyError, match="is to have"):
+    with pytest.raises(HostKeyError, match="host_key= expects"):
         keys.verify("the host", "gpu1", second.blob)
 
 

@@ -73,7 +73,7 @@ def test_what_the_caller_says_comes_first(reader: str, resolve: Resolve) -> None
 
 @pytest.mark.parametrize("text", ["Host gpu1\n  Port many\n", "Host gpu1\n  Port 0\n"])
 def test_what_cannot_be_understood_is_a_boot_error(reader: str, resolve: Resolve, text: str) -> None:
-    with pytest.raises(BootError, match="configuration cannot be understood") as caught:
+    with pytest.raises(BootError, match="configuration cannot be parsed") as caught:
         resolve(text)
     assert caught.value.phase == "resolve"
 

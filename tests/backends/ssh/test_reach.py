@@ -183,7 +183,7 @@ def test_jumps_in_a_ring_are_noticed(make_backend: MakeBackend, make: Make, tmp_
     config.write_text("Host a\n  ProxyJump b\nHost b\n  ProxyJump a\n")
     error = error_of(make(make_backend("a", config=config)).submit(pow, 2, 10))
     assert isinstance(error, BootError)
-    assert (error.phase, "ring" in str(error)) == ("resolve", True)
+    assert (error.phase, "check ProxyJump for a cycle" in str(error)) == ("resolve", True)
 
 
 def test_a_program_may_be_the_connection(host: Host, make_backend: MakeBackend, make: Make, tmp_path: Path) -> None:

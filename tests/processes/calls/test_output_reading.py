@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from dragonfly_executor.core.slot_records import SlotCall, SlotRecord
 from dragonfly_executor.protocol.frames import Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.runner.dispatch import Dispatcher
-from dragonfly_executor.runner.output_pipes import Pipes
+from dragonfly_executor.runner.output_pipes import OutputPipes
 from dragonfly_executor.runner.slot_output_forwarder import LIVE_AFTER, SentOutput
 from dragonfly_executor.runner.slot_progress import Progress
 
@@ -42,9 +43,8 @@ class Scene:
         # What the slot would make its own.
         self.stdout, self.stderr = map(os.dup, self.output._pipes._writing)
         slot_link = SimpleNamespace(drain_reads=lambda: self.on_drain(), pause=lambda: None, resume=lambda: None)
-        self.slot: Any = SimpleNamespace(
-            pid=7, ready=True, stuck=False, since=0.0, in_flight=deque(), answer=None, link=slot_link
-        )
+        self.slot: Any = SimpleNamespace(pid=7, record=SlotRecord(7, 0.0), answer=None, link=slot_link)
+        self.slot.record.is_ready = True
         self.output.slot_is_forked(self.slot)
 
     def _call_later(self, delay: float, callback: Callable[[], object]) -> Any:
@@ -52,13 +52,13 @@ class Scene:
         return SimpleNamespace(cancel=lambda: None)
 
     def _hold(self, slot: Any) -> None:
-        slot.stuck = True
+        slot.record.is_stuck = True
         self.on_hold()
 
     def run(self, *call_ids: int) -> None:
         """The slot has these calls; none of them is for itself."""
-        self.slot.in_flight = deque(SimpleNamespace(call_id=call_id, attempt=1) for call_id in call_ids)
-        self.slot.stuck = False
+        self.slot.record.in_flight = deque(SlotCall(call_id, 1, b"") for call_id in call_ids)
+        self.slot.record.is_stuck = False
 
     def look(self) -> None:
         """One pass of the loop, in which the pipes hold something."""
@@ -86,7 +86,7 @@ def test_the_text_of_a_call_that_is_alone_in_its_slot_goes_out_at_once(scene: Sc
     os.write(scene.stdout, b"text")
     scene.look()
     assert scene.texts() == [(1, b"text")]
-    assert scene.slot.stuck  # so that no other is queued behind it
+    assert scene.slot.record.is_stuck  # so that no other is queued behind it
 
 
 def test_a_result_that_is_there_ends_its_call_before_the_text_is_read(scene: Scene) -> None:
@@ -116,7 +116,7 @@ def test_text_is_left_to_the_slot_while_it_runs_several_quick_calls(scene: Scene
 def test_a_call_that_runs_longer_gets_the_slot_for_itself(scene: Scene) -> None:
     scene.run(1, 2)
     scene.now = LIVE_AFTER * 2
-    scene.on_hold = lambda: scene.slot.in_flight.pop()
+    scene.on_hold = lambda: scene.slot.record.in_flight.pop()
     os.write(scene.stdout, b"text")
     scene.look()
     assert scene.texts() == [(1, b"text")]
@@ -162,7 +162,7 @@ def test_while_the_slot_reads_its_pipes_the_agent_does_not(scene: Scene) -> None
 
 def test_a_slot_whose_call_has_closed_everything_waits_for_no_turn(scene: Scene) -> None:
     """And harms nobody by it."""
-    pipes = Pipes(logs=False)
+    pipes = OutputPipes(logs=False)
     for fd in pipes._turn:
         os.close(fd)
     assert not pipes.wait_for_turn()
@@ -173,7 +173,7 @@ def test_a_slot_whose_call_has_closed_everything_waits_for_no_turn(scene: Scene)
 
 def test_what_a_slot_writes_before_it_is_ready_is_no_calls(scene: Scene) -> None:
     scene.run(1)
-    scene.slot.ready = False
+    scene.slot.record.is_ready = False
     os.write(scene.stdout, b"text")
     scene.look()
     assert scene.texts() == [(0, b"text")]
@@ -196,15 +196,18 @@ def test_the_end_of_a_calls_text_is_said_once_and_before_its_result(scene: Scene
 def test_how_a_slot_ended_is_said_behind_what_its_call_wrote(scene: Scene) -> None:
     """Also where that takes the link's second lane."""
     said: list[bytes] = []
-    dispatcher = Dispatcher(SimpleNamespace(time=lambda: 0.0), said.append, lambda: scene.slot)  # type: ignore[arg-type]
-    scene.run(1)
-    os.write(scene.stdout, b"text")
-    scene.look()
-    work: Any = SimpleNamespace(call_id=1, attempt=1, missing=0, frame=SimpleNamespace(kind=Kind.CALL, detail=0))
-    scene.slot.kill_reason, scene.slot.output = None, scene.output
+    loop: Any = SimpleNamespace(time=lambda: 0.0, call_at=lambda when, callback: SimpleNamespace(when=when))
+    dispatcher = Dispatcher(loop, said.append, lambda: scene.slot)
+    scene.slot.output = scene.output
     scene.slot.stack = SimpleNamespace(read=lambda number: "")
     scene.slot.progress = Progress()
-    dispatcher._report_end(work, scene.slot, 9)
+    scene.slot.hand = lambda packet: True
+    scene.slot.take_back = set
+    dispatcher.call_arrived(Decoder().feed(encode(Kind.CALL, 1, attempt=1))[0])
+    dispatcher.dispatch()
+    os.write(scene.stdout, b"text")
+    scene.look()
+    dispatcher.slot_ended(scene.slot, 9, tell=False)
     frames = Decoder().feed(b"".join(scene.sent))
     assert [frame.kind for frame in frames] == [Kind.OUTPUT, Kind.OUTPUT, Kind.LOST]
     assert said == []

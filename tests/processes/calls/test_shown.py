@@ -26,7 +26,7 @@ def state_of(future: BaseFuture[Any]) -> str:
     return found[1]
 
 
-class Text(HTMLParser):
+class TextDecoder(HTMLParser):
     """The words of some HTML, once it is seen that every element is closed."""
 
     def __init__(self, html: str) -> None:
@@ -121,13 +121,13 @@ def test_notebooks_get_tables_that_hold_no_markup_of_others(make: MakeExecutor, 
     pool = make_pool("<script>alert(1)</script>", backend=Named())
     for html in (pool._repr_html_(), DragonflyExecutor(pool=pool)._repr_html_()):
         assert "<script" not in html
-        words = Text(html).words
+        words = TextDecoder(html).words
         assert "<script>alert(1)</script>" in words
         assert "<b>&" in words
         assert "0 of at most 1 up" in words
     future = make(1).submit(payloads.fail, ValueError("<i>"))
     wait([future], SOON)
-    words = Text(future._repr_html_()).words
+    words = TextDecoder(future._repr_html_()).words
     assert words == ["Future", "state", "finished", "outcome", "raised ValueError"]
 
 

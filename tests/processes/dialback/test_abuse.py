@@ -64,7 +64,7 @@ def as_another_runner(parent: Parent) -> bytes:
 def with_half_a_proof(parent: Parent) -> bytes:
     dialed = dial(parent)
     dialed.say(dialed.side.dial())
-    proof = dialed.side.hear(dialed.frame())
+    proof = dialed.side.receive(dialed.frame())
     dialed.say(encode(Kind.PROOF, payload=proof[HEADER.size : HEADER.size + 16]))
     return _rest(dialed)
 
@@ -85,7 +85,7 @@ def with_an_old_transcript(parent: Parent) -> bytes:
     """Replayed: what the right runner said on a connection that broke before its proof arrived."""
     overheard = dial(parent)
     overheard.say(overheard.side.dial())
-    proof = overheard.side.hear(overheard.frame())
+    proof = overheard.side.receive(overheard.frame())
     overheard.sock.close()
     dialed = dial(parent)
     dialed.say(overheard.sent[0])
@@ -333,7 +333,7 @@ def test_a_silent_peer_is_dropped_when_its_time_is_over(
     parent = reception.expect()
     with closing(connect(parent)) as sock:
         assert everything(sock) == b""
-    assert "did not prove anything within 0.2 s" in reception.warnings.get(timeout=PATIENCE)
+    assert "did not authenticate within 0.2 s" in reception.warnings.get(timeout=PATIENCE)
     joins(reception, parent)
 
 
@@ -574,7 +574,7 @@ def test_runners_join_when_there_are_descriptors_again(receive: Receive) -> None
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
         try:
             waiting.connect(split_address(parent.address))
-            assert "no runner can dial in for now" in reception.warnings.get(timeout=PATIENCE)
+            assert "runners cannot connect for now" in reception.warnings.get(timeout=PATIENCE)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     joins(reception, parent)
@@ -621,7 +621,7 @@ def test_runners_cannot_be_told_to_dial_everywhere(receive: Receive, host: str) 
     reception.begin()
     number, error = reception.failed.get(timeout=PATIENCE)
     assert number == 1
-    assert "does not say which host its runners are to dial" in str(error)
+    assert "does not set advertised_host, the host that its runners dial" in str(error)
 
 
 def test_a_fork_of_the_parent_is_told_of_every_descriptor(receive: Receive) -> None:

@@ -155,7 +155,7 @@ def test_a_runner_of_another_version_is_refused_by_both_sides(
 
     other = versions()
     other.python = "3.9"
-    monkeypatch.setattr(runner_connection, "versions_beside", lambda _runner: other)
+    monkeypatch.setattr(runner_connection, "versions_like", lambda _runner: other)
     monkeypatch.setattr(dialback_module, "versions", lambda: other)
     backend = DialingBackend()
     executor = make(1, backend=backend)

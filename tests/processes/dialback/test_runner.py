@@ -120,7 +120,7 @@ def test_whoever_has_another_certificate_is_told_nothing(receive: Receive) -> No
     status, said = run(parent._replace(fingerprint="00" * 32), "--failsafe", "2")
     assert status == exit_codes.UNREACHABLE
     assert "the certificate at the parent's address is not the parent's" in said
-    assert "left before it had proved anything" in reception.warnings.get(timeout=PATIENCE)
+    assert "closed before it had authenticated" in reception.warnings.get(timeout=PATIENCE)
 
 
 def test_whoever_has_the_certificate_and_not_the_token_is_not_believed(receive: Receive) -> None:

@@ -368,7 +368,7 @@ def test_without_cryptography_the_error_says_what_to_install(monkeypatch: pytest
 def test_both_ends_notice_a_dead_peer(pair: Pair) -> None:
     """Checklist 18: keepalive alone does not, with data in flight."""
     accepted, dialed = socket.socket(fileno=os.dup(pair.parent.fileno())), pair.runner
-    tcp.tune(accepted)  # the listener does this when it accepts
+    tcp.set_tcp_options(accepted)  # the listener does this when it accepts
     with accepted:
         for sock in (accepted, dialed):
             get = sock.getsockopt

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dragonfly_executor.protocol.file_manifest import Difference, Step, a_directory
+from dragonfly_executor.protocol.file_manifest import Difference, SyncStep, directory_entry
 from dragonfly_executor.protocol.frames import Kind
 from tests.support import payloads
 from tests.support.agent_talk import LONG, Talk
@@ -88,8 +88,8 @@ def test_what_comes_amid_files_that_change_is_given_back_at_once(
     mailbox.numbers(1)
     agent.terminate()
     agent.hear(Kind.STOP)
-    difference = Difference({"cwd": a_directory(), "cwd/f": file_of(b"never sent")}, [])
-    agent.say(Kind.SYNC_BEGIN, Step(difference, [], False, []).dump(), detail=1)
+    difference = Difference({"cwd": directory_entry(), "cwd/f": file_of(b"never sent")}, [])
+    agent.say(Kind.SYNC_BEGIN, SyncStep(difference, [], False, []).dump(), detail=1)
     agent.call(2, payloads.pid)
     agent.hear(Kind.SYNC_HAVE)
     assert agent.hear(Kind.RETURNED).call_id == 2

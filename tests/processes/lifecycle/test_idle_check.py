@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dragonfly_executor.protocol.frames import Decoder, Kind
-from dragonfly_executor.runner import idle_check
-from dragonfly_executor.runner.idle_check import IdleCheck
-from dragonfly_executor.transport.loop import Loop
+from dragonfly_executor.core import slot_idle_check
 from tests.processes.conftest import Make
 from tests.support import payloads
 from tests.support.helpers import PATIENCE, SOON, Gate, Mailbox, all_ended, values, watching
@@ -132,57 +128,8 @@ def test_the_slot_of_a_check_that_hangs_is_killed_with_a_warning(
     ex = make(1, idle_shutdown_after=(SHORT, Holds(mailbox)))
     ex.submit(payloads.pid).result(PATIENCE)
     with watching(int(mailbox.read())) as watches:
-        assert all_ended(watches, idle_check.LIMIT + SOON)
+        assert all_ended(watches, slot_idle_check.LIMIT + SOON)
     assert ex.submit(payloads.echo, 1).result(PATIENCE) == 1
     assert ex.pool.stats().boots_attempted == 1
     ex.shutdown()
     assert "runner 1: the idle check did not end within 10 s" in caplog.text
-
-
-class Scene:
-    """An idle check on a loop, with a slot that it seems to run in."""
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-        self.loop = Loop()
-        self.check = IdleCheck(self.loop, self.sent.append)
-        self.slot: Any = SimpleNamespace(
-            pid=7, is_checking=True, kill_reason=None, link=SimpleNamespace(drain_reads=lambda: None), kill=self._stop
-        )
-
-    def _stop(self) -> None:
-        self.loop.stop()
-
-    def answers(self) -> list[tuple[int, bytes]]:
-        frames = Decoder().feed(b"".join(self.sent))
-        assert all(frame.kind == Kind.IDLE for frame in frames)
-        return [(frame.detail, bytes(frame.payload)) for frame in frames]
-
-    def close(self) -> None:
-        self.loop.close()
-
-
-def test_a_check_over_its_limit_has_its_slot_killed_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idle_check, "LIMIT", 0.01)
-    scene = Scene()
-    assert scene.check.ask()
-    scene.check.begin(scene.slot)
-    scene.loop.run()
-    assert scene.slot.kill_reason == Kind.CHECK_IDLE
-    scene.check.answered(may_go=False)
-    ((may_go, text),) = scene.answers()
-    assert not may_go
-    assert b"within 0.01 s: its slot (process 7) was killed" in text
-    scene.close()
-
-
-def test_an_answer_from_before_the_last_calls_keeps_the_runner() -> None:
-    """The parent has asked again meanwhile: so calls came and went while the check ran."""
-    scene = Scene()
-    assert scene.check.ask()
-    assert not scene.check.ask()
-    scene.check.answered(may_go=True)
-    assert scene.check.ask()
-    scene.check.answered(may_go=True)
-    assert scene.answers() == [(0, b""), (1, b"")]
-    scene.close()

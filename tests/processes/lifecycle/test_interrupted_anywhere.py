@@ -19,7 +19,7 @@ import pytest
 
 from dragonfly_executor import DragonflyExecutor, Pool, sync
 from dragonfly_executor.api.pool import registry
-from dragonfly_executor.engine.output.router import Captured
+from dragonfly_executor.engine.output.router import CapturedOutput
 from dragonfly_executor.protocol.frames import Frame, Kind
 from dragonfly_executor.serialization import parent_main
 from dragonfly_executor.sync import FileSnapshot, Sync
@@ -42,7 +42,7 @@ class Held:
         self.gate = threading.Event()
         self.running = threading.Semaphore(0)
 
-    def let_go(self) -> None:
+    def release_fully(self) -> None:
         self.gate.set()
 
 
@@ -74,7 +74,7 @@ def executor() -> Iterator[DragonflyExecutor]:
     with DragonflyExecutor(2, backend=FakeBackend()) as executor:
         assert executor.submit(payloads.echo, 0).result(PATIENCE) == 0
         yield executor
-        held.let_go()
+        held.release_fully()
 
 
 def hold_one(executor: DragonflyExecutor) -> Future[int]:
@@ -114,7 +114,7 @@ def test_submit_of_what_travels_by_value(executor: DragonflyExecutor) -> None:
 
 def ended(executor: DragonflyExecutor, where: str) -> None:
     """Nothing of it is left once it is shut down; not a thread, even one that is ending."""
-    held.let_go()
+    held.release_fully()
     executor.shutdown()
     prefix = f"dragonfly-{executor.pool.name}-"
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith(prefix)]
@@ -358,7 +358,7 @@ def test_the_engine_waits_for_a_thread_that_still_looks_at_futures(
     looker = threading.Thread(target=look)
     looker.start()
     assert is_locked.wait(PATIENCE)
-    held.let_go()
+    held.release_fully()
     # The engine is at the lock now, and asks again and again.
     assert [answers.get(timeout=PATIENCE) for _ in range(3)] == [True] * 3
     may_go.set()
@@ -504,13 +504,13 @@ def test_the_look_at_what_has_changed(tmp_path: Path) -> None:
     """A boot looks as well, on its own thread, and finds what there is."""
     (tmp_path / "file").write_text("text")
     file_snapshot = FileSnapshot(Sync([str(tmp_path)], check_every=0))
-    for where in everywhere(file_snapshot.look, files=(sync.file_snapshot.__file__, condition.__file__)):
-        in_another_thread(file_snapshot.look, where)
+    for where in everywhere(file_snapshot.scan, files=(sync.file_snapshot.__file__, condition.__file__)):
+        in_another_thread(file_snapshot.scan, where)
         file_snapshot.require()
 
 
 def test_the_text_of_a_call() -> None:
     """More of it may come."""
-    captured = Captured()
+    captured = CapturedOutput()
     for where in everywhere(captured.text):
         in_another_thread(lambda: captured.add(Frame(Kind.OUTPUT, 0, 0, 0, 1, b"")), where)

@@ -14,9 +14,9 @@ import pytest
 
 from dragonfly_executor.serialization.buffer_cache import (
     LEAST,
-    Kept,
+    BufferCache,
     PayloadParts,
-    Repeats,
+    RepeatedBuffers,
     read_answer,
     read_table,
     segments,
@@ -146,7 +146,7 @@ def test_a_call_that_is_killed_while_it_is_sent_leaves_the_stream_in_step(make: 
 def test_more_than_is_kept_is_sent_each_time(
     make: Make, sent: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Repeats.__init__, "__defaults__", (2 * SIZE,))
+    monkeypatch.setattr(RepeatedBuffers.__init__, "__defaults__", (2 * SIZE,))
     executor = make(1)
     contents = [content(number) for number in range(3)]
     for _ in range(4):
@@ -204,7 +204,7 @@ def test_pools_do_not_share_what_slots_keep(make: Make) -> None:
 
 
 def test_a_piece_is_known_from_the_second_time_on() -> None:
-    repeats = Repeats()
+    repeats = RepeatedBuffers()
     parts: list[Any] = [b"head", content(1), b"tail", content(2)]
     assert type(repeats.mark(parts, [])) is list
     marked = repeats.mark([b"other", content(1), content(3)], [])
@@ -219,7 +219,7 @@ def test_a_piece_is_known_from_the_second_time_on() -> None:
 
 def test_what_lasts_is_known_at_once() -> None:
     data = memoryview(content(1))
-    marked = Repeats().mark([b"", data], [data])
+    marked = RepeatedBuffers().mark([b"", data], [data])
     assert isinstance(marked, PayloadParts)
     assert marked.kept == {1: 1}
 
@@ -228,13 +228,13 @@ def test_what_lasts_is_known_at_once() -> None:
     "piece", [bytes(LEAST - 1), bytearray(LEAST), memoryview(bytearray(LEAST)), memoryview(bytes(2 * LEAST))[LEAST:]]
 )
 def test_what_is_small_or_may_still_change_is_not_kept(piece: Any) -> None:
-    repeats = Repeats()
+    repeats = RepeatedBuffers()
     for _ in range(3):
         assert type(repeats.mark([piece], [])) is list
 
 
 def test_another_content_with_the_same_ends_is_another_piece() -> None:
-    repeats = Repeats()
+    repeats = RepeatedBuffers()
     one, other = bytearray(content(1)), bytearray(content(1))
     other[SIZE // 3] = 9
     for _ in range(2):
@@ -245,14 +245,14 @@ def test_another_content_with_the_same_ends_is_another_piece() -> None:
 
 
 def test_what_was_used_longest_ago_goes_first() -> None:
-    repeats = Repeats(2 * SIZE)
+    repeats = RepeatedBuffers(2 * SIZE)
     for number in (1, 1, 2, 2, 1, 3, 3):
         repeats.mark([content(number)], [])
     assert [kept[0] for kept in repeats._kept.values()] == [1, 3]
     assert repeats._size == 2 * SIZE
     repeats.mark([content(4, 3 * SIZE)], [])
     assert repeats.mark([content(4, 3 * SIZE)], []) == [content(4, 3 * SIZE)]
-    kept = Kept(2 * SIZE)
+    kept = BufferCache(2 * SIZE)
     for number in (1, 2):
         kept.keep(number, memoryview(content(number)))
     assert kept.get(1, SIZE) == content(1)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor.runner import requirements, session_directory
-from dragonfly_executor.runner.requirements import KEPT_FOR, Environment, clean_up
+from dragonfly_executor.runner.requirements import KEPT_FOR, VirtualEnvironment, clean_up
 from dragonfly_executor.sync import Sync
 from tests.backends.ssh.calls import free
 from tests.processes.sync.conftest import MakeElsewhere
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 def build(cache: Path, *lines: str, days: float = 0.0) -> Path:
     """An environment as it lies there when it is complete, used so many days ago; its folder."""
     (cache / "environments").mkdir(0o700, parents=True, exist_ok=True)
-    environment = Environment(str(cache), list(lines))
+    environment = VirtualEnvironment(str(cache), list(lines))
     site = Path(environment.site_packages)
     site.mkdir(parents=True)
     (site / "module.py").write_text(f"lines = {lines!r}\n")
@@ -61,10 +61,10 @@ def test_what_nobody_has_used_for_a_month_goes_and_what_somebody_has_stays(cache
     for suffix in (".lock", ".log"):
         Path(f"{old}{suffix}").write_text("")
     assert KEPT_FOR == 30 * 24 * 3600
-    assert requirements.has_litter(str(cache))
+    assert requirements.has_leftovers(str(cache))
     assert clean_up(str(cache)) == 0
     assert left(cache) == [recent.name, f"{recent.name}.used"]
-    assert not requirements.has_litter(str(cache))
+    assert not requirements.has_leftovers(str(cache))
 
 
 def test_what_was_never_complete_goes_as_well(cache: Path) -> None:
@@ -79,21 +79,21 @@ def test_what_was_only_half_removed_goes(cache: Path) -> None:
     """The host was switched off meanwhile."""
     build(cache, "kept")
     (cache / "environments" / ".gone-x" / "lib").mkdir(parents=True)
-    assert requirements.has_litter(str(cache))
+    assert requirements.has_leftovers(str(cache))
     clean_up(str(cache))
     assert not list((cache / "environments").glob(".gone-*"))
     assert len(left(cache)) == 2
 
 
 def test_where_there_are_none_there_is_nothing_to_do(cache: Path) -> None:
-    assert not requirements.has_litter(str(cache))
+    assert not requirements.has_leftovers(str(cache))
     assert clean_up(str(cache)) == 0
     assert not cache.exists()
 
 
 def test_nothing_goes_while_it_is_used_however_long_ago_that_began(cache: Path) -> None:
     folder = build(cache, "used")
-    environment = Environment(str(cache), ["used"])
+    environment = VirtualEnvironment(str(cache), ["used"])
     assert environment.take()
     age(folder, 400)
     clean_up(str(cache))
@@ -105,7 +105,7 @@ def test_nothing_goes_while_it_is_used_however_long_ago_that_began(cache: Path) 
     age(folder, 400)
     clean_up(str(cache))
     assert left(cache) == []
-    assert not Environment(str(cache), ["used"]).take()
+    assert not VirtualEnvironment(str(cache), ["used"]).take()
 
 
 def test_one_that_is_removed_at_the_very_moment_is_not_held(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_one_that_is_removed_at_the_very_moment_is_not_held(cache: Path, monkeyp
         real(fd, how)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    environment = Environment(str(cache), ["x"])
+    environment = VirtualEnvironment(str(cache), ["x"])
     assert environment.take()
     age(folder, 31)
     clean_up(str(cache))
@@ -133,16 +133,16 @@ def test_one_that_is_removed_at_the_very_moment_is_not_held(cache: Path, monkeyp
 def test_one_that_is_being_built_stays(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long that takes."""
     (cache / "environments").mkdir(0o700, parents=True)
-    environment = Environment(str(cache), ["x"])
+    environment = VirtualEnvironment(str(cache), ["x"])
     folder = Path(environment.site_packages).parents[2]
 
-    def install(_: Environment) -> int:
+    def install(_: VirtualEnvironment) -> int:
         folder.mkdir()
         age(folder, 31)
         clean_up(str(cache))
         return 0 if folder.is_dir() else 1
 
-    monkeypatch.setattr(Environment, "_install", install)
+    monkeypatch.setattr(VirtualEnvironment, "_install", install)
     # As an agent has it done: it writes to its own stdout and stderr, and lets go of everything when it ends.
     pid = os.fork()
     if pid == 0:
@@ -212,7 +212,7 @@ RACER = """
 import sys, os
 from pathlib import Path
 from dragonfly_executor.runner import requirements
-from dragonfly_executor.runner.requirements import Environment, clean_up
+from dragonfly_executor.runner.requirements import VirtualEnvironment, clean_up
 
 cache, role = sys.argv[1:]
 requirements.KEPT_FOR = -1  # the moment that nobody uses it
@@ -224,12 +224,12 @@ def install(environment):
     (site.parents[2] / ".complete").write_text("")
     return 0
 
-Environment._install = install
+VirtualEnvironment._install = install
 for number in range(1000):
     if role == "clean":
         clean_up(cache)
         continue
-    environment = Environment(cache, ["x"])
+    environment = VirtualEnvironment(cache, ["x"])
     while not environment.take():
         # As an agent has it done, in a process of its own, whose end lets go of it.
         pid = os.fork()

@@ -174,7 +174,7 @@ def test_without_auto_nothing_is_followed(work: Path) -> None:  # noqa: F811
     with projects.imported(work):
         nothing = FileSnapshot(Sync(None, check_every=0))
         nothing.code_travels([(code_of("import late"), "")])
-        nothing.look()
+        nothing.scan()
     assert sent(nothing) == set()
 
 
@@ -193,7 +193,7 @@ def test_an_import_that_is_written_later_is_followed(work: Path) -> None:  # noq
         found = file_snapshot()
         assert sent(found) == {"main.py"}
         (work / "main.py").write_text("def f():\n    import late\n")
-        found.look()
+        found.scan()
         assert sent(found) == {"main.py", "late.py"}
 
 
@@ -204,7 +204,7 @@ def test_a_module_that_is_written_after_the_import_of_it_travels(work: Path) -> 
         assert sent(found) == {"main.py"}
         (work / "late.py").write_text("")
         sys.path_importer_cache.pop(str(work), None)
-        found.look()
+        found.scan()
         assert sent(found) == {"main.py", "late.py"}
 
 
@@ -212,10 +212,10 @@ def test_code_that_travels_by_itself_brings_what_it_imports(work: Path) -> None:
     write(work, {"late.py": "def f():\n    import later\n", "later.py": "", "pkg/__init__.py": "", "pkg/x.py": ""})
     with projects.imported(work):
         found = FileSnapshot(Sync(check_every=1000))
-        found.look()
+        found.scan()
         assert sent(found) == set()
         found.code_travels([(code_of("from late import f"), ""), (code_of("from . import x"), "pkg")])
-        found.look()
+        found.scan()
         assert sent(found) == {"late.py", "later.py", "pkg/__init__.py", "pkg/x.py"}
 
 

@@ -36,7 +36,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def file_snapshot(files: Any = "auto", **options: Any) -> FileSnapshot:
     made = FileSnapshot(Sync(files, check_every=0, **options))
-    made.look()
+    made.scan()
     return made
 
 
@@ -106,7 +106,7 @@ def test_a_package_in_a_folder_of_another_name(work: Path, tmp_path: Path) -> No
         import mapped.part
         from dragonfly_executor.sync import FileSnapshot, Sync
         file_snapshot = FileSnapshot(Sync())
-        file_snapshot.look()
+        file_snapshot.scan()
         snapshot = file_snapshot.require()
         print(json.dumps([sorted(snapshot.manifest), snapshot.import_path]))
     """
@@ -126,7 +126,7 @@ def test_an_editable_install_travels(work: Path, tmp_path: Path) -> None:
         import editable_example, installed_example, json
         from dragonfly_executor.sync import FileSnapshot, Sync
         file_snapshot = FileSnapshot(Sync())
-        file_snapshot.look()
+        file_snapshot.scan()
         print(json.dumps(sorted(file_snapshot.require().manifest)))
     """
     ran = subprocess.run(
@@ -191,7 +191,7 @@ def test_named_files_and_folders(work: Path, tmp_path: Path) -> None:
     assert {"cwd/src", "cwd"} <= set(path)
     assert any(f"{root}/inner/x.py" in found.require().manifest for root in path)
     (work / "missing").write_text("there now")
-    found.look()
+    found.scan()
     assert "missing" in sent(found)
 
 
@@ -294,7 +294,7 @@ def test_a_project_that_is_too_large_does_not_travel(work: Path, caplog: pytest.
     limited = Sync(["data"], max_total=10)
     with caplog.at_level(logging.WARNING, "dragonfly_executor"):
         refused = FileSnapshot(limited)
-        refused.look()
+        refused.scan()
         refused.refresh()
     assert len([record for record in caplog.records if "max_total" in record.message]) == 1
     with pytest.raises(errors.BootError, match="data/a") as caught:
@@ -360,10 +360,10 @@ def test_every_kind_of_change_is_seen(work: Path) -> None:
     ]
     for number, step in enumerate(steps):
         before = found.require()
-        found.look()
+        found.scan()
         assert found.require() is before, number
         step()
-        found.look()
+        found.scan()
         assert found.require() is not before, number
         assert found.require().manifest != before.manifest, number
     assert {"data/a", "data/new", "data/deep/new", "data/deep/c"} == sent(found)
@@ -377,7 +377,7 @@ def test_a_change_that_keeps_size_and_time_is_seen(work: Path) -> None:
     before = found.require()
     (work / "data" / "a").write_text("two")
     os.utime(work / "data" / "a", ns=(old, old))
-    found.look()
+    found.scan()
     assert found.require() is not before
 
 
@@ -389,10 +389,10 @@ def test_a_change_behind_a_link_is_seen(work: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("dragonfly_executor.sync.scan.YOUNG", -1)  # as if all had rested for long
     found = file_snapshot(["data"])
     before = found.require()
-    found.look()
+    found.scan()
     assert found.require() is before
     (tmp_path / "outside" / "file").write_text("other")
-    found.look()
+    found.scan()
     assert found.require().manifest["cwd/data/out"].digest == digest(b"other")
 
 
@@ -413,7 +413,7 @@ def test_a_change_that_a_coarse_clock_does_not_show_is_seen(work: Path, monkeypa
     for number in range(1, 50):
         before = found.require()
         (work / "data" / "a").write_text(f"{number:03}")
-        found.look()
+        found.scan()
         assert found.require() is not before
 
 
@@ -454,22 +454,22 @@ def test_a_burst_of_calls_looks_once(work: Path) -> None:
 
     found._scanner.scan = slow_scan  # type: ignore[method-assign]
     for _ in range(1000):
-        found.look()
+        found.scan()
     assert len(scans) == 1
     clock.now += 0.19
-    found.look()
+    found.scan()
     assert len(scans) == 1
     clock.now += 0.02
-    found.look()
+    found.scan()
     assert len(scans) == 2
 
 
 def test_what_was_imported_since_is_sent_at_once(work: Path) -> None:
     write(work, {"late.py": ""})
     found = FileSnapshot(Sync(check_every=3600))
-    found.look()
+    found.scan()
     with projects.imported(work, "late"):
-        found.look()
+        found.scan()
         assert "late.py" in sent(found)
 
 
@@ -522,15 +522,15 @@ def test_the_next_pool_with_the_same_plan_reads_what_has_changed(work: Path, mon
     monkeypatch.setattr(user_modules, "imported", lambda layout: {})
     monkeypatch.setattr(user_modules, "of_script", lambda layout: None)
     plan = Sync([str(work / "data")], check_every=0)
-    FileSnapshot(plan).look()
+    FileSnapshot(plan).scan()
     assert len(read) == 3
     (work / "data" / "b").write_text("bb")
     again = FileSnapshot(plan)
-    again.look()
+    again.scan()
     assert read[3:] == [str(work / "data" / "b")]
     assert again.require().manifest["cwd/data/b"].size == 2
     monkeypatch.chdir(work.parent)
     elsewhere = FileSnapshot(plan)
-    elsewhere.look()
+    elsewhere.scan()
     assert len(read) == 7
     assert {path.rpartition("/")[2] for path in elsewhere.require().manifest} >= {"a", "b", "c"}

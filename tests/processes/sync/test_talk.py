@@ -22,14 +22,14 @@ from dragonfly_executor.protocol.file_manifest import (
     FILE,
     Difference,
     ManifestEntry,
-    Step,
-    a_directory,
-    a_link,
+    SyncStep,
+    directory_entry,
+    link_entry,
     pack_bits,
 )
 from dragonfly_executor.protocol.frames import Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.runner import content_cache, sync_receiver
-from dragonfly_executor.runner.sync_receiver import Synced
+from dragonfly_executor.runner.sync_receiver import SyncedFiles
 from dragonfly_executor.sync import FileSnapshot, Sender, Sync
 from tests.support.projects import write
 from tests.support.trees import digest, file_of, on_disk
@@ -50,7 +50,7 @@ class Talk:
         self.before_reading: Callable[[], None] = lambda: None
         self.on_release: Callable[[], None] = lambda: None
         self.sender = Sender(self.file_snapshot, self, self, self._read_later, self._todo.append)
-        self.far = Synced(self, self._answer, self, lambda job, then: then(job()))
+        self.far = SyncedFiles(self, self._answer, self, lambda job, then: then(job()))
 
     # what a sender sees of a link: two lanes of which the first always goes first is what makes END a bulk frame
     def say(self, frame: bytes) -> None:
@@ -86,7 +86,7 @@ class Talk:
 
     def _answer(self, frame: bytes) -> None:
         (arrived,) = Decoder().feed(frame)
-        self._todo.append(lambda: self.sender.heard(arrived))
+        self._todo.append(lambda: self.sender.on_frame(arrived))
 
     def _read_later(self, job: Callable[..., None], *args: Any) -> None:
         def read() -> None:
@@ -377,7 +377,7 @@ def test_a_host_that_starts_no_process_more_is_told_as_it_is(start: Start) -> No
     talk.far._run_helper = refuse
     talk.sync()
     text = os.strerror(errno.EAGAIN)
-    assert talk.heard == [f"requirements: nothing can be started to install them: {text}"]
+    assert talk.heard == [f"requirements: the installer cannot be started: {text}"]
 
 
 def test_without_a_home_nothing_is_kept(
@@ -418,11 +418,11 @@ def frame(kind: Kind, payload: bytes = b"", *, call_id: int = 0, flags: int = 0,
 
 
 def begin(changed: dict[str, ManifestEntry], deleted: tuple[str, ...] = (), path: tuple[str, ...] = ()) -> Frame:
-    step = Step(Difference(changed, list(deleted)), list(path), True, [])
+    step = SyncStep(Difference(changed, list(deleted)), list(path), True, [])
     return frame(Kind.SYNC_BEGIN, step.dump())
 
 
-FOUR = {"cwd": a_directory(), "cwd/f": file_of(b"four")}
+FOUR = {"cwd": directory_entry(), "cwd/f": file_of(b"four")}
 
 
 @pytest.mark.parametrize(
@@ -440,8 +440,8 @@ FOUR = {"cwd": a_directory(), "cwd/f": file_of(b"four")}
         [begin({"cwd/f": file_of(b"four")})],
         [begin({}, ("../../kept",))],
         [begin({}, (), ("../..",))],
-        [begin({"cwd": a_link("/"), "cwd/f": file_of(b"four")})],
-        [begin({"cwd": a_link("../../..")}), frame(Kind.SYNC_END), begin({"cwd/kept": file_of(b"four")})],
+        [begin({"cwd": link_entry("/"), "cwd/f": file_of(b"four")})],
+        [begin({"cwd": link_entry("../../..")}), frame(Kind.SYNC_END), begin({"cwd/kept": file_of(b"four")})],
         [frame(Kind.SYNC_BEGIN, b"{}")],
     ],
     ids=str,
@@ -491,9 +491,9 @@ def test_what_no_runner_answers_is_a_protocol_error(answers: list[Frame], start:
     talk.sender.update()
     with pytest.raises(ProtocolError):
         for answer in answers:
-            talk.sender.heard(answer)
+            talk.sender.on_frame(answer)
 
 
 def test_an_answer_nobody_asked_for(start: Start) -> None:
     with pytest.raises(ProtocolError):
-        start().sender.heard(frame(Kind.SYNC_HAVE))
+        start().sender.on_frame(frame(Kind.SYNC_HAVE))

@@ -26,12 +26,12 @@ MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def find(program: str) -> str | None:
-    """Where a program is, in the places too that only an administrator's PATH has."""
+    """Return the path of a program; also search the directories of an administrator's PATH."""
     return shutil.which(program, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATHS}")
 
 
 def missing() -> str | None:
-    """Why there can be no hosts here; None if there can."""
+    """Return why no host can be started here; None if one can."""
     for program in ("sshd", "ssh-keygen"):
         if find(program) is None:
             return f"no {program} here: install openssh-server"
@@ -42,32 +42,32 @@ def missing() -> str | None:
 
 
 def make_key(path: Path, *, kind: str = "ed25519", passphrase: str = "") -> Path:
-    """A new key pair; the path of its private half."""
+    """Make a key pair. Return the path of its private key."""
     command = ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "test", "-f", str(path)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return path
 
 
 def public_half(key: Path) -> str:
-    """The line that goes into authorized_keys: type and key."""
+    """Return type and key of the public key, as in authorized_keys."""
     return " ".join(Path(f"{key}.pub").read_text().split()[:2])
 
 
 def make_bare_python(folder: Path) -> Path:
-    """A virtual environment with nothing in it; its folder of programs."""
+    """Make an empty virtual environment. Return its folder of programs."""
     venv.create(folder, with_pip=False, symlinks=True)
     return folder / "bin"
 
 
 def free_port() -> int:
-    """A port on loopback that was free an instant ago."""
+    """Return a loopback port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Host:
-    """One host.
+    """A host.
 
     Args:
         folder: a new folder for all that it has.
@@ -111,39 +111,39 @@ class Host:
 
     @property
     def spec(self) -> str:
-        """As a user would write it."""
+        """Return the host as users write it: address and port."""
         return f"{self.address}:{self.port}"
 
     @property
     def known_as(self) -> str:
-        """Its line in a known_hosts file."""
+        """Return its line in a known_hosts file."""
         name = self.address if self.port == 22 else f"[{self.address}]:{self.port}"
         return f"{name} {public_half(self.key)}\n"
 
     @property
     def archives(self) -> list[Path]:
-        """The archives in its cache, oldest first."""
+        """Return the archives in its cache, oldest first."""
         folder = self.cache / "dragonfly_executor"
         found = folder.glob("*.zip*") if folder.is_dir() else ()
         return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
     def authorize(self, key: Path, options: str = "") -> None:
-        """Let one more key in."""
+        """Add a key that may log in."""
         with (self.folder / "authorized_keys").open("a") as keys:
             keys.write(f"{options} {public_half(key)} test\n".lstrip())
 
     def profile(self, commands: str) -> None:
-        """What its shell does before each command."""
+        """Set the commands that its shell runs before each command."""
         (self.folder / "profile").write_text(commands + "\n")
 
     def change_key(self) -> None:
-        """As if somebody else answered in its place. From the next start on."""
+        """Replace the host key, as if another machine answered. The next start uses it."""
         for name in ("host_key", "host_key.pub"):
             (self.folder / name).unlink()
         make_key(self.folder / "host_key")
 
     def start(self) -> None:
-        """Listen. The next line after "listening" on its log comes when it does."""
+        """Start sshd, and wait until it listens."""
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd wants to drop its privileges
         config = self.folder / "sshd_config"
@@ -201,7 +201,7 @@ class Host:
         return "\n".join(lines) + "\n"
 
     def stop(self) -> None:
-        """Stop listening, and cut all connections. Twice is fine."""
+        """Stop listening, and cut all connections. A second call does nothing."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -213,20 +213,20 @@ class Host:
         self._reader.join(PATIENCE)
 
     def connections(self) -> list[int]:
-        """The sshd processes that serve a connection each, or a half of one."""
+        """Return the sshd processes that serve connections, one or two for each connection."""
         assert self._process is not None
         return [pid for pid in descendants(self._process.pid) if _name_of(pid).startswith("sshd")]
 
     def processes(self) -> list[int]:
-        """All that runs on it, sshd itself aside."""
+        """Return all processes on the host except sshd."""
         assert self._process is not None
         names = {pid: _name_of(pid) for pid in descendants(self._process.pid)}
-        # One without a name has ended since it was found.
+        # A process without a name has ended since it was found.
         return [pid for pid, name in names.items() if name and not name.startswith("sshd")]
 
 
 def descendants(pid: int) -> list[int]:
-    """All that descend from a process, nearest first."""
+    """Return all descendants of a process, nearest first."""
     found, waiting = [], [pid]
     while waiting:
         parent = waiting.pop(0)

@@ -1,4 +1,4 @@
-"""Hosts with a network of their own: a network namespace each, and a cable to it that can be pulled."""
+"""Network namespaces for hosts, each with a virtual cable that a test can disconnect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.sshd.host import find
 
 
 def missing() -> str | None:
-    """Why there can be none here; None if there can."""
+    """Return why no namespace can be made here; None if one can."""
     if os.getuid() != 0:
         return "only root can make network namespaces"
     if find("ip") is None:
@@ -30,7 +30,7 @@ def ip(*words: str) -> None:
 
 
 class Namespace:
-    """One network namespace, with a cable to this one.
+    """A network namespace, with a virtual cable to the namespace of this process.
 
     Attributes:
         address: its end of the cable.
@@ -56,11 +56,11 @@ class Namespace:
             ip("-n", self.name, *words)
 
     def cut(self) -> None:
-        """Pull the cable: nobody is told."""
+        """Disconnect the cable. Neither end gets a FIN or a RST."""
         ip("-n", self.name, "link", "set", "eth0", "down")
 
     def close(self) -> None:
-        """Give it back."""
+        """Remove the namespace."""
         with suppress(subprocess.CalledProcessError):
             ip("link", "del", self._cable)
         ip("netns", "del", self.name)

@@ -1,4 +1,4 @@
-"""A way to a host that counts what passes, and that can be cut."""
+"""A relay to a host that counts bytes and can cut connections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.sshd.host import Host, public_half
 
 
 class Relay:
-    """Passes connections on to a host.
+    """A relay that forwards connections to a host.
 
     Attributes:
         sent: bytes that went to the host.
@@ -29,16 +29,16 @@ class Relay:
 
     @property
     def spec(self) -> str:
-        """As a user would write it."""
+        """Return the relay's address and port, as users write it."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def known_as(self) -> str:
-        """The host's line in a known_hosts file, by the name that it has here."""
+        """Return the host's line in a known_hosts file, under the relay's address."""
         return f"[127.0.0.1]:{self.port} {public_half(self._host.key)}\n"
 
     def close(self) -> None:
-        """End everything."""
+        """Close the listener and all connections."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
@@ -48,7 +48,7 @@ class Relay:
             sock.close()
 
     def cut(self) -> None:
-        """End the connections that there are."""
+        """Close the current connections."""
         for sock in self._socks:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)

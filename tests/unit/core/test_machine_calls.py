@@ -8,6 +8,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import events
 from dragonfly_executor.core.actions import Settle
 from dragonfly_executor.core.call_table import CallLimits, CallState
+from dragonfly_executor.core.calls import DEFAULT_KIND
 from tests.support.story import Story
 from tests.support.world import lost
 
@@ -421,11 +422,11 @@ def test_nothing_that_is_over_is_kept(limits: CallLimits) -> None:
     story = Story()
     story.submit_calls(300, limits)
     story.tell(events.CancelRequested(range(1, 300)))
-    assert len(story.machine.pool.call_table.queue._fresh) <= 66
+    assert len(story.machine.pool.call_table.queues[DEFAULT_KIND]._fresh) <= 66
     story.boots(1, 1)
     assert story.results(1, 300) == ["300 = result of 300.1"]
     call_table = story.machine.pool.call_table
-    assert len(call_table.queue._fresh) + call_table.alarms.count <= 128
+    assert len(call_table.queues[DEFAULT_KIND]._fresh) + call_table.alarms.count <= 128
     assert not call_table.calls
 
 
@@ -435,7 +436,7 @@ def test_retries_that_are_over_are_not_kept() -> None:
     story.results(1, *story.nodes[1].flying, retryable=True)
     assert story.stats.calls_delayed == 200
     story.tell(events.CancelRequested(list(story.accounts)))
-    assert len(story.machine.pool.call_table.queue.delays) <= 64
+    assert len(story.machine.pool.call_table.queues[DEFAULT_KIND].delays) <= 64
 
 
 def test_the_order_of_runners_keeps_no_more_than_a_few_entries_each() -> None:
@@ -443,4 +444,5 @@ def test_the_order_of_runners_keeps_no_more_than_a_few_entries_each() -> None:
     for _ in range(300):
         story.submit_calls(1)
         story.results(1, len(story.accounts), cost=1.0)
-    assert len(story.machine.pool.runner_table._free) + len(story.machine.pool.runner_table._spare) <= 2 * (4 + 64 + 1)
+    group = story.machine.pool.runner_table.groups[DEFAULT_KIND]
+    assert len(group._free) + len(group._spare) <= 2 * (4 + 64 + 1)

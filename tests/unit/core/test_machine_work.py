@@ -87,7 +87,7 @@ def idle_machine(runners: int, queued: int) -> Machine:
     for runner in list(machine.pool.runner_table.runners.values()):
         for call in list(runner.in_flight.values()):
             machine.handle(events.CallGone(runner.id, call.id, call.attempt), 0.0)
-    assert len(machine.pool.runner_table.idle) == runners
+    assert machine.pool.runner_table.idle == runners
     # The first call passes over what the calls before it have left in the order of runners: once, for all of them.
     machine.handle(events.Submitted([Call(10**8, b"", None, HURRIED)]), 0.0)
     machine.handle(events.ResultsArrived(1, [(10**8, 1, 1.0, "result", False)]), 0.0)

@@ -21,6 +21,7 @@ import pytest
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
 from dragonfly_executor.core.call_table import CallLimits
+from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import PoolLimits
 from dragonfly_executor.core.usage import Caps
@@ -60,6 +61,7 @@ POOLS: dict[str, Collection[Any]] = {
     "caps": CAPS,
 }
 SMALL = range(8)
+KINDS = [DEFAULT_KIND, "gpu", "large"]
 COSTS = [0.0, 1e-5, 0.002, 0.02, 3.0]
 
 
@@ -69,11 +71,12 @@ class MachineAndWorld(StateMachine):
     What destroys much is rare, or there would never be much.
     """
 
-    @opening(calls=range(10), first=range(len(LIMITS)), warm=[True, True, False], **POOLS)
-    def open(self, calls: int, first: int, warm: bool, **limits: Any) -> None:
+    @opening(calls=range(10), first=range(len(LIMITS)), warm=[True, True, False], kinds=range(1, 4), **POOLS)
+    def open(self, calls: int, first: int, warm: bool, kinds: int, **limits: Any) -> None:
         """Make a pool with some calls: of all kinds, or all of one kind."""
         self.world = World(PoolLimits(**limits))
-        self.world.submit([LIMITS[(first + i) % len(LIMITS)] for i in range(calls)])
+        self.kinds = KINDS[:kinds]
+        self.world.submit([LIMITS[(first + i) % len(LIMITS)] for i in range(calls)], self.kinds)
         if warm:
             self.all_runners_come_and_go(slots=2)
 
@@ -85,7 +88,7 @@ class MachineAndWorld(StateMachine):
     def busy_runner(self, which: int) -> int:
         """One that has calls; if there is none, calls come first, and runners for them."""
         if not any(node.flying for node in self.world.nodes.values()):
-            self.world.submit([LIMITS[which % len(LIMITS)]] * 3)
+            self.world.submit([LIMITS[which % len(LIMITS)]] * 3, self.kinds)
             self.all_runners_come_and_go(slots=2)
         busy = [i for i, node in self.world.nodes.items() if node.flying]
         return busy[which % len(busy)] if busy else which
@@ -108,9 +111,10 @@ class MachineAndWorld(StateMachine):
             if not node.up:
                 self.world.feed(events.BootSucceeded(runner_id, slots))
 
-    @step(first=LIMITS, count=[0, 1, 1, 2, 5], last=LIMITS)
-    def submit(self, first: CallLimits, count: int, last: CallLimits) -> None:
-        self.world.submit([*[first] * count, last])
+    @step(first=LIMITS, count=[0, 1, 1, 2, 5], last=LIMITS, kind=SMALL, other=SMALL)
+    def submit(self, first: CallLimits, count: int, last: CallLimits, kind: int, other: int) -> None:
+        kinds = [self.kinds[each % len(self.kinds)] for each in (kind, other)]
+        self.world.submit([*[first] * count, last], kinds)
 
     @step(which=range(1, 21), other=[None, *range(1, 21)])
     def cancel(self, which: int, other: int | None) -> None:
@@ -285,15 +289,20 @@ class MachineAndWorld(StateMachine):
 
 
 def test_any_course_of_events_keeps_the_invariants() -> None:
-    check_courses(MachineAndWorld, count=1000, length=30)
+    check_courses(MachineAndWorld, count=500, length=30)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_long_course_of_events_with_many_calls_keeps_them_too(seed: int) -> None:
+@pytest.mark.soak
+def test_many_courses_of_events_keep_the_invariants() -> None:
+    check_courses(MachineAndWorld, count=50_000, length=30)
+
+
+@pytest.mark.parametrize(("seed", "kinds"), [(0, 1), (1, 1), (2, 1), (3, 1), (0, 2), (1, 3), (27, 2), (80, 3)])
+def test_a_long_course_of_events_with_many_calls_keeps_them_too(seed: int, kinds: int) -> None:
     """Queues and heaps that grow, are swept and grow again: more than a search for small examples makes."""
     dice = random.Random(seed)
     state = MachineAndWorld()
-    state.open(calls=7, first=0, warm=True, min=1, max=4, slots_hint=3, idle_after=5.0, max_workers=9)
+    state.open(calls=7, first=0, warm=True, kinds=kinds, min=1, max=4, slots_hint=3, idle_after=5.0, max_workers=9)
     world = state.world
 
     def cancel_some() -> None:
@@ -301,7 +310,8 @@ def test_a_long_course_of_events_with_many_calls_keeps_them_too(seed: int) -> No
 
     def submit_some() -> None:
         if len(world.machine.unsettled()) < 300:
-            world.submit([dice.choice(LIMITS)] * dice.choice([1, 10, 100]))
+            mixed = dice.choices(state.kinds, k=dice.choice([1, 3]))
+            world.submit([dice.choice(LIMITS)] * dice.choice([1, 10, 100]), mixed)
 
     def number() -> int:
         return dice.randrange(8)

@@ -15,9 +15,9 @@ from dragonfly_executor.protocol.dialback_auth import (
     PARENT,
     RUNNER,
     SECRET_SIZE,
-    ParentSide,
+    ParentHandshake,
     RefusedError,
-    RunnerSide,
+    RunnerHandshake,
     Tokens,
     mac,
 )
@@ -45,26 +45,28 @@ def tokens(token: bytes = TOKEN, until: float = UNTIL) -> Tokens:
     return granted
 
 
-def parent(granted: Tokens, fingerprint: bytes = FINGERPRINT, nonce: bytes = PARENTS_NONCE) -> ParentSide:
-    return ParentSide(granted, fingerprint, nonce, versions())
+def parent(granted: Tokens, fingerprint: bytes = FINGERPRINT, nonce: bytes = PARENTS_NONCE) -> ParentHandshake:
+    return ParentHandshake(granted, fingerprint, nonce, versions())
 
 
-def runner(runner_id: str = "7", token: bytes = TOKEN, fingerprint: bytes = FINGERPRINT) -> RunnerSide:
-    return RunnerSide(runner_id, token, fingerprint, NONCE)
+def runner(runner_id: str = "7", token: bytes = TOKEN, fingerprint: bytes = FINGERPRINT) -> RunnerHandshake:
+    return RunnerHandshake(runner_id, token, fingerprint, NONCE)
 
 
-def shake(one: RunnerSide, other: ParentSide, meddle: Meddle = lambda number, data: data, now: float = NOW) -> None:
+def shake(
+    one: RunnerHandshake, other: ParentHandshake, meddle: Meddle = lambda number, data: data, now: float = NOW
+) -> None:
     """The whole handshake; each side is handed what the other said, as `meddle` leaves it."""
     number = 0
     said = one.dial()
     while said:
         answer = b""
         for frame in frames(meddle(number, said)):
-            answer += other.hear(frame, now)
+            answer += other.receive(frame, now)
         number += 1
         said = b""
         for frame in frames(meddle(number, answer)):
-            said += one.hear(frame)
+            said += one.receive(frame)
         number += 1
 
 
@@ -104,7 +106,7 @@ def test_what_belongs_to_one_field_cannot_be_read_as_the_next() -> None:
     ],
     ids=["wrong", "almost-the-decoy", "empty", "another-runner", "no-runner", "endless-name", "another-listener"],
 )
-def test_an_impostor_is_not_admitted_and_uses_no_token_up(impostor: RunnerSide) -> None:
+def test_an_impostor_is_not_admitted_and_uses_no_token_up(impostor: RunnerHandshake) -> None:
     """Checklist 2."""
     granted = tokens()
     other = parent(granted)
@@ -137,11 +139,11 @@ def test_of_two_that_prove_it_at_the_same_time_one_is_admitted() -> None:
     proofs = []
     for side in sides:
         one = runner()
-        (challenge,) = frames(side.hear(frames(one.dial())[0], NOW))
-        proofs += frames(one.hear(challenge))
-    assert sides[0].hear(proofs[0], NOW)
+        (challenge,) = frames(side.receive(frames(one.dial())[0], NOW))
+        proofs += frames(one.receive(challenge))
+    assert sides[0].receive(proofs[0], NOW)
     with pytest.raises(ProtocolError, match="could not prove"):
-        sides[1].hear(proofs[1], NOW)
+        sides[1].receive(proofs[1], NOW)
 
 
 @pytest.mark.parametrize("now", [UNTIL, UNTIL + 1e9])
@@ -174,9 +176,9 @@ def test_what_was_overheard_is_no_use_on_another_connection() -> None:
     with pytest.raises(ConnectionError):
         shake(runner(), first, listen)
     second = parent(granted, nonce=b"q" * SECRET_SIZE)
-    second.hear(frames(overheard[0])[0], NOW)
+    second.receive(frames(overheard[0])[0], NOW)
     with pytest.raises(ProtocolError, match="could not prove"):
-        second.hear(frames(overheard[2])[0], NOW)
+        second.receive(frames(overheard[2])[0], NOW)
 
 
 def test_a_proof_that_is_relayed_to_another_pool_proves_nothing_there() -> None:
@@ -188,9 +190,9 @@ def test_a_proof_that_is_relayed_to_another_pool_proves_nothing_there() -> None:
 def test_a_proof_that_is_sent_back_proves_nothing() -> None:
     """Checklist 2: reflection, of the runner's proof to it and of the nonce, too."""
     one = runner()
-    (proof,) = frames(one.hear(frames(encode(Kind.CHALLENGE, payload=NONCE))[0]))
+    (proof,) = frames(one.receive(frames(encode(Kind.CHALLENGE, payload=NONCE))[0]))
     with pytest.raises(ProtocolError, match="does not know"):
-        one.hear(frames(encode(Kind.PARENT_PROOF, payload=bytes(proof.payload)))[0])
+        one.receive(frames(encode(Kind.PARENT_PROOF, payload=bytes(proof.payload)))[0])
 
 
 def test_a_parent_without_the_token_is_not_believed() -> None:
@@ -198,10 +200,10 @@ def test_a_parent_without_the_token_is_not_believed() -> None:
     granted = tokens(token=b"x" * SECRET_SIZE)
     granted.find = lambda runner_id, now: (b"x" * SECRET_SIZE, 1.0)  # type: ignore[method-assign]
     one = runner()
-    one.hear(frames(encode(Kind.CHALLENGE, payload=PARENTS_NONCE))[0])
+    one.receive(frames(encode(Kind.CHALLENGE, payload=PARENTS_NONCE))[0])
     forged = mac(PARENT, b"x" * SECRET_SIZE, FINGERPRINT, "7", PARENTS_NONCE, NONCE)
     with pytest.raises(ProtocolError, match="does not know"):
-        one.hear(frames(encode(Kind.PARENT_PROOF, payload=forged))[0])
+        one.receive(frames(encode(Kind.PARENT_PROOF, payload=forged))[0])
     assert one.greeting is None
 
 
@@ -244,7 +246,7 @@ def test_whatever_is_said_to_a_parent_admits_nobody(said: list[bytes], rest: byt
     other = parent(granted)
     with pytest.raises(ProtocolError):
         for frame in [*frames(b"".join(said)), *frames(rest + b"\xff" * HEADER_SIZE)]:
-            other.hear(frame, NOW)
+            other.receive(frame, NOW)
     assert other.admitted is None
     assert len(granted) == 1
 
@@ -256,7 +258,7 @@ def test_whatever_is_said_to_a_runner_is_no_parent(said: list[bytes], challenged
     begin = [encode(Kind.CHALLENGE, payload=PARENTS_NONCE)] * challenged
     try:
         for frame in frames(b"".join([*begin, *said])):
-            one.hear(frame)
+            one.receive(frame)
     except ProtocolError:
         pass
     assert one.greeting is None
@@ -265,26 +267,26 @@ def test_whatever_is_said_to_a_runner_is_no_parent(said: list[bytes], challenged
 def test_a_runner_that_is_refused_knows_it() -> None:
     (refusal,) = frames(dialback_auth.REFUSAL)
     with pytest.raises(RefusedError):
-        runner().hear(refusal)
+        runner().receive(refusal)
 
 
 def test_nobody_may_go_on_before_the_answer() -> None:
     one, other = runner(), parent(tokens())
     shake(one, other)
     with pytest.raises(ProtocolError, match="before it was answered"):
-        other.hear(frames(one.dial())[0], NOW)
+        other.receive(frames(one.dial())[0], NOW)
     with pytest.raises(ProtocolError, match="before it was answered"):
-        one.hear(frames(encode(Kind.VERSIONS))[0])
+        one.receive(frames(encode(Kind.VERSIONS))[0])
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"versions": {}}', b"\xff", b'{"timeout": []}', b"[" * 3000])
 def test_a_greeting_that_is_none_is_refused(text: bytes) -> None:
     one = runner()
     binding = (TOKEN, FINGERPRINT, "7", PARENTS_NONCE, NONCE)
-    one.hear(frames(encode(Kind.CHALLENGE, payload=PARENTS_NONCE))[0])
-    one.hear(frames(encode(Kind.PARENT_PROOF, payload=mac(PARENT, *binding)))[0])
+    one.receive(frames(encode(Kind.CHALLENGE, payload=PARENTS_NONCE))[0])
+    one.receive(frames(encode(Kind.PARENT_PROOF, payload=mac(PARENT, *binding)))[0])
     with pytest.raises(ProtocolError, match="not a VERSIONS"):
-        one.hear(frames(encode(Kind.VERSIONS, payload=text))[0])
+        one.receive(frames(encode(Kind.VERSIONS, payload=text))[0])
     assert one.greeting is None
 
 

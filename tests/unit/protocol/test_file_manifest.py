@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol import file_manifest
-from dragonfly_executor.protocol.file_manifest import Difference, Step, a_directory, a_file, a_link
+from dragonfly_executor.protocol.file_manifest import Difference, SyncStep, directory_entry, file_entry, link_entry
 from tests.support.trees import manifests
 
 DIGEST = "0" * 64
@@ -38,7 +38,7 @@ def test_what_is_in_a_folder_goes_before_it_and_comes_after_it(old: Any, new: An
 
 @given(manifests(), manifests(), st.booleans(), st.lists(st.text(max_size=20), max_size=3))
 def test_a_step_is_read_as_it_was_written(old: Any, new: Any, fresh: bool, lines: list[str]) -> None:
-    step = Step(file_manifest.diff(old, new), sorted(new), fresh, lines)
+    step = SyncStep(file_manifest.diff(old, new), sorted(new), fresh, lines)
     assert file_manifest.read_step(step.dump()) == step
 
 
@@ -56,7 +56,7 @@ def test_bits_are_read_as_they_were_packed(answers: list[bool]) -> None:
 )
 def test_a_path_that_may_lead_out_of_the_tree_is_refused(path: Any) -> None:
     for said in (
-        {"changed": [[path, *a_file(DIGEST, 1)]], "deleted": []},
+        {"changed": [[path, *file_entry(DIGEST, 1)]], "deleted": []},
         {"changed": [], "deleted": [path]},
     ):
         with pytest.raises(ProtocolError):
@@ -112,22 +112,22 @@ def test_any_bytes_give_a_step_or_a_protocol_error(data: bytes) -> None:
 
 
 def test_nothing_lies_in_a_link_or_a_file() -> None:
-    for above in (a_link("/etc"), a_link("."), a_file(DIGEST, 0)):
+    for above in (link_entry("/etc"), link_entry("."), file_entry(DIGEST, 0)):
         with pytest.raises(ProtocolError, match="is not a directory of the tree"):
-            file_manifest.merged({}, Difference({"a": above, "a/b": a_file(DIGEST, 0)}, []))
+            file_manifest.merged({}, Difference({"a": above, "a/b": file_entry(DIGEST, 0)}, []))
         with pytest.raises(ProtocolError, match="is not a directory of the tree"):
-            file_manifest.merged({"a": above}, Difference({"a/b": a_file(DIGEST, 0)}, []))
+            file_manifest.merged({"a": above}, Difference({"a/b": file_entry(DIGEST, 0)}, []))
     with pytest.raises(ProtocolError, match="is not a directory of the tree"):
-        file_manifest.merged({"a": a_directory(), "a/b": a_directory()}, Difference({}, ["a"]))
+        file_manifest.merged({"a": directory_entry(), "a/b": directory_entry()}, Difference({}, ["a"]))
 
 
 def test_a_tree_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_manifest, "MAX_ENTRIES", 3)
-    rows = [[f"f{number}", *a_file(DIGEST, 0)] for number in range(4)]
+    rows = [[f"f{number}", *file_entry(DIGEST, 0)] for number in range(4)]
     with pytest.raises(ProtocolError, match="4"):
         file_manifest.read({"changed": rows, "deleted": []})
     with pytest.raises(ProtocolError, match="4"):
         file_manifest.read({"changed": [], "deleted": [f"f{number}" for number in range(4)]})
     half = file_manifest.read({"changed": rows[:3], "deleted": []})
     with pytest.raises(ProtocolError, match="4"):
-        file_manifest.merged({"other": a_directory()}, half)
+        file_manifest.merged({"other": directory_entry()}, half)

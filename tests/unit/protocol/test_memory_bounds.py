@@ -16,7 +16,7 @@ from dragonfly_executor.protocol.memory_bounds import (
     Download,
     OutputAccount,
     check_inline,
-    room_for,
+    max_result_bytes,
 )
 from dragonfly_executor.protocol.output_window import WINDOW
 
@@ -48,7 +48,7 @@ def test_a_download_is_as_long_as_was_announced_or_an_error(pieces: list[bytes],
 @given(st.integers(1, 2**40), st.integers(0, 2**64 - 1), st.sampled_from([0, Flag.ERROR]))
 def test_no_more_is_announced_than_fits(max_payload: int, total: int, flags: int) -> None:
     fits = total <= max_payload or (flags == Flag.ERROR and total <= ERROR_ROOM)
-    assert (total <= room_for(max_payload, flags)) is fits
+    assert (total <= max_result_bytes(max_payload, flags)) is fits
     if fits:
         assert Download(head(total, flags), max_payload).data == b""
     else:

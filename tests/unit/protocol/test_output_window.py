@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragonfly_executor.protocol.output_window import MAX_LINE, Lines, Text
+from dragonfly_executor.protocol.output_window import MAX_LINE, LineDecoder, TextDecoder
 
 characters = st.sampled_from(["a", "\n", "é", "€", "𝄞", "\r\n", "x" * 500])
 texts = st.lists(characters, max_size=60).map("".join)
@@ -21,7 +21,7 @@ def split(data: bytes, places: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(ends)]
 
 
-def all_of(text: Text | Lines, pieces: list[bytes]) -> list[str]:
+def all_of(text: TextDecoder | LineDecoder, pieces: list[bytes]) -> list[str]:
     """Everything that it makes of the pieces."""
     return [found for piece in pieces for found in text.feed(piece)] + text.end()
 
@@ -29,14 +29,14 @@ def all_of(text: Text | Lines, pieces: list[bytes]) -> list[str]:
 @given(noise, cuts)
 def test_any_split_of_the_bytes_gives_the_same_text(data: bytes, places: list[int]) -> None:
     """A character is never split, and what is none is replaced as it is in one piece."""
-    assert "".join(all_of(Text(), split(data, places))) == data.decode(errors="replace")
+    assert "".join(all_of(TextDecoder(), split(data, places))) == data.decode(errors="replace")
 
 
 @given(noise, cuts)
 def test_any_split_of_the_bytes_gives_the_same_lines(data: bytes, places: list[int]) -> None:
     lines = data.split(b"\n")
     expected = [line.decode(errors="replace") for line in (lines if lines[-1] else lines[:-1])]
-    assert all_of(Lines(), split(data, places)) == expected
+    assert all_of(LineDecoder(), split(data, places)) == expected
 
 
 @given(st.integers(MAX_LINE - 2, 3 * MAX_LINE + 2), st.sampled_from(["a", "é", "€", "𝄞"]), st.booleans(), cuts)
@@ -44,8 +44,8 @@ def test_a_long_line_is_cut_at_the_same_places_however_it_comes(
     size: int, character: str, ends: bool, places: list[int]
 ) -> None:
     data = (character * size).encode()[:size] + b"\n" * ends
-    whole = all_of(Lines(), [data])
-    assert all_of(Lines(), split(data, places)) == whole
+    whole = all_of(LineDecoder(), [data])
+    assert all_of(LineDecoder(), split(data, places)) == whole
     assert all(len(line.encode()) <= MAX_LINE + 9 for line in whole)
     # Between the pieces no character was lost: only an incomplete one at the very end is replaced.
     assert "".join(whole) == data.removesuffix(b"\n").decode(errors="replace")
@@ -53,11 +53,11 @@ def test_a_long_line_is_cut_at_the_same_places_however_it_comes(
 
 def test_a_line_of_exactly_the_longest_size_is_one_line() -> None:
     data = b"x" * MAX_LINE
-    assert all_of(Lines(), [data, b"\ny\n"]) == ["x" * MAX_LINE, "y"]
+    assert all_of(LineDecoder(), [data, b"\ny\n"]) == ["x" * MAX_LINE, "y"]
 
 
 def test_text_is_not_held_back_longer_than_a_character_needs() -> None:
-    text = Text()
+    text = TextDecoder()
     assert text.feed(b"a\xe2\x82") == ["a"]
     assert text.feed(b"\xac") == ["€"]
     assert text.feed(b"\xf0\x9d") == []

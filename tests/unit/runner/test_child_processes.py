@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dragonfly_executor.core.slot_records import DYING, SlotRecord
 from dragonfly_executor.protocol.frames import SETUP_HEAD, Decoder, Kind, Script
 from dragonfly_executor.runner import child_processes, process_tree, slot_process
 from dragonfly_executor.runner.child_processes import MAX_SETUP_CRASHES, ChildProcesses
@@ -42,8 +43,7 @@ class FakeSlot:
         self.output = output
         output.slot = self
         self.told = agent.told
-        self.ready = False
-        self.kill_reason: int | None = None
+        self.record = SlotRecord(self.pid, 0.0)
         self.timer: FakeTimer | None = None
         self.link = SimpleNamespace(
             pause=lambda: self.note("pause"),
@@ -150,7 +150,11 @@ class Agent:
     # -- the dispatcher ------------------------------------------------------------------------------------------------
 
     def slot_is_ready(self, slot: FakeSlot) -> None:
+        slot.record.is_ready = True
         slot.note("dispatcher: ready")
+
+    def slot_is_dying(self, slot: FakeSlot) -> None:
+        slot.record.blocked |= DYING
 
     def slot_ended(self, slot: FakeSlot, status: int, *, tell: bool) -> None:
         slot.note(f"dispatcher: ended {status}")
@@ -234,7 +238,7 @@ def test_a_slot_closes_the_descriptors_of_the_agent_and_of_all_other_slots(agent
 def test_a_slot_that_is_ready_is_told_of_once_its_output_is(agent: Agent) -> None:
     slot = agent.fork()
     agent.children.slot_is_ready(slot)  # type: ignore[arg-type]
-    assert slot.ready
+    assert slot.record.is_ready
     assert agent.timers[0].cancelled
     assert agent.told == [(slot.pid, "output is ready"), (slot.pid, "dispatcher: ready")]
 
@@ -244,7 +248,7 @@ def test_a_slot_whose_setup_takes_too_long_is_killed_and_told_of(agent: Agent) -
     slot.progress.phase = INITIALIZING
     agent.timers[0].ring()
     assert agent.told == [(slot.pid, "kill")]
-    assert slot.kill_reason is None
+    assert not slot.record.is_dying
     assert agent.failures() == ["the initializer did not finish within 12.5 s"]
 
 
@@ -265,7 +269,7 @@ def test_a_script_that_is_imported_for_too_long_fails_only_the_calls_that_need_i
     slot.progress.phase = IMPORTING_SCRIPT
     agent.timers[0].ring()
     assert agent.told == [(slot.pid, "kill")]
-    assert slot.kill_reason == Kind.SETUP_FAILED
+    assert slot.record.is_dying
     agent.end(slot.pid, status=signal.SIGKILL)
     assert agent.failures() == []
     assert agent.told_as_lost == {slot.pid: False}
@@ -345,7 +349,7 @@ def test_a_slot_that_is_told_to_go_has_not_crashed(agent: Agent) -> None:
         agent.end(agent.fork().pid, stopping=True)
     for _ in range(MAX_SETUP_CRASHES):
         killed = agent.fork()
-        killed.kill_reason = Kind.KILL
+        killed.record.blocked |= DYING
         agent.end(killed.pid, status=signal.SIGKILL)
     assert agent.failures() == []
     assert not any(agent.told_as_lost.values())
@@ -420,7 +424,7 @@ def test_a_helper_runs_its_job_without_the_agents_descriptors(
     monkeypatch.setattr(os, "fork", lambda: 0)
     monkeypatch.setattr(os, "_exit", leave)
     monkeypatch.setattr(os, "close", did.append)
-    monkeypatch.setattr(slot_process, "stand_alone", lambda agent_pid: did.append(("alone", agent_pid)))
+    monkeypatch.setattr(slot_process, "become_session_leader", lambda agent_pid: did.append(("alone", agent_pid)))
     monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: did.append(kind))
     with pytest.raises(Exited) as ended:
         agent.children.run_helper(job, lambda status: None)

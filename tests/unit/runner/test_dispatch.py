@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dragonfly_executor.protocol.frames import LIMITS, Decoder, Flag, Frame, Kind, encode
+from dragonfly_executor.core.slot_idle_check import LIMIT
+from dragonfly_executor.core.slot_records import SlotRecord
+from dragonfly_executor.protocol.frames import LIMITS, TOTAL, Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.runner.dispatch import Dispatcher
-from dragonfly_executor.runner.slot_handle import Work
 
 SHORT, LONG = 10, 10_000
 """Microseconds."""
@@ -53,36 +53,43 @@ class FakeSlot:
     """A slot that takes one call at a time, when it is told to."""
 
     def __init__(self, clock: Clock, pid: int) -> None:
-        self.pid, self.since = pid, clock.now
-        self.in_flight: deque[Work] = deque()
-        self.ready, self.stuck, self.is_checking, self.retired, self.is_ending = True, False, False, False, False
-        self.handed, self.kill_reason, self.answer, self.shows_call = 0, None, None, False
+        self.pid = pid
+        self.record = SlotRecord(pid, clock.now)
+        self.record.is_ready = True
+        self.answer: Callable[[bytes], object] | None = None
         self.progress = SimpleNamespace(began=lambda call_id, attempt: None)
-        self.link = SimpleNamespace(drain_reads=lambda: None)
-        self.taken: Work | None = None
+        self.link = SimpleNamespace(drain_reads=lambda: self.on_drain())
+        self.on_drain: Callable[[], object] = lambda: None
+        self.packets: list[bytes] = []
+        self.shown: list[int] = []
+        self.ends: list[str] = []
+        self.is_full = False
 
-    @property
-    def is_idle(self) -> bool:
-        return not self.in_flight
-
-    def hand(self, work: Work) -> bool:
-        work.slot = self  # type: ignore[assignment]
-        self.in_flight.append(work)
-        return True
+    def hand(self, packet: bytes) -> bool:
+        if not self.is_full:
+            self.packets.append(packet)
+        return not self.is_full
 
     def take(self) -> None:
         """Take the first call: from now on it cannot be taken back."""
-        self.taken = self.in_flight[0]
+        del self.packets[0]
 
-    def take_back(self) -> list[Work]:
-        back = [work for work in self.in_flight if work is not self.taken]
-        self.in_flight = deque(work for work in self.in_flight if work is self.taken)
-        for work in back:
-            work.slot = None
-        return back
+    def take_back(self) -> set[tuple[int, int]]:
+        (*frames,) = Decoder().feed(b"".join(self.packets))
+        self.packets.clear()
+        return {(frame.call_id, frame.attempt) for frame in frames}
 
     def show_call(self, call_id: int) -> None:
-        self.shows_call = bool(call_id)
+        self.shown.append(call_id)
+
+    def kill(self) -> None:
+        self.ends.append("kill")
+
+    def retire(self) -> None:
+        self.ends.append("retire")
+
+    def expect_end(self) -> None:
+        self.ends.append("expect end")
 
 
 class Stage:
@@ -90,16 +97,22 @@ class Stage:
 
     def __init__(self, slots: int) -> None:
         self.clock = Clock()
-        self.sent: list[tuple[Kind, int]] = []
+        self.frames: list[Frame] = []
+        self.fork_errors: list[OSError] = []
         loop: Any = self.clock
         self.dispatcher = Dispatcher(loop, self._send, self._fork)
-        self.dispatcher.lineup.max_slots = slots
+        self.dispatcher.configure(slots, 0, 30.0)
 
     def _send(self, frame: bytes) -> None:
-        (found,) = Decoder().feed(frame)
-        self.sent.append((Kind(found.kind), found.call_id))
+        self.frames += Decoder().feed(frame)
+
+    @property
+    def sent(self) -> list[tuple[Kind, int]]:
+        return [(Kind(frame.kind), frame.call_id) for frame in self.frames]
 
     def _fork(self) -> Any:
+        if self.fork_errors:
+            raise self.fork_errors[0]
         return FakeSlot(self.clock, len(self.dispatcher.slots) + 1)
 
     @property
@@ -107,23 +120,25 @@ class Stage:
         return list(self.dispatcher.slots.values())
 
     def arrive(self, *frames: Frame) -> None:
-        self.dispatcher.arriving.extend(map(Work, frames))
+        for frame in frames:
+            self.dispatcher.call_arrived(frame)
         self.dispatcher.dispatch()
 
     def answer(self, slot: Any, microseconds: int) -> None:
         """The slot ends its first call, and takes the next one."""
-        call_id = slot.in_flight[0].call_id
-        slot.taken = None
+        call_id = slot.record.in_flight[0].call_id
+        if [frame.call_id for frame in Decoder().feed(b"".join(slot.packets))][:1] == [call_id]:
+            slot.take()
         (frame,) = Decoder().feed(encode(Kind.RESULT, call_id, b"", attempt=1, detail=microseconds))
         self.dispatcher.answered(slot, frame)
-        if slot.in_flight:
+        if slot.record.in_flight:
             slot.take()
         self.dispatcher.dispatch()
 
 
-def call(number: int, budget: float | None = None) -> Frame:
-    limits = b"" if budget is None else LIMITS.pack(budget, float("inf"))
-    flags = 0 if budget is None else Flag.LIMITS
+def call(number: int, time_left: float | None = None) -> Frame:
+    limits = b"" if time_left is None else LIMITS.pack(time_left, float("inf"))
+    flags = 0 if time_left is None else Flag.LIMITS
     (frame,) = Decoder().feed(encode(Kind.CALL, number, limits + b"x", attempt=1, flags=flags))
     return frame
 
@@ -144,16 +159,185 @@ def test_a_call_that_is_taken_back_does_not_go_behind_another_long_one() -> None
     stage.arrive(call(13), call(14))
     one.take()
     stage.clock.advance(1)
-    assert [[work.call_id for work in slot.in_flight] for slot in (one, other)] == [[13], [12]]
+    assert [[call.call_id for call in slot.record.in_flight] for slot in (one, other)] == [[13], [12]]
     assert (Kind.RETURNED, 14) in stage.sent
     assert (Kind.STARTED, 13) in stage.sent
 
 
-@pytest.mark.parametrize("budget", [0.0, -1.0])
-def test_a_call_whose_time_is_over_when_it_is_handed_out_takes_no_neighbour_with_it(budget: float) -> None:
+@pytest.mark.parametrize("time_left", [0.0, -1.0])
+def test_a_call_whose_time_is_over_when_it_is_handed_out_takes_no_neighbour_with_it(time_left: float) -> None:
     stage = Stage(1)
-    stage.arrive(call(1, budget), call(2), call(3))
+    stage.arrive(call(1, time_left), call(2), call(3))
     (slot,) = stage.slots
     assert stage.sent == [(Kind.TIMED_OUT, 1)]
-    here = [*slot.in_flight, *stage.dispatcher.waiting]
-    assert [work.call_id for work in here] == [2, 3]
+    assert [call.call_id for call in slot.record.in_flight] == [2]
+    stage.answer(slot, LONG)
+    assert [call.call_id for call in slot.record.in_flight] == [3]
+
+
+def frame(kind: Kind, call_id: int = 0, payload: bytes = b"", detail: int = 0, attempt: int = 1) -> Frame:
+    (made,) = Decoder().feed(encode(kind, call_id, payload, attempt=attempt, detail=detail))
+    return made
+
+
+def test_a_call_goes_to_a_slot_as_it_came() -> None:
+    stage = Stage(1)
+    stage.arrive(call(1))
+    (slot,) = stage.slots
+    assert slot.packets == [call(1).raw]
+    assert not stage.dispatcher.is_idle
+    stage.answer(slot, SHORT)
+    assert stage.dispatcher.is_idle
+    assert stage.sent == []
+
+
+def test_a_call_that_runs_for_a_while_is_reported_and_shown() -> None:
+    stage = Stage(1)
+    stage.arrive(call(1))
+    (slot,) = stage.slots
+    stage.clock.advance(0.01)
+    assert stage.sent == [(Kind.STARTED, 1)]
+    assert slot.shown == [1]
+    stage.answer(slot, LONG)
+    stage.arrive(call(2))
+    assert slot.shown == [1, 0]
+
+
+def test_a_call_that_a_slot_refuses_is_handed_out_again() -> None:
+    stage = Stage(1)
+    stage.arrive(call(1))
+    (slot,) = stage.slots
+    stage.answer(slot, SHORT)
+    slot.is_full = True
+    stage.arrive(call(2), call(3))
+    assert slot.packets == []
+    slot.is_full = False
+    stage.clock.advance(0.004)
+    assert slot.packets == [call(2).raw, call(3).raw]
+
+
+def test_a_call_that_is_killed_takes_its_slot_with_it_and_gone_is_said_once_it_has_ended() -> None:
+    stage = Stage(1)
+    stage.arrive(call(1))
+    (slot,) = stage.slots
+    slot.take()
+    stage.dispatcher.kill(1, 1)
+    assert slot.ends == ["kill"]
+    assert stage.sent == []
+    stage.dispatcher.slot_ended(slot, 9, tell=False)
+    assert stage.sent == [(Kind.GONE, 1)]
+    assert stage.slots == []
+
+
+def test_a_call_whose_result_has_arrived_is_not_killed() -> None:
+    """The slot runs on, and answers that come while the driver looks are handled first."""
+    stage = Stage(1)
+    stage.arrive(call(1), call(2))
+    (slot,) = stage.slots
+    slot.take()
+    slot.on_drain = lambda: stage.answer(slot, SHORT) if slot.record.in_flight[0].call_id == 1 else None
+    stage.dispatcher.kill(1, 1)
+    assert slot.ends == []
+    assert [each.call_id for each in slot.record.in_flight] == [2]
+
+
+def test_the_end_of_a_call_is_said_behind_what_it_wrote() -> None:
+    """Of one that was killed; of one that no slot had begun it is said at once."""
+    stage = Stage(1)
+    behind: list[bytes] = []
+    stage.arrive(call(1), call(2))
+    (slot,) = stage.slots
+    slot.take()
+    slot.answer = behind.append
+    stage.dispatcher.kill(2, 1)
+    stage.dispatcher.kill(1, 1)
+    stage.dispatcher.slot_ended(slot, 9, tell=False)
+    assert stage.sent == [(Kind.GONE, 2)]
+    assert [(each.kind, each.call_id) for each in Decoder().feed(b"".join(behind))] == [(Kind.GONE, 1)]
+
+
+def test_an_idle_check_over_its_limit_has_its_slot_killed_and_says_so() -> None:
+    stage = Stage(1)
+    stage.dispatcher.check_idle(frame(Kind.CHECK_IDLE, payload=b"check"))
+    (slot,) = stage.slots
+    slot.take()
+    stage.clock.advance(LIMIT / 2)
+    assert slot.ends == []
+    stage.clock.advance(LIMIT)
+    assert slot.ends == ["kill"]
+    stage.dispatcher.slot_ended(slot, 9, tell=False)
+    (told,) = stage.frames
+    assert (told.kind, told.detail) == (Kind.IDLE, 0)
+    assert b"within 10 s: its slot (process 1) was killed" in bytes(told.payload)
+
+
+def test_an_answer_from_before_the_last_calls_keeps_the_runner() -> None:
+    """The parent has asked again meanwhile: so calls came and went while the check ran."""
+    stage = Stage(1)
+    for _ in range(2):
+        stage.dispatcher.check_idle(frame(Kind.CHECK_IDLE, payload=b"check"))
+    (slot,) = stage.slots
+    stage.dispatcher.answered(slot, frame(Kind.IDLE, detail=1))
+    stage.dispatcher.check_idle(frame(Kind.CHECK_IDLE, payload=b"check"))
+    stage.dispatcher.answered(slot, frame(Kind.IDLE, detail=1))
+    stage.dispatcher.dispatch()
+    assert [(each.kind, each.detail, bytes(each.payload)) for each in stage.frames] == [
+        (Kind.IDLE, 0, b""), (Kind.IDLE, 1, b""),
+    ]  # fmt: skip
+
+
+def test_a_runner_that_cannot_fork_even_one_slot_ends() -> None:
+    stage = Stage(1)
+    stage.fork_errors.append(OSError("no room"))
+    told: list[OSError] = []
+
+    def end(error: OSError) -> None:
+        told.append(error)
+        stage.dispatcher.close()
+
+    stage.dispatcher.on_no_slots = end
+    stage.arrive(call(1))
+    assert told == stage.fork_errors
+    assert stage.sent == [(Kind.RETURNED, 1)]
+
+
+def test_a_fork_that_fails_is_logged_once_and_tried_again(capfd: pytest.CaptureFixture[str]) -> None:
+    stage = Stage(2)
+    stage.arrive(call(1))
+    stage.slots[0].take()
+    stage.fork_errors.append(OSError("no room"))
+    stage.arrive(call(2))
+    stage.clock.advance(0.5)
+    stage.arrive(call(3))
+    stage.clock.advance(3.0)
+    assert capfd.readouterr().err == "dragonfly runner: no room for another slot, only for 1: no room\n"
+    # They may sit behind a long one here, so the parent has them back.
+    assert stage.sent == [(Kind.STARTED, 1), (Kind.RETURNED, 2), (Kind.RETURNED, 3)]
+    stage.fork_errors.clear()
+    stage.arrive(call(4))
+    stage.clock.advance(1.0)
+    assert [len(slot.record.in_flight) for slot in stage.slots] == [1, 1]
+
+
+def test_a_large_call_is_not_opened_before_all_of_it_is_here() -> None:
+    stage = Stage(1)
+    payload = LIMITS.pack(float("inf"), 0.01) + TOTAL.pack(100)
+    (large,) = Decoder().feed(encode(Kind.CALL, 1, payload, attempt=1, flags=Flag.LIMITS | Flag.LARGE))
+    stage.arrive(large)
+    (slot,) = stage.slots
+    slot.take()
+    stage.clock.advance(60.0)
+    handed = stage.dispatcher.call(1, 1)
+    assert handed is not None
+    stage.dispatcher.payload_arrived(handed, 99)
+    stage.clock.advance(60.0)
+    assert slot.ends == []
+    stage.dispatcher.payload_arrived(handed, 1)
+    stage.clock.advance(29.0)
+    assert slot.ends == []
+    stage.clock.advance(2.0)
+    assert slot.ends == ["kill"]
+    stage.dispatcher.slot_ended(slot, 9, tell=False)
+    told = stage.frames[-1]
+    assert (told.kind, told.call_id) == (Kind.TIMED_OUT, 1)
+    assert 29_000 < told.detail < 32_000

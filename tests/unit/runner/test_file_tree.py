@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 
 from dragonfly_executor.errors import ProtocolError
-from dragonfly_executor.protocol.file_manifest import Difference, ManifestEntry, a_directory, a_link, diff
-from dragonfly_executor.runner.content_cache import Blobs, cache_folder, private_folder
-from dragonfly_executor.runner.file_tree import Tree
+from dragonfly_executor.protocol.file_manifest import Difference, ManifestEntry, diff, directory_entry, link_entry
+from dragonfly_executor.runner.content_cache import ContentCache, cache_folder, private_folder
+from dragonfly_executor.runner.file_tree import FileTree
 from dragonfly_executor.runner.session_directory import PREFIX, SessionDirectory, remove_tree, sweep
 from tests.support.trees import BY_DIGEST, CONTENTS, digest, file_of, manifests, on_disk
 
@@ -27,10 +27,10 @@ class World:
         self.top, blobs = Path(folder, "tree"), Path(folder, "blobs")
         self.top.mkdir()
         blobs.mkdir()
-        self.blobs = Blobs(str(blobs))
+        self.blobs = ContentCache(str(blobs))
         for content in CONTENTS:
             self.add(content)
-        self.tree = Tree(str(self.top), self.blobs)
+        self.tree = FileTree(str(self.top), self.blobs)
 
     def add(self, content: bytes) -> None:
         receiving = self.blobs.receive(digest(content), len(content))
@@ -70,14 +70,14 @@ def test_a_link_that_calls_put_where_a_folder_was_is_not_followed(world: World, 
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "victim.py").write_text("mine")
-    world.become({"a": a_directory(), "a/b": a_directory(), "a/b/old.py": file_of(b"x")})
+    world.become({"a": directory_entry(), "a/b": directory_entry(), "a/b/old.py": file_of(b"x")})
     remove_tree(str(world.top / "a"))
     (world.top / "a").symlink_to(tmp_path)
     (tmp_path / "b").symlink_to(outside)
     world.become(
         {
-            "a": a_directory(),
-            "a/b": a_directory(),
+            "a": directory_entry(),
+            "a/b": directory_entry(),
             "a/b/old.py": file_of(b"value = 1\n"),
             "a/b/victim.py": file_of(b"x"),
         }
@@ -93,7 +93,7 @@ def test_nothing_is_deleted_through_a_link(world: World, tmp_path: Path) -> None
     (outside / "__pycache__").mkdir(parents=True)
     (outside / "kept.py").write_text("mine")
     (outside / "__pycache__" / "kept.cpython.pyc").write_text("mine")
-    world.become({"a": a_directory(), "a/kept.py": file_of(b"x")})
+    world.become({"a": directory_entry(), "a/kept.py": file_of(b"x")})
     remove_tree(str(world.top / "a"))
     (world.top / "a").symlink_to(outside)
     world.become({})
@@ -104,22 +104,22 @@ def test_nothing_is_deleted_through_a_link(world: World, tmp_path: Path) -> None
 
 def test_an_entry_in_a_link_changes_nothing(world: World, tmp_path: Path) -> None:
     with pytest.raises(ProtocolError):
-        world.apply(Difference({"a": a_link(str(tmp_path)), "a/x": file_of(b"x")}, []))
+        world.apply(Difference({"a": link_entry(str(tmp_path)), "a/x": file_of(b"x")}, []))
     assert on_disk(world.top) == {}
-    assert world.become({"a": a_link(str(tmp_path))}) == []
+    assert world.become({"a": link_entry(str(tmp_path))}) == []
     with pytest.raises(ProtocolError):
         world.apply(Difference({"a/x": file_of(b"x")}, []))
     assert not (tmp_path / "x").exists()
 
 
 def test_modes_are_kept_and_a_folder_stays_usable(world: World) -> None:
-    world.become({"a": a_directory(0o500), "a/run": file_of(b"x", 0o755), "a/secret": file_of(b"x", 0o400)})
+    world.become({"a": directory_entry(0o500), "a/run": file_of(b"x", 0o755), "a/secret": file_of(b"x", 0o400)})
     modes = {path: entry.mode for path, entry in on_disk(world.top).items()}
     assert modes == {"a": 0o700, "a/run": 0o755, "a/secret": 0o400}
 
 
 def test_a_folder_in_which_calls_have_put_something_stays(world: World) -> None:
-    world.become({"a": a_directory(), "a/x": file_of(b"x"), "b": a_directory(), "b/x.py": file_of(b"x")})
+    world.become({"a": directory_entry(), "a/x": file_of(b"x"), "b": directory_entry(), "b/x.py": file_of(b"x")})
     (world.top / "a" / "result").write_text("theirs")
     (world.top / "b" / "__pycache__").mkdir()
     (world.top / "b" / "__pycache__" / "x.cpython.pyc").write_text("bytecode")

@@ -12,23 +12,23 @@ import pytest
 
 from dragonfly_executor.protocol.frames import HEADER_SIZE, MAX_INLINE, Decoder, Flag, Frame, Kind
 from dragonfly_executor.runner import output_pipes, slot_output
-from dragonfly_executor.runner.output_pipes import MOST_READS, MOST_RECORDS, Pipes
-from dragonfly_executor.runner.slot_output import OwnOutput
+from dragonfly_executor.runner.output_pipes import MOST_READS, MOST_RECORDS, OutputPipes
+from dragonfly_executor.runner.slot_output import SlotStreams
 
 
 @pytest.fixture
-def pipes() -> Iterator[Pipes]:
-    pipes = Pipes(logs=True)
+def pipes() -> Iterator[OutputPipes]:
+    pipes = OutputPipes(logs=True)
     yield pipes
     pipes.close()
 
 
-def ends(pipes: Pipes) -> dict[int, tuple[int, int]]:
+def ends(pipes: OutputPipes) -> dict[int, tuple[int, int]]:
     """The reading and the writing end of each source, by the flags of its frames."""
     return dict(zip(pipes.sources.values(), zip(pipes._reading, pipes._writing, strict=True), strict=True))
 
 
-def read(pipes: Pipes, fd: int, call_id: int = 5, attempt: int = 2, pid: int = 77) -> list[Frame]:
+def read(pipes: OutputPipes, fd: int, call_id: int = 5, attempt: int = 2, pid: int = 77) -> list[Frame]:
     decoder = Decoder()
     return [frame for raw in pipes.frames(fd, call_id, attempt, pid) for frame in decoder.feed(raw)]
 
@@ -44,7 +44,7 @@ def is_open(fd: int) -> bool:
 # -- whose turn it is --------------------------------------------------------------------------------------------------
 
 
-def test_one_side_reads_at_a_time(pipes: Pipes) -> None:
+def test_one_side_reads_at_a_time(pipes: OutputPipes) -> None:
     assert pipes.take_turn()
     assert not pipes.take_turn()
     pipes.give_turn()
@@ -52,7 +52,9 @@ def test_one_side_reads_at_a_time(pipes: Pipes) -> None:
     assert not pipes.take_turn()
 
 
-def test_a_side_waits_for_its_turn_no_longer_than_it_has_to(pipes: Pipes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_side_waits_for_its_turn_no_longer_than_it_has_to(
+    pipes: OutputPipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waits: list[float] = []
 
     def poll() -> Any:
@@ -63,7 +65,9 @@ def test_a_side_waits_for_its_turn_no_longer_than_it_has_to(pipes: Pipes, monkey
     assert waits == [1000.0]
 
 
-def test_who_waits_tries_again_if_the_other_side_was_faster(pipes: Pipes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_tries_again_if_the_other_side_was_faster(
+    pipes: OutputPipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     looks = iter([True, True, False])
     poll = SimpleNamespace(register=lambda fd, events: None, poll=lambda milliseconds: next(looks))
     monkeypatch.setattr(output_pipes.select, "poll", lambda: poll)
@@ -72,7 +76,7 @@ def test_who_waits_tries_again_if_the_other_side_was_faster(pipes: Pipes, monkey
     assert list(looks) == []
 
 
-def test_a_call_that_closes_everything_takes_the_turn_from_nobody(pipes: Pipes) -> None:
+def test_a_call_that_closes_everything_takes_the_turn_from_nobody(pipes: OutputPipes) -> None:
     for fd in pipes._turn:
         os.close(fd)
     assert not pipes.wait_for_turn()
@@ -84,7 +88,7 @@ def test_a_call_that_closes_everything_takes_the_turn_from_nobody(pipes: Pipes) 
 
 
 @pytest.mark.parametrize("flags", [0, Flag.STDERR, Flag.LOG])
-def test_what_is_written_becomes_output_of_the_call(flags: int, pipes: Pipes) -> None:
+def test_what_is_written_becomes_output_of_the_call(flags: int, pipes: OutputPipes) -> None:
     reading, writing = ends(pipes)[flags]
     assert read(pipes, reading) == []
     os.write(writing, b"text")
@@ -94,7 +98,7 @@ def test_what_is_written_becomes_output_of_the_call(flags: int, pipes: Pipes) ->
     assert reading in pipes.sources
 
 
-def test_records_stay_apart_and_text_does_not(pipes: Pipes) -> None:
+def test_records_stay_apart_and_text_does_not(pipes: OutputPipes) -> None:
     for flags, expected in ((0, [b"onetwo"]), (Flag.LOG, [b"one", b"two"])):
         reading, writing = ends(pipes)[flags]
         os.write(writing, b"one")
@@ -103,14 +107,14 @@ def test_records_stay_apart_and_text_does_not(pipes: Pipes) -> None:
 
 
 def test_without_logs_there_are_two_sources() -> None:
-    pipes = Pipes(logs=False)
+    pipes = OutputPipes(logs=False)
     assert list(pipes.sources.values()) == [0, Flag.STDERR]
     pipes.close()
 
 
 @pytest.mark.parametrize(("flags", "most"), [(0, MOST_READS), (Flag.STDERR, MOST_READS), (Flag.LOG, MOST_RECORDS)])
 def test_a_writer_that_is_as_fast_as_the_reader_holds_it_up_for_a_while_only(
-    flags: int, most: int, pipes: Pipes, monkeypatch: pytest.MonkeyPatch
+    flags: int, most: int, pipes: OutputPipes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading, _ = ends(pipes)[flags]
     asked: list[tuple[int, int]] = []
@@ -125,7 +129,7 @@ def test_a_writer_that_is_as_fast_as_the_reader_holds_it_up_for_a_while_only(
     assert asked == [(reading, MAX_INLINE)] * most
 
 
-def test_a_pipe_that_nobody_writes_to_any_more_is_left_out(pipes: Pipes) -> None:
+def test_a_pipe_that_nobody_writes_to_any_more_is_left_out(pipes: OutputPipes) -> None:
     reading, writing = ends(pipes)[0]
     os.write(writing, b"last")
     pipes.keep_reading_ends()
@@ -136,7 +140,7 @@ def test_a_pipe_that_nobody_writes_to_any_more_is_left_out(pipes: Pipes) -> None
     assert len(pipes.sources) == 2
 
 
-def test_a_side_that_a_call_has_closed_is_left_out(pipes: Pipes) -> None:
+def test_a_side_that_a_call_has_closed_is_left_out(pipes: OutputPipes) -> None:
     reading, _ = ends(pipes)[Flag.STDERR]
     os.close(reading)
     assert read(pipes, reading) == []
@@ -144,7 +148,7 @@ def test_a_side_that_a_call_has_closed_is_left_out(pipes: Pipes) -> None:
     pipes._reading.remove(reading)
 
 
-def test_reading_never_blocks(pipes: Pipes) -> None:
+def test_reading_never_blocks(pipes: OutputPipes) -> None:
     assert not any(os.get_blocking(fd) for fd in (*pipes._reading, *pipes._turn))
     assert all(os.get_blocking(fd) for fd in pipes._writing)
 
@@ -153,7 +157,7 @@ def test_reading_never_blocks(pipes: Pipes) -> None:
 
 
 def test_all_descriptors_are_known_and_closed() -> None:
-    pipes = Pipes(logs=True)
+    pipes = OutputPipes(logs=True)
     fds = pipes.descriptors()
     assert len(set(fds)) == 8
     assert all(map(is_open, fds))
@@ -165,7 +169,7 @@ def test_all_descriptors_are_known_and_closed() -> None:
 
 @pytest.mark.parametrize("logs", [True, False])
 def test_a_slots_streams_become_the_pipes(logs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipes = Pipes(logs=logs)
+    pipes = OutputPipes(logs=logs)
     out, err, *log = pipes._writing
     moved: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "dup2", lambda old, new: moved.append((old, new)))
@@ -205,7 +209,7 @@ def test_dropped_output_goes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
 class OwnHalf:
     """A slot's half of the output, in a process that keeps its own streams."""
 
-    def __init__(self, pipes: Pipes, monkeypatch: pytest.MonkeyPatch, log_level: int | None) -> None:
+    def __init__(self, pipes: OutputPipes, monkeypatch: pytest.MonkeyPatch, log_level: int | None) -> None:
         self.pipes = pipes
         self.flushed: list[int] = []
         self.sent: list[Frame] = []
@@ -223,7 +227,7 @@ class OwnHalf:
         monkeypatch.setattr(slot_output.slot_logging, "LogForwarder", self.forwarder)
         for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
             monkeypatch.setattr(slot_output.sys, name, getattr(slot_output.sys, name))
-        self.output = OwnOutput(pipes, self.agent, log_level)
+        self.output = SlotStreams(pipes, self.agent, log_level)
         self.streams = slot_output.sys.stdout, slot_output.sys.stderr
         self.originals = slot_output.sys.__stdout__, slot_output.sys.__stderr__
 
@@ -251,7 +255,7 @@ class OwnHalf:
 
 
 @pytest.fixture
-def own(pipes: Pipes, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnHalf]:
+def own(pipes: OutputPipes, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnHalf]:
     yield OwnHalf(pipes, monkeypatch, 20)
     monkeypatch.undo()
 
@@ -312,11 +316,11 @@ def test_streams_are_replaced_and_wait_for_the_agent(own: OwnHalf) -> None:
 def test_the_level_of_log_records_follows_the_call(
     logs: bool, level: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipes = Pipes(logs=True)
+    pipes = OutputPipes(logs=True)
     own = OwnHalf(pipes, monkeypatch, level)
     if not logs:
         own.log = None
-        own.output = OwnOutput(pipes, own.agent, level)
+        own.output = SlotStreams(pipes, own.agent, level)
     own.output.begin_call(30)
     monkeypatch.undo()
     assert own.levels == ([(own.log, 30)] if logs and level is not None else [])

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import tests.support.importable
-from dragonfly_executor.serialization.import_environment import Surroundings
+from dragonfly_executor.serialization.import_environment import ImportEnvironment
 from dragonfly_executor.serialization.main_pickler import importable
 from dragonfly_executor.serialization.module_origin import findable, is_own
 
@@ -200,48 +200,48 @@ def test_what_is_the_users_own() -> None:
 
 
 def test_changes_are_noticed_once(folder: Path) -> None:
-    surroundings = Surroundings(path_travels=True)
-    assert surroundings.have_changed()
-    assert not surroundings.have_changed()
+    surroundings = ImportEnvironment(path_travels=True)
+    assert surroundings.has_changed()
+    assert not surroundings.has_changed()
     (folder / "noticed.py").write_text("")
     load("noticed")
-    assert surroundings.have_changed()
-    assert not surroundings.have_changed()
+    assert surroundings.has_changed()
+    assert not surroundings.has_changed()
     sys.path.append("/nowhere")
-    assert surroundings.have_changed()
-    assert not surroundings.have_changed()
+    assert surroundings.has_changed()
+    assert not surroundings.has_changed()
 
 
 def test_strays_are_told_by_what_stands_in_a_pickle(folder: Path) -> None:
     (folder / "stray_module.py").write_text("")
     load("stray_module")
-    surroundings = Surroundings(path_travels=False)
-    surroundings.have_changed()
+    surroundings = ImportEnvironment(path_travels=False)
+    surroundings.has_changed()
     mark = b"\x8c\x0cstray_module"
-    assert mark not in surroundings.strays
+    assert mark not in surroundings.unfindable
     sys.path.remove(str(folder))
-    assert surroundings.have_changed()
-    assert mark in surroundings.strays
+    assert surroundings.has_changed()
+    assert mark in surroundings.unfindable
     sys.path.append(str(folder))
-    assert surroundings.have_changed()
-    assert mark not in surroundings.strays
+    assert surroundings.has_changed()
+    assert mark not in surroundings.unfindable
 
 
 def test_the_path_is_told_once_it_has_changed_and_from_then_on(folder: Path) -> None:
-    surroundings = Surroundings(path_travels=True)
-    surroundings.have_changed()
+    surroundings = ImportEnvironment(path_travels=True)
+    surroundings.has_changed()
     assert surroundings.path == b""  # no slot was set up yet
     surroundings.told([str(Path.cwd() / entry) for entry in sys.path])
-    assert surroundings.have_changed()
+    assert surroundings.has_changed()
     assert surroundings.path == b""
     sys.path.append("/nowhere")
-    surroundings.have_changed()
+    surroundings.has_changed()
     assert b"/nowhere" in surroundings.path
     sys.path.remove("/nowhere")
-    surroundings.have_changed()
+    surroundings.has_changed()
     assert surroundings.path
     assert b"/nowhere" not in surroundings.path
-    elsewhere = Surroundings(path_travels=False)
+    elsewhere = ImportEnvironment(path_travels=False)
     elsewhere.told(["/somewhere"])
-    elsewhere.have_changed()
+    elsewhere.has_changed()
     assert elsewhere.path == b""

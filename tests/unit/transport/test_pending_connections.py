@@ -32,10 +32,10 @@ def test_who_has_come_further_stays_longer_within_its_network() -> None:
     table: PendingConnections[int] = PendingConnections(3)
     for number in range(3):
         table.add(number, ONE)
-    table.favour(0)
+    table.prefer(0)
     assert [table.add(number, ONE) for number in range(3, 6)] == [1, 2, 3]
-    table.favour(4)
-    table.favour(5)
+    table.prefer(4)
+    table.prefer(5)
     assert table.add(6, ONE) == 0
 
 
@@ -44,7 +44,7 @@ def test_favour_is_no_shield_for_a_crowd() -> None:
     table: PendingConnections[int] = PendingConnections(4)
     for number in range(3):
         table.add(number, ONE)
-        table.favour(number)
+        table.prefer(number)
     table.add(100, TWO)
     assert table.add(101, TWO) == 0
 
@@ -70,7 +70,7 @@ def test_within_a_network_that_is_shared_one_machine_makes_room_for_itself() -> 
     assert flood == [None] * 6 + list(range(44))
 
 
-STEPS = st.sampled_from(["add", "favour", "discard", "make_room"])
+STEPS = st.sampled_from(["add", "prefer", "discard", "make_room"])
 
 
 @given(st.integers(1, 6), st.lists(st.tuples(STEPS, st.integers(0, 12), st.integers(0, 5))))
@@ -85,8 +85,8 @@ def test_the_table_is_bounded_and_nobody_is_lost_from_it(limit: int, steps: list
                 sizes = [networks[0] for networks in held.values()]
                 del sizes[-1]
                 assert sizes.count(held.pop(victim)[0]) == max(map(sizes.count, sizes))
-        elif what == "favour":
-            table.favour(number)
+        elif what == "prefer":
+            table.prefer(number)
         elif what == "discard":
             table.discard(number)
             held.pop(number, None)

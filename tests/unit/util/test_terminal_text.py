@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragonfly_executor.protocol.output_window import MAX_LINE, Lines
-from dragonfly_executor.util.terminal_text import MAX_SGR, RESET, harmless, overwritten
+from dragonfly_executor.protocol.output_window import MAX_LINE, LineDecoder
+from dragonfly_executor.util.terminal_text import MAX_SGR, RESET, escape_controls, split_at_carriage_returns
 from tests.unit.protocol.test_output_window import all_of, cuts, split
 
 OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -29,20 +29,20 @@ def obeyed(shown: str) -> list[str]:
 
 @given(texts)
 def test_nothing_is_left_that_a_terminal_obeys(text: str) -> None:
-    assert obeyed(harmless(text)) == []
+    assert obeyed(escape_controls(text)) == []
 
 
 @given(texts)
 def test_what_it_writes_after_a_line_is_as_before(text: str) -> None:
     """A colour does not run on into the next line, which begins with another tag."""
-    renditions = SGR.findall(harmless(text))
+    renditions = SGR.findall(escape_controls(text))
     assert not renditions or renditions[-1] == RESET
 
 
 @given(texts, cuts)
 def test_a_sequence_in_pieces_is_what_it_is_in_one(text: str, places: list[int]) -> None:
-    whole = [harmless(line) for line in all_of(Lines(), [text.encode(errors="replace")])]
-    apart = [harmless(line) for line in all_of(Lines(), split(text.encode(errors="replace"), places))]
+    whole = [escape_controls(line) for line in all_of(LineDecoder(), [text.encode(errors="replace")])]
+    apart = [escape_controls(line) for line in all_of(LineDecoder(), split(text.encode(errors="replace"), places))]
     assert apart == whole
     assert [found for line in apart for found in obeyed(line)] == []
 
@@ -50,7 +50,7 @@ def test_a_sequence_in_pieces_is_what_it_is_in_one(text: str, places: list[int])
 @pytest.mark.parametrize("offset", range(7))
 def test_a_sequence_where_a_long_line_is_cut_is_no_sequence(offset: int) -> None:
     text = "x" * (MAX_LINE - offset) + "\x1b[2J\x1b]0;title\x07"
-    shown = [harmless(line) for line in all_of(Lines(), [text.encode()])]
+    shown = [escape_controls(line) for line in all_of(LineDecoder(), [text.encode()])]
     assert len(shown) == 2
     assert [found for line in shown for found in obeyed(line)] == []
 
@@ -75,7 +75,7 @@ def test_a_sequence_where_a_long_line_is_cut_is_no_sequence(offset: int) -> None
     ],
 )
 def test_what_is_shown(text: str, shown: str) -> None:
-    assert harmless(text) == shown
+    assert escape_controls(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ def test_what_is_shown(text: str, shown: str) -> None:
     ],
 )
 def test_a_carriage_return_begins_a_line(line: str, pieces: list[str]) -> None:
-    assert overwritten(line) == pieces
+    assert split_at_carriage_returns(line) == pieces

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from dragonfly_executor.core.deadlines import LANES, Alarms
+from dragonfly_executor.core.alarms import LANES, Alarms
 
 
 @pytest.mark.parametrize("timeouts", [[5.0], [5.0, 60.0], [float(n) for n in range(1, 3 * LANES)]])

@@ -1,0 +1,83 @@
+"""`Submitter`: the methods that `Pool` and `PoolExecutor` share, so that a call goes the same way from both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from dragonfly_executor.api.map import map_calls
+from dragonfly_executor.engine.future import Future
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, ClassVar, TypeVar
+
+    from dragonfly_executor.engine.options import CallOptions
+
+    T = TypeVar("T")
+
+
+class Submitter:
+    """A submitter of calls to a pool, with one set of call options.
+
+    A subclass sets the attributes.
+    """
+
+    _options: CallOptions
+    _submit_with: Callable[..., Future[Any]]
+    """`Pool.submit_with` of the pool."""
+    _failed: Callable[[Exception], Future[Any]]
+    """`Pool.failed` of the pool."""
+    _fails_in_its_future: ClassVar[tuple[type[Exception], ...]] = ()
+    """Errors of a submit that the future gets. All others are raised."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"a {type(self).__name__} cannot travel to a runner: it owns processes and threads here. "
+            "Make one in the call instead"
+        )
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Run ``fn(*args, **kwargs)`` on a runner.
+
+        The arguments are pickled before this returns: later changes to them do not reach the call.
+
+        If the call cannot be pickled, that is a `CallSerializationError`, whose text names the part. If it is larger
+        than ``max_payload``, that is a `FrameTooLargeError`. A `Pool` raises these errors. With an executor the call
+        fails in its future, as in the standard library.
+
+        Raises:
+            RuntimeError: the pool is shut down.
+            TypeError: `fn` is an ``async def`` or a generator function, which runners do not run.
+        """
+        try:
+            return self._submit_with(self._options, fn, args, kwargs)
+        except self._fails_in_its_future as error:
+            return self._failed(error)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Return an iterator like the builtin ``map``'s, but the calls run on the runners. Results keep the order.
+
+        Iterables with a length are submitted at once, as in the standard library. From other iterables (a generator, an
+        endless counter) only a window is submitted ahead of the results that were taken. Closing the iterator cancels
+        the remaining calls. An error of an argument, in its iterator or its pickling, is raised after the results
+        before it. An exception of a call has a note that names the item by its number, or the items of the chunk if the
+        slot was lost with them.
+
+        Args:
+            timeout: seconds until ``__next__`` raises TimeoutError, counted from this call; None for no limit.
+            chunksize: number of arguments that are sent, and run on one slot, together.
+            buffersize: number of arguments that are submitted ahead of the results that were taken; None for the rules
+                above.
+
+        Raises:
+            ValueError: `chunksize` or `buffersize` is less than 1.
+            TypeError: `buffersize` is not a whole number, or `fn` is an ``async def`` or a generator function.
+        """
+        return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)

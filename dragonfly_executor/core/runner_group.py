@@ -1,0 +1,116 @@
+"""The runners of one kind, by load."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from heapq import heapify, heappop, heappush
+
+from dragonfly_executor.core.call_queue import SLACK
+from dragonfly_executor.core.least_loaded import Lightest
+from dragonfly_executor.core.runner import UP, Runner
+from dragonfly_executor.core.scaling import BackOff
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+Room: TypeAlias = list[tuple[int, int]]
+
+
+class RunnerGroup:
+    """The runners of one kind, and the boots of this kind.
+
+    Args:
+        kind: the kind.
+
+    Attributes:
+        runners: by id; stopping ones included.
+        booting: runners that boot, oldest boot first.
+        up: number of runners that are up.
+        slots, in_flight: sums over runners that are up: slots, calls.
+        busy: number of their slots that have a call.
+        most_slots: the largest number of slots that a runner has had.
+        idle: runners without a call, longest idle first.
+        idle_check_pending: runners without a call that were asked whether they may go.
+        yielding: runners that are up and take no more calls, because another kind needs their room.
+        back_off: the pause after failed boots.
+        gate: id of the newest call when the kind began to wait for the room of another kind; None while it does not.
+    """
+
+    __slots__ = (
+        "_free", "_spare", "back_off", "booting", "busy", "gate", "idle", "idle_check_pending", "in_flight", "kind",
+        "lightest", "most_slots", "runners", "slots", "up", "yielding",
+    )  # fmt: skip
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.runners: dict[int, Runner] = {}
+        # Ordered dicts if the first or last entry is needed: a plain dict walks over all deleted entries there.
+        self.booting: OrderedDict[int, Runner] = OrderedDict()
+        self.up = 0
+        self.slots = 0
+        self.busy = 0
+        self.in_flight = 0
+        self.most_slots = 0
+        self.idle: OrderedDict[int, Runner] = OrderedDict()
+        self.idle_check_pending: dict[int, Runner] = {}
+        self.yielding: dict[int, Runner] = {}
+        self.back_off = BackOff()
+        self.gate: int | None = None
+        self.lightest = Lightest()
+        # Heaps of (calls in flight, id): runners with a free slot, and runners with prefetch credit left. An entry
+        # whose load is no longer the runner's is skipped.
+        self._free: Room = []
+        self._spare: Room = []
+
+    def __repr__(self) -> str:
+        return f"<RunnerGroup {self.kind!r} {self.up} up, {len(self.booting)} booting>"
+
+    @property
+    def ahead(self) -> int:
+        """Return the number of calls in flight beyond the number of slots."""
+        return max(0, self.in_flight - self.slots)
+
+    @property
+    def staying(self) -> int:
+        """Return the number of runners that boot, or are up and do not yield."""
+        return self.up + len(self.booting) - len(self.yielding)
+
+    def pick(self, ahead: bool) -> tuple[Runner, int] | None:
+        """Return the least-loaded runner with a free slot, and how many calls to place on it at once.
+
+        The number is chosen so that no other runner of the kind has fewer calls before all are placed.
+
+        The caller must place calls on the returned runner.
+
+        Args:
+            ahead: pick a runner with prefetch credit instead of a free slot.
+
+        Returns:
+            None if no runner has room.
+        """
+        room = self._spare if ahead else self._free
+        while room:
+            load, runner_id = heappop(room)
+            runner = self.runners.get(runner_id)
+            if runner is None or len(runner.in_flight) != load or runner.state is not UP or runner.retiring:
+                continue
+            limit = runner.slots + runner.prefetch if ahead else runner.slots
+            if load >= limit:
+                continue
+            if room and room[0][0] < limit:
+                limit = room[0][0] + 1
+            return runner, limit - load if limit > load else 1
+        return None
+
+    def list(self, runner: Runner, *, ahead: bool) -> None:
+        """List a runner as one with a free slot, or with prefetch credit (`ahead`)."""
+        room = self._spare if ahead else self._free
+        heappush(room, (len(runner.in_flight), runner.id))
+        if len(room) > 4 * len(self.runners) + SLACK:
+            room[:] = {entry for entry in room if self._is_current(*entry)}
+            heapify(room)
+
+    def _is_current(self, load: int, runner_id: int) -> bool:
+        runner = self.runners.get(runner_id)
+        return runner is not None and runner.state is UP and len(runner.in_flight) == load

@@ -1,0 +1,246 @@
+"""Boots, and how the kinds of runners share `max`.
+
+1. A kind boots what its own waiting calls need, and the default kind what is missing from `min`.
+2. If `max` has no room for all boots, each kind without a runner gets one first; then the kind whose call has waited
+   longest gets what it needs. The order among the former is that of rule 5.
+3. If there is no room at all, idle runners and needless boots of other kinds are stopped. The runners within `min`
+   stay, and those whose own kind has waiting calls.
+4. If a kind still has waiting calls and no runner, another kind gives up a runner, `min` or not: its least-loaded one
+   takes no more calls, and stops once it has none. The kind with the most runners gives.
+5. No kind gives up a runner before it has sent the calls that were there when the other kind began to wait. So calls
+   that came first are served first, kinds that compete for one runner take turns with batches of calls, and no kind
+   waits for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from operator import attrgetter, itemgetter
+
+from dragonfly_executor.core.runner import Runner
+from dragonfly_executor.core.runner_group import RunnerGroup
+from dragonfly_executor.core.scaling import boots_for, boots_needed
+from dragonfly_executor.core.state import PoolState
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+Wants: TypeAlias = dict[RunnerGroup, int]
+"""Boots that each kind needs."""
+
+
+def grow(pool: PoolState, now: float) -> bool:
+    """Boot the runners that the waiting calls need, and those that are missing from `min`.
+
+    Returns:
+        True if calls must be assigned again: runners were stopped to make room for another kind, or need not go.
+    """
+    table = pool.runner_table
+    if len(table.groups) == 1:
+        for group in table.groups.values():
+            count = boots_wanted(pool, group, now)
+            for _ in range(min(count, pool.max - len(table.runners), pool.boots.free)):
+                pool.boot(group)
+        return False
+    wants: Wants = {}
+    for group in table.groups.values():
+        count = boots_wanted(pool, group, now)
+        if count > 0:
+            wants[group] = count
+    if wants:
+        boot_in_turn(pool, wants)
+    return make_room(pool, wants)
+
+
+def boots_wanted(pool: PoolState, group: RunnerGroup, now: float) -> int:
+    """Return how many boots a kind needs, no matter what other kinds need."""
+    # Ask in any case: this ends a pause that is over.
+    paused = group.back_off.holds(now)
+    waiting, booting = pool.call_table.queue_of(group.kind).queued + group.ahead, len(group.booting)
+    keep = pool.keep_of(group)
+    if not waiting and group.up + booting >= keep:
+        return 0
+    if paused or not pool.starts_calls or pool.usage.exhausted or pool.is_at_last_boots(group):
+        return 0
+    return boots_needed(
+        waiting=waiting,
+        up=group.up,
+        booting=booting,
+        total=group.staying,
+        at_least=keep,
+        at_most=pool.max,
+        slots_hint=pool.slots_hint(group),
+        slots_allowed=slots_allowed(pool, group),
+    )
+
+
+def slots_allowed(pool: PoolState, group: RunnerGroup) -> int | None:
+    """Return how many slots a kind may add before `max_workers` makes more slots useless; None = any number.
+
+    Idle slots of other kinds do not count, and a kind without a runner may have one: its calls need a slot of its own.
+    """
+    workers = pool.limits.max_workers
+    if workers is None:
+        return None
+    others = pool.runner_table.in_flight - group.in_flight
+    return max(workers - group.slots - others, 0 if group.staying else 1)
+
+
+def boot_in_turn(pool: PoolState, wants: Wants) -> None:
+    """Boot as many of these runners as `max` and the backend allow, and leave the rest in `wants`."""
+    room = min(pool.max - len(pool.runner_table.runners), pool.boots.free)
+    if room <= 0:
+        return
+    if room < sum(wants.values()):
+        # Each kind without a runner gets one, before others get more.
+        for group in sorted(wants, key=lambda group: turn(pool, group)):
+            if not group.staying and room:
+                room -= boot(pool, wants, group, 1)
+    for group in sorted(wants, key=lambda group: turn(pool, group)):
+        room -= boot(pool, wants, group, min(room, wants[group]))
+
+
+def boot(pool: PoolState, wants: Wants, group: RunnerGroup, count: int) -> int:
+    """Boot `count` runners of a kind, and return their number."""
+    for _ in range(count):
+        pool.boot(group)
+        group.gate = None
+    wants[group] -= count
+    return count
+
+
+def turn(pool: PoolState, group: RunnerGroup) -> tuple[bool, float]:
+    """Return a kind's place in the order of boots: the smaller value comes first."""
+    if group.gate is not None:
+        return False, group.gate
+    first = pool.call_table.queue_of(group.kind).first()
+    return True, inf if first is None else first
+
+
+def make_room(pool: PoolState, wants: Wants) -> bool:
+    """Have other kinds make room for the boots that are left in `wants`.
+
+    Returns:
+        True if other runners may take calls now: a runner need not make room any more, or `max_workers` no longer keeps
+        slots free because a runner was stopped.
+    """
+    table = pool.runner_table
+    missing, going, stopped = sum(wants.values()), room_coming(pool), 0
+    if missing > going and pool.boots.free > 0:
+        stopped = stop_needless(pool, missing - going)
+        going += stopped
+    waiting: list[RunnerGroup] = []
+    if not pool.boots.all_hang:
+        waiting = [group for group, count in wants.items() if count and not group.staying and is_waiting(pool, group)]
+    for group in table.groups.values():
+        if group not in waiting:
+            group.gate = None
+        elif group.gate is None:
+            group.gate = pool.call_table.newest
+    # A kind whose runner yields needs no other runner, if that one need not yield any more.
+    takers = [group for group in sorted(waiting, key=lambda group: turn(pool, group)) if not group.yielding]
+    needed = max(0, len(takers) - going)
+    yielding = sum(len(group.yielding) for group in table.groups.values())
+    for group in takers:
+        if yielding < needed and pool.boots.free > 0:
+            yielding += give_runner(pool, waiting, group)
+    ended = end_yields(pool, yielding - needed)
+    if ended and missing > room_coming(pool) and pool.boots.free > 0:
+        # The kind that keeps this runner may have another one to spare now.
+        stop_needless(pool, missing - room_coming(pool))
+    return ended or stopped > 0
+
+
+def room_coming(pool: PoolState) -> int:
+    """Return how many runners `max` has room for, now or once those are gone that go in any case."""
+    table = pool.runner_table
+    return pool.max - table.up - len(table.booting) + len(table.retiring)
+
+
+def fit_yields(pool: PoolState, now: float) -> None:
+    """Let runners that yield take calls again, as far as their room is not needed.
+
+    This step comes before calls are assigned.
+    """
+    groups = pool.runner_table.groups.values()
+    yielding = sum(len(group.yielding) for group in groups)
+    if not yielding:
+        return
+    takers = 0
+    for group in groups:
+        if not group.staying and not group.yielding and is_waiting(pool, group):
+            takers += boots_wanted(pool, group, now) > 0
+    end_yields(pool, yielding - max(0, takers - max(0, room_coming(pool))))
+
+
+def give_runner(pool: PoolState, waiting: Sequence[RunnerGroup], taker: RunnerGroup) -> bool:
+    """Have one runner of another kind take no more calls, so that `taker` gets its room.
+
+    Returns:
+        False if no kind may give a runner yet.
+    """
+    gate = taker.gate or 0
+    givers: list[tuple[int, RunnerGroup]] = []
+    for group in pool.runner_table.groups.values():
+        count = group.up - len(group.yielding)
+        if count and group not in waiting:
+            first = pool.call_table.queue_of(group.kind).first()
+            if first is None or first > gate:
+                givers.append((count, group))
+    if not givers:
+        return False
+    pool.runner_table.make_yield(max(givers, key=itemgetter(0))[1])
+    return True
+
+
+def end_yields(pool: PoolState, count: int) -> bool:
+    """Let `count` runners take calls again, and return whether there was one."""
+    found = False
+    for group in pool.runner_table.groups.values():
+        while group.yielding and count > 0:
+            pool.runner_table.end_yield(group)
+            count -= 1
+            found = True
+    return found
+
+
+def is_waiting(pool: PoolState, group: RunnerGroup) -> bool:
+    """Return whether calls of this kind wait for a slot."""
+    return pool.call_table.queue_of(group.kind).queued > 0
+
+
+def stop_needless(pool: PoolState, count: int) -> int:
+    """Stop boots and idle runners that their kinds do not need, at most `count`.
+
+    Returns:
+        The number of runners that were stopped.
+    """
+    stopped = 0
+    for group in pool.runner_table.groups.values():
+        needed = boots_for(pool.call_table.queue_of(group.kind).queued + group.ahead, pool.slots_hint(group))
+        needless = len(group.booting) - max(needed, pool.keep_of(group) - group.up)
+        if needless > 0:
+            needless = min(needless, count - stopped)
+            pool.abort_boots(group.booting, needless, "room for another kind")
+            stopped += needless
+    while stopped < count:
+        idle = [runner for group in pool.runner_table.groups.values() if (runner := spare_runner(pool, group))]
+        if not idle:
+            break
+        pool.stop(min(idle, key=attrgetter("idle_since", "id")), "room for another kind")
+        stopped += 1
+    return stopped
+
+
+def spare_runner(pool: PoolState, group: RunnerGroup) -> Runner | None:
+    """Return the runner of a kind that has been idle longest, if the kind does not need it now."""
+    if is_waiting(pool, group) or group.staying <= pool.keep_of(group):
+        return None
+    for runner in group.idle.values():
+        # A runner that retires is about to be stopped.
+        if not runner.retiring:
+            # Calls that wait on other runners for a slot may come back, and then need the slots of this runner.
+            return None if group.in_flight > group.slots - runner.slots else runner
+    return None

@@ -1,0 +1,58 @@
+"""The review: finds calls that run for a while, and calls that no slot of this runner can start soon."""
+
+from __future__ import annotations
+
+from dragonfly_executor.core.slot_actions import ReportStarted, TakeBack
+from dragonfly_executor.core.slot_moves import give_back
+from dragonfly_executor.core.slot_records import SlotRecord
+from dragonfly_executor.core.slot_state import REVIEW_AFTER, SlotTable
+
+
+def review_slots(table: SlotTable, now: float) -> None:
+    """Report calls that have been running for a while, and take back the calls stuck behind them."""
+    stuck_after = table.stuck_after
+    for slot in table.slots.values():
+        if not slot.in_flight or not slot.is_ready or now - slot.since < REVIEW_AFTER:
+            continue
+        first = slot.in_flight[0]
+        if slot.is_checking:
+            table.extra = 1
+        if not first.is_reported:
+            first.is_reported = True
+            if not first.is_check:
+                table.actions.append(ReportStarted(slot, first))
+        # Also a slot without calls behind: those of another slot must not go there.
+        if now - slot.since >= stuck_after:
+            slot.is_stuck = True
+            if len(slot.in_flight) > 1:
+                table.actions.append(TakeBack(slot))
+
+
+def finish_review(table: SlotTable, now: float) -> None:
+    """End a review whose calls were handed out again, and begin another if one is needed."""
+    table.is_in_review = False
+    again = bool(table.waiting) and return_stuck(table, now)
+    if again or any(map(needs_review, table.slots.values())):
+        table.arm_review(now)
+
+
+def return_stuck(table: SlotTable, now: float) -> bool:
+    """Return the waiting calls to the parent if no slot of this runner can start them soon.
+
+    Returns:
+        True if another review is needed.
+    """
+    if now - table.last_start < table.stuck_after:
+        return True
+    if table.may_grow:
+        # If forking has just failed, its retry hands out calls again, so no review is needed.
+        return now >= table.no_fork_before
+    if any(slot.is_retired and not slot.in_flight for slot in table.slots.values()):
+        return True  # this slot ends soon, which makes room
+    give_back(table)
+    return any(not slot.is_ready for slot in table.slots.values())
+
+
+def needs_review(slot: SlotRecord) -> bool:
+    """Return True if the slot's running call has yet to be reported, or if calls wait behind it."""
+    return bool(slot.in_flight) and slot.is_ready and (len(slot.in_flight) > 1 or not slot.in_flight[0].is_reported)

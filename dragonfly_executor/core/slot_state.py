@@ -1,0 +1,107 @@
+"""The state of a runner's scheduler: all slots, all calls, and the times at which something is due.
+
+A call is in exactly one place: in `waiting`, in `held`, or in `in_flight` of one slot.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from dragonfly_executor.core.slot_idle_check import IdleCheck
+from dragonfly_executor.core.slot_records import NEVER, SlotCall, SlotRecord
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
+
+    from dragonfly_executor.core.slot_actions import SlotAction
+    from dragonfly_executor.core.slot_records import Ref
+
+REVIEW_AFTER: Final = 0.003
+"""Seconds after which a running call is reported as started, and calls behind it may count as stuck."""
+STUCK_FACTOR: Final = 3.0
+"""Multiple of the recent cost of a call, after which a call counts as slow."""
+COST_WEIGHT: Final = 0.1
+"""Weight of the last call in the recent cost of a call."""
+
+
+class SlotTable:
+    """The slots of a runner, and its calls. All times are monotonic seconds.
+
+    Attributes:
+        slots: living slots by process id.
+        max_slots: number of calls that may run at once.
+        extra: slots beyond `max_slots`, as a replacement for a slot that is busy with an idle check.
+        calls_per_slot: calls after which a slot is replaced; 0 for no limit.
+        opening: seconds for decoding a call that has a `run_timeout`, unless its `run_timeout` is longer.
+        cost: seconds that calls took recently; None before the first.
+        waiting: calls that wait for a slot, in order of arrival.
+        held: calls that arrived during a sync, in order of arrival.
+        is_holding: True during a sync.
+        calls: calls that are in slots, by id and attempt, without idle checks.
+        arrived: number of calls that have arrived.
+        last_start: the time at which a call last became the first of a slot.
+        is_closed: True if no more calls are started.
+        no_fork_before: the time of the next attempt to fork, after a failed one.
+        has_forked: True if a slot was forked since the last tick.
+        review_at: the time of the next review.
+        is_in_review: True from a review until the calls that it took back were handed out.
+        check: the user's idle check.
+        wake_at: a time no later than the first at which something is due.
+        actions: the actions that the driver has yet to carry out.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.slots: dict[int, SlotRecord] = {}
+        self.max_slots = 1
+        self.extra = 0
+        self.calls_per_slot = 0
+        self.opening = 30.0
+        self.cost: float | None = None
+        self.waiting: deque[SlotCall] = deque()
+        self.held: deque[SlotCall] = deque()
+        self.is_holding = False
+        self.calls: dict[Ref, SlotCall] = {}
+        self.arrived = 0
+        self.last_start = now
+        self.is_closed = False
+        self.no_fork_before = now
+        self.has_forked = False
+        self.review_at = NEVER
+        self.is_in_review = False
+        self.check = IdleCheck()
+        self.wake_at = NEVER
+        self.actions: deque[SlotAction] = deque()
+
+    @property
+    def is_idle(self) -> bool:
+        """Return True if no call is on this runner."""
+        return not self.waiting and not self.calls and not self.held
+
+    @property
+    def may_grow(self) -> bool:
+        """Return True if the limit on slots allows another."""
+        return len(self.slots) < self.max_slots + self.extra
+
+    @property
+    def stuck_after(self) -> float:
+        """Return the seconds of one call after which the calls behind it count as stuck."""
+        return max(REVIEW_AFTER, STUCK_FACTOR * (self.cost or 0.0))
+
+    def wake(self, when: float) -> None:
+        """Have the driver call `tick` at that time, or earlier."""
+        self.wake_at = min(self.wake_at, when)
+
+    def arm_review(self, now: float) -> None:
+        """Have a review begin after `REVIEW_AFTER` seconds."""
+        self.review_at = now + REVIEW_AFTER
+        self.wake(self.review_at)
+
+    def next_wake(self, now: float) -> float:
+        """Return the first time after `now` at which something is due."""
+        due = min(self.review_at, self.check.ends)
+        if now < self.no_fork_before < due:
+            due = self.no_fork_before
+        for slot in self.slots.values():
+            due = min(due, slot.limit_at)
+        return due

@@ -1,0 +1,127 @@
+"""Checks of option values. Each gets a value and the option's name, and returns the value to keep, or raises."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.util.validation import duration, hook, whole
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from dragonfly_executor.engine.option_keywords import IdleCheck, Output
+    from dragonfly_executor.util.validation import Seconds
+
+OUTPUTS = ("inherit", "tag", "capture", "drop")
+
+
+def above_zero(value: Seconds, name: str) -> float:
+    """Return a duration above 0 in seconds."""
+    return duration(value, name, positive=True)
+
+
+def seconds_or_none(value: Seconds | None, name: str) -> float | None:
+    """Return a duration in seconds; None stays None."""
+    return None if value is None else duration(value, name)
+
+
+def limit(value: Seconds | None, name: str) -> float | None:
+    """Return a duration above 0 in seconds; None, for no limit, stays None."""
+    return None if value is None else duration(value, name, positive=True)
+
+
+def at_least(least: int) -> Callable[[int, str], int]:
+    """Return a check for whole numbers of at least `least`."""
+    return lambda value, name: whole(value, name, least)
+
+
+def flag(value: object, _name: str) -> bool:
+    """Return the truth value."""
+    return bool(value)
+
+
+def anything(value: Any, _name: str) -> Any:
+    """Return the value: another part of the package checks it."""
+    return value
+
+
+def arguments(value: Sequence[Any], _name: str) -> tuple[Any, ...]:
+    """Return positional arguments as a tuple."""
+    return tuple(value)
+
+
+def text(value: str, name: str) -> str:
+    """Return a string that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} must be a string that is not empty")
+    return value
+
+
+def positive_or_none(value: int | None, name: str) -> int | None:
+    """Return a whole number above 0, or None; refuse others in the words of ProcessPoolExecutor."""
+    if value is None:
+        return None
+    number = whole(value, name, -(2**63))
+    if number <= 0:
+        raise ValueError(f"{name} must be greater than 0")
+    return number
+
+
+def tasks_per_child(value: int | None, name: str) -> int | None:
+    """Return a number of calls, or None; refuse others in the words of ProcessPoolExecutor."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer")
+    if value <= 0:
+        raise ValueError(f"{name} must be >= 1")
+    return value
+
+
+def exception_types(
+    value: type[BaseException] | tuple[type[BaseException], ...], name: str
+) -> tuple[type[BaseException], ...]:
+    """Return exception types as a tuple."""
+    types = value if isinstance(value, tuple) else (value,)
+    for kind in types:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise TypeError(f"{name} must hold exception types, not {kind!r}")
+    return types
+
+
+def output_mode(value: Output, name: str) -> Output:
+    """Return a way to handle output: a known word, or a callable."""
+    choices = f"{name} must be {', '.join(map(repr, OUTPUTS))} or a callable, not"
+    if isinstance(value, str):
+        if value not in OUTPUTS:
+            raise ValueError(f"{choices} {value!r}")
+    elif not callable(value):
+        raise TypeError(f"{choices} {type(value).__name__}")
+    else:
+        hook(value, name)
+    return value
+
+
+def idle(value: Seconds | tuple[Seconds | None, IdleCheck] | None, name: str) -> tuple[float | None, IdleCheck | None]:
+    """Return the idle time in seconds after which a runner stops, and the user's idle check."""
+    if not isinstance(value, tuple):
+        return seconds_or_none(value, name), None
+    if len(value) != 2 or not callable(value[1]):
+        raise TypeError(f"{name} must be seconds, or a pair (seconds, check) whose check is callable")
+    return seconds_or_none(value[0], name), hook(value[1], f"the check of {name}")
+
+
+def log_level(value: int | str | bool, name: str) -> int | bool:
+    """Return the level of the pool's own log lines as a number, or False for none."""
+    if value is False or value is None:
+        return False
+    if value is True:
+        return logging.INFO
+    if isinstance(value, int):
+        return value
+    levels = logging.getLevelNamesMapping()
+    if str(value).upper() not in levels:
+        raise ValueError(f"{name} must be False, True or a logging level, not {value!r}")
+    return levels[str(value).upper()]

@@ -1,0 +1,58 @@
+"""Forwards the chunks of large calls from the parent to slots, and requests more as they pass."""
+
+from __future__ import annotations
+
+from dragonfly_executor.protocol.frames import HEADER_SIZE, Frame, Kind, encode
+from dragonfly_executor.serialization.buffer_cache import read_answer
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dragonfly_executor.core.slot_records import SlotCall
+    from dragonfly_executor.runner.dispatch import Dispatcher
+    from dragonfly_executor.transport.link import Link
+
+SLOT_BACKLOG = 4 * 1024 * 1024
+"""Bytes that may be queued for a slot before the agent requests no more of them from the parent.
+
+Also the bytes that may be queued for the parent before the agent stops reading from a slot.
+"""
+
+
+class LargeCalls:
+    """The transfers of large calls to slots.
+
+    Args:
+        link: the link to the parent.
+        dispatcher: knows which slot has a call.
+    """
+
+    def __init__(self, link: Link, dispatcher: Dispatcher) -> None:
+        self._link = link
+        self._dispatcher = dispatcher
+
+    def parts_requested(self, frame: Frame) -> None:
+        """Handle a slot's PULL, which says which parts of the payload the slot has."""
+        call = self._dispatcher.call(frame.call_id, frame.attempt)
+        if call is not None and len(frame.payload):
+            self._dispatcher.payload_arrived(call, read_answer(frame.payload)[0])
+
+    def forward(self, frame: Frame) -> None:
+        """Forward a chunk to the slot that has its call."""
+        call = self._dispatcher.call(frame.call_id, frame.attempt)
+        if call is None or call.slot is None:
+            return
+        self._dispatcher.payload_arrived(call, len(frame.raw) - HEADER_SIZE)
+        self._dispatcher.slots[call.slot.pid].link.send_bulk(frame.raw)
+        call.chunks_owed += 1
+        self._request_more(call)
+
+    def _request_more(self, call: SlotCall) -> None:
+        """Request as many chunks as were forwarded, unless too many wait for the slot."""
+        if call.slot is None or call.missing <= 0 or not call.chunks_owed:
+            return
+        link = self._dispatcher.slots[call.slot.pid].link
+        if link.queued_bulk > SLOT_BACKLOG:
+            link.on_drained = lambda: self._request_more(call)
+            return
+        self._link.send(encode(Kind.PULL, call.call_id, attempt=call.attempt, detail=call.chunks_owed))
+        call.chunks_owed = 0
