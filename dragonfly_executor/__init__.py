@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.fly.backend import FlyBackend
     from dragonfly_executor.backends.frozen import freeze_support
     from dragonfly_executor.backends.local import LocalBackend
+    from dragonfly_executor.backends.slurm.backend import SlurmBackend
     from dragonfly_executor.backends.ssh.backend import SSHBackend
     from dragonfly_executor.backends.ssh.hosts import SSHHost
     from dragonfly_executor.engine.budget import Budget
@@ -91,6 +92,7 @@ __all__ = [
     "RunnerLostError",
     "SSHBackend",
     "SSHHost",
+    "SlurmBackend",
     "StartError",
     "VersionMismatchError",
     "__version__",
@@ -115,6 +117,7 @@ _ROOMS = {
     "Pool": "api.pool",
     "SSHBackend": "backends.ssh.backend",
     "SSHHost": "backends.ssh.hosts",
+    "SlurmBackend": "backends.slurm.backend",
     "call": "api.pool",
     "cast": "api.pool",
     "configure": "api.pool",

@@ -2,6 +2,7 @@
 
     python examples/transcode.py [VIDEO] [--runners 1] [--slots 2] [--segments 4] [--output FILE]
     python examples/transcode.py [VIDEO] --backend ssh --hosts gpu1,user@10.0.0.7:2222 [--install-ffmpeg]
+    python examples/transcode.py [VIDEO] --backend slurm --runners 4 [--sbatch partition=short time=10]
     python examples/transcode.py [VIDEO] --backend fly --runners 4 [--install-ffmpeg]    (on Fly: docs/fly.md)
 
 ffmpeg cuts the video at keyframes, without decoding it. Each call takes one segment, as bytes, runs its own ffmpeg on
@@ -32,7 +33,7 @@ from dragonfly_executor import DragonflyExecutor, LocalBackend, Parent
 
 HEIGHT = 480
 DEFAULT_VIDEO = Path(__file__).parent / "media" / "bigbuckbunny.mp4"
-BACKENDS = ("local", "ssh", "fly")
+BACKENDS = ("local", "ssh", "slurm", "fly")
 # One thread for each ffmpeg: calls run in parallel, not threads of ffmpeg.
 ENCODE = ["-c:v", "libx264", "-preset", "medium", "-crf", "23", "-threads", "1", "-filter_threads", "1"]
 # Containers that can be read from a pipe and written to one. Pieces are NUT, which holds any codec with its timestamps
@@ -188,6 +189,14 @@ def open_executor(options: argparse.Namespace) -> DragonflyExecutor:
             requirements = ["imageio-ffmpeg"] if options.install_ffmpeg else None
             backend = SSHBackend(options.hosts, requirements=requirements)
             return DragonflyExecutor(backend=backend, max=options.runners, max_concurrency=options.slots)
+        case "slurm":
+            from dragonfly_executor import SlurmBackend
+
+            try:
+                jobs = SlurmBackend.from_text(**{"cpus_per_task": str(options.slots), **options.sbatch})
+            except (TypeError, ValueError) as error:
+                raise Unusable(f"--sbatch: {error}") from None
+            return DragonflyExecutor(backend=jobs, max=options.runners, max_concurrency=options.slots)
         case _:
             from dragonfly_executor import FlyBackend
 
@@ -250,6 +259,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("video", nargs="?", type=Path, default=DEFAULT_VIDEO, help="default: a clip of Big Buck Bunny")
     parser.add_argument("--backend", choices=BACKENDS, default="local", help="where the runners are (default: local)")
     parser.add_argument("--hosts", type=_hosts, default=[], help="for --backend ssh: hosts, with commas between them")
+    parser.add_argument(
+        "--sbatch", nargs="+", default=[], metavar="NAME=VALUE", help="for --backend slurm: options of the jobs"
+    )
     parser.add_argument("--install-ffmpeg", action="store_true", help="for ssh and fly: have pip install one there")
     parser.add_argument("--runners", type=_at_least_one, help="runners at most (default: 1, or one for each host)")
     parser.add_argument(
@@ -262,6 +274,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.backend == "ssh") != bool(options.hosts):
         parser.error("--backend ssh goes with --hosts")
+    options.sbatch = _settings(options.sbatch, parser)
     options.runners = options.runners or len(options.hosts) or 1
     options.segments = options.segments or 2 * options.slots * options.runners
     options.output = (options.output or Path(f"{options.video.stem}.{HEIGHT}p.mp4")).resolve()
@@ -275,6 +288,13 @@ def _hosts(text: str) -> list[str]:
     if not all(hosts):
         raise argparse.ArgumentTypeError(f"{text!r} names no host between two commas")
     return hosts
+
+
+def _settings(texts: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    if not all(name.isidentifier() and equals for name, equals, _ in pairs):
+        parser.error("--sbatch takes NAME=VALUE")
+    return {name: value for name, _, value in pairs}
 
 
 def _at_least_one(text: str) -> int:

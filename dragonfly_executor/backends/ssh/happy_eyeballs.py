@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from dragonfly_executor.backends.child_processes import answer_of
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.ssh.child_processes import answer_of
 
 STAGGER = 0.25
 """Seconds without an answer after which the next address is dialed as well."""

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from dragonfly_executor.backends.child_processes import answer_of
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.ssh.child_processes import answer_of
 from dragonfly_executor.backends.ssh.config import DEFAULT_KEEPALIVE, Config, Target, jumps_of
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.errors import BootError

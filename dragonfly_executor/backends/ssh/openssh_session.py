@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from dragonfly_executor.backends.ssh.child_processes import Program
+from dragonfly_executor.backends.child_processes import Program
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.login_limit import BusyError, LoginLimit
 from dragonfly_executor.errors import BootError, HostKeyError

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import paramiko
 
-from dragonfly_executor.backends.ssh.child_processes import Program
+from dragonfly_executor.backends.child_processes import Program
 from dragonfly_executor.backends.ssh.config import Target
 from dragonfly_executor.errors import BootError
 

@@ -14,6 +14,7 @@ FREE_DISK = "free some space there, or point TMPDIR at a larger disk in the back
 _BY_PHASE = {
     "create": "check the backend's own message: no runner could be started",
     "resolve": "check the name: ssh HOST must find it; names in ~/.ssh/config count",
+    "queue": "see why the scheduler keeps the job waiting, and ask for less; queue_timeout= limits the wait",
     "connect": "check that the host is up and its port is open from here: ssh -v HOST",
     "host key": (
         "compare the fingerprint with the host's own (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then "

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.loop import Timer
     from dragonfly_executor.transport.tls import TlsSocket
 
+INFINITY = float("inf")
 GIVE_UP = 5.0
 """Seconds that a backend has to return from an aborted boot. After that the pool does not wait for it.
 
@@ -297,6 +298,9 @@ class PendingBoot:
             self._asked_at = None
             if not self.abort_reason:
                 self._stop_timer()
+            if helpers.dial_back is not None:
+                # A runner may dial back before its backend sees that the queue is over.
+                helpers.dial_back.extend(self.id, INFINITY)
             helpers.engine.handle(events.BootQueued(self.id))
             return
         self._asked_at = self._loop.time()

@@ -564,6 +564,31 @@ def test_a_runner_whose_boot_waited_for_long_is_let_in(make: MakeExecutor) -> No
     assert executor.pool.stats().boots_failed == 0
 
 
+class StartsUnseen(Queueing):
+    """Its nodes start in a queue, and it sees that later than the runner dials."""
+
+    def boot(self, request: BootRequest) -> Node:
+        request.queued()
+        self.waits.set()
+        assert self.turn.wait(PATIENCE)
+        node = DialingBackend.boot(self, request)
+        assert request.dialed_in is not None
+        assert request.dialed_in.wait(PATIENCE)
+        return node
+
+
+def test_a_runner_that_dials_before_its_backend_sees_it_start_is_let_in(make: MakeExecutor) -> None:
+    clock = VirtualClock()
+    backend = StartsUnseen(clock)
+    executor = make(2, backend=backend, boot_timeout=30)
+    future = executor.submit(pow, 2, 5)
+    assert backend.waits.wait(PATIENCE)
+    clock.advance(1000)
+    backend.turn.set()
+    assert future.result(PATIENCE) == 32
+    assert executor.pool.stats().boots_failed == 0
+
+
 class Deaf(DialingBackend):
     """Nobody can say where it listens, for as long as the test likes."""
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO, NamedTuple
 
@@ -28,12 +28,18 @@ class Program:
     Args:
         command: the program and its arguments.
         stderr: the target of its stderr; None for the parent's own.
+        env: its environment; None for the parent's own.
 
     Raises:
         OSError: the program cannot be started.
     """
 
-    def __init__(self, command: Sequence[str], stderr: IO[bytes] | int | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        stderr: IO[bytes] | int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.sock, theirs = socket.socketpair()
         with theirs:
             try:
@@ -42,6 +48,7 @@ class Program:
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr=stderr,
+                    env=env,
                     # Ctrl-C at the terminal must reach only the parent, which decides what to stop.
                     start_new_session=True,
                 )
@@ -128,13 +135,21 @@ class Answer(NamedTuple):
     errors: str
 
 
-def answer_of(command: Sequence[str], deadline: Deadline, limit: float) -> Answer:
+def answer_of(
+    command: Sequence[str],
+    deadline: Deadline,
+    limit: float,
+    text: bytes = b"",
+    env: Mapping[str, str] | None = None,
+) -> Answer:
     """Run a program to its end, and return its output. Kill it if the boot is cancelled.
 
     Args:
         command: the program and its arguments.
         deadline: of the boot.
         limit: seconds that the program may take.
+        text: what the program reads on its stdin, at most some KiB: it has to fit into the socket's buffer.
+        env: the program's environment; None for this process's own.
 
     Raises:
         TimeoutError: the program has not ended in time, or the boot was cancelled.
@@ -143,10 +158,12 @@ def answer_of(command: Sequence[str], deadline: Deadline, limit: float) -> Answe
     pieces: list[bytes] = []
     in_time = False
     with tempfile.TemporaryFile() as errors:
-        program = Program(command, errors)
-        until = Deadline(deadline.step_timeout(limit))
+        program = Program(command, errors, env)
+        allowed = deadline.step_timeout(limit)
+        until = Deadline(allowed)
         try:
             with deadline.ending(program.kill), suppress(TimeoutError, ConnectionError):
+                program.sock.sendall(text)
                 program.sock.shutdown(socket.SHUT_WR)
                 while data := _some(program.sock, until):
                     pieces.append(data)
@@ -154,7 +171,7 @@ def answer_of(command: Sequence[str], deadline: Deadline, limit: float) -> Answe
         finally:
             status = program.end(until.step_timeout(END_TIMEOUT), ask=False)
         if not in_time:
-            raise TimeoutError(f"{command[0]} did not answer within {limit:g} s")
+            raise TimeoutError(f"{command[0]} did not answer within {allowed:.3g} s")
         errors.seek(0)
         return Answer(status, b"".join(pieces).decode(errors="replace"), errors.read().decode(errors="replace"))
 

@@ -1,0 +1,1 @@
+"""Runners as jobs of a Slurm cluster."""

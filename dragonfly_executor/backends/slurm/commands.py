@@ -1,0 +1,130 @@
+"""Slurm's commands: ``sbatch``, ``squeue`` and ``scancel``, run as programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from dragonfly_executor.backends.child_processes import Answer, answer_of
+from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.slurm.job import FORMAT, Job, parse
+from dragonfly_executor.errors import DragonflyError
+
+COMMAND_TIMEOUT = 60.0
+"""Seconds that one command may take. A controller under load answers slowly, and its commands try again themselves."""
+TEMPORARY = (
+    "unable to contact slurm controller", "socket timed out", "temporarily unable", "connection refused",
+    "zero bytes were transmitted", "connection timed out", "communication connection failure",
+    "slurm backup controller", "resource temporarily", "qosmaxsubmitjob", "assocmaxsubmitjob",
+)  # fmt: skip
+"""Parts of error texts after which another attempt may succeed: the controller is away, or a limit is reached."""
+
+
+class SlurmError(DragonflyError):
+    """A command of Slurm failed.
+
+    Attributes:
+        final: True if the same command will fail again.
+        may_have_happened: True if Slurm may have done what it was asked for: its answer did not come.
+    """
+
+    def __init__(self, message: str, *, final: bool = False, may_have_happened: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+        self.may_have_happened = may_have_happened
+
+
+class SlurmCommands:
+    """The commands of one cluster. Any thread.
+
+    Args:
+        env: environment variables for the commands, such as SLURM_CONF, in addition to this process's own.
+    """
+
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+        self._env = dict(env or {})
+
+    def submit(self, options: Sequence[str], script: str, env: Mapping[str, str], deadline: Deadline) -> str:
+        """Submit a batch script, and return the job's id.
+
+        Args:
+            options: the options of ``sbatch``.
+            script: the batch script. It goes over stdin, and into no file of this machine.
+            env: environment variables for ``sbatch``, which passes them on to the job.
+            deadline: of the boot.
+
+        Raises:
+            SlurmError: there is no job, or its id is unknown.
+        """
+        answer = self._run(["sbatch", "--parsable", *options], deadline, script, env)
+        job_id = answer.output.strip().partition(";")[0]
+        if not job_id.isdigit():
+            raise SlurmError(f"sbatch printed no job id, but {answer.output[:200]!r}", may_have_happened=True)
+        return job_id
+
+    def jobs(self, job_ids: Sequence[str], deadline: Deadline) -> dict[str, Job]:
+        """Return the jobs with these ids, by id. Slurm forgets a job some minutes after its end.
+
+        Raises:
+            SlurmError: the queue cannot be read.
+        """
+        try:
+            return self._squeue([f"--jobs={','.join(job_ids)}", "--states=all"], deadline)
+        except SlurmError as error:
+            # A list of one id, which Slurm has forgotten.
+            if "invalid job id" not in str(error).lower():
+                raise
+        return {}
+
+    def named(self, name: str, deadline: Deadline) -> list[Job]:
+        """Return this user's jobs of this name that wait or run.
+
+        Raises:
+            SlurmError: the queue cannot be read.
+        """
+        return [*self._squeue(["--me", f"--name={name}"], deadline).values()]
+
+    def cancel(self, jobs: Iterable[str], deadline: Deadline) -> None:
+        """Cancel jobs, and kill all their processes. Jobs that have ended are ignored.
+
+        Raises:
+            SlurmError: they may still run.
+        """
+        ids = [*jobs]
+        if not ids:
+            return
+        # The plain scancel ends jobs that wait. Running jobs get SIGTERM from it, and SIGKILL only after KillWait.
+        self._run(["scancel", "--quiet", "--full", "--signal=KILL", *ids], deadline, ignore=("",))
+        self._run(["scancel", "--quiet", *ids], deadline, ignore=("invalid job", "already"))
+
+    def _squeue(self, options: Sequence[str], deadline: Deadline) -> dict[str, Job]:
+        return parse(self._run(["squeue", "--noheader", f"--format={FORMAT}", *options], deadline).output)
+
+    def _run(
+        self,
+        command: list[str],
+        deadline: Deadline,
+        text: str = "",
+        env: Mapping[str, str] | None = None,
+        ignore: Sequence[str] = (),
+    ) -> Answer:
+        # C locale and plain dates: the output is parsed.
+        environment = {**os.environ, **self._env, **(env or {}), "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
+        program = command[0]
+        try:
+            answer = answer_of(command, deadline, COMMAND_TIMEOUT, text.encode(), environment)
+        except FileNotFoundError:
+            text = f"there is no program {program} on this machine's PATH: run this program on a node that submits jobs"
+            raise SlurmError(text, final=True) from None
+        except TimeoutError as error:
+            raise SlurmError(str(error), may_have_happened=True) from error
+        except OSError as error:
+            raise SlurmError(f"{program} could not be run: {error}") from error
+        if answer.status == 0:
+            return answer
+        said = " ".join(answer.errors.split()) or f"exit status {answer.status}"
+        if any(part in said.lower() for part in ignore):
+            return answer
+        is_temporary = any(part in said.lower() for part in TEMPORARY)
+        may = "timed out" in said.lower() or answer.status < 0
+        raise SlurmError(f"{program} failed: {said[:1000]}", final=not is_temporary, may_have_happened=may)

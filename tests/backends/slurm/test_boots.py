@@ -1,0 +1,170 @@
+"""Jobs that wait, jobs that never start, jobs that end: what a boot makes of each."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import wait
+from pathlib import Path
+
+import pytest
+
+from dragonfly_executor import BootError, BootRequest, BootTimeoutError, DragonflyExecutor, Parent
+from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.slurm.backend import SlurmBackend
+from tests.support.helpers import PATIENCE, Gate, Mailbox
+from tests.support.payloads import hold
+from tests.support.slurm_cluster import SlurmCluster
+
+pytestmark = pytest.mark.engine
+
+MakeBackend = Callable[..., SlurmBackend]
+
+
+def request(**more: object) -> BootRequest:
+    """A boot without a pool. Its runner has nobody to dial."""
+    return BootRequest(1, Parent.new("test", 1, "slurm"), PATIENCE, GivenUp())._replace(**more)
+
+
+def boot_error(backend: SlurmBackend) -> BootError:
+    with pytest.raises(BootError) as caught:
+        backend.boot(request()).stop()
+    return caught.value
+
+
+def test_calls_run_on_several_jobs(make_backend: MakeBackend, mailbox: Mailbox, gate: Gate) -> None:
+    """Each job is a runner of its own, with as many calls at once as it has CPUs."""
+    with DragonflyExecutor(backend=make_backend(cpus_per_task=2), max=2) as executor:
+        futures = [executor.submit(hold, mailbox.path, gate.path) for _ in range(4)]
+        assert len(set(mailbox.numbers(4))) == 4
+        assert executor.pool.stats().runners_up == 2
+        gate.open(4)
+        wait(futures)
+
+
+def test_a_job_that_waits_is_not_late(make_backend: MakeBackend, cluster: SlurmCluster) -> None:
+    """`boot_timeout` counts from the start of the job."""
+    blocker = cluster.submit("--cpus-per-task=4", "--wrap=sleep 1000")
+    cluster.wait_until(lambda: cluster.state(blocker) == "RUNNING", "the start of the job that is in the way")
+    waits = threading.Event()
+    with DragonflyExecutor(backend=make_backend(), max=1, boot_timeout=3) as executor:
+        future = executor.submit(os.getpid)
+        cluster.wait_until(lambda: len(cluster.jobs()) == 2, "the runner's job")
+        assert not waits.wait(5)  # longer than boot_timeout
+        assert not future.done()
+        assert executor.pool.stats().runners_booting == 1
+        cluster.run("scancel", blocker)
+        assert future.result(PATIENCE)
+        assert executor.pool.stats().boots_failed == 0
+
+
+def test_a_job_waits_no_longer_than_queue_timeout(make_backend: MakeBackend, cluster: SlurmCluster) -> None:
+    error = boot_error(make_backend(queue_timeout=1.5, options={"begin": "now+1hour"}))
+    assert isinstance(error, BootTimeoutError)
+    assert error.phase == "queue"
+    assert "PENDING (BeginTime), expected to start at 20" in str(error)
+    assert "did not start within 1.5 s (queue_timeout)" in str(error)
+    assert cluster.jobs() == []
+
+
+def test_a_job_that_a_person_has_to_release_fails_the_boot(make_backend: MakeBackend, cluster: SlurmCluster) -> None:
+    """No other boot can end better."""
+    error = boot_error(make_backend(options={"hold": True}))
+    assert error.final
+    assert "JobHeldUser" in str(error)
+    assert "a user holds the job" in str(error)
+    assert cluster.jobs() == []
+
+
+def test_a_partition_that_does_not_exist(make_backend: MakeBackend) -> None:
+    error = boot_error(make_backend(partition="nowhere"))
+    assert error.final
+    assert error.phase == "create"
+    assert "sbatch failed: sbatch: error: invalid partition specified: nowhere" in str(error)
+
+
+def test_a_machine_without_slurm(make_backend: MakeBackend, tmp_path: Path) -> None:
+    error = boot_error(make_backend(command_env={"PATH": str(tmp_path)}))
+    assert error.final
+    assert "there is no program sbatch on this machine's PATH" in str(error)
+
+
+def test_a_runner_that_does_not_start_leaves_its_log_in_the_error(
+    make_backend: MakeBackend, cluster: SlurmCluster
+) -> None:
+    backend = make_backend(python="/nowhere/python")
+    with DragonflyExecutor(backend=backend, max=1, max_boot_failures=1) as executor:
+        error = executor.submit(os.getpid).exception(PATIENCE)
+    assert isinstance(error, BootError)
+    assert "ended as FAILED (NonZeroExitCode)" in str(error)
+    assert "/nowhere/python: not found" in error.output
+    assert cluster.jobs() == []
+
+
+def test_a_lost_answer_of_sbatch_leaves_no_job(
+    make_backend: MakeBackend, cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    """The job was submitted, and the program that did it was killed before it said so."""
+    program = tmp_path / "bin" / "sbatch"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nPATH={cluster.env["PATH"]} sbatch "$@" >/dev/null\nkill -9 $$\n')
+    program.chmod(0o755)
+    path = f"{program.parent}:{cluster.env['PATH']}"
+    error = boot_error(make_backend(command_env={**cluster.env, "PATH": path}, options={"begin": "now+1hour"}))
+    assert "exit status -9" in str(error)
+    assert cluster.jobs() == []
+
+
+def test_nothing_that_others_see_holds_the_token(make_backend: MakeBackend, cluster: SlurmCluster) -> None:
+    """Other users see a job's options, and the command lines of all processes."""
+    secret = Parent.new("test", 1, "slurm")._replace(address="127.0.0.1:9", token="5ec2e7" * 8)
+    backend = make_backend(options={"begin": "now+1hour"})
+    given_up = GivenUp()
+    ended: list[BaseException] = []
+
+    def boot() -> None:
+        try:
+            backend.boot(request(parent=secret, given_up=given_up))
+        except BootError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=boot)
+    thread.start()
+    cluster.wait_until(cluster.jobs, "the job")
+    shown = cluster.run("scontrol", "show", "job", cluster.jobs()[0]) + cluster.run("squeue", "-o", "%all")
+    given_up.set()
+    thread.join()
+    assert "pool=test" in shown
+    assert secret.encode() not in shown
+    assert "5ec2e7" not in shown
+    assert len(ended) == 1
+    assert cluster.jobs() == []
+
+
+def test_the_log_goes_with_the_runner_unless_the_user_wants_it(
+    make_backend: MakeBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for logs, kept in ((None, 0), (tmp_path / "mine", 1)):
+        with DragonflyExecutor(backend=make_backend(logs=logs), max=1) as executor:
+            executor.submit(os.getpid).result(PATIENCE)
+        folder = logs or tmp_path / ".cache" / "dragonfly_executor" / "slurm"
+        assert len(list(folder.glob("*.log"))) == kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"options": {"array": "1-3"}}, "sets the sbatch option --array itself"),
+        ({"options": {"j": "x"}}, "no long option"),
+        ({"options": {"constraint": "a\nb"}}, "printable"),
+        ({"time": 0}, "positive"),
+        ({"cpus_per_task": 0}, "cpus_per_task"),
+        ({"port": -1}, "port"),
+        ({"queue_timeout": -1}, "queue_timeout"),
+    ],
+)
+def test_arguments_are_checked_where_they_are_given(arguments: dict[str, object], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        SlurmBackend(**arguments)  # type: ignore[arg-type]
