@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 from pathlib import Path
 
-from dragonfly_executor.backends.base import GivenUp, Node
+from dragonfly_executor.backends.base import CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm.commands import SlurmCommands, SlurmError
 from dragonfly_executor.backends.slurm.job import Job
@@ -56,7 +56,7 @@ class SlurmNode(Node):
         self._queue = queue
         self._log = log
         self._keeps_log = keeps_log
-        self._stopped = GivenUp()
+        self._stopped = CancelToken()
         self._job: Job | None = None
         queue.follow(job_id)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dragonfly_executor import BootError, BootRequest, BootTimeoutError, DragonflyExecutor, Parent
-from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.slurm.backend import SlurmBackend
 from tests.support.helpers import PATIENCE, Gate, Mailbox
 from tests.support.payloads import hold
@@ -24,7 +24,7 @@ MakeBackend = Callable[..., SlurmBackend]
 
 def request(**more: object) -> BootRequest:
     """A boot without a pool. Its runner has nobody to dial."""
-    return BootRequest(1, Parent.new("test", 1, "slurm"), PATIENCE, GivenUp())._replace(**more)
+    return BootRequest(1, Parent.new("test", 1, "slurm"), PATIENCE, CancelToken())._replace(**more)
 
 
 def boot_error(backend: SlurmBackend) -> BootError:
@@ -120,7 +120,7 @@ def test_nothing_that_others_see_holds_the_token(make_backend: MakeBackend, clus
     """Other users see a job's options, and the command lines of all processes."""
     secret = Parent.new("test", 1, "slurm")._replace(address="127.0.0.1:9", token="5ec2e7" * 8)
     backend = make_backend(options={"begin": "now+1hour"})
-    given_up = GivenUp()
+    given_up = CancelToken()
     ended: list[BaseException] = []
 
     def boot() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragonfly_executor.backends.base import GivenUp
+from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm import queue_view
 from dragonfly_executor.backends.slurm.backend import SlurmBackend
@@ -143,7 +143,7 @@ def view_of(commands: Commands, *job_ids: str) -> QueueView:
     return view
 
 
-def looking(view: QueueView, job_id: str, found: list[object], given_up: GivenUp | None = None) -> threading.Thread:
+def looking(view: QueueView, job_id: str, found: list[object], given_up: CancelToken | None = None) -> threading.Thread:
     """Look on a thread; the job or the error goes into `found`."""
 
     def look() -> None:
@@ -182,7 +182,7 @@ def test_a_boot_that_is_cancelled_does_not_wait_for_anothers_look() -> None:
     commands = Commands(blocks=True)
     view = view_of(commands, "1", "2")
     found: list[object] = []
-    given_up = GivenUp()
+    given_up = CancelToken()
     first = looking(view, "1", [])
     assert commands.began.acquire(timeout=PATIENCE)
     second = looking(view, "2", found, given_up)
@@ -199,7 +199,7 @@ def test_when_a_look_is_cancelled_another_thread_makes_the_next() -> None:
     view = view_of(commands, "1", "2")
     first_found: list[object] = []
     second_found: list[object] = []
-    given_up = GivenUp()
+    given_up = CancelToken()
     first = looking(view, "1", first_found, given_up)
     assert commands.began.acquire(timeout=PATIENCE)
     second = looking(view, "2", second_found)
