@@ -90,6 +90,13 @@ def log_run(path: str, name: object) -> int:
     return os.getpid()
 
 
+def log_begin_and_end(path: str) -> None:
+    """Log the begin and the end of a call that takes some milliseconds."""
+    log(path, "begin")
+    time.sleep(0.01)
+    log(path, "end")
+
+
 # -- dying -------------------------------------------------------------------------------------------------------------
 
 

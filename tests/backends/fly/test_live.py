@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor import DragonflyExecutor, FlyBackend
+from dragonfly_executor import BootRequest, DragonflyExecutor, FlyBackend, Parent
 from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.machines import FlyMachine
@@ -60,9 +61,9 @@ class Seen:
         if place.regions:
             body["region"] = ",".join(place.regions)
         began = time.monotonic()
-        patience = Deadline(120)
+        patience = FlyBootDeadline(120, BootRequest(1, Parent.new("live-test", 1, "fly"), 120))
         reply = self.api.create(body, patience)
-        while classify(reply) is ResponseKind.RATE and not patience.over:
+        while classify(reply) is ResponseKind.RATE and not patience.is_over:
             print(f"create {name}: HTTP {reply.status} {reply.text()!r}, headers {dict(reply.headers)}")
             patience.pause(1.5)
             reply = self.api.create(body, patience)
@@ -93,7 +94,7 @@ class Seen:
     def until(self, machine: FlyMachine, *states: str) -> FlyMachine:
         """Wait until it is in one of these."""
         patience = Deadline(180)
-        while not patience.over:
+        while not patience.is_over:
             verdict = self.api.wait(machine.id, states, patience)
             found = self.api.get(machine.id, patience)
             print(f"wait for {states}: {verdict}; then {found.standing() if found else 'gone'}")
