@@ -14,6 +14,10 @@ setup:
 test *args:
     {{python}} -m pytest -n 3 --dist loadfile {{args}}
 
+# The tests with a real Slurm, if it is installed
+engines *args:
+    {{python}} -m pytest -m engine --timeout 120 {{args}}
+
 # The tests of pure code and of files: seconds
 fast *args:
     {{python}} -m pytest -q tests/unit {{args}}
