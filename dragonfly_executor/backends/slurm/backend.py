@@ -27,6 +27,7 @@ from dragonfly_executor.util.validation import duration, whole
 if TYPE_CHECKING:
     from dragonfly_executor.util.validation import Seconds
 
+INFINITY = float("inf")
 PREFIX = "dragonfly-"
 """The beginning of the names of all jobs."""
 NOTICE = 30
@@ -202,12 +203,11 @@ class SlurmBackend(Backend):
             BootError: the job ended, will never start, or waited for too long.
         """
         request.queued()
-        timeout = self._queue_timeout
-        deadline = Deadline(float("inf") if timeout is None else timeout, request.given_up)
+        seconds = INFINITY if self._queue_timeout is None else self._queue_timeout
+        # A runner that has dialed back ends the wait, too.
+        deadline = Deadline(seconds, request.given_up, request.dialed_in)
         job: Job | None = None
         while not deadline.is_over:
-            if request.dialed_in is not None and request.dialed_in.is_set():
-                break
             with suppress(SlurmError, TimeoutError):  # a controller that is away says nothing about the job
                 job = node.look(deadline)
                 if job is None or job.has_ended:
@@ -217,9 +217,9 @@ class SlurmBackend(Backend):
                 if job.reason in NEVER_STARTS:
                     text = f"{job.describe()}: {NEVER_STARTS[job.reason]}"
                     raise BootError(text, "queue", final=True)
-        else:
-            if deadline.is_cancelled:
-                raise BootError("the boot was cancelled", "queue")
+        if request.given_up is not None and request.given_up.is_set():
+            raise BootError("the boot was cancelled", "queue")
+        if deadline.is_over and not deadline.is_cancelled:
             said = f"job {node.job_id}" if job is None else job.describe()
-            raise BootTimeoutError(f"{said}, and did not start within {timeout:g} s (queue_timeout)", "queue")
+            raise BootTimeoutError(f"{said}, and did not start within {seconds:g} s (queue_timeout)", "queue")
         request.started()
