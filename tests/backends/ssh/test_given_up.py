@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import BootError, BootRequest, Parent, SSHBackend
+from dragonfly_executor.backends import child_processes
 from dragonfly_executor.backends.base import CancelToken
-from dragonfly_executor.backends.ssh import child_processes, node, paramiko_connect, ssh_agent
+from dragonfly_executor.backends.ssh import node, paramiko_connect, ssh_agent
 from tests.backends.ssh.conftest import Make, MakeBackend, MakeHost
 from tests.support.helpers import PATIENCE, Mailbox, all_ended, killing
 from tests.support.sshd.faults import STAGES, FaultyWay, at_stage, nothing_stays

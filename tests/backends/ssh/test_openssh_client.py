@@ -23,7 +23,7 @@ from dragonfly_executor import (
     RunnerLostError,
     SSHBackend,
 )
-from dragonfly_executor.backends.ssh import child_processes
+from dragonfly_executor.backends import child_processes
 from dragonfly_executor.runner.process_tree import children
 from tests.backends.ssh.calls import hold, hold_with_family, variable
 from tests.backends.ssh.conftest import Make, MakeBackend, MakeHost, family

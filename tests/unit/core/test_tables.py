@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import fields
 from typing import Any, cast
@@ -49,5 +50,6 @@ def test_each_counter_is_carried_over(name: str) -> None:
 
 
 def test_each_statistic_is_explained() -> None:
-    told = re.findall(r"^        ([a-z_, ]+): ", PoolStats.__doc__ or "", re.MULTILINE)
+    # From Python 3.13 on, docstrings come without their indentation.
+    told = re.findall(r"^    ([a-z_, ]+): ", inspect.getdoc(PoolStats) or "", re.MULTILINE)
     assert {name for names in told for name in names.split(", ")} == {field.name for field in fields(PoolStats)}
