@@ -19,7 +19,7 @@ from tests.backends.ssh.conftest import Make, MakeBackend, MakeHost
 from tests.backends.ssh.test_boot_failures import REQUEST, boot_error
 from tests.backends.ssh.test_bootstrap import small_disk, whole
 from tests.backends.ssh.test_life import family
-from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, error_of, values
+from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, error_of, values, watching
 from tests.support.sshd.faults import FaultyWay, at_stage, nothing_stays
 from tests.support.sshd.host import Host, make_bare_python
 
@@ -72,9 +72,10 @@ def test_a_disk_that_has_no_room_for_the_users_files(
 ) -> None:
     """Checklist 56: told in the words of that disk; less is taken, and nothing of the attempt stays."""
     monkeypatch.chdir(tmp_path)
-    Path("large.bin").write_bytes(os.urandom(16 << 20))
+    Path("large.bin").write_bytes(os.urandom(24 << 20))
     Path("small.bin").write_bytes(b"small")
-    with small_disk(host.cache, "size=8m"):
+    # Enough for all modules of the tests, which a full run has imported: they are sent, too.
+    with small_disk(host.cache, "size=16m"):
         executor = make(make_backend(host, sync=Sync(["large.bin"])), max_boot_failures=1)
         error = error_of(executor.submit(pow, 2, 10))
         assert isinstance(error, BootError)
@@ -82,6 +83,9 @@ def test_a_disk_that_has_no_room_for_the_users_files(
         assert "No space left" in str(error)
         assert host.spec in str(error)
         executor.shutdown()
+        # A process of that runner holds its files open until it has ended.
+        with watching(*host.processes()) as watches:
+            assert all_ended(watches)
         sizes = [path.stat().st_size for path in host.cache.rglob("*") if path.is_file() and path.suffix != ".zip"]
         assert sum(sizes) < 1 << 20
         second = make(make_backend(host, sync=Sync(["small.bin"])))
