@@ -163,7 +163,9 @@ def answer_of(
         until = Deadline(allowed)
         try:
             with deadline.ending(program.kill), suppress(TimeoutError, ConnectionError):
-                program.sock.sendall(text)
+                # A program may end before it has read its input. Its output counts all the same.
+                with suppress(BrokenPipeError):
+                    program.sock.sendall(text)
                 program.sock.shutdown(socket.SHUT_WR)
                 while data := _some(program.sock, until):
                     pieces.append(data)
