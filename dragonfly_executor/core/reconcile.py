@@ -156,7 +156,7 @@ def assign_capped(pool: PoolState, room: int) -> None:
     while room > 0 and waiting:
         kind = next(iter(waiting)) if len(waiting) == 1 else min(waiting, key=lambda kind: waiting[kind].first() or 0)
         queue = waiting[kind]
-        picked = runners.groups[kind].pick(False)
+        picked = runners.groups[kind].pick(False) or runners.groups[kind].pick(True)
         if picked is None:
             del waiting[kind]
             continue

@@ -86,7 +86,7 @@ class RunnerGroup:
         The caller must place calls on the returned runner.
 
         Args:
-            ahead: pick a runner with prefetch credit instead of a free slot.
+            ahead: pick a runner with prefetch credit, or one that is short of slots, instead of a free slot.
 
         Returns:
             None if no runner has room.
@@ -98,7 +98,7 @@ class RunnerGroup:
             if runner is None or len(runner.in_flight) != load or runner.state is not UP or runner.retiring:
                 continue
             limit = runner.slots + runner.prefetch if ahead else runner.slots
-            if load >= limit:
+            if load >= limit or (runner.is_short and load and not ahead):
                 continue
             if room and room[0][0] < limit:
                 limit = room[0][0] + 1
@@ -108,8 +108,11 @@ class RunnerGroup:
     def list(self, runner: Runner) -> None:
         """List a runner as one with a free slot or with prefetch credit, if it has either."""
         load = len(runner.in_flight)
-        if load < runner.slots:
+        if load < runner.slots and not (runner.is_short and load):
             room = self._free
+        elif load < runner.slots:
+            runner.prefetch = 0
+            room = self._spare
         else:
             # Compute it only if all slots are taken, so that calls which come one by one do not pay for it.
             runner.prefetch = 0 if self._single_use else prefetch(runner.cost, runner.slots, runner.round_trip)

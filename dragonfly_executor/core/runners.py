@@ -203,10 +203,12 @@ class RunnerTable:
     def ran(self, runner: Runner, seconds: float, count: int) -> None:
         """Record that `count` calls have run on the runner for `seconds` in total."""
         runner.done += count
+        runner.is_short = False
         runner.cost = cost_after(runner.cost, seconds, count)
 
     def stuck(self, runner: Runner) -> None:
-        """Record that calls on the runner were stuck behind a long one."""
+        """Record that the runner has returned calls: they were stuck behind a long one, or a slot could not start."""
+        runner.is_short = len(runner.in_flight) < runner.slots
         runner.cost = cost_of_stuck(runner.cost, runner.round_trip)
 
     def answered_in(self, runner: Runner, seconds: float) -> None:

@@ -34,5 +34,5 @@ def test_a_program_gets_its_input_and_its_environment() -> None:
 
 
 def test_a_program_that_does_not_end_is_killed() -> None:
-    with pytest.raises(TimeoutError, match="sleep did not answer within 0.1 s"):
+    with pytest.raises(TimeoutError, match=r"sleep did not answer within 0\.1 s"):
         answer_of(["sleep", "1000"], Deadline(PATIENCE), 0.1)

@@ -425,3 +425,31 @@ def test_a_shutdown_waits_for_a_runner_that_leaves() -> None:
     assert story.shuts_down() == []
     assert story.results(1, call)[0] == "stop 1: leaving"
     assert story.is_gone(1) == ["closed"]
+
+
+# -- runners without room for their slots ------------------------------------------------------------------------------
+
+
+def test_a_call_that_a_runner_cannot_begin_goes_to_another_with_a_free_slot() -> None:
+    """Runner 1 has two slots, and cannot start the second."""
+    story = Story(max=2, slots_hint=2)
+    story.submit_calls(4)
+    story.boots(1, slots=2)
+    story.boots(2, slots=4)
+    assert story.returns(1, 2) == ["send 2.1 to 2"]
+
+
+def test_a_runner_that_has_returned_a_call_gets_it_again_if_no_other_has_room() -> None:
+    story = Story(max=1, slots_hint=2)
+    story.submit_calls(2)
+    story.boots(1, slots=2)
+    assert story.returns(1, 2) == ["send 2.1 to 1"]
+    story.results(1, 1)
+    assert story.returns(1, 2) == ["send 2.1 to 1"]
+
+
+def test_a_cap_on_workers_leaves_no_call_waiting_for_a_runner_that_returned_one() -> None:
+    story = Story(max=1, slots_hint=3, max_workers=2)
+    story.submit_calls(2)
+    story.boots(1, slots=3)
+    assert story.returns(1, 2) == ["send 2.1 to 1"]
