@@ -20,7 +20,7 @@ from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_table import Call, CallLimits
 from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.machine import Machine, PoolLimits
-from dragonfly_executor.core.usage import Caps
+from dragonfly_executor.core.usage import UsageCaps
 from dragonfly_executor.errors import BootError, RunnerLostError
 
 SIZES = ["1x10000", "100x10000", "10000x10000", "1x1000000", "100x1000000", "10000x1000000"]
@@ -280,12 +280,12 @@ def measure(runners: int, queued: int, kinds: int = 1) -> dict[str, float]:
     figures |= bench.measure(results_of("shutdown: result"))
     figures[CANCEL] = longest_event(bench, events.ShutdownRequested(events.ShutdownMode.CANCEL_QUEUED))
 
-    bench = Bench(runners, queued, HURRIED, kinds, caps=Caps(machine_seconds=1e12, cost=1e12, price=0.02))
+    bench = Bench(runners, queued, HURRIED, kinds, caps=UsageCaps(machine_seconds=1e12, cost=1e12, price=0.02))
     figures |= bench.measure(with_a_budget, results_of("calls have timeouts: result"))
     bench.now += 2e6
     figures[TIME_OUT] = longest_event(bench, events.Tick())
 
-    bench = Bench(runners, queued, kinds=kinds, caps=Caps(machine_seconds=1.0))
+    bench = Bench(runners, queued, kinds=kinds, caps=UsageCaps(machine_seconds=1.0))
     bench.now += 10.0
     bench.tell([events.Tick()] * (2 + queued // 1000))
     figures |= bench.measure(late_calls)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.core.record import Record
-from dragonfly_executor.core.usage import Caps
+from dragonfly_executor.core.usage import UsageCaps
 
 
 class PoolLimits(Record):
@@ -48,7 +48,7 @@ class PoolLimits(Record):
         max_concurrent_boots: int = 100,
         at_once: int = 1000,
         shutdown_grace: float = 30.0,
-        caps: Caps | None = None,
+        caps: UsageCaps | None = None,
     ) -> None:
         self.min = min
         self.max = max
@@ -62,4 +62,4 @@ class PoolLimits(Record):
         self.max_concurrent_boots = max_concurrent_boots
         self.at_once = at_once
         self.shutdown_grace = shutdown_grace
-        self.caps = caps or Caps()
+        self.caps = caps or UsageCaps()

@@ -134,7 +134,7 @@ class World:
         self.last_event = event
         mode = self.mode
         self.gives_up = None
-        lightest = self._lightest() if isinstance(event, events.Resized) else []
+        lightest = self._least_loaded() if isinstance(event, events.Resized) else []
         self._note(event)
         self._count_spending()
         result = self.machine.handle(event, self.now)
@@ -178,7 +178,7 @@ class World:
         is_up = any(node.up and not node.stopped and not node.leaving for node in of_kind)
         return Hope(self.gives_up == kind, self.why, self.all_boots_hang, is_up)
 
-    def _lightest(self) -> list[int]:
+    def _least_loaded(self) -> list[int]:
         """The runners that may be told to retire, in the order in which they are to be."""
         retiring = {i for i, runner in self.machine.pool.runner_table.runners.items() if runner.retiring}
         loads = [

@@ -17,7 +17,7 @@ from dragonfly_executor import BootError, BootRequest, HostKeyError, Parent
 from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.ssh import host_race, node, paramiko_connect
 from dragonfly_executor.backends.ssh.boot_deadline import BootTime, SSHBootDeadline
-from dragonfly_executor.backends.ssh.host_race import Race, time_for
+from dragonfly_executor.backends.ssh.host_race import HostRace, time_for
 from dragonfly_executor.backends.ssh.host_table import HostPlace, HostTable
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.login_limit import LoginLimit
@@ -123,15 +123,15 @@ class World:
 
     def boot(self, timeout: float = PATIENCE) -> Future[Any]:
         request = BootRequest(1, Parent.new("test", 1, "ssh"), timeout, self.given_up, self.clock)
-        return self._threads.submit(Race(self.places, self.booter, request).run)  # type: ignore[arg-type]
+        return self._threads.submit(HostRace(self.places, self.booter, request).run)  # type: ignore[arg-type]
 
     def carried(self) -> list[int]:
         """How many runners each host carries."""
-        return [entry.runners for entry in self.places._book.entries]
+        return [entry.runners for entry in self.places._selector.entries]
 
     def aside(self) -> list[bool]:
         """Which hosts are set aside."""
-        return [entry.set_aside_until > 0 for entry in self.places._book.entries]
+        return [entry.set_aside_until > 0 for entry in self.places._selector.entries]
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_a_loser_that_shows_a_wrong_key_is_not_used_any_more(world: MakeWorld) -
     hosts.booter.fail("a", HostKeyError("not this key", "host key"))
     hosts.booter.answer("c")
     assert str(boot.result(PATIENCE).host) == "c"
-    assert [entry.refused is not None for entry in hosts.places._book.entries] == [True, False, False]
+    assert [entry.refused is not None for entry in hosts.places._selector.entries] == [True, False, False]
     assert hosts.carried() == [0, 0, 1]
 
 
@@ -369,7 +369,7 @@ def test_a_rival_of_a_host_that_wins_leaves_nothing(
     executor.shutdown()
     for host in hosts:
         nothing_stays(host)
-    assert [entry.runners for entry in backend._places._book.entries] == [0, 0]
+    assert [entry.runners for entry in backend._places._selector.entries] == [0, 0]
 
 
 # -- places ------------------------------------------------------------------------------------------------------------

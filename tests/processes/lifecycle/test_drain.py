@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dragonfly_executor.protocol.file_manifest import Difference, SyncStep, directory_entry
+from dragonfly_executor.protocol.file_manifest import SyncStep, TreeDifference, directory_entry
 from dragonfly_executor.protocol.frames import Kind
 from tests.support import payloads
 from tests.support.agent_talk import LONG, Talk
@@ -88,7 +88,7 @@ def test_what_comes_amid_files_that_change_is_given_back_at_once(
     mailbox.numbers(1)
     agent.terminate()
     agent.hear(Kind.STOP)
-    difference = Difference({"cwd": directory_entry(), "cwd/f": file_of(b"never sent")}, [])
+    difference = TreeDifference({"cwd": directory_entry(), "cwd/f": file_of(b"never sent")}, [])
     agent.say(Kind.SYNC_BEGIN, SyncStep(difference, [], False, []).dump(), detail=1)
     agent.call(2, payloads.pid)
     agent.hear(Kind.SYNC_HAVE)

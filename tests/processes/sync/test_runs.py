@@ -75,7 +75,7 @@ def sessions() -> list[Path]:
 
 def sender_of(executor: DragonflyExecutor) -> Any:
     """What sends files to the pool's only runner."""
-    (runner,) = executor.pool._engine._runners._up.values()
+    (runner,) = executor.pool._engine._runner_links._up.values()
     return runner._sender
 
 

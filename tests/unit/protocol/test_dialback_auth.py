@@ -15,10 +15,10 @@ from dragonfly_executor.protocol.dialback_auth import (
     PARENT,
     RUNNER,
     SECRET_SIZE,
+    BootTokens,
     ParentHandshake,
     RefusedError,
     RunnerHandshake,
-    Tokens,
     mac,
 )
 from dragonfly_executor.protocol.frames import HEADER_SIZE, MAX_HANDSHAKE_FRAME, Decoder, Frame, Kind, encode
@@ -39,13 +39,13 @@ def frames(data: bytes) -> list[Frame]:
     return found
 
 
-def tokens(token: bytes = TOKEN, until: float = UNTIL) -> Tokens:
-    granted = Tokens(DECOY)
+def tokens(token: bytes = TOKEN, until: float = UNTIL) -> BootTokens:
+    granted = BootTokens(DECOY)
     granted.grant("7", token, until)
     return granted
 
 
-def parent(granted: Tokens, fingerprint: bytes = FINGERPRINT, nonce: bytes = PARENTS_NONCE) -> ParentHandshake:
+def parent(granted: BootTokens, fingerprint: bytes = FINGERPRINT, nonce: bytes = PARENTS_NONCE) -> ParentHandshake:
     return ParentHandshake(granted, fingerprint, nonce, versions())
 
 
@@ -304,7 +304,7 @@ def test_a_runner_that_comes_again_is_refused_and_told_from_a_stranger() -> None
 
 
 def test_of_used_tokens_the_last_ones_are_remembered() -> None:
-    granted = Tokens(DECOY)
+    granted = BootTokens(DECOY)
     for number in range(MAX_SPENT + 2):
         granted.grant(str(number), TOKEN, 100.0)
         granted.spend(str(number))
