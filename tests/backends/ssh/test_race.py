@@ -23,7 +23,7 @@ from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.login_limit import LoginLimit
 from tests.backends.ssh.conftest import Make, MakeBackend, MakeHost
 from tests.support.helpers import PATIENCE, Mailbox, error_of
-from tests.support.sshd.faults import FaultyWay, nothing_stays
+from tests.support.sshd.faults import FaultyConnection, nothing_stays
 
 SOON = 0.05
 """Seconds after which the next host is tried, where a test waits for that."""
@@ -433,7 +433,7 @@ def test_a_wait_for_a_place_ends_when_the_boot_is_given_up(world: MakeWorld) -> 
 
 
 def test_the_boot_after_one_that_is_still_being_cleared_away_waits_for_its_place(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, monkeypatch: pytest.MonkeyPatch
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pool does not wait for what the backend clears away; and the host is not full."""
     cleared, waits, close = threading.Event(), threading.Event(), paramiko_connect.SSHConnection.close

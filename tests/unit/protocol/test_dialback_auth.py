@@ -27,7 +27,7 @@ from dragonfly_executor.protocol.versions import versions
 TOKEN, DECOY, FINGERPRINT = b"t" * SECRET_SIZE, b"d" * SECRET_SIZE, b"f" * SECRET_SIZE
 PARENTS_NONCE, NONCE = b"p" * SECRET_SIZE, b"r" * SECRET_SIZE
 NOW, UNTIL = 100.0, 130.0
-Meddle = Callable[[int, bytes], bytes]
+Tamper = Callable[[int, bytes], bytes]
 """What is done to the message of a number, on its way."""
 
 
@@ -54,18 +54,18 @@ def runner(runner_id: str = "7", token: bytes = TOKEN, fingerprint: bytes = FING
 
 
 def shake(
-    one: RunnerHandshake, other: ParentHandshake, meddle: Meddle = lambda number, data: data, now: float = NOW
+    one: RunnerHandshake, other: ParentHandshake, tamper: Tamper = lambda number, data: data, now: float = NOW
 ) -> None:
-    """The whole handshake; each side is handed what the other said, as `meddle` leaves it."""
+    """The whole handshake; each side is handed what the other said, as `tamper` leaves it."""
     number = 0
     said = one.dial()
     while said:
         answer = b""
-        for frame in frames(meddle(number, said)):
+        for frame in frames(tamper(number, said)):
             answer += other.receive(frame, now)
         number += 1
         said = b""
-        for frame in frames(meddle(number, answer)):
+        for frame in frames(tamper(number, answer)):
             said += one.receive(frame)
         number += 1
 
