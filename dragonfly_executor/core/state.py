@@ -53,7 +53,7 @@ class PoolState:
         self.min = min(limits.min, limits.max)
         self.max = limits.max
         self.call_table: Final = CallTable()
-        self.runner_table: Final = RunnerTable(single_use=limits.single_use)
+        self.runner_table: Final = RunnerTable(single_use=limits.single_use, packs=limits.packs)
         self.backlog: Final = Backlog()
         self.is_behind = False
         self.boots: Final = BootPlaces(limits.max_concurrent_boots)
