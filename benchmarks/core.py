@@ -267,7 +267,10 @@ def longest_event(bench: Bench, event: events.Event) -> float:
 
 
 def measure(runners: int, queued: int, kinds: int = 1, **limits: Any) -> dict[str, float]:
-    """Run one round with `kinds` kinds of runners, and these pool limits. Return by event the microseconds, or the unit in its name."""
+    """Run one round with `kinds` kinds of runners. Return by event the microseconds, or the unit in its name.
+
+    `limits`: further limits of the pools.
+    """
     bench = Bench(runners, queued, kinds=kinds, **limits)
     figures = bench.measure(*BUSY)
     bench.machine.stats(bench.now)  # loads its modules

@@ -41,8 +41,8 @@ class RunnerGroup:
     """
 
     __slots__ = (
-        "_free", "_packed", "_single_use", "_spare", "back_off", "booting", "busy", "gate", "idle", "idle_check_pending",
-        "in_flight", "kind", "lightest", "most_slots", "runners", "slots", "up", "yielding",
+        "_free", "_packed", "_single_use", "_spare", "back_off", "booting", "busy", "gate", "idle",
+        "idle_check_pending", "in_flight", "kind", "lightest", "most_slots", "runners", "slots", "up", "yielding",
     )  # fmt: skip
 
     def __init__(self, kind: str, *, single_use: bool, packs: bool = False) -> None:
