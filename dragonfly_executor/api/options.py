@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dragonfly_executor.core.usage import UsageCaps
 from dragonfly_executor.engine.budget import Budget
+from dragonfly_executor.engine.option_checks import one_of
 from dragonfly_executor.engine.options import CallOptions, PoolOptions
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import dollars, whole
@@ -58,8 +59,21 @@ def core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
             backend.max_concurrent_boots, f"max_concurrent_boots of the {backend.name} backend", 1
         ),
         shutdown_grace=options.shutdown_timeout,
+        packs=(options.placement or _default_placement(backend)) == "pack",
         caps=caps(options.budget, backend),
     )
+
+
+def _default_placement(backend: Backend) -> str:
+    """Return the backend's default placement.
+
+    Raises:
+        ValueError: it is no placement.
+    """
+    placement = one_of("spread", "pack")(
+        backend.default_placement(), f"default_placement() of the {backend.name} backend"
+    )
+    return placement or "spread"
 
 
 def default_max(backend: Backend, max_runners: int | None) -> int:

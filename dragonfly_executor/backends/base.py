@@ -246,6 +246,13 @@ class Backend:
         """Return the number of slots per runner if the user gives none. None means the runner's CPU count."""
         return None
 
+    def default_placement(self) -> str:
+        """Return the pool's `placement` if the user gives none: "spread", or "pack" if a runner has a price.
+
+        A backend whose runners are scarce for another reason, such as a queue, overrides it.
+        """
+        return "spread" if self.price() is None else "pack"
+
     def price(self) -> float | None:
         """Return the estimated US dollars per second of a runner; None if unknown. Must not block."""
         return None

@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
-from dragonfly_executor.core.least_loaded import LeastLoaded
 from dragonfly_executor.core.runner import Runner, RunnerState
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import cost_after, cost_of_stuck
@@ -42,9 +41,9 @@ class RunnerTable:
         rows: the row of each runner, by id. A copy takes microseconds, even with thousands of runners.
     """
 
-    def __init__(self, *, single_use: bool) -> None:
+    def __init__(self, *, single_use: bool, packs: bool = False) -> None:
         self.runners: dict[int, Runner] = {}
-        self.default = RunnerGroup(DEFAULT_KIND, single_use=single_use)
+        self.default = RunnerGroup(DEFAULT_KIND, single_use=single_use, packs=packs)
         self.groups = {DEFAULT_KIND: self.default}
         # An ordered dict, because the last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
@@ -57,13 +56,14 @@ class RunnerTable:
         self.retired: dict[int, Runner] = {}
         self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
+        self._packs: Final = packs
         self._least_loaded: Final = LeastLoaded()
 
     def group_of(self, kind: str) -> RunnerGroup:
         """Return the group of a kind."""
         group = self.groups.get(kind)
         if group is None:
-            group = self.groups[kind] = RunnerGroup(kind, single_use=self._single_use)
+            group = self.groups[kind] = RunnerGroup(kind, single_use=self._single_use, packs=self._packs)
         return group
 
     def next_boot(self) -> float | None:
@@ -119,6 +119,7 @@ class RunnerTable:
                 each.slots -= runner.slots
                 each.in_flight -= load
                 each.busy -= busy
+        group.unlist(runner)
         self.idle -= runner.id in group.idle
         places = (self.booting, self.retiring, self.retired)
         for place in (*places, group.booting, group.idle, group.idle_check_pending, group.yielding):
@@ -240,6 +241,7 @@ class RunnerTable:
     def _retire(self, runner: Runner, place: dict[int, Runner]) -> None:
         runner.retiring = True
         place[runner.id] = runner
+        self.groups[runner.kind].unlist(runner)
         if not runner.in_flight:
             self.retired[runner.id] = runner
 

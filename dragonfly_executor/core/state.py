@@ -16,7 +16,6 @@ from dragonfly_executor.core.limits import PoolLimits
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.runners import Runner, RunnerState, RunnerTable
 from dragonfly_executor.core.scaling import BootPlaces
-from dragonfly_executor.core.settle_queue import SettleQueue
 from dragonfly_executor.core.usage import Usage
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -53,7 +52,7 @@ class PoolState:
         self.min = min(limits.min, limits.max)
         self.max = limits.max
         self.call_table: Final = CallTable()
-        self.runner_table: Final = RunnerTable(single_use=limits.single_use)
+        self.runner_table: Final = RunnerTable(single_use=limits.single_use, packs=limits.packs)
         self.settle_queue: Final = SettleQueue()
         self.is_behind = False
         self.boots: Final = BootPlaces(limits.max_concurrent_boots)

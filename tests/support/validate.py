@@ -66,6 +66,10 @@ def check_group(pool: PoolState, kind: str, group: RunnerGroup) -> None:
     since = [runner.idle_since for runner in group.idle.values()]
     assert since == sorted(since), "the runner that is idle for the longest time is not first"
     assert group.staying >= 0
+    if group._packed is not None:
+        free = {runner.id for runner in up if len(runner.in_flight) < runner.slots and not runner.retiring}
+        short = {runner.id for runner in up if runner.is_short and runner.in_flight}
+        assert group._packed._load_of == {i: len(group.runners[i].in_flight) for i in free - short}
     for runner in runners:
         for call in runner.in_flight.values():
             assert call.kind == kind, "a call is on a runner of another kind"

@@ -141,6 +141,7 @@ class World:
         assert isinstance(result, list)
         self.log.append((make or (lambda: event), self.now, describe(result)))
         sent_before = {call_id for node in self.nodes.values() for call_id in node.flying}
+        loads = {runner_id: len(node.flying) for runner_id, node in self.nodes.items()}
         booting = Counter(node.kind for node in self.nodes.values() if not node.up and not node.stopped)
         if self.mode is not mode:
             # Those that a boot is to take may go to a slot that is free, and that had none while others were settled.
@@ -152,6 +153,7 @@ class World:
         if self.mode is not mode:
             # One that asks for less than was asked for already changes nothing.
             self._spare(booting, sent_before)
+        self._check_placement(loads, result)
         if isinstance(event, events.Resized):
             self._check_retiring(lightest, result)
         for action in result:
@@ -200,6 +202,26 @@ class World:
         going |= self.machine.pool.runner_table.retiring.keys()
         chosen = [runner_id for runner_id in lightest if runner_id in going]
         assert chosen == lightest[: len(chosen)], "a runner retires that has more calls than another one"
+
+    def _check_placement(self, loads: dict[int, int], result: list[actions.Action]) -> None:
+        """No packed call goes to a runner while one with more calls has a free slot.
+
+        Args:
+            loads: calls on each runner, before the actions.
+            result: the actions.
+        """
+        if not self.limits.packs or any(isinstance(action, actions.Stop) for action in result):
+            return
+        for action in result:
+            if not isinstance(action, actions.Send):
+                continue
+            to, runners = self.nodes[action.runner_id], self.machine.pool.runner_table.runners
+            for runner_id, node in self.nodes.items():
+                if node.kind != to.kind or not node.up or node.stopped or node.leaving:
+                    continue
+                has_room = len(node.flying) < runners[runner_id].slots
+                if has_room and not runners[runner_id].retiring and not runners[runner_id].is_short:
+                    assert loads[runner_id] <= loads[action.runner_id], "a call is not packed"
 
     def _waiting(self, flying: set[int]) -> set[int]:
         return self.pending.keys() - flying

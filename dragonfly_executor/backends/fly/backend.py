@@ -185,6 +185,10 @@ class FlyBackend(Backend):
         """Return the private address and port: the listener must not be reachable from the internet."""
         return self._address.bound, self._address.port
 
+    def default_placement(self) -> str:
+        """See `Backend.default_placement`. Each machine costs money, even if its price is unknown here."""
+        return "pack"
+
     def price(self) -> float | None:
         """Return the estimated US dollars per second of a machine in the most expensive of the regions."""
         guest = merge(self.template.guest.encode(), self.template.more.get("guest", {}))

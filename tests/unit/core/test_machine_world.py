@@ -55,6 +55,7 @@ POOLS: dict[str, Collection[Any]] = {
     "min_idle_after": [None, 3.0, 9.0],
     "idle_check": BOTH,
     "single_use": [False, False, False, True],
+    "packs": BOTH,
     "max_boot_failures": range(1, 4),
     "max_concurrent_boots": [100, 100, 1, 2],
     "at_once": [1000, 1000, 1, 3],
