@@ -20,6 +20,7 @@ from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_table import Call, CallLimits
 from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.machine import Machine, PoolLimits
+from dragonfly_executor.core.usage import UsageCaps
 from dragonfly_executor.errors import BootError, RunnerLostError
 
 SIZES = ["1x10000", "100x10000", "10000x10000", "1x1000000", "100x1000000", "10000x1000000"]

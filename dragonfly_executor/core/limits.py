@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.core.record import Record
+from dragonfly_executor.core.usage import UsageCaps
 
 
 class PoolLimits(Record):

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
+from dragonfly_executor.core.least_loaded import LeastLoaded
 from dragonfly_executor.core.runner import Runner, RunnerState
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import cost_after, cost_of_stuck

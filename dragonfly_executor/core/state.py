@@ -16,6 +16,7 @@ from dragonfly_executor.core.limits import PoolLimits
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.runners import Runner, RunnerState, RunnerTable
 from dragonfly_executor.core.scaling import BootPlaces
+from dragonfly_executor.core.settle_queue import SettleQueue
 from dragonfly_executor.core.usage import Usage
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
