@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.core.actions import Send
-from dragonfly_executor.core.call_queue import Queue
+from dragonfly_executor.core.call_queue import CallQueue
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.core.runner import Runner, RunnerState
 from dragonfly_executor.core.runner_group import RunnerGroup
@@ -62,7 +62,7 @@ def assign_capped(pool: PoolState, room: int) -> None:
             del waiting[kind]
 
 
-def send(pool: PoolState, queue: Queue, runner: Runner, count: int, sends: dict[int, Send]) -> int:
+def send(pool: PoolState, queue: CallQueue, runner: Runner, count: int, sends: dict[int, Send]) -> int:
     """Send the next calls of a queue to a runner, at most `count`, and return their number.
 
     Args:
@@ -74,7 +74,7 @@ def send(pool: PoolState, queue: Queue, runner: Runner, count: int, sends: dict[
     return len(calls)
 
 
-def send_by_key(pool: PoolState, queue: Queue, group: RunnerGroup, sends: dict[int, Send]) -> int:
+def send_by_key(pool: PoolState, queue: CallQueue, group: RunnerGroup, sends: dict[int, Send]) -> int:
     """Send one call of a queue in which calls have keys, to where a call with its key was sent last if there is room.
 
     If there is none, a runner that has room takes a call whose key is at home there, before calls that came earlier and

@@ -26,7 +26,7 @@ Entry: TypeAlias = tuple[float, int, Call]
 """An entry of a heap: the negative priority of a call, its id, and the call."""
 
 
-class Queue(QueueCounts):
+class CallQueue(QueueCounts):
     """Calls that wait: larger priority first, and in order of arrival within one priority.
 
     Settling a call lowers the counts of its queue. The call's entry stays in the queue until it comes up.

@@ -42,8 +42,8 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         assign(pool)
         if pool.mode is ShutdownMode.CANCEL_QUEUED:
             cancel_unbooted(pool)
-    if pool.backlog.entries and in_turn:
-        pool.backlog.work(pool.limits.at_once)
+    if pool.settle_queue.entries and in_turn:
+        pool.settle_queue.work(pool.limits.at_once)
     if calls.settled:
         pool.actions.append(Settle(calls.settled))
         calls.settled = []
@@ -60,8 +60,8 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         assign(pool)
     if runners.idle or runners.retired or pool.mode is not None:
         shrink(pool, now, is_late=is_late)
-    if is_late or pool.backlog.entries or total.delayed:
-        pool.is_behind = is_late or len(pool.backlog.entries) > 0 or calls.is_due(now)
+    if is_late or pool.settle_queue.entries or total.delayed:
+        pool.is_behind = is_late or len(pool.settle_queue.entries) > 0 or calls.is_due(now)
     else:
         pool.is_behind = False
     if pool.actions:
