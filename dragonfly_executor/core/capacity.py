@@ -1,4 +1,4 @@
-"""What a runner has, and what a call requires of its runner."""
+"""The capacity of a runner, and the requirements of a call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROUNDING: Final = 1e-9
 
 
 class Capacity(Record):
-    """What a runner has.
+    """The CPUs, GPUs, memory and labels of a runner.
 
     Args:
         cpus: number of CPUs that it may use; may be fractional, because a container may have a share of a CPU.
@@ -39,7 +39,7 @@ class Capacity(Record):
 
 
 class Requirements(Record):
-    """What a call requires of its runner. A call that requires nothing has a slot's share of its runner.
+    """The requirements of a call. A call that requires nothing has a slot's share of its runner.
 
     Args:
         cpus: number of CPUs that the call uses while it runs; 0 = the share of one slot.
