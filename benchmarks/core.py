@@ -20,7 +20,7 @@ from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_table import Call, CallLimits
 from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.machine import Machine, PoolLimits
-from dragonfly_executor.core.usage import Caps
+from dragonfly_executor.core.usage import UsageCaps
 from dragonfly_executor.errors import BootError, RunnerLostError
 
 SIZES = ["1x10000", "100x10000", "10000x10000", "1x1000000", "100x1000000", "10000x1000000"]
@@ -266,9 +266,12 @@ def longest_event(bench: Bench, event: events.Event) -> float:
     return max(costs) / 1e6
 
 
-def measure(runners: int, queued: int, kinds: int = 1) -> dict[str, float]:
-    """Run one round with `kinds` kinds of runners. Return by event the microseconds, or the unit in its name."""
-    bench = Bench(runners, queued, kinds=kinds)
+def measure(runners: int, queued: int, kinds: int = 1, **limits: Any) -> dict[str, float]:
+    """Run one round with `kinds` kinds of runners. Return by event the microseconds, or the unit in its name.
+
+    `limits`: further limits of the pools.
+    """
+    bench = Bench(runners, queued, kinds=kinds, **limits)
     figures = bench.measure(*BUSY)
     bench.machine.stats(bench.now)  # loads its modules
     began = thread_time_ns()
@@ -280,17 +283,19 @@ def measure(runners: int, queued: int, kinds: int = 1) -> dict[str, float]:
     figures |= bench.measure(results_of("shutdown: result"))
     figures[CANCEL] = longest_event(bench, events.ShutdownRequested(events.ShutdownMode.CANCEL_QUEUED))
 
-    bench = Bench(runners, queued, HURRIED, kinds, caps=Caps(machine_seconds=1e12, cost=1e12, price=0.02))
+    bench = Bench(
+        runners, queued, HURRIED, kinds, caps=UsageCaps(machine_seconds=1e12, cost=1e12, price=0.02), **limits
+    )
     figures |= bench.measure(with_a_budget, results_of("calls have timeouts: result"))
     bench.now += 2e6
     figures[TIME_OUT] = longest_event(bench, events.Tick())
 
-    bench = Bench(runners, queued, kinds=kinds, caps=Caps(machine_seconds=1.0))
+    bench = Bench(runners, queued, kinds=kinds, caps=UsageCaps(machine_seconds=1.0), **limits)
     bench.now += 10.0
     bench.tell([events.Tick()] * (2 + queued // 1000))
     figures |= bench.measure(late_calls)
 
-    bench = Bench(runners, 0, kinds=kinds)
+    bench = Bench(runners, 0, kinds=kinds, **limits)
     bench.tell(bench.results(list(bench.flying)))
     figures |= bench.measure(idle_runners)
     return figures
@@ -327,6 +332,7 @@ def main() -> int:
     parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="RUNNERSxCALLS")
     parser.add_argument("--bursts", nargs="+", type=int, default=BURSTS, metavar="BOOTS")
     parser.add_argument("--kinds", type=int, default=1, help="kinds of runners, which are as many each")
+    parser.add_argument("--packs", action="store_true", help="pools with placement='pack'")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
     options = parser.parse_args()
     gc.disable()
@@ -335,7 +341,7 @@ def main() -> int:
         runners, _, queued = size.partition("x")
         rounds = []
         for _ in range(options.rounds):
-            rounds.append(measure(int(runners), int(queued), options.kinds))
+            rounds.append(measure(int(runners), int(queued), options.kinds, packs=options.packs))
             gc.collect()
         for kind in rounds[0]:
             rows.setdefault(kind, []).append(min(figures[kind] for figures in rounds))

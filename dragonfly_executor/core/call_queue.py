@@ -20,7 +20,7 @@ SLACK: Final = 64
 """Number of stale entries up to which a queue or heap is not swept."""
 
 
-class Queue(QueueCounts):
+class CallQueue(QueueCounts):
     """Calls that wait, in order of arrival.
 
     Settling a call lowers the counts of its queue. The call's entry stays in the queue until it comes up.

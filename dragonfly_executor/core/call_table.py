@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from dragonfly_executor.core.alarms import Alarm, Alarms
-from dragonfly_executor.core.call_queue import SLACK, Queue
+from dragonfly_executor.core.call_queue import SLACK, CallQueue
 from dragonfly_executor.core.calls import (
     DEFAULT_KIND,
     DELAYED,
@@ -41,7 +41,7 @@ class CallTable:
     def __init__(self) -> None:
         self.calls: dict[int, Call] = {}
         self.total = QueueTotal()
-        self.queues = {DEFAULT_KIND: Queue(self.calls, self.total)}
+        self.queues = {DEFAULT_KIND: CallQueue(self.calls, self.total)}
         self.newest = 0
         self.waiting = 0
         self.started = 0
@@ -99,11 +99,11 @@ class CallTable:
             queue.add(its_calls)
         return by_kind.keys()
 
-    def queue_of(self, kind: str) -> Queue:
+    def queue_of(self, kind: str) -> CallQueue:
         """Return the queue of a kind."""
         queue = self.queues.get(kind)
         if queue is None:
-            queue = self.queues[kind] = Queue(self.calls, self.total)
+            queue = self.queues[kind] = CallQueue(self.calls, self.total)
         return queue
 
     def start(self, call: Call) -> None:
@@ -162,7 +162,7 @@ class CallTable:
             another way meanwhile is left out.
         """
         given_up = self.queues[kind]
-        queue = self.queues[kind] = Queue(self.calls, self.total)
+        queue = self.queues[kind] = CallQueue(self.calls, self.total)
         for call in given_up.take(spare):
             queue.put_back(call)
         given_up.part()
@@ -176,7 +176,7 @@ class CallTable:
         """
         for kind, queue in self.queues.items():
             queue.part()
-            self.queues[kind] = Queue(self.calls, self.total)
+            self.queues[kind] = CallQueue(self.calls, self.total)
         self.alarms.clear()
         return iter(list(self.calls.values()))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import CheckIdle, Closed, Send, Settle, Warn
-from dragonfly_executor.core.call_queue import Queue
+from dragonfly_executor.core.call_queue import CallQueue
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.scaling import boots_for
@@ -43,8 +43,8 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         assign(pool)
         if pool.mode is ShutdownMode.CANCEL_QUEUED:
             cancel_unbooted(pool)
-    if pool.backlog.entries and in_turn:
-        pool.backlog.work(pool.limits.at_once)
+    if pool.settle_queue.entries and in_turn:
+        pool.settle_queue.work(pool.limits.at_once)
     if calls.settled:
         pool.actions.append(Settle(calls.settled))
         calls.settled = []
@@ -61,8 +61,8 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         assign(pool)
     if runners.idle or runners.retired or pool.mode is not None:
         shrink(pool, now, is_late=is_late)
-    if is_late or pool.backlog.entries or total.delayed:
-        pool.is_behind = is_late or len(pool.backlog.entries) > 0 or calls.is_due(now)
+    if is_late or pool.settle_queue.entries or total.delayed:
+        pool.is_behind = is_late or len(pool.settle_queue.entries) > 0 or calls.is_due(now)
     else:
         pool.is_behind = False
     if pool.actions:
@@ -167,7 +167,7 @@ def assign_capped(pool: PoolState, room: int) -> None:
             del waiting[kind]
 
 
-def send(pool: PoolState, queue: Queue, runner: Runner, count: int, sends: dict[int, Send]) -> int:
+def send(pool: PoolState, queue: CallQueue, runner: Runner, count: int, sends: dict[int, Send]) -> int:
     """Send the next calls of a queue to a runner, at most `count`, and return their number.
 
     Args:

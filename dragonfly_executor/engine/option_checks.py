@@ -91,6 +91,18 @@ def exception_types(
     return types
 
 
+def one_of(*words: str) -> Callable[[str | None, str], str | None]:
+    """Return a check for one of these words, or None."""
+
+    def check(value: str | None, name: str) -> str | None:
+        """Return the word, or None."""
+        if value is None or value in words:
+            return value
+        raise ValueError(f"{name} must be {' or '.join(map(repr, words))}, not {value!r}")
+
+    return check
+
+
 def output_mode(value: Output, name: str) -> Output:
     """Return a way to handle output: a known word, or a callable."""
     choices = f"{name} must be {', '.join(map(repr, OUTPUTS))} or a callable, not"

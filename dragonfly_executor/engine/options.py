@@ -20,6 +20,7 @@ from dragonfly_executor.engine.option_checks import (
     idle,
     limit,
     log_level,
+    one_of,
     output_mode,
     positive_or_none,
     seconds_or_none,
@@ -123,6 +124,7 @@ class PoolOptions(OptionSet):
     shutdown_timeout = option(30.0, duration)
     idle_shutdown_after = option(30.0, idle)
     min_idle_shutdown_after = option(None, seconds_or_none)
+    placement = option(None, one_of("spread", "pack"))
     on_grow_start: Hook | None = option(None, hook)
     on_grow_end: GrowEndHook | None = option(None, hook)
     on_shrink: Hook | None = option(None, hook)

@@ -45,7 +45,7 @@ LIMITS = struct.Struct("!dd")
 TOTAL = struct.Struct("!Q")
 """Suffix of a head's payload with `Flag.LARGE`: the number of bytes in the chunks."""
 SETUP_HEAD = struct.Struct("!QQB")
-"""Head of SETUP's payload: the pool's ``max_payload``, the size of the codec's part in bytes, and a `Script`.
+"""Head of SETUP's payload: the pool's ``max_payload``, the size of the codec's part in bytes, and a `ScriptImport`.
 
 The initializer's call follows the codec's part (no bytes if there is no initializer).
 """
@@ -103,7 +103,7 @@ class Kind(IntEnum):
     LOG_LEVEL = 35  # parent -> agent: detail = the lowest level of log records that calls after this frame send
 
 
-class Script:
+class ScriptImport:
     """Values in SETUP that tell a slot whether to import the parent's script in its set-up."""
 
     # A call that needs the script imports it when the call is opened.

@@ -28,7 +28,7 @@ from dragonfly_executor.protocol.frames import (
     TOTAL,
     Flag,
     Kind,
-    Script,
+    ScriptImport,
     encode,
 )
 from dragonfly_executor.protocol.memory_bounds import max_result_bytes
@@ -170,10 +170,10 @@ class _Slot:
         return True
 
     def _take_script(self, script: int) -> None:
-        if script == Script.IMPORT:
+        if script == ScriptImport.IMPORT:
             self._progress.phase = phases.IMPORTING_SCRIPT
             self._codec.import_script()
-        elif script == Script.LATE:
+        elif script == ScriptImport.LATE:
             self._codec.give_up_script(
                 "another slot of this runner did not import the script within boot_timeout: move slow statements under"
                 ' the script\'s `if __name__ == "__main__"` guard, or raise boot_timeout='

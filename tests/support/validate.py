@@ -66,6 +66,10 @@ def check_group(pool: PoolState, kind: str, group: RunnerGroup) -> None:
     since = [runner.idle_since for runner in group.idle.values()]
     assert since == sorted(since), "the runner that is idle for the longest time is not first"
     assert group.staying >= 0
+    if group._packed is not None:
+        free = {runner.id for runner in up if len(runner.in_flight) < runner.slots and not runner.retiring}
+        short = {runner.id for runner in up if runner.is_short and runner.in_flight}
+        assert group._packed._load_of == {i: len(group.runners[i].in_flight) for i in free - short}
     for runner in runners:
         for call in runner.in_flight.values():
             assert call.kind == kind, "a call is on a runner of another kind"
@@ -118,7 +122,7 @@ def check_places(pool: PoolState) -> None:
     given_up = [call.id for call in call_table.calls.values() if is_given_up(pool, call)]
     places = sorted([*(call.id for call in queued), *delayed, *flying, *given_up])
     assert places == sorted(call_table.calls), "a call is in no place, or in two"
-    assert not given_up or pool.backlog.entries, "a call was given up, and nothing settles it"
+    assert not given_up or pool.settle_queue.entries, "a call was given up, and nothing settles it"
     assert (call_table.queued, call_table.delayed) == (len(queued), len(delayed))
     assert call_table.waiting == sum(call.state <= CallState.DELAYED for call in call_table.calls.values())
     for call_id, call in call_table.calls.items():
@@ -287,7 +291,7 @@ def check_deadline(machine: Machine, now: float) -> None:
     call_table = pool.call_table
     delays = [delay for queue in call_table.queues.values() for delay in queue.delays]
     due = [call_id for due, call_id in delays if call_id in call_table.calls and due <= now]
-    if pool.backlog.entries or call_table.is_late(now) or due:
+    if pool.settle_queue.entries or call_table.is_late(now) or due:
         assert pool.is_behind
         assert deadline == now, "something is left to be done, and the machine does not ask for it"
         return

@@ -179,6 +179,10 @@ class KubernetesBackend(Backend):
         """See `Backend.default_slots`."""
         return self._slots
 
+    def default_placement(self) -> str:
+        """See `Backend.default_placement`. A node that has no runner left can be taken away by a cluster autoscaler."""
+        return "pack"
+
     def boot(self, request: BootRequest) -> Node:
         """Create a Pod, and wait until it has a node. Returns while the image is pulled.
 
