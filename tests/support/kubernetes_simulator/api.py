@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from tests.support.kubernetes_simulator import schemas, statuses
@@ -225,10 +226,8 @@ class ApiServer:
             raise statuses.conflict("Pod", request.name, why)
         grace = options.get("gracePeriodSeconds")
         self._delete(key, pod["spec"].get("terminationGracePeriodSeconds", 30) if grace is None else grace)
-        try:
+        with suppress(StatusError):
             pod = self._store.get(key)
-        except StatusError:
-            pass
         return 200, self._whole(request, pod)
 
     def _review(self, request: ApiRequest) -> tuple[int, Json]:

@@ -143,7 +143,7 @@ class Nodes:
                 self._processes[key].kill()
             self._forget(key)
 
-    # -- what the API server asks for -----------------------------------------------------------------------------------
+    # -- what the API server asks for ----------------------------------------------------------------------------------
 
     def delete(self, key: Key, grace: float) -> None:
         """Carry out a deletion."""
@@ -256,7 +256,7 @@ class Nodes:
             if pod["spec"].get("nodeName") == node.name and pod["status"]["phase"] not in ("Succeeded", "Failed")
         ]
 
-    # -- a node ---------------------------------------------------------------------------------------------------------
+    # -- a node --------------------------------------------------------------------------------------------------------
 
     def _bind(self, key: Key, node: ClusterNode) -> None:
         def bind(pod: Json) -> None:
@@ -397,7 +397,7 @@ class Nodes:
         if pod["metadata"].get("deletionTimestamp"):
             self._forget(key)
 
-    # -- the rest --------------------------------------------------------------------------------------------------------
+    # -- the rest ------------------------------------------------------------------------------------------------------
 
     def _disrupt(self, key: Key, reason: str, message: str) -> None:
         condition = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}
