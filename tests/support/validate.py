@@ -101,12 +101,17 @@ def check_places(pool: PoolState) -> None:
     delayed: list[int] = []
     for kind, queue in queues.items():
         calls = [call for call in queue._fresh if call.state is CallState.QUEUED]
-        calls += [call for _, call in queue._again if call.state is CallState.QUEUED]
+        calls += [entry[2] for entry in (*queue._early, *queue._late) if entry[2].state is CallState.QUEUED]
+        assert all(call.limits.priority == 0 for call in queue._fresh)
+        assert [call.id for call in queue._fresh] == sorted(call.id for call in queue._fresh)
+        assert all(priority <= 0 for priority, _, _ in queue._early)
+        assert all(priority > 0 for priority, _, _ in queue._late)
+        assert queue.has_keys or not any(call.limits.key for call in calls)
         waits = [call_id for _, call_id in queue.delays if call_id in call_table.calls]
         assert {call.kind for call in [*calls, *(call_table.calls[i] for i in waits)]} <= {kind}
         assert (queue.queued, queue.delayed) == (len(calls), len(waits))
         assert queue.total is call_table.total
-        assert len(queue._fresh) + len(queue._again) <= 2 * queue.queued + 64
+        assert len(queue._fresh) + len(queue._early) + len(queue._late) <= 2 * queue.queued + 64
         assert len(queue.delays) <= 2 * queue.delayed + 64
         queued += calls
         delayed += waits

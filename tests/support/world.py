@@ -14,6 +14,7 @@ from math import isclose
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
+from dragonfly_executor.core.call_queue import LOOKAHEAD
 from dragonfly_executor.core.call_table import Call, CallLimits
 from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.events import ShutdownMode
@@ -68,6 +69,13 @@ class TrackedCall:
     tokens: list[object] = field(default_factory=list)
     false_starts: int = 0
     """Slots that died under it before it began."""
+    overtaken: int = 0
+    """Later calls that were sent before it."""
+
+    @property
+    def turn(self) -> tuple[float, int]:
+        """Its place in the order of calls."""
+        return -self.call.limits.priority, self.call.id
 
 
 class World:
@@ -82,6 +90,8 @@ class World:
         self.mode: ShutdownMode | None = None
         self.broken = False
         self.closed = False
+        self.most_slots = 0
+        """The largest number of slots that were up at once."""
         self.hung: set[int] = set()
         """Boots that are over, and over which the backend blocks."""
         self.used = 0.0
@@ -424,14 +434,24 @@ class World:
             assert sum(len(other.flying) for other in up) <= workers, "more calls than max_workers"
 
     def _check_order(self, sent_before: set[int]) -> None:
-        """Calls leave the queue in the order in which they came."""
+        """Calls leave the queue by priority, and in the order in which they came.
+
+        Only a call with a key may be overtaken, by few calls, and by none with another priority.
+        """
+        self.most_slots = max(self.most_slots, sum(node.slots for node in self.nodes.values()))
         sent = {call_id for node in self.nodes.values() for call_id in node.flying} - sent_before
         call_table = self.machine.pool.call_table
         for kind, queue in call_table.queues.items():
             queued = [call.id for call in call_table.calls.values() if call.state == 0 and call.queue is queue]
-            gone = [call_id for call_id in sent if self.accounts[call_id].call.kind == kind]
-            if gone and queued:
-                assert max(gone) < min(queued), "a call was overtaken by one of its kind"
+            gone = [account.turn for i in sent if (account := self.accounts[i]).call.kind == kind]
+            last = max(gone, default=None)
+            for account in map(self.accounts.__getitem__, queued) if last is not None else ():
+                if last is not None and last > account.turn:
+                    assert account.call.limits.key, "a call was overtaken by one of its kind"
+                    assert last[0] == account.turn[0], "a call was overtaken by one of a lower priority"
+                    account.overtaken += sum(turn > account.turn for turn in gone)
+                    most = LOOKAHEAD * self.most_slots
+                    assert account.overtaken <= most, "a call with a key was overtaken again and again"
 
     def _kill(self, action: actions.Kill) -> None:
         assert self.nodes[action.runner_id].flying[action.call.id] == action.call.attempt
