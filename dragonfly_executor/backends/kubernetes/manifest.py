@@ -45,7 +45,7 @@ class PodOwner(NamedTuple):
 
 
 class PodBlueprint(NamedTuple):
-    """What all Pods of a backend have in common.
+    """Settings that all Pods of a backend have in common.
 
     Attributes:
         image: the image of the runner's container.

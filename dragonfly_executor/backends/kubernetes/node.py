@@ -43,7 +43,7 @@ class KubernetesNode(Node):
         self.name = name
         self.uid: str | None = None
         self.may_exist = False
-        """Whether a create request may have been carried out."""
+        """True if a create request may have been carried out."""
         self._api = api
         self._watch = watch
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""What the API server says of a Pod, and what that means in words. Pure."""
+"""A Pod as the API server shows it, and its state in words. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTAINER = "runner"
 
 
 class PodFailure(NamedTuple):
-    """Why a Pod's runner will not come.
+    """Reason why a Pod's runner will not come.
 
     Attributes:
         text: the reason in words.
