@@ -7,7 +7,7 @@ from heapq import heapify, heappop, heappush
 from dragonfly_executor.core.actions import Send
 from dragonfly_executor.core.call_queue import CallQueue
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call
-from dragonfly_executor.core.placement import Placement
+from dragonfly_executor.core.placement import CallPlacement
 from dragonfly_executor.core.runner import Runner, RunnerState
 from dragonfly_executor.core.state import PoolState
 
@@ -49,7 +49,8 @@ def assign_in_turn(pool: PoolState, room: int) -> None:
     sends: dict[int, Send] = {}
     waiting = [(queue.turn(), kind) for kind, queue in calls.queues.items() if queue.queued]
     heapify(waiting)
-    if runners.held is not None and (runners.held.retiring or waiting[0][1] != runners.held.held_for):
+    held = runners.held
+    if held is not None and (not waiting or held.retiring or held.held_for != waiting[0][1]):
         runners.release()
     is_first = True
     while waiting and room > 0:
@@ -68,7 +69,7 @@ def assign_in_turn(pool: PoolState, room: int) -> None:
                 runners.hold(kind)
 
 
-def send_next(pool: PoolState, queue: CallQueue, placement: Placement, at_most: int, sends: dict[int, Send]) -> int:
+def send_next(pool: PoolState, queue: CallQueue, placement: CallPlacement, at_most: int, sends: dict[int, Send]) -> int:
     """Send at most `at_most` of the next calls of a queue to one runner.
 
     Args:
@@ -98,7 +99,7 @@ def send(pool: PoolState, queue: CallQueue, runner: Runner, count: int, sends: d
     return len(calls)
 
 
-def send_by_key(pool: PoolState, queue: CallQueue, placement: Placement, sends: dict[int, Send]) -> int:
+def send_by_key(pool: PoolState, queue: CallQueue, placement: CallPlacement, sends: dict[int, Send]) -> int:
     """Send one call of a queue in which calls have keys, to where a call with its key was sent last if there is room.
 
     If there is none, a runner that has room takes a call whose key is at home there, before calls that came earlier and

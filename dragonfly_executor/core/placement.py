@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 Room: TypeAlias = list[tuple[int, int]]
 RANK: Final = 2**32
-"""Difference in rank between a runner that was booted for a kind, and one that has something that the kind does not
-require. It is larger than any load, so calls go to the latter only if no former has room.
+"""Difference in rank between runners of which one has something more that the calls do not require.
+
+It is larger than any load, so calls go to that runner only if no other has room.
 """
 
 
-class Placement:
+class CallPlacement:
     """The room for calls of one kind.
 
     Args:
@@ -60,7 +61,7 @@ class Placement:
         self._packed = FullestFirst() if packs else None
 
     def __repr__(self) -> str:
-        return f"<Placement {self.kind!r} {len(self.members)} runners>"
+        return f"<CallPlacement {self.kind!r} {len(self.members)} runners>"
 
     def fits(self, runner: Runner) -> bool:
         """Return whether a call of this kind fits on a runner that is up, if it is the only call there."""
@@ -77,7 +78,7 @@ class Placement:
         if not self.fits(runner):
             return None
         self.members[runner.id] = runner
-        if runner.kind == self.kind or self.requirements is None or runner.capacity is None:
+        if self.requirements is None or runner.capacity is None:
             return 0
         return RANK * self.requirements.surplus(runner.capacity)
 

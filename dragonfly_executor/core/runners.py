@@ -12,7 +12,7 @@ from operator import attrgetter
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
 from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.core.least_loaded import LeastLoaded
-from dragonfly_executor.core.placement import Placement
+from dragonfly_executor.core.placement import CallPlacement
 from dragonfly_executor.core.runner import UP, Runner, RunnerState
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import cost_after, cost_of_stuck
@@ -52,7 +52,9 @@ class RunnerTable:
         self.runners: dict[int, Runner] = {}
         self.default = RunnerGroup(DEFAULT_KIND)
         self.groups = {DEFAULT_KIND: self.default}
-        self.placements = {DEFAULT_KIND: Placement(DEFAULT_KIND, Requirements(), single_use=single_use, packs=packs)}
+        self.placements = {
+            DEFAULT_KIND: CallPlacement(DEFAULT_KIND, Requirements(), single_use=single_use, packs=packs)
+        }
         # An ordered dict, because the last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
         self.up = 0
@@ -69,7 +71,7 @@ class RunnerTable:
         self._packs: Final = packs
         self._least_loaded: Final = LeastLoaded()
         # By runner, its placements, and its rank in each of them.
-        self._memberships: dict[int, list[tuple[Placement, int]]] = {}
+        self._memberships: dict[int, list[tuple[CallPlacement, int]]] = {}
 
     def add_kind(self, kind: str, requirements: Requirements | None) -> None:
         """Add a kind of calls.
@@ -78,7 +80,7 @@ class RunnerTable:
             kind: the kind.
             requirements: what a call of this kind requires; None if only runners booted for this kind can take it.
         """
-        placement = Placement(kind, requirements, single_use=self._single_use, packs=self._packs)
+        placement = CallPlacement(kind, requirements, single_use=self._single_use, packs=self._packs)
         self.groups[kind] = RunnerGroup(kind)
         self.placements[kind] = placement
         for runner in self.runners.values():
@@ -93,7 +95,7 @@ class RunnerTable:
             self._memberships[runner_id] = [each for each in self._memberships[runner_id] if each[0] is not placement]
         self.release(kind)
 
-    def _join(self, runner: Runner, placement: Placement) -> bool:
+    def _join(self, runner: Runner, placement: CallPlacement) -> bool:
         """Add a runner that is up to the members of a placement, and return whether its calls fit there."""
         rank = placement.add(runner)
         if rank is not None:

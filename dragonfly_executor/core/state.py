@@ -266,7 +266,8 @@ class PoolState:
         runner_id = self.counters.boots_attempted
         self.runner_table.add(runner_id, group.kind)
         self.boots.take(runner_id)
-        self.actions.append(Boot(runner_id, group.kind))
+        requirements = self.runner_table.placements[group.kind].requirements if group.kind else None
+        self.actions.append(Boot(runner_id, group.kind, requirements))
 
     def forget(self, runner: Runner, now: float, *, hangs: bool = False) -> None:
         """Remove a runner of which nothing is left. With `hangs`, its backend still blocks in its boot."""

@@ -8,7 +8,7 @@ from dragonfly_executor.core.call_table import Call, CallState
 from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine
-from dragonfly_executor.core.placement import RANK, Placement
+from dragonfly_executor.core.placement import RANK, CallPlacement
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.runners import Runner, RunnerState
 from dragonfly_executor.core.state import PoolState
@@ -75,7 +75,7 @@ def check_group(pool: PoolState, kind: str, group: RunnerGroup) -> None:
     assert group.staying >= 0
 
 
-def check_placement(pool: PoolState, placement: Placement, kind: str) -> None:
+def check_placement(pool: PoolState, placement: CallPlacement, kind: str) -> None:
     """The room for calls of a kind is what a walk over all runners finds."""
     table = pool.runner_table
     assert placement.kind == kind
@@ -238,7 +238,7 @@ def check_slots_are_full(pool: PoolState, group: RunnerGroup) -> None:
         for runner in placement.members.values():
             assert placement.room(runner) <= 0, f"calls wait, and {runner} has room"
     held = runner_table.held
-    if held is not None:
+    if held is not None and not binds:
         waits = pool.call_table.queues[held.held_for or ""].queued
         assert not waits or held.in_flight, "a runner without calls is held for a call"
 

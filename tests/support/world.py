@@ -249,6 +249,8 @@ class World:
         """
         if not self.limits.packs or any(isinstance(action, actions.Stop) for action in result):
             return
+        if any(account.call.limits.requirements or account.call.limits.key for account in self.accounts.values()):
+            return  # what the calls require decides, or where a call of their key was sent last
         for action in result:
             if not isinstance(action, actions.Send):
                 continue
@@ -256,8 +258,6 @@ class World:
             for runner_id, node in self.nodes.items():
                 if node.kind != to.kind or not node.up or node.stopped or node.leaving:
                     continue
-                if len({other.kind for other in self.nodes.values()}) > 1:
-                    continue  # the kinds of the calls decide
                 has_room = len(node.flying) < runners[runner_id].slots
                 if has_room and not runners[runner_id].retiring and not runners[runner_id].is_short:
                     assert loads[runner_id] <= loads[action.runner_id], "a call is not packed"
@@ -473,7 +473,9 @@ class World:
         """What the calls of a node require fits there together."""
         kinds = [self.accounts[call_id].call.kind for call_id in node.flying]
         shares = [required for kind in kinds if (required := REQUIREMENTS.get(kind)) is not None]
-        if node.capacity is not None and any(required.cpus for required in shares):
+        # Calls beyond the number of slots wait there, and each of the others has a slot's share.
+        may_run_at_once = len(kinds) <= node.slots
+        if node.capacity is not None and may_run_at_once and any(required.cpus for required in shares):
             share = node.capacity.cpus / (1 if self.limits.single_use else node.slots)
             cpus = sum(max(required.cpus, share) for required in shares) + (len(kinds) - len(shares)) * share
             # A call that requires more than the share of a slot may not keep another one from a CPU.
