@@ -8,6 +8,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from dragonfly_executor.backends.fly.token import Token
+from dragonfly_executor.backends.owner import is_app_name
 from dragonfly_executor.transport.tcp import split_address
 
 DEFAULT_HOST = "https://api.machines.dev"
@@ -95,11 +96,6 @@ class Access(NamedTuple):
             host or environment.get("FLY_FLAPS_BASE_URL") or DEFAULT_HOST, spelling.name("host", is_given=bool(host))
         )
         return cls(wanted, Token(secret), url)
-
-
-def is_app_name(text: str) -> bool:
-    """Return True if an app may have this name."""
-    return bool(text) and all(letter.isalnum() or letter in "-_" for letter in text)
 
 
 class Address(NamedTuple):

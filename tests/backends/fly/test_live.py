@@ -23,9 +23,10 @@ from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.machines import FlyMachine
-from dragonfly_executor.backends.fly.owner import Label, Owner
 from dragonfly_executor.backends.fly.responses import Reply, ResponseKind, classify, taken_by
 from dragonfly_executor.backends.fly.settings import Access, Placement
+from dragonfly_executor.backends.label import Label
+from dragonfly_executor.backends.owner import Owner
 
 NEEDED = ("FLY_API_TOKEN", "FLY_APP_NAME", "FLY_IMAGE_REF")
 
