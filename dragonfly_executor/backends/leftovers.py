@@ -10,7 +10,7 @@ from typing import NamedTuple
 from dragonfly_executor.backends.found_node import FoundNode, Swept
 from dragonfly_executor.backends.journal import Journal, JournalEntry
 from dragonfly_executor.backends.label import Label
-from dragonfly_executor.backends.orphans import ABANDONED, NO_LABEL, Verdict, earlier_clock, judge
+from dragonfly_executor.backends.orphans import ABANDONED, NO_LABEL, OwnerVerdict, earlier_clock, judge
 from dragonfly_executor.backends.owner import Liveness, Owner
 from dragonfly_executor.errors import DragonflyError
 
@@ -78,7 +78,7 @@ class Leftovers:
                 # A list may lag behind, so it proves nothing.
                 node, trouble = _ask(look_up, entry.node_id)
             if trouble:
-                found.append(_entry_only(entry, Verdict(Liveness.UNKNOWN, trouble), here))
+                found.append(_entry_only(entry, OwnerVerdict(Liveness.UNKNOWN, trouble), here))
                 continue
             if node is not None:
                 verdict = _verdict(node, entry, me, now)
@@ -135,7 +135,7 @@ def _ask(look_up: Callable[[str], ListedNode | None], node_id: str) -> tuple[Lis
         return None, f"its state could not be read: {error}"
 
 
-def _is_over(entry: JournalEntry, verdict: Verdict, now: float) -> bool:
+def _is_over(entry: JournalEntry, verdict: OwnerVerdict, now: float) -> bool:
     """Return True if the node of an entry, which the platform does not know, is certainly gone."""
     if verdict.liveness is Liveness.ALIVE:
         # A live owner removes its own entries, and may know more.
@@ -147,7 +147,7 @@ def _is_over(entry: JournalEntry, verdict: Verdict, now: float) -> bool:
     return abs(now - entry.began) > VISIBLE_AFTER
 
 
-def _verdict(node: ListedNode, entry: JournalEntry | None, me: Owner, now: float) -> Verdict:
+def _verdict(node: ListedNode, entry: JournalEntry | None, me: Owner, now: float) -> OwnerVerdict:
     if entry is not None and entry.label is not None and node.label is not None and entry.label.boot != node.label.boot:
         # A node has this name, but it is not the one in the journal.
         entry = None
@@ -160,13 +160,13 @@ def _verdict(node: ListedNode, entry: JournalEntry | None, me: Owner, now: float
     return judge(label, me, now, node.created, is_here=is_here)
 
 
-def _verdict_of_entry(entry: JournalEntry, me: Owner, now: float) -> Verdict:
+def _verdict_of_entry(entry: JournalEntry, me: Owner, now: float) -> OwnerVerdict:
     if entry.abandoned:
         return ABANDONED
     return NO_LABEL if entry.label is None else judge(entry.label, me, now, None, is_here=True)
 
 
-def _found(node: ListedNode, verdict: Verdict, now: float, *, in_journal: bool) -> FoundNode:
+def _found(node: ListedNode, verdict: OwnerVerdict, now: float, *, in_journal: bool) -> FoundNode:
     label = node.label
     return FoundNode(
         name=node.name,
@@ -183,7 +183,7 @@ def _found(node: ListedNode, verdict: Verdict, now: float, *, in_journal: bool) 
     )
 
 
-def _entry_only(entry: JournalEntry, verdict: Verdict, now: float) -> FoundNode:
+def _entry_only(entry: JournalEntry, verdict: OwnerVerdict, now: float) -> FoundNode:
     label = entry.label
     return FoundNode(
         name=entry.name,

@@ -17,7 +17,7 @@ CLOCK_SLACK = 30 * 24 * 3600.0
 """Seconds by which this machine's clock may differ from the platform's. Beyond that it is unclear which is wrong."""
 
 
-class Verdict(NamedTuple):
+class OwnerVerdict(NamedTuple):
     """A judgement on a node's owner.
 
     Attributes:
@@ -29,11 +29,11 @@ class Verdict(NamedTuple):
     why: str
 
 
-ABANDONED = Verdict(Liveness.GONE, "its pool has released it")
-NO_LABEL = Verdict(Liveness.UNKNOWN, "its owner is unknown")
+ABANDONED = OwnerVerdict(Liveness.GONE, "its pool has released it")
+NO_LABEL = OwnerVerdict(Liveness.UNKNOWN, "its owner is unknown")
 
 
-def judge(label: Label, me: Owner, now: float, created: float | None, *, is_here: bool) -> Verdict:
+def judge(label: Label, me: Owner, now: float, created: float | None, *, is_here: bool) -> OwnerVerdict:
     """Judge whether the owner of a node is alive.
 
     Args:
@@ -46,11 +46,11 @@ def judge(label: Label, me: Owner, now: float, created: float | None, *, is_here
     liveness = label.owner.liveness(me, is_here=is_here)
     if liveness is Liveness.UNKNOWN:
         if label.expires_on(created) < now:
-            return Verdict(Liveness.GONE, "it has expired")
+            return OwnerVerdict(Liveness.GONE, "it has expired")
         held = label.held_until(created)
         if held is not None and held + RENEWAL_SLACK < now:
-            return Verdict(Liveness.GONE, "its owner has not renewed its claim")
-    return Verdict(liveness, describe(label, liveness))
+            return OwnerVerdict(Liveness.GONE, "its owner has not renewed its claim")
+    return OwnerVerdict(liveness, describe(label, liveness))
 
 
 def describe(label: Label, liveness: Liveness) -> str:
