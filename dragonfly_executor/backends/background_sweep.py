@@ -13,7 +13,7 @@ from dragonfly_executor.backends.deadline import Deadline
 if TYPE_CHECKING:
     from typing import Any
 
-    from dragonfly_executor.backends.found_node import Swept
+    from dragonfly_executor.backends.found_node import SweepResult
 
 logger = logging.getLogger("dragonfly_executor")
 
@@ -37,7 +37,7 @@ class BackgroundSweeper:
         wanted: whether the backend sweeps by itself.
     """
 
-    def __init__(self, sweep: Callable[[Deadline], Swept[Any]], *, backend: str, noun: str, wanted: bool) -> None:
+    def __init__(self, sweep: Callable[[Deadline], SweepResult[Any]], *, backend: str, noun: str, wanted: bool) -> None:
         self._sweep_now = sweep
         self._backend = backend
         self._noun = noun
@@ -112,7 +112,7 @@ class BackgroundSweeper:
         return run
 
 
-def sweep_and_tell(sweep: Callable[[Deadline], Swept[Any]], deadline: Deadline, noun: str) -> None:
+def sweep_and_tell(sweep: Callable[[Deadline], SweepResult[Any]], deadline: Deadline, noun: str) -> None:
     """Sweep, and log the result. A failure is one warning."""
     try:
         swept = sweep(deadline)

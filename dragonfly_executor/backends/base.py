@@ -14,7 +14,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dragonfly_executor.backends.found_node import FoundNode, Swept
+    from dragonfly_executor.backends.found_node import FoundNode, SweepResult
     from dragonfly_executor.errors import BootError
     from dragonfly_executor.sync import Sync
     from dragonfly_executor.transport.call_start_table import StartTable
@@ -278,7 +278,7 @@ class Backend:
         """Return all nodes that pools of any process have booted on this platform, each with its owner. Blocks.
 
         A backend whose nodes may outlive their pool, or cost money after it, implements this method and
-        `destroy_nodes`. It writes the owner on each node (`backends.label.Label`), and journals a boot before it asks
+        `destroy_nodes`. It writes the owner on each node (`backends.label.OwnerLabel`), and journals a boot before it asks
         for the node (`backends.journal.Journal`). `backends.leftovers.Leftovers` then finds the nodes.
 
         Raises:
@@ -286,17 +286,17 @@ class Backend:
         """
         return ()
 
-    def destroy_nodes(self, nodes: Iterable[FoundNode]) -> Swept[FoundNode]:
+    def destroy_nodes(self, nodes: Iterable[FoundNode]) -> SweepResult[FoundNode]:
         """Destroy nodes of `list_nodes`, even if their owners are alive. Blocks. Nodes that do not exist are skipped.
 
         Returns:
             The nodes that are gone now, and those that may still exist.
         """
-        from dragonfly_executor.backends.found_node import Swept
+        from dragonfly_executor.backends.found_node import SweepResult
 
-        return Swept([], [])
+        return SweepResult([], [])
 
-    def sweep(self) -> Swept[FoundNode]:
+    def sweep(self) -> SweepResult[FoundNode]:
         """Destroy the orphans among the nodes: those whose owner is gone, or has released them. Blocks.
 
         A node whose owner is alive is never destroyed. Nor is one whose owner cannot be checked from this machine,

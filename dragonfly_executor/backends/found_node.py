@@ -57,7 +57,7 @@ class FoundNode(NamedTuple):
         return {**self._asdict(), "liveness": self.liveness.value, "owner": owner, "cost": self.cost}
 
 
-class Swept(NamedTuple, Generic[Found]):
+class SweepResult(NamedTuple, Generic[Found]):
     """The result of destroying nodes.
 
     Attributes:

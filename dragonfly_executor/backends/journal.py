@@ -19,7 +19,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from dragonfly_executor.backends.label import Label
+from dragonfly_executor.backends.label import OwnerLabel
 from dragonfly_executor.backends.owner import Owner, is_app_name
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -165,7 +165,7 @@ class JournalEntry(NamedTuple):
 
     name: str
     place: str
-    label: Label | None
+    label: OwnerLabel | None
     began: float
     expires: float
     node_id: str | None = None
@@ -238,18 +238,18 @@ def default_folder(environment: Mapping[str, str], backend: str) -> Path:
 # -- encoding ----------------------------------------------------------------------------------------------------------
 
 
-def encode_label(label: Label | None) -> list[object] | None:
+def encode_label(label: OwnerLabel | None) -> list[object] | None:
     """Return a label as JSON-compatible data."""
     return None if label is None else [label.boot, label.pool, list(label.owner), *label[3:]]
 
 
-def decode_label(said: Any) -> Label:
+def decode_label(said: Any) -> OwnerLabel:
     """Return the label of `encode_label`. ValueError or TypeError for other data."""
     boot, pool, owner, expires, lifetime, *more = said
     read = Owner.decode(owner)
     if read is None or not isinstance(boot, str) or not isinstance(pool, str):
         raise ValueError("the label is not valid")
-    return Label(boot, pool, read, _whole(expires), _whole(lifetime), *_claim(*more))
+    return OwnerLabel(boot, pool, read, _whole(expires), _whole(lifetime), *_claim(*more))
 
 
 def decode_time(said: Any) -> float:

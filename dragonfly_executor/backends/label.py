@@ -24,7 +24,7 @@ HOLD_FOR = 2 * 3600.0
 """Seconds of a node's lease. A live owner renews it far more often."""
 
 
-class Label(NamedTuple):
+class OwnerLabel(NamedTuple):
     """The owner label: the metadata that a backend writes on its nodes.
 
     Attributes:
@@ -72,7 +72,7 @@ class Label(NamedTuple):
         }
 
     @classmethod
-    def decode(cls, metadata: Mapping[str, str] | None) -> Label | None:
+    def decode(cls, metadata: Mapping[str, str] | None) -> OwnerLabel | None:
         """Parse a label from metadata. None if the node is not a runner, or its label is damaged."""
         if not metadata or metadata.get(KIND) != RUNNER:
             return None

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from dragonfly_executor.backends.found_node import FoundNode, Swept
+from dragonfly_executor.backends.found_node import FoundNode, SweepResult
 from dragonfly_executor.backends.journal import Journal, JournalEntry
-from dragonfly_executor.backends.label import Label
+from dragonfly_executor.backends.label import OwnerLabel
 from dragonfly_executor.backends.orphans import ABANDONED, NO_LABEL, OwnerVerdict, earlier_clock, judge
 from dragonfly_executor.backends.owner import Liveness, Owner
 from dragonfly_executor.errors import DragonflyError
@@ -34,7 +34,7 @@ class ListedNode(NamedTuple):
     name: str
     node_id: str
     state: str
-    label: Label | None
+    label: OwnerLabel | None
     created: float | None = None
     place: str = ""
     price: float | None = None
@@ -92,7 +92,7 @@ class Leftovers:
         rest = [node for node in by_name.values() if node.label is not None]
         return [*found, *(_found(node, _verdict(node, None, me, now), now, in_journal=False) for node in rest)]
 
-    def destroy(self, nodes: Iterable[FoundNode], destroy: Callable[[str], str]) -> Swept[FoundNode]:
+    def destroy(self, nodes: Iterable[FoundNode], destroy: Callable[[str], str]) -> SweepResult[FoundNode]:
         """Destroy these nodes, even if their owners are alive. Nodes that only the journal knows are skipped.
 
         Args:
@@ -100,7 +100,7 @@ class Leftovers:
             destroy: destroys the node with this id. Returns "" once the node is gone, otherwise the reason why it may
                 still exist. A DragonflyError counts as such a reason.
         """
-        swept: Swept[FoundNode] = Swept([], [])
+        swept: SweepResult[FoundNode] = SweepResult([], [])
         for node in nodes:
             if node.node_id is None or not node.exists:
                 continue

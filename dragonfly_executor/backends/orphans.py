@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dragonfly_executor.backends.label import Label
+from dragonfly_executor.backends.label import OwnerLabel
 from dragonfly_executor.backends.owner import Liveness, Owner
 
 RENEWAL_SLACK = 300.0
@@ -33,7 +33,7 @@ ABANDONED = OwnerVerdict(Liveness.GONE, "its pool has released it")
 NO_LABEL = OwnerVerdict(Liveness.UNKNOWN, "its owner is unknown")
 
 
-def judge(label: Label, me: Owner, now: float, created: float | None, *, is_here: bool) -> OwnerVerdict:
+def judge(label: OwnerLabel, me: Owner, now: float, created: float | None, *, is_here: bool) -> OwnerVerdict:
     """Judge whether the owner of a node is alive.
 
     Args:
@@ -53,7 +53,7 @@ def judge(label: Label, me: Owner, now: float, created: float | None, *, is_here
     return OwnerVerdict(liveness, describe(label, liveness))
 
 
-def describe(label: Label, liveness: Liveness) -> str:
+def describe(label: OwnerLabel, liveness: Liveness) -> str:
     """Return in words whether the owner is alive."""
     process = f"process {label.owner.pid} on {label.owner.host}"
     elsewhere = f"{process} of app {label.app}" if label.app else process

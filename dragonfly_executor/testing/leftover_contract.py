@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 from dragonfly_executor.backends.base import Backend
-from dragonfly_executor.backends.found_node import FoundNode, Swept
+from dragonfly_executor.backends.found_node import FoundNode, SweepResult
 from dragonfly_executor.backends.owner import Liveness, Owner
 from dragonfly_executor.testing.node_streams import DialedStreams, NodeStreams
 
@@ -41,7 +41,7 @@ class LeftoverContract:
                 (found,) = _existing(backend)
                 check_same((found.liveness, found.pool), (Liveness.ALIVE, request.parent.pool))
                 check_same(found.owner, Owner.me())
-                check_same(backend.sweep(), Swept[FoundNode]([], []))
+                check_same(backend.sweep(), SweepResult[FoundNode]([], []))
                 check_same([one.name for one in _existing(backend)], [found.name])
             finally:
                 node.stop()
@@ -59,7 +59,7 @@ class LeftoverContract:
                 node = backend.boot(streams.request(1))
             try:
                 check_same([found.liveness for found in _existing(backend)], [Liveness.ALIVE])
-                check_same(backend.sweep(), Swept[FoundNode]([], []))
+                check_same(backend.sweep(), SweepResult[FoundNode]([], []))
                 (found,) = _existing(backend)
                 parent.kill()
                 parent.wait()
@@ -80,7 +80,7 @@ class LeftoverContract:
                 node = backend.boot(streams.request(1))
             try:
                 check_same([found.liveness for found in _existing(backend)], [Liveness.UNKNOWN])
-                check_same(backend.sweep(), Swept[FoundNode]([], []))
+                check_same(backend.sweep(), SweepResult[FoundNode]([], []))
                 (found,) = _existing(backend)
                 swept = backend.destroy_nodes([found])
                 check_same(([one.name for one in swept.destroyed], swept.left), ([found.name], []))

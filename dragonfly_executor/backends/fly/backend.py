@@ -18,7 +18,7 @@ from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
 from dragonfly_executor.backends.fly.journal import FlyEntry, open_fly_journal
 from dragonfly_executor.backends.fly.machine_config import (
     STOP_SLACK,
-    Blueprint,
+    MachineTemplate,
     ConfigSections,
     Guest,
     RunnerLimits,
@@ -27,9 +27,9 @@ from dragonfly_executor.backends.fly.machine_config import (
     runner_command,
 )
 from dragonfly_executor.backends.fly.prices import PRICES, Prices
-from dragonfly_executor.backends.fly.settings import Access, Address, Placement
+from dragonfly_executor.backends.fly.settings import APIAccess, ParentAddress, Placement
 from dragonfly_executor.backends.journal_writer import JournalWriter
-from dragonfly_executor.backends.label import HOLD_FOR, Label, node_name
+from dragonfly_executor.backends.label import HOLD_FOR, OwnerLabel, node_name
 from dragonfly_executor.backends.owner import Owner
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.transport.tcp import join_address
@@ -37,10 +37,10 @@ from dragonfly_executor.util.validation import duration
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.fly.client import MachinesAPI
-    from dragonfly_executor.backends.fly.creation import Creation
+    from dragonfly_executor.backends.fly.creation import MachineCreation
     from dragonfly_executor.backends.fly.machines import FlyMachine
-    from dragonfly_executor.backends.fly.sweep import Found, Sweeper
-    from dragonfly_executor.backends.found_node import FoundNode, Swept
+    from dragonfly_executor.backends.fly.sweep import FoundMachine, Sweeper
+    from dragonfly_executor.backends.found_node import FoundNode, SweepResult
     from dragonfly_executor.util.validation import Seconds
 
 logger = logging.getLogger("dragonfly_executor")
@@ -162,9 +162,9 @@ class FlyBackend(Backend):
         sweep: bool = True,
         prices: Prices = PRICES,
     ) -> None:
-        access = Access.find(os.environ, app=app, token=token, host=host)
+        access = APIAccess.find(os.environ, app=app, token=token, host=host)
         place = Placement.find(os.environ, image=image, region=region)
-        self._address = Address.find(os.environ, parent_address=parent_address, bind=bind)
+        self._address = ParentAddress.find(os.environ, parent_address=parent_address, bind=bind)
         self.advertised_host = self._address.dialed
         self.default_boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
         self._regions, self.shares_image, self.prices = place.regions, place.own_image, _checked(prices)
@@ -172,7 +172,7 @@ class FlyBackend(Backend):
         sections = ConfigSections.check(env, metadata, services, init, machine_config)
         self._limits = RunnerLimits.check(failsafe, max_lifetime, max_idle, check_stop_grace(stop_grace, sections.more))
         guest = Guest(cpu_kind, cpus, memory_mb, gpu_kind, gpus).check()
-        self.blueprint = _blueprint(place, guest, self._limits, sections, python, bool(skip_secrets), bool(keep_token))
+        self.template = _template(place, guest, self._limits, sections, python, bool(skip_secrets), bool(keep_token))
         self.api = _api(access)
         self.journal = open_fly_journal(journal)
         self._sweeps = BackgroundSweeper(self._sweep_machines, backend="fly", noun="machine", wanted=bool(sweep))
@@ -180,7 +180,7 @@ class FlyBackend(Backend):
 
     def __repr__(self) -> str:
         regions = ",".join(self._regions)
-        return f"FlyBackend(app={self.api.access.app!r}, image={self.blueprint.image!r}, region={regions!r})"
+        return f"FlyBackend(app={self.api.access.app!r}, image={self.template.image!r}, region={regions!r})"
 
     def listen_address(self) -> tuple[str, int]:
         """Return the private address and port: the listener must not be reachable from the internet."""
@@ -188,7 +188,7 @@ class FlyBackend(Backend):
 
     def price(self) -> float | None:
         """Return the estimated US dollars per second of a machine in the most expensive of the regions."""
-        guest = merge(self.blueprint.guest.encode(), self.blueprint.more.get("guest", {}))
+        guest = merge(self.template.guest.encode(), self.template.more.get("guest", {}))
         return self.prices.per_second(guest, self._regions)
 
     def prices_as_of(self) -> str:
@@ -208,7 +208,7 @@ class FlyBackend(Backend):
         # Also load the modules that a created machine needs: if their import fails later, the machine is
         # orphaned.
         from dragonfly_executor.backends.fly import node, sweep  # noqa: F401
-        from dragonfly_executor.backends.fly.creation import Creation, wait_for_turn
+        from dragonfly_executor.backends.fly.creation import MachineCreation, wait_for_turn
 
         # Reserve a part of the timeout for destroying the machine of a create request with unknown outcome.
         deadline = FlyBootDeadline(request.timeout - min(UNDO_TIMEOUT, UNDO_SHARE * request.timeout), request)
@@ -223,10 +223,10 @@ class FlyBackend(Backend):
             def make_body(region: str | None) -> Mapping[str, Any]:
                 """Return the body of the create request for a region."""
                 parent = request.parent._replace(until=int(time.time() + request.timeout))
-                return self.blueprint.body(name, region, parent.encode(), written)
+                return self.template.body(name, region, parent.encode(), written)
 
-            size = str(self.blueprint.guest)
-            creation = Creation(self.api, name, label.boot, make_body, self._regions, size)
+            size = str(self.template.guest)
+            creation = MachineCreation(self.api, name, label.boot, make_body, self._regions, size)
             try:
                 machine = creation.run(deadline)
             except BaseException:
@@ -240,13 +240,13 @@ class FlyBackend(Backend):
 
         return found_nodes(self._sweeper(), Deadline(SWEEP_TIMEOUT), self.prices)
 
-    def destroy_nodes(self, nodes: Iterable[FoundNode]) -> Swept[FoundNode]:
+    def destroy_nodes(self, nodes: Iterable[FoundNode]) -> SweepResult[FoundNode]:
         """See `Backend.destroy_nodes`."""
         from dragonfly_executor.backends.fly.found_machine import destroy_nodes
 
         return destroy_nodes(self._sweeper(), nodes, Deadline(SWEEP_TIMEOUT), self.prices)
 
-    def sweep(self) -> Swept[FoundNode]:
+    def sweep(self) -> SweepResult[FoundNode]:
         """See `Backend.sweep`. Blocks for at most a minute.
 
         Sweeps are a second safeguard; see the class for the first.
@@ -264,25 +264,25 @@ class FlyBackend(Backend):
 
         return Sweeper(self.api, self.journal)
 
-    def _sweep_machines(self, deadline: Deadline) -> Swept[Found]:
+    def _sweep_machines(self, deadline: Deadline) -> SweepResult[FoundMachine]:
         return self._sweeper().sweep(deadline)
 
     # -- one boot -----------------------------------------------------------------------------------------------------
 
-    def _label(self, request: BootRequest) -> Label:
+    def _label(self, request: BootRequest) -> OwnerLabel:
         lifetime, hold = request.timeout + self._limits.max_lifetime + MARGIN, int(request.timeout + HOLD_FOR)
         expires, me, boot = int(time.time() + lifetime), Owner.me(), os.urandom(16).hex()
-        return Label(boot, request.parent.pool, me, expires, int(lifetime), me.app, hold)
+        return OwnerLabel(boot, request.parent.pool, me, expires, int(lifetime), me.app, hold)
 
-    def _journaled(self, name: str, label: Label) -> FlyEntry:
+    def _journaled(self, name: str, label: OwnerLabel) -> FlyEntry:
         """Write the boot into the journal, before Fly gets the create request."""
         access, now = self.api.access, time.time()
-        region, guest = ",".join(self._regions), self.blueprint.guest.encode()
+        region, guest = ",".join(self._regions), self.template.guest.encode()
         entry = FlyEntry(name, access.app, access.host, label, now, float(label.expires), None, region, guest)
         self._records.begin(entry)
         return entry
 
-    def _node(self, machine: FlyMachine, entry: FlyEntry, request: BootRequest, creation: Creation) -> Node:
+    def _node(self, machine: FlyMachine, entry: FlyEntry, request: BootRequest, creation: MachineCreation) -> Node:
         from dragonfly_executor.backends.fly.node import FlyNode
 
         known = entry._replace(machine_id=machine.id or None, region=machine.region or entry.region)
@@ -299,7 +299,7 @@ class FlyBackend(Backend):
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node
 
-    def _undo(self, creation: Creation, entry: FlyEntry, given_up: CancelToken | None) -> None:
+    def _undo(self, creation: MachineCreation, entry: FlyEntry, given_up: CancelToken | None) -> None:
         """Clean up after a failed boot: destroy the machine that it may have created, or mark its entry abandoned."""
         if not creation.outcome_unknown:
             self._records.forget(entry)
@@ -317,7 +317,7 @@ class FlyBackend(Backend):
         logger.warning("the boot failed, but Fly may have created machine %s: %s. %s", entry.name, why, then)
 
 
-def _blueprint(
+def _template(
     place: Placement,
     guest: Guest,
     limits: RunnerLimits,
@@ -325,11 +325,11 @@ def _blueprint(
     python: str | None,
     skip_secrets: bool,
     keep_token: bool,
-) -> Blueprint:
+) -> MachineTemplate:
     """Return the settings that all machines of a backend share."""
     interpreter = python or (sys.executable if place.own_image else "python3")
     keeps = keep_token or sections.have_token
-    return Blueprint(
+    return MachineTemplate(
         image=place.image,
         guest=guest,
         command=runner_command(interpreter, portable_options(), limits, keep_token=keeps),
@@ -343,7 +343,7 @@ def _blueprint(
     )
 
 
-def _api(access: Access) -> MachinesAPI:
+def _api(access: APIAccess) -> MachinesAPI:
     try:
         from dragonfly_executor.backends.fly.client import MachinesAPI
     except ImportError as error:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.prices import Prices
-from dragonfly_executor.backends.fly.sweep import Found, Sweeper
-from dragonfly_executor.backends.found_node import FoundNode, Swept
-from dragonfly_executor.backends.label import Label
+from dragonfly_executor.backends.fly.sweep import FoundMachine, Sweeper
+from dragonfly_executor.backends.found_node import FoundNode, SweepResult
+from dragonfly_executor.backends.label import OwnerLabel
 
 
 def found_nodes(sweeper: Sweeper, deadline: Deadline, prices: Prices) -> Sequence[FoundNode]:
@@ -22,9 +22,9 @@ def found_nodes(sweeper: Sweeper, deadline: Deadline, prices: Prices) -> Sequenc
     return [_found_node(one, sweeper.now(), prices) for one in sweeper.look(deadline)]
 
 
-def destroy_nodes(sweeper: Sweeper, nodes: Iterable[FoundNode], deadline: Deadline, prices: Prices) -> Swept[FoundNode]:
+def destroy_nodes(sweeper: Sweeper, nodes: Iterable[FoundNode], deadline: Deadline, prices: Prices) -> SweepResult[FoundNode]:
     """Destroy these machines, even if their owners are alive."""
-    swept: Swept[FoundNode] = Swept([], [])
+    swept: SweepResult[FoundNode] = SweepResult([], [])
     for node in nodes:
         if not node.exists or node.node_id is None:
             continue
@@ -43,15 +43,15 @@ def destroy_nodes(sweeper: Sweeper, nodes: Iterable[FoundNode], deadline: Deadli
     return swept
 
 
-def found_nodes_of(swept: Swept[Found], now: float, prices: Prices) -> Swept[FoundNode]:
+def found_nodes_of(swept: SweepResult[FoundMachine], now: float, prices: Prices) -> SweepResult[FoundNode]:
     """Return the result of a sweep in the records that all backends share."""
     destroyed = [_found_node(one, now, prices) for one in swept.destroyed]
-    return Swept(destroyed, [(_found_node(one, now, prices), why) for one, why in swept.left])
+    return SweepResult(destroyed, [(_found_node(one, now, prices), why) for one, why in swept.left])
 
 
-def _found_node(one: Found, now: float, prices: Prices) -> FoundNode:
+def _found_node(one: FoundMachine, now: float, prices: Prices) -> FoundNode:
     machine, entry = one.machine, one.entry
-    label = Label.decode(machine.metadata) if machine is not None else None
+    label = OwnerLabel.decode(machine.metadata) if machine is not None else None
     label = label or (entry.label if entry is not None else None)
     region = (machine.region if machine is not None else "") or (entry.region if entry is not None else "")
     guest = (machine.guest if machine is not None else {}) or (entry.guest if entry is not None else {})

@@ -17,7 +17,7 @@ from dragonfly_executor.backends.journal import (
     encode_label,
     explain_no_journal,
 )
-from dragonfly_executor.backends.label import Label
+from dragonfly_executor.backends.label import OwnerLabel
 
 MACHINE_ID = re.compile(r"[A-Za-z0-9_-]{1,63}")
 
@@ -39,7 +39,7 @@ class FlyEntry(NamedTuple):
     name: str
     app: str
     host: str
-    label: Label | None
+    label: OwnerLabel | None
     began: float
     expires: float
     machine_id: str | None = None

@@ -18,8 +18,8 @@ from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.journal import FlyEntry, FlyJournal
 from dragonfly_executor.backends.fly.machines import GONE, STILL_EXISTS, FlyMachine
-from dragonfly_executor.backends.found_node import Swept
-from dragonfly_executor.backends.label import Label
+from dragonfly_executor.backends.found_node import SweepResult
+from dragonfly_executor.backends.label import OwnerLabel
 from dragonfly_executor.backends.orphans import ABANDONED, NO_LABEL, describe, earlier_clock, judge
 from dragonfly_executor.backends.owner import Liveness, Owner
 
@@ -32,7 +32,7 @@ SHOWN = 60.0
 """Seconds after which a machine that Fly does not know counts as gone. A newer one may not be visible everywhere."""
 
 
-class Found(NamedTuple):
+class FoundMachine(NamedTuple):
     """A machine that belongs to a pool, or may do so.
 
     Attributes:
@@ -71,7 +71,7 @@ class Sweeper:
         """Return seconds since the epoch by Fly's clock, or by this machine's clock until Fly has answered once."""
         return self._api.now()
 
-    def look(self, deadline: Deadline) -> list[Found]:
+    def look(self, deadline: Deadline) -> list[FoundMachine]:
         """Return all machines of this app that pools have made, of any owner.
 
         Raises:
@@ -89,7 +89,7 @@ class Sweeper:
                     # A machine that is not listed may still exist.
                     machine, trouble = self._ask(entry.machine_id, asking)
                     if trouble:
-                        found.append(Found(None, entry, Liveness.UNKNOWN, trouble))
+                        found.append(FoundMachine(None, entry, Liveness.UNKNOWN, trouble))
                         continue
                     if self._is_over(entry, machine):
                         self._forget(entry)
@@ -102,10 +102,10 @@ class Sweeper:
                     self._forget(entry)
                     continue
                 found.append(judged)
-            ours = [machine for machine in listed.values() if Label.decode(machine.metadata) is not None]
+            ours = [machine for machine in listed.values() if OwnerLabel.decode(machine.metadata) is not None]
             return [*found, *(self._judge(machine, None, now, asking) for machine in ours)]
 
-    def sweep(self, deadline: Deadline, found: Iterable[Found] | None = None) -> Swept[Found]:
+    def sweep(self, deadline: Deadline, found: Iterable[FoundMachine] | None = None) -> SweepResult[FoundMachine]:
         """Destroy orphaned machines.
 
         Args:
@@ -119,28 +119,28 @@ class Sweeper:
             left_behind = self.look(deadline) if found is None else found
             return self.destroy([one for one in left_behind if one.liveness is Liveness.GONE], deadline)
 
-    def find(self, machine_id: str, deadline: Deadline) -> Found | None:
+    def find(self, machine_id: str, deadline: Deadline) -> FoundMachine | None:
         """Look a machine up by its id, even if Fly does not list it. None if it does not exist or is no pool's machine.
 
         Raises:
             FlyAPIError: Fly gave no usable response in time.
         """
         machine = self._api.get(machine_id, deadline)
-        if machine is None or machine.state in GONE or Label.decode(machine.metadata) is None:
+        if machine is None or machine.state in GONE or OwnerLabel.decode(machine.metadata) is None:
             return None
         entry = next((entry for entry in self._entries() if entry.name == machine.name), None)
         return self._judge(machine, entry, self._now(), deadline)
 
-    def destroy(self, found: Iterable[Found], deadline: Deadline) -> Swept[Found]:
+    def destroy(self, found: Iterable[FoundMachine], deadline: Deadline) -> SweepResult[FoundMachine]:
         """Destroy these machines, even if their owners are alive. A machine that only the journal knows is skipped."""
-        swept: Swept[Found] = Swept([], [])
+        swept: SweepResult[FoundMachine] = SweepResult([], [])
         with self._api:
             for one in found:
                 if one.machine is not None:
                     self._destroy(one, one.machine, deadline, swept)
         return swept
 
-    def _destroy(self, one: Found, machine: FlyMachine, deadline: Deadline, swept: Swept[Found]) -> None:
+    def _destroy(self, one: FoundMachine, machine: FlyMachine, deadline: Deadline, swept: SweepResult[FoundMachine]) -> None:
         if deadline.is_over:
             swept.left.append((one, "there was no time left"))
             return
@@ -193,25 +193,25 @@ class Sweeper:
 
     # -- the owner ----------------------------------------------------------------------------------------------------
 
-    def _judge(self, machine: FlyMachine | None, entry: FlyEntry | None, now: float, deadline: Deadline) -> Found:
-        label = Label.decode(machine.metadata) if machine is not None else None
+    def _judge(self, machine: FlyMachine | None, entry: FlyEntry | None, now: float, deadline: Deadline) -> FoundMachine:
+        label = OwnerLabel.decode(machine.metadata) if machine is not None else None
         if entry is not None:
             if entry.label is not None and label is not None and label.boot != entry.label.boot:
                 # A machine has this name, but it is not the one in the journal.
                 entry = None
             elif entry.abandoned:
-                return Found(machine, entry, *ABANDONED)
+                return FoundMachine(machine, entry, *ABANDONED)
         written = label or (entry.label if entry is not None else None)
         if written is None:
-            return Found(machine, entry, *NO_LABEL)
+            return FoundMachine(machine, entry, *NO_LABEL)
         created = None if machine is None else machine.created
         verdict = judge(written, self._me, now, created, is_here=entry is not None and entry.label is not None)
         parent = written.owner.fly_machine
         if verdict.liveness is not Liveness.UNKNOWN or parent is None:
-            return Found(machine, entry, *verdict)
+            return FoundMachine(machine, entry, *verdict)
         is_new = created is None or now - created < SHOWN
         liveness = self._parent_on_fly(parent, written.app, deadline, is_new=is_new)
-        return Found(machine, entry, liveness, describe(written, liveness))
+        return FoundMachine(machine, entry, liveness, describe(written, liveness))
 
     def _parent_on_fly(self, machine_id: str, app: str, deadline: Deadline, *, is_new: bool) -> Liveness:
         """Return whether the parent's own Fly machine still runs.

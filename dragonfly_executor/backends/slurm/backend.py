@@ -31,7 +31,7 @@ from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
-    from dragonfly_executor.backends.found_node import FoundNode, Swept
+    from dragonfly_executor.backends.found_node import FoundNode, SweepResult
     from dragonfly_executor.util.validation import Seconds
 
 logger = logging.getLogger("dragonfly_executor")
@@ -194,7 +194,7 @@ class SlurmBackend(Backend):
         """See `Backend.list_nodes`."""
         return self._leftovers.find(Deadline(SWEEP_TIMEOUT))
 
-    def destroy_nodes(self, nodes: Iterable[FoundNode]) -> Swept[FoundNode]:
+    def destroy_nodes(self, nodes: Iterable[FoundNode]) -> SweepResult[FoundNode]:
         """See `Backend.destroy_nodes`."""
         return self._leftovers.destroy(nodes, Deadline(SWEEP_TIMEOUT))
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.found_node import FoundNode, Swept
+from dragonfly_executor.backends.found_node import FoundNode, SweepResult
 from dragonfly_executor.backends.journal import Journal, JournalEntry
-from dragonfly_executor.backends.label import Label
+from dragonfly_executor.backends.label import OwnerLabel
 from dragonfly_executor.backends.leftovers import Leftovers, ListedNode
 from dragonfly_executor.backends.owner import Owner
 from dragonfly_executor.backends.slurm.commands import SlurmCommands
@@ -46,7 +46,7 @@ class SlurmLeftovers:
     def entry(self, name: str, request: BootRequest) -> JournalEntry:
         """Return the journal entry for a job that is about to be submitted."""
         now = time.time()
-        label = Label(os.urandom(16).hex(), request.parent.pool, Owner.me(), int(now + NEVER), int(NEVER))
+        label = OwnerLabel(os.urandom(16).hex(), request.parent.pool, Owner.me(), int(now + NEVER), int(NEVER))
         return JournalEntry(name, self._place, label, now, now + DAY)
 
     def find(self, deadline: Deadline) -> list[FoundNode]:
@@ -64,7 +64,7 @@ class SlurmLeftovers:
 
         return self._found.find(listed, look_up)
 
-    def destroy(self, nodes: Iterable[FoundNode], deadline: Deadline) -> Swept[FoundNode]:
+    def destroy(self, nodes: Iterable[FoundNode], deadline: Deadline) -> SweepResult[FoundNode]:
         """Cancel these jobs, and wait for their ends."""
 
         def cancel(job_id: str) -> str:
@@ -74,7 +74,7 @@ class SlurmLeftovers:
 
         return self._found.destroy(nodes, cancel)
 
-    def sweep(self, deadline: Deadline) -> Swept[FoundNode]:
+    def sweep(self, deadline: Deadline) -> SweepResult[FoundNode]:
         """Cancel the jobs of pools that are gone.
 
         Raises:
@@ -83,12 +83,12 @@ class SlurmLeftovers:
         return self.destroy([node for node in self.find(deadline) if node.is_orphan], deadline)
 
 
-def comment_of(label: Label) -> str:
+def comment_of(label: OwnerLabel) -> str:
     """Return the comment of a job. It holds no ``|``, which separates the fields of ``squeue``."""
     return MARK + json.dumps(label.encode(), separators=(",", ":")).replace("|", "\\u007c")
 
 
-def label_of(comment: str) -> Label | None:
+def label_of(comment: str) -> OwnerLabel | None:
     """Return the label in a job's comment; None if there is none."""
     try:
         said: Any = json.loads(comment.removeprefix(MARK)) if comment.startswith(MARK) else None
@@ -96,7 +96,7 @@ def label_of(comment: str) -> Label | None:
         return None
     if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
         return None
-    return Label.decode(said)
+    return OwnerLabel.decode(said)
 
 
 def is_job_of_pool(job: Job) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dragonfly_executor.backends.found_node import FoundNode
 from dragonfly_executor.backends.journal import KEPT, Journal, JournalEntry
-from dragonfly_executor.backends.label import Label
+from dragonfly_executor.backends.label import OwnerLabel
 from dragonfly_executor.backends.leftovers import VISIBLE_AFTER, Leftovers, ListedNode
 from dragonfly_executor.backends.orphans import RENEWAL_SLACK, judge
 from dragonfly_executor.backends.owner import Liveness, Owner
@@ -24,8 +24,8 @@ ELSEWHERE = ME._replace(host="elsewhere")
 OWNERS = {Liveness.ALIVE: ME, Liveness.GONE: GONE, Liveness.UNKNOWN: ELSEWHERE}
 
 
-def label(owner: Owner = GONE, *, expires: float = 3600.0, boot: str = "b") -> Label:
-    return Label(boot, "pool", owner, int(time.time() + expires))
+def label(owner: Owner = GONE, *, expires: float = 3600.0, boot: str = "b") -> OwnerLabel:
+    return OwnerLabel(boot, "pool", owner, int(time.time() + expires))
 
 
 def entry(name: str = "n1", owner: Owner = GONE, *, node_id: str | None = "i-1", age: float = 3600.0) -> JournalEntry:
@@ -33,7 +33,7 @@ def entry(name: str = "n1", owner: Owner = GONE, *, node_id: str | None = "i-1",
     return JournalEntry(name, "here", label(owner), began, began + 2 * 3600.0, node_id)
 
 
-def listed(name: str = "n1", found: Label | None = None, node_id: str = "i-1") -> ListedNode:
+def listed(name: str = "n1", found: OwnerLabel | None = None, node_id: str = "i-1") -> ListedNode:
     return ListedNode(name, node_id, "running", found, time.time() - 10.0, "place", 0.5)
 
 
