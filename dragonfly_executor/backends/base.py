@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
     from dragonfly_executor.errors import BootError
     from dragonfly_executor.sync import Sync
-    from dragonfly_executor.transport.call_start_table import StartTable
+    from dragonfly_executor.transport.call_start_table import CallStartTable
     from dragonfly_executor.transport.loop import Loop
 
 logger = logging.getLogger("dragonfly_executor")
@@ -169,7 +169,7 @@ class Node:
     slots: int | None = None
     price: float | None = None
     sessions: Collection[int] = ()
-    starts: StartTable | None = None
+    starts: CallStartTable | None = None
     is_silent: bool = False
     facts: Mapping[str, str] = MappingProxyType({})
     renew_every: float | None = None
@@ -247,6 +247,13 @@ class Backend:
         """Return the number of slots per runner if the user gives none. None means the runner's CPU count."""
         return None
 
+    def default_placement(self) -> str:
+        """Return the pool's `placement` if the user gives none: "spread", or "pack" if a runner has a price.
+
+        A backend whose runners are scarce for another reason, such as a queue, overrides it.
+        """
+        return "spread" if self.price() is None else "pack"
+
     def price(self) -> float | None:
         """Return the estimated US dollars per second of a runner; None if unknown. Must not block."""
         return None
@@ -278,8 +285,8 @@ class Backend:
         """Return all nodes that pools of any process have booted on this platform, each with its owner. Blocks.
 
         A backend whose nodes may outlive their pool, or cost money after it, implements this method and
-        `destroy_nodes`. It writes the owner on each node (`backends.label.OwnerLabel`), and journals a boot before it asks
-        for the node (`backends.journal.Journal`). `backends.leftovers.Leftovers` then finds the nodes.
+        `destroy_nodes`. It labels each node with its owner (`backends.label.OwnerLabel`), and journals a boot before it
+        asks for the node (`backends.journal.Journal`). `backends.leftovers.Leftovers` then finds the nodes.
 
         Raises:
             DragonflyError: the platform cannot list its nodes.

@@ -18,9 +18,9 @@ from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
 from dragonfly_executor.backends.fly.journal import FlyEntry, open_fly_journal
 from dragonfly_executor.backends.fly.machine_config import (
     STOP_SLACK,
-    MachineTemplate,
     ConfigSections,
     Guest,
+    MachineTemplate,
     RunnerLimits,
     check_stop_grace,
     merge,
@@ -185,6 +185,10 @@ class FlyBackend(Backend):
     def listen_address(self) -> tuple[str, int]:
         """Return the private address and port: the listener must not be reachable from the internet."""
         return self._address.bound, self._address.port
+
+    def default_placement(self) -> str:
+        """See `Backend.default_placement`. Each machine costs money, even if its price is unknown here."""
+        return "pack"
 
     def price(self) -> float | None:
         """Return the estimated US dollars per second of a machine in the most expensive of the regions."""

@@ -22,7 +22,9 @@ def found_nodes(sweeper: Sweeper, deadline: Deadline, prices: Prices) -> Sequenc
     return [_found_node(one, sweeper.now(), prices) for one in sweeper.look(deadline)]
 
 
-def destroy_nodes(sweeper: Sweeper, nodes: Iterable[FoundNode], deadline: Deadline, prices: Prices) -> SweepResult[FoundNode]:
+def destroy_nodes(
+    sweeper: Sweeper, nodes: Iterable[FoundNode], deadline: Deadline, prices: Prices
+) -> SweepResult[FoundNode]:
     """Destroy these machines, even if their owners are alive."""
     swept: SweepResult[FoundNode] = SweepResult([], [])
     for node in nodes:

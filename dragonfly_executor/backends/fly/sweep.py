@@ -140,7 +140,9 @@ class Sweeper:
                     self._destroy(one, one.machine, deadline, swept)
         return swept
 
-    def _destroy(self, one: FoundMachine, machine: FlyMachine, deadline: Deadline, swept: SweepResult[FoundMachine]) -> None:
+    def _destroy(
+        self, one: FoundMachine, machine: FlyMachine, deadline: Deadline, swept: SweepResult[FoundMachine]
+    ) -> None:
         if deadline.is_over:
             swept.left.append((one, "there was no time left"))
             return
@@ -193,7 +195,9 @@ class Sweeper:
 
     # -- the owner ----------------------------------------------------------------------------------------------------
 
-    def _judge(self, machine: FlyMachine | None, entry: FlyEntry | None, now: float, deadline: Deadline) -> FoundMachine:
+    def _judge(
+        self, machine: FlyMachine | None, entry: FlyEntry | None, now: float, deadline: Deadline
+    ) -> FoundMachine:
         label = OwnerLabel.decode(machine.metadata) if machine is not None else None
         if entry is not None:
             if entry.label is not None and label is not None and label.boot != entry.label.boot:

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from dragonfly_executor.backends.fly.journal import FlyEntry, FlyJournal
 from dragonfly_executor.backends.journal import KEPT, STALE, default_folder
-from dragonfly_executor.backends.label import BOOT, EXPIRES, KIND, OWNER, Label
+from dragonfly_executor.backends.label import BOOT, EXPIRES, KIND, OWNER, OwnerLabel
 from dragonfly_executor.backends.owner import FIRST_SPACE, Liveness, Owner
 from tests.support.helpers import watching
 
 ME = Owner.me()
-LABEL = Label("b" * 32, "pool", ME, 2_000_000_000)
+LABEL = OwnerLabel("b" * 32, "pool", ME, 2_000_000_000)
 
 
 def entry(name: str = "dragonfly-pool-1", **other: Any) -> FlyEntry:
@@ -150,11 +150,11 @@ WRITER = """
 import sys
 from pathlib import Path
 from dragonfly_executor.backends.fly.journal import FlyJournal, FlyEntry
-from dragonfly_executor.backends.label import Label
+from dragonfly_executor.backends.label import OwnerLabel
 from dragonfly_executor.backends.owner import Owner
 
 journal = FlyJournal(sys.argv[1])
-label = Label("b", "pool", Owner.me(), 2_000_000_000)
+label = OwnerLabel("b", "pool", Owner.me(), 2_000_000_000)
 print(label.owner.encode(), flush=True)
 number = 0
 while True:
@@ -259,8 +259,8 @@ def test_a_machine_of_fly_is_known_by_its_number(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_label_is_read_as_it_was_written() -> None:
-    assert Label.decode(LABEL.encode()) == LABEL
-    assert Label.decode({**LABEL.encode(), "other": "x"}) == LABEL
+    assert OwnerLabel.decode(LABEL.encode()) == LABEL
+    assert OwnerLabel.decode({**LABEL.encode(), "other": "x"}) == LABEL
 
 
 @pytest.mark.parametrize(
@@ -268,14 +268,14 @@ def test_a_label_is_read_as_it_was_written() -> None:
     [{KIND: "other"}, {BOOT: ""}, {OWNER: "[]"}, {OWNER: "x"}, {EXPIRES: "soon"}, {EXPIRES: "9" * 20}, {EXPIRES: "-1"}],
 )
 def test_what_is_not_ours_has_no_label(change: dict[str, str]) -> None:
-    assert Label.decode({**LABEL.encode(), **change}) is None
-    assert Label.decode(None) is None
-    assert Label.decode({}) is None
+    assert OwnerLabel.decode({**LABEL.encode(), **change}) is None
+    assert OwnerLabel.decode(None) is None
+    assert OwnerLabel.decode({}) is None
 
 
 @given(st.dictionaries(st.sampled_from([KIND, BOOT, OWNER, EXPIRES]), st.text(max_size=30)))
 def test_any_metadata_is_read(metadata: dict[str, str]) -> None:
-    Label.decode({KIND: "runner", BOOT: "x", EXPIRES: "1", **metadata})
+    OwnerLabel.decode({KIND: "runner", BOOT: "x", EXPIRES: "1", **metadata})
 
 
 def test_an_entry_that_cannot_be_read_hides_no_other(journal: FlyJournal) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dragonfly_executor.backends.label import Label
+from dragonfly_executor.backends.label import OwnerLabel
 from dragonfly_executor.backends.owner import FIRST_SPACE, Liveness, Owner
 from tests.backends.fly.asking import ASLEEP, Asker
 from tests.backends.fly.boots import nothing_is_left
@@ -177,7 +177,7 @@ def test_a_machine_of_a_number_that_was_given_out_again_is_swept(
     with subprocess.Popen([sys.executable, "-c", ASLEEP]) as process:
         try:
             owner = Owner.me()._replace(pid=process.pid, started=1)
-            machine = asker.created("runner-a", ASLEEP, metadata=Label("b", "p", owner, 2_000_000_000).encode())
+            machine = asker.created("runner-a", ASLEEP, metadata=OwnerLabel("b", "p", owner, 2_000_000_000).encode())
             assert [one.name for one in make_backend().sweep().destroyed] == ["runner-a"]
             assert machine.state == "destroyed"
         finally:
