@@ -10,7 +10,7 @@ from dragonfly_executor.util.validation import whole
 if TYPE_CHECKING:
     from typing import Final
 
-UNITS: Final = {
+UNITS: Final[dict[str, int]] = {
     "": 1,
     "B": 1,
     **{f"{letter}B": 1000**power for power, letter in enumerate("kMGTP", 1)},
