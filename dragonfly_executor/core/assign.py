@@ -8,7 +8,7 @@ from dragonfly_executor.core.actions import Send
 from dragonfly_executor.core.call_queue import CallQueue
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call
 from dragonfly_executor.core.placement import CallPlacement
-from dragonfly_executor.core.runner import Runner, RunnerState
+from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.state import PoolState
 
 
@@ -121,21 +121,12 @@ def send_by_key(pool: PoolState, queue: CallQueue, placement: CallPlacement, sen
         if picked is None:
             return 0
         runner = picked[0]
-        calls = [queue.take_preferred(lambda each: is_at_home(pool, each, runner), pool.runner_table.slots)]
+        calls = [queue.take_for(runner.id, homes.homes, placement.members, pool.runner_table.slots)]
     if key := calls[0].limits.key:
         homes.put(key, runner.id)
     queue.has_keys = queue.queued > 0
     send_calls(pool, runner, calls, sends)
     return 1
-
-
-def is_at_home(pool: PoolState, call: Call, runner: Runner) -> bool:
-    """Return whether the runner is the home of the call's key, or the call has no home."""
-    home = pool.homes.get(call.limits.key)
-    if home == runner.id:
-        return True
-    other = pool.runner_table.runners.get(home)
-    return other is None or other.state is not RunnerState.UP or other.retiring
 
 
 def send_calls(pool: PoolState, runner: Runner, calls: list[Call], sends: dict[int, Send]) -> None:

@@ -7,7 +7,7 @@ removed once they outnumber the valid ones.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
@@ -109,21 +109,25 @@ class CallQueue(QueueCounts):
                 taken.append(call)
         return taken
 
-    def take_preferred(self, is_preferred: Callable[[Call], bool], at_most: int) -> Call:
-        """Remove and return the first preferred call among the next `LOOKAHEAD` calls, or else the next call.
+    def take_for(self, runner_id: int, homes: Mapping[int, int], members: Container[int], at_most: int) -> Call:
+        """Remove and return the call that a runner with room takes, and that the caller places there.
 
-        The caller places it. At least one call must be queued.
+        That is the first of the next `LOOKAHEAD` calls whose key is at home on the runner, or nowhere, or that has no
+        key. If there is none, it is the next call. At least one call must be queued.
 
         Args:
-            is_preferred: tells whether the caller prefers a call to those before it. It is asked about calls of
-                priority 0 that were not sent before.
+            runner_id: the runner.
+            homes: by key, the runner to which a call with this key was sent last.
+            members: the runners that calls of this queue may go to. Any other runner is no home.
             at_most: how many calls in a row may be taken before the next call.
         """
         self.first()
+        # Only calls of priority 0 that were not sent before are looked at.
         if not self._early and self.overtaken < at_most:
-            fresh = self._fresh
+            fresh, home_of = self._fresh, homes.get
             for index, call in enumerate(islice(fresh, LOOKAHEAD)):
-                if call.state is QUEUED and is_preferred(call):
+                home = home_of(call.limits.key, 0)
+                if (home == runner_id or home not in members) and call.state is QUEUED:
                     if not index:
                         break
                     del fresh[index]

@@ -17,20 +17,23 @@ class KeyHomes:
     """By key, its home: the place to which a call with this key was sent last.
 
     The place of the core's pool is a runner, that of a runner is a slot. A place may be gone: the caller looks.
+
+    Attributes:
+        homes: by key, its home; the key that was used longest ago comes first.
     """
 
-    __slots__ = ("_homes",)
+    __slots__ = ("homes",)
 
     def __init__(self) -> None:
-        self._homes: OrderedDict[int, int] = OrderedDict()
+        self.homes: OrderedDict[int, int] = OrderedDict()
 
     def get(self, key: int) -> int:
         """Return the home of a key; 0, which is no place, if it has none."""
-        return self._homes.get(key, 0)
+        return self.homes.get(key, 0)
 
     def put(self, key: int, place: int) -> None:
         """Set the home of a key."""
-        homes = self._homes
+        homes = self.homes
         if key in homes:
             homes.move_to_end(key)
         elif len(homes) >= MAX_KEYS:
