@@ -55,6 +55,7 @@ class CallLimits(Record):
 
     Attributes:
         kind: the key of the requirements; empty if there are none.
+        concern_runner: True if the runner enforces one of the limits, or places the call by its key.
         has_place: True if the call has a priority or a key, so that it is not simply the last in the queue.
     """
 
@@ -68,7 +69,7 @@ class CallLimits(Record):
         "priority",
         "key",
     )
-    __slots__ = (*__match_args__, "has_place", "kind")
+    __slots__ = (*__match_args__, "concern_runner", "has_place", "kind")
 
     def __init__(
         self,
@@ -90,6 +91,8 @@ class CallLimits(Record):
         self.kind = DEFAULT_KIND if requirements is None else requirements.key
         self.priority = priority
         self.key = key
+        has_memory = requirements is not None and requirements.memory > 0
+        self.concern_runner = timeout is not None or run_timeout is not None or key != 0 or has_memory
         self.has_place = priority != 0 or key != 0
 
 

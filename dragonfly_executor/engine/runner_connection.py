@@ -146,7 +146,7 @@ class RunnerLink:
             self._frame_handler.unwritten[call.id, call.attempt] = link.next_place
         number = 0 if starts is None else starts.assign((call.id, call.attempt))
         if isinstance(payload, bytes):
-            if limits.timeout is None and limits.run_timeout is None:
+            if not limits.concern_runner:
                 link.queue(HEADER.pack(CALL, 0, call.attempt, number, call.id, len(payload)) + payload)
                 return
         else:

@@ -40,9 +40,9 @@ MAX_INLINE = 64 * 1024
 CHUNK_SIZE = 256 * 1024
 MAX_FRAME = 1024 * 1024
 MAX_DETAIL = 2**32 - 1
-CALL_OPTIONS = struct.Struct("!ddQ")
+CALL_OPTIONS = struct.Struct("!ddQQ")
 """Prefix of a call's payload with `Flag.OPTIONS`: seconds left of its timeout, seconds it may run (both inf for no
-limit), and the number of its key (0 for no key).
+limit), the number of its key (0 for no key), and the bytes of memory that it requires (0 for no limit).
 """
 TOTAL = struct.Struct("!Q")
 """Suffix of a head's payload with `Flag.LARGE`: the number of bytes in the chunks."""

@@ -311,7 +311,7 @@ def _read_flags(call: SlotCall, flags: int) -> None:
     """Read what the flags of a CALL say is in its payload."""
     packet = call.packet
     if flags & Flag.OPTIONS:
-        time_left, run_timeout, call.key = CALL_OPTIONS.unpack_from(packet, HEADER_SIZE)
+        time_left, run_timeout, call.key, _ = CALL_OPTIONS.unpack_from(packet, HEADER_SIZE)
         if time_left != NEVER or run_timeout != NEVER:
             call.limits = RunLimits(time_left, run_timeout)
     if flags & Flag.LARGE:

@@ -36,6 +36,7 @@ from dragonfly_executor.runner import process_tree, slot_identity, slot_shutdown
 from dragonfly_executor.runner import slot_progress as phases
 from dragonfly_executor.runner.agent_stream import AgentStream
 from dragonfly_executor.runner.code_changes import LoadedFiles
+from dragonfly_executor.runner.memory_limit import MemoryLimit
 from dragonfly_executor.serialization import SlotCodec, perform
 from dragonfly_executor.serialization.buffer_cache import BufferCache, read_table, segments, write_answer
 from dragonfly_executor.transport.sockets import Socket
@@ -203,11 +204,17 @@ class _Slot:
             return
         # Mark before any user code runs: an unmarked call has not started, and may be sent to another slot.
         self._progress.mark(number)
-        self._ref = (call_id, attempt) if flags & Flag.OPTIONS else None
+        self._ref, self._memory_limit = None, None
+        if flags & Flag.OPTIONS:
+            self._ref = call_id, attempt
+            memory = CALL_OPTIONS.unpack_from(packet, HEADER_SIZE)[3]
+            self._memory_limit = MemoryLimit(memory) if memory else None
         self._modules = len(sys.modules)
         if self._output is not None:
             self._output.begin_call(self._progress.log_level)
-        is_error, retryable, parts = perform(self._codec, data, self._begin)
+        is_error, retryable, parts = perform(self._codec, data, self._begin, self._failed)
+        if self._memory_limit is not None:
+            self._memory_limit.end()
         if os.getpid() != self._pid:
             # The call forked, and its child returned here. Only the original process may send the result.
             os._exit(0)
@@ -231,6 +238,13 @@ class _Slot:
             self._since = time.perf_counter()
         if self._ref is not None:
             self._progress.begin(*self._ref)
+        if self._memory_limit is not None:
+            self._memory_limit.begin()
+
+    def _failed(self, error: BaseException) -> None:
+        """Note that the call raised an exception, which is encoded next."""
+        if self._memory_limit is not None:
+            self._memory_limit.end(error)
 
     def _answer_idle_check(self, data: Buffer) -> None:
         try:

@@ -231,7 +231,10 @@ class SlotCodec:
 
 
 def perform(
-    codec: SlotCodec, data: Received, on_begin: Callable[[], None] | None = None
+    codec: SlotCodec,
+    data: Received,
+    on_begin: Callable[[], None] | None = None,
+    on_error: Callable[[BaseException], None] | None = None,
 ) -> tuple[bool, bool, list[Buffer]]:
     """Run the call in a payload.
 
@@ -239,6 +242,7 @@ def perform(
         codec: decodes the call and encodes its result.
         data: the payload.
         on_begin: called once the call is decoded, before its function runs.
+        on_error: called with the exception of a call that failed, before it is encoded.
 
     Returns:
         Whether the call failed, whether the caller wants its exception retried, and the payload to send back. Only
@@ -259,4 +263,6 @@ def perform(
             del fn, args, kwargs
         return False, False, codec.encode_result(value, first)
     except BaseException as exc:
+        if on_error is not None:
+            on_error(exc)
         return True, retryable, codec.encode_error(exc)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Hashable
 from pathlib import Path
 
 import pytest
@@ -40,18 +42,30 @@ def test_the_priority_of_a_map(make: Make, mailbox: Mailbox, gate: Gate, log: Pa
     assert names[-2:] == ["late", "late"]
 
 
-def slot_of(executor: DragonflyExecutor, key: object = None) -> int:
+def slot_of(executor: DragonflyExecutor, key: Hashable = None) -> int:
     """Return the process id of the slot that runs a call with this key."""
-    return executor.options(key=key).submit(payloads.pid).result(PATIENCE)  # type: ignore[arg-type]
+    return executor.options(key=key).submit(payloads.pid).result(PATIENCE)
 
 
 @pytest.mark.parametrize("keys", [["a", "b", "c"], [1, ("a", 2), frozenset({3})], [0, -1, 2**64]])
-def test_calls_with_a_key_run_in_one_slot_if_it_is_free(keys: list[object], make: Make) -> None:
+def test_calls_with_a_key_run_in_one_slot_if_it_is_free(
+    keys: list[Hashable], make: Make, mailbox: Mailbox, gate: Gate
+) -> None:
     ex = make(3)
-    meet_in_all(ex, 3)
-    homes = [slot_of(ex, key) for key in keys]
-    for _ in range(5):
-        assert [slot_of(ex, key) for key in keys] == homes
+    first = []
+    for key in keys:  # all at once, so that each gets a slot of its own
+        first.append(ex.options(key=key).submit(hold_and_return_pid, mailbox.path, gate.path))
+        mailbox.read()
+    gate.open(3)
+    homes = values(first)
+    assert len(set(homes)) == 3
+    for order in [(0, 1, 2), (2, 1, 0), (1, 1, 0)]:
+        assert [slot_of(ex, keys[i]) for i in order] == [homes[i] for i in order]
+
+
+def hold_and_return_pid(mailbox: str, gate: str) -> int:
+    payloads.hold(mailbox, gate)
+    return os.getpid()
 
 
 def meet_in_all(executor: DragonflyExecutor, slots: int) -> None:

@@ -137,7 +137,7 @@ class Stage:
 
 
 def call(number: int, time_left: float | None = None) -> Frame:
-    limits = b"" if time_left is None else CALL_OPTIONS.pack(time_left, float("inf"), 0)
+    limits = b"" if time_left is None else CALL_OPTIONS.pack(time_left, float("inf"), 0, 0)
     flags = 0 if time_left is None else Flag.OPTIONS
     (frame,) = Decoder().feed(encode(Kind.CALL, number, limits + b"x", attempt=1, flags=flags))
     return frame
@@ -145,7 +145,7 @@ def call(number: int, time_left: float | None = None) -> Frame:
 
 def test_a_key_alone_is_no_limit() -> None:
     stage = Stage(1)
-    payload = CALL_OPTIONS.pack(float("inf"), float("inf"), 7) + b"x"
+    payload = CALL_OPTIONS.pack(float("inf"), float("inf"), 7, 0) + b"x"
     stage.arrive(*Decoder().feed(encode(Kind.CALL, 1, payload, attempt=1, flags=Flag.OPTIONS)))
     (slot,) = stage.slots
     (received,) = slot.record.in_flight
@@ -330,7 +330,7 @@ def test_a_fork_that_fails_is_logged_once_and_tried_again(capfd: pytest.CaptureF
 
 def test_a_large_call_is_not_opened_before_all_of_it_is_here() -> None:
     stage = Stage(1)
-    payload = CALL_OPTIONS.pack(float("inf"), 0.01, 0) + TOTAL.pack(100)
+    payload = CALL_OPTIONS.pack(float("inf"), 0.01, 0, 0) + TOTAL.pack(100)
     (large,) = Decoder().feed(encode(Kind.CALL, 1, payload, attempt=1, flags=Flag.OPTIONS | Flag.LARGE))
     stage.arrive(large)
     (slot,) = stage.slots
