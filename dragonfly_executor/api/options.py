@@ -5,7 +5,7 @@ The option classes are in `engine.options`, because the engine reads them.
 
 from __future__ import annotations
 
-from dragonfly_executor.core.usage import Caps
+from dragonfly_executor.core.usage import UsageCaps
 from dragonfly_executor.engine.budget import Budget
 from dragonfly_executor.engine.option_checks import one_of
 from dragonfly_executor.engine.options import CallOptions, PoolOptions
@@ -91,21 +91,21 @@ def default_max(backend: Backend, max_runners: int | None) -> int:
     return backend.default_max
 
 
-def caps(budget: Budget | None, backend: Backend) -> Caps:
+def caps(budget: Budget | None, backend: Backend) -> UsageCaps:
     """Return the caps that the core enforces.
 
     Raises:
         ValueError: a cost was given that cannot be estimated, or the backend's price is out of range.
     """
     if budget is not None and budget.price is not None:
-        return Caps(machine_seconds=budget.machine_time, cost=budget.cost, price=budget.price)
+        return UsageCaps(machine_seconds=budget.machine_time, cost=budget.cost, price=budget.price)
     # With a price that is not a number, the use would never reach a cap.
     price, as_of = dollars(backend.price(), f"price() of the {backend.name} backend"), backend.prices_as_of()
     if budget is None:
-        return Caps(price=price, as_of=as_of)
+        return UsageCaps(price=price, as_of=as_of)
     if budget.cost is not None and price is None:
         raise ValueError(
             f"the budget has a cost=, but the {backend.name} backend does not know what a runner costs: give the "
             "budget a price= (US dollars per second of a runner), or limit its machine_time= instead"
         )
-    return Caps(machine_seconds=budget.machine_time, cost=budget.cost, price=price, as_of=as_of)
+    return UsageCaps(machine_seconds=budget.machine_time, cost=budget.cost, price=price, as_of=as_of)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.errors import BootError
     from dragonfly_executor.sync import Sync
-    from dragonfly_executor.transport.call_start_table import StartTable
+    from dragonfly_executor.transport.call_start_table import CallStartTable
     from dragonfly_executor.transport.loop import Loop
 
 logger = logging.getLogger("dragonfly_executor")
@@ -168,7 +168,7 @@ class Node:
     slots: int | None = None
     price: float | None = None
     sessions: Collection[int] = ()
-    starts: StartTable | None = None
+    starts: CallStartTable | None = None
     is_silent: bool = False
     facts: Mapping[str, str] = MappingProxyType({})
     renew_every: float | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.core.record import Record
-from dragonfly_executor.core.usage import Caps
+from dragonfly_executor.core.usage import UsageCaps
 
 
 class PoolLimits(Record):
@@ -50,7 +50,7 @@ class PoolLimits(Record):
         at_once: int = 1000,
         shutdown_grace: float = 30.0,
         packs: bool = False,
-        caps: Caps | None = None,
+        caps: UsageCaps | None = None,
     ) -> None:
         self.min = min
         self.max = max
@@ -65,4 +65,4 @@ class PoolLimits(Record):
         self.at_once = at_once
         self.shutdown_grace = shutdown_grace
         self.packs = packs
-        self.caps = caps or Caps()
+        self.caps = caps or UsageCaps()

@@ -7,7 +7,7 @@ from heapq import heapify, heappop, heappush
 
 from dragonfly_executor.core.call_queue import SLACK
 from dragonfly_executor.core.fullest_first import FullestFirst
-from dragonfly_executor.core.least_loaded import Lightest
+from dragonfly_executor.core.least_loaded import LeastLoaded
 from dragonfly_executor.core.runner import UP, Runner
 from dragonfly_executor.core.scaling import BackOff, prefetch
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ class RunnerGroup:
 
     __slots__ = (
         "_free", "_packed", "_single_use", "_spare", "back_off", "booting", "busy", "gate", "idle",
-        "idle_check_pending", "in_flight", "kind", "lightest", "most_slots", "runners", "slots", "up", "yielding",
+        "idle_check_pending", "in_flight", "kind", "least_loaded", "most_slots", "runners", "slots", "up", "yielding",
     )  # fmt: skip
 
     def __init__(self, kind: str, *, single_use: bool, packs: bool = False) -> None:
@@ -63,7 +63,7 @@ class RunnerGroup:
         self.yielding: dict[int, Runner] = {}
         self.back_off = BackOff()
         self.gate: int | None = None
-        self.lightest = Lightest()
+        self.least_loaded = LeastLoaded()
         # Heaps of (calls in flight, id): runners with a free slot, and runners with prefetch credit left. An entry
         # whose load is no longer the runner's is skipped.
         self._free: Room = []

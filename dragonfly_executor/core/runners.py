@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
-from dragonfly_executor.core.least_loaded import Lightest
+from dragonfly_executor.core.least_loaded import LeastLoaded
 from dragonfly_executor.core.runner import Runner, RunnerState
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import cost_after, cost_of_stuck
@@ -58,7 +58,7 @@ class RunnerTable:
         self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
         self._packs: Final = packs
-        self._lightest: Final = Lightest()
+        self._least_loaded: Final = LeastLoaded()
 
     def group_of(self, kind: str) -> RunnerGroup:
         """Return the group of a kind."""
@@ -194,10 +194,10 @@ class RunnerTable:
 
     def _changed(self, runner: Runner, group: RunnerGroup) -> None:
         self.rows[runner.id] = runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done
-        if self._lightest.is_kept:
-            self._lightest.changed(runner)
-        if group.lightest.is_kept:
-            group.lightest.changed(runner)
+        if self._least_loaded.is_kept:
+            self._least_loaded.changed(runner)
+        if group.least_loaded.is_kept:
+            group.least_loaded.changed(runner)
         group.list(runner)
 
     # -- measurements of a runner --------------------------------------------------------------------------------------
@@ -227,12 +227,12 @@ class RunnerTable:
         while len(self.retiring) > count:
             self._serve_again(self.retiring.popitem()[1])
         if len(self.retiring) < count:
-            for runner in self._lightest.take(count - len(self.retiring), self.runners):
+            for runner in self._least_loaded.take(count - len(self.retiring), self.runners):
                 self._retire(runner, self.retiring)
 
     def make_yield(self, group: RunnerGroup) -> None:
         """Have the least-loaded runner of a kind take no more calls, because another kind needs its room."""
-        for runner in group.lightest.take(1, group.runners):
+        for runner in group.least_loaded.take(1, group.runners):
             self._retire(runner, group.yielding)
 
     def end_yield(self, group: RunnerGroup) -> None:
