@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     try:
         calls = _calls(options.trace)
     except (TraceError, OSError) as error:
-        print(f"dragonfly: {error}", file=sys.stderr)
+        terminal.show(f"dragonfly: {error}", file=sys.stderr)
         return 1
     tries = _tries(calls, options)
     best = choose(tries, options.boot if options.wait is None else options.wait)
