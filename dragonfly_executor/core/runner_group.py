@@ -10,6 +10,7 @@ from dragonfly_executor.core.fullest_first import FullestFirst
 from dragonfly_executor.core.least_loaded import LeastLoaded
 from dragonfly_executor.core.runner import UP, Runner
 from dragonfly_executor.core.scaling import BackOff, prefetch
+from dragonfly_executor.core.thrifty import ThriftyScaling
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ class RunnerGroup:
         single_use: whether each runner takes one call and then goes.
         packs: whether a call goes to the runner with the most calls that has a free slot, so that others become idle.
 
+        thrifty: whether only runners boot that pay for themselves.
+
     Attributes:
+        thrifty: what is measured for that; None if any runner boots that calls wait for.
         runners: by id; stopping ones included.
         booting: runners that boot, oldest boot first.
         up: number of runners that are up.
@@ -42,12 +46,14 @@ class RunnerGroup:
 
     __slots__ = (
         "_free", "_packed", "_single_use", "_spare", "back_off", "booting", "busy", "gate", "idle",
-        "idle_check_pending", "in_flight", "kind", "least_loaded", "most_slots", "runners", "slots", "up", "yielding",
+        "idle_check_pending", "in_flight", "kind", "least_loaded", "most_slots", "runners", "slots",
+        "thrifty", "up", "yielding",
     )  # fmt: skip
 
-    def __init__(self, kind: str, *, single_use: bool, packs: bool = False) -> None:
+    def __init__(self, kind: str, *, single_use: bool, packs: bool = False, thrifty: bool = False) -> None:
         self.kind = kind
         self._single_use = single_use
+        self.thrifty = ThriftyScaling() if thrifty else None
         # If calls are packed, it has the runners with a free slot, and `_free` stays empty.
         self._packed = FullestFirst() if packs else None
         self.runners: dict[int, Runner] = {}

@@ -34,6 +34,7 @@ class RunnerTable:
         runners: by id.
         groups: by kind, its runners. The group of a kind stays once it was there.
         booting: runners that boot, oldest boot first.
+        now: monotonic seconds of the current event.
         up: number of runners that are up.
         slots, busy, in_flight: sums over runners that are up: slots, slots with a call, calls.
         idle: number of runners without a call that are not being asked whether they may go.
@@ -42,12 +43,13 @@ class RunnerTable:
         rows: the row of each runner, by id. A copy takes microseconds, even with thousands of runners.
     """
 
-    def __init__(self, *, single_use: bool, packs: bool = False) -> None:
+    def __init__(self, *, single_use: bool, packs: bool = False, thrifty: bool = False) -> None:
         self.runners: dict[int, Runner] = {}
-        self.default = RunnerGroup(DEFAULT_KIND, single_use=single_use, packs=packs)
+        self.default = RunnerGroup(DEFAULT_KIND, single_use=single_use, packs=packs, thrifty=thrifty)
         self.groups = {DEFAULT_KIND: self.default}
         # An ordered dict, because the last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
+        self.now = 0.0
         self.up = 0
         self.slots = 0
         self.busy = 0
@@ -58,13 +60,16 @@ class RunnerTable:
         self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
         self._packs: Final = packs
+        self._thrifty: Final = thrifty
         self._least_loaded: Final = LeastLoaded()
 
     def group_of(self, kind: str) -> RunnerGroup:
         """Return the group of a kind."""
         group = self.groups.get(kind)
         if group is None:
-            group = self.groups[kind] = RunnerGroup(kind, single_use=self._single_use, packs=self._packs)
+            group = self.groups[kind] = RunnerGroup(
+                kind, single_use=self._single_use, packs=self._packs, thrifty=self._thrifty
+            )
         return group
 
     def next_boot(self) -> float | None:
@@ -80,6 +85,18 @@ class RunnerTable:
         group.runners[runner_id] = group.booting[runner_id] = runner
         self.note(runner)
 
+    def boot_began(self, runner: Runner, now: float) -> None:
+        """Record that the node of a runner is requested."""
+        thrifty = self.groups[runner.kind].thrifty
+        if thrifty is not None and runner.state is RunnerState.BOOTING:
+            thrifty.boot_began(runner.id, now)
+
+    def boot_queued(self, runner: Runner) -> None:
+        """Record that a booting runner has no node yet after all."""
+        thrifty = self.groups[runner.kind].thrifty
+        if thrifty is not None:
+            thrifty.boot_ended(runner.id)
+
     def came_up(self, runner: Runner, slots: int, now: float) -> None:
         """Mark a booting runner as up and idle, with this many slots."""
         group = self.groups[runner.kind]
@@ -87,6 +104,8 @@ class RunnerTable:
         runner.state = RunnerState.UP
         runner.slots = 1 if self._single_use else max(1, slots)
         runner.idle_since = now
+        if group.thrifty is not None:
+            group.thrifty.boot_ended(runner.id, now)
         self.up += 1
         group.up += 1
         self.slots += runner.slots
@@ -121,6 +140,10 @@ class RunnerTable:
                 each.in_flight -= load
                 each.busy -= busy
         group.unlist(runner)
+        if group.thrifty is not None:
+            group.thrifty.boot_ended(runner.id)
+            for call_id in runner.in_flight:
+                group.thrifty.call_left(call_id)
         self.idle -= runner.id in group.idle
         places = (self.booting, self.retiring, self.retired)
         for place in (*places, group.booting, group.idle, group.idle_check_pending, group.yielding):
@@ -149,12 +172,23 @@ class RunnerTable:
             call.runner = runner_id
             in_flight[call.id] = call
         group = self.groups[runner.kind]
+        if group.thrifty is not None:
+            group.thrifty.calls_sent(calls, self.now)
         if not before:
             if group.idle.pop(runner_id, None) is not None:
                 self.idle -= 1
+                if group.thrifty is not None:
+                    group.thrifty.idle_ended(self.now - runner.idle_since, group.up - len(group.idle))
             else:
                 group.idle_check_pending.pop(runner_id, None)
         self._count(runner, before, group)
+
+    def take_off(self, runner: Runner, call_id: int) -> None:
+        """Remove a call from a runner. The caller updates the counts."""
+        del runner.in_flight[call_id]
+        thrifty = self.groups[runner.kind].thrifty
+        if thrifty is not None:
+            thrifty.call_left(call_id)
 
     def left(self, runner: Runner, before: int, now: float) -> None:
         """Update the counts after calls have left a runner that had `before` calls."""

@@ -8,16 +8,22 @@ from typing import NamedTuple
 from dragonfly_executor.core.machine import PoolLimits
 from dragonfly_executor.simulation.figures import Figures
 
+IDLE_AFTER = 30.0
+"""Default idle time in seconds of a pool that is not thrifty."""
 SHORTEST = 1.1
 """If no setting meets the limit on waits, the candidates are those whose waits are at most this times the shortest."""
 
 
 class Setting(NamedTuple):
-    """Options of a pool, as `DragonflyExecutor` takes them."""
+    """Options of a pool, as `DragonflyExecutor` takes them.
+
+    `idle_shutdown_after` is None if it is not given: the pool's default then applies.
+    """
 
     placement: str = "spread"
-    idle_shutdown_after: float | None = 30.0
+    idle_shutdown_after: float | None = None
     min: int = 0
+    scaling: str = "fast"
 
     def limits(self, most: int, slots: int) -> PoolLimits:
         """Return the limits of a pool with these options, at most `most` runners and `slots` slots on each."""
@@ -25,15 +31,20 @@ class Setting(NamedTuple):
             min=min(self.min, most),
             max=most,
             slots_hint=slots,
-            idle_after=self.idle_shutdown_after,
+            idle_after=IDLE_AFTER if self.idle_shutdown_after is None else self.idle_shutdown_after,
             packs=self.placement == "pack",
+            thrifty=self.scaling == "thrifty",
+            learns_idle=self.scaling == "thrifty" and self.idle_shutdown_after is None,
             max_concurrent_boots=most,
         )
 
     def __str__(self) -> str:
-        """Return the options as keyword arguments. `min` is left out if it is 0."""
-        idle = None if self.idle_shutdown_after is None else f"{self.idle_shutdown_after:g}"
-        text = f"placement={self.placement!r}, idle_shutdown_after={idle}"
+        """Return the options as keyword arguments. An option that has its default is left out, except `placement`."""
+        text = f"placement={self.placement!r}"
+        if self.scaling != "fast":
+            text += f", scaling={self.scaling!r}"
+        if self.idle_shutdown_after is not None:
+            text += f", idle_shutdown_after={self.idle_shutdown_after:g}"
         return f"{text}, min={self.min}" if self.min else text
 
 
@@ -49,7 +60,8 @@ def settings(boot: float, minimum: int = 0) -> list[Setting]:
     """Return the settings to try if a boot takes `boot` seconds, with at least `minimum` runners."""
     idle_times = sorted({30.0, _round(boot), _round(2 * boot), _round(10 * boot)})
     tried = [Setting(placement, idle, minimum) for placement in ("spread", "pack") for idle in idle_times]
-    return tried + [Setting("pack", 30.0, minimum + more) for more in (1, 2)]
+    tried += [Setting("pack", 30.0, minimum + more) for more in (1, 2)]
+    return tried + [Setting("pack", None, minimum + more, "thrifty") for more in (0, 1, 2)]
 
 
 def choose(tries: Sequence[Try], longest_wait: float) -> Try:

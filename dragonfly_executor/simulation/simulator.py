@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 
 STUCK_AFTER: Final = 0.005
 """Seconds after which an agent returns calls that no slot has begun. Agents take 3 ms, or three calls' time."""
-NO_LIMITS: Final = CallLimits()
 
 
-class Nodes(NamedTuple):
+class SimulatedNodes(NamedTuple):
     """The nodes on which runners boot.
 
     Attributes:
@@ -41,7 +40,7 @@ class Nodes(NamedTuple):
     billing: float = 0.0
 
 
-def simulate(calls: Sequence[TraceCall], limits: PoolLimits, nodes: Nodes) -> Figures:
+def simulate(calls: Sequence[TraceCall], limits: PoolLimits, nodes: SimulatedNodes) -> Figures:
     """Play the calls on a pool with these limits, until its runners have stopped for being idle.
 
     Runners that are kept count up to that time, or to the end of the last call if no runner stops.
@@ -64,7 +63,7 @@ class _Runner:
 class _Simulation:
     """One run: the state machine, the runners, and the events to come."""
 
-    def __init__(self, calls: Sequence[TraceCall], limits: PoolLimits, nodes: Nodes) -> None:
+    def __init__(self, calls: Sequence[TraceCall], limits: PoolLimits, nodes: SimulatedNodes) -> None:
         self._calls = calls
         self._nodes = nodes
         self._machine = Machine(limits)
@@ -72,6 +71,7 @@ class _Simulation:
         self._last_end = 0.0
         self._runners: dict[int, _Runner] = {}
         self._lives: list[RunnerTime] = []
+        self._limits: dict[str | None, CallLimits] = {None: CallLimits()}
         self._waits = [0.0] * len(calls)
         # A heap of (time, number, event). The numbers keep events of the same time in order.
         self._agenda: list[tuple[float, int, events.Event]] = []
@@ -83,7 +83,7 @@ class _Simulation:
         for arrival, batch in groupby(enumerate(self._calls, 1), lambda pair: pair[1].arrival):
             self._play(until=arrival)
             self._now = arrival
-            self._handle(events.Submitted([Call(number, b"", None, NO_LIMITS) for number, _ in batch]))
+            self._handle(events.Submitted([Call(number, b"", None, self._limits_of(call)) for number, call in batch]))
         self._play(until=inf)
         # Runners that are kept end here.
         self._handle(events.ShutdownRequested(events.ShutdownMode.DRAIN))
@@ -103,6 +103,13 @@ class _Simulation:
                 self._happens(event)
             else:
                 return
+
+    def _limits_of(self, call: TraceCall) -> CallLimits:
+        """Return the limits of a call. Calls with the same key share theirs."""
+        limits = self._limits.get(call.key)
+        if limits is None:
+            limits = self._limits[call.key] = CallLimits(key=len(self._limits))
+        return limits
 
     def _later(self, seconds: float, event: events.Event) -> None:
         heappush(self._agenda, (self._now + seconds, next(self._numbers), event))
