@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from dragonfly_executor.cli import terminal
 from dragonfly_executor.simulation.settings import Try, choose, settings, with_cost
-from dragonfly_executor.simulation.simulator import Nodes, simulate
+from dragonfly_executor.simulation.simulator import SimulatedNodes, simulate
 from dragonfly_executor.simulation.trace import TraceCall, TraceError, read_trace
 
 HOUR = 3600.0
@@ -75,7 +75,7 @@ def _calls(name: str) -> list[TraceCall]:
 
 
 def _tries(calls: Sequence[TraceCall], options: argparse.Namespace) -> list[Try]:
-    nodes = Nodes(options.boot, options.slots, options.billing)
+    nodes = SimulatedNodes(options.boot, options.slots, options.billing)
     outcomes = [
         (setting, simulate(calls, setting.limits(options.max, options.slots), nodes))
         for setting in settings(options.boot, options.min)

@@ -27,7 +27,7 @@ STUCK_AFTER: Final = 0.005
 NO_LIMITS: Final = CallLimits()
 
 
-class Nodes(NamedTuple):
+class SimulatedNodes(NamedTuple):
     """The nodes on which runners boot.
 
     Attributes:
@@ -41,7 +41,7 @@ class Nodes(NamedTuple):
     billing: float = 0.0
 
 
-def simulate(calls: Sequence[TraceCall], limits: PoolLimits, nodes: Nodes) -> Figures:
+def simulate(calls: Sequence[TraceCall], limits: PoolLimits, nodes: SimulatedNodes) -> Figures:
     """Play the calls on a pool with these limits, until its runners have stopped for being idle.
 
     Runners that are kept count up to that time, or to the end of the last call if no runner stops.
@@ -64,7 +64,7 @@ class _Runner:
 class _Simulation:
     """One run: the state machine, the runners, and the events to come."""
 
-    def __init__(self, calls: Sequence[TraceCall], limits: PoolLimits, nodes: Nodes) -> None:
+    def __init__(self, calls: Sequence[TraceCall], limits: PoolLimits, nodes: SimulatedNodes) -> None:
         self._calls = calls
         self._nodes = nodes
         self._machine = Machine(limits)

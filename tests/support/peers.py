@@ -14,7 +14,7 @@ from itertools import count
 from math import ceil
 
 from dragonfly_executor.simulation.figures import Figures, RunnerTime, figures_of
-from dragonfly_executor.simulation.simulator import Nodes
+from dragonfly_executor.simulation.simulator import SimulatedNodes
 from dragonfly_executor.simulation.trace import TraceCall
 
 
@@ -181,7 +181,7 @@ class Keda(Rule):
         return 0, list(view.idle)[: replicas - desired]
 
 
-def simulate_peer(calls: Sequence[TraceCall], rule: Rule, nodes: Nodes, most: int = 1000) -> Figures:
+def simulate_peer(calls: Sequence[TraceCall], rule: Rule, nodes: SimulatedNodes, most: int = 1000) -> Figures:
     """Play the calls on a pool that obeys a rule, with at most `most` runners."""
     runners: dict[int, PeerRunner] = {}
     agenda: list[tuple[float, int, str, int, int]] = []

@@ -9,7 +9,7 @@ import pytest
 from dragonfly_executor.core.machine import PoolLimits
 from dragonfly_executor.simulation.figures import RunnerTime, figures_of, percentile
 from dragonfly_executor.simulation.settings import Setting, Try, choose, settings
-from dragonfly_executor.simulation.simulator import Nodes, simulate
+from dragonfly_executor.simulation.simulator import SimulatedNodes, simulate
 from dragonfly_executor.simulation.trace import TraceCall
 from tests.support.loads import LOADS, load
 from tests.support.peers import Flame, simulate_peer
@@ -24,49 +24,49 @@ def limits(**options: Any) -> PoolLimits:
 
 
 def test_a_call_waits_for_a_boot_and_the_runner_for_its_idle_time() -> None:
-    got = simulate(calls((0, 4)), limits(), Nodes(boot=10))
+    got = simulate(calls((0, 4)), limits(), SimulatedNodes(boot=10))
     assert (got.p50, got.p99, got.longest) == (10, 10, 10)
     assert (got.machine_seconds, got.boots, got.unused_boots, got.most_runners) == (10 + 4 + 30, 1, 0, 1)
     assert got.seconds == 14
 
 
 def test_a_warm_runner_takes_the_next_call_at_once() -> None:
-    got = simulate(calls((0, 4), (20, 4)), limits(), Nodes(boot=10))
+    got = simulate(calls((0, 4), (20, 4)), limits(), SimulatedNodes(boot=10))
     assert (got.p50, got.longest, got.boots) == (0, 10, 1)
     assert got.machine_seconds == 20 + 4 + 30
 
 
 def test_a_slot_runs_one_call_at_a_time_and_calls_start_in_order() -> None:
-    got = simulate(calls((0, 4), (0, 4), (0, 4)), limits(max=1, slots_hint=2), Nodes(boot=10, slots=2))
+    got = simulate(calls((0, 4), (0, 4), (0, 4)), limits(max=1, slots_hint=2), SimulatedNodes(boot=10, slots=2))
     assert (got.p50, got.longest, got.boots) == (10, 14, 1)
 
 
 def test_a_call_that_is_sent_behind_a_long_one_goes_to_another_runner() -> None:
     """A new runner is sent two calls for one slot, because the cost is unknown; an agent returns the second."""
-    got = simulate(calls((0, 100), (0, 100)), limits(), Nodes(boot=10))
+    got = simulate(calls((0, 100), (0, 100)), limits(), SimulatedNodes(boot=10))
     assert got.longest < 10.1
 
 
 def test_kept_runners_count_until_the_last_call_ends() -> None:
-    got = simulate(calls((5, 4)), limits(min=2, idle_after=None), Nodes(boot=1))
+    got = simulate(calls((5, 4)), limits(min=2, idle_after=None), SimulatedNodes(boot=1))
     assert (got.longest, got.machine_seconds) == (0, 2 * 9)
     assert got.unused_boots == 1
 
 
 def test_each_runner_is_billed_by_whole_intervals() -> None:
-    got = simulate(calls((0, 4)), limits(), Nodes(boot=10, billing=60))
+    got = simulate(calls((0, 4)), limits(), SimulatedNodes(boot=10, billing=60))
     assert (got.machine_seconds, got.billed_seconds) == (44, 60)
 
 
 def test_the_same_trace_gives_the_same_figures() -> None:
     trace = load("heavy_tailed")
-    assert simulate(trace, limits(), Nodes()) == simulate(trace, limits(), Nodes())
+    assert simulate(trace, limits(), SimulatedNodes()) == simulate(trace, limits(), SimulatedNodes())
 
 
 @pytest.mark.parametrize("name", LOADS)
 def test_the_default_rule_is_flames(name: str) -> None:
     """FLAME's documented rule, played on a pool that has nothing of ours, gives the same figures."""
-    trace, nodes = load(name), Nodes(15.0, 4)
+    trace, nodes = load(name), SimulatedNodes(15.0, 4)
     ours = simulate(trace, PoolLimits(max=1000, slots_hint=4, max_concurrent_boots=1000), nodes)
     flames = simulate_peer(trace, Flame(), nodes)
     assert ours.p99 == pytest.approx(flames.p99, abs=0.1)
@@ -75,7 +75,7 @@ def test_the_default_rule_is_flames(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOADS)
 def test_packing_costs_no_more_and_less_where_runners_have_several_slots(name: str) -> None:
-    trace, nodes = load(name), Nodes(15.0, 4)
+    trace, nodes = load(name), SimulatedNodes(15.0, 4)
     spread, pack = (
         simulate(trace, PoolLimits(max=1000, slots_hint=4, max_concurrent_boots=1000, packs=packs), nodes)
         for packs in (False, True)
