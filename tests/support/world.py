@@ -222,6 +222,10 @@ class World:
         """
         if not self.limits.packs or any(isinstance(action, actions.Stop) for action in result):
             return
+        sent = [call for action in result if isinstance(action, actions.Send) for call in action.calls]
+        if any(call.limits.key for call in [*sent, *self.machine.unsettled()]):
+            # A key decides before the placement does.
+            return
         for action in result:
             if not isinstance(action, actions.Send):
                 continue
