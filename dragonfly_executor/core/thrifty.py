@@ -26,7 +26,7 @@ ABLE: Final = 1 / 3
 The rest of that time goes to calls that are yet to come.
 """
 ABLE_BOOTING: Final = 0.5
-"""The same share of the time by which a boot that has begun comes up before one that begins now."""
+"""Share of the time since a boot began, in which its runner counts as able to do the work that waits now."""
 FIRST_GUESS: Final = 1 / 30
 """Seconds of a call in boot times, until a call has ended or has run for a span."""
 LEAST: Final = 1e-6
