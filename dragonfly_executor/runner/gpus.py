@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CUDA: Final = "CUDA_VISIBLE_DEVICES"
 HIP: Final = "HIP_VISIBLE_DEVICES"
 ROCR: Final = "ROCR_VISIBLE_DEVICES"
-"""It hides GPUs below `HIP`, whose numbers count only those that are left. So a slot never sets both."""
+"""The variable of a layer below `HIP`. `HIP` counts only the GPUs that this layer shows, so a slot never sets both."""
 NAMES: Final = ("GPU-", "MIG-")
 KFD_NODES: Final = "sys/class/kfd/kfd/topology/nodes"
 
