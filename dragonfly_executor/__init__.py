@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.slurm.backend import SlurmBackend
     from dragonfly_executor.backends.ssh.backend import SSHBackend
     from dragonfly_executor.backends.ssh.hosts import SSHHost
+    from dragonfly_executor.core.capacity import Capacity
     from dragonfly_executor.engine.budget import Budget
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.options import CallOptions
@@ -70,6 +71,7 @@ __all__ = [
     "CallOptions",
     "CallSerializationError",
     "CallTimeoutError",
+    "Capacity",
     "DragonflyError",
     "DragonflyExecutor",
     "FlyBackend",
@@ -111,6 +113,7 @@ _ROOMS = {
     "BootRequest": "backends.base",
     "Budget": "engine.budget",
     "CallOptions": "engine.options",
+    "Capacity": "core.capacity",
     "DragonflyExecutor": "api.executor",
     "FlyBackend": "backends.fly.backend",
     "Future": "engine.future",
