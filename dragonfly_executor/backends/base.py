@@ -241,7 +241,7 @@ class Backend:
     max_concurrent_boots: int = 100
     sync: Sync | None = None
     shares_image: bool = False
-    labels: Collection[str] = ()
+    labels: frozenset[str] = frozenset()
     phases: tuple[str, ...] = ("create", "connect", "handshake")
     dials_back: bool = False
     advertised_host: str | None = None

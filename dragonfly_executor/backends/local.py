@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.agent_command import agent_command, is_frozen
 from dragonfly_executor.backends.base import Backend, BootRequest, Node, logger
+from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.errors.exit_status import describe_exit
 from dragonfly_executor.protocol.parent import VARIABLE
 from dragonfly_executor.runner import process_tree
-from dragonfly_executor.runner.machine import default_slots
+from dragonfly_executor.runner.machine import RunnerMachine, default_slots
 from dragonfly_executor.transport.call_start_table import CallStartTable
 from dragonfly_executor.transport.sockets import Socket, socketpair
 from dragonfly_executor.util import validation
@@ -52,6 +53,7 @@ class LocalBackend(Backend):
         self._is_program = is_frozen() and self._python == sys.executable
         self._env = dict(env or {})
         self.labels = validation.labels(labels, "labels")
+        self._capacity: Capacity | None = None
 
     def __repr__(self) -> str:
         return f"LocalBackend(python={self._python!r})"
@@ -59,6 +61,12 @@ class LocalBackend(Backend):
     def default_slots(self) -> int | None:
         """Return the number of CPUs that this process may use, by its affinity and its quota (cgroup)."""
         return default_slots()
+
+    def capacities(self) -> Sequence[Capacity]:
+        """See `Backend.capacities`."""
+        if self._capacity is None:
+            self._capacity = Capacity(*RunnerMachine({**os.environ, **self._env}).capacity, self.labels)
+        return (self._capacity,)
 
     def boot(self, request: BootRequest) -> Node:
         """Start an agent process.

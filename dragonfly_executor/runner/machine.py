@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from math import ceil
 
 from dragonfly_executor.protocol.versions import usable_cpus
@@ -14,6 +15,9 @@ from dragonfly_executor.runner.oom_kills import MemoryWatch
 class RunnerMachine:
     """The part of the machine that this process may use.
 
+    Args:
+        environment: the variables that name GPUs.
+
     Attributes:
         cpus: number of CPUs, by the affinity and the quotas of the cgroups.
         seen_cpus: number of CPUs that libraries see, which know of no quota.
@@ -22,13 +26,13 @@ class RunnerMachine:
         memory_watch: counts kills by the OOM killer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         cgroups = Cgroups()
         self.seen_cpus = usable_cpus()
         self.cpus = granted_cpus(cgroups)
         self.memory_watch = MemoryWatch(cgroups)
         self.memory = min(_total_memory(), self.memory_watch.limit() or _total_memory())
-        self.gpus = find_gpus(os.environ)
+        self.gpus = find_gpus(environment)
 
     @property
     def capacity(self) -> tuple[float, int, int]:

@@ -60,6 +60,9 @@ def test_requirements_that_make_no_sense_are_refused_where_they_are_given(
 class SmallBackend(LocalBackend):
     """A backend that knows what its runners can have."""
 
+    def __init__(self) -> None:
+        super().__init__(labels={"eu"})
+
     def capacities(self) -> Sequence[Capacity]:
         return (
             Capacity(2.0, 0, 4 * 2**30, frozenset({"eu"})),
@@ -85,7 +88,7 @@ def test_what_no_runner_can_have_fails_at_submit_and_names_the_nearest(requires:
         assert ex.pool.stats().boots_attempted == 0
 
 
-@pytest.mark.parametrize("requires", [{"cpus": 4}, {"memory": "3GiB"}, {"label": "eu"}])
+@pytest.mark.parametrize("requires", [{"cpus": 1}, {"memory": "200MiB"}, {"label": "eu"}])
 def test_what_a_runner_can_have_is_accepted(requires: dict[str, Any]) -> None:
     with DragonflyExecutor(backend=SmallBackend()) as ex:
         assert ex.options(requires=requires).submit(int, "7").result(30) == 7

@@ -23,7 +23,15 @@ from dragonfly_executor.backends.slurm.commands import SlurmCommands, SlurmError
 from dragonfly_executor.backends.slurm.job import NEVER_STARTS, Job
 from dragonfly_executor.backends.slurm.leftovers import SlurmLeftovers, comment_of
 from dragonfly_executor.backends.slurm.node import SlurmNode
-from dragonfly_executor.backends.slurm.options import Minutes, Option, check_options, command_line, time_limit
+from dragonfly_executor.backends.slurm.options import (
+    Minutes,
+    Option,
+    capacity_of,
+    check_options,
+    command_line,
+    meet,
+    time_limit,
+)
 from dragonfly_executor.backends.slurm.queue_view import QueueView
 from dragonfly_executor.errors import BootError, BootTimeoutError
 from dragonfly_executor.protocol.parent import VARIABLE
@@ -188,6 +196,8 @@ class SlurmBackend(Backend):
             self._undo(entry, error)
             raise BootError(str(error), "create", final=error.final) from error
         node = self._node(job_id, entry)
+        labels = frozenset[str]() if request.requires is None else request.requires.labels
+        node.capacity = capacity_of(self._options_for(request), labels)
         try:
             self._wait_in_queue(node, request)
         except BaseException:
@@ -216,6 +226,10 @@ class SlurmBackend(Backend):
             shares_disk=self._shares_disk, keeps_log=self._keeps_logs,
         )  # fmt: skip
 
+    def _options_for(self, request: BootRequest) -> dict[str, Option]:
+        """Return the options of a job that has what the calls which wait for it require."""
+        return self._options if request.requires is None else meet(self._options, request.requires, self.labels)
+
     def _submit(self, entry: JournalEntry, request: BootRequest, deadline: Deadline) -> str:
         with suppress(OSError):
             # The nodes may see this folder though this machine may not write to it.
@@ -230,7 +244,7 @@ class SlurmBackend(Backend):
         }
         # The description holds the token: it goes over the environment, which only this user sees.
         env = {**self._env, VARIABLE: request.parent.encode()}
-        return self._commands.submit(command_line({**self._options, **own}), self._script(), env, deadline)
+        return self._commands.submit(command_line({**self._options_for(request), **own}), self._script(), env, deadline)
 
     def _script(self) -> str:
         options = [option for option in portable_options() if option != "-P"]

@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from math import ceil
 from typing import TypeAlias
+
+from dragonfly_executor.core.capacity import Capacity, Requirements
+from dragonfly_executor.errors import BootError
 
 Option: TypeAlias = str | int | float | bool | None
 Minutes: TypeAlias = str | int | timedelta | None
@@ -16,6 +20,7 @@ OWN = frozenset({
 })  # fmt: skip
 """Options that the backend sets itself. A user's value would break how it starts, finds and ends its jobs."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_MEMORY = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE)
 
 
 def check_options(options: Mapping[str, Option]) -> dict[str, Option]:
@@ -76,3 +81,67 @@ def time_limit(time: Minutes) -> str | None:
         raise ValueError(f"time must be positive, not {time!r}")
     days, rest = divmod(seconds, 24 * 3600)
     return f"{days}-{rest // 3600:02}:{rest % 3600 // 60:02}:{rest % 60:02}"
+
+
+def meet(options: Mapping[str, Option], required: Requirements, labels: frozenset[str]) -> dict[str, Option]:
+    """Return the options of a job that has what calls require. What the user's options ask for beyond that stays.
+
+    Args:
+        options: the user's options.
+        required: what the calls require. A label is a feature of a node (``--constraint``).
+        labels: labels of all nodes, which Slurm does not know.
+
+    Raises:
+        BootError: the user's options ask for memory or GPUs in a way that cannot be raised.
+    """
+    found = dict(options)
+    if required.cpus:
+        found["cpus_per_task"] = max(ceil(required.cpus), int(found.get("cpus_per_task") or 1))
+    if required.gpus:
+        for name in ("gres", "gpus", "gpus_per_node", "gpus_per_task", "gpus_per_socket"):
+            if found.get(name) is not None:
+                text = f"the calls require {required}, and SlurmBackend has the option {name}={found[name]!r}"
+                raise BootError(
+                    f"{text}: leave the option out, so that each job asks for its GPUs", "create", final=True
+                )
+        found["gres"] = f"gpu:{required.gpus}"
+    if required.memory:
+        mebibytes = -(-required.memory // 2**20)
+        for name in ("mem_per_cpu", "mem_per_gpu"):
+            if found.get(name) is not None:
+                text = f"the calls require {required}, and SlurmBackend has the option {name}={found[name]!r}"
+                raise BootError(f"{text}: use mem= instead, which is for the job", "create", final=True)
+        found["mem"] = f"{max(mebibytes, _mebibytes(found.get('mem')))}M"
+    if required.labels - labels:
+        features = "&".join(sorted(required.labels - labels))
+        constraint = found.get("constraint")
+        found["constraint"] = features if constraint is None else f"({constraint})&{features}"
+    return found
+
+
+def capacity_of(options: Mapping[str, Option], labels: frozenset[str]) -> Capacity:
+    """Return what a job with these options has, as far as they say it.
+
+    The runner cannot find it out everywhere: whether a job sees more than it asked for depends on Slurm's plugins.
+
+    Args:
+        options: the options.
+        labels: features of its node.
+    """
+    gpus = 0
+    for name in ("gres", "gpus", "gpus_per_node", "gpus_per_task"):
+        for part in str(options.get(name) or "").split(","):
+            if name != "gres" or part.partition(":")[0] == "gpu":
+                count = part.rpartition(":")[2] if part != "gpu" else "1"
+                gpus = max(gpus, int(count) if count.isdecimal() else 0)
+    memory = _mebibytes(options.get("mem")) * 2**20
+    return Capacity(float(options.get("cpus_per_task") or 1), gpus, memory, labels)
+
+
+def _mebibytes(mem: Option) -> int:
+    """Return the value of ``--mem`` in MiB. Without a unit it is in MiB (man 1 sbatch)."""
+    matched = _MEMORY.fullmatch(str(mem or 0))
+    if matched is None:
+        return 0
+    kibibytes = int(matched[1]) * int(1024 ** "KMGT".index((matched[2] or "M").upper()))
+    return -(-kibibytes // 1024)

@@ -8,6 +8,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Node
+    from dragonfly_executor.core.capacity import Capacity, Requirements
     from dragonfly_executor.engine.runner_connection import RunnerLink
 
 SHORTAGES = (ImportError, MemoryError, OSError, RuntimeError)
@@ -45,6 +46,15 @@ def output_of(node: Node) -> str:
         return node.output()
     except Exception:
         return ""
+
+
+def too_small(runner: str, required: Requirements, capacity: Capacity) -> errors.BootError:
+    """Return the error of a boot whose runner has less than the calls that wait for it require."""
+    return errors.BootError(
+        f"{runner} has {capacity}, and the calls that wait for it require {required}:"
+        " have the backend boot larger nodes, or require less",
+        "handshake",
+    )
 
 
 def no_thread(timeout: float, hung: int) -> errors.BootTimeoutError:

@@ -63,22 +63,23 @@ class BootHelpers:
         self.session_setup = session_setup
         self.releaser = releaser
         self.handler = handler
+        self.warn = warn
         self.workers = worker_groups.make("boots", backend.max_concurrent_boots + LISTENER_THREADS)
         self.node_booter = NodeBooter(backend, file_snapshot, loop)
         self.dial_back: DialBack | None = None
         self.node_watcher: NodeWatcher | None = None
         self.file_sync: FileSync | None = None
         if backend.dials_back:
-            self.dial_back = self._make_dial_back(warn)
+            self.dial_back = self._make_dial_back()
             self.node_watcher = NodeWatcher(loop, worker_groups.make("watch", POLLS_AT_ONCE))
         if file_snapshot is not None:
             self.file_sync = self._make_file_sync(file_snapshot, worker_groups.make("sync", 1))
 
-    def _make_dial_back(self, warn: Callable[[str], object]) -> DialBack:
+    def _make_dial_back(self) -> DialBack:
         # It loads ssl, which no other backend needs.
         from dragonfly_executor.engine.boot.dialback import DialBack
 
-        return DialBack(self.backend, self.loop, self.workers, warn)
+        return DialBack(self.backend, self.loop, self.workers, self.warn)
 
     def _make_file_sync(self, file_snapshot: FileSnapshot, readers: WorkerThreads) -> FileSync:
         # It loads the sync, which runners on this machine do not need.

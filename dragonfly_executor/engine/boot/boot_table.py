@@ -6,7 +6,6 @@ from dragonfly_executor.core import events
 from dragonfly_executor.core.capacity import Requirements
 from dragonfly_executor.engine.boot.boot_helpers import BootHelpers
 from dragonfly_executor.engine.boot.pending_boot import PendingBoot
-from dragonfly_executor.engine.boot.runner_capacity import capacity_of
 from dragonfly_executor.engine.runner_connection import RunnerHandler
 from dragonfly_executor.util.backoff import delay, prepare
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
@@ -72,7 +71,6 @@ class BootTable:
         self.hung: set[int] = set()
         self._engine = engine
         self._options = engine.options
-        self._backend = backend
         self._owner = owner
         self._notifications = notifications
         self._pending: dict[int, PendingBoot] = {}
@@ -143,10 +141,9 @@ class BootTable:
         del self._pending[boot.id]
         runner.ping()
         self._failures = 0
-        capacity = capacity_of(runner, self._backend, self._notifications.warn)
-        self._notifications.runner_up(boot.id, self._owner.count, boot.seconds, runner.node.facts, capacity)
+        self._notifications.runner_up(boot.id, self._owner.count, boot.seconds, runner.node.facts, boot.capacity)
         self._owner.start_heartbeat()
-        self._engine.handle(events.BootSucceeded(boot.id, runner.slots, self._price_of(runner), capacity))
+        self._engine.handle(events.BootSucceeded(boot.id, runner.slots, self._price_of(runner), boot.capacity))
 
     def _price_of(self, runner: RunnerLink) -> float | None:
         """Return the runner's own price in US dollars per second; None if that of the pool's other runners holds."""

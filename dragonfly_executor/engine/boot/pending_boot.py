@@ -9,9 +9,10 @@ from __future__ import annotations
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import BootRequest, CancelToken, Signal
 from dragonfly_executor.core import events
-from dragonfly_executor.core.capacity import Requirements
+from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.engine.boot import boot_errors
 from dragonfly_executor.engine.boot.node_booter import BootJob, PendingBootClock
+from dragonfly_executor.engine.boot.runner_capacity import capacity_of
 from dragonfly_executor.engine.runner_connection import RunnerLink
 from dragonfly_executor.protocol.parent import Parent
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
@@ -67,6 +68,7 @@ class PendingBoot:
         abort_reason: why the pool aborted the boot, or None.
         is_reported: whether the begin of the boot was reported.
         is_syncing: whether the runner was admitted and receives files.
+        capacity: what the runner has; None until it has said HELLO, and if it is unknown.
     """
 
     def __init__(self, runner_id: int, requires: Requirements | None, helpers: BootHelpers, owner: BootOwner) -> None:
@@ -76,6 +78,7 @@ class PendingBoot:
         self.abort_reason: str | None = None
         self.is_reported = False
         self.is_syncing = False
+        self.capacity: Capacity | None = None
         self._helpers = helpers
         self._owner = owner
         self._loop = helpers.loop
@@ -199,7 +202,10 @@ class PendingBoot:
         helpers = self._helpers
         if self._is_over or self._is_releasing:
             return
-        if runner.node.shares_disk:
+        self.capacity = capacity_of(runner, helpers.backend, helpers.warn)
+        if self._requires is not None and self.capacity is not None and not self._requires.fit(self.capacity):
+            self._end(boot_errors.too_small(runner.name, self._requires, self.capacity))
+        elif runner.node.shares_disk:
             helpers.session_setup.admit(runner, hello)
             self._came_up(runner)
         elif helpers.file_sync is None:

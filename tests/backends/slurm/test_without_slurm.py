@@ -17,8 +17,10 @@ from dragonfly_executor.backends.slurm import queue_view
 from dragonfly_executor.backends.slurm.backend import SlurmBackend
 from dragonfly_executor.backends.slurm.commands import SlurmError
 from dragonfly_executor.backends.slurm.job import ENDS, NEVER_STARTS, RUNNING, WAITING, Job, parse
-from dragonfly_executor.backends.slurm.options import check_options, command_line, time_limit
+from dragonfly_executor.backends.slurm.options import capacity_of, check_options, command_line, meet, time_limit
 from dragonfly_executor.backends.slurm.queue_view import QueueView
+from dragonfly_executor.core.capacity import Capacity, Requirements
+from dragonfly_executor.errors import BootError
 from tests.support.helpers import PATIENCE
 
 LINE = "7|PENDING|2026-11-29T16:00:00|2026-11-29T18:00:00||1:00:00|dragonfly-1|dragonfly_executor pool=a|Resources"
@@ -53,6 +55,62 @@ def test_a_time_limit_is_minutes_text_or_a_timedelta(time: Any, text: str | None
 def test_a_time_limit_of_another_type(time: Any) -> None:
     with pytest.raises(TypeError, match="time must be minutes"):
         time_limit(time)
+
+
+NONE = frozenset[str]()
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("options", "required", "words"),
+    [
+        ({}, Requirements(cpus=2), ["--cpus-per-task=2"]),
+        ({}, Requirements(cpus=1.5), ["--cpus-per-task=2"]),
+        ({"cpus_per_task": 8}, Requirements(cpus=2), ["--cpus-per-task=8"]),
+        ({"qos": "a"}, Requirements(gpus=3), ["--qos=a", "--gres=gpu:3"]),
+        ({"gres": "gpu:1"}, Requirements(cpus=2), ["--gres=gpu:1", "--cpus-per-task=2"]),
+        ({}, Requirements(memory=GIB + 1), ["--mem=1025M"]),
+        ({"mem": "4G"}, Requirements(memory=GIB), ["--mem=4096M"]),
+        ({"mem": 500}, Requirements(memory=GIB), ["--mem=1024M"]),
+        ({"mem": "2048K"}, Requirements(memory=1), ["--mem=2M"]),
+        ({}, Requirements(labels=frozenset({"b", "a", "ours"})), ["--constraint=a&b"]),
+        ({"constraint": "x|y"}, Requirements(labels=frozenset({"a"})), ["--constraint=(x|y)&a"]),
+        ({}, Requirements(labels=frozenset({"ours"})), []),
+    ],
+)
+def test_a_job_asks_for_what_calls_require(options: dict[str, Any], required: Requirements, words: list[str]) -> None:
+    assert command_line(meet(options, required, frozenset({"ours"}))) == words
+
+
+@pytest.mark.parametrize(
+    ("options", "required"),
+    [
+        ({"gres": "gpu:1"}, Requirements(gpus=1)),
+        ({"gpus_per_node": 2}, Requirements(gpus=1)),
+        ({"mem_per_cpu": "1G"}, Requirements(memory=1)),
+    ],
+)
+def test_options_that_cannot_be_raised_are_told_by_name(options: dict[str, Any], required: Requirements) -> None:
+    (name,) = options
+    with pytest.raises(BootError, match=f"the calls require .*, and SlurmBackend has the option {name}=") as info:
+        meet(options, required, NONE)
+    assert info.value.final
+
+
+@pytest.mark.parametrize(
+    ("options", "capacity"),
+    [
+        ({}, Capacity(1.0)),
+        ({"cpus_per_task": 4, "mem": "2G"}, Capacity(4.0, 0, 2 * GIB)),
+        ({"gres": "gpu:tesla:2,license:1"}, Capacity(1.0, 2)),
+        ({"gres": "gpu"}, Capacity(1.0, 1)),
+        ({"gpus_per_node": "a100:3"}, Capacity(1.0, 3)),
+        ({"gpus": 4}, Capacity(1.0, 4)),
+        ({"gres": "shard:8"}, Capacity(1.0)),
+    ],
+)
+def test_a_job_has_what_it_asked_for(options: dict[str, Any], capacity: Capacity) -> None:
+    assert capacity_of(options, NONE) == capacity
 
 
 @pytest.mark.parametrize("name", ["job_name", "--job-name", "output", "array", "wrap", "signal", "requeue", "export"])
