@@ -1,9 +1,9 @@
 """A pool on AWS itself. It launches an instance, which costs.
 
-EC2_LIVE=1 EC2_LIVE_IMAGE=ami-... EC2_LIVE_TYPE=t3.small EC2_LIVE_HOST=... pytest -m engine tests/backends/ec2/test_live.py
+EC2_LIVE=1 EC2_LIVE_IMAGE=ami-... EC2_LIVE_TYPE=t3.small EC2_LIVE_HOST=... pytest -m engine tests/backends/ec2
 
-The image needs Python and this package, unless EC2_LIVE_SETUP installs them. EC2_LIVE_SUBNET and EC2_LIVE_GROUP name the
-network. The region and the credentials are those of AWS's own configuration.
+The image needs Python and this package, unless EC2_LIVE_SETUP installs them. EC2_LIVE_SUBNET and EC2_LIVE_GROUP name
+the network. The region and the credentials are those of AWS's own configuration.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from dragonfly_executor.backends.owner import Liveness
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(
-        not os.environ.get("EC2_LIVE"), reason="launches an instance on AWS, which costs: set EC2_LIVE=1"
-    ),
+    pytest.mark.skipif(not os.environ.get("EC2_LIVE"), reason="launches an instance, which costs: set EC2_LIVE=1"),
     pytest.mark.timeout(900),
 ]
 
