@@ -6,13 +6,11 @@ in the instance's metadata, two minutes ahead. Metadata can only be polled: AWS 
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
 import sys
 import time
 from contextlib import closing, suppress
-from urllib.parse import urlsplit
 
 ENDPOINT = "http://169.254.169.254"
 VARIABLE = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
@@ -27,11 +25,13 @@ TOKEN_TTL = 21600
 
 def main(arguments: list[str]) -> None:
     """Wait for the notice, or for the end of the process."""
+    from http.client import HTTPException
+
     pid = int(arguments[0])
     endpoint = os.environ.get(VARIABLE) or ENDPOINT
     token = ""
     while is_running(pid):
-        with suppress(OSError, http.client.HTTPException):
+        with suppress(OSError, HTTPException):
             status, token = look(endpoint, token)
             if status == 200:
                 with suppress(ProcessLookupError):
@@ -56,8 +56,12 @@ def look(endpoint: str, token: str) -> tuple[int, str]:
 
 def ask(endpoint: str, method: str, path: str, header: str, value: str) -> tuple[int, str]:
     """Make a request with one header. Return its status and its body."""
+    # Slow to import, and this module is among those of the runner.
+    from http.client import HTTPConnection
+    from urllib.parse import urlsplit
+
     url = urlsplit(endpoint)
-    with closing(http.client.HTTPConnection(url.hostname or "", url.port or 80, timeout=EVERY)) as connection:
+    with closing(HTTPConnection(url.hostname or "", url.port or 80, timeout=EVERY)) as connection:
         connection.request(method, path, headers={header: value})
         answer = connection.getresponse()
         return answer.status, answer.read(4096).decode(errors="replace")
