@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.api.executor import DragonflyExecutor
     from dragonfly_executor.api.pool import Pool, call, cast, configure
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
+    from dragonfly_executor.backends.docker.backend import DockerBackend
     from dragonfly_executor.backends.ec2.backend import EC2Backend
     from dragonfly_executor.backends.fly.backend import FlyBackend
     from dragonfly_executor.backends.frozen import freeze_support
@@ -70,6 +71,7 @@ __all__ = [
     "CallOptions",
     "CallSerializationError",
     "CallTimeoutError",
+    "DockerBackend",
     "DragonflyError",
     "DragonflyExecutor",
     "EC2Backend",
@@ -111,6 +113,7 @@ _ROOMS = {
     "BootRequest": "backends.base",
     "Budget": "engine.budget",
     "CallOptions": "engine.options",
+    "DockerBackend": "backends.docker.backend",
     "DragonflyExecutor": "api.executor",
     "EC2Backend": "backends.ec2.backend",
     "FlyBackend": "backends.fly.backend",
