@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 NO_LABELS: Final[frozenset[str]] = frozenset()
 GIB: Final = 2**30
+UNKNOWN: Final = 2**63
+"""A number of CPUs, GPUs or bytes that is not known: any requirement is taken to be met."""
 ROUNDING: Final = 1e-9
 """Relative error of a share of CPUs that comes from the arithmetic alone."""
 
@@ -35,7 +37,7 @@ class Capacity(Record):
         self.labels = labels
 
     def __str__(self) -> str:
-        return _described(self.cpus, self.gpus, self.memory, self.labels)
+        return _described(self.cpus, self.gpus, self.memory, self.labels) or "no label"
 
 
 class Requirements(Record):
@@ -119,8 +121,9 @@ class Requirements(Record):
         return max(1, count)
 
 
-def _described(cpus: float, gpus: int, memory: int, labels: frozenset[str]) -> str:
+def _described(cpus: float, gpus: float, memory: float, labels: frozenset[str]) -> str:
     parts: list[str] = []
+    cpus, gpus, memory = (0 if amount >= UNKNOWN else amount for amount in (cpus, gpus, memory))
     if cpus:
         parts.append(f"{cpus:g} CPU{'s' if cpus != 1 else ''}")
     if gpus:

@@ -115,7 +115,7 @@ def check_shares(pool: PoolState, runner: Runner) -> None:
 def check_what_is_told(pool: PoolState) -> None:
     """What is copied for `stats` is what a walk over all runners finds."""
     walked = {
-        runner.id: (runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done)
+        runner.id: (runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done, runner.capacity)
         for runner in pool.runner_table.runners.values()
     }
     assert list(pool.runner_table.rows.items()) == list(walked.items())

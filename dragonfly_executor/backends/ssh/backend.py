@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
@@ -11,6 +11,7 @@ from dragonfly_executor.backends.ssh.host_race import HostRace
 from dragonfly_executor.backends.ssh.host_table import HostTable
 from dragonfly_executor.backends.ssh.hosts import SSHHost, address, variables
 from dragonfly_executor.backends.ssh.settings import HostKeySettings, LoginSettings, SSHSettings
+from dragonfly_executor.core.capacity import UNKNOWN, Capacity
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.transport.tcp import WILDCARDS
 from dragonfly_executor.util import validation
@@ -154,6 +155,10 @@ class SSHBackend(Backend):
         """Return the address to listen on for runners that dial back."""
         return self._bound
 
+    def capacities(self) -> Sequence[Capacity]:
+        """See `Backend.capacities`. Only the labels of a host are known before a runner is up there."""
+        return [Capacity(UNKNOWN, UNKNOWN, UNKNOWN, self.labels | host.labels) for host in self.hosts]
+
     def boot(self, request: BootRequest) -> Node:
         """Boot a runner on the host whose turn it is. If that fails, try the next hosts.
 
@@ -163,7 +168,11 @@ class SSHBackend(Backend):
                 "python", "bootstrap" and "handshake".
         """
         self._booter.prepare()
-        return HostRace(self._places, self._booter, request).run()
+        unfit = frozenset[int]()
+        if request.requires is not None:
+            wanted = request.requires.labels
+            unfit = frozenset(n for n, host in enumerate(self.hosts) if not wanted <= self.labels | host.labels)
+        return HostRace(self._places, self._booter, request, unfit).run()
 
 
 def _hosts(hosts: Iterable[str | SSHHost]) -> list[SSHHost]:

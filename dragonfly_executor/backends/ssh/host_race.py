@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from enum import Enum
 from queue import Empty, SimpleQueue
@@ -83,9 +83,13 @@ class HostRace:
         places: the hosts.
         booter: boots a runner on one host.
         request: the backend's boot request.
+        unfit: the numbers of the hosts that lack a label which the request requires.
     """
 
-    def __init__(self, places: HostTable, booter: HostBooter, request: BootRequest) -> None:
+    def __init__(
+        self, places: HostTable, booter: HostBooter, request: BootRequest, unfit: Collection[int] = ()
+    ) -> None:
+        self._unfit = unfit
         self._places = places
         self._booter = booter
         self._request = request
@@ -157,7 +161,7 @@ class HostRace:
         """Begin an attempt on the host whose turn it is. Return False if there is no host left."""
         if (self._tried or self._running) and self._deadline.is_over:
             return False
-        place = self._places.take({*self._tried, *(attempt.place.number for attempt in self._running)})
+        place = self._places.take({*self._unfit, *self._tried, *(attempt.place.number for attempt in self._running)})
         if place is None:
             return False
         try:
