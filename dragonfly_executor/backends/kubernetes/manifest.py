@@ -265,13 +265,13 @@ def check_template(template: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if unknown:
         raise ValueError(f"pod_template has metadata and spec, and not {', '.join(sorted(map(str, unknown)))}")
     for part in ("metadata", "spec"):
-        if not isinstance(template.get(part) or {}, Mapping):
+        if not isinstance(template.get(part, {}), Mapping):
             raise TypeError(f"pod_template[{part!r}] must be a mapping, not {template[part]!r}")
-    spec = template.get("spec") or {}
+    spec = template.get("spec", {})
     own = {"restartPolicy", "activeDeadlineSeconds", "nodeName"} & set(spec)
     if own:
         raise ValueError(f"pod_template must not set {', '.join(sorted(own))} in its spec: KubernetesBackend does")
-    containers = spec.get("containers") or []
+    containers = spec.get("containers", [])
     if not isinstance(containers, list) or not all(isinstance(one, Mapping) for one in containers):
         raise TypeError("pod_template['spec']['containers'] must be a list of mappings")
     return {part: template[part] for part in ("metadata", "spec") if template.get(part)}
