@@ -57,7 +57,9 @@ class WatchHub:
                     yield self._store.version
                 if now >= end:
                     return
-                await self._wait(min(end, bookmark) - now, ended)
+                # Others may have taken the wake-up while an event was on its way.
+                if not self._store.events or self._store.events[-1].version <= version:
+                    await self._wait(min(end, bookmark) - now, ended)
         finally:
             self.open -= 1
 
