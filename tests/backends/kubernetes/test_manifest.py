@@ -81,8 +81,8 @@ def test_the_template_stays_where_the_backend_says_nothing() -> None:
         },
     }  # fmt: skip
     blueprint = PLAIN._replace(
-        template=template, env={"B": "3"}, node_selector={"gpu": "y"}, service_account="worker",
-        tolerations=({"key": "k", "operator": "Exists"},),
+        template=template, env={"B": "3"}, node_selector={"gpu": "y"},
+        tolerations=({"key": "k", "operator": "Exists"},), service_account="worker",
     )  # fmt: skip
     pod = blueprint.pod(NAME, "a pool", None, {"mine": "c"})
     assert pod["metadata"]["labels"]["team"] == "a"
@@ -126,7 +126,11 @@ def test_a_template_with_a_field_too_many() -> None:
         ({"cpu": "2e0"}, {"requests": {"cpu": "2e0"}}, 2),
         ({"nvidia.com/gpu": 1}, {"requests": {"nvidia.com/gpu": "1"}, "limits": {"nvidia.com/gpu": "1"}}, None),
         ({"limits": {"cpu": "3"}}, {"limits": {"cpu": "3"}}, 3),
-        ({"requests": {"cpu": "3001m"}}, {"requests": {"cpu": "3001m"}}, 4),
+        (
+            {"requests": {"cpu": "3001m"}, "limits": {"cpu": 8}},
+            {"requests": {"cpu": "3001m"}, "limits": {"cpu": "8"}},
+            4,
+        ),
     ],
 )  # fmt: skip
 def test_resources(resources: Any, found: Any, cpus: int | None) -> None:
