@@ -265,7 +265,7 @@ class Cluster:
     def _set_up(self) -> None:
         self.images = dict(self._registry)
         self.store, self.faults = Store(), ServerFaults()
-        self.hub = WatchHub(self.store)
+        self.hub = WatchHub(self.store, self._changed)
         pods = Path(tempfile.mkdtemp(dir=self._folder))
         self.nodes = Nodes(self._loop, self.store, self.images, pods)
         self.api = ApiServer(self.store, self.hub, self.nodes.delete)
