@@ -14,6 +14,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dragonfly_executor.backends.backend_check import BackendCheck
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
     from dragonfly_executor.errors import BootError
     from dragonfly_executor.sync import Sync
@@ -286,6 +287,13 @@ class Backend:
             BootError: the boot failed and there is no node.
         """
         raise NotImplementedError
+
+    def checks(self) -> Iterable[BackendCheck]:
+        """Return the results of checks that need no runner, for ``dragonfly doctor``. Blocks. Never raises.
+
+        If one fails, the doctor boots no runner. A generator makes each check when its result is asked for.
+        """
+        return ()
 
     # -- nodes whose pool is gone: the defaults are for backends whose nodes always end with their pool ----------------
 

@@ -20,13 +20,11 @@ BACKEND_LABEL = "dragonfly-executor/backend"
 """The label by which a backend finds its own Pods."""
 KEY = "parent"
 """The key in the Secret."""
-DIGITS = 16
 GRACE = 30
 """Seconds between SIGTERM and SIGKILL. The runner gives its calls 25 s of them."""
 _QUANTITY = re.compile(r"\+?(\d+(?:\.\d*)?|\.\d+)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?\d+)?")
 _EXPONENTS = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-_NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 
 
 class PodOwner(NamedTuple):
@@ -167,17 +165,6 @@ def label_value(text: str) -> str:
     """Return a text as the value of a label: letters, digits and ``-_.``, at most 63."""
     words = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:63]
     return words.strip("-_.")
-
-
-def object_name(pool: str, random: str) -> str:
-    """Return the name of a Pod and its Secret, which no other object has.
-
-    Args:
-        pool: the name of the pool; some of it is in the name, for people.
-        random: `DIGITS` hexadecimal digits.
-    """
-    words = _NOT_IN_NAMES.sub("-", pool.lower())[:30].strip("-")
-    return "-".join(filter(None, ("dragonfly", words, random)))
 
 
 def check_resources(resources: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Collection
+from typing import Protocol
 
 from dragonfly_executor.backends.base import CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
@@ -29,6 +30,13 @@ LOSS_WAIT = 3.0
 """Seconds to wait for the reason why a runner was lost. A node reports the end of a container within about 1 s."""
 
 
+class StopHandler(Protocol):
+    """A function that is called at the end of a node's `stop`."""
+
+    def __call__(self, node: KubernetesNode, *, is_gone: bool) -> None:
+        """Handle the end of `stop`."""
+
+
 class KubernetesNode(Node):
     """A Pod that has a node, or is about to have one.
 
@@ -50,6 +58,7 @@ class KubernetesNode(Node):
         self._watch = watch
         self._lock = threading.Lock()
         self._stopping = CancelToken()
+        self._when_stopped: StopHandler | None = None
         api.__enter__()
         self.followed: FollowedPod = watch.follow(name)
 
@@ -60,6 +69,10 @@ class KubernetesNode(Node):
     def pod(self) -> Pod | None:
         """Return the Pod as last seen; None if it was not seen yet."""
         return self.followed.pod
+
+    def call_when_stopped(self, then: StopHandler) -> None:
+        """Call `then` at the end of `stop`, once, with whether the Pod is gone or its deletion was accepted."""
+        self._when_stopped = then
 
     def was_created(self, pod: Pod) -> None:
         """Take the Pod from the answer to its create request."""
@@ -142,10 +155,11 @@ class KubernetesNode(Node):
             if self._stopping.is_set():
                 return
             self._stopping.set()
-        deadline = Deadline(timeout)
+        deadline, is_gone = Deadline(timeout), False
         try:
             if self.may_exist:
                 self._delete(deadline)
+            is_gone = True
         except KubernetesAPIError as error:
             logger.warning("Pod %s may still exist: %s. Remove it with kubectl delete pod %s", *self._named(error))
         except Exception:
@@ -153,6 +167,8 @@ class KubernetesNode(Node):
         finally:
             self._watch.leave(self.name)
             self._api.__exit__(None, None, None)
+            if self._when_stopped is not None:
+                self._when_stopped(self, is_gone=is_gone)
 
     def _named(self, error: KubernetesAPIError) -> tuple[str, str, str]:
         return self.name, str(error).rstrip("."), self.name

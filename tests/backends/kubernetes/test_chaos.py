@@ -125,7 +125,7 @@ def test_the_cluster_removes_runners_with_the_parents_pod(
 ) -> None:
     """Even if no process of this program is left that could."""
     own = in_pod.own_pod("app-0")
-    backend = KubernetesBackend("registry.example/app:1", sync=None)
+    backend = KubernetesBackend("registry.example/app:1", sync=None, sweep=False)
     assert backend.access.source == "this Pod's service account"
     assert backend.listen_address() == ("127.0.0.1", 0)
     executor = make(backend, max_boot_failures=1)
@@ -146,7 +146,7 @@ def test_an_owner_in_another_namespace_is_none(in_pod: Cluster, make: Make) -> N
     """The cluster deletes objects at once whose owner it does not find in their namespace."""
     in_pod.account.namespaces = frozenset({"media", "default"})
     in_pod.own_pod("app-0")
-    executor = make(KubernetesBackend("registry.example/app:1", sync=None, namespace="default"))
+    executor = make(KubernetesBackend("registry.example/app:1", sync=None, sweep=False, namespace="default"))
     assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
     (pod,) = in_pod.pods()
     assert "ownerReferences" not in pod["metadata"]
@@ -155,7 +155,7 @@ def test_an_owner_in_another_namespace_is_none(in_pod: Cluster, make: Make) -> N
 def test_a_parent_that_does_not_find_its_pod_says_so(
     in_pod: Cluster, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    executor = make(KubernetesBackend("registry.example/app:1", sync=None))
+    executor = make(KubernetesBackend("registry.example/app:1", sync=None, sweep=False))
     assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
     assert (
         "have no owner, and stay until their runners end: there is no Pod app-0 in media: set POD_NAME" in caplog.text
@@ -165,7 +165,7 @@ def test_a_parent_that_does_not_find_its_pod_says_so(
 def test_a_rotated_account_token_is_read_again(in_pod: Cluster, make: Make, tmp_path: Path) -> None:
     """The kubelet writes another one long before the old one expires."""
     in_pod.own_pod("app-0")
-    executor = make(KubernetesBackend("registry.example/app:1", sync=None), single_use=True)
+    executor = make(KubernetesBackend("registry.example/app:1", sync=None, sweep=False), single_use=True)
     assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
     (tmp_path / "serviceaccount" / "token").write_text(in_pod.expire_token())
     assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
@@ -177,7 +177,7 @@ def test_a_rotated_account_token_is_read_again(in_pod: Cluster, make: Make, tmp_
 def test_the_rights_of_the_guide_are_enough_and_none_is_too_many(in_pod: Cluster, make: Make) -> None:
     """With the account's rights, a runner boots, works and ends; each right was used."""
     in_pod.own_pod("app-0")
-    executor = make(KubernetesBackend("registry.example/app:1", sync=None))
+    executor = make(KubernetesBackend("registry.example/app:1", sync=None, sweep=False))
     assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
     executor.shutdown()
     assert in_pod.account.used == in_pod.account.rights
