@@ -21,7 +21,7 @@ logger = logging.getLogger("dragonfly_executor")
 STOP_TIMEOUT = 30.0
 """Seconds in which a Pod must be gone after its deletion. A node ends a Pod within its grace period and a moment."""
 LOST_TIMEOUT = 3.0
-"""The same for a Pod whose node is lost: it confirms nothing, and the runner counts toward ``max`` meanwhile."""
+"""Seconds for that if the node is lost: it confirms nothing, and the runner counts toward ``max`` meanwhile."""
 KILL_AFTER = 1
 """Seconds between SIGTERM and SIGKILL for a Pod that the pool stops: its runner has ended, or must not go on."""
 LATE_CREATION = 0.5

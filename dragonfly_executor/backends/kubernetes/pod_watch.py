@@ -15,6 +15,7 @@ from dragonfly_executor.backends.kubernetes.answers import AnswerKind, APIAnswer
 from dragonfly_executor.backends.kubernetes.client import KubernetesAPI
 from dragonfly_executor.backends.kubernetes.pod import Pod
 
+INFINITY = float("inf")
 WATCH_SECONDS = 60
 """Seconds after which the server ends a watch, and the next begins where it ended."""
 SILENCE = 75.0
@@ -177,7 +178,7 @@ class PodWatch:
         lasted, began = False, time.monotonic()
         try:
             with self._api.watch_pods(
-                self._selector, version, seconds=WATCH_SECONDS, silence=SILENCE, opened=opened
+                self._selector, version, Deadline(INFINITY, stop), seconds=WATCH_SECONDS, silence=SILENCE, opened=opened
             ) as lines:
                 for line in lines:
                     version, lasted = self._take(line) or version, True

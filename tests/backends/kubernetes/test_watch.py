@@ -30,6 +30,12 @@ def count(cluster: Cluster, action: str) -> int:
     return sum(asked.action == action for asked in cluster.asked)
 
 
+def printed_by(*command: str) -> dict[str, object]:
+    """A kubeconfig's user whose token a program prints."""
+    described = {"command": command[0], "args": list(command[1:]), "installHint": "Install it"}
+    return {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never", **described}}
+
+
 def booting(cluster: Cluster, make: Make, make_backend: MakeBackend) -> tuple[object, object]:
     """A call that waits for a Pod that waits for a node, with a watch that is open."""
     executor = make(make_backend(node_selector=NEVER))
@@ -253,23 +259,61 @@ def test_a_program_that_prints_tokens_is_run_again_when_its_token_has_expired(
     printer.write_text(f'#!/bin/sh\ncd {tmp_path}\necho run >> runs\necho "{said}"\n')
     printer.chmod(0o755)
     (tmp_path / "token").write_text(cluster.token)
-    user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": str(printer)}}
-    (tmp_path / "kubeconfig").write_text(cluster.kubeconfig(user=user))
+    (tmp_path / "kubeconfig").write_text(cluster.kubeconfig(user=printed_by("./printer")))
     executor = make(make_backend(), max=1, single_use=True)
     assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
     (tmp_path / "token").write_text(cluster.expire_token())
     assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
     executor.shutdown()
     assert cluster.pods() == []
-    assert len((tmp_path / "runs").read_text().splitlines()) < 8
+    # Once for each token, whatever the number of requests.
+    assert len((tmp_path / "runs").read_text().splitlines()) == 2
 
 
-def test_a_program_that_prints_no_token_is_told(cluster: Cluster, make_backend: MakeBackend, tmp_path: Path) -> None:
-    user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": "false"}}
-    (tmp_path / "kubeconfig").write_text(cluster.kubeconfig(user=user))
-    with pytest.raises(BootError, match="no credentials: Exec false returned 1") as caught:
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (["false"], "false exited with status 1"),
+        (["sh", "-c", "echo log in first >&2; exit 3"], "sh exited with status 3: log in first"),
+        (["/nowhere/program"], "/nowhere/program cannot be run: No such file or directory. Install it"),
+        (["echo", "hello"], "echo has printed no client.authentication.k8s.io/v1 ExecCredential"),
+        (["echo", '{"status": {}}'], "echo has printed no token"),
+        (["echo", '{"status": {"token": "a\\nb"}}'], "echo has printed no token"),
+    ],
+)
+def test_a_program_that_prints_no_token_is_told(
+    cluster: Cluster, make_backend: MakeBackend, tmp_path: Path, program: list[str], words: str
+) -> None:
+    (tmp_path / "kubeconfig").write_text(cluster.kubeconfig(user=printed_by(*program)))
+    with pytest.raises(BootError) as caught:
         make_backend().boot(request())
+    assert f"no credentials: {words}" in str(caught.value)
     assert caught.value.final
+
+
+def test_a_boot_that_is_given_up_ends_a_program_that_prints_nothing(
+    cluster: Cluster, make_backend: MakeBackend, tmp_path: Path
+) -> None:
+    began = tmp_path / "began"
+    (tmp_path / "kubeconfig").write_text(
+        cluster.kubeconfig(user=printed_by("sh", "-c", f"touch {began}; exec sleep 1000"))
+    )
+    asked, errors = request(), []
+
+    def boot() -> None:
+        with pytest.raises(BootError) as caught:
+            make_backend().boot(asked)
+        errors.append(caught.value)
+
+    thread = threading.Thread(target=boot)
+    thread.start()
+    until = time.monotonic() + PATIENCE
+    while not began.exists() and time.monotonic() < until:
+        threading.Event().wait(0.01)
+    asked.given_up.set()
+    thread.join(2.0)
+    assert not thread.is_alive()
+    assert errors
 
 
 def test_every_event_of_the_simulator_fits_the_schemas(cluster: Cluster) -> None:
