@@ -201,19 +201,19 @@ class Node:
         """
         return None
 
+    def renew(self) -> None:
+        """Tell the platform that the pool still uses this node. Blocks, on a thread made for that. Never raises."""
+
+    def output(self) -> str:
+        """Return the last output of the node, for the error of a failed boot; "" if it is unknown."""
+        return ""
+
     def explain_loss(self) -> str:
         """Return why the platform has ended the node of a runner that was lost, as a sentence; "" if it does not say.
 
         Errors of lost calls quote it. The pool calls this once, before `stop`, and only if a subclass overrides it.
         Blocks for some seconds at most, on a thread made for that. Never raises.
         """
-        return ""
-
-    def renew(self) -> None:
-        """Tell the platform that the pool still uses this node. Blocks, on a thread made for that. Never raises."""
-
-    def output(self) -> str:
-        """Return the last output of the node, for the error of a failed boot; "" if it is unknown."""
         return ""
 
 
