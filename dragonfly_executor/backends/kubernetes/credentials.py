@@ -131,11 +131,11 @@ class ProgramCredentials(httpx2.Auth):
                 fresh = self._expires is None or self._expires - time.time() > RENEW_BEFORE
                 if self._token and self._token != refused and fresh:
                     return self._token
-                run = self._run
+                run, own = self._run, Signal()
                 if run is None:
-                    mine = self._run = Signal()
+                    self._run = own
             if run is None:
-                return self._renew(deadline, mine)
+                return self._renew(deadline, own)
             woken = threading.Event()
             with deadline.ending(woken.set):
                 run.call(woken.set)

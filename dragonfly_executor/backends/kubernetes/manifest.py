@@ -140,7 +140,7 @@ class PodBlueprint(NamedTuple):
     def _containers(self, pod_name: str, containers: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return the containers of the template, with the runner's first."""
         own = next((one for one in containers if one.get("name") == CONTAINER), None)
-        runner = dict(own or {}) | {"name": CONTAINER, "image": self.image}
+        runner: dict[str, Any] = dict(own or {}) | {"name": CONTAINER, "image": self.image}
         given = runner.get("command")
         if given or self.keep_entrypoint:
             # The template's command, or the image's ENTRYPOINT, runs the runner's as its arguments.

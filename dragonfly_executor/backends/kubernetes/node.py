@@ -112,7 +112,7 @@ class KubernetesNode(Node):
         return "Kubernetes (kubectl delete or drain, an eviction, a preemption, or the Pod's max_lifetime)"
 
     @stopper.setter
-    def stopper(self, _: str) -> None:
+    def stopper(self, _: str) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]  # it has a setter
         raise AttributeError("the Pod's status says what stops it")
 
     def explain_loss(self) -> str:
