@@ -131,14 +131,18 @@ class PodWatch:
         with self._api:
             pause, version = FIRST_PAUSE, ""
             while not stop.is_set():
+                listed = bool(version)
                 try:
                     if not version:
                         version = self._list(stop)
+                        listed = True
                     version, lasted = self._watch(version, stop)
                 except KubernetesAPIError as error:
                     # The version may be too old (410), and a refused watch says nothing about what happened meanwhile.
                     version, lasted = "", False
-                    self._refused(error if error.final else None)
+                    # Credentials that expired during a watch are read again by the next list.
+                    may_renew = listed and error.kind is AnswerKind.UNAUTHORIZED
+                    self._refused(error if error.final and not may_renew else None)
                 except Exception as error:  # a damaged answer must not end the thread
                     version, lasted = "", False
                     text = f"cannot read the list of Pods: {one_line(str(error))}"

@@ -242,6 +242,19 @@ def test_a_token_that_has_expired_is_read_again(
     assert 401 in [asked.status for asked in cluster.asked]
 
 
+def test_a_token_that_expires_while_a_pod_waits_fails_no_boot(
+    cluster: Cluster, make: Make, make_backend: MakeBackend, tmp_path: Path
+) -> None:
+    """The next watch is refused; the list after it reads the new token."""
+    executor, future = booting(cluster, make, make_backend)
+    cluster.expire_token()
+    (tmp_path / "kubeconfig").write_text(cluster.kubeconfig())
+    cluster.cut_connections()
+    cluster.until(lambda: [asked.status for asked in cluster.asked if asked.action == "list pods"].count(200) == 2)
+    let_run(cluster, future)
+    assert executor.pool.stats().boots_attempted == 1  # type: ignore[attr-defined]
+
+
 def test_a_token_that_has_expired_for_good_is_told(cluster: Cluster, make_backend: MakeBackend) -> None:
     backend = make_backend()
     cluster.expire_token()
