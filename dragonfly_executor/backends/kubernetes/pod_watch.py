@@ -162,7 +162,6 @@ class PodWatch:
         found = {pod.name: pod for pod in map(Pod.parse, items)}
         with self._lock:
             for name, followed in self._followed.items():
-                followed.refusal = None
                 if name in found:
                     followed.pod = found[name]
                 elif name not in self._unlisted:
@@ -184,6 +183,8 @@ class PodWatch:
             with self._api.watch_pods(
                 self._selector, version, Deadline(INFINITY, stop), seconds=WATCH_SECONDS, silence=SILENCE, opened=opened
             ) as lines:
+                # Not before: an account may list Pods and not watch them.
+                self._refused(None)
                 for line in lines:
                     version, lasted = self._take(line) or version, True
                 lasted = lasted or time.monotonic() - began > LASTING
