@@ -15,7 +15,7 @@ from math import isclose
 from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_table import Call, CallLimits
-from dragonfly_executor.core.calls import DEFAULT_KIND
+from dragonfly_executor.core.calls import DEFAULT_KIND, QUEUED
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.stats import PoolStats
@@ -141,15 +141,17 @@ class World:
         assert isinstance(result, list)
         self.log.append((make or (lambda: event), self.now, describe(result)))
         sent_before = {call_id for node in self.nodes.values() for call_id in node.flying}
-        loads = {runner_id: len(node.flying) for runner_id, node in self.nodes.items()}
-        booting = Counter(node.kind for node in self.nodes.values() if not node.up and not node.stopped)
+        loads = {runner_id: len(node.flying) for runner_id, node in self.nodes.items()} if self.limits.packs else {}
+        booting: Counter[str] = Counter()
         if self.mode is not mode:
+            booting.update(node.kind for node in self.nodes.values() if not node.up and not node.stopped)
             # Those that a boot is to take may go to a slot that is free, and that had none while others were settled.
             self.spared = self._waiting(sent_before)
         for action in result:
             assert not self.closed or isinstance(action, actions.Settle), f"{action} after Closed"
             CARRY_OUT[type(action)](self, action)
-        self._check_order(sent_before)
+        if result:
+            self._check_order(sent_before)
         if self.mode is not mode:
             # One that asks for less than was asked for already changes nothing.
             self._spare(booting, sent_before)
@@ -159,15 +161,16 @@ class World:
         for action in result:
             if isinstance(action, actions.Boot):
                 assert boots_are_needed(self.machine.pool, action.kind)
-        validate(self.machine, self.now)
-        self._give_up()
+        self._give_up(validate(self.machine, self.now).given_up)
         self._check_accounts()
         return result
 
-    def _give_up(self) -> None:
-        """Keep a list of what was too much for one event. What is on it stays on it until it is settled."""
-        pool, before = self.machine.pool, self.given_up
-        given_up = {i: account.call.kind for i, account in self.pending.items() if is_given_up(pool, account.call)}
+    def _give_up(self, given_up_now: list[int]) -> None:
+        """Note the calls whose end one event has decided, and that later events settle. Each stays noted until then."""
+        before = self.given_up
+        if not before and not given_up_now:
+            return
+        given_up = {call_id: self.pending[call_id].call.kind for call_id in given_up_now}
         assert self.pending.keys() & before.keys() <= given_up.keys(), "a call that was given up is not any more"
         self.given_up = {call_id: before.get(call_id) or self._prospects(kind) for call_id, kind in given_up.items()}
         for call_id in given_up.keys() - before.keys():
@@ -428,10 +431,11 @@ class World:
         sent = {call_id for node in self.nodes.values() for call_id in node.flying} - sent_before
         call_table = self.machine.pool.call_table
         for kind, queue in call_table.queues.items():
-            queued = [call.id for call in call_table.calls.values() if call.state == 0 and call.queue is queue]
-            gone = [call_id for call_id in sent if self.accounts[call_id].call.kind == kind]
-            if gone and queued:
-                assert max(gone) < min(queued), "a call was overtaken by one of its kind"
+            gone = max((call_id for call_id in sent if self.accounts[call_id].call.kind == kind), default=None)
+            if gone is not None:
+                # The calls are in order of arrival.
+                queued = (call.id for call in call_table.calls.values() if call.state is QUEUED and call.queue is queue)
+                assert gone < next(queued, gone + 1), "a call was overtaken by one of its kind"
 
     def _kill(self, action: actions.Kill) -> None:
         assert self.nodes[action.runner_id].flying[action.call.id] == action.call.attempt
