@@ -106,8 +106,8 @@ class World:
         self.flown: list[tuple[int, int, int]] = []
         """Every sending there was: runner, call, attempt."""
         self.last_event: events.Event = events.Tick()
-        # To play it again: how to make each event, since calls change, and what came of it.
-        self.log: list[tuple[Callable[[], events.Event], float, str]] = []
+        # It gets the same events at the same times.
+        self._twin = Machine(limits)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -116,21 +116,25 @@ class World:
         batch = list(limits)
         first = len(self.accounts) + 1
 
-        def make() -> events.Event:
+        def make() -> events.Submitted:
             return events.Submitted(
                 [Call(first + i, b"", None, each, kinds[i % len(kinds)]) for i, each in enumerate(batch)]
             )
 
         event = make()
-        assert isinstance(event, events.Submitted)
         accounts = {call.id: TrackedCall(call) for call in event.calls}
         self.accounts |= accounts
         self.pending |= accounts
-        self.feed(event, make)
+        self.feed(event, make())
         return [call.id for call in event.calls]
 
-    def feed(self, event: events.Event, make: Callable[[], events.Event] | None = None) -> list[actions.Action]:
-        """Let something happen now."""
+    def feed(self, event: events.Event, again: events.Event | None = None) -> list[actions.Action]:
+        """Hand the machine an event now, carry out the actions, and check everything.
+
+        Args:
+            event: the event.
+            again: the same event for the twin, if it has objects that a machine changes.
+        """
         self.last_event = event
         mode = self.mode
         self.gives_up = None
@@ -139,7 +143,8 @@ class World:
         self._count_spending()
         result = self.machine.handle(event, self.now)
         assert isinstance(result, list)
-        self.log.append((make or (lambda: event), self.now, describe(result)))
+        same = self._twin.handle(again or event, self.now)
+        assert describe(same) == describe(result), "the same events at the same times give other actions"
         sent_before = {call_id for node in self.nodes.values() for call_id in node.flying}
         loads = {runner_id: len(node.flying) for runner_id, node in self.nodes.items()} if self.limits.packs else {}
         booting: Counter[str] = Counter()
@@ -574,7 +579,6 @@ class World:
             self.feed(event)
         assert self.closed, "the pool does not come to its end"
         assert all(len(account.outcomes) == 1 for account in self.accounts.values())
-        self.play_again()
 
     def what_is_next(self) -> events.Event:
         """What comes next where everything works."""
@@ -592,12 +596,6 @@ class World:
                 return events.IdleChecked(runner_id, idle=True)
         return events.Tick()
 
-    def play_again(self) -> None:
-        """The same log gives the same actions."""
-        machine = Machine(self.limits)
-        for make, now, described in self.log:
-            assert describe(machine.handle(make(), now)) == described
-
 
 def token_of(call_id: int, attempt: int) -> str:
     return f"result of {call_id}.{attempt}"
@@ -607,9 +605,17 @@ def lost(runner_id: int) -> errors.RunnerLostError:
     return errors.RunnerLostError("killed by SIGKILL", signal=9, runner_id=runner_id)
 
 
-def describe(result: list[actions.Action]) -> str:
-    """Actions as text, without what differs from one run to the next."""
-    return ADDRESS.sub("", repr(result)) if result else ""
+def describe(result: list[actions.Action]) -> list[object]:
+    """Return actions in a form that is equal for two machines in the same state."""
+    return [(type(action), *(_plain(getattr(action, name)) for name in action.__match_args__)) for action in result]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Call):
+        return value.id, value.attempt, value.state, value.runner
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return ADDRESS.sub("", repr(value)) if isinstance(value, Exception) else value
 
 
 CARRY_OUT: dict[type, Callable[[World, object], None]] = {
