@@ -12,6 +12,7 @@ from dragonfly_executor.core.call_table import CallTable
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
 from dragonfly_executor.core.counters import Counters
 from dragonfly_executor.core.events import Ref, ShutdownMode
+from dragonfly_executor.core.key_homes import KeyHomes
 from dragonfly_executor.core.limits import PoolLimits
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.runners import Runner, RunnerState, RunnerTable
@@ -36,6 +37,7 @@ class PoolState:
         call_table, runner_table: its calls and its runners.
         settle_queue: the calls whose end is decided, and that are still to be settled.
         is_behind: True if the last event left work to do at once: calls to settle, or timeouts or delays that ended.
+        homes: by key, the runner to which a call with this key was sent last.
         boots: the places of the boots that the backend can run at once.
         usage: the usage of the runners.
         mode: the shutdown mode, or None. closed: True once the shutdown is complete.
@@ -56,6 +58,7 @@ class PoolState:
         self.runner_table: Final = RunnerTable(single_use=limits.single_use, packs=limits.packs)
         self.settle_queue: Final = SettleQueue()
         self.is_behind = False
+        self.homes: Final = KeyHomes()
         self.boots: Final = BootPlaces(limits.max_concurrent_boots)
         self.usage: Final = Usage(limits.caps)
         self.counters: Final = Counters()

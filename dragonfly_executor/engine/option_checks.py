@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import duration, hook, whole
@@ -35,6 +35,15 @@ def limit(value: Seconds | None, name: str) -> float | None:
 def at_least(least: int) -> Callable[[int, str], int]:
     """Return a check for whole numbers of at least `least`."""
     return lambda value, name: whole(value, name, least)
+
+
+def hashable(value: Hashable, name: str) -> Hashable:
+    """Return a hashable object, or None."""
+    try:
+        hash(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be hashable, such as a string or a number: {error}") from None
+    return value
 
 
 def flag(value: object, _name: str) -> bool:

@@ -5,7 +5,7 @@ No pool loads this module. Defaults and checks are in `engine/options.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -29,6 +29,8 @@ class CallKeywords(TypedDict, total=False):
     retries: int
     retry_on: type[BaseException] | tuple[type[BaseException], ...]
     retry_wait: Wait | None
+    priority: float
+    key: Hashable
     cancel_running: bool
 
 

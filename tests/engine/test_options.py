@@ -161,6 +161,12 @@ async def _asynchronous(*_: Any) -> None:
         ({"retry_on": (1,)}, TypeError, "retry_on must hold exception types"),
         ({"retry_on": "ValueError"}, TypeError, "retry_on must hold exception types"),
         ({"retry_wait": 3}, TypeError, "retry_wait must be a callable"),
+        ({"priority": "high"}, TypeError, "priority must be a number, not str"),
+        ({"priority": True}, TypeError, "priority must be a number, not bool"),
+        ({"priority": float("nan")}, ValueError, "priority must be finite, not nan"),
+        ({"priority": float("inf")}, ValueError, "priority must be finite, not inf"),
+        ({"priority": 10**400}, ValueError, "priority must be finite"),
+        ({"key": ["a"]}, TypeError, "key must be hashable, such as a string or a number: .*list"),
     ],
     ids=without_addresses,
 )

@@ -23,6 +23,11 @@ LIMITS = [
     CallLimits(retries=1),
     CallLimits(retries=2, retry_delays=(1.0,)),
     CallLimits(timeout=6.0, queue_timeout=1.5, retries=3, retry_delays=(0.5, 2.0, 5.0)),
+    CallLimits(retries=1, retry_delays=(1.0,), priority=2),
+    CallLimits(timeout=5.0, priority=-1.5),
+    CallLimits(key=1),
+    CallLimits(key=2, retries=1),
+    CallLimits(key=3, priority=2),
 ]
 CAPS = [
     *[UsageCaps()] * 4,

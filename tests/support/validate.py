@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import ceil, fsum
 
+from dragonfly_executor.core.call_queue import CallQueue
 from dragonfly_executor.core.calls import DEFAULT_KIND, DELAYED, QUEUED, SETTLED, STARTED, Call
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine
@@ -170,11 +171,13 @@ def check_places(pool: PoolState, survey: Survey) -> None:
     queued = delayed = 0
     for kind, queue in queues.items():
         waits = [call for call in queue._fresh if call.state is QUEUED]
-        waits += [call for _, call in queue._again if call.state is QUEUED]
+        waits += [entry[2] for entry in (*queue._early, *queue._late) if entry[2].state is QUEUED]
+        assert queue.has_keys or not any(call.limits.key for call in waits)
+        check_order(queue)
         delays = [calls[call_id] for _, call_id in queue.delays if call_id in calls]
         assert (queue.queued, queue.delayed) == (len(waits), len(delays))
         assert queue.total is call_table.total
-        assert len(queue._fresh) + len(queue._again) <= 2 * queue.queued + 64
+        assert len(queue._fresh) + len(queue._early) + len(queue._late) <= 2 * queue.queued + 64
         assert len(queue.delays) <= 2 * queue.delayed + 64
         queued += len(waits)
         delayed += len(delays)
@@ -189,6 +192,15 @@ def check_places(pool: PoolState, survey: Survey) -> None:
     assert call_table.waiting == survey.waiting
     assert call_table.alarms.count <= 2 * len(calls) + 64
     assert call_table.settled == []
+
+
+def check_order(queue: CallQueue) -> None:
+    """Check that each call is in the part of the queue that its priority asks for."""
+    fresh = [call.id for call in queue._fresh]
+    assert fresh == sorted(fresh)
+    assert not any(call.limits.priority for call in queue._fresh)
+    assert all(priority <= 0 for priority, _, _ in queue._early)
+    assert all(priority > 0 for priority, _, _ in queue._late)
 
 
 def is_given_up(pool: PoolState, call: Call) -> bool:

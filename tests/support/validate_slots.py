@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.core.slot_choice import prefetch_depth
-from dragonfly_executor.core.slot_records import DYING, FULL, NEVER, RETIRED, SlotCall
+from dragonfly_executor.core.slot_records import DYING, FULL, NEVER, RESERVED, RETIRED, SlotCall
 from dragonfly_executor.core.slot_scheduler import SlotScheduler
 from dragonfly_executor.core.slot_state import SlotTable
 
@@ -29,7 +29,7 @@ def check_slots(table: SlotTable) -> list[SlotCall]:
     for pid, slot in table.slots.items():
         assert slot.pid == pid
         blocked, counted = slot.blocked, 0
-        assert 0 <= blocked <= RETIRED | DYING | FULL
+        assert 0 <= blocked <= RETIRED | DYING | FULL | RESERVED
         useful += not blocked & (RETIRED | DYING)
         is_checking = False
         for call in slot.in_flight:
@@ -52,7 +52,25 @@ def check_slots(table: SlotTable) -> list[SlotCall]:
     # After a close nothing starts, so a slot too many, from the time of a check, does no harm.
     assert table.is_closed or useful <= table.max_slots + (table.check.call is not None), "too many slots"
     assert table.extra == 0 or table.check.call is not None
+    check_numbers(table)
     return checks
+
+
+def check_numbers(table: SlotTable) -> None:
+    """Check that no two slots have one number, and that an extra slot stays no longer than the check that it is for."""
+    numbers = {slot.number for slot in table.slots.values()}
+    assert len(numbers) == len(table.slots), "two slots have the same number"
+    assert max(numbers, default=0) <= table.max_slots
+    busy = reserved = 0
+    is_extra_busy = False
+    for slot in table.slots.values():
+        busy += bool(slot.in_flight) and not slot.is_checking
+        reserved += bool(slot.blocked & RESERVED)
+        if table.is_extra(slot):
+            assert slot.is_retired or table.check.call is not None, "an extra slot stays"
+            is_extra_busy |= bool(slot.in_flight)
+    assert busy <= table.max_slots, "more calls run at once than slots were asked for"
+    assert reserved <= is_extra_busy, "a slot waits for nothing"
 
 
 def check_queues(table: SlotTable) -> list[SlotCall]:

@@ -14,6 +14,7 @@ from math import isclose
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
+from dragonfly_executor.core.call_queue import LOOKAHEAD
 from dragonfly_executor.core.call_table import Call, CallLimits
 from dragonfly_executor.core.calls import DEFAULT_KIND, QUEUED
 from dragonfly_executor.core.events import ShutdownMode
@@ -68,6 +69,13 @@ class TrackedCall:
     tokens: list[object] = field(default_factory=list)
     false_starts: int = 0
     """Slots that died under it before it began."""
+    overtaken: int = 0
+    """Later calls that were sent before it."""
+
+    @property
+    def turn(self) -> tuple[float, int]:
+        """Its place in the order of calls."""
+        return -self.call.limits.priority, self.call.id
 
 
 class World:
@@ -82,6 +90,8 @@ class World:
         self.mode: ShutdownMode | None = None
         self.broken = False
         self.closed = False
+        self.most_slots = 0
+        """The largest number of slots that were up at once."""
         self.hung: set[int] = set()
         """Boots that are over, and over which the backend blocks."""
         self.used = 0.0
@@ -155,6 +165,7 @@ class World:
         for action in result:
             assert not self.closed or isinstance(action, actions.Settle), f"{action} after Closed"
             CARRY_OUT[type(action)](self, action)
+        self.most_slots = max(self.most_slots, sum(node.slots for node in self.nodes.values()))
         if result:
             self._check_order(sent_before)
         if self.mode is not mode:
@@ -212,7 +223,7 @@ class World:
         assert chosen == lightest[: len(chosen)], "a runner retires that has more calls than another one"
 
     def _check_placement(self, loads: dict[int, int], result: list[actions.Action]) -> None:
-        """No packed call goes to a runner while one with more calls has a free slot.
+        """No packed call goes to a runner while one with more calls has a free slot. A call with a key may: it goes home.
 
         Args:
             loads: calls on each runner, before the actions.
@@ -221,7 +232,7 @@ class World:
         if not self.limits.packs or any(isinstance(action, actions.Stop) for action in result):
             return
         for action in result:
-            if not isinstance(action, actions.Send):
+            if not isinstance(action, actions.Send) or any(call.limits.key for call in action.calls):
                 continue
             to, runners = self.nodes[action.runner_id], self.machine.pool.runner_table.runners
             for runner_id, node in self.nodes.items():
@@ -432,15 +443,27 @@ class World:
             assert sum(len(other.flying) for other in up) <= workers, "more calls than max_workers"
 
     def _check_order(self, sent_before: set[int]) -> None:
-        """Calls leave the queue in the order in which they came."""
+        """Calls leave the queue by priority, and in the order in which they came.
+
+        Only a call with a key may be overtaken, by few calls, and by none with another priority.
+        """
         sent = {call_id for node in self.nodes.values() for call_id in node.flying} - sent_before
         call_table = self.machine.pool.call_table
         for kind, queue in call_table.queues.items():
-            gone = max((call_id for call_id in sent if self.accounts[call_id].call.kind == kind), default=None)
-            if gone is not None:
-                # The calls are in order of arrival.
-                queued = (call.id for call in call_table.calls.values() if call.state is QUEUED and call.queue is queue)
-                assert gone < next(queued, gone + 1), "a call was overtaken by one of its kind"
+            gone = [account.turn for i in sent if (account := self.accounts[i]).call.kind == kind]
+            if not gone:
+                continue
+            last = max(gone)
+            for call in call_table.calls.values():
+                if call.state is not QUEUED or call.queue is not queue:
+                    continue
+                account = self.accounts[call.id]
+                if last > account.turn:
+                    assert call.limits.key, "a call was overtaken by one of its kind"
+                    assert last[0] == account.turn[0], "a call was overtaken by one of a lower priority"
+                    account.overtaken += sum(turn > account.turn for turn in gone)
+                    most = LOOKAHEAD * self.most_slots
+                    assert account.overtaken <= most, "a call with a key was overtaken again and again"
 
     def _kill(self, action: actions.Kill) -> None:
         assert self.nodes[action.runner_id].flying[action.call.id] == action.call.attempt

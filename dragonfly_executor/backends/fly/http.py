@@ -12,11 +12,11 @@ from typing import Any, Self
 import httpx
 
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.fly.connection import HttpConnection
 from dragonfly_executor.backends.fly.errors import OutOfTimeError
 from dragonfly_executor.backends.fly.rate_limit import RateLimiter
 from dragonfly_executor.backends.fly.responses import APIResponse, ResponseKind
 from dragonfly_executor.backends.fly.settings import APIAccess
+from dragonfly_executor.backends.http_connection import HttpConnection
 from dragonfly_executor.protocol.versions import __version__
 
 CONNECT_TIMEOUT = 5.0
@@ -49,7 +49,7 @@ class HttpConnections:
         self._transport = transport
         self._lock = threading.Lock()
         self._users = 0
-        self._idle: list[HttpConnection] = []
+        self._idle: list[HttpConnection[httpx.Client]] = []
         self._cookies = httpx.Cookies()
         self._rate_limiter = RateLimiter()
         self._clock_began: float | None = None
@@ -91,7 +91,7 @@ class HttpConnections:
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
         )
 
-    def _take(self) -> HttpConnection:
+    def _take(self) -> HttpConnection[httpx.Client]:
         """Return an idle or a new connection, which no other thread uses meanwhile."""
         with self._lock:
             connection = self._idle.pop() if self._idle else HttpConnection(self._make_client())
@@ -99,7 +99,7 @@ class HttpConnections:
             connection.client.cookies = self._cookies
         return connection
 
-    def _give_back(self, connection: HttpConnection, *, may_be_kept: bool) -> None:
+    def _give_back(self, connection: HttpConnection[httpx.Client], *, may_be_kept: bool) -> None:
         with self._lock:
             self._cookies = httpx.Cookies(connection.client.cookies)
             if may_be_kept and len(self._idle) < KEPT_CONNECTIONS:
@@ -193,7 +193,7 @@ class HttpConnections:
 
     def _ask(
         self,
-        connection: HttpConnection,
+        connection: HttpConnection[httpx.Client],
         method: str,
         path: str,
         deadline: Deadline,

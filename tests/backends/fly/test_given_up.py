@@ -17,11 +17,11 @@ from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly import backend as backend_module
 from dragonfly_executor.backends.fly import client
-from dragonfly_executor.backends.fly.connection import HttpConnection
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.http import HttpConnections
 from dragonfly_executor.backends.fly.settings import APIAccess
 from dragonfly_executor.backends.fly.token import APIToken
+from dragonfly_executor.backends.http_connection import HttpConnection
 from dragonfly_executor.transport.certificate import load, make_certificate
 from tests.backends.fly.boots import ASLEEP_CONFIG, boot, nothing_is_left, request
 from tests.backends.fly.conftest import Make, MakeBackend
