@@ -223,7 +223,7 @@ class World:
         assert chosen == lightest[: len(chosen)], "a runner retires that has more calls than another one"
 
     def _check_placement(self, loads: dict[int, int], result: list[actions.Action]) -> None:
-        """No packed call goes to a runner while one with more calls has a free slot. A call with a key goes to its home.
+        """No packed call goes to a runner while one with more calls has a free slot. One with a key goes to its home.
 
         Args:
             loads: calls on each runner, before the actions.
