@@ -77,7 +77,16 @@ class ChildProcesses:
         setup = self._setup()
         try:
             progress = Progress(number, self.starts)
-            slot = Slot(self._loop, setup, place, self._descriptors, self._on_frames, output, progress, self.title)
+            slot = Slot(
+                self._loop,
+                progress,
+                setup=setup,
+                place=place,
+                inherited=self._descriptors,
+                on_frames=self._on_frames,
+                output=output,
+                title=self.title,
+            )
         except OSError:
             output.close()
             raise
