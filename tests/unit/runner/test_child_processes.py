@@ -122,11 +122,10 @@ class Agent:
         self.timers.append(FakeTimer(seconds, callback))
         return self.timers[-1]
 
-    def make_slot(self, loop: Any, setup: bytes, place: Any, inherited: Any, on_frames: Any, *others: Any) -> FakeSlot:
+    def make_slot(self, loop: Any, progress: Any, *, output: Any, on_frames: Any, title: Any, **parts: Any) -> FakeSlot:
         if self.full:
             raise BlockingIOError(11, "no process is left")
-        output, progress, _title = others
-        return FakeSlot(self, setup, place, inherited, output, progress)
+        return FakeSlot(self, **parts, output=output, progress=progress)
 
     def fork(self, number: int = 0) -> FakeSlot:
         slot = self.children.fork_slot(number, None, FakeOutput(self))  # type: ignore[arg-type]
