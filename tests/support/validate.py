@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from math import ceil, fsum
 
 from dragonfly_executor.core.call_queue import CallQueue
 from dragonfly_executor.core.calls import DEFAULT_KIND, DELAYED, QUEUED, SETTLED, STARTED, Call
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine
+from dragonfly_executor.core.placement import RANK
 from dragonfly_executor.core.runner import UP, Runner, RunnerState
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.state import PoolState
@@ -20,7 +22,9 @@ class Survey:
         runners: all runners.
         up, booting: the runners in these states.
         of_kind: the runners of each kind.
-        slots, in_flight, busy: sums over the runners that are up.
+        slots, in_flight, load, busy: sums over the runners that are up.
+        calls_on: each runner, with the number of its calls of each kind.
+        in_flight_of: the number of calls of each kind on all runners.
         retiring: ids of the runners that are up and retire.
         flying: ids of the unsettled calls on runners.
         waiting, started: numbers of unsettled calls by state.
@@ -33,7 +37,9 @@ class Survey:
         self.up: list[Runner] = []
         self.booting: list[Runner] = []
         self.of_kind: dict[str, list[Runner]] = {}
-        self.slots = self.in_flight = self.busy = 0
+        self.slots = self.in_flight = self.load = self.busy = 0
+        self.calls_on: list[tuple[Runner, dict[str, int]]] = []
+        self.in_flight_of: Counter[str] = Counter()
         self.retiring: list[int] = []
         self.flying: list[int] = []
         self._walk_over_runners()
@@ -44,21 +50,25 @@ class Survey:
 
     def _walk_over_runners(self) -> None:
         for runner in self.runners:
-            kind, state, load = runner.kind, runner.state, len(runner.in_flight)
-            self.of_kind.setdefault(kind, []).append(runner)
+            state, load = runner.state, runner.load
+            self.of_kind.setdefault(runner.kind, []).append(runner)
             if state is UP:
                 self.up.append(runner)
                 self.slots += runner.slots
-                self.in_flight += load
+                self.in_flight += len(runner.in_flight)
+                self.load += load
                 self.busy += min(load, runner.slots)
                 if runner.retiring:
                     self.retiring.append(runner.id)
             elif state is RunnerState.BOOTING:
                 self.booting.append(runner)
+            kinds: dict[str, int] = {}
+            self.calls_on.append((runner, kinds))
             for call in runner.in_flight.values():
-                assert call.kind == kind, "a call is on a runner of another kind"
+                kinds[call.kind] = kinds.get(call.kind, 0) + 1
                 if call.state is not SETTLED:
                     self.flying.append(call.id)
+            self.in_flight_of.update(kinds)
 
     def _walk_over_calls(self, pool: PoolState) -> None:
         queues, runners = pool.call_table.queues, pool.runner_table.runners
@@ -103,11 +113,16 @@ def validate(machine: Machine, now: float) -> Survey:
 def check_sums(pool: PoolState, survey: Survey) -> None:
     """Check that the table's sums and orders are what the survey finds."""
     table, groups = pool.runner_table, pool.runner_table.groups
+    assert groups.keys() == table.placements.keys()
     for kind, group in groups.items():
         check_group(kind, group, survey.of_kind.get(kind, []))
+        check_placement(pool, survey, kind)
+    for runner, kinds in survey.calls_on:
+        check_shares(pool, runner, kinds)
     assert table.up == len(survey.up)
     assert list(table.booting.values()) == survey.booting
-    assert (table.slots, table.in_flight, table.busy) == (survey.slots, survey.in_flight, survey.busy)
+    assert (table.slots, table.in_flight) == (survey.slots, survey.in_flight)
+    assert (table.load, table.busy) == (survey.load, survey.busy)
     assert survey.of_kind.keys() <= groups.keys()
     idle, retiring = 0, list(table.retiring)
     for group in groups.values():
@@ -123,29 +138,66 @@ def check_group(kind: str, group: RunnerGroup, runners: list[Runner]) -> None:
     """Check that the sums and orders of one kind are what a walk over its runners finds."""
     assert group.kind == kind
     assert list(group.runners.values()) == runners
-    up = slots = in_flight = busy = 0
-    booting, without_call, free = [], {}, {}
+    up = slots = in_flight = load = busy = 0
+    booting, without_call = [], {}
     for runner in runners:
-        load = len(runner.in_flight)
         if runner.state is UP:
             up += 1
             slots += runner.slots
-            in_flight += load
-            busy += min(load, runner.slots)
-            if not load:
+            in_flight += len(runner.in_flight)
+            load += runner.load
+            busy += min(runner.load, runner.slots)
+            if not runner.in_flight:
                 without_call[runner.id] = runner
-            if load < runner.slots and not runner.retiring and not (runner.is_short and load):
-                free[runner.id] = load
         elif runner.state is RunnerState.BOOTING:
             booting.append(runner)
-    assert (group.up, group.slots, group.in_flight, group.busy) == (up, slots, in_flight, busy)
+    assert (group.up, group.slots, group.in_flight, group.load, group.busy) == (up, slots, in_flight, load, busy)
     assert list(group.booting.values()) == booting
     assert {**group.idle, **group.idle_check_pending} == without_call
     assert not group.idle.keys() & group.idle_check_pending.keys()
     since = [runner.idle_since for runner in group.idle.values()]
     assert since == sorted(since), "the runner that is idle for the longest time is not first"
     assert group.staying >= 0
-    assert group._packed is None or group._packed._load_of == free
+
+
+def check_placement(pool: PoolState, survey: Survey, kind: str) -> None:
+    """Check that the room for calls of a kind is what a walk over all runners finds."""
+    table, placement = pool.runner_table, pool.runner_table.placements[kind]
+    assert placement.kind == kind
+    members = [runner for runner in survey.up if placement.fits(runner)]
+    assert {runner.id: runner for runner in members} == placement.members
+    assert placement.yielding == sum([runner.id in table.groups[runner.kind].yielding for runner in members])
+    assert kind == DEFAULT_KIND or placement.in_flight == survey.in_flight_of[kind]
+    if placement._packed is not None:
+        free = [runner for runner in members if placement.room(runner) > 0]
+        free = [runner for runner in free if placement.shares or not (runner.is_short and runner.in_flight)]
+        listed = {i: load % RANK for i, load in placement._packed._load_of.items()}
+        assert listed == {runner.id: runner.load for runner in free}
+
+
+def check_shares(pool: PoolState, runner: Runner, kinds: dict[str, int]) -> None:
+    """Check that what the calls of a runner require fits in it together, and is what a walk over them finds.
+
+    Args:
+        pool: the state.
+        runner: the runner.
+        kinds: the number of its calls of each kind.
+    """
+    placements, capacity = pool.runner_table.placements, runner.capacity
+    extra = gpus = memory = 0
+    for kind, count in kinds.items():
+        placement = placements[kind]
+        assert placement.fits(runner), "a call is on a runner on which it does not fit"
+        if placement.requirements is not None and placement.shares:
+            extra += count * (placement.requirements.slots_of(runner.slots, capacity) - 1)
+            gpus += count * placement.requirements.gpus
+            memory += count * placement.requirements.memory
+    assert (runner.extra, runner.gpus_used, runner.memory_used) == (extra, gpus, memory)
+    assert not extra or runner.load <= runner.slots, "calls take more than the slots of their runner"
+    assert capacity is None or (gpus <= capacity.gpus and memory <= capacity.memory)
+    is_held = runner is pool.runner_table.held
+    assert (runner.state is UP and runner.held_for is not None) == is_held
+    assert not is_held or placements[runner.held_for or ""].members.get(runner.id) is runner
 
 
 def check_what_is_told(pool: PoolState, survey: Survey) -> None:
@@ -259,9 +311,13 @@ def check_slots_are_full(pool: PoolState, group: RunnerGroup) -> None:
     runner_table, workers = pool.runner_table, pool.limits.max_workers
     binds = workers is not None and runner_table.slots > workers and runner_table.in_flight >= workers
     if pool.call_table.queues[group.kind].queued and not binds:
-        for runner in group.runners.values():
-            has_room = runner.state is RunnerState.UP and not runner.retiring and len(runner.in_flight) < runner.slots
-            assert not has_room, f"calls wait, and {runner} has room"
+        placement = runner_table.placements[group.kind]
+        for runner in placement.members.values():
+            assert placement.room(runner) <= 0, f"calls wait, and {runner} has room"
+    held = runner_table.held
+    if held is not None and not binds:
+        waits = pool.call_table.queues[held.held_for or ""].queued
+        assert not waits or held.in_flight, "a runner without calls is held for a call"
 
 
 def check_boots_come(pool: PoolState, group: RunnerGroup, now: float) -> None:
@@ -270,7 +326,7 @@ def check_boots_come(pool: PoolState, group: RunnerGroup, now: float) -> None:
         assert not queue.queued, "a budget is used up, and calls wait"
         assert not queue.delayed
         return
-    waiting = queue.queued + max(0, group.in_flight - group.slots)
+    waiting = queue.queued + max(0, group.load - group.slots)
     assert (
         waiting <= len(group.booting) * pool.slots_hint(group)
         or len(pool.runner_table.runners) >= pool.max
@@ -284,14 +340,14 @@ def cannot_boot(pool: PoolState, group: RunnerGroup, now: float) -> bool:
     return (
         (group.back_off.until is not None and group.back_off.until > now)
         or pool.is_at_last_boots(group)
-        or (pool.boots.free <= 0 and (group.up > 0 or not pool.boots.all_hang))
+        or (pool.boots.free <= 0 and (pool.has_member(group) or not pool.boots.all_hang))
     )
 
 
 def has_slots_enough(pool: PoolState, group: RunnerGroup) -> bool:
     """Whether more slots of this kind would be of no use, because of max_workers."""
     workers, others = pool.limits.max_workers, pool.runner_table.in_flight - group.in_flight
-    has_one = group.up + len(group.booting) > len(group.yielding)
+    has_one = pool.is_served(group)
     return (
         workers is not None
         and has_one
@@ -322,7 +378,7 @@ def check_room_is_made(pool: PoolState, now: float) -> None:
         kept = group.up + len(group.booting) - len(group.yielding)
         ahead = group.in_flight > group.slots - max((runner.slots for runner in group.idle.values()), default=0)
         assert not group.idle or ahead or kept <= pool.keep_of(group), f"calls wait, and a runner of {group} is idle"
-        starving = [each for each in others if each.up + len(each.booting) == len(each.yielding)]
+        starving = [each for each in others if not pool.is_served(each)]
         giving = sum(len(each.yielding) for each in groups.values()) + len(going)
         assert not starving or not group.up or giving, f"calls of a kind without a runner wait, and {group} gives none"
 
@@ -376,6 +432,6 @@ def boots_are_needed(pool: PoolState, kind: str) -> bool:
     """After an event with boots: whether the last of those of a kind is needed, by waiting calls or by min."""
     group = pool.runner_table.groups[kind]
     others = len(group.booting) - 1
-    waiting = pool.call_table.queues[kind].queued + max(0, group.in_flight - group.slots)
+    waiting = pool.call_table.queues[kind].queued + max(0, group.load - group.slots)
     least = pool.min if kind == DEFAULT_KIND else 0
     return others < ceil(waiting / pool.slots_hint(group)) or group.up - len(group.yielding) + others < least
