@@ -265,7 +265,8 @@ class World:
                 continue
             to, runners = self.nodes[action.runner_id], self.machine.pool.runner_table.runners
             for runner_id, node in self.nodes.items():
-                if node.kind != to.kind or not node.up or node.stopped or node.leaving:
+                # A runner that has what the calls do not require comes last.
+                if node.kind != to.kind or node.capacity != to.capacity or not node.up or node.stopped or node.leaving:
                     continue
                 has_room = len(node.flying) < runners[runner_id].slots
                 if has_room and not runners[runner_id].retiring and not runners[runner_id].is_short:
