@@ -265,9 +265,10 @@ class World:
                 continue
             to, runners = self.nodes[action.runner_id], self.machine.pool.runner_table.runners
             for runner_id, node in self.nodes.items():
-                # A runner that has what the calls do not require comes last.
-                if node.kind != to.kind or node.capacity != to.capacity or not node.up or node.stopped or node.leaving:
+                if node.kind != to.kind or not node.up or node.stopped or node.leaving:
                     continue
+                if runners[runner_id].capacity != runners[action.runner_id].capacity:
+                    continue  # a runner that has more than the calls require comes last
                 has_room = len(node.flying) < runners[runner_id].slots
                 if has_room and not runners[runner_id].retiring and not runners[runner_id].is_short:
                     assert loads[runner_id] <= loads[action.runner_id], "a call is not packed"
