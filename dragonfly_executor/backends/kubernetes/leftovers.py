@@ -40,7 +40,7 @@ class KubernetesLeftovers:
 
     def __init__(self, api: KubernetesAPI) -> None:
         self._api = api
-        self._found = Leftovers(None, "", "Pod")
+        self._found = Leftovers(None, "")
         self._released: set[str] = set()
 
     def release(self, node: KubernetesNode) -> None:
