@@ -110,8 +110,8 @@ class BootRequest(_Request):
             within 2 s. So `boot` waits on this event, or registers a callback with `CancelToken.call` that unblocks its
             other waits. None if the caller never cancels a boot.
         clock: receives `queued` and `started`. None if the caller does not measure time.
-        dialed_in: set when the runner has dialed back and authenticated before `boot` has returned. The node then
-            exists, even if the platform's answer was lost, and `boot` can return it. None if runners do not dial back.
+        dialed_in: set when the runner has dialed back and authenticated. The node then exists and runs, even if the
+            platform's answer was lost, and `boot` can return it. None if runners do not dial back.
     """
 
     __slots__ = ()
@@ -146,6 +146,9 @@ class Node:
         shares_image: whether the node runs the same image as the parent. If so, its slots import from those entries of
             the parent's ``sys.path`` that exist on the node. They start in the parent's working directory if nothing is
             synced.
+        is_queued: whether the node waits in a queue of the platform until it starts. Only for backends whose runners
+            dial back: `boot` calls `BootRequest.queued` and returns such a node at once, and the node calls
+            `BootRequest.started` when it starts. So no thread waits for hours.
         host: the name of the node's machine, for people to read; "" for the parent's own machine.
         slots: the number of slots, if the node decides it. It overrides the pool's setting. None if the node does not.
         price: estimated US dollars per second of this node. None if only `Backend.price` is known.
@@ -164,6 +167,7 @@ class Node:
     stream: Stream | None = None
     shares_disk: bool = True
     shares_image: bool = False
+    is_queued: bool = False
     host: str = ""
     slots: int | None = None
     price: float | None = None
@@ -189,11 +193,19 @@ class Node:
     def ended(self, wait: float) -> BootError | None:
         """Return the error of a runner that will never dial back, or None if it may still do so.
 
-        The pool calls this again and again until the runner has dialed back, and only if a subclass overrides it.
+        The pool calls this again and again until the runner has dialed back, and only if a subclass overrides it. So a
+        node that waits in a queue looks here whether it has started.
         Blocks for `wait` seconds or slightly longer, on a thread made for that; returns earlier if the node is stopped.
         Never raises.
         """
         return None
+
+    def progress(self) -> str:
+        """Return how a node that waits in a queue stands, for people to read; "" if that is unknown.
+
+        For instance "job 17 is PENDING (Resources)". Must not block, on any thread: return what `ended` saw last.
+        """
+        return ""
 
     def renew(self) -> None:
         """Tell the platform that the pool still uses this node. Blocks, on a thread made for that. Never raises."""
@@ -263,7 +275,8 @@ class Backend:
     def boot(self, request: BootRequest) -> Node:
         """Boot a node and start an agent on it. Blocks, on one of `max_concurrent_boots` threads.
 
-        If `boot` waits for its turn, it calls `BootRequest.queued` first and `BootRequest.started` when it goes on.
+        If `boot` waits for its turn, it calls `BootRequest.queued` first and `BootRequest.started` when it goes on. If
+        the node itself waits for hours, `boot` may return it before it starts: see `Node.is_queued`.
         When ``request.given_up`` is set, `boot` returns or raises within 2 s and leaves nothing behind.
 
         Raises:

@@ -71,7 +71,10 @@ class BootStarted(Event):
 
 
 class BootQueued(Event):
-    """A boot without a node: the backend waits for its turn to request one. The wait is no machine time."""
+    """A boot that waits in a queue of the backend. The wait is no machine time, and ends with BootStarted.
+
+    The core aborts the boot if no call needs it any more.
+    """
 
     __slots__ = __match_args__ = ("runner_id",)
 

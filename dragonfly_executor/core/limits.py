@@ -19,6 +19,7 @@ class PoolLimits(Record):
             calls come.
         idle_check: ask the runner before it is stopped for being idle.
         single_use: a runner takes one call and goes.
+        queued_idle_after: how long a boot that waits in a queue of the backend is kept though no call needs it.
         max_boot_failures: failed boots in a row, with no runner up, after which waiting calls fail.
         max_concurrent_boots: boots that the backend can run at once.
         at_once: maximum number of calls that one event settles, not counting calls that it names. If a shutdown, a
@@ -30,7 +31,7 @@ class PoolLimits(Record):
 
     __slots__ = __match_args__ = (
         "min", "max", "max_workers", "slots_hint", "idle_after", "min_idle_after", "idle_check", "single_use",
-        "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace", "caps",
+        "queued_idle_after", "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace", "caps",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +45,7 @@ class PoolLimits(Record):
         min_idle_after: float | None = None,
         idle_check: bool = False,
         single_use: bool = False,
+        queued_idle_after: float = 5.0,
         max_boot_failures: int = 3,
         max_concurrent_boots: int = 100,
         at_once: int = 1000,
@@ -58,6 +60,7 @@ class PoolLimits(Record):
         self.min_idle_after = min_idle_after
         self.idle_check = idle_check
         self.single_use = single_use
+        self.queued_idle_after = queued_idle_after
         self.max_boot_failures = max_boot_failures
         self.max_concurrent_boots = max_concurrent_boots
         self.at_once = at_once

@@ -10,6 +10,7 @@ from dragonfly_executor.core.actions import Action, Settle
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.core.events import Event, Tick
 from dragonfly_executor.core.limits import PoolLimits
+from dragonfly_executor.core.queued_boots import needless_until
 from dragonfly_executor.core.reconcile import idle_deadline, reconcile
 from dragonfly_executor.core.runners import RunnerState
 from dragonfly_executor.core.state import PoolState
@@ -68,6 +69,9 @@ class Machine:
         if when is not None and (deadline is None or when < deadline):
             deadline = when
         when = idle_deadline(pool) if runners.idle else None
+        if when is not None and (deadline is None or when < deadline):
+            deadline = when
+        when = needless_until(pool) if runners.queued else None
         if when is not None and (deadline is None or when < deadline):
             deadline = when
         when = usage.until

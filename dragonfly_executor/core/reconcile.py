@@ -9,6 +9,7 @@ from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import CheckIdle, Closed, Send, Settle, Warn
 from dragonfly_executor.core.call_queue import Queue
 from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.queued_boots import abort_needless
 from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.scaling import boots_for
 from dragonfly_executor.core.sharing import fit_yields, grow
@@ -59,6 +60,8 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
     if may_grow and not is_late and grow(pool, now):
         fit(pool)
         assign(pool)
+    if runners.queued:
+        abort_needless(pool, now)
     if runners.idle or runners.retired or pool.mode is not None:
         shrink(pool, now, is_late=is_late)
     if is_late or pool.backlog.entries or total.delayed:

@@ -43,14 +43,15 @@ class Runner:
         idle_since: monotonic seconds since which it has no call; meaningful only while it has none.
         retiring: True if it takes no more calls because the pool was made smaller, or because another kind needs its
             room.
+        is_queued: True if it boots, and its boot waits in a queue of the backend.
         is_short: True if it has returned calls that it could not begin though slots seemed free, and no call has ended
             there since. Calls go to other runners first.
         done: number of calls that ended here.
     """
 
     __slots__ = (
-        "cost", "done", "id", "idle_since", "in_flight", "is_short", "kind", "prefetch", "retiring", "round_trip",
-        "slots", "state", "trips",
+        "cost", "done", "id", "idle_since", "in_flight", "is_queued", "is_short", "kind", "prefetch", "retiring",
+        "round_trip", "slots", "state", "trips",
     )  # fmt: skip
 
     def __init__(self, id: int, kind: str) -> None:  # noqa: A002
@@ -65,6 +66,7 @@ class Runner:
         self.trips: tuple[float, ...] = ()
         self.idle_since = 0.0
         self.retiring = False
+        self.is_queued = False
         self.is_short = False
         self.done = 0
 

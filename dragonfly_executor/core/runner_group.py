@@ -27,6 +27,9 @@ class RunnerGroup:
     Attributes:
         runners: by id; stopping ones included.
         booting: runners that boot, oldest boot first.
+        queued: those of them whose boots wait in a queue of the backend, the one that has waited longest first.
+        needless: number of them that no call has needed since `needless_since`.
+        needless_since: monotonic seconds; None while all of them are needed.
         up: number of runners that are up.
         slots, in_flight: sums over runners that are up: slots, calls.
         busy: number of their slots that have a call.
@@ -40,7 +43,8 @@ class RunnerGroup:
 
     __slots__ = (
         "_free", "_single_use", "_spare", "back_off", "booting", "busy", "gate", "idle", "idle_check_pending",
-        "in_flight", "kind", "lightest", "most_slots", "runners", "slots", "up", "yielding",
+        "in_flight", "kind", "lightest", "most_slots", "needless", "needless_since", "queued", "runners", "slots",
+        "up", "yielding",
     )  # fmt: skip
 
     def __init__(self, kind: str, *, single_use: bool) -> None:
@@ -49,6 +53,9 @@ class RunnerGroup:
         self.runners: dict[int, Runner] = {}
         # Ordered dicts if the first or last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
+        self.queued: OrderedDict[int, Runner] = OrderedDict()
+        self.needless = 0
+        self.needless_since: float | None = None
         self.up = 0
         self.slots = 0
         self.busy = 0

@@ -34,6 +34,7 @@ class RunnerTable:
         runners: by id.
         groups: by kind, its runners. The group of a kind stays once it was there.
         booting: runners that boot, oldest boot first.
+        queued: number of them whose boots wait in a queue of the backend.
         up: number of runners that are up.
         slots, busy, in_flight: sums over runners that are up: slots, slots with a call, calls.
         idle: number of runners without a call that are not being asked whether they may go.
@@ -48,6 +49,7 @@ class RunnerTable:
         self.groups = {DEFAULT_KIND: self.default}
         # An ordered dict, because the last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
+        self.queued = 0
         self.up = 0
         self.slots = 0
         self.busy = 0
@@ -79,8 +81,26 @@ class RunnerTable:
         group.runners[runner_id] = group.booting[runner_id] = runner
         self.note(runner)
 
+    def queue(self, runner: Runner) -> None:
+        """Mark a booting runner as one whose boot waits in a queue."""
+        if not runner.is_queued:
+            runner.is_queued = True
+            self.queued += 1
+            self.groups[runner.kind].queued[runner.id] = runner
+
+    def unqueue(self, runner: Runner) -> None:
+        """Mark the end of a boot's wait in a queue, if it waits in one."""
+        if runner.is_queued:
+            runner.is_queued = False
+            self.queued -= 1
+            group = self.groups[runner.kind]
+            del group.queued[runner.id]
+            if not group.queued:
+                group.needless_since = None
+
     def came_up(self, runner: Runner, slots: int, now: float) -> None:
         """Mark a booting runner as up and idle, with this many slots."""
+        self.unqueue(runner)
         group = self.groups[runner.kind]
         del self.booting[runner.id], group.booting[runner.id]
         runner.state = RunnerState.UP
@@ -110,6 +130,7 @@ class RunnerTable:
         self.note(runner)
 
     def _discount(self, runner: Runner) -> None:
+        self.unqueue(runner)
         group = self.groups[runner.kind]
         if runner.state is RunnerState.UP:
             load = len(runner.in_flight)

@@ -158,6 +158,7 @@ def _call_gone(pool: PoolState, event: events.CallGone, now: float) -> None:
 def _boot_started(pool: PoolState, event: events.BootStarted, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is not None:
+        pool.runner_table.unqueue(runner)
         pool.usage.began(runner.id, now)
 
 
@@ -166,6 +167,7 @@ def _boot_queued(pool: PoolState, event: events.BootQueued, now: float) -> None:
     runner = _find(pool, event.runner_id)
     # A runner that is up has a node, even if the event says otherwise.
     if runner is not None and runner.state is RunnerState.BOOTING:
+        pool.runner_table.queue(runner)
         pool.usage.withdrawn(runner.id, now)
 
 

@@ -21,6 +21,7 @@ def validate(machine: Machine, now: float) -> None:
     check_meter(pool)
     check_places(pool)
     check_boots(pool)
+    check_queued_boots(pool, now)
     check_bounds(pool)
     check_nobody_waits_for_nothing(pool, now)
     check_min(pool, now)
@@ -149,6 +150,24 @@ def check_boots(pool: PoolState) -> None:
     }
     assert not boots.hung & pool.runner_table.runners.keys()
     assert 0 <= boots.free == boots.at_most - len(boots._taken) - len(boots.hung)
+
+
+def check_queued_boots(pool: PoolState, now: float) -> None:
+    """A boot in a queue that no call needs is aborted after a while."""
+    groups = pool.runner_table.groups.values()
+    assert pool.runner_table.queued == sum(len(group.queued) for group in groups)
+    for group in groups:
+        assert group.queued.keys() == {runner.id for runner in group.runners.values() if runner.is_queued}
+        assert group.queued.keys() <= group.booting.keys()
+        queue = pool.call_table.queues.get(group.kind)
+        calls = group.ahead + (0 if queue is None else queue.queued + queue.delayed)
+        kept = pool.keep_of(group) - (group.up - len(group.yielding))
+        needed = max(ceil(calls / pool.slots_hint(group)), kept)
+        needless = min(len(group.queued), len(group.booting) - needed)
+        assert (group.needless_since is not None) == (needless > 0)
+        if group.needless_since is not None:
+            assert 0 < group.needless <= needless
+            assert now < group.needless_since + pool.limits.queued_idle_after or not pool.limits.queued_idle_after
 
 
 def check_bounds(pool: PoolState) -> None:

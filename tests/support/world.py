@@ -21,6 +21,7 @@ from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.stats import PoolStats
 from tests.support.validate import boots_are_needed, is_given_up, validate
 
+NEEDLESS = "no call needs it any more"
 ADDRESS = re.compile(r" object at 0x[0-9a-f]+")
 CLOSE = {"rel_tol": 1e-6, "abs_tol": 1e-12}
 """What rounding may make of a sum."""
@@ -41,6 +42,8 @@ class Node:
     """Call ids and attempts that are there."""
     had: int = 0
     asked: bool = False
+    queued: bool = False
+    """Whether its boot waits in a queue."""
     since: float | None = None
     """When its node was asked for; None before."""
     price: float | None = None
@@ -226,8 +229,10 @@ class World:
                 self.broken = True
             case events.BootStarted() if node is not None:
                 self._asks(node)
+                node.queued = False
             case events.BootQueued() if node is not None and not node.up and not node.stopped and not node.leaving:
                 node.since = None
+                node.queued = True
             case events.BootReturned(runner_id):
                 self.hung.discard(runner_id)
             case events.BootSucceeded(_, slots, price):
@@ -485,6 +490,9 @@ class World:
         node = self.nodes[action.runner_id]
         assert not node.stopped, "a runner is stopped twice"
         assert action.grace >= 0
+        if action.reason == NEEDLESS:
+            assert node.queued, "a boot is aborted because no call needs it, and it waits in no queue"
+            assert not node.up
         live = node.flying.keys() & self.pending.keys()
         assert not live or self.broken or self.mode is ShutdownMode.KILL, "a runner is stopped under its calls"
         node.stopped = True

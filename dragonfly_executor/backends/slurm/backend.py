@@ -15,11 +15,10 @@ from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm.commands import SlurmCommands, SlurmError
-from dragonfly_executor.backends.slurm.job import NEVER_STARTS, Job
 from dragonfly_executor.backends.slurm.node import SlurmNode
 from dragonfly_executor.backends.slurm.options import Minutes, Option, check_options, command_line, time_limit
 from dragonfly_executor.backends.slurm.queue_view import QueueView
-from dragonfly_executor.errors import BootError, BootTimeoutError
+from dragonfly_executor.errors import BootError
 from dragonfly_executor.protocol.parent import VARIABLE
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.util.validation import duration, whole
@@ -33,7 +32,7 @@ PREFIX = "dragonfly-"
 NOTICE = 30
 """Seconds before a job's time limit at which Slurm sends SIGTERM to its runner. The runner gives its calls 25 s."""
 UNDO_TIMEOUT = 1.5
-"""Seconds for cancelling the job of a boot that was cancelled, which must end within 2 s."""
+"""Seconds for cancelling the job of a submission whose answer was lost: a cancelled boot must end within 2 s."""
 NUMBERS = ("cpus_per_task", "nodes", "port", "queue_timeout")
 TEXTS = ("partition", "account", "qos", "time", "mem", "gres", "python", "setup", "host", "logs")
 LOGS = "~/.cache/dragonfly_executor/slurm"
@@ -112,7 +111,7 @@ class SlurmBackend(Backend):
         self._python, self._setup = python or sys.executable, setup
         self._env = dict(env or {})
         self._address = host or socket.gethostname(), whole(port, "port", 0)
-        self._queue_timeout = None if queue_timeout is None else duration(queue_timeout, "queue_timeout")
+        self._queue_timeout = INFINITY if queue_timeout is None else duration(queue_timeout, "queue_timeout")
         self._keeps_logs = logs is not None
         self._logs = Path(logs or LOGS).expanduser()
         self._commands = SlurmCommands(command_env)
@@ -148,7 +147,7 @@ class SlurmBackend(Backend):
         return self._cpus
 
     def boot(self, request: BootRequest) -> Node:
-        """See `Backend.boot`. The job waits in Slurm's queue inside of this."""
+        """See `Backend.boot`. The job that it returns waits in Slurm's queue."""
         name = f"{PREFIX}{os.getpid()}-{request.runner_id}-{os.urandom(4).hex()}"
         deadline = Deadline(request.timeout, request.given_up)
         try:
@@ -156,16 +155,11 @@ class SlurmBackend(Backend):
         except SlurmError as error:
             self._undo(name, error)
             raise BootError(str(error), "create", final=error.final) from error
-        log = self._logs / f"{job_id}.log"
-        node = SlurmNode(
-            job_id, name, self._commands, self._queue, log, shares_disk=self._shares_disk, keeps_log=self._keeps_logs
-        )
-        try:
-            self._wait_in_queue(node, request)
-        except BaseException:
-            node.stop(UNDO_TIMEOUT)
-            raise
-        return node
+        request.queued()
+        return SlurmNode(
+            job_id, name, self._commands, self._queue, self._logs / f"{job_id}.log", shares_disk=self._shares_disk,
+            request=request, queue_timeout=self._queue_timeout, keeps_log=self._keeps_logs,
+        )  # fmt: skip
 
     def _submit(self, name: str, request: BootRequest, deadline: Deadline) -> str:
         with suppress(OSError):
@@ -195,31 +189,3 @@ class SlurmBackend(Backend):
             deadline = Deadline(UNDO_TIMEOUT)
             with suppress(SlurmError):
                 self._commands.cancel([job.job_id for job in self._commands.named(name, deadline)], deadline)
-
-    def _wait_in_queue(self, node: SlurmNode, request: BootRequest) -> None:
-        """Wait until the job runs, or until its runner has dialed back.
-
-        Raises:
-            BootError: the job ended, will never start, or waited for too long.
-        """
-        request.queued()
-        seconds = INFINITY if self._queue_timeout is None else self._queue_timeout
-        # A runner that has dialed back ends the wait, too.
-        deadline = Deadline(seconds, request.given_up, request.dialed_in)
-        job: Job | None = None
-        while not deadline.is_over:
-            with suppress(SlurmError, TimeoutError):  # a controller that is away says nothing about the job
-                job = node.look(deadline)
-                if job is None or job.has_ended:
-                    raise node.error_of_end(job, "queue")
-                if not job.waits:
-                    break
-                if job.reason in NEVER_STARTS:
-                    text = f"{job.describe()}: {NEVER_STARTS[job.reason]}"
-                    raise BootError(text, "queue", final=True)
-        if request.given_up is not None and request.given_up.is_set():
-            raise BootError("the boot was cancelled", "queue")
-        if deadline.is_over and not deadline.is_cancelled:
-            said = f"job {node.job_id}" if job is None else job.describe()
-            raise BootTimeoutError(f"{said}, and did not start within {seconds:g} s (queue_timeout)", "queue")
-        request.started()

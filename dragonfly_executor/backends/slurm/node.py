@@ -6,17 +6,19 @@ import logging
 from contextlib import suppress
 from pathlib import Path
 
-from dragonfly_executor.backends.base import CancelToken, Node
+from dragonfly_executor.backends.base import BootRequest, CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm.commands import SlurmCommands, SlurmError
-from dragonfly_executor.backends.slurm.job import Job
+from dragonfly_executor.backends.slurm.job import NEVER_STARTS, Job
 from dragonfly_executor.backends.slurm.queue_view import QueueView
-from dragonfly_executor.errors import BootError
+from dragonfly_executor.errors import BootError, BootTimeoutError
 
 logger = logging.getLogger("dragonfly_executor")
 
 STOP_TIMEOUT = 30.0
 """Seconds that the end of a job may take. Slurm's own programs end a job within KillWait, which is 30 s by default."""
+QUEUED_STOP_TIMEOUT = 1.5
+"""Seconds that it may take to cancel a job that waits in the queue. A pool that ends waits for this."""
 STOP_PAUSE = 0.05
 """Seconds between two looks at a job that was cancelled."""
 TAIL = 4096
@@ -24,7 +26,7 @@ TAIL = 4096
 
 
 class SlurmNode(Node):
-    """A job that has a node, or had one.
+    """A job that waits for its node, has one, or had one.
 
     Args:
         job_id: Slurm's number of the job.
@@ -32,6 +34,8 @@ class SlurmNode(Node):
         commands, queue: the cluster's.
         log: the file that the job's output goes to, which this machine may see or not.
         shares_disk: whether the job sees the files of this machine.
+        request: hears when the job starts, and says when its runner has dialed back.
+        queue_timeout: seconds that the job may wait in Slurm's queue.
         keeps_log: whether the log stays when the job is stopped.
     """
 
@@ -47,6 +51,8 @@ class SlurmNode(Node):
         log: Path,
         *,
         shares_disk: bool,
+        request: BootRequest,
+        queue_timeout: float = float("inf"),
         keeps_log: bool = False,
     ) -> None:
         self.job_id = job_id
@@ -57,51 +63,65 @@ class SlurmNode(Node):
         self._log = log
         self._keeps_log = keeps_log
         self._stopped = CancelToken()
+        self._request = request
+        self._queue_timeout, self._in_queue = queue_timeout, Deadline(queue_timeout)
         self._job: Job | None = None
-        queue.follow(job_id)
+        self._is_forgotten = False
+        self.is_queued = True
+        queue.follow(job_id, self._seen)
+        if request.dialed_in is not None:
+            request.dialed_in.call(self._has_started)
 
-    def look(self, deadline: Deadline) -> Job | None:
-        """Return the job as the next look at the queue shows it; None if Slurm has forgotten it.
+    def _seen(self, job: Job | None) -> None:
+        """Note the job as a look at the queue has shown it; None if Slurm has forgotten it."""
+        self._is_forgotten = job is None
+        if job is None:
+            return
+        self._job = job
+        self.host = job.nodes or self.host
+        if self.is_queued and not job.waits:
+            self._has_started()
 
-        Raises:
-            SlurmError, TimeoutError: see `QueueView.look`.
-        """
-        job = self._queue.look(self.job_id, deadline)
-        if job is not None:
-            self._job = job
-            self.host = job.nodes or self.host
-        return job
+    def _has_started(self) -> None:
+        self.is_queued = False
+        self._request.started()
+
+    def progress(self) -> str:
+        """See `Node.progress`."""
+        return f"job {self.job_id} was submitted" if self._job is None else self._job.describe()
 
     def ended(self, wait: float) -> BootError | None:
-        """See `Node.ended`."""
+        """See `Node.ended`. This also sees that the job starts."""
         deadline = Deadline(wait, self._stopped)
         while not deadline.is_over:
-            try:
-                job = self.look(deadline)
-            except (SlurmError, TimeoutError):
-                # A controller that is away says nothing about the job.
-                continue
-            if job is None or job.has_ended:
-                return self.error_of_end(job, "connect")
+            # A controller that is away says nothing about the job.
+            with suppress(SlurmError, TimeoutError):
+                self._queue.look(self.job_id, deadline, self._stopped)
+            if (error := self._verdict()) is not None:
+                return error
         return None
 
-    def error_of_end(self, job: Job | None, phase: str) -> BootError:
-        """Return the error of a boot whose job has ended."""
-        said = f"job {self.job_id} is gone from Slurm's queue" if job is None else job.describe()
-        return BootError(said, phase, output=self.output())
+    def _verdict(self) -> BootError | None:
+        """Return the error of a job that has ended, will never start, or has waited for too long; None for others."""
+        job, phase = self._job, "queue" if self.is_queued else "connect"
+        if self._is_forgotten:
+            return BootError(f"job {self.job_id} is gone from Slurm's queue", phase, output=self.output())
+        if job is not None and job.has_ended:
+            return BootError(job.describe(), phase, output=self.output())
+        if job is not None and job.waits and job.reason in NEVER_STARTS:
+            return BootError(f"{job.describe()}: {NEVER_STARTS[job.reason]}", "queue", final=True)
+        if self.is_queued and self._in_queue.is_over:
+            text = f"{self.progress()}, and did not start within {self._queue_timeout:g} s (queue_timeout)"
+            return BootTimeoutError(text, "queue")
+        return None
 
-    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
-        """See `Node.stop`.
-
-        Args:
-            timeout: seconds that the end of the job may take. After that a warning names the job.
-        """
+    def stop(self) -> None:
+        """See `Node.stop`. If the job may still wait or run in the end, a warning names it."""
         if self._stopped.is_set():
             return
         self._stopped.set()
-        deadline = Deadline(timeout)
         try:
-            self._end(deadline)
+            self._end()
         except SlurmError as error:
             logger.warning("job %s (%s) may still wait or run: %s", self.job_id, self.name, error)
         finally:
@@ -110,14 +130,18 @@ class SlurmNode(Node):
                 with suppress(OSError):
                     self._log.unlink(missing_ok=True)
 
-    def _end(self, deadline: Deadline) -> None:
+    def _end(self) -> None:
         """Cancel the job, and wait until its processes are gone."""
+        end = Deadline(STOP_TIMEOUT)
+        # The end of a job that has not started takes no time, unless the controller is away.
+        deadline = Deadline(QUEUED_STOP_TIMEOUT) if self.is_queued else end
         while True:
             # First, as the queue may not be readable.
             self._commands.cancel([self.job_id], deadline)
             job = self._commands.jobs([self.job_id], deadline).get(self.job_id)
             if job is None or (job.has_ended and not job.is_completing):
                 return
+            deadline = end
             if deadline.is_over:
                 raise SlurmError(f"it was cancelled, and is still {job.state}")
             # A killed job ends within milliseconds unless its node hangs.

@@ -12,7 +12,7 @@ from dragonfly_executor.util.validation import dollars
 
 if TYPE_CHECKING:
     from dragonfly_executor import errors
-    from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.backends.base import Backend, Node
     from dragonfly_executor.engine.boot.node_release import Releaser
     from dragonfly_executor.engine.boot.session_setup import SessionSetup
     from dragonfly_executor.engine.context import EngineContext
@@ -101,6 +101,11 @@ class Boots:
         """Return the links of the booting runners that were admitted and receive files."""
         return [boot.link for boot in self._pending.values() if boot.link is not None and boot.is_syncing]
 
+    def waiting_nodes(self) -> list[Node]:
+        """Return the nodes that wait in a queue of their platform, the oldest boot first."""
+        nodes = [boot.waiting_node for boot in self._pending.values()]
+        return [node for node in nodes if node is not None]
+
     def descriptors(self) -> list[int]:
         """Return the descriptors that a forked child must close."""
         found = [fd for boot in self._pending.values() for fd in boot.descriptors()]
@@ -132,6 +137,10 @@ class Boots:
     def sync_began(self) -> None:
         """Start the heartbeat, which the runner expects while it gets its files."""
         self._runners.start_heartbeat()
+
+    def boot_waits(self, boot: PendingBoot, progress: str) -> None:
+        """Report how a boot stands that waits in a queue."""
+        self._notifications.boot_waits(boot.id, self._runners.count, progress)
 
     def boot_succeeded(self, boot: PendingBoot, runner: RunnerLink) -> None:
         """Move the runner to the table of runners that are up, and tell the core."""

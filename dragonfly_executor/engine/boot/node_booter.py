@@ -71,7 +71,8 @@ class NodeBooter:
         # The backend asks for the node from here on, unless it reports that it waits for its turn.
         request.started()
         node = self._backend.boot(request)
-        request.started()
+        if not node.is_queued:
+            request.started()
         try:
             errors.load()
         except errors.StartError:

@@ -54,6 +54,7 @@ POOLS: dict[str, Collection[Any]] = {
     "idle_after": [None, 5.0],
     "min_idle_after": [None, 3.0, 9.0],
     "idle_check": BOTH,
+    "queued_idle_after": [5.0, 5.0, 0.0],
     "single_use": [False, False, False, True],
     "max_boot_failures": range(1, 4),
     "max_concurrent_boots": [100, 100, 1, 2],
