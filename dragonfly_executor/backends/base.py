@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import namedtuple
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from dragonfly_executor.protocol.parent import Parent
@@ -14,9 +14,10 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dragonfly_executor.backends.found_node import FoundNode, SweepResult
     from dragonfly_executor.errors import BootError
     from dragonfly_executor.sync import Sync
-    from dragonfly_executor.transport.call_start_table import StartTable
+    from dragonfly_executor.transport.call_start_table import CallStartTable
     from dragonfly_executor.transport.loop import Loop
 
 logger = logging.getLogger("dragonfly_executor")
@@ -172,7 +173,7 @@ class Node:
     slots: int | None = None
     price: float | None = None
     sessions: Collection[int] = ()
-    starts: StartTable | None = None
+    starts: CallStartTable | None = None
     is_silent: bool = False
     facts: Mapping[str, str] = MappingProxyType({})
     renew_every: float | None = None
@@ -258,6 +259,13 @@ class Backend:
         """Return the number of slots per runner if the user gives none. None means the runner's CPU count."""
         return None
 
+    def default_placement(self) -> str:
+        """Return the pool's `placement` if the user gives none: "spread", or "pack" if a runner has a price.
+
+        A backend whose runners are scarce for another reason, such as a queue, overrides it.
+        """
+        return "spread" if self.price() is None else "pack"
+
     def price(self) -> float | None:
         """Return the estimated US dollars per second of a runner; None if unknown. Must not block."""
         return None
@@ -283,3 +291,41 @@ class Backend:
             BootError: the boot failed and there is no node.
         """
         raise NotImplementedError
+
+    # -- nodes whose pool is gone: the defaults are for backends whose nodes always end with their pool ----------------
+
+    def list_nodes(self) -> Sequence[FoundNode]:
+        """Return all nodes that pools of any process have booted on this platform, each with its owner. Blocks.
+
+        A backend whose nodes may outlive their pool, or cost money after it, implements this method and
+        `destroy_nodes`. It labels each node with its owner (`backends.label.OwnerLabel`), and journals a boot before it
+        asks for the node (`backends.journal.Journal`). `backends.leftovers.Leftovers` then finds the nodes.
+
+        Raises:
+            DragonflyError: the platform cannot list its nodes.
+        """
+        return ()
+
+    def destroy_nodes(self, nodes: Iterable[FoundNode]) -> SweepResult[FoundNode]:
+        """Destroy nodes of `list_nodes`, even if their owners are alive. Blocks. Nodes that do not exist are skipped.
+
+        Returns:
+            The nodes that are gone now, and those that may still exist.
+        """
+        from dragonfly_executor.backends.found_node import SweepResult
+
+        return SweepResult([], [])
+
+    def sweep(self) -> SweepResult[FoundNode]:
+        """Destroy the orphans among the nodes: those whose owner is gone, or has released them. Blocks.
+
+        A node whose owner is alive is never destroyed. Nor is one whose owner cannot be checked from this machine,
+        unless its claim has ended.
+
+        Returns:
+            The orphans that are gone now, and those that may still exist.
+
+        Raises:
+            DragonflyError: the platform cannot list its nodes.
+        """
+        return self.destroy_nodes([node for node in self.list_nodes() if node.is_orphan])

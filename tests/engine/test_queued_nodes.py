@@ -15,7 +15,7 @@ from dragonfly_executor.engine.boot.pending_boot import PROGRESS_LOG_INTERVAL
 from dragonfly_executor.testing import VirtualClock
 from dragonfly_executor.transport.loop import Loop
 from tests.engine.conftest import MakePool
-from tests.support.dialback import HeldBackend, runner_of
+from tests.support.dialback import EmptyNodeBackend, runner_of
 from tests.support.helpers import PATIENCE, Events, error_of
 from tests.support.payloads import echo
 
@@ -60,7 +60,7 @@ class QueuedNode(Node):
         self._told(self.request.runner_id)
 
 
-class QueueBackend(HeldBackend):
+class QueueBackend(EmptyNodeBackend):
     """Each of its nodes waits in a queue at first."""
 
     default_max = 4

@@ -235,7 +235,7 @@ class SlotWorld:
             self.tell("fork_failed", self.now)
             return
         self._pids += 1
-        slot = PlayedSlot(SlotRecord(self._pids, self.now))
+        slot = PlayedSlot(SlotRecord(self._pids, self.now, action.number))
         self.slots[self._pids] = slot
         assert len(self.slots) <= self.table.max_slots + bool(self.table.check.call), "too many slots"
         self.tell("slot_forked", slot.record)
@@ -327,11 +327,11 @@ class SlotWorld:
     # -- the parent ---------------------------------------------------------------------------------------------------
 
     def arrive(
-        self, *call_ids: int, attempt: int = 1, limits: tuple[float, float] | None = None, large: int = 0
+        self, *call_ids: int, attempt: int = 1, limits: tuple[float, float] | None = None, large: int = 0, key: int = 0
     ) -> None:
         """Calls come from the parent, all in one read."""
         for call_id in call_ids:
-            call = make_call(call_id, attempt, limits, large)
+            call = make_call(call_id, attempt, limits, large, key)
             assert call.ref not in self.calls
             self.calls[call.ref] = call
             self.outcomes[call.ref] = []
@@ -497,9 +497,10 @@ def _is_free(record: SlotRecord) -> bool:
 
 
 def make_call(
-    call_id: int, attempt: int, limits: tuple[float, float] | None, large: int, *, is_check: bool = False
+    call_id: int, attempt: int, limits: tuple[float, float] | None, large: int, key: int = 0, *, is_check: bool = False
 ) -> SlotCall:
     call = SlotCall(call_id, attempt, b"packet")
+    call.key = key
     call.is_check = is_check
     call.is_large, call.missing = large > 0, large
     if limits is not None:
@@ -510,13 +511,13 @@ def make_call(
 def _told(arg: object) -> Callable[[dict[object, object]], object]:
     """How to say the same to another scheduler, which has its own slots and calls."""
     if isinstance(arg, SlotRecord):
-        pid, since = arg.pid, arg.since
-        return lambda made: made.setdefault(("slot", pid), SlotRecord(pid, since))
+        pid, since, number = arg.pid, arg.since, arg.number
+        return lambda made: made.setdefault(("slot", pid), SlotRecord(pid, since, number))
     if isinstance(arg, SlotCall):
         ref, is_check = arg.ref, arg.is_check
         limits = None if arg.limits is None else (arg.limits.time_left, arg.limits.run_timeout)
-        large, key = arg.missing, id(arg)
-        return lambda made: made.setdefault(key, make_call(*ref, limits, large, is_check=is_check))
+        large, key, same = arg.missing, arg.key, id(arg)
+        return lambda made: made.setdefault(same, make_call(*ref, limits, large, key, is_check=is_check))
     return lambda made: arg
 
 

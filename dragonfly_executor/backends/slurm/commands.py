@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from dragonfly_executor.backends.child_processes import Answer, answer_of
+from dragonfly_executor.backends.child_processes import ProgramResult, answer_of
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm.job import FORMAT, Job, parse
 from dragonfly_executor.errors import DragonflyError
 
 COMMAND_TIMEOUT = 60.0
 """Seconds that one command may take. A controller under load answers slowly, and its commands try again themselves."""
+STOP_PAUSE = 0.05
+"""Seconds between two looks at a job that was cancelled."""
 TEMPORARY = (
     "unable to contact slurm controller", "socket timed out", "temporarily unable", "connection refused",
     "zero bytes were transmitted", "connection timed out", "communication connection failure",
@@ -84,6 +86,37 @@ class SlurmCommands:
         """
         return [*self._squeue(["--me", f"--name={name}"], deadline).values()]
 
+    def own_jobs(self, deadline: Deadline) -> list[Job]:
+        """Return all of this user's jobs that wait or run.
+
+        Raises:
+            SlurmError: the queue cannot be read.
+        """
+        return [*self._squeue(["--me"], deadline).values()]
+
+    def end(self, job_id: str, deadline: Deadline, first: Deadline | None = None) -> None:
+        """Cancel a job, and wait until its processes are gone.
+
+        Args:
+            job_id: Slurm's number of the job.
+            deadline: for all.
+            first: for the first attempt, if it has less time than all.
+
+        Raises:
+            SlurmError: it may still wait or run.
+        """
+        while True:
+            step, first = first or deadline, None
+            # First, as the queue may not be readable.
+            self.cancel([job_id], step)
+            job = self.jobs([job_id], step).get(job_id)
+            if job is None or (job.has_ended and not job.is_completing):
+                return
+            if deadline.is_over:
+                raise SlurmError(f"it was cancelled, and is still {job.state}")
+            # A killed job ends within milliseconds unless its node hangs.
+            deadline.pause(STOP_PAUSE)
+
     def cancel(self, jobs: Iterable[str], deadline: Deadline) -> None:
         """Cancel jobs, and kill all their processes. Jobs that have ended are ignored.
 
@@ -107,7 +140,7 @@ class SlurmCommands:
         text: str = "",
         env: Mapping[str, str] | None = None,
         ignore: Sequence[str] = (),
-    ) -> Answer:
+    ) -> ProgramResult:
         # C locale and plain dates: the output is parsed.
         environment = {**os.environ, **self._env, **(env or {}), "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
         program = command[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,8 +20,6 @@ STOP_TIMEOUT = 30.0
 """Seconds that the end of a job may take. Slurm's own programs end a job within KillWait, which is 30 s by default."""
 QUEUED_STOP_TIMEOUT = 1.5
 """Seconds that it may take to cancel a job that waits in the queue. A pool that ends waits for this."""
-STOP_PAUSE = 0.05
-"""Seconds between two looks at a job that was cancelled."""
 TAIL = 4096
 """Bytes at the end of a job's log that are read for an error."""
 
@@ -33,6 +32,8 @@ class SlurmNode(Node):
         name: the job's name, which no other job has.
         commands, queue: the cluster's.
         log: the file that the job's output goes to, which this machine may see or not.
+        forget, abandon: called at the end of `stop`: if the job is gone, or if it may still wait or run. `abandon`
+            returns as text how the job gets cancelled.
         shares_disk: whether the job sees the files of this machine.
         request: hears when the job starts, and says when its runner has dialed back.
         queue_timeout: seconds that the job may wait in Slurm's queue.
@@ -49,6 +50,8 @@ class SlurmNode(Node):
         commands: SlurmCommands,
         queue: QueueView,
         log: Path,
+        forget: Callable[[], object],
+        abandon: Callable[[], str],
         *,
         shares_disk: bool,
         request: BootRequest,
@@ -61,10 +64,13 @@ class SlurmNode(Node):
         self._commands = commands
         self._queue = queue
         self._log = log
+        self._forget = forget
+        self._abandon = abandon
         self._keeps_log = keeps_log
         self._stopped = CancelToken()
         self._request = request
         self._queue_timeout, self._in_queue = queue_timeout, Deadline(queue_timeout)
+        self._when_stopped: Callable[[], object] | None = None
         self._job: Job | None = None
         self._is_forgotten = False
         self.is_queued = True
@@ -115,37 +121,31 @@ class SlurmNode(Node):
             return BootTimeoutError(text, "queue")
         return None
 
+    def call_when_stopped(self, then: Callable[[], object]) -> None:
+        """Call `then` at the end of `stop`, once."""
+        self._when_stopped = then
+
     def stop(self) -> None:
         """See `Node.stop`. If the job may still wait or run in the end, a warning names it."""
         if self._stopped.is_set():
             return
         self._stopped.set()
         try:
-            self._end()
+            # The end of a job that has not started takes no time, unless the controller is away.
+            first = Deadline(QUEUED_STOP_TIMEOUT) if self.is_queued else None
+            self._commands.end(self.job_id, Deadline(STOP_TIMEOUT), first)
         except SlurmError as error:
-            logger.warning("job %s (%s) may still wait or run: %s", self.job_id, self.name, error)
+            then = self._abandon()
+            logger.warning("job %s (%s) may still wait or run: %s. %s", self.job_id, self.name, error, then)
+        else:
+            self._forget()
         finally:
             self._queue.leave(self.job_id)
             if not self._keeps_log:
                 with suppress(OSError):
                     self._log.unlink(missing_ok=True)
-
-    def _end(self) -> None:
-        """Cancel the job, and wait until its processes are gone."""
-        end = Deadline(STOP_TIMEOUT)
-        # The end of a job that has not started takes no time, unless the controller is away.
-        deadline = Deadline(QUEUED_STOP_TIMEOUT) if self.is_queued else end
-        while True:
-            # First, as the queue may not be readable.
-            self._commands.cancel([self.job_id], deadline)
-            job = self._commands.jobs([self.job_id], deadline).get(self.job_id)
-            if job is None or (job.has_ended and not job.is_completing):
-                return
-            deadline = end
-            if deadline.is_over:
-                raise SlurmError(f"it was cancelled, and is still {job.state}")
-            # A killed job ends within milliseconds unless its node hangs.
-            deadline.pause(STOP_PAUSE)
+            if self._when_stopped is not None:
+                self._when_stopped()
 
     def output(self) -> str:
         """See `Node.output`."""

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dragonfly_executor.backends.fly.machines import ENDED
-from dragonfly_executor.backends.fly.owner import Label
 from dragonfly_executor.backends.fly.prices import PRICES, Prices
-from dragonfly_executor.backends.fly.sweep import Found
+from dragonfly_executor.backends.fly.sweep import FoundMachine
+from dragonfly_executor.backends.label import OwnerLabel
+from dragonfly_executor.cli.terminal import duration
 
 HEAD = ("MACHINE", "NAME", "STATE", "REGION", "SIZE", "AGE", "COST", "POOL", "OWNER")
 
@@ -44,7 +45,7 @@ class MachineRow(NamedTuple):
     in_journal: bool
 
     @classmethod
-    def of(cls, found: Found, app: str, now: float, now_here: float, prices: Prices = PRICES) -> MachineRow:
+    def of(cls, found: FoundMachine, app: str, now: float, now_here: float, prices: Prices = PRICES) -> MachineRow:
         """Make a `MachineRow` from a machine.
 
         Args:
@@ -55,7 +56,7 @@ class MachineRow(NamedTuple):
             prices: the price list.
         """
         machine, entry = found.machine, found.entry
-        label = Label.decode(machine.metadata) if machine is not None else None
+        label = OwnerLabel.decode(machine.metadata) if machine is not None else None
         label = label or (entry.label if entry is not None else None)
         region = (machine.region if machine is not None else "") or (entry.region if entry is not None else "")
         guest = (machine.guest if machine is not None else {}) or (entry.guest if entry is not None else {})
@@ -103,12 +104,3 @@ class MachineRow(NamedTuple):
         age, owner = "?" if self.age is None else duration(self.age), f"{self.owner}: {self.why}"
         where = self.region or "?"
         return (self.id or "-", self.name or "?", self.state, where, size, age, cost, self.pool or "?", owner)
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as text, in its two largest units."""
-    whole = int(seconds)
-    for unit, size, below, of_it in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // of_it} {below}"
-    return f"{whole} s"

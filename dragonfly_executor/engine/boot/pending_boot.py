@@ -10,7 +10,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.backends.base import BootRequest, CancelToken, Signal
 from dragonfly_executor.core import events
 from dragonfly_executor.engine.boot import boot_errors
-from dragonfly_executor.engine.boot.node_booter import BootJob, Clock
+from dragonfly_executor.engine.boot.node_booter import BootJob, PendingBootClock
 from dragonfly_executor.engine.runner_connection import RunnerLink
 from dragonfly_executor.protocol.parent import Parent
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
@@ -86,7 +86,7 @@ class PendingBoot:
         self._timer: Timer | None = None
         self._asked_at: float | None = None
         """The time of the request for the node. None before that, and while the backend waits for its turn."""
-        self._clock = Clock(self._loop.call_soon_threadsafe, self._clock_changed)
+        self._clock = PendingBootClock(self._loop.call_soon_threadsafe, self._clock_changed)
         self._progress_due = -INFINITY
         self._job = BootJob(helpers.node_booter, self)
         self._may_begin = False

@@ -17,11 +17,12 @@ import httpx
 import pytest
 
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.journal import JournalEntry
-from dragonfly_executor.backends.fly.owner import Label, Owner
+from dragonfly_executor.backends.fly.journal import FlyEntry
 from dragonfly_executor.backends.fly.prices import PRICES
-from dragonfly_executor.cli.fleet.machine_row import duration
+from dragonfly_executor.backends.label import OwnerLabel
+from dragonfly_executor.backends.owner import Owner
 from dragonfly_executor.cli.main import main
+from dragonfly_executor.cli.terminal import duration
 from tests.backends.fly.asking import ASLEEP, Asker
 from tests.backends.fly.boots import ASLEEP_CONFIG, boot, nothing_is_left
 from tests.backends.fly.conftest import MakeBackend
@@ -36,7 +37,7 @@ GUEST = {"cpu_kind": "performance", "cpus": 2, "memory_mb": 4096}
 @pytest.fixture(scope="module")
 def dead() -> Owner:
     """A process that was, on this machine."""
-    program = "from dragonfly_executor.backends.fly.owner import Owner; print(Owner.me().encode())"
+    program = "from dragonfly_executor.backends.owner import Owner; print(Owner.me().encode())"
     printed = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, text=True).stdout
     owner = Owner.decode(printed.strip())
     assert owner is not None
@@ -48,7 +49,7 @@ def left_behind(on_fly: Simulator, asker: Asker, monkeypatch: pytest.MonkeyPatch
     """Makes machines that say whose they are."""
 
     def make(name: str, owner: Owner, lifetime: float = 3600.0) -> Machine:
-        label = Label(f"boot-{name}", "nightly", owner, int(time.time() + lifetime))
+        label = OwnerLabel(f"boot-{name}", "nightly", owner, int(time.time() + lifetime))
         on_fly.rates.of["create"] = (100.0, 100.0)
         return asker.created(name, ASLEEP, metadata=label.encode(), guest=GUEST)
 
@@ -165,8 +166,8 @@ def test_a_boot_that_only_the_journal_knows_of_is_shown_and_costs_nothing(
     on_fly: Simulator, make_backend: MakeBackend, capsys: Capture
 ) -> None:
     backend = make_backend()
-    label = Label("boot-1", "nightly", Owner.me(), int(time.time() + 3600))
-    entry = JournalEntry("dragonfly-x", "media", on_fly.url, label, time.time(), time.time() + 3600, None, "cdg", GUEST)
+    label = OwnerLabel("boot-1", "nightly", Owner.me(), int(time.time() + 3600))
+    entry = FlyEntry("dragonfly-x", "media", on_fly.url, label, time.time(), time.time() + 3600, None, "cdg", GUEST)
     assert backend.journal is not None
     backend.journal.write(entry)
     (found,) = machines(capsys)
@@ -210,7 +211,7 @@ def test_ages_and_costs_go_by_flys_clock_and_by_this_ones_what_was_only_written_
     """It is tomorrow there, or this machine's clock is wrong."""
     now = time.time()
     created, there = (datetime.fromtimestamp(now + seconds, UTC) for seconds in (86400 - 600, 86400))
-    label = Label("boot-1", "nightly", Owner("another", "boot", "space", 1, 1), int(now + 3600), 7200)
+    label = OwnerLabel("boot-1", "nightly", Owner("another", "boot", "space", 1, 1), int(now + 3600), 7200)
     said = {
         "id": "7811", "name": "dragonfly-a", "state": "started", "region": "cdg", "created_at": created.isoformat(),
         "config": {"metadata": label.encode(), "guest": GUEST},
@@ -223,7 +224,7 @@ def test_ages_and_costs_go_by_flys_clock_and_by_this_ones_what_was_only_written_
     monkeypatch.setattr("dragonfly_executor.cli.fleet.fleet.MachinesAPI", lambda access: MachinesAPI(access, transport))
     journal = make_backend().journal
     assert journal is not None
-    journal.write(JournalEntry("dragonfly-b", "media", on_fly.url, label, now - 60, now + 3600, None, "cdg", GUEST))
+    journal.write(FlyEntry("dragonfly-b", "media", on_fly.url, label, now - 60, now + 3600, None, "cdg", GUEST))
     found = {machine["name"]: machine for machine in machines(capsys)}
     assert found["dragonfly-a"]["age"] == pytest.approx(600, abs=50)
     price = PRICES.per_second(GUEST, ["cdg"])

@@ -68,6 +68,7 @@ def test_what_the_backend_sets_itself_is_refused(name: str) -> None:
 def test_settings_of_a_command_line_are_read() -> None:
     backend = SlurmBackend.from_text(cpus_per_task="3", partition="p", constraint="c", queue_timeout="10")
     assert backend.default_slots() == 3
+    assert backend.default_placement() == "pack"
     assert repr(backend) == "SlurmBackend(--partition=p --cpus-per-task=3 --constraint=c)"
 
 
@@ -219,7 +220,7 @@ class Started:
 def node_of(commands: Commands, started: list[str], dialed_in: Signal | None = None, **options: Any) -> SlurmNode:
     request = BootRequest(1, Parent.new("test", 1, "slurm"), 1.0, None, Started(started), dialed_in)
     return SlurmNode(
-        "7", "dragonfly-7", commands, QueueView(commands), Path("/nowhere/7.log"),  # type: ignore[arg-type]
+        "7", "dragonfly-7", commands, QueueView(commands), Path("/nowhere/7.log"), lambda: None, str,  # type: ignore[arg-type]
         shares_disk=True, request=request, **options,
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor.core.slot_records import DYING, SlotRecord
-from dragonfly_executor.protocol.frames import SETUP_HEAD, Decoder, Kind, Script
+from dragonfly_executor.protocol.frames import SETUP_HEAD, Decoder, Kind, ScriptImport
 from dragonfly_executor.runner import child_processes, process_tree, slot_process
 from dragonfly_executor.runner.child_processes import MAX_SETUP_CRASHES, ChildProcesses
 from dragonfly_executor.runner.slot_progress import IMPORTING_SCRIPT, INITIALIZING, STARTING
@@ -115,7 +115,7 @@ class Agent:
         monkeypatch.setattr(process_tree, "kill_children", lambda but: self.spared.append(set(but)))
 
     def setup(self, initializer: bytes) -> None:
-        head = SETUP_HEAD.pack(1000, len(CODEC), Script.IMPORT)
+        head = SETUP_HEAD.pack(1000, len(CODEC), ScriptImport.IMPORT)
         self.children.setup_parts = [head + CODEC[:2], CODEC[2:] + initializer]
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> FakeTimer:
@@ -128,8 +128,8 @@ class Agent:
         output, progress, _title = others
         return FakeSlot(self, setup, place, inherited, output, progress)
 
-    def fork(self) -> FakeSlot:
-        slot = self.children.fork_slot(None, FakeOutput(self))  # type: ignore[arg-type]
+    def fork(self, number: int = 0) -> FakeSlot:
+        slot = self.children.fork_slot(number, None, FakeOutput(self))  # type: ignore[arg-type]
         self.slots[slot.pid] = slot  # type: ignore[assignment]
         return slot  # type: ignore[return-value]
 
@@ -205,27 +205,26 @@ def test_a_slot_is_forked_with_the_setup_and_the_parent_is_told(agent: Agent) ->
     agent.children.starts = cells
     place: Any = object()
     output: Any = FakeOutput(agent)
-    slot: Any = agent.children.fork_slot(place, output)
+    slot: Any = agent.children.fork_slot(3, place, output)
     assert slot.setup == b"".join(agent.children.setup_parts)
     assert slot.place is place
     assert slot.output is output
     assert slot.progress._starts is cells
+    assert slot.progress.number == 3
     assert agent.frames() == [(Kind.SLOT_UP, slot.pid, b"")]
     assert [timer.seconds for timer in agent.timers] == [12.5]
     assert slot.timer is agent.timers[0]
 
 
-def test_slots_are_numbered_from_one_and_a_fork_that_fails_takes_no_number(agent: Agent) -> None:
-    assert agent.fork().progress.number == 1
+def test_a_fork_that_fails_leaves_nothing(agent: Agent) -> None:
+    agent.fork()
     agent.full = True
     output: Any = FakeOutput(agent)
     with pytest.raises(OSError, match="no process is left"):
-        agent.children.fork_slot(None, output)
+        agent.children.fork_slot(1, None, output)
     assert output.closed
     assert len(agent.timers) == 1
     assert [kind for kind, _, _ in agent.frames()] == [Kind.SLOT_UP]
-    agent.full = False
-    assert agent.fork().progress.number == 2
 
 
 def test_a_slot_closes_the_descriptors_of_the_agent_and_of_all_other_slots(agent: Agent) -> None:
@@ -273,7 +272,7 @@ def test_a_script_that_is_imported_for_too_long_fails_only_the_calls_that_need_i
     agent.end(slot.pid, status=signal.SIGKILL)
     assert agent.failures() == []
     assert agent.told_as_lost == {slot.pid: False}
-    assert script_of(agent.fork()) == Script.LATE
+    assert script_of(agent.fork()) == ScriptImport.LATE
 
 
 # -- a slot ends -------------------------------------------------------------------------------------------------------
@@ -356,10 +355,10 @@ def test_a_slot_that_is_told_to_go_has_not_crashed(agent: Agent) -> None:
 
 
 def test_slots_after_a_crash_in_the_script_do_not_import_it(agent: Agent) -> None:
-    assert script_of(agent.fork()) == Script.IMPORT
+    assert script_of(agent.fork()) == ScriptImport.IMPORT
     slot = agent.crash(IMPORTING_SCRIPT)
     assert agent.told_as_lost[slot.pid] is False
-    assert script_of(agent.fork()) == Script.SKIP
+    assert script_of(agent.fork()) == ScriptImport.SKIP
     agent.setup(initializer=b"initializer")
     for _ in range(MAX_SETUP_CRASHES):
         agent.crash(IMPORTING_SCRIPT)
