@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 POLL_TIME = 5.0
 """Maximum duration of one poll of a node, in seconds."""
 QUEUE_POLL_TIME = 1.0
-"""Maximum duration of one poll of a node in a queue: there may be many, and each is asked how it stands after a poll."""
+"""Maximum duration of one poll of a node in a queue: there may be many, and each says how it stands after a poll."""
 POLLS_AT_ONCE = 16
 
 
