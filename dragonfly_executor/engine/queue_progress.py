@@ -1,4 +1,4 @@
-"""How a node stands that waits in a queue of its platform."""
+"""Reports of nodes that wait in a queue of their platform."""
 
 from __future__ import annotations
 
