@@ -40,13 +40,14 @@ class RunnerGroup:
         idle_check_pending: runners without a call that were asked whether they may go.
         yielding: runners that are up and take no more calls, because another kind needs their room.
         back_off: the pause after failed boots.
+        passed_over: runners with room, whose end comes too soon for the calls that wait.
         gate: id of the newest call when the kind began to wait for the room of another kind; None while it does not.
     """
 
     __slots__ = (
         "_free", "_packed", "_single_use", "_spare", "back_off", "booting", "busy", "gate", "idle",
-        "idle_check_pending", "in_flight", "kind", "least_loaded", "most_slots", "needless", "needless_since", "queued",
-        "runners", "slots", "up", "yielding",
+        "idle_check_pending", "in_flight", "kind", "least_loaded", "most_slots", "needless", "needless_since",
+        "passed_over", "queued", "runners", "slots", "up", "yielding",
     )  # fmt: skip
 
     def __init__(self, kind: str, *, single_use: bool, packs: bool = False) -> None:
@@ -69,6 +70,7 @@ class RunnerGroup:
         self.idle_check_pending: dict[int, Runner] = {}
         self.yielding: dict[int, Runner] = {}
         self.back_off = BackOff()
+        self.passed_over: list[Runner] = []
         self.gate: int | None = None
         self.least_loaded = LeastLoaded()
         # Heaps of (calls in flight, id): runners with a free slot, and runners with prefetch credit left. An entry
@@ -146,6 +148,17 @@ class RunnerGroup:
         if len(room) > 4 * len(self.runners) + SLACK:
             room[:] = {entry for entry in room if self._is_current(*entry)}
             heapify(room)
+
+    def pass_over(self, runner: Runner) -> None:
+        """Do not pick this runner again until `list_passed_over`: no call has the time there that the runner has."""
+        self.unlist(runner)
+        self.passed_over.append(runner)
+
+    def list_passed_over(self) -> None:
+        """List the runners again that were passed over."""
+        passed_over, self.passed_over = self.passed_over, []
+        for runner in passed_over:
+            self.list(runner)
 
     def unlist(self, runner: Runner) -> None:
         """Take a runner off the lists: it takes no more calls."""

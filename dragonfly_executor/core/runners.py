@@ -40,6 +40,7 @@ class RunnerTable:
         idle: number of runners without a call that are not being asked whether they may go.
         retiring: runners that are up and take no more calls, because they are beyond `max`.
         retired: without a call, those of the runners that take no more calls.
+        endings: a heap of (time, id): when a runner begins to drain, or ends. Other entries of a runner are stale.
         rows: the row of each runner, by id. A copy takes microseconds, even with thousands of runners.
     """
 
@@ -57,6 +58,7 @@ class RunnerTable:
         self.idle = 0
         self.retiring: dict[int, Runner] = {}
         self.retired: dict[int, Runner] = {}
+        self.endings: list[tuple[float, int]] = []
         self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
         self._packs: Final = packs
