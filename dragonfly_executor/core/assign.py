@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from heapq import heapify, heappop, heappush
 
 from dragonfly_executor.core.actions import Send
 from dragonfly_executor.core.call_queue import CallQueue
-from dragonfly_executor.core.calls import Call
+from dragonfly_executor.core.calls import DEFAULT_KIND, Call
+from dragonfly_executor.core.placement import CallPlacement
 from dragonfly_executor.core.runner import Runner, RunnerState
 from dragonfly_executor.core.runner_endings import fits
-from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.state import PoolState
 
 
@@ -17,65 +18,103 @@ def assign(pool: PoolState, now: float) -> None:
     """Assign queued calls to free slots over all runners, and only then to prefetch credit."""
     calls, runners = pool.call_table, pool.runner_table
     workers = pool.limits.max_workers
-    if workers is not None and runners.slots > workers:
-        assign_capped(pool, workers - runners.in_flight, now)
-        return
+    is_capped = workers is not None and runners.slots > workers
+    if is_capped or len(calls.queues) > 1:
+        # At most `room` calls, because more slots are up than `max_workers` lets run calls at once.
+        room = workers - runners.in_flight if is_capped and workers is not None else calls.total.queued
+        assign_in_turn(pool, room, now)
+    else:
+        assign_in_order(pool, now)
+    if runners.passed_over:
+        runners.list_passed_over()
+
+
+def assign_in_order(pool: PoolState, now: float) -> None:
+    """Assign queued calls of the only kind."""
+    calls, runners = pool.call_table, pool.runner_table
     sends: dict[int, Send] = {}
-    for kind, queue in calls.queues.items():
-        ahead, group = False, runners.groups[kind]
-        if queue.queued and queue.has_keys:
-            while queue.queued and send_by_key(pool, queue, group, sends, now):
-                pass
-        while queue.queued and not queue.has_keys:
-            picked = group.pick(ahead)
-            if picked is not None:
-                send(pool, queue, *picked, sends, now)
-            elif ahead:
+    queue, placement, ahead = calls.queues[DEFAULT_KIND], runners.placements[DEFAULT_KIND], False
+    while queue.queued:
+        if queue.has_keys:
+            if not send_by_key(pool, queue, placement, sends, now):
                 break
-            else:
-                ahead = True
-        if group.passed_over:
-            group.list_passed_over()
+            continue
+        picked = placement.pick(ahead)
+        if picked is not None:
+            send(pool, queue, placement, *picked, sends, now)
+        elif ahead:
+            break
+        else:
+            ahead = True
 
 
-def assign_capped(pool: PoolState, room: int, now: float) -> None:
-    """Assign at most `room` queued calls, because more slots are up than `max_workers` lets run calls at once.
+def assign_in_turn(pool: PoolState, room: int, now: float) -> None:
+    """Assign at most `room` queued calls of all kinds, in the order of their priority and arrival.
 
-    The kinds whose slots are free take them in the order of arrival of their calls.
+    Calls of a kind whose turn comes later may be sent before: other runners have room for them. But if the first call
+    that finds no room requires a large share of a runner, then one runner is held for it. Otherwise smaller calls would
+    take each slot that becomes free there.
     """
     calls, runners = pool.call_table, pool.runner_table
     sends: dict[int, Send] = {}
-    waiting = {kind: queue for kind, queue in calls.queues.items() if queue.queued}
-    while room > 0 and waiting:
-        kind = next(iter(waiting)) if len(waiting) == 1 else min(waiting, key=lambda kind: waiting[kind].turn())
-        queue = waiting[kind]
-        if queue.has_keys:
-            sent = send_by_key(pool, queue, runners.groups[kind], sends, now)
-            room -= sent
-            if not sent or not queue.queued:
-                del waiting[kind]
-            continue
-        picked = runners.groups[kind].pick(False) or runners.groups[kind].pick(True)
-        if picked is None:
-            del waiting[kind]
-            continue
-        runner, count = picked
+    waiting = [(queue.turn(), kind) for kind, queue in calls.queues.items() if queue.queued]
+    heapify(waiting)
+    held = runners.held
+    if held is not None and (not waiting or held.retiring or held.held_for != waiting[0][1]):
+        runners.release()
+    is_first = True
+    while waiting and room > 0:
+        _, kind = heappop(waiting)
+        queue, placement = calls.queues[kind], runners.placements[kind]
         # If another kind waits, it may have the next call.
-        room -= send(pool, queue, runner, min(count, room if len(waiting) == 1 else 1), sends, now)
-        if not queue.queued:
-            del waiting[kind]
-    for group in runners.groups.values():
-        if group.passed_over:
-            group.list_passed_over()
+        sent = send_next(pool, queue, placement, 1 if waiting else room, sends, now)
+        room -= sent
+        if sent:
+            runners.release(kind)
+            if queue.queued:
+                heappush(waiting, (queue.turn(), kind))
+        elif is_first:
+            is_first = False
+            if placement.shares and runners.held is None:
+                runners.hold(kind)
 
 
-def send(pool: PoolState, queue: CallQueue, runner: Runner, count: int, sends: dict[int, Send], now: float) -> int:
+def send_next(
+    pool: PoolState, queue: CallQueue, placement: CallPlacement, at_most: int, sends: dict[int, Send], now: float
+) -> int:
+    """Send at most `at_most` of the next calls of a queue to one runner.
+
+    Args:
+        pool, queue, placement, at_most: the pool, the queue, the placement of its kind, and the number.
+        sends: by runner, the orders of this step.
+
+    Returns:
+        The number of calls that were sent: 0 if no runner has room.
+    """
+    if queue.has_keys:
+        return send_by_key(pool, queue, placement, sends, now)
+    while (picked := placement.pick(False) or placement.pick(True)) is not None:
+        sent = send(pool, queue, placement, picked[0], min(picked[1], at_most), sends, now)
+        if sent:
+            return sent
+    return 0
+
+
+def send(
+    pool: PoolState,
+    queue: CallQueue,
+    placement: CallPlacement,
+    runner: Runner,
+    count: int,
+    sends: dict[int, Send],
+    now: float,
+) -> int:
     """Send the next calls of a queue to a runner, at most `count`, and return their number.
 
     A runner with a known end gets only calls that have the time there. If there is none, it is passed over.
 
     Args:
-        pool, queue, runner, count: the pool, the queue, the runner and the number.
+        pool, queue, placement, runner, count: the pool, the queue, its placement, the runner and the number.
         sends: by runner, the orders of this step. A runner gets its calls in one order.
         now: monotonic seconds.
     """
@@ -84,33 +123,33 @@ def send(pool: PoolState, queue: CallQueue, runner: Runner, count: int, sends: d
     else:
         fitting = queue.take_fitting(partial(fits, runner, now=now))
         if fitting is None:
-            pool.runner_table.groups[runner.kind].pass_over(runner)
+            pool.runner_table.pass_over(runner, placement)
             return 0
         calls = [fitting]
     send_calls(pool, runner, calls, sends)
     return len(calls)
 
 
-def send_by_key(pool: PoolState, queue: CallQueue, group: RunnerGroup, sends: dict[int, Send], now: float) -> int:
+def send_by_key(pool: PoolState, queue: CallQueue, placement: CallPlacement, sends: dict[int, Send], now: float) -> int:
     """Send one call of a queue in which calls have keys, to where a call with its key was sent last if there is room.
 
     If there is none, a runner that has room takes a call whose key is at home there, before calls that came earlier and
-    are at home elsewhere. Each of those lets at most one call pass for each slot of the kind: by then, one of the slots
-    at its home is likely to have been free.
+    are at home elsewhere. Each of those lets at most one call pass for each slot of the members: by then, one of the
+    slots at its home is likely to have been free.
 
     Args:
-        pool, queue, group, sends: as for `send`; the runners of the kind.
+        pool, queue, placement, sends: as for `send_next`.
 
     Returns:
         The number of calls that were sent: 0 if no runner has room.
     """
     homes, call = pool.homes, queue.first()
-    runner = pool.runner_table.runners.get(homes.get(call.limits.key)) if call is not None else None
-    is_home = runner is not None and runner.kind == group.kind and runner.has_room_soon
-    if call is not None and runner is not None and is_home and fits(runner, call, now):
+    runner = placement.members.get(homes.get(call.limits.key)) if call is not None else None
+    has_time = call is not None and runner is not None and fits(runner, call, now)
+    if has_time and runner is not None and placement.has_room_soon(runner):
         calls = queue.take(1)
     else:
-        found = pick_by_key(pool, queue, group, now)
+        found = pick_by_key(pool, queue, placement, now)
         if found is None:
             return 0
         runner, calls = found
@@ -121,17 +160,19 @@ def send_by_key(pool: PoolState, queue: CallQueue, group: RunnerGroup, sends: di
     return 1
 
 
-def pick_by_key(pool: PoolState, queue: CallQueue, group: RunnerGroup, now: float) -> tuple[Runner, list[Call]] | None:
+def pick_by_key(
+    pool: PoolState, queue: CallQueue, placement: CallPlacement, now: float
+) -> tuple[Runner, list[Call]] | None:
     """Return a runner that has room, with a call for it, which has left the queue; None if there is none."""
-    while (picked := group.pick(False) or group.pick(True)) is not None:
+    while queue.queued and (picked := placement.pick(False) or placement.pick(True)) is not None:
         runner = picked[0]
         if runner.ends_at is None:
-            return runner, [queue.take_preferred(partial(is_at_home, pool, runner), group.slots)]
+            return runner, [queue.take_preferred(partial(is_at_home, pool, runner), pool.runner_table.slots)]
         # Calls that have the time there come before calls whose key is at home there.
         fitting = queue.take_fitting(partial(fits, runner, now=now))
         if fitting is not None:
             return runner, [fitting]
-        group.pass_over(runner)
+        pool.runner_table.pass_over(runner, placement)
     return None
 
 

@@ -21,14 +21,21 @@ from dragonfly_executor.core.state import PoolState
 def note_end(pool: PoolState, runner: Runner, ends_at: float, ended_by: str, now: float) -> None:
     """Note when a runner ends, and who ends it."""
     runner.ended_by = ended_by
+    if pool.runner_table.held is runner:
+        pool.runner_table.release()
     if runner.state is RunnerState.UP:
         if runner.ends_at is None or not runner.lifetime:
             runner.lifetime = ends_at - now
         runner.drains_at = ends_at - min(pool.limits.drain_before, runner.lifetime / 2)
         heappush(pool.runner_table.endings, (runner.drains_at, runner.id))
-    elif runner.state is RunnerState.LEAVING:
-        heappush(pool.runner_table.endings, (ends_at, runner.id))
     runner.ends_at = ends_at
+    note_left(pool, runner)
+
+
+def note_left(pool: PoolState, runner: Runner) -> None:
+    """Note that a runner takes no more calls: if its end is known, that comes next."""
+    if runner.state is RunnerState.LEAVING and runner.ends_at is not None:
+        heappush(pool.runner_table.endings, (runner.ends_at, runner.id))
 
 
 def next_time(runner: Runner | None) -> float | None:
@@ -66,9 +73,8 @@ def begin_drain(pool: PoolState, runner: Runner, now: float) -> None:
         pool.stop(runner, "its time is nearly over")
         return
     pool.runner_table.leave(runner)
-    assert runner.ends_at is not None  # noqa: S101  # only such a runner drains
-    pool.actions.append(Drain(runner.id, max(0.0, runner.ends_at - now)))
-    heappush(pool.runner_table.endings, (runner.ends_at, runner.id))
+    note_left(pool, runner)
+    pool.actions.append(Drain(runner.id, max(0.0, (runner.ends_at or now) - now)))
 
 
 def fits(runner: Runner, call: Call, now: float) -> bool:

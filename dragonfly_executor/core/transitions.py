@@ -11,7 +11,7 @@ from dragonfly_executor.core import call_errors, events
 from dragonfly_executor.core.actions import Stop
 from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.events import ShutdownMode
-from dragonfly_executor.core.runner_endings import note_end
+from dragonfly_executor.core.runner_endings import note_end, note_left
 from dragonfly_executor.core.runners import Runner, RunnerState
 from dragonfly_executor.core.state import PoolState
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -41,14 +41,17 @@ def transition(event: type[E]) -> Callable[[Callable[[PoolState, E, float], None
 
 @transition(events.Submitted)
 def _submitted(pool: PoolState, event: events.Submitted, now: float) -> None:
-    kinds = pool.call_table.accept(event.calls, now)
+    kinds, groups = pool.call_table.accept(event.calls, now), pool.runner_table.groups
+    for kind, requirements in kinds.items():
+        if kind not in groups:
+            pool.add_kind(kind, requirements)
     if pool.broken is not None or pool.mode is not None:
         # The driver refuses these. A call that slipped in between must not wait for ever.
         pool.fail(event.calls, pool.broken or RuntimeError("cannot schedule new futures after shutdown"))
     elif event.calls:
         pool.idled_below_min = 0
         for kind in kinds:
-            back_off = pool.runner_table.group_of(kind).back_off
+            back_off = groups[kind].back_off
             if back_off.until is not None:
                 back_off.demanded()
 
@@ -88,6 +91,8 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
             pool.counters.stale += 1
             continue
         del in_flight[call_id]
+        if call.kind:
+            pool.runner_table.placements[call.kind].give_back(runner)
         seconds += cost
         state = call.state
         if state is over:
@@ -189,7 +194,7 @@ def _boot_succeeded(pool: PoolState, event: events.BootSucceeded, now: float) ->
         pool.usage.priced(runner.id, event.price, now)
     # A runner that was stopped while it booted stays stopped.
     if runner.state is RunnerState.BOOTING:
-        pool.runner_table.came_up(runner, event.slots, now)
+        pool.runner_table.came_up(runner, event.slots, event.capacity, now)
         pool.runner_table.groups[runner.kind].back_off.succeeded()
         if runner.ends_at is not None:
             note_end(pool, runner, runner.ends_at, runner.ended_by, now)
@@ -220,6 +225,7 @@ def _runner_leaving(pool: PoolState, event: events.RunnerLeaving, _now: float) -
         return
     if runner.state is RunnerState.UP and runner.in_flight:
         pool.runner_table.leave(runner)
+        note_left(pool, runner)
     elif runner.state in (RunnerState.UP, RunnerState.BOOTING):
         pool.stop(runner, "leaving")
 
@@ -325,6 +331,8 @@ def _take_off(pool: PoolState, runner: Runner, call_id: int, attempt: int) -> Ca
         pool.counters.stale += 1
         return None
     del runner.in_flight[call_id]
+    if call.kind:
+        pool.runner_table.placements[call.kind].give_back(runner)
     return None if call.state is CallState.SETTLED else call
 
 

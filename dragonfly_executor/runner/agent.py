@@ -19,6 +19,7 @@ from dragonfly_executor.runner import capacity_check, process_tree
 from dragonfly_executor.runner.child_processes import ChildProcesses
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.large_calls import SLOT_BACKLOG, LargeCalls
+from dragonfly_executor.runner.machine import slots_for
 from dragonfly_executor.runner.oom_kills import MemoryWatch
 from dragonfly_executor.runner.os_signals import OsSignals, boot_clock
 from dragonfly_executor.runner.slot_handle import EXIT_TIMEOUT, Slot, SlotOutput
@@ -41,6 +42,8 @@ GRACE = 25.0
 """Seconds that calls have to finish after a SIGTERM: most senders kill after 30 s."""
 UNKNOWN_GRACE = 1.0
 """Seconds that the parent has to react to a SIGTERM if it has not admitted the runner yet."""
+DRAIN_SLACK = 2.0
+"""Seconds beyond the end that the parent has set. The parent stops the runner at that end, and says why."""
 LEAVE_SLACK = 0.5
 """Seconds between the deadline of the last slots and the exit of the agent."""
 # Plain module names, because an enum lookup takes longer than the comparison.
@@ -90,6 +93,7 @@ class Agent:
         # A runner that the parent itself started has the parent's packages, and must start fast.
         own = versions() if "DRAGONFLY_PARENT_PID" in os.environ else versions_with_packages()
         capacity_check.try_process()
+        own.cpus = slots_for(self._child_processes.cpus)
         self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own)))
         self._link.flush()
         process_tree.become_subreaper()
@@ -148,10 +152,15 @@ class Agent:
         The parent may be sending calls at this moment, so it has to say when none come. It may also just have admitted
         the runner, so this holds before the WELCOME too.
         """
+        self._drain(self._grace if self._welcome else min(self._grace, UNKNOWN_GRACE))
+
+    def _drain(self, grace: float) -> None:
+        """Return the calls that have not started, and end after `grace` seconds at the latest."""
+        # A notice may come before the platform's signal. The earlier end counts.
+        self._end_in(grace)
         if self._leaving:
             return
         self._leaving = True
-        self._end_in(self._grace if self._welcome else min(self._grace, UNKNOWN_GRACE))
         self._link.send(encode(Kind.STOP))
         self._dispatcher.close()
 
@@ -279,6 +288,8 @@ class Agent:
                 self._dispatcher.kill(frame.call_id, frame.attempt)
             case Kind.STOP:
                 self._stop(frame.detail / 1000)
+            case Kind.DRAIN:
+                self._drain(frame.detail / 1000 + DRAIN_SLACK)
             case Kind.CHECK_IDLE:
                 self._dispatcher.check_idle(frame)
             case Kind.OUTPUT:
@@ -306,7 +317,7 @@ class Agent:
         self._lease = welcome["lease"]
         self._lease_timer.cancel()
         self._check_lease()
-        self._child_processes.setup_timeout = welcome["setup_timeout"]
+        self._child_processes.configure(welcome)
         self._dispatcher.configure(welcome["slots"], welcome["calls_per_slot"], welcome["setup_timeout"])
         if welcome["output"] != "inherit":
             from dragonfly_executor.runner.slot_output_forwarder import maker
