@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
+from contextlib import suppress
 
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.frames import Flag, Frame, Kind, encode
@@ -42,6 +44,8 @@ GRACE = 25.0
 """Seconds that calls have to finish after a SIGTERM: most senders kill after 30 s."""
 UNKNOWN_GRACE = 1.0
 """Seconds that the parent has to react to a SIGTERM if it has not admitted the runner yet."""
+TELL_EVERY = 1.0
+"""Seconds between two signals to calls that the runner drains."""
 DRAIN_SLACK = 2.0
 """Seconds beyond the end that the parent has set. The parent stops the runner at that end, and says why."""
 LEAVE_SLACK = 0.5
@@ -163,6 +167,14 @@ class Agent:
         self._leaving = True
         self._link.send(encode(Kind.STOP))
         self._dispatcher.close()
+        self._tell_calls()
+
+    def _tell_calls(self) -> None:
+        """Tell the calls that this runner ends soon, and again for calls that listen later: see `on_drain`."""
+        for pid in self._dispatcher.slots:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGURG)
+        self._loop.call_later(TELL_EVERY, self._tell_calls)
 
     def _leave_without_slots(self, error: OSError) -> None:
         """End, because not even one slot can be forked. Calls go back to the parent, which can use other runners."""
