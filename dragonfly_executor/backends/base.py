@@ -92,6 +92,9 @@ class BootClock(Protocol):
     def started(self) -> None:
         """Report that the backend asks for the node, so that the timer starts anew."""
 
+    def ending(self, seconds: float, ended_by: str) -> None:
+        """Report when the platform ends the node."""
+
 
 _Request = namedtuple(  # noqa: PYI024  # typing is slow to import
     "_Request", "runner_id parent timeout given_up clock dialed_in", defaults=(None, None, None)
@@ -137,6 +140,20 @@ class BootRequest(_Request):
         if self.clock is not None:
             self.clock.started()
 
+    def ending(self, seconds: float, ended_by: str) -> None:
+        """Report that the platform ends the node: at a time limit that is known, or after a notice. From any thread.
+
+        The runner then drains before its end. The latest report counts. A backend that knows the end when its runner
+        comes up may set `Node.lifetime` instead.
+
+        Args:
+            seconds: seconds from now until the node ends.
+            ended_by: who ends it and why, as a clause for the error of its calls: "Slurm ended job 17 at its time
+                limit".
+        """
+        if self.clock is not None:
+            self.clock.ending(seconds, ended_by)
+
 
 class Node:
     """A booted node with a running agent on it.
@@ -161,6 +178,9 @@ class Node:
             ``max`` until `stop` returns.
         facts: findings of the boot by boot phase, for people to read.
         renew_every: seconds between two calls of `renew` while the runner is up. None if `renew` is not needed.
+        lifetime: seconds until the platform ends the node, counted from when its runner is up. The pool reads it then.
+            None if it is not known. If it is known later, or changes, see `BootRequest.ending`.
+        ended_by: who ends the node after `lifetime`, and why, as a clause for the error of its calls.
         stopper: the party, apart from the pool, that may stop such a node. Errors name it.
         stop_advice: how to give calls more time after such a stop. Errors quote it.
     """
@@ -177,6 +197,8 @@ class Node:
     is_silent: bool = False
     facts: Mapping[str, str] = MappingProxyType({})
     renew_every: float | None = None
+    lifetime: float | None = None
+    ended_by: str = "its platform ended it"
     stopper: str = "another program"
     stop_advice: str = ""
 

@@ -161,6 +161,24 @@ class RunnerLeaving(Event):
         self.runner_id = runner_id
 
 
+class RunnerEnding(Event):
+    """A runner whose platform ends it at a known time.
+
+    The runner drains before that: it takes no more calls, and gives back those that it has not started. The latest
+    event counts, whether it names an earlier time or a later one. A drain that has begun goes on.
+
+    ``ends_at``: monotonic seconds. ``ended_by``: a clause that names who ends it and why, such as "Slurm ended job 17
+    at its time limit".
+    """
+
+    __slots__ = __match_args__ = ("runner_id", "ends_at", "ended_by")
+
+    def __init__(self, runner_id: int, ends_at: float, ended_by: str) -> None:
+        self.runner_id = runner_id
+        self.ends_at = ends_at
+        self.ended_by = ended_by
+
+
 class RunnerGone(Event):
     """A stopped runner that no longer exists. Until then it counts against ``max``. ``hangs``: as for BootFailed."""
 

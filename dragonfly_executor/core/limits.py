@@ -27,6 +27,7 @@ class PoolLimits(Record):
         at_once: maximum number of calls that one event settles, not counting calls that it names. If a shutdown, a
             broken pool, a budget or a timeout ends more calls, the next ticks settle the rest; the machine asks for
             these ticks at once.
+        drain_before: how long before its known end a runner stops taking calls; at most half of its lifetime.
         shutdown_grace: seconds that a runner may take to go.
         packs: a call goes to the runner with the most calls that has a free slot, and not to the one with the fewest.
         caps: the maximum that all runners together may use.
@@ -35,7 +36,7 @@ class PoolLimits(Record):
     __slots__ = __match_args__ = (
         "min", "max", "max_workers", "slots_hint", "capacity", "idle_after", "min_idle_after", "idle_check",
         "single_use", "queued_idle_after", "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace",
-        "packs", "caps",
+        "packs", "caps", "drain_before",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +55,7 @@ class PoolLimits(Record):
         max_boot_failures: int = 3,
         max_concurrent_boots: int = 100,
         at_once: int = 1000,
+        drain_before: float = 30.0,
         shutdown_grace: float = 30.0,
         packs: bool = False,
         caps: UsageCaps | None = None,
@@ -71,6 +73,7 @@ class PoolLimits(Record):
         self.max_boot_failures = max_boot_failures
         self.max_concurrent_boots = max_concurrent_boots
         self.at_once = at_once
+        self.drain_before = drain_before
         self.shutdown_grace = shutdown_grace
         self.packs = packs
         self.caps = caps or UsageCaps()

@@ -12,6 +12,7 @@ from dragonfly_executor.core.events import Event, Tick
 from dragonfly_executor.core.limits import PoolLimits
 from dragonfly_executor.core.queued_boots import needless_until
 from dragonfly_executor.core.reconcile import idle_deadline, reconcile
+from dragonfly_executor.core.runner_endings import next_ending
 from dragonfly_executor.core.runners import RunnerState
 from dragonfly_executor.core.state import PoolState
 from dragonfly_executor.core.transitions import TRANSITIONS
@@ -72,6 +73,9 @@ class Machine:
         if when is not None and (deadline is None or when < deadline):
             deadline = when
         when = needless_until(pool) if runners.queued else None
+        if when is not None and (deadline is None or when < deadline):
+            deadline = when
+        when = next_ending(pool) if runners.endings else None
         if when is not None and (deadline is None or when < deadline):
             deadline = when
         when = usage.until

@@ -46,6 +46,8 @@ class RunnerTable:
         idle: number of runners without a call that are not being asked whether they may go.
         retiring: runners that are up and take no more calls, because they are beyond `max`.
         retired: without a call, those of the runners that take no more calls.
+        passed_over: runners with room, whose end comes too soon for the calls that wait.
+        endings: a heap of (time, id): when a runner begins to drain, or ends. Other entries of a runner are stale.
         rows: the row of each runner, by id. A copy takes microseconds, even with thousands of runners.
     """
 
@@ -68,6 +70,8 @@ class RunnerTable:
         self.idle = 0
         self.retiring: dict[int, Runner] = {}
         self.retired: dict[int, Runner] = {}
+        self.passed_over: dict[int, Runner] = {}
+        self.endings: list[tuple[float, int]] = []
         self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
         self._packs: Final = packs
@@ -325,7 +329,9 @@ class RunnerTable:
 
     def hold(self, kind: str) -> None:
         """Hold the member with the least load for a kind: calls of other kinds are not sent there until `release`."""
-        members = [runner for runner in self.placements[kind].members.values() if not runner.retiring]
+        # A runner whose end is known may not have the time for the call.
+        stays = [runner for runner in self.placements[kind].members.values() if runner.ends_at is None]
+        members = [runner for runner in stays if not runner.retiring]
         if members:
             self.held = min(members, key=attrgetter("load", "id"))
             self.held.held_for = kind
@@ -337,6 +343,17 @@ class RunnerTable:
         if runner is not None and kind in (None, runner.held_for):
             self.held = runner.held_for = None
             self._list(runner)
+
+    def pass_over(self, runner: Runner, placement: CallPlacement) -> None:
+        """Do not pick a runner for this kind until `list_passed_over`: no call that waits has the time there."""
+        placement.unlist(runner)
+        self.passed_over[runner.id] = runner
+
+    def list_passed_over(self) -> None:
+        """List the runners again that were passed over."""
+        for runner in self.passed_over.values():
+            self._list(runner)
+        self.passed_over.clear()
 
     def _list(self, runner: Runner) -> None:
         """List a runner that is up in all its placements."""

@@ -104,6 +104,10 @@ class Kind(IntEnum):
     VERSIONS = 34  # parent -> runner: JSON, the parent's versions, and how long WELCOME may take in seconds
     LOG_LEVEL = 35  # parent -> agent: detail = the lowest level of log records that calls after this frame send
 
+    # parent -> agent: this runner ends in `detail` milliseconds: return the calls that have not started, and tell those
+    # that run. No call follows
+    DRAIN = 36
+
 
 class ScriptImport:
     """Values in SETUP that tell a slot whether to import the parent's script in its set-up."""

@@ -9,6 +9,7 @@ from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine
 from dragonfly_executor.core.placement import RANK, CallPlacement
+from dragonfly_executor.core.runner_endings import fits, next_time
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.runners import Runner, RunnerState
 from dragonfly_executor.core.state import PoolState
@@ -23,6 +24,7 @@ def validate(machine: Machine, now: float) -> None:
     check_places(pool)
     check_boots(pool)
     check_queued_boots(pool, now)
+    check_endings(pool, now)
     check_bounds(pool)
     check_nobody_waits_for_nothing(pool, now)
     check_min(pool, now)
@@ -215,6 +217,17 @@ def check_queued_boots(pool: PoolState, now: float) -> None:
             assert now < group.needless_since + pool.limits.queued_idle_after or not pool.limits.queued_idle_after
 
 
+def check_endings(pool: PoolState, now: float) -> None:
+    """A runner whose end is known has begun to drain in time, and no runner outlives its end."""
+    assert not pool.runner_table.passed_over
+    for runner in pool.runner_table.runners.values():
+        if runner.ends_at is not None and runner.state in (RunnerState.UP, RunnerState.LEAVING):
+            when = next_time(runner)
+            assert when is not None
+            assert when > now, "a runner should drain, or be stopped"
+            assert (when, runner.id) in pool.runner_table.endings
+
+
 def check_bounds(pool: PoolState) -> None:
     """Invariant 1, as far as a state shows it: what is beyond max after a resize is on its way out."""
     runner_table = pool.runner_table
@@ -243,19 +256,21 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
             assert not queue.queued or waits_for_boots
             assert not queue.delayed
         elif not call_table.is_late(now):  # else the time of a call may be over
-            check_slots_are_full(pool, group)
+            check_slots_are_full(pool, group, now)
             check_boots_come(pool, group, now)
     if pool.starts_calls and not call_table.is_late(now):
         check_room_is_made(pool, now)
 
 
-def check_slots_are_full(pool: PoolState, group: RunnerGroup) -> None:
+def check_slots_are_full(pool: PoolState, group: RunnerGroup, now: float) -> None:
     runner_table, workers = pool.runner_table, pool.limits.max_workers
     binds = workers is not None and runner_table.slots > workers and runner_table.in_flight >= workers
     if pool.call_table.queues[group.kind].queued and not binds:
         placement = runner_table.placements[group.kind]
+        first = pool.call_table.queues[group.kind].first()
         for runner in placement.members.values():
-            assert placement.room(runner) <= 0, f"calls wait, and {runner} has room"
+            has_time = first is None or fits(runner, first, now)
+            assert placement.room(runner) <= 0 or not has_time, f"calls wait, and {runner} has room"
     held = runner_table.held
     if held is not None and not binds:
         waits = pool.call_table.queues[held.held_for or ""].queued

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,14 @@ STOP_TIMEOUT = 30.0
 """Seconds that the end of a job may take. Slurm's own programs end a job within KillWait, which is 30 s by default."""
 QUEUED_STOP_TIMEOUT = 1.5
 """Seconds that it may take to cancel a job that waits in the queue. A pool that ends waits for this."""
+FIRST_LOOK = 5.0
+"""Seconds until a job that runs is looked at for its time limit, which is not known before."""
+LATER_LOOKS = 300.0
+RENEW_TIMEOUT = 60.0
+END_TOLERANCE = 5.0
+"""Seconds by which a time limit must change to be told. Slurm counts in whole seconds, and answers late."""
+KILL_MARGIN = 5.0
+"""Seconds before the time limit by which calls have ended: Slurm looks at its limits now and then."""
 TAIL = 4096
 """Bytes at the end of a job's log that are read for an error."""
 
@@ -41,6 +50,7 @@ class SlurmNode(Node):
     """
 
     stopper = "Slurm (at the job's time limit, for a job of higher priority, or by scancel)"
+    renew_every = FIRST_LOOK
     stop_advice = "SlurmBackend(time=...) gives jobs more time"
 
     def __init__(
@@ -72,6 +82,8 @@ class SlurmNode(Node):
         self._queue_timeout, self._in_queue = queue_timeout, Deadline(queue_timeout)
         self._when_stopped: Callable[[], object] | None = None
         self._job: Job | None = None
+        self._end: float | None = None
+        """When the job reaches its time limit, in monotonic seconds, as the pool was told."""
         self._is_forgotten = False
         self.is_queued = True
         queue.follow(job_id, self._seen)
@@ -87,6 +99,23 @@ class SlurmNode(Node):
         self.host = job.nodes or self.host
         if self.is_queued and not job.waits:
             self._has_started()
+        seconds = job.seconds_left
+        if seconds is not None:
+            self._tell_end(seconds)
+
+    def _tell_end(self, seconds: float) -> None:
+        """Tell the pool when the job reaches its time limit, unless that is what it was told before."""
+        end = time.monotonic() + seconds
+        if self._end is None or abs(end - self._end) > END_TOLERANCE:
+            self._end = end
+            ended_by = f"Slurm ended job {self.job_id} at its time limit: SlurmBackend(time=...) gives jobs more time"
+            self._request.ending(max(0.0, seconds - KILL_MARGIN), ended_by)
+
+    def renew(self) -> None:
+        """See `Node.renew`. The job is looked at, as its time limit is not known before it runs, and can be changed."""
+        with suppress(SlurmError, TimeoutError):
+            self._queue.look(self.job_id, Deadline(RENEW_TIMEOUT, self._stopped), self._stopped)
+            self.renew_every = LATER_LOOKS
 
     def _has_started(self) -> None:
         self.is_queued = False

@@ -152,6 +152,7 @@ class BootTable:
         self._notifications.grow_ended(boot.id, self._owner.count, None, boot.seconds, runner.node.facts)
         self._owner.start_heartbeat()
         self._engine.handle(events.BootSucceeded(boot.id, runner.slots, self._price_of(runner)))
+        boot.tell_lifetime(runner.node)
 
     def _price_of(self, runner: RunnerLink) -> float | None:
         """Return the runner's own price in US dollars per second; None if that of the pool's other runners holds."""

@@ -86,7 +86,7 @@ class PendingBoot:
         self._timer: Timer | None = None
         self._asked_at: float | None = None
         """The time of the request for the node. None before that, and while the backend waits for its turn."""
-        self._clock = PendingBootClock(self._loop.call_soon_threadsafe, self._clock_changed)
+        self._clock = PendingBootClock(self._loop.call_soon_threadsafe, self._clock_changed, self._end_known)
         self._progress_due = -INFINITY
         self._job = BootJob(helpers.node_booter, self)
         self._may_begin = False
@@ -326,6 +326,15 @@ class PendingBoot:
         if helpers.dial_back is not None:
             helpers.dial_back.extend(self.id, self._timeout)
         helpers.engine.handle(events.BootStarted(self.id))
+
+    def _end_known(self, seconds: float, ended_by: str) -> None:
+        """Tell the core when the platform ends the node. The runner may be up by now, or gone."""
+        self._helpers.engine.handle(events.RunnerEnding(self.id, self._loop.time() + seconds, ended_by))
+
+    def tell_lifetime(self, node: Node) -> None:
+        """Tell the core how long a node has whose runner is up, if the node knows that."""
+        if node.lifetime is not None:
+            self._end_known(node.lifetime, node.ended_by)
 
     def _start_timeout(self) -> None:
         if not (self.abort_reason or self._is_releasing):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dragonfly_executor import BootError, BootRequest, BootTimeoutError, DragonflyExecutor, Parent
+from dragonfly_executor import BootError, BootRequest, BootTimeoutError, DragonflyExecutor, Parent, RunnerLostError
 from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.slurm.backend import SlurmBackend
 from tests.support.helpers import PATIENCE, Events, Gate, Mailbox
@@ -84,6 +84,22 @@ def test_a_job_in_the_queue_says_how_it_stands(make_backend: MakeBackend, cluste
         explain = executor.pool.stats().explain
         assert re.search(r"2 booting \(2 in a queue: job \d+ is PENDING \(BeginTime\), .* and 1 more\)", explain)
         wait([future for future in futures if not future.cancel()])
+
+
+def test_a_job_at_its_time_limit_gives_way_to_another_one(
+    make_backend: MakeBackend, cluster: SlurmCluster, mailbox: Mailbox, gate: Gate
+) -> None:
+    """Its runner drains before that. The call that is too long for it hears who has ended it."""
+    with DragonflyExecutor(backend=make_backend(time=1), max=2) as executor:
+        future = executor.submit(hold, mailbox.path, gate.path)
+        mailbox.read()
+        cluster.wait_until(lambda: executor.pool.stats().runners_up == 0, "the drain")
+        assert not future.done()
+        assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
+        error = future.exception(PATIENCE)
+        assert isinstance(error, RunnerLostError)
+        assert "Slurm" in str(error)
+        assert "time limit" in str(error)
 
 
 def test_a_pool_ends_in_time_while_squeue_hangs(

@@ -216,6 +216,9 @@ class Started:
     def queued(self) -> None:
         """Do nothing."""
 
+    def ending(self, seconds: float, ended_by: str) -> None:
+        """Do nothing."""
+
 
 def node_of(commands: Commands, started: list[str], dialed_in: Signal | None = None, **options: Any) -> SlurmNode:
     request = BootRequest(1, Parent.new("test", 1, "slurm"), 1.0, None, Started(started), dialed_in)
@@ -306,3 +309,30 @@ def test_a_job_that_is_left_is_not_asked_for() -> None:
     assert commands.looks == [["2"]]
     with pytest.raises(TimeoutError):
         view.look("2", Deadline(0.0))
+
+
+# -- the time limit ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("5", 5), ("1:00", 60), ("2:03:04", 7384), ("1-00:00:01", 86401), ("0:00", 0),
+        ("UNLIMITED", None), ("INVALID", None), ("NOT_SET", None), ("", None), ("-1:00", 60), ("1:2:3:4", None),
+    ],
+)  # fmt: skip
+def test_what_is_left_of_the_time_limit(text: str, seconds: float | None) -> None:
+    assert job("RUNNING")._replace(time_left=text).seconds_left == seconds
+    assert job("PENDING")._replace(time_left=text).seconds_left is None
+
+
+def test_a_node_tells_its_end_once_and_again_if_the_limit_changes() -> None:
+    told: list[float] = []
+    node = node_of(Commands(), [])
+    node._request.clock.ending = lambda seconds, ended_by: told.append(seconds)  # type: ignore[union-attr, method-assign]
+    running = job("RUNNING")
+    node._seen(running._replace(time_left="10:00"))
+    node._seen(running._replace(time_left="9:59"))
+    node._seen(running._replace(time_left="UNLIMITED"))
+    node._seen(running._replace(time_left="1:00:00"))
+    assert told == [595, 3595]

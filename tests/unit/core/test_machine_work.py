@@ -136,6 +136,8 @@ EVENTS: dict[str, tuple[Callable[[int, int], Machine], events.Event]] = {
     "round trip": (busy_machine, events.RoundTrip(1, 0.1)),
     "lost runner": (busy_machine, events.RunnerLost(1, OSError())),
     "runner leaves": (busy_machine, events.RunnerLeaving(1)),
+    "a runner's end is told": (busy_machine, events.RunnerEnding(1, 1000.0, "it ended")),
+    "a runner drains": (busy_machine, events.RunnerEnding(1, 1.0, "it ended")),
     "runner is gone": (busy_machine, events.RunnerGone(1)),
     "stale": (busy_machine, events.CallGone(77, 1, 1)),
     "node asked for": (booting_machine, events.BootStarted(2)),

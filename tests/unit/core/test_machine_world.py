@@ -276,6 +276,13 @@ class MachineAndWorld(StateMachine):
         said = [events.BootStarted, events.BootQueued, events.BootReturned]
         self.world.feed(said[kind](runner))
 
+    @step(which=SMALL, up=[True, True, False], seconds=[0.0, 1.0, 6.0, 20.0, 500.0], rare=SMALL)
+    def runner_is_told_its_end(self, which: int, up: bool, seconds: float, rare: int) -> None:
+        """Once, or again: earlier or later."""
+        if rare < 4:
+            runner_id = self.runner(which, up=up)
+            self.world.feed(events.RunnerEnding(runner_id, self.world.now + seconds, "the platform ended it"))
+
     @step(which=SMALL, idle=BOTH)
     def idle_is_checked(self, which: int, idle: bool) -> None:
         asked = [i for i, node in self.world.nodes.items() if node.asked]
