@@ -13,6 +13,7 @@ from dragonfly_executor.api.submitter import Submitter
 from dragonfly_executor.core.events import Resized, ShutdownMode
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.option_set import OptionSignature
+from dragonfly_executor.engine.requires import check_possible
 from dragonfly_executor.engine.shutdown import leave
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import whole
@@ -60,6 +61,10 @@ class Pool(Submitter):
         placement: which runner with a free slot gets the next call. "spread": the one with the fewest calls, so each
             call has most of a machine. "pack": the one with the most calls, so other runners become idle and stop. None
             (the default): "pack" if the backend's runners have a price or wait in a queue, otherwise "spread".
+        scaling: how many runners boot for the calls that wait. "fast" (the default): as many as have slots for them.
+            "thrifty": those for which there is work when they come up, and one for a call that has waited for two boot
+            times. A thrifty pool measures calls and boots. If `idle_shutdown_after` is not given, it also learns how
+            long to keep an idle runner.
         on_grow_start: called with ``{"name", "count", "pid"}`` before a runner above `min` is booted.
         on_grow_end: called with ``"ok"`` or the error, and the same mapping, at the end of that boot.
         on_shrink: called with the same mapping when a runner stops.
@@ -176,10 +181,16 @@ class Pool(Submitter):
     def submit_with(
         self, options: CallOptions, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[T]:
-        """Submit a call with these options."""
+        """Submit a call with these options.
+
+        Raises:
+            RequirementsError: no runner can have what the call requires.
+        """
         engine = self._engine
         # Before anything is pickled, because pickling may take long and run the user's code.
         engine.check_open()
+        if options.requires is not None:
+            check_possible(options.requires, self._backend.capacities(), self._backend.name)
         parts = self._codec.encode_call(fn, args, kwargs, options.retry_on)
         return engine.submit(parts, options.limits(), cancel_running=options.cancel_running)
 

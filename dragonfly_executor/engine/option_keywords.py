@@ -29,6 +29,7 @@ class CallKeywords(TypedDict, total=False):
     retries: int
     retry_on: type[BaseException] | tuple[type[BaseException], ...]
     retry_wait: Wait | None
+    requires: Mapping[str, Any] | None
     priority: float
     key: Hashable
     cancel_running: bool
@@ -46,6 +47,7 @@ class SharedKeywords(CallKeywords, total=False):
     idle_shutdown_after: Seconds | tuple[Seconds | None, IdleCheck] | None
     min_idle_shutdown_after: Seconds | None
     placement: Literal["spread", "pack"] | None
+    scaling: Literal["fast", "thrifty"]
     on_grow_start: Hook | None
     on_grow_end: GrowEndHook | None
     on_shrink: Hook | None

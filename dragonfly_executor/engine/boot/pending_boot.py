@@ -9,6 +9,7 @@ from __future__ import annotations
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import BootRequest, CancelToken, Signal
 from dragonfly_executor.core import events
+from dragonfly_executor.core.capacity import Requirements
 from dragonfly_executor.engine.boot import boot_errors
 from dragonfly_executor.engine.boot.node_booter import BootJob, PendingBootClock
 from dragonfly_executor.engine.runner_connection import RunnerLink
@@ -73,8 +74,9 @@ class PendingBoot:
         is_syncing: whether the runner was admitted and receives files.
     """
 
-    def __init__(self, runner_id: int, helpers: BootHelpers, owner: BootOwner) -> None:
+    def __init__(self, runner_id: int, requires: Requirements | None, helpers: BootHelpers, owner: BootOwner) -> None:
         self.id = runner_id
+        self._requires = requires
         self.link: RunnerLink | None = None
         self.abort_reason: str | None = None
         self.is_reported = False
@@ -121,7 +123,8 @@ class PendingBoot:
         """Open the listener if the runner dials back, then ask the backend for a node."""
         helpers = self._helpers
         parent = Parent.new(helpers.engine.options.name, self.id, helpers.backend.name)
-        request = BootRequest(self.id, parent, self._timeout, self._given_up, self._clock)
+        clock, requires = self._clock, self._requires
+        request = BootRequest(self.id, parent, self._timeout, self._given_up, clock, requires=requires)
         self._wait_for_thread()
         if helpers.dial_back is None:
             self.listener_opened(request)
