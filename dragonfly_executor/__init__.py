@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.api.executor import DragonflyExecutor
     from dragonfly_executor.api.pool import Pool, call, cast, configure
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
+    from dragonfly_executor.backends.docker.backend import DockerBackend
+    from dragonfly_executor.backends.ec2.backend import EC2Backend
     from dragonfly_executor.backends.fly.backend import FlyBackend
     from dragonfly_executor.backends.frozen import freeze_support
     from dragonfly_executor.backends.kubernetes.backend import KubernetesBackend
@@ -71,8 +73,10 @@ __all__ = [
     "CallOptions",
     "CallSerializationError",
     "CallTimeoutError",
+    "DockerBackend",
     "DragonflyError",
     "DragonflyExecutor",
+    "EC2Backend",
     "FlyBackend",
     "ForkedExecutorError",
     "FrameTooLargeError",
@@ -113,7 +117,9 @@ _ROOMS = {
     "BootRequest": "backends.base",
     "Budget": "engine.budget",
     "CallOptions": "engine.options",
+    "DockerBackend": "backends.docker.backend",
     "DragonflyExecutor": "api.executor",
+    "EC2Backend": "backends.ec2.backend",
     "FlyBackend": "backends.fly.backend",
     "Future": "engine.future",
     "KubernetesBackend": "backends.kubernetes.backend",

@@ -3,6 +3,7 @@
     python examples/transcode.py [VIDEO] [--runners 1] [--slots 2] [--segments 4] [--output FILE]
     python examples/transcode.py [VIDEO] --backend ssh --hosts gpu1,user@10.0.0.7:2222 [--install-ffmpeg]
     python examples/transcode.py [VIDEO] --backend slurm --runners 4 [--sbatch partition=short time=10]
+    python examples/transcode.py [VIDEO] --backend ec2 --runners 4 --ec2 image=ami-... [instance_types=c7i.large]
     python examples/transcode.py [VIDEO] --backend fly --runners 4 [--install-ffmpeg]    (on Fly: docs/fly.md)
 
 ffmpeg cuts the video at keyframes, without decoding it. Each call takes one segment, as bytes, runs its own ffmpeg on
@@ -33,7 +34,7 @@ from dragonfly_executor import DragonflyExecutor, LocalBackend, Parent
 
 HEIGHT = 480
 DEFAULT_VIDEO = Path(__file__).parent / "media" / "bigbuckbunny.mp4"
-BACKENDS = ("local", "ssh", "slurm", "fly")
+BACKENDS = ("local", "ssh", "slurm", "ec2", "fly")
 # One thread for each ffmpeg: calls run in parallel, not threads of ffmpeg.
 ENCODE = ["-c:v", "libx264", "-preset", "medium", "-crf", "23", "-threads", "1", "-filter_threads", "1"]
 # Containers that can be read from a pipe and written to one. Pieces are NUT, which holds any codec with its timestamps
@@ -197,6 +198,15 @@ def open_executor(options: argparse.Namespace) -> DragonflyExecutor:
             except (TypeError, ValueError) as error:
                 raise Unusable(f"--sbatch: {error}") from None
             return DragonflyExecutor(backend=jobs, max=options.runners, max_concurrency=options.slots)
+        case "ec2":
+            from dragonfly_executor import EC2Backend
+
+            installed = {"requirements": "imageio-ffmpeg"} if options.install_ffmpeg else {}
+            try:
+                instances = EC2Backend.from_text(**installed, **options.ec2)
+            except (TypeError, ValueError) as error:
+                raise Unusable(f"--ec2: {error}") from None
+            return DragonflyExecutor(backend=instances, max=options.runners, max_concurrency=options.slots)
         case _:
             from dragonfly_executor import FlyBackend
 
@@ -262,7 +272,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sbatch", nargs="+", default=[], metavar="NAME=VALUE", help="for --backend slurm: options of the jobs"
     )
-    parser.add_argument("--install-ffmpeg", action="store_true", help="for ssh and fly: have pip install one there")
+    parser.add_argument(
+        "--ec2", nargs="+", default=[], metavar="NAME=VALUE", help="for --backend ec2: arguments of EC2Backend"
+    )
+    parser.add_argument("--install-ffmpeg", action="store_true", help="not for slurm: have pip install one there")
     parser.add_argument("--runners", type=_at_least_one, help="runners at most (default: 1, or one for each host)")
     parser.add_argument(
         "--slots", type=_at_least_one, default=os.cpu_count() or 1, help="calls at once on a runner (default: CPUs)"
@@ -274,7 +287,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.backend == "ssh") != bool(options.hosts):
         parser.error("--backend ssh goes with --hosts")
-    options.sbatch = _settings(options.sbatch, parser)
+    options.sbatch = _settings("--sbatch", options.sbatch, parser)
+    options.ec2 = _settings("--ec2", options.ec2, parser)
     options.runners = options.runners or len(options.hosts) or 1
     options.segments = options.segments or 2 * options.slots * options.runners
     options.output = (options.output or Path(f"{options.video.stem}.{HEIGHT}p.mp4")).resolve()
@@ -290,10 +304,10 @@ def _hosts(text: str) -> list[str]:
     return hosts
 
 
-def _settings(texts: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
+def _settings(option: str, texts: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
     pairs = [text.partition("=") for text in texts]
     if not all(name.isidentifier() and equals for name, equals, _ in pairs):
-        parser.error("--sbatch takes NAME=VALUE")
+        parser.error(f"{option} takes NAME=VALUE")
     return {name: value for name, _, value in pairs}
 
 
