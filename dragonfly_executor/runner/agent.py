@@ -11,7 +11,6 @@ import gc
 import os
 import signal
 import sys
-from contextlib import suppress
 
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.frames import Flag, Frame, Kind, encode
@@ -172,8 +171,7 @@ class Agent:
     def _tell_calls(self) -> None:
         """Tell the calls that this runner ends soon, and again for calls that listen later: see `on_drain`."""
         for pid in self._dispatcher.slots:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGURG)
+            os.kill(pid, signal.SIGURG)
         self._loop.call_later(TELL_EVERY, self._tell_calls)
 
     def _leave_without_slots(self, error: OSError) -> None:

@@ -8,7 +8,6 @@ use `on_drain` later.
 from __future__ import annotations
 
 import signal
-import threading
 
 from dragonfly_executor.protocol.parent import Parent
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -39,6 +38,9 @@ class DrainNotice:
     def __enter__(self) -> Self:
         if Parent.get() is None:
             return self
+        # Only a call that uses this pays for the import.
+        import threading
+
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("on_drain() works only on the thread that runs the call, as Python's signal handlers do")
         self._before = signal.getsignal(DRAIN_SIGNAL)

@@ -83,7 +83,7 @@ class SlurmNode(Node):
         self._when_stopped: Callable[[], object] | None = None
         self._job: Job | None = None
         self._end: float | None = None
-        """When the job reaches its time limit, in monotonic seconds, as the pool was told."""
+        """Monotonic time at which the job reaches its time limit, as the pool was told."""
         self._is_forgotten = False
         self.is_queued = True
         queue.follow(job_id, self._seen)
