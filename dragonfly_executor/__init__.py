@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.slurm.backend import SlurmBackend
     from dragonfly_executor.backends.ssh.backend import SSHBackend
     from dragonfly_executor.backends.ssh.hosts import SSHHost
+    from dragonfly_executor.core.capacity import Capacity
     from dragonfly_executor.engine.budget import Budget
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.options import CallOptions
@@ -73,6 +74,7 @@ __all__ = [
     "CallOptions",
     "CallSerializationError",
     "CallTimeoutError",
+    "Capacity",
     "DockerBackend",
     "DragonflyError",
     "DragonflyExecutor",
@@ -117,6 +119,7 @@ _ROOMS = {
     "BootRequest": "backends.base",
     "Budget": "engine.budget",
     "CallOptions": "engine.options",
+    "Capacity": "core.capacity",
     "DockerBackend": "backends.docker.backend",
     "DragonflyExecutor": "api.executor",
     "EC2Backend": "backends.ec2.backend",

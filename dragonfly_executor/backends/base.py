@@ -173,6 +173,9 @@ class Node:
             `BootRequest.started` when it starts. So no thread waits for hours.
         host: the name of the node's machine, for people to read; "" for the parent's own machine.
         slots: the number of slots, if the node decides it. It overrides the pool's setting. None if the node does not.
+        capacity: what the runner on the node has, if the node says it: CPUs, GPUs, memory and labels. None if the agent
+            is to find it out.
+        labels: free labels of the node, in addition to the backend's.
         price: estimated US dollars per second of this node. None if only `Backend.price` is known.
         sessions: process session ids of the slots on the node, as the agent reported them. The pool updates this.
         starts: shared memory in which the slots mark each call that they begin; `stop` settles it. None if there is
@@ -195,6 +198,8 @@ class Node:
     is_queued: bool = False
     host: str = ""
     slots: int | None = None
+    capacity: Capacity | None = None
+    labels: Collection[str] = ()
     price: float | None = None
     sessions: Collection[int] = ()
     starts: CallStartTable | None = None
@@ -261,6 +266,7 @@ class Backend:
             needs one, even if nothing is to be sent: ``self.sync = Sync(sync, requirements=requirements)`` in its
             constructor is enough.
         shares_image: whether all nodes run the same image as the parent; see `Node`.
+        labels: free labels of all nodes.
     """
 
     name: str = "backend"
@@ -269,6 +275,7 @@ class Backend:
     max_concurrent_boots: int = 100
     sync: Sync | None = None
     shares_image: bool = False
+    labels: Collection[str] = ()
     phases: tuple[str, ...] = ("create", "connect", "handshake")
     dials_back: bool = False
     advertised_host: str | None = None

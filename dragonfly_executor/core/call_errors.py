@@ -71,9 +71,9 @@ def poisoned(call: Call, error: Exception) -> errors.PoisonCallError:
     last = error if isinstance(error, errors.RunnerLostError) else errors.RunnerLostError(str(error))
     poison = errors.PoisonCallError(
         f"each of the call's {call.attempt} attempts lost its slot or runner; it is not tried again; last: {error}",
-        last.exit_code,
-        last.signal,
-        last.runner_id,
+        exit_code=last.exit_code,
+        signal=last.signal,
+        runner_id=last.runner_id,
     )
     poison.__cause__ = error
     return poison

@@ -49,15 +49,7 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
     if calls.settled:
         pool.actions.append(Settle(calls.settled))
         calls.settled = []
-    # If there is one kind, it is quick to see that `grow` has nothing to do. The pool never keeps more than `min`.
-    may_grow = (
-        several_kinds
-        or total.queued
-        or runners.load > runners.slots
-        or runners.up + len(runners.booting) < pool.min
-        or runners.default.back_off.until is not None
-    )
-    if may_grow and not is_late and grow(pool, now):
+    if not is_late and (several_kinds or may_grow(pool)) and grow(pool, now):
         fit(pool)
         assign(pool, now)
     if runners.queued:
@@ -78,6 +70,18 @@ def apply_ends(pool: PoolState, now: float) -> None:
         spend_no_more(pool, now)
     if pool.runner_table.endings:
         end_due(pool, now)
+
+
+def may_grow(pool: PoolState) -> bool:
+    """Return whether `grow` may have something to do in a pool with one kind of runners. This takes less time."""
+    runners = pool.runner_table
+    # The pool never keeps more runners than `min` that no call needs.
+    return (
+        pool.call_table.total.queued > 0
+        or runners.load > runners.slots
+        or runners.up + len(runners.booting) < pool.min
+        or runners.default.back_off.until is not None
+    )
 
 
 def give_up_hung(pool: PoolState, now: float) -> None:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "Runner", "RunnerState", "RunnerTable"]
 
-Row: TypeAlias = tuple[int, RunnerState, int, int, int]
-"""A runner's row in `stats`: id, state, slots, calls in flight, calls that ended there."""
+Row: TypeAlias = tuple[int, RunnerState, int, int, int, Capacity | None]
+"""A runner's row in `stats`: id, state, slots, calls in flight, calls that ended there, capacity."""
 
 TRIPS: Final = 4
 """Number of latest round-trip measurements whose minimum counts."""
@@ -231,7 +231,8 @@ class RunnerTable:
 
     def note(self, runner: Runner) -> None:
         """Update the row of a runner."""
-        self.rows[runner.id] = runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done
+        load = len(runner.in_flight)
+        self.rows[runner.id] = runner.id, runner.state, runner.slots, load, runner.done, runner.capacity
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
@@ -308,7 +309,8 @@ class RunnerTable:
         self._changed(runner, group)
 
     def _changed(self, runner: Runner, group: RunnerGroup) -> None:
-        self.rows[runner.id] = runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done
+        load = len(runner.in_flight)
+        self.rows[runner.id] = runner.id, runner.state, runner.slots, load, runner.done, runner.capacity
         if self._least_loaded.is_kept:
             self._least_loaded.changed(runner)
         if group.least_loaded.is_kept:

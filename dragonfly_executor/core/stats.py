@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dragonfly_executor.core.capacity import Capacity
+
 
 @dataclass(frozen=True, slots=True)
 class RunnerStats:
@@ -18,6 +23,7 @@ class RunnerStats:
         calls_done: number of calls that ended on it.
         machine_seconds: seconds since its node was requested; 0 while its boot waits for its turn.
         cost: estimated cost in US dollars; None if its price is unknown.
+        capacity: its CPUs, GPUs, memory and labels; None until they are known.
     """
 
     id: int
@@ -27,6 +33,7 @@ class RunnerStats:
     calls_done: int
     machine_seconds: float
     cost: float | None
+    capacity: Capacity | None = None
 
 
 class LazyRunnerStats:

@@ -49,11 +49,11 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
 
 
 def _runner(row: Row, usage: Mapping[int, tuple[float, float | None]], now: float) -> RunnerStats:
-    runner_id, state, slots, in_flight, done = row
+    runner_id, state, slots, in_flight, done, capacity = row
     since, price = usage.get(runner_id, (now, 0.0))
     seconds = max(0.0, now - since)
     cost = None if price is None else price * seconds
-    return RunnerStats(runner_id, state.value, slots, in_flight, done, seconds, cost)
+    return RunnerStats(runner_id, state.value, slots, in_flight, done, seconds, cost, capacity)
 
 
 def _binding(pool: PoolState, holds: bool) -> Iterator[str]:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.runner_links import RunnerLinks
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.sync import FileSnapshot
-    from dragonfly_executor.transport.link import Buffer
+    from dragonfly_executor.transport.sockets import Buffer
 
     T = TypeVar("T")
 

@@ -62,6 +62,8 @@ class RunnerLink:
         self.id = runner_id
         self.node = node
         self.pid: int | None = None
+        self.reported: tuple[float, int, int] | None = None
+        """CPUs, GPUs and bytes of memory that the runner has, as it says itself; None if unknown."""
         self.never_left: set[Ref] = set()
         """Set when the link has ended: the calls that were not sent completely, so that they cannot have started."""
         self.last_frame = loop.time()
@@ -344,5 +346,5 @@ class RunnerLink:
             self.refuse(reason)
             self._handler.runner_broke(self, errors.VersionMismatchError(f"{self.name}: {reason}", "handshake"))
             return
-        self.pid = hello.versions.pid
+        self.pid, self.reported = hello.versions.pid, hello.capacity
         self._on_hello(self, hello)

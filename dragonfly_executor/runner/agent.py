@@ -21,7 +21,6 @@ from dragonfly_executor.runner.child_processes import ChildProcesses
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.large_calls import SLOT_BACKLOG, LargeCalls
 from dragonfly_executor.runner.machine import slots_for
-from dragonfly_executor.runner.oom_kills import MemoryWatch
 from dragonfly_executor.runner.os_signals import OsSignals, boot_clock
 from dragonfly_executor.runner.slot_handle import EXIT_TIMEOUT, Slot, SlotOutput
 from dragonfly_executor.transport.call_start_cells import map_cells
@@ -96,13 +95,14 @@ class Agent:
         # A runner that the parent itself started has the parent's packages, and must start fast.
         own = versions() if "DRAGONFLY_PARENT_PID" in os.environ else versions_with_packages()
         capacity_check.try_process()
-        own.cpus = slots_for(self._child_processes.cpus)
-        self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own)))
+        machine = self._child_processes.machine
+        own.cpus = slots_for(machine.cpus)
+        self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own, machine.capacity)))
         self._link.flush()
         process_tree.become_subreaper()
         if self._starts_memory is not None:
             self._child_processes.starts = map_cells(self._starts_memory)
-        self._dispatcher.memory = MemoryWatch()
+        self._dispatcher.memory = machine.memory_watch
         # Imported here, while the parent reads the HELLO, because it loads ctypes.
         from dragonfly_executor.runner.process_title import ProcessTitle
 

@@ -103,8 +103,8 @@ class Story(World):
     def call(self, call_id: int) -> Call:
         return self.accounts[call_id].call
 
-    def feed(self, event: events.Event, make: Any = None) -> list[actions.Action]:
-        self.last_actions = super().feed(event, make)
+    def feed(self, event: events.Event, again: events.Event | None = None) -> list[actions.Action]:
+        self.last_actions = super().feed(event, again)
         return self.last_actions
 
     def _lines(self, result: list[actions.Action]) -> list[str]:
@@ -141,8 +141,8 @@ class Story(World):
 class PromptStory(Story):
     """Its backend asks for each node as soon as it may."""
 
-    def feed(self, event: events.Event, make: Any = None) -> list[actions.Action]:
-        result = super().feed(event, make)
+    def feed(self, event: events.Event, again: events.Event | None = None) -> list[actions.Action]:
+        result = super().feed(event, again)
         for action in result:
             if isinstance(action, actions.Boot):
                 super().feed(events.BootStarted(action.runner_id))

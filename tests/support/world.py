@@ -17,7 +17,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_queue import LOOKAHEAD
 from dragonfly_executor.core.call_table import Call, CallLimits
-from dragonfly_executor.core.calls import DEFAULT_KIND
+from dragonfly_executor.core.calls import DEFAULT_KIND, QUEUED
 from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine, PoolLimits
@@ -136,8 +136,8 @@ class World:
         self.flown: list[tuple[int, int, int]] = []
         """Every sending there was: runner, call, attempt."""
         self.last_event: events.Event = events.Tick()
-        # To play it again: how to make each event, since calls change, and what came of it.
-        self.log: list[tuple[Callable[[], events.Event], float, str]] = []
+        # It gets the same events at the same times.
+        self._twin = Machine(limits)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class World:
         batch = list(limits)
         first = len(self.accounts) + 1
 
-        def make() -> events.Event:
+        def make() -> events.Submitted:
             return events.Submitted(
                 [
                     Call(first + i, b"", None, self._required(each, kind), kind)
@@ -164,15 +164,19 @@ class World:
             )
 
         event = make()
-        assert isinstance(event, events.Submitted)
         accounts = {call.id: TrackedCall(call) for call in event.calls}
         self.accounts |= accounts
         self.pending |= accounts
-        self.feed(event, make)
+        self.feed(event, make())
         return [call.id for call in event.calls]
 
-    def feed(self, event: events.Event, make: Callable[[], events.Event] | None = None) -> list[actions.Action]:
-        """Let something happen now."""
+    def feed(self, event: events.Event, again: events.Event | None = None) -> list[actions.Action]:
+        """Hand the machine an event now, carry out the actions, and check everything.
+
+        Args:
+            event: the event.
+            again: the same event for the twin, if it has objects that a machine changes.
+        """
         self.last_event = event
         mode = self.mode
         self.gives_up = None
@@ -181,17 +185,21 @@ class World:
         self._count_spending()
         result = self.machine.handle(event, self.now)
         assert isinstance(result, list)
-        self.log.append((make or (lambda: event), self.now, describe(result)))
+        same = self._twin.handle(again or event, self.now)
+        assert describe(same) == describe(result), "the same events at the same times give other actions"
         sent_before = {call_id for node in self.nodes.values() for call_id in node.flying}
-        loads = {runner_id: len(node.flying) for runner_id, node in self.nodes.items()}
-        booting = Counter(node.kind for node in self.nodes.values() if not node.up and not node.stopped)
+        loads = {runner_id: len(node.flying) for runner_id, node in self.nodes.items()} if self.limits.packs else {}
+        booting: Counter[str] = Counter()
         if self.mode is not mode:
+            booting.update(node.kind for node in self.nodes.values() if not node.up and not node.stopped)
             # Those that a boot is to take may go to a slot that is free, and that had none while others were settled.
             self.spared = self._waiting(sent_before)
         for action in result:
             assert not self.closed or isinstance(action, actions.Settle), f"{action} after Closed"
             CARRY_OUT[type(action)](self, action)
-        self._check_order(sent_before)
+        self.most_slots = max(self.most_slots, sum(node.slots for node in self.nodes.values()))
+        if result:
+            self._check_order(sent_before)
         if self.mode is not mode:
             # One that asks for less than was asked for already changes nothing.
             self._spare(booting, sent_before)
@@ -201,15 +209,16 @@ class World:
         for action in result:
             if isinstance(action, actions.Boot):
                 assert boots_are_needed(self.machine.pool, action.kind)
-        validate(self.machine, self.now)
-        self._give_up()
+        self._give_up(validate(self.machine, self.now).given_up)
         self._check_accounts()
         return result
 
-    def _give_up(self) -> None:
-        """Keep a list of what was too much for one event. What is on it stays on it until it is settled."""
-        pool, before = self.machine.pool, self.given_up
-        given_up = {i: account.call.kind for i, account in self.pending.items() if is_given_up(pool, account.call)}
+    def _give_up(self, given_up_now: list[int]) -> None:
+        """Note the calls whose end one event has decided, and that later events settle. Each stays noted until then."""
+        before = self.given_up
+        if not before and not given_up_now:
+            return
+        given_up = {call_id: self.pending[call_id].call.kind for call_id in given_up_now}
         assert self.pending.keys() & before.keys() <= given_up.keys(), "a call that was given up is not any more"
         self.given_up = {call_id: before.get(call_id) or self._prospects(kind) for call_id, kind in given_up.items()}
         for call_id in given_up.keys() - before.keys():
@@ -510,20 +519,23 @@ class World:
         Only a call with a key may be overtaken, by few calls, and by none with another priority. But on a runner whose
         end is known, calls may overtake a first one that has not the time there.
         """
-        self.most_slots = max(self.most_slots, sum(node.slots for node in self.nodes.values()))
         sent = {call_id for node in self.nodes.values() for call_id in node.flying} - sent_before
         call_table = self.machine.pool.call_table
         for kind, queue in call_table.queues.items():
-            queued = [call.id for call in call_table.calls.values() if call.state == 0 and call.queue is queue]
+            queued = [
+                self.accounts[i] for i, call in call_table.calls.items() if call.state is QUEUED and call.queue is queue
+            ]
+            first = min(queued, key=lambda account: account.turn, default=None)
             gone = []
-            first = min((self.accounts[i] for i in queued), key=lambda account: account.turn, default=None)
             for account in (self.accounts[i] for i in sent if self.accounts[i].call.kind == kind):
                 where = next(i for i, node in self.nodes.items() if account.call.id in node.flying)
                 if first is None or self._has_the_time(where, first.call):
                     gone.append(account.turn)
-            last = max(gone, default=None)
-            for account in map(self.accounts.__getitem__, queued) if last is not None else ():
-                if last is not None and last > account.turn:
+            if not gone:
+                continue
+            last = max(gone)
+            for account in queued:
+                if last > account.turn:
                     assert account.call.limits.key, "a call was overtaken by one of its kind"
                     assert last[0] == account.turn[0], "a call was overtaken by one of a lower priority"
                     account.overtaken += sum(turn > account.turn for turn in gone)
@@ -683,7 +695,6 @@ class World:
             self.feed(event)
         assert self.closed, "the pool does not come to its end"
         assert all(len(account.outcomes) == 1 for account in self.accounts.values())
-        self.play_again()
 
     def what_is_next(self) -> events.Event:
         """What comes next where everything works."""
@@ -709,12 +720,6 @@ class World:
             return None
         return Capacity(max(1.0, required.cpus), required.gpus, required.memory, required.labels)
 
-    def play_again(self) -> None:
-        """The same log gives the same actions."""
-        machine = Machine(self.limits)
-        for make, now, described in self.log:
-            assert describe(machine.handle(make(), now)) == described
-
 
 def token_of(call_id: int, attempt: int) -> str:
     return f"result of {call_id}.{attempt}"
@@ -724,9 +729,17 @@ def lost(runner_id: int) -> errors.RunnerLostError:
     return errors.RunnerLostError("killed by SIGKILL", signal=9, runner_id=runner_id)
 
 
-def describe(result: list[actions.Action]) -> str:
-    """Actions as text, without what differs from one run to the next."""
-    return ADDRESS.sub("", repr(result)) if result else ""
+def describe(result: list[actions.Action]) -> list[object]:
+    """Return actions in a form that is equal for two machines in the same state."""
+    return [(type(action), *(_plain(getattr(action, name)) for name in action.__match_args__)) for action in result]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Call):
+        return value.id, value.attempt, value.state, value.runner
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return ADDRESS.sub("", repr(value)) if isinstance(value, Exception) else value
 
 
 CARRY_OUT: dict[type, Callable[[World, object], None]] = {

@@ -33,6 +33,7 @@ from dragonfly_executor.backends.label import HOLD_FOR, OwnerLabel, node_name
 from dragonfly_executor.backends.owner import Owner
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.transport.tcp import join_address
+from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import duration
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class FlyBackend(Backend):
         sweep: whether to sweep beside the first boot, and beside the next boot after a machine whose destruction was
             not confirmed.
         prices: the price list for `Budget` and ``stats()``. It is an estimate as of a date; see `Prices`.
+        labels: free labels of the runners, such as ``{"eu"}``.
 
     Raises:
         ValueError: a setting is missing or invalid.
@@ -162,7 +164,9 @@ class FlyBackend(Backend):
         journal: str | os.PathLike[str] | bool | None = None,
         sweep: bool = True,
         prices: Prices = PRICES,
+        labels: Iterable[str] = (),
     ) -> None:
+        self.labels = validation.labels(labels, "labels")
         access = APIAccess.find(os.environ, app=app, token=token, host=host)
         place = Placement.find(os.environ, image=image, region=region)
         self._address = ParentAddress.find(os.environ, parent_address=parent_address, bind=bind)

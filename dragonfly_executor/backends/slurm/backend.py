@@ -27,6 +27,7 @@ from dragonfly_executor.backends.slurm.queue_view import QueueView
 from dragonfly_executor.errors import BootError
 from dragonfly_executor.protocol.parent import VARIABLE
 from dragonfly_executor.sync.options import Sync
+from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class SlurmBackend(Backend):
         journal: the folder of the journal; default ``$XDG_STATE_HOME/dragonfly_executor/slurm``. False turns the
             journal off. Then only the comments of jobs identify the jobs of a killed parent.
         sweep: whether to cancel the jobs of pools that are gone, beside the first boot.
+        labels: free labels of the runners, such as ``{"eu"}``.
 
     Raises:
         TypeError, ValueError: an argument is invalid.
@@ -113,7 +115,9 @@ class SlurmBackend(Backend):
         command_env: Mapping[str, str] | None = None,
         journal: str | os.PathLike[str] | bool | None = None,
         sweep: bool = True,
+        labels: Iterable[str] = (),
     ) -> None:
+        self.labels = validation.labels(labels, "labels")
         named: dict[str, Option] = {
             "partition": partition, "account": account, "qos": qos, "time": time_limit(time), "mem": mem, "gres": gres,
             "cpus_per_task": None if cpus_per_task is None else whole(cpus_per_task, "cpus_per_task", 1),

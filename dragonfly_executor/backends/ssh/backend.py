@@ -13,6 +13,7 @@ from dragonfly_executor.backends.ssh.hosts import SSHHost, address, variables
 from dragonfly_executor.backends.ssh.settings import HostKeySettings, LoginSettings, SSHSettings
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.transport.tcp import WILDCARDS
+from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import duration, hook, whole
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class SSHBackend(Backend):
             or memory that calls leak is returned. Calls that still run then are lost. Default: never.
         client: the SSH client. "paramiko", or "openssh" for the installed program ``ssh`` with one process per runner.
             The program supports neither `password` nor `passphrase` nor `host_key`.
+        labels: free labels of the runners, such as ``{"eu"}``, in addition to those of their hosts.
 
     Raises:
         TypeError, ValueError: an argument is invalid.
@@ -111,8 +113,10 @@ class SSHBackend(Backend):
         bind_address: str | None = None,
         client: str = "paramiko",
         max_lifetime: Seconds | None = None,
+        labels: Iterable[str] = (),
     ) -> None:
         self.hosts = _hosts(hosts)
+        self.labels = validation.labels(labels, "labels")
         self.sync = Sync.of(sync, requirements)
         self.dials_back = _one_of(CONNECT, connect, "connect") == "direct"
         self._listen_where(parent_address, bind_address)

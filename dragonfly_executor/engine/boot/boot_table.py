@@ -6,6 +6,7 @@ from dragonfly_executor.core import events
 from dragonfly_executor.core.capacity import Requirements
 from dragonfly_executor.engine.boot.boot_helpers import BootHelpers
 from dragonfly_executor.engine.boot.pending_boot import PendingBoot
+from dragonfly_executor.engine.boot.runner_capacity import capacity_of
 from dragonfly_executor.engine.runner_connection import RunnerHandler
 from dragonfly_executor.util.backoff import delay, prepare
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
@@ -71,6 +72,7 @@ class BootTable:
         self.hung: set[int] = set()
         self._engine = engine
         self._options = engine.options
+        self._backend = backend
         self._owner = owner
         self._notifications = notifications
         self._pending: dict[int, PendingBoot] = {}
@@ -150,9 +152,10 @@ class BootTable:
         del self._pending[boot.id]
         runner.ping()
         self._failures = 0
-        self._notifications.grow_ended(boot.id, self._owner.count, None, boot.seconds, runner.node.facts)
+        capacity = capacity_of(runner, self._backend, self._notifications.warn)
+        self._notifications.runner_up(boot.id, self._owner.count, boot.seconds, runner.node.facts, capacity)
         self._owner.start_heartbeat()
-        self._engine.handle(events.BootSucceeded(boot.id, runner.slots, self._price_of(runner)))
+        self._engine.handle(events.BootSucceeded(boot.id, runner.slots, self._price_of(runner), capacity))
         boot.tell_lifetime(runner.node)
 
     def _price_of(self, runner: RunnerLink) -> float | None:
@@ -181,7 +184,7 @@ class BootTable:
             return
         self._failures += 1
         self.boot_began(boot)
-        self._notifications.grow_ended(boot.id, self._owner.count, error, boot.seconds)
+        self._notifications.boot_failed(boot.id, self._owner.count, error)
         retry_in = delay(self._options.boot_wait, self._failures)
         self._engine.handle(events.BootFailed(boot.id, error, retry_in, boot.hangs))
 
