@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         VersionMismatchError,
     )
     from dragonfly_executor.protocol.parent import Parent
+    from dragonfly_executor.runner.drain_notice import on_drain
 
 __all__ = [
     "Backend",
@@ -110,6 +111,7 @@ __all__ = [
     "cast",
     "configure",
     "freeze_support",
+    "on_drain",
 ]
 
 _ROOMS = {
@@ -136,6 +138,7 @@ _ROOMS = {
     "cast": "api.pool",
     "configure": "api.pool",
     "freeze_support": "backends.frozen",
+    "on_drain": "runner.drain_notice",
 }
 """The module of each public name. Names that are missing here are errors."""
 

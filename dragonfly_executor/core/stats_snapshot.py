@@ -31,6 +31,7 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
         runners_stopping=len(runner_table.runners) - runner_table.up - len(runner_table.booting),
         runners_idle=runner_table.idle + sum(len(group.idle_check_pending) for group in runner_table.groups.values()),
         runners=LazyRunnerStats(lambda: tuple(_runner(row, usage, now) for row in rows)),  # type: ignore[arg-type]
+        boots_queued=runner_table.queued,
         slots_busy=runner_table.busy,
         slots_free=runner_table.slots - runner_table.busy,
         calls_queued=call_table.waiting - call_table.delayed,

@@ -59,6 +59,10 @@ class Notifications:
                 self._later(self._options.on_grow_start, self._facts(count))
         self._tell("boot", runner_id, f"boots runner {runner_id}", count)
 
+    def boot_waits(self, runner_id: int, count: int, progress: str) -> None:
+        """Report how a boot stands that waits in a queue of its platform."""
+        self._tell("queued", runner_id, f"runner {runner_id} waits to start: {progress}", count)
+
     def runner_up(
         self, runner_id: int, count: int, took: float, node: Mapping[str, str], capacity: Capacity | None
     ) -> None:

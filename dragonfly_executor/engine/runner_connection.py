@@ -197,6 +197,10 @@ class RunnerLink:
         """Tell the runner to stop. Its running calls have `grace` seconds to end."""
         self.say(encode(Kind.STOP, detail=min(int(grace * 1000), 2**32 - 1)))
 
+    def drain(self, seconds: float) -> None:
+        """Tell the runner to give back the calls that it has not started: it ends in `seconds`."""
+        self.say(encode(Kind.DRAIN, detail=min(int(seconds * 1000), 2**32 - 1)))
+
     def say(self, frame: bytes) -> None:
         """Send a frame ahead of all large payloads."""
         if self._link is not None and not self._link.closed:

@@ -96,13 +96,13 @@ class ChildProcesses:
             progress = Progress(number, self.starts)
             slot = Slot(
                 self._loop,
-                setup,
-                place,
-                self._descriptors,
-                self._on_frames,
-                output,
                 progress,
-                self.title,
+                setup=setup,
+                place=place,
+                inherited=self._descriptors,
+                on_frames=self._on_frames,
+                output=output,
+                title=self.title,
                 environment={} if self._environment is None else self._environment.of(number),
             )
         except OSError:

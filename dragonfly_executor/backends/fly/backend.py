@@ -87,7 +87,8 @@ class FlyBackend(Backend):
         metadata: metadata for the machines, in addition to the owner label.
         host: the URL of the Machines API; default FLY_FLAPS_BASE_URL or https://api.machines.dev.
         boot_timeout: seconds (or a `timedelta`) for a boot if the pool sets no boot timeout.
-        max_lifetime: seconds after which a machine ends, even while calls run; those calls are lost. At most ten years.
+        max_lifetime: seconds after which a machine ends, even while calls run; those calls are lost. Its runner drains
+            before that. At most ten years.
         max_idle: seconds without a call after which a machine ends, even if its pool wants to keep it; 0 for no limit.
             The pool's ``idle_shutdown_after`` normally applies long before. The pool replaces `min` runners that end
             so.
@@ -304,6 +305,9 @@ class FlyBackend(Backend):
         sweeps.node_came(FIRST_SWEEP_TIMEOUT)
         sweeps.wait_a_moment(request.given_up, request.dialed_in)
         node.shares_image = self.shares_image
+        # The machine counts from its start, which is a little later.
+        ended_by = f"the max_lifetime of its machine, {self._limits.max_lifetime:g} s, had passed"
+        request.ending(self._limits.max_lifetime, ended_by)
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node
 

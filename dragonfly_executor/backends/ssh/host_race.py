@@ -181,7 +181,9 @@ class HostRace:
 
     def _wait_for_a_place(self) -> None:
         """Wait until something changes on the hosts. Raise if no change can free a place for this boot."""
-        if self._tried or not self._places.may_come_free():
+        # A boot for which few hosts are fit waits until one of them is free. Other boots do not wait for a runner that
+        # is up: the pool boots no more runners than all hosts together have places.
+        if self._tried or not (self._unfit or self._places.may_come_free()):
             raise self._places.nothing_left(self._tried)
         with self._deadline.time.working(), self._deadline.time.waiting():
             self._news.get()

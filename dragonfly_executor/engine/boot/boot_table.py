@@ -13,7 +13,7 @@ from dragonfly_executor.util.validation import dollars
 
 if TYPE_CHECKING:
     from dragonfly_executor import errors
-    from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.backends.base import Backend, Node
     from dragonfly_executor.engine.boot.node_release import NodeReleaser
     from dragonfly_executor.engine.boot.session_setup import SessionSetup
     from dragonfly_executor.engine.context import EngineContext
@@ -102,6 +102,11 @@ class BootTable:
         """Return the links of the booting runners that were admitted and receive files."""
         return [boot.link for boot in self._pending.values() if boot.link is not None and boot.is_syncing]
 
+    def waiting_nodes(self) -> list[Node]:
+        """Return the nodes that wait in a queue of their platform, the oldest boot first."""
+        nodes = [boot.waiting_node for boot in self._pending.values()]
+        return [node for node in nodes if node is not None]
+
     def descriptors(self) -> list[int]:
         """Return the descriptors that a forked child must close."""
         found = [fd for boot in self._pending.values() for fd in boot.descriptors()]
@@ -134,6 +139,10 @@ class BootTable:
         """Start the heartbeat, which the runner expects while it gets its files."""
         self._owner.start_heartbeat()
 
+    def boot_waits(self, boot: PendingBoot, progress: str) -> None:
+        """Report how a boot stands that waits in a queue."""
+        self._notifications.boot_waits(boot.id, self._owner.count, progress)
+
     def boot_succeeded(self, boot: PendingBoot, runner: RunnerLink) -> None:
         """Move the runner to the table of runners that are up, and tell the core."""
         self._owner.on_boot_succeeded(runner)
@@ -144,6 +153,7 @@ class BootTable:
         self._notifications.runner_up(boot.id, self._owner.count, boot.seconds, runner.node.facts, boot.capacity)
         self._owner.start_heartbeat()
         self._engine.handle(events.BootSucceeded(boot.id, runner.slots, self._price_of(runner), boot.capacity))
+        boot.tell_lifetime(runner.node)
 
     def _price_of(self, runner: RunnerLink) -> float | None:
         """Return the runner's own price in US dollars per second; None if that of the pool's other runners holds."""

@@ -125,19 +125,11 @@ class Agent:
         return self.timers[-1]
 
     def make_slot(
-        self,
-        loop: Any,
-        setup: bytes,
-        place: Any,
-        inherited: Any,
-        on_frames: Any,
-        *others: Any,
-        environment: dict[str, str],
+        self, loop: Any, progress: Any, *, output: Any, on_frames: Any, title: Any, environment: Any, **parts: Any
     ) -> FakeSlot:
         if self.full:
             raise BlockingIOError(11, "no process is left")
-        output, progress, _title = others
-        slot = FakeSlot(self, setup, place, inherited, output, progress)
+        slot = FakeSlot(self, **parts, output=output, progress=progress)
         slot.environment = environment
         return slot
 
