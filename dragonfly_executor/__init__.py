@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.api.executor import DragonflyExecutor
     from dragonfly_executor.api.pool import Pool, call, cast, configure
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
+    from dragonfly_executor.backends.dask.backend import DaskBackend
     from dragonfly_executor.backends.fly.backend import FlyBackend
     from dragonfly_executor.backends.frozen import freeze_support
     from dragonfly_executor.backends.local import LocalBackend
@@ -68,6 +69,7 @@ __all__ = [
     "CallOptions",
     "CallSerializationError",
     "CallTimeoutError",
+    "DaskBackend",
     "DragonflyError",
     "DragonflyExecutor",
     "FlyBackend",
@@ -107,6 +109,7 @@ _ROOMS = {
     "BootRequest": "backends.base",
     "Budget": "engine.budget",
     "CallOptions": "engine.options",
+    "DaskBackend": "backends.dask.backend",
     "DragonflyExecutor": "api.executor",
     "FlyBackend": "backends.fly.backend",
     "Future": "engine.future",

@@ -148,6 +148,8 @@ class Node:
             synced.
         host: the name of the node's machine, for people to read; "" for the parent's own machine.
         slots: the number of slots, if the node decides it. It overrides the pool's setting. None if the node does not.
+        default_slots: the number of slots if the user gives none, for a backend whose nodes differ. None if only
+            `Backend.default_slots` is known.
         price: estimated US dollars per second of this node. None if only `Backend.price` is known.
         sessions: process session ids of the slots on the node, as the agent reported them. The pool updates this.
         starts: shared memory in which the slots mark each call that they begin; `stop` settles it. None if there is
@@ -166,6 +168,7 @@ class Node:
     shares_image: bool = False
     host: str = ""
     slots: int | None = None
+    default_slots: int | None = None
     price: float | None = None
     sessions: Collection[int] = ()
     starts: StartTable | None = None
