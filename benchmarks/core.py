@@ -20,7 +20,7 @@ from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_table import Call, CallLimits
 from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.machine import Machine, PoolLimits
-from dragonfly_executor.core.usage import Caps
+from dragonfly_executor.core.usage import UsageCaps
 from dragonfly_executor.errors import BootError, RunnerLostError
 
 SIZES = ["1x10000", "100x10000", "10000x10000", "1x1000000", "100x1000000", "10000x1000000"]
@@ -29,6 +29,8 @@ SLOTS = 2
 PER_ROUND = 200
 PLAIN = CallLimits()
 HURRIED = CallLimits(timeout=1e6)
+BY_PRIORITY = [CallLimits(priority=priority) for priority in (0, 1, -1, 0.5)]
+BY_KEY = [CallLimits(key=key) for key in range(1, 1001)]
 FLAT = 2.0
 """Maximum ratio of a figure at any size to the figure at the first size."""
 BURST_LIMIT = 0.3
@@ -49,12 +51,14 @@ class Bench:
     Args:
         runners: how many are up.
         queued: how many calls wait.
-        limits: of the calls that wait.
+        limits: of the calls that wait, in turn.
         kinds: how many kinds of runners there are; the calls are of all kinds in turn.
         options: of `PoolLimits`.
     """
 
-    def __init__(self, runners: int, queued: int, limits: CallLimits = PLAIN, kinds: int = 1, **options: Any) -> None:
+    def __init__(
+        self, runners: int, queued: int, limits: Sequence[CallLimits] = (PLAIN,), kinds: int = 1, **options: Any
+    ) -> None:
         settings = {"max": runners, "slots_hint": SLOTS, "max_concurrent_boots": runners, "max_boot_failures": 10**9}
         self.machine = Machine(PoolLimits(**{**settings, "idle_after": 1e9, **options}))
         self.now = 0.0
@@ -70,17 +74,17 @@ class Bench:
             self.tell([self.result(runner_id) for runner_id in list(self.flying)])
         self.fill_up()
 
-    def calls(self, number: int, limits: CallLimits = PLAIN) -> list[Call]:
-        """Submit new calls."""
-        kinds = self._kinds
-        return [Call(i, b"", None, limits, kinds[i % len(kinds)]) for i in islice(self.ids, number)]
+    def calls(self, number: int, *limits: CallLimits) -> list[Call]:
+        """Submit new calls, with these limits in turn; without limits if there are none."""
+        kinds, each = self._kinds, limits or (PLAIN,)
+        return [Call(i, b"", None, each[i % len(each)], kinds[i % len(kinds)]) for i in islice(self.ids, number)]
 
     def fill_up(self) -> None:
         """Submit calls until as many wait as at first."""
         pool = self.machine.pool
         missing = self._queued - pool.call_table.queued
         if missing > 0 and not pool.usage.exhausted and pool.mode is None:
-            self.tell([events.Submitted(self.calls(missing, self._limits))])
+            self.tell([events.Submitted(self.calls(missing, *self._limits))])
 
     def some(self) -> list[int]:
         """Return twenty runners that have calls, or all; other runners each time."""
@@ -246,6 +250,16 @@ def late_calls(bench: Bench) -> Play:
     yield "budget used up: call submitted", [events.Submitted(bench.calls(1)) for _ in range(20)]
 
 
+def calls_of(limits: Sequence[CallLimits], name: str) -> Scenario:
+    """Return calls that come and end, in a pool whose calls have these limits."""
+
+    def scenario(bench: Bench) -> Play:
+        yield f"{name}: call submitted", [events.Submitted(bench.calls(1, *limits)) for _ in range(20)]
+        yield f"{name}: result, next call sent", [bench.result(r) for r in bench.some()]
+
+    return scenario
+
+
 def idle_runners(bench: Bench) -> Play:
     for _ in range(20):
         decided = yield "idle pool: call sent", [events.Submitted(bench.calls(1))]
@@ -266,9 +280,12 @@ def longest_event(bench: Bench, event: events.Event) -> float:
     return max(costs) / 1e6
 
 
-def measure(runners: int, queued: int, kinds: int = 1) -> dict[str, float]:
-    """Run one round with `kinds` kinds of runners. Return by event the microseconds, or the unit in its name."""
-    bench = Bench(runners, queued, kinds=kinds)
+def measure(runners: int, queued: int, kinds: int = 1, **limits: Any) -> dict[str, float]:
+    """Run one round with `kinds` kinds of runners. Return by event the microseconds, or the unit in its name.
+
+    `limits`: further limits of the pools.
+    """
+    bench = Bench(runners, queued, kinds=kinds, **limits)
     figures = bench.measure(*BUSY)
     bench.machine.stats(bench.now)  # loads its modules
     began = thread_time_ns()
@@ -280,17 +297,22 @@ def measure(runners: int, queued: int, kinds: int = 1) -> dict[str, float]:
     figures |= bench.measure(results_of("shutdown: result"))
     figures[CANCEL] = longest_event(bench, events.ShutdownRequested(events.ShutdownMode.CANCEL_QUEUED))
 
-    bench = Bench(runners, queued, HURRIED, kinds, caps=Caps(machine_seconds=1e12, cost=1e12, price=0.02))
+    bench = Bench(
+        runners, queued, [HURRIED], kinds, caps=UsageCaps(machine_seconds=1e12, cost=1e12, price=0.02), **limits
+    )
     figures |= bench.measure(with_a_budget, results_of("calls have timeouts: result"))
     bench.now += 2e6
     figures[TIME_OUT] = longest_event(bench, events.Tick())
 
-    bench = Bench(runners, queued, kinds=kinds, caps=Caps(machine_seconds=1.0))
+    for each, name in ((BY_PRIORITY, "with priorities"), (BY_KEY, "with keys")):
+        figures |= Bench(runners, queued, each, kinds, **limits).measure(calls_of(each, name))
+
+    bench = Bench(runners, queued, kinds=kinds, caps=UsageCaps(machine_seconds=1.0), **limits)
     bench.now += 10.0
     bench.tell([events.Tick()] * (2 + queued // 1000))
     figures |= bench.measure(late_calls)
 
-    bench = Bench(runners, 0, kinds=kinds)
+    bench = Bench(runners, 0, kinds=kinds, **limits)
     bench.tell(bench.results(list(bench.flying)))
     figures |= bench.measure(idle_runners)
     return figures
@@ -327,6 +349,7 @@ def main() -> int:
     parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="RUNNERSxCALLS")
     parser.add_argument("--bursts", nargs="+", type=int, default=BURSTS, metavar="BOOTS")
     parser.add_argument("--kinds", type=int, default=1, help="kinds of runners, which are as many each")
+    parser.add_argument("--packs", action="store_true", help="pools with placement='pack'")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
     options = parser.parse_args()
     gc.disable()
@@ -335,7 +358,7 @@ def main() -> int:
         runners, _, queued = size.partition("x")
         rounds = []
         for _ in range(options.rounds):
-            rounds.append(measure(int(runners), int(queued), options.kinds))
+            rounds.append(measure(int(runners), int(queued), options.kinds, packs=options.packs))
             gc.collect()
         for kind in rounds[0]:
             rows.setdefault(kind, []).append(min(figures[kind] for figures in rounds))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.dask.backend import DaskBackend
     from dragonfly_executor.backends.fly.backend import FlyBackend
     from dragonfly_executor.backends.frozen import freeze_support
+    from dragonfly_executor.backends.kubernetes.backend import KubernetesBackend
     from dragonfly_executor.backends.local import LocalBackend
     from dragonfly_executor.backends.slurm.backend import SlurmBackend
     from dragonfly_executor.backends.ssh.backend import SSHBackend
@@ -78,6 +79,7 @@ __all__ = [
     "Future",
     "HostKeyError",
     "InitializerError",
+    "KubernetesBackend",
     "LocalBackend",
     "NestingError",
     "Node",
@@ -113,6 +115,7 @@ _ROOMS = {
     "DragonflyExecutor": "api.executor",
     "FlyBackend": "backends.fly.backend",
     "Future": "engine.future",
+    "KubernetesBackend": "backends.kubernetes.backend",
     "LocalBackend": "backends.local",
     "Node": "backends.base",
     "OutputLine": "engine.output.printer",

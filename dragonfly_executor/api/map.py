@@ -25,7 +25,7 @@ UNSIZED_WINDOW = 1024
 """Maximum number of calls that are submitted ahead of the results taken, if the number of items is unknown."""
 
 
-class Results(Iterator[T]):
+class MapResults(Iterator[T]):
     """The results of a map. Closing it cancels the remaining calls, at any time.
 
     Dropping it does so only after the first result was asked for, as in the standard library: a map whose results are
@@ -81,7 +81,7 @@ def map_calls(
         # Once all are submitted, the results must not hold the executor, so that a dropped executor can shut down
         # meanwhile.
         results = _results(pending, iter(()) if window is None else sent, deadline, chunksize)
-        return Results(results if chunksize == 1 else (value for values in results for value in values), pending)
+        return MapResults(results if chunksize == 1 else (value for values in results for value in values), pending)
     except BaseException:
         _cancel(pending)
         raise

@@ -5,8 +5,9 @@ The option classes are in `engine.options`, because the engine reads them.
 
 from __future__ import annotations
 
-from dragonfly_executor.core.usage import Caps
+from dragonfly_executor.core.usage import UsageCaps
 from dragonfly_executor.engine.budget import Budget
+from dragonfly_executor.engine.option_checks import one_of
 from dragonfly_executor.engine.options import CallOptions, PoolOptions
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import dollars, whole
@@ -58,8 +59,21 @@ def core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
             backend.max_concurrent_boots, f"max_concurrent_boots of the {backend.name} backend", 1
         ),
         shutdown_grace=options.shutdown_timeout,
+        packs=(options.placement or _default_placement(backend)) == "pack",
         caps=caps(options.budget, backend),
     )
+
+
+def _default_placement(backend: Backend) -> str:
+    """Return the backend's default placement.
+
+    Raises:
+        ValueError: it is no placement.
+    """
+    placement = one_of("spread", "pack")(
+        backend.default_placement(), f"default_placement() of the {backend.name} backend"
+    )
+    return placement or "spread"
 
 
 def default_max(backend: Backend, max_runners: int | None) -> int:
@@ -77,21 +91,21 @@ def default_max(backend: Backend, max_runners: int | None) -> int:
     return backend.default_max
 
 
-def caps(budget: Budget | None, backend: Backend) -> Caps:
+def caps(budget: Budget | None, backend: Backend) -> UsageCaps:
     """Return the caps that the core enforces.
 
     Raises:
         ValueError: a cost was given that cannot be estimated, or the backend's price is out of range.
     """
     if budget is not None and budget.price is not None:
-        return Caps(machine_seconds=budget.machine_time, cost=budget.cost, price=budget.price)
+        return UsageCaps(machine_seconds=budget.machine_time, cost=budget.cost, price=budget.price)
     # With a price that is not a number, the use would never reach a cap.
     price, as_of = dollars(backend.price(), f"price() of the {backend.name} backend"), backend.prices_as_of()
     if budget is None:
-        return Caps(price=price, as_of=as_of)
+        return UsageCaps(price=price, as_of=as_of)
     if budget.cost is not None and price is None:
         raise ValueError(
             f"the budget has a cost=, but the {backend.name} backend does not know what a runner costs: give the "
             "budget a price= (US dollars per second of a runner), or limit its machine_time= instead"
         )
-    return Caps(machine_seconds=budget.machine_time, cost=budget.cost, price=price, as_of=as_of)
+    return UsageCaps(machine_seconds=budget.machine_time, cost=budget.cost, price=price, as_of=as_of)

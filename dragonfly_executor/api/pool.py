@@ -55,6 +55,9 @@ class Pool(Submitter):
             counts as false, and the runner prints its traceback. A check that does not end within 10 s counts as false
             too: its slot is killed, with a warning. A call that comes meanwhile runs in another slot.
         min_idle_shutdown_after: the same for the `min` runners.
+        placement: which runner with a free slot gets the next call. "spread": the one with the fewest calls, so each
+            call has most of a machine. "pack": the one with the most calls, so other runners become idle and stop. None
+            (the default): "pack" if the backend's runners have a price or wait in a queue, otherwise "spread".
         on_grow_start: called with ``{"name", "count", "pid"}`` before a runner above `min` is booted.
         on_grow_end: called with ``"ok"`` or the error, and the same mapping, at the end of that boot.
         on_shrink: called with the same mapping when a runner stops.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dragonfly_executor.errors import BootError
     from dragonfly_executor.sync import Sync
-    from dragonfly_executor.transport.call_start_table import StartTable
+    from dragonfly_executor.transport.call_start_table import CallStartTable
     from dragonfly_executor.transport.loop import Loop
 
 logger = logging.getLogger("dragonfly_executor")
@@ -171,7 +171,7 @@ class Node:
     default_slots: int | None = None
     price: float | None = None
     sessions: Collection[int] = ()
-    starts: StartTable | None = None
+    starts: CallStartTable | None = None
     is_silent: bool = False
     facts: Mapping[str, str] = MappingProxyType({})
     renew_every: float | None = None
@@ -248,6 +248,13 @@ class Backend:
     def default_slots(self) -> int | None:
         """Return the number of slots per runner if the user gives none. None means the runner's CPU count."""
         return None
+
+    def default_placement(self) -> str:
+        """Return the pool's `placement` if the user gives none: "spread", or "pack" if a runner has a price.
+
+        A backend whose runners are scarce for another reason, such as a queue, overrides it.
+        """
+        return "spread" if self.price() is None else "pack"
 
     def price(self) -> float | None:
         """Return the estimated US dollars per second of a runner; None if unknown. Must not block."""

@@ -122,7 +122,7 @@ class Program:
             os.killpg(self._process.pid, number)
 
 
-class Answer(NamedTuple):
+class ProgramResult(NamedTuple):
     """The output and the exit status of a program.
 
     Attributes:
@@ -141,7 +141,7 @@ def answer_of(
     limit: float,
     text: bytes = b"",
     env: Mapping[str, str] | None = None,
-) -> Answer:
+) -> ProgramResult:
     """Run a program to its end, and return its output. Kill it if the boot is cancelled.
 
     Args:
@@ -175,7 +175,7 @@ def answer_of(
         if not in_time:
             raise TimeoutError(f"{command[0]} did not answer within {allowed:.3g} s")
         errors.seek(0)
-        return Answer(status, b"".join(pieces).decode(errors="replace"), errors.read().decode(errors="replace"))
+        return ProgramResult(status, b"".join(pieces).decode(errors="replace"), errors.read().decode(errors="replace"))
 
 
 def _some(sock: socket.socket, until: Deadline) -> bytes:

@@ -47,7 +47,7 @@ class FrozenAgent:
     """The agent in the form that `multiprocessing.spawn` unpickles and runs, in place of a `Process`.
 
     Args:
-        starts: the descriptor numbers of a `StartTable` that the agent inherits.
+        starts: the descriptor numbers of a `CallStartTable` that the agent inherits.
     """
 
     def __init__(self, *starts: int) -> None:

@@ -18,7 +18,7 @@ from dragonfly_executor.errors.exit_status import describe_exit
 from dragonfly_executor.protocol.parent import VARIABLE
 from dragonfly_executor.protocol.versions import usable_cpus
 from dragonfly_executor.runner import process_tree
-from dragonfly_executor.transport.call_start_table import StartTable
+from dragonfly_executor.transport.call_start_table import CallStartTable
 from dragonfly_executor.transport.sockets import Socket, socketpair
 
 STOP_TIMEOUT = 2.0
@@ -123,7 +123,7 @@ class LocalNode(Node):
         process: subprocess.Popen[bytes],
         stream: Socket,
         marker: bytes,
-        starts: StartTable | None = None,
+        starts: CallStartTable | None = None,
     ) -> None:
         self.stream = self._socket = stream
         self.starts = starts
@@ -172,9 +172,9 @@ def _send(sock: Socket, preamble: bytes) -> None:
         return  # the process has already exited, and its link reports that
 
 
-def _start_table() -> StartTable | None:
+def _start_table() -> CallStartTable | None:
     try:
-        return StartTable()
+        return CallStartTable()
     except OSError as error:
         logger.warning(
             "no shared memory to record which calls have begun (%s): if this runner is lost, the calls that it had not "

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from typing import Final
 
 
-class Verdict(Enum):
+class OutcomeSentinel(Enum):
     """Outcomes that are neither a runner's answer nor an exception."""
 
     CANCELLED = "cancelled"
 
 
-CANCELLED: Final = Verdict.CANCELLED
+CANCELLED: Final = OutcomeSentinel.CANCELLED
 """The outcome of a call that its user or a shutdown cancelled."""
 
 

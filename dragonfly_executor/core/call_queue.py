@@ -7,21 +7,27 @@ removed once they outnumber the valid ones.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
+from itertools import islice
+from math import inf
 
 from dragonfly_executor.core.calls import DELAYED, QUEUED, Call, QueueCounts, QueueTotal
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Final, TypeAlias
 
 SLACK: Final = 64
 """Number of stale entries up to which a queue or heap is not swept."""
+LOOKAHEAD: Final = 32
+"""Number of calls among which a runner with a free slot looks for a call of a key that ran there."""
+Entry: TypeAlias = tuple[float, int, Call]
+"""An entry of a heap: the negative priority of a call, its id, and the call."""
 
 
-class Queue(QueueCounts):
-    """Calls that wait, in order of arrival.
+class CallQueue(QueueCounts):
+    """Calls that wait: larger priority first, and in order of arrival within one priority.
 
     Settling a call lowers the counts of its queue. The call's entry stays in the queue until it comes up.
 
@@ -32,32 +38,50 @@ class Queue(QueueCounts):
     Attributes:
         delays: a heap of (end, id) of the calls that wait for a retry's delay. It holds ids and not calls: otherwise a
             settled call's token, with its result, lives as long as its delay.
+        has_keys: True if a call with a key may be in the queue.
+        overtaken: how often in a row a later call was taken before the first one.
     """
 
-    __slots__ = ("_again", "_fresh", "_live", "delays")
+    __slots__ = ("_early", "_fresh", "_late", "_live", "delays", "has_keys", "overtaken")
 
     def __init__(self, live: Mapping[int, Call], total: QueueTotal) -> None:
         super().__init__(total)
         self._live = live
-        # Every call in `_again` arrived before every call in `_fresh`. So both together are in order of arrival.
-        self._again: list[tuple[int, Call]] = []
+        # Every call in `_early` comes before every call in `_fresh`: it has a larger priority, or the same one and
+        # arrived earlier. The calls in `_late` have a priority below 0. So the three together are in order.
+        self._early: list[Entry] = []
         self._fresh: deque[Call] = deque()
+        self._late: list[Entry] = []
         self.delays: list[tuple[float, int]] = []
+        self.has_keys = False
+        self.overtaken = 0
 
     def add(self, calls: Sequence[Call]) -> None:
-        """Append calls that arrived after all others. The caller has set their `queue` and `state`."""
+        """Append calls of priority 0 that arrived after all others. The caller has set their `queue` and `state`."""
         self._fresh.extend(calls)
         self.queued += len(calls)
         self.total.queued += len(calls)
 
+    def add_by_priority(self, call: Call) -> None:
+        """Add a call that arrived after all others and has a priority. The caller has set its `queue` and `state`."""
+        self.queued += 1
+        self.total.queued += 1
+        self._push(call)
+
     def put_back(self, call: Call) -> None:
-        """Return a call that was sent before to its place in the order of arrival."""
+        """Return a call that was sent before to its place in the queue."""
         call.state = QUEUED
         call.runner = None
         call.queue = self
         self.queued += 1
         self.total.queued += 1
-        heappush(self._again, (call.id, call))
+        if call.limits.key:
+            self.has_keys = True
+        self._push(call)
+
+    def _push(self, call: Call) -> None:
+        priority = call.limits.priority
+        heappush(self._late if priority < 0 else self._early, (-priority, call.id, call))
 
     def delay(self, call: Call, until: float) -> None:
         """Add a call that was sent before, and queue it at `until` (monotonic seconds)."""
@@ -69,30 +93,65 @@ class Queue(QueueCounts):
         heappush(self.delays, (until, call.id))
 
     def take(self, count: int) -> list[Call]:
-        """Remove and return the next calls in order of arrival, at most ``count``. The caller places them."""
+        """Remove and return the next calls, at most ``count``. The caller places them."""
         fresh, queued = self._fresh, self.queued
         count = min(count, queued)
         self.queued = queued - count
         self.total.queued -= count
-        if not self._again and len(fresh) == queued:
+        self.overtaken = 0
+        if len(fresh) == queued and not self._early and not self._late:
             return [fresh.popleft()] if count == 1 else [fresh.popleft() for _ in range(count)]
+        early, late = self._early, self._late
         taken: list[Call] = []
         while len(taken) < count:
-            call = heappop(self._again)[1] if self._again else fresh.popleft()
+            call = heappop(early)[2] if early else fresh.popleft() if fresh else heappop(late)[2]
             if call.state is QUEUED:
                 taken.append(call)
         return taken
 
-    def first(self) -> int | None:
-        """Return the id of the next call, which is the one that arrived first; None if no call is queued."""
-        again, fresh = self._again, self._fresh
-        while again and again[0][1].state is not QUEUED:
-            heappop(again)
-        if again:
-            return again[0][0]
+    def take_preferred(self, is_preferred: Callable[[Call], bool], at_most: int) -> Call:
+        """Remove and return the first preferred call among the next `LOOKAHEAD` calls, or else the next call.
+
+        The caller places it. At least one call must be queued.
+
+        Args:
+            is_preferred: tells whether the caller prefers a call to those before it. It is asked about calls of
+                priority 0 that were not sent before.
+            at_most: how many calls in a row may be taken before the next call.
+        """
+        self.first()
+        if not self._early and self.overtaken < at_most:
+            fresh = self._fresh
+            for index, call in enumerate(islice(fresh, LOOKAHEAD)):
+                if call.state is QUEUED and is_preferred(call):
+                    if not index:
+                        break
+                    del fresh[index]
+                    self.queued -= 1
+                    self.total.queued -= 1
+                    self.overtaken += 1
+                    return call
+        return self.take(1)[0]
+
+    def first(self) -> Call | None:
+        """Return the next call; None if no call is queued."""
+        early, fresh, late = self._early, self._fresh, self._late
+        while early and early[0][2].state is not QUEUED:
+            heappop(early)
+        if early:
+            return early[0][2]
         while fresh and fresh[0].state is not QUEUED:
             fresh.popleft()
-        return fresh[0].id if fresh else None
+        if fresh:
+            return fresh[0]
+        while late and late[0][2].state is not QUEUED:
+            heappop(late)
+        return late[0][2] if late else None
+
+    def turn(self) -> tuple[float, float]:
+        """Return the place of the next call in the order of all queues: the smaller value comes first."""
+        call = self.first()
+        return (inf, inf) if call is None else (-call.limits.priority, call.id)
 
     def part(self) -> None:
         """Take the calls out of the counts of all queues together: they are given up."""
@@ -120,22 +179,19 @@ class Queue(QueueCounts):
         return delays[0][0] if delays else None
 
     def all(self) -> Iterator[Call]:
-        """Yield all calls, in order of arrival, that are still in the queue when each comes up.
+        """Yield all calls, in order, that are still in the queue when each comes up.
 
         The caller must not add or take calls once the iteration has begun. It may settle calls.
         """
-        live, again = self._live, self._again
-        again += ((call_id, live[call_id]) for _, call_id in self.delays if call_id in live)
+        live = self._live
+        for _, call_id in self.delays:
+            if call_id in live:
+                self._push(live[call_id])
         self.delays = []
-        heapify(again)
-        while again:
-            call = heappop(again)[1]
+        early, fresh, late = self._early, self._fresh, self._late
+        while early or fresh or late:
+            call = heappop(early)[2] if early else fresh.popleft() if fresh else heappop(late)[2]
             if call.state <= DELAYED:
-                yield call
-        fresh = self._fresh
-        while fresh:
-            call = fresh.popleft()
-            if call.state is QUEUED:
                 yield call
 
     def sweep(self) -> None:
@@ -147,8 +203,9 @@ class Queue(QueueCounts):
         if self.settled > self.queued + SLACK:
             self.settled = 0
             self._fresh = deque(call for call in fresh if call.state is QUEUED)
-            self._again = [entry for entry in self._again if entry[1].state is QUEUED]
-            heapify(self._again)
+            for heap in (self._early, self._late):
+                heap[:] = [entry for entry in heap if entry[2].state is QUEUED]
+                heapify(heap)
         if len(self.delays) > 2 * self.delayed + SLACK:
             live = self._live
             self.delays = [entry for entry in self.delays if entry[1] in live]

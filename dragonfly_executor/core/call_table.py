@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from dragonfly_executor.core.alarms import Alarm, Alarms
-from dragonfly_executor.core.call_queue import SLACK, Queue
+from dragonfly_executor.core.call_queue import SLACK, CallQueue
 from dragonfly_executor.core.calls import (
     DEFAULT_KIND,
     DELAYED,
@@ -41,7 +41,7 @@ class CallTable:
     def __init__(self) -> None:
         self.calls: dict[int, Call] = {}
         self.total = QueueTotal()
-        self.queues = {DEFAULT_KIND: Queue(self.calls, self.total)}
+        self.queues = {DEFAULT_KIND: CallQueue(self.calls, self.total)}
         self.newest = 0
         self.waiting = 0
         self.started = 0
@@ -66,15 +66,15 @@ class CallTable:
         """
         if not calls:
             return ()
-        live, kind, other_kinds = self.calls, calls[0].kind, False
+        live, kind, are_alike = self.calls, calls[0].kind, True
         queue = self.queue_of(kind)
         for call in calls:
-            if call.kind != kind:
-                other_kinds = True
+            limits = call.limits
+            if call.kind != kind or limits.has_place:
+                are_alike = False
             live[call.id] = call
             call.queue = queue
             call.submitted_at = now
-            limits = call.limits
             if limits.timeout is not None:
                 call.deadline = now + limits.timeout
             elif limits.queue_timeout is None:
@@ -82,28 +82,31 @@ class CallTable:
             self._arm(call, now)
         self.newest = calls[-1].id
         self.waiting += len(calls)
-        if other_kinds:
-            return self._add_by_kind(calls)
-        queue.add(calls)
-        return (kind,)
+        if are_alike:
+            queue.add(calls)
+            return (kind,)
+        return self._add_each(calls)
 
-    def _add_by_kind(self, calls: Sequence[Call]) -> Collection[str]:
-        """Add calls of several kinds to their queues, and return the kinds."""
-        by_kind: dict[str, list[Call]] = {}
+    def _add_each(self, calls: Sequence[Call]) -> Collection[str]:
+        """Add calls of several kinds, or with a priority or a key, to their queues, and return the kinds."""
+        kinds: dict[str, None] = {}
         for call in calls:
-            by_kind.setdefault(call.kind, []).append(call)
-        for kind, its_calls in by_kind.items():
-            queue = self.queue_of(kind)
-            for call in its_calls:
-                call.queue = queue
-            queue.add(its_calls)
-        return by_kind.keys()
+            limits = call.limits
+            kinds[call.kind] = None
+            queue = call.queue = self.queue_of(call.kind)
+            if limits.key:
+                queue.has_keys = True
+            if limits.priority:
+                queue.add_by_priority(call)
+            else:
+                queue.add((call,))
+        return kinds
 
-    def queue_of(self, kind: str) -> Queue:
+    def queue_of(self, kind: str) -> CallQueue:
         """Return the queue of a kind."""
         queue = self.queues.get(kind)
         if queue is None:
-            queue = self.queues[kind] = Queue(self.calls, self.total)
+            queue = self.queues[kind] = CallQueue(self.calls, self.total)
         return queue
 
     def start(self, call: Call) -> None:
@@ -162,7 +165,7 @@ class CallTable:
             another way meanwhile is left out.
         """
         given_up = self.queues[kind]
-        queue = self.queues[kind] = Queue(self.calls, self.total)
+        queue = self.queues[kind] = CallQueue(self.calls, self.total)
         for call in given_up.take(spare):
             queue.put_back(call)
         given_up.part()
@@ -176,7 +179,7 @@ class CallTable:
         """
         for kind, queue in self.queues.items():
             queue.part()
-            self.queues[kind] = Queue(self.calls, self.total)
+            self.queues[kind] = CallQueue(self.calls, self.total)
         self.alarms.clear()
         return iter(list(self.calls.values()))
 

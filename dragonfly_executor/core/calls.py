@@ -38,7 +38,7 @@ SETTLED: Final = CallState.SETTLED
 
 
 class CallLimits(Record):
-    """The limits of a call. One object serves all calls of a view of an executor.
+    """The limits of a call, and its place among others. One object serves all calls of a view of an executor.
 
     Args:
         timeout: seconds from submission to result, waiting included; None = no limit.
@@ -47,9 +47,16 @@ class CallLimits(Record):
         run_timeout: seconds that the call may run, enforced by the agent; None = no limit.
         retries: how often the call may run again after its slot was lost, or after an error that allows a retry.
         retry_delays: seconds before each retry, in order. The last one applies to all that follow. 0 if there are none.
+        priority: calls with a larger priority are sent first.
+        key: a number that stands for the call's key: the call is sent to where a call with this key was sent last, if
+            there is room. 0 = no key.
+
+    Attributes:
+        has_place: True if the call has a priority or a key, so that it is not simply the last in the queue.
     """
 
-    __slots__ = __match_args__ = ("timeout", "queue_timeout", "run_timeout", "retries", "retry_delays")
+    __match_args__ = ("timeout", "queue_timeout", "run_timeout", "retries", "retry_delays", "priority", "key")
+    __slots__ = (*__match_args__, "has_place")
 
     def __init__(
         self,
@@ -58,12 +65,17 @@ class CallLimits(Record):
         run_timeout: float | None = None,
         retries: int = 0,
         retry_delays: tuple[float, ...] = (),
+        priority: float = 0,
+        key: int = 0,
     ) -> None:
         self.timeout = timeout
         self.queue_timeout = queue_timeout
         self.run_timeout = run_timeout
         self.retries = retries
         self.retry_delays = retry_delays
+        self.priority = priority
+        self.key = key
+        self.has_place = priority != 0 or key != 0
 
 
 class QueueTotal:
@@ -119,7 +131,7 @@ class Call:
         attempt: 1, plus one for every retry.
         payload: the data that the driver sends; opaque to the core. Empty once the call is settled.
         token: the receiver of the outcome; opaque to the core. None once it has the outcome.
-        limits: its timeouts and retries.
+        limits: its timeouts and retries, its priority and its key.
         kind: the kind of runner that may take it.
         state: its state.
         queue: the queue that it is in, or was in last; set when the call is accepted.

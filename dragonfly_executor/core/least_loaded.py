@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush
 from dragonfly_executor.core.runner import UP, Runner
 
 
-class Lightest:
+class LeastLoaded:
     """An order of runners by calls in flight; among equals, the newest runner first.
 
     The order is built on demand and kept while it is used often. It is dropped once it has seen as many changes as

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.core.record import Record
-from dragonfly_executor.core.usage import Caps
+from dragonfly_executor.core.usage import UsageCaps
 
 
 class PoolLimits(Record):
@@ -25,12 +25,13 @@ class PoolLimits(Record):
             broken pool, a budget or a timeout ends more calls, the next ticks settle the rest; the machine asks for
             these ticks at once.
         shutdown_grace: seconds that a runner may take to go.
+        packs: a call goes to the runner with the most calls that has a free slot, and not to the one with the fewest.
         caps: the maximum that all runners together may use.
     """
 
     __slots__ = __match_args__ = (
         "min", "max", "max_workers", "slots_hint", "idle_after", "min_idle_after", "idle_check", "single_use",
-        "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace", "caps",
+        "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace", "packs", "caps",
     )  # fmt: skip
 
     def __init__(
@@ -48,7 +49,8 @@ class PoolLimits(Record):
         max_concurrent_boots: int = 100,
         at_once: int = 1000,
         shutdown_grace: float = 30.0,
-        caps: Caps | None = None,
+        packs: bool = False,
+        caps: UsageCaps | None = None,
     ) -> None:
         self.min = min
         self.max = max
@@ -62,4 +64,5 @@ class PoolLimits(Record):
         self.max_concurrent_boots = max_concurrent_boots
         self.at_once = at_once
         self.shutdown_grace = shutdown_grace
-        self.caps = caps or Caps()
+        self.packs = packs
+        self.caps = caps or UsageCaps()

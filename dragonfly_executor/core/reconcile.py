@@ -6,10 +6,9 @@ Each step looks at the current state, and never at the event that led to it.
 from __future__ import annotations
 
 from dragonfly_executor.core import call_errors
-from dragonfly_executor.core.actions import CheckIdle, Closed, Send, Settle, Warn
-from dragonfly_executor.core.call_queue import Queue
+from dragonfly_executor.core.actions import CheckIdle, Closed, Settle, Warn
+from dragonfly_executor.core.assign import assign
 from dragonfly_executor.core.events import ShutdownMode
-from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.scaling import boots_for
 from dragonfly_executor.core.sharing import fit_yields, grow
 from dragonfly_executor.core.state import PoolState
@@ -43,8 +42,8 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         assign(pool)
         if pool.mode is ShutdownMode.CANCEL_QUEUED:
             cancel_unbooted(pool)
-    if pool.backlog.entries and in_turn:
-        pool.backlog.work(pool.limits.at_once)
+    if pool.settle_queue.entries and in_turn:
+        pool.settle_queue.work(pool.limits.at_once)
     if calls.settled:
         pool.actions.append(Settle(calls.settled))
         calls.settled = []
@@ -61,8 +60,8 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         assign(pool)
     if runners.idle or runners.retired or pool.mode is not None:
         shrink(pool, now, is_late=is_late)
-    if is_late or pool.backlog.entries or total.delayed:
-        pool.is_behind = is_late or len(pool.backlog.entries) > 0 or calls.is_due(now)
+    if is_late or pool.settle_queue.entries or total.delayed:
+        pool.is_behind = is_late or len(pool.settle_queue.entries) > 0 or calls.is_due(now)
     else:
         pool.is_behind = False
     if pool.actions:
@@ -123,67 +122,6 @@ def fit(pool: PoolState) -> None:
     """
     pool.abort_boots(pool.runner_table.booting, pool.excess, "resized")
     pool.runner_table.retire(max(0, pool.excess))
-
-
-def assign(pool: PoolState) -> None:
-    """Assign queued calls to free slots over all runners, and only then to prefetch credit."""
-    calls, runners = pool.call_table, pool.runner_table
-    workers = pool.limits.max_workers
-    if workers is not None and runners.slots > workers:
-        assign_capped(pool, workers - runners.in_flight)
-        return
-    sends: dict[int, Send] = {}
-    for kind, queue in calls.queues.items():
-        ahead = False
-        while queue.queued:
-            picked = runners.groups[kind].pick(ahead)
-            if picked is not None:
-                send(pool, queue, *picked, sends)
-            elif ahead:
-                break
-            else:
-                ahead = True
-
-
-def assign_capped(pool: PoolState, room: int) -> None:
-    """Assign at most `room` queued calls, because more slots are up than `max_workers` lets run calls at once.
-
-    The kinds whose slots are free take them in the order of arrival of their calls.
-    """
-    calls, runners = pool.call_table, pool.runner_table
-    sends: dict[int, Send] = {}
-    waiting = {kind: queue for kind, queue in calls.queues.items() if queue.queued}
-    while room > 0 and waiting:
-        kind = next(iter(waiting)) if len(waiting) == 1 else min(waiting, key=lambda kind: waiting[kind].first() or 0)
-        queue = waiting[kind]
-        picked = runners.groups[kind].pick(False) or runners.groups[kind].pick(True)
-        if picked is None:
-            del waiting[kind]
-            continue
-        runner, count = picked
-        # If another kind waits, it may have the next call.
-        room -= send(pool, queue, runner, min(count, room if len(waiting) == 1 else 1), sends)
-        if not queue.queued:
-            del waiting[kind]
-
-
-def send(pool: PoolState, queue: Queue, runner: Runner, count: int, sends: dict[int, Send]) -> int:
-    """Send the next calls of a queue to a runner, at most `count`, and return their number.
-
-    Args:
-        pool, queue, runner, count: the pool, the queue, the runner and the number.
-        sends: by runner, the orders of this step. A runner gets its calls in one order.
-    """
-    calls = queue.take(count)
-    pool.call_table.waiting -= len(calls)
-    pool.runner_table.place(runner, calls)
-    order = sends.get(runner.id)
-    if order is None:
-        sends[runner.id] = order = Send(runner.id, calls)
-        pool.actions.append(order)
-    else:
-        order.calls += calls
-    return len(calls)
 
 
 def shrink(pool: PoolState, now: float, *, is_late: bool) -> None:

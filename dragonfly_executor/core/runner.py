@@ -68,5 +68,13 @@ class Runner:
         self.is_short = False
         self.done = 0
 
+    @property
+    def has_room_soon(self) -> bool:
+        """Return whether a call that is sent here begins at once, or after calls that are known to be short."""
+        load = len(self.in_flight)
+        if self.state is not UP or self.retiring or (self.is_short and load):
+            return False
+        return load < self.slots or (self.cost is not None and load < self.slots + self.prefetch)
+
     def __repr__(self) -> str:
         return f"<Runner {self.id} {self.state.value} {len(self.in_flight)}/{self.slots}+{self.prefetch}>"

@@ -6,7 +6,8 @@ from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 
 from dragonfly_executor.core.call_queue import SLACK
-from dragonfly_executor.core.least_loaded import Lightest
+from dragonfly_executor.core.fullest_first import FullestFirst
+from dragonfly_executor.core.least_loaded import LeastLoaded
 from dragonfly_executor.core.runner import UP, Runner
 from dragonfly_executor.core.scaling import BackOff, prefetch
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ class RunnerGroup:
     Args:
         kind: the kind.
         single_use: whether each runner takes one call and then goes.
+        packs: whether a call goes to the runner with the most calls that has a free slot, so that others become idle.
 
     Attributes:
         runners: by id; stopping ones included.
@@ -39,13 +41,15 @@ class RunnerGroup:
     """
 
     __slots__ = (
-        "_free", "_single_use", "_spare", "back_off", "booting", "busy", "gate", "idle", "idle_check_pending",
-        "in_flight", "kind", "lightest", "most_slots", "runners", "slots", "up", "yielding",
+        "_free", "_packed", "_single_use", "_spare", "back_off", "booting", "busy", "gate", "idle",
+        "idle_check_pending", "in_flight", "kind", "least_loaded", "most_slots", "runners", "slots", "up", "yielding",
     )  # fmt: skip
 
-    def __init__(self, kind: str, *, single_use: bool) -> None:
+    def __init__(self, kind: str, *, single_use: bool, packs: bool = False) -> None:
         self.kind = kind
         self._single_use = single_use
+        # If calls are packed, it has the runners with a free slot, and `_free` stays empty.
+        self._packed = FullestFirst() if packs else None
         self.runners: dict[int, Runner] = {}
         # Ordered dicts if the first or last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
@@ -59,7 +63,7 @@ class RunnerGroup:
         self.yielding: dict[int, Runner] = {}
         self.back_off = BackOff()
         self.gate: int | None = None
-        self.lightest = Lightest()
+        self.least_loaded = LeastLoaded()
         # Heaps of (calls in flight, id): runners with a free slot, and runners with prefetch credit left. An entry
         # whose load is no longer the runner's is skipped.
         self._free: Room = []
@@ -79,9 +83,11 @@ class RunnerGroup:
         return self.up + len(self.booting) - len(self.yielding)
 
     def pick(self, ahead: bool) -> tuple[Runner, int] | None:
-        """Return the least-loaded runner with a free slot, and how many calls to place on it at once.
+        """Return the next runner with a free slot, and how many calls to place on it at once.
 
-        The number is chosen so that no other runner of the kind has fewer calls before all are placed.
+        If calls are packed, that is the runner with the most calls, and it is filled. Otherwise it is the least-loaded
+        runner, and the number is chosen so that no other runner of the kind has fewer calls before all are placed.
+        Prefetched calls are always spread, because they wait for a slot.
 
         The caller must place calls on the returned runner.
 
@@ -91,6 +97,9 @@ class RunnerGroup:
         Returns:
             None if no runner has room.
         """
+        if self._packed is not None and not ahead:
+            fullest = self._packed.first()
+            return None if fullest is None else (fullest, fullest.slots - len(fullest.in_flight))
         room = self._spare if ahead else self._free
         while room:
             load, runner_id = heappop(room)
@@ -107,8 +116,15 @@ class RunnerGroup:
 
     def list(self, runner: Runner) -> None:
         """List a runner as one with a free slot or with prefetch credit, if it has either."""
-        load = len(runner.in_flight)
+        load, packed = len(runner.in_flight), self._packed
+        if packed is not None:
+            packed.discard(runner)
+            if runner.retiring:
+                return
         if load < runner.slots and not (runner.is_short and load):
+            if packed is not None:
+                packed.put(runner)
+                return
             room = self._free
         elif load < runner.slots:
             runner.prefetch = 0
@@ -123,6 +139,12 @@ class RunnerGroup:
         if len(room) > 4 * len(self.runners) + SLACK:
             room[:] = {entry for entry in room if self._is_current(*entry)}
             heapify(room)
+
+    def unlist(self, runner: Runner) -> None:
+        """Take a runner off the lists: it takes no more calls."""
+        # The heaps skip such a runner.
+        if self._packed is not None:
+            self._packed.discard(runner)
 
     def _is_current(self, load: int, runner_id: int) -> bool:
         runner = self.runners.get(runner_id)

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
-from dragonfly_executor.core.least_loaded import Lightest
+from dragonfly_executor.core.least_loaded import LeastLoaded
 from dragonfly_executor.core.runner import Runner, RunnerState
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import cost_after, cost_of_stuck
@@ -42,9 +42,9 @@ class RunnerTable:
         rows: the row of each runner, by id. A copy takes microseconds, even with thousands of runners.
     """
 
-    def __init__(self, *, single_use: bool) -> None:
+    def __init__(self, *, single_use: bool, packs: bool = False) -> None:
         self.runners: dict[int, Runner] = {}
-        self.default = RunnerGroup(DEFAULT_KIND, single_use=single_use)
+        self.default = RunnerGroup(DEFAULT_KIND, single_use=single_use, packs=packs)
         self.groups = {DEFAULT_KIND: self.default}
         # An ordered dict, because the last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
@@ -57,13 +57,14 @@ class RunnerTable:
         self.retired: dict[int, Runner] = {}
         self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
-        self._lightest: Final = Lightest()
+        self._packs: Final = packs
+        self._least_loaded: Final = LeastLoaded()
 
     def group_of(self, kind: str) -> RunnerGroup:
         """Return the group of a kind."""
         group = self.groups.get(kind)
         if group is None:
-            group = self.groups[kind] = RunnerGroup(kind, single_use=self._single_use)
+            group = self.groups[kind] = RunnerGroup(kind, single_use=self._single_use, packs=self._packs)
         return group
 
     def next_boot(self) -> float | None:
@@ -119,6 +120,7 @@ class RunnerTable:
                 each.slots -= runner.slots
                 each.in_flight -= load
                 each.busy -= busy
+        group.unlist(runner)
         self.idle -= runner.id in group.idle
         places = (self.booting, self.retiring, self.retired)
         for place in (*places, group.booting, group.idle, group.idle_check_pending, group.yielding):
@@ -192,10 +194,10 @@ class RunnerTable:
 
     def _changed(self, runner: Runner, group: RunnerGroup) -> None:
         self.rows[runner.id] = runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done
-        if self._lightest.is_kept:
-            self._lightest.changed(runner)
-        if group.lightest.is_kept:
-            group.lightest.changed(runner)
+        if self._least_loaded.is_kept:
+            self._least_loaded.changed(runner)
+        if group.least_loaded.is_kept:
+            group.least_loaded.changed(runner)
         group.list(runner)
 
     # -- measurements of a runner --------------------------------------------------------------------------------------
@@ -225,12 +227,12 @@ class RunnerTable:
         while len(self.retiring) > count:
             self._serve_again(self.retiring.popitem()[1])
         if len(self.retiring) < count:
-            for runner in self._lightest.take(count - len(self.retiring), self.runners):
+            for runner in self._least_loaded.take(count - len(self.retiring), self.runners):
                 self._retire(runner, self.retiring)
 
     def make_yield(self, group: RunnerGroup) -> None:
         """Have the least-loaded runner of a kind take no more calls, because another kind needs its room."""
-        for runner in group.lightest.take(1, group.runners):
+        for runner in group.least_loaded.take(1, group.runners):
             self._retire(runner, group.yielding)
 
     def end_yield(self, group: RunnerGroup) -> None:
@@ -240,6 +242,7 @@ class RunnerTable:
     def _retire(self, runner: Runner, place: dict[int, Runner]) -> None:
         runner.retiring = True
         place[runner.id] = runner
+        self.groups[runner.kind].unlist(runner)
         if not runner.in_flight:
             self.retired[runner.id] = runner
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dragonfly_executor.core.calls import SETTLED, Call
 
 
-class Backlog:
+class SettleQueue:
     """The unsettled rest of the calls that one event has ended: a shutdown, a broken pool, a budget.
 
     There may be a million of them. So each tick settles some, and other events come in between. Calls are settled

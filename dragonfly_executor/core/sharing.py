@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
 from operator import attrgetter, itemgetter
 
 from dragonfly_executor.core.runner import Runner
@@ -111,12 +110,10 @@ def boot(pool: PoolState, wants: Wants, group: RunnerGroup, count: int) -> int:
     return count
 
 
-def turn(pool: PoolState, group: RunnerGroup) -> tuple[bool, float]:
+def turn(pool: PoolState, group: RunnerGroup) -> tuple[bool, float, float]:
     """Return a kind's place in the order of boots: the smaller value comes first."""
-    if group.gate is not None:
-        return False, group.gate
-    first = pool.call_table.queue_of(group.kind).first()
-    return True, inf if first is None else first
+    priority, call_id = pool.call_table.queue_of(group.kind).turn()
+    return (True, priority, call_id) if group.gate is None else (False, priority, group.gate)
 
 
 def make_room(pool: PoolState, wants: Wants) -> bool:
@@ -187,7 +184,7 @@ def give_runner(pool: PoolState, waiting: Sequence[RunnerGroup], taker: RunnerGr
         count = group.up - len(group.yielding)
         if count and group not in waiting:
             first = pool.call_table.queue_of(group.kind).first()
-            if first is None or first > gate:
+            if first is None or first.id > gate:
                 givers.append((count, group))
     if not givers:
         return False

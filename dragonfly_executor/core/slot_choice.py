@@ -18,15 +18,24 @@ MAX_PREFETCH: Final = 64
 
 
 def choose_slot(table: SlotTable, call: SlotCall) -> SlotRecord | None:
-    """Return an idle slot, or the slot with the fewest calls that takes another, or None."""
-    best: SlotRecord | None = None
+    """Return an idle slot, or the slot with the fewest calls that takes another, or None.
+
+    Among idle slots, and if no slot is idle, the slot that was handed a call with the same key last is preferred.
+    """
+    best = home = table.slots.get(table.homes.get(call.key)) if call.key else None
+    if home is not None:
+        if not home.blocked and not home.in_flight:
+            return home
+        if not takes_more(table, home):
+            best = home = None
     for slot in table.slots.values():
         if slot.blocked:
             continue
         if not slot.in_flight:
             return slot
         if (
-            slot.is_ready
+            home is None
+            and slot.is_ready
             and not (slot.is_stuck or slot.is_checking)
             and (best is None or len(slot.in_flight) < len(best.in_flight))
         ):
@@ -35,6 +44,16 @@ def choose_slot(table: SlotTable, call: SlotCall) -> SlotRecord | None:
         return None
     # A large payload needs the slot's stream to itself until it is transferred.
     return None if best.in_flight[-1].is_large else best
+
+
+def takes_more(table: SlotTable, slot: SlotRecord) -> bool:
+    """Return whether a slot that has calls takes another one, which will wait there."""
+    return (
+        slot.is_ready
+        and not (slot.blocked or slot.is_stuck or slot.is_checking)
+        and len(slot.in_flight) <= prefetch_depth(table.cost)
+        and not slot.in_flight[-1].is_large
+    )
 
 
 def prefetch_depth(cost: float | None) -> int:

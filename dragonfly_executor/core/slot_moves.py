@@ -37,6 +37,8 @@ def hand(table: SlotTable, slot: SlotRecord, call: SlotCall, now: float) -> None
     else:
         table.calls[call.call_id, call.attempt] = call
         slot.handed += 1
+        if call.key:
+            table.homes.put(call.key, slot.pid)
     if len(in_flight) == 1:
         became_first(table, slot, now)
     if table.calls_per_slot and slot.handed >= table.calls_per_slot:

@@ -66,14 +66,15 @@ class SlotCall:
         missing: bytes of a large payload that have not arrived. The call cannot start before all have.
         chunks_owed: chunks that were forwarded to the slot and not replaced by a request; kept here for the driver.
         limits: its limits, or None.
+        key: the number of its key; 0 for none.
         slot: the slot that it was handed to; None while it waits.
         is_reported: True if the parent was told that it has started.
         end_reason: why it is being stopped, or None.
     """
 
     __slots__ = (
-        "attempt", "call_id", "cell", "chunks_owed", "end_reason", "is_check", "is_large", "is_reported", "limits",
-        "missing", "number", "packet", "slot",
+        "attempt", "call_id", "cell", "chunks_owed", "end_reason", "is_check", "is_large", "is_reported", "key",
+        "limits", "missing", "number", "packet", "slot",
     )  # fmt: skip
 
     def __init__(self, call_id: int, attempt: int, packet: bytes, cell: int = 0) -> None:
@@ -87,6 +88,7 @@ class SlotCall:
         self.missing = 0
         self.chunks_owed = 0
         self.limits: RunLimits | None = None
+        self.key = 0
         self.slot: SlotRecord | None = None
         self.is_reported = False
         self.end_reason: EndReason | None = None

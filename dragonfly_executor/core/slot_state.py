@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from dragonfly_executor.core.key_homes import KeyHomes
 from dragonfly_executor.core.slot_idle_check import IdleCheck
 from dragonfly_executor.core.slot_records import NEVER, SlotCall, SlotRecord
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -46,6 +47,7 @@ class SlotTable:
         has_forked: True if a slot was forked since the last tick.
         review_at: the time of the next review.
         is_in_review: True from a review until the calls that it took back were handed out.
+        homes: by key, the process id of the slot to which a call with this key was handed last.
         check: the user's idle check.
         wake_at: a time no later than the first at which something is due.
         actions: the actions that the driver has yet to carry out.
@@ -69,6 +71,7 @@ class SlotTable:
         self.has_forked = False
         self.review_at = NEVER
         self.is_in_review = False
+        self.homes = KeyHomes()
         self.check = IdleCheck()
         self.wake_at = NEVER
         self.actions: deque[SlotAction] = deque()

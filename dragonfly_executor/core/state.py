@@ -12,11 +12,12 @@ from dragonfly_executor.core.call_table import CallTable
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
 from dragonfly_executor.core.counters import Counters
 from dragonfly_executor.core.events import Ref, ShutdownMode
+from dragonfly_executor.core.key_homes import KeyHomes
 from dragonfly_executor.core.limits import PoolLimits
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.runners import Runner, RunnerState, RunnerTable
 from dragonfly_executor.core.scaling import BootPlaces
-from dragonfly_executor.core.settle_queue import Backlog
+from dragonfly_executor.core.settle_queue import SettleQueue
 from dragonfly_executor.core.usage import Usage
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -34,8 +35,9 @@ class PoolState:
     Attributes:
         limits: the given limits. min, max: their current values.
         call_table, runner_table: its calls and its runners.
-        backlog: the calls whose end is decided, and that are still to be settled.
-        is_behind: True if the last event left work to do at once: a backlog, or timeouts or delays that ended.
+        settle_queue: the calls whose end is decided, and that are still to be settled.
+        is_behind: True if the last event left work to do at once: calls to settle, or timeouts or delays that ended.
+        homes: by key, the runner to which a call with this key was sent last.
         boots: the places of the boots that the backend can run at once.
         usage: the usage of the runners.
         mode: the shutdown mode, or None. closed: True once the shutdown is complete.
@@ -53,9 +55,10 @@ class PoolState:
         self.min = min(limits.min, limits.max)
         self.max = limits.max
         self.call_table: Final = CallTable()
-        self.runner_table: Final = RunnerTable(single_use=limits.single_use)
-        self.backlog: Final = Backlog()
+        self.runner_table: Final = RunnerTable(single_use=limits.single_use, packs=limits.packs)
+        self.settle_queue: Final = SettleQueue()
         self.is_behind = False
+        self.homes: Final = KeyHomes()
         self.boots: Final = BootPlaces(limits.max_concurrent_boots)
         self.usage: Final = Usage(limits.caps)
         self.counters: Final = Counters()
@@ -156,15 +159,15 @@ class PoolState:
 
     def cancel_waiting(self, kind: str, spare: int = 0) -> None:
         """Cancel all waiting calls of a kind except the first `spare` calls of the queue."""
-        self.backlog.add(self.call_table.give_up_waiting(kind, spare), lambda call: self.cancel((call,)))
+        self.settle_queue.add(self.call_table.give_up_waiting(kind, spare), lambda call: self.cancel((call,)))
 
     def fail_waiting(self, kind: str, error_of: Callable[[Call], Exception]) -> None:
         """Settle the waiting calls of a kind, each with the error that `error_of` makes for it."""
-        self.backlog.add(self.call_table.give_up_waiting(kind), lambda call: self.fail((call,), error_of(call)))
+        self.settle_queue.add(self.call_table.give_up_waiting(kind), lambda call: self.fail((call,), error_of(call)))
 
     def fail_all(self, error: Exception) -> None:
         """Settle all calls in any state with an error. The caller stops the runners."""
-        self.backlog.add(self.call_table.give_up_all(), lambda call: self.fail((call,), error))
+        self.settle_queue.add(self.call_table.give_up_all(), lambda call: self.fail((call,), error))
 
     def fail(self, calls: Iterable[Call], error: Exception) -> None:
         """Settle calls with the error of the runner, boot or pool that was to carry them."""

@@ -29,7 +29,7 @@ class RunnerStats:
     cost: float | None
 
 
-class Later:
+class LazyRunnerStats:
     """A value for `PoolStats.runners` that makes the records on first access."""
 
     __slots__ = ("make",)
@@ -38,15 +38,15 @@ class Later:
         self.make = make
 
 
-class _HasLater:
+class _LazySlot:
     """A base class with one slot that is not a field, so that it is neither shown nor compared nor copied."""
 
-    __slots__ = ("_later",)
-    _later: Later
+    __slots__ = ("_lazy_runners",)
+    _lazy_runners: LazyRunnerStats
 
 
 @dataclass(frozen=True, slots=True)
-class PoolStats(_HasLater):
+class PoolStats(_LazySlot):
     """A snapshot of a pool.
 
     Attributes:
@@ -105,8 +105,8 @@ class PoolStats(_HasLater):
     prices_as_of: str
 
     def __post_init__(self) -> None:
-        if isinstance(self.runners, Later):
-            object.__setattr__(self, "_later", self.runners)
+        if isinstance(self.runners, LazyRunnerStats):
+            object.__setattr__(self, "_lazy_runners", self.runners)
             # Leave the slot empty: `__getattr__` fills it.
             object.__delattr__(self, "runners")
 
@@ -114,7 +114,7 @@ class PoolStats(_HasLater):
         # Python calls this only if the attribute does not exist, or if its slot is empty.
         if name != "runners":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        runners = self._later.make()
+        runners = self._lazy_runners.make()
         object.__setattr__(self, "runners", runners)
         return runners
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from dragonfly_executor.core.runners import Row
 from dragonfly_executor.core.state import PoolState
-from dragonfly_executor.core.stats import Later, PoolStats, RunnerStats
+from dragonfly_executor.core.stats import LazyRunnerStats, PoolStats, RunnerStats
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
         runners_booting=len(runner_table.booting),
         runners_stopping=len(runner_table.runners) - runner_table.up - len(runner_table.booting),
         runners_idle=runner_table.idle + sum(len(group.idle_check_pending) for group in runner_table.groups.values()),
-        runners=Later(lambda: tuple(_runner(row, usage, now) for row in rows)),  # type: ignore[arg-type]
+        runners=LazyRunnerStats(lambda: tuple(_runner(row, usage, now) for row in rows)),  # type: ignore[arg-type]
         slots_busy=runner_table.busy,
         slots_free=runner_table.slots - runner_table.busy,
         calls_queued=call_table.waiting - call_table.delayed,

@@ -19,7 +19,7 @@ Sums of such numbers are exact, in any order.
 """
 
 
-class Caps(Record):
+class UsageCaps(Record):
     """The maximum that runners may use. None means no limit.
 
     Args:
@@ -71,7 +71,7 @@ class Usage:
         "until",
     )
 
-    def __init__(self, caps: Caps) -> None:
+    def __init__(self, caps: UsageCaps) -> None:
         self.caps = caps
         self.is_capped = caps.machine_seconds is not None or caps.cost is not None
         self.until: float | None = None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.call_table import Call
     from dragonfly_executor.engine.notifications import Notifications
     from dragonfly_executor.engine.output.router import OutputRouter
-    from dragonfly_executor.engine.runner_table import Runners
+    from dragonfly_executor.engine.runner_links import RunnerLinks
     from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.loop import Loop
 
@@ -35,13 +35,13 @@ class ActionRunner:
     def __init__(
         self,
         loop: Loop,
-        runners: Runners,
+        runner_links: RunnerLinks,
         outputs: OutputRouter,
         file_snapshot: FileSnapshot | None,
         notifications: Notifications,
     ) -> None:
         self._loop = loop
-        self._runners = runners
+        self._runner_links = runner_links
         self._outputs = outputs
         self._file_snapshot = file_snapshot
         self._notifications = notifications
@@ -57,7 +57,7 @@ class ActionRunner:
         """The method for each type of action. For `actions.Settle` see `settle`."""
 
     def _send(self, action: actions.Send) -> None:
-        runner = self._runners.get(action.runner_id)
+        runner = self._runner_links.get(action.runner_id)
         if self._file_snapshot is not None:
             runner.update_files(action.calls)
         if self._outputs.has_records:
@@ -75,22 +75,22 @@ class ActionRunner:
         call = action.call
         if isinstance(call.token, Future):
             self._outputs.keep(call.token, call.id)
-        self._runners.get(action.runner_id).kill_call(call)
+        self._runner_links.get(action.runner_id).kill_call(call)
 
     def _boot(self, action: actions.Boot) -> None:
-        self._runners.boots.boot(action.runner_id)
+        self._runner_links.boots.boot(action.runner_id)
 
     def _stop(self, action: actions.Stop) -> None:
-        self._runners.stop(action.runner_id, action.grace, action.reason)
+        self._runner_links.stop(action.runner_id, action.grace, action.reason)
 
     def _check_idle(self, action: actions.CheckIdle) -> None:
-        self._runners.get(action.runner_id).check_idle(self._runners.idle_check)
+        self._runner_links.get(action.runner_id).check_idle(self._runner_links.idle_check)
 
     def _warn(self, action: actions.Warn) -> None:
         self._notifications.warn(action.text)
 
     def _closed(self, action: actions.Closed) -> None:
-        self._runners.close()
+        self._runner_links.close()
         self._loop.stop()
 
 

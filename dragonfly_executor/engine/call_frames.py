@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.core.call_table import Call
-from dragonfly_executor.protocol.frames import LIMITS, TOTAL, Flag, Kind, encode
+from dragonfly_executor.protocol.frames import CALL_OPTIONS, TOTAL, Flag, Kind, encode
 from dragonfly_executor.serialization.buffer_cache import PayloadParts
 
 INFINITY = float("inf")
@@ -13,17 +13,17 @@ def call_frame(call: Call, number: int, now: float) -> bytes:
     """Return the CALL frame of a call: with its payload, or with only the head of a large payload.
 
     Args:
-        call: the call. The time left of its timeout, and its run_timeout, go in front of the payload.
+        call: the call. The time left of its timeout, its run_timeout and its key go in front of the payload.
         number: its number in the runner's table of call starts.
         now: the time, in monotonic seconds.
     """
     payload, limits = call.payload, call.limits
     flags, prefix = 0, b""
-    if limits.timeout is not None or limits.run_timeout is not None:
-        flags = Flag.LIMITS
+    if limits.timeout is not None or limits.run_timeout is not None or limits.key:
+        flags = Flag.OPTIONS
         time_left = INFINITY if call.deadline is None else max(0.0, call.deadline - now)
         run_timeout = INFINITY if limits.run_timeout is None else limits.run_timeout
-        prefix = LIMITS.pack(time_left, run_timeout)
+        prefix = CALL_OPTIONS.pack(time_left, run_timeout, limits.key)
     if isinstance(payload, bytes):
         body = payload
     else:

@@ -10,8 +10,8 @@ from dragonfly_executor.engine.action_runner import ActionRunner
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.notifications import Notifications
 from dragonfly_executor.engine.output.router import OutputRouter
+from dragonfly_executor.engine.runner_links import RunnerLinks
 from dragonfly_executor.engine.runner_messages import initializer_error
-from dragonfly_executor.engine.runner_table import Runners
 from dragonfly_executor.engine.worker_threads import WorkerThreadGroups
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -56,10 +56,12 @@ class EngineComponents:
             self.outputs = OutputRouter(options.output, self.callbacks, on_engine, self._future_of, failed)
             # The runners read it from the engine.
             engine.outputs = self.outputs
-            self.runners = Runners(
+            self.runner_links = RunnerLinks(
                 engine, backend, self.loop, self.worker_groups, initializer, self.notifications, file_snapshot
             )
-            self.action_runner = ActionRunner(self.loop, self.runners, self.outputs, file_snapshot, self.notifications)
+            self.action_runner = ActionRunner(
+                self.loop, self.runner_links, self.outputs, file_snapshot, self.notifications
+            )
         except BaseException:
             self.undo()
             raise
@@ -100,7 +102,7 @@ class EngineComponents:
     def abandon(self) -> None:
         """Close the descriptors in a forked child. They belong to the process that forked."""
         self.loop.abandon()
-        for fd in self.runners.descriptors():
+        for fd in self.runner_links.descriptors():
             with suppress(OSError):  # the parent was closing it when it forked
                 os.close(fd)
 

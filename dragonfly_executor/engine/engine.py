@@ -21,7 +21,7 @@ from dragonfly_executor.engine.large_payloads import sendable
 from dragonfly_executor.engine.latch import Latch
 from dragonfly_executor.engine.queries import Queries
 from dragonfly_executor.engine.shutdown import ForkGuard, watch_exit
-from dragonfly_executor.engine.startup import Start
+from dragonfly_executor.engine.startup import EngineStart
 from dragonfly_executor.engine.submit_queue import SubmitQueue
 from dragonfly_executor.protocol.versions import usable_cpus
 from dragonfly_executor.transport.loop import Loop, Timer
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.stats import PoolStats
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
-    from dragonfly_executor.engine.runner_table import Runners
+    from dragonfly_executor.engine.runner_links import RunnerLinks
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.link import Buffer
@@ -83,7 +83,7 @@ class Engine:
         self._initializer = b"" if function is None else b"".join(codec.encode_call(function, args, {}))
         # Only threads that get no interrupt hold this lock.
         self._lock = threading.Lock()
-        self._start = Start(options.name, self._bring_up)
+        self._start = EngineStart(options.name, self._bring_up)
         self._thread: threading.Thread | None = None
         """The engine thread; None until all threads and descriptors exist."""
         self._thread_id = 0
@@ -92,7 +92,7 @@ class Engine:
         self._turn_is_due = False
         self._components: EngineComponents
         self._loop: Loop
-        self._runners: Runners
+        self._runner_links: RunnerLinks
         self._do: dict[type, Callable[[Any], None]]
         self.outputs: OutputRouter
         ForkGuard.of_this_process().add(self)
@@ -233,7 +233,8 @@ class Engine:
             components = self._components = EngineComponents(
                 self, self._backend, self._machine, self._initializer, self._file_snapshot
             )
-            self._loop, self._runners, self._do = components.loop, components.runners, components.action_runner.do
+            self._loop, self._do = components.loop, components.action_runner.do
+            self._runner_links = components.runner_links
             self._loop.feed(self._submit_queue, self._take_inbox)
             thread = threading.Thread(target=self._run, name=f"dragonfly-{self.options.name}-engine", daemon=True)
             try:
@@ -342,7 +343,7 @@ class Engine:
             fail_each(left, error)
         finally:
             try:
-                self._runners.abandon()
+                self._runner_links.abandon()
             finally:
                 fail_each(left, error)  # again, if memory was short: the release has freed some
                 self._components.notifications.log_error(str(error))

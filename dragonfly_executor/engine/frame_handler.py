@@ -13,7 +13,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from dragonfly_executor.engine.large_payloads import LargePayloads
     from dragonfly_executor.engine.output.router import OutputRouter
-    from dragonfly_executor.transport.call_start_table import StartTable
+    from dragonfly_executor.transport.call_start_table import CallStartTable
     from dragonfly_executor.transport.link import Link
 
 
@@ -70,7 +70,7 @@ class FrameHandler:
         peer: Peer,
         transfers: LargePayloads,
         outputs: OutputRouter,
-        starts: StartTable | None,
+        starts: CallStartTable | None,
     ) -> None:
         self.account = memory_bounds.OutputAccount()
         self.sessions: set[int] = set()

@@ -8,7 +8,7 @@ from concurrent.futures import Future as BaseFuture
 
 from dragonfly_executor.core.actions import CANCELLED
 from dragonfly_executor.core.call_table import Call, CallState
-from dragonfly_executor.engine.outcome import Outcome, Unopened
+from dragonfly_executor.engine.outcome import Outcome, UndecodedError
 from dragonfly_executor.errors import ForkedExecutorError
 from dragonfly_executor.util.condition import Condition
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ CANCELLED_STATES = ("CANCELLED", "CANCELLED_AND_NOTIFIED")
 """The standard library's states of a cancelled future, for checks without its lock."""
 
 
-class Deferred:
+class DeferredCallback:
     """A done callback. If the engine thread calls it, it runs on the callback thread instead.
 
     It runs once, unless an interrupt stops it: then `Future.cancel` runs it again.
@@ -71,7 +71,7 @@ class Future(BaseFuture[T]):
     _told = False
     captured: CapturedOutput | None = None
     """The output of the call; set by the engine."""
-    _callbacks: tuple[Deferred, ...] = ()
+    _callbacks: tuple[DeferredCallback, ...] = ()
 
     def __init__(self, engine: FutureContext) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Future(BaseFuture[T]):
         try:
             if type(outcome) is Outcome:
                 if outcome.is_error:
-                    self.set_exception(Unopened(outcome))
+                    self.set_exception(UndecodedError(outcome))
                 else:
                     self.set_result(outcome)  # type: ignore[arg-type]  # `result` opens it
             elif isinstance(outcome, BaseException):
@@ -184,7 +184,7 @@ class Future(BaseFuture[T]):
         self._refuse_in_forked_child()
         try:
             outcome: T | Outcome = super().result(timeout)
-        except Unopened as unopened:
+        except UndecodedError as unopened:
             error = unopened.outcome.open()[1]
         except KeyboardInterrupt:
             self._condition.release_fully()
@@ -211,7 +211,7 @@ class Future(BaseFuture[T]):
         except KeyboardInterrupt:
             self._condition.release_fully()
             raise
-        if type(error) is Unopened:
+        if type(error) is UndecodedError:
             return error.outcome.open()[1]
         outcome: Any = super().result(0) if error is None else None
         return outcome.open()[1] if type(outcome) is Outcome else error
@@ -237,7 +237,7 @@ class Future(BaseFuture[T]):
 
     def add_done_callback(self, fn: Callable[[BaseFuture[T]], object]) -> None:
         """Call ``fn(future)`` when the future is done: at once if it is, otherwise on the pool's callback thread."""
-        callback = Deferred(self._engine, fn)
+        callback = DeferredCallback(self._engine, fn)
         try:
             super().add_done_callback(callback)
             self._callbacks += (callback,)
@@ -254,7 +254,7 @@ class Future(BaseFuture[T]):
             outcome: Any = error if error is not None else super().result(0)
         except CancelledError:
             return "cancelled"
-        outcome = outcome.outcome if type(outcome) is Unopened else outcome
+        outcome = outcome.outcome if type(outcome) is UndecodedError else outcome
         if type(outcome) is Outcome:
             return f"finished {outcome.described()}"
         return f"finished {'returned' if error is None else 'raised'} {type(outcome).__name__}"

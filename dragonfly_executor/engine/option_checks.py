@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import duration, hook, whole
@@ -35,6 +35,15 @@ def limit(value: Seconds | None, name: str) -> float | None:
 def at_least(least: int) -> Callable[[int, str], int]:
     """Return a check for whole numbers of at least `least`."""
     return lambda value, name: whole(value, name, least)
+
+
+def hashable(value: Hashable, name: str) -> Hashable:
+    """Return a hashable object, or None."""
+    try:
+        hash(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be hashable, such as a string or a number: {error}") from None
+    return value
 
 
 def flag(value: object, _name: str) -> bool:
@@ -89,6 +98,18 @@ def exception_types(
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise TypeError(f"{name} must hold exception types, not {kind!r}")
     return types
+
+
+def one_of(*words: str) -> Callable[[str | None, str], str | None]:
+    """Return a check for one of these words, or None."""
+
+    def check(value: str | None, name: str) -> str | None:
+        """Return the word, or None."""
+        if value is None or value in words:
+            return value
+        raise ValueError(f"{name} must be {' or '.join(map(repr, words))}, not {value!r}")
+
+    return check
 
 
 def output_mode(value: Output, name: str) -> Output:

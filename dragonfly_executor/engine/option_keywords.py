@@ -5,8 +5,8 @@ No pool loads this module. Defaults and checks are in `engine/options.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, TypedDict
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ class CallKeywords(TypedDict, total=False):
     retries: int
     retry_on: type[BaseException] | tuple[type[BaseException], ...]
     retry_wait: Wait | None
+    priority: float
+    key: Hashable
     cancel_running: bool
 
 
@@ -42,6 +44,7 @@ class SharedKeywords(CallKeywords, total=False):
     shutdown_timeout: Seconds
     idle_shutdown_after: Seconds | tuple[Seconds | None, IdleCheck] | None
     min_idle_shutdown_after: Seconds | None
+    placement: Literal["spread", "pack"] | None
     on_grow_start: Hook | None
     on_grow_end: GrowEndHook | None
     on_shrink: Hook | None

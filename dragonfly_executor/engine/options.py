@@ -5,7 +5,7 @@ Their types, as users give them, are in `engine/option_keywords.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 from dragonfly_executor.core.call_table import CallLimits
 from dragonfly_executor.core.record import Record
@@ -17,9 +17,11 @@ from dragonfly_executor.engine.option_checks import (
     at_least,
     exception_types,
     flag,
+    hashable,
     idle,
     limit,
     log_level,
+    one_of,
     output_mode,
     positive_or_none,
     seconds_or_none,
@@ -29,7 +31,7 @@ from dragonfly_executor.engine.option_checks import (
 from dragonfly_executor.engine.option_set import OptionSet, OptionSignature, option
 from dragonfly_executor.util.backoff import delays as draw
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
-from dragonfly_executor.util.validation import duration, hook
+from dragonfly_executor.util.validation import duration, finite_number, hook
 
 if TYPE_CHECKING:
     from typing import Any, Unpack
@@ -51,6 +53,9 @@ class CallOptions(OptionSet, Record):
         retry_wait: a tenacity wait strategy for the pauses between attempts; None for exponential backoff with jitter,
             from 0.1 s to 10 s. The strategy is asked for the first 32 pauses. Later pauses are as long as the last of
             these.
+        priority: a number. Waiting calls with a larger priority run first; with the same priority, in order of arrival.
+        key: a hashable object. A call goes to the slot that had a call with an equal key last, if that slot is free or
+            soon will be, so that it finds there what the earlier call left in memory; otherwise it goes to any slot.
         cancel_running: whether `Future.cancel` stops a running call; False for the standard library's behaviour.
 
     Raises:
@@ -65,6 +70,8 @@ class CallOptions(OptionSet, Record):
     retries = option(0, at_least(0))
     retry_on = option((), exception_types)
     retry_wait: Wait | None = option(None, hook)
+    priority = option(0, finite_number)
+    key: Hashable = option(None, hashable)
     cancel_running = option(True, flag)
 
     def __init__(self, **options: Unpack[CallKeywords]) -> None:
@@ -91,6 +98,9 @@ class CallOptions(OptionSet, Record):
             run_timeout=self.run_timeout,
             retries=self.retries,
             retry_delays=delays,
+            priority=self.priority,
+            # The number of a key is never 0.
+            key=0 if self.key is None else hash(self.key) % 2**64 or 1,
         )
         # Each call draws its own pauses, so that calls that failed together are not retried together.
         self._limits = None if self.retries else limits
@@ -123,6 +133,7 @@ class PoolOptions(OptionSet):
     shutdown_timeout = option(30.0, duration)
     idle_shutdown_after = option(30.0, idle)
     min_idle_shutdown_after = option(None, seconds_or_none)
+    placement = option(None, one_of("spread", "pack"))
     on_grow_start: Hook | None = option(None, hook)
     on_grow_end: GrowEndHook | None = option(None, hook)
     on_shrink: Hook | None = option(None, hook)

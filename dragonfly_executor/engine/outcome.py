@@ -73,7 +73,7 @@ class Outcome:
             return None, error
 
 
-class Unopened(Exception):
+class UndecodedError(Exception):
     """A remote error inside the base class, until a thread asks for it."""
 
     def __init__(self, outcome: Outcome) -> None:

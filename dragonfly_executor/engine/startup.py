@@ -10,7 +10,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.engine.latch import Latch
 
 
-class _Attempt:
+class _StartAttempt:
     """One attempt: its thread and its error."""
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class _Attempt:
             self.thread.join()
 
 
-class Start:
+class EngineStart:
     """A start that runs once, when it is first needed, on a thread of its own.
 
     An interrupt comes only to the main thread, so none comes between two steps of a start. A caller that is interrupted
@@ -41,7 +41,7 @@ class Start:
         self._name = name
         self._bring_up = bring_up
         self._starters: set[int] = set()
-        self._attempts: set[tuple[int, _Attempt]] = set()
+        self._attempts: set[tuple[int, _StartAttempt]] = set()
         """Attempts that have begun, until a thread has waited for their end."""
 
     def wait(self) -> None:
@@ -55,7 +55,7 @@ class Start:
             # The garbage collector may run a finalizer on this thread, and the finalizer cannot wait for its own
             # thread.
             raise errors.StartError(f"pool {self._name!r} cannot be used yet: this thread is still starting it")
-        attempt = _Attempt()
+        attempt = _StartAttempt()
         try:
             # One step both starts the thread and records it. `Thread.start` takes several.
             self._attempts.update(zip(map(start_new_thread, (self._begin,), ((attempt,),)), (attempt,), strict=False))
@@ -82,7 +82,7 @@ class Start:
             attempt.join()
             self._forget(attempt)
 
-    def _forget(self, attempt: _Attempt) -> None:
+    def _forget(self, attempt: _StartAttempt) -> None:
         for entry in list(self._attempts):
             if entry[1] is attempt:
                 self._attempts.discard(entry)
@@ -94,7 +94,7 @@ class Start:
             "(ulimit -n)"
         )
 
-    def _begin(self, attempt: _Attempt) -> None:
+    def _begin(self, attempt: _StartAttempt) -> None:
         """Start the thread of the attempt. This runs on a thread that was started in one step."""
         try:
             name = f"dragonfly-{self._name}-start"
@@ -104,7 +104,7 @@ class Start:
             attempt.thread, attempt.failure = None, error
             attempt.is_over.open()
 
-    def _run(self, attempt: _Attempt) -> None:
+    def _run(self, attempt: _StartAttempt) -> None:
         """Make the attempt, on its own thread."""
         self._starters.add(get_ident())
         try:

@@ -56,7 +56,7 @@ def mac(side: bytes, token: bytes, fingerprint: bytes, runner_id: str, parents_n
     return hmac.digest(token, message, "sha256")
 
 
-class Tokens:
+class BootTokens:
     """The tokens of the pending boots. Each token is valid for one runner, once, and until its boot's deadline.
 
     Args:
@@ -115,7 +115,7 @@ class ParentHandshake:
         admitted: the id of the authenticated runner; None until then.
     """
 
-    def __init__(self, tokens: Tokens, fingerprint: bytes, nonce: bytes, versions: Versions) -> None:
+    def __init__(self, tokens: BootTokens, fingerprint: bytes, nonce: bytes, versions: Versions) -> None:
         self.admitted: str | None = None
         self._tokens = tokens
         self._fingerprint = fingerprint

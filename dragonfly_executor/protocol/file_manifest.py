@@ -65,7 +65,7 @@ def link_entry(target: str) -> ManifestEntry:
     return ManifestEntry(LINK, 0, 0, "", target)
 
 
-class Difference(namedtuple("Difference", "changed deleted")):  # noqa: PYI024
+class TreeDifference(namedtuple("TreeDifference", "changed deleted")):  # noqa: PYI024
     """The difference between two trees.
 
     Attributes:
@@ -84,13 +84,13 @@ class Difference(namedtuple("Difference", "changed deleted")):  # noqa: PYI024
         return dict(sorted(files.items()))
 
 
-def diff(old: Manifest, new: Manifest) -> Difference:
+def diff(old: Manifest, new: Manifest) -> TreeDifference:
     """Return the difference that turns the tree `old` into the tree `new`."""
     changed = {path: entry for path, entry in sorted(new.items()) if old.get(path) != entry}
-    return Difference(changed, sorted((path for path in old if path not in new), reverse=True))
+    return TreeDifference(changed, sorted((path for path in old if path not in new), reverse=True))
 
 
-def merged(old: Manifest, difference: Difference) -> dict[str, ManifestEntry]:
+def merged(old: Manifest, difference: TreeDifference) -> dict[str, ManifestEntry]:
     """Return the tree that results from applying `difference` to `old`.
 
     Raises:
@@ -109,13 +109,13 @@ def merged(old: Manifest, difference: Difference) -> dict[str, ManifestEntry]:
     return new
 
 
-def dump(difference: Difference) -> dict[str, Any]:
+def dump(difference: TreeDifference) -> dict[str, Any]:
     """Return a difference as JSON values."""
     changed = [[path, *entry] for path, entry in difference.changed.items()]
     return {"changed": changed, "deleted": difference.deleted}
 
 
-def read(said: Any) -> Difference:
+def read(said: Any) -> TreeDifference:
     """Return the difference that `dump` encoded.
 
     Raises:
@@ -129,7 +129,7 @@ def read(said: Any) -> Difference:
         deleted = sorted({checked_path(path) for path in gone}, reverse=True)
     except (LookupError, TypeError, ValueError) as error:
         raise ProtocolError(f"not a difference between trees: {error!r}") from None
-    return Difference(dict(sorted(changed.items())), deleted)
+    return TreeDifference(dict(sorted(changed.items())), deleted)
 
 
 def checked_path(path: Any) -> str:
@@ -179,7 +179,7 @@ class SyncStep(namedtuple("SyncStep", "difference import_path fresh requirements
     """
 
     __slots__ = ()
-    difference: Difference
+    difference: TreeDifference
     import_path: list[str]
     fresh: bool
     requirements: list[str]

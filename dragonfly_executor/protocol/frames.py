@@ -26,7 +26,7 @@ from enum import IntEnum
 
 from dragonfly_executor.errors import ProtocolError
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Version of the protocol: the kinds and flags below, and the modules of this package that payloads name.
 
 Every change to these raises the number. Ends with different versions refuse each other in the handshake. So an unknown
@@ -40,12 +40,14 @@ MAX_INLINE = 64 * 1024
 CHUNK_SIZE = 256 * 1024
 MAX_FRAME = 1024 * 1024
 MAX_DETAIL = 2**32 - 1
-LIMITS = struct.Struct("!dd")
-"""Prefix of a call's payload with `Flag.LIMITS`: seconds left of its timeout, seconds it may run (inf for no limit)."""
+CALL_OPTIONS = struct.Struct("!ddQ")
+"""Prefix of a call's payload with `Flag.OPTIONS`: seconds left of its timeout, seconds it may run (both inf for no
+limit), and the number of its key (0 for no key).
+"""
 TOTAL = struct.Struct("!Q")
 """Suffix of a head's payload with `Flag.LARGE`: the number of bytes in the chunks."""
 SETUP_HEAD = struct.Struct("!QQB")
-"""Head of SETUP's payload: the pool's ``max_payload``, the size of the codec's part in bytes, and a `Script`.
+"""Head of SETUP's payload: the pool's ``max_payload``, the size of the codec's part in bytes, and a `ScriptImport`.
 
 The initializer's call follows the codec's part (no bytes if there is no initializer).
 """
@@ -103,7 +105,7 @@ class Kind(IntEnum):
     LOG_LEVEL = 35  # parent -> agent: detail = the lowest level of log records that calls after this frame send
 
 
-class Script:
+class ScriptImport:
     """Values in SETUP that tell a slot whether to import the parent's script in its set-up."""
 
     # A call that needs the script imports it when the call is opened.
@@ -119,7 +121,7 @@ class Flag:
     ERROR = 1  # the payload is an error
     RETRYABLE = 2  # the error may be retried, according to the call's options
     MORE = 4  # chunks follow
-    LIMITS = 8  # the payload starts with `LIMITS`
+    OPTIONS = 8  # the payload starts with `CALL_OPTIONS`
     LARGE = 16  # the payload ends with `TOTAL`; before it, a CALL names parts that its slot may already have
     STDERR = 32  # an OUTPUT is from stderr, not stdout
     LOG = 64  # an OUTPUT is a log record: JSON

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from dragonfly_executor.protocol.frames import SETUP_HEAD, Kind, Script, encode
+from dragonfly_executor.protocol.frames import SETUP_HEAD, Kind, ScriptImport, encode
 from dragonfly_executor.runner import process_tree, slot_crash
 from dragonfly_executor.runner import slot_process as slot_main
 from dragonfly_executor.runner import slot_progress as phases
@@ -62,7 +62,7 @@ class ChildProcesses:
         self.starts: Cells | None = None
         """Shared memory in which slots mark the calls that they start, by the number that the call brings."""
         self._script: int | None = None
-        """The `Script` mode of slots forked from now on; None to use the parent's."""
+        """The `ScriptImport` mode of slots forked from now on; None to use the parent's."""
         self._forked = 0
         self.title: ProcessTitle | None = None
         """The writer of the title that ``ps`` shows."""
@@ -114,7 +114,7 @@ class ChildProcesses:
             return
         if slot.progress.phase == phases.IMPORTING_SCRIPT:
             # Only calls that need the script are affected. The others run in the next slot.
-            self._script = Script.LATE
+            self._script = ScriptImport.LATE
             self._dispatcher.slot_is_dying(slot)
             slot.kill()
             return
@@ -188,7 +188,7 @@ class ChildProcesses:
         crashed = not slot.record.is_ready and not slot.record.is_dying and not stopping
         if crashed and slot.progress.phase == phases.IMPORTING_SCRIPT:
             # The next slots skip the import in their setup, so that only a call that needs the script can die of it.
-            self._script = Script.SKIP
+            self._script = ScriptImport.SKIP
             crashed = False
         if crashed and self._has_initializer:
             self._setup_crashes += 1

@@ -13,8 +13,8 @@ from dragonfly_executor.core.slot_idle_check import LIMIT
 from dragonfly_executor.core.slot_records import FULL, NEVER, RunLimits, SlotCall, SlotRecord
 from dragonfly_executor.core.slot_scheduler import SlotScheduler
 from dragonfly_executor.protocol.frames import (
+    CALL_OPTIONS,
     HEADER_SIZE,
-    LIMITS,
     MAX_DETAIL,
     TOTAL,
     Flag,
@@ -310,8 +310,10 @@ class Dispatcher:
 def _read_flags(call: SlotCall, flags: int) -> None:
     """Read what the flags of a CALL say is in its payload."""
     packet = call.packet
-    if flags & Flag.LIMITS:
-        call.limits = RunLimits(*LIMITS.unpack_from(packet, HEADER_SIZE))
+    if flags & Flag.OPTIONS:
+        time_left, run_timeout, call.key = CALL_OPTIONS.unpack_from(packet, HEADER_SIZE)
+        if time_left != NEVER or run_timeout != NEVER:
+            call.limits = RunLimits(time_left, run_timeout)
     if flags & Flag.LARGE:
         call.is_large = True
         call.missing = TOTAL.unpack(packet[-TOTAL.size :])[0]

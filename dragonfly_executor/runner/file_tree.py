@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from dragonfly_executor.protocol.file_manifest import DIRECTORY, LINK, Difference, ManifestEntry, merged
+from dragonfly_executor.protocol.file_manifest import DIRECTORY, LINK, ManifestEntry, TreeDifference, merged
 from dragonfly_executor.runner.session_directory import remove_tree
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -36,7 +36,7 @@ class FileTree:
         self.manifest: Mapping[str, ManifestEntry] = {}
         self._blobs = blobs
 
-    def after(self, difference: Difference) -> dict[str, ManifestEntry]:
+    def after(self, difference: TreeDifference) -> dict[str, ManifestEntry]:
         """Return the manifest after this change.
 
         Raises:
@@ -44,7 +44,7 @@ class FileTree:
         """
         return merged(self.manifest, difference)
 
-    def apply(self, difference: Difference, stale: list[str]) -> Iterator[None]:
+    def apply(self, difference: TreeDifference, stale: list[str]) -> Iterator[None]:
         """Apply the change, one entry at each step of the iterator.
 
         Args:

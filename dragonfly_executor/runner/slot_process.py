@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from dragonfly_executor import errors
 from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.protocol.frames import (
+    CALL_OPTIONS,
     CHUNK_SIZE,
     HEADER,
     HEADER_SIZE,
-    LIMITS,
     MAX_DETAIL,
     MAX_FRAME,
     MAX_INLINE,
@@ -28,7 +28,7 @@ from dragonfly_executor.protocol.frames import (
     TOTAL,
     Flag,
     Kind,
-    Script,
+    ScriptImport,
     encode,
 )
 from dragonfly_executor.protocol.memory_bounds import max_result_bytes
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 Buffer = bytes | bytearray | memoryview
 
-PACKET_SIZE = HEADER_SIZE + LIMITS.size + MAX_INLINE + TOTAL.size
+PACKET_SIZE = HEADER_SIZE + CALL_OPTIONS.size + MAX_INLINE + TOTAL.size
 LARGE_WINDOW = 16
 """Chunks of a large call that the slot requests at first. The agent requests more as they pass."""
 SCRAP_SIZE = 16 * 1024
@@ -170,10 +170,10 @@ class _Slot:
         return True
 
     def _take_script(self, script: int) -> None:
-        if script == Script.IMPORT:
+        if script == ScriptImport.IMPORT:
             self._progress.phase = phases.IMPORTING_SCRIPT
             self._codec.import_script()
-        elif script == Script.LATE:
+        elif script == ScriptImport.LATE:
             self._codec.give_up_script(
                 "another slot of this runner did not import the script within boot_timeout: move slow statements under"
                 ' the script\'s `if __name__ == "__main__"` guard, or raise boot_timeout='
@@ -190,7 +190,7 @@ class _Slot:
 
     def _run(self, packet: bytes) -> None:
         kind, flags, attempt, number, call_id, _ = HEADER.unpack_from(packet)
-        data: Buffer = memoryview(packet)[HEADER_SIZE + (LIMITS.size if flags & Flag.LIMITS else 0) :]
+        data: Buffer = memoryview(packet)[HEADER_SIZE + (CALL_OPTIONS.size if flags & Flag.OPTIONS else 0) :]
         if flags & Flag.LARGE:
             try:
                 data = self._receive_large(call_id, attempt, data)
@@ -203,7 +203,7 @@ class _Slot:
             return
         # Mark before any user code runs: an unmarked call has not started, and may be sent to another slot.
         self._progress.mark(number)
-        self._ref = (call_id, attempt) if flags & Flag.LIMITS else None
+        self._ref = (call_id, attempt) if flags & Flag.OPTIONS else None
         self._modules = len(sys.modules)
         if self._output is not None:
             self._output.begin_call(self._progress.log_level)

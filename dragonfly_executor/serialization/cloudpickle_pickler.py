@@ -19,7 +19,7 @@ from cloudpickle import Pickler, cloudpickle
 
 from dragonfly_executor.serialization import rebuild
 from dragonfly_executor.serialization.code_names import code_names, submodules
-from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, Tracking, importable
+from dragonfly_executor.serialization.main_pickler import MAIN_NAMES, NameTracking, importable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ class _Cell:
         return rebuild.empty_cell, ()
 
 
-class ByValue(Tracking):
+class ByValue(NameTracking):
     """A pickler mixin that sends functions and classes in full.
 
     All of them share the one ``__main__``, and a class that travels twice stays one class.
@@ -54,7 +54,7 @@ class ByValue(Tracking):
         self._cells = {}
 
     def reducer_override(self, found: Any) -> Any:
-        """Reduce like `Tracking`, and also reduce objects that plain pickle refuses although they can travel."""
+        """Reduce like `NameTracking`, and also reduce objects that plain pickle refuses although they can travel."""
         kind = type(found)
         if kind is ModuleType:
             return self._module(found)
@@ -132,7 +132,7 @@ class ByValue(Tracking):
 
 
 class ValuePickler(ByValue, Pickler):  # type: ignore[misc]
-    """The cloudpickle pickler, except for the objects that `ByValue` and `Tracking` reduce."""
+    """The cloudpickle pickler, except for the objects that `ByValue` and `NameTracking` reduce."""
 
     def function_without_module(self, function: FunctionType) -> Any:
         """Reduce the function like cloudpickle: a copy of the globals that it uses travels with it."""

@@ -7,7 +7,7 @@ from importlib import import_module
 from pickle import Pickler
 
 from dragonfly_executor.serialization.layout import BY_CUSTOM, BY_DILL, Buffers, Sink
-from dragonfly_executor.serialization.main_pickler import NamePickler, NeedsValue, Tracking
+from dragonfly_executor.serialization.main_pickler import NamePickler, NameTracking, NeedsValueError
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ MARK = b"_main__"  # in every reference to __main__ and to __mp_main__
 MARKS = (MARK,)
 
 
-class Format:
+class SerializerFormat:
     """One serializer.
 
     Attributes:
@@ -84,7 +84,7 @@ class Format:
         owners: frozenset[str] = frozenset(),
         returning: bool = False,
         inline: bool = False,
-    ) -> tuple[Sink, Buffers, Tracking]:
+    ) -> tuple[Sink, Buffers, NameTracking]:
         """Pickle any value, and record the names that it refers to.
 
         Args:
@@ -102,7 +102,7 @@ class Format:
         """
         try:
             return self._run(NamePickler, value, main, owners, returning, inline)
-        except NeedsValue as exc:
+        except NeedsValueError as exc:
             if self.name == "pickle":
                 raise pickle.PicklingError(f"{exc}, and serializer='pickle' sends by reference only") from None
         except Exception:
@@ -128,7 +128,7 @@ class Format:
     @staticmethod
     def _run(
         kind: Any, value: Any, main: MainView, owners: frozenset[str], returning: bool, inline: bool
-    ) -> tuple[Sink, Buffers, Tracking]:
+    ) -> tuple[Sink, Buffers, NameTracking]:
         sink, buffers = Sink(), Buffers()
         pickler = kind(sink, protocol=5, buffer_callback=None if inline else buffers.add)
         pickler.track(main, owners, returning)

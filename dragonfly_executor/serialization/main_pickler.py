@@ -1,7 +1,7 @@
 """Picklers that refer to functions and classes of the script's own module by name.
 
-`NamePickler` pickles by reference only. It raises `NeedsValue` for an object that has to travel by value. The call is
-then pickled again by the pickler in `cloudpickle_pickler`, which imports cloudpickle.
+`NamePickler` pickles by reference only. It raises `NeedsValueError` for an object that has to travel by value. The call
+is then pickled again by the pickler in `cloudpickle_pickler`, which imports cloudpickle.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAIN_NAMES = frozenset({"__main__", "__mp_main__"})
 _DEFAULT_REDUCE: tuple[Any, Any] = (object.__reduce_ex__, object.__reduce__)
 
 
-class NeedsValue(PicklingError):
+class NeedsValueError(PicklingError):
     """The error for an object that the far side cannot find by name."""
 
 
@@ -72,7 +72,7 @@ def by_reference(found: Any) -> bool:
     return name is not None and importable(name) and name_in(sys.modules[name].__dict__, found) is not None
 
 
-class Tracking:
+class NameTracking:
     """A pickler mixin that refers to objects of ``__main__`` by name, and records the names.
 
     Attributes:
@@ -144,10 +144,10 @@ class Tracking:
         Raises:
             NeedsValue: this pickler pickles by reference only.
         """
-        raise NeedsValue(f"{_describe(found)} cannot be imported by a runner")
+        raise NeedsValueError(f"{_describe(found)} cannot be imported by a runner")
 
 
-class NamePickler(Tracking, Pickler):
+class NamePickler(NameTracking, Pickler):
     """A pickler that pickles by reference only."""
 
 

@@ -14,7 +14,7 @@ from dragonfly_executor.protocol.stdlib_json import is_stdlib
 from dragonfly_executor.serialization import exceptions
 from dragonfly_executor.serialization.authkey import own_key
 from dragonfly_executor.serialization.buffer_cache import LEAST, RepeatedBuffers
-from dragonfly_executor.serialization.formats import MARK, MARKS, Format
+from dragonfly_executor.serialization.formats import MARK, MARKS, SerializerFormat
 from dragonfly_executor.serialization.import_environment import ImportEnvironment, directory, path_from
 from dragonfly_executor.serialization.layout import (
     ATOMS,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dragonfly_executor.serialization.layout import Buffer, Received
-    from dragonfly_executor.serialization.main_pickler import Tracking
+    from dragonfly_executor.serialization.main_pickler import NameTracking
 
     OnCode = Callable[[list[tuple[CodeType, str]]], object]
 
@@ -76,7 +76,7 @@ class CallCodec:
         path_travels: bool = False,
         on_code: OnCode | None = None,
     ) -> None:
-        self._format = Format(serializer)
+        self._format = SerializerFormat(serializer)
         self._format.require()
         self._main = ParentMain(self._define, script_travels=script_travels)
         self._script_travels = script_travels
@@ -315,7 +315,7 @@ class CallCodec:
         self._code_travels(pickler)
         return join(snapshot(sink)), pickler.hard, pickler.soft, pickler.attributes
 
-    def _code_travels(self, pickler: Tracking) -> None:
+    def _code_travels(self, pickler: NameTracking) -> None:
         if self._on_code is not None and pickler.codes:
             self._on_code(pickler.codes)
 

@@ -12,7 +12,7 @@ from dragonfly_executor.serialization.buffer_cache import LEAST
 from dragonfly_executor.serialization.code_names import all_names, code_names, submodules
 from dragonfly_executor.serialization.global_fingerprint import fingerprint, same
 from dragonfly_executor.serialization.main_pickler import MainView, importable, name_in
-from dragonfly_executor.serialization.rebuild import Importing, main_module
+from dragonfly_executor.serialization.rebuild import ModuleReference, main_module
 from dragonfly_executor.serialization.script import Bindings, bindings
 from dragonfly_executor.util.condition import RLock, holding
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -220,7 +220,7 @@ class ParentMain(MainView):
         self._attributes |= attributes
 
     def _module(self, name: str, value: ModuleType) -> _Definition:
-        stand_in = Importing(value.__name__, submodules(value, self._attributes))
+        stand_in = ModuleReference(value.__name__, submodules(value, self._attributes))
         entry = _Definition(value, pickle.dumps({name: stand_in}, 5), set(), set())
         entry.modules = len(sys.modules)
         return entry

@@ -157,7 +157,7 @@ def fill_exception(made: BaseException, state: dict[str, Any]) -> None:
         object.__setattr__(made, name, value)
 
 
-class Importing:
+class ModuleReference:
     """A stand-in for a module: opening its pickle imports the module."""
 
     __slots__ = ("_name", "_submodules")

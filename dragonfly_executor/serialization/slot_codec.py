@@ -11,7 +11,7 @@ from types import CoroutineType
 from dragonfly_executor import errors
 from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.serialization import authkey, exceptions
-from dragonfly_executor.serialization.formats import MARK, Format
+from dragonfly_executor.serialization.formats import MARK, SerializerFormat
 from dragonfly_executor.serialization.layout import (
     ATOMS,
     BOX,
@@ -62,7 +62,7 @@ class SlotCodec:
         self._path = b""
         """The parent's pickled import path, as the last call brought it."""
         self.main = SlotMain(self._setup["main"] if place is None else self._moved_main(place.root))
-        self._format = Format(self._setup["serializer"] or "cloudpickle")
+        self._format = SerializerFormat(self._setup["serializer"] or "cloudpickle")
 
     def prepare(self) -> None:
         """Set up the process like the parent: import path, directory, arguments, ``__main__``. Call this once.
@@ -83,7 +83,7 @@ class SlotCodec:
         self.main.install()
         if self._setup["custom"] is not None:
             _, (serializer,), _, _ = self.decode_call(self._setup["custom"])
-            self._format = Format(serializer)
+            self._format = SerializerFormat(serializer)
 
     def import_script(self) -> None:
         """Import the parent's script ahead of the calls that need it. The first of these calls raises its error."""

@@ -95,12 +95,12 @@ class ModuleSearch:
         missing: top-level names that no finder knows.
     """
 
-    def __init__(self, layout: user_modules.Layout) -> None:
+    def __init__(self, layout: user_modules.RemoteLayout) -> None:
         self.missing: set[str] = set()
         self._layout = layout
         self._specs: dict[str, ModuleSpec | None] = {}
 
-    def unit(self, name: str) -> tuple[user_modules.Unit, str] | None:
+    def unit(self, name: str) -> tuple[user_modules.SyncUnit, str] | None:
         """Return the unit that contains the module of this name, and the module's file.
 
         Returns:
@@ -176,13 +176,13 @@ class ImportTracker:
         missing: top-level names that no finder knows.
     """
 
-    def __init__(self, layout: user_modules.Layout, known: dict[tuple[str, str], frozenset[str]]) -> None:
+    def __init__(self, layout: user_modules.RemoteLayout, known: dict[tuple[str, str], frozenset[str]]) -> None:
         self._search = ModuleSearch(layout)
         self.missing = self._search.missing
         self._known = known
         self._asked: set[str] = set()
 
-    def named(self, names: Iterable[str]) -> Iterator[tuple[user_modules.Unit, set[str]]]:
+    def named(self, names: Iterable[str]) -> Iterator[tuple[user_modules.SyncUnit, set[str]]]:
         """Yield the units with modules of these names, and the modules' files; each name only once."""
         for name in names:
             # Include the packages that the import runs first.
@@ -194,8 +194,8 @@ class ImportTracker:
                         yield found[0], {found[1]}
 
     def file(
-        self, unit: user_modules.Unit, path: str, local: str, digest: str
-    ) -> Iterator[tuple[user_modules.Unit, set[str]]]:
+        self, unit: user_modules.SyncUnit, path: str, local: str, digest: str
+    ) -> Iterator[tuple[user_modules.SyncUnit, set[str]]]:
         """Yield the units that a file of a unit imports from.
 
         Args:

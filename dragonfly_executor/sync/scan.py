@@ -69,7 +69,7 @@ class Scanner:
             cwd = os.getcwd()
         except FileNotFoundError:
             cwd = "/"  # the directory was removed while the program runs in it
-        self._layout = user_modules.Layout(cwd)
+        self._layout = user_modules.RemoteLayout(cwd)
         script = user_modules.of_script(self._layout) if plan.auto else None
         if script is not None and not self._may_travel(script[0].local):
             script = None
@@ -86,8 +86,8 @@ class Scanner:
         self._last: Snapshot | None = None
         self._now = 0
         self._modules: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-        self._imported: dict[user_modules.Unit, set[str]] = {}
-        self._last_units: dict[user_modules.Unit, set[str]] = {}
+        self._imported: dict[user_modules.SyncUnit, set[str]] = {}
+        self._last_units: dict[user_modules.SyncUnit, set[str]] = {}
 
     def scan(self, doubted: Collection[str] = (), later: frozenset[str] = frozenset()) -> Snapshot:
         """Return the current tree: the same object as last time if nothing has changed.
@@ -126,7 +126,7 @@ class Scanner:
         """
         return status is None or abs(self._now - max(status[0], status[1])) > YOUNG
 
-    def _units(self) -> dict[user_modules.Unit, set[str]]:
+    def _units(self) -> dict[user_modules.SyncUnit, set[str]]:
         if not self._plan.auto:
             return {}
         modules = tuple(sys.modules), tuple(sys.path)
@@ -148,7 +148,7 @@ class Scanner:
 
     # -- the tree -----------------------------------------------------------------------------------------------------
 
-    def _build(self, found: dict[user_modules.Unit, set[str]], later: frozenset[str]) -> Snapshot:
+    def _build(self, found: dict[user_modules.SyncUnit, set[str]], later: frozenset[str]) -> Snapshot:
         manifest: dict[str, ManifestEntry] = {"cwd": directory_entry()}
         sources: dict[str, str] = {}
         visited: set[str] = set()
@@ -181,7 +181,7 @@ class Scanner:
             _add_above(manifest, f"{root}/")
         return Snapshot(manifest, sources, list(dict.fromkeys(root for _, root in sorted(roots))))
 
-    def _contents(self, unit: user_modules.Unit, modules: Iterable[str]) -> Iterable[tuple[str, str]]:
+    def _contents(self, unit: user_modules.SyncUnit, modules: Iterable[str]) -> Iterable[tuple[str, str]]:
         """Return path in the tree and path on this machine, for each file of a unit."""
         if not os.path.isdir(unit.local):
             return [(unit.remote, unit.local)]

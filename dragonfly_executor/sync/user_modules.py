@@ -23,7 +23,7 @@ NOT_THE_USERS = frozenset({PACKAGE, "sitecustomize", "usercustomize", *MAIN_NAME
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
-class Unit(NamedTuple):
+class SyncUnit(NamedTuple):
     """A file or folder that is sent as a whole.
 
     Attributes:
@@ -39,7 +39,7 @@ class Unit(NamedTuple):
     order: int
 
 
-class Layout:
+class RemoteLayout:
     """The mapping of folders of this machine to the tree on a runner.
 
     Folders in the working directory keep their place in it, because calls open files by paths relative to it. Other
@@ -63,9 +63,9 @@ class Layout:
         return self._numbers.setdefault(key, f"roots/{len(self._numbers) + 1}")
 
 
-def imported(layout: Layout) -> dict[Unit, set[str]]:
+def imported(layout: RemoteLayout) -> dict[SyncUnit, set[str]]:
     """Return the user's own units that the program has imported, each with the files of its imported modules."""
-    found: dict[Unit, set[str]] = {}
+    found: dict[SyncUnit, set[str]] = {}
     for name, module in list(sys.modules.items()):
         if type(name) is not str or name.partition(".")[0] in NOT_THE_USERS:
             continue
@@ -77,7 +77,7 @@ def imported(layout: Layout) -> dict[Unit, set[str]]:
     return found
 
 
-def of_script(layout: Layout) -> tuple[Unit, dict[str, Any]] | None:
+def of_script(layout: RemoteLayout) -> tuple[SyncUnit, dict[str, Any]] | None:
     """Return the script as a unit, and its description with paths on the runner.
 
     Returns:
@@ -100,18 +100,18 @@ def of_script(layout: Layout) -> tuple[Unit, dict[str, Any]] | None:
             return None
         return unit, {**described, "path": unit.remote + path[len(unit.local) :]}
     root = layout.of(os.path.dirname(path))
-    unit = Unit(path, f"{root}/{os.path.basename(path)}", root, _order(os.path.dirname(path)))
+    unit = SyncUnit(path, f"{root}/{os.path.basename(path)}", root, _order(os.path.dirname(path)))
     return unit, {**described, "path": unit.remote, "entry": None if entry is None else root}
 
 
-def named(path: str, layout: Layout) -> Unit:
+def named(path: str, layout: RemoteLayout) -> SyncUnit:
     """Return the unit of a file or folder that the user named."""
     folder = os.path.dirname(path)
     if os.path.isdir(path):
         place = layout.of(path)
-        return Unit(path, place, place, _order(path))
+        return SyncUnit(path, place, place, _order(path))
     place = layout.of(folder)
-    return Unit(path, f"{place}/{os.path.basename(path)}", place if path.endswith(".py") else "", _order(folder))
+    return SyncUnit(path, f"{place}/{os.path.basename(path)}", place if path.endswith(".py") else "", _order(folder))
 
 
 def is_own(file: str) -> bool:
@@ -144,14 +144,14 @@ def _file(module: object) -> str | None:
     return os.path.abspath(file) if type(file) is str and file and not file.startswith("<") else None
 
 
-def archived(spec: object, layout: Layout) -> Unit | None:
+def archived(spec: object, layout: RemoteLayout) -> SyncUnit | None:
     """Return the zip file that a module with this spec comes from; None if it comes from no zip file."""
     archive = getattr(getattr(spec, "loader", None), "archive", None)
     if type(archive) is not str or not os.path.isfile(archive):
         return None
     archive = os.path.abspath(archive)
     remote = f"{layout.of(os.path.dirname(archive))}/{os.path.basename(archive)}"
-    return Unit(archive, remote, remote, _order(archive))
+    return SyncUnit(archive, remote, remote, _order(archive))
 
 
 def _start(package: str) -> str | None:
@@ -161,7 +161,7 @@ def _start(package: str) -> str | None:
     return start if "__path__" in known and type(start) is str else None
 
 
-def of_module(name: str, file: str, layout: Layout, start_of: Callable[[str], str | None]) -> Unit | None:
+def of_module(name: str, file: str, layout: RemoteLayout, start_of: Callable[[str], str | None]) -> SyncUnit | None:
     """Return the outermost package around a module, or the module alone.
 
     Args:
@@ -183,7 +183,7 @@ def of_module(name: str, file: str, layout: Layout, start_of: Callable[[str], st
     return _placed(name, file[: len(file) - len(suffix)] if suffix else file, suffix, layout)
 
 
-def _placed(name: str, path: str, suffix: str, layout: Layout) -> Unit:
+def _placed(name: str, path: str, suffix: str, layout: RemoteLayout) -> SyncUnit:
     """Return the unit of the module `name` at `path`, placed in the folder from which its name is imported.
 
     If the path does not end with the name (a package in a folder of another name), the module gets a folder of its own.
@@ -192,10 +192,10 @@ def _placed(name: str, path: str, suffix: str, layout: Layout) -> Unit:
     for part in reversed(name.split(".")):
         if os.path.basename(folder) != part:
             root = layout.numbered(f"import {name}")
-            return Unit(path + suffix, f"{root}/{name.replace('.', '/')}{suffix}", root, len(sys.path))
+            return SyncUnit(path + suffix, f"{root}/{name.replace('.', '/')}{suffix}", root, len(sys.path))
         folder = os.path.dirname(folder)
     root = layout.of(folder)
-    return Unit(path + suffix, f"{root}/{name.replace('.', '/')}{suffix}", root, _order(folder))
+    return SyncUnit(path + suffix, f"{root}/{name.replace('.', '/')}{suffix}", root, _order(folder))
 
 
 def outwards(name: str) -> Iterator[str]:

@@ -327,6 +327,10 @@ class _Recording(Backend):
         """See `Backend`."""
         return self.real.default_slots()
 
+    def default_placement(self) -> str:
+        """See `Backend`."""
+        return self.real.default_placement()
+
     def boot(self, request: BootRequest) -> Node:
         """See `Backend`."""
         self.nodes.append(self.real.boot(request))

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dragonfly_executor import errors
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.frames import (
+    CALL_OPTIONS,
     HEADER_SIZE,
-    LIMITS,
     MAX_INLINE,
     SETUP_HEAD,
     TOTAL,
@@ -155,7 +155,7 @@ class FakeAgent(threading.Thread):
             self._uploads[ref] = bytearray()
             self._say(Kind.PULL, ref, detail=EVERYTHING)
             return
-        start = HEADER_SIZE + (LIMITS.size if frame.flags & Flag.LIMITS else 0)
+        start = HEADER_SIZE + (CALL_OPTIONS.size if frame.flags & Flag.OPTIONS else 0)
         self._run_in_slot(ref, memoryview(frame.raw)[start:])
 
     def _on_chunk(self, frame: Frame) -> None:

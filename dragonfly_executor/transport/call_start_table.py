@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Ref = tuple[int, int]
 
 
-class StartTable:
+class CallStartTable:
     """The calls that have a cell, and after `settle` those that have begun.
 
     The engine thread calls `assign`, `release` and `begun`. The thread that releases the node calls `settle`.

@@ -111,8 +111,8 @@ class Listener:
         self._accept_pause = accept_pause
         self._has_warned = False
         at_once = places() if at_once is None else at_once
-        self._silent: PendingConnections[Candidate] = PendingConnections(at_once // 2)
-        self._speaking: PendingConnections[Candidate] = PendingConnections(at_once - at_once // 2)
+        self._silent: PendingConnections[PendingConnection] = PendingConnections(at_once // 2)
+        self._speaking: PendingConnections[PendingConnection] = PendingConnections(at_once - at_once // 2)
         self.port: int = sock.getsockname()[1]
         loop.add_reader(sock.fileno(), self._accept)
 
@@ -122,7 +122,7 @@ class Listener:
             return []
         return [self._sock.fileno(), *(candidate.fileno() for candidate in self._candidates())]
 
-    def _candidates(self) -> list[Candidate]:
+    def _candidates(self) -> list[PendingConnection]:
         return [*self._silent.items(), *self._speaking.items()]
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class Listener:
         for candidate in self._candidates():
             candidate.drop()
 
-    def begin_tls(self, candidate: Candidate, sock: socket.socket) -> TlsSocket:
+    def begin_tls(self, candidate: PendingConnection, sock: socket.socket) -> TlsSocket:
         """Take over the socket of a candidate that has sent its first bytes, and count it as no longer silent.
 
         Raises:
@@ -144,11 +144,11 @@ class Listener:
         self._drop(self._speaking.add(candidate, candidate.networks))
         return wrap_accepted(self._context, sock)
 
-    def speaks_tls(self, candidate: Candidate) -> None:
+    def speaks_tls(self, candidate: PendingConnection) -> None:
         """Favour a candidate whose TLS handshake is done."""
         self._speaking.prefer(candidate)
 
-    def forget(self, candidate: Candidate) -> None:
+    def forget(self, candidate: PendingConnection) -> None:
         """Remove a candidate from the tables."""
         self._silent.discard(candidate)
         self._speaking.discard(candidate)
@@ -168,11 +168,11 @@ class Listener:
             sock.close()
             return  # the peer has closed the connection
         networks = networks_of(address[0])
-        candidate = Candidate(self, sock, f"{address[0]}:{address[1]}", networks)
+        candidate = PendingConnection(self, sock, f"{address[0]}:{address[1]}", networks)
         self._drop(self._silent.add(candidate, networks))
 
     @staticmethod
-    def _drop(candidate: Candidate | None) -> None:
+    def _drop(candidate: PendingConnection | None) -> None:
         if candidate is not None:
             candidate.drop()
 
@@ -194,7 +194,7 @@ class Listener:
             self.loop.add_reader(self._sock.fileno(), self._accept)
 
 
-class Candidate:
+class PendingConnection:
     """A connection that has yet to authenticate. Until it has sent a byte it costs a descriptor and little memory."""
 
     def __init__(self, listener: Listener, sock: socket.socket, peer: str, networks: Networks) -> None:

@@ -71,6 +71,21 @@ def whole(value: int, name: str, least: int) -> int:
     return int(value)
 
 
+def finite_number(value: float, name: str) -> float:
+    """Return a finite number.
+
+    Raises:
+        TypeError: `value` is not a real number.
+        ValueError: `value` is infinite, or is not a number (NaN).
+    """
+    if isinstance(value, bool) or not (isinstance(value, (int, float)) or _is_number(value, "Real")):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    # An integer may be too large for a float.
+    if not -MOST <= value <= MOST:
+        raise ValueError(f"{name} must be finite, not {value!r:.50}")
+    return value if isinstance(value, int) else float(value)
+
+
 def hook(value: F | None, name: str) -> F | None:
     """Return a callable, or None if `value` is None.
 

@@ -12,7 +12,7 @@ from itertools import count
 import pytest
 
 from dragonfly_executor import DragonflyExecutor, Pool
-from dragonfly_executor.engine.output.printer import Printer, Source
+from dragonfly_executor.engine.output.printer import OutputSource, Printer
 from dragonfly_executor.errors import BootError, ProtocolError, RunnerLostError
 from dragonfly_executor.protocol import handshake
 from dragonfly_executor.protocol.frames import CHUNK_SIZE, HEADER, MAX_FRAME, TOTAL, Decoder, Flag, Frame, Kind, encode
@@ -360,7 +360,7 @@ def test_lines_that_calls_leave_unfinished_are_not_kept_for_ever() -> None:
     printer = Printer(lambda line: shown.append(line.text), lambda error: None)
     for number in range(1, 1001):
         (frame,) = Decoder().feed(encode(Kind.OUTPUT, number, b"unfinished", attempt=1, detail=SLOT))
-        printer.print(Source(1, SLOT, number, 1), frame)
+        printer.print(OutputSource(1, SLOT, number, 1), frame)
     assert len(shown) == 999
     printer.end(1, SLOT)
     assert len(shown) == 1000

@@ -20,16 +20,16 @@ from dragonfly_executor.core.machine import Machine
 from dragonfly_executor.core.transitions import TRANSITIONS
 from dragonfly_executor.engine import engine
 from dragonfly_executor.engine.action_runner import ActionRunner
-from dragonfly_executor.engine.boot.manager import Boots
+from dragonfly_executor.engine.boot.boot_table import BootTable
 from dragonfly_executor.engine.boot.node_booter import NodeBooter
-from dragonfly_executor.engine.boot.node_release import Releaser
+from dragonfly_executor.engine.boot.node_release import NodeReleaser
 from dragonfly_executor.engine.boot.pending_boot import PendingBoot
 from dragonfly_executor.engine.boot.session_setup import SessionSetup
 from dragonfly_executor.engine.engine import Engine
 from dragonfly_executor.engine.frame_handler import FrameHandler
 from dragonfly_executor.engine.large_payloads import LargePayloads
 from dragonfly_executor.engine.runner_connection import RunnerLink
-from dragonfly_executor.engine.runner_table import Runners
+from dragonfly_executor.engine.runner_links import RunnerLinks
 from dragonfly_executor.testing import FakeBackend, FakeRunner, VirtualClock
 from dragonfly_executor.transport.link import Link
 from dragonfly_executor.transport.loop import Loop
@@ -196,17 +196,17 @@ PARTS: list[tuple[Any, str]] = [
     *((Engine, name) for name in ("_take_inbox", "handle", "_arm_timer", "_tick")),
     *((ActionRunner, name) for name in ("_send", "_kill", "_boot", "_stop", "_check_idle", "_closed")),
     (engine, "settle"),
-    *((Boots, name) for name in ("boot", "boot_began", "boot_succeeded")),
+    *((BootTable, name) for name in ("boot", "boot_began", "boot_succeeded")),
     *((PendingBoot, name) for name in (
         "start", "listener_opened", "thread_started", "node_arrived", "said_hello", "_came_up", "_clock_changed",
     )),
     (NodeBooter, "_hand_over"),
     (SessionSetup, "admit"),
-    *((Runners, name) for name in (
+    *((RunnerLinks, name) for name in (
         "on_boot_succeeded", "runner_answered",
         "runner_broke", "start_heartbeat", "_beat", "stop", "_on_bye", "_leave", "_gone", "get",
     )),
-    (Releaser, "release"),
+    (NodeReleaser, "release"),
     *((RunnerLink, name) for name in (
         "attach", "welcome", "send_call", "kill_call", "check_idle", "ping", "stop", "close", "say", "_on_frames",
         "_on_first_frame", "_on_closed",
@@ -305,7 +305,7 @@ def test_real_runners_go_whatever_the_bug_is(
     agent = executor.submit(agent_pid).result(PATIENCE)
     futures = [executor.submit(hold_for_good, mailbox.path) for _ in range(2)]
     with watching(agent, *mailbox.numbers(2)) as watches:
-        monkeypatch.setattr(Runners, "_beat", Fuse(Runners._beat, 0, error))
+        monkeypatch.setattr(RunnerLinks, "_beat", Fuse(RunnerLinks._beat, 0, error))
         for future in futures:
             caught = error_of(future)
             assert isinstance(caught, PoolBrokenError)

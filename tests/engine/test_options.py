@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor import Backend, BootRequest, CallOptions, DragonflyExecutor, Node, Pool
+from dragonfly_executor import Backend, BootRequest, CallOptions, DragonflyExecutor, LocalBackend, Node, Pool
+from dragonfly_executor.api.options import core_limits, read_options
 from dragonfly_executor.engine import option_keywords
 from dragonfly_executor.engine.options import PoolOptions
 from dragonfly_executor.testing import FakeBackend
@@ -136,6 +137,7 @@ async def _asynchronous(*_: Any) -> None:
         ({"idle_shutdown_after": (1, 2)}, TypeError, "or a pair \\(seconds, check\\) whose check is callable"),
         ({"idle_shutdown_after": (1,)}, TypeError, "or a pair \\(seconds, check\\) whose check is callable"),
         ({"min_idle_shutdown_after": "x"}, TypeError, "min_idle_shutdown_after"),
+        ({"placement": "first"}, ValueError, "placement must be 'spread' or 'pack', not 'first'"),
         ({"lease": 0}, ValueError, "lease must be greater than 0"),
         ({"heartbeat": 0}, ValueError, "heartbeat must be greater than 0"),
         ({"dead_after": None}, TypeError, "dead_after"),
@@ -159,6 +161,12 @@ async def _asynchronous(*_: Any) -> None:
         ({"retry_on": (1,)}, TypeError, "retry_on must hold exception types"),
         ({"retry_on": "ValueError"}, TypeError, "retry_on must hold exception types"),
         ({"retry_wait": 3}, TypeError, "retry_wait must be a callable"),
+        ({"priority": "high"}, TypeError, "priority must be a number, not str"),
+        ({"priority": True}, TypeError, "priority must be a number, not bool"),
+        ({"priority": float("nan")}, ValueError, "priority must be finite, not nan"),
+        ({"priority": float("inf")}, ValueError, "priority must be finite, not inf"),
+        ({"priority": 10**400}, ValueError, "priority must be finite"),
+        ({"key": ["a"]}, TypeError, "key must be hashable, such as a string or a number: .*list"),
     ],
     ids=without_addresses,
 )
@@ -243,6 +251,34 @@ def test_a_backend_that_knows_no_max_wants_one() -> None:
     with pytest.raises(ValueError, match="max is required with the cloud backend"):
         DragonflyExecutor(backend=Cloud())
     DragonflyExecutor(backend=Cloud(), max=3)
+
+
+class Priced(FakeBackend):
+    """A backend whose runners cost money."""
+
+    def price(self) -> float | None:
+        return 0.01
+
+
+@pytest.mark.parametrize(
+    ("backend", "placement", "packs"),
+    [
+        (FakeBackend(), None, False),
+        (FakeBackend(), "pack", True),
+        (Priced(), None, True),
+        (Priced(), "spread", False),
+        (LocalBackend(), None, False),
+    ],
+)
+def test_calls_are_packed_if_the_user_or_the_backend_says_so(backend: Backend, placement: str, packs: bool) -> None:
+    options = read_options("placement", backend, {"max": 3, "placement": placement})
+    assert core_limits(options, backend).packs is packs
+
+
+def test_a_backend_states_a_placement_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeBackend, "default_placement", lambda self: "first")
+    with pytest.raises(ValueError, match=r"default_placement\(\) of the fake backend must be 'spread' or 'pack'"):
+        DragonflyExecutor(backend=FakeBackend())
 
 
 def test_the_slots_of_a_runner_are_what_it_reports_where_nobody_says_it() -> None:

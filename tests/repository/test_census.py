@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.census import Census, Look
+from tests.support.census import Census, Snapshot
 
 ROOT = Path(__file__).parents[2]
 ORPHAN = """
@@ -22,7 +22,7 @@ print(subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, start_new_ses
 
 
 @pytest.fixture
-def before(census: Census) -> Look:
+def before(census: Census) -> Snapshot:
     return census.look()
 
 
@@ -36,12 +36,12 @@ def waiting_thread() -> Iterator[threading.Event]:
     thread.join()
 
 
-def test_nothing_is_left_by_nothing(census: Census, before: Look) -> None:
+def test_nothing_is_left_by_nothing(census: Census, before: Snapshot) -> None:
     assert not census.left_since(before)
 
 
 def test_a_thread_is_found_and_described_with_its_stack(
-    census: Census, before: Look, waiting_thread: threading.Event
+    census: Census, before: Snapshot, waiting_thread: threading.Event
 ) -> None:
     left = census.left_since(before, patience=0.05)
     assert [thread.name for thread in left.threads] == ["waits"]
@@ -49,7 +49,7 @@ def test_a_thread_is_found_and_described_with_its_stack(
 
 
 def test_a_thread_that_is_on_its_way_out_is_waited_for(
-    census: Census, before: Look, waiting_thread: threading.Event
+    census: Census, before: Snapshot, waiting_thread: threading.Event
 ) -> None:
     threading.Timer(0.05, waiting_thread.set).start()
     assert not census.left_since(before)
@@ -67,14 +67,14 @@ def test_a_descriptor_is_found_even_where_another_had_its_number(census: Census)
     assert {number for number, *_ in left.descriptors} == {second, writer}
 
 
-def test_a_temporary_file_is_found(census: Census, before: Look) -> None:
+def test_a_temporary_file_is_found(census: Census, before: Snapshot) -> None:
     with tempfile.NamedTemporaryFile() as file:
         left = census.left_since(before, patience=0)
         assert left.files == {Path(file.name).name}
         assert file.name in census.describe(left)
 
 
-def test_a_process_is_found_and_waited_for(census: Census, before: Look) -> None:
+def test_a_process_is_found_and_waited_for(census: Census, before: Snapshot) -> None:
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
         left = census.left_since(before, patience=0.05)
         assert [found.pid for found in left.processes] == [process.pid]
@@ -82,7 +82,7 @@ def test_a_process_is_found_and_waited_for(census: Census, before: Look) -> None
     assert not census.left_since(before)
 
 
-def test_an_orphan_is_found_and_ended(census: Census, before: Look) -> None:
+def test_an_orphan_is_found_and_ended(census: Census, before: Snapshot) -> None:
     """A grandchild in a session of its own, its parent gone: nothing but its environment links it to us."""
     output = subprocess.run([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, check=True).stdout
     left = census.left_since(before, patience=0.05)
@@ -91,7 +91,7 @@ def test_an_orphan_is_found_and_ended(census: Census, before: Look) -> None:
     assert not census.left_since(before)
 
 
-def test_a_stranger_is_not_ours(before: Look) -> None:
+def test_a_stranger_is_not_ours(before: Snapshot) -> None:
     stranger = Census(tempfile.gettempdir())
     assert all(process in before.processes for process in stranger.processes())
 

@@ -40,7 +40,7 @@ class Process(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Snapshot:
     """A snapshot of what exists."""
 
     threads: frozenset[threading.Thread]
@@ -48,8 +48,8 @@ class Look:
     processes: frozenset[Process]
     files: frozenset[str]
 
-    def __sub__(self, before: Look) -> Look:
-        return Look(
+    def __sub__(self, before: Snapshot) -> Snapshot:
+        return Snapshot(
             self.threads - before.threads,
             self.descriptors - before.descriptors,
             self.processes - before.processes,
@@ -73,9 +73,9 @@ class Census:
         """Put the mark into the environment, which all processes started from now on inherit."""
         os.environ[MARK] = self._mark
 
-    def look(self) -> Look:
+    def look(self) -> Snapshot:
         """Take a snapshot. Zombies count as processes until they are reaped."""
-        return Look(
+        return Snapshot(
             frozenset(threading.enumerate()),
             frozenset(_descriptors()),
             frozenset(self.processes()),
@@ -99,7 +99,7 @@ class Census:
         self._foreign |= unknown.keys() - ours
         return {Process(int(pid), unknown[pid][1]) for pid in ours}
 
-    def left_since(self, before: Look, patience: float = PATIENCE) -> Look:
+    def left_since(self, before: Snapshot, patience: float = PATIENCE) -> Snapshot:
         """Return what exists beyond `before`. What is about to end has `patience` seconds to end."""
         left = self.look() - before
         deadline = time.monotonic() + patience
@@ -113,7 +113,7 @@ class Census:
             left = self.look() - before
         return left
 
-    def end(self, left: Look) -> None:
+    def end(self, left: Snapshot) -> None:
         """Kill the processes that are left, so that the next test does not find them."""
         for process in left.processes:
             with suppress(ProcessLookupError):
@@ -121,7 +121,7 @@ class Census:
             with suppress(ChildProcessError):
                 os.waitpid(process.pid, 0)
 
-    def describe(self, left: Look) -> str:
+    def describe(self, left: Snapshot) -> str:
         """Return a description with one paragraph for each thing that is left."""
         lines = [_describe_thread(thread) for thread in sorted(left.threads, key=lambda thread: thread.name)]
         for number, *_ in sorted(left.descriptors):
@@ -159,7 +159,7 @@ def _stat(pid: str) -> tuple[str, float] | None:
     return fields[1].decode(), float(fields[19])
 
 
-def _wait_for_one(left: Look, seconds: float) -> None:
+def _wait_for_one(left: Snapshot, seconds: float) -> None:
     """Wait for one thread or process to end. Nothing can wait for descriptors and files."""
     for thread in left.threads:
         return thread.join(seconds)

@@ -7,7 +7,7 @@ from typing import Any
 from dragonfly_executor.serialization import CallCodec, SlotCodec, perform
 
 
-class Near:
+class CodecPair:
     """Runs calls right here, through both codecs. The slot's is not prepared: this process stays as it is."""
 
     def __init__(self, serializer: object = "cloudpickle") -> None:

@@ -26,7 +26,7 @@ def take(stream: BinaryIO) -> bytearray:
     return bytearray(stream.read(length))
 
 
-class Far:
+class CodecProcess:
     """A client that runs calls in that process."""
 
     def __init__(self, serializer: object = "cloudpickle") -> None:
@@ -37,7 +37,7 @@ class Far:
         self.last_size = 0
         put(self.process.stdin, self.codec.setup())
 
-    def __enter__(self) -> Far:
+    def __enter__(self) -> CodecProcess:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -1,4 +1,4 @@
-"""Runners that are plain processes and dial back over TLS, the door that they dial, and peers of other kinds."""
+"""Runners that are plain processes and dial back over TLS, the listener that they dial, and other peers."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ class DialingBackend(Backend):
         return self.nodes[-1]
 
 
-class HeldBackend(Backend):
-    """Nodes on which nothing runs: the test is told who may dial in, and has somebody do it, or nobody."""
+class EmptyNodeBackend(Backend):
+    """A backend of nodes on which nothing runs. The test learns which runner may dial in, and may dial in itself."""
 
     name = "held"
     default_max = 1
@@ -134,11 +134,11 @@ class HeldBackend(Backend):
         return self.requests.get(timeout=PATIENCE).parent
 
 
-class Reception(dialback_server.DialBackServer):
-    """A door through which, if nothing else is said, the runners of a `HeldBackend` come."""
+class RunnerListener(dialback_server.DialBackServer):
+    """The listener that the runners of an `EmptyNodeBackend` dial, unless a test gives another one."""
 
     def __init__(self, backend: Backend | None = None, **limits: Any) -> None:
-        super().__init__(backend or HeldBackend(), PATIENCE, **limits)
+        super().__init__(backend or EmptyNodeBackend(), PATIENCE, **limits)
 
     def expect(self, number: int = 1, timeout: float = PATIENCE) -> Parent:
         """Want a runner; what it has to know."""
@@ -180,7 +180,7 @@ def everything(sock: socket.socket) -> bytes:
     return received
 
 
-class Dialed:
+class RecordedHandshake:
     """A handshake as it goes over the wire.
 
     Attributes:
@@ -210,7 +210,7 @@ class Dialed:
             frames = self._decoder.feed(data)
         return frames[0]
 
-    def go(self) -> Dialed:
+    def go(self) -> RecordedHandshake:
         """All of it; raises what the runner's half raises."""
         self.say(self.side.dial())
         while self.side.greeting is None:
@@ -220,9 +220,9 @@ class Dialed:
         return self
 
 
-def dial(parent: Parent, **other: Any) -> Dialed:
+def dial(parent: Parent, **other: Any) -> RecordedHandshake:
     """Dial in as the right runner, or as one of whom something is `other`; not yet begun."""
-    return Dialed(encrypted(parent), side_of(parent, **other))
+    return RecordedHandshake(encrypted(parent), side_of(parent, **other))
 
 
 def spellings(token: str) -> list[bytes]:

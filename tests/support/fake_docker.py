@@ -26,7 +26,7 @@ VERSION = "/v1.44"
 IMAGE = "app:1"
 
 
-class Refusal(Exception):
+class ErrorResponse(Exception):
     """An error answer of the engine."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -133,7 +133,7 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                     lines = self._find(name).log.read_bytes().splitlines(keepends=True)[-int(query["tail"]) :]
                     return 200, b"".join(b"\x02\0\0\0" + len(line).to_bytes(4) + line for line in lines)
                 case _:
-                    raise Refusal(404, "page not found")
+                    raise ErrorResponse(404, "page not found")
         # Only this request blocks.
         assert query.get("condition", "not-running") == "not-running", "nobody would remove it meanwhile"
         assert waited_for.process is not None
@@ -141,14 +141,14 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def _find(self, name: str) -> Container:
         if name not in self.containers:
-            raise Refusal(404, f"No such container: {name}")
+            raise ErrorResponse(404, f"No such container: {name}")
         return self.containers[name]
 
     def _create(self, name: str, config: dict[str, Any]) -> tuple[int, bytes]:
         if config["Image"] != IMAGE:
-            raise Refusal(404, f"No such image: {config['Image']}")
+            raise ErrorResponse(404, f"No such image: {config['Image']}")
         if name in self.containers:
-            raise Refusal(409, f'Conflict. The container name "/{name}" is already in use by container "{name}".')
+            raise ErrorResponse(409, f'Conflict. The container name "/{name}" is already in use by container "{name}".')
         assert set(config) <= {"Image", "Cmd", "Env", "Labels", "HostConfig"}
         assert set(config["HostConfig"]) <= {"NetworkMode", "Init", "Memory"}
         self.containers[name] = Container(name, config, self._folder / name)
@@ -157,7 +157,7 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def _remove(self, name: str, query: dict[str, str]) -> tuple[int, bytes]:
         container = self._find(name)
         if container.running() and query.get("force") != "true":
-            raise Refusal(409, f"cannot remove container {name}: container is running")
+            raise ErrorResponse(409, f"cannot remove container {name}: container is running")
         container.kill()
         shutil.rmtree(container.folder)
         del self.containers[name]
@@ -178,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
         path = url.path.removeprefix(VERSION)
         try:
             status, content = self.server.answer(self.command, path, query, json.loads(body) if body else None)
-        except Refusal as refusal:
+        except ErrorResponse as refusal:
             status, content = refusal.status, json.dumps({"message": refusal.message}).encode()
         for beginning, left in self.server.broken.items():
             if left and f"{self.command} {path}".startswith(beginning):

@@ -24,7 +24,7 @@ IN_FLIGHT = 1024
 """Maximum pieces in transit in one direction, which the delay holds."""
 
 
-class Way:
+class Direction:
     """One direction of a connection, with its faults.
 
     Attributes:
@@ -112,7 +112,7 @@ class FaultProxy:
         self._ends: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
-        self.up, self.down = Way(1), Way(2)
+        self.up, self.down = Direction(1), Direction(2)
         self.connections = 0
         self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)
 
@@ -145,19 +145,19 @@ class FaultProxy:
 
         self.tell(change)
 
-    def silence(self, *ways: Way) -> None:
+    def silence(self, *ways: Direction) -> None:
         """Drop all bytes in these directions from now on; in both directions by default."""
         self.tell(lambda: [setattr(way, "silent", True) for way in ways or (self.up, self.down)])
 
-    def silence_after(self, way: Way, size: int) -> None:
+    def silence_after(self, way: Direction, size: int) -> None:
         """Drop all bytes in this direction after `size` more bytes."""
         self.tell(lambda: setattr(way, "silent_after", size))
 
-    def stick(self, way: Way) -> None:
+    def stick(self, way: Direction) -> None:
         """Stop reading in this direction until `release`."""
         self.tell(way._free.clear)
 
-    def release(self, way: Way) -> None:
+    def release(self, way: Direction) -> None:
         """Resume reading in this direction."""
         self.tell(way._free.set)
 
@@ -169,7 +169,7 @@ class FaultProxy:
         """Remove all faults. Connections that were cut stay cut."""
         self.tell(lambda: (self.up.heal(), self.down.heal()))
 
-    def cut_after(self, way: Way, size: int, *, abrupt: bool = False) -> None:
+    def cut_after(self, way: Direction, size: int, *, abrupt: bool = False) -> None:
         """End a connection after `size` more bytes in this direction: with a RST if `abrupt`, otherwise with a FIN."""
 
         def change() -> None:
@@ -177,7 +177,7 @@ class FaultProxy:
 
         self.tell(change)
 
-    def flip_after(self, way: Way, size: int) -> None:
+    def flip_after(self, way: Direction, size: int) -> None:
         """Flip a bit of the byte that follows `size` more bytes in this direction."""
         self.tell(lambda: setattr(way, "flip", way.passed + size))
 
@@ -233,7 +233,7 @@ class FaultProxy:
         task.add_done_callback(self._tasks.discard)
 
     async def _carry(
-        self, way: Way, source: asyncio.StreamReader, target: asyncio.StreamWriter, back: asyncio.StreamWriter
+        self, way: Direction, source: asyncio.StreamReader, target: asyncio.StreamWriter, back: asyncio.StreamWriter
     ) -> None:
         """Forward the bytes of one direction until its end or a cut."""
         on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(IN_FLIGHT)
@@ -250,7 +250,7 @@ class FaultProxy:
 
     async def _deliver(
         self,
-        way: Way,
+        way: Direction,
         on_the_way: asyncio.Queue[tuple[float, bytes]],
         target: asyncio.StreamWriter,
         back: asyncio.StreamWriter,

@@ -27,7 +27,7 @@ def main(host: str, port: str, rate: str, data: str) -> None:
             sock = socket.create_connection((host, int(port)))
             sock.sendall(bytes.fromhex(data))
         except OSError:
-            # The door has closed, or has dropped this one already.
+            # The listener is closed, or has dropped this connection already.
             sock = socket.socket()
         kept.append(sock)
         made += 1

@@ -93,7 +93,7 @@ def steps() -> list[bytes]:
         {"a": file_manifest.link_entry("/"), "a/b": file},
     ]
     made = [
-        file_manifest.SyncStep(file_manifest.Difference(change, ["old"]), ["cwd"], True, ["attrs"])
+        file_manifest.SyncStep(file_manifest.TreeDifference(change, ["old"]), ["cwd"], True, ["attrs"])
         for change in changes
     ]
     return [*(step.dump() for step in made), b"[" * 3000, b"\xff", b"{}"]
@@ -119,7 +119,7 @@ def frames_of(stream: bytes) -> list[frames_module.Frame]:
 
 def fuzz_dial(data: bytes) -> None:
     """A parent answers, or refuses, and admits nobody."""
-    tokens = dialback_auth.Tokens(b"d" * 32)
+    tokens = dialback_auth.BootTokens(b"d" * 32)
     tokens.grant("1", TOKEN, 2.0)
     side = dialback_auth.ParentHandshake(tokens, FINGERPRINT, NONCE, versions())
     for frame in frames_of(data):

@@ -76,7 +76,7 @@ class Gate:
         os.close(self._fd)
 
 
-class Watch:
+class ProcessHandle:
     """A process, held by its pidfd. Its process id may be used again; the pidfd always means this process."""
 
     def __init__(self, pid: int) -> None:
@@ -94,9 +94,9 @@ class Watch:
 
 
 @contextmanager
-def watching(*pids: int) -> Iterator[list[Watch]]:
+def watching(*pids: int) -> Iterator[list[ProcessHandle]]:
     """Yield a watch on each of these living processes."""
-    watches = [Watch(pid) for pid in pids]
+    watches = [ProcessHandle(pid) for pid in pids]
     try:
         yield watches
     finally:
@@ -105,7 +105,7 @@ def watching(*pids: int) -> Iterator[list[Watch]]:
 
 
 @contextmanager
-def killing(*pids: int) -> Iterator[list[Watch]]:
+def killing(*pids: int) -> Iterator[list[ProcessHandle]]:
     """Yield watches, and kill the processes that are left at the end: the census does not find all of them."""
     with watching(*pids) as watches:
         try:
@@ -126,13 +126,13 @@ def ending() -> Iterator[list[DragonflyExecutor]]:
         executor.shutdown()
 
 
-def all_ended(watches: Iterable[Watch], patience: float = SOON) -> bool:
+def all_ended(watches: Iterable[ProcessHandle], patience: float = SOON) -> bool:
     """Return True if all these processes end within `patience` seconds in total."""
     deadline = time.monotonic() + patience
     return all(watch.ended(max(0.0, deadline - time.monotonic())) for watch in watches)
 
 
-def ended_of(watches: Iterable[Watch], count: int, patience: float = SOON) -> int:
+def ended_of(watches: Iterable[ProcessHandle], count: int, patience: float = SOON) -> int:
     """Wait until `count` processes have ended, for at most `patience` seconds. Return how many have ended."""
     poll = select.poll()
     for watch in watches:
@@ -183,12 +183,12 @@ class Settled:
 
 # -- links that go wrong -----------------------------------------------------------------------------------------------
 
-Meddle = Callable[[bytes], bytes]
+ByteFilter = Callable[[bytes], bytes]
 """A function that returns the bytes to pass on in place of those it gets."""
 
 
-class Cut(Exception):
-    """Raised by a `Meddle` to end the link after the bytes in `last`."""
+class CutLink(Exception):
+    """Raised by a `ByteFilter` to end the link after the bytes in `last`."""
 
     def __init__(self, last: bytes) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ def unchanged(data: bytes) -> bytes:
     return data
 
 
-class SpoiledBackend(LocalBackend):
+class TamperingBackend(LocalBackend):
     """Real local runners behind links that change the bytes that pass.
 
     Args:
@@ -210,8 +210,8 @@ class SpoiledBackend(LocalBackend):
     def __init__(
         self,
         *,
-        to_runner: Callable[[], Meddle] = lambda: unchanged,
-        to_parent: Callable[[], Meddle] = lambda: unchanged,
+        to_runner: Callable[[], ByteFilter] = lambda: unchanged,
+        to_parent: Callable[[], ByteFilter] = lambda: unchanged,
     ) -> None:
         super().__init__()
         self._makers = (to_runner, to_parent)
@@ -223,18 +223,18 @@ class SpoiledBackend(LocalBackend):
         real: Any = node.stream
         ours, theirs = socket.socketpair()
         to_runner, to_parent = (make() for make in self._makers)
-        for source, target, meddle in ((theirs, real, to_runner), (real, theirs, to_parent)):
-            threading.Thread(target=_pump, args=(source, target, meddle), name="spoiled-link", daemon=True).start()
+        for source, target, tamper in ((theirs, real, to_runner), (real, theirs, to_parent)):
+            threading.Thread(target=_pump, args=(source, target, tamper), name="spoiled-link", daemon=True).start()
         node.stream = ours
         return node
 
 
-def _pump(source: socket.socket, target: socket.socket, meddle: Meddle) -> None:
+def _pump(source: socket.socket, target: socket.socket, byte_filter: ByteFilter) -> None:
     with suppress(OSError):
         try:
             while data := source.recv(65536):
-                target.sendall(meddle(data))
-        except Cut as cut:
+                target.sendall(byte_filter(data))
+        except CutLink as cut:
             target.sendall(cut.last)
     for end in (source, target):
         with suppress(OSError):
@@ -244,7 +244,7 @@ def _pump(source: socket.socket, target: socket.socket, meddle: Meddle) -> None:
 
 
 class Stall:
-    """A `Meddle` that passes bytes on, holds them after a number of bytes, and continues on request."""
+    """A `ByteFilter` that passes bytes on, holds them after a number of bytes, and continues on request."""
 
     def __init__(self) -> None:
         self.stalled = threading.Event()

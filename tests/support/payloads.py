@@ -170,7 +170,7 @@ def big_result(size: int, limit: int | None = None) -> bytes:
     return bytes(size)
 
 
-class Swells:
+class LargePickle:
     """An object that is small in memory and has a large pickle."""
 
     def __init__(self, size: int) -> None:
@@ -197,9 +197,9 @@ def fail_at_length(size: int) -> None:
     raise ValueError("x" * size)
 
 
-def swelling_result(size: int, limit: int) -> Swells:
+def swelling_result(size: int, limit: int) -> LargePickle:
     limit_memory(limit)
-    return Swells(size)
+    return LargePickle(size)
 
 
 def most_memory() -> int:

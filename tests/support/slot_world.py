@@ -327,11 +327,11 @@ class SlotWorld:
     # -- the parent ---------------------------------------------------------------------------------------------------
 
     def arrive(
-        self, *call_ids: int, attempt: int = 1, limits: tuple[float, float] | None = None, large: int = 0
+        self, *call_ids: int, attempt: int = 1, limits: tuple[float, float] | None = None, large: int = 0, key: int = 0
     ) -> None:
         """Calls come from the parent, all in one read."""
         for call_id in call_ids:
-            call = make_call(call_id, attempt, limits, large)
+            call = make_call(call_id, attempt, limits, large, key)
             assert call.ref not in self.calls
             self.calls[call.ref] = call
             self.outcomes[call.ref] = []
@@ -497,9 +497,10 @@ def _is_free(record: SlotRecord) -> bool:
 
 
 def make_call(
-    call_id: int, attempt: int, limits: tuple[float, float] | None, large: int, *, is_check: bool = False
+    call_id: int, attempt: int, limits: tuple[float, float] | None, large: int, key: int = 0, *, is_check: bool = False
 ) -> SlotCall:
     call = SlotCall(call_id, attempt, b"packet")
+    call.key = key
     call.is_check = is_check
     call.is_large, call.missing = large > 0, large
     if limits is not None:
@@ -515,8 +516,8 @@ def _told(arg: object) -> Callable[[dict[object, object]], object]:
     if isinstance(arg, SlotCall):
         ref, is_check = arg.ref, arg.is_check
         limits = None if arg.limits is None else (arg.limits.time_left, arg.limits.run_timeout)
-        large, key = arg.missing, id(arg)
-        return lambda made: made.setdefault(key, make_call(*ref, limits, large, is_check=is_check))
+        large, key, same = arg.missing, arg.key, id(arg)
+        return lambda made: made.setdefault(same, make_call(*ref, limits, large, key, is_check=is_check))
     return lambda made: arg
 
 

@@ -66,6 +66,10 @@ def check_group(pool: PoolState, kind: str, group: RunnerGroup) -> None:
     since = [runner.idle_since for runner in group.idle.values()]
     assert since == sorted(since), "the runner that is idle for the longest time is not first"
     assert group.staying >= 0
+    if group._packed is not None:
+        free = {runner.id for runner in up if len(runner.in_flight) < runner.slots and not runner.retiring}
+        short = {runner.id for runner in up if runner.is_short and runner.in_flight}
+        assert group._packed._load_of == {i: len(group.runners[i].in_flight) for i in free - short}
     for runner in runners:
         for call in runner.in_flight.values():
             assert call.kind == kind, "a call is on a runner of another kind"
@@ -97,12 +101,17 @@ def check_places(pool: PoolState) -> None:
     delayed: list[int] = []
     for kind, queue in queues.items():
         calls = [call for call in queue._fresh if call.state is CallState.QUEUED]
-        calls += [call for _, call in queue._again if call.state is CallState.QUEUED]
+        calls += [entry[2] for entry in (*queue._early, *queue._late) if entry[2].state is CallState.QUEUED]
+        assert all(call.limits.priority == 0 for call in queue._fresh)
+        assert [call.id for call in queue._fresh] == sorted(call.id for call in queue._fresh)
+        assert all(priority <= 0 for priority, _, _ in queue._early)
+        assert all(priority > 0 for priority, _, _ in queue._late)
+        assert queue.has_keys or not any(call.limits.key for call in calls)
         waits = [call_id for _, call_id in queue.delays if call_id in call_table.calls]
         assert {call.kind for call in [*calls, *(call_table.calls[i] for i in waits)]} <= {kind}
         assert (queue.queued, queue.delayed) == (len(calls), len(waits))
         assert queue.total is call_table.total
-        assert len(queue._fresh) + len(queue._again) <= 2 * queue.queued + 64
+        assert len(queue._fresh) + len(queue._early) + len(queue._late) <= 2 * queue.queued + 64
         assert len(queue.delays) <= 2 * queue.delayed + 64
         queued += calls
         delayed += waits
@@ -118,7 +127,7 @@ def check_places(pool: PoolState) -> None:
     given_up = [call.id for call in call_table.calls.values() if is_given_up(pool, call)]
     places = sorted([*(call.id for call in queued), *delayed, *flying, *given_up])
     assert places == sorted(call_table.calls), "a call is in no place, or in two"
-    assert not given_up or pool.backlog.entries, "a call was given up, and nothing settles it"
+    assert not given_up or pool.settle_queue.entries, "a call was given up, and nothing settles it"
     assert (call_table.queued, call_table.delayed) == (len(queued), len(delayed))
     assert call_table.waiting == sum(call.state <= CallState.DELAYED for call in call_table.calls.values())
     for call_id, call in call_table.calls.items():
@@ -287,7 +296,7 @@ def check_deadline(machine: Machine, now: float) -> None:
     call_table = pool.call_table
     delays = [delay for queue in call_table.queues.values() for delay in queue.delays]
     due = [call_id for due, call_id in delays if call_id in call_table.calls and due <= now]
-    if pool.backlog.entries or call_table.is_late(now) or due:
+    if pool.settle_queue.entries or call_table.is_late(now) or due:
         assert pool.is_behind
         assert deadline == now, "something is left to be done, and the machine does not ask for it"
         return

@@ -14,6 +14,7 @@ from math import isclose
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
+from dragonfly_executor.core.call_queue import LOOKAHEAD
 from dragonfly_executor.core.call_table import Call, CallLimits
 from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.events import ShutdownMode
@@ -27,7 +28,7 @@ CLOSE = {"rel_tol": 1e-6, "abs_tol": 1e-12}
 
 
 @dataclass
-class Node:
+class TrackedRunner:
     """A runner as the world sees it."""
 
     slots: int = 0
@@ -47,8 +48,8 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Hope:
-    """What there was to hope for when a call was given up that no runner had."""
+class Prospects:
+    """What was known of the boots when a call was given up that no runner had."""
 
     is_over: bool
     why: Exception | None
@@ -58,7 +59,7 @@ class Hope:
 
 
 @dataclass
-class Account:
+class TrackedCall:
     """A call as the world sees it."""
 
     call: Call
@@ -68,6 +69,13 @@ class Account:
     tokens: list[object] = field(default_factory=list)
     false_starts: int = 0
     """Slots that died under it before it began."""
+    overtaken: int = 0
+    """Later calls that were sent before it."""
+
+    @property
+    def turn(self) -> tuple[float, int]:
+        """Its place in the order of calls."""
+        return -self.call.limits.priority, self.call.id
 
 
 class World:
@@ -75,13 +83,15 @@ class World:
         self.limits = limits
         self.machine = Machine(limits)
         self.now = 0.0
-        self.nodes: dict[int, Node] = {}
-        self.accounts: dict[int, Account] = {}
-        self.pending: dict[int, Account] = {}
+        self.nodes: dict[int, TrackedRunner] = {}
+        self.accounts: dict[int, TrackedCall] = {}
+        self.pending: dict[int, TrackedCall] = {}
         """Those without an outcome."""
         self.mode: ShutdownMode | None = None
         self.broken = False
         self.closed = False
+        self.most_slots = 0
+        """The largest number of slots that were up at once."""
         self.hung: set[int] = set()
         """Boots that are over, and over which the backend blocks."""
         self.used = 0.0
@@ -96,12 +106,12 @@ class World:
         self.final: dict[str, Exception] = {}
         """By kind, why no further boot can end better, while others are under way that still may."""
         self.gives_up: str | None = None
-        """The kind for which the last event has ended the hope for a runner."""
+        """The kind for which the last event has made a runner impossible."""
         self.why: Exception | None = None
         """The error that ended it, where the event has one."""
         self.spared: set[int] = set()
         """Calls that may still be sent after a shutdown that cancels what waits: those that a boot will take."""
-        self.given_up: dict[int, Hope] = {}
+        self.given_up: dict[int, Prospects] = {}
         """Calls whose end is decided, and that are settled at one of the next events."""
         self.flown: list[tuple[int, int, int]] = []
         """Every sending there was: runner, call, attempt."""
@@ -123,7 +133,7 @@ class World:
 
         event = make()
         assert isinstance(event, events.Submitted)
-        accounts = {call.id: Account(call) for call in event.calls}
+        accounts = {call.id: TrackedCall(call) for call in event.calls}
         self.accounts |= accounts
         self.pending |= accounts
         self.feed(event, make)
@@ -134,13 +144,14 @@ class World:
         self.last_event = event
         mode = self.mode
         self.gives_up = None
-        lightest = self._lightest() if isinstance(event, events.Resized) else []
+        lightest = self._least_loaded() if isinstance(event, events.Resized) else []
         self._note(event)
         self._count_spending()
         result = self.machine.handle(event, self.now)
         assert isinstance(result, list)
         self.log.append((make or (lambda: event), self.now, describe(result)))
         sent_before = {call_id for node in self.nodes.values() for call_id in node.flying}
+        loads = {runner_id: len(node.flying) for runner_id, node in self.nodes.items()}
         booting = Counter(node.kind for node in self.nodes.values() if not node.up and not node.stopped)
         if self.mode is not mode:
             # Those that a boot is to take may go to a slot that is free, and that had none while others were settled.
@@ -152,6 +163,7 @@ class World:
         if self.mode is not mode:
             # One that asks for less than was asked for already changes nothing.
             self._spare(booting, sent_before)
+        self._check_placement(loads, result)
         if isinstance(event, events.Resized):
             self._check_retiring(lightest, result)
         for action in result:
@@ -167,18 +179,19 @@ class World:
         pool, before = self.machine.pool, self.given_up
         given_up = {i: account.call.kind for i, account in self.pending.items() if is_given_up(pool, account.call)}
         assert self.pending.keys() & before.keys() <= given_up.keys(), "a call that was given up is not any more"
-        self.given_up = {call_id: before.get(call_id) or self._hope(kind) for call_id, kind in given_up.items()}
+        self.given_up = {call_id: before.get(call_id) or self._prospects(kind) for call_id, kind in given_up.items()}
         for call_id in given_up.keys() - before.keys():
-            hope = self.given_up[call_id]
-            if hope.all_boots_hang and not (hope.is_over or hope.is_up) and self.mode in (None, ShutdownMode.DRAIN):
+            prospects = self.given_up[call_id]
+            hangs = prospects.all_boots_hang and not (prospects.is_over or prospects.is_up)
+            if hangs and self.mode in (None, ShutdownMode.DRAIN):
                 self._boots_count_anew(given_up[call_id])
 
-    def _hope(self, kind: str) -> Hope:
+    def _prospects(self, kind: str) -> Prospects:
         of_kind = [node for node in self.nodes.values() if node.kind == kind]
         is_up = any(node.up and not node.stopped and not node.leaving for node in of_kind)
-        return Hope(self.gives_up == kind, self.why, self.all_boots_hang, is_up)
+        return Prospects(self.gives_up == kind, self.why, self.all_boots_hang, is_up)
 
-    def _lightest(self) -> list[int]:
+    def _least_loaded(self) -> list[int]:
         """The runners that may be told to retire, in the order in which they are to be."""
         retiring = {i for i, runner in self.machine.pool.runner_table.runners.items() if runner.retiring}
         loads = [
@@ -199,6 +212,26 @@ class World:
         going |= self.machine.pool.runner_table.retiring.keys()
         chosen = [runner_id for runner_id in lightest if runner_id in going]
         assert chosen == lightest[: len(chosen)], "a runner retires that has more calls than another one"
+
+    def _check_placement(self, loads: dict[int, int], result: list[actions.Action]) -> None:
+        """No packed call goes to a runner while one with more calls has a free slot.
+
+        Args:
+            loads: calls on each runner, before the actions.
+            result: the actions.
+        """
+        if not self.limits.packs or any(isinstance(action, actions.Stop) for action in result):
+            return
+        for action in result:
+            if not isinstance(action, actions.Send):
+                continue
+            to, runners = self.nodes[action.runner_id], self.machine.pool.runner_table.runners
+            for runner_id, node in self.nodes.items():
+                if node.kind != to.kind or not node.up or node.stopped or node.leaving:
+                    continue
+                has_room = len(node.flying) < runners[runner_id].slots
+                if has_room and not runners[runner_id].retiring and not runners[runner_id].is_short:
+                    assert loads[runner_id] <= loads[action.runner_id], "a call is not packed"
 
     def _waiting(self, flying: set[int]) -> set[int]:
         return self.pending.keys() - flying
@@ -269,12 +302,12 @@ class World:
             case events.IdleChecked() if node is not None:
                 node.asked = False
 
-    def _asks(self, node: Node) -> None:
+    def _asks(self, node: TrackedRunner) -> None:
         if node.since is None:
             node.since, node.price = self.now, self.limits.caps.price
 
-    def _count_boots(self, event: events.Event, node: Node | None) -> None:
-        """Of those that fail in a row, and of what is hoped for nevertheless."""
+    def _count_boots(self, event: events.Event, node: TrackedRunner | None) -> None:
+        """Count the boots that fail in a row, and note whether another boot may succeed."""
         if node is None or node.up or node.stopped:
             return
         match event:
@@ -286,7 +319,7 @@ class World:
             case events.RunnerGone():
                 self._boot_fails(node, None)
 
-    def _boot_fails(self, node: Node, error: Exception | None) -> None:
+    def _boot_fails(self, node: TrackedRunner, error: Exception | None) -> None:
         kind = node.kind
         self.failures[kind] += 1
         nodes = [other for other in self.nodes.values() if other.kind == kind]
@@ -304,7 +337,7 @@ class World:
         self.failures[kind] = 0
         self.final.pop(kind, None)
 
-    def _leaves(self, node: Node, call_id: int, attempt: int, *, may_have_run: bool) -> bool:
+    def _leaves(self, node: TrackedRunner, call_id: int, attempt: int, *, may_have_run: bool) -> bool:
         if node.flying.get(call_id) != attempt:
             return False
         del node.flying[call_id]
@@ -312,13 +345,13 @@ class World:
             self.accounts[call_id].attempts_begun.add(attempt)
         return True
 
-    def _lose(self, node: Node) -> None:
+    def _lose(self, node: TrackedRunner) -> None:
         for call_id, attempt in list(node.flying.items()):
             self._leaves(node, call_id, attempt, may_have_run=True)
 
     # -- what is spent -------------------------------------------------------------------------------------------------
 
-    def exists(self, node: Node) -> float:
+    def exists(self, node: TrackedRunner) -> float:
         """Seconds since its node was asked for."""
         return 0.0 if node.since is None else self.now - node.since
 
@@ -401,14 +434,24 @@ class World:
             assert sum(len(other.flying) for other in up) <= workers, "more calls than max_workers"
 
     def _check_order(self, sent_before: set[int]) -> None:
-        """Calls leave the queue in the order in which they came."""
+        """Calls leave the queue by priority, and in the order in which they came.
+
+        Only a call with a key may be overtaken, by few calls, and by none with another priority.
+        """
+        self.most_slots = max(self.most_slots, sum(node.slots for node in self.nodes.values()))
         sent = {call_id for node in self.nodes.values() for call_id in node.flying} - sent_before
         call_table = self.machine.pool.call_table
         for kind, queue in call_table.queues.items():
             queued = [call.id for call in call_table.calls.values() if call.state == 0 and call.queue is queue]
-            gone = [call_id for call_id in sent if self.accounts[call_id].call.kind == kind]
-            if gone and queued:
-                assert max(gone) < min(queued), "a call was overtaken by one of its kind"
+            gone = [account.turn for i in sent if (account := self.accounts[i]).call.kind == kind]
+            last = max(gone, default=None)
+            for account in map(self.accounts.__getitem__, queued) if last is not None else ():
+                if last is not None and last > account.turn:
+                    assert account.call.limits.key, "a call was overtaken by one of its kind"
+                    assert last[0] == account.turn[0], "a call was overtaken by one of a lower priority"
+                    account.overtaken += sum(turn > account.turn for turn in gone)
+                    most = LOOKAHEAD * self.most_slots
+                    assert account.overtaken <= most, "a call with a key was overtaken again and again"
 
     def _kill(self, action: actions.Kill) -> None:
         assert self.nodes[action.runner_id].flying[action.call.id] == action.call.attempt
@@ -429,7 +472,7 @@ class World:
                 # Another call's result could look the same: tokens name their call and attempt.
                 assert outcome == f"result of {call.id}.{call.attempt}"
 
-    def _check_reason(self, account: Account, outcome: object) -> None:
+    def _check_reason(self, account: TrackedCall, outcome: object) -> None:
         """A call ends without an answer of its own only for a reason that there is."""
         call, limits = account.call, account.call.limits
         flying = any(call.id in node.flying for node in self.nodes.values())
@@ -443,14 +486,16 @@ class World:
                 # Nonsense, but survived: the boot failed of a runner that was up already, and had the call.
                 was_up = isinstance(self.last_event, events.BootFailed) and call.attempt in account.attempts_begun
                 assert was_up or not flying
-                hope = self.given_up.get(call.id) or self._hope(call.kind)
-                assert was_up or not hope.is_up, "a runner is up"
-                if hope.all_boots_hang and not hope.is_over:
+                prospects = self.given_up.get(call.id) or self._prospects(call.kind)
+                assert was_up or not prospects.is_up, "a runner is up"
+                if prospects.all_boots_hang and not prospects.is_over:
                     assert was_up or "still block in the backend" in str(outcome)
                     self._boots_count_anew(call.kind)
                     return
-                assert was_up or hope.is_over, "boots fail, and there is hope"
-                assert was_up or hope.why is None or hope.why in (outcome, outcome.__cause__), "another boot's error"
+                assert was_up or prospects.is_over, "boots fail, and another boot may succeed"
+                assert was_up or prospects.why is None or prospects.why in (outcome, outcome.__cause__), (
+                    "another boot's error"
+                )
             case errors.RunnerLostError():
                 died = call.attempt in account.attempts_begun
                 killed = self.mode is ShutdownMode.KILL
@@ -476,7 +521,7 @@ class World:
         booting = any(node.kind == kind and not node.up and not node.stopped for node in self.nodes.values())
         assert kind not in self.final or not booting, "a boot that cannot end better than the last one"
         self.final.pop(kind, None)
-        self.nodes[action.runner_id] = Node(price=self.limits.caps.price, kind=kind)
+        self.nodes[action.runner_id] = TrackedRunner(price=self.limits.caps.price, kind=kind)
         boots = sum(node.boots for node in self.nodes.values()) + len(self.hung)
         assert boots <= self.limits.max_concurrent_boots, "more boots than the backend can run at once"
         assert len(self.nodes) <= self.machine.pool.max, "more runners than max"

@@ -20,26 +20,26 @@ from dragonfly_executor.backends.fly.journal import JournalEntry, open_journal
 from dragonfly_executor.backends.fly.journal_writer import JournalWriter
 from dragonfly_executor.backends.fly.machine_config import (
     STOP_SLACK,
-    Blueprint,
     ConfigSections,
     Guest,
+    MachineTemplate,
     RunnerLimits,
     check_stop_grace,
     merge,
     runner_command,
 )
-from dragonfly_executor.backends.fly.owner import HOLD_FOR, Label, Owner
+from dragonfly_executor.backends.fly.owner import HOLD_FOR, Owner, OwnerLabel
 from dragonfly_executor.backends.fly.prices import PRICES, Prices
-from dragonfly_executor.backends.fly.settings import Access, Address, Placement
+from dragonfly_executor.backends.fly.settings import APIAccess, ParentAddress, Placement
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.transport.tcp import join_address
 from dragonfly_executor.util.validation import duration
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.fly.client import MachinesAPI
-    from dragonfly_executor.backends.fly.creation import Creation
+    from dragonfly_executor.backends.fly.creation import MachineCreation
     from dragonfly_executor.backends.fly.machines import FlyMachine
-    from dragonfly_executor.backends.fly.sweep import Swept
+    from dragonfly_executor.backends.fly.sweep import SweepResult
     from dragonfly_executor.util.validation import Seconds
 
 logger = logging.getLogger("dragonfly_executor")
@@ -161,9 +161,9 @@ class FlyBackend(Backend):
         sweep: bool = True,
         prices: Prices = PRICES,
     ) -> None:
-        access = Access.find(os.environ, app=app, token=token, host=host)
+        access = APIAccess.find(os.environ, app=app, token=token, host=host)
         place = Placement.find(os.environ, image=image, region=region)
-        self._address = Address.find(os.environ, parent_address=parent_address, bind=bind)
+        self._address = ParentAddress.find(os.environ, parent_address=parent_address, bind=bind)
         self.advertised_host = self._address.dialed
         self.default_boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
         self._regions, self.shares_image, self.prices = place.regions, place.own_image, _checked(prices)
@@ -171,7 +171,7 @@ class FlyBackend(Backend):
         sections = ConfigSections.check(env, metadata, services, init, machine_config)
         self._limits = RunnerLimits.check(failsafe, max_lifetime, max_idle, check_stop_grace(stop_grace, sections.more))
         guest = Guest(cpu_kind, cpus, memory_mb, gpu_kind, gpus).check()
-        self.blueprint = _blueprint(place, guest, self._limits, sections, python, bool(skip_secrets), bool(keep_token))
+        self.template = _template(place, guest, self._limits, sections, python, bool(skip_secrets), bool(keep_token))
         self.api = _api(access)
         self.journal = open_journal(journal)
         self._sweeps = BackgroundSweeper(self.api, self.journal, wanted=bool(sweep))
@@ -179,15 +179,19 @@ class FlyBackend(Backend):
 
     def __repr__(self) -> str:
         regions = ",".join(self._regions)
-        return f"FlyBackend(app={self.api.access.app!r}, image={self.blueprint.image!r}, region={regions!r})"
+        return f"FlyBackend(app={self.api.access.app!r}, image={self.template.image!r}, region={regions!r})"
 
     def listen_address(self) -> tuple[str, int]:
         """Return the private address and port: the listener must not be reachable from the internet."""
         return self._address.bound, self._address.port
 
+    def default_placement(self) -> str:
+        """See `Backend.default_placement`. Each machine costs money, even if its price is unknown here."""
+        return "pack"
+
     def price(self) -> float | None:
         """Return the estimated US dollars per second of a machine in the most expensive of the regions."""
-        guest = merge(self.blueprint.guest.encode(), self.blueprint.more.get("guest", {}))
+        guest = merge(self.template.guest.encode(), self.template.more.get("guest", {}))
         return self.prices.per_second(guest, self._regions)
 
     def prices_as_of(self) -> str:
@@ -207,7 +211,7 @@ class FlyBackend(Backend):
         # Also load the modules that a created machine needs: if their import fails later, the machine is
         # orphaned.
         from dragonfly_executor.backends.fly import node, sweep  # noqa: F401
-        from dragonfly_executor.backends.fly.creation import Creation, wait_for_turn
+        from dragonfly_executor.backends.fly.creation import MachineCreation, wait_for_turn
 
         # Reserve a part of the timeout for destroying the machine of a create request with unknown outcome.
         deadline = FlyBootDeadline(request.timeout - min(UNDO_TIMEOUT, UNDO_SHARE * request.timeout), request)
@@ -222,10 +226,10 @@ class FlyBackend(Backend):
             def make_body(region: str | None) -> Mapping[str, Any]:
                 """Return the body of the create request for a region."""
                 parent = request.parent._replace(until=int(time.time() + request.timeout))
-                return self.blueprint.body(name, region, parent.encode(), written)
+                return self.template.body(name, region, parent.encode(), written)
 
-            size = str(self.blueprint.guest)
-            creation = Creation(self.api, name, label.boot, make_body, self._regions, size)
+            size = str(self.template.guest)
+            creation = MachineCreation(self.api, name, label.boot, make_body, self._regions, size)
             try:
                 machine = creation.run(deadline)
             except BaseException:
@@ -233,7 +237,7 @@ class FlyBackend(Backend):
                 raise
             return self._node(machine, entry, request, creation)
 
-    def sweep(self) -> Swept:
+    def sweep(self) -> SweepResult:
         """Destroy the orphaned machines of this app. Blocks for at most a minute.
 
         Sweeps are a second safeguard; see the class for the first.
@@ -250,20 +254,20 @@ class FlyBackend(Backend):
 
     # -- one boot -----------------------------------------------------------------------------------------------------
 
-    def _label(self, request: BootRequest) -> Label:
+    def _label(self, request: BootRequest) -> OwnerLabel:
         lifetime, hold = request.timeout + self._limits.max_lifetime + MARGIN, int(request.timeout + HOLD_FOR)
         expires, me, boot = int(time.time() + lifetime), Owner.me(), os.urandom(16).hex()
-        return Label(boot, request.parent.pool, me, expires, int(lifetime), me.app, hold)
+        return OwnerLabel(boot, request.parent.pool, me, expires, int(lifetime), me.app, hold)
 
-    def _journaled(self, name: str, label: Label) -> JournalEntry:
+    def _journaled(self, name: str, label: OwnerLabel) -> JournalEntry:
         """Write the boot into the journal, before Fly gets the create request."""
         access, now = self.api.access, time.time()
-        region, guest = ",".join(self._regions), self.blueprint.guest.encode()
+        region, guest = ",".join(self._regions), self.template.guest.encode()
         entry = JournalEntry(name, access.app, access.host, label, now, float(label.expires), None, region, guest)
         self._records.begin(entry)
         return entry
 
-    def _node(self, machine: FlyMachine, entry: JournalEntry, request: BootRequest, creation: Creation) -> Node:
+    def _node(self, machine: FlyMachine, entry: JournalEntry, request: BootRequest, creation: MachineCreation) -> Node:
         from dragonfly_executor.backends.fly.node import FlyNode
 
         known = entry._replace(machine_id=machine.id or None, region=machine.region or entry.region)
@@ -280,7 +284,7 @@ class FlyBackend(Backend):
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node
 
-    def _undo(self, creation: Creation, entry: JournalEntry, given_up: CancelToken | None) -> None:
+    def _undo(self, creation: MachineCreation, entry: JournalEntry, given_up: CancelToken | None) -> None:
         """Clean up after a failed boot: destroy the machine that it may have created, or mark its entry abandoned."""
         if not creation.outcome_unknown:
             self._records.forget(entry)
@@ -304,7 +308,7 @@ def machine_name(pool: str) -> str:
     return f"dragonfly-{word}-{os.urandom(10).hex()}" if word else f"dragonfly-{os.urandom(10).hex()}"
 
 
-def _blueprint(
+def _template(
     place: Placement,
     guest: Guest,
     limits: RunnerLimits,
@@ -312,11 +316,11 @@ def _blueprint(
     python: str | None,
     skip_secrets: bool,
     keep_token: bool,
-) -> Blueprint:
+) -> MachineTemplate:
     """Return the settings that all machines of a backend share."""
     interpreter = python or (sys.executable if place.own_image else "python3")
     keeps = keep_token or sections.have_token
-    return Blueprint(
+    return MachineTemplate(
         image=place.image,
         guest=guest,
         command=runner_command(interpreter, portable_options(), limits, keep_token=keeps),
@@ -330,7 +334,7 @@ def _blueprint(
     )
 
 
-def _api(access: Access) -> MachinesAPI:
+def _api(access: APIAccess) -> MachinesAPI:
     try:
         from dragonfly_executor.backends.fly.client import MachinesAPI
     except ImportError as error:

@@ -17,8 +17,8 @@ from dragonfly_executor.backends.fly.errors import FlyAPIError, OutOfTimeError, 
 from dragonfly_executor.backends.fly.http import HttpConnections
 from dragonfly_executor.backends.fly.machines import GONE, FlyMachine
 from dragonfly_executor.backends.fly.owner import KIND, RUNNER
-from dragonfly_executor.backends.fly.responses import Reply, ResponseKind, classify, is_final, retry_after
-from dragonfly_executor.backends.fly.settings import Access
+from dragonfly_executor.backends.fly.responses import APIResponse, ResponseKind, classify, is_final, retry_after
+from dragonfly_executor.backends.fly.settings import APIAccess
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ def _pause(state: tenacity.RetryCallState) -> float:
     return max(asked, float(full_jitter(state)))
 
 
-def failure(reply: Reply, verdict: ResponseKind, doing: str) -> FlyAPIError:
+def failure(reply: APIResponse, verdict: ResponseKind, doing: str) -> FlyAPIError:
     """Return the error for a response: `RetryableAPIError` if the request may be retried."""
     kind = RetryableAPIError if verdict in RETRYABLE else FlyAPIError
     error = kind(describe(reply, doing), reply.status, verdict, reply.request_id)
@@ -96,7 +96,7 @@ class MachinesAPI:
         transport: an httpx transport, for tests.
     """
 
-    def __init__(self, access: Access, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, access: APIAccess, transport: httpx.BaseTransport | None = None) -> None:
         self.access = access
         self._transport = transport
         self._own_connections = HttpConnections(access, transport)
@@ -141,7 +141,7 @@ class MachinesAPI:
         self._connections.wait_for_turn(CREATE, self.access.app, deadline, deadline.wait_for_turn)
         deadline.turn_came = time.monotonic()
 
-    def create(self, body: Mapping[str, Any], deadline: FlyBootDeadline) -> Reply:
+    def create(self, body: Mapping[str, Any], deadline: FlyBootDeadline) -> APIResponse:
         """Send one create request. Waits for its turn, unless `wait_to_create` has already done so.
 
         Raises:

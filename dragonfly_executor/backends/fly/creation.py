@@ -41,7 +41,7 @@ def wait_for_turn(api: MachinesAPI, deadline: FlyBootDeadline) -> None:
         raise errors.BootError(str(error), "create") from error
 
 
-class Creation:
+class MachineCreation:
     """Retries create requests under one unique name. Fly accepts a name once, so a retry reveals an earlier success.
 
     Args:

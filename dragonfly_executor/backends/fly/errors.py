@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dragonfly_executor.backends.fly.responses import Reply, ResponseKind
+from dragonfly_executor.backends.fly.responses import APIResponse, ResponseKind
 from dragonfly_executor.errors import DragonflyError
 
 
@@ -44,7 +44,7 @@ class OutOfTimeError(FlyAPIError):
     """A request that was not sent: its turn comes too late, or its response is not wanted any more."""
 
 
-def describe(reply: Reply, doing: str) -> str:
+def describe(reply: APIResponse, doing: str) -> str:
     """Return a failed request and its response as text."""
     status = f"HTTP {reply.status}: " if reply.status else ""
     named = f" (fly-request-id {reply.request_id})" if reply.request_id else ""

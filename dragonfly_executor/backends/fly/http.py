@@ -12,11 +12,11 @@ from typing import Any, Self
 import httpx
 
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.fly.connection import HttpConnection
 from dragonfly_executor.backends.fly.errors import OutOfTimeError
-from dragonfly_executor.backends.fly.rate_limit import Pacer
-from dragonfly_executor.backends.fly.responses import Reply, ResponseKind
-from dragonfly_executor.backends.fly.settings import Access
+from dragonfly_executor.backends.fly.rate_limit import RateLimiter
+from dragonfly_executor.backends.fly.responses import APIResponse, ResponseKind
+from dragonfly_executor.backends.fly.settings import APIAccess
+from dragonfly_executor.backends.http_connection import HttpConnection
 from dragonfly_executor.protocol.versions import __version__
 
 CONNECT_TIMEOUT = 5.0
@@ -44,14 +44,14 @@ class HttpConnections:
         transport: an httpx transport, for tests.
     """
 
-    def __init__(self, access: Access, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, access: APIAccess, transport: httpx.BaseTransport | None = None) -> None:
         self._access = access
         self._transport = transport
         self._lock = threading.Lock()
         self._users = 0
-        self._idle: list[HttpConnection] = []
+        self._idle: list[HttpConnection[httpx.Client]] = []
         self._cookies = httpx.Cookies()
-        self._pacer = Pacer()
+        self._rate_limiter = RateLimiter()
         self._clock_began: float | None = None
         """The epoch time at which the monotonic clock was 0, by the ``Date`` of API responses."""
         # Made once, as it reads all certificates of this machine and takes a while.
@@ -91,7 +91,7 @@ class HttpConnections:
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
         )
 
-    def _take(self) -> HttpConnection:
+    def _take(self) -> HttpConnection[httpx.Client]:
         """Return an idle or a new connection, which no other thread uses meanwhile."""
         with self._lock:
             connection = self._idle.pop() if self._idle else HttpConnection(self._make_client())
@@ -99,7 +99,7 @@ class HttpConnections:
             connection.client.cookies = self._cookies
         return connection
 
-    def _give_back(self, connection: HttpConnection, *, may_be_kept: bool) -> None:
+    def _give_back(self, connection: HttpConnection[httpx.Client], *, may_be_kept: bool) -> None:
         with self._lock:
             self._cookies = httpx.Cookies(connection.client.cookies)
             if may_be_kept and len(self._idle) < KEPT_CONNECTIONS:
@@ -118,7 +118,7 @@ class HttpConnections:
         timeout: float,
         params: Sequence[tuple[str, str]] = (),
         body: Mapping[str, Any] | None = None,
-    ) -> Reply:
+    ) -> APIResponse:
         """Send one request when the rate limit allows it, and return the reply.
 
         Args:
@@ -145,7 +145,7 @@ class HttpConnections:
         params: Sequence[tuple[str, str]] = (),
         body: Mapping[str, Any] | None = None,
         on_send: Callable[[], object] = lambda: None,
-    ) -> Reply:
+    ) -> APIResponse:
         """Send one request, whose turn has come, and return the reply.
 
         Args:
@@ -178,7 +178,7 @@ class HttpConnections:
             OutOfTimeError: the turn comes too late, or the response is not wanted any more.
         """
         with self._lock:
-            turn = self._pacer.reserve(action, thing, time.monotonic())
+            turn = self._rate_limiter.reserve(action, thing, time.monotonic())
         if turn > 0:
             pause(turn)
         if deadline.is_cancelled or (turn > 0 and deadline.is_over):
@@ -189,18 +189,18 @@ class HttpConnections:
     def turn_was_late(self, action: str, thing: str, seconds: float) -> None:
         """Report to the rate limit that a request is sent `seconds` after its turn."""
         with self._lock:
-            self._pacer.was_late(action, thing, time.monotonic(), seconds)
+            self._rate_limiter.was_late(action, thing, time.monotonic(), seconds)
 
     def _ask(
         self,
-        connection: HttpConnection,
+        connection: HttpConnection[httpx.Client],
         method: str,
         path: str,
         deadline: Deadline,
         timeout: float,
         params: Sequence[tuple[str, str]],
         body: Mapping[str, Any] | None,
-    ) -> Reply:
+    ) -> APIResponse:
         limit = max(0.1, deadline.left(timeout))
         end = time.monotonic() + limit
         try:
@@ -216,25 +216,25 @@ class HttpConnections:
             ) as response:
                 return self._read(response, end)
         except NOTHING_SENT as error:
-            return Reply(0, failure=self._words(error, deadline), sent=False)
+            return APIResponse(0, failure=self._words(error, deadline), sent=False)
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, httpx.CookieConflict, OSError) as error:
-            return Reply(0, failure=self._words(error, deadline))
+            return APIResponse(0, failure=self._words(error, deadline))
 
-    def _read(self, response: httpx.Response, end: float) -> Reply:
+    def _read(self, response: httpx.Response, end: float) -> APIResponse:
         data = bytearray()
         for piece in response.iter_raw():
             data += piece
             if len(data) > MAX_BODY:
-                return Reply(0, failure=f"the answer is larger than {MAX_BODY} bytes")
+                return APIResponse(0, failure=f"the answer is larger than {MAX_BODY} bytes")
             if time.monotonic() > end:
-                return Reply(0, failure="the answer was not complete in time")
+                return APIResponse(0, failure="the answer was not complete in time")
         self._set_clock(response.headers.get("date", ""))
         headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
         body = bytes(data)
         if response.status_code >= 400:
             # Some servers echo the request, and so the token.
             body = self._access.token.blot(body.decode(errors="replace")).encode()
-        return Reply(response.status_code, body, headers)
+        return APIResponse(response.status_code, body, headers)
 
     def _set_clock(self, date: str) -> None:
         try:

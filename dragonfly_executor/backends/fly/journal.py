@@ -18,7 +18,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dragonfly_executor.backends.fly.owner import Label, Owner
+from dragonfly_executor.backends.fly.owner import Owner, OwnerLabel
 from dragonfly_executor.backends.fly.settings import is_app_name
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -48,7 +48,7 @@ class JournalEntry(NamedTuple):
     name: str
     app: str
     host: str
-    label: Label | None
+    label: OwnerLabel | None
     began: float
     expires: float
     machine_id: str | None = None
@@ -201,7 +201,7 @@ def _decode(name: str, said: Any) -> JournalEntry:
         raise ValueError("the machine's ID is not valid")
     if not isinstance(guest, dict):
         raise TypeError("the guest is not a mapping")
-    label = Label(boot, pool, read, _whole(expires), _whole(lifetime), *_claim(*more))
+    label = OwnerLabel(boot, pool, read, _whole(expires), _whole(lifetime), *_claim(*more))
     return JournalEntry(name, app, host, label, began, until, machine_id, region, guest, said["abandoned"] is True)
 
 

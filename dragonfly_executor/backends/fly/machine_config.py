@@ -161,7 +161,7 @@ def runner_command(
     return (python, "-P", *beside, "-m", "dragonfly_executor.runner", *words)
 
 
-class Blueprint(NamedTuple):
+class MachineTemplate(NamedTuple):
     """The settings that all machines of a backend share; see `FlyBackend`.
 
     Attributes:
@@ -186,7 +186,7 @@ class Blueprint(NamedTuple):
 
     def __repr__(self) -> str:
         # Values in env and in the other fields may be secret.
-        return f"Blueprint(image={self.image!r}, guest={str(self.guest)!r})"
+        return f"MachineTemplate(image={self.image!r}, guest={str(self.guest)!r})"
 
     def body(self, name: str, region: str | None, parent: str, label: Mapping[str, str]) -> dict[str, Any]:
         """Return the body of the create request.

@@ -15,7 +15,7 @@ GONE = frozenset({"destroyed", "replaced", "migrated"})
 MAX_EVENTS = 6
 
 
-class Exit(NamedTuple):
+class MachineExit(NamedTuple):
     """The exit of a machine's main process.
 
     Attributes:
@@ -98,7 +98,7 @@ class FlyMachine(NamedTuple):
         return seconds if seconds > 0 else None
 
     @property
-    def exit(self) -> Exit | None:
+    def exit(self) -> MachineExit | None:
         """Return the last exit of the main process; None if no event reports one."""
         for event in self.events:
             request = _mapping(event.get("request"))
@@ -107,7 +107,7 @@ class FlyMachine(NamedTuple):
                 if isinstance(told, dict):
                     code = told.get("exit_code")
                     # A missing field means 0 or False: Go's JSON encoder omits such values.
-                    return Exit(
+                    return MachineExit(
                         code if isinstance(code, int) else 0,
                         told.get("oom_killed") is True,
                         told.get("requested_stop") is True,

@@ -12,7 +12,7 @@ from dragonfly_executor.backends.base import CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
-from dragonfly_executor.backends.fly.machines import ENDED, STILL_EXISTS, Exit, FlyMachine
+from dragonfly_executor.backends.fly.machines import ENDED, STILL_EXISTS, FlyMachine, MachineExit
 from dragonfly_executor.backends.fly.owner import HELD, HOLD_FOR
 from dragonfly_executor.backends.fly.responses import ResponseKind
 from dragonfly_executor.runner import exit_codes
@@ -173,7 +173,7 @@ class FlyNode(Node):
             return False, str(error)
 
 
-def describe_exit(ending: Exit, address: str) -> str:
+def describe_exit(ending: MachineExit, address: str) -> str:
     """Return an exit of a machine's main process as text, with its meaning."""
     said = f"exit code {ending.code}"
     if ending.oom_killed:

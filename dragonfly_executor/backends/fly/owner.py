@@ -129,7 +129,7 @@ class Owner(NamedTuple):
         return cls(host, boot, space, pid, started)
 
 
-class Label(NamedTuple):
+class OwnerLabel(NamedTuple):
     """The owner label: the metadata that a backend writes on its machines.
 
     Attributes:
@@ -177,7 +177,7 @@ class Label(NamedTuple):
         }
 
     @classmethod
-    def decode(cls, metadata: Mapping[str, str] | None) -> Label | None:
+    def decode(cls, metadata: Mapping[str, str] | None) -> OwnerLabel | None:
         """Parse a label from metadata. None if the machine is not a runner, or its label is damaged."""
         if not metadata or metadata.get(KIND) != RUNNER:
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Rate(NamedTuple):
+class RateLimit(NamedTuple):
     """A rate limit.
 
     Attributes:
@@ -17,13 +17,13 @@ class Rate(NamedTuple):
     burst: int
 
 
-DEFAULT = Rate(1.0, 3)
-RATES = {"get": Rate(5.0, 10)}
+DEFAULT = RateLimit(1.0, 3)
+RATES = {"get": RateLimit(5.0, 10)}
 """Limits by action, from Fly's documentation. All other actions have `DEFAULT`."""
 MAX_BUCKETS = 512
 
 
-class Pacer:
+class RateLimiter:
     """Token buckets, one for each action on each object. Pure: the caller passes the time.
 
     A reservation takes its token at once, so later callers wait longer and all callers get their turn in order.

@@ -47,7 +47,7 @@ class ResponseKind(Enum):
     """A refusal: the request was not carried out, and a retry fails as well."""
 
 
-class Reply(NamedTuple):
+class APIResponse(NamedTuple):
     """The outcome of one request.
 
     Attributes:
@@ -129,7 +129,7 @@ CODES = {
 """Verdicts by the `status` field of a body. If it is known, the text does not matter."""
 
 
-def classify(reply: Reply, *, is_wait: bool = False) -> ResponseKind:
+def classify(reply: APIResponse, *, is_wait: bool = False) -> ResponseKind:
     """Return the verdict on a response.
 
     Args:
@@ -154,7 +154,7 @@ def classify(reply: Reply, *, is_wait: bool = False) -> ResponseKind:
     return ResponseKind.FATAL
 
 
-def _refusal(reply: Reply) -> ResponseKind:
+def _refusal(reply: APIResponse) -> ResponseKind:
     """Classify a response whose status has several meanings, by its body."""
     code = (reply.record() or {}).get("status")
     if isinstance(code, str) and code in CODES:
@@ -173,7 +173,7 @@ def _refusal(reply: Reply) -> ResponseKind:
     return ResponseKind.QUOTA if QUOTA.search(text) else ResponseKind.FATAL
 
 
-def is_final(reply: Reply, verdict: ResponseKind) -> bool:
+def is_final(reply: APIResponse, verdict: ResponseKind) -> bool:
     """Return True if every retry fails until a person changes something.
 
     That holds if the request is wrong or not allowed, or if the app or the image does not exist. It does not hold if a
@@ -184,7 +184,7 @@ def is_final(reply: Reply, verdict: ResponseKind) -> bool:
     return 400 <= reply.status < 500 and not LIMIT.search(reply.text().lower())
 
 
-def retry_after(reply: Reply, now: float) -> float | None:
+def retry_after(reply: APIResponse, now: float) -> float | None:
     """Return the seconds that Retry-After demands; None if it is missing or makes no sense.
 
     Args:
@@ -204,12 +204,12 @@ def retry_after(reply: Reply, now: float) -> float | None:
     return seconds if 0 <= seconds <= MAX_RETRY_AFTER else None
 
 
-def is_image_missing(reply: Reply) -> bool:
+def is_image_missing(reply: APIResponse) -> bool:
     """Return True if the response reports a missing image. Fly also reports that for an image pushed seconds ago."""
     return 400 <= reply.status < 500 and "MANIFEST_UNKNOWN" in reply.text().upper()
 
 
-def taken_by(reply: Reply) -> str | None:
+def taken_by(reply: APIResponse) -> str | None:
     """Return the id of the machine that has the requested name, if the response says so."""
     found = MACHINE_ID.search(reply.text())
     return found.group(1) if found else None

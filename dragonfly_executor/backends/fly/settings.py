@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from dragonfly_executor.backends.fly.token import Token
+from dragonfly_executor.backends.fly.token import APIToken
 from dragonfly_executor.transport.tcp import split_address
 
 DEFAULT_HOST = "https://api.machines.dev"
@@ -23,8 +23,8 @@ VARIABLES = {
 """The environment variable of each setting, used if no argument is given."""
 
 
-class Spelling(NamedTuple):
-    """The spelling of settings in errors: as arguments of a function, or as options of a command.
+class SettingNames(NamedTuple):
+    """The names of settings in errors: as arguments of a function, or as options of a command.
 
     Attributes:
         given: the argument or option of each setting. A setting that is missing here can only be set in the
@@ -43,15 +43,15 @@ class Spelling(NamedTuple):
         return f"Give {self.given[setting]}, or set {variable}" if setting in self.given else f"Set {variable}"
 
 
-ARGUMENTS = Spelling({setting: f"{setting}=" for setting in VARIABLES})
+ARGUMENTS = SettingNames({setting: f"{setting}=" for setting in VARIABLES})
 
 
-def options(*settings: str) -> Spelling:
-    """Return the spelling for a command line that has options for these settings."""
-    return Spelling({setting: f"--{setting.replace('_', '-')}" for setting in settings})
+def options(*settings: str) -> SettingNames:
+    """Return the names for a command line that has options for these settings."""
+    return SettingNames({setting: f"--{setting.replace('_', '-')}" for setting in settings})
 
 
-class Access(NamedTuple):
+class APIAccess(NamedTuple):
     """The app and the credentials for the Machines API.
 
     Attributes:
@@ -61,7 +61,7 @@ class Access(NamedTuple):
     """
 
     app: str
-    token: Token
+    token: APIToken
     host: str
 
     @classmethod
@@ -72,29 +72,30 @@ class Access(NamedTuple):
         app: str | None = None,
         token: str | None = None,
         host: str | None = None,
-        spelling: Spelling = ARGUMENTS,
-    ) -> Access:
-        """Make an `Access` from arguments, or from FLY_APP_NAME, FLY_API_TOKEN and FLY_FLAPS_BASE_URL.
+        names: SettingNames = ARGUMENTS,
+    ) -> APIAccess:
+        """Make an `APIAccess` from arguments, or from FLY_APP_NAME, FLY_API_TOKEN and FLY_FLAPS_BASE_URL.
 
         Raises:
             ValueError: a setting is missing or invalid. The text says where to get it.
         """
         wanted = app or environment.get("FLY_APP_NAME")
         if not wanted:
-            how = spelling.give("app")
+            how = names.give("app")
             raise ValueError(f"the Fly app for the runners is not set. {how} (a machine on Fly has it)")
         if not is_app_name(wanted):
-            raise ValueError(f"{spelling.name('app', is_given=bool(app))} is no name of a Fly app: {wanted!r}")
+            raise ValueError(f"{names.name('app', is_given=bool(app))} is no name of a Fly app: {wanted!r}")
         secret = token or environment.get("FLY_API_TOKEN")
         if not secret:
             raise ValueError(
-                f"there is no token for Fly. {spelling.give('token')}: `fly tokens create deploy -a {wanted}` prints "
+                f"there is no token for Fly. {names.give('token')}: `fly tokens create deploy -a {wanted}` prints "
                 "one (on Fly: `fly secrets set FLY_API_TOKEN=...`)"
             )
         url = _url(
-            host or environment.get("FLY_FLAPS_BASE_URL") or DEFAULT_HOST, spelling.name("host", is_given=bool(host))
+            host or environment.get("FLY_FLAPS_BASE_URL") or DEFAULT_HOST,
+            names.name("host", is_given=bool(host)),
         )
-        return cls(wanted, Token(secret), url)
+        return cls(wanted, APIToken(secret), url)
 
 
 def is_app_name(text: str) -> bool:
@@ -102,7 +103,7 @@ def is_app_name(text: str) -> bool:
     return bool(text) and all(letter.isalnum() or letter in "-_" for letter in text)
 
 
-class Address(NamedTuple):
+class ParentAddress(NamedTuple):
     """The address of the parent, for runners that dial back.
 
     Attributes:
@@ -122,9 +123,9 @@ class Address(NamedTuple):
         *,
         parent_address: str | None = None,
         bind: str | None = None,
-        spelling: Spelling = ARGUMENTS,
-    ) -> Address:
-        """Make an `Address` from arguments, or from FLY_PRIVATE_IP.
+        names: SettingNames = ARGUMENTS,
+    ) -> ParentAddress:
+        """Make an `ParentAddress` from arguments, or from FLY_PRIVATE_IP.
 
         Raises:
             ValueError: the address is missing or invalid.
@@ -133,10 +134,10 @@ class Address(NamedTuple):
         if not given:
             raise ValueError(
                 "runners have no address to dial: this is not a machine on Fly, since FLY_PRIVATE_IP is not set. "
-                f"{spelling.give('parent_address')} to an address of this machine that Fly's private network reaches: "
+                f"{names.give('parent_address')} to an address of this machine that Fly's private network reaches: "
                 "over WireGuard (`fly wireguard create`) that is the fdaa: address of its interface"
             )
-        host, port = _host_and_port(given, spelling.name("parent_address", is_given=bool(parent_address)))
+        host, port = _host_and_port(given, names.name("parent_address", is_given=bool(parent_address)))
         return cls(host, bind or host, port)
 
 
@@ -161,7 +162,7 @@ class Placement(NamedTuple):
         *,
         image: str | None = None,
         region: str | Iterable[str] | None = None,
-        spelling: Spelling = ARGUMENTS,
+        names: SettingNames = ARGUMENTS,
     ) -> Placement:
         """Make a `Placement` from arguments, or from FLY_IMAGE_REF and FLY_REGION.
 
@@ -173,7 +174,7 @@ class Placement(NamedTuple):
         wanted = image or own
         if not wanted:
             raise ValueError(
-                f"the image for the runners is not set. {spelling.give('image')} (a machine on Fly has it; "
+                f"the image for the runners is not set. {names.give('image')} (a machine on Fly has it; "
                 "`fly image show -a APP` prints an app's own)"
             )
         return cls(wanted, wanted == own, _regions(region or environment.get("FLY_REGION") or ()))

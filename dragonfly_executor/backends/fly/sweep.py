@@ -18,7 +18,7 @@ from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.journal import Journal, JournalEntry
 from dragonfly_executor.backends.fly.machines import GONE, STILL_EXISTS, FlyMachine
-from dragonfly_executor.backends.fly.owner import Label, Liveness, Owner
+from dragonfly_executor.backends.fly.owner import Liveness, Owner, OwnerLabel
 
 MAX_PARENTS = 20
 """The maximum number of parents on Fly that one sweep checks, as each takes a request."""
@@ -34,7 +34,7 @@ APART = 30 * 24 * 3600.0
 """Seconds by which this machine's clock may differ from Fly's. If it differs by more, it is unclear which is wrong."""
 
 
-class Found(NamedTuple):
+class FoundMachine(NamedTuple):
     """A machine that belongs to a pool, or may do so.
 
     Attributes:
@@ -55,7 +55,7 @@ class Found(NamedTuple):
         return self.machine.name if self.machine is not None else self.entry.name if self.entry is not None else "?"
 
 
-class Swept(NamedTuple):
+class SweepResult(NamedTuple):
     """The result of a sweep.
 
     Attributes:
@@ -63,8 +63,8 @@ class Swept(NamedTuple):
         left: orphaned machines that may still exist, each with the reason.
     """
 
-    destroyed: list[Found]
-    left: list[tuple[Found, str]]
+    destroyed: list[FoundMachine]
+    left: list[tuple[FoundMachine, str]]
 
 
 class Sweeper:
@@ -85,7 +85,7 @@ class Sweeper:
         """Return seconds since the epoch by Fly's clock, or by this machine's clock until Fly has answered once."""
         return self._api.now()
 
-    def look(self, deadline: Deadline) -> list[Found]:
+    def look(self, deadline: Deadline) -> list[FoundMachine]:
         """Return all machines of this app that pools have made, of any owner.
 
         Raises:
@@ -103,7 +103,7 @@ class Sweeper:
                     # A machine that is not listed may still exist.
                     machine, trouble = self._ask(entry.machine_id, asking)
                     if trouble:
-                        found.append(Found(None, entry, Liveness.UNKNOWN, trouble))
+                        found.append(FoundMachine(None, entry, Liveness.UNKNOWN, trouble))
                         continue
                     if self._is_over(entry, machine):
                         self._forget(entry)
@@ -116,10 +116,10 @@ class Sweeper:
                     self._forget(entry)
                     continue
                 found.append(judged)
-            ours = [machine for machine in listed.values() if Label.decode(machine.metadata) is not None]
+            ours = [machine for machine in listed.values() if OwnerLabel.decode(machine.metadata) is not None]
             return [*found, *(self._judge(machine, None, now, asking) for machine in ours)]
 
-    def sweep(self, deadline: Deadline, found: Iterable[Found] | None = None) -> Swept:
+    def sweep(self, deadline: Deadline, found: Iterable[FoundMachine] | None = None) -> SweepResult:
         """Destroy orphaned machines.
 
         Args:
@@ -133,28 +133,28 @@ class Sweeper:
             left_behind = self.look(deadline) if found is None else found
             return self.destroy([one for one in left_behind if one.liveness is Liveness.GONE], deadline)
 
-    def find(self, machine_id: str, deadline: Deadline) -> Found | None:
+    def find(self, machine_id: str, deadline: Deadline) -> FoundMachine | None:
         """Look a machine up by its id, even if Fly does not list it. None if it does not exist or is no pool's machine.
 
         Raises:
             FlyAPIError: Fly gave no usable response in time.
         """
         machine = self._api.get(machine_id, deadline)
-        if machine is None or machine.state in GONE or Label.decode(machine.metadata) is None:
+        if machine is None or machine.state in GONE or OwnerLabel.decode(machine.metadata) is None:
             return None
         entry = next((entry for entry in self._entries() if entry.name == machine.name), None)
         return self._judge(machine, entry, self._now(), deadline)
 
-    def destroy(self, found: Iterable[Found], deadline: Deadline) -> Swept:
+    def destroy(self, found: Iterable[FoundMachine], deadline: Deadline) -> SweepResult:
         """Destroy these machines, even if their owners are alive. A machine that only the journal knows is skipped."""
-        swept = Swept([], [])
+        swept = SweepResult([], [])
         with self._api:
             for one in found:
                 if one.machine is not None:
                     self._destroy(one, one.machine, deadline, swept)
         return swept
 
-    def _destroy(self, one: Found, machine: FlyMachine, deadline: Deadline, swept: Swept) -> None:
+    def _destroy(self, one: FoundMachine, machine: FlyMachine, deadline: Deadline, swept: SweepResult) -> None:
         if deadline.is_over:
             swept.left.append((one, "there was no time left"))
             return
@@ -208,24 +208,26 @@ class Sweeper:
 
     # -- the owner ----------------------------------------------------------------------------------------------------
 
-    def _judge(self, machine: FlyMachine | None, entry: JournalEntry | None, now: float, deadline: Deadline) -> Found:
-        label = Label.decode(machine.metadata) if machine is not None else None
+    def _judge(
+        self, machine: FlyMachine | None, entry: JournalEntry | None, now: float, deadline: Deadline
+    ) -> FoundMachine:
+        label = OwnerLabel.decode(machine.metadata) if machine is not None else None
         if entry is not None:
             if entry.label is not None and label is not None and label.boot != entry.label.boot:
                 # A machine has this name, but it is not the one in the journal.
                 entry = None
             elif entry.abandoned:
-                return Found(machine, entry, Liveness.GONE, "its pool has released it")
+                return FoundMachine(machine, entry, Liveness.GONE, "its pool has released it")
         written = label or (entry.label if entry is not None else None)
         if written is None:
-            return Found(machine, entry, Liveness.UNKNOWN, "its owner is unknown")
+            return FoundMachine(machine, entry, Liveness.UNKNOWN, "its owner is unknown")
         liveness = written.owner.liveness(self._me, is_here=entry is not None and entry.label is not None)
         expires = written.expires if machine is None else written.expires_on(machine.created)
         if liveness is Liveness.UNKNOWN and expires < now:
-            return Found(machine, entry, Liveness.GONE, "it has expired")
+            return FoundMachine(machine, entry, Liveness.GONE, "it has expired")
         held = None if machine is None else written.held_until(machine.created)
         if liveness is Liveness.UNKNOWN and held is not None and held + APART_A_LITTLE < now:
-            return Found(machine, entry, Liveness.GONE, "its owner has not renewed its claim")
+            return FoundMachine(machine, entry, Liveness.GONE, "its owner has not renewed its claim")
         if liveness is Liveness.UNKNOWN and written.owner.fly_machine is not None:
             is_new = machine is None or machine.created is None or now - machine.created < SHOWN
             liveness = self._parent_on_fly(written.owner.fly_machine, written.app, deadline, is_new=is_new)
@@ -236,7 +238,7 @@ class Sweeper:
             Liveness.GONE: f"{elsewhere} is gone",
             Liveness.UNKNOWN: f"{elsewhere} cannot be checked from here",
         }[liveness]
-        return Found(machine, entry, liveness, why)
+        return FoundMachine(machine, entry, liveness, why)
 
     def _parent_on_fly(self, machine_id: str, app: str, deadline: Deadline, *, is_new: bool) -> Liveness:
         """Return whether the parent's own Fly machine still runs.

@@ -1,4 +1,4 @@
-"""`Token`: an API token that no repr shows."""
+"""`APIToken`: an API token that no repr shows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ MACAROONS = ("fm1r_", "fm1a_", "fm2_")
 """Prefixes of the token parts that Fly's Machines API expects under the scheme ``FlyV1``."""
 
 
-class Token:
+class APIToken:
     """A secret. Its repr, its text, and copies and pickles do not reveal it.
 
     Args:
@@ -41,7 +41,7 @@ class Token:
         return text
 
     def __repr__(self) -> str:
-        return "Token(...)"
+        return "APIToken(...)"
 
     def __reduce__(self) -> str:
         raise TypeError("a Fly token is not pickled")

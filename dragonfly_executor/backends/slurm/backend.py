@@ -143,6 +143,10 @@ class SlurmBackend(Backend):
         """See `Backend.listen_address`."""
         return self._address
 
+    def default_placement(self) -> str:
+        """See `Backend.default_placement`. A node that becomes idle sooner goes to the next job in the queue."""
+        return "pack"
+
     def default_slots(self) -> int:
         """See `Backend.default_slots`."""
         return self._cpus

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from dragonfly_executor.backends.child_processes import Answer, answer_of
+from dragonfly_executor.backends.child_processes import ProgramResult, answer_of
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm.job import FORMAT, Job, parse
 from dragonfly_executor.errors import DragonflyError
@@ -107,7 +107,7 @@ class SlurmCommands:
         text: str = "",
         env: Mapping[str, str] | None = None,
         ignore: Sequence[str] = (),
-    ) -> Answer:
+    ) -> ProgramResult:
         # C locale and plain dates: the output is parsed.
         environment = {**os.environ, **self._env, **(env or {}), "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
         program = command[0]

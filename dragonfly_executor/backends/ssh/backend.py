@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
-from dragonfly_executor.backends.ssh.host_race import Race
+from dragonfly_executor.backends.ssh.host_race import HostRace
 from dragonfly_executor.backends.ssh.host_table import HostTable
 from dragonfly_executor.backends.ssh.hosts import SSHHost, address, variables
 from dragonfly_executor.backends.ssh.settings import HostKeySettings, LoginSettings, SSHSettings
@@ -159,7 +159,7 @@ class SSHBackend(Backend):
                 "python", "bootstrap" and "handshake".
         """
         self._booter.prepare()
-        return Race(self._places, self._booter, request).run()
+        return HostRace(self._places, self._booter, request).run()
 
 
 def _hosts(hosts: Iterable[str | SSHHost]) -> list[SSHHost]:

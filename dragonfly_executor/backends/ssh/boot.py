@@ -16,7 +16,7 @@ from dragonfly_executor.backends.ssh.bootstrap import Bootstrap, command
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.login_limit import FULL_TRIES, BusyError, pause_after
 from dragonfly_executor.backends.ssh.node import LAST_WORD, SSHNode
-from dragonfly_executor.backends.ssh.openssh_config import NO_FILE, Resolver
+from dragonfly_executor.backends.ssh.openssh_config import NO_FILE, SSHConfigResolver
 from dragonfly_executor.backends.ssh.ready_host import ReachedHost
 from dragonfly_executor.protocol.parent import VARIABLE
 from dragonfly_executor.serialization.missing_module import HOST_NAME
@@ -41,7 +41,7 @@ class HostBooter:
 
     def __init__(self, settings: SSHSettings) -> None:
         self._settings = settings
-        self._config = Resolver(settings.config, has_parser=settings.client == "paramiko")
+        self._config = SSHConfigResolver(settings.config, has_parser=settings.client == "paramiko")
         self._archives: dict[tuple[str, ...], Archive] = {}
         self._archive_lock = threading.Lock()
         self._client = self._make_client()

@@ -28,7 +28,7 @@ NOT_THIS_ONE = 113
 """The exit status of an interpreter of another version."""
 
 
-class Talk(Protocol):
+class CommandStream(Protocol):
     """The stream to the command on the host."""
 
     def recv(self, size: int, /) -> bytes:
@@ -101,13 +101,13 @@ class Bootstrap:
 
     Args:
         host: the host's name, for errors.
-        talk: the stream to the command.
+        stream: the stream to the command.
         python: the interpreter that the user asked for, or None.
     """
 
-    def __init__(self, host: str, talk: Talk, python: str | None) -> None:
+    def __init__(self, host: str, stream: CommandStream, python: str | None) -> None:
         self.host = host
-        self._talk = talk
+        self._stream = stream
         self._python = python
         self._data = b""
         self.noise = b""
@@ -144,14 +144,14 @@ class Bootstrap:
             BootError: the host cannot store the archive; phase "bootstrap".
         """
         size = len(archive.data) if self._lacks_archive else 0
-        self._talk.sendall(json.dumps({"size": size, "env": dict(env), "dial": dial}).encode() + b"\n")
+        self._stream.sendall(json.dumps({"size": size, "env": dict(env), "dial": dial}).encode() + b"\n")
         for start in range(0, size, PART_SIZE):
-            self._talk.sendall(archive.data[start : start + PART_SIZE])
+            self._stream.sendall(archive.data[start : start + PART_SIZE])
         self.shipped = size
         line = self._line().removeprefix(MAGIC)
         if self._read(line).get("ready") is not True:
             raise self._error(f"broke the protocol of the bootstrap: {line[:200]!r}")
-        self._talk.unread(self._data)
+        self._stream.unread(self._data)
         self._data = b""
 
     def wait_until_dialed(self) -> None:
@@ -189,7 +189,7 @@ class Bootstrap:
         return line
 
     def _more(self, otherwise: str, phase: str = "bootstrap") -> None:
-        data = self._talk.recv(MAX_LINE)
+        data = self._stream.recv(MAX_LINE)
         if not data:
             raise self._error(otherwise, phase)
         self._data += data

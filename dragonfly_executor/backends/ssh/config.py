@@ -62,7 +62,7 @@ class Target(NamedTuple):
     unsupported: tuple[str, ...] = ()
 
 
-class Config:
+class SSHConfig:
     """The content of a configuration file.
 
     Args:

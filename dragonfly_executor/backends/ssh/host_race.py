@@ -76,7 +76,7 @@ class _HostAttempt:
         self._thread.join()
 
 
-class Race:
+class HostRace:
     """A boot of one runner.
 
     Args:

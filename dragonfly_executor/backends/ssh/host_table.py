@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import BOOT_FAILED
-from dragonfly_executor.backends.ssh.hosts import HostBook, SSHHost
+from dragonfly_executor.backends.ssh.hosts import HostSelector, SSHHost
 from dragonfly_executor.util.backoff import delay, exponential
 
 if TYPE_CHECKING:
@@ -35,25 +35,25 @@ class HostPlace:
 
     def worked(self) -> None:
         """Record that the runner is up."""
-        with self._places.changing() as book:
-            book.worked(self.number)
+        with self._places.changing() as selector:
+            selector.worked(self.number)
 
     def leaving(self) -> None:
         """Record that the runner, which was up, is being stopped."""
-        with self._places.changing() as book:
-            book.leaving(self.number)
+        with self._places.changing() as selector:
+            selector.leaving(self.number)
 
     def release(self) -> None:
         """Release the place. No failure is recorded for the host."""
-        with self._places.changing() as book:
-            book.release(self.number)
+        with self._places.changing() as selector:
+            selector.release(self.number)
 
     def failed(self, error: errors.BootError) -> None:
         """Release the place after a failed boot. Set the host aside, or exclude it for good."""
         if isinstance(error, errors.HostKeyError | errors.VersionMismatchError):
-            with self._places.changing() as book:
-                book.refuse(self.number, error)
-                book.release(self.number)
+            with self._places.changing() as selector:
+                selector.refuse(self.number, error)
+                selector.release(self.number)
             logger.warning("host %s is not used any more: %s", self.host, error.args[0], extra=BOOT_FAILED)
             return
         pause = self._set_aside()
@@ -68,9 +68,9 @@ class HostPlace:
         """Release the place, and prefer other hosts for a while. Return the seconds."""
         # Not under the lock, as a user's wait strategy may be slow.
         pause = self._places.pause_after(self.number)
-        with self._places.changing() as book:
-            book.set_aside(self.number, time.monotonic() + pause)
-            book.release(self.number)
+        with self._places.changing() as selector:
+            selector.set_aside(self.number, time.monotonic() + pause)
+            selector.release(self.number)
         return pause
 
 
@@ -86,15 +86,15 @@ class HostTable:
     def __init__(self, hosts: Sequence[SSHHost], sizes: Sequence[int], wait: Wait | None) -> None:
         self.hosts = hosts
         self._wait = wait
-        self._book = HostBook(sizes)
+        self._selector = HostSelector(sizes)
         self._lock = threading.Lock()
-        """Guards the book and the watchers."""
+        """Guards the selector and the watchers."""
         self._watchers: list[Callable[[], object]] = []
 
     @property
     def size(self) -> int:
         """Return the number of places on all hosts together."""
-        return self._book.size
+        return self._selector.size
 
     def take(self, but: Collection[int]) -> HostPlace | None:
         """Return a place on the host whose turn it is, or None if there is none.
@@ -103,13 +103,13 @@ class HostTable:
             but: the numbers of the hosts that this boot has tried or is trying.
         """
         with self._lock:
-            number = self._book.choose(time.monotonic(), but)
+            number = self._selector.choose(time.monotonic(), but)
         return None if number is None else HostPlace(self, number)
 
     def may_come_free(self) -> bool:
         """Return True if a boot or a stop is in progress, so that a place may become free."""
         with self._lock:
-            return self._book.may_come_free()
+            return self._selector.may_come_free()
 
     @contextmanager
     def watched(self, changed: Callable[[], object]) -> Iterator[None]:
@@ -123,17 +123,17 @@ class HostTable:
                 self._watchers.remove(changed)
 
     @contextmanager
-    def changing(self) -> Iterator[HostBook]:
-        """Lock the book for a change in the block, then call the watchers."""
+    def changing(self) -> Iterator[HostSelector]:
+        """Lock the selector for a change in the block, then call the watchers."""
         with self._lock:
-            yield self._book
+            yield self._selector
             for changed in self._watchers:
                 changed()
 
     def pause_after(self, number: int) -> float:
         """Count a failure of a host. Return the seconds for which the host is set aside."""
         with self._lock:
-            failures = self._book.failed(number)
+            failures = self._selector.failed(number)
         if self._wait is None:
             return exponential(failures, first=1.0, most=300.0, jitter=1.0)
         return delay(self._wait, failures)
@@ -145,9 +145,9 @@ class HostTable:
             tried: the failures of this boot by host number.
         """
         with self._lock:
-            refused = {place: entry.refused for place, entry in enumerate(self._book.entries) if entry.refused}
-            full = [place for place, entry in enumerate(self._book.entries) if entry.runners >= entry.size]
-            aside = [place for place, entry in enumerate(self._book.entries) if entry.failures]
+            refused = {place: entry.refused for place, entry in enumerate(self._selector.entries) if entry.refused}
+            full = [place for place, entry in enumerate(self._selector.entries) if entry.runners >= entry.size]
+            aside = [place for place, entry in enumerate(self._selector.entries) if entry.failures]
         causes: dict[int, Exception] = {**refused, **tried}
         hopeless = len(refused) == len(self.hosts)
         first = next(iter(causes.values()), None)

@@ -153,7 +153,7 @@ class HostState:
         """The number of the choice that last chose this host."""
 
 
-class HostBook:
+class HostSelector:
     """The runners and failures of all hosts, and the choice of the next host.
 
     A host's number is its place in the list. Times are seconds of any monotonic clock.

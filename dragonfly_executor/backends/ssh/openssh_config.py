@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dragonfly_executor.backends.child_processes import answer_of
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.ssh.config import DEFAULT_KEEPALIVE, Config, Target, jumps_of
+from dragonfly_executor.backends.ssh.config import DEFAULT_KEEPALIVE, SSHConfig, Target, jumps_of
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.errors import BootError
 
@@ -29,7 +29,7 @@ NO_FILE = ["-F", "none"]
 """Options that make ssh read no configuration."""
 
 
-class Resolver:
+class SSHConfigResolver:
     """Resolves hosts to connection settings. Each host is resolved once.
 
     Args:
@@ -43,7 +43,7 @@ class Resolver:
     def __init__(self, path: str | None, *, has_parser: bool = True) -> None:
         self._path = path
         self._has_parser = has_parser
-        self._parser = Config(path)
+        self._parser = SSHConfig(path)
         self._found: dict[tuple[str, str | None, int | None], Target] = {}
         self._lock = threading.Lock()
         """Guards `_found`. It is never held while a program runs."""

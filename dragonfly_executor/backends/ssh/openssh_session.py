@@ -51,15 +51,15 @@ BUSY = re.compile("(kex|ssh)_exchange_identification: .*([Cc]losed|reset)|MaxSta
 """Messages of ssh about an sshd that refuses a connection because of other connections."""
 
 
-class ProgramTalk:
-    """The stream to the command; see `Talk`. It reads no byte beyond a line's end, as later bytes are the agent's."""
+class ProgramStream:
+    """See `CommandStream`. It reads no byte beyond a line's end, as later bytes are the agent's."""
 
     def __init__(self, session: ProgramSession, deadline: Deadline) -> None:
         self._session = session
         self._deadline = deadline
 
     def recv(self, size: int, /) -> bytes:
-        """Return up to a line; see `Talk`."""
+        """Return up to a line; see `CommandStream`."""
         sock = self._session.sock
         sock.settimeout(self._deadline.step_timeout())
         ahead = sock.recv(size, socket.MSG_PEEK)
@@ -67,12 +67,12 @@ class ProgramTalk:
         return sock.recv(ahead.find(b"\n") + 1 or len(ahead)) if ahead else b""
 
     def sendall(self, data: bytes, /) -> None:
-        """Send all of `data`; see `Talk`."""
+        """Send all of `data`; see `CommandStream`."""
         self._session.sock.settimeout(self._deadline.step_timeout())
         self._session.sock.sendall(data)
 
     def unread(self, data: bytes) -> None:
-        """Refuse any bytes, as `recv` reads no byte ahead; see `Talk`."""
+        """Refuse any bytes, as `recv` reads no byte ahead; see `CommandStream`."""
         if data:
             raise ConnectionError(f"{data[:20]!r} was read ahead of the agent")
 
@@ -89,7 +89,7 @@ class ProgramSession:
 
     def __init__(self, target: Target, command: Sequence[str], limit: LoginLimit, deadline: SSHBootDeadline) -> None:
         self.label = target.label
-        self.talk = ProgramTalk(self, deadline)
+        self.command_stream = ProgramStream(self, deadline)
         self._target = target
         self._command = command
         self._limit = limit

@@ -17,13 +17,13 @@ from dragonfly_executor.backends.ssh.config import Target
 from dragonfly_executor.backends.ssh.happy_eyeballs import addresses, connect_first
 from dragonfly_executor.backends.ssh.host_keys import HostKeys
 from dragonfly_executor.backends.ssh.login_limit import FULL_TRIES, SAYS_FULL, TRIES, LoginLimit, pause_after
-from dragonfly_executor.backends.ssh.proxies import Passage, PromptSocket, Proxy
+from dragonfly_executor.backends.ssh.proxies import JumpChannel, ProxyProgram, QuickAckSocket
 from dragonfly_executor.errors import BootError, HostKeyError
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    Through: TypeAlias = "SSHConnection | Proxy | None"
+    Through: TypeAlias = "SSHConnection | ProxyProgram | None"
 
 WINDOW = 2 * 1024 * 1024
 """The maximum number of bytes in flight to the parent. On a slow link, later data waits behind them."""
@@ -194,7 +194,7 @@ class Connector:
     def _reach(self, target: Target, deadline: SSHBootDeadline, jumps: int) -> tuple[Any, Through]:
         """Return a socket-like object that leads to the host's sshd, and the connection or program below it."""
         if target.proxy_command is not None:
-            proxy = Proxy(target)
+            proxy = ProxyProgram(target)
             return proxy.sock, proxy
         if not target.jumps:
             return self._dial(target, deadline), None
@@ -224,7 +224,7 @@ class Connector:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
-        return PromptSocket(sock)
+        return QuickAckSocket(sock)
 
     def _jump(self, target: Target, deadline: SSHBootDeadline, jumps: int) -> SSHConnection:
         """Return a connection to the last jump host."""
@@ -237,7 +237,7 @@ class Connector:
             on_the_way = on_the_way._replace(jumps=tuple(earlier), proxy_command=None)
         return self._connect(on_the_way, deadline, self._credentials.without_password(), jumps - 1)
 
-    def _channel_through(self, jump: SSHConnection, target: Target, deadline: SSHBootDeadline) -> Passage:
+    def _channel_through(self, jump: SSHConnection, target: Target, deadline: SSHBootDeadline) -> JumpChannel:
         try:
             with deadline.ending(jump.abandon):
                 channel = jump.transport.open_channel(
@@ -251,7 +251,7 @@ class Connector:
             where = f"{target.address} port {target.port}"
             text = f"{target.label}: {jump.target.label} cannot connect to {where}: {_text_of(error)}"
             raise BootError(text, "connect") from error
-        return Passage(channel)
+        return JumpChannel(channel)
 
     # -- host keys and logins ------------------------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ class ChannelSession:
 
     def __init__(self, connection: SSHConnection, channel: paramiko.Channel, deadline: Deadline) -> None:
         self.label = connection.target.label
-        self.talk = ChannelStream(channel, deadline)
+        self.command_stream = ChannelStream(channel, deadline)
         self._connection = connection
         self._channel = channel
         self.descriptors = connection.descriptors
@@ -100,8 +100,8 @@ class ChannelSession:
 
     def stream(self) -> ChannelStream:
         """See `SSHSession`."""
-        self.talk.no_deadline()
-        return self.talk
+        self.command_stream.no_deadline()
+        return self.command_stream
 
     def read_stderr(self, size: int) -> bytes:
         """See `SSHSession`."""

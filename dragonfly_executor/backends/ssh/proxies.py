@@ -17,7 +17,7 @@ QUICK_ACK = getattr(socket, "TCP_QUICKACK", None)
 """Only Linux has it."""
 
 
-class Passage:
+class JumpChannel:
     """A channel through a jump host, with the socket methods that paramiko uses.
 
     The next connection's thread may close it after the jump host's connection is lost. That thread does not catch
@@ -41,7 +41,7 @@ class Passage:
             self._channel.close()
 
 
-class PromptSocket(socket.socket):
+class QuickAckSocket(socket.socket):
     """A TCP connection that acknowledges received data at once.
 
     For sessions without a terminal, sshd always delays a small packet until the previous one is acknowledged (Nagle's
@@ -73,7 +73,7 @@ class PromptSocket(socket.socket):
         return data
 
 
-class Proxy:
+class ProxyProgram:
     """A program that connects to a host, like ssh's ProxyCommand. Its input and output are the connection.
 
     Attributes:

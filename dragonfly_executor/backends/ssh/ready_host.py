@@ -50,7 +50,7 @@ class ReachedHost:
         self.last_word = b""
         self._deadline = deadline
         self._stderr = StderrReader(session.read_stderr, str(host))
-        self.bootstrap = Bootstrap(str(host), session.talk, python)
+        self.bootstrap = Bootstrap(str(host), session.command_stream, python)
 
     def close(self) -> None:
         """Stop the remote command, and close the connection. May be called twice. Never raises."""

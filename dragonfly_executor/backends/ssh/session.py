@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from dragonfly_executor.backends.ssh.bootstrap import Talk
+from dragonfly_executor.backends.ssh.bootstrap import CommandStream
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Stream
@@ -20,14 +20,14 @@ class SSHSession(Protocol):
 
     Attributes:
         label: the host as the user wrote it.
-        talk: the input and output of the command during the bootstrap.
+        command_stream: the input and output of the command during the bootstrap.
     """
 
     @property
     def label(self) -> str: ...
 
     @property
-    def talk(self) -> Talk: ...
+    def command_stream(self) -> CommandStream: ...
 
     def run(self, command: str) -> None:
         """Run the command. A failure may show only when its output is read."""

@@ -92,7 +92,7 @@ def _print(name: str, findings: Iterable[Finding]) -> Iterable[Finding]:
         yield finding
 
 
-class _Complaints(logging.Handler):
+class _WarningHandler(logging.Handler):
     """A log handler that prints warnings, except those that a finding repeats."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -107,7 +107,7 @@ def _warnings_shown() -> Iterator[None]:
     if logger.hasHandlers():
         yield
         return
-    handler = _Complaints(logging.WARNING)
+    handler = _WarningHandler(logging.WARNING)
     logger.addHandler(handler)
     try:
         yield
@@ -149,7 +149,7 @@ def _ways(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _fly(options: argparse.Namespace) -> Places:
-    from dragonfly_executor.cli.doctor.fly import Checks, Given, for_boot
+    from dragonfly_executor.cli.doctor.fly import CommandLineSettings, FlyChecks, for_boot
 
     if options.hosts:
         raise ValueError("--backend fly takes no hosts; --app says where machines are booted")
@@ -157,7 +157,7 @@ def _fly(options: argparse.Namespace) -> Places:
         import dragonfly_executor.backends.fly.client  # noqa: F401  # fail now, as a usage error, and not half way
     except ImportError as error:
         raise ImportError("--backend fly needs httpx: pip install 'dragonfly-executor[fly]'") from error
-    checks = Checks(Given(options.app, options.image, options.region, options.parent_address))
+    checks = FlyChecks(CommandLineSettings(options.app, options.image, options.region, options.parent_address))
 
     def findings() -> Iterable[Finding]:
         """Yield findings without a boot, then those of a boot if the user asked for one and no check has failed."""

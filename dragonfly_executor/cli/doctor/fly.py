@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.fly.backend import FlyBackend
     from dragonfly_executor.backends.fly.client import MachinesAPI
     from dragonfly_executor.backends.fly.errors import FlyAPIError
-    from dragonfly_executor.backends.fly.settings import Access, Placement, Spelling
+    from dragonfly_executor.backends.fly.settings import APIAccess, Placement, SettingNames
 
 TIMEOUT = 20.0
 """Seconds for each request to Fly."""
@@ -40,7 +40,7 @@ _BY_PHASE = {
 }
 
 
-class Given(NamedTuple):
+class CommandLineSettings(NamedTuple):
     """The settings from the command line; None if not given."""
 
     app: str | None = None
@@ -49,7 +49,7 @@ class Given(NamedTuple):
     parent_address: str | None = None
 
 
-class Checks:
+class FlyChecks:
     """The checks of one app. Results of a check are kept for later checks.
 
     Args:
@@ -57,10 +57,10 @@ class Checks:
         environment: the environment variables.
     """
 
-    def __init__(self, given: Given, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, given: CommandLineSettings, environment: Mapping[str, str] = os.environ) -> None:
         self._given = given
         self._environment = environment
-        self._access: Access | None = None
+        self._access: APIAccess | None = None
         self._place: Placement | None = None
 
     def run(self) -> Iterator[Finding]:
@@ -89,7 +89,7 @@ class Checks:
         yield from self._access_to(self.app)
         try:
             self._place = Placement.find(
-                self._environment, image=given.image, region=given.region, spelling=_spelling()
+                self._environment, image=given.image, region=given.region, names=_setting_names()
             )
         except ValueError as error:
             yield Finding("image", False, "not known", str(error))
@@ -98,18 +98,18 @@ class Checks:
         yield self._price(self._place)
 
     def _access_to(self, app: str) -> Iterator[Finding]:
-        from dragonfly_executor.backends.fly.settings import Access
+        from dragonfly_executor.backends.fly.settings import APIAccess
 
         given = self._given.app
         try:
             # With a placeholder token, to check the app alone.
-            Access.find(self._environment, app=given, token="any", spelling=_spelling())  # noqa: S106
+            APIAccess.find(self._environment, app=given, token="any", names=_setting_names())  # noqa: S106
         except ValueError as error:
             yield Finding("app", False, app or "not known", str(error))
             yield Finding("token", None, "not reached")
             return
         try:
-            self._access = Access.find(self._environment, app=given, spelling=_spelling())
+            self._access = APIAccess.find(self._environment, app=given, names=_setting_names())
         except ValueError as error:
             yield Finding("app", True, app)
             yield Finding("token", False, "there is no token, or it is not valid", str(error))
@@ -133,7 +133,7 @@ class Checks:
             return Finding("journal", False, "cannot be kept", str(error))
         except (ValueError, ImportError) as error:
             return Finding("machine", None, "not checked: a setting or a package is missing", str(error))
-        price, guest = backend.price(), backend.blueprint.guest
+        price, guest = backend.price(), backend.template.guest
         if price is None:
             return Finding("machine", True, f"{guest}; its price is not on the price list")
         text = f"{guest}; about {price * 3600:.4f} USD an hour, an estimate by prices as of {backend.prices.as_of}"
@@ -208,12 +208,12 @@ class Checks:
     # -- the parent's address -----------------------------------------------------------------------------------------
 
     def _reachable(self) -> Finding:
-        from dragonfly_executor.backends.fly.settings import Address
+        from dragonfly_executor.backends.fly.settings import ParentAddress
         from dragonfly_executor.transport.listener import bind
 
         try:
             given = self._given.parent_address
-            address = Address.find(self._environment, parent_address=given, spelling=_spelling())
+            address = ParentAddress.find(self._environment, parent_address=given, names=_setting_names())
         except ValueError as error:
             return Finding("address", False, "not known", str(error))
         try:
@@ -232,11 +232,11 @@ def for_boot(error: errors.BootError) -> str:
     return _BY_PHASE.get(error.phase) or advice.for_boot(error)
 
 
-def _spelling() -> Spelling:
-    """Return the spelling of settings as options of this command."""
+def _setting_names() -> SettingNames:
+    """Return the names of settings as options of this command."""
     from dragonfly_executor.backends.fly.settings import options
 
-    return options(*Given._fields)
+    return options(*CommandLineSettings._fields)
 
 
 def _is_private(host: str) -> bool:

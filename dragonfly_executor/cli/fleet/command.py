@@ -13,7 +13,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.cli import terminal
 
 if TYPE_CHECKING:
-    from dragonfly_executor.backends.fly.sweep import Found
+    from dragonfly_executor.backends.fly.sweep import FoundMachine
     from dragonfly_executor.cli.fleet.fleet import Fleet
     from dragonfly_executor.cli.fleet.machine_row import MachineRow
 
@@ -128,7 +128,7 @@ def _destroy(options: argparse.Namespace, fleet: Fleet) -> int:
     return max(_destroy_chosen(options, fleet, chosen), bool(unknown))
 
 
-def _destroy_chosen(options: argparse.Namespace, fleet: Fleet, chosen: list[tuple[str, Found]]) -> int:
+def _destroy_chosen(options: argparse.Namespace, fleet: Fleet, chosen: list[tuple[str, FoundMachine]]) -> int:
     if chosen and not options.yes and not _may_destroy(_sights(fleet, chosen)):
         print("dragonfly: nothing was destroyed", file=sys.stderr)
         return 1
@@ -159,7 +159,7 @@ def _may_destroy(sights: list[MachineRow]) -> bool:
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
 
-def _sights(fleet: Fleet, found: list[tuple[str, Found]]) -> list[MachineRow]:
+def _sights(fleet: Fleet, found: list[tuple[str, FoundMachine]]) -> list[MachineRow]:
     from dragonfly_executor.cli.fleet.machine_row import MachineRow
 
     # Fly's clock dates the machines that Fly lists, and this machine's clock dates the entries that only the journal

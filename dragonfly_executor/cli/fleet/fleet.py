@@ -11,8 +11,8 @@ from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.journal import Journal, JournalEntry, default_folder
 from dragonfly_executor.backends.fly.owner import Liveness
-from dragonfly_executor.backends.fly.settings import ARGUMENTS, Access, Spelling, is_app_name
-from dragonfly_executor.backends.fly.sweep import Found, Sweeper, Swept
+from dragonfly_executor.backends.fly.settings import ARGUMENTS, APIAccess, SettingNames, is_app_name
+from dragonfly_executor.backends.fly.sweep import FoundMachine, Sweeper, SweepResult
 
 LOOK_TIMEOUT = 30.0
 """Seconds for listing the machines of an app."""
@@ -26,7 +26,7 @@ class Fleet:
     Args:
         app: the app; None for FLY_APP_NAME. If that is not set, all apps in the journal that this API has.
         journal: the journal's folder; None for the default folder of backends, which may not exist.
-        spelling: the spelling of these settings in errors.
+        names: the names of these settings in errors.
 
     Attributes:
         refused: apps whose machines Fly did not list although it listed those of others, each with Fly's message.
@@ -37,12 +37,12 @@ class Fleet:
         OSError: the given journal cannot be read.
     """
 
-    def __init__(self, app: str | None, journal: str | None, spelling: Spelling = ARGUMENTS) -> None:
+    def __init__(self, app: str | None, journal: str | None, names: SettingNames = ARGUMENTS) -> None:
         for setting, value in (("app", app), ("journal", journal)):
             if value == "":
                 # From an unset shell variable, as in --app "$APP". The user did not mean all apps.
-                raise ValueError(f"{spelling.name(setting, is_given=True)} is empty: is a variable not set?")
-        self._spelling = spelling
+                raise ValueError(f"{names.name(setting, is_given=True)} is empty: is a variable not set?")
+        self._setting_names = names
         self.refused: dict[str, str] = {}
         self.without = ""
         self.journal = self._open(journal)
@@ -55,11 +55,11 @@ class Fleet:
             return Journal(default_folder(os.environ) if folder is None else folder)
         except (OSError, RuntimeError) as error:
             if folder is not None:
-                raise OSError(f"cannot read the journal: {error}. {self._spelling.give('journal')}") from error
+                raise OSError(f"cannot read the journal: {error}. {self._setting_names.give('journal')}") from error
             self.without = f"there is no journal here ({error}): only machines that Fly lists are known"
             return None
 
-    def _accesses(self, app: str | None) -> list[Access]:
+    def _accesses(self, app: str | None) -> list[APIAccess]:
         wanted = app or os.environ.get("FLY_APP_NAME")
         if wanted:
             return [self._access(app)]
@@ -68,8 +68,8 @@ class Fleet:
         # If there are no apps, this raises an error that names the missing setting.
         return [access for access in accesses if (access.app, access.host) in known] or [self._access(None)]
 
-    def _access(self, app: str | None) -> Access:
-        return Access.find(os.environ, app=app, spelling=self._spelling)
+    def _access(self, app: str | None) -> APIAccess:
+        return APIAccess.find(os.environ, app=app, names=self._setting_names)
 
     def _entries(self) -> list[JournalEntry]:
         return [] if self.journal is None else self.journal.entries()
@@ -79,13 +79,13 @@ class Fleet:
         sweeper = self.sweepers.get(app)
         return time.time() if sweeper is None else sweeper.now()
 
-    def look(self) -> list[tuple[str, Found]]:
+    def look(self) -> list[tuple[str, FoundMachine]]:
         """Return all machines, each with its app. For a `refused` app, return its journal entries.
 
         Raises:
             FlyAPIError: Fly listed the machines of no app.
         """
-        found: list[tuple[str, Found]] = []
+        found: list[tuple[str, FoundMachine]] = []
         for app, sweeper in self.sweepers.items():
             try:
                 found += [(app, one) for one in sweeper.look(Deadline(LOOK_TIMEOUT))]
@@ -96,16 +96,16 @@ class Fleet:
                 self.refused[app] = str(error)
         return found + [(app, one) for app, one in self.written_down() if app in self.refused]
 
-    def written_down(self) -> list[tuple[str, Found]]:
+    def written_down(self) -> list[tuple[str, FoundMachine]]:
         """Return the machines in the journal, without a request to Fly."""
         why = "Fly could not be asked"
         entries = [entry for entry in self._entries() if entry.label is None or entry.app in self.sweepers]
-        return [(entry.app, Found(None, entry, Liveness.UNKNOWN, why)) for entry in entries]
+        return [(entry.app, FoundMachine(None, entry, Liveness.UNKNOWN, why)) for entry in entries]
 
-    def find(self, words: Iterable[str]) -> tuple[list[tuple[str, Found]], list[str]]:
+    def find(self, words: Iterable[str]) -> tuple[list[tuple[str, FoundMachine]], list[str]]:
         """Return the machines with these ids or names, and the words that match no machine."""
         known = [(app, found) for app, found in self.look() if found.machine is not None]
-        chosen: dict[tuple[str, str], Found] = {}
+        chosen: dict[tuple[str, str], FoundMachine] = {}
         unknown = []
         for word in words:
             named = [(app, found) for app, found in known if found.machine and word in (found.machine.id, found.name)]
@@ -118,9 +118,9 @@ class Fleet:
             unknown += [] if named else [word]
         return [(app, found) for (app, _), found in chosen.items()], unknown
 
-    def destroy(self, chosen: list[tuple[str, Found]]) -> Swept:
+    def destroy(self, chosen: list[tuple[str, FoundMachine]]) -> SweepResult:
         """Destroy these machines. Return those that are gone and those that may still exist."""
-        done = Swept([], [])
+        done = SweepResult([], [])
         for app, found in chosen:
             swept = self.sweepers[app].destroy([found], Deadline(DESTROY_TIMEOUT))
             done.destroyed.extend(swept.destroyed)

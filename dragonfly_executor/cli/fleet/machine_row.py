@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dragonfly_executor.backends.fly.machines import ENDED
-from dragonfly_executor.backends.fly.owner import Label
+from dragonfly_executor.backends.fly.owner import OwnerLabel
 from dragonfly_executor.backends.fly.prices import PRICES, Prices
-from dragonfly_executor.backends.fly.sweep import Found
+from dragonfly_executor.backends.fly.sweep import FoundMachine
 
 HEAD = ("MACHINE", "NAME", "STATE", "REGION", "SIZE", "AGE", "COST", "POOL", "OWNER")
 
@@ -44,7 +44,7 @@ class MachineRow(NamedTuple):
     in_journal: bool
 
     @classmethod
-    def of(cls, found: Found, app: str, now: float, now_here: float, prices: Prices = PRICES) -> MachineRow:
+    def of(cls, found: FoundMachine, app: str, now: float, now_here: float, prices: Prices = PRICES) -> MachineRow:
         """Make a `MachineRow` from a machine.
 
         Args:
@@ -55,7 +55,7 @@ class MachineRow(NamedTuple):
             prices: the price list.
         """
         machine, entry = found.machine, found.entry
-        label = Label.decode(machine.metadata) if machine is not None else None
+        label = OwnerLabel.decode(machine.metadata) if machine is not None else None
         label = label or (entry.label if entry is not None else None)
         region = (machine.region if machine is not None else "") or (entry.region if entry is not None else "")
         guest = (machine.guest if machine is not None else {}) or (entry.guest if entry is not None else {})

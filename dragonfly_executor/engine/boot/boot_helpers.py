@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Backend
     from dragonfly_executor.engine.boot.dialback import DialBack
     from dragonfly_executor.engine.boot.file_sync import FileSync
-    from dragonfly_executor.engine.boot.node_release import Releaser
+    from dragonfly_executor.engine.boot.node_release import NodeReleaser
     from dragonfly_executor.engine.boot.session_setup import SessionSetup
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.runner_connection import RunnerHandler
@@ -53,7 +53,7 @@ class BootHelpers:
         *,
         session_setup: SessionSetup,
         file_snapshot: FileSnapshot | None,
-        releaser: Releaser,
+        releaser: NodeReleaser,
         handler: RunnerHandler,
         warn: Callable[[str], object],
     ) -> None:

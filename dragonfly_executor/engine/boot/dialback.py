@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dragonfly_executor import errors
-from dragonfly_executor.protocol.dialback_auth import SECRET_SIZE, ParentHandshake, Tokens
+from dragonfly_executor.protocol.dialback_auth import SECRET_SIZE, BootTokens, ParentHandshake
 from dragonfly_executor.protocol.versions import versions
 from dragonfly_executor.transport import listener
 from dragonfly_executor.transport.listener import Listener
@@ -75,7 +75,7 @@ class DialBack:
         self._workers = workers
         self._warn = warn
         self._make_listener = make_listener
-        self._tokens = Tokens(os.urandom(SECRET_SIZE))
+        self._tokens = BootTokens(os.urandom(SECRET_SIZE))
         self._expected: dict[int, DialBackReceiver] = {}
         """The boots whose runners have not dialed back."""
         self._waiting: dict[int, BootRequest] = {}

@@ -143,7 +143,7 @@ class BootJob:
             return self._is_cancelled
 
 
-class Clock:
+class PendingBootClock:
     """The `BootClock` of one boot, for any thread. It is stopped until the backend asks for the node.
 
     Args:

@@ -17,7 +17,7 @@ RELEASE_TIMEOUT = 60.0
 """Seconds that a backend has to stop a node. After that the pool goes on, and a shutdown does too."""
 
 
-class Releaser:
+class NodeReleaser:
     """A releaser of nodes: each is released once, within `RELEASE_TIMEOUT` seconds. It belongs to the engine thread.
 
     Args:

@@ -10,7 +10,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.backends.base import BootRequest, CancelToken, Signal
 from dragonfly_executor.core import events
 from dragonfly_executor.engine.boot import boot_errors
-from dragonfly_executor.engine.boot.node_booter import BootJob, Clock
+from dragonfly_executor.engine.boot.node_booter import BootJob, PendingBootClock
 from dragonfly_executor.engine.runner_connection import RunnerLink
 from dragonfly_executor.protocol.parent import Parent
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
@@ -114,7 +114,7 @@ class PendingBoot:
         """Open the listener if the runner dials back, then ask the backend for a node."""
         helpers = self._helpers
         parent = Parent.new(helpers.engine.options.name, self.id, helpers.backend.name)
-        clock = Clock(self._loop.call_soon_threadsafe, self._clock_changed)
+        clock = PendingBootClock(self._loop.call_soon_threadsafe, self._clock_changed)
         request = BootRequest(self.id, parent, self._timeout, self._given_up, clock)
         self._wait_for_thread()
         if helpers.dial_back is None:

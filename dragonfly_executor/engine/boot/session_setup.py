@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dragonfly_executor.protocol import handshake
-from dragonfly_executor.protocol.frames import SETUP_HEAD, Script
+from dragonfly_executor.protocol.frames import SETUP_HEAD, ScriptImport
 from dragonfly_executor.protocol.versions import versions_like
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -55,7 +55,7 @@ class SessionSetup:
 
     def _encode_setup(self, setup: bytes) -> bytes:
         # If no call has needed the script yet, slots import it only when a call needs it.
-        script = Script.IMPORT if self._codec.needs_script else Script.SKIP
+        script = ScriptImport.IMPORT if self._codec.needs_script else ScriptImport.SKIP
         return SETUP_HEAD.pack(self._options.max_payload, len(setup), script) + setup + self._initializer
 
     def admit(self, runner: RunnerLink, hello: handshake.Hello) -> None:

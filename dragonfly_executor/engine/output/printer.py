@@ -18,7 +18,7 @@ from dragonfly_executor.util.terminal_text import escape_controls, split_at_carr
 if TYPE_CHECKING:
     from typing import TextIO, TypeAlias
 
-    Write: TypeAlias = Callable[["Source", str, list[str]], None]
+    Write: TypeAlias = Callable[["OutputSource", str, list[str]], None]
 
 
 class OutputLine(NamedTuple):
@@ -40,7 +40,7 @@ class OutputLine(NamedTuple):
     record: logging.LogRecord | None = None
 
 
-class Source(NamedTuple):
+class OutputSource(NamedTuple):
     """The source of output: one attempt of a call in one slot of a runner."""
 
     runner_id: int
@@ -62,10 +62,10 @@ class Printer:
         elif self._function is not None:
             self._write = self._tell
         self._tags = output == "tag"
-        self._open: dict[tuple[int, int], dict[Source, dict[str, TextDecoder | LineDecoder]]] = {}
+        self._open: dict[tuple[int, int], dict[OutputSource, dict[str, TextDecoder | LineDecoder]]] = {}
         """Unfinished text, by runner and slot."""
 
-    def print(self, source: Source, frame: Frame) -> None:
+    def print(self, source: OutputSource, frame: Frame) -> None:
         """Print the text that is complete with this frame."""
         if frame.flags & Flag.END:
             self._finish(source)
@@ -81,7 +81,7 @@ class Printer:
             if pieces:
                 self._write(source, stream, pieces)
 
-    def _texts_of(self, source: Source) -> dict[str, TextDecoder | LineDecoder]:
+    def _texts_of(self, source: OutputSource) -> dict[str, TextDecoder | LineDecoder]:
         in_slot = self._open.setdefault(source[:2], {})
         texts = in_slot.get(source)
         if texts is None:
@@ -97,7 +97,7 @@ class Printer:
             for source in list(self._open[place]):
                 self._finish(source)
 
-    def _finish(self, source: Source) -> None:
+    def _finish(self, source: OutputSource) -> None:
         in_slot = self._open.get(source[:2], {})
         texts = in_slot.pop(source, {})
         if not in_slot:
@@ -107,7 +107,7 @@ class Printer:
             if pieces:
                 self._write(source, stream, pieces)
 
-    def _tell(self, source: Source, stream: str, lines: list[str]) -> None:
+    def _tell(self, source: OutputSource, stream: str, lines: list[str]) -> None:
         self._call(OutputLine(source.runner_id, source.call_id, stream, line) for line in lines)
 
     def _call(self, lines: Any) -> None:
@@ -122,7 +122,7 @@ class Printer:
             # One report for many lines, so that a function that always raises does not flood the log.
             self._failed(first)
 
-    def _log(self, source: Source, data: bytes) -> None:
+    def _log(self, source: OutputSource, data: bytes) -> None:
         record = _record(source, data)
         if self._function is not None:
             text = record.getMessage() + (f"\n{record.exc_text}" if record.exc_text else "")
@@ -135,7 +135,7 @@ class Printer:
             logger.handle(record)
 
 
-def _record(source: Source, data: bytes) -> logging.LogRecord:
+def _record(source: OutputSource, data: bytes) -> logging.LogRecord:
     """Return the log record of a call, with two attributes added."""
     try:
         said: dict[str, Any] = json.loads(data)
@@ -166,7 +166,7 @@ def _escape_record(record: logging.LogRecord) -> None:
             setattr(record, field, escape_controls(value))
 
 
-def _print_tagged(source: Source, stream: str, lines: list[str]) -> None:
+def _print_tagged(source: OutputSource, stream: str, lines: list[str]) -> None:
     who = f"runner {source.runner_id}" + (f", call {source.call_id}" if source.call_id else "")
     shown = (escape_controls(piece) for line in lines for piece in split_at_carriage_returns(line))
     _print(stream, "".join(f"[{who}] {piece}\n" for piece in shown))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
         captured: CapturedOutput | None
 
-    class OutputSource(Protocol):
+    class OutputLink(Protocol):
         """The source of output frames: a runner's link."""
 
         id: int
@@ -142,7 +142,7 @@ class OutputRouter:
 
     # -- on the engine thread -----------------------------------------------------------------------------------------
 
-    def arrived(self, runner: OutputSource, frame: Frame, is_here: bool) -> None:
+    def arrived(self, runner: OutputLink, frame: Frame, is_here: bool) -> None:
         """Handle output from a runner. `is_here`: whether it belongs to a call that is on the runner."""
         if not self._captures:
             self._workers.run(self._consume, runner, frame)
@@ -161,42 +161,42 @@ class OutputRouter:
         if self._captures:
             self._kept[call_id] = future
 
-    def slot_is_down(self, runner: OutputSource, slot: int) -> None:
+    def slot_is_down(self, runner: OutputLink, slot: int) -> None:
         """Handle the end of a slot."""
         if self._captures:
             runner.output_forgotten(self._owed.pop((runner.id, slot), 0))
         else:
             self._workers.run(self._end, runner, slot)
 
-    def runner_is_gone(self, runner: OutputSource) -> None:
+    def runner_is_gone(self, runner: OutputLink) -> None:
         """Handle the end of a runner: it sends no more output."""
         if not self._captures:
             self._workers.run(self._end, runner, None)
 
     # -- on the thread that consumes ----------------------------------------------------------------------------------
 
-    def _consume(self, runner: OutputSource, frame: Frame) -> None:
+    def _consume(self, runner: OutputLink, frame: Frame) -> None:
         try:
             # The slots of a local pool print by themselves, so a cold start need not load the printer. If the printer
             # cannot be loaded, the text is lost. The agent is still told that it was consumed: otherwise the call would
             # wait for ever.
-            from dragonfly_executor.engine.output.printer import Printer, Source
+            from dragonfly_executor.engine.output.printer import OutputSource, Printer
 
             self._printer = self._printer or Printer(self._output, self._failed)
-            self._printer.print(Source(runner.id, frame.detail, frame.call_id, frame.attempt), frame)
+            self._printer.print(OutputSource(runner.id, frame.detail, frame.call_id, frame.attempt), frame)
         finally:
             amount = self._consumed(runner, frame)
             if amount:
                 self._call_soon(lambda: runner.output_consumed(frame.detail, amount))
 
-    def _consumed(self, runner: OutputSource, frame: Frame) -> int:
+    def _consumed(self, runner: OutputLink, frame: Frame) -> int:
         """Return how much to report to the agent now, or 0. The agent need not hear of every piece."""
         key = (runner.id, frame.detail)
         amount = self._owed.get(key, 0) + weight(frame.raw)
         self._owed[key] = 0 if amount >= GRANT else amount
         return amount if amount >= GRANT else 0
 
-    def _end(self, runner: OutputSource, slot: int | None) -> None:
+    def _end(self, runner: OutputLink, slot: int | None) -> None:
         ended = [key for key in self._owed if key[0] == runner.id and slot in (None, key[1])]
         amount = sum(self._owed.pop(key) for key in ended)
         if self._printer is not None:

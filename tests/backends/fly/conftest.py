@@ -11,7 +11,7 @@ import pytest
 import tenacity
 
 from dragonfly_executor import DragonflyExecutor, FlyBackend
-from dragonfly_executor.backends.fly.rate_limit import Rate
+from dragonfly_executor.backends.fly.rate_limit import RateLimit
 from tests.processes.dialback.conftest import receive
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def asker(fly: Simulator) -> Iterator[Asker]:
 def on_fly(fly: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Simulator:
     """This process is the parent's machine: it has the environment of one. Fly takes ten requests where it took one."""
     fly.rates.usual = (10.0, 3.0)
-    monkeypatch.setattr("dragonfly_executor.backends.fly.rate_limit.DEFAULT", Rate(10.0, 3))
+    monkeypatch.setattr("dragonfly_executor.backends.fly.rate_limit.DEFAULT", RateLimit(10.0, 3))
     for name, value in fly.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

@@ -25,7 +25,7 @@ def let_loose(fly: Simulator, backend: FlyBackend, share: float, unfit: float) -
     chaos = Chaos(SEED, share=share, unfit=unfit)
     fly.faults.drawn, fly.pulled = chaos.fault, chaos.image
     fly.rates.on = False
-    backend.api._connections._pacer.reserve = lambda action, thing, now: 0.0  # type: ignore[method-assign]
+    backend.api._connections._rate_limiter.reserve = lambda action, thing, now: 0.0  # type: ignore[method-assign]
 
 
 def nothing_is_left_for_good(fly: Simulator, backend: FlyBackend) -> None:

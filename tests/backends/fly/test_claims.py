@@ -11,7 +11,7 @@ import pytest
 
 from dragonfly_executor.backends.base import BootRequest, Node
 from dragonfly_executor.backends.fly.node import FlyNode
-from dragonfly_executor.backends.fly.owner import APP, HELD, HOLD, HOLD_FOR, Label, Liveness, Owner
+from dragonfly_executor.backends.fly.owner import APP, HELD, HOLD, HOLD_FOR, Liveness, Owner, OwnerLabel
 from dragonfly_executor.testing import FakeBackend
 from tests.backends.fly.boots import ASLEEP_CONFIG, boot, nothing_is_left
 from tests.backends.fly.conftest import Make, MakeBackend
@@ -26,14 +26,14 @@ LONG_AGO = 600.0
 """Seconds: so old is a machine that is known everywhere."""
 
 
-def made_by(fly: Simulator, written: Label, age: float = LONG_AGO) -> Machine:
+def made_by(fly: Simulator, written: OwnerLabel, age: float = LONG_AGO) -> Machine:
     """A runner with this written on it."""
     machine = machine_of(fly, written.encode())
     machine.created_at = time.time() - age
     return machine
 
 
-def parent_in(fly: Simulator, app: str, *, is_there: bool, state: str = "started") -> Label:
+def parent_in(fly: Simulator, app: str, *, is_there: bool, state: str = "started") -> OwnerLabel:
     """What a parent on a machine of this app writes; another machine of the app is there in any case."""
     world = fly.world
     fly.tokens[fly.token] = None
@@ -61,7 +61,7 @@ def test_the_label_names_the_parents_app_and_says_how_long_it_holds(
     assert HELD not in written
     assert backend.journal is not None
     (entry,) = backend.journal.entries()
-    assert entry.label == Label.decode(written)
+    assert entry.label == OwnerLabel.decode(written)
     node.stop()
     nothing_is_left(on_fly, backend)
 
@@ -74,17 +74,17 @@ def test_a_parent_outside_of_fly_names_no_app(on_fly: Simulator, monkeypatch: py
 @pytest.mark.parametrize("app", ["", "../other", "a b", "x/y"])
 def test_what_is_no_app_is_asked_nothing(app: str) -> None:
     """It would become a part of an address."""
-    assert Label.decode({**label().encode(), APP: app}) == label()
+    assert OwnerLabel.decode({**label().encode(), APP: app}) == label()
 
 
 @pytest.mark.parametrize("key", [HOLD, HELD])
 def test_a_claim_that_cannot_be_read_is_none(key: str) -> None:
-    assert Label.decode({**label().encode(), key: "for ever"}) == label()
+    assert OwnerLabel.decode({**label().encode(), key: "for ever"}) == label()
 
 
 def test_labels_from_before_are_read() -> None:
     """On machines, and in journals: see `test_journal`."""
-    assert Label.decode(label().encode()) == label()
+    assert OwnerLabel.decode(label().encode()) == label()
     assert label().held_until(time.time()) is None
 
 

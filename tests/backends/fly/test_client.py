@@ -18,8 +18,8 @@ from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.http import HttpConnections
 from dragonfly_executor.backends.fly.owner import KIND, RUNNER
 from dragonfly_executor.backends.fly.responses import ResponseKind
-from dragonfly_executor.backends.fly.settings import Access
-from dragonfly_executor.backends.fly.token import Token
+from dragonfly_executor.backends.fly.settings import APIAccess
+from dragonfly_executor.backends.fly.token import APIToken
 from tests.backends.fly.asking import Asker
 from tests.backends.fly.boots import GivenUpInAPause
 from tests.support.fly_simulator import errors
@@ -27,13 +27,13 @@ from tests.support.fly_simulator.calls import Reply
 from tests.support.fly_simulator.faults import rate_limited
 from tests.support.fly_simulator.simulator import Simulator
 
-ACCESS = Access("media", Token("fm2_canary"), "http://fly.invalid")
+ACCESS = APIAccess("media", APIToken("fm2_canary"), "http://fly.invalid")
 OURS = {"metadata": {KIND: RUNNER}}
 
 
 @pytest.fixture
 def api(on_fly: Simulator) -> MachinesAPI:
-    return MachinesAPI(Access.find(on_fly.environment))
+    return MachinesAPI(APIAccess.find(on_fly.environment))
 
 
 def deadline(seconds: float = 10.0) -> Deadline:
@@ -164,7 +164,7 @@ def test_an_answer_says_more_than_that_there_was_no_time_for_another() -> None:
 
 
 def test_a_no_is_final(on_fly: Simulator) -> None:
-    stranger = MachinesAPI(Access.find({**on_fly.environment, "FLY_API_TOKEN": "fm2_stranger"}))
+    stranger = MachinesAPI(APIAccess.find({**on_fly.environment, "FLY_API_TOKEN": "fm2_stranger"}))
     with pytest.raises(FlyAPIError, match="token validation error") as caught:
         stranger.runners(deadline())
     assert "stranger" not in str(caught.value)

@@ -16,9 +16,9 @@ from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.machines import FlyMachine
 from dragonfly_executor.backends.fly.owner import Liveness
-from dragonfly_executor.backends.fly.settings import Access
+from dragonfly_executor.backends.fly.settings import APIAccess
 from dragonfly_executor.backends.fly.sweep import Sweeper
-from dragonfly_executor.backends.fly.token import Token
+from dragonfly_executor.backends.fly.token import APIToken
 from tests.backends.fly.conftest import MakeBackend
 from tests.backends.fly.test_leaks import elsewhere, label
 from tests.support.helpers import PATIENCE
@@ -64,7 +64,7 @@ def judged(date: str | None, here: float, monkeypatch: pytest.MonkeyPatch, **wri
     transport = httpx.MockTransport(
         lambda _: httpx.Response(200, stream=httpx.ByteStream(json.dumps([said]).encode()), headers=headers)
     )
-    api = MachinesAPI(Access("media", Token("fm2_canary"), "http://fly.invalid"), transport)
+    api = MachinesAPI(APIAccess("media", APIToken("fm2_canary"), "http://fly.invalid"), transport)
     monkeypatch.setattr("dragonfly_executor.backends.fly.sweep.time", Clock(now + here))
     (found,) = Sweeper(api, None).look(Deadline(PATIENCE))
     return found.liveness

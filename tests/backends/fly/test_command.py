@@ -18,7 +18,7 @@ import pytest
 
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.journal import JournalEntry
-from dragonfly_executor.backends.fly.owner import Label, Owner
+from dragonfly_executor.backends.fly.owner import Owner, OwnerLabel
 from dragonfly_executor.backends.fly.prices import PRICES
 from dragonfly_executor.cli.fleet.machine_row import duration
 from dragonfly_executor.cli.main import main
@@ -48,7 +48,7 @@ def left_behind(on_fly: Simulator, asker: Asker, monkeypatch: pytest.MonkeyPatch
     """Makes machines that say whose they are."""
 
     def make(name: str, owner: Owner, lifetime: float = 3600.0) -> Machine:
-        label = Label(f"boot-{name}", "nightly", owner, int(time.time() + lifetime))
+        label = OwnerLabel(f"boot-{name}", "nightly", owner, int(time.time() + lifetime))
         on_fly.rates.of["create"] = (100.0, 100.0)
         return asker.created(name, ASLEEP, metadata=label.encode(), guest=GUEST)
 
@@ -165,7 +165,7 @@ def test_a_boot_that_only_the_journal_knows_of_is_shown_and_costs_nothing(
     on_fly: Simulator, make_backend: MakeBackend, capsys: Capture
 ) -> None:
     backend = make_backend()
-    label = Label("boot-1", "nightly", Owner.me(), int(time.time() + 3600))
+    label = OwnerLabel("boot-1", "nightly", Owner.me(), int(time.time() + 3600))
     entry = JournalEntry("dragonfly-x", "media", on_fly.url, label, time.time(), time.time() + 3600, None, "cdg", GUEST)
     assert backend.journal is not None
     backend.journal.write(entry)
@@ -210,7 +210,7 @@ def test_ages_and_costs_go_by_flys_clock_and_by_this_ones_what_was_only_written_
     """It is tomorrow there, or this machine's clock is wrong."""
     now = time.time()
     created, there = (datetime.fromtimestamp(now + seconds, UTC) for seconds in (86400 - 600, 86400))
-    label = Label("boot-1", "nightly", Owner("another", "boot", "space", 1, 1), int(now + 3600), 7200)
+    label = OwnerLabel("boot-1", "nightly", Owner("another", "boot", "space", 1, 1), int(now + 3600), 7200)
     said = {
         "id": "7811", "name": "dragonfly-a", "state": "started", "region": "cdg", "created_at": created.isoformat(),
         "config": {"metadata": label.encode(), "guest": GUEST},

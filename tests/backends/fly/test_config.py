@@ -18,9 +18,9 @@ from dragonfly_executor import FlyBackend
 from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.fly.backend import machine_name
 from dragonfly_executor.backends.fly.journal import NAME
-from dragonfly_executor.backends.fly.machine_config import CPUS, Blueprint, Guest, merge
-from dragonfly_executor.backends.fly.settings import Access, Address, Placement
-from dragonfly_executor.backends.fly.token import Token
+from dragonfly_executor.backends.fly.machine_config import CPUS, Guest, MachineTemplate, merge
+from dragonfly_executor.backends.fly.settings import APIAccess, ParentAddress, Placement
+from dragonfly_executor.backends.fly.token import APIToken
 
 ON_FLY = {
     "FLY_APP_NAME": "media",
@@ -43,7 +43,7 @@ def env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
 
 
 def body_of(backend: FlyBackend) -> Any:
-    return backend.blueprint.body("name", "cdg", "PARENT", {"dragonfly_kind": "runner"})
+    return backend.template.body("name", "cdg", "PARENT", {"dragonfly_kind": "runner"})
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -139,20 +139,20 @@ def test_without_httpx_the_extra_is_named(env: pytest.MonkeyPatch) -> None:
 )
 def test_a_token_travels_as_flys_own_clients_send_it(given: str, found: str) -> None:
     """Reference 1.1."""
-    assert Token(given).header() == found
+    assert APIToken(given).header() == found
 
 
 @pytest.mark.parametrize("given", ["", "  ", "FlyV1 ", "fm2_can ary", "fm2_canary\x00", "fm2_canärary"])
 def test_a_token_that_is_none_is_refused_without_a_word_of_it(given: str) -> None:
     with pytest.raises(ValueError, match="token") as caught:
-        Token(given)
+        APIToken(given)
     assert "can" not in str(caught.value)
 
 
 def test_a_token_is_never_shown() -> None:
-    token = Token("fm2_canary")
-    access = Access("media", token, "https://api.machines.dev")
-    for shown in (repr(token), str(token), f"{token}", repr(access), repr(vars(Token).keys())):
+    token = APIToken("fm2_canary")
+    access = APIAccess("media", token, "https://api.machines.dev")
+    for shown in (repr(token), str(token), f"{token}", repr(access), repr(vars(APIToken).keys())):
         assert "canary" not in shown
     assert not hasattr(token, "__dict__")
     for copied in (pickle.dumps, copy.deepcopy):
@@ -173,20 +173,20 @@ def test_a_token_is_never_shown() -> None:
     ],
 )
 def test_where_runners_dial(given: str, found: tuple[str, str, int]) -> None:
-    assert Address.find({}, parent_address=given) == found
-    assert Address.find({}, parent_address=given, bind="::")[1] == "::"
+    assert ParentAddress.find({}, parent_address=given) == found
+    assert ParentAddress.find({}, parent_address=given, bind="::")[1] == "::"
 
 
 @pytest.mark.parametrize("given", ["host:port", "host:70000", ":80"])
 def test_an_address_that_is_none_is_refused(given: str) -> None:
     with pytest.raises(ValueError, match="parent_address"):
-        Address.find({}, parent_address=given)
+        ParentAddress.find({}, parent_address=given)
 
 
 @pytest.mark.parametrize("host", ["api.machines.dev", "ftp://x", "https://user:canary@x", "http://", "x" * 20])
 def test_a_host_that_is_none_is_refused_without_what_it_says(host: str) -> None:
     with pytest.raises(ValueError, match="host must be") as caught:
-        Access.find(ON_FLY, host=host)
+        APIAccess.find(ON_FLY, host=host)
     assert "canary" not in str(caught.value)
 
 
@@ -194,8 +194,10 @@ def test_a_host_that_is_none_is_refused_without_what_it_says(host: str) -> None:
 def test_the_api_is_where_flys_own_clients_are_told_that_it_is(path: str) -> None:
     """With or without the version, which is ours to say."""
     given = f"http://_api.internal:4280{path}"
-    assert Access.find({**ON_FLY, "FLY_FLAPS_BASE_URL": given}).host == "http://_api.internal:4280"
-    assert Access.find({**ON_FLY, "FLY_FLAPS_BASE_URL": "http://other"}, host=given).host == "http://_api.internal:4280"
+    assert APIAccess.find({**ON_FLY, "FLY_FLAPS_BASE_URL": given}).host == "http://_api.internal:4280"
+    assert (
+        APIAccess.find({**ON_FLY, "FLY_FLAPS_BASE_URL": "http://other"}, host=given).host == "http://_api.internal:4280"
+    )
 
 
 def test_regions_in_order_of_preference() -> None:
@@ -366,5 +368,5 @@ def test_merging_changes_neither_and_the_upper_one_wins(under: Any, over: Any) -
 
 
 def test_a_blueprint_shows_nothing_that_may_be_secret() -> None:
-    blueprint = Blueprint("image", Guest(), ("python",), env={"PASSWORD": "canary"}, more={"env": {"X": "canary"}})
-    assert "canary" not in repr(blueprint)
+    template = MachineTemplate("image", Guest(), ("python",), env={"PASSWORD": "canary"}, more={"env": {"X": "canary"}})
+    assert "canary" not in repr(template)

@@ -69,7 +69,7 @@ class TestFlyBackend(BackendContract):
         for action, fault in HANGS.get(step, {}).items():
             self._simulator.faults.on(action, times=math.inf, after=lambda call: hangs.set(), **fault)
         if step == TURN:
-            pacer, wait = backend.api._connections._pacer, FlyBootDeadline.wait_for_turn
+            pacer, wait = backend.api._connections._rate_limiter, FlyBootDeadline.wait_for_turn
             while pacer.reserve("create", backend.api.access.app, time.monotonic()) < FOR_EVER:
                 continue
 

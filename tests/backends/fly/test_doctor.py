@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor.backends.fly.owner import Label, Owner
+from dragonfly_executor.backends.fly.owner import Owner, OwnerLabel
 from dragonfly_executor.cli.main import main
 from tests.backends.fly.asking import ASLEEP, Asker
 from tests.support.fly_simulator import errors
@@ -138,7 +138,7 @@ def test_regions_that_fly_does_not_tell_are_no_failure(on_fly: Simulator, capsys
 
 
 def test_machines_that_were_left_behind_are_a_finding(on_fly: Simulator, asker: Asker, capsys: Capture) -> None:
-    label = Label("boot-1", "nightly", Owner.me()._replace(started=1), int(time.time()) + 3600)
+    label = OwnerLabel("boot-1", "nightly", Owner.me()._replace(started=1), int(time.time()) + 3600)
     machine = asker.created("runner-a", ASLEEP, metadata=label.encode())
     status, found = examine(capsys)
     assert status == 1

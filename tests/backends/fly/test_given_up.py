@@ -17,11 +17,11 @@ from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly import backend as backend_module
 from dragonfly_executor.backends.fly import client
-from dragonfly_executor.backends.fly.connection import HttpConnection
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.http import HttpConnections
-from dragonfly_executor.backends.fly.settings import Access
-from dragonfly_executor.backends.fly.token import Token
+from dragonfly_executor.backends.fly.settings import APIAccess
+from dragonfly_executor.backends.fly.token import APIToken
+from dragonfly_executor.backends.http_connection import HttpConnection
 from dragonfly_executor.transport.certificate import load, make_certificate
 from tests.backends.fly.boots import ASLEEP_CONFIG, boot, nothing_is_left, request
 from tests.backends.fly.conftest import Make, MakeBackend
@@ -226,7 +226,7 @@ def test_a_request_is_cut_wherever_it_hangs(tls: ssl.SSLContext, scheme: str, sh
     given_up = CancelToken()
     with mute(tls if scheme == "https" else None, shakes_hands=shakes_hands) as server:
         server.silent = given_up.set
-        line = HttpConnections(Access("media", Token("fm2_canary"), f"{scheme}://127.0.0.1:{server.port}"))
+        line = HttpConnections(APIAccess("media", APIToken("fm2_canary"), f"{scheme}://127.0.0.1:{server.port}"))
         reply = line.exchange("get", "1", "GET", "/x", Deadline(FOR_EVER, given_up), timeout=FOR_EVER)
         assert (reply.status, reply.sent) == (0, sent)
         assert reply.failure == "the request was cancelled before Fly answered"

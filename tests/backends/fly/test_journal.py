@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dragonfly_executor.backends.fly.journal import KEPT, STALE, Journal, JournalEntry, default_folder
-from dragonfly_executor.backends.fly.owner import BOOT, EXPIRES, FIRST_SPACE, KIND, OWNER, Label, Liveness, Owner
+from dragonfly_executor.backends.fly.owner import BOOT, EXPIRES, FIRST_SPACE, KIND, OWNER, Liveness, Owner, OwnerLabel
 from tests.support.helpers import watching
 
 ME = Owner.me()
-LABEL = Label("b" * 32, "pool", ME, 2_000_000_000)
+LABEL = OwnerLabel("b" * 32, "pool", ME, 2_000_000_000)
 
 
 def entry(name: str = "dragonfly-pool-1", **other: Any) -> JournalEntry:
@@ -146,10 +146,10 @@ WRITER = """
 import sys
 from pathlib import Path
 from dragonfly_executor.backends.fly.journal import Journal, JournalEntry
-from dragonfly_executor.backends.fly.owner import Label, Owner
+from dragonfly_executor.backends.fly.owner import Owner, OwnerLabel
 
 journal = Journal(sys.argv[1])
-label = Label("b", "pool", Owner.me(), 2_000_000_000)
+label = OwnerLabel("b", "pool", Owner.me(), 2_000_000_000)
 print(label.owner.encode(), flush=True)
 number = 0
 while True:
@@ -254,8 +254,8 @@ def test_a_machine_of_fly_is_known_by_its_number(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_label_is_read_as_it_was_written() -> None:
-    assert Label.decode(LABEL.encode()) == LABEL
-    assert Label.decode({**LABEL.encode(), "other": "x"}) == LABEL
+    assert OwnerLabel.decode(LABEL.encode()) == LABEL
+    assert OwnerLabel.decode({**LABEL.encode(), "other": "x"}) == LABEL
 
 
 @pytest.mark.parametrize(
@@ -263,14 +263,14 @@ def test_a_label_is_read_as_it_was_written() -> None:
     [{KIND: "other"}, {BOOT: ""}, {OWNER: "[]"}, {OWNER: "x"}, {EXPIRES: "soon"}, {EXPIRES: "9" * 20}, {EXPIRES: "-1"}],
 )
 def test_what_is_not_ours_has_no_label(change: dict[str, str]) -> None:
-    assert Label.decode({**LABEL.encode(), **change}) is None
-    assert Label.decode(None) is None
-    assert Label.decode({}) is None
+    assert OwnerLabel.decode({**LABEL.encode(), **change}) is None
+    assert OwnerLabel.decode(None) is None
+    assert OwnerLabel.decode({}) is None
 
 
 @given(st.dictionaries(st.sampled_from([KIND, BOOT, OWNER, EXPIRES]), st.text(max_size=30)))
 def test_any_metadata_is_read(metadata: dict[str, str]) -> None:
-    Label.decode({KIND: "runner", BOOT: "x", EXPIRES: "1", **metadata})
+    OwnerLabel.decode({KIND: "runner", BOOT: "x", EXPIRES: "1", **metadata})
 
 
 def test_an_entry_that_cannot_be_read_hides_no_other(journal: Journal) -> None:

@@ -26,10 +26,10 @@ from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.journal import JournalEntry
-from dragonfly_executor.backends.fly.owner import EXPIRES, KIND, LIFETIME, OWNER, RUNNER, Label, Liveness, Owner
-from dragonfly_executor.backends.fly.settings import Access
-from dragonfly_executor.backends.fly.sweep import Found, Sweeper
-from dragonfly_executor.backends.fly.token import Token
+from dragonfly_executor.backends.fly.owner import EXPIRES, KIND, LIFETIME, OWNER, RUNNER, Liveness, Owner, OwnerLabel
+from dragonfly_executor.backends.fly.settings import APIAccess
+from dragonfly_executor.backends.fly.sweep import FoundMachine, Sweeper
+from dragonfly_executor.backends.fly.token import APIToken
 from tests.backends.fly.asking import ASLEEP
 from tests.backends.fly.boots import ASLEEP_CONFIG, boot, nothing_is_left
 from tests.backends.fly.conftest import Make, MakeBackend
@@ -132,8 +132,8 @@ def test_a_parent_that_is_killed_while_a_call_runs_leaves_nothing(on_fly: Simula
 # -- the sweep ---------------------------------------------------------------------------------------------------------
 
 
-def label(**other: Any) -> Label:
-    return Label("b0", "pool", Owner.me(), int(time.time()) + 3600)._replace(**other)
+def label(**other: Any) -> OwnerLabel:
+    return OwnerLabel("b0", "pool", Owner.me(), int(time.time()) + 3600)._replace(**other)
 
 
 def gone() -> Owner:
@@ -168,7 +168,7 @@ def entry_of(backend: FlyBackend, **other: Any) -> JournalEntry:
     return entry
 
 
-def look(backend: FlyBackend) -> list[Found]:
+def look(backend: FlyBackend) -> list[FoundMachine]:
     return Sweeper(backend.api, backend.journal).look(Deadline(PATIENCE))
 
 
@@ -238,7 +238,7 @@ def test_fly_says_what_time_it_is(date: float | None, created: float, written: A
     transport = httpx.MockTransport(
         lambda _: httpx.Response(200, stream=httpx.ByteStream(json.dumps([said]).encode()), headers=headers)
     )
-    api = MachinesAPI(Access("media", Token("fm2_canary"), "http://fly.invalid"), transport)
+    api = MachinesAPI(APIAccess("media", APIToken("fm2_canary"), "http://fly.invalid"), transport)
     assert [found.liveness for found in Sweeper(api, None).look(Deadline(PATIENCE))] == [liveness]
 
 

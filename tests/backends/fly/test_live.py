@@ -23,9 +23,9 @@ from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.machines import FlyMachine
-from dragonfly_executor.backends.fly.owner import Label, Owner
-from dragonfly_executor.backends.fly.responses import Reply, ResponseKind, classify, taken_by
-from dragonfly_executor.backends.fly.settings import Access, Placement
+from dragonfly_executor.backends.fly.owner import Owner, OwnerLabel
+from dragonfly_executor.backends.fly.responses import APIResponse, ResponseKind, classify, taken_by
+from dragonfly_executor.backends.fly.settings import APIAccess, Placement
 
 NEEDED = ("FLY_API_TOKEN", "FLY_APP_NAME", "FLY_IMAGE_REF")
 
@@ -45,9 +45,9 @@ class Seen:
         self.api = api
         self.made: list[str] = []
 
-    def create(self, name: str, script: str, **config: Any) -> Reply:
+    def create(self, name: str, script: str, **config: Any) -> APIResponse:
         """Ask for a machine that runs a script of the shell."""
-        label = Label(os.urandom(16).hex(), "live-test", Owner.me(), int(time.time()) + 600)
+        label = OwnerLabel(os.urandom(16).hex(), "live-test", Owner.me(), int(time.time()) + 600)
         place = Placement.find(os.environ)
         what = {
             "image": place.image,
@@ -81,7 +81,7 @@ class Seen:
         assert machine.state == "created"
         return machine
 
-    def ask(self, action: str, machine: FlyMachine, method: str, rest: str = "", **params: str) -> Reply:
+    def ask(self, action: str, machine: FlyMachine, method: str, rest: str = "", **params: str) -> APIResponse:
         """One request about a machine, and the answer as it is."""
         path = f"/apps/{self.api.access.app}/machines/{machine.id}{rest}"
         query = list(params.items())
@@ -107,7 +107,7 @@ class Seen:
 @pytest.fixture
 def seen() -> Iterator[Seen]:
     """Makes machines; all are destroyed when a test ends."""
-    seen = Seen(MachinesAPI(Access.find(os.environ)))
+    seen = Seen(MachinesAPI(APIAccess.find(os.environ)))
     yield seen
     for machine_id in seen.made:
         seen.api.destroy(machine_id, Deadline(60))
@@ -152,7 +152,7 @@ def test_machines_are_found_by_what_is_written_on_them(seen: Seen) -> None:
     machine = seen.created("sleep 300")
     listed = [one.id for one in seen.api.runners(Deadline(30))]
     print(f"a list right after the create {'has' if machine.id in listed else 'does not have'} the machine")
-    label = Label.decode((seen.api.get(machine.id, Deadline(30)) or machine).metadata)
+    label = OwnerLabel.decode((seen.api.get(machine.id, Deadline(30)) or machine).metadata)
     assert label is not None
     assert label.owner == Owner.me()
 
@@ -165,7 +165,7 @@ def test_what_fly_says_of_bad_requests(seen: Seen) -> None:
     }.items():
         reply = seen.create(f"dragonfly-live-{os.urandom(6).hex()}", "exit 0", **config)
         print(f"{name}: HTTP {reply.status} {reply.text()!r}, taken for {classify(reply)}")
-    stranger = MachinesAPI(Access.find({**os.environ, "FLY_API_TOKEN": "fm2_AAAA"}))
+    stranger = MachinesAPI(APIAccess.find({**os.environ, "FLY_API_TOKEN": "fm2_AAAA"}))
     with pytest.raises(FlyAPIError) as caught:
         stranger.runners(Deadline(20))
     print(f"a token that is none: {caught.value}")

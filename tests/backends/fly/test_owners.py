@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dragonfly_executor.backends.fly.owner import FIRST_SPACE, Label, Liveness, Owner
+from dragonfly_executor.backends.fly.owner import FIRST_SPACE, Liveness, Owner, OwnerLabel
 from tests.backends.fly.asking import ASLEEP, Asker
 from tests.backends.fly.boots import nothing_is_left
 from tests.backends.fly.conftest import MakeBackend
@@ -176,7 +176,7 @@ def test_a_machine_of_a_number_that_was_given_out_again_is_swept(
     with subprocess.Popen([sys.executable, "-c", ASLEEP]) as process:
         try:
             owner = Owner.me()._replace(pid=process.pid, started=1)
-            machine = asker.created("runner-a", ASLEEP, metadata=Label("b", "p", owner, 2_000_000_000).encode())
+            machine = asker.created("runner-a", ASLEEP, metadata=OwnerLabel("b", "p", owner, 2_000_000_000).encode())
             assert [one.name for one in make_backend().sweep().destroyed] == ["runner-a"]
             assert machine.state == "destroyed"
         finally:

@@ -76,6 +76,12 @@ def test_a_pool_on_fly_knows_what_it_costs(on_fly: Simulator, make_backend: Make
     assert runner.cost == pytest.approx(runner.machine_seconds * price)
 
 
+def test_calls_are_packed_on_machines_even_if_their_price_is_unknown(make_backend: MakeBackend) -> None:
+    backend = make_backend(region="ams", machine_config={"guest": {"gpu_kind": "tpu", "gpus": 1}})
+    assert backend.price() is None
+    assert backend.default_placement() == "pack"
+
+
 def test_a_number_is_no_price_list(make_backend: MakeBackend) -> None:
     with pytest.raises(TypeError, match="prices must be Prices"):
         make_backend(prices=0.1)

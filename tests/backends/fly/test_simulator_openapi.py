@@ -9,7 +9,7 @@ import pytest
 
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.settings import Access
+from dragonfly_executor.backends.fly.settings import APIAccess
 from tests.backends.fly.asking import ASLEEP, Asker
 from tests.support.fly_simulator import openapi
 from tests.support.fly_simulator.deviations import DEVIATIONS
@@ -170,4 +170,4 @@ def test_a_wait_has_the_fields_of_the_document(fly: Simulator, asker: Asker) -> 
 @pytest.mark.parametrize("key", ["Regions", "regions"])
 def test_regions_are_read_as_the_wire_and_as_the_document_have_them(on_fly: Simulator, key: str) -> None:
     on_fly.faults.on("regions", change=lambda body: {key: [*body["Regions"][:2], {"code": 1}, None]})
-    assert MachinesAPI(Access.find(on_fly.environment)).regions(Deadline(10.0)) == ["ams", "arn"]
+    assert MachinesAPI(APIAccess.find(on_fly.environment)).regions(Deadline(10.0)) == ["ams", "arn"]

@@ -18,7 +18,7 @@ import pytest
 
 from dragonfly_executor import BootError, BootTimeoutError
 from dragonfly_executor.backends.fly import creation, node
-from dragonfly_executor.backends.fly.owner import Label, Owner
+from dragonfly_executor.backends.fly.owner import Owner, OwnerLabel
 from tests.backends.fly.boots import boot, nothing_is_left
 from tests.backends.fly.conftest import Make, MakeBackend
 from tests.support.fly_simulator import errors
@@ -149,7 +149,7 @@ def destroy_slowly(fly: Simulator) -> None:
 
 def left_behind(fly: Simulator) -> Machine:
     """A machine of a program that has ended."""
-    label = Label("b0", "another", Owner.me()._replace(started=1), int(time.time()) + 3600)
+    label = OwnerLabel("b0", "another", Owner.me()._replace(started=1), int(time.time()) + 3600)
     config = {"image": fly.image, "metadata": label.encode()}
     return fly.do(lambda: fly.world.add("media", "dragonfly-left", "cdg", config, "::1"))
 

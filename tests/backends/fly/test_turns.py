@@ -15,7 +15,7 @@ from dragonfly_executor import Budget, FlyBackend
 from dragonfly_executor.backends.base import BootRequest, Signal
 from dragonfly_executor.backends.fly import client
 from dragonfly_executor.backends.fly.node import FlyNode
-from dragonfly_executor.backends.fly.rate_limit import RATES, Rate
+from dragonfly_executor.backends.fly.rate_limit import RATES, RateLimit
 from tests.backends.fly.boots import ASLEEP_CONFIG, nothing_is_left, request
 from tests.backends.fly.conftest import Make, MakeBackend
 from tests.support.fly_simulator import errors
@@ -87,7 +87,7 @@ def test_a_boot_that_waits_for_its_turn_loses_no_time(
     on_fly: Simulator, backend: FlyBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last one waits for longer than it may take."""
-    monkeypatch.setitem(RATES, "create", Rate(3.0, 1))
+    monkeypatch.setitem(RATES, "create", RateLimit(3.0, 1))
     with ThreadPoolExecutor(8) as threads:
         nodes = list(threads.map(lambda number: backend.boot(request(1.5, number)), range(8)))
         assert on_fly.history.statuses("create") == [200] * 8
@@ -99,7 +99,7 @@ def test_a_pool_whose_machines_wait_for_their_turn_fails_no_boot(
     on_fly: Simulator, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor does it pay for machines that there are not."""
-    monkeypatch.setitem(RATES, "create", Rate(0.01, 1))
+    monkeypatch.setitem(RATES, "create", RateLimit(0.01, 1))
     turns = threading.Semaphore(0)
     waiting = threading.Semaphore(0)
 

@@ -13,7 +13,7 @@ from dragonfly_executor.backends.fly.machines import FlyMachine
 from dragonfly_executor.backends.fly.responses import (
     MAX_RETRY_AFTER,
     MAX_TEXT,
-    Reply,
+    APIResponse,
     ResponseKind,
     classify,
     is_final,
@@ -21,7 +21,7 @@ from dragonfly_executor.backends.fly.responses import (
     taken_by,
 )
 from tests.support.fly_simulator import errors
-from tests.support.fly_simulator.calls import Reply as Answer
+from tests.support.fly_simulator.calls import APIResponse as Answer
 
 NOW = 1_700_000_000.0
 HTML = b"<html><head><title>502</title><style>p {}</style></head><body><h1>Bad   Gateway</h1></body></html>"
@@ -62,8 +62,8 @@ KNOWN = [
 ]
 
 
-def reply_of(error: errors.ApiError) -> Reply:
-    return Reply(error.status, Answer(error.status, error.body).encoded()[0])
+def reply_of(error: errors.ApiError) -> APIResponse:
+    return APIResponse(error.status, Answer(error.status, error.body).encoded()[0])
 
 
 @pytest.mark.parametrize(("error", "verdict"), KNOWN, ids=lambda value: str(value)[:60])
@@ -158,13 +158,13 @@ def test_a_wait_that_took_too_long_is_no_trouble() -> None:
 
 
 def test_no_answer_is_in_doubt_unless_nothing_was_sent() -> None:
-    assert classify(Reply(0, failure="reset")) is ResponseKind.AMBIGUOUS
-    assert classify(Reply(0, failure="refused", sent=False)) is ResponseKind.TRANSIENT
+    assert classify(APIResponse(0, failure="reset")) is ResponseKind.AMBIGUOUS
+    assert classify(APIResponse(0, failure="refused", sent=False)) is ResponseKind.TRANSIENT
 
 
 @given(st.integers(0, 999), st.binary(max_size=400), st.booleans(), st.booleans())
 def test_garbage_has_a_verdict_and_a_short_text(status: int, body: bytes, is_wait: bool, sent: bool) -> None:
-    reply = Reply(status, body, failure="" if status else "cut", sent=sent)
+    reply = APIResponse(status, body, failure="" if status else "cut", sent=sent)
     verdict = classify(reply, is_wait=is_wait)
     assert (verdict is ResponseKind.OK) == (200 <= status < 300)
     assert len(reply.text()) <= MAX_TEXT + 3
@@ -185,7 +185,7 @@ KEYS = ("id", "state", "name", "config", "incomplete_config", "metadata", "event
 @given(st.dictionaries(st.sampled_from([*KEYS, "error", "status", "message", "exit_code"]), json_values), st.integers())
 def test_answers_of_any_shape_are_read_or_refused(said: dict[str, object], status: int) -> None:
     """Nothing that is missing, new, or of another type is a crash."""
-    reply = Reply(status % 600, json.dumps(said).encode())
+    reply = APIResponse(status % 600, json.dumps(said).encode())
     assert isinstance(classify(reply), ResponseKind)
     nested = {"id": "1", "config": said, "events": [said, {"request": said}, {"request": {"exit_event": said}}]}
     for shape in (said, nested):
@@ -198,14 +198,14 @@ def test_answers_of_any_shape_are_read_or_refused(said: dict[str, object], statu
 @given(st.integers(0, 300))
 def test_an_answer_that_was_cut_short_is_no_machine(size: int) -> None:
     whole = json.dumps({"id": "7811", "state": "created", "config": {"metadata": {"a": "b"}}, "region": "lhr"}).encode()
-    machine = FlyMachine.read(Reply(200, whole[:size]).json())
+    machine = FlyMachine.read(APIResponse(200, whole[:size]).json())
     assert (machine is not None) == (size >= len(whole))
 
 
 def test_html_is_told_as_text_and_a_huge_body_is_cut() -> None:
-    assert Reply(502, HTML).text() == "502 Bad Gateway"
-    assert len(Reply(502, b"x" * 10_000_000).text()) == MAX_TEXT + 3
-    assert Reply(500, b"[" * 200_000).json() is None
+    assert APIResponse(502, HTML).text() == "502 Bad Gateway"
+    assert len(APIResponse(502, b"x" * 10_000_000).text()) == MAX_TEXT + 3
+    assert APIResponse(500, b"[" * 200_000).json() is None
 
 
 @pytest.mark.parametrize(
@@ -218,12 +218,12 @@ def test_html_is_told_as_text_and_a_huge_body_is_cut() -> None:
 )  # fmt: skip
 def test_a_sane_retry_after_counts_and_no_other(header: str | None, seconds: float | None) -> None:
     headers = {} if header is None else {"retry-after": header}
-    assert retry_after(Reply(429, headers=headers), NOW) == seconds
+    assert retry_after(APIResponse(429, headers=headers), NOW) == seconds
 
 
 @given(st.text(max_size=40))
 def test_any_retry_after_is_read(header: str) -> None:
-    found = retry_after(Reply(429, headers={"retry-after": header}), NOW)
+    found = retry_after(APIResponse(429, headers={"retry-after": header}), NOW)
     assert found is None or 0 <= found <= MAX_RETRY_AFTER
 
 

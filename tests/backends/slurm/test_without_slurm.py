@@ -64,6 +64,7 @@ def test_what_the_backend_sets_itself_is_refused(name: str) -> None:
 def test_settings_of_a_command_line_are_read() -> None:
     backend = SlurmBackend.from_text(cpus_per_task="3", partition="p", constraint="c", queue_timeout="10")
     assert backend.default_slots() == 3
+    assert backend.default_placement() == "pack"
     assert repr(backend) == "SlurmBackend(--partition=p --cpus-per-task=3 --constraint=c)"
 
 

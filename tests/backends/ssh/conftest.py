@@ -16,9 +16,9 @@ import pytest
 
 from dragonfly_executor import DragonflyExecutor, SSHBackend
 from tests.backends.ssh.calls import free
-from tests.support.helpers import Gate, Mailbox, Watch, ending, killing
+from tests.support.helpers import Gate, Mailbox, ProcessHandle, ending, killing
 from tests.support.sshd import namespaces
-from tests.support.sshd.faults import FaultyWay
+from tests.support.sshd.faults import FaultyConnection
 from tests.support.sshd.host import Host, make_bare_python, make_key, missing
 from tests.support.sshd.namespaces import Namespace
 
@@ -33,7 +33,7 @@ class FreeExecutor(DragonflyExecutor):
 
 
 @contextmanager
-def family(mailbox: Mailbox, host: Host) -> Iterator[list[Watch]]:
+def family(mailbox: Mailbox, host: Host) -> Iterator[list[ProcessHandle]]:
     """Watches on a call that `hold_with_family` made, on what it started, and on all else that runs on the host."""
     slot, agent, child, daemon = map(int, mailbox.read().split())
     running = host.processes()
@@ -96,9 +96,9 @@ def lasting_host(tmp_path_factory: pytest.TempPathFactory, key: Path, bare_pytho
 
 
 @pytest.fixture
-def way(lasting_host: Host) -> Iterator[FaultyWay]:
+def way(lasting_host: Host) -> Iterator[FaultyConnection]:
     """The way to that host, on which nothing is wrong yet."""
-    with FaultyWay(lasting_host) as way:
+    with FaultyConnection(lasting_host) as way:
         yield way
 
 
@@ -109,7 +109,7 @@ def make_backend(tmp_path: Path, key: Path) -> MakeBackend:
 
     def make(*hosts: Any, **options: Any) -> SSHBackend:
         known = tmp_path / f"known_hosts-{next(numbers)}"
-        known.write_text("".join(host.known_as for host in hosts if isinstance(host, Host | FaultyWay)))
+        known.write_text("".join(host.known_as for host in hosts if isinstance(host, Host | FaultyConnection)))
         defaults: dict[str, Any] = {
             "key_filename": key,
             "known_hosts": known,
@@ -117,7 +117,7 @@ def make_backend(tmp_path: Path, key: Path) -> MakeBackend:
             "sync": None,
             "use_agent": False,
         }
-        specs = [host.spec if isinstance(host, Host | FaultyWay) else host for host in hosts]
+        specs = [host.spec if isinstance(host, Host | FaultyConnection) else host for host in hosts]
         return SSHBackend(specs, **defaults | options)
 
     return make

@@ -19,9 +19,9 @@ from dragonfly_executor.backends.ssh.paramiko_connect import SSHConnection
 from dragonfly_executor.sync import Sync
 from tests.backends.ssh.conftest import Make, MakeBackend, MakeHost
 from tests.support.helpers import PATIENCE, error_of
-from tests.support.sshd.faults import STAGES, FaultyWay, at_stage, nothing_stays
+from tests.support.sshd.faults import STAGES, FaultyConnection, at_stage, nothing_stays
 
-Fault = Callable[[FaultyWay], object]
+Fault = Callable[[FaultyConnection], object]
 HASTY: dict[str, Any] = {
     "boot_timeout": PATIENCE,
     "max_boot_failures": 1,
@@ -117,7 +117,7 @@ CASES = [
 
 @pytest.mark.parametrize(("fault", "stage"), CASES)
 def test_a_boot_that_the_network_ends_says_how_far_it_came_and_the_next_one_works(
-    way: FaultyWay,
+    way: FaultyConnection,
     fault: str,
     stage: str,
     make_backend: MakeBackend,
@@ -161,7 +161,7 @@ def test_an_archive_that_does_not_get_there_whole_is_not_there(
 ) -> None:
     """Checklist 54. Half of it is on the way when the network fails; the next boot sends it anew."""
     host = make_host()
-    with FaultyWay(host) as way:
+    with FaultyConnection(host) as way:
         backend = make_backend(way)
 
         def spoil() -> None:
@@ -187,7 +187,7 @@ def test_an_archive_that_does_not_get_there_whole_is_not_there(
 
 @pytest.mark.parametrize("fault", ["cut", "silence"])
 def test_files_that_do_not_all_get_there_fail_the_boot_and_are_sent_anew(
-    way: FaultyWay,
+    way: FaultyConnection,
     make_backend: MakeBackend,
     make: Make,
     tmp_path: Path,
@@ -222,7 +222,7 @@ FLIPS = [0, 30, 300]
     ["key exchange", "bootstrap", *(pytest.param(stage, marks=pytest.mark.soak) for stage in ("auth", "sync"))],
 )
 def test_a_bit_that_turns_over_harms_a_boot_at_most(
-    way: FaultyWay,
+    way: FaultyConnection,
     direction: str,
     stage: str,
     make_backend: MakeBackend,

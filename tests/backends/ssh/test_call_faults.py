@@ -32,7 +32,7 @@ from tests.support.helpers import (
     values,
     watching,
 )
-from tests.support.sshd.faults import FaultyWay, nothing_stays
+from tests.support.sshd.faults import FaultyConnection, nothing_stays
 from tests.support.sshd.host import Host
 
 QUICK: dict[str, Any] = {"heartbeat": 0.1, "dead_after": 0.6, "lease": 1.0}
@@ -62,7 +62,7 @@ def runs(log: Path) -> Counter[str]:
 
 # -- the link ends, or nothing comes through any more ------------------------------------------------------------------
 
-FAULTS: dict[str, Callable[[FaultyWay], object]] = {
+FAULTS: dict[str, Callable[[FaultyConnection], object]] = {
     "cut": lambda way: way.cut(),
     "reset": lambda way: way.reset(),
     "nothing comes through": lambda way: way.silence(),
@@ -80,7 +80,7 @@ RARE = {"reset", "nothing comes back", "nothing is taken here"}
     "fault", [pytest.param(fault, marks=pytest.mark.soak if fault in RARE else ()) for fault in FAULTS]
 )
 def test_a_call_that_runs_is_lost_with_its_runner_and_nothing_of_it_stays(
-    way: FaultyWay, fault: str, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate
+    way: FaultyConnection, fault: str, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate
 ) -> None:
     """Checklist 4, 18, 19, 54. On both sides, whichever of them is told."""
     executor = make(make_backend(way), **QUICK)
@@ -102,7 +102,7 @@ def test_a_call_that_runs_is_lost_with_its_runner_and_nothing_of_it_stays(
 
 
 def test_a_runner_that_is_cut_off_while_it_is_idle_costs_nobody_anything(
-    way: FaultyWay, make_backend: MakeBackend, make: Make
+    way: FaultyConnection, make_backend: MakeBackend, make: Make
 ) -> None:
     """As by a firewall that forgets silent connections, and says so."""
     events = Events()
@@ -115,7 +115,7 @@ def test_a_runner_that_is_cut_off_while_it_is_idle_costs_nobody_anything(
 
 
 def test_a_call_for_a_runner_that_nobody_hears_any_more_is_lost_or_tried_again(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, log: Path
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, log: Path
 ) -> None:
     """Checklist 19, 21, 22. As by a firewall that forgets silent connections, and does not say so."""
     executor = make(make_backend(way), **QUICK)
@@ -132,7 +132,7 @@ def test_a_call_for_a_runner_that_nobody_hears_any_more_is_lost_or_tried_again(
 
 
 def test_the_only_host_is_free_again_as_soon_as_its_silent_runner_is_given_up(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, monkeypatch: pytest.MonkeyPatch
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its link is cut, and nobody waits for an answer on it before the next boot."""
     monkeypatch.setattr(node, "STOP_TIMEOUT", 3 * SOON)
@@ -147,7 +147,7 @@ def test_the_only_host_is_free_again_as_soon_as_its_silent_runner_is_given_up(
 
 
 def test_a_shutdown_waits_for_no_answer_of_a_host_that_is_silent(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, monkeypatch: pytest.MonkeyPatch
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node, "STOP_TIMEOUT", 3 * SOON)
     executor = make(make_backend(way), shutdown_timeout=60.0, **QUICK)
@@ -159,7 +159,7 @@ def test_a_shutdown_waits_for_no_answer_of_a_host_that_is_silent(
 
 
 def test_what_comes_late_from_a_runner_that_was_given_up_is_nobodys(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate
 ) -> None:
     """Checklist 20, 65. Its result was under way, and arrives when nobody waits for it."""
     executor = make(make_backend(way), max_concurrency=1, **QUICK)
@@ -181,7 +181,7 @@ def test_what_comes_late_from_a_runner_that_was_given_up_is_nobodys(
 
 
 def test_a_timeout_and_a_cancel_hold_though_nobody_can_be_told(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate
 ) -> None:
     """Checklist 40."""
     executor = make(make_backend(way), heartbeat=0.1, dead_after=1.5, lease=1.5)
@@ -196,7 +196,7 @@ def test_a_timeout_and_a_cancel_hold_though_nobody_can_be_told(
 
 
 def test_other_hosts_go_on_and_take_what_may_be_tried_again(
-    way: FaultyWay, lasting_host: Host, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate
+    way: FaultyConnection, lasting_host: Host, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate
 ) -> None:
     """Checklist 5, 22, 56. The same host by another way."""
     executor = make(make_backend(way, lasting_host, connect_timeout=0.5), max_concurrency=1, **QUICK)
@@ -215,7 +215,7 @@ def test_other_hosts_go_on_and_take_what_may_be_tried_again(
 
 
 def test_a_large_call_that_is_cut_off_on_its_way_goes_to_the_next_runner(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, log: Path
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, log: Path
 ) -> None:
     """Checklist 23. It cannot have started, so no retry is needed, and it has run once."""
     executor = make(make_backend(way), **QUICK)
@@ -231,7 +231,7 @@ def test_a_large_call_that_is_cut_off_on_its_way_goes_to_the_next_runner(
 
 @pytest.mark.parametrize("retries", [0, 1])
 def test_a_large_result_that_is_cut_off_on_its_way_is_lost_or_made_again(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, log: Path, mailbox: Mailbox, retries: int
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, log: Path, mailbox: Mailbox, retries: int
 ) -> None:
     """Checklist 21, 22. It has run, and says so."""
     executor = make(make_backend(way), max_concurrency=1, **QUICK)
@@ -253,7 +253,7 @@ def test_a_large_result_that_is_cut_off_on_its_way_is_lost_or_made_again(
 
 
 def test_calls_that_never_left_go_to_the_next_runner(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, log: Path
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, log: Path
 ) -> None:
     """Checklist 21, 23. The way there is full when it ends: what could not be written provably did not start."""
     executor = make(make_backend(way), max_concurrency=2)
@@ -277,7 +277,7 @@ SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 20
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whenever_the_network_fails_calls_run_as_often_as_they_may(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, log: Path, seed: int
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, log: Path, seed: int
 ) -> None:
     """Checklist 21, 22: a history of calls, some with retries, on connections that end again and again."""
     numbers = random.Random(seed)
@@ -308,7 +308,7 @@ FLIPS = [("up", 0), ("up", 40), ("down", 0), ("down", 40), *(
 
 @pytest.mark.parametrize(("direction", "place"), FLIPS)
 def test_a_bit_that_turns_over_loses_a_runner_and_never_spoils_a_result(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, direction: str, place: int
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, direction: str, place: int
 ) -> None:
     """Checklist 44. The first bytes of a packet are its length: what comes then makes no packet at all."""
     executor = make(make_backend(way), **QUICK)
@@ -330,7 +330,7 @@ def test_a_bit_that_turns_over_loses_a_runner_and_never_spoils_a_result(
 # -- slow, not dead ----------------------------------------------------------------------------------------------------
 
 
-def test_on_a_slow_and_uneven_way_nothing_is_lost(way: FaultyWay, make_backend: MakeBackend, make: Make) -> None:
+def test_on_a_slow_and_uneven_way_nothing_is_lost(way: FaultyConnection, make_backend: MakeBackend, make: Make) -> None:
     """Checklist 47: longer on its way than a heartbeat is long."""
     way.slow(delay=0.02, jitter=0.03)
     executor = make(make_backend(way), heartbeat=0.02, dead_after=1.0)
@@ -338,7 +338,7 @@ def test_on_a_slow_and_uneven_way_nothing_is_lost(way: FaultyWay, make_backend: 
     assert executor.pool.stats().boots_attempted == 1
 
 
-def test_byte_by_byte_everything_gets_there(way: FaultyWay, make_backend: MakeBackend, make: Make) -> None:
+def test_byte_by_byte_everything_gets_there(way: FaultyConnection, make_backend: MakeBackend, make: Make) -> None:
     """Checklist 45, 47. In packets of one byte: what is read at once is never a whole anything."""
     way.tell(lambda: (setattr(way.up, "step", 1), setattr(way.down, "step", 1)))
     executor = make(make_backend(way))
@@ -348,7 +348,7 @@ def test_byte_by_byte_everything_gets_there(way: FaultyWay, make_backend: MakeBa
 
 
 def test_a_large_result_on_a_thin_way_keeps_its_runner_and_can_be_stopped(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate, log: Path
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate, log: Path
 ) -> None:
     """Checklist 47. It is under way for longer than a runner may be silent; what is said meanwhile gets there."""
     executor = make(make_backend(way), heartbeat=0.1, dead_after=0.6)
@@ -368,7 +368,7 @@ def test_a_large_result_on_a_thin_way_keeps_its_runner_and_can_be_stopped(
 
 
 def test_a_parent_that_takes_nothing_for_a_while_gets_all_of_it_then(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, mailbox: Mailbox, log: Path
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, mailbox: Mailbox, log: Path
 ) -> None:
     """Checklist 48."""
     executor = make(make_backend(way))
@@ -384,7 +384,7 @@ def test_a_parent_that_takes_nothing_for_a_while_gets_all_of_it_then(
 
 
 def test_a_call_that_holds_the_interpreter_holds_up_nothing_else(
-    way: FaultyWay, make_backend: MakeBackend, make: Make
+    way: FaultyConnection, make_backend: MakeBackend, make: Make
 ) -> None:
     """Checklist 39: for twice as long as a runner may be silent."""
     executor = make(make_backend(way), max_concurrency=1, **QUICK)
@@ -398,7 +398,7 @@ def test_a_call_that_holds_the_interpreter_holds_up_nothing_else(
 
 
 def test_a_slot_that_is_killed_takes_what_it_started_and_nobody_else(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate
 ) -> None:
     """Checklist 5, 38."""
     executor = make(make_backend(way))
@@ -416,7 +416,7 @@ def test_a_slot_that_is_killed_takes_what_it_started_and_nobody_else(
 
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
 def test_a_call_that_is_stopped_takes_what_it_started_and_nobody_else(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate, how: str
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate, how: str
 ) -> None:
     """Checklist 40."""
     executor = make(make_backend(way))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dragonfly_executor import BootError
-from dragonfly_executor.backends.ssh.config import DEFAULT_KEEPALIVE, Config, Target
+from dragonfly_executor.backends.ssh.config import DEFAULT_KEEPALIVE, SSHConfig, Target
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 
 
@@ -22,11 +22,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def resolve(home: Path, text: str, host: SSHHost | str, user: str | None = None, port: int | None = None) -> Target:
     (home / ".ssh" / "config").write_text(text)
-    return Config("~/.ssh/config").resolve(SSHHost(host) if isinstance(host, str) else host, user, port)
+    return SSHConfig("~/.ssh/config").resolve(SSHHost(host) if isinstance(host, str) else host, user, port)
 
 
 def test_without_a_configuration_a_host_is_what_it_is_called(home: Path) -> None:
-    target = Config("~/.ssh/config").resolve(SSHHost("gpu1"))
+    target = SSHConfig("~/.ssh/config").resolve(SSHHost("gpu1"))
     assert target == Target("gpu1", "gpu1", 22, getpass.getuser(), "gpu1", keepalive=DEFAULT_KEEPALIVE)
 
 

@@ -14,12 +14,12 @@ import pytest
 
 from dragonfly_executor import BootError, BootRequest, Parent
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.ssh.config import Config
+from dragonfly_executor.backends.ssh.config import SSHConfig
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.node import StderrReader
 from dragonfly_executor.backends.ssh.paramiko_connect import SSHConnection
 from dragonfly_executor.backends.ssh.paramiko_session import ChannelSession, ChannelStream
-from dragonfly_executor.backends.ssh.proxies import QUICK_ACK, PromptSocket, Proxy
+from dragonfly_executor.backends.ssh.proxies import QUICK_ACK, ProxyProgram, QuickAckSocket
 from tests.backends.ssh.conftest import MakeBackend
 from tests.support.helpers import PATIENCE
 from tests.support.sshd.host import Host
@@ -31,7 +31,7 @@ def test_what_a_host_sends_is_acknowledged_at_once() -> None:
         pytest.skip("this system cannot be told to")
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as plain:
         plain.settimeout(5.0)
-        with PromptSocket(plain) as prompt, listener.accept()[0] as host:
+        with QuickAckSocket(plain) as prompt, listener.accept()[0] as host:
             assert plain.fileno() == -1
             assert prompt.gettimeout() == 5.0
             # To send and to receive by turns is what makes the kernel wait.
@@ -45,7 +45,7 @@ def test_what_a_host_sends_is_acknowledged_at_once() -> None:
 
 def test_a_program_on_the_way_is_ended_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it has been waited for its number may be that of somebody else's process group."""
-    target = Config(None).resolve(SSHHost("host"))._replace(proxy_command="sleep 60")
+    target = SSHConfig(None).resolve(SSHHost("host"))._replace(proxy_command="sleep 60")
     killed: list[bool] = []
     killpg = os.killpg
 
@@ -55,7 +55,7 @@ def test_a_program_on_the_way_is_ended_once(monkeypatch: pytest.MonkeyPatch) -> 
         killpg(group, number)
 
     monkeypatch.setattr("os.killpg", record)
-    proxy = Proxy(target)
+    proxy = ProxyProgram(target)
     proxy.close()
     assert killed
     killed.clear()
@@ -98,7 +98,7 @@ def test_a_connection_that_breaks_while_stderr_is_read_ends_its_reader(deaf: par
     """Its thread ends, and says that it has."""
     deaf.in_stderr_buffer.feed(b"x" * 1024)
     ended = threading.Event()
-    connection = SSHConnection(Config(None).resolve(SSHHost("host")), None, None)  # type: ignore[arg-type]
+    connection = SSHConnection(SSHConfig(None).resolve(SSHHost("host")), None, None)  # type: ignore[arg-type]
     reader = StderrReader(ChannelSession(connection, deaf, Deadline(5.0)).read_stderr, "host")
     reader.pass_on(ended.set)
     assert ended.wait(5.0)

@@ -23,7 +23,7 @@ from tests.backends.ssh.conftest import Make, MakeBackend, MakeHost, family
 from tests.backends.ssh.test_life import QUICK, known_file
 from tests.support import projects
 from tests.support.census import Census
-from tests.support.dialback import Reception, spellings
+from tests.support.dialback import RunnerListener, spellings
 from tests.support.helpers import PATIENCE, SOON, Gate, Mailbox, all_ended, error_of, values, watching
 from tests.support.sshd.host import Host, free_port
 from tests.support.sshd.relay import Relay
@@ -170,7 +170,7 @@ def test_an_address_that_never_answers_is_told_before_the_boots_time_is_over(
 
 def test_a_runner_that_is_refused_is_told_so(host: Host, backend: Any) -> None:
     """Checklist 2: with a token that was good for another boot."""
-    with closing(Reception(backend)) as reception:
+    with closing(RunnerListener(backend)) as reception:
         request = reception.request(1)
         wrong = request.parent._replace(token="00" * 32)
         with pytest.raises(BootError, match="does not expect this runner") as caught:
@@ -185,7 +185,7 @@ def test_a_runner_that_is_refused_is_told_so(host: Host, backend: Any) -> None:
 def test_somebody_else_at_the_address_is_told_nothing(host: Host, make_backend: MakeBackend) -> None:
     """Checklist 2: another pool listens there, whose certificate is another one."""
     backend = make_backend(host, connect="direct")
-    with closing(Reception(backend)) as ours, closing(Reception(backend)) as other:
+    with closing(RunnerListener(backend)) as ours, closing(RunnerListener(backend)) as other:
         request, elsewhere = ours.request(1), other.request(1).parent.address
         with pytest.raises(BootError, match="the certificate at the parent's address is not the parent's") as caught:
             backend.boot(request._replace(parent=request.parent._replace(address=elsewhere)))

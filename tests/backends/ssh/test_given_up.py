@@ -23,7 +23,7 @@ from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.ssh import node, paramiko_connect, ssh_agent
 from tests.backends.ssh.conftest import Make, MakeBackend, MakeHost
 from tests.support.helpers import PATIENCE, Mailbox, all_ended, killing
-from tests.support.sshd.faults import STAGES, FaultyWay, at_stage, nothing_stays
+from tests.support.sshd.faults import STAGES, FaultyConnection, at_stage, nothing_stays
 from tests.support.sshd.host import Host, public_half
 
 FOR_EVER = 3600.0
@@ -237,7 +237,7 @@ def _announcing(step: Callable[..., Any], announce: Callable[[], object]) -> Cal
 @pytest.mark.parametrize("fault", ["silence", "stick"])
 @pytest.mark.parametrize("stage", ["key exchange", "auth", "session", "command", "bootstrap"])
 def test_a_host_that_falls_silent(
-    way: FaultyWay, backend: Backend, stage: str, fault: str, monkeypatch: pytest.MonkeyPatch
+    way: FaultyConnection, backend: Backend, stage: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It answers no more, or takes no more bytes either."""
     begun = threading.Event()
@@ -257,7 +257,7 @@ def test_a_host_that_falls_silent(
 
 @pytest.mark.parametrize("stage", ["key exchange", "auth", "session", "command"])
 def test_a_host_on_the_way_that_falls_silent(
-    way: FaultyWay, backend: Backend, host: Host, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+    way: FaultyConnection, backend: Backend, host: Host, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each step on the host itself, and on the host that it is reached through."""
     config = tmp_path / "config"
@@ -312,7 +312,7 @@ def test_a_shell_that_never_comes_to_the_command(host: Host, backend: Backend, m
 
 
 def test_a_runner_that_never_says_hello(
-    way: FaultyWay, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+    way: FaultyConnection, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The backend has done its part, and the pool gives its node back: the runner has a second to end by itself."""
     monkeypatch.setattr(node, "GIVEN_UP_TIMEOUT", 0.2)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dragonfly_executor import BootRequest, Parent
 from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.ssh.boot_deadline import SSHBootDeadline
-from dragonfly_executor.backends.ssh.hosts import HostBook, SSHHost, parse, variables
+from dragonfly_executor.backends.ssh.hosts import HostSelector, SSHHost, parse, variables
 from dragonfly_executor.backends.ssh.login_limit import FIRST_LIMIT, LoginLimit
 from tests.backends.ssh.conftest import MakeBackend, MakeHost
 from tests.support.helpers import PATIENCE
@@ -81,14 +81,14 @@ def test_a_variables_value_is_in_no_error_and_no_repr() -> None:
 
 
 def test_hosts_take_turns_in_proportion_to_their_size() -> None:
-    book = HostBook([1, 3])
+    book = HostSelector([1, 3])
     chosen = [book.choose(0.0) for _ in range(4)]
     assert sorted(chosen, key=str) == [0, 1, 1, 1]
     assert book.choose(0.0) is None
 
 
 def test_of_equals_the_one_that_waited_longest_is_next() -> None:
-    book = HostBook([1, 1, 1])
+    book = HostSelector([1, 1, 1])
     for expected in (0, 1, 2, 0, 1):
         place = book.choose(0.0)
         assert place == expected
@@ -96,7 +96,7 @@ def test_of_equals_the_one_that_waited_longest_is_next() -> None:
 
 
 def test_a_host_that_failed_is_set_aside_and_used_again() -> None:
-    book = HostBook([2, 2])
+    book = HostSelector([2, 2])
     assert book.choose(0.0) == 0
     assert book.failed(0) == 1
     book.release(0)
@@ -109,7 +109,7 @@ def test_a_host_that_failed_is_set_aside_and_used_again() -> None:
 
 
 def test_where_all_are_set_aside_the_one_that_is_due_first_is_tried() -> None:
-    book = HostBook([1, 1])
+    book = HostSelector([1, 1])
     book.set_aside(0, 20.0)
     book.set_aside(1, 10.0)
     assert book.choose(0.0) == 1
@@ -117,7 +117,7 @@ def test_where_all_are_set_aside_the_one_that_is_due_first_is_tried() -> None:
 
 
 def test_a_host_that_is_refused_never_comes_back() -> None:
-    book = HostBook([1])
+    book = HostSelector([1])
     book.refuse(0, ValueError())
     assert book.choose(1e9) is None
 
@@ -129,7 +129,7 @@ def test_a_host_that_is_refused_never_comes_back() -> None:
 def test_no_host_carries_more_than_it_may_and_none_is_idle_while_it_may_carry(
     sizes: list[int], steps: list[tuple[str, int]]
 ) -> None:
-    book = HostBook(sizes)
+    book = HostSelector(sizes)
     up: list[int] = []
     for now, (step, number) in enumerate(steps):
         if step == "boot":

@@ -28,7 +28,7 @@ from dragonfly_executor.runner.process_tree import children
 from tests.backends.ssh.calls import hold, hold_with_family, variable
 from tests.backends.ssh.conftest import Make, MakeBackend, MakeHost, family
 from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, error_of, watching
-from tests.support.sshd.faults import FaultyWay, nothing_stays
+from tests.support.sshd.faults import FaultyConnection, nothing_stays
 from tests.support.sshd.host import Host, descendants, find, make_key, public_half
 
 REQUEST = BootRequest(1, Parent.new("test", 1, "ssh"), PATIENCE)
@@ -328,7 +328,7 @@ def test_an_ssh_that_ignores_its_end_is_killed(
 def test_a_link_that_breaks_is_a_lost_runner(
     host: Host, backend: Backend, make: Make, mailbox: Mailbox, gate: Gate
 ) -> None:
-    with FaultyWay(host) as way:
+    with FaultyConnection(host) as way:
         executor = make(backend(way))
         future = executor.submit(hold_with_family(mailbox.path, gate.path))
         with family(mailbox, host) as watches:

@@ -16,7 +16,7 @@ from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.ssh import openssh_config
 from dragonfly_executor.backends.ssh.config import Target
 from dragonfly_executor.backends.ssh.hosts import SSHHost
-from dragonfly_executor.backends.ssh.openssh_config import Resolver
+from dragonfly_executor.backends.ssh.openssh_config import SSHConfigResolver
 from tests.backends.ssh.conftest import Make, MakeBackend
 from tests.support.helpers import PATIENCE, Mailbox, all_ended, killing
 from tests.support.sshd.host import Host, make_key
@@ -41,7 +41,7 @@ def resolve(tmp_path: Path) -> Resolve:
 
     def resolve(text: str, name: str = "gpu1", user: str | None = None, port: int | None = None) -> Target:
         (tmp_path / "config").write_text(text)
-        return Resolver(str(tmp_path / "config")).resolve(SSHHost(name), user, port, Deadline(PATIENCE))
+        return SSHConfigResolver(str(tmp_path / "config")).resolve(SSHHost(name), user, port, Deadline(PATIENCE))
 
     return resolve
 
@@ -93,7 +93,7 @@ def test_what_only_ssh_knows_of(resolve: Resolve) -> None:
 def test_a_host_is_asked_for_once(tmp_path: Path) -> None:
     count = tmp_path / "count"
     (tmp_path / "config").write_text(f'Match exec "echo >> {count}"\n  User ann\n')
-    resolver = Resolver(str(tmp_path / "config"))
+    resolver = SSHConfigResolver(str(tmp_path / "config"))
     asked = [resolver.resolve(SSHHost("gpu1"), None, None, Deadline(PATIENCE)) for _ in range(3)]
     assert {target.user for target in asked} == {"ann"}
     assert count.read_text() == "\n"
@@ -109,7 +109,7 @@ def test_a_command_of_the_configuration_that_hangs_ends_with_the_boot(
 
     def ask() -> None:
         try:
-            Resolver(str(tmp_path / "config")).resolve(SSHHost("gpu1"), None, None, Deadline(3600.0, given_up))
+            SSHConfigResolver(str(tmp_path / "config")).resolve(SSHHost("gpu1"), None, None, Deadline(3600.0, given_up))
         except BootError as error:
             errors.append(error)
 

@@ -17,13 +17,13 @@ from dragonfly_executor import BootError, BootRequest, HostKeyError, Parent
 from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.ssh import host_race, node, paramiko_connect
 from dragonfly_executor.backends.ssh.boot_deadline import BootTime, SSHBootDeadline
-from dragonfly_executor.backends.ssh.host_race import Race, time_for
+from dragonfly_executor.backends.ssh.host_race import HostRace, time_for
 from dragonfly_executor.backends.ssh.host_table import HostPlace, HostTable
 from dragonfly_executor.backends.ssh.hosts import SSHHost
 from dragonfly_executor.backends.ssh.login_limit import LoginLimit
 from tests.backends.ssh.conftest import Make, MakeBackend, MakeHost
 from tests.support.helpers import PATIENCE, Mailbox, error_of
-from tests.support.sshd.faults import FaultyWay, nothing_stays
+from tests.support.sshd.faults import FaultyConnection, nothing_stays
 
 SOON = 0.05
 """Seconds after which the next host is tried, where a test waits for that."""
@@ -123,15 +123,15 @@ class World:
 
     def boot(self, timeout: float = PATIENCE) -> Future[Any]:
         request = BootRequest(1, Parent.new("test", 1, "ssh"), timeout, self.given_up, self.clock)
-        return self._threads.submit(Race(self.places, self.booter, request).run)  # type: ignore[arg-type]
+        return self._threads.submit(HostRace(self.places, self.booter, request).run)  # type: ignore[arg-type]
 
     def carried(self) -> list[int]:
         """How many runners each host carries."""
-        return [entry.runners for entry in self.places._book.entries]
+        return [entry.runners for entry in self.places._selector.entries]
 
     def aside(self) -> list[bool]:
         """Which hosts are set aside."""
-        return [entry.set_aside_until > 0 for entry in self.places._book.entries]
+        return [entry.set_aside_until > 0 for entry in self.places._selector.entries]
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_a_loser_that_shows_a_wrong_key_is_not_used_any_more(world: MakeWorld) -
     hosts.booter.fail("a", HostKeyError("not this key", "host key"))
     hosts.booter.answer("c")
     assert str(boot.result(PATIENCE).host) == "c"
-    assert [entry.refused is not None for entry in hosts.places._book.entries] == [True, False, False]
+    assert [entry.refused is not None for entry in hosts.places._selector.entries] == [True, False, False]
     assert hosts.carried() == [0, 0, 1]
 
 
@@ -369,7 +369,7 @@ def test_a_rival_of_a_host_that_wins_leaves_nothing(
     executor.shutdown()
     for host in hosts:
         nothing_stays(host)
-    assert [entry.runners for entry in backend._places._book.entries] == [0, 0]
+    assert [entry.runners for entry in backend._places._selector.entries] == [0, 0]
 
 
 # -- places ------------------------------------------------------------------------------------------------------------
@@ -433,7 +433,7 @@ def test_a_wait_for_a_place_ends_when_the_boot_is_given_up(world: MakeWorld) -> 
 
 
 def test_the_boot_after_one_that_is_still_being_cleared_away_waits_for_its_place(
-    way: FaultyWay, make_backend: MakeBackend, make: Make, monkeypatch: pytest.MonkeyPatch
+    way: FaultyConnection, make_backend: MakeBackend, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pool does not wait for what the backend clears away; and the host is not full."""
     cleared, waits, close = threading.Event(), threading.Event(), paramiko_connect.SSHConnection.close

@@ -20,7 +20,7 @@ from tests.backends.ssh.test_boot_failures import REQUEST, boot_error
 from tests.backends.ssh.test_bootstrap import small_disk, whole
 from tests.backends.ssh.test_life import family
 from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, error_of, values, watching
-from tests.support.sshd.faults import FaultyWay, at_stage, nothing_stays
+from tests.support.sshd.faults import FaultyConnection, at_stage, nothing_stays
 from tests.support.sshd.host import Host, make_bare_python
 
 QUICK: dict[str, Any] = {"heartbeat": 0.1, "dead_after": 0.6, "lease": 1.0}
@@ -118,7 +118,7 @@ def test_where_signals_are_ignored_nothing_stays_either(
     monkeypatch.setattr(node, "STOP_TIMEOUT", 0.2)
     host = make_host()
     host.profile("trap '' ALRM HUP PIPE TERM")
-    with FaultyWay(host) as way:
+    with FaultyConnection(host) as way:
         at_stage(monkeypatch, "bootstrap", way.silence)
         executor = make(make_backend(way), boot_timeout=1.0, max_boot_failures=1)
         assert isinstance(error_of(executor.submit(pow, 2, 10)), BootError)
@@ -157,7 +157,7 @@ def test_a_host_that_goes_down_while_it_boots_a_runner_is_used_when_it_is_up(
 # -- what is on the way ------------------------------------------------------------------------------------------------
 
 
-def behind(gate: FaultyWay, host: Host, tmp_path: Path) -> dict[str, Any]:
+def behind(gate: FaultyConnection, host: Host, tmp_path: Path) -> dict[str, Any]:
     """A configuration in which this way leads to a host that has the keys of both."""
     config, known = tmp_path / "config", tmp_path / "known"
     config.write_text(f"Host target\n  HostName {host.address}\n  Port {host.port}\n  ProxyJump {gate.spec}\n")
@@ -173,7 +173,7 @@ def test_a_host_on_the_way_that_fails_loses_the_runner_behind_it(
     """Checklist 18, 54. The runner behind it goes, too."""
     monkeypatch.setattr(node, "STOP_TIMEOUT", 0.2)
     jump, host = make_host(), make_host()
-    with FaultyWay(jump) as way:
+    with FaultyConnection(jump) as way:
         executor = make(make_backend("target", **behind(way, host, tmp_path), connect_timeout=1.0), **QUICK)
         future = executor.submit(hold_with_family(mailbox.path, gate.path))
         with family(mailbox, host) as watches:
@@ -214,7 +214,7 @@ def test_a_way_that_takes_nothing_more_does_not_hold_up_who_gives_its_runner_bac
     monkeypatch.setattr(node, "STOP_TIMEOUT", 0.2)
     small_buffers(monkeypatch)
     first, host = make_host(), make_host()
-    with FaultyWay(first) as way:
+    with FaultyConnection(first) as way:
         way.hold_little()
         options = behind(way, host, tmp_path)
         backend = make_backend("target" if through else way.spec, host, **options, connect_timeout=1.0)

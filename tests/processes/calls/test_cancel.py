@@ -19,7 +19,7 @@ from dragonfly_executor.errors import RunnerLostError
 from dragonfly_executor.transport.loop import Loop
 from tests.processes.conftest import Make
 from tests.support import payloads
-from tests.support.helpers import PATIENCE, SOON, Gate, Mailbox, Watch, all_ended, values, watching
+from tests.support.helpers import PATIENCE, SOON, Gate, Mailbox, ProcessHandle, all_ended, values, watching
 
 STUBBORN = {
     "waits": payloads.hold_for_good,
@@ -430,7 +430,7 @@ def test_an_asyncio_timeout_stops_the_work(make: Make, mailbox: Mailbox) -> None
 
 
 @contextmanager
-def watching_if_there(pid: int) -> Iterator[list[Watch]]:
+def watching_if_there(pid: int) -> Iterator[list[ProcessHandle]]:
     """A watch on a process that may be gone by now: then there is none."""
     with ExitStack() as watches:
         try:

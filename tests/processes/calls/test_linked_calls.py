@@ -13,7 +13,7 @@ import pytest
 
 from dragonfly_executor import Pool, call
 from tests.engine.conftest import MakePool
-from tests.support.helpers import Gate, Mailbox, Watch, all_ended
+from tests.support.helpers import Gate, Mailbox, ProcessHandle, all_ended
 from tests.support.payloads import hold_and_say_when_done, hold_for_good
 
 
@@ -21,7 +21,7 @@ class Interrupt(BaseException):
     """What a signal's handler raises into the main thread, as a Ctrl-C does."""
 
 
-Interrupted = Callable[[Callable[[], Any]], Watch]
+Interrupted = Callable[[Callable[[], Any]], ProcessHandle]
 
 
 @pytest.fixture
@@ -32,13 +32,13 @@ def interrupted(mailbox: Mailbox) -> Iterator[Interrupted]:
         raise Interrupt
 
     before = signal.signal(signal.SIGUSR1, handler)
-    watches: list[Watch] = []
+    watches: list[ProcessHandle] = []
 
     def interrupt_when_it_runs() -> None:
-        watches.append(Watch(int(mailbox.read())))
+        watches.append(ProcessHandle(int(mailbox.read())))
         os.kill(os.getpid(), signal.SIGUSR1)
 
-    def interrupted(wait: Callable[[], Any]) -> Watch:
+    def interrupted(wait: Callable[[], Any]) -> ProcessHandle:
         thread = threading.Thread(target=interrupt_when_it_runs)
         thread.start()
         with pytest.raises(Interrupt):

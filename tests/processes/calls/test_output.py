@@ -29,7 +29,7 @@ from dragonfly_executor.sync import Sync
 from tests.processes.calls import printers
 from tests.processes.conftest import Make
 from tests.support import payloads
-from tests.support.helpers import PATIENCE, SOON, Gate, Mailbox, SpoiledBackend, Stall, error_of, values, watching
+from tests.support.helpers import PATIENCE, SOON, Gate, Mailbox, Stall, TamperingBackend, error_of, values, watching
 
 MiB = 1024 * 1024
 
@@ -147,7 +147,7 @@ def test_dropped_text_does_not_travel(make: Make, capfd: pytest.CaptureFixture[s
     def count() -> Callable[[bytes], bytes]:
         return lambda data: counted.append(len(data)) or data  # type: ignore[func-returns-value]
 
-    ex = make(1, output="drop", backend=SpoiledBackend(to_parent=count))
+    ex = make(1, output="drop", backend=TamperingBackend(to_parent=count))
     ex.submit(printers.write, b"x" * MiB).result(SOON)
     ex.submit(printers.say_everywhere, "here").result(SOON)
     end(ex)
@@ -180,7 +180,7 @@ def test_only_a_pool_that_captures_has_the_text(make: Make, option: Any) -> None
 # -- whose text it is --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", [LocalBackend, SpoiledBackend], ids=["socket pair", "a link between"])
+@pytest.mark.parametrize("backend", [LocalBackend, TamperingBackend], ids=["socket pair", "a link between"])
 @pytest.mark.parametrize("slots", [1, 3])
 def test_of_a_thousand_quick_calls_each_gets_its_own_line(make: Make, slots: int, backend: Any) -> None:
     """They are queued in the slots, which run them without a word from the agent."""
@@ -570,7 +570,7 @@ class Watched:
 def test_a_result_passes_a_flood_on_a_slow_link(make: Make, mailbox: Mailbox) -> None:
     """Checklist 47. Of the megabytes that wait for the link, only those go first that were being written."""
     link = Watched()
-    ex = make(13, output="capture", backend=SpoiledBackend(to_parent=lambda: link))
+    ex = make(13, output="capture", backend=TamperingBackend(to_parent=lambda: link))
     ex.submit(payloads.nothing).result(SOON)
     link.stall.after(0)
     floods = [ex.submit(printers.flood, mailbox.path, None, 256 * 1024) for _ in range(12)]
@@ -589,7 +589,7 @@ def test_a_result_passes_a_flood_on_a_slow_link(make: Make, mailbox: Mailbox) ->
 def test_all_that_a_slot_wrote_comes_before_the_news_of_its_death(make: Make, mailbox: Mailbox) -> None:
     """Checklist 5, 48. More than may be on its way: the rest is in its pipe when it dies."""
     link = Watched()
-    ex = make(1, output="capture", backend=SpoiledBackend(to_parent=lambda: link))
+    ex = make(1, output="capture", backend=TamperingBackend(to_parent=lambda: link))
     ex.submit(payloads.nothing).result(SOON)
     link.stall.after(0)
     future = ex.submit(printers.write_and_hold, mailbox.path, 300 * 1024)

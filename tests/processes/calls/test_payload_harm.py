@@ -35,8 +35,8 @@ from tests.support.helpers import (
     Gate,
     Mailbox,
     Settled,
-    SpoiledBackend,
     Stall,
+    TamperingBackend,
     all_ended,
     error_of,
     values,
@@ -404,7 +404,7 @@ def test_a_slot_killed_while_it_takes_a_large_argument_leaves_no_piece_of_it_beh
 ) -> None:
     """Checklist 23, 44. The call never started, so it goes to another slot; what was on the way must not reach that."""
     stall = Stall()
-    ex = make(1, backend=SpoiledBackend(to_runner=lambda: stall))
+    ex = make(1, backend=TamperingBackend(to_runner=lambda: stall))
     slot = ex.submit(payloads.pid).result(SOON)
     data = os.urandom(8 << 20)
     stall.after(1 << 20)

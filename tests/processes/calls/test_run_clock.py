@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dragonfly_executor import DragonflyExecutor
-from tests.support.helpers import PATIENCE, SpoiledBackend, Stall
+from tests.support.helpers import PATIENCE, Stall, TamperingBackend
 
 ROOT = Path(__file__).parents[3]
 HEAD = """
@@ -121,7 +121,7 @@ def test_modules_that_a_call_brings_in_when_it_is_opened_are_off_the_clock(guard
 @pytest.mark.slow
 def test_a_large_call_that_is_long_on_its_way_is_off_the_clock() -> None:
     stall = Stall()
-    with DragonflyExecutor(1, backend=SpoiledBackend(to_runner=lambda: stall)) as ex:
+    with DragonflyExecutor(1, backend=TamperingBackend(to_runner=lambda: stall)) as ex:
         assert ex.submit(abs, -1).result(PATIENCE) == 1
         stall.after(1 << 20)
         future = ex.options(run_timeout=0.3).submit(np.sum, np.ones(1 << 20))

@@ -49,7 +49,7 @@ def main() -> None:
         told["raised"] = outcome(lambda: executor.submit(payloads.fail_at_length, TOO_MUCH))
         told["not unpickled"] = outcome(lambda: executor.submit(bytes, TWICE_TOO_MUCH))
         told["out of band"] = outcome(lambda: executor.submit(payloads.OutOfBand, TOO_MUCH))
-        told["argument"] = outcome(lambda: executor.pool.submit(len, payloads.Swells(TOO_MUCH)))
+        told["argument"] = outcome(lambda: executor.pool.submit(len, payloads.LargePickle(TOO_MUCH)))
         told["copied argument"] = outcome(lambda: executor.pool.submit(len, payloads.OutOfBand(TWICE_TOO_MUCH)))
         told["small"] = outcome(lambda: executor.submit(payloads.echo, 1))
         told["large"] = len(executor.submit(bytes, 1 << 20).result(PATIENCE))

@@ -234,16 +234,16 @@ def test_without_any_shared_memory_runners_work_and_that_is_told(
 
 @pytest.fixture
 def table() -> Any:
-    table = call_start_table.StartTable()
+    table = call_start_table.CallStartTable()
     yield table
     table.settle(0.0)
 
 
-def agents_side(table: call_start_table.StartTable) -> Any:
+def agents_side(table: call_start_table.CallStartTable) -> Any:
     return map_cells(os.dup(table.inherited[0]))
 
 
-def test_a_table_tells_calls_that_were_marked_from_the_others(table: call_start_table.StartTable) -> None:
+def test_a_table_tells_calls_that_were_marked_from_the_others(table: call_start_table.CallStartTable) -> None:
     cells = agents_side(table)
     numbers = {n: table.assign((n, 1)) for n in range(1, 6)}
     mark(cells, numbers[2])
@@ -256,7 +256,7 @@ def test_a_table_tells_calls_that_were_marked_from_the_others(table: call_start_
 
 
 def test_a_cell_is_used_again_and_what_the_last_call_left_there_means_nothing(
-    table: call_start_table.StartTable,
+    table: call_start_table.CallStartTable,
 ) -> None:
     cells = agents_side(table)
     for n in range(1, 3 * MARKS):
@@ -271,7 +271,7 @@ def test_a_cell_is_used_again_and_what_the_last_call_left_there_means_nothing(
     table.handed_over()
 
 
-def test_a_late_word_about_an_attempt_frees_no_cell_of_the_next_one(table: call_start_table.StartTable) -> None:
+def test_a_late_word_about_an_attempt_frees_no_cell_of_the_next_one(table: call_start_table.CallStartTable) -> None:
     cells = agents_side(table)
     table.release_results([(1, 1, 0.0, None, False)])
     first = table.assign((1, 1))
@@ -286,7 +286,7 @@ def test_a_late_word_about_an_attempt_frees_no_cell_of_the_next_one(table: call_
     assert table.begun() == {(1, 2)}
 
 
-def test_calls_for_which_there_is_no_cell_may_have_begun(table: call_start_table.StartTable) -> None:
+def test_calls_for_which_there_is_no_cell_may_have_begun(table: call_start_table.CallStartTable) -> None:
     for n in range(1, CELLS + 10):
         table.assign((n, 1))
     table.handed_over()
@@ -294,7 +294,7 @@ def test_calls_for_which_there_is_no_cell_may_have_begun(table: call_start_table
     assert table.begun() == {(n, 1) for n in range(CELLS, CELLS + 10)}
 
 
-def test_as_long_as_a_process_may_mark_calls_nobody_can_tell(table: call_start_table.StartTable) -> None:
+def test_as_long_as_a_process_may_mark_calls_nobody_can_tell(table: call_start_table.CallStartTable) -> None:
     table.assign((1, 1))
     held_open = os.dup(table.inherited[1])
     table.handed_over()
@@ -303,7 +303,7 @@ def test_as_long_as_a_process_may_mark_calls_nobody_can_tell(table: call_start_t
     os.close(held_open)
 
 
-def test_a_table_without_calls_waits_for_nobody(table: call_start_table.StartTable) -> None:
+def test_a_table_without_calls_waits_for_nobody(table: call_start_table.CallStartTable) -> None:
     held_open = os.dup(table.inherited[1])
     table.handed_over()
     table.settle(PATIENCE * 1000)

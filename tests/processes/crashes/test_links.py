@@ -30,11 +30,11 @@ from tests.support import payloads
 from tests.support.helpers import (
     PATIENCE,
     SOON,
-    Cut,
-    Meddle,
+    ByteFilter,
+    CutLink,
     ScriptedBackend,
-    SpoiledBackend,
     Stall,
+    TamperingBackend,
     all_ended,
     error_of,
     first_call,
@@ -162,26 +162,26 @@ def _pickled(value: Any) -> bytes:
 # -- real runners on links that go wrong -------------------------------------------------------------------------------
 
 
-def cut_after(size: int) -> Callable[[], Meddle]:
+def cut_after(size: int) -> Callable[[], ByteFilter]:
     """The first runner's link ends within the first call, after so many bytes of it; those of later runners do not."""
     runners = iter([True])
 
-    def make_meddle() -> Meddle:
+    def make_meddle() -> ByteFilter:
         decoder = Decoder()
 
-        def meddle(data: bytes) -> bytes:
+        def tamper(data: bytes) -> bytes:
             for position in range(len(data)):
                 if decoder.pending == 0 and data[position] == Kind.CALL:
-                    raise Cut(data[: position + size])
+                    raise CutLink(data[: position + size])
                 decoder.feed(data[position : position + 1])
             return data
 
-        return meddle if next(runners, False) else unchanged
+        return tamper if next(runners, False) else unchanged
 
     return make_meddle
 
 
-class ElsewhereBackend(SpoiledBackend):
+class ElsewhereBackend(TamperingBackend):
     """Its runners have no memory in common with this process, as those on other machines have none."""
 
     def boot(self, request: BootRequest) -> Node:
@@ -211,7 +211,7 @@ def test_a_link_cut_within_a_call_to_another_machine_loses_it(size: int, make: M
 @pytest.mark.parametrize("size", SIZES)
 def test_a_call_within_which_the_link_was_cut_runs_on_the_next_runner(size: int, make: Make, log: Path) -> None:
     """On this machine it is known that it never began."""
-    backend = SpoiledBackend(to_runner=cut_after(size))
+    backend = TamperingBackend(to_runner=cut_after(size))
     ex = make(1, backend=backend)
     ex.submit(payloads.log_run, str(log), "call").result(SOON)
     assert len(log.read_text().splitlines()) == 1
@@ -224,7 +224,7 @@ def test_calls_that_never_left_go_to_the_next_runner(log: Path) -> None:
     No retry is spent on it, since there is none.
     """
     stall = Stall()
-    backend = SpoiledBackend(to_runner=lambda: stall)
+    backend = TamperingBackend(to_runner=lambda: stall)
     with Pool("full", min=0, max=1, max_concurrency=100, timeout=None, backend=backend) as pool:
         agent = pool.submit(payloads.agent_pid).result(SOON)
         stall.after(1)
@@ -248,7 +248,7 @@ def test_calls_that_never_left_go_to_the_next_runner(log: Path) -> None:
 def test_a_large_call_whose_bytes_had_not_all_left_goes_to_the_next_runner(make: Make) -> None:
     """Checklist 23. Its slot cannot have begun."""
     stall = Stall()
-    ex = make(1, backend=SpoiledBackend(to_runner=lambda: stall))
+    ex = make(1, backend=TamperingBackend(to_runner=lambda: stall))
     agent = ex.submit(payloads.agent_pid).result(SOON)
     data = os.urandom(32 << 20)
     stall.after(1 << 20)
@@ -292,7 +292,7 @@ SEEDS = [*range(5), *(pytest.param(seed, marks=pytest.mark.soak) for seed in ran
 def test_after_a_flipped_bit_every_call_ends_and_the_pool_goes_on(seed: int, way: str, make: Make) -> None:
     """Checklist 44. Links carry what was sent; where one does not, its calls may come to harm, and nobody else."""
     flip = FlipOne(seed)
-    ex = make(2, backend=SpoiledBackend(**{way: lambda: flip}), heartbeat=0.1, dead_after=0.2)
+    ex = make(2, backend=TamperingBackend(**{way: lambda: flip}), heartbeat=0.1, dead_after=0.2)
     ex.submit(payloads.echo, 1).result(SOON)
     flip.arm()
     futures = [ex.options(timeout=1).submit(payloads.echo, n) for n in range(120)]

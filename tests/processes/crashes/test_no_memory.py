@@ -90,7 +90,7 @@ def test_memory_is_made_by_dropping_the_largest_result_that_comes_in(make: Make)
     ex = make(1, backend=ScriptedBackend(script))
     dropped = ex.submit(payloads.echo, 1)
     assert half.wait(PATIENCE)
-    runners: Any = ex.pool._engine._runners
+    runners: Any = ex.pool._engine._runner_links
     while not ex.pool._engine.ask(lambda _machine: runners.make_room()):
         pass  # until the chunks that were sent have come
     assert not ex.pool._engine.ask(lambda _machine: runners.make_room())

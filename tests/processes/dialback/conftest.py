@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import make, make_pool
-from tests.support.dialback import Reception
+from tests.support.dialback import RunnerListener
 
 __all__ = ["make", "make_pool"]
 
-Receive = Callable[..., Reception]
+Receive = Callable[..., RunnerListener]
 
 
 @pytest.fixture
 def receive() -> Iterator[Receive]:
     """Makes receptions, and closes them."""
-    made: list[Reception] = []
+    made: list[RunnerListener] = []
 
-    def receive(*args: Any, **limits: Any) -> Reception:
-        made.append(Reception(*args, **limits))
+    def receive(*args: Any, **limits: Any) -> RunnerListener:
+        made.append(RunnerListener(*args, **limits))
         return made[-1]
 
     yield receive

@@ -31,12 +31,21 @@ from dragonfly_executor.transport.listener import Listener
 from dragonfly_executor.transport.tcp import join_address, split_address
 from dragonfly_executor.transport.tls import server_context
 from tests.processes.dialback.conftest import Receive
-from tests.support.dialback import Dialed, HeldBackend, Reception, dial, encrypted, everything, plain, side_of
+from tests.support.dialback import (
+    EmptyNodeBackend,
+    RecordedHandshake,
+    RunnerListener,
+    dial,
+    encrypted,
+    everything,
+    plain,
+    side_of,
+)
 from tests.support.fault_proxy import FaultProxy
 from tests.support.helpers import PATIENCE
 
 
-def joins(reception: Reception, parent: Parent) -> None:
+def joins(reception: RunnerListener, parent: Parent) -> None:
     """The right runner still gets in."""
     good = dial(parent)
     with closing(good.go().sock):
@@ -72,7 +81,7 @@ def with_half_a_proof(parent: Parent) -> bytes:
 def with_the_parents_own_words(parent: Parent) -> bytes:
     """Reflected: the right token, but what the parent would say."""
     side = side_of(parent, nonce=b"n" * SECRET_SIZE)
-    dialed = Dialed(encrypted(parent), side)
+    dialed = RecordedHandshake(encrypted(parent), side)
     dialed.say(side.dial())
     nonce = bytes(dialed.frame().payload)
     token, fingerprint = bytes.fromhex(parent.token or ""), bytes.fromhex(parent.fingerprint or "")
@@ -120,13 +129,13 @@ def too_eagerly(parent: Parent) -> bytes:
     return _refusal_of(parent, side_of(parent).dial() + encode(Kind.PROOF, payload=bytes(32)), after=1)
 
 
-def _refusal(dialed: Dialed) -> bytes:
+def _refusal(dialed: RecordedHandshake) -> bytes:
     with pytest.raises(RefusedError):
         dialed.go()
     return _rest(dialed)
 
 
-def _rest(dialed: Dialed) -> bytes:
+def _rest(dialed: RecordedHandshake) -> bytes:
     with closing(dialed.sock):
         rest = dialed.received + everything(dialed.sock)
     # What comes after the challenge.
@@ -211,7 +220,7 @@ def test_a_proof_for_one_pool_is_none_for_another(receive: Receive) -> None:
     """Checklist 2: relayed, the challenge as well. Both pools wait for a runner of this number."""
     here, there = receive(), receive()
     parent, other = here.expect(), there.expect()
-    relayed = Dialed(encrypted(other), side_of(parent))
+    relayed = RecordedHandshake(encrypted(other), side_of(parent))
     with pytest.raises(RefusedError):
         relayed.go()
     assert _rest(relayed) == dialback_auth.REFUSAL
@@ -390,7 +399,7 @@ def test_no_more_than_64_connections_are_held(receive: Receive) -> None:
         assert len(reception.descriptors()) == 1 + 1 + 32
         side = side_of(parent)
         with contextlib.suppress(EOFError):
-            Dialed(speaking, side).go()
+            RecordedHandshake(speaking, side).go()
         assert side.greeting is not None
         assert reception.joined.get(timeout=PATIENCE) == 1
         sock = reception.take()
@@ -603,7 +612,7 @@ def test_it_listens_on_the_loopback_and_only_while_somebody_is_waited_for(receiv
 def test_listening_everywhere_is_warned_of_once(receive: Receive, host: str) -> None:
     """Checklist 69."""
     advertised = "127.0.0.1" if host == "0.0.0.0" else "::1"
-    reception = receive(HeldBackend(host, advertised=advertised))
+    reception = receive(EmptyNodeBackend(host, advertised=advertised))
     for number in (1, 2):
         parent = reception.expect(number)
         assert parent.address is not None
@@ -617,7 +626,7 @@ def test_listening_everywhere_is_warned_of_once(receive: Receive, host: str) -> 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
 def test_runners_cannot_be_told_to_dial_everywhere(receive: Receive, host: str) -> None:
     """Checklist 69."""
-    reception = receive(HeldBackend(host))
+    reception = receive(EmptyNodeBackend(host))
     reception.begin()
     number, error = reception.failed.get(timeout=PATIENCE)
     assert number == 1

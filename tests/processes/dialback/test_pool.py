@@ -37,7 +37,7 @@ from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.tcp import split_address
 from tests.engine.conftest import MakeExecutor, MakePool
 from tests.processes.lifecycle.conftest import start
-from tests.support.dialback import DialingBackend, DialingNode, HeldBackend, dial, plain, runner_of
+from tests.support.dialback import DialingBackend, DialingNode, EmptyNodeBackend, dial, plain, runner_of
 from tests.support.helpers import PATIENCE, SOON, Events, Gate, Mailbox, all_ended, error_of, values, watching
 from tests.support.payloads import agent_pid, echo, hold, hold_for_good, leave, tell
 
@@ -253,7 +253,7 @@ def test_a_runner_that_never_dials_in_is_a_boot_that_timed_out_and_its_node_is_s
     make: MakeExecutor,
 ) -> None:
     """Checklist 7."""
-    backend = HeldBackend()
+    backend = EmptyNodeBackend()
     executor = make(1, backend=backend, boot_timeout=0.2, **AT_ONCE)
     error = error_of(executor.submit(echo, 1))
     assert backend.stopped.get_nowait() == 1
@@ -265,7 +265,7 @@ def test_a_runner_that_never_dials_in_is_a_boot_that_timed_out_and_its_node_is_s
 
 def test_the_error_says_who_was_refused_meanwhile(make: MakeExecutor) -> None:
     """Perhaps it was the runner, with the token of another boot."""
-    backend = HeldBackend()
+    backend = EmptyNodeBackend()
     executor = make(1, backend=backend, boot_timeout=1.0, **AT_ONCE)
     future = executor.submit(echo, 1)
     parent = backend.expected()
@@ -281,7 +281,7 @@ def test_the_error_says_who_was_refused_meanwhile(make: MakeExecutor) -> None:
 
 def test_a_runner_that_joins_and_goes_is_a_boot_that_failed_at_once(make: MakeExecutor) -> None:
     """Checklist 7: nobody waits for the rest of boot_timeout."""
-    backend = HeldBackend()
+    backend = EmptyNodeBackend()
     future = make(1, backend=backend, **AT_ONCE).submit(echo, 1)
     dialed = dial(backend.expected()).go()
     dialed.sock.close()
@@ -346,7 +346,7 @@ class Looks:
         return node
 
 
-class Watching(HeldBackend):
+class Watching(EmptyNodeBackend):
     def __init__(self) -> None:
         super().__init__()
         self.looks = Looks()
@@ -389,7 +389,7 @@ def test_a_node_is_not_looked_at_once_its_boot_has_failed(make: MakeExecutor) ->
 
 def test_the_right_runner_gets_in_after_all_kinds_of_others(make: MakeExecutor, mailbox: Mailbox) -> None:
     """Checklist 2: the boot is still its own. Real runners, a real pool."""
-    backend = HeldBackend()
+    backend = EmptyNodeBackend()
     executor = make(1, backend=backend)
     future = executor.submit(os.getppid)
     parent = backend.expected()
@@ -413,7 +413,7 @@ def test_an_address_that_cannot_be_bound_is_a_boot_that_failed(make: MakeExecuto
     """Checklist 8: every boot that waited has an error of its own, and the pool tries again."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        backend = HeldBackend(port=port)
+        backend = EmptyNodeBackend(port=port)
         # With a pause: as long as another boot is under way, the calls wait for that one.
         options: dict[str, Any] = {"max_boot_failures": 1, "boot_wait": lambda state: 0.1}
         executor = make(None, max=2, max_concurrency=1, backend=backend, **options)
@@ -433,7 +433,7 @@ def test_an_address_that_cannot_be_bound_is_a_boot_that_failed(make: MakeExecuto
 
 def test_listening_on_every_network_is_in_the_log(make_pool: MakePool, caplog: pytest.LogCaptureFixture) -> None:
     """Checklist 69."""
-    backend = HeldBackend("0.0.0.0", advertised="127.0.0.1")
+    backend = EmptyNodeBackend("0.0.0.0", advertised="127.0.0.1")
     pool = make_pool(backend=backend)
     future = pool.submit(echo, 1)
     with runner_of(backend.expected()):

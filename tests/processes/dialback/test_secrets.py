@@ -21,7 +21,7 @@ from dragonfly_executor.runner import exit_codes
 from tests.engine.conftest import MakeExecutor, MakePool
 from tests.processes.dialback.conftest import Receive
 from tests.support.census import Census
-from tests.support.dialback import DialingBackend, HeldBackend, dial, runner_of, spellings
+from tests.support.dialback import DialingBackend, EmptyNodeBackend, dial, runner_of, spellings
 from tests.support.helpers import PATIENCE, Events, Gate, Mailbox, error_of, values
 from tests.support.payloads import echo, hold
 
@@ -94,7 +94,7 @@ def test_a_parent_without_a_door_is_described_as_ever() -> None:
 def test_what_is_told_shown_and_raised_holds_no_token(make_pool: MakePool, caplog: pytest.LogCaptureFixture) -> None:
     """Log lines at DEBUG, events, stats, reprs and errors: of a boot that works, and of one that does not."""
     caplog.set_level(logging.DEBUG)
-    events, backend = Events(), HeldBackend()
+    events, backend = Events(), EmptyNodeBackend()
     pool = make_pool(backend=backend, log="debug", on_event=events, boot_timeout=1.0, max_boot_failures=1)
     failed = pool.submit(echo, 1)
     unlucky = backend.expected()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.agent_talk import Talk
+from tests.support.agent_client import AgentClient
 from tests.support.helpers import Gate, Mailbox
 
 ROOT = Path(__file__).parents[3]
@@ -60,12 +60,12 @@ def slow_python(tmp_path: Path, mailbox: Mailbox, gate: Gate) -> str:
 
 
 @pytest.fixture
-def talk() -> Iterator[Callable[[float], Talk]]:
+def talk() -> Iterator[Callable[[float], AgentClient]]:
     """Starts agents to talk with, which give calls so many seconds when they are told to go."""
-    made: list[Talk] = []
+    made: list[AgentClient] = []
 
-    def make(grace: float) -> Talk:
-        made.append(Talk(grace))
+    def make(grace: float) -> AgentClient:
+        made.append(AgentClient(grace))
         return made[-1]
 
     yield make

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from dragonfly_executor.protocol.file_manifest import Difference, SyncStep, directory_entry
+from dragonfly_executor.protocol.file_manifest import SyncStep, TreeDifference, directory_entry
 from dragonfly_executor.protocol.frames import Kind
 from tests.support import payloads
-from tests.support.agent_talk import LONG, Talk
+from tests.support.agent_client import LONG, AgentClient
 from tests.support.helpers import Gate, Mailbox
 from tests.support.trees import file_of
 
 
-def test_one_that_its_parent_has_just_let_in_gives_back_what_comes(talk: Callable[[float], Talk]) -> None:
+def test_one_that_its_parent_has_just_let_in_gives_back_what_comes(talk: Callable[[float], AgentClient]) -> None:
     """It may have said so, and have sent calls, though nothing of it has been read here."""
     agent = talk(LONG)
     agent.hear(Kind.HELLO)
@@ -29,7 +29,7 @@ def test_one_that_its_parent_has_just_let_in_gives_back_what_comes(talk: Callabl
     agent.says_bye()
 
 
-def test_one_that_nobody_lets_in_goes_soon(talk: Callable[[float], Talk]) -> None:
+def test_one_that_nobody_lets_in_goes_soon(talk: Callable[[float], AgentClient]) -> None:
     agent = talk(LONG)
     agent.hear(Kind.HELLO)
     agent.terminate()
@@ -39,7 +39,7 @@ def test_one_that_nobody_lets_in_goes_soon(talk: Callable[[float], Talk]) -> Non
 
 @pytest.mark.parametrize("first", ["whoever is in a hurry", "the parent"])
 def test_of_two_that_want_it_to_go_the_one_counts_that_waits_the_least(
-    talk: Callable[[float], Talk], mailbox: Mailbox, first: str
+    talk: Callable[[float], AgentClient], mailbox: Mailbox, first: str
 ) -> None:
     """Who sends a SIGTERM kills later, whatever a parent's `shutdown_timeout` is."""
     agent = talk(0.2)
@@ -62,7 +62,9 @@ def test_of_two_that_want_it_to_go_the_one_counts_that_waits_the_least(
     agent.says_bye()
 
 
-def test_a_parents_grace_holds_where_it_is_the_shorter_one(talk: Callable[[float], Talk], mailbox: Mailbox) -> None:
+def test_a_parents_grace_holds_where_it_is_the_shorter_one(
+    talk: Callable[[float], AgentClient], mailbox: Mailbox
+) -> None:
     agent = talk(LONG)
     agent.hear(Kind.HELLO)
     agent.welcome()
@@ -76,7 +78,7 @@ def test_a_parents_grace_holds_where_it_is_the_shorter_one(talk: Callable[[float
 
 
 def test_what_comes_amid_files_that_change_is_given_back_at_once(
-    talk: Callable[[float], Talk], mailbox: Mailbox, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    talk: Callable[[float], AgentClient], mailbox: Mailbox, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sync may take longer than there is time."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -88,7 +90,7 @@ def test_what_comes_amid_files_that_change_is_given_back_at_once(
     mailbox.numbers(1)
     agent.terminate()
     agent.hear(Kind.STOP)
-    difference = Difference({"cwd": directory_entry(), "cwd/f": file_of(b"never sent")}, [])
+    difference = TreeDifference({"cwd": directory_entry(), "cwd/f": file_of(b"never sent")}, [])
     agent.say(Kind.SYNC_BEGIN, SyncStep(difference, [], False, []).dump(), detail=1)
     agent.call(2, payloads.pid)
     agent.hear(Kind.SYNC_HAVE)

@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from tests.processes.lifecycle.conftest import Start
-from tests.support.helpers import Mailbox, Watch, all_ended
+from tests.support.helpers import Mailbox, ProcessHandle, all_ended
 
 INTERRUPTED_WITHIN = 5.0
 CTRL_C = b"\x03"
@@ -36,9 +36,9 @@ def terminal() -> Iterator[Terminal]:
         yield terminal
 
 
-def watch_calls(mailbox: Mailbox, calls: int) -> list[Watch]:
+def watch_calls(mailbox: Mailbox, calls: int) -> list[ProcessHandle]:
     """Watches on the slots, and on what their calls have started."""
-    return [Watch(int(pid)) for _ in range(calls) for pid in mailbox.read().split()]
+    return [ProcessHandle(int(pid)) for _ in range(calls) for pid in mailbox.read().split()]
 
 
 def end_of(process: subprocess.Popen[str]) -> tuple[str, str, int]:

@@ -235,7 +235,7 @@ class Cancelling:
         hold_anew()
         for future in self._in_its_way:
             assert future.result(PATIENCE) == 7
-        assert self._told.empty() or "Deferred.__call__, opcode" in where, where
+        assert self._told.empty() or "DeferredCallback.__call__, opcode" in where, where
 
 
 @lines_and_opcodes

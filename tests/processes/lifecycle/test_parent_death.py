@@ -11,14 +11,14 @@ import pytest
 
 from tests.processes.lifecycle.conftest import Start
 from tests.support.census import Census
-from tests.support.helpers import Gate, Mailbox, Watch, all_ended, killing, watching
+from tests.support.helpers import Gate, Mailbox, ProcessHandle, all_ended, killing, watching
 
 GONE_WITHIN = 2.0
 """Seconds that the design allows."""
 
 
 @contextmanager
-def everything_of(parent: int, mailbox: Mailbox, census: Census, calls: int = 4) -> Iterator[list[Watch]]:
+def everything_of(parent: int, mailbox: Mailbox, census: Census, calls: int = 4) -> Iterator[list[ProcessHandle]]:
     """Watches on all that a program with so many calls has started: agents, slots, and what the calls started."""
     reported = {int(pid) for _ in range(calls) for pid in mailbox.read().split()}
     assert len(reported) == 2 * calls

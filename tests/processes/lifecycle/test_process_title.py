@@ -12,7 +12,7 @@ import pytest
 from dragonfly_executor.protocol.frames import Kind
 from tests.engine.conftest import MakePool, make_pool
 from tests.support import payloads
-from tests.support.agent_talk import LONG, Talk
+from tests.support.agent_client import LONG, AgentClient
 from tests.support.helpers import PATIENCE, Gate, Mailbox
 
 __all__ = ["make_pool"]
@@ -42,7 +42,7 @@ def test_processes_are_shown_with_their_pool_and_their_role(make_pool: MakePool)
 
 
 def test_a_call_that_runs_for_long_is_shown_until_it_ends(
-    talk: Callable[[float], Talk], mailbox: Mailbox, gate: Gate
+    talk: Callable[[float], AgentClient], mailbox: Mailbox, gate: Gate
 ) -> None:
     agent = talk(LONG)
     agent.hear(Kind.HELLO)

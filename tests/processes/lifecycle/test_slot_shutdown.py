@@ -16,7 +16,7 @@ from dragonfly_executor import LocalBackend
 from dragonfly_executor.errors import CallTimeoutError, InitializerError
 from tests.processes.conftest import Make
 from tests.support import payloads
-from tests.support.helpers import PATIENCE, SOON, Watch, all_ended, error_of, watching
+from tests.support.helpers import PATIENCE, SOON, ProcessHandle, all_ended, error_of, watching
 
 
 def register(log: str) -> str:
@@ -99,7 +99,7 @@ def test_an_exit_handler_that_hangs_is_cut_short(how: str, make: Make, log: Path
     assert how == "shutdown" or ex.submit(payloads.echo, 1).result(PATIENCE) == 1
     ex.shutdown()
     with pytest.raises(ProcessLookupError):
-        Watch(slot)
+        ProcessHandle(slot)
     assert logged(log) == {"atexit"}
 
 

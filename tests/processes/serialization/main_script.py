@@ -18,7 +18,7 @@ import xml.etree.ElementTree
 from typing import Generic, NamedTuple, NewType, ParamSpec, TypeVar
 
 from dragonfly_executor.errors import CallSerializationError, RemoteTraceback
-from tests.support.codec_process import Far
+from tests.support.codec_process import CodecProcess
 
 IMPORTED = False  # the end of a copy says how it is
 T = TypeVar("T")
@@ -323,7 +323,7 @@ def items(count):
 
 
 def nested(number):
-    with Far() as far:
+    with CodecProcess() as far:
         return far(use_model, number), far(lambda: Point(number)), far(pid_of_slot) != os.getpid()
 
 
@@ -491,7 +491,7 @@ def case_nothing_of_the_process_below(far):
 
 def run():
     failures = []
-    with Far(os.environ.get("MAIN_SCRIPT_SERIALIZER", "cloudpickle")) as far:
+    with CodecProcess(os.environ.get("MAIN_SCRIPT_SERIALIZER", "cloudpickle")) as far:
         for name, case in list(globals().items()):
             if name.startswith("case_"):
                 try:

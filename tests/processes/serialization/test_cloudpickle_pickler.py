@@ -17,28 +17,28 @@ import pytest
 from dragonfly_executor.errors import CallSerializationError, ResultSerializationError
 from dragonfly_executor.serialization import CallCodec
 from tests.support import importable
-from tests.support.codec_pair import Near
-from tests.support.codec_process import Far
+from tests.support.codec_pair import CodecPair
+from tests.support.codec_process import CodecProcess
 
 FACTOR = 3
 
 
 @pytest.fixture(scope="module", params=["cloudpickle", "dill"])
-def far(request: pytest.FixtureRequest) -> Iterator[Far]:
+def far(request: pytest.FixtureRequest) -> Iterator[CodecProcess]:
     if request.param == "dill":
         pytest.importorskip("dill", reason="dill is an extra")
-    with Far(request.param) as far:
+    with CodecProcess(request.param) as far:
         yield far
 
 
-def test_lambda_and_closure(far: Far) -> None:
+def test_lambda_and_closure(far: CodecProcess) -> None:
     base = 10
     assert far(lambda x: x + base, 1) == 11
     assert far(lambda: os.getpid()) != os.getpid()
     assert far(lambda x, *, y=base: x + y + FACTOR, 1) == 14
 
 
-def test_recursive_closure(far: Far) -> None:
+def test_recursive_closure(far: CodecProcess) -> None:
     def factorial(n: int) -> int:
         return 1 if n < 2 else n * factorial(n - 1)
 
@@ -47,7 +47,7 @@ def test_recursive_closure(far: Far) -> None:
     assert back(4) == 24
 
 
-def test_closures_share_their_variables(far: Far) -> None:
+def test_closures_share_their_variables(far: CodecProcess) -> None:
     count = 0
 
     def increase() -> None:
@@ -67,7 +67,7 @@ def test_closures_share_their_variables(far: Far) -> None:
     assert count == 0
 
 
-def test_empty_cell(far: Far) -> None:
+def test_empty_cell(far: CodecProcess) -> None:
     def early() -> Any:
         return late
 
@@ -76,7 +76,7 @@ def test_empty_cell(far: Far) -> None:
     assert far(early) == late
 
 
-def test_functions_use_the_globals_of_a_module_that_can_be_imported(far: Far) -> None:
+def test_functions_use_the_globals_of_a_module_that_can_be_imported(far: CodecProcess) -> None:
     reader = importable.reader()
     assert far(reader) == ("the module's", True)  # and the lock beside it did not have to travel
     far(importable.set_state, "the slot's")
@@ -84,7 +84,7 @@ def test_functions_use_the_globals_of_a_module_that_can_be_imported(far: Far) ->
     assert importable.state == "the module's"
 
 
-def test_decorated_and_wrapped(far: Far) -> None:
+def test_decorated_and_wrapped(far: CodecProcess) -> None:
     def decorate(function: Any) -> Any:
         @functools.wraps(function)
         def wrapper(*args: Any) -> Any:
@@ -118,7 +118,7 @@ def test_decorated_and_wrapped(far: Far) -> None:
     assert far(lambda: (dispatched(1), dispatched(""))) == ("int", "any")
 
 
-def test_local_classes_come_back_as_themselves(far: Far) -> None:
+def test_local_classes_come_back_as_themselves(far: CodecProcess) -> None:
     class Base:
         def name(self) -> str:
             return type(self).__name__
@@ -144,7 +144,7 @@ def test_local_classes_come_back_as_themselves(far: Far) -> None:
     assert far(lambda: Local.__qualname__) == Local.__qualname__
 
 
-def test_what_a_slot_does_to_a_class_stays_there(far: Far) -> None:
+def test_what_a_slot_does_to_a_class_stays_there(far: CodecProcess) -> None:
     class Local:
         count = 0
 
@@ -157,7 +157,7 @@ def test_what_a_slot_does_to_a_class_stays_there(far: Far) -> None:
     assert Local.count == 0
 
 
-def test_what_the_parent_changes_in_a_class_goes_along(far: Far) -> None:
+def test_what_the_parent_changes_in_a_class_goes_along(far: CodecProcess) -> None:
     class Local:
         level = 1
 
@@ -166,7 +166,7 @@ def test_what_the_parent_changes_in_a_class_goes_along(far: Far) -> None:
     assert far(lambda: Local.level) == 2
 
 
-def test_kinds_of_local_classes(far: Far) -> None:
+def test_kinds_of_local_classes(far: CodecProcess) -> None:
     @dataclasses.dataclass
     class Data:
         x: int
@@ -206,7 +206,7 @@ def test_kinds_of_local_classes(far: Far) -> None:
     assert isinstance(far.error(Shape), TypeError)
 
 
-def test_class_made_in_the_slot(far: Far) -> None:
+def test_class_made_in_the_slot(far: CodecProcess) -> None:
     def make() -> Any:
         class There:
             def value(self) -> int:
@@ -219,7 +219,7 @@ def test_class_made_in_the_slot(far: Far) -> None:
     assert type(one).__name__ == "There"
 
 
-def test_local_exception(far: Far) -> None:
+def test_local_exception(far: CodecProcess) -> None:
     class Problem(Exception):
         def __init__(self, code: int) -> None:
             super().__init__(code)
@@ -235,7 +235,7 @@ def test_local_exception(far: Far) -> None:
     assert not far.retryable((KeyError,), fail)
 
 
-def test_modules_and_their_parts(far: Far) -> None:
+def test_modules_and_their_parts(far: CodecProcess) -> None:
     import xml.etree.ElementTree as Tree
     import xml.sax
 
@@ -245,7 +245,7 @@ def test_modules_and_their_parts(far: Far) -> None:
     assert far(lambda things: things[0].path is things[1], (os, os.path))
 
 
-def test_odd_things(far: Far) -> None:
+def test_odd_things(far: CodecProcess) -> None:
     assert far(importable.same, type(None)) is type(None)
     for view in (memoryview(b"abc"), memoryview(bytearray(9000)).cast("d"), memoryview(bytes(6)).cast("B", (2, 3))):
         there = far(importable.same, view)
@@ -258,7 +258,7 @@ def test_odd_things(far: Far) -> None:
     assert far(property, lambda self: 5).fget(None) == 5
 
 
-def test_the_hot_path_after_a_cold_one(far: Far) -> None:
+def test_the_hot_path_after_a_cold_one(far: CodecProcess) -> None:
     assert far(lambda x: x, 1) == far(importable.same, 1)
 
 
@@ -309,7 +309,7 @@ def test_too_deep() -> None:
         deep = [deep]
     with pytest.raises(CallSerializationError):
         CallCodec().encode_call(importable.same, (deep,), {})
-    near = Near()
+    near = CodecPair()
     with pytest.raises(ResultSerializationError):
         near.slot.encode_result(deep)
     assert near(importable.add, 1) == 2
@@ -318,7 +318,7 @@ def test_too_deep() -> None:
 
 
 def test_threads_do_not_meet() -> None:
-    near, results = Near(), []
+    near, results = CodecPair(), []
 
     def submit(number: int) -> None:
         for step in range(30):

@@ -18,8 +18,8 @@ from dragonfly_executor.errors import (
 )
 from dragonfly_executor.serialization import exceptions
 from tests.support import importable
-from tests.support.codec_pair import Near
-from tests.support.codec_process import Far
+from tests.support.codec_pair import CodecPair
+from tests.support.codec_process import CodecProcess
 
 
 def fail(error: Any) -> None:
@@ -46,7 +46,7 @@ def fail_while_handling() -> None:
 
 @pytest.mark.parametrize("error", [ValueError("text"), KeyError("k"), OSError(2, "gone", "file"), StopIteration(5)])
 def test_type_and_arguments(error: Exception) -> None:
-    there = Near().error(fail, error)
+    there = CodecPair().error(fail, error)
     assert type(there) is type(error)
     assert there.args == error.args
     assert str(there) == str(error)
@@ -54,13 +54,13 @@ def test_type_and_arguments(error: Exception) -> None:
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, BaseException])
 def test_every_base_exception_travels(kind: Any) -> None:
-    there = Near().error(fail_with, kind, 3)
+    there = CodecPair().error(fail_with, kind, 3)
     assert type(there) is kind
     assert there.args == (3,)
 
 
 def test_remote_traceback_is_the_cause() -> None:
-    there = Near().error(fail, ValueError("text"))
+    there = CodecPair().error(fail, ValueError("text"))
     assert isinstance(there.__cause__, RemoteTraceback)
     text = there.__cause__.text
     assert text.startswith("Traceback (most recent call last):\n")
@@ -74,27 +74,27 @@ def test_remote_traceback_is_the_cause() -> None:
 def test_attributes_and_notes() -> None:
     error = importable.WithState("text", 5)
     error.add_note("a note")
-    there = Near().error(fail, error)
+    there = CodecPair().error(fail, error)
     assert there.code == 5
     assert there.__notes__ == ["a note"]
     assert "a note" in there.__cause__.text
 
 
 def test_chain_travels_and_is_printed_once() -> None:
-    there = Near().error(fail_from, ValueError, KeyError, "inner")
+    there = CodecPair().error(fail_from, ValueError, KeyError, "inner")
     assert "KeyError: 'inner'" in there.__cause__.text
     assert "direct cause" in there.__cause__.text
     inner = there.__cause__.__context__
     assert type(inner) is KeyError
     assert type(there.__context__) is KeyError
     assert "".join(traceback.format_exception(there)).count("KeyError: 'inner'") == 1
-    there = Near().error(fail_while_handling)
+    there = CodecPair().error(fail_while_handling)
     assert "During handling" in there.__cause__.text
     assert type(there.__context__) is KeyError
 
 
 def test_cause_that_does_not_travel_does_not_take_its_error_along() -> None:
-    there = Near().error(fail_from, ValueError, NeedsTwoAndHolds, 1, 2)
+    there = CodecPair().error(fail_from, ValueError, NeedsTwoAndHolds, 1, 2)
     assert type(there) is ValueError
     assert there.__context__ is None
     assert "NeedsTwoAndHolds: 1 and 2" in there.__cause__.text
@@ -103,11 +103,11 @@ def test_cause_that_does_not_travel_does_not_take_its_error_along() -> None:
 def test_chain_in_a_circle() -> None:
     one, two = ValueError("one"), KeyError("two")
     one.__context__, two.__context__ = two, one
-    assert type(Near().error(fail, one)) is ValueError
+    assert type(CodecPair().error(fail, one)) is ValueError
 
 
 def test_group() -> None:
-    there = Near().error(fail, ExceptionGroup("several", [ValueError(1), ExceptionGroup("more", [KeyError(2)])]))
+    there = CodecPair().error(fail, ExceptionGroup("several", [ValueError(1), ExceptionGroup("more", [KeyError(2)])]))
     assert isinstance(there, ExceptionGroup)
     assert [type(error) for error in there.exceptions] == [ValueError, ExceptionGroup]
     assert "several" in there.__cause__.text
@@ -219,7 +219,7 @@ class FrozenByKeyword(Exception):
 )
 def test_an_exception_whose_init_does_not_take_its_args_comes_back_as_itself(error: Any) -> None:
     """With all that it holds, and as a cause, too."""
-    near = Near()
+    near = CodecPair()
     outer = ValueError("outer")
     outer.__cause__ = error
     alone, around = (near.codec.decode_error(b"".join(near.slot.encode_error(sent))) for sent in (error, outer))
@@ -246,7 +246,7 @@ class Wraps(Exception):
 
 def test_an_exception_that_holds_others_and_itself_comes_back_as_itself() -> None:
     """As its arguments or attributes; one that is held twice is one there, too."""
-    near = Near()
+    near = CodecPair()
     there: Any = near.codec.decode_error(b"".join(near.slot.encode_error(Wraps(inner=Keyword("no", code=403)))))
     assert type(there) is Wraps
     assert type(there.inner) is Keyword
@@ -264,7 +264,7 @@ def test_an_exception_that_holds_others_and_itself_comes_back_as_itself() -> Non
     ids=lambda error: type(error).__name__,
 )
 def test_stand_in_for_what_does_not_travel(error: Exception) -> None:
-    slot, codec = Near().slot, Near().codec
+    slot, codec = CodecPair().slot, CodecPair().codec
     there = codec.decode_error(b"".join(slot.encode_error(error)))
     assert isinstance(there, RemoteCallError)
     assert there.type_name == f"{type(error).__module__}.{type(error).__qualname__}"
@@ -373,7 +373,7 @@ def fail_because(name: str) -> None:
 
 @pytest.mark.parametrize("kind", MISBEHAVING, ids=lambda kind: "Unnamed" if kind is Unnamed else kind.__name__)
 def test_exceptions_that_misbehave(kind: Any) -> None:
-    near = Near()
+    near = CodecPair()
     name = next(name for name, found in globals().items() if found is kind)
     error = near.error(fail_by_name, name)
     assert type(error) in (kind, RemoteCallError)
@@ -382,7 +382,7 @@ def test_exceptions_that_misbehave(kind: Any) -> None:
 
 
 def test_long_texts_are_cut_in_the_middle() -> None:
-    name, text, shown, _ = __import__("pickle").loads(b"".join(Near().slot.encode_error(HugeText("t"))))
+    name, text, shown, _ = __import__("pickle").loads(b"".join(CodecPair().slot.encode_error(HugeText("t"))))
     assert name.endswith("HugeText")
     assert len(text) < 100_000
     assert len(shown) < 100_000
@@ -390,7 +390,7 @@ def test_long_texts_are_cut_in_the_middle() -> None:
 
 
 def test_frozen_exception() -> None:
-    there = Near().error(fail, Frozen(5))
+    there = CodecPair().error(fail, Frozen(5))
     assert there == Frozen(5)
     assert isinstance(there.__cause__, RemoteTraceback)
 
@@ -400,7 +400,7 @@ class Nowhere(Exception):
 
 
 def test_class_that_cannot_be_imported_in_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    near = Near()
+    near = CodecPair()
     _, _, data = near.perform(fail, Nowhere("text"))
     monkeypatch.delattr(sys.modules[__name__], "Nowhere")
     there = near.codec.decode_error(data)
@@ -410,7 +410,7 @@ def test_class_that_cannot_be_imported_in_the_parent(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("data", [b"", b"garbage", b"\x80\x05N.", b"\x80\x05K\x01K\x02\x86."])
 def test_error_payload_that_cannot_be_read(data: bytes) -> None:
-    there = Near().codec.decode_error(data)
+    there = CodecPair().codec.decode_error(data)
     assert isinstance(there, RemoteCallError)
 
 
@@ -428,7 +428,7 @@ def make(kind: Any) -> Any:
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
 def test_call_that_cannot_be_opened(kind: Any) -> None:
-    near = Near()
+    near = CodecPair()
     error = near.error(importable.same, FailsToOpen(kind))
     assert type(error) is CallDeserializationError
     assert f"{kind.__name__}: on opening" in str(error)
@@ -437,7 +437,7 @@ def test_call_that_cannot_be_opened(kind: Any) -> None:
 
 
 def test_result_that_cannot_be_opened() -> None:
-    near = Near()
+    near = CodecPair()
     with pytest.raises(ResultDeserializationError, match="ValueError: on opening") as caught:
         near(make, ValueError)
     assert type(caught.value.__cause__) is ValueError
@@ -452,7 +452,7 @@ def unpicklable_result() -> Any:
 
 
 def test_result_that_cannot_be_pickled() -> None:
-    near = Near()
+    near = CodecPair()
     error = near.error(unpicklable_result)
     assert type(error) is ResultSerializationError
     assert "tuple" in str(error)
@@ -462,7 +462,7 @@ def test_result_that_cannot_be_pickled() -> None:
 
 def test_missing_module_in_the_slot(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "only_here.py").write_text("def work(): return 1\n")
-    with Far() as far:  # its import path was taken before the folder was on it
+    with CodecProcess() as far:  # its import path was taken before the folder was on it
         monkeypatch.syspath_prepend(tmp_path)
         work = __import__("only_here").work
         error = far.error(work)
@@ -483,7 +483,7 @@ class ExitsInPickling:
 
 
 def test_result_that_exits_when_it_is_pickled() -> None:
-    near = Near()
+    near = CodecPair()
     error = near.error(ExitsInPickling)
     assert type(error) is SystemExit
     assert error.code == 5

@@ -74,14 +74,14 @@ def test_dill(text: str, tmp_path: Path) -> None:
     assert launch("file", text, tmp_path, MAIN_SCRIPT_SERIALIZER="dill") == "all well\n"
 
 
-FAR = "from tests.support.codec_process import Far\n"
+CODEC_PROCESS = "from tests.support.codec_process import CodecProcess\n"
 
 
 def test_prompt(tmp_path: Path) -> None:
     """A REPL: every statement by itself, functions defined anew, no file."""
     lines = """
-from tests.support.codec_process import Far
-far = Far()
+from tests.support.codec_process import CodecProcess
+far = CodecProcess()
 factor = 2
 def scale(x): return x * factor
 
@@ -105,7 +105,7 @@ far.__exit__()
 def test_a_program_that_has_taken_its_main_out_of_the_modules(tmp_path: Path) -> None:
     """All in it travels by value then, and comes back as what it is here."""
     text = (
-        FAR
+        CODEC_PROCESS
         + """
 import sys
 FACTOR = 3
@@ -113,7 +113,7 @@ class Thing:
     def __init__(self, x): self.x = x
 def use(thing): return Thing(thing.x * FACTOR)
 del sys.modules["__main__"]
-with Far() as far:
+with CodecProcess() as far:
     made = far(use, Thing(2))
     assert type(made) is Thing and made.x == 6
     assert far(lambda: FACTOR) == 3
@@ -128,7 +128,7 @@ print("all well")
 
 def test_names_bound_in_the_guard_travel(tmp_path: Path) -> None:
     text = (
-        FAR
+        CODEC_PROCESS
         + """
 OUTSIDE = [1]
 
@@ -142,7 +142,7 @@ def main():
     global SET_BY_MAIN
     SET_BY_MAIN = "by main"
     OUTSIDE.append("only here")
-    with Far() as far:
+    with CodecProcess() as far:
         print(far(scaled, 2), far(read), far(Late).x, type(far(Late)) is Late, far(Late.base_is_early))
         print(far(lambda: scaled(1)), far(outside))
 
@@ -170,7 +170,7 @@ if OUTSIDE and "__main__" == __name__:
 def test_what_the_slot_sets_survives_what_travels(tmp_path: Path) -> None:
     """A global of the guard block, set by the slot's own code: it stays until the parent's changes."""
     text = (
-        FAR
+        CODEC_PROCESS
         + """
 def set_it(value):
     global STATE
@@ -181,7 +181,7 @@ def get_it():
 
 if __name__ == "__main__":
     STATE = 0
-    with Far() as far:
+    with CodecProcess() as far:
         far(set_it, "slot")
         print(far(get_it))
         STATE = 1
@@ -193,7 +193,7 @@ if __name__ == "__main__":
 
 def test_script_is_imported_once_and_only_when_needed(tmp_path: Path) -> None:
     text = (
-        FAR
+        CODEC_PROCESS
         + """
 import math, os
 with open("imports", "a") as file:
@@ -203,7 +203,7 @@ def count():
     return len(open("imports").readlines())
 
 if __name__ == "__main__":
-    with Far() as far:
+    with CodecProcess() as far:
         far(math.sqrt, 4)
         print(count())
         print(far(count), far(count), far(lambda: count()))
@@ -214,7 +214,7 @@ if __name__ == "__main__":
 
 def test_import_of_the_script_that_fails_fails_the_call(tmp_path: Path) -> None:
     text = (
-        FAR
+        CODEC_PROCESS
         + """
 import math, os
 if os.environ.get("IN_SLOT"):
@@ -224,7 +224,7 @@ def work():
     return 1
 
 if __name__ == "__main__":
-    with Far() as far:
+    with CodecProcess() as far:
         far(os.putenv, "X", "1")
         far(exec, "import os; os.environ['IN_SLOT'] = '1'")
         for attempt in range(2):
@@ -239,7 +239,7 @@ if __name__ == "__main__":
 
 def test_relative_imports_and_star_imports(tmp_path: Path) -> None:
     text = (
-        FAR
+        CODEC_PROCESS
         + """
 from .names import *
 from . import names
@@ -248,7 +248,7 @@ def work():
     return public, names.public, LOCK is names.LOCK
 
 if __name__ == "__main__":
-    with Far() as far:
+    with CodecProcess() as far:
         print(far(work), far(lambda: public))
 """
     )
@@ -261,7 +261,7 @@ if __name__ == "__main__":
 
 def test_pickle_refuses_what_is_only_in_main(tmp_path: Path) -> None:
     text = (
-        FAR
+        CODEC_PROCESS
         + """
 from dragonfly_executor.errors import CallSerializationError
 import math
@@ -275,7 +275,7 @@ def attempt(far, function):
         return "by reference only" in str(error)
 
 def main():
-    with Far("pickle") as far:
+    with CodecProcess("pickle") as far:
         print(attempt(far, work), attempt(far, lambda: 1), far(math.sqrt, 4))
 
 """
@@ -286,14 +286,14 @@ def main():
 
 def test_arguments_of_the_process(tmp_path: Path) -> None:
     text = (
-        FAR
+        CODEC_PROCESS
         + """
 import sys, os
 def look():
     return sys.argv, os.getcwd(), sys.path[0], __file__
 
 if __name__ == "__main__":
-    with Far() as far:
+    with CodecProcess() as far:
         there = far(look)
         print(there == look(), there[0][1:])
 """
@@ -305,7 +305,7 @@ if __name__ == "__main__":
 def test_global_that_changes_back(tmp_path: Path) -> None:
     """The value of before is new again to a slot that met another one between."""
     text = (
-        FAR
+        CODEC_PROCESS
         + """
 setting = "one"
 
@@ -315,7 +315,7 @@ def read():
 def read_too():
     return setting
 
-with Far() as far:
+with CodecProcess() as far:
     print(far(read), end=" ")
     setting = "two"
     print(far(read_too), end=" ")
@@ -329,7 +329,7 @@ with Far() as far:
 def test_definitions_are_not_pickled_again_while_nothing_changes(tmp_path: Path) -> None:
     text = """
 from dragonfly_executor.serialization import CallCodec
-from dragonfly_executor.serialization.formats import Format
+from dragonfly_executor.serialization.formats import SerializerFormat
 import dataclasses, functools, math
 
 @dataclasses.dataclass
@@ -353,11 +353,11 @@ def work(point):
 FACTOR = 3
 codec = CallCodec()
 first = codec.encode_call(work, (Point(1),), {})
-pickled, tracked = [], Format.tracked
+pickled, tracked = [], SerializerFormat.tracked
 def count(self, value, *args, **kwargs):
     pickled.append(value)
     return tracked(self, value, *args, **kwargs)
-Format.tracked = count
+SerializerFormat.tracked = count
 second = codec.encode_call(work, (Point(1),), {})
 print(b"".join(first) == b"".join(second), len(pickled))
 Point.level = 5
@@ -370,7 +370,7 @@ print([list(value) for value in pickled[2:]])
 def test_a_global_that_only_code_on_import_can_make(tmp_path: Path) -> None:
     """It is bound by a function that the import runs: as for multiprocessing, each process has its own."""
     text = (
-        FAR
+        CODEC_PROCESS
         + """
 import threading
 
@@ -385,7 +385,7 @@ def work():
         return number
 
 if __name__ == "__main__":
-    with Far() as far:
+    with CodecProcess() as far:
         print(far(work), far(lambda: work() + number))
 """
     )
@@ -394,7 +394,7 @@ if __name__ == "__main__":
 
 def test_unpicklable_global_of_the_guard_is_named(tmp_path: Path) -> None:
     text = (
-        FAR
+        CODEC_PROCESS
         + """
 import threading
 
@@ -404,7 +404,7 @@ def work():
 
 if __name__ == "__main__":
     lock = threading.Lock()
-    with Far() as far:
+    with CodecProcess() as far:
         try:
             far(work)
         except Exception as error:
@@ -417,7 +417,7 @@ if __name__ == "__main__":
 def test_array_of_main_is_assigned_once(tmp_path: Path) -> None:
     pytest.importorskip("numpy", reason="numpy is not needed, only served well")
     text = (
-        FAR
+        CODEC_PROCESS
         + """
 import numpy as np
 table = np.arange(20000.0)
@@ -426,7 +426,7 @@ def add():
     table[0] += 1
     return table[0], table.sum() - table[0]
 
-with Far() as far:
+with CodecProcess() as far:
     print([tuple(map(int, far(add))) for _ in range(2)], int(table[0]))
 """
     )
@@ -459,13 +459,13 @@ def main():
 
 def test_guard_turned_around(tmp_path: Path) -> None:
     text = (
-        FAR
+        CODEC_PROCESS
         + """
 def work():
     return ROLE, FACTOR
 
 def main():
-    with Far() as far:
+    with CodecProcess() as far:
         print(far(work))
 
 if __name__ != "__main__":
@@ -480,7 +480,7 @@ else:
 
 def test_serializer_of_the_users_and_an_imported_script(tmp_path: Path) -> None:
     text = (
-        FAR
+        CODEC_PROCESS
         + """
 import pickle
 
@@ -492,7 +492,7 @@ def work(point):
     return Point(point.x + 1)
 
 if __name__ == "__main__":
-    with Far(pickle) as far:
+    with CodecProcess(pickle) as far:
         there = far(work, Point(1))
         print(type(there) is Point, there.x)
 """
@@ -502,7 +502,7 @@ if __name__ == "__main__":
 
 def test_threads_and_globals(tmp_path: Path) -> None:
     text = (
-        FAR
+        CODEC_PROCESS
         + """
 import threading
 offset = 0
@@ -521,7 +521,7 @@ def submit(number):
             answers.append(not failed and far.codec.decode_result(data) - number)
 
 lock, answers = threading.Lock(), []
-far = Far()
+far = CodecProcess()
 threads = [threading.Thread(target=submit, args=(number,)) for number in range(4)]
 for thread in threads:
     thread.start()

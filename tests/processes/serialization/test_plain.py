@@ -19,8 +19,8 @@ from dragonfly_executor.errors import ResultDeserializationError
 from dragonfly_executor.errors.base import UnopenedCallError
 from dragonfly_executor.serialization import CallCodec, layout
 from tests.support import importable
-from tests.support.codec_pair import Near
-from tests.support.codec_process import Far
+from tests.support.codec_pair import CodecPair
+from tests.support.codec_process import CodecProcess
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -37,7 +37,7 @@ LARGE = 1 << 20
 
 @given(args=st.lists(PLAIN, max_size=3), kwargs=st.dictionaries(st.sampled_from("abc"), PLAIN))
 def test_plain_data_comes_through(args: list[Any], kwargs: dict[str, Any]) -> None:
-    near = Near()
+    near = CodecPair()
     fn, there, named, retry_on = near.slot.decode_call(near.encode(importable.same, *args, **kwargs))
     assert (fn, there, named, retry_on) == (importable.same, tuple(args), kwargs, ())
     assert near(importable.same, (args, kwargs)) == (args, kwargs)
@@ -45,7 +45,7 @@ def test_plain_data_comes_through(args: list[Any], kwargs: dict[str, Any]) -> No
 
 @given(text=st.sampled_from(["__main__", "__mp_main__", "x__main__y"]), value=PLAIN)
 def test_data_that_looks_like_a_reference_to_main(text: str, value: Any) -> None:
-    assert Near()(importable.same, [text, value]) == [text, value]
+    assert CodecPair()(importable.same, [text, value]) == [text, value]
 
 
 def test_plain_call_is_the_bare_pickle() -> None:
@@ -58,13 +58,13 @@ def test_plain_call_is_the_bare_pickle() -> None:
 
 @pytest.mark.parametrize("fn", [math.sqrt, operator.itemgetter(0), len, importable.add, importable.Thing, str.upper])
 def test_callables_by_reference(fn: Any) -> None:
-    near = Near()
+    near = CodecPair()
     there, *_ = near.slot.decode_call(near.encode(fn))
     assert there == fn or there([5]) == fn([5])
 
 
 def test_bound_method_by_reference() -> None:
-    assert Near()(importable.Thing(4).double) == 8
+    assert CodecPair()(importable.Thing(4).double) == 8
 
 
 def test_module_made_by_hand_travels_by_value() -> None:
@@ -72,7 +72,7 @@ def test_module_made_by_hand_travels_by_value() -> None:
     exec("factor = 3\ndef scale(x): return x * factor\nclass Thing: pass", vars(module))
     sys.modules["made_by_hand"] = module
     try:
-        with Far() as far:
+        with CodecProcess() as far:
             assert far(module.scale, 2) == 6
             assert far(lambda: module.scale(3)) == 9
             assert far(module.Thing).__class__ is module.Thing
@@ -84,7 +84,7 @@ def test_large_bytes_are_not_copied() -> None:
     codec, data = CallCodec(), bytes(LARGE)
     pieces = codec.encode_call(importable.same, (data,), {})
     assert any(piece is data for piece in pieces)
-    slot = Near().slot
+    slot = CodecPair().slot
     assert any(piece is data for piece in slot.encode_result([data]))
     assert slot.decode_call(b"".join(pieces))[1] == (data,)
 
@@ -95,7 +95,7 @@ def test_arguments_are_a_snapshot() -> None:
     pieces = codec.encode_call(importable.same, (data, small), {})
     data[:] = b"x" * LARGE
     small[0] = 1
-    assert Near().slot.decode_call(b"".join(pieces))[1] == (bytearray(LARGE), bytearray(10))
+    assert CodecPair().slot.decode_call(b"".join(pieces))[1] == (bytearray(LARGE), bytearray(10))
 
 
 @pytest.mark.parametrize("size", [10, layout.IN_BAND_BELOW, LARGE])
@@ -103,7 +103,7 @@ def test_arguments_are_a_snapshot() -> None:
 @pytest.mark.parametrize("received", [bytes, bytearray])
 def test_buffers_keep_their_contents_and_whether_they_can_be_written(size: int, readonly: bool, received: type) -> None:
     source: Any = bytes(range(10)) * (size // 10) if readonly else bytearray(bytes(range(10)) * (size // 10))
-    near = Near()
+    near = CodecPair()
     data = received(b"".join(near.codec.encode_call(importable.same, (Buffered(source), 5), {})))
     _, (there, five), _, _ = near.slot.decode_call(data)
     assert five == 5
@@ -119,7 +119,7 @@ def test_writable_buffers_are_copied_once_and_read_only_ones_not_at_all() -> Non
     large = [piece for piece in pieces if len(piece) == LARGE]
     assert [bytes(piece[:1]) for piece in large] == [b"\0", b"\0"]
     assert memoryview(large[1]).obj is constant
-    result = Near().slot.encode_result(Buffered(writable))
+    result = CodecPair().slot.encode_result(Buffered(writable))
     assert any(isinstance(piece, memoryview) and piece.obj is writable for piece in result)
 
 
@@ -151,7 +151,7 @@ def test_arrays(order: Any, shape: tuple[int, int]) -> None:
     array = numpy.arange(shape[0] * shape[1], dtype="f8").reshape(shape, order=order)
     constant = array.copy(order)
     constant.flags.writeable = False
-    near = Near()
+    near = CodecPair()
     there, fixed = near(importable.same, [array, constant])
     assert (there == array).all()
     assert there.flags.writeable
@@ -164,7 +164,7 @@ def test_arrays(order: Any, shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("cut", [1, 7, 9, 30, 5000])
 def test_payload_that_is_cut_short(cut: int) -> None:
-    near = Near()
+    near = CodecPair()
     data = near.encode(importable.same, Buffered(bytes(LARGE)))
     with pytest.raises(UnopenedCallError):
         near.slot.decode_call(data[:-cut])
@@ -176,14 +176,14 @@ def test_payload_that_is_cut_short(cut: int) -> None:
 
 @given(st.binary(max_size=60).map(lambda tail: b"\x01" + tail))
 def test_garbage_in_a_box_is_an_error_of_that_call(data: bytes) -> None:
-    near = Near()
+    near = CodecPair()
     with pytest.raises(UnopenedCallError):
         near.slot.decode_call(data)
 
 
 def test_empty_payload() -> None:
     with pytest.raises(UnopenedCallError):
-        Near().slot.decode_call(b"")
+        CodecPair().slot.decode_call(b"")
     with pytest.raises(ResultDeserializationError):
         CallCodec().decode_result(b"")
 
@@ -196,7 +196,7 @@ def test_module_that_no_finder_knows_travels_by_value(tmp_path: Path) -> None:
     sys.modules["a_plugin"] = module
     spec.loader.exec_module(module)
     try:
-        with Far() as far:
+        with CodecProcess() as far:
             assert far(module.work, 2) == 4
     finally:
         del sys.modules["a_plugin"]

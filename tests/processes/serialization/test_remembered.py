@@ -16,7 +16,7 @@ from dragonfly_executor.errors import CallSerializationError
 from dragonfly_executor.serialization import CallCodec
 from dragonfly_executor.serialization.global_fingerprint import fingerprint, same
 from dragonfly_executor.serialization.layout import BOX, unpack
-from tests.support.codec_process import Far
+from tests.support.codec_process import CodecProcess
 
 Make = Callable[..., "Program"]
 
@@ -252,7 +252,7 @@ def test_what_a_late_name_needs_travels_with_it(make: Make) -> None:
 
 def test_a_late_name_reaches_a_slot(make: Make) -> None:
     program = make("def use():\n    try:\n        return late\n    except NameError:\n        return 'absent'")
-    with Far() as far:
+    with CodecProcess() as far:
         assert far(program.module.use) == "absent"
         program.run("late = 'there'")
         assert far(program.module.use) == "there"
@@ -484,7 +484,7 @@ def test_three_definitions_that_need_each_other_travel_as_one(make: Make) -> Non
     )
     sent = program.submit("use")
     assert sent["A"] == sent["B"] == sent["C"] != sent["D"]
-    with Far() as far:
+    with CodecProcess() as far:
         assert far(program.module.use) is program.module.D
 
 
@@ -531,7 +531,7 @@ def test_definitions_that_need_each_other_travel_as_one(make: Make) -> None:
     sent = program.submit("use")
     assert set(sent) == {"A", "B", "use"}
     assert sent["A"] == sent["B"] != sent["use"]
-    with Far() as far:
+    with CodecProcess() as far:
         assert far(program.module.use) is program.module.A
     assert program.changed("use", "B.x = 1") == {"A", "B"}
 
@@ -547,7 +547,7 @@ def test_definitions_come_in_an_order_in_which_they_can_be_opened(make: Make) ->
         def use(): return Last.made
         """
     )
-    with Far() as far:
+    with CodecProcess() as far:
         assert far(program.module.use) == 7
 
 

@@ -14,8 +14,8 @@ import pytest
 from dragonfly_executor.errors import CallDeserializationError, CallSerializationError, ResultSerializationError
 from dragonfly_executor.serialization import CallCodec
 from tests.support import importable
-from tests.support.codec_pair import Near
-from tests.support.codec_process import ROOT, Far
+from tests.support.codec_pair import CodecPair
+from tests.support.codec_process import ROOT, CodecProcess
 
 
 class Counting:
@@ -67,7 +67,7 @@ def test_dill_pickles_what_cloudpickle_cannot() -> None:
     pytest.importorskip("dill", reason="dill is an extra")
     import threading
 
-    with Far("dill") as far:
+    with CodecProcess("dill") as far:
         assert far(lambda lock: lock.acquire(timeout=0), threading.Lock())
         assert far(importable.same, ...) is ...
     with pytest.raises(CallSerializationError):
@@ -76,7 +76,7 @@ def test_dill_pickles_what_cloudpickle_cannot() -> None:
 
 @pytest.mark.parametrize("serializer", [Counting(), Counting(b"other"), cloudpickle], ids=["own", "state", "module"])
 def test_object_of_the_users(serializer: Any) -> None:
-    with Far(serializer) as far:
+    with CodecProcess(serializer) as far:
         assert far(importable.add, 1, y=2) == 3
         assert far(lambda x: x * 2, 4) == 8
         error = far.error(importable.add, 1, "x")
@@ -87,7 +87,7 @@ def test_object_of_the_users(serializer: Any) -> None:
 def test_object_that_fails() -> None:
     with pytest.raises(CallSerializationError, match="no dumps today"):
         CallCodec(Broken()).encode_call(importable.add, (1,), {})
-    near = Near(Silent())
+    near = CodecPair(Silent())
     near.slot._format.custom = Silent()
     error = near.error(importable.add, 1)
     assert isinstance(error, CallDeserializationError)
@@ -104,7 +104,7 @@ def test_serializer_that_cannot_travel() -> None:
 
 
 def test_pickle_sends_by_reference_only() -> None:
-    near = Near("pickle")
+    near = CodecPair("pickle")
     assert near(importable.add, 1) == 2
     assert near(importable.same, importable.Thing(3)) == importable.Thing(3)
 

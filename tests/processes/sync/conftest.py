@@ -39,7 +39,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(user_modules, "of_script", lambda layout: None)
     found = user_modules.imported
 
-    def of_project(layout: user_modules.Layout) -> dict[user_modules.Unit, set[str]]:
+    def of_project(layout: user_modules.RemoteLayout) -> dict[user_modules.SyncUnit, set[str]]:
         return {unit: files for unit, files in found(layout).items() if unit.local.startswith(str(project))}
 
     monkeypatch.setattr(user_modules, "imported", of_project)

@@ -24,7 +24,7 @@ from dragonfly_executor.sync import Sync
 from dragonfly_executor.sync.scan import Scanner
 from tests.processes.sync.conftest import MakeElsewhere
 from tests.processes.sync.elsewhere import ElsewhereBackend
-from tests.support.helpers import PATIENCE, Cut, Gate, Mailbox, Stall, _pump, error_of, unchanged, values, watching
+from tests.support.helpers import PATIENCE, CutLink, Gate, Mailbox, Stall, _pump, error_of, unchanged, values, watching
 from tests.support.projects import imported, write
 
 MODULE = """
@@ -75,7 +75,7 @@ def sessions() -> list[Path]:
 
 def sender_of(executor: DragonflyExecutor) -> Any:
     """What sends files to the pool's only runner."""
-    (runner,) = executor.pool._engine._runners._up.values()
+    (runner,) = executor.pool._engine._runner_links._up.values()
     return runner._sender
 
 
@@ -396,7 +396,7 @@ def test_a_link_that_ends_amid_a_sync_is_a_boot_that_failed(
     def cut_once(data: bytes) -> bytes:
         if left and (rest := left[0] - len(data)) < 0:
             last = left.pop()
-            raise Cut(data[:last])
+            raise CutLink(data[:last])
         if left:
             left[0] = rest
         return data
@@ -411,7 +411,7 @@ def test_a_boot_that_fails_amid_a_sync_says_so(make: MakeElsewhere, module: Any,
     write(project, {"data/large": os.urandom(1_000_000)})
 
     def cut(data: bytes) -> bytes:
-        raise Cut(data[:100])
+        raise CutLink(data[:100])
 
     backend = TappedBackend(home, to_runner=cut, sync=Sync(["data"]))
     assert boot_error(make(backend=backend, max_boot_failures=1), module.version).phase == "sync"

@@ -495,7 +495,7 @@ def _nothing_but_projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(user_modules, "of_script", lambda layout: None)
     found = user_modules.imported
 
-    def of_projects(layout: user_modules.Layout) -> dict[user_modules.Unit, set[str]]:
+    def of_projects(layout: user_modules.RemoteLayout) -> dict[user_modules.SyncUnit, set[str]]:
         return {unit: files for unit, files in found(layout).items() if unit.local.startswith(str(tmp_path))}
 
     monkeypatch.setattr(user_modules, "imported", of_projects)

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.file_manifest import (
     FILE,
-    Difference,
     ManifestEntry,
     SyncStep,
+    TreeDifference,
     directory_entry,
     link_entry,
     pack_bits,
@@ -418,7 +418,7 @@ def frame(kind: Kind, payload: bytes = b"", *, call_id: int = 0, flags: int = 0,
 
 
 def begin(changed: dict[str, ManifestEntry], deleted: tuple[str, ...] = (), path: tuple[str, ...] = ()) -> Frame:
-    step = SyncStep(Difference(changed, list(deleted)), list(path), True, [])
+    step = SyncStep(TreeDifference(changed, list(deleted)), list(path), True, [])
     return frame(Kind.SYNC_BEGIN, step.dump())
 
 

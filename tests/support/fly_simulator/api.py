@@ -16,7 +16,7 @@ from tests.support.fly_simulator.requested import check_create
 from tests.support.fly_simulator.state import DESTROYABLE, ENDED, Machine, World
 from tests.support.fly_simulator.timing import Timing
 from tests.support.fly_simulator.values import rfc3339
-from tests.support.fly_simulator.waits import WAITED_FOR, Reached, wait_timeout
+from tests.support.fly_simulator.waits import WAITED_FOR, StateWait, wait_timeout
 
 METADATA = "metadata."
 NONCE = "fly-machine-lease-nonce"
@@ -115,7 +115,7 @@ class Api:
         if not wanted <= WAITED_FOR:
             raise errors.invalid(f"invalid WaitMachineRequest.State: {', '.join(sorted(wanted - WAITED_FOR))}")
         machine = self._seen(call)
-        reached = Reached(machine, wanted, call.first("from_event_id"), self.world.switches.wait_stopped_is_404)
+        reached = StateWait(machine, wanted, call.first("from_event_id"), self.world.switches.wait_stopped_is_404)
         self.world.listeners.append(reached.look)
         try:
             reached.look(machine)

@@ -9,7 +9,7 @@ from tests.support.fly_simulator.uncertain import Switches
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ErrorPage:
     """A body of which nobody knows whether it is HTML or JSON (?): `Switches.errors_are_html` says."""
 
     html: str
@@ -169,7 +169,7 @@ def rate_limited(headers: dict[str, str] | None = None, *, plain: bool = False) 
 def platform(status: int, *, html: bool | None = None) -> ApiError:
     """What is between the client and the API answered, as HTML or as JSON (?). None leaves that to the switch."""
     text = {500: "internal server error", 502: "bad gateway", 503: "service unavailable", 504: "gateway timeout"}
-    page = Page(HTML.format(f"{status} {text[status]}"), {"error": text[status]})
+    page = ErrorPage(HTML.format(f"{status} {text[status]}"), {"error": text[status]})
     return ApiError(status, text[status], body={None: page, True: page.html, False: page.json}[html])
 
 

@@ -19,12 +19,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tests.support.fly_simulator.addresses import Addresses
 from tests.support.fly_simulator.api import Api
-from tests.support.fly_simulator.door import Door, routes
 from tests.support.fly_simulator.faults import Faults
 from tests.support.fly_simulator.history import History
 from tests.support.fly_simulator.images import Image, registry
 from tests.support.fly_simulator.machines import Machines
 from tests.support.fly_simulator.openapi import OpenApi
+from tests.support.fly_simulator.request_handler import RequestHandler, routes
 from tests.support.fly_simulator.requested import DEFAULT_GUEST
 from tests.support.fly_simulator.state import App, Machine, World
 from tests.support.fly_simulator.timing import Rates, Timing
@@ -69,7 +69,7 @@ class OpenConnections:
         """uvicorn's, which tells of its connections."""
         open_ones = self._open
 
-        class Noted(H11Protocol):
+        class RecordingProtocol(H11Protocol):
             peer: tuple[str, int]
 
             def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -87,7 +87,7 @@ class OpenConnections:
             self._one_ended.set()
             self._changed()
 
-        return Noted
+        return RecordingProtocol
 
 
 class Simulator:
@@ -133,7 +133,7 @@ class Simulator:
         self.connections = OpenConnections(self._changed)
         self._loop = asyncio.new_event_loop()
         config = uvicorn.Config(
-            Starlette(routes=routes(lambda: self._door)),
+            Starlette(routes=routes(lambda: self._handler)),
             http=self.connections.protocol(),
             loop="asyncio",
             ws="none",
@@ -234,7 +234,7 @@ class Simulator:
     def reset(self) -> list[str]:
         """End all that runs and begin anew. Returns what went wrong: this simulator's failures, and violations."""
         self._run(self._tear_down())
-        troubles = self._door.troubles + self.openapi.violations
+        troubles = self._handler.troubles + self.openapi.violations
         self._set_up()
         return troubles
 
@@ -259,7 +259,7 @@ class Simulator:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
 
     async def _tear_down(self) -> None:
-        await self._door.close()
+        await self._handler.close()
         await self.connections.close()
         await self._machines.close()
         self.addresses.close()
@@ -283,7 +283,7 @@ class Simulator:
         api = Api(
             self.world, self._machines, self.timing, self.addresses, lambda name: name in self.images, self._region
         )
-        self._door = Door(
+        self._handler = RequestHandler(
             self.world, api, self.rates, self.faults, self.history, self.openapi, self.tokens, self.connections
         )
         self.parent = self._parents_machine()

@@ -11,7 +11,7 @@ from tests.support.fly_simulator.state import PERSISTENT, Machine
 WAITED_FOR = frozenset({"started", "stopped", "suspended", "destroyed", "failed", "settled"})
 
 
-class Reached:
+class StateWait:
     """Whether a machine is in one of the states that somebody waits for.
 
     Attributes:

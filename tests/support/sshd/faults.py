@@ -54,7 +54,7 @@ STAGES: dict[str, tuple[tuple[Any, str], set[str]]] = {
 and the phases that an error may tell then."""
 
 
-class FaultyWay(FaultProxy):
+class FaultyConnection(FaultProxy):
     """The way to a host, and what is wrong with it."""
 
     def __init__(self, host: Host) -> None:

@@ -8,14 +8,14 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import events
 from dragonfly_executor.core.call_table import CallLimits
 from dragonfly_executor.core.events import ShutdownMode
-from dragonfly_executor.core.usage import Caps, Usage
+from dragonfly_executor.core.usage import Usage, UsageCaps
 from tests.support.story import PLAIN, PromptStory, Story
 
 TOLD = "warn: the pool's budget of"
 
 
 def test_a_runner_counts_from_its_boot_until_nothing_of_it_is_left() -> None:
-    story = PromptStory(caps=Caps(price=0.5), idle_after=5.0)
+    story = PromptStory(caps=UsageCaps(price=0.5), idle_after=5.0)
     assert (story.stats.machine_seconds, story.stats.cost) == (0.0, 0.0)
     story.now = 10.0
     story.submit_calls(1)
@@ -35,7 +35,7 @@ def test_a_runner_counts_from_its_boot_until_nothing_of_it_is_left() -> None:
 
 def test_a_boot_counts_from_when_its_node_is_asked_for() -> None:
     """A wait for a thread, a rate limit or a queue is no machine time."""
-    story = Story(max=2, min=2, caps=Caps(price=0.5))
+    story = Story(max=2, min=2, caps=UsageCaps(price=0.5))
     story.tell(events.Tick())
     story.now = 10.0
     assert (story.stats.machine_seconds, story.stats.cost) == (0.0, 0.0)
@@ -55,7 +55,7 @@ def test_a_boot_counts_from_when_its_node_is_asked_for() -> None:
 
 def test_a_boot_that_has_to_wait_again_has_used_nothing() -> None:
     """There was no node: it was refused, as at a rate limit."""
-    story = Story(caps=Caps(price=0.5))
+    story = Story(caps=UsageCaps(price=0.5))
     story.submit_calls(1)
     story.asks(1)
     story.now = 4.0
@@ -87,7 +87,7 @@ def test_a_wait_keeps_what_is_known_of_prices() -> None:
 
 
 def test_a_boot_that_never_asks_does_not_use_up_a_budget() -> None:
-    story = Story(caps=Caps(machine_seconds=10.0))
+    story = Story(caps=UsageCaps(machine_seconds=10.0))
     story.submit_calls(1)
     assert story.machine.deadline() is None
     story.now = 1000.0
@@ -101,7 +101,7 @@ def test_a_boot_that_never_asks_does_not_use_up_a_budget() -> None:
 
 
 def test_a_boot_that_fails_has_cost_what_it_took() -> None:
-    story = PromptStory(caps=Caps(price=0.5))
+    story = PromptStory(caps=UsageCaps(price=0.5))
     story.submit_calls(1)
     story.now = 4.0
     story.fails(1)
@@ -121,7 +121,7 @@ def test_the_cost_is_unknown_where_one_price_is() -> None:
 
 
 def test_a_cap_that_is_reached_lets_what_runs_go_on_and_ends_the_rest() -> None:
-    story = PromptStory(max=3, caps=Caps(machine_seconds=30.0), slots_hint=1)
+    story = PromptStory(max=3, caps=UsageCaps(machine_seconds=30.0), slots_hint=1)
     story.submit_calls(3)
     story.boots(1, 1)
     story.boots(2, 1)
@@ -147,7 +147,7 @@ def test_a_cap_that_is_reached_lets_what_runs_go_on_and_ends_the_rest() -> None:
 
 def test_idle_runners_and_min_are_given_back_too() -> None:
     """One that nobody uses must not run over the cap for ever."""
-    story = PromptStory(min=2, max=2, caps=Caps(cost=6.0, price=0.5), idle_check=True, idle_after=1.0)
+    story = PromptStory(min=2, max=2, caps=UsageCaps(cost=6.0, price=0.5), idle_check=True, idle_after=1.0)
     story.tell(events.Tick())
     story.boots(1)
     story.boots(2)
@@ -158,7 +158,7 @@ def test_idle_runners_and_min_are_given_back_too() -> None:
 
 
 def test_a_price_that_becomes_known_moves_the_end() -> None:
-    story = PromptStory(caps=Caps(cost=6.0, price=0.5))
+    story = PromptStory(caps=UsageCaps(cost=6.0, price=0.5))
     story.submit_calls(1)
     assert story.machine.deadline() == 12.0
     story.now = 2.0
@@ -170,7 +170,7 @@ def test_a_price_that_becomes_known_moves_the_end() -> None:
 
 
 def test_nothing_is_used_while_nothing_is_there() -> None:
-    story = PromptStory(caps=Caps(machine_seconds=10.0), idle_after=1.0).up(2)
+    story = PromptStory(caps=UsageCaps(machine_seconds=10.0), idle_after=1.0).up(2)
     story.at(1.0)
     story.is_gone(1)
     assert story.machine.deadline() is None
@@ -180,7 +180,7 @@ def test_nothing_is_used_while_nothing_is_there() -> None:
 
 
 def test_a_call_that_is_given_back_or_lost_then_does_not_begin_again() -> None:
-    story = PromptStory(caps=Caps(machine_seconds=10.0)).up(2)
+    story = PromptStory(caps=UsageCaps(machine_seconds=10.0)).up(2)
     story.submit_calls(3, CallLimits(retries=2))
     story.now = 10.0
     assert story.returns(1, 6) == [TOLD, "6 = BudgetExceeded"]
@@ -193,7 +193,7 @@ def test_a_call_that_is_given_back_or_lost_then_does_not_begin_again() -> None:
 def test_what_a_call_came_to_is_not_hidden_by_a_cap_that_is_reached_just_then(how: str, notices: str) -> None:
     """It has run: who hears that it was never started would start it again. Whether the pool was told of the time or
     of the loss first is chance."""
-    story = PromptStory(caps=Caps(machine_seconds=10.0)).up(2)
+    story = PromptStory(caps=UsageCaps(machine_seconds=10.0)).up(2)
     (running,) = story.submit([CallLimits(retries=2)])
     story.now = 10.0
     if notices == "time":
@@ -210,7 +210,7 @@ def test_what_a_call_came_to_is_not_hidden_by_a_cap_that_is_reached_just_then(ho
 
 
 def test_a_call_that_waits_to_be_tried_again_is_not_said_to_have_never_run() -> None:
-    story = PromptStory(caps=Caps(machine_seconds=10.0), max_workers=1).up(2)
+    story = PromptStory(caps=UsageCaps(machine_seconds=10.0), max_workers=1).up(2)
     tried, _, fresh = story.submit([CallLimits(retries=1, retry_delays=(5.0,)), PLAIN, PLAIN])
     story.now = 9.0
     story.loses(1, tried)
@@ -224,7 +224,7 @@ def test_a_call_that_waits_to_be_tried_again_is_not_said_to_have_never_run() -> 
 
 def test_each_call_has_an_error_of_its_own() -> None:
     """Raised again and again, one would collect the tracebacks of them all."""
-    story = PromptStory(caps=Caps(machine_seconds=10.0))
+    story = PromptStory(caps=UsageCaps(machine_seconds=10.0))
     story.submit_calls(3)
     story.at(10.0)
     assert len({id(story.errors[number]) for number in (1, 2, 3)}) == 3
@@ -233,15 +233,24 @@ def test_each_call_has_an_error_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("caps", "said"),
     [
-        (Caps(machine_seconds=0.25), "budget of 0.25 machine-seconds is used up: its runners have used 0.25 machine"),
-        (Caps(machine_seconds=1_000_000.0), "budget of 1000000 machine-seconds is used up: its runners have used 1000"),
-        (Caps(cost=0.00025, price=0.001), "budget of 0.00025 USD is used up: its runners have used 0.25 machine-sec"),
-        (Caps(cost=0.00025, price=0.001), "(estimated at 0.00025 USD)"),
-        (Caps(cost=1234567.0, price=1.0), "budget of 1234567 USD is used up"),
-        (Caps(cost=1234567.0, price=1.0), "(estimated at 1234567 USD)"),
+        (
+            UsageCaps(machine_seconds=0.25),
+            "budget of 0.25 machine-seconds is used up: its runners have used 0.25 machine",
+        ),
+        (
+            UsageCaps(machine_seconds=1_000_000.0),
+            "budget of 1000000 machine-seconds is used up: its runners have used 1000",
+        ),
+        (
+            UsageCaps(cost=0.00025, price=0.001),
+            "budget of 0.00025 USD is used up: its runners have used 0.25 machine-sec",
+        ),
+        (UsageCaps(cost=0.00025, price=0.001), "(estimated at 0.00025 USD)"),
+        (UsageCaps(cost=1234567.0, price=1.0), "budget of 1234567 USD is used up"),
+        (UsageCaps(cost=1234567.0, price=1.0), "(estimated at 1234567 USD)"),
     ],
 )
-def test_small_budgets_and_large_ones_are_told_as_they_are(caps: Caps, said: str) -> None:
+def test_small_budgets_and_large_ones_are_told_as_they_are(caps: UsageCaps, said: str) -> None:
     story = PromptStory(caps=caps)
     story.submit_calls(1)
     when = story.machine.deadline()
@@ -251,7 +260,7 @@ def test_small_budgets_and_large_ones_are_told_as_they_are(caps: Caps, said: str
 
 
 def test_a_pool_that_has_used_its_budget_still_shuts_down() -> None:
-    story = PromptStory(caps=Caps(machine_seconds=10.0)).up(2)
+    story = PromptStory(caps=UsageCaps(machine_seconds=10.0)).up(2)
     story.submit_calls(1)
     story.now = 10.0
     assert story.shuts_down() == [TOLD]
@@ -261,7 +270,7 @@ def test_a_pool_that_has_used_its_budget_still_shuts_down() -> None:
 
 def test_what_is_left_by_a_rounding_error_boots_nobody() -> None:
     """0.1 s and 0.2 s are 0.3 s, though in binary fractions the latter, as it comes about here, is a little less."""
-    story = PromptStory(caps=Caps(machine_seconds=0.3))
+    story = PromptStory(caps=UsageCaps(machine_seconds=0.3))
     for number, (begin, end) in enumerate([(0.0, 0.1), (1.0, 1.2)], 1):
         story.now = begin
         assert story.submit_calls(1) == [f"boot {number}"]
@@ -275,7 +284,7 @@ def test_what_is_left_by_a_rounding_error_boots_nobody() -> None:
 @pytest.mark.parametrize("count", [1, 3, 7])
 def test_a_meter_that_is_asked_when_it_said_is_exhausted_then(count: int) -> None:
     """However the fractions fall: else the machine would be called in vain, again and again."""
-    usage = Usage(Caps(machine_seconds=0.7, cost=0.1, price=0.3 / count))
+    usage = Usage(UsageCaps(machine_seconds=0.7, cost=0.1, price=0.3 / count))
     for number in range(count):
         usage.began(number, 0.01 * number)
     assert usage.until is not None

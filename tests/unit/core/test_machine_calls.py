@@ -38,6 +38,34 @@ def test_calls_go_in_order_of_arrival_to_the_runner_with_the_fewest() -> None:
     assert story.results(2, 10, 12, 15) == ["send 18.1 to 2", *(f"{i} = result of {i}.1" for i in (10, 12, 15))]
 
 
+def test_packed_calls_fill_the_runner_with_the_most() -> None:
+    story = Story(max=3, packs=True).up(2, 3, 2)
+    assert story.submit_calls(3) == ["send 11.1 to 3", "send 12.1 to 3", "send 13.1 to 2"]
+    assert story.submit_calls(1) == ["send 14.1 to 2"]
+    story.results(3, 11)
+    # Runner 3 has one call, and runner 2 has two.
+    assert story.submit_calls(2) == ["send 15.1 to 2", "send 16.1 to 3"]
+    assert story.stats.runners_idle == 1
+    story.results(2, 13, 14, 15)
+    assert story.submit_calls(4) == ["send 17.1 to 2", "send 18.1 to 2", "send 19.1 to 2", "send 20.1 to 1"]
+
+
+def test_a_packed_call_goes_to_the_runner_that_became_idle_last() -> None:
+    story = Story(max=3, packs=True, slots_hint=1, idle_after=5.0).up(1, 1, 1)
+    story.submit_calls(3)
+    for runner_id, call_id in [(2, 8), (1, 9), (3, 7)]:
+        story.now += 1.0
+        story.results(runner_id, call_id)
+    assert story.submit_calls(1) == ["send 10.1 to 3"]
+    assert story.at(6.0) == ["stop 2: idle"], "runner 2 has been idle longest"
+
+
+def test_prefetched_calls_are_spread_even_if_calls_are_packed() -> None:
+    story = Story(max=2, packs=True).up(1, 1)
+    story.submit_calls(2)
+    assert story.submit_calls(2) == ["send 7.1 to 1", "send 8.1 to 2"]
+
+
 def test_no_call_is_put_behind_another_while_a_slot_anywhere_is_free() -> None:
     story = Story(max=2).up(1, 1)
     story.submit_calls(1)
@@ -439,10 +467,12 @@ def test_retries_that_are_over_are_not_kept() -> None:
     assert len(story.machine.pool.call_table.queues[DEFAULT_KIND].delays) <= 64
 
 
-def test_the_order_of_runners_keeps_no_more_than_a_few_entries_each() -> None:
-    story = Story().up(2)
+@pytest.mark.parametrize("packs", [False, True])
+def test_the_order_of_runners_keeps_no_more_than_a_few_entries_each(packs: bool) -> None:
+    story = Story(packs=packs).up(2)
     for _ in range(300):
         story.submit_calls(1)
         story.results(1, len(story.accounts), cost=1.0)
     group = story.machine.pool.runner_table.groups[DEFAULT_KIND]
     assert len(group._free) + len(group._spare) <= 2 * (4 + 64 + 1)
+    assert group._packed is None or len(group._packed) == 1

@@ -10,7 +10,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import events
 from dragonfly_executor.core.call_table import CallLimits
 from dragonfly_executor.core.events import ShutdownMode
-from dragonfly_executor.core.usage import Caps
+from dragonfly_executor.core.usage import UsageCaps
 from tests.support.story import Story
 
 
@@ -97,7 +97,7 @@ def test_calls_that_come_after_the_pool_gave_up_booting_are_not_given_up_with_th
 
 
 def test_calls_that_a_budget_ends_fail_in_slices_those_that_come_meanwhile_last() -> None:
-    story = Story(at_once=2, caps=Caps(machine_seconds=5.0))
+    story = Story(at_once=2, caps=UsageCaps(machine_seconds=5.0))
     story.submit_calls(3)
     story.asks(1)
     story.now = 6.0

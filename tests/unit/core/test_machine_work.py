@@ -12,7 +12,7 @@ import pytest
 from dragonfly_executor.core import events
 from dragonfly_executor.core.call_table import Call, CallLimits
 from dragonfly_executor.core.machine import Machine, PoolLimits
-from dragonfly_executor.core.usage import Caps
+from dragonfly_executor.core.usage import UsageCaps
 
 HURRIED = CallLimits(timeout=1e6, queue_timeout=1e5, retries=1, retry_delays=(50.0,))
 
@@ -63,7 +63,7 @@ def booting_machine(runners: int, queued: int, **limits: Any) -> Machine:
 
 
 def budgeted_machine(runners: int, queued: int) -> Machine:
-    return booting_machine(runners, queued, caps=Caps(machine_seconds=1e9, cost=1e9, price=0.1))
+    return booting_machine(runners, queued, caps=UsageCaps(machine_seconds=1e9, cost=1e9, price=0.1))
 
 
 def closing_machine(runners: int, queued: int) -> Machine:
@@ -97,7 +97,7 @@ def idle_machine(runners: int, queued: int) -> Machine:
 
 def spent_machine(runners: int, queued: int) -> Machine:
     """Nothing begins any more, and what runs goes on."""
-    machine = Machine(PoolLimits(max=runners, slots_hint=2, caps=Caps(machine_seconds=1e-3)))
+    machine = Machine(PoolLimits(max=runners, slots_hint=2, caps=UsageCaps(machine_seconds=1e-3)))
     machine.handle(events.Submitted([Call(i, b"", None, HURRIED) for i in range(1, 4 * runners + queued + 1)]), 0.0)
     for runner_id in range(1, runners + 1):
         machine.handle(events.BootSucceeded(runner_id, 2), 0.0)
@@ -178,7 +178,7 @@ def test_a_pool_that_is_made_smaller_step_by_step_does_not_look_at_all_runners_e
 def test_the_order_by_which_runners_retire_is_dropped_when_nobody_asks_for_it() -> None:
     machine = busy_machine(10, 100)
     machine.handle(events.Resized(0, 9), 0.0)
-    lightest = machine.pool.runner_table._lightest
+    lightest = machine.pool.runner_table._least_loaded
     assert lightest.is_kept
     for runner_id in range(2, 8):
         calls = machine.pool.runner_table.runners[runner_id].in_flight.values()

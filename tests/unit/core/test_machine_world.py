@@ -24,7 +24,7 @@ from dragonfly_executor.core.call_table import CallLimits
 from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import PoolLimits
-from dragonfly_executor.core.usage import Caps
+from dragonfly_executor.core.usage import UsageCaps
 from tests.support.courses import StateMachine, check_courses, opening, step
 from tests.support.world import World, lost, token_of
 
@@ -36,14 +36,19 @@ LIMITS = [
     CallLimits(retries=1),
     CallLimits(retries=2, retry_delays=(1.0,)),
     CallLimits(timeout=6.0, queue_timeout=1.5, retries=3, retry_delays=(0.5, 2.0, 5.0)),
+    CallLimits(retries=1, retry_delays=(1.0,), priority=2),
+    CallLimits(timeout=5.0, priority=-1.5),
+    CallLimits(key=1),
+    CallLimits(key=2, retries=1),
+    CallLimits(key=3, priority=2),
 ]
 CAPS = [
-    *[Caps()] * 4,
-    Caps(price=0.5),
-    Caps(machine_seconds=30.0),
-    Caps(machine_seconds=6.0, price=0.25),
-    Caps(cost=20.0, price=0.5),
-    Caps(machine_seconds=200.0, cost=1.0, price=0.1),
+    *[UsageCaps()] * 4,
+    UsageCaps(price=0.5),
+    UsageCaps(machine_seconds=30.0),
+    UsageCaps(machine_seconds=6.0, price=0.25),
+    UsageCaps(cost=20.0, price=0.5),
+    UsageCaps(machine_seconds=200.0, cost=1.0, price=0.1),
 ]
 BOTH = [False, True]
 POOLS: dict[str, Collection[Any]] = {
@@ -55,6 +60,7 @@ POOLS: dict[str, Collection[Any]] = {
     "min_idle_after": [None, 3.0, 9.0],
     "idle_check": BOTH,
     "single_use": [False, False, False, True],
+    "packs": BOTH,
     "max_boot_failures": range(1, 4),
     "max_concurrent_boots": [100, 100, 1, 2],
     "at_once": [1000, 1000, 1, 3],

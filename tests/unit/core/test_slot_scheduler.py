@@ -63,6 +63,52 @@ def test_a_call_goes_to_the_idle_slot_and_then_to_the_one_with_the_fewest() -> N
     assert in_slots(made) == [[1, 3, 5], [2, 4]]
 
 
+def test_a_call_goes_to_the_idle_slot_that_had_a_call_of_its_key_last() -> None:
+    made = world(3, cost=1.0)
+    made.arrive(1, 2)
+    made.arrive(3, key=7)
+    assert in_slots(made) == [[1], [2], [3]]
+    for slot in slots_of(made):
+        made.answer(slot, 1.0)
+    made.arrive(4, key=7)
+    made.arrive(5, key=8)
+    assert in_slots(made) == [[5], [], [4]]
+
+
+def test_a_call_whose_slot_is_busy_goes_to_another_idle_one_and_is_at_home_there() -> None:
+    made = world(2, cost=SHORT)
+    made.arrive(1, key=7)
+    made.arrive(2, key=7)
+    assert in_slots(made) == [[1], [2]]
+    for slot in slots_of(made):
+        made.answer(slot, SHORT)
+    made.arrive(3, key=7)
+    assert in_slots(made) == [[], [3]]
+
+
+def test_if_no_slot_is_idle_a_cheap_call_waits_in_the_slot_of_its_key() -> None:
+    made = world(2, cost=SHORT)
+    made.arrive(1, key=7)
+    made.arrive(2, key=8)
+    made.arrive(3, 4, 5, key=8)
+    assert in_slots(made) == [[1], [2, 3, 4, 5]]
+
+
+def test_a_call_does_not_wait_in_a_slot_whose_call_is_slow_or_that_is_gone() -> None:
+    made = world(2, cost=SHORT)
+    made.arrive(1, key=7)
+    made.arrive(2, key=8)
+    second = slots_of(made)[1]
+    second.record.is_stuck = True
+    made.arrive(3, key=8)
+    assert in_slots(made) == [[1, 3], [2]]
+    second.is_dead = True
+    made.reap(second)
+    made.advance(0.01)
+    made.arrive(4, key=8)
+    assert in_slots(made) == [[1, 3, 4], [2]]
+
+
 @pytest.mark.parametrize(
     ("cost", "depth"),
     [(None, 0), (1.0, 0), (0.001, 0), (0.00099, 4), (0.0005, 8), (0.0001, 40), (0.00006, 64), (0.0, 64)],

@@ -47,11 +47,11 @@ class SchedulerAndWorld(StateMachine):
         slots = [slot for slot in self.world.slots.values() if not slot.is_dead]
         return slots[which % len(slots)] if slots else None
 
-    @step(count=[1, 1, 2, 5, 12], limits=LIMITS, large=[0, 0, 0, 0, 100])
-    def calls_arrive(self, count: int, limits: tuple[float, float] | None, large: int) -> None:
+    @step(count=[1, 1, 2, 5, 12], limits=LIMITS, large=[0, 0, 0, 0, 100], key=[0, 0, 1, 2])
+    def calls_arrive(self, count: int, limits: tuple[float, float] | None, large: int, key: int) -> None:
         numbers = range(self.last_id + 1, self.last_id + 1 + count)
         self.last_id += count
-        self.world.arrive(*numbers, limits=limits, large=large)
+        self.world.arrive(*numbers, limits=limits, large=large, key=key)
 
     @step(limits=LIMITS, kinds=SOME_HAVE_LIMITS)
     def calls_of_two_kinds_arrive(self, limits: tuple[float, float] | None, kinds: list[bool]) -> None:

@@ -15,10 +15,10 @@ from dragonfly_executor.protocol.dialback_auth import (
     PARENT,
     RUNNER,
     SECRET_SIZE,
+    BootTokens,
     ParentHandshake,
     RefusedError,
     RunnerHandshake,
-    Tokens,
     mac,
 )
 from dragonfly_executor.protocol.frames import HEADER_SIZE, MAX_HANDSHAKE_FRAME, Decoder, Frame, Kind, encode
@@ -27,7 +27,7 @@ from dragonfly_executor.protocol.versions import versions
 TOKEN, DECOY, FINGERPRINT = b"t" * SECRET_SIZE, b"d" * SECRET_SIZE, b"f" * SECRET_SIZE
 PARENTS_NONCE, NONCE = b"p" * SECRET_SIZE, b"r" * SECRET_SIZE
 NOW, UNTIL = 100.0, 130.0
-Meddle = Callable[[int, bytes], bytes]
+Tamper = Callable[[int, bytes], bytes]
 """What is done to the message of a number, on its way."""
 
 
@@ -39,13 +39,13 @@ def frames(data: bytes) -> list[Frame]:
     return found
 
 
-def tokens(token: bytes = TOKEN, until: float = UNTIL) -> Tokens:
-    granted = Tokens(DECOY)
+def tokens(token: bytes = TOKEN, until: float = UNTIL) -> BootTokens:
+    granted = BootTokens(DECOY)
     granted.grant("7", token, until)
     return granted
 
 
-def parent(granted: Tokens, fingerprint: bytes = FINGERPRINT, nonce: bytes = PARENTS_NONCE) -> ParentHandshake:
+def parent(granted: BootTokens, fingerprint: bytes = FINGERPRINT, nonce: bytes = PARENTS_NONCE) -> ParentHandshake:
     return ParentHandshake(granted, fingerprint, nonce, versions())
 
 
@@ -54,18 +54,18 @@ def runner(runner_id: str = "7", token: bytes = TOKEN, fingerprint: bytes = FING
 
 
 def shake(
-    one: RunnerHandshake, other: ParentHandshake, meddle: Meddle = lambda number, data: data, now: float = NOW
+    one: RunnerHandshake, other: ParentHandshake, tamper: Tamper = lambda number, data: data, now: float = NOW
 ) -> None:
-    """The whole handshake; each side is handed what the other said, as `meddle` leaves it."""
+    """The whole handshake; each side is handed what the other said, as `tamper` leaves it."""
     number = 0
     said = one.dial()
     while said:
         answer = b""
-        for frame in frames(meddle(number, said)):
+        for frame in frames(tamper(number, said)):
             answer += other.receive(frame, now)
         number += 1
         said = b""
-        for frame in frames(meddle(number, answer)):
+        for frame in frames(tamper(number, answer)):
             said += one.receive(frame)
         number += 1
 
@@ -304,7 +304,7 @@ def test_a_runner_that_comes_again_is_refused_and_told_from_a_stranger() -> None
 
 
 def test_of_used_tokens_the_last_ones_are_remembered() -> None:
-    granted = Tokens(DECOY)
+    granted = BootTokens(DECOY)
     for number in range(MAX_SPENT + 2):
         granted.grant(str(number), TOKEN, 100.0)
         granted.spend(str(number))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol import file_manifest
-from dragonfly_executor.protocol.file_manifest import Difference, SyncStep, directory_entry, file_entry, link_entry
+from dragonfly_executor.protocol.file_manifest import SyncStep, TreeDifference, directory_entry, file_entry, link_entry
 from tests.support.trees import manifests
 
 DIGEST = "0" * 64
@@ -114,11 +114,11 @@ def test_any_bytes_give_a_step_or_a_protocol_error(data: bytes) -> None:
 def test_nothing_lies_in_a_link_or_a_file() -> None:
     for above in (link_entry("/etc"), link_entry("."), file_entry(DIGEST, 0)):
         with pytest.raises(ProtocolError, match="is not a directory of the tree"):
-            file_manifest.merged({}, Difference({"a": above, "a/b": file_entry(DIGEST, 0)}, []))
+            file_manifest.merged({}, TreeDifference({"a": above, "a/b": file_entry(DIGEST, 0)}, []))
         with pytest.raises(ProtocolError, match="is not a directory of the tree"):
-            file_manifest.merged({"a": above}, Difference({"a/b": file_entry(DIGEST, 0)}, []))
+            file_manifest.merged({"a": above}, TreeDifference({"a/b": file_entry(DIGEST, 0)}, []))
     with pytest.raises(ProtocolError, match="is not a directory of the tree"):
-        file_manifest.merged({"a": directory_entry(), "a/b": directory_entry()}, Difference({}, ["a"]))
+        file_manifest.merged({"a": directory_entry(), "a/b": directory_entry()}, TreeDifference({}, ["a"]))
 
 
 def test_a_tree_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,8 +183,8 @@ KINDS = [
     "VERSIONS",
     "LOG_LEVEL",
 ]
-FLAGS = ["ERROR", "RETRYABLE", "MORE", "LIMITS", "LARGE", "STDERR", "LOG", "END"]
-TABLE_OF_VERSION = 2
+FLAGS = ["ERROR", "RETRYABLE", "MORE", "OPTIONS", "LARGE", "STDERR", "LOG", "END"]
+TABLE_OF_VERSION = 3
 
 
 def test_the_version_of_the_protocol_is_that_of_its_table() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor.core.slot_records import DYING, SlotRecord
-from dragonfly_executor.protocol.frames import SETUP_HEAD, Decoder, Kind, Script
+from dragonfly_executor.protocol.frames import SETUP_HEAD, Decoder, Kind, ScriptImport
 from dragonfly_executor.runner import child_processes, process_tree, slot_process
 from dragonfly_executor.runner.child_processes import MAX_SETUP_CRASHES, ChildProcesses
 from dragonfly_executor.runner.slot_progress import IMPORTING_SCRIPT, INITIALIZING, STARTING
@@ -115,7 +115,7 @@ class Agent:
         monkeypatch.setattr(process_tree, "kill_children", lambda but: self.spared.append(set(but)))
 
     def setup(self, initializer: bytes) -> None:
-        head = SETUP_HEAD.pack(1000, len(CODEC), Script.IMPORT)
+        head = SETUP_HEAD.pack(1000, len(CODEC), ScriptImport.IMPORT)
         self.children.setup_parts = [head + CODEC[:2], CODEC[2:] + initializer]
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> FakeTimer:
@@ -273,7 +273,7 @@ def test_a_script_that_is_imported_for_too_long_fails_only_the_calls_that_need_i
     agent.end(slot.pid, status=signal.SIGKILL)
     assert agent.failures() == []
     assert agent.told_as_lost == {slot.pid: False}
-    assert script_of(agent.fork()) == Script.LATE
+    assert script_of(agent.fork()) == ScriptImport.LATE
 
 
 # -- a slot ends -------------------------------------------------------------------------------------------------------
@@ -356,10 +356,10 @@ def test_a_slot_that_is_told_to_go_has_not_crashed(agent: Agent) -> None:
 
 
 def test_slots_after_a_crash_in_the_script_do_not_import_it(agent: Agent) -> None:
-    assert script_of(agent.fork()) == Script.IMPORT
+    assert script_of(agent.fork()) == ScriptImport.IMPORT
     slot = agent.crash(IMPORTING_SCRIPT)
     assert agent.told_as_lost[slot.pid] is False
-    assert script_of(agent.fork()) == Script.SKIP
+    assert script_of(agent.fork()) == ScriptImport.SKIP
     agent.setup(initializer=b"initializer")
     for _ in range(MAX_SETUP_CRASHES):
         agent.crash(IMPORTING_SCRIPT)

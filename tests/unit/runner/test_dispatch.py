@@ -10,7 +10,7 @@ import pytest
 
 from dragonfly_executor.core.slot_idle_check import LIMIT
 from dragonfly_executor.core.slot_records import SlotRecord
-from dragonfly_executor.protocol.frames import LIMITS, TOTAL, Decoder, Flag, Frame, Kind, encode
+from dragonfly_executor.protocol.frames import CALL_OPTIONS, TOTAL, Decoder, Flag, Frame, Kind, encode
 from dragonfly_executor.runner.dispatch import Dispatcher
 
 SHORT, LONG = 10, 10_000
@@ -137,10 +137,19 @@ class Stage:
 
 
 def call(number: int, time_left: float | None = None) -> Frame:
-    limits = b"" if time_left is None else LIMITS.pack(time_left, float("inf"))
-    flags = 0 if time_left is None else Flag.LIMITS
+    limits = b"" if time_left is None else CALL_OPTIONS.pack(time_left, float("inf"), 0)
+    flags = 0 if time_left is None else Flag.OPTIONS
     (frame,) = Decoder().feed(encode(Kind.CALL, number, limits + b"x", attempt=1, flags=flags))
     return frame
+
+
+def test_a_key_alone_is_no_limit() -> None:
+    stage = Stage(1)
+    payload = CALL_OPTIONS.pack(float("inf"), float("inf"), 7) + b"x"
+    stage.arrive(*Decoder().feed(encode(Kind.CALL, 1, payload, attempt=1, flags=Flag.OPTIONS)))
+    (slot,) = stage.slots
+    (received,) = slot.record.in_flight
+    assert (received.limits, received.key) == (None, 7)
 
 
 def test_a_call_that_is_taken_back_does_not_go_behind_another_long_one() -> None:
@@ -321,8 +330,8 @@ def test_a_fork_that_fails_is_logged_once_and_tried_again(capfd: pytest.CaptureF
 
 def test_a_large_call_is_not_opened_before_all_of_it_is_here() -> None:
     stage = Stage(1)
-    payload = LIMITS.pack(float("inf"), 0.01) + TOTAL.pack(100)
-    (large,) = Decoder().feed(encode(Kind.CALL, 1, payload, attempt=1, flags=Flag.LIMITS | Flag.LARGE))
+    payload = CALL_OPTIONS.pack(float("inf"), 0.01, 0) + TOTAL.pack(100)
+    (large,) = Decoder().feed(encode(Kind.CALL, 1, payload, attempt=1, flags=Flag.OPTIONS | Flag.LARGE))
     stage.arrive(large)
     (slot,) = stage.slots
     slot.take()

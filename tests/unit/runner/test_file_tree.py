@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 
 from dragonfly_executor.errors import ProtocolError
-from dragonfly_executor.protocol.file_manifest import Difference, ManifestEntry, diff, directory_entry, link_entry
+from dragonfly_executor.protocol.file_manifest import ManifestEntry, TreeDifference, diff, directory_entry, link_entry
 from dragonfly_executor.runner.content_cache import ContentCache, cache_folder, private_folder
 from dragonfly_executor.runner.file_tree import FileTree
 from dragonfly_executor.runner.session_directory import PREFIX, SessionDirectory, remove_tree, sweep
@@ -41,7 +41,7 @@ class World:
         """Make the tree this one; what turned out to be stale."""
         return self.apply(diff(self.tree.manifest, manifest))
 
-    def apply(self, difference: Difference) -> list[str]:
+    def apply(self, difference: TreeDifference) -> list[str]:
         stale: list[str] = []
         for _ in self.tree.apply(difference, stale):
             continue
@@ -104,11 +104,11 @@ def test_nothing_is_deleted_through_a_link(world: World, tmp_path: Path) -> None
 
 def test_an_entry_in_a_link_changes_nothing(world: World, tmp_path: Path) -> None:
     with pytest.raises(ProtocolError):
-        world.apply(Difference({"a": link_entry(str(tmp_path)), "a/x": file_of(b"x")}, []))
+        world.apply(TreeDifference({"a": link_entry(str(tmp_path)), "a/x": file_of(b"x")}, []))
     assert on_disk(world.top) == {}
     assert world.become({"a": link_entry(str(tmp_path))}) == []
     with pytest.raises(ProtocolError):
-        world.apply(Difference({"a/x": file_of(b"x")}, []))
+        world.apply(TreeDifference({"a/x": file_of(b"x")}, []))
     assert not (tmp_path / "x").exists()
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.file_manifest import (
-    Difference,
     ManifestEntry,
     SyncStep,
+    TreeDifference,
     directory_entry,
     link_entry,
     read_bits,
@@ -98,7 +98,7 @@ class Agent:
 def step(changed: Mapping[str, ManifestEntry], **options: Any) -> SyncStep:
     """Return a step that makes these entries and asks for nothing else."""
     fields = {"import_path": ["cwd"], "fresh": False, "requirements": [], "heard": 0} | options
-    return SyncStep(Difference(dict(changed), []), **fields)
+    return SyncStep(TreeDifference(dict(changed), []), **fields)
 
 
 @pytest.fixture

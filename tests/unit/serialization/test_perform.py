@@ -13,7 +13,7 @@ import pytest
 from dragonfly_executor.errors import CallDeserializationError
 from dragonfly_executor.serialization import perform
 from tests.support import importable
-from tests.support.codec_pair import Near
+from tests.support.codec_pair import CodecPair
 
 
 class Tracked:
@@ -84,7 +84,7 @@ def without_collector() -> Iterator[None]:
 
 @pytest.mark.parametrize("fn", [take, fail_with, fail_holding, fail_keeping_itself, fail_in_a_group])
 def test_arguments_are_let_go(fn: Any, without_collector: None) -> None:
-    near = Near()
+    near = CodecPair()
     payload = near.encode(fn, Tracked())
     perform(near.slot, payload)
     assert Tracked.last() is None
@@ -92,7 +92,7 @@ def test_arguments_are_let_go(fn: Any, without_collector: None) -> None:
 
 @pytest.mark.parametrize("fn", [give, give_unpicklable])
 def test_results_are_let_go(fn: Any, without_collector: None) -> None:
-    near = Near()
+    near = CodecPair()
     failed, _, pieces = perform(near.slot, near.encode(fn))
     assert failed is (fn is give_unpicklable)
     assert pieces
@@ -100,7 +100,7 @@ def test_results_are_let_go(fn: Any, without_collector: None) -> None:
 
 
 def test_exceptions_are_let_go(without_collector: None) -> None:
-    near = Near()
+    near = CodecPair()
     perform(near.slot, near.encode(fail_holding, Tracked()))
     assert sys.exc_info() == (None, None, None)
     assert Tracked.last() is None
@@ -111,13 +111,13 @@ def test_exceptions_are_let_go(without_collector: None) -> None:
     [((), False), ((ValueError,), True), ((KeyError, ValueError), True), ((Exception,), True), ((KeyError,), False)],
 )
 def test_retryable_is_what_the_call_itself_raised(retry_on: tuple[type[BaseException], ...], retryable: bool) -> None:
-    near = Near()
+    near = CodecPair()
     data = b"".join(near.codec.encode_call(fail_with, (1,), {}, retry_on))
     assert perform(near.slot, data)[:2] == (True, retryable)
 
 
 def test_errors_around_the_call_are_not_retryable() -> None:
-    near = Near()
+    near = CodecPair()
     data = b"".join(near.codec.encode_call(give_unpicklable, (), {}, (Exception,)))
     assert perform(near.slot, data)[:2] == (True, False)
     assert perform(near.slot, b"\x80\x05garbage")[:2] == (True, False)
@@ -126,7 +126,7 @@ def test_errors_around_the_call_are_not_retryable() -> None:
 
 
 def test_value() -> None:
-    near = Near()
+    near = CodecPair()
     failed, retryable, pieces = perform(near.slot, near.encode(importable.add, 1, y=2))
     assert (failed, retryable) == (False, False)
     assert near.codec.decode_result(b"".join(pieces)) == 3
@@ -134,11 +134,11 @@ def test_value() -> None:
 
 @pytest.mark.parametrize("value", [None, 0, True, "text", b"bytes", (), [], {}, 1.5, ...])
 def test_plain_values(value: Any) -> None:
-    assert Near()(importable.same, value) == value
+    assert CodecPair()(importable.same, value) == value
 
 
 def test_an_interrupt_of_the_call_is_its_error() -> None:
-    near = Near()
+    near = CodecPair()
     failed, _, pieces = perform(near.slot, near.encode(interrupt))
     assert failed
     assert type(near.codec.decode_error(b"".join(pieces))) is KeyboardInterrupt
@@ -149,7 +149,7 @@ def interrupt() -> None:
 
 
 def test_garbage() -> None:
-    near = Near()
+    near = CodecPair()
     failed, _, pieces = perform(near.slot, b"\x80garbage")
     assert failed
     assert isinstance(near.codec.decode_error(b"".join(pieces)), CallDeserializationError)
@@ -167,4 +167,4 @@ def look(thing: Any) -> Any:
 
 
 def test_arguments_are_let_go_before_the_result_is_pickled(without_collector: None) -> None:
-    assert Near()(look, Tracked()) is False
+    assert CodecPair()(look, Tracked()) is False

@@ -17,7 +17,7 @@ import pytest
 
 from dragonfly_executor.serialization import result_type
 from tests.support import importable
-from tests.support.codec_pair import Near
+from tests.support.codec_pair import CodecPair
 from tests.support.helpers import without_addresses
 
 
@@ -45,7 +45,7 @@ def _open_loudly() -> Loud:
 
 
 def told(value: Any) -> str | None:
-    return result_type.result_type(bytearray(b"".join(Near().slot.encode_result(value))))
+    return result_type.result_type(bytearray(b"".join(CodecPair().slot.encode_result(value))))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_what_is_not_known_is_not_guessed() -> None:
 
 
 def test_with_a_serializer_of_the_users_nothing_is_known() -> None:
-    near = Near(pickle)
+    near = CodecPair(pickle)
     assert result_type.result_type(bytearray(b"".join(near.slot.encode_result(1)))) in ("int", None)
 
 
@@ -108,7 +108,7 @@ def _raise_what_stays(_: object) -> None:
     ("fn", "argument"), [(_raise, ValueError(1)), (_raise, importable.NeedsTwo(1, 2)), (_raise_what_stays, 1), (len, 3)]
 )
 def test_the_type_of_an_error_is_the_one_that_it_is_opened_as(fn: Any, argument: Any) -> None:
-    near = Near()
+    near = CodecPair()
     failed, _, data = near.perform(fn, argument)
     assert failed
     assert result_type.error_type(bytes(data)) == type(near.codec.decode_error(data)).__name__

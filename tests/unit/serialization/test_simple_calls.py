@@ -12,7 +12,7 @@ from dragonfly_executor.serialization.layout import PICKLE
 from dragonfly_executor.serialization.parent_codec import CallCodec
 from dragonfly_executor.util import validation
 from tests.support import importable
-from tests.support.codec_pair import Near
+from tests.support.codec_pair import CodecPair
 
 VALUES = [None, True, 0, -(10**30), 1.5, float("inf"), "", "text", "é\ud800", "x" * 200_000, "__main__"]
 
@@ -29,7 +29,7 @@ class Number(int):
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
 @pytest.mark.parametrize("serializer", ["cloudpickle", "pickle"])
 def test_a_simple_value_goes_there_and_back(value: object, serializer: str) -> None:
-    back = Near(serializer)(importable.same, value)
+    back = CodecPair(serializer)(importable.same, value)
     assert back == value
     assert type(back) is type(value)
 
@@ -37,10 +37,10 @@ def test_a_simple_value_goes_there_and_back(value: object, serializer: str) -> N
 def test_values_of_subclasses_keep_their_type_and_state() -> None:
     text = Text("text")
     text.more = 3
-    back = Near()(importable.same, text)
+    back = CodecPair()(importable.same, text)
     assert type(back) is Text
     assert back.more == 3
-    assert type(Near()(importable.same, Number(3))) is Number
+    assert type(CodecPair()(importable.same, Number(3))) is Number
 
 
 def test_a_call_of_simple_values_is_a_single_pickle() -> None:

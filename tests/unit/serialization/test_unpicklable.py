@@ -26,7 +26,7 @@ from dragonfly_executor.errors import CallSerializationError, ResultSerializatio
 from dragonfly_executor.serialization import CallCodec
 from dragonfly_executor.serialization.map_chunk import run_chunk
 from tests.support import importable
-from tests.support.codec_pair import Near
+from tests.support.codec_pair import CodecPair
 
 
 class Holder:
@@ -226,13 +226,13 @@ def _numbers() -> Iterator[int]:
 def test_a_result_that_cannot_travel_is_named(make: Callable[[], Any], place: str, advice: str) -> None:
     """A coroutine is closed, too: nobody complains later that it was never awaited."""
     with pytest.raises(ResultSerializationError) as caught:
-        Near().slot.encode_result(make())
+        CodecPair().slot.encode_result(make())
     assert str(caught.value).startswith(f"{place}, cannot be pickled: ")
     assert advice in str(caught.value)
 
 
 def test_the_result_of_an_item_of_a_chunk_is_named() -> None:
-    error = Near().error(run_chunk, lambda n: _numbers() if n == 3 else n, [(n,) for n in range(5)], 20)
+    error = CodecPair().error(run_chunk, lambda n: _numbers() if n == 3 else n, [(n,) for n in range(5)], 20)
     assert isinstance(error, ResultSerializationError)
     assert str(error).startswith("the result of item 23 of the map (the first is item 0), of type generator, cannot")
 
@@ -265,7 +265,7 @@ def _raise_local(more: Any) -> None:
 
 
 def notes_of(fn: Any, *chunk: Any) -> list[str]:
-    return getattr(Near().error(run_chunk, fn, list(chunk), 10), "__notes__", [])
+    return getattr(CodecPair().error(run_chunk, fn, list(chunk), 10), "__notes__", [])
 
 
 def test_an_exception_tells_its_item() -> None:

@@ -13,7 +13,7 @@ from dragonfly_executor.util.validation import dollars
 if TYPE_CHECKING:
     from dragonfly_executor import errors
     from dragonfly_executor.backends.base import Backend
-    from dragonfly_executor.engine.boot.node_release import Releaser
+    from dragonfly_executor.engine.boot.node_release import NodeReleaser
     from dragonfly_executor.engine.boot.session_setup import SessionSetup
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.notifications import Notifications
@@ -27,7 +27,7 @@ HUNG_JOIN = 0.5
 """Seconds that the end of a pool waits for the boot threads, if one of them is known to hang."""
 
 
-class RunnerRegistry(RunnerHandler, Protocol):
+class RunnerOwner(RunnerHandler, Protocol):
     """The table of runners. It gets all messages of a runner but HELLO, and passes on those that concern its boot."""
 
     @property
@@ -42,7 +42,7 @@ class RunnerRegistry(RunnerHandler, Protocol):
         """Add a runner whose boot has succeeded."""
 
 
-class Boots:
+class BootTable:
     """The pending boots of a pool, by the runner's number: the `BootOwner` of each.
 
     Args:
@@ -64,13 +64,13 @@ class Boots:
         notifications: Notifications,
         session_setup: SessionSetup,
         file_snapshot: FileSnapshot | None,
-        releaser: Releaser,
-        runners: RunnerRegistry,
+        releaser: NodeReleaser,
+        owner: RunnerOwner,
     ) -> None:
         self.hung: set[int] = set()
         self._engine = engine
         self._options = engine.options
-        self._runners = runners
+        self._owner = owner
         self._notifications = notifications
         self._pending: dict[int, PendingBoot] = {}
         self._failures = 0
@@ -82,7 +82,7 @@ class Boots:
             session_setup=session_setup,
             file_snapshot=file_snapshot,
             releaser=releaser,
-            handler=runners,
+            handler=owner,
             warn=notifications.warn,
         )
         prepare(engine.options.boot_wait)
@@ -127,21 +127,21 @@ class Boots:
         """Report that a boot begins, unless that was reported."""
         if not boot.is_reported:
             boot.is_reported = True
-            self._notifications.grow_started(boot.id, self._runners.count)
+            self._notifications.grow_started(boot.id, self._owner.count)
 
     def sync_began(self) -> None:
         """Start the heartbeat, which the runner expects while it gets its files."""
-        self._runners.start_heartbeat()
+        self._owner.start_heartbeat()
 
     def boot_succeeded(self, boot: PendingBoot, runner: RunnerLink) -> None:
         """Move the runner to the table of runners that are up, and tell the core."""
-        self._runners.on_boot_succeeded(runner)
+        self._owner.on_boot_succeeded(runner)
         # Last, because until now no other table has the runner.
         del self._pending[boot.id]
         runner.ping()
         self._failures = 0
-        self._notifications.grow_ended(boot.id, self._runners.count, None, boot.seconds, runner.node.facts)
-        self._runners.start_heartbeat()
+        self._notifications.grow_ended(boot.id, self._owner.count, None, boot.seconds, runner.node.facts)
+        self._owner.start_heartbeat()
         self._engine.handle(events.BootSucceeded(boot.id, runner.slots, self._price_of(runner)))
 
     def _price_of(self, runner: RunnerLink) -> float | None:
@@ -165,12 +165,12 @@ class Boots:
         if boot.abort_reason or error is None:
             if boot.is_reported:
                 # A boot that never began is not reported.
-                self._notifications.growth_given_up(boot.id, self._runners.count, boot.abort_reason or "")
+                self._notifications.growth_given_up(boot.id, self._owner.count, boot.abort_reason or "")
             self._engine.handle(events.RunnerGone(boot.id, boot.hangs))
             return
         self._failures += 1
         self.boot_began(boot)
-        self._notifications.grow_ended(boot.id, self._runners.count, error, boot.seconds)
+        self._notifications.grow_ended(boot.id, self._owner.count, error, boot.seconds)
         retry_in = delay(self._options.boot_wait, self._failures)
         self._engine.handle(events.BootFailed(boot.id, error, retry_in, boot.hangs))
 

@@ -1,4 +1,4 @@
-"""A connection to the API that another thread can abort."""
+"""An HTTP connection that another thread can abort, for clients of httpx and of its successor httpx2."""
 
 from __future__ import annotations
 
@@ -6,19 +6,27 @@ import socket
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
-
-import httpx
+from typing import Any, Generic, Protocol, TypeVar
 
 
-class HttpConnection:
+class Closeable(Protocol):
+    """A client of httpx or httpx2."""
+
+    def close(self) -> None:
+        """Close the client's connections."""
+
+
+ClientT = TypeVar("ClientT", bound=Closeable)
+
+
+class HttpConnection(Generic[ClientT]):
     """A reusable connection for one request at a time. The first request opens it.
 
     Args:
         client: an httpx client of its own, which may hold one connection only. `close` closes it.
     """
 
-    def __init__(self, client: httpx.Client) -> None:
+    def __init__(self, client: ClientT) -> None:
         self.client = client
         self._lock = threading.Lock()
         self._handle: socket.socket | None = None
@@ -46,6 +54,11 @@ class HttpConnection:
             self._is_cut = True
             if self._handle is not None:
                 self._handle.shutdown(socket.SHUT_RDWR)
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Return the descriptor of the duplicate socket, if the connection is open."""
+        with self._lock:
+            return () if self._handle is None else (self._handle.fileno(),)
 
     def close(self) -> None:
         """Close the client and the duplicate socket."""

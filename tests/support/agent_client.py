@@ -25,7 +25,7 @@ LONG = 3600.0
 """Seconds that no test here waits for."""
 
 
-class Talk:
+class AgentClient:
     """Start an agent that gives running calls `grace` seconds when it receives STOP."""
 
     def __init__(self, grace: float) -> None:

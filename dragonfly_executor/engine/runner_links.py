@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dragonfly_executor import errors
 from dragonfly_executor.core import events
-from dragonfly_executor.engine.boot.manager import Boots
-from dragonfly_executor.engine.boot.node_release import Releaser
+from dragonfly_executor.engine.boot.boot_table import BootTable
+from dragonfly_executor.engine.boot.node_release import NodeReleaser
 from dragonfly_executor.engine.boot.session_setup import SessionSetup
 from dragonfly_executor.engine.runner_messages import events_of
 from dragonfly_executor.protocol.memory_bounds import MAX_WARNING
@@ -38,10 +38,10 @@ STOP_SLACK = 4.0
 """Seconds beyond its grace after which a runner that does not stop is cut off. Its slots may use 2 s of that."""
 
 
-class Runners:
+class RunnerLinks:
     """A table of a pool's runners by number: it sends to them, monitors them and stops them.
 
-    The runners that still boot are in its `Boots`. Everything here belongs to the engine thread.
+    The runners that still boot are in its `BootTable`. Everything here belongs to the engine thread.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class Runners:
         self.idle_check = b"" if check is None else b"".join(engine.codec.encode_call(check, (), {}))
         """The encoded call of the user's idle check."""
         self._workers = worker_groups.make("release", RELEASES_AT_ONCE)
-        self._releaser = Releaser(self._workers, loop, notifications, backend.name)
+        self._releaser = NodeReleaser(self._workers, loop, notifications, backend.name)
         session_setup = SessionSetup(engine, backend, initializer, file_snapshot, notifications.warn)
-        self.boots = Boots(
+        self.boots = BootTable(
             engine,
             backend=backend,
             loop=loop,
@@ -77,7 +77,7 @@ class Runners:
             session_setup=session_setup,
             file_snapshot=file_snapshot,
             releaser=self._releaser,
-            runners=self,
+            owner=self,
         )
 
     def get(self, runner_id: int) -> RunnerLink:
@@ -192,11 +192,11 @@ class Runners:
         for runner in [*self._up.values(), *self._awaiting_bye()]:
             if was_suspended:
                 runner.reset_silence_timer(now)
-            silent, mumbling = now - runner.last_heard, now - runner.last_frame
+            silent, unframed = now - runner.last_heard, now - runner.last_frame
             if silent > self._options.dead_after:
                 self._cut(runner, f"no data for {silent:.1f} s")
-            elif mumbling > MAX_UNFRAMED_SILENCES * self._options.dead_after:
-                self._cut(runner, f"data, but no complete frame, for {mumbling:.1f} s")
+            elif unframed > MAX_UNFRAMED_SILENCES * self._options.dead_after:
+                self._cut(runner, f"data, but no complete frame, for {unframed:.1f} s")
             else:
                 runner.ping()
         # The sync before a runner is up may take longer than the runner's lease.

@@ -49,13 +49,13 @@ SCHEMES = ("bearer", "flyv1")
 
 
 class Connections(Protocol):
-    """Where the door finds the connection that a request came on."""
+    """Where the handler finds the connection that a request came on."""
 
     def transport(self, peer: tuple[str, int]) -> asyncio.Transport | None:
         """The connection from there."""
 
 
-class Door:
+class RequestHandler:
     """Answers requests, one at a time or many.
 
     Args:
@@ -124,7 +124,7 @@ class Door:
         await asyncio.sleep(fault.late)
         if fault.reply is not None:
             body = fault.reply.body
-            body = body.body(self._world.switches) if isinstance(body, errors.Page) else body
+            body = body.body(self._world.switches) if isinstance(body, errors.ErrorPage) else body
             reply = Reply(fault.reply.status, body, dict(fault.reply.headers))
         if fault.change is not None:
             reply.body = fault.change(reply.body)
@@ -284,12 +284,12 @@ def tokens_in(authorization: str) -> list[str]:
     return [token.strip() for token in "".join(words).split(",")]
 
 
-def routes(door: Callable[[], Door]) -> list[Route]:
-    """The endpoints, and what is none. `door` is asked for each request: a reset puts up another one."""
+def routes(handler: Callable[[], RequestHandler]) -> list[Route]:
+    """The endpoints, and what is none. `handler` is asked for each request: a reset puts up another one."""
 
     def endpoint(action: str, template: str) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Answer:
-            return await door().answer(request, action, template)
+            return await handler().answer(request, action, template)
 
         return answer
 

@@ -1,0 +1,1 @@
+"""Runners as Pods of a Kubernetes cluster."""

@@ -1,0 +1,249 @@
+"""`KubernetesBackend`: creates a Pod for each runner, and deletes it when the pool stops the runner."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.kubernetes.access import ClusterAccess
+from dragonfly_executor.backends.kubernetes.manifest import (
+    DIGITS,
+    PodBlueprint,
+    PodOwner,
+    check_resources,
+    check_template,
+    check_texts,
+    check_tolerations,
+    object_name,
+    whole_cpus,
+)
+from dragonfly_executor.errors import BootError
+from dragonfly_executor.sync.options import Sync
+from dragonfly_executor.util.validation import duration, whole
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.kubernetes.client import KubernetesAPI
+    from dragonfly_executor.backends.kubernetes.pod_watch import PodWatch
+    from dragonfly_executor.util.validation import Seconds
+
+logger = logging.getLogger("dragonfly_executor")
+
+RESOURCES: Mapping[str, str | int] = {"cpu": 1, "memory": "1Gi"}
+PARENT_ANNOTATION = "dragonfly-executor/parent"
+DAY = 24 * 3600.0
+NUMBERS = ("port", "boot_timeout", "queue_timeout", "max_lifetime", "failsafe")
+TEXTS = ("image", "namespace", "kubeconfig", "context", "service_account", "python", "host", "bind", "sync")
+
+
+class KubernetesBackend(Backend):
+    """Boots runners as Pods of a Kubernetes cluster, one Pod per runner.
+
+    Pods must reach this program over the network: a runner dials back to it. In a Pod of the same cluster that works
+    without settings. A Pod that waits for a node is not late: `boot_timeout` counts from when the Pod is scheduled.
+
+    No Pod goes on without this program: a runner exits when its parent is gone, and Kubernetes does not restart it. If
+    this program runs in a Pod of the same namespace, that Pod owns the runners' Pods, and the cluster deletes them
+    with it.
+
+    Args:
+        image: the image of the runners. It must contain Python and dragonfly_executor in this program's versions.
+        namespace: of the Pods; default: that of this Pod, or of the kubeconfig's context.
+        resources: what a Pod asks for, such as ``{"cpu": 2, "memory": "4Gi", "nvidia.com/gpu": 1}``. These are
+            requests, and limits for all but the CPU. Or ``{"requests": {...}, "limits": {...}}``. Default: 1 CPU and
+            1 GiB. A runner takes as many calls at once as it has CPUs.
+        node_selector: labels that the node must have.
+        tolerations: taints of nodes that the Pods tolerate, as in a Pod's manifest.
+        service_account: the account of the Pods, whose token calls then find. Default: no token.
+        pod_template: what else the Pods have, as a ``PodTemplateSpec``: volumes, security contexts, affinity, sidecars.
+            The runner's container is the one with the name "runner". If that has a ``command``, the command gets the
+            runner's command as its arguments.
+        keep_entrypoint: run the image's ENTRYPOINT, which must run its arguments (``exec "$@"``). By default the
+            runner's command replaces it.
+        env: environment variables for the runners. Everyone who may read Pods can read them.
+        python: the interpreter in the image.
+        host: the address of this program that the Pods dial; default: this machine's address on the way to the API
+            server, which in a Pod is that of the Pod.
+        port: the port to listen on; default: any free port.
+        bind: the address to listen on, if it differs from `host`.
+        kubeconfig, context: the cluster and the credentials; default: KUBECONFIG, else this Pod's service account, else
+            ``~/.kube/config`` with its current context.
+        boot_timeout: seconds (or a `timedelta`) from the node to the runner, with the pull of the image, if the pool
+            sets no boot timeout.
+        queue_timeout: seconds that a Pod may wait for a node. Default: as long as it takes.
+        max_lifetime: seconds after which the cluster ends a Pod, even while calls run.
+        failsafe: seconds for which a runner tries to reach this program.
+        sync: which files of this program are sent to the runners; see `SSHBackend`. None: no files.
+        requirements: third-party packages to install in each Pod; see `SSHBackend`. Preferably, put them in the image.
+
+    Raises:
+        ImportError: lightkube is not installed.
+        ValueError: there is no cluster, or an argument is invalid.
+        TypeError: an argument has the wrong type.
+    """
+
+    name = "kubernetes"
+    dials_back = True
+    default_max = None
+    default_boot_timeout = 180.0
+    phases = ("create", "queue", "start", "connect", "handshake", "sync", "requirements")
+
+    def __init__(
+        self,
+        image: str,
+        *,
+        namespace: str | None = None,
+        resources: Mapping[str, Any] | None = RESOURCES,
+        node_selector: Mapping[str, str] | None = None,
+        tolerations: Iterable[Mapping[str, Any]] | None = None,
+        service_account: str | None = None,
+        pod_template: Mapping[str, Any] | None = None,
+        keep_entrypoint: bool = False,
+        env: Mapping[str, str] | None = None,
+        python: str = "python3",
+        host: str | None = None,
+        port: int = 0,
+        bind: str | None = None,
+        kubeconfig: str | os.PathLike[str] | None = None,
+        context: str | None = None,
+        boot_timeout: Seconds = 180.0,
+        queue_timeout: Seconds | None = None,
+        max_lifetime: Seconds = DAY,
+        failsafe: Seconds = 20.0,
+        sync: Sync | str | Iterable[str | os.PathLike[str]] | None = "auto",
+        requirements: Iterable[str] | str | os.PathLike[str] | None = None,
+    ) -> None:
+        if not isinstance(image, str) or not image.strip():
+            raise ValueError(f"image must be the name of an image, not {image!r}")
+        amounts = check_resources(resources)
+        self._slots = whole_cpus(amounts)
+        self.blueprint = PodBlueprint(
+            image, python, amounts, check_texts(env, "env"), check_texts(node_selector, "node_selector"),
+            check_tolerations(tolerations), service_account or "",
+            duration(max_lifetime, "max_lifetime", positive=True), bool(keep_entrypoint),
+            duration(failsafe, "failsafe", positive=True), check_template(pod_template), os.urandom(8).hex(),
+        )  # fmt: skip
+        self.default_boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
+        self._queue_timeout = None if queue_timeout is None else duration(queue_timeout, "queue_timeout")
+        self.sync = Sync.of(sync, requirements)
+        self._host, self._bind, self._port = host, bind, whole(port, "port", 0)
+        self.advertised_host = host
+
+        def find_access() -> ClusterAccess:
+            return ClusterAccess.find(os.environ, kubeconfig=kubeconfig, context=context, namespace=namespace)
+
+        self._find_access = find_access
+        self.access = find_access()
+        self._lock = threading.Lock()
+        self._api: tuple[int, KubernetesAPI, PodWatch] | None = None
+        self._owner: PodOwner | None = None
+        self._knows_owner = False
+
+    @classmethod
+    def from_text(cls, **settings: str) -> KubernetesBackend:
+        """Make a backend from texts, as a command line gives them. A name that is no argument is a resource.
+
+        Raises:
+            ImportError, TypeError, ValueError: see the class.
+        """
+        arguments: dict[str, Any] = {}
+        resources: dict[str, str] = {}
+        for name, text in settings.items():
+            if name in NUMBERS:
+                arguments[name] = int(text) if name == "port" else float(text)
+            elif name in TEXTS:
+                arguments[name] = None if name == "sync" and text == "none" else text
+            elif name == "keep_entrypoint":
+                arguments[name] = text.lower() in ("1", "true", "yes")
+            else:
+                resources[name] = text
+        if "image" not in arguments:
+            raise ValueError("the image of the runners is not set: give image=")
+        return cls(**arguments, resources={**RESOURCES, **resources})
+
+    def __repr__(self) -> str:
+        return f"KubernetesBackend({self.blueprint.image!r}, namespace={self.access.namespace!r})"
+
+    def listen_address(self) -> tuple[str, int]:
+        """See `Backend.listen_address`."""
+        return self._bind or self._host or self.access.own_address(), self._port
+
+    def default_slots(self) -> int | None:
+        """See `Backend.default_slots`."""
+        return self._slots
+
+    def default_placement(self) -> str:
+        """See `Backend.default_placement`. A node that has no runner left can be taken away by a cluster autoscaler."""
+        return "pack"
+
+    def boot(self, request: BootRequest) -> Node:
+        """Create a Pod, and wait until it has a node. Returns while the image is pulled.
+
+        Raises:
+            BootError: there is no Pod. The phase is "create" or "queue". The error is `final` if every retry fails: the
+                credentials, a right, the namespace or the manifest is wrong.
+            BootTimeoutError: the Pod got no node within `queue_timeout`.
+        """
+        # The timer begins when the Pod has a node.
+        request.queued()
+        from dragonfly_executor.backends.kubernetes.creation import PodCreation
+
+        api, watch = self._parts()
+        deadline = Deadline(request.timeout, request.given_up)
+        with api:
+            owner = self._find_owner(api, deadline)
+            name = object_name(request.parent.pool, os.urandom(DIGITS // 2).hex())
+            manifest = self.blueprint.pod(name, request.parent.pool, owner, _annotations(request))
+            creation = PodCreation(api, watch, self.blueprint, request)
+            return creation.run(name, manifest, deadline, self._queue_timeout)
+
+    def _parts(self) -> tuple[KubernetesAPI, PodWatch]:
+        """Return this process's client and watch: a forked child has no thread for those of its parent."""
+        from dragonfly_executor.backends.kubernetes.client import KubernetesAPI
+        from dragonfly_executor.backends.kubernetes.pod_watch import PodWatch
+
+        with self._lock:
+            if self._api is None or self._api[0] != os.getpid():
+                api = KubernetesAPI(self._find_access)
+                self._api = os.getpid(), api, PodWatch(api, self.blueprint.selector)
+            return self._api[1:]
+
+    def _find_owner(self, api: KubernetesAPI, deadline: Deadline) -> PodOwner | None:
+        """Return this program's own Pod, if it may own the runners' Pods."""
+        from dragonfly_executor.backends.kubernetes.answers import KubernetesAPIError
+        from dragonfly_executor.backends.kubernetes.pod import Pod
+
+        if not self.access.own_namespace or self._knows_owner:
+            return self._owner
+        if self.access.own_namespace != self.access.namespace:
+            # The cluster deletes objects whose owner is in another namespace at once.
+            self._knows_owner = True
+            return None
+        name = os.environ.get("POD_NAME") or socket.gethostname()
+        try:
+            said = api.get_pod(name, deadline)
+        except KubernetesAPIError as error:
+            if not error.final:
+                raise BootError(str(error), "create") from error
+            said, why = None, str(error)
+        else:
+            why = f"there is no Pod {name} in {self.access.namespace}: set POD_NAME from the field metadata.name"
+        if said is None:
+            logger.warning("the runners' Pods have no owner, and stay until their runners end: %s", why)
+        else:
+            self._owner = PodOwner(name, Pod.parse(said).uid)
+        self._knows_owner = True
+        return self._owner
+
+
+def _annotations(request: BootRequest) -> dict[str, str]:
+    """Return annotations that say whose Pod it is, for people."""
+    said = {"host": request.parent.host, "pid": request.parent.pid, "pool": request.parent.pool}
+    return {PARENT_ANNOTATION: json.dumps({**said, "runner": request.runner_id, "program": sys.argv[:1]})}

@@ -1,0 +1,196 @@
+"""One HTTP request to the API server, or one stream of events. Answers are not judged here. Any thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import httpx2
+from lightkube import ConfigError
+
+from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.http_connection import HttpConnection
+from dragonfly_executor.backends.kubernetes.access import ClusterAccess
+from dragonfly_executor.backends.kubernetes.answers import APIAnswer
+
+CONNECT_TIMEOUT = 5.0
+KEPT_CONNECTIONS = 8
+"""The maximum number of idle connections."""
+MAX_BODY = 64 * 1024 * 1024
+"""Bytes. The list of all Pods of a backend fits."""
+MAX_LINE = 4 * 1024 * 1024
+"""Bytes of one event. The API server stores no object above 1.5 MiB."""
+NOTHING_SENT = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.ProxyError,
+    httpx2.UnsupportedProtocol,
+)
+FAILURES = (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError)
+
+
+class APIRequest(NamedTuple):
+    """A request to the API server.
+
+    Attributes:
+        method, path: of the request.
+        params: its query.
+        body: an object for its body, as JSON; None for no body.
+    """
+
+    method: str
+    path: str
+    params: Sequence[tuple[str, str]] = ()
+    body: Mapping[str, Any] | None = None
+
+
+class APIConnections:
+    """Connections to one API server.
+
+    A context manager: connections stay open while at least one `with` block is active.
+
+    Args:
+        access: the server and the credentials.
+    """
+
+    def __init__(self, access: ClusterAccess) -> None:
+        self._access = access
+        self._lock = threading.Lock()
+        self._idle: list[HttpConnection[httpx2.Client]] = []
+        self._users = 0
+
+    def __enter__(self) -> Self:
+        with self._lock:
+            self._users += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._users -= 1
+            unused, self._idle = ([], self._idle) if self._users else (self._idle, [])
+        for connection in unused:
+            connection.close()
+
+    def send(self, request: APIRequest, deadline: Deadline, *, timeout: float) -> APIAnswer:
+        """Send a request and return the answer.
+
+        Args:
+            request: the request.
+            deadline: the time for the answer. If it is cancelled, the connection is shut down.
+            timeout: seconds for the answer.
+        """
+        with self:
+            connection, answer = self._take(), None
+            try:
+                with deadline.ending(connection.cut):
+                    answer = self._ask(connection, request, deadline, timeout)
+                return answer
+            finally:
+                whole = answer is not None and answer.status > 0 and not deadline.is_cancelled
+                self._give_back(connection, may_be_kept=whole)
+
+    @contextmanager
+    def stream(
+        self, request: APIRequest, *, silence: float, opened: Callable[[HttpConnection[httpx2.Client]], object]
+    ) -> Iterator[tuple[APIAnswer, Iterator[bytes]]]:
+        """Send a request, and yield its answer without a body, and the lines of the body as they come.
+
+        Args:
+            request: the request.
+            silence: seconds without data after which the connection counts as dead.
+            opened: called with the connection, before it is used. Another thread may cut it.
+
+        Raises:
+            ConnectionError: the stream cannot be read, or not any more.
+        """
+        connection = HttpConnection(self._access.client())
+        opened(connection)
+        timeout = httpx2.Timeout(silence, connect=CONNECT_TIMEOUT)
+        try:
+            with self._open(connection, request, timeout) as response:
+                status = response.status_code
+                body = b"" if status == 200 else _read(response, time.monotonic() + silence) or b""
+                yield APIAnswer(status, body, response.headers.get("retry-after", "")), _lines(response)
+        except ConfigError as error:
+            raise ConnectionError(str(error)) from None
+        except FAILURES as error:
+            raise ConnectionError(_words(error)) from None
+        finally:
+            connection.close()
+
+    def _open(self, connection: HttpConnection[httpx2.Client], request: APIRequest, timeout: httpx2.Timeout) -> Any:
+        return connection.client.stream(
+            request.method,
+            request.path,
+            params=list(request.params),
+            json=request.body,
+            timeout=timeout,
+            extensions={"trace": connection.trace},
+        )
+
+    def _ask(
+        self, connection: HttpConnection[httpx2.Client], request: APIRequest, deadline: Deadline, timeout: float
+    ) -> APIAnswer:
+        limit = max(0.1, deadline.left(timeout))
+        end = time.monotonic() + limit
+        try:
+            times = httpx2.Timeout(limit, connect=min(limit, CONNECT_TIMEOUT))
+            with self._open(connection, request, times) as response:
+                body = _read(response, end)
+                if body is None:
+                    return APIAnswer(0, failure="the answer was too large, or not complete in time")
+                return APIAnswer(response.status_code, body, response.headers.get("retry-after", ""))
+        except ConfigError as error:
+            # The program that the kubeconfig names for credentials has failed, or their file is gone.
+            return APIAnswer(401, failure=f"no credentials: {error}")
+        except NOTHING_SENT as error:
+            return APIAnswer(0, failure=_words(error, deadline), sent=False)
+        except FAILURES as error:
+            return APIAnswer(0, failure=_words(error, deadline))
+
+    def _take(self) -> HttpConnection[httpx2.Client]:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return HttpConnection(self._access.client())
+
+    def _give_back(self, connection: HttpConnection[httpx2.Client], *, may_be_kept: bool) -> None:
+        with self._lock:
+            if may_be_kept and len(self._idle) < KEPT_CONNECTIONS:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+
+def _read(response: httpx2.Response, end: float) -> bytes | None:
+    """Return the body; None if it is too large, or not there in time."""
+    data = bytearray()
+    for piece in response.iter_raw():
+        data += piece
+        if len(data) > MAX_BODY or time.monotonic() > end:
+            return None
+    return bytes(data)
+
+
+def _lines(response: httpx2.Response) -> Iterator[bytes]:
+    rest = bytearray()
+    for piece in response.iter_raw():
+        rest += piece
+        *lines, last = rest.split(b"\n")
+        yield from (bytes(line) for line in lines if line)
+        rest = bytearray(last)
+        if len(rest) > MAX_LINE:
+            raise ConnectionError("an event of the watch has no end")
+
+
+def _words(error: Exception, deadline: Deadline | None = None) -> str:
+    if deadline is not None and deadline.is_cancelled:
+        return "the request was cancelled before the API server answered"
+    return f"{type(error).__name__}: {error}".rstrip(": ")

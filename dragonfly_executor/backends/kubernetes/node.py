@@ -1,0 +1,145 @@
+"""`KubernetesNode`: a runner's Pod, as the parent holds it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Collection
+
+from dragonfly_executor.backends.base import CancelToken, Node
+from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.kubernetes.answers import KubernetesAPIError
+from dragonfly_executor.backends.kubernetes.client import KubernetesAPI
+from dragonfly_executor.backends.kubernetes.pod import Pod
+from dragonfly_executor.backends.kubernetes.pod_watch import FollowedPod, PodWatch
+from dragonfly_executor.errors import BootError
+
+logger = logging.getLogger("dragonfly_executor")
+
+STOP_TIMEOUT = 30.0
+"""Seconds in which a Pod must be gone after its deletion. A node ends a Pod within its grace period and a moment."""
+KILL_AFTER = 1
+"""Seconds between SIGTERM and SIGKILL for a Pod that the pool stops: its runner has ended, or must not go on."""
+LATE_CREATION = 0.5
+"""Seconds to wait for a Pod whose create request got no answer."""
+LOSS_WAIT = 5.0
+"""Seconds to wait for the reason why a runner was lost. A node reports the end of a container within about 1 s."""
+
+
+class KubernetesNode(Node):
+    """A Pod that has a node, or is about to have one.
+
+    Args:
+        name: the Pod's name.
+        api: the API server. It is in use until the node is stopped.
+        watch: shows the Pod.
+    """
+
+    shares_disk = False
+    stopper = "Kubernetes (kubectl delete or drain, an eviction, a preemption, or the Pod's max_lifetime)"
+    stop_advice = "KubernetesBackend(max_lifetime=) gives Pods more time, and a PodDisruptionBudget delays evictions"
+
+    def __init__(self, name: str, api: KubernetesAPI, watch: PodWatch) -> None:
+        self.name = name
+        self.uid: str | None = None
+        self.may_exist = False
+        """True if a create request may have been carried out."""
+        self._api = api
+        self._watch = watch
+        self._lock = threading.Lock()
+        self._stopping = CancelToken()
+        api.__enter__()
+        self.followed: FollowedPod = watch.follow(name)
+
+    def __repr__(self) -> str:
+        return f"KubernetesNode({self.name!r})"
+
+    @property
+    def pod(self) -> Pod | None:
+        """Return the Pod as last seen; None if it was not seen yet."""
+        return self.followed.pod
+
+    def was_created(self, pod: Pod) -> None:
+        """Take the Pod from the answer to its create request."""
+        self.uid = pod.uid or None
+        self._watch.created(self.name, pod)
+
+    def was_scheduled(self) -> None:
+        """Take the Pod's node."""
+        pod = self.pod
+        if pod is not None and pod.node:
+            self.host = pod.node
+            self.facts = {"create": f"Pod {self.name}", "queue": f"on {pod.node}"}
+
+    def failure(self) -> BootError | None:
+        """Return the error of a runner that will not come, as far as is known now."""
+        if self.followed.is_gone:
+            said = f"Pod {self.name} is gone" if self.pod is None else f"Pod {self.name} {self.pod.end()}"
+            return BootError(said, "start" if self.pod and self.pod.is_scheduled else "queue", output=self.output())
+        if self.followed.refusal is not None and self.followed.refusal.final:
+            return BootError(str(self.followed.refusal), "create", final=True)
+        failure = None if self.pod is None else self.pod.failure()
+        if failure is None:
+            return None
+        return BootError(failure.text, failure.phase, output=failure.output, final=failure.final)
+
+    def ended(self, wait: float) -> BootError | None:
+        """See `Node.ended`."""
+        self.followed.wait(lambda _: self.failure(), Deadline(wait, self._stopping))
+        return None if self._stopping.is_set() else self.failure()
+
+    def standing(self) -> str:
+        """Return how the Pod stands, and whether the API server shows it, for people who wait for it."""
+        said = f"Pod {self.name} has not been seen yet" if self.pod is None else self.pod.standing()
+        return said if self.followed.refusal is None else f"{said}. {self.followed.refusal}"
+
+    def output(self) -> str:
+        """Return the end of what the runner has written, or how its Pod stands."""
+        if self.pod is None or self.followed.is_gone:
+            return "" if self.pod is None else self.pod.output()
+        return self.pod.output() or self.standing()
+
+    def descriptors(self) -> Collection[int]:
+        """See `Node.descriptors`."""
+        return self._watch.descriptors()
+
+    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+        """Delete the Pod, and wait until its processes have ended.
+
+        Args:
+            timeout: seconds for that. After that a warning names the Pod.
+        """
+        with self._lock:
+            if self._stopping.is_set():
+                return
+            self._stopping.set()
+        deadline = Deadline(timeout)
+        try:
+            if self.may_exist:
+                self._delete(deadline)
+        except KubernetesAPIError as error:
+            logger.warning("Pod %s may still exist: %s. Remove it with kubectl delete pod %s", *self._named(error))
+        except Exception:
+            logger.exception("Pod %s may not have been deleted", self.name)
+        finally:
+            self._watch.leave(self.name)
+            self._api.__exit__(None, None, None)
+
+    def _named(self, error: KubernetesAPIError) -> tuple[str, str, str]:
+        return self.name, str(error).rstrip("."), self.name
+
+    def _delete(self, deadline: Deadline) -> None:
+        if self.uid is None:
+            # The server may still carry out a create request whose answer was lost. The watch then shows the Pod.
+            self.followed.wait(lambda followed: followed.pod is not None, deadline.part(LATE_CREATION))
+        pod = self.pod
+        # A Pod without a node has no process.
+        grace = 0 if pod is None or not pod.is_scheduled else KILL_AFTER
+        if not self._api.delete_pod(self.name, self.uid, grace, deadline):
+            return
+        if not self.followed.wait(lambda followed: followed.is_gone, deadline):
+            node = self.host or "its node"
+            logger.warning(
+                "the deletion of Pod %s was accepted, but %s did not confirm within %.0f s that its processes have "
+                "ended. The cluster removes it when it hears of that node again", self.name, node, STOP_TIMEOUT,
+            )  # fmt: skip
