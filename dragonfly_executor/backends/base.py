@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import namedtuple
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from dragonfly_executor.protocol.parent import Parent
@@ -14,6 +14,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dragonfly_executor.backends.found_node import FoundNode, SweepResult
     from dragonfly_executor.errors import BootError
     from dragonfly_executor.sync import Sync
     from dragonfly_executor.transport.call_start_table import CallStartTable
@@ -280,3 +281,41 @@ class Backend:
             BootError: the boot failed and there is no node.
         """
         raise NotImplementedError
+
+    # -- nodes whose pool is gone: the defaults are for backends whose nodes always end with their pool ----------------
+
+    def list_nodes(self) -> Sequence[FoundNode]:
+        """Return all nodes that pools of any process have booted on this platform, each with its owner. Blocks.
+
+        A backend whose nodes may outlive their pool, or cost money after it, implements this method and
+        `destroy_nodes`. It labels each node with its owner (`backends.label.OwnerLabel`), and journals a boot before it
+        asks for the node (`backends.journal.Journal`). `backends.leftovers.Leftovers` then finds the nodes.
+
+        Raises:
+            DragonflyError: the platform cannot list its nodes.
+        """
+        return ()
+
+    def destroy_nodes(self, nodes: Iterable[FoundNode]) -> SweepResult[FoundNode]:
+        """Destroy nodes of `list_nodes`, even if their owners are alive. Blocks. Nodes that do not exist are skipped.
+
+        Returns:
+            The nodes that are gone now, and those that may still exist.
+        """
+        from dragonfly_executor.backends.found_node import SweepResult
+
+        return SweepResult([], [])
+
+    def sweep(self) -> SweepResult[FoundNode]:
+        """Destroy the orphans among the nodes: those whose owner is gone, or has released them. Blocks.
+
+        A node whose owner is alive is never destroyed. Nor is one whose owner cannot be checked from this machine,
+        unless its claim has ended.
+
+        Returns:
+            The orphans that are gone now, and those that may still exist.
+
+        Raises:
+            DragonflyError: the platform cannot list its nodes.
+        """
+        return self.destroy_nodes([node for node in self.list_nodes() if node.is_orphan])

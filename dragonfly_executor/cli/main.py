@@ -18,7 +18,8 @@ BROKEN_PIPE = 128 + signal.SIGPIPE
 """The exit status that shells report for a program killed by SIGPIPE."""
 
 EPILOG = (
-    "list, sweep and destroy are for machines on Fly.io. Runners on this machine and on SSH hosts leave none behind."
+    "list, sweep and destroy are for machines on Fly.io, and with --backend NAME for other backends. Runners on this "
+    "machine and on SSH hosts leave nothing behind."
 )
 
 

@@ -48,6 +48,32 @@ def show(*lines: str, file: TextIO | None = None) -> None:
     file.flush()
 
 
+def confirm_destruction(count: int, nouns: str, alive: int) -> bool:
+    """Ask the user on the terminal, by stderr, whether nodes may be destroyed.
+
+    Args:
+        count: number of the nodes.
+        nouns: the word for nodes, in the plural.
+        alive: number of the nodes whose owners are alive.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        show("dragonfly: cannot ask for confirmation without a terminal; give --yes", file=sys.stderr)
+        return False
+    lost = f", {alive} of them in use: their calls are lost" if alive else ""
+    sys.stderr.write(f"Destroy these {count} {nouns}{lost}? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as text, in its two largest units."""
+    whole = int(seconds)
+    for unit, size, below, of_it in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // of_it} {below}"
+    return f"{whole} s"
+
+
 def beside(left: str, text: str, width: int | None) -> list[str]:
     """Return the lines of a text to the right of another.
 

@@ -60,9 +60,12 @@ class LookAtProgress(CallOrder):
 
 
 class Fork(Record):
-    """An order to fork a slot. The answer is `slot_forked` or `fork_failed`."""
+    """An order to fork a slot with this number. The answer is `slot_forked` or `fork_failed`."""
 
-    __slots__ = ()
+    __slots__ = __match_args__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 class EndRunner(Record):

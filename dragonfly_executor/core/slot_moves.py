@@ -16,7 +16,7 @@ from dragonfly_executor.core.slot_actions import (
 )
 from dragonfly_executor.core.slot_idle_check import LIMIT
 from dragonfly_executor.core.slot_limits import start_clock
-from dragonfly_executor.core.slot_records import NEVER, RETIRED, EndReason, SlotCall, SlotRecord
+from dragonfly_executor.core.slot_records import NEVER, RESERVED, RETIRED, EndReason, SlotCall, SlotRecord
 from dragonfly_executor.core.slot_state import SlotTable
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -70,6 +70,14 @@ def expect_end(table: SlotTable, slot: SlotRecord) -> None:
     """Expect a retired slot that has no call left to end soon."""
     if slot.blocked & RETIRED and not slot.in_flight:
         table.actions.append(ExpectEnd(slot))
+        release_reserved(table, slot)
+
+
+def release_reserved(table: SlotTable, slot: SlotRecord) -> None:
+    """If this is the extra slot, which has no call left, let the slot in whose place it was forked take calls again."""
+    if table.is_extra(slot):
+        for other in table.slots.values():
+            other.blocked &= ~RESERVED
 
 
 def forget(table: SlotTable, call: SlotCall) -> None:
@@ -156,10 +164,12 @@ def finish_check(table: SlotTable, slot: SlotRecord | None, *, may_stop: bool) -
     table.extra = 0
     if slot is not None:
         slot.is_checking = False
-        lasting = sum(not other.is_retired for other in table.slots.values())
-        if lasting > table.max_slots and not slot.is_retired:
-            # The extra slot that was forked during the check takes this slot's place.
-            retire(table, slot)
+    for extra in filter(table.is_extra, table.slots.values()):
+        # The extra slot goes, and not the slot of the check, so that numbers stay below `max_slots`.
+        if not extra.is_retired:
+            retire(table, extra)
+        if extra.in_flight and slot is not None:
+            slot.blocked |= RESERVED
 
 
 def give_back(table: SlotTable) -> None:

@@ -20,6 +20,8 @@ DYING: Final = 2
 """A flag of `SlotRecord.blocked`: the slot is being killed, or its setup has failed."""
 FULL: Final = 4
 """A flag of `SlotRecord.blocked`: the slot refused a call. It is tried again after its next answer, or at a tick."""
+RESERVED: Final = 8
+"""A flag of `SlotRecord.blocked`: the slot ran the idle check, and an extra slot still runs a call in its place."""
 
 
 class EndReason(IntEnum):
@@ -107,24 +109,26 @@ class SlotRecord:
 
     Attributes:
         pid: its process id.
+        number: its number on the runner: from 0, and less than `SlotTable.max_slots`, unless it is an extra slot.
         in_flight: calls that were handed to it and not answered, oldest first. The first one is running.
         since: the time at which the first of them became the first.
         is_ready: True once its initializer is done.
         is_stuck: True if its running call is slow, or must be certain: then no call is queued behind it.
         is_checking: True if the user's idle check is among its calls.
         handed: calls that were handed to it, without those that were taken back and without idle checks.
-        blocked: the reasons for which it gets no call: `RETIRED`, `DYING`, `FULL`.
+        blocked: the reasons for which it gets no call: `RETIRED`, `DYING`, `FULL`, `RESERVED`.
         limit_at: the time at which the limits of its running call must be checked.
         started_before: the value of `SlotTable.last_start` before the first call became the first.
     """
 
     __slots__ = (
-        "blocked", "handed", "in_flight", "is_checking", "is_ready", "is_stuck", "limit_at", "pid", "since",
+        "blocked", "handed", "in_flight", "is_checking", "is_ready", "is_stuck", "limit_at", "number", "pid", "since",
         "started_before",
     )  # fmt: skip
 
-    def __init__(self, pid: int, now: float) -> None:
+    def __init__(self, pid: int, now: float, number: int = 0) -> None:
         self.pid = pid
+        self.number = number
         self.in_flight: deque[SlotCall] = deque()
         self.since = now
         self.is_ready = False

@@ -65,7 +65,7 @@ class SlotScheduler:
             moves.hand(table, slot, waiting.popleft(), now)
         if waiting and table.may_grow:
             if may_fork(table, now):
-                table.actions.append(Fork())
+                table.actions.append(Fork(table.free_number()))
                 return  # the fork's outcome leads here again
             if table.has_forked:
                 table.wake(now)
@@ -306,6 +306,7 @@ class SlotScheduler:
         for call in begun:
             moves.lose(table, slot, call)
         moves.put_back(table, unstarted)
+        moves.release_reserved(table, slot)
         self.is_due = True
 
     # -- the whole runner ---------------------------------------------------------------------------------------------

@@ -86,6 +86,15 @@ class SlotTable:
         """Return True if the limit on slots allows another."""
         return len(self.slots) < self.max_slots + self.extra
 
+    def free_number(self) -> int:
+        """Return the lowest number that no living slot has."""
+        taken = {slot.number for slot in self.slots.values()}
+        return next(number for number in range(len(taken) + 1) if number not in taken)
+
+    def is_extra(self, slot: SlotRecord) -> bool:
+        """Return True if the slot was forked beyond `max_slots`, in place of a slot that is busy with an idle check."""
+        return slot.number >= self.max_slots
+
     @property
     def stuck_after(self) -> float:
         """Return the seconds of one call after which the calls behind it count as stuck."""

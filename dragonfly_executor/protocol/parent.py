@@ -20,8 +20,8 @@ A pool that boots itself recursively must end before the machine's resources do.
 
 _Fields = namedtuple(  # noqa: PYI024  # typing is slow to import
     "_Fields",
-    "pool runner_id backend pid host depth address fingerprint token until",
-    defaults=(1, None, None, None, None),
+    "pool runner_id backend pid host depth address fingerprint token until slot",
+    defaults=(1, None, None, None, None, None),
 )
 
 
@@ -41,6 +41,10 @@ class Parent(_Fields):
             shown.
         until: deadline of the boot, in seconds since the epoch by the parent's clock, if the backend sets it. A runner
             that starts much later is on a machine that was started again.
+        slot: the number of the slot that runs this code, from 0 to `max_concurrency` - 1 within its runner. Two slots
+            that live at the same time have different numbers. A slot that replaces another takes a free number, the
+            lowest first. So calls of one number never overlap, and a port or a device can be chosen by it. While the
+            idle check holds a slot, one more slot may run. Its number is `max_concurrency`. None outside a slot.
     """
 
     __slots__ = ()
@@ -54,6 +58,7 @@ class Parent(_Fields):
     fingerprint: str | None
     token: str | None
     until: int | None
+    slot: int | None
 
     def __repr__(self) -> str:
         shown = {**self._asdict(), "token": None if self.token is None else "..."}

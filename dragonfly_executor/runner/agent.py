@@ -201,9 +201,9 @@ class Agent:
 
     # -- slots --------------------------------------------------------------------------------------------------------
 
-    def _fork_slot(self) -> Slot:
+    def _fork_slot(self, number: int) -> Slot:
         place = None if self._synced is None else self._synced.place
-        return self._child_processes.fork_slot(place, self._make_output())
+        return self._child_processes.fork_slot(number, place, self._make_output())
 
     def _descriptors(self) -> list[int]:
         """Return the descriptors that only the agent may hold open."""

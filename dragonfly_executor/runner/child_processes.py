@@ -63,7 +63,6 @@ class ChildProcesses:
         """Shared memory in which slots mark the calls that they start, by the number that the call brings."""
         self._script: int | None = None
         """The `ScriptImport` mode of slots forked from now on; None to use the parent's."""
-        self._forked = 0
         self.title: ProcessTitle | None = None
         """The writer of the title that ``ps`` shows."""
         self._setup_crashes = 0
@@ -73,16 +72,15 @@ class ChildProcesses:
 
     # -- slots --------------------------------------------------------------------------------------------------------
 
-    def fork_slot(self, place: WorkingDirectory | None, output: SlotOutput) -> Slot:
-        """Fork a slot, and tell the parent."""
+    def fork_slot(self, number: int, place: WorkingDirectory | None, output: SlotOutput) -> Slot:
+        """Fork the slot with this number, and tell the parent."""
         setup = self._setup()
         try:
-            progress = Progress(self._forked + 1, self.starts)
+            progress = Progress(number, self.starts)
             slot = Slot(self._loop, setup, place, self._descriptors, self._on_frames, output, progress, self.title)
         except OSError:
             output.close()
             raise
-        self._forked += 1
         slot.timer = self._loop.call_later(self.setup_timeout, lambda: self._setup_is_late(slot))
         self._link.send(encode(Kind.SLOT_UP, detail=slot.pid))
         return slot

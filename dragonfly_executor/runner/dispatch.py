@@ -41,10 +41,10 @@ class Dispatcher:
     Args:
         loop: the agent's event loop.
         send: sends a frame to the parent.
-        fork_slot: forks a slot; raises OSError if there is no room for it.
+        fork_slot: forks the slot with this number; raises OSError if there is no room for it.
     """
 
-    def __init__(self, loop: Loop, send: Callable[[bytes], None], fork_slot: Callable[[], Slot]) -> None:
+    def __init__(self, loop: Loop, send: Callable[[bytes], None], fork_slot: Callable[[int], Slot]) -> None:
         self._loop = loop
         self._send = send
         self._fork_slot = fork_slot
@@ -251,7 +251,7 @@ class Dispatcher:
 
     def _fork(self, action: actions.Fork) -> None:
         try:
-            slot = self._fork_slot()
+            slot = self._fork_slot(action.number)
         except OSError as error:
             if self.slots and not self._has_logged_fork_error:
                 self._has_logged_fork_error = True

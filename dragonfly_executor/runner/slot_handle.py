@@ -116,7 +116,7 @@ class Slot:
         slot_end.close()
         self.stack.keep_reader()
         self.link = Link(loop, own_end, lambda frames: on_frames(self, frames), lambda reason: None)
-        self.record = SlotRecord(self.pid, loop.time())
+        self.record = SlotRecord(self.pid, loop.time(), progress.number)
         self.timer: Timer | None = None
         output.slot_is_forked(self)
 

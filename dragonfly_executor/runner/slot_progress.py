@@ -31,12 +31,12 @@ class Progress:
     """The progress of one slot.
 
     Args:
-        number: the slot's number on its runner, counted from 1.
+        number: the slot's number on its runner; see `SlotRecord`.
         starts: memory that the parent reads, in which all slots of the runner mark the calls that they start; None if
             the parent has none.
     """
 
-    def __init__(self, number: int = 1, starts: Cells | None = None) -> None:
+    def __init__(self, number: int = 0, starts: Cells | None = None) -> None:
         self.number = number
         self._starts = starts
         self._page = mmap(-1, _LEVEL_AT + _LEVEL.size)

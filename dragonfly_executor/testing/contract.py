@@ -8,17 +8,17 @@ import unittest
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Self
+from typing import Any
 
 from dragonfly_executor import errors
 from dragonfly_executor.api.executor import DragonflyExecutor
 from dragonfly_executor.backends.base import Backend, BootRequest, CancelToken, Node, Stream
 from dragonfly_executor.protocol.frames import Decoder, Frame, Kind
 from dragonfly_executor.protocol.handshake import read_hello
-from dragonfly_executor.protocol.parent import Parent
+from dragonfly_executor.testing.leftover_contract import LeftoverContract, check_same, check_that
 
 
-class BackendContract:
+class BackendContract(LeftoverContract):
     """Test methods for any backend; pytest and unittest find them in a subclass.
 
         class TestMyBackend(BackendContract):
@@ -74,8 +74,8 @@ class BackendContract:
         """Check that a call returns from a runner, and that the runner is gone after the pool's shutdown."""
         backend = self.make_backend()
         with self._executor(backend) as executor:
-            _same(executor.submit(pow, 2, 10).result(self.patience), 1024)
-            _same(executor.pool.stats().runners_up, 1)
+            check_same(executor.submit(pow, 2, 10).result(self.patience), 1024)
+            check_same(executor.pool.stats().runners_up, 1)
         self._nothing_is_left(backend)
 
     def test_the_first_that_a_runner_says_is_hello(self) -> None:
@@ -96,7 +96,7 @@ class BackendContract:
             first, second = backend.boot(streams.request(1)), backend.boot(streams.request(2))
             try:
                 first.stop()
-                _same(_first_frame(streams.stream(second, 2)).kind, Kind.HELLO)
+                check_same(_first_frame(streams.stream(second, 2)).kind, Kind.HELLO)
             finally:
                 second.stop()
         self._nothing_is_left(backend)
@@ -156,11 +156,11 @@ class BackendContract:
         """Check that calls after a runner's death run on the next runner."""
         backend = _Recording(self.make_backend())
         with self._executor(backend) as executor:
-            _same(executor.submit(pow, 2, 3).result(self.patience), 8)
+            check_same(executor.submit(pow, 2, 3).result(self.patience), 8)
             self.kill(backend.nodes[0])
             # A call that is sent before the death is detected is lost with the runner.
-            _same(executor.options(retries=2).submit(pow, 2, 4).result(self.patience), 16)
-            _same(len(backend.nodes), 2)
+            check_same(executor.options(retries=2).submit(pow, 2, 4).result(self.patience), 16)
+            check_same(len(backend.nodes), 2)
         self._nothing_is_left(backend.real)
 
     def test_a_boot_that_fails_raises_a_boot_error_with_its_cause(self) -> None:
@@ -170,7 +170,7 @@ class BackendContract:
             try:
                 node = backend.boot(streams.request(1))
             except errors.BootError as error:
-                _check(error.__cause__ is not None or bool(error.output), f"{error!r} does not say what caused it")
+                check_that(error.__cause__ is not None or bool(error.output), f"{error!r} does not say what caused it")
             else:
                 node.stop()
                 raise AssertionError("the boot did not fail")
@@ -181,7 +181,7 @@ class BackendContract:
         backend = self.make_broken_backend()
         with self._executor(backend, max_boot_failures=1) as executor:
             error = executor.submit(pow, 2, 10).exception(self.patience)
-            _check(isinstance(error, errors.BootError), f"the call ended with {error!r}")
+            check_that(isinstance(error, errors.BootError), f"the call ended with {error!r}")
         self._nothing_is_left(backend)
 
     def test_a_boot_that_hangs_is_given_up_at_any_step(self) -> None:
@@ -203,7 +203,9 @@ class BackendContract:
                 except Empty:
                     text = f"a boot that hung at {step!r} did not end within {self.give_up_patience:g} s"
                     raise AssertionError(text) from None
-                _check(error is None or isinstance(error, errors.BootError), f"at {step!r} the boot raised {error!r}")
+                check_that(
+                    error is None or isinstance(error, errors.BootError), f"at {step!r} the boot raised {error!r}"
+                )
             self._nothing_is_left(backend)
 
     def test_a_pool_that_ends_does_not_wait_for_a_boot_that_hangs(self) -> None:
@@ -219,9 +221,9 @@ class BackendContract:
             cancelled = future.cancel()
             executor.shutdown()
             took = time.monotonic() - began
-            _check(cancelled, f"the call ended although its boot hung at {step!r}")
+            check_that(cancelled, f"the call ended although its boot hung at {step!r}")
             text = f"a pool whose boot hung at {step!r} took {took:.1f} s to end, not {self.give_up_patience:g} s"
-            _check(took < self.give_up_patience, text)
+            check_that(took < self.give_up_patience, text)
             self._nothing_is_left(backend)
 
     # -- steps --------------------------------------------------------------------------------------------------------
@@ -235,77 +237,6 @@ class BackendContract:
 
     def _executor(self, backend: Backend, **options: Any) -> DragonflyExecutor:
         return DragonflyExecutor(backend=backend, max=1, max_concurrency=2, **options)
-
-    def _node_streams(self, backend: Backend) -> _NodeStreams:
-        return _DialedStreams(backend, self.patience) if backend.dials_back else _NodeStreams(backend, self.patience)
-
-    def _nothing_is_left(self, backend: Backend) -> None:
-        left = list(self.left_running(backend))
-        _check(not left, f"still there: {left}")
-
-
-class _NodeStreams:
-    """Access to the streams of a backend's nodes, for backends whose nodes have streams."""
-
-    def __init__(self, backend: Backend, timeout: float) -> None:
-        self._backend = backend
-        self._timeout = timeout
-
-    def request(self, number: int) -> BootRequest:
-        """Return the request with which to boot this runner."""
-        return BootRequest(number, Parent.new("contract", number, self._backend.name), self._timeout)
-
-    def forget(self, number: int) -> None:
-        """Stop expecting this runner."""
-
-    def stream(self, node: Node, number: int) -> Stream:
-        """Return the stream of a runner."""
-        if node.stream is None:
-            raise AssertionError("the node has no stream, and the backend does not say that its runners dial back")
-        return node.stream
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing: nothing was opened."""
-
-
-class _DialedStreams(_NodeStreams):
-    """Access to the streams of runners that dial back."""
-
-    def __init__(self, backend: Backend, timeout: float) -> None:
-        # This import loads ssl, which no other backend needs.
-        from dragonfly_executor.testing.dialback_server import DialBackServer
-
-        super().__init__(backend, timeout)
-        self._reception = DialBackServer(backend, timeout)
-        self._streams: list[Stream] = []
-
-    def request(self, number: int) -> BootRequest:
-        """See `_NodeStreams`."""
-        return self._reception.request(number)
-
-    def forget(self, number: int) -> None:
-        """See `_NodeStreams`."""
-        self._reception.forget(number)
-
-    def stream(self, node: Node, number: int) -> Stream:
-        """See `_NodeStreams`. Other runners may have dialed in before, and are skipped."""
-        _check(node.stream is None, "the node has a stream, and the backend says that its runners dial back")
-        while self._reception.joined.get(timeout=self._timeout) != number:
-            continue
-        stream = self._reception.take(number)
-        if stream is None:
-            raise AssertionError("the runner has left")
-        stream.settimeout(self._timeout)
-        self._streams.append(stream)
-        return stream
-
-    def __exit__(self, *_: object) -> None:
-        for stream in self._streams:
-            stream.close()
-        self._reception.close()
 
 
 class _Recording(Backend):
@@ -368,13 +299,3 @@ def _ends(stream: Stream) -> None:
             continue
     except OSError:
         return
-
-
-def _same(found: object, expected: object) -> None:
-    _check(found == expected, f"{found!r} is not {expected!r}")
-
-
-def _check(holds: bool, complaint: str) -> None:
-    # Not the assert statement: pytest does not rewrite asserts of this module, and python may run it with -O.
-    if not holds:
-        raise AssertionError(complaint)

@@ -102,17 +102,18 @@ def test_it_is_a_module_and_a_script() -> None:
 # -- said once, and where it belongs -----------------------------------------------------------------------------------
 
 
-def test_help_says_which_commands_are_flys(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_for_which_backends_a_command_is(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     told = " ".join(capsys.readouterr().out.split())
-    assert "show the machines on Fly that" in told
-    assert "destroy the machines on Fly whose" in told
-    assert "destroy machines on Fly that" in told
+    assert "show the nodes that pools have booted" in told
+    assert "are for machines on Fly.io, and with --backend NAME for other backends" in told
     for command_name in ("list", "sweep", "destroy"):
         with pytest.raises(SystemExit):
             main([command_name, "--help"])
-        assert "machines on Fly" in " ".join(capsys.readouterr().out.split())
+        told = " ".join(capsys.readouterr().out.split())
+        assert "fly, or the name of an installed backend; default fly" in told
+        assert "the Fly app" in told
 
 
 def test_a_failure_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:

@@ -235,7 +235,7 @@ class SlotWorld:
             self.tell("fork_failed", self.now)
             return
         self._pids += 1
-        slot = PlayedSlot(SlotRecord(self._pids, self.now))
+        slot = PlayedSlot(SlotRecord(self._pids, self.now, action.number))
         self.slots[self._pids] = slot
         assert len(self.slots) <= self.table.max_slots + bool(self.table.check.call), "too many slots"
         self.tell("slot_forked", slot.record)
@@ -511,8 +511,8 @@ def make_call(
 def _told(arg: object) -> Callable[[dict[object, object]], object]:
     """How to say the same to another scheduler, which has its own slots and calls."""
     if isinstance(arg, SlotRecord):
-        pid, since = arg.pid, arg.since
-        return lambda made: made.setdefault(("slot", pid), SlotRecord(pid, since))
+        pid, since, number = arg.pid, arg.since, arg.number
+        return lambda made: made.setdefault(("slot", pid), SlotRecord(pid, since, number))
     if isinstance(arg, SlotCall):
         ref, is_check = arg.ref, arg.is_check
         limits = None if arg.limits is None else (arg.limits.time_left, arg.limits.run_timeout)

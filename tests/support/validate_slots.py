@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.core.slot_choice import prefetch_depth
-from dragonfly_executor.core.slot_records import DYING, FULL, NEVER, RETIRED, SlotCall
+from dragonfly_executor.core.slot_records import DYING, FULL, NEVER, RESERVED, RETIRED, SlotCall
 from dragonfly_executor.core.slot_scheduler import SlotScheduler
 from dragonfly_executor.core.slot_state import SlotTable
 
@@ -47,12 +47,27 @@ def check_slots(table: SlotTable) -> None:
     for pid, slot in table.slots.items():
         assert slot.pid == pid
         assert slot.is_checking == any(call.is_check for call in slot.in_flight)
-        assert 0 <= slot.blocked <= RETIRED | DYING | FULL
+        assert 0 <= slot.blocked <= RETIRED | DYING | FULL | RESERVED
         assert slot.handed >= sum(not call.is_check for call in slot.in_flight)
         assert not table.calls_per_slot or slot.handed <= table.calls_per_slot
         assert not table.calls_per_slot or slot.handed < table.calls_per_slot or slot.is_retired
         # The running call, and what may be queued behind it.
         assert len(slot.in_flight) <= 1 + prefetch_depth(1e-9)
+    check_numbers(table)
+
+
+def check_numbers(table: SlotTable) -> None:
+    """No two slots have one number, and an extra slot stays no longer than the check for which it was forked."""
+    numbers = sorted(slot.number for slot in table.slots.values())
+    assert numbers == sorted(set(numbers)), "two slots have the same number"
+    assert not numbers or numbers[-1] <= table.max_slots
+    extras = [slot for slot in table.slots.values() if table.is_extra(slot)]
+    assert all(slot.is_retired or table.check.call is not None for slot in extras), "an extra slot stays"
+    busy = sum(bool(slot.in_flight) and not slot.is_checking for slot in table.slots.values())
+    assert busy <= table.max_slots, "more calls run at once than slots were asked for"
+    reserved = [slot for slot in table.slots.values() if slot.blocked & RESERVED]
+    assert len(reserved) <= 1
+    assert not reserved or any(slot.in_flight for slot in extras), "a slot waits for nothing"
 
 
 def check_idle_check(table: SlotTable) -> None:

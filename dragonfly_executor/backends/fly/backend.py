@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.backends.agent_command import portable_options
+from dragonfly_executor.backends.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.base import Backend, BootRequest, CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.fly.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
-from dragonfly_executor.backends.fly.journal import JournalEntry, open_journal
-from dragonfly_executor.backends.fly.journal_writer import JournalWriter
+from dragonfly_executor.backends.fly.journal import FlyEntry, open_fly_journal
 from dragonfly_executor.backends.fly.machine_config import (
     STOP_SLACK,
     ConfigSections,
@@ -28,9 +26,11 @@ from dragonfly_executor.backends.fly.machine_config import (
     merge,
     runner_command,
 )
-from dragonfly_executor.backends.fly.owner import HOLD_FOR, Owner, OwnerLabel
 from dragonfly_executor.backends.fly.prices import PRICES, Prices
 from dragonfly_executor.backends.fly.settings import APIAccess, ParentAddress, Placement
+from dragonfly_executor.backends.journal_writer import JournalWriter
+from dragonfly_executor.backends.label import HOLD_FOR, OwnerLabel, node_name
+from dragonfly_executor.backends.owner import Owner
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.transport.tcp import join_address
 from dragonfly_executor.util.validation import duration
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.fly.client import MachinesAPI
     from dragonfly_executor.backends.fly.creation import MachineCreation
     from dragonfly_executor.backends.fly.machines import FlyMachine
-    from dragonfly_executor.backends.fly.sweep import SweepResult
+    from dragonfly_executor.backends.fly.sweep import FoundMachine, Sweeper
+    from dragonfly_executor.backends.found_node import FoundNode, SweepResult
     from dragonfly_executor.util.validation import Seconds
 
 logger = logging.getLogger("dragonfly_executor")
@@ -173,9 +174,9 @@ class FlyBackend(Backend):
         guest = Guest(cpu_kind, cpus, memory_mb, gpu_kind, gpus).check()
         self.template = _template(place, guest, self._limits, sections, python, bool(skip_secrets), bool(keep_token))
         self.api = _api(access)
-        self.journal = open_journal(journal)
-        self._sweeps = BackgroundSweeper(self.api, self.journal, wanted=bool(sweep))
-        self._records = JournalWriter(self.journal, self._sweeps.ask)
+        self.journal = open_fly_journal(journal)
+        self._sweeps = BackgroundSweeper(self._sweep_machines, backend="fly", noun="machine", wanted=bool(sweep))
+        self._records = JournalWriter(self.journal, self._sweeps.ask, noun="machine", command="dragonfly destroy")
 
     def __repr__(self) -> str:
         regions = ",".join(self._regions)
@@ -219,7 +220,7 @@ class FlyBackend(Backend):
             wait_for_turn(self.api, deadline)
             # Not before the turn has come, as the times in the journal and on the machine count from here.
             label = self._label(request)
-            name = machine_name(request.parent.pool)
+            name = node_name(request.parent.pool)
             entry = self._journaled(name, label)
             written = label.encode()
 
@@ -237,20 +238,38 @@ class FlyBackend(Backend):
                 raise
             return self._node(machine, entry, request, creation)
 
-    def sweep(self) -> SweepResult:
-        """Destroy the orphaned machines of this app. Blocks for at most a minute.
+    def list_nodes(self) -> Sequence[FoundNode]:
+        """See `Backend.list_nodes`."""
+        from dragonfly_executor.backends.fly.found_machine import found_nodes
+
+        return found_nodes(self._sweeper(), Deadline(SWEEP_TIMEOUT), self.prices)
+
+    def destroy_nodes(self, nodes: Iterable[FoundNode]) -> SweepResult[FoundNode]:
+        """See `Backend.destroy_nodes`."""
+        from dragonfly_executor.backends.fly.found_machine import destroy_nodes
+
+        return destroy_nodes(self._sweeper(), nodes, Deadline(SWEEP_TIMEOUT), self.prices)
+
+    def sweep(self) -> SweepResult[FoundNode]:
+        """See `Backend.sweep`. Blocks for at most a minute.
 
         Sweeps are a second safeguard; see the class for the first.
-
-        Returns:
-            The machines that were destroyed, and those that could not be destroyed.
 
         Raises:
             DragonflyError: Fly could not list the machines.
         """
+        from dragonfly_executor.backends.fly.found_machine import found_nodes_of
+
+        sweeper = self._sweeper()
+        return found_nodes_of(sweeper.sweep(Deadline(SWEEP_TIMEOUT)), sweeper.now(), self.prices)
+
+    def _sweeper(self) -> Sweeper:
         from dragonfly_executor.backends.fly.sweep import Sweeper
 
-        return Sweeper(self.api, self.journal).sweep(Deadline(SWEEP_TIMEOUT))
+        return Sweeper(self.api, self.journal)
+
+    def _sweep_machines(self, deadline: Deadline) -> SweepResult[FoundMachine]:
+        return self._sweeper().sweep(deadline)
 
     # -- one boot -----------------------------------------------------------------------------------------------------
 
@@ -259,21 +278,21 @@ class FlyBackend(Backend):
         expires, me, boot = int(time.time() + lifetime), Owner.me(), os.urandom(16).hex()
         return OwnerLabel(boot, request.parent.pool, me, expires, int(lifetime), me.app, hold)
 
-    def _journaled(self, name: str, label: OwnerLabel) -> JournalEntry:
+    def _journaled(self, name: str, label: OwnerLabel) -> FlyEntry:
         """Write the boot into the journal, before Fly gets the create request."""
         access, now = self.api.access, time.time()
         region, guest = ",".join(self._regions), self.template.guest.encode()
-        entry = JournalEntry(name, access.app, access.host, label, now, float(label.expires), None, region, guest)
+        entry = FlyEntry(name, access.app, access.host, label, now, float(label.expires), None, region, guest)
         self._records.begin(entry)
         return entry
 
-    def _node(self, machine: FlyMachine, entry: JournalEntry, request: BootRequest, creation: MachineCreation) -> Node:
+    def _node(self, machine: FlyMachine, entry: FlyEntry, request: BootRequest, creation: MachineCreation) -> Node:
         from dragonfly_executor.backends.fly.node import FlyNode
 
         known = entry._replace(machine_id=machine.id or None, region=machine.region or entry.region)
         self._records.complete(known, machine)
         address = request.parent.address or join_address(self._address.dialed, self._address.port)
-        forget, abandon = (lambda: self._records.forget(known)), (lambda: self._records.abandon(known))
+        forget, abandon = (lambda: self._records.forget(known)), (lambda: self._records.abandon(known, known.name))
         is_recorded, sweeps = self.journal is not None, self._sweeps
         node = FlyNode(
             self.api, machine, address, forget, abandon, creation.find, sweeps.node_left, is_recorded=is_recorded
@@ -284,7 +303,7 @@ class FlyBackend(Backend):
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node
 
-    def _undo(self, creation: MachineCreation, entry: JournalEntry, given_up: CancelToken | None) -> None:
+    def _undo(self, creation: MachineCreation, entry: FlyEntry, given_up: CancelToken | None) -> None:
         """Clean up after a failed boot: destroy the machine that it may have created, or mark its entry abandoned."""
         if not creation.outcome_unknown:
             self._records.forget(entry)
@@ -298,14 +317,8 @@ class FlyBackend(Backend):
         if not why:
             self._records.forget(entry)
             return
-        then = self._records.abandon(entry)
+        then = self._records.abandon(entry, entry.name)
         logger.warning("the boot failed, but Fly may have created machine %s: %s. %s", entry.name, why, then)
-
-
-def machine_name(pool: str) -> str:
-    """Return a unique machine name of lower-case letters, digits and dashes, at most 63 characters long."""
-    word = re.sub(r"[^a-z0-9]+", "-", pool.lower())[:24].strip("-")
-    return f"dragonfly-{word}-{os.urandom(10).hex()}" if word else f"dragonfly-{os.urandom(10).hex()}"
 
 
 def _template(

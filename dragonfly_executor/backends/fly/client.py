@@ -16,9 +16,9 @@ from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
 from dragonfly_executor.backends.fly.errors import FlyAPIError, OutOfTimeError, RetryableAPIError, describe
 from dragonfly_executor.backends.fly.http import HttpConnections
 from dragonfly_executor.backends.fly.machines import GONE, FlyMachine
-from dragonfly_executor.backends.fly.owner import KIND, RUNNER
 from dragonfly_executor.backends.fly.responses import APIResponse, ResponseKind, classify, is_final, retry_after
 from dragonfly_executor.backends.fly.settings import APIAccess
+from dragonfly_executor.backends.label import KIND, RUNNER
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
 from dragonfly_executor.backends.fly.client import RETRYABLE, MachinesAPI, failure, persist
 from dragonfly_executor.backends.fly.errors import FlyAPIError, OutOfTimeError, RetryableAPIError, describe
 from dragonfly_executor.backends.fly.machines import STILL_EXISTS, FlyMachine
-from dragonfly_executor.backends.fly.owner import BOOT
 from dragonfly_executor.backends.fly.responses import ResponseKind, classify, is_image_missing, taken_by
+from dragonfly_executor.backends.label import BOOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,8 +13,8 @@ from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.machines import ENDED, STILL_EXISTS, FlyMachine, MachineExit
-from dragonfly_executor.backends.fly.owner import HELD, HOLD_FOR
 from dragonfly_executor.backends.fly.responses import ResponseKind
+from dragonfly_executor.backends.label import HELD, HOLD_FOR
 from dragonfly_executor.runner import exit_codes
 
 logger = logging.getLogger("dragonfly_executor")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from dragonfly_executor.backends.fly.token import APIToken
+from dragonfly_executor.backends.owner import is_app_name
 from dragonfly_executor.transport.tcp import split_address
 
 DEFAULT_HOST = "https://api.machines.dev"
@@ -96,11 +97,6 @@ class APIAccess(NamedTuple):
             names.name("host", is_given=bool(host)),
         )
         return cls(wanted, APIToken(secret), url)
-
-
-def is_app_name(text: str) -> bool:
-    """Return True if an app may have this name."""
-    return bool(text) and all(letter.isalnum() or letter in "-_" for letter in text)
 
 
 class ParentAddress(NamedTuple):

@@ -16,9 +16,12 @@ from typing import NamedTuple
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
-from dragonfly_executor.backends.fly.journal import Journal, JournalEntry
+from dragonfly_executor.backends.fly.journal import FlyEntry, FlyJournal
 from dragonfly_executor.backends.fly.machines import GONE, STILL_EXISTS, FlyMachine
-from dragonfly_executor.backends.fly.owner import Liveness, Owner, OwnerLabel
+from dragonfly_executor.backends.found_node import SweepResult
+from dragonfly_executor.backends.label import OwnerLabel
+from dragonfly_executor.backends.orphans import ABANDONED, NO_LABEL, describe, earlier_clock, judge
+from dragonfly_executor.backends.owner import Liveness, Owner
 
 MAX_PARENTS = 20
 """The maximum number of parents on Fly that one sweep checks, as each takes a request."""
@@ -27,11 +30,6 @@ LOOKUP_TIMEOUT = 3.0
 """Seconds for looking up one machine. A slow lookup must not prevent the lookups of other machines."""
 SHOWN = 60.0
 """Seconds after which a machine that Fly does not know counts as gone. A newer one may not be visible everywhere."""
-
-APART_A_LITTLE = 300.0
-"""Seconds that a lease must have been over before the machine counts as orphaned."""
-APART = 30 * 24 * 3600.0
-"""Seconds by which this machine's clock may differ from Fly's. If it differs by more, it is unclear which is wrong."""
 
 
 class FoundMachine(NamedTuple):
@@ -45,7 +43,7 @@ class FoundMachine(NamedTuple):
     """
 
     machine: FlyMachine | None
-    entry: JournalEntry | None
+    entry: FlyEntry | None
     liveness: Liveness
     why: str
 
@@ -53,18 +51,6 @@ class FoundMachine(NamedTuple):
     def name(self) -> str:
         """Return the machine's name."""
         return self.machine.name if self.machine is not None else self.entry.name if self.entry is not None else "?"
-
-
-class SweepResult(NamedTuple):
-    """The result of a sweep.
-
-    Attributes:
-        destroyed: orphaned machines that are gone now.
-        left: orphaned machines that may still exist, each with the reason.
-    """
-
-    destroyed: list[FoundMachine]
-    left: list[tuple[FoundMachine, str]]
 
 
 class Sweeper:
@@ -75,7 +61,7 @@ class Sweeper:
         journal: the journal, or None.
     """
 
-    def __init__(self, api: MachinesAPI, journal: Journal | None) -> None:
+    def __init__(self, api: MachinesAPI, journal: FlyJournal | None) -> None:
         self._api = api
         self._journal = journal
         self._me = Owner.me()
@@ -119,7 +105,7 @@ class Sweeper:
             ours = [machine for machine in listed.values() if OwnerLabel.decode(machine.metadata) is not None]
             return [*found, *(self._judge(machine, None, now, asking) for machine in ours)]
 
-    def sweep(self, deadline: Deadline, found: Iterable[FoundMachine] | None = None) -> SweepResult:
+    def sweep(self, deadline: Deadline, found: Iterable[FoundMachine] | None = None) -> SweepResult[FoundMachine]:
         """Destroy orphaned machines.
 
         Args:
@@ -145,16 +131,18 @@ class Sweeper:
         entry = next((entry for entry in self._entries() if entry.name == machine.name), None)
         return self._judge(machine, entry, self._now(), deadline)
 
-    def destroy(self, found: Iterable[FoundMachine], deadline: Deadline) -> SweepResult:
+    def destroy(self, found: Iterable[FoundMachine], deadline: Deadline) -> SweepResult[FoundMachine]:
         """Destroy these machines, even if their owners are alive. A machine that only the journal knows is skipped."""
-        swept = SweepResult([], [])
+        swept: SweepResult[FoundMachine] = SweepResult([], [])
         with self._api:
             for one in found:
                 if one.machine is not None:
                     self._destroy(one, one.machine, deadline, swept)
         return swept
 
-    def _destroy(self, one: FoundMachine, machine: FlyMachine, deadline: Deadline, swept: SweepResult) -> None:
+    def _destroy(
+        self, one: FoundMachine, machine: FlyMachine, deadline: Deadline, swept: SweepResult[FoundMachine]
+    ) -> None:
         if deadline.is_over:
             swept.left.append((one, "there was no time left"))
             return
@@ -172,16 +160,15 @@ class Sweeper:
 
     def _now(self) -> float:
         """Return Fly's time. If the clocks are far apart, return the earlier one, so that nothing expires too soon."""
-        now, here = self._api.now(), time.time()
-        return now if abs(now - here) < APART else min(now, here)
+        return earlier_clock(self._api.now(), time.time())
 
-    def _entries(self) -> list[JournalEntry]:
+    def _entries(self) -> list[FlyEntry]:
         """Return the journal entries of this app. Include damaged ones, as they may be of this app."""
         entries = [] if self._journal is None else self._journal.entries()
         here = (self._api.access.app, self._api.access.host)
         return [entry for entry in entries if entry.label is None or (entry.app, entry.host) == here]
 
-    def _forget(self, entry: JournalEntry) -> None:
+    def _forget(self, entry: FlyEntry) -> None:
         if self._journal is not None:
             # An entry that stays costs one more lookup in the next sweep, and no machine.
             with suppress(OSError):
@@ -194,7 +181,7 @@ class Sweeper:
         except FlyAPIError as error:
             return None, f"its state could not be read: {error}"
 
-    def _is_over(self, entry: JournalEntry, machine: FlyMachine | None) -> bool:
+    def _is_over(self, entry: FlyEntry, machine: FlyMachine | None) -> bool:
         """Return True if an unlisted machine is gone and its entry is no longer needed."""
         if machine is not None and machine.state not in GONE:
             return False
@@ -209,7 +196,7 @@ class Sweeper:
     # -- the owner ----------------------------------------------------------------------------------------------------
 
     def _judge(
-        self, machine: FlyMachine | None, entry: JournalEntry | None, now: float, deadline: Deadline
+        self, machine: FlyMachine | None, entry: FlyEntry | None, now: float, deadline: Deadline
     ) -> FoundMachine:
         label = OwnerLabel.decode(machine.metadata) if machine is not None else None
         if entry is not None:
@@ -217,28 +204,18 @@ class Sweeper:
                 # A machine has this name, but it is not the one in the journal.
                 entry = None
             elif entry.abandoned:
-                return FoundMachine(machine, entry, Liveness.GONE, "its pool has released it")
+                return FoundMachine(machine, entry, *ABANDONED)
         written = label or (entry.label if entry is not None else None)
         if written is None:
-            return FoundMachine(machine, entry, Liveness.UNKNOWN, "its owner is unknown")
-        liveness = written.owner.liveness(self._me, is_here=entry is not None and entry.label is not None)
-        expires = written.expires if machine is None else written.expires_on(machine.created)
-        if liveness is Liveness.UNKNOWN and expires < now:
-            return FoundMachine(machine, entry, Liveness.GONE, "it has expired")
-        held = None if machine is None else written.held_until(machine.created)
-        if liveness is Liveness.UNKNOWN and held is not None and held + APART_A_LITTLE < now:
-            return FoundMachine(machine, entry, Liveness.GONE, "its owner has not renewed its claim")
-        if liveness is Liveness.UNKNOWN and written.owner.fly_machine is not None:
-            is_new = machine is None or machine.created is None or now - machine.created < SHOWN
-            liveness = self._parent_on_fly(written.owner.fly_machine, written.app, deadline, is_new=is_new)
-        process = f"process {written.owner.pid} on {written.owner.host}"
-        elsewhere = f"{process} of app {written.app}" if written.app else process
-        why = {
-            Liveness.ALIVE: f"{process} has it",
-            Liveness.GONE: f"{elsewhere} is gone",
-            Liveness.UNKNOWN: f"{elsewhere} cannot be checked from here",
-        }[liveness]
-        return FoundMachine(machine, entry, liveness, why)
+            return FoundMachine(machine, entry, *NO_LABEL)
+        created = None if machine is None else machine.created
+        verdict = judge(written, self._me, now, created, is_here=entry is not None and entry.label is not None)
+        parent = written.owner.fly_machine
+        if verdict.liveness is not Liveness.UNKNOWN or parent is None:
+            return FoundMachine(machine, entry, *verdict)
+        is_new = created is None or now - created < SHOWN
+        liveness = self._parent_on_fly(parent, written.app, deadline, is_new=is_new)
+        return FoundMachine(machine, entry, liveness, describe(written, liveness))
 
     def _parent_on_fly(self, machine_id: str, app: str, deadline: Deadline, *, is_new: bool) -> Liveness:
         """Return whether the parent's own Fly machine still runs.

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.backends.agent_command import portable_options
+from dragonfly_executor.backends.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.journal import JournalEntry, open_journal
+from dragonfly_executor.backends.journal_writer import JournalWriter
+from dragonfly_executor.backends.label import node_name
 from dragonfly_executor.backends.slurm.commands import SlurmCommands, SlurmError
 from dragonfly_executor.backends.slurm.job import NEVER_STARTS, Job
+from dragonfly_executor.backends.slurm.leftovers import SlurmLeftovers, comment_of
 from dragonfly_executor.backends.slurm.node import SlurmNode
 from dragonfly_executor.backends.slurm.options import Minutes, Option, check_options, command_line, time_limit
 from dragonfly_executor.backends.slurm.queue_view import QueueView
@@ -25,17 +31,21 @@ from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
+    from dragonfly_executor.backends.found_node import FoundNode, SweepResult
     from dragonfly_executor.util.validation import Seconds
 
+logger = logging.getLogger("dragonfly_executor")
+
 INFINITY = float("inf")
-PREFIX = "dragonfly-"
-"""The beginning of the names of all jobs."""
 NOTICE = 30
 """Seconds before a job's time limit at which Slurm sends SIGTERM to its runner. The runner gives its calls 25 s."""
+SWEEP_TIMEOUT = 60.0
+FIRST_SWEEP_TIMEOUT = 10.0
+"""Seconds for the sweep beside the first boot."""
 UNDO_TIMEOUT = 1.5
 """Seconds for cancelling the job of a boot that was cancelled, which must end within 2 s."""
 NUMBERS = ("cpus_per_task", "nodes", "port", "queue_timeout")
-TEXTS = ("partition", "account", "qos", "time", "mem", "gres", "python", "setup", "host", "logs")
+TEXTS = ("partition", "account", "qos", "time", "mem", "gres", "python", "setup", "host", "logs", "journal")
 LOGS = "~/.cache/dragonfly_executor/slurm"
 
 
@@ -66,9 +76,13 @@ class SlurmBackend(Backend):
             this machine's files under the same paths.
         requirements: third-party packages to install on each node; see `SSHBackend`.
         command_env: environment variables for Slurm's commands, such as SLURM_CONF.
+        journal: the folder of the journal; default ``$XDG_STATE_HOME/dragonfly_executor/slurm``. False turns the
+            journal off. Then only the comments of jobs identify the jobs of a killed parent.
+        sweep: whether to cancel the jobs of pools that are gone, beside the first boot.
 
     Raises:
         TypeError, ValueError: an argument is invalid.
+        OSError: the journal's folder cannot be made.
     """
 
     name = "slurm"
@@ -98,6 +112,8 @@ class SlurmBackend(Backend):
         sync: Sync | str | Iterable[str | os.PathLike[str]] | None = "auto",
         requirements: Iterable[str] | str | os.PathLike[str] | None = None,
         command_env: Mapping[str, str] | None = None,
+        journal: str | os.PathLike[str] | bool | None = None,
+        sweep: bool = True,
     ) -> None:
         named: dict[str, Option] = {
             "partition": partition, "account": account, "qos": qos, "time": time_limit(time), "mem": mem, "gres": gres,
@@ -117,6 +133,11 @@ class SlurmBackend(Backend):
         self._logs = Path(logs or LOGS).expanduser()
         self._commands = SlurmCommands(command_env)
         self._queue = QueueView(self._commands)
+        self.journal = open_journal(journal, "slurm")
+        self._leftovers = SlurmLeftovers(self._commands, self.journal, {**os.environ, **(command_env or {})})
+        self._sweeps = BackgroundSweeper(self._leftovers.sweep, backend="slurm", noun="job", wanted=bool(sweep))
+        command = "dragonfly destroy --backend slurm"
+        self._records = JournalWriter(self.journal, self._sweeps.ask, noun="job", command=command)
 
     @classmethod
     def from_text(cls, **settings: str) -> SlurmBackend:
@@ -153,31 +174,51 @@ class SlurmBackend(Backend):
 
     def boot(self, request: BootRequest) -> Node:
         """See `Backend.boot`. The job waits in Slurm's queue inside of this."""
-        name = f"{PREFIX}{os.getpid()}-{request.runner_id}-{os.urandom(4).hex()}"
+        name = node_name(request.parent.pool)
         deadline = Deadline(request.timeout, request.given_up)
+        entry = self._leftovers.entry(name, request)
+        self._records.begin(entry)
         try:
-            job_id = self._submit(name, request, deadline)
+            job_id = self._submit(entry, request, deadline)
         except SlurmError as error:
-            self._undo(name, error)
+            self._undo(entry, error)
             raise BootError(str(error), "create", final=error.final) from error
-        log = self._logs / f"{job_id}.log"
-        node = SlurmNode(
-            job_id, name, self._commands, self._queue, log, shares_disk=self._shares_disk, keeps_log=self._keeps_logs
-        )
+        node = self._node(job_id, entry)
         try:
             self._wait_in_queue(node, request)
         except BaseException:
             node.stop(UNDO_TIMEOUT)
             raise
+        # A boot that was cancelled must not wait for a sweep, so a sweep begins with a boot that has ended well.
+        self._sweeps.node_came(FIRST_SWEEP_TIMEOUT)
+        node.call_when_stopped(self._sweeps.node_left)
         return node
 
-    def _submit(self, name: str, request: BootRequest, deadline: Deadline) -> str:
+    def list_nodes(self) -> Sequence[FoundNode]:
+        """See `Backend.list_nodes`."""
+        return self._leftovers.find(Deadline(SWEEP_TIMEOUT))
+
+    def destroy_nodes(self, nodes: Iterable[FoundNode]) -> SweepResult[FoundNode]:
+        """See `Backend.destroy_nodes`."""
+        return self._leftovers.destroy(nodes, Deadline(SWEEP_TIMEOUT))
+
+    def _node(self, job_id: str, entry: JournalEntry) -> SlurmNode:
+        known = entry._replace(node_id=job_id)
+        self._records.complete(known, f"job {job_id}")
+        log = self._logs / f"{job_id}.log"
+        forget, abandon = (lambda: self._records.forget(known)), (lambda: self._records.abandon(known, job_id))
+        return SlurmNode(
+            job_id, entry.name, self._commands, self._queue, log, forget, abandon,
+            shares_disk=self._shares_disk, keeps_log=self._keeps_logs,
+        )  # fmt: skip
+
+    def _submit(self, entry: JournalEntry, request: BootRequest, deadline: Deadline) -> str:
         with suppress(OSError):
             # The nodes may see this folder though this machine may not write to it.
             self._logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         own: dict[str, Option] = {
-            "job_name": name,
-            "comment": f"dragonfly_executor pool={request.parent.pool} host={request.parent.host} pid={os.getpid()}",
+            "job_name": entry.name,
+            "comment": "" if entry.label is None else comment_of(entry.label),
             "output": f"{self._logs}/%j.log",
             "export": "ALL",
             "no_requeue": True,
@@ -193,12 +234,24 @@ class SlurmBackend(Backend):
         # exec: Slurm's SIGTERM goes to the batch shell, which has to be the runner.
         return f"#!/bin/sh\n{self._setup}\nexec {shlex.join(command)}\n"
 
-    def _undo(self, name: str, error: SlurmError) -> None:
+    def _undo(self, entry: JournalEntry, error: SlurmError) -> None:
         """Cancel the job of a submission whose answer was lost."""
-        if error.may_have_happened:
-            deadline = Deadline(UNDO_TIMEOUT)
-            with suppress(SlurmError):
-                self._commands.cancel([job.job_id for job in self._commands.named(name, deadline)], deadline)
+        if not error.may_have_happened:
+            self._records.forget(entry)
+            return
+        deadline = Deadline(UNDO_TIMEOUT)
+        try:
+            jobs = self._commands.named(entry.name, deadline)
+            self._commands.cancel([job.job_id for job in jobs], deadline)
+        except SlurmError as why:
+            then = self._records.abandon(entry, entry.name)
+            logger.warning("the boot failed, but job %s may wait or run: %s. %s", entry.name, why, then)
+            return
+        if jobs:
+            self._records.forget(entry)
+        else:
+            # The submission may still be under way.
+            self._records.abandon(entry, entry.name)
 
     def _wait_in_queue(self, node: SlurmNode, request: BootRequest) -> None:
         """Wait until the job runs, or until its runner has dialed back.

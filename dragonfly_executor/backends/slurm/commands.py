@@ -12,6 +12,8 @@ from dragonfly_executor.errors import DragonflyError
 
 COMMAND_TIMEOUT = 60.0
 """Seconds that one command may take. A controller under load answers slowly, and its commands try again themselves."""
+STOP_PAUSE = 0.05
+"""Seconds between two looks at a job that was cancelled."""
 TEMPORARY = (
     "unable to contact slurm controller", "socket timed out", "temporarily unable", "connection refused",
     "zero bytes were transmitted", "connection timed out", "communication connection failure",
@@ -83,6 +85,31 @@ class SlurmCommands:
             SlurmError: the queue cannot be read.
         """
         return [*self._squeue(["--me", f"--name={name}"], deadline).values()]
+
+    def own_jobs(self, deadline: Deadline) -> list[Job]:
+        """Return all of this user's jobs that wait or run.
+
+        Raises:
+            SlurmError: the queue cannot be read.
+        """
+        return [*self._squeue(["--me"], deadline).values()]
+
+    def end(self, job_id: str, deadline: Deadline) -> None:
+        """Cancel a job, and wait until its processes are gone.
+
+        Raises:
+            SlurmError: it may still wait or run.
+        """
+        while True:
+            # First, as the queue may not be readable.
+            self.cancel([job_id], deadline)
+            job = self.jobs([job_id], deadline).get(job_id)
+            if job is None or (job.has_ended and not job.is_completing):
+                return
+            if deadline.is_over:
+                raise SlurmError(f"it was cancelled, and is still {job.state}")
+            # A killed job ends within milliseconds unless its node hangs.
+            deadline.pause(STOP_PAUSE)
 
     def cancel(self, jobs: Iterable[str], deadline: Deadline) -> None:
         """Cancel jobs, and kill all their processes. Jobs that have ended are ignored.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,8 +18,6 @@ logger = logging.getLogger("dragonfly_executor")
 
 STOP_TIMEOUT = 30.0
 """Seconds that the end of a job may take. Slurm's own programs end a job within KillWait, which is 30 s by default."""
-STOP_PAUSE = 0.05
-"""Seconds between two looks at a job that was cancelled."""
 TAIL = 4096
 """Bytes at the end of a job's log that are read for an error."""
 
@@ -31,6 +30,8 @@ class SlurmNode(Node):
         name: the job's name, which no other job has.
         commands, queue: the cluster's.
         log: the file that the job's output goes to, which this machine may see or not.
+        forget, abandon: called at the end of `stop`: if the job is gone, or if it may still wait or run. `abandon`
+            returns as text how the job gets cancelled.
         shares_disk: whether the job sees the files of this machine.
         keeps_log: whether the log stays when the job is stopped.
     """
@@ -45,6 +46,8 @@ class SlurmNode(Node):
         commands: SlurmCommands,
         queue: QueueView,
         log: Path,
+        forget: Callable[[], object],
+        abandon: Callable[[], str],
         *,
         shares_disk: bool,
         keeps_log: bool = False,
@@ -55,8 +58,11 @@ class SlurmNode(Node):
         self._commands = commands
         self._queue = queue
         self._log = log
+        self._forget = forget
+        self._abandon = abandon
         self._keeps_log = keeps_log
         self._stopped = CancelToken()
+        self._when_stopped: Callable[[], object] | None = None
         self._job: Job | None = None
         queue.follow(job_id)
 
@@ -90,6 +96,10 @@ class SlurmNode(Node):
         said = f"job {self.job_id} is gone from Slurm's queue" if job is None else job.describe()
         return BootError(said, phase, output=self.output())
 
+    def call_when_stopped(self, then: Callable[[], object]) -> None:
+        """Call `then` at the end of `stop`, once."""
+        self._when_stopped = then
+
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """See `Node.stop`.
 
@@ -101,27 +111,19 @@ class SlurmNode(Node):
         self._stopped.set()
         deadline = Deadline(timeout)
         try:
-            self._end(deadline)
+            self._commands.end(self.job_id, deadline)
         except SlurmError as error:
-            logger.warning("job %s (%s) may still wait or run: %s", self.job_id, self.name, error)
+            then = self._abandon()
+            logger.warning("job %s (%s) may still wait or run: %s. %s", self.job_id, self.name, error, then)
+        else:
+            self._forget()
         finally:
             self._queue.leave(self.job_id)
             if not self._keeps_log:
                 with suppress(OSError):
                     self._log.unlink(missing_ok=True)
-
-    def _end(self, deadline: Deadline) -> None:
-        """Cancel the job, and wait until its processes are gone."""
-        while True:
-            # First, as the queue may not be readable.
-            self._commands.cancel([self.job_id], deadline)
-            job = self._commands.jobs([self.job_id], deadline).get(self.job_id)
-            if job is None or (job.has_ended and not job.is_completing):
-                return
-            if deadline.is_over:
-                raise SlurmError(f"it was cancelled, and is still {job.state}")
-            # A killed job ends within milliseconds unless its node hangs.
-            deadline.pause(STOP_PAUSE)
+            if self._when_stopped is not None:
+                self._when_stopped()
 
     def output(self) -> str:
         """See `Node.output`."""

@@ -175,16 +175,9 @@ def _fly(options: argparse.Namespace) -> Places:
 
 
 def _installed(options: argparse.Namespace) -> Places:
-    from dragonfly_executor.cli.doctor import plugins
+    from dragonfly_executor.cli import plugins
 
-    points = plugins.installed()
-    point = points.get(options.backend)
-    if point is None:
-        known = ", ".join([*PLACES, *sorted(points)])
-        raise ValueError(
-            f"there is no backend {options.backend!r}: there are {known}. A package adds one by an entry point in the "
-            f"group {plugins.GROUP}"
-        )
+    point = plugins.find(options.backend, PLACES)
     if options.hosts or options.python:
         given = "hosts" if options.hosts else "--python"
         raise ValueError(f"--backend {options.backend} takes no {given}; give its arguments as --set KEY=VALUE")

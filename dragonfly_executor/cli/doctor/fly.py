@@ -167,8 +167,8 @@ class FlyChecks:
     def _machines(self, api: MachinesAPI) -> Iterator[Finding]:
         """Check that the token may list machines, and look for orphaned machines."""
         from dragonfly_executor.backends.deadline import Deadline
-        from dragonfly_executor.backends.fly.owner import Liveness
         from dragonfly_executor.backends.fly.sweep import Sweeper
+        from dragonfly_executor.backends.owner import Liveness
 
         try:
             journal = self.backend().journal

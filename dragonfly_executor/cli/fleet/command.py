@@ -1,4 +1,4 @@
-"""``dragonfly list``, ``dragonfly sweep`` and ``dragonfly destroy``: their command lines and their output."""
+"""``dragonfly list``, ``dragonfly sweep`` and ``dragonfly destroy``: their command lines, and their output for Fly."""
 
 from __future__ import annotations
 
@@ -23,15 +23,21 @@ NO_PROOF = "Fly's list may lag behind: look again, or run `fly machine list`."
 def add_to(commands: Any) -> None:
     """Add the commands to the parser of ``dragonfly``."""
     for name, what, run in (
-        ("list", "show the machines on Fly that pools have booted, their owners and their costs", _list),
-        ("sweep", "destroy the machines on Fly whose pools are gone", _sweep),
-        ("destroy", "destroy machines on Fly that any pool has booted", _destroy),
+        ("list", "show the nodes that pools have booted, their owners and their costs", _list),
+        ("sweep", "destroy the nodes whose pools are gone", _sweep),
+        ("destroy", "destroy nodes that any pool has booted", _destroy),
     ):
         description = f"{what[0].upper()}{what[1:]}."
         parser = commands.add_parser(name, help=what, description=description, epilog=EPILOG)
         if name == "destroy":
-            parser.add_argument("machines", nargs="*", metavar="MACHINE", help="a machine's ID, or its name")
-            parser.add_argument("--all", action="store_true", help="all of the app's")
+            parser.add_argument("machines", nargs="*", metavar="NODE", help="a node's ID, or its name")
+            parser.add_argument("--all", action="store_true", help="all of the app's, or all that the backend lists")
+        parser.add_argument(
+            "--backend", default="fly", metavar="NAME", help="fly, or the name of an installed backend; default fly"
+        )
+        parser.add_argument(
+            "--set", action="append", metavar="KEY=VALUE", dest="settings", help="an argument of an installed backend"
+        )
         parser.add_argument("--app", help="the Fly app; default FLY_APP_NAME, else all apps in the journal")
         parser.add_argument("--journal", metavar="DIR", help="the folder of the journal of this machine's pools")
         parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
@@ -41,8 +47,8 @@ def add_to(commands: Any) -> None:
 
 
 EPILOG = (
-    "For machines on Fly.io; it needs dragonfly-executor[fly]. The token is taken from FLY_API_TOKEN, the API's "
-    "address from FLY_FLAPS_BASE_URL."
+    "For Fly it needs dragonfly-executor[fly]. The token is taken from FLY_API_TOKEN, the API's address from "
+    "FLY_FLAPS_BASE_URL."
 )
 
 
@@ -52,7 +58,11 @@ def _runner(
     def checked(options: argparse.Namespace) -> int:
         """Run the command. Return the exit status: 0 if all is well, 1 if a step failed. A usage error exits with 2."""
         if options.command == "destroy" and bool(options.machines) == options.all:
-            parser.error("name the machines that are to be destroyed, or give --all")
+            parser.error("name the nodes that are to be destroyed, or give --all")
+        if options.backend != "fly":
+            return _run_installed(options, parser)
+        if options.settings:
+            parser.error("--set is for installed backends, and this is --backend fly")
         try:
             # Imported late, as this loads httpx, which the other commands do not need.
             from dragonfly_executor.backends.fly.settings import options as spelled
@@ -77,6 +87,26 @@ def _runner(
             return 1
 
     return checked
+
+
+def _run_installed(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from dragonfly_executor.cli.fleet.installed import Nodes
+
+    if options.app is not None:
+        parser.error(f"--app is for --backend fly, and this is --backend {options.backend}")
+    if options.journal == "":
+        parser.error("--journal is empty: is a variable not set?")
+    try:
+        nodes = Nodes(options.backend, options.settings or (), options.journal)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    try:
+        return nodes.run(options)
+    except BrokenPipeError:
+        raise
+    except (errors.DragonflyError, OSError) as error:
+        print(f"dragonfly: {error}", file=sys.stderr)
+        return 1
 
 
 # -- the commands ------------------------------------------------------------------------------------------------------
@@ -105,7 +135,7 @@ def _list(options: argparse.Namespace, fleet: Fleet) -> int:
 
 
 def _sweep(options: argparse.Namespace, fleet: Fleet) -> int:
-    from dragonfly_executor.backends.fly.owner import Liveness
+    from dragonfly_executor.backends.owner import Liveness
 
     found = fleet.look()
     chosen = [(app, one) for app, one in found if one.liveness is Liveness.GONE and one.machine is not None]
@@ -145,15 +175,9 @@ def _destroy_chosen(options: argparse.Namespace, fleet: Fleet, chosen: list[tupl
 
 
 def _may_destroy(sights: list[MachineRow]) -> bool:
-    """Ask the user for confirmation, on stderr, so that the question does not get into JSON on stdout."""
+    """Show the machines on stderr, so that they do not get into JSON on stdout, and ask for confirmation."""
     _show(sights, file=sys.stderr)
-    if not sys.stdin.isatty():
-        print("dragonfly: cannot ask for confirmation without a terminal; give --yes", file=sys.stderr)
-        return False
-    alive = sum(sight.owner == "alive" for sight in sights)
-    lost = f", {alive} of them in use: their calls are lost" if alive else ""
-    print(f"Destroy these {len(sights)} machines{lost}? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return terminal.confirm_destruction(len(sights), "machines", sum(sight.owner == "alive" for sight in sights))
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------

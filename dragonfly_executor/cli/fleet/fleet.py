@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
-from dragonfly_executor.backends.fly.journal import Journal, JournalEntry, default_folder
-from dragonfly_executor.backends.fly.owner import Liveness
-from dragonfly_executor.backends.fly.settings import ARGUMENTS, APIAccess, SettingNames, is_app_name
-from dragonfly_executor.backends.fly.sweep import FoundMachine, Sweeper, SweepResult
+from dragonfly_executor.backends.fly.journal import FlyEntry, FlyJournal
+from dragonfly_executor.backends.fly.settings import ARGUMENTS, APIAccess, SettingNames
+from dragonfly_executor.backends.fly.sweep import FoundMachine, Sweeper
+from dragonfly_executor.backends.found_node import SweepResult
+from dragonfly_executor.backends.journal import default_folder
+from dragonfly_executor.backends.owner import Liveness, is_app_name
 
 LOOK_TIMEOUT = 30.0
 """Seconds for listing the machines of an app."""
@@ -50,9 +52,9 @@ class Fleet:
             access.app: Sweeper(MachinesAPI(access), self.journal) for access in self._accesses(app)
         }
 
-    def _open(self, folder: str | None) -> Journal | None:
+    def _open(self, folder: str | None) -> FlyJournal | None:
         try:
-            return Journal(default_folder(os.environ) if folder is None else folder)
+            return FlyJournal(default_folder(os.environ, "fly") if folder is None else folder)
         except (OSError, RuntimeError) as error:
             if folder is not None:
                 raise OSError(f"cannot read the journal: {error}. {self._setting_names.give('journal')}") from error
@@ -71,7 +73,7 @@ class Fleet:
     def _access(self, app: str | None) -> APIAccess:
         return APIAccess.find(os.environ, app=app, names=self._setting_names)
 
-    def _entries(self) -> list[JournalEntry]:
+    def _entries(self) -> list[FlyEntry]:
         return [] if self.journal is None else self.journal.entries()
 
     def now(self, app: str) -> float:
@@ -118,9 +120,9 @@ class Fleet:
             unknown += [] if named else [word]
         return [(app, found) for (app, _), found in chosen.items()], unknown
 
-    def destroy(self, chosen: list[tuple[str, FoundMachine]]) -> SweepResult:
+    def destroy(self, chosen: list[tuple[str, FoundMachine]]) -> SweepResult[FoundMachine]:
         """Destroy these machines. Return those that are gone and those that may still exist."""
-        done = SweepResult([], [])
+        done: SweepResult[FoundMachine] = SweepResult([], [])
         for app, found in chosen:
             swept = self.sweepers[app].destroy([found], Deadline(DESTROY_TIMEOUT))
             done.destroyed.extend(swept.destroyed)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dragonfly_executor.backends.fly.machines import ENDED
-from dragonfly_executor.backends.fly.owner import OwnerLabel
 from dragonfly_executor.backends.fly.prices import PRICES, Prices
 from dragonfly_executor.backends.fly.sweep import FoundMachine
+from dragonfly_executor.backends.label import OwnerLabel
+from dragonfly_executor.cli.terminal import duration
 
 HEAD = ("MACHINE", "NAME", "STATE", "REGION", "SIZE", "AGE", "COST", "POOL", "OWNER")
 
@@ -103,12 +104,3 @@ class MachineRow(NamedTuple):
         age, owner = "?" if self.age is None else duration(self.age), f"{self.owner}: {self.why}"
         where = self.region or "?"
         return (self.id or "-", self.name or "?", self.state, where, size, age, cost, self.pool or "?", owner)
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as text, in its two largest units."""
-    whole = int(seconds)
-    for unit, size, below, of_it in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // of_it} {below}"
-    return f"{whole} s"

@@ -11,7 +11,8 @@ import pytest
 
 from dragonfly_executor.backends.base import BootRequest, Node
 from dragonfly_executor.backends.fly.node import FlyNode
-from dragonfly_executor.backends.fly.owner import APP, HELD, HOLD, HOLD_FOR, Liveness, Owner, OwnerLabel
+from dragonfly_executor.backends.label import APP, HELD, HOLD, HOLD_FOR, OwnerLabel
+from dragonfly_executor.backends.owner import Liveness, Owner
 from dragonfly_executor.testing import FakeBackend
 from tests.backends.fly.boots import ASLEEP_CONFIG, boot, nothing_is_left
 from tests.backends.fly.conftest import Make, MakeBackend

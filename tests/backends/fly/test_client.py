@@ -16,10 +16,10 @@ from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.http import HttpConnections
-from dragonfly_executor.backends.fly.owner import KIND, RUNNER
 from dragonfly_executor.backends.fly.responses import ResponseKind
 from dragonfly_executor.backends.fly.settings import APIAccess
 from dragonfly_executor.backends.fly.token import APIToken
+from dragonfly_executor.backends.label import KIND, RUNNER
 from tests.backends.fly.asking import Asker
 from tests.backends.fly.boots import GivenUpInAPause
 from tests.support.fly_simulator import errors

@@ -15,10 +15,10 @@ import pytest
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.machines import FlyMachine
-from dragonfly_executor.backends.fly.owner import Liveness
 from dragonfly_executor.backends.fly.settings import APIAccess
 from dragonfly_executor.backends.fly.sweep import Sweeper
 from dragonfly_executor.backends.fly.token import APIToken
+from dragonfly_executor.backends.owner import Liveness
 from tests.backends.fly.conftest import MakeBackend
 from tests.backends.fly.test_leaks import elsewhere, label
 from tests.support.helpers import PATIENCE

@@ -17,11 +17,12 @@ import httpx
 import pytest
 
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.journal import JournalEntry
-from dragonfly_executor.backends.fly.owner import Owner, OwnerLabel
+from dragonfly_executor.backends.fly.journal import FlyEntry
 from dragonfly_executor.backends.fly.prices import PRICES
-from dragonfly_executor.cli.fleet.machine_row import duration
+from dragonfly_executor.backends.label import OwnerLabel
+from dragonfly_executor.backends.owner import Owner
 from dragonfly_executor.cli.main import main
+from dragonfly_executor.cli.terminal import duration
 from tests.backends.fly.asking import ASLEEP, Asker
 from tests.backends.fly.boots import ASLEEP_CONFIG, boot, nothing_is_left
 from tests.backends.fly.conftest import MakeBackend
@@ -36,7 +37,7 @@ GUEST = {"cpu_kind": "performance", "cpus": 2, "memory_mb": 4096}
 @pytest.fixture(scope="module")
 def dead() -> Owner:
     """A process that was, on this machine."""
-    program = "from dragonfly_executor.backends.fly.owner import Owner; print(Owner.me().encode())"
+    program = "from dragonfly_executor.backends.owner import Owner; print(Owner.me().encode())"
     printed = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, text=True).stdout
     owner = Owner.decode(printed.strip())
     assert owner is not None
@@ -166,7 +167,7 @@ def test_a_boot_that_only_the_journal_knows_of_is_shown_and_costs_nothing(
 ) -> None:
     backend = make_backend()
     label = OwnerLabel("boot-1", "nightly", Owner.me(), int(time.time() + 3600))
-    entry = JournalEntry("dragonfly-x", "media", on_fly.url, label, time.time(), time.time() + 3600, None, "cdg", GUEST)
+    entry = FlyEntry("dragonfly-x", "media", on_fly.url, label, time.time(), time.time() + 3600, None, "cdg", GUEST)
     assert backend.journal is not None
     backend.journal.write(entry)
     (found,) = machines(capsys)
@@ -223,7 +224,7 @@ def test_ages_and_costs_go_by_flys_clock_and_by_this_ones_what_was_only_written_
     monkeypatch.setattr("dragonfly_executor.cli.fleet.fleet.MachinesAPI", lambda access: MachinesAPI(access, transport))
     journal = make_backend().journal
     assert journal is not None
-    journal.write(JournalEntry("dragonfly-b", "media", on_fly.url, label, now - 60, now + 3600, None, "cdg", GUEST))
+    journal.write(FlyEntry("dragonfly-b", "media", on_fly.url, label, now - 60, now + 3600, None, "cdg", GUEST))
     found = {machine["name"]: machine for machine in machines(capsys)}
     assert found["dragonfly-a"]["age"] == pytest.approx(600, abs=50)
     price = PRICES.per_second(GUEST, ["cdg"])

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from dragonfly_executor import FlyBackend
 from dragonfly_executor.backends.agent_command import portable_options
-from dragonfly_executor.backends.fly.backend import machine_name
-from dragonfly_executor.backends.fly.journal import NAME
 from dragonfly_executor.backends.fly.machine_config import CPUS, Guest, MachineTemplate, merge
 from dragonfly_executor.backends.fly.settings import APIAccess, ParentAddress, Placement
 from dragonfly_executor.backends.fly.token import APIToken
+from dragonfly_executor.backends.journal import NAME
+from dragonfly_executor.backends.label import node_name
 
 ON_FLY = {
     "FLY_APP_NAME": "media",
@@ -209,7 +209,7 @@ def test_regions_in_order_of_preference() -> None:
 
 @given(st.text(max_size=80))
 def test_every_pool_has_names_for_its_machines(pool: str) -> None:
-    first, second = machine_name(pool), machine_name(pool)
+    first, second = node_name(pool), node_name(pool)
     assert first != second
     assert NAME.fullmatch(first)
 

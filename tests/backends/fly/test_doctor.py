@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from dragonfly_executor.backends.fly.owner import Owner, OwnerLabel
+from dragonfly_executor.backends.label import OwnerLabel
+from dragonfly_executor.backends.owner import Owner
 from dragonfly_executor.cli.main import main
 from tests.backends.fly.asking import ASLEEP, Asker
 from tests.support.fly_simulator import errors

@@ -14,31 +14,33 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dragonfly_executor.backends.fly.journal import KEPT, STALE, Journal, JournalEntry, default_folder
-from dragonfly_executor.backends.fly.owner import BOOT, EXPIRES, FIRST_SPACE, KIND, OWNER, Liveness, Owner, OwnerLabel
+from dragonfly_executor.backends.fly.journal import FlyEntry, FlyJournal
+from dragonfly_executor.backends.journal import KEPT, STALE, default_folder
+from dragonfly_executor.backends.label import BOOT, EXPIRES, KIND, OWNER, OwnerLabel
+from dragonfly_executor.backends.owner import FIRST_SPACE, Liveness, Owner
 from tests.support.helpers import watching
 
 ME = Owner.me()
 LABEL = OwnerLabel("b" * 32, "pool", ME, 2_000_000_000)
 
 
-def entry(name: str = "dragonfly-pool-1", **other: Any) -> JournalEntry:
-    return JournalEntry(
+def entry(name: str = "dragonfly-pool-1", **other: Any) -> FlyEntry:
+    return FlyEntry(
         name, "media", "https://api", LABEL, 1.5, 2_000_000_000.0, region="cdg", guest={"cpus": 2}
     )._replace(**other)
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
+def journal(tmp_path: Path) -> FlyJournal:
+    return FlyJournal(tmp_path / "journal")
 
 
-def test_what_is_written_is_read_until_it_is_removed(journal: Journal) -> None:
+def test_what_is_written_is_read_until_it_is_removed(journal: FlyJournal) -> None:
     journal.write(entry())
     journal.write(entry("dragonfly-pool-2", machine_id="7811", abandoned=True))
     assert journal.entries() == [entry(), entry("dragonfly-pool-2", machine_id="7811", abandoned=True)]
     journal.write(entry(machine_id="7812"))
-    assert Journal(journal.folder).entries()[0].machine_id == "7812"
+    assert FlyJournal(journal.folder).entries()[0].machine_id == "7812"
     journal.remove("dragonfly-pool-1")
     journal.remove("dragonfly-pool-1")
     assert [one.name for one in journal.entries()] == ["dragonfly-pool-2"]
@@ -46,39 +48,41 @@ def test_what_is_written_is_read_until_it_is_removed(journal: Journal) -> None:
 
 def test_it_is_for_this_user_alone(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "journal"
-    journal = Journal(folder)
+    journal = FlyJournal(folder)
     journal.write(entry())
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     (path,) = folder.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     folder.chmod(0o755)
-    Journal(folder)
+    FlyJournal(folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Journal(tmp_path)
+    FlyJournal(tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.raises(PermissionError, match="belongs to another user"):
-        Journal(tmp_path)
+        FlyJournal(tmp_path)
 
 
 def test_where_it_lies() -> None:
-    assert default_folder({"XDG_STATE_HOME": "/x"}) == Path("/x/dragonfly_executor/fly")
+    assert default_folder({"XDG_STATE_HOME": "/x"}, "fly") == Path("/x/dragonfly_executor/fly")
     for environment in ({}, {"XDG_STATE_HOME": ""}, {"XDG_STATE_HOME": "relative"}):
-        assert default_folder(environment) == Path("~/.local/state/dragonfly_executor/fly")
+        assert default_folder(environment, "fly") == Path("~/.local/state/dragonfly_executor/fly")
 
 
 @pytest.mark.parametrize("name", ["../escape", "a/b", "", "A", "-a", "x" * 64, "a.json"])
-def test_a_name_is_no_path(journal: Journal, name: str) -> None:
-    with pytest.raises(ValueError, match="not a machine's name"):
+def test_a_name_is_no_path(journal: FlyJournal, name: str) -> None:
+    with pytest.raises(ValueError, match="not a node's name"):
         journal.write(entry(name))
-    with pytest.raises(ValueError, match="not a machine's name"):
+    with pytest.raises(ValueError, match="not a node's name"):
         journal.remove(name)
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_what_was_there(journal: Journal, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_write_that_fails_leaves_what_was_there(
+    journal: FlyJournal, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     journal.write(entry())
 
     def full(*_: object) -> None:
@@ -92,7 +96,7 @@ def test_a_write_that_fails_leaves_what_was_there(journal: Journal, monkeypatch:
     assert len(list(journal.folder.iterdir())) == 1
 
 
-def test_the_disk_has_it_before_anything_follows(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_has_it_before_anything_follows(journal: FlyJournal, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file, then its name in the folder."""
     synced: list[str] = []
     real = os.fsync
@@ -111,7 +115,7 @@ def test_the_disk_has_it_before_anything_follows(journal: Journal, monkeypatch: 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300))
-def test_a_torn_file_still_tells_its_name(journal: Journal, data: bytes) -> None:
+def test_a_torn_file_still_tells_its_name(journal: FlyJournal, data: bytes) -> None:
     journal.write(entry())
     path = journal.folder / f"{entry().name}.json"
     path.write_bytes(data)
@@ -123,7 +127,7 @@ def test_a_torn_file_still_tells_its_name(journal: Journal, data: bytes) -> None
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 600))
-def test_a_file_that_was_cut_short_is_read_whole_or_as_a_name(journal: Journal, size: int) -> None:
+def test_a_file_that_was_cut_short_is_read_whole_or_as_a_name(journal: FlyJournal, size: int) -> None:
     journal.write(entry())
     path = journal.folder / f"{entry().name}.json"
     whole = path.read_bytes()
@@ -132,7 +136,7 @@ def test_a_file_that_was_cut_short_is_read_whole_or_as_a_name(journal: Journal, 
     assert found == entry() if size >= len(whole) else found.label is None
 
 
-def test_half_writes_and_strange_files_are_no_entries(journal: Journal) -> None:
+def test_half_writes_and_strange_files_are_no_entries(journal: FlyJournal) -> None:
     for name in (".dragonfly-pool-1.1.aa", "README", "UPPER.json", "x.json.bak"):
         (journal.folder / name).write_text("{")
     assert journal.entries() == []
@@ -145,22 +149,23 @@ def test_half_writes_and_strange_files_are_no_entries(journal: Journal) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from dragonfly_executor.backends.fly.journal import Journal, JournalEntry
-from dragonfly_executor.backends.fly.owner import Owner, OwnerLabel
+from dragonfly_executor.backends.fly.journal import FlyJournal, FlyEntry
+from dragonfly_executor.backends.label import OwnerLabel
+from dragonfly_executor.backends.owner import Owner
 
-journal = Journal(sys.argv[1])
+journal = FlyJournal(sys.argv[1])
 label = OwnerLabel("b", "pool", Owner.me(), 2_000_000_000)
 print(label.owner.encode(), flush=True)
 number = 0
 while True:
     number += 1
     for name in ("dragonfly-a", f"dragonfly-{sys.argv[2]}-{number % 7}"):
-        journal.write(JournalEntry(name, "app", "host", label, 1.0, 2.0, machine_id=str(number)))
+        journal.write(FlyEntry(name, "app", "host", label, 1.0, 2.0, machine_id=str(number)))
     journal.remove(f"dragonfly-{sys.argv[2]}-{(number + 3) % 7}")
 """
 
 
-def test_writers_that_are_killed_leave_whole_entries(journal: Journal) -> None:
+def test_writers_that_are_killed_leave_whole_entries(journal: FlyJournal) -> None:
     """Two processes at once, killed in the middle: what is read is whole, and says that its owner is gone."""
     command = [sys.executable, "-c", WRITER, str(journal.folder)]
     writers = [subprocess.Popen([*command, number], stdout=subprocess.PIPE) for number in "12"]
@@ -273,7 +278,7 @@ def test_any_metadata_is_read(metadata: dict[str, str]) -> None:
     OwnerLabel.decode({KIND: "runner", BOOT: "x", EXPIRES: "1", **metadata})
 
 
-def test_an_entry_that_cannot_be_read_hides_no_other(journal: Journal) -> None:
+def test_an_entry_that_cannot_be_read_hides_no_other(journal: FlyJournal) -> None:
     """A folder, or what another user has left: its name is all that is known of it, and the others are seen."""
     journal.write(entry())
     (journal.folder / "dragonfly-pool-0.json").mkdir()

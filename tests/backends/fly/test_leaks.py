@@ -25,11 +25,12 @@ from dragonfly_executor import FlyBackend
 from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
-from dragonfly_executor.backends.fly.journal import JournalEntry
-from dragonfly_executor.backends.fly.owner import EXPIRES, KIND, LIFETIME, OWNER, RUNNER, Liveness, Owner, OwnerLabel
+from dragonfly_executor.backends.fly.journal import FlyEntry
 from dragonfly_executor.backends.fly.settings import APIAccess
 from dragonfly_executor.backends.fly.sweep import FoundMachine, Sweeper
 from dragonfly_executor.backends.fly.token import APIToken
+from dragonfly_executor.backends.label import EXPIRES, KIND, LIFETIME, OWNER, RUNNER, OwnerLabel
+from dragonfly_executor.backends.owner import Liveness, Owner
 from tests.backends.fly.asking import ASLEEP
 from tests.backends.fly.boots import ASLEEP_CONFIG, boot, nothing_is_left
 from tests.backends.fly.conftest import Make, MakeBackend
@@ -159,10 +160,10 @@ def machine_of(fly: Simulator, written: dict[str, str], name: str = "dragonfly-x
     return machine
 
 
-def entry_of(backend: FlyBackend, **other: Any) -> JournalEntry:
+def entry_of(backend: FlyBackend, **other: Any) -> FlyEntry:
     access = backend.api.access
     now = time.time()
-    entry = JournalEntry("dragonfly-x", access.app, access.host, label(owner=gone()), now, now + 3600)._replace(**other)
+    entry = FlyEntry("dragonfly-x", access.app, access.host, label(owner=gone()), now, now + 3600)._replace(**other)
     assert backend.journal is not None
     backend.journal.write(entry)
     return entry
@@ -380,7 +381,7 @@ def test_no_call_waits_for_the_sweep(
     on_fly: Simulator, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, moment: float
 ) -> None:
     """The list hangs for as long as it may, 10 s: the first call has long returned. Its runner ends the boot's wait."""
-    monkeypatch.setattr("dragonfly_executor.backends.fly.background_sweep.SWEEP_WAIT", moment)
+    monkeypatch.setattr("dragonfly_executor.backends.background_sweep.SWEEP_WAIT", moment)
     on_fly.faults.on("list", times=math.inf, hang=True)
     backend = make_backend(sweep=True)
     with make(backend) as executor:
@@ -394,7 +395,7 @@ def test_no_call_waits_for_the_sweep(
 def test_a_boot_that_is_given_up_does_not_wait_for_the_sweep(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dragonfly_executor.backends.fly.background_sweep.SWEEP_WAIT", 60.0)
+    monkeypatch.setattr("dragonfly_executor.backends.background_sweep.SWEEP_WAIT", 60.0)
     given_up = CancelToken()
     on_fly.faults.on("list", times=math.inf, hang=True, before=lambda call: given_up.set())
     backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)
@@ -405,7 +406,7 @@ def test_a_boot_that_is_given_up_does_not_wait_for_the_sweep(
 def test_a_sweep_that_was_cut_short_is_due_again(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dragonfly_executor.backends.fly.background_sweep.SWEEP_GRACE", 0.1)
+    monkeypatch.setattr("dragonfly_executor.backends.background_sweep.SWEEP_GRACE", 0.1)
     left_behind = machine_of(on_fly, label(owner=gone()).encode())
     on_fly.faults.on("list", hang=True)
     backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)
@@ -439,7 +440,7 @@ def test_where_no_thread_is_to_be_had_the_next_boot_sweeps(
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patched:
-        patched.setattr("dragonfly_executor.backends.fly.background_sweep.threading.Thread.start", none)
+        patched.setattr("dragonfly_executor.backends.background_sweep.threading.Thread.start", none)
         first = boot(backend)
     assert left_behind.state == "started"
     second = boot(backend, number=2)
@@ -454,7 +455,7 @@ def test_a_boot_that_goes_on_is_not_taken_for_left_behind(
     on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where this process cannot even tell that it lives itself, as in some containers."""
-    monkeypatch.setattr("dragonfly_executor.backends.fly.owner._space", lambda: "")
+    monkeypatch.setattr("dragonfly_executor.backends.owner._space", lambda: "")
     backend = make_backend(sweep=True, machine_config=ASLEEP_CONFIG)
     on_fly.faults.on("create", nth=2, delay=0.5)
     nodes = [boot(backend), boot(backend, number=2)]

@@ -23,9 +23,10 @@ from dragonfly_executor.backends.fly.boot_deadline import FlyBootDeadline
 from dragonfly_executor.backends.fly.client import MachinesAPI
 from dragonfly_executor.backends.fly.errors import FlyAPIError
 from dragonfly_executor.backends.fly.machines import FlyMachine
-from dragonfly_executor.backends.fly.owner import Owner, OwnerLabel
 from dragonfly_executor.backends.fly.responses import APIResponse, ResponseKind, classify, taken_by
 from dragonfly_executor.backends.fly.settings import APIAccess, Placement
+from dragonfly_executor.backends.label import OwnerLabel
+from dragonfly_executor.backends.owner import Owner
 
 NEEDED = ("FLY_API_TOKEN", "FLY_APP_NAME", "FLY_IMAGE_REF")
 

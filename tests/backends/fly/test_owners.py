@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from dragonfly_executor.backends.fly.owner import FIRST_SPACE, Liveness, Owner, OwnerLabel
+from dragonfly_executor.backends.label import OwnerLabel
+from dragonfly_executor.backends.owner import FIRST_SPACE, Liveness, Owner
 from tests.backends.fly.asking import ASLEEP, Asker
 from tests.backends.fly.boots import nothing_is_left
 from tests.backends.fly.conftest import MakeBackend
@@ -19,7 +20,7 @@ from tests.support.helpers import PATIENCE
 OWN_PROCESSES = ("--pid", "--fork", "--kill-child", "--mount-proc")
 """As a container has it."""
 TELL = (
-    "from dragonfly_executor.backends.fly.owner import Owner; me = Owner.me(); print(me.encode()); "
+    "from dragonfly_executor.backends.owner import Owner; me = Owner.me(); print(me.encode()); "
     "print(me.liveness(Owner.me()).value, flush=True)"
 )
 
@@ -159,7 +160,7 @@ def test_of_two_parents_the_one_that_was_killed_is_swept_and_the_other_is_not(
             first.kill()
             first.wait()
             swept = make_backend().sweep()
-            assert [one.machine.id for one in swept.destroyed if one.machine is not None] == [dead]
+            assert [one.node_id for one in swept.destroyed] == [dead]
             assert swept.left == []
             assert [machine.id for machine in on_fly.history.left] == [alive]
         finally:

@@ -18,7 +18,8 @@ import pytest
 
 from dragonfly_executor import BootError, BootTimeoutError
 from dragonfly_executor.backends.fly import creation, node
-from dragonfly_executor.backends.fly.owner import Owner, OwnerLabel
+from dragonfly_executor.backends.label import OwnerLabel
+from dragonfly_executor.backends.owner import Owner
 from tests.backends.fly.boots import boot, nothing_is_left
 from tests.backends.fly.conftest import Make, MakeBackend
 from tests.support.fly_simulator import errors

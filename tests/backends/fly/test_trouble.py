@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor import errors
-from dragonfly_executor.backends.fly.owner import Liveness, Owner
+from dragonfly_executor.backends.owner import Liveness, Owner
 from dragonfly_executor.cli.main import main
 from tests.backends.fly.boots import ASLEEP_CONFIG, boot, nothing_is_left
 from tests.backends.fly.conftest import MakeBackend

@@ -21,7 +21,7 @@ from dragonfly_executor.backends.fly.responses import (
     taken_by,
 )
 from tests.support.fly_simulator import errors
-from tests.support.fly_simulator.calls import APIResponse as Answer
+from tests.support.fly_simulator.calls import Reply as Answer
 
 NOW = 1_700_000_000.0
 HTML = b"<html><head><title>502</title><style>p {}</style></head><body><h1>Bad   Gateway</h1></body></html>"

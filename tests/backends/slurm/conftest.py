@@ -23,13 +23,19 @@ def cluster() -> Iterator[SlurmCluster]:
         yield running
 
 
+@pytest.fixture(autouse=True)
+def _own_journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
 @pytest.fixture
 def make_backend(cluster: SlurmCluster, tmp_path: Path) -> Callable[..., SlurmBackend]:
     """Make a backend on the cluster. What is synced is the business of other tests."""
 
     def make(**arguments: Any) -> SlurmBackend:
         return SlurmBackend(**{
-            "host": "127.0.0.1", "sync": None, "command_env": cluster.env, "logs": tmp_path / "logs", **arguments,
+            "host": "127.0.0.1", "sync": None, "command_env": cluster.env, "logs": tmp_path / "logs",
+            "journal": tmp_path / "journal", **arguments,
         })  # fmt: skip
 
     return make

@@ -20,6 +20,7 @@ def main(conf: str, logs: str, mailbox: str, gate: str, *options: str) -> None:
         host="127.0.0.1",
         sync=None,
         logs=logs,
+        journal=f"{logs}-journal",
         command_env={"SLURM_CONF": conf},
         env={"PYTHONPATH": str(Path.cwd())},
         options=dict(option.split("=", 1) for option in options),

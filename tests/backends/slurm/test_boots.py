@@ -135,7 +135,7 @@ def test_nothing_that_others_see_holds_the_token(make_backend: MakeBackend, clus
     shown = cluster.run("scontrol", "show", "job", cluster.jobs()[0]) + cluster.run("squeue", "-o", "%all")
     given_up.set()
     thread.join()
-    assert "pool=test" in shown
+    assert '"dragonfly_pool":"test"' in shown
     assert secret.encode() not in shown
     assert "5ec2e7" not in shown
     assert len(ended) == 1

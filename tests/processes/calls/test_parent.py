@@ -32,7 +32,7 @@ def test_a_runner_knows_who_booted_it(make_pool: MakePool) -> None:
     """Design §4: Parent.get()."""
     pool = make_pool("media")
     parent = pool.call(Parent.get)
-    assert parent == Parent("media", 1, "local", os.getpid(), os.uname().nodename, 1)
+    assert parent == Parent("media", 1, "local", os.getpid(), os.uname().nodename, 1, slot=0)
     assert pool.call(Parent.get) == parent
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dragonfly_executor import Parent
 from dragonfly_executor.core import slot_idle_check
 from tests.processes.conftest import Make
 from tests.support import payloads
@@ -55,6 +56,12 @@ def no() -> bool:
     return False
 
 
+def pid_and_slot() -> tuple[int, int | None]:
+    parent = Parent.get()
+    assert parent is not None
+    return os.getpid(), parent.slot
+
+
 def test_no_call_waits_behind_a_check_that_hangs(make: Make, mailbox: Mailbox) -> None:
     """It runs in another slot of the only runner, which has room for one call; so do all that follow."""
     ex = make(max=1, max_workers=None, max_concurrency=1, idle_shutdown_after=(SHORT, Holds(mailbox)))
@@ -68,13 +75,15 @@ def test_no_call_waits_behind_a_check_that_hangs(make: Make, mailbox: Mailbox) -
 def test_no_more_calls_run_at_once_than_may_once_a_check_has_ended(
     make: Make, mailbox: Mailbox, gate: Gate, tmp_path: Path
 ) -> None:
-    """The slot that ran the check goes, since another one stands in its place."""
+    """The extra slot, which ran calls in the meantime, goes."""
     check = Tells(mailbox, _Waits(gate))
     ex = make(max=1, max_workers=None, max_concurrency=1, idle_shutdown_after=(SHORT, check))
     slot = ex.submit(payloads.pid).result(PATIENCE)
     mailbox.read()
-    with watching(slot) as watches:
-        assert ex.submit(payloads.pid).result(PATIENCE) != slot
+    extra, number = ex.submit(pid_and_slot).result(PATIENCE)
+    assert extra != slot
+    assert number == 1
+    with watching(extra) as watches:
         gate.open(1000)  # for the checks that follow soon, too
         assert all_ended(watches)
     # During a further check, calls run in a slot in place of the slot with the check. So slots are not compared.

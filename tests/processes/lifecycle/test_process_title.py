@@ -36,7 +36,7 @@ def test_processes_are_shown_with_their_pool_and_their_role(make_pool: MakePool)
     slot, agent, arguments = make_pool("media", max_concurrency=1).submit(shown_here).result(PATIENCE)
     # On a busy machine the call itself may have run for long enough to be shown.
     assert slot[0] == "dragonfly-slot"
-    assert slot[1].replace(", call 1", "") == "dragonfly slot 1: pool media, runner 1"
+    assert slot[1].replace(", call 1", "") == "dragonfly slot 0: pool media, runner 1"
     assert agent == ("dragonfly-agent", "dragonfly agent: pool media, runner 1")
     assert "dragonfly slot" not in " ".join(arguments)
 
@@ -50,7 +50,7 @@ def test_a_call_that_runs_for_long_is_shown_until_it_ends(
     agent.call(17, payloads.hold, mailbox.path, gate.path)
     slot = int(mailbox.read())
     agent.hear(Kind.STARTED)
-    assert shown(slot)[1] == "dragonfly slot 1, call 17"
+    assert shown(slot)[1] == "dragonfly slot 0, call 17"
     gate.open()
     agent.hear(Kind.RESULT)
     agent.call(18, payloads.pid)
@@ -63,6 +63,6 @@ def test_a_title_takes_no_more_room_than_there_is(name: str, make_pool: MakePool
     """What lies behind it is the environment, which stays as it was."""
     pool = make_pool(name, max_concurrency=1)
     slot, _, _ = pool.submit(shown_here).result(PATIENCE)
-    assert slot[1].replace(", call 1", "").startswith(f"dragonfly slot 1: pool {name}"[:40])
+    assert slot[1].replace(", call 1", "").startswith(f"dragonfly slot 0: pool {name}"[:40])
     here = pool.submit(Path("/proc/self/environ").read_bytes).result(PATIENCE)
     assert {entry for entry in here.split(b"\0") if entry.startswith(b"HOME=")} == {b"HOME=" + os.environb[b"HOME"]}

@@ -43,6 +43,61 @@ def slots_of(made: SlotWorld) -> list[PlayedSlot]:
     return list(made.slots.values())
 
 
+def numbers(made: SlotWorld) -> list[int]:
+    return [slot.record.number for slot in made.slots.values()]
+
+
+def end(made: SlotWorld, slot: PlayedSlot) -> None:
+    slot.is_dead = True
+    made.reap(slot)
+
+
+# -- the numbers of slots ---------------------------------------------------------------------------------------------
+
+
+def test_slots_are_numbered_from_zero_and_a_slot_that_is_replaced_leaves_its_number() -> None:
+    made = world(3, cost=None)
+    assert numbers(made) == [0, 1, 2]
+    _, second, third = slots_of(made)
+    second.is_dead = True
+    end(made, third)
+    made.arrive(1, 2, 3)
+    made.advance(0.001)
+    assert numbers(made) == [0, 1, 2], "a slot that is not reaped keeps its number"
+    made.reap(second)
+    made.advance(0.001)
+    assert numbers(made) == [0, 2, 1]
+
+
+def test_a_slot_that_has_had_its_calls_is_replaced_under_its_number() -> None:
+    made = world(2, calls_per_slot=2, cost=None)
+    made.arrive(1)
+    first, _ = slots_of(made)
+    made.answer(first)
+    assert first.expects_end
+    made.arrive(2, 3)
+    assert numbers(made) == [0, 1]
+    end(made, first)
+    made.advance(0.001)
+    assert numbers(made) == [1, 0]
+
+
+def test_an_extra_slot_has_the_number_behind_the_last() -> None:
+    made = world(2)
+    first, _ = slots_of(made)
+    made.request_check()
+    made.take(first)
+    made.arrive(1, 2)
+    made.advance(2 * REVIEW_AFTER)
+    assert numbers(made) == [0, 1, 2]
+    made.answer(first)
+    made.answer(slots_of(made)[2])
+    end(made, slots_of(made)[2])
+    made.arrive(3, 4)
+    made.advance(0.001)
+    assert numbers(made) == [0, 1]
+
+
 # -- which slot, how many ahead, when another -------------------------------------------------------------------------
 
 
@@ -680,7 +735,7 @@ def test_a_check_during_which_another_was_requested_keeps_the_runner() -> None:
 
 
 def test_no_call_waits_behind_a_check_that_hangs() -> None:
-    """It runs in an extra slot. The slot that ran the check goes, since another one stands in its place."""
+    """It runs in an extra slot, which goes when the check has ended and its calls have."""
     made = world(1)
     (slot,) = slots_of(made)
     made.request_check()
@@ -692,9 +747,73 @@ def test_no_call_waits_behind_a_check_that_hangs() -> None:
     made.arrive(2)
     made.advance(0.0)
     assert len(made.slots) == 2
+    _, extra = slots_of(made)
+    made.get_ready(extra)
     made.answer(slot, 1.0)
-    assert slot.expects_end
     assert made.table.extra == 0
+    made.arrive(3)
+    assert in_slots(made) == [[], [1, 2]], "no more calls run than may"
+    assert extra.is_closed
+    made.answer(extra)
+    made.answer(extra)
+    assert extra.expects_end
+    assert in_slots(made) == [[3], []]
+    assert not slot.is_closed
+
+
+def test_an_extra_slot_without_calls_goes_when_its_check_has_ended() -> None:
+    made = world(1)
+    (slot,) = slots_of(made)
+    made.request_check()
+    made.take(slot)
+    made.arrive(1)
+    made.advance(2 * REVIEW_AFTER)
+    _, extra = slots_of(made)
+    made.get_ready(extra)
+    made.answer(extra)
+    assert not extra.is_closed
+    made.answer(slot)
+    assert extra.expects_end
+    made.arrive(2)
+    assert in_slots(made) == [[2], []]
+
+
+def test_an_extra_slot_that_dies_lets_the_slot_of_the_check_take_calls_again() -> None:
+    made = world(1)
+    (slot,) = slots_of(made)
+    made.request_check()
+    made.take(slot)
+    made.arrive(1)
+    made.advance(2 * REVIEW_AFTER)
+    _, extra = slots_of(made)
+    made.get_ready(extra)
+    made.take(extra)
+    made.answer(slot)
+    made.arrive(2)
+    assert in_slots(made) == [[], [1]]
+    end(made, extra)
+    assert in_slots(made) == [[2]]
+
+
+def test_a_slot_that_was_killed_for_its_check_is_replaced_under_its_number_once_the_extra_slot_is_gone() -> None:
+    made = world(1)
+    (slot,) = slots_of(made)
+    made.request_check()
+    made.take(slot)
+    made.arrive(1)
+    made.advance(2 * REVIEW_AFTER)
+    _, extra = slots_of(made)
+    made.get_ready(extra)
+    made.take(extra)
+    made.advance(slot_idle_check.LIMIT)
+    made.reap(slot)
+    made.arrive(2)
+    assert in_slots(made) == [[1]]
+    assert extra.is_closed
+    made.answer(extra)
+    end(made, extra)
+    assert in_slots(made) == [[2]]
+    assert numbers(made) == [0]
 
 
 def test_a_slot_whose_check_ends_stays_where_no_other_has_taken_its_place() -> None:
@@ -714,13 +833,13 @@ def test_a_slot_whose_check_ends_stays_while_that_of_the_check_before_is_still_e
     made.arrive(1)
     made.advance(2 * REVIEW_AFTER)
     made.answer(slot)
-    assert slot.is_closed
     _, other = slots_of(made)
+    assert other.is_closed
     made.get_ready(other)
     made.answer(other)
     made.request_check()
-    made.answer(other)
-    assert not other.is_closed
+    made.answer(slot)
+    assert not slot.is_closed
 
 
 def test_a_check_that_takes_too_long_is_killed_with_its_slot() -> None:

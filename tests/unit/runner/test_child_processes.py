@@ -128,8 +128,8 @@ class Agent:
         output, progress, _title = others
         return FakeSlot(self, setup, place, inherited, output, progress)
 
-    def fork(self) -> FakeSlot:
-        slot = self.children.fork_slot(None, FakeOutput(self))  # type: ignore[arg-type]
+    def fork(self, number: int = 0) -> FakeSlot:
+        slot = self.children.fork_slot(number, None, FakeOutput(self))  # type: ignore[arg-type]
         self.slots[slot.pid] = slot  # type: ignore[assignment]
         return slot  # type: ignore[return-value]
 
@@ -205,27 +205,26 @@ def test_a_slot_is_forked_with_the_setup_and_the_parent_is_told(agent: Agent) ->
     agent.children.starts = cells
     place: Any = object()
     output: Any = FakeOutput(agent)
-    slot: Any = agent.children.fork_slot(place, output)
+    slot: Any = agent.children.fork_slot(3, place, output)
     assert slot.setup == b"".join(agent.children.setup_parts)
     assert slot.place is place
     assert slot.output is output
     assert slot.progress._starts is cells
+    assert slot.progress.number == 3
     assert agent.frames() == [(Kind.SLOT_UP, slot.pid, b"")]
     assert [timer.seconds for timer in agent.timers] == [12.5]
     assert slot.timer is agent.timers[0]
 
 
-def test_slots_are_numbered_from_one_and_a_fork_that_fails_takes_no_number(agent: Agent) -> None:
-    assert agent.fork().progress.number == 1
+def test_a_fork_that_fails_leaves_nothing(agent: Agent) -> None:
+    agent.fork()
     agent.full = True
     output: Any = FakeOutput(agent)
     with pytest.raises(OSError, match="no process is left"):
-        agent.children.fork_slot(None, output)
+        agent.children.fork_slot(1, None, output)
     assert output.closed
     assert len(agent.timers) == 1
     assert [kind for kind, _, _ in agent.frames()] == [Kind.SLOT_UP]
-    agent.full = False
-    assert agent.fork().progress.number == 2
 
 
 def test_a_slot_closes_the_descriptors_of_the_agent_and_of_all_other_slots(agent: Agent) -> None:

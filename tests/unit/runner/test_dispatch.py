@@ -52,9 +52,9 @@ class Clock:
 class FakeSlot:
     """A slot that takes one call at a time, when it is told to."""
 
-    def __init__(self, clock: Clock, pid: int) -> None:
+    def __init__(self, clock: Clock, pid: int, number: int) -> None:
         self.pid = pid
-        self.record = SlotRecord(pid, clock.now)
+        self.record = SlotRecord(pid, clock.now, number)
         self.record.is_ready = True
         self.answer: Callable[[bytes], object] | None = None
         self.progress = SimpleNamespace(began=lambda call_id, attempt: None)
@@ -110,10 +110,10 @@ class Stage:
     def sent(self) -> list[tuple[Kind, int]]:
         return [(Kind(frame.kind), frame.call_id) for frame in self.frames]
 
-    def _fork(self) -> Any:
+    def _fork(self, number: int) -> Any:
         if self.fork_errors:
             raise self.fork_errors[0]
-        return FakeSlot(self.clock, len(self.dispatcher.slots) + 1)
+        return FakeSlot(self.clock, len(self.dispatcher.slots) + 1, number)
 
     @property
     def slots(self) -> list[Any]:

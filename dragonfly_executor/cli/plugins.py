@@ -1,4 +1,4 @@
-"""Backends of other packages, which the doctor finds by their entry points."""
+"""Backends that commands find by their entry points: of other packages, and of this one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,24 @@ GROUP = "dragonfly_executor.backends"
 def installed() -> Mapping[str, EntryPoint]:
     """Return the entry points of installed packages by the backend's name."""
     return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def find(name: str, others: Iterable[str]) -> EntryPoint:
+    """Return the entry point of this name.
+
+    Args:
+        name: the backend's name.
+        others: names that the command knows without an entry point.
+
+    Raises:
+        ValueError: there is none.
+    """
+    points = installed()
+    if name not in points:
+        known = ", ".join([*others, *sorted(points)])
+        how = f"A package adds one by an entry point in the group {GROUP}"
+        raise ValueError(f"there is no backend {name!r}: there are {known}. {how}")
+    return points[name]
 
 
 def make(point: EntryPoint, settings: Mapping[str, str]) -> Backend:

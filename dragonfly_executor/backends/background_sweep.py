@@ -1,4 +1,4 @@
-"""Sweeps on a background thread while a backend boots machines, so that no call waits for the sweep."""
+"""Sweeps on a background thread while a backend boots nodes, so that no call waits for the sweep."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from dragonfly_executor.backends.base import CancelToken, Signal
 from dragonfly_executor.backends.deadline import Deadline
 
 if TYPE_CHECKING:
-    from dragonfly_executor.backends.fly.client import MachinesAPI
-    from dragonfly_executor.backends.fly.journal import Journal
-    from dragonfly_executor.backends.fly.sweep import Sweeper
+    from typing import Any
+
+    from dragonfly_executor.backends.found_node import SweepResult
 
 logger = logging.getLogger("dragonfly_executor")
 
 SWEEP_WAIT = 1.0
-"""Seconds that a boot waits for the sweep while its machine starts. The wait ends early when the runner dials in."""
+"""Seconds that a boot waits for the sweep while its node starts. The wait ends early when the runner dials in."""
 SWEEP_GRACE = 2.0
-"""Seconds that a sweep may still take after the last machine was stopped. A sweep has usually ended long before."""
+"""Seconds that a sweep may still take after the last node was stopped. A sweep has usually ended long before."""
 
 
 class BackgroundSweeper:
-    """Starts a sweep on its own thread when a machine was created and a sweep is due.
+    """Starts a sweep on its own thread when a node was created and a sweep is due.
 
-    A sweep is due for the backend's first machine, and after a machine whose destruction was not confirmed. When the
-    backend's last machine is stopped, a running sweep has `SWEEP_GRACE` seconds to finish. After that it is cancelled,
-    and a sweep is due again. A sweep destroys no machine of its own process, since that process is alive.
+    A sweep is due for the backend's first node, and after a node whose destruction was not confirmed. When the
+    backend's last node is stopped, a running sweep has `SWEEP_GRACE` seconds to finish. After that it is cancelled,
+    and a sweep is due again. A sweep destroys no node of its own process, since that process is alive.
 
     Args:
-        api: the app's machines.
-        journal: the journal, or None.
+        sweep: destroys the orphaned nodes before a deadline. It runs on the thread.
+        backend: the backend's name.
+        noun: the platform's word for a node, such as "machine".
         wanted: whether the backend sweeps by itself.
     """
 
-    def __init__(self, api: MachinesAPI, journal: Journal | None, *, wanted: bool) -> None:
-        self._api = api
-        self._journal = journal
+    def __init__(self, sweep: Callable[[Deadline], SweepResult[Any]], *, backend: str, noun: str, wanted: bool) -> None:
+        self._sweep_now = sweep
+        self._backend = backend
+        self._noun = noun
         self._wanted = wanted
         self._is_due = wanted
         self._lock = threading.Lock()
@@ -49,11 +51,11 @@ class BackgroundSweeper:
         self._ended = Signal()
 
     def ask(self) -> None:
-        """Make a sweep due when the next machine is created."""
+        """Make a sweep due when the next node is created."""
         self._is_due = self._wanted
 
     def node_came(self, timeout: float) -> None:
-        """Count a machine that was created, and start a sweep of at most `timeout` seconds if one is due."""
+        """Count a node that was created, and start a sweep of at most `timeout` seconds if one is due."""
         with self._lock:
             self._nodes += 1
             if not self._is_due or self._thread is not None:
@@ -61,7 +63,7 @@ class BackgroundSweeper:
             self._is_due = False
             self._given_up, self._ended = given_up, ended = CancelToken(), Signal()
             sweep = self._sweep(Deadline(timeout, given_up), given_up, ended)
-            thread = threading.Thread(target=sweep, name="dragonfly-fly-sweep", daemon=True)
+            thread = threading.Thread(target=sweep, name=f"dragonfly-{self._backend}-sweep", daemon=True)
             try:
                 thread.start()
             except RuntimeError:
@@ -85,7 +87,7 @@ class BackgroundSweeper:
             signal.forget(woken.set)
 
     def node_left(self) -> None:
-        """Count a machine that was stopped. After the last one, wait for the sweep for at most `SWEEP_GRACE` s."""
+        """Count a node that was stopped. After the last one, wait for the sweep for at most `SWEEP_GRACE` s."""
         with self._lock:
             self._nodes -= 1
             thread, given_up = self._thread, self._given_up
@@ -97,13 +99,10 @@ class BackgroundSweeper:
                 given_up.set()
 
     def _sweep(self, deadline: Deadline, given_up: CancelToken, ended: Signal) -> Callable[[], None]:
-        # Not with this module: the backend loads it before there is any machine.
-        from dragonfly_executor.backends.fly.sweep import Sweeper
-
         def run() -> None:
             """Sweep on the thread."""
             try:
-                sweep_and_tell(Sweeper(self._api, self._journal), deadline)
+                sweep_and_tell(self._sweep_now, deadline, self._noun)
             finally:
                 with self._lock:
                     self._thread = None
@@ -113,15 +112,15 @@ class BackgroundSweeper:
         return run
 
 
-def sweep_and_tell(sweeper: Sweeper, deadline: Deadline) -> None:
+def sweep_and_tell(sweep: Callable[[Deadline], SweepResult[Any]], deadline: Deadline, noun: str) -> None:
     """Sweep, and log the result. A failure is one warning."""
     try:
-        swept = sweeper.sweep(deadline)
+        swept = sweep(deadline)
     except Exception as error:  # the traceback of a background thread does not help users
         if not deadline.is_cancelled:
-            logger.warning("could not look for machines that were left behind: %s", error)
+            logger.warning("could not look for %ss that were left behind: %s", noun, error)
         return
     for one in swept.destroyed:
-        logger.warning("destroyed machine %s, which was left behind: %s", one.name, one.why)
+        logger.warning("destroyed %s %s, which was left behind: %s", noun, one.name, one.why)
     for one, what in () if deadline.is_cancelled else swept.left:
-        logger.warning("machine %s was left behind and is not destroyed: %s", one.name, what)
+        logger.warning("%s %s was left behind and is not destroyed: %s", noun, one.name, what)

@@ -1,4 +1,4 @@
-"""The owner label of a machine: from it, a sweep can tell whether the owner process is alive.
+"""The identity of the process that owns a node: from it, a sweep can tell whether the owner is alive.
 
 A process id alone is reused. So a process is identified by its id, its start time, the boot of its kernel, and its
 process id namespace.
@@ -10,26 +10,10 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from dragonfly_executor.backends.fly.settings import is_app_name
-
-PREFIX = "dragonfly_"
-KIND = f"{PREFIX}kind"
-RUNNER = "runner"
-BOOT = f"{PREFIX}boot"
-POOL = f"{PREFIX}pool"
-OWNER = f"{PREFIX}owner"
-EXPIRES = f"{PREFIX}expires"
-LIFETIME = f"{PREFIX}lifetime"
-APP = f"{PREFIX}app"
-HOLD = f"{PREFIX}hold"
-HELD = f"{PREFIX}held"
-HOLD_FOR = 2 * 3600.0
-"""Seconds of a machine's lease. A live owner renews it far more often."""
 ON_FLY = "fly:"
 """The prefix of the host name of a machine on Fly. The machine's id follows."""
 
@@ -50,7 +34,7 @@ class Liveness(Enum):
 
 
 class Owner(NamedTuple):
-    """A process that boots machines.
+    """A process that boots nodes.
 
     Attributes:
         host: the unique name of its machine.
@@ -70,9 +54,14 @@ class Owner(NamedTuple):
     @classmethod
     def me(cls) -> Owner:
         """Return the owner for this process."""
-        started = _started(os.getpid())
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Owner:
+        """Return the owner for a process in this process's own namespaces."""
+        started = _started(pid)
         space = "" if started is None else _space()
-        return cls(_host(), _read("/proc/sys/kernel/random/boot_id"), space, os.getpid(), started or 0)
+        return cls(_host(), _read("/proc/sys/kernel/random/boot_id"), space, pid, started or 0)
 
     def liveness(self, me: Owner, *, is_here: bool = False) -> Liveness:
         """Return whether the process is alive.
@@ -109,7 +98,7 @@ class Owner(NamedTuple):
         return self.host.removeprefix(ON_FLY) if self.host.startswith(ON_FLY) else None
 
     def encode(self) -> str:
-        """Return the owner as text for a machine's metadata."""
+        """Return the owner as text for a node's metadata."""
         return json.dumps(self, separators=(",", ":"))
 
     @classmethod
@@ -129,70 +118,9 @@ class Owner(NamedTuple):
         return cls(host, boot, space, pid, started)
 
 
-class OwnerLabel(NamedTuple):
-    """The owner label: the metadata that a backend writes on its machines.
-
-    Attributes:
-        boot: the unique id of the boot that the machine was made for.
-        pool: the pool's name.
-        owner: the pool's process.
-        expires: when the machine expires, in seconds since the epoch by the owner's clock. After that it has no owner,
-            unless the owner is known to be alive.
-        lifetime: seconds from the machine's creation to its expiry, in case the clocks differ; 0 if unknown.
-        app: the app of the owner's own Fly machine; "" if the owner is not on Fly, or the app is unknown.
-        hold: seconds of the first lease, from the machine's creation; 0 if the owner does not renew leases.
-        held: the end of the last renewed lease, in seconds since the epoch by Fly's clock; 0 if never renewed.
-    """
-
-    boot: str
-    pool: str
-    owner: Owner
-    expires: int
-    lifetime: int = 0
-    app: str = ""
-    hold: int = 0
-    held: int = 0
-
-    def expires_on(self, created: float | None) -> float:
-        """Return the expiry time by Fly's clock, given the creation time; by the owner's clock if `created` is None."""
-        return created + self.lifetime if created is not None and self.lifetime else self.expires
-
-    def held_until(self, created: float | None) -> float | None:
-        """Return the end of the lease by Fly's clock; None if the owner renews no lease, or the end is unknown."""
-        if not self.hold or (created is None and not self.held):
-            return None
-        return max(self.held, 0.0 if created is None else created + self.hold)
-
-    def encode(self) -> dict[str, str]:
-        """Return the label as metadata."""
-        more = {APP: self.app, HOLD: str(self.hold or ""), HELD: str(self.held or "")}
-        return {
-            **{key: value for key, value in more.items() if value},
-            KIND: RUNNER,
-            BOOT: self.boot,
-            POOL: self.pool[:200],
-            OWNER: self.owner.encode(),
-            EXPIRES: str(self.expires),
-            LIFETIME: str(self.lifetime),
-        }
-
-    @classmethod
-    def decode(cls, metadata: Mapping[str, str] | None) -> OwnerLabel | None:
-        """Parse a label from metadata. None if the machine is not a runner, or its label is damaged."""
-        if not metadata or metadata.get(KIND) != RUNNER:
-            return None
-        boot, owner = metadata.get(BOOT), Owner.decode(metadata.get(OWNER))
-        expires, lifetime = _seconds(metadata.get(EXPIRES, "")), _seconds(metadata.get(LIFETIME, "0"))
-        if not boot or owner is None or expires is None or lifetime is None:
-            return None
-        app, hold, held = metadata.get(APP, ""), *(_seconds(metadata.get(key, "0")) for key in (HOLD, HELD))
-        # The app becomes part of a request URL, so it must be well-formed. A damaged lease counts as no lease.
-        known = app if is_app_name(app) else ""
-        return cls(boot, metadata.get(POOL, ""), owner, expires, lifetime, known, hold or 0, held or 0)
-
-
-def _seconds(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
+def is_app_name(text: str) -> bool:
+    """Return True if an app on Fly may have this name."""
+    return bool(text) and all(letter.isalnum() or letter in "-_" for letter in text)
 
 
 def _host() -> str:
