@@ -16,8 +16,8 @@ from dragonfly_executor.backends.agent_process import MARKER
 from dragonfly_executor.backends.base import Backend, BootRequest, Node, logger
 from dragonfly_executor.errors.exit_status import describe_exit
 from dragonfly_executor.protocol.parent import VARIABLE
-from dragonfly_executor.protocol.versions import usable_cpus
 from dragonfly_executor.runner import process_tree
+from dragonfly_executor.runner.machine import default_slots
 from dragonfly_executor.transport.call_start_table import CallStartTable
 from dragonfly_executor.transport.sockets import Socket, socketpair
 
@@ -50,8 +50,8 @@ class LocalBackend(Backend):
         return f"LocalBackend(python={self._python!r})"
 
     def default_slots(self) -> int | None:
-        """Return the number of CPUs that this process may use."""
-        return usable_cpus()
+        """Return the number of CPUs that this process may use, by its affinity and its quota (cgroup)."""
+        return default_slots()
 
     def boot(self, request: BootRequest) -> Node:
         """Start an agent process.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call
+from dragonfly_executor.core.capacity import Requirements
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -64,13 +65,17 @@ class Settle(Action):
 
 
 class Boot(Action):
-    """An order to boot a runner of this kind. The driver answers with BootSucceeded or BootFailed."""
+    """An order to boot a runner for this kind of calls. The driver answers with BootSucceeded or BootFailed.
 
-    __slots__ = __match_args__ = ("runner_id", "kind")
+    ``requirements``: what a call of this kind requires of the runner; None if nothing, or unknown.
+    """
 
-    def __init__(self, runner_id: int, kind: str = DEFAULT_KIND) -> None:
+    __slots__ = __match_args__ = ("runner_id", "kind", "requirements")
+
+    def __init__(self, runner_id: int, kind: str = DEFAULT_KIND, requirements: Requirements | None = None) -> None:
         self.runner_id = runner_id
         self.kind = kind
+        self.requirements = requirements
 
 
 class Stop(Action):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heappush
+
 from dragonfly_executor.core.actions import Send
 from dragonfly_executor.core.call_queue import CallQueue
-from dragonfly_executor.core.calls import Call
+from dragonfly_executor.core.calls import DEFAULT_KIND, Call
+from dragonfly_executor.core.placement import CallPlacement
 from dragonfly_executor.core.runner import Runner, RunnerState
-from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.state import PoolState
 
 
@@ -14,52 +16,75 @@ def assign(pool: PoolState) -> None:
     """Assign queued calls to free slots over all runners, and only then to prefetch credit."""
     calls, runners = pool.call_table, pool.runner_table
     workers = pool.limits.max_workers
-    if workers is not None and runners.slots > workers:
-        assign_capped(pool, workers - runners.in_flight)
+    is_capped = workers is not None and runners.slots > workers
+    if is_capped or len(calls.queues) > 1:
+        # At most `room` calls, because more slots are up than `max_workers` lets run calls at once.
+        room = workers - runners.in_flight if is_capped and workers is not None else calls.total.queued
+        assign_in_turn(pool, room)
         return
     sends: dict[int, Send] = {}
-    for kind, queue in calls.queues.items():
-        ahead = False
-        if queue.queued and queue.has_keys:
-            while queue.queued and send_by_key(pool, queue, runners.groups[kind], sends):
-                pass
-            continue
-        while queue.queued:
-            picked = runners.groups[kind].pick(ahead)
-            if picked is not None:
-                send(pool, queue, *picked, sends)
-            elif ahead:
+    queue, placement, ahead = calls.queues[DEFAULT_KIND], runners.placements[DEFAULT_KIND], False
+    while queue.queued:
+        if queue.has_keys:
+            if not send_by_key(pool, queue, placement, sends):
                 break
-            else:
-                ahead = True
+            continue
+        picked = placement.pick(ahead)
+        if picked is not None:
+            send(pool, queue, *picked, sends)
+        elif ahead:
+            break
+        else:
+            ahead = True
 
 
-def assign_capped(pool: PoolState, room: int) -> None:
-    """Assign at most `room` queued calls, because more slots are up than `max_workers` lets run calls at once.
+def assign_in_turn(pool: PoolState, room: int) -> None:
+    """Assign at most `room` queued calls of all kinds, in the order of their priority and arrival.
 
-    The kinds whose slots are free take them in the order of arrival of their calls.
+    Calls of a kind whose turn comes later may be sent before: other runners have room for them. But if the first call
+    that finds no room requires a large share of a runner, then one runner is held for it. Otherwise smaller calls would
+    take each slot that becomes free there.
     """
     calls, runners = pool.call_table, pool.runner_table
     sends: dict[int, Send] = {}
-    waiting = {kind: queue for kind, queue in calls.queues.items() if queue.queued}
-    while room > 0 and waiting:
-        kind = next(iter(waiting)) if len(waiting) == 1 else min(waiting, key=lambda kind: waiting[kind].turn())
-        queue = waiting[kind]
-        if queue.has_keys:
-            sent = send_by_key(pool, queue, runners.groups[kind], sends)
-            room -= sent
-            if not sent or not queue.queued:
-                del waiting[kind]
-            continue
-        picked = runners.groups[kind].pick(False) or runners.groups[kind].pick(True)
-        if picked is None:
-            del waiting[kind]
-            continue
-        runner, count = picked
+    waiting = [(queue.turn(), kind) for kind, queue in calls.queues.items() if queue.queued]
+    heapify(waiting)
+    held = runners.held
+    if held is not None and (not waiting or held.retiring or held.held_for != waiting[0][1]):
+        runners.release()
+    is_first = True
+    while waiting and room > 0:
+        _, kind = heappop(waiting)
+        queue, placement = calls.queues[kind], runners.placements[kind]
         # If another kind waits, it may have the next call.
-        room -= send(pool, queue, runner, min(count, room if len(waiting) == 1 else 1), sends)
-        if not queue.queued:
-            del waiting[kind]
+        sent = send_next(pool, queue, placement, 1 if waiting else room, sends)
+        room -= sent
+        if sent:
+            runners.release(kind)
+            if queue.queued:
+                heappush(waiting, (queue.turn(), kind))
+        elif is_first:
+            is_first = False
+            if placement.shares and runners.held is None:
+                runners.hold(kind)
+
+
+def send_next(pool: PoolState, queue: CallQueue, placement: CallPlacement, at_most: int, sends: dict[int, Send]) -> int:
+    """Send at most `at_most` of the next calls of a queue to one runner.
+
+    Args:
+        pool, queue, placement, at_most: the pool, the queue, the placement of its kind, and the number.
+        sends: by runner, the orders of this step.
+
+    Returns:
+        The number of calls that were sent: 0 if no runner has room.
+    """
+    if queue.has_keys:
+        return send_by_key(pool, queue, placement, sends)
+    picked = placement.pick(False) or placement.pick(True)
+    if picked is None:
+        return 0
+    return send(pool, queue, picked[0], min(picked[1], at_most), sends)
 
 
 def send(pool: PoolState, queue: CallQueue, runner: Runner, count: int, sends: dict[int, Send]) -> int:
@@ -74,29 +99,29 @@ def send(pool: PoolState, queue: CallQueue, runner: Runner, count: int, sends: d
     return len(calls)
 
 
-def send_by_key(pool: PoolState, queue: CallQueue, group: RunnerGroup, sends: dict[int, Send]) -> int:
+def send_by_key(pool: PoolState, queue: CallQueue, placement: CallPlacement, sends: dict[int, Send]) -> int:
     """Send one call of a queue in which calls have keys, to where a call with its key was sent last if there is room.
 
     If there is none, a runner that has room takes a call whose key is at home there, before calls that came earlier and
-    are at home elsewhere. Each of those lets at most one call pass for each slot of the kind: by then, one of the slots
-    at its home is likely to have been free.
+    are at home elsewhere. Each of those lets at most one call pass for each slot of the members: by then, one of the
+    slots at its home is likely to have been free.
 
     Args:
-        pool, queue, group, sends: as for `send`; the runners of the kind.
+        pool, queue, placement, sends: as for `send_next`.
 
     Returns:
         The number of calls that were sent: 0 if no runner has room.
     """
     homes, call = pool.homes, queue.first()
-    runner = pool.runner_table.runners.get(homes.get(call.limits.key)) if call is not None else None
-    if runner is not None and runner.kind == group.kind and runner.has_room_soon:
+    runner = placement.members.get(homes.get(call.limits.key)) if call is not None else None
+    if runner is not None and placement.has_room_soon(runner):
         calls = queue.take(1)
     else:
-        picked = group.pick(False) or group.pick(True)
+        picked = placement.pick(False) or placement.pick(True)
         if picked is None:
             return 0
         runner = picked[0]
-        calls = [queue.take_preferred(lambda each: is_at_home(pool, each, runner), group.slots)]
+        calls = [queue.take_preferred(lambda each: is_at_home(pool, each, runner), pool.runner_table.slots)]
     if key := calls[0].limits.key:
         homes.put(key, runner.id)
     queue.has_keys = queue.queued > 0

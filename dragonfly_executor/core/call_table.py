@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from dragonfly_executor.core.alarms import Alarm, Alarms
 from dragonfly_executor.core.call_queue import SLACK, CallQueue
@@ -18,6 +18,7 @@ from dragonfly_executor.core.calls import (
     CallState,
     QueueTotal,
 )
+from dragonfly_executor.core.capacity import Requirements
 
 __all__ = ["Call", "CallLimits", "CallState", "CallTable"]
 
@@ -27,8 +28,7 @@ class CallTable:
 
     Attributes:
         calls: the unsettled calls by id.
-        queues: by kind, the calls that wait for a slot, or for the end of a retry's delay. The queue of a kind stays
-            once it was there.
+        queues: by kind, the calls that wait for a slot, or for the end of a retry's delay.
         total: the counts of all queues together.
         newest: id of the call that arrived last; 0 before the first.
         waiting: number of calls in `queues`, plus calls that were given up there and are still to be settled.
@@ -58,14 +58,14 @@ class CallTable:
         """Return the number of calls that wait for the end of a retry's delay."""
         return self.total.delayed
 
-    def accept(self, calls: Sequence[Call], now: float) -> Collection[str]:
+    def accept(self, calls: Sequence[Call], now: float) -> Mapping[str, Requirements | None]:
         """Queue new calls, and start their timeouts.
 
         Returns:
-            The kinds of the calls.
+            The kinds of the calls, each with its requirements.
         """
         if not calls:
-            return ()
+            return {}
         live, kind, are_alike = self.calls, calls[0].kind, True
         queue = self.queue_of(kind)
         for call in calls:
@@ -84,15 +84,15 @@ class CallTable:
         self.waiting += len(calls)
         if are_alike:
             queue.add(calls)
-            return (kind,)
+            return {kind: calls[0].limits.requirements}
         return self._add_each(calls)
 
-    def _add_each(self, calls: Sequence[Call]) -> Collection[str]:
+    def _add_each(self, calls: Sequence[Call]) -> Mapping[str, Requirements | None]:
         """Add calls of several kinds, or with a priority or a key, to their queues, and return the kinds."""
-        kinds: dict[str, None] = {}
+        kinds: dict[str, Requirements | None] = {}
         for call in calls:
             limits = call.limits
-            kinds[call.kind] = None
+            kinds[call.kind] = limits.requirements
             queue = call.queue = self.queue_of(call.kind)
             if limits.key:
                 queue.has_keys = True

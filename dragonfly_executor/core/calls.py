@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from dragonfly_executor.core.capacity import Requirements
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_KIND: Final = ""
-"""The kind of runner that `min` keeps, and that a call takes which asks for no other."""
+"""The kind of calls that require nothing, and of the runners that `min` keeps."""
 
 
 class CallState(IntEnum):
@@ -47,6 +48,7 @@ class CallLimits(Record):
         run_timeout: seconds that the call may run, enforced by the agent; None = no limit.
         retries: how often the call may run again after its slot was lost, or after an error that allows a retry.
         retry_delays: seconds before each retry, in order. The last one applies to all that follow. 0 if there are none.
+        requirements: what the call requires of its runner; None if nothing. Their key is the call's kind.
         priority: calls with a larger priority are sent first.
         key: a number that stands for the call's key: the call is sent to where a call with this key was sent last, if
             there is room. 0 = no key.
@@ -55,7 +57,16 @@ class CallLimits(Record):
         has_place: True if the call has a priority or a key, so that it is not simply the last in the queue.
     """
 
-    __match_args__ = ("timeout", "queue_timeout", "run_timeout", "retries", "retry_delays", "priority", "key")
+    __match_args__ = (
+        "timeout",
+        "queue_timeout",
+        "run_timeout",
+        "retries",
+        "retry_delays",
+        "requirements",
+        "priority",
+        "key",
+    )
     __slots__ = (*__match_args__, "has_place")
 
     def __init__(
@@ -65,6 +76,7 @@ class CallLimits(Record):
         run_timeout: float | None = None,
         retries: int = 0,
         retry_delays: tuple[float, ...] = (),
+        requirements: Requirements | None = None,
         priority: float = 0,
         key: int = 0,
     ) -> None:
@@ -73,6 +85,7 @@ class CallLimits(Record):
         self.run_timeout = run_timeout
         self.retries = retries
         self.retry_delays = retry_delays
+        self.requirements = requirements
         self.priority = priority
         self.key = key
         self.has_place = priority != 0 or key != 0
@@ -132,7 +145,7 @@ class Call:
         payload: the data that the driver sends; opaque to the core. Empty once the call is settled.
         token: the receiver of the outcome; opaque to the core. None once it has the outcome.
         limits: its timeouts and retries, its priority and its key.
-        kind: the kind of runner that may take it.
+        kind: the key of its requirements. Calls of one kind wait in one queue, and runners are booted for a kind.
         state: its state.
         queue: the queue that it is in, or was in last; set when the call is accepted.
         runner: id of the runner that has it, or None.

@@ -64,6 +64,15 @@ class Requirements(Record):
     def __str__(self) -> str:
         return _described(self.cpus, self.gpus, self.memory, self.labels) or "nothing"
 
+    @property
+    def takes_share(self) -> bool:
+        """Return whether such a call takes a stated share of its runner."""
+        return self.cpus > 0 or self.gpus > 0 or self.memory > 0
+
+    def surplus(self, capacity: Capacity) -> int:
+        """Return how many things a runner has that other calls may need and such a call does not."""
+        return (capacity.gpus > 0 and not self.gpus) + len(capacity.labels - self.labels)
+
     def fit(self, capacity: Capacity) -> bool:
         """Return whether a runner with this capacity can run such a call while it runs no other."""
         return (

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from enum import IntEnum
 
 from dragonfly_executor.core.calls import Call
+from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -92,14 +93,18 @@ class BootSucceeded(Event):
     """A runner that is up and takes ``slots`` calls at once.
 
     ``price``: its price in US dollars per second, if it is known more exactly than the pool's price.
+    ``capacity``: what it has; None if unknown.
     """
 
-    __slots__ = __match_args__ = ("runner_id", "slots", "price")
+    __slots__ = __match_args__ = ("runner_id", "slots", "price", "capacity")
 
-    def __init__(self, runner_id: int, slots: int, price: float | None = None) -> None:
+    def __init__(
+        self, runner_id: int, slots: int, price: float | None = None, capacity: Capacity | None = None
+    ) -> None:
         self.runner_id = runner_id
         self.slots = slots
         self.price = price
+        self.capacity = capacity
 
 
 class BootFailed(Event):

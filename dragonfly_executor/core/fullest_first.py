@@ -9,10 +9,10 @@ from dragonfly_executor.core.runner import Runner
 
 
 class FullestFirst:
-    """An order of runners by calls in flight, the most first; among equals, the runner that was added last first.
+    """An order of runners by load, the largest first; among equals, the runner that was added last first.
 
     So calls return to the runner that became idle last, and the runner that has been idle longest stays idle. Every
-    operation takes O(log n) for n different numbers of calls, and at most one entry is kept for each runner.
+    operation takes O(log n) for n different loads, and at most one entry is kept for each runner.
     """
 
     __slots__ = ("_load_of", "_loads", "_runners")
@@ -27,9 +27,8 @@ class FullestFirst:
     def __len__(self) -> int:
         return len(self._load_of)
 
-    def put(self, runner: Runner) -> None:
-        """Add a runner with its current number of calls. It must not be in the order."""
-        load = len(runner.in_flight)
+    def put(self, runner: Runner, load: int) -> None:
+        """Add a runner with this load. It must not be in the order."""
         runners = self._runners.get(load)
         if runners is None:
             runners = self._runners[load] = OrderedDict()
@@ -38,7 +37,7 @@ class FullestFirst:
         self._load_of[runner.id] = load
 
     def discard(self, runner: Runner) -> None:
-        """Remove a runner, if it is in the order. Its number of calls may have changed."""
+        """Remove a runner, if it is in the order. Its load may have changed."""
         load = self._load_of.pop(runner.id, None)
         if load is not None:
             del self._runners[load][runner.id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.core.record import Record
 from dragonfly_executor.core.usage import UsageCaps
 
@@ -14,6 +15,7 @@ class PoolLimits(Record):
         max: maximum number of runners, booting and stopping ones included.
         max_workers: maximum number of calls at once over the whole pool.
         slots_hint: expected number of slots of a runner, until a runner has come up.
+        capacity: what a runner that is booted for no special kind is expected to have; None if unknown.
         idle_after: how long a runner above `min` may be idle.
         min_idle_after: how long the `min` runners may be idle. A runner that stopped for this is booted again when
             calls come.
@@ -30,8 +32,8 @@ class PoolLimits(Record):
     """
 
     __slots__ = __match_args__ = (
-        "min", "max", "max_workers", "slots_hint", "idle_after", "min_idle_after", "idle_check", "single_use",
-        "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace", "packs", "caps",
+        "min", "max", "max_workers", "slots_hint", "capacity", "idle_after", "min_idle_after", "idle_check",
+        "single_use", "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace", "packs", "caps",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +43,7 @@ class PoolLimits(Record):
         max: int = 1,  # noqa: A002
         max_workers: int | None = None,
         slots_hint: int = 1,
+        capacity: Capacity | None = None,
         idle_after: float | None = 30.0,
         min_idle_after: float | None = None,
         idle_check: bool = False,
@@ -56,6 +59,7 @@ class PoolLimits(Record):
         self.max = max
         self.max_workers = max_workers
         self.slots_hint = slots_hint
+        self.capacity = capacity
         self.idle_after = idle_after
         self.min_idle_after = min_idle_after
         self.idle_check = idle_check

@@ -9,6 +9,7 @@ from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import CheckIdle, Closed, Settle, Warn
 from dragonfly_executor.core.assign import assign
 from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for
 from dragonfly_executor.core.sharing import fit_yields, grow
 from dragonfly_executor.core.state import PoolState
@@ -51,7 +52,7 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
     may_grow = (
         several_kinds
         or total.queued
-        or runners.in_flight > runners.slots
+        or runners.load > runners.slots
         or runners.up + len(runners.booting) < pool.min
         or runners.default.back_off.until is not None
     )
@@ -71,7 +72,7 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
 def give_up_hung(pool: PoolState, now: float) -> None:
     """Fail the calls that wait for boots: each boot was given up, and the backend still blocks in all of them."""
     for kind, group in pool.runner_table.groups.items():
-        if pool.call_table.queue_of(kind).queued and not group.up and not group.back_off.holds(now):
+        if pool.call_table.queue_of(kind).queued and not pool.has_member(group) and not group.back_off.holds(now):
             pool.give_up_booting(group, call_errors.all_boots_hang(len(pool.boots.hung), pool.last_boot_error))
 
 
@@ -161,19 +162,26 @@ def stop_idle(pool: PoolState, now: float) -> None:
 
 def drain(pool: PoolState) -> None:
     """Stop the runners and abort the boots that no call can need any more during a shutdown."""
+    demands = {kind: demand(pool, kind, group) for kind, group in pool.runner_table.groups.items()}
+    demanding = [kind for kind, each in demands.items() if any(each)]
     for kind, group in pool.runner_table.groups.items():
-        queue = pool.call_table.queue_of(kind)
-        demand = 0
-        # A call that waits on a runner for a slot may come back, and then needs a slot of another runner.
-        waits_there = False
-        if pool.mode is ShutdownMode.CANCEL_QUEUED:
-            demand = queue.queued
-        if pool.mode is ShutdownMode.DRAIN:
-            demand = queue.queued + queue.delayed + group.ahead
-            waits_there = group.in_flight > group.busy
-        if not demand and not waits_there:
-            pool.stop_unused(group, "shutdown")
-        pool.abort_boots(group.booting, len(group.booting) - boots_for(demand, pool.slots_hint(group)), "shutdown")
+        count, waits_there = demands[kind]
+        if not count and not waits_there:
+            pool.stop_unused(group, "shutdown", demanding)
+        pool.abort_boots(group.booting, len(group.booting) - boots_for(count, pool.slots_hint(group)), "shutdown")
+
+
+def demand(pool: PoolState, kind: str, group: RunnerGroup) -> tuple[int, bool]:
+    """Return how many calls of a kind may need another slot, and whether calls wait on its runners for a slot.
+
+    A call that waits on a runner for a slot may come back, and then needs a slot of another runner.
+    """
+    queue = pool.call_table.queue_of(kind)
+    if pool.mode is ShutdownMode.CANCEL_QUEUED:
+        return queue.queued, False
+    if pool.mode is ShutdownMode.DRAIN:
+        return queue.queued + queue.delayed + group.ahead, group.load > group.busy
+    return 0, False
 
 
 def idle_deadline(pool: PoolState) -> float | None:

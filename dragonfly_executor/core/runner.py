@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from dragonfly_executor.core.calls import Call
+from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ class Runner:
         kind: its kind.
         state: its state.
         slots: number of calls that it runs at once.
+        capacity: its CPUs, GPUs, memory and labels; None if unknown.
+        extra: number of slots that its calls take beyond one each.
+        gpus_used, memory_used: sums over its calls: GPUs and bytes of memory that they require.
+        counted_load: its load as it is counted in the sums over runners.
+        held_for: the kind whose next call waits for room on this runner. No call of another kind is sent here. Or None.
         prefetch: number of calls that it may have beyond `slots`; up to date while each slot has a call.
         in_flight: by id, the calls that were sent to it and have not left it. Settled calls that it must still end are
             included, because they occupy their place.
@@ -49,8 +55,8 @@ class Runner:
     """
 
     __slots__ = (
-        "cost", "done", "id", "idle_since", "in_flight", "is_short", "kind", "prefetch", "retiring", "round_trip",
-        "slots", "state", "trips",
+        "capacity", "cost", "counted_load", "done", "extra", "gpus_used", "held_for", "id", "idle_since", "in_flight",
+        "is_short", "kind", "memory_used", "prefetch", "retiring", "round_trip", "slots", "state", "trips",
     )  # fmt: skip
 
     def __init__(self, id: int, kind: str) -> None:  # noqa: A002
@@ -58,6 +64,12 @@ class Runner:
         self.kind = kind
         self.state: RunnerState = RunnerState.BOOTING
         self.slots = 0
+        self.capacity: Capacity | None = None
+        self.extra = 0
+        self.gpus_used = 0
+        self.memory_used = 0
+        self.counted_load = 0
+        self.held_for: str | None = None
         self.prefetch = 0
         self.in_flight: dict[int, Call] = {}
         self.cost: float | None = None
@@ -69,12 +81,9 @@ class Runner:
         self.done = 0
 
     @property
-    def has_room_soon(self) -> bool:
-        """Return whether a call that is sent here begins at once, or after calls that are known to be short."""
-        load = len(self.in_flight)
-        if self.state is not UP or self.retiring or (self.is_short and load):
-            return False
-        return load < self.slots or (self.cost is not None and load < self.slots + self.prefetch)
+    def load(self) -> int:
+        """Return how many slots its calls take, those of prefetched calls included."""
+        return len(self.in_flight) + self.extra
 
     def __repr__(self) -> str:
         return f"<Runner {self.id} {self.state.value} {len(self.in_flight)}/{self.slots}+{self.prefetch}>"

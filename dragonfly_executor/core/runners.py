@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from operator import attrgetter
 
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
+from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.core.least_loaded import LeastLoaded
-from dragonfly_executor.core.runner import Runner, RunnerState
+from dragonfly_executor.core.placement import CallPlacement
+from dragonfly_executor.core.runner import UP, Runner, RunnerState
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import cost_after, cost_of_stuck
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -32,10 +35,13 @@ class RunnerTable:
 
     Attributes:
         runners: by id.
-        groups: by kind, its runners. The group of a kind stays once it was there.
+        groups: by kind, the runners that were booted for it.
+        placements: by kind, the room for its calls on all runners.
         booting: runners that boot, oldest boot first.
         up: number of runners that are up.
         slots, busy, in_flight: sums over runners that are up: slots, slots with a call, calls.
+        load: likewise, number of slots that the calls take, those of prefetched calls included.
+        held: the runner that takes only the next call of one kind, which has no room yet; or None.
         idle: number of runners without a call that are not being asked whether they may go.
         retiring: runners that are up and take no more calls, because they are beyond `max`.
         retired: without a call, those of the runners that take no more calls.
@@ -44,14 +50,19 @@ class RunnerTable:
 
     def __init__(self, *, single_use: bool, packs: bool = False) -> None:
         self.runners: dict[int, Runner] = {}
-        self.default = RunnerGroup(DEFAULT_KIND, single_use=single_use, packs=packs)
+        self.default = RunnerGroup(DEFAULT_KIND)
         self.groups = {DEFAULT_KIND: self.default}
+        self.placements = {
+            DEFAULT_KIND: CallPlacement(DEFAULT_KIND, Requirements(), single_use=single_use, packs=packs)
+        }
         # An ordered dict, because the last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
         self.up = 0
         self.slots = 0
         self.busy = 0
         self.in_flight = 0
+        self.load = 0
+        self.held: Runner | None = None
         self.idle = 0
         self.retiring: dict[int, Runner] = {}
         self.retired: dict[int, Runner] = {}
@@ -59,13 +70,37 @@ class RunnerTable:
         self._single_use: Final = single_use
         self._packs: Final = packs
         self._least_loaded: Final = LeastLoaded()
+        # By runner, its placements, and its rank in each of them.
+        self._memberships: dict[int, list[tuple[CallPlacement, int]]] = {}
 
-    def group_of(self, kind: str) -> RunnerGroup:
-        """Return the group of a kind."""
-        group = self.groups.get(kind)
-        if group is None:
-            group = self.groups[kind] = RunnerGroup(kind, single_use=self._single_use, packs=self._packs)
-        return group
+    def add_kind(self, kind: str, requirements: Requirements | None) -> None:
+        """Add a kind of calls.
+
+        Args:
+            kind: the kind.
+            requirements: what a call of this kind requires; None if only runners booted for this kind can take it.
+        """
+        placement = CallPlacement(kind, requirements, single_use=self._single_use, packs=self._packs)
+        self.groups[kind] = RunnerGroup(kind)
+        self.placements[kind] = placement
+        for runner in self.runners.values():
+            if runner.state is UP and self._join(runner, placement):
+                placement.list(runner, self._memberships[runner.id][-1][1])
+
+    def drop_kind(self, kind: str) -> None:
+        """Remove a kind that has neither calls nor runners."""
+        placement = self.placements.pop(kind)
+        del self.groups[kind]
+        for runner_id in placement.members:
+            self._memberships[runner_id] = [each for each in self._memberships[runner_id] if each[0] is not placement]
+        self.release(kind)
+
+    def _join(self, runner: Runner, placement: CallPlacement) -> bool:
+        """Add a runner that is up to the members of a placement, and return whether its calls fit there."""
+        rank = placement.add(runner)
+        if rank is not None:
+            self._memberships[runner.id].append((placement, rank))
+        return rank is not None
 
     def next_boot(self) -> float | None:
         """Return when the first pause after failed boots ends, in monotonic seconds; None if there is no pause."""
@@ -75,30 +110,39 @@ class RunnerTable:
     def add(self, runner_id: int, kind: str) -> None:
         """Add a booting runner."""
         runner = Runner(runner_id, kind)
-        group = self.group_of(kind)
+        group = self.groups[kind]
         self.runners[runner_id] = self.booting[runner_id] = runner
         group.runners[runner_id] = group.booting[runner_id] = runner
         self.note(runner)
 
-    def came_up(self, runner: Runner, slots: int, now: float) -> None:
-        """Mark a booting runner as up and idle, with this many slots."""
+    def came_up(self, runner: Runner, slots: int, capacity: Capacity | None, now: float) -> None:
+        """Mark a booting runner as up and idle, with this many slots and this capacity."""
         group = self.groups[runner.kind]
         del self.booting[runner.id], group.booting[runner.id]
         runner.state = RunnerState.UP
         runner.slots = 1 if self._single_use else max(1, slots)
+        runner.capacity = capacity
         runner.idle_since = now
         self.up += 1
         group.up += 1
         self.slots += runner.slots
         group.slots += runner.slots
-        group.most_slots = max(group.most_slots, runner.slots)
+        required = self.placements[runner.kind].requirements
+        calls = runner.slots if required is None else required.calls_at_once(runner.slots, capacity)
+        group.most_calls = max(group.most_calls, calls)
         group.idle[runner.id] = runner
         self.idle += 1
+        self._memberships[runner.id] = []
+        for placement in self.placements.values():
+            self._join(runner, placement)
         self._changed(runner, group)
 
     def stop(self, runner: Runner) -> None:
         """Stop counting a runner's capacity and calls; keep it until it is gone."""
         self._discount(runner)
+        for call in runner.in_flight.values():
+            if call.kind:
+                self.placements[call.kind].give_back(runner)
         runner.in_flight.clear()
         runner.state = RunnerState.STOPPING
         self.note(runner)
@@ -113,14 +157,20 @@ class RunnerTable:
     def _discount(self, runner: Runner) -> None:
         group = self.groups[runner.kind]
         if runner.state is RunnerState.UP:
-            load = len(runner.in_flight)
+            load = runner.counted_load
             busy = min(load, runner.slots)
             for each in (self, group):
                 each.up -= 1
                 each.slots -= runner.slots
-                each.in_flight -= load
+                each.in_flight -= len(runner.in_flight)
+                each.load -= load
                 each.busy -= busy
-        group.unlist(runner)
+            yields = runner.id in group.yielding
+            for placement, _ in self._memberships.pop(runner.id):
+                placement.discard(runner)
+                placement.yielding -= yields
+            if runner is self.held:
+                self.held = None
         self.idle -= runner.id in group.idle
         places = (self.booting, self.retiring, self.retired)
         for place in (*places, group.booting, group.idle, group.idle_check_pending, group.yielding):
@@ -148,6 +198,8 @@ class RunnerTable:
             call.state = sent
             call.runner = runner_id
             in_flight[call.id] = call
+            if call.kind:
+                self.placements[call.kind].take(runner)
         group = self.groups[runner.kind]
         if not before:
             if group.idle.pop(runner_id, None) is not None:
@@ -181,12 +233,16 @@ class RunnerTable:
         group.idle_check_pending[runner.id] = runner
 
     def _count(self, runner: Runner, before: int, group: RunnerGroup) -> None:
-        load, slots = len(runner.in_flight), runner.slots
-        change = load - before
+        count, slots, counted = len(runner.in_flight), runner.slots, runner.counted_load
+        change = count - before
         self.in_flight += change
         group.in_flight += change
+        load = runner.counted_load = count + runner.extra
+        change = load - counted
+        self.load += change
+        group.load += change
         # `min` takes longer than this, and each result passes here.
-        change = (load if load < slots else slots) - (before if before < slots else slots)  # noqa: FURB136
+        change = (load if load < slots else slots) - (counted if counted < slots else slots)  # noqa: FURB136
         if change:
             self.busy += change
             group.busy += change
@@ -198,7 +254,7 @@ class RunnerTable:
             self._least_loaded.changed(runner)
         if group.least_loaded.is_kept:
             group.least_loaded.changed(runner)
-        group.list(runner)
+        self._list(runner)
 
     # -- measurements of a runner --------------------------------------------------------------------------------------
 
@@ -218,7 +274,7 @@ class RunnerTable:
         # Take the minimum: one delayed ping says nothing of the connection, and would send seconds of work ahead.
         runner.trips = (*runner.trips[1 - TRIPS :], seconds)
         runner.round_trip = min(runner.trips)
-        self.groups[runner.kind].list(runner)
+        self._list(runner)
 
     # -- a smaller pool, and room for another kind ---------------------------------------------------------------------
 
@@ -234,15 +290,43 @@ class RunnerTable:
         """Have the least-loaded runner of a kind take no more calls, because another kind needs its room."""
         for runner in group.least_loaded.take(1, group.runners):
             self._retire(runner, group.yielding)
+            for placement, _ in self._memberships[runner.id]:
+                placement.yielding += 1
 
     def end_yield(self, group: RunnerGroup) -> None:
         """Let a runner that yields take calls again."""
-        self._serve_again(group.yielding.popitem()[1])
+        runner = group.yielding.popitem()[1]
+        for placement, _ in self._memberships[runner.id]:
+            placement.yielding -= 1
+        self._serve_again(runner)
+
+    # -- room for a call that takes a large share ----------------------------------------------------------------------
+
+    def hold(self, kind: str) -> None:
+        """Hold the member with the least load for a kind: calls of other kinds are not sent there until `release`."""
+        members = [runner for runner in self.placements[kind].members.values() if not runner.retiring]
+        if members:
+            self.held = min(members, key=attrgetter("load", "id"))
+            self.held.held_for = kind
+            self._list(self.held)
+
+    def release(self, kind: str | None = None) -> None:
+        """End the hold of a runner, if there is one, and it is for this kind; None = for any kind."""
+        runner = self.held
+        if runner is not None and kind in (None, runner.held_for):
+            self.held = runner.held_for = None
+            self._list(runner)
+
+    def _list(self, runner: Runner) -> None:
+        """List a runner that is up in all its placements."""
+        for placement, rank in self._memberships[runner.id]:
+            placement.list(runner, rank)
 
     def _retire(self, runner: Runner, place: dict[int, Runner]) -> None:
         runner.retiring = True
         place[runner.id] = runner
-        self.groups[runner.kind].unlist(runner)
+        for placement, _ in self._memberships[runner.id]:
+            placement.unlist(runner)
         if not runner.in_flight:
             self.retired[runner.id] = runner
 

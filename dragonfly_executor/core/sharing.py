@@ -84,7 +84,7 @@ def slots_allowed(pool: PoolState, group: RunnerGroup) -> int | None:
     if workers is None:
         return None
     others = pool.runner_table.in_flight - group.in_flight
-    return max(workers - group.slots - others, 0 if group.staying else 1)
+    return max(workers - group.slots - others, 0 if pool.is_served(group) else 1)
 
 
 def boot_in_turn(pool: PoolState, wants: Wants) -> None:
@@ -95,7 +95,7 @@ def boot_in_turn(pool: PoolState, wants: Wants) -> None:
     if room < sum(wants.values()):
         # Each kind without a runner gets one, before others get more.
         for group in sorted(wants, key=lambda group: turn(pool, group)):
-            if not group.staying and room:
+            if not pool.is_served(group) and room:
                 room -= boot(pool, wants, group, 1)
     for group in sorted(wants, key=lambda group: turn(pool, group)):
         room -= boot(pool, wants, group, min(room, wants[group]))
@@ -130,7 +130,9 @@ def make_room(pool: PoolState, wants: Wants) -> bool:
         going += stopped
     waiting: list[RunnerGroup] = []
     if not pool.boots.all_hang:
-        waiting = [group for group, count in wants.items() if count and not group.staying and is_waiting(pool, group)]
+        waiting = [
+            group for group, count in wants.items() if count and not pool.is_served(group) and is_waiting(pool, group)
+        ]
     for group in table.groups.values():
         if group not in waiting:
             group.gate = None
@@ -167,7 +169,7 @@ def fit_yields(pool: PoolState, now: float) -> None:
         return
     takers = 0
     for group in groups:
-        if not group.staying and not group.yielding and is_waiting(pool, group):
+        if not pool.is_served(group) and not group.yielding and is_waiting(pool, group):
             takers += boots_wanted(pool, group, now) > 0
     end_yields(pool, yielding - max(0, takers - max(0, room_coming(pool))))
 

@@ -10,6 +10,7 @@ from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import CANCELLED, Action, Boot, Kill, Stop
 from dragonfly_executor.core.call_table import CallTable
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
+from dragonfly_executor.core.capacity import Requirements
 from dragonfly_executor.core.counters import Counters
 from dragonfly_executor.core.events import Ref, ShutdownMode
 from dragonfly_executor.core.key_homes import KeyHomes
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from typing import Final
 
 
+MANY_KINDS: Final = 64
+"""Number of kinds of calls from which on kinds that are not in use are dropped when another kind comes."""
 MAX_FALSE_STARTS: Final = 3
 """Number of slots that may die before they begin a call, until the call is taken to be the cause."""
 
@@ -96,15 +99,32 @@ class PoolState:
 
         More boots would delay the error of the waiting calls.
         """
-        return self.has_failed_enough(group) and bool(group.booting) and not group.up
+        return self.has_failed_enough(group) and bool(group.booting) and not self.has_member(group)
 
     def has_failed_enough(self, group: RunnerGroup) -> bool:
         """Return whether enough boots, or one boot finally, have failed that the waiting calls get no further boot."""
         return group.back_off.final is not None or group.back_off.failures >= self.limits.max_boot_failures
 
     def slots_hint(self, group: RunnerGroup) -> int:
-        """Return the expected number of slots of the next runner of a kind."""
-        return 1 if self.limits.single_use else max(1, group.most_slots or self.limits.slots_hint)
+        """Return the expected number of calls of a kind that the next runner of this kind can run at once."""
+        if self.limits.single_use:
+            return 1
+        if group.most_calls:
+            return group.most_calls
+        placement, slots = self.runner_table.placements[group.kind], max(1, self.limits.slots_hint)
+        if placement.requirements is None or not placement.shares:
+            return slots
+        expected = self.limits.capacity
+        return 1 if expected is None else placement.requirements.calls_at_once(slots, expected)
+
+    def has_member(self, group: RunnerGroup) -> bool:
+        """Return whether a runner is up on which calls of a kind fit."""
+        return bool(self.runner_table.placements[group.kind].members)
+
+    def is_served(self, group: RunnerGroup) -> bool:
+        """Return whether a runner on which calls of a kind fit boots for them, or is up and does not yield."""
+        placement = self.runner_table.placements[group.kind]
+        return bool(group.booting) or len(placement.members) > placement.yielding
 
     @property
     def excess(self) -> int:
@@ -139,6 +159,25 @@ class PoolState:
         within_min = group.kind == DEFAULT_KIND and group.up - len(group.idle_check_pending) <= self.floor
         after = self.limits.min_idle_after if within_min else self.limits.idle_after
         return None if after is None else runner.idle_since + after
+
+    def add_kind(self, kind: str, requirements: Requirements | None) -> None:
+        """Add a kind of calls; see `RunnerTable.add_kind`. If there are many kinds, drop those that are not in use."""
+        table = self.runner_table
+        if len(table.groups) >= MANY_KINDS and not self.settle_queue.entries:
+            for unused in [each for each in table.groups if each != kind and self._is_unused(each)]:
+                table.drop_kind(unused)
+                self.call_table.queues.pop(unused, None)
+        table.add_kind(kind, requirements)
+
+    def _is_unused(self, kind: str) -> bool:
+        """Return whether a kind has neither calls nor runners, and no pause after failed boots."""
+        group, queue = self.runner_table.groups[kind], self.call_table.queue_of(kind)
+        return (
+            kind != DEFAULT_KIND
+            and not (queue.queued or queue.delayed or self.runner_table.placements[kind].in_flight)
+            and not group.runners
+            and group.back_off.until is None
+        )
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
@@ -227,7 +266,8 @@ class PoolState:
         runner_id = self.counters.boots_attempted
         self.runner_table.add(runner_id, group.kind)
         self.boots.take(runner_id)
-        self.actions.append(Boot(runner_id, group.kind))
+        requirements = self.runner_table.placements[group.kind].requirements if group.kind else None
+        self.actions.append(Boot(runner_id, group.kind, requirements))
 
     def forget(self, runner: Runner, now: float, *, hangs: bool = False) -> None:
         """Remove a runner of which nothing is left. With `hangs`, its backend still blocks in its boot."""
@@ -252,11 +292,12 @@ class PoolState:
         for runner in list(self.runner_table.runners.values()):
             self.stop(runner, reason, 0.0)
 
-    def stop_unused(self, group: RunnerGroup, reason: str) -> None:
-        """Stop the runners of a kind that are up and have no call."""
+    def stop_unused(self, group: RunnerGroup, reason: str, demanding: Collection[str] = ()) -> None:
+        """Stop the runners of a kind that are up and have no call, except those on which calls of `demanding` fit."""
         if group.idle or group.idle_check_pending:
             for runner in [*group.idle.values(), *group.idle_check_pending.values()]:
-                self.stop(runner, reason)
+                if not any(runner.id in self.runner_table.placements[kind].members for kind in demanding):
+                    self.stop(runner, reason)
 
     def stop_idle(self, runner: Runner) -> None:
         """Stop a runner that has reached its idle limit."""
@@ -306,7 +347,7 @@ class PoolState:
         self.counters.boots_failed += 1
         self.last_boot_error = error
         group.back_off.failed(next_boot)
-        if group.up:
+        if self.has_member(group):
             return
         if call_errors.is_final(error):
             group.back_off.final = error

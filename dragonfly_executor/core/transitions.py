@@ -40,14 +40,17 @@ def transition(event: type[E]) -> Callable[[Callable[[PoolState, E, float], None
 
 @transition(events.Submitted)
 def _submitted(pool: PoolState, event: events.Submitted, now: float) -> None:
-    kinds = pool.call_table.accept(event.calls, now)
+    kinds, groups = pool.call_table.accept(event.calls, now), pool.runner_table.groups
+    for kind, requirements in kinds.items():
+        if kind not in groups:
+            pool.add_kind(kind, requirements)
     if pool.broken is not None or pool.mode is not None:
         # The driver refuses these. A call that slipped in between must not wait for ever.
         pool.fail(event.calls, pool.broken or RuntimeError("cannot schedule new futures after shutdown"))
     elif event.calls:
         pool.idled_below_min = 0
         for kind in kinds:
-            back_off = pool.runner_table.group_of(kind).back_off
+            back_off = groups[kind].back_off
             if back_off.until is not None:
                 back_off.demanded()
 
@@ -87,6 +90,8 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
             pool.counters.stale += 1
             continue
         del in_flight[call_id]
+        if call.kind:
+            pool.runner_table.placements[call.kind].give_back(runner)
         seconds += cost
         state = call.state
         if state is over:
@@ -186,7 +191,7 @@ def _boot_succeeded(pool: PoolState, event: events.BootSucceeded, now: float) ->
         pool.usage.priced(runner.id, event.price, now)
     # A runner that was stopped while it booted stays stopped.
     if runner.state is RunnerState.BOOTING:
-        pool.runner_table.came_up(runner, event.slots, now)
+        pool.runner_table.came_up(runner, event.slots, event.capacity, now)
         pool.runner_table.groups[runner.kind].back_off.succeeded()
 
 
@@ -313,6 +318,8 @@ def _take_off(pool: PoolState, runner: Runner, call_id: int, attempt: int) -> Ca
         pool.counters.stale += 1
         return None
     del runner.in_flight[call_id]
+    if call.kind:
+        pool.runner_table.placements[call.kind].give_back(runner)
     return None if call.state is CallState.SETTLED else call
 
 

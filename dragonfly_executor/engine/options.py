@@ -128,6 +128,7 @@ class PoolOptions(OptionSet):
     max_workers = option(None, positive_or_none)
     max_concurrency = option(None, positive_or_none)
     single_use = option(False, flag)
+    limit_threads = option(True, flag)
     log = option(False, log_level)
     boot_timeout = option(30.0, above_zero)
     shutdown_timeout = option(30.0, duration)

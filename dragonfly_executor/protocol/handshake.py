@@ -181,6 +181,7 @@ def welcome(
     calls_per_slot: int,
     output: str = "inherit",
     log_level: int | None = None,
+    limit_threads: bool = True,
 ) -> bytes:
     """Return the payload of WELCOME.
 
@@ -191,6 +192,7 @@ def welcome(
         calls_per_slot: number of calls in a slot's life; 0 for any number.
         output: "inherit" leaves the output of slots alone, "drop" discards it, "send" sends it to the parent.
         log_level: with "send", the lowest level of root logger records that are sent; None sends no records.
+        limit_threads: whether libraries in a slot use no more threads than the slot's share of the runner's CPUs.
     """
     session = {
         "lease": lease,
@@ -199,5 +201,6 @@ def welcome(
         "calls_per_slot": calls_per_slot,
         "output": output,
         "log_level": log_level,
+        "limit_threads": limit_threads,
     }
     return json.dumps(session).encode()

@@ -19,6 +19,7 @@ from dragonfly_executor.runner import capacity_check, process_tree
 from dragonfly_executor.runner.child_processes import ChildProcesses
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.large_calls import SLOT_BACKLOG, LargeCalls
+from dragonfly_executor.runner.machine import slots_for
 from dragonfly_executor.runner.oom_kills import MemoryWatch
 from dragonfly_executor.runner.os_signals import OsSignals, boot_clock
 from dragonfly_executor.runner.slot_handle import EXIT_TIMEOUT, Slot, SlotOutput
@@ -91,6 +92,7 @@ class Agent:
         # A runner that the parent itself started has the parent's packages, and must start fast.
         own = versions() if "DRAGONFLY_PARENT_PID" in os.environ else versions_with_packages()
         capacity_check.try_process()
+        own.cpus = slots_for(self._child_processes.cpus)
         self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own)))
         self._link.flush()
         process_tree.become_subreaper()
@@ -311,7 +313,7 @@ class Agent:
         self._lease = welcome["lease"]
         self._lease_timer.cancel()
         self._check_lease()
-        self._child_processes.setup_timeout = welcome["setup_timeout"]
+        self._child_processes.configure(welcome)
         self._dispatcher.configure(welcome["slots"], welcome["calls_per_slot"], welcome["setup_timeout"])
         if welcome["output"] != "inherit":
             from dragonfly_executor.runner.slot_output_forwarder import maker

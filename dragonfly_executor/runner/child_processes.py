@@ -9,15 +9,20 @@ import os
 import sys
 
 from dragonfly_executor.protocol.frames import SETUP_HEAD, Kind, ScriptImport, encode
+from dragonfly_executor.protocol.versions import usable_cpus
 from dragonfly_executor.runner import process_tree, slot_crash
 from dragonfly_executor.runner import slot_process as slot_main
 from dragonfly_executor.runner import slot_progress as phases
+from dragonfly_executor.runner.cgroups import Cgroups
+from dragonfly_executor.runner.machine import granted_cpus
+from dragonfly_executor.runner.slot_environment import SlotEnvironment
 from dragonfly_executor.runner.slot_handle import Slot, SlotOutput
 from dragonfly_executor.runner.slot_progress import Progress
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from dragonfly_executor.protocol.frames import Frame
     from dragonfly_executor.runner.dispatch import Dispatcher
@@ -59,6 +64,9 @@ class ChildProcesses:
         """Seconds after its fork within which a slot must be ready."""
         self.setup_parts: list[bytes] = []
         """The parts of the parent's SETUP, which each slot starts with."""
+        self.cpus = granted_cpus(Cgroups())
+        self._environment: SlotEnvironment | None = None
+        """The environment variables that slots set; None before WELCOME."""
         self.starts: Cells | None = None
         """Shared memory in which slots mark the calls that they start, by the number that the call brings."""
         self._script: int | None = None
@@ -72,12 +80,33 @@ class ChildProcesses:
 
     # -- slots --------------------------------------------------------------------------------------------------------
 
+    def configure(self, welcome: dict[str, Any]) -> None:
+        """Apply the parent's WELCOME."""
+        self.setup_timeout = welcome["setup_timeout"]
+        self._environment = SlotEnvironment(
+            os.environ,
+            slots=welcome["slots"],
+            cpus=self.cpus,
+            seen_cpus=usable_cpus(),
+            limits_threads=welcome["limit_threads"],
+        )
+
     def fork_slot(self, number: int, place: WorkingDirectory | None, output: SlotOutput) -> Slot:
         """Fork the slot with this number, and tell the parent."""
         setup = self._setup()
         try:
             progress = Progress(number, self.starts)
-            slot = Slot(self._loop, setup, place, self._descriptors, self._on_frames, output, progress, self.title)
+            slot = Slot(
+                self._loop,
+                setup,
+                place,
+                self._descriptors,
+                self._on_frames,
+                output,
+                progress,
+                self.title,
+                environment={} if self._environment is None else self._environment.of(number),
+            )
         except OSError:
             output.close()
             raise

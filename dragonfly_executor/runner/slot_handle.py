@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dragonfly_executor.core.slot_records import SlotRecord
 from dragonfly_executor.protocol.frames import HEADER, HEADER_SIZE, Frame
@@ -87,7 +87,10 @@ def _fork(stack: FaultTraceback) -> tuple[int, list[Socket]]:
 
 
 class Slot:
-    """One forked process that runs calls. `record` is what the scheduler knows of it."""
+    """One forked process that runs calls. `record` is what the scheduler knows of it.
+
+    It sets the variables of `environment` before it does anything else.
+    """
 
     def __init__(
         self,
@@ -99,11 +102,14 @@ class Slot:
         output: SlotOutput,
         progress: Progress,
         title: ProcessTitle | None,
+        *,
+        environment: Mapping[str, str],
     ) -> None:
         self.output = output
         self.progress = progress
         self._role = f"slot {progress.number}"
         self._title = title
+        self._environment = environment
         self._loop = loop
         self._end_timer: Timer | None = None
         self.answer: Callable[[bytes], None] | None = None
@@ -134,6 +140,7 @@ class Slot:
             for fd in (*inherited(), self._calls.fileno(), own_end.fileno()):
                 os.close(fd)
             self.stack.record()
+            os.environ.update(self._environment)
             if self._title is not None:
                 self._title.set(self._role)
             slot_process.main(self._taken_by_slot, slot_end, setup, place, agent, self.output.take_over, self.progress)

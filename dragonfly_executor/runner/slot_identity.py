@@ -1,14 +1,13 @@
 """Makes a slot a worker to multiprocessing and logging, with a name and a parent process.
 
-`Parent.get()` tells the user's code the slot's number. This module imports neither multiprocessing nor logging. It
-configures them once the user's code imports them.
+This module imports neither of them. It configures them once the user's code imports them.
 """
 
 from __future__ import annotations
 
 import os
 
-from dragonfly_executor.protocol.parent import VARIABLE, Parent
+from dragonfly_executor.protocol.parent import Parent
 from dragonfly_executor.serialization.post_import_hook import when_imported
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -22,11 +21,7 @@ MAIN = "MainProcess"
 def set_identity(number: int, agent_pid: int) -> None:
     """Name this process as the slot with this number on its runner."""
     parent = Parent.get()
-    runner = ""
-    if parent is not None:
-        runner = f"{parent.runner_id}-"
-        # In the environment, so that the programs that a call starts have it too.
-        os.environ[VARIABLE] = parent._replace(slot=number).encode()
+    runner = "" if parent is None else f"{parent.runner_id}-"
     slot, agent = f"DragonflySlot-{runner}{number}", f"DragonflyAgent-{runner}".rstrip("-")
     when_imported("multiprocessing.process", lambda process: _be_worker(process, slot, agent, agent_pid))
     when_imported("logging", lambda logging: _name_records(logging, slot))

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from dragonfly_executor import RunnerLostError
-from dragonfly_executor.core import runner_group, scaling
+from dragonfly_executor.core import placement, scaling
 from dragonfly_executor.core.scaling import MAX_AHEAD
 from dragonfly_executor.protocol.frames import MAX_DETAIL, Frame, Kind, encode
 from tests.engine.conftest import MakeExecutor
@@ -77,7 +77,7 @@ def test_what_is_lost_with_a_runner_elsewhere_is_bounded_in_time(
         measured.append(round_trip)
         return scaling.prefetch(cost, slots, round_trip)
 
-    monkeypatch.setattr(runner_group, "prefetch", note)
+    monkeypatch.setattr(placement, "prefetch", note)
     runner = Elsewhere(cost, distance)
     ex = make(SLOTS, backend=ScriptedBackend(runner), heartbeat=0.02)
     futures = [ex.submit(echo, n) for n in range(CALLS)]

@@ -8,6 +8,7 @@ from dragonfly_executor.core.call_table import Call, CallState
 from dragonfly_executor.core.calls import DEFAULT_KIND
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine
+from dragonfly_executor.core.placement import RANK, CallPlacement
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.runners import Runner, RunnerState
 from dragonfly_executor.core.state import PoolState
@@ -33,14 +34,19 @@ def in_state(pool: PoolState, state: RunnerState) -> list[Runner]:
 
 def check_sums(pool: PoolState) -> None:
     runner_table = pool.runner_table
+    assert runner_table.groups.keys() == runner_table.placements.keys()
     for kind, group in runner_table.groups.items():
         check_group(pool, kind, group)
+        check_placement(pool, runner_table.placements[kind], kind)
+    for runner in runner_table.runners.values():
+        check_shares(pool, runner)
     up = in_state(pool, RunnerState.UP)
     assert runner_table.up == len(up)
     assert list(runner_table.booting.values()) == in_state(pool, RunnerState.BOOTING)
     assert runner_table.slots == sum(runner.slots for runner in up)
     assert runner_table.in_flight == sum(len(runner.in_flight) for runner in up)
-    assert runner_table.busy == sum(min(len(runner.in_flight), runner.slots) for runner in up)
+    assert runner_table.load == sum(runner.load for runner in up)
+    assert runner_table.busy == sum(min(runner.load, runner.slots) for runner in up)
     assert runner_table.idle == sum(len(group.idle) for group in runner_table.groups.values())
     assert {runner.kind for runner in runner_table.runners.values()} <= runner_table.groups.keys()
     retiring = [runner_table.retiring, *(group.yielding for group in runner_table.groups.values())]
@@ -60,19 +66,49 @@ def check_group(pool: PoolState, kind: str, group: RunnerGroup) -> None:
     assert list(group.booting.values()) == [runner for runner in runners if runner.state is RunnerState.BOOTING]
     assert group.slots == sum(runner.slots for runner in up)
     assert group.in_flight == sum(len(runner.in_flight) for runner in up)
-    assert group.busy == sum(min(len(runner.in_flight), runner.slots) for runner in up)
+    assert group.load == sum(runner.load for runner in up)
+    assert group.busy == sum(min(runner.load, runner.slots) for runner in up)
     assert {**group.idle, **group.idle_check_pending} == {runner.id: runner for runner in up if not runner.in_flight}
     assert not group.idle.keys() & group.idle_check_pending.keys()
     since = [runner.idle_since for runner in group.idle.values()]
     assert since == sorted(since), "the runner that is idle for the longest time is not first"
     assert group.staying >= 0
-    if group._packed is not None:
-        free = {runner.id for runner in up if len(runner.in_flight) < runner.slots and not runner.retiring}
-        short = {runner.id for runner in up if runner.is_short and runner.in_flight}
-        assert group._packed._load_of == {i: len(group.runners[i].in_flight) for i in free - short}
-    for runner in runners:
-        for call in runner.in_flight.values():
-            assert call.kind == kind, "a call is on a runner of another kind"
+
+
+def check_placement(pool: PoolState, placement: CallPlacement, kind: str) -> None:
+    """The room for calls of a kind is what a walk over all runners finds."""
+    table = pool.runner_table
+    assert placement.kind == kind
+    members = [runner for runner in in_state(pool, RunnerState.UP) if placement.fits(runner)]
+    assert {runner.id: runner for runner in members} == placement.members
+    assert placement.yielding == sum(runner.id in table.groups[runner.kind].yielding for runner in members)
+    if kind != DEFAULT_KIND:
+        calls = [call for runner in table.runners.values() for call in runner.in_flight.values()]
+        assert placement.in_flight == sum(call.kind == kind for call in calls)
+    if placement._packed is not None:
+        free = [runner for runner in members if placement.room(runner) > 0]
+        free = [runner for runner in free if placement.shares or not (runner.is_short and runner.in_flight)]
+        listed = {i: load % RANK for i, load in placement._packed._load_of.items()}
+        assert listed == {runner.id: runner.load for runner in free}
+
+
+def check_shares(pool: PoolState, runner: Runner) -> None:
+    """What the calls of a runner require fits in it together, and is what a walk over them finds."""
+    placements, capacity = pool.runner_table.placements, runner.capacity
+    extra = gpus = memory = 0
+    for call in runner.in_flight.values():
+        placement = placements[call.kind]
+        assert placement.fits(runner), "a call is on a runner on which it does not fit"
+        if placement.requirements is not None and placement.shares:
+            extra += placement.requirements.slots_of(runner.slots, capacity) - 1
+            gpus += placement.requirements.gpus
+            memory += placement.requirements.memory
+    assert (runner.extra, runner.gpus_used, runner.memory_used) == (extra, gpus, memory)
+    assert not extra or runner.load <= runner.slots, "calls take more than the slots of their runner"
+    assert capacity is None or (gpus <= capacity.gpus and memory <= capacity.memory)
+    is_held = runner is pool.runner_table.held
+    assert (runner.state is RunnerState.UP and runner.held_for is not None) == is_held
+    assert not is_held or placements[runner.held_for or ""].members.get(runner.id) is runner
 
 
 def check_what_is_told(pool: PoolState) -> None:
@@ -198,9 +234,13 @@ def check_slots_are_full(pool: PoolState, group: RunnerGroup) -> None:
     runner_table, workers = pool.runner_table, pool.limits.max_workers
     binds = workers is not None and runner_table.slots > workers and runner_table.in_flight >= workers
     if pool.call_table.queues[group.kind].queued and not binds:
-        for runner in group.runners.values():
-            has_room = runner.state is RunnerState.UP and not runner.retiring and len(runner.in_flight) < runner.slots
-            assert not has_room, f"calls wait, and {runner} has room"
+        placement = runner_table.placements[group.kind]
+        for runner in placement.members.values():
+            assert placement.room(runner) <= 0, f"calls wait, and {runner} has room"
+    held = runner_table.held
+    if held is not None and not binds:
+        waits = pool.call_table.queues[held.held_for or ""].queued
+        assert not waits or held.in_flight, "a runner without calls is held for a call"
 
 
 def check_boots_come(pool: PoolState, group: RunnerGroup, now: float) -> None:
@@ -209,7 +249,7 @@ def check_boots_come(pool: PoolState, group: RunnerGroup, now: float) -> None:
         assert not queue.queued, "a budget is used up, and calls wait"
         assert not queue.delayed
         return
-    waiting = queue.queued + max(0, group.in_flight - group.slots)
+    waiting = queue.queued + max(0, group.load - group.slots)
     assert (
         waiting <= len(group.booting) * pool.slots_hint(group)
         or len(pool.runner_table.runners) >= pool.max
@@ -223,14 +263,14 @@ def cannot_boot(pool: PoolState, group: RunnerGroup, now: float) -> bool:
     return (
         (group.back_off.until is not None and group.back_off.until > now)
         or pool.is_at_last_boots(group)
-        or (pool.boots.free <= 0 and (group.up > 0 or not pool.boots.all_hang))
+        or (pool.boots.free <= 0 and (pool.has_member(group) or not pool.boots.all_hang))
     )
 
 
 def has_slots_enough(pool: PoolState, group: RunnerGroup) -> bool:
     """Whether more slots of this kind would be of no use, because of max_workers."""
     workers, others = pool.limits.max_workers, pool.runner_table.in_flight - group.in_flight
-    has_one = group.up + len(group.booting) > len(group.yielding)
+    has_one = pool.is_served(group)
     return (
         workers is not None
         and has_one
@@ -261,7 +301,7 @@ def check_room_is_made(pool: PoolState, now: float) -> None:
         kept = group.up + len(group.booting) - len(group.yielding)
         ahead = group.in_flight > group.slots - max((runner.slots for runner in group.idle.values()), default=0)
         assert not group.idle or ahead or kept <= pool.keep_of(group), f"calls wait, and a runner of {group} is idle"
-        starving = [each for each in others if each.up + len(each.booting) == len(each.yielding)]
+        starving = [each for each in others if not pool.is_served(each)]
         giving = sum(len(each.yielding) for each in groups.values()) + len(going)
         assert not starving or not group.up or giving, f"calls of a kind without a runner wait, and {group} gives none"
 
@@ -312,6 +352,6 @@ def boots_are_needed(pool: PoolState, kind: str) -> bool:
     """After an event with boots: whether the last of those of a kind is needed, by waiting calls or by min."""
     group = pool.runner_table.groups[kind]
     others = len(group.booting) - 1
-    waiting = pool.call_table.queues[kind].queued + max(0, group.in_flight - group.slots)
+    waiting = pool.call_table.queues[kind].queued + max(0, group.load - group.slots)
     least = pool.min if kind == DEFAULT_KIND else 0
     return others < ceil(waiting / pool.slots_hint(group)) or group.up - len(group.yielding) + others < least

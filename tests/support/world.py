@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from math import isclose
 
 from dragonfly_executor import errors
@@ -17,6 +18,7 @@ from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_queue import LOOKAHEAD
 from dragonfly_executor.core.call_table import Call, CallLimits
 from dragonfly_executor.core.calls import DEFAULT_KIND
+from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.stats import PoolStats
@@ -45,6 +47,19 @@ class TrackedRunner:
     since: float | None = None
     """When its node was asked for; None before."""
     price: float | None = None
+    capacity: Capacity | None = None
+
+
+REQUIREMENTS = {
+    DEFAULT_KIND: Requirements(),
+    "gpu 1": Requirements(gpus=1),
+    "gpu 2": Requirements(gpus=2, cpus=1),
+    "cpu 2": Requirements(cpus=2),
+    "cpu 3": Requirements(cpus=3),
+    "memory": Requirements(memory=3),
+    "eu": Requirements(labels=frozenset({"eu"})),
+}
+"""By kind, what its calls require. Calls of any other kind run only on runners that were booted for it."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +136,15 @@ class World:
 
     # -- events --------------------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _required(limits: CallLimits, kind: str) -> CallLimits:
+        """The limits of a call of this kind."""
+        required = REQUIREMENTS.get(kind)
+        if required is None or not required.key:
+            return limits
+        values = {name: getattr(limits, name) for name in CallLimits.__match_args__}
+        return CallLimits(**values | {"requirements": required})
+
     def submit(self, limits: Iterable[CallLimits], kinds: Sequence[str] = (DEFAULT_KIND,)) -> list[int]:
         """Submit calls with these limits, of these kinds in turn."""
         batch = list(limits)
@@ -128,7 +152,10 @@ class World:
 
         def make() -> events.Event:
             return events.Submitted(
-                [Call(first + i, b"", None, each, kinds[i % len(kinds)]) for i, each in enumerate(batch)]
+                [
+                    Call(first + i, b"", None, self._required(each, kind), kind)
+                    for i, (each, kind) in enumerate(zip(batch, cycle(kinds), strict=False))
+                ]
             )
 
         event = make()
@@ -187,8 +214,8 @@ class World:
                 self._boots_count_anew(given_up[call_id])
 
     def _prospects(self, kind: str) -> Prospects:
-        of_kind = [node for node in self.nodes.values() if node.kind == kind]
-        is_up = any(node.up and not node.stopped and not node.leaving for node in of_kind)
+        fitting = [node for node in self.nodes.values() if self.fits(kind, node)]
+        is_up = any(node.up and not node.stopped and not node.leaving for node in fitting)
         return Prospects(self.gives_up == kind, self.why, self.all_boots_hang, is_up)
 
     def _least_loaded(self) -> list[int]:
@@ -222,6 +249,8 @@ class World:
         """
         if not self.limits.packs or any(isinstance(action, actions.Stop) for action in result):
             return
+        if any(account.call.limits.requirements or account.call.limits.key for account in self.accounts.values()):
+            return  # what the calls require decides, or where a call of their key was sent last
         for action in result:
             if not isinstance(action, actions.Send):
                 continue
@@ -263,14 +292,14 @@ class World:
                 node.since = None
             case events.BootReturned(runner_id):
                 self.hung.discard(runner_id)
-            case events.BootSucceeded(_, slots, price):
+            case events.BootSucceeded(_, slots, price, capacity):
                 if node is not None:
                     self._asks(node)
                     node.boots = False
                 if node is not None and price is not None:
                     node.price = price
                 if node is not None and not node.up and not node.stopped:
-                    node.up, node.slots = True, max(1, slots)
+                    node.up, node.slots, node.capacity = True, max(1, slots), capacity
             case events.BootFailed() | events.RunnerGone() if node is not None:
                 self._lose(node)
                 del self.nodes[event.runner_id]
@@ -324,7 +353,8 @@ class World:
         self.failures[kind] += 1
         nodes = [other for other in self.nodes.values() if other.kind == kind]
         others = [other for other in nodes if other is not node and not other.stopped]
-        if any(other.up and not other.leaving for other in others):
+        fitting = [other for other in self.nodes.values() if other is not node and self.fits(kind, other)]
+        if any(other.up and not other.leaving and not other.stopped for other in fitting):
             return
         if isinstance(error, errors.BootError) and error.final:
             self.final[kind] = error
@@ -418,13 +448,14 @@ class World:
             assert all(call.id not in other.flying for other in self.nodes.values()), "a call is on two runners"
             assert call.attempt not in account.attempts_begun, "an attempt that may have run is sent again"
             assert call.attempt <= 1 + call.limits.retries
-            assert call.kind == node.kind, "a call is sent to a runner of another kind"
+            assert self.fits(call.kind, node), "a call is sent to a runner on which it does not fit"
             node.flying[call.id] = call.attempt
             node.had += 1
             self.flown.append((action.runner_id, call.id, call.attempt))
         node.asked = False
         runner = self.machine.pool.runner_table.runners[action.runner_id]
         assert len(node.flying) <= node.slots + runner.prefetch, "more calls than slots and credit"
+        self._check_shares(node)
         if self.limits.single_use:
             assert node.had == 1, "a single-use runner has a second call"
         up = [other for other in self.nodes.values() if other.up and not other.stopped and not other.leaving]
@@ -432,6 +463,26 @@ class World:
         workers = self.limits.max_workers
         if workers is not None and slots > workers:
             assert sum(len(other.flying) for other in up) <= workers, "more calls than max_workers"
+
+    def fits(self, kind: str, node: TrackedRunner) -> bool:
+        """Whether calls of a kind may run on a node."""
+        required = REQUIREMENTS.get(kind)
+        return kind == node.kind or (required is not None and node.capacity is not None and required.fit(node.capacity))
+
+    def _check_shares(self, node: TrackedRunner) -> None:
+        """What the calls of a node require fits there together."""
+        kinds = [self.accounts[call_id].call.kind for call_id in node.flying]
+        shares = [required for kind in kinds if (required := REQUIREMENTS.get(kind)) is not None]
+        # Calls beyond the number of slots wait there, and each of the others has a slot's share.
+        may_run_at_once = len(kinds) <= node.slots
+        if node.capacity is not None and may_run_at_once and any(required.cpus for required in shares):
+            share = node.capacity.cpus / (1 if self.limits.single_use else node.slots)
+            cpus = sum(max(required.cpus, share) for required in shares) + (len(kinds) - len(shares)) * share
+            # A call that requires more than the share of a slot may not keep another one from a CPU.
+            assert cpus <= max(node.capacity.cpus, *(required.cpus for required in shares)) + 1e-6
+        if node.capacity is not None:
+            assert sum(required.gpus for required in shares) <= node.capacity.gpus
+            assert sum(required.memory for required in shares) <= node.capacity.memory
 
     def _check_order(self, sent_before: set[int]) -> None:
         """Calls leave the queue by priority, and in the order in which they came.
@@ -600,13 +651,21 @@ class World:
             if node.stopped:
                 return events.RunnerGone(runner_id)
             if not node.up:
-                return events.BootSucceeded(runner_id, 2)
+                return events.BootSucceeded(runner_id, 2, None, self.least_capacity(node.kind))
             if node.flying:
                 results = [(i, n, 0.01, token_of(i, n), False) for i, n in node.flying.items()]
                 return events.ResultsArrived(runner_id, results)
             if node.asked:
                 return events.IdleChecked(runner_id, idle=True)
         return events.Tick()
+
+    @staticmethod
+    def least_capacity(kind: str) -> Capacity | None:
+        """What a runner that was booted for a kind has at least; None if only that kind may use it."""
+        required = REQUIREMENTS.get(kind)
+        if required is None:
+            return None
+        return Capacity(max(1.0, required.cpus), required.gpus, required.memory, required.labels)
 
     def play_again(self) -> None:
         """The same log gives the same actions."""

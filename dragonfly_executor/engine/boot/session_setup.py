@@ -73,6 +73,7 @@ class SessionSetup:
             calls_per_slot=options.max_tasks_per_child or 0,
             output=output,
             log_level=log_level,
+            limit_threads=options.limit_threads,
         )
         runner.welcome(session, self._encode_setup(self._setup_for(runner.node)), slots, log_level)
 

@@ -173,4 +173,4 @@ def test_what_describes_the_parent_holds_nothing_that_opens_doors(make: MakeExec
     """Checklist 57: DRAGONFLY_PARENT can be read by every call, and is no key to anything."""
     encoded = make(1).submit(os.getenv, "DRAGONFLY_PARENT").result(PATIENCE)
     described = json.loads(base64.urlsafe_b64decode(encoded))
-    assert described.keys() == {"pool", "runner_id", "backend", "pid", "host", "depth"}
+    assert described.keys() == {"pool", "runner_id", "backend", "pid", "host", "depth", "slot"}

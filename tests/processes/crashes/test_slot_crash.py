@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dragonfly_executor.errors import InitializerError, RunnerLostError
+from dragonfly_executor.runner.cgroups import Cgroups
 from dragonfly_executor.runner.oom_kills import MemoryWatch
 from tests.processes.conftest import Make
 from tests.support import payloads
@@ -144,7 +145,7 @@ def test_cgroups_are_read_wherever_they_lie(layout: str, tmp_path: Path) -> None
         path = tmp_path / "sys/fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    watch = MemoryWatch(str(tmp_path), str(tmp_path / "own"))
+    watch = MemoryWatch(Cgroups(str(tmp_path), str(tmp_path / "own")))
     assert watch.limit() == 4096
     assert not watch.has_killed()
     counter = tmp_path / "sys/fs/cgroup" / next(iter(files))
@@ -156,7 +157,7 @@ def test_cgroups_are_read_wherever_they_lie(layout: str, tmp_path: Path) -> None
 def test_without_cgroups_nothing_is_known(own: str | None, tmp_path: Path) -> None:
     if own is not None:
         (tmp_path / "own").write_text(own)
-    watch = MemoryWatch(str(tmp_path), str(tmp_path / "own"))
+    watch = MemoryWatch(Cgroups(str(tmp_path), str(tmp_path / "own")))
     assert not watch.has_killed()
     assert watch.limit() is None
 

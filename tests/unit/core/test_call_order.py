@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dragonfly_executor.core import events, key_homes, runner_group
+from dragonfly_executor.core import events, key_homes, placement
 from dragonfly_executor.core.call_queue import LOOKAHEAD
 from dragonfly_executor.core.call_table import CallLimits
 from tests.support.story import Story
@@ -20,7 +20,7 @@ def keyed(key: int, **limits: float) -> CallLimits:
 @pytest.fixture(autouse=True)
 def no_call_is_sent_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """So runners are full once each slot has a call."""
-    monkeypatch.setattr(runner_group, "prefetch", lambda *_: 0)
+    monkeypatch.setattr(placement, "prefetch", lambda *_: 0)
 
 
 # -- priority ----------------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def test_without_room_there_it_goes_anywhere_and_is_at_home_there_from_then_on()
 
 
 def test_short_calls_may_wait_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_group, "prefetch", lambda cost, *_: 2 if cost is not None and cost < 0.1 else 0)
+    monkeypatch.setattr(placement, "prefetch", lambda cost, *_: 2 if cost is not None and cost < 0.1 else 0)
     story = Story(max=2).up(1, 1)
     story.submit_calls(1, keyed(7))
     story.results(1, 5, cost=0.001)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dragonfly_executor.core import events, runner_group
+from dragonfly_executor.core import events, placement
 from dragonfly_executor.core.events import ShutdownMode
 from tests.support.story import Story
 
@@ -12,7 +12,7 @@ from tests.support.story import Story
 @pytest.fixture(autouse=True)
 def no_call_is_sent_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """So runners are full once each slot has a call."""
-    monkeypatch.setattr(runner_group, "prefetch", lambda *_: 0)
+    monkeypatch.setattr(placement, "prefetch", lambda *_: 0)
 
 
 def test_a_call_waits_for_a_runner_of_its_kind() -> None:

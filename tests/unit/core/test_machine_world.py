@@ -22,6 +22,7 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import events
 from dragonfly_executor.core.call_table import CallLimits
 from dragonfly_executor.core.calls import DEFAULT_KIND
+from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import PoolLimits
 from dragonfly_executor.core.usage import UsageCaps
@@ -67,7 +68,13 @@ POOLS: dict[str, Collection[Any]] = {
     "caps": CAPS,
 }
 SMALL = range(8)
-KINDS = [DEFAULT_KIND, "gpu", "large"]
+KINDS = {
+    "runners of their own": [DEFAULT_KIND, "gpu", "large"],
+    "shares": [DEFAULT_KIND, "cpu 2", "cpu 3"],
+    "devices": [DEFAULT_KIND, "gpu 1", "gpu 2"],
+    "labels": [DEFAULT_KIND, "eu", "memory"],
+}
+RICH = Capacity(4.0, 2, 8, frozenset({"eu", "us"}))
 COSTS = [0.0, 1e-5, 0.002, 0.02, 3.0]
 
 
@@ -77,11 +84,15 @@ class MachineAndWorld(StateMachine):
     What destroys much is rare, or there would never be much.
     """
 
-    @opening(calls=range(10), first=range(len(LIMITS)), warm=[True, True, False], kinds=range(1, 4), **POOLS)
-    def open(self, calls: int, first: int, warm: bool, kinds: int, **limits: Any) -> None:
+    @opening(
+        calls=range(10), first=range(len(LIMITS)), warm=[True, True, False], kinds=range(1, 4), sort=KINDS, **POOLS
+    )  # fmt: skip
+    def open(
+        self, calls: int, first: int, warm: bool, kinds: int, sort: str = "runners of their own", **limits: Any
+    ) -> None:
         """Make a pool with some calls: of all kinds, or all of one kind."""
         self.world = World(PoolLimits(**limits))
-        self.kinds = KINDS[:kinds]
+        self.kinds = KINDS[sort][:kinds]
         self.world.submit([LIMITS[(first + i) % len(LIMITS)] for i in range(calls)], self.kinds)
         if warm:
             self.all_runners_come_and_go(slots=2)
@@ -115,7 +126,15 @@ class MachineAndWorld(StateMachine):
                 self.world.feed(events.RunnerGone(runner_id))
         for runner_id, node in list(self.world.nodes.items()):
             if not node.up:
-                self.world.feed(events.BootSucceeded(runner_id, slots))
+                self.comes_up(runner_id, slots, is_rich=runner_id % 2 == 0)
+
+    def comes_up(self, runner_id: int, slots: int, price: float | None = None, *, is_rich: bool) -> None:
+        """It has what was asked for, or more."""
+        node = self.world.nodes.get(runner_id)
+        capacity = self.world.least_capacity(node.kind) if node is not None else None
+        if is_rich and capacity is not None:
+            capacity = RICH
+        self.world.feed(events.BootSucceeded(runner_id, slots, price, capacity))
 
     @step(first=LIMITS, count=[0, 1, 1, 2, 5], last=LIMITS, kind=SMALL, other=SMALL)
     def submit(self, first: CallLimits, count: int, last: CallLimits, kind: int, other: int) -> None:
@@ -131,10 +150,13 @@ class MachineAndWorld(StateMachine):
         slots=range(5),
         later=[0.0, 2.0],
         price=[None, None, 0.1, 2.0],
+        is_rich=BOTH,
     )
-    def boot_succeeds(self, which: int, slots: int, later: float, price: float | None = None) -> None:
+    def boot_succeeds(
+        self, which: int, slots: int, later: float, price: float | None = None, is_rich: bool = False
+    ) -> None:
         self.world.now += later
-        self.world.feed(events.BootSucceeded(self.runner(which, up=False), slots, price))
+        self.comes_up(self.runner(which, up=False), slots, price, is_rich=is_rich)
 
     @step(which=SMALL, waits=BOTH, later=[0.0, 2.0])
     def boot_is_asked_for(self, which: int, waits: bool, later: float) -> None:

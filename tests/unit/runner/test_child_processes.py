@@ -13,6 +13,7 @@ import pytest
 
 from dragonfly_executor.core.slot_records import DYING, SlotRecord
 from dragonfly_executor.protocol.frames import SETUP_HEAD, Decoder, Kind, ScriptImport
+from dragonfly_executor.protocol.parent import VARIABLE, Parent
 from dragonfly_executor.runner import child_processes, process_tree, slot_process
 from dragonfly_executor.runner.child_processes import MAX_SETUP_CRASHES, ChildProcesses
 from dragonfly_executor.runner.slot_progress import IMPORTING_SCRIPT, INITIALIZING, STARTING
@@ -40,6 +41,7 @@ class FakeSlot:
     def __init__(self, agent: Agent, setup: bytes, place: Any, inherited: Any, output: Any, progress: Any) -> None:
         self.pid = FIRST + len(agent.forked)
         self.setup, self.place, self.inherited, self.progress = setup, place, inherited, progress
+        self.environment: dict[str, str] = {}
         self.output = output
         output.slot = self
         self.told = agent.told
@@ -122,11 +124,22 @@ class Agent:
         self.timers.append(FakeTimer(seconds, callback))
         return self.timers[-1]
 
-    def make_slot(self, loop: Any, setup: bytes, place: Any, inherited: Any, on_frames: Any, *others: Any) -> FakeSlot:
+    def make_slot(
+        self,
+        loop: Any,
+        setup: bytes,
+        place: Any,
+        inherited: Any,
+        on_frames: Any,
+        *others: Any,
+        environment: dict[str, str],
+    ) -> FakeSlot:
         if self.full:
             raise BlockingIOError(11, "no process is left")
         output, progress, _title = others
-        return FakeSlot(self, setup, place, inherited, output, progress)
+        slot = FakeSlot(self, setup, place, inherited, output, progress)
+        slot.environment = environment
+        return slot
 
     def fork(self, number: int = 0) -> FakeSlot:
         slot = self.children.fork_slot(number, None, FakeOutput(self))  # type: ignore[arg-type]
@@ -214,6 +227,16 @@ def test_a_slot_is_forked_with_the_setup_and_the_parent_is_told(agent: Agent) ->
     assert agent.frames() == [(Kind.SLOT_UP, slot.pid, b"")]
     assert [timer.seconds for timer in agent.timers] == [12.5]
     assert slot.timer is agent.timers[0]
+
+
+def test_a_slot_sets_the_variables_of_its_number(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, Parent("media", 1, "local", 1, "host").encode())
+    agent.children.cpus = 2.0
+    agent.children.configure({"slots": 2, "setup_timeout": 3.0, "limit_threads": True})
+    assert agent.children.setup_timeout == 3.0
+    variables = agent.fork(5).environment
+    assert Parent.decode(variables[VARIABLE]).slot == 5
+    assert agent.fork(0).environment == {**variables, VARIABLE: agent.forked[1].environment[VARIABLE]}
 
 
 def test_a_fork_that_fails_leaves_nothing(agent: Agent) -> None:

@@ -1,0 +1,78 @@
+"""The environment variables of a slot: its number, and its share of the runner's CPUs and GPUs.
+
+Libraries read these variables when they are loaded. So a slot sets them before it imports anything of the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dragonfly_executor.protocol.parent import VARIABLE, Parent
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
+
+OPENMP: Final = "OMP_NUM_THREADS"
+FOLLOW_OPENMP: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+"""Variables of libraries that follow `OPENMP` while their own variable is not set."""
+THREAD_VARIABLES: Final = (
+    OPENMP,
+    *FOLLOW_OPENMP,
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+)
+MOST: Final = {"NUMEXPR_NUM_THREADS": 64}
+"""Largest values. NumExpr goes on with one thread if it is to use more than ``NUMEXPR_MAX_THREADS``."""
+MARK: Final = "DRAGONFLY_SLOT_THREADS"
+"""The number of threads that a slot has set. It shows a runner in the slot which variables the user has not set."""
+
+
+class SlotEnvironment:
+    """The variables that a runner's slots set.
+
+    Args:
+        environment: the agent's environment.
+        slots: number of slots.
+        cpus: number of CPUs that the runner may use, by its affinity and its quota.
+        seen_cpus: number of CPUs that libraries see. They know of no quota.
+        limits_threads: whether the threads of libraries are limited to a slot's share of the CPUs.
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str], *, slots: int, cpus: float, seen_cpus: int, limits_threads: bool
+    ) -> None:
+        encoded = environment.get(VARIABLE)
+        self._parent = Parent.decode(encoded) if encoded else None
+        self._threads = _thread_variables(environment, slots, cpus, seen_cpus) if limits_threads else {}
+
+    def of(self, number: int) -> dict[str, str]:
+        """Return the variables of the slot with this number."""
+        variables = dict(self._threads)
+        if self._parent is not None:
+            # In the environment, so that the programs that a call starts have it too.
+            variables[VARIABLE] = self._parent._replace(slot=number).encode()
+        return variables
+
+
+def _thread_variables(environment: Mapping[str, str], slots: int, cpus: float, seen_cpus: int) -> dict[str, str]:
+    """Return the variables that limit threads, without those that the user has set."""
+    mark = environment.get(MARK, "")
+    inherited: dict[str, str] = {}
+    if mark.isdecimal():
+        # This runner lives in a slot, and its slots divide what that slot has.
+        inherited = _limits(int(mark))
+        cpus = min(cpus, int(mark))
+    threads = max(1, int(cpus / slots))
+    if threads >= seen_cpus:
+        return {}
+    taken = {name for name in THREAD_VARIABLES if name in environment and environment[name] != inherited.get(name)}
+    if OPENMP in taken:
+        taken.update(FOLLOW_OPENMP)
+    return {**{name: value for name, value in _limits(threads).items() if name not in taken}, MARK: str(threads)}
+
+
+def _limits(threads: int) -> dict[str, str]:
+    return {name: str(min(threads, MOST.get(name, threads))) for name in THREAD_VARIABLES}
