@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
+    from dragonfly_executor.core.capacity import Capacity, Requirements
     from dragonfly_executor.errors import BootError
     from dragonfly_executor.sync import Sync
     from dragonfly_executor.transport.call_start_table import CallStartTable
@@ -94,7 +95,7 @@ class BootClock(Protocol):
 
 
 _Request = namedtuple(  # noqa: PYI024  # typing is slow to import
-    "_Request", "runner_id parent timeout given_up clock dialed_in", defaults=(None, None, None)
+    "_Request", "runner_id parent timeout given_up clock dialed_in requires", defaults=(None, None, None, None)
 )
 
 
@@ -113,6 +114,8 @@ class BootRequest(_Request):
         clock: receives `queued` and `started`. None if the caller does not measure time.
         dialed_in: set when the runner has dialed back and authenticated before `boot` has returned. The node then
             exists, even if the platform's answer was lost, and `boot` can return it. None if runners do not dial back.
+        requires: what the calls that wait for the runner require of it: CPUs, GPUs, memory and labels. The backend asks
+            for a node that has at least this, or raises a `BootError`. None if they require nothing.
     """
 
     __slots__ = ()
@@ -122,6 +125,7 @@ class BootRequest(_Request):
     given_up: CancelToken | None
     clock: BootClock | None
     dialed_in: Signal | None
+    requires: Requirements | None
 
     def queued(self) -> None:
         """Report that the backend waits at a rate limit or in a queue, and that there is no node yet.
@@ -249,6 +253,13 @@ class Backend:
     def default_slots(self) -> int | None:
         """Return the number of slots per runner if the user gives none. None means the runner's CPU count."""
         return None
+
+    def capacities(self) -> Sequence[Capacity]:
+        """Return what runners of this backend can have, one item for each sort of runner; empty if that is unknown.
+
+        A call that requires more than each of these is refused when it is submitted. Must not block.
+        """
+        return ()
 
     def default_placement(self) -> str:
         """Return the pool's `placement` if the user gives none: "spread", or "pack" if a runner has a price.

@@ -54,6 +54,7 @@ class CallLimits(Record):
             there is room. 0 = no key.
 
     Attributes:
+        kind: the key of the requirements; empty if there are none.
         has_place: True if the call has a priority or a key, so that it is not simply the last in the queue.
     """
 
@@ -67,7 +68,7 @@ class CallLimits(Record):
         "priority",
         "key",
     )
-    __slots__ = (*__match_args__, "has_place")
+    __slots__ = (*__match_args__, "has_place", "kind")
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class CallLimits(Record):
         self.retries = retries
         self.retry_delays = retry_delays
         self.requirements = requirements
+        self.kind = DEFAULT_KIND if requirements is None else requirements.key
         self.priority = priority
         self.key = key
         self.has_place = priority != 0 or key != 0

@@ -73,6 +73,17 @@ class Requirements(Record):
         """Return how many things a runner has that other calls may need and such a call does not."""
         return (capacity.gpus > 0 and not self.gpus) + len(capacity.labels - self.labels)
 
+    def missing(self, capacity: Capacity) -> tuple[int, float]:
+        """Return how far a runner is from meeting the requirements; less is nearer.
+
+        Returns:
+            The number of things of which it has too little, and the sum of the parts that it lacks of each.
+        """
+        wanted = ((self.cpus, capacity.cpus), (self.gpus, capacity.gpus), (self.memory, capacity.memory))
+        lacks = [1 - has / wants for wants, has in wanted if has < wants]
+        labels = self.labels - capacity.labels
+        return len(lacks) + len(labels), sum(lacks)
+
     def fit(self, capacity: Capacity) -> bool:
         """Return whether a runner with this capacity can run such a call while it runs no other."""
         return (

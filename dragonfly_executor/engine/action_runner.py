@@ -78,7 +78,7 @@ class ActionRunner:
         self._runner_links.get(action.runner_id).kill_call(call)
 
     def _boot(self, action: actions.Boot) -> None:
-        self._runner_links.boots.boot(action.runner_id)
+        self._runner_links.boots.boot(action.runner_id, action.requirements)
 
     def _stop(self, action: actions.Stop) -> None:
         self._runner_links.stop(action.runner_id, action.grace, action.reason)

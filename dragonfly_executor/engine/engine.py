@@ -116,7 +116,7 @@ class Engine:
         if self._file_snapshot is not None:
             self._file_snapshot.scan_again()
         future: Future[Any] = Future(self)
-        call = future.call = Call(next(self._ids), payload, future, limits)
+        call = future.call = Call(next(self._ids), payload, future, limits, limits.kind)
         if self._thread is None:
             self._start.wait()
         self.check_open()

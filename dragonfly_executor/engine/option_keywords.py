@@ -29,6 +29,7 @@ class CallKeywords(TypedDict, total=False):
     retries: int
     retry_on: type[BaseException] | tuple[type[BaseException], ...]
     retry_wait: Wait | None
+    requires: Mapping[str, Any] | None
     priority: float
     key: Hashable
     cancel_running: bool

@@ -29,6 +29,7 @@ from dragonfly_executor.engine.option_checks import (
     text,
 )
 from dragonfly_executor.engine.option_set import OptionSet, OptionSignature, option
+from dragonfly_executor.engine.requires import requirements
 from dragonfly_executor.util.backoff import delays as draw
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import duration, finite_number, hook
@@ -53,6 +54,10 @@ class CallOptions(OptionSet, Record):
         retry_wait: a tenacity wait strategy for the pauses between attempts; None for exponential backoff with jitter,
             from 0.1 s to 10 s. The strategy is asked for the first 32 pauses. Later pauses are as long as the last of
             these.
+        requires: what a call requires of its runner, such as
+            ``{"cpus": 2, "gpus": 1, "memory": "8GiB", "label": "eu"}``; None for the share of one slot. ``cpus`` may be
+            a fraction, ``memory`` is a number of bytes or text, ``labels`` are several labels. The call goes to a
+            runner that has it, and runs there beside other calls as far as all of them fit.
         priority: a number. Waiting calls with a larger priority run first; with the same priority, in order of arrival.
         key: a hashable object. A call goes to the slot that had a call with an equal key last, if that slot is free or
             soon will be, so that it finds there what the earlier call left in memory; otherwise it goes to any slot.
@@ -70,6 +75,7 @@ class CallOptions(OptionSet, Record):
     retries = option(0, at_least(0))
     retry_on = option((), exception_types)
     retry_wait: Wait | None = option(None, hook)
+    requires = option(None, requirements)
     priority = option(0, finite_number)
     key: Hashable = option(None, hashable)
     cancel_running = option(True, flag)
@@ -98,6 +104,7 @@ class CallOptions(OptionSet, Record):
             run_timeout=self.run_timeout,
             retries=self.retries,
             retry_delays=delays,
+            requirements=self.requires,
             priority=self.priority,
             # The number of a key is never 0.
             key=0 if self.key is None else hash(self.key) % 2**64 or 1,

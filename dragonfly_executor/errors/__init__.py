@@ -20,6 +20,7 @@
     │   └── InitializerError
     ├── BudgetExceeded (RuntimeError)                 runners have used up the budget: no more calls begin
     ├── StartError (RuntimeError)                     a pool has no thread, or no descriptor, to start with
+    ├── RequirementsError (ValueError)                no runner can have what a call requires
     ├── ForkedExecutorError (RuntimeError)            used in a forked child of the parent
     └── NestingError (RuntimeError)                   pools in runners are nested too deeply
 
@@ -47,6 +48,7 @@ from dragonfly_executor.errors.base import (
     ProtocolError,
     RemoteCallError,
     RemoteTraceback,
+    RequirementsError,
     ResultSerializationError,
     StartError,
 )
@@ -87,6 +89,7 @@ __all__ = [
     "ProtocolError",
     "RemoteCallError",
     "RemoteTraceback",
+    "RequirementsError",
     "ResultDeserializationError",
     "ResultSerializationError",
     "RunnerAuthError",

@@ -98,6 +98,10 @@ class StartError(DragonflyError, RuntimeError):
     """
 
 
+class RequirementsError(DragonflyError, ValueError):
+    """A call requires of its runner what no runner of the backend can have. The call was not submitted."""
+
+
 class ForkedExecutorError(DragonflyError, RuntimeError):
     """A pool was used in a forked child of the process that owns the pool. Make a new pool in the child."""
 

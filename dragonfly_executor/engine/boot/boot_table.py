@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.core import events
+from dragonfly_executor.core.capacity import Requirements
 from dragonfly_executor.engine.boot.boot_helpers import BootHelpers
 from dragonfly_executor.engine.boot.pending_boot import PendingBoot
 from dragonfly_executor.engine.runner_connection import RunnerHandler
@@ -108,9 +109,9 @@ class BootTable:
 
     # -- one boot -----------------------------------------------------------------------------------------------------
 
-    def boot(self, runner_id: int) -> None:
-        """Boot a runner. The core gets the outcome as an event."""
-        boot = self._pending[runner_id] = PendingBoot(runner_id, self._helpers, self)
+    def boot(self, runner_id: int, requires: Requirements | None = None) -> None:
+        """Boot a runner that meets these requirements. The core gets the outcome as an event."""
+        boot = self._pending[runner_id] = PendingBoot(runner_id, requires, self._helpers, self)
         boot.start()
 
     def abort(self, runner_id: int, reason: str) -> None:

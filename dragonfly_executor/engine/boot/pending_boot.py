@@ -9,6 +9,7 @@ from __future__ import annotations
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import BootRequest, CancelToken, Signal
 from dragonfly_executor.core import events
+from dragonfly_executor.core.capacity import Requirements
 from dragonfly_executor.engine.boot import boot_errors
 from dragonfly_executor.engine.boot.node_booter import BootJob, PendingBootClock
 from dragonfly_executor.engine.runner_connection import RunnerLink
@@ -68,8 +69,9 @@ class PendingBoot:
         is_syncing: whether the runner was admitted and receives files.
     """
 
-    def __init__(self, runner_id: int, helpers: BootHelpers, owner: BootOwner) -> None:
+    def __init__(self, runner_id: int, requires: Requirements | None, helpers: BootHelpers, owner: BootOwner) -> None:
         self.id = runner_id
+        self._requires = requires
         self.link: RunnerLink | None = None
         self.abort_reason: str | None = None
         self.is_reported = False
@@ -115,7 +117,7 @@ class PendingBoot:
         helpers = self._helpers
         parent = Parent.new(helpers.engine.options.name, self.id, helpers.backend.name)
         clock = PendingBootClock(self._loop.call_soon_threadsafe, self._clock_changed)
-        request = BootRequest(self.id, parent, self._timeout, self._given_up, clock)
+        request = BootRequest(self.id, parent, self._timeout, self._given_up, clock, requires=self._requires)
         self._wait_for_thread()
         if helpers.dial_back is None:
             self.listener_opened(request)
