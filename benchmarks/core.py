@@ -349,6 +349,7 @@ def main() -> int:
     parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="RUNNERSxCALLS")
     parser.add_argument("--bursts", nargs="+", type=int, default=BURSTS, metavar="BOOTS")
     parser.add_argument("--kinds", type=int, default=1, help="kinds of runners, which are as many each")
+    parser.add_argument("--thrifty", action="store_true", help="pools with scaling='thrifty'")
     parser.add_argument("--packs", action="store_true", help="pools with placement='pack'")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
     options = parser.parse_args()
@@ -358,7 +359,9 @@ def main() -> int:
         runners, _, queued = size.partition("x")
         rounds = []
         for _ in range(options.rounds):
-            rounds.append(measure(int(runners), int(queued), options.kinds, packs=options.packs))
+            rounds.append(
+                measure(int(runners), int(queued), options.kinds, packs=options.packs, thrifty=options.thrifty)
+            )
             gc.collect()
         for kind in rounds[0]:
             rows.setdefault(kind, []).append(min(figures[kind] for figures in rounds))

@@ -60,6 +60,8 @@ def core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
         ),
         shutdown_grace=options.shutdown_timeout,
         packs=(options.placement or _default_placement(backend)) == "pack",
+        thrifty=options.scaling == "thrifty",
+        learns_idle=options.learns_idle,
         caps=caps(options.budget, backend),
     )
 

@@ -61,6 +61,10 @@ class Pool(Submitter):
         placement: which runner with a free slot gets the next call. "spread": the one with the fewest calls, so each
             call has most of a machine. "pack": the one with the most calls, so other runners become idle and stop. None
             (the default): "pack" if the backend's runners have a price or wait in a queue, otherwise "spread".
+        scaling: how many runners boot for the calls that wait. "fast" (the default): as many as have slots for them.
+            "thrifty": those for which there is work when they come up, and one for a call that has waited for two boot
+            times. A thrifty pool measures calls and boots. If `idle_shutdown_after` is not given, it also learns how
+            long to keep an idle runner.
         on_grow_start: called with ``{"name", "count", "pid"}`` before a runner above `min` is booted.
         on_grow_end: called with ``"ok"`` or the error, and the same mapping, at the end of that boot.
         on_shrink: called with the same mapping when a runner stops.

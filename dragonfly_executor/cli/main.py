@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from dragonfly_executor.cli import simulate
 from dragonfly_executor.cli.doctor import command as doctor
 from dragonfly_executor.cli.fleet import command as fleet
 from dragonfly_executor.protocol.versions import __version__
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
     doctor.add_to(commands)
     fleet.add_to(commands)
+    simulate.add_to(commands)
     options = parser.parse_args(arguments)
     try:
         with _terminated_as_interrupted():

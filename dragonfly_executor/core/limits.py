@@ -28,12 +28,15 @@ class PoolLimits(Record):
             these ticks at once.
         shutdown_grace: seconds that a runner may take to go.
         packs: a call goes to the runner with the most calls that has a free slot, and not to the one with the fewest.
+        thrifty: boot only runners that pay for themselves; see `core.thrifty`.
+        learns_idle: with `thrifty`, keep idle runners for as long as has paid so far, and not for `idle_after`.
         caps: the maximum that all runners together may use.
     """
 
     __slots__ = __match_args__ = (
         "min", "max", "max_workers", "slots_hint", "capacity", "idle_after", "min_idle_after", "idle_check",
-        "single_use", "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace", "packs", "caps",
+        "single_use", "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace", "packs", "thrifty",
+        "learns_idle", "caps",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +56,8 @@ class PoolLimits(Record):
         at_once: int = 1000,
         shutdown_grace: float = 30.0,
         packs: bool = False,
+        thrifty: bool = False,
+        learns_idle: bool = False,
         caps: UsageCaps | None = None,
     ) -> None:
         self.min = min
@@ -69,4 +74,6 @@ class PoolLimits(Record):
         self.at_once = at_once
         self.shutdown_grace = shutdown_grace
         self.packs = packs
+        self.thrifty = thrifty
+        self.learns_idle = learns_idle
         self.caps = caps or UsageCaps()

@@ -12,6 +12,7 @@ from dragonfly_executor.core.events import Event, Tick
 from dragonfly_executor.core.limits import PoolLimits
 from dragonfly_executor.core.reconcile import idle_deadline, reconcile
 from dragonfly_executor.core.runners import RunnerState
+from dragonfly_executor.core.sharing import next_review
 from dragonfly_executor.core.state import PoolState
 from dragonfly_executor.core.transitions import TRANSITIONS
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -48,6 +49,7 @@ class Machine:
         # Work that is too long for one event is done in slices, one at each tick. Many events may come before the next
         # tick, and each of them must stay short.
         in_turn = not pool.is_behind or type(event) is Tick
+        pool.runner_table.now = now
         TRANSITIONS[type(event)](pool, event, now)
         reconcile(pool, now, in_turn=in_turn)
         actions = pool.actions
@@ -70,6 +72,10 @@ class Machine:
         when = idle_deadline(pool) if runners.idle else None
         if when is not None and (deadline is None or when < deadline):
             deadline = when
+        if pool.limits.thrifty and pool.call_table.total.queued:
+            when = next_review(pool)
+            if when is not None and (deadline is None or when < deadline):
+                deadline = when
         when = usage.until
         if when is not None and not usage.exhausted and (deadline is None or when < deadline):
             deadline = when

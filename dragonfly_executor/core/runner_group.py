@@ -7,6 +7,7 @@ from collections import OrderedDict
 from dragonfly_executor.core.least_loaded import LeastLoaded
 from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.scaling import BackOff
+from dragonfly_executor.core.thrifty import ThriftyScaling
 
 
 class RunnerGroup:
@@ -15,7 +16,10 @@ class RunnerGroup:
     Args:
         kind: the kind.
 
+        thrifty: whether only runners boot that pay for themselves.
+
     Attributes:
+        thrifty: what is measured for that; None if any runner boots that calls wait for.
         runners: by id; stopping ones included.
         booting: runners that boot, oldest boot first.
         up: number of runners that are up.
@@ -32,11 +36,12 @@ class RunnerGroup:
 
     __slots__ = (
         "back_off", "booting", "busy", "gate", "idle", "idle_check_pending", "in_flight", "kind",
-        "least_loaded", "load", "most_calls", "runners", "slots", "up", "yielding",
+        "least_loaded", "load", "most_calls", "runners", "slots", "thrifty", "up", "yielding",
     )  # fmt: skip
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, thrifty: bool = False) -> None:
         self.kind = kind
+        self.thrifty = ThriftyScaling() if thrifty else None
         self.runners: dict[int, Runner] = {}
         # Ordered dicts if the first or last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()

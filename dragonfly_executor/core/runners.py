@@ -38,6 +38,7 @@ class RunnerTable:
         groups: by kind, the runners that were booted for it.
         placements: by kind, the room for its calls on all runners.
         booting: runners that boot, oldest boot first.
+        now: monotonic seconds of the current event.
         up: number of runners that are up.
         slots, busy, in_flight: sums over runners that are up: slots, slots with a call, calls.
         load: likewise, number of slots that the calls take, those of prefetched calls included.
@@ -48,15 +49,16 @@ class RunnerTable:
         rows: the row of each runner, by id. A copy takes microseconds, even with thousands of runners.
     """
 
-    def __init__(self, *, single_use: bool, packs: bool = False) -> None:
+    def __init__(self, *, single_use: bool, packs: bool = False, thrifty: bool = False) -> None:
         self.runners: dict[int, Runner] = {}
-        self.default = RunnerGroup(DEFAULT_KIND)
+        self.default = RunnerGroup(DEFAULT_KIND, thrifty=thrifty)
         self.groups = {DEFAULT_KIND: self.default}
         self.placements = {
             DEFAULT_KIND: CallPlacement(DEFAULT_KIND, Requirements(), single_use=single_use, packs=packs)
         }
         # An ordered dict, because the last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
+        self.now = 0.0
         self.up = 0
         self.slots = 0
         self.busy = 0
@@ -69,6 +71,7 @@ class RunnerTable:
         self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
         self._packs: Final = packs
+        self._thrifty: Final = thrifty
         self._least_loaded: Final = LeastLoaded()
         # By runner, its placements, and its rank in each of them.
         self._memberships: dict[int, list[tuple[CallPlacement, int]]] = {}
@@ -81,7 +84,7 @@ class RunnerTable:
             requirements: what a call of this kind requires; None if only runners booted for this kind can take it.
         """
         placement = CallPlacement(kind, requirements, single_use=self._single_use, packs=self._packs)
-        self.groups[kind] = RunnerGroup(kind)
+        self.groups[kind] = RunnerGroup(kind, thrifty=self._thrifty)
         self.placements[kind] = placement
         for runner in self.runners.values():
             if runner.state is UP and self._join(runner, placement):
@@ -115,6 +118,18 @@ class RunnerTable:
         group.runners[runner_id] = group.booting[runner_id] = runner
         self.note(runner)
 
+    def boot_began(self, runner: Runner, now: float) -> None:
+        """Record that the node of a runner is requested."""
+        thrifty = self.groups[runner.kind].thrifty
+        if thrifty is not None and runner.state is RunnerState.BOOTING:
+            thrifty.boot_began(runner.id, now)
+
+    def boot_queued(self, runner: Runner) -> None:
+        """Record that a booting runner has no node yet after all."""
+        thrifty = self.groups[runner.kind].thrifty
+        if thrifty is not None:
+            thrifty.boot_ended(runner.id)
+
     def came_up(self, runner: Runner, slots: int, capacity: Capacity | None, now: float) -> None:
         """Mark a booting runner as up and idle, with this many slots and this capacity."""
         group = self.groups[runner.kind]
@@ -123,6 +138,8 @@ class RunnerTable:
         runner.slots = 1 if self._single_use else max(1, slots)
         runner.capacity = capacity
         runner.idle_since = now
+        if group.thrifty is not None:
+            group.thrifty.boot_ended(runner.id, now)
         self.up += 1
         group.up += 1
         self.slots += runner.slots
@@ -171,6 +188,10 @@ class RunnerTable:
                 placement.yielding -= yields
             if runner is self.held:
                 self.held = None
+        if group.thrifty is not None:
+            group.thrifty.boot_ended(runner.id)
+            for call_id in runner.in_flight:
+                group.thrifty.call_left(call_id)
         self.idle -= runner.id in group.idle
         places = (self.booting, self.retiring, self.retired)
         for place in (*places, group.booting, group.idle, group.idle_check_pending, group.yielding):
@@ -201,12 +222,25 @@ class RunnerTable:
             if call.kind:
                 self.placements[call.kind].take(runner)
         group = self.groups[runner.kind]
+        if group.thrifty is not None:
+            group.thrifty.calls_sent(calls, self.now)
         if not before:
             if group.idle.pop(runner_id, None) is not None:
                 self.idle -= 1
+                if group.thrifty is not None:
+                    group.thrifty.idle_ended(self.now - runner.idle_since, group.up - len(group.idle))
             else:
                 group.idle_check_pending.pop(runner_id, None)
         self._count(runner, before, group)
+
+    def take_off(self, runner: Runner, call: Call) -> None:
+        """Remove a call from a runner. The caller updates the counts."""
+        del runner.in_flight[call.id]
+        if call.kind:
+            self.placements[call.kind].give_back(runner)
+        thrifty = self.groups[runner.kind].thrifty
+        if thrifty is not None:
+            thrifty.call_left(call.id)
 
     def left(self, runner: Runner, before: int, now: float) -> None:
         """Update the counts after calls have left a runner that had `before` calls."""

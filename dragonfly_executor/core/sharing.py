@@ -21,6 +21,7 @@ from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for, boots_needed
 from dragonfly_executor.core.state import PoolState
+from dragonfly_executor.core.thrifty import OVERDUE
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def boots_wanted(pool: PoolState, group: RunnerGroup, now: float) -> int:
         return 0
     if paused or not pool.starts_calls or pool.usage.exhausted or pool.is_at_last_boots(group):
         return 0
+    if group.thrifty is not None and waiting:
+        waiting = min(waiting, boots_that_pay(pool, group, waiting, now) * pool.slots_hint(group))
     return boots_needed(
         waiting=waiting,
         up=group.up,
@@ -73,6 +76,41 @@ def boots_wanted(pool: PoolState, group: RunnerGroup, now: float) -> int:
         slots_hint=pool.slots_hint(group),
         slots_allowed=slots_allowed(pool, group),
     )
+
+
+def boots_that_pay(pool: PoolState, group: RunnerGroup, waiting: int, now: float) -> int:
+    """Return how many runners of a kind should be booting in a thrifty pool, for calls that wait.
+
+    One boots if no runner takes calls. If a call has waited for too long, as many boot as are up, because the
+    measurements must be wrong.
+    """
+    if group.thrifty is None:
+        return boots_for(waiting, pool.slots_hint(group))
+    boots = group.thrifty.boots(waiting, group.slots, pool.slots_hint(group), now)
+    if group.up == len(group.yielding):
+        boots = max(1, boots)
+    due = overdue_at(pool, group)
+    return max(1, boots, group.up) if due is not None and due <= now else boots
+
+
+def overdue_at(pool: PoolState, group: RunnerGroup) -> float | None:
+    """Return when the next call of a kind has waited for too long in a thrifty pool, in monotonic seconds."""
+    first = pool.call_table.queue_of(group.kind).first()
+    if first is None or group.thrifty is None or group.thrifty.boot is None:
+        return None
+    return first.submitted_at + OVERDUE * group.thrifty.boot
+
+
+def next_review(pool: PoolState) -> float | None:
+    """Return when time alone may change the number of boots in a thrifty pool whose calls wait; None = never."""
+    first: float | None = None
+    for group in pool.runner_table.groups.values():
+        if group.thrifty is not None and is_waiting(pool, group):
+            for when in (overdue_at(pool, group), group.thrifty.next_review()):
+                # What is in the past was reviewed. If no boot could begin then, an event says when one can.
+                if when is not None and when > pool.runner_table.now and (first is None or when < first):
+                    first = when
+    return first
 
 
 def slots_allowed(pool: PoolState, group: RunnerGroup) -> int | None:

@@ -58,7 +58,7 @@ class PoolState:
         self.min = min(limits.min, limits.max)
         self.max = limits.max
         self.call_table: Final = CallTable()
-        self.runner_table: Final = RunnerTable(single_use=limits.single_use, packs=limits.packs)
+        self.runner_table: Final = RunnerTable(single_use=limits.single_use, packs=limits.packs, thrifty=limits.thrifty)
         self.settle_queue: Final = SettleQueue()
         self.is_behind = False
         self.homes: Final = KeyHomes()
@@ -93,6 +93,11 @@ class PoolState:
     def keep_of(self, group: RunnerGroup) -> int:
         """Return the number of runners of a kind to keep even without calls. `min` is about the default kind."""
         return self.keep if group.kind == DEFAULT_KIND else 0
+
+    def has_boots_for_all(self, group: RunnerGroup) -> bool:
+        """Return whether the booting runners of a kind have slots for all calls of this kind that wait."""
+        waiting = self.call_table.queue_of(group.kind).queued + group.ahead
+        return waiting <= len(group.booting) * self.slots_hint(group)
 
     def is_at_last_boots(self, group: RunnerGroup) -> bool:
         """Return whether enough boots of a kind have failed that the pool only waits for the pending boots.
@@ -157,6 +162,8 @@ class PoolState:
             # Its calls wait for their turn within `max_workers`.
             return None
         within_min = group.kind == DEFAULT_KIND and group.up - len(group.idle_check_pending) <= self.floor
+        if group.thrifty is not None and self.limits.learns_idle and not within_min:
+            return runner.idle_since + group.thrifty.idle_after(group.up)
         after = self.limits.min_idle_after if within_min else self.limits.idle_after
         return None if after is None else runner.idle_since + after
 
@@ -264,6 +271,8 @@ class PoolState:
         self.counters.boots_attempted += 1
         # Every boot is counted, so the count is a number that no other runner has.
         runner_id = self.counters.boots_attempted
+        if group.thrifty is not None:
+            group.thrifty.runner_needed(self.runner_table.now)
         self.runner_table.add(runner_id, group.kind)
         self.boots.take(runner_id)
         requirements = self.runner_table.placements[group.kind].requirements if group.kind else None
@@ -301,7 +310,10 @@ class PoolState:
 
     def stop_idle(self, runner: Runner) -> None:
         """Stop a runner that has reached its idle limit."""
-        if runner.kind == DEFAULT_KIND and self.runner_table.groups[DEFAULT_KIND].up <= self.floor:
+        group = self.runner_table.groups[runner.kind]
+        if group.thrifty is not None:
+            group.thrifty.idle_times.stopped(runner.idle_since, group.up)
+        if runner.kind == DEFAULT_KIND and group.up <= self.floor:
             self.idled_below_min = min(self.min, self.idled_below_min + 1)
         self.stop(runner, "idle")
 

@@ -68,7 +68,7 @@ class PoolStats(_LazySlot):
         last_boot_error: text of the last boot error, or None.
         back_off_until: monotonic seconds before which no boot begins, or None.
         limits_that_bind: limits that keep waiting calls from more runners: "max", "max_workers", "max_concurrent_boots"
-            (of the backend), "back-off", "budget", "shutdown", "broken".
+            (of the backend), "thrifty" (more do not pay), "back-off", "budget", "shutdown", "broken".
         machine_seconds: machine time of all runners since the pool began. A runner counts from the moment at which its
             node was requested until nothing of it is left; a current runner counts up to now.
         cost: estimated cost of that time in US dollars; None if the price of a runner is unknown. The cost falls if a

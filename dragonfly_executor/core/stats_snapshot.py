@@ -66,6 +66,8 @@ def _binding(pool: PoolState, holds: bool) -> Iterator[str]:
         yield "max_workers"
     if waits and pool.boots.free <= 0:
         yield "max_concurrent_boots"
+    if waits and pool.limits.thrifty and runners.slots and not all(map(pool.has_boots_for_all, groups)):
+        yield "thrifty"
     if holds:
         yield "back-off"
     if pool.usage.exhausted:

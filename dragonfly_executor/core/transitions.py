@@ -82,7 +82,7 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
     if runner is None:
         return
     in_flight, call_table, over, began = runner.in_flight, pool.call_table, CallState.SETTLED, CallState.STARTED
-    calls, settled = call_table.calls, call_table.settled
+    calls, settled, thrifty = call_table.calls, call_table.settled, pool.runner_table.groups[runner.kind].thrifty
     before, settled_before, seconds, ended = len(in_flight), len(settled), 0.0, 0
     for call_id, attempt, cost, outcome, retryable in event.results:
         call = in_flight.get(call_id)
@@ -90,6 +90,8 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
             pool.counters.stale += 1
             continue
         del in_flight[call_id]
+        if thrifty is not None:
+            thrifty.call_ended(call_id, cost)
         if call.kind:
             pool.runner_table.placements[call.kind].give_back(runner)
         seconds += cost
@@ -164,6 +166,7 @@ def _boot_started(pool: PoolState, event: events.BootStarted, now: float) -> Non
     runner = _find(pool, event.runner_id)
     if runner is not None:
         pool.usage.began(runner.id, now)
+        pool.runner_table.boot_began(runner, now)
 
 
 @transition(events.BootQueued)
@@ -172,6 +175,7 @@ def _boot_queued(pool: PoolState, event: events.BootQueued, now: float) -> None:
     # A runner that is up has a node, even if the event says otherwise.
     if runner is not None and runner.state is RunnerState.BOOTING:
         pool.usage.withdrawn(runner.id, now)
+        pool.runner_table.boot_queued(runner)
 
 
 @transition(events.BootReturned)
@@ -317,9 +321,7 @@ def _take_off(pool: PoolState, runner: Runner, call_id: int, attempt: int) -> Ca
     if call is None or call.attempt != attempt:
         pool.counters.stale += 1
         return None
-    del runner.in_flight[call_id]
-    if call.kind:
-        pool.runner_table.placements[call.kind].give_back(runner)
+    pool.runner_table.take_off(runner, call)
     return None if call.state is CallState.SETTLED else call
 
 

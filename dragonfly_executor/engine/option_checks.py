@@ -100,14 +100,14 @@ def exception_types(
     return types
 
 
-def one_of(*words: str) -> Callable[[str | None, str], str | None]:
-    """Return a check for one of these words, or None."""
+def one_of(*words: str | None) -> Callable[[str | None, str], str | None]:
+    """Return a check for one of these words. None is allowed if it is among them."""
 
     def check(value: str | None, name: str) -> str | None:
-        """Return the word, or None."""
-        if value is None or value in words:
+        """Return the word."""
+        if value in words:
             return value
-        raise ValueError(f"{name} must be {' or '.join(map(repr, words))}, not {value!r}")
+        raise ValueError(f"{name} must be {' or '.join(repr(word) for word in words if word)}, not {value!r}")
 
     return check
 

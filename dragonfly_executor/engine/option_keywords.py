@@ -47,6 +47,7 @@ class SharedKeywords(CallKeywords, total=False):
     idle_shutdown_after: Seconds | tuple[Seconds | None, IdleCheck] | None
     min_idle_shutdown_after: Seconds | None
     placement: Literal["spread", "pack"] | None
+    scaling: Literal["fast", "thrifty"]
     on_grow_start: Hook | None
     on_grow_end: GrowEndHook | None
     on_shrink: Hook | None

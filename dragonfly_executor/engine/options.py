@@ -141,7 +141,8 @@ class PoolOptions(OptionSet):
     shutdown_timeout = option(30.0, duration)
     idle_shutdown_after = option(30.0, idle)
     min_idle_shutdown_after = option(None, seconds_or_none)
-    placement = option(None, one_of("spread", "pack"))
+    placement = option(None, one_of(None, "spread", "pack"))
+    scaling = option("fast", one_of("fast", "thrifty"))
     on_grow_start: Hook | None = option(None, hook)
     on_grow_end: GrowEndHook | None = option(None, hook)
     on_shrink: Hook | None = option(None, hook)
@@ -166,3 +167,5 @@ class PoolOptions(OptionSet):
         if self.min > self.max:
             raise ValueError(f"min must be at most max, and {self.min} is more than {self.max}")
         self.idle_after, self.idle_check = self.idle_shutdown_after
+        # A thrifty pool learns it, unless the user has set it.
+        self.learns_idle = self.scaling == "thrifty" and "idle_shutdown_after" not in given

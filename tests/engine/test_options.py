@@ -138,6 +138,8 @@ async def _asynchronous(*_: Any) -> None:
         ({"idle_shutdown_after": (1,)}, TypeError, "or a pair \\(seconds, check\\) whose check is callable"),
         ({"min_idle_shutdown_after": "x"}, TypeError, "min_idle_shutdown_after"),
         ({"placement": "first"}, ValueError, "placement must be 'spread' or 'pack', not 'first'"),
+        ({"scaling": "slow"}, ValueError, "scaling must be 'fast' or 'thrifty', not 'slow'"),
+        ({"scaling": None}, ValueError, "scaling must be 'fast' or 'thrifty', not None"),
         ({"lease": 0}, ValueError, "lease must be greater than 0"),
         ({"heartbeat": 0}, ValueError, "heartbeat must be greater than 0"),
         ({"dead_after": None}, TypeError, "dead_after"),
@@ -273,6 +275,28 @@ class Priced(FakeBackend):
 def test_calls_are_packed_if_the_user_or_the_backend_says_so(backend: Backend, placement: str, packs: bool) -> None:
     options = read_options("placement", backend, {"max": 3, "placement": placement})
     assert core_limits(options, backend).packs is packs
+
+
+@pytest.mark.parametrize(
+    ("given", "thrifty", "learns_idle"),
+    [
+        ({}, False, False),
+        ({"scaling": "thrifty"}, True, True),
+        ({"scaling": "thrifty", "idle_shutdown_after": 30}, True, False),
+        ({"scaling": "fast", "idle_shutdown_after": 30}, False, False),
+    ],
+)
+def test_a_thrifty_pool_learns_the_idle_time_that_the_user_has_not_set(
+    given: dict[str, Any], thrifty: bool, learns_idle: bool
+) -> None:
+    limits = core_limits(read_options("scaling", FakeBackend(), dict(given)), FakeBackend())
+    assert (limits.thrifty, limits.learns_idle) == (thrifty, learns_idle)
+
+
+def test_a_thrifty_pool_runs_its_calls(make_pool: MakePool) -> None:
+    pool = make_pool(backend=FakeBackend(slots=1), max=5, scaling="thrifty")
+    assert list(pool.map(echo, range(50))) == list(range(50))
+    assert pool.stats().runners_up <= 5
 
 
 def test_a_backend_states_a_placement_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

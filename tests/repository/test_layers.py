@@ -22,7 +22,7 @@ FLOORS = (
     {"util"},
     {"errors"},
     {"core", "protocol"},
-    {"serialization", "transport"},
+    {"serialization", "simulation", "transport"},
     {"runner", "sync"},
     {"backends"},
     {"engine"},

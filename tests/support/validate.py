@@ -11,6 +11,7 @@ from dragonfly_executor.core.machine import Machine
 from dragonfly_executor.core.placement import RANK, CallPlacement
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.runners import Runner, RunnerState
+from dragonfly_executor.core.sharing import overdue_at
 from dragonfly_executor.core.state import PoolState
 
 
@@ -250,6 +251,11 @@ def check_boots_come(pool: PoolState, group: RunnerGroup, now: float) -> None:
         assert not queue.delayed
         return
     waiting = queue.queued + max(0, group.load - group.slots)
+    if pool.limits.thrifty:
+        # A runner takes the calls, or is to take them; and one boots for a call that has waited for too long.
+        due = overdue_at(pool, group)
+        is_overdue = due is not None and due <= now
+        waiting = pool.slots_hint(group) if queue.queued and (is_overdue or group.up == len(group.yielding)) else 0
     assert (
         waiting <= len(group.booting) * pool.slots_hint(group)
         or len(pool.runner_table.runners) >= pool.max
@@ -290,6 +296,7 @@ def check_room_is_made(pool: PoolState, now: float) -> None:
         and not cannot_boot(pool, group, now)
         and not has_slots_enough(pool, group)
         and pool.boots.free > 0
+        and not (pool.limits.thrifty and group.staying)
     ]
     going = [runner for runner in pool.runner_table.runners.values() if is_going(runner)]
     if not waiting or len(going) >= len(waiting):

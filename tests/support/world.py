@@ -258,6 +258,8 @@ class World:
             for runner_id, node in self.nodes.items():
                 if node.kind != to.kind or not node.up or node.stopped or node.leaving:
                     continue
+                if runners[runner_id].capacity != runners[action.runner_id].capacity:
+                    continue  # a runner that has more than the calls require comes last
                 has_room = len(node.flying) < runners[runner_id].slots
                 if has_room and not runners[runner_id].retiring and not runners[runner_id].is_short:
                     assert loads[runner_id] <= loads[action.runner_id], "a call is not packed"

@@ -62,6 +62,8 @@ POOLS: dict[str, Collection[Any]] = {
     "idle_check": BOTH,
     "single_use": [False, False, False, True],
     "packs": BOTH,
+    "thrifty": BOTH,
+    "learns_idle": BOTH,
     "max_boot_failures": range(1, 4),
     "max_concurrent_boots": [100, 100, 1, 2],
     "at_once": [1000, 1000, 1, 3],
