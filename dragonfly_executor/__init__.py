@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.frozen import freeze_support
     from dragonfly_executor.backends.kubernetes.backend import KubernetesBackend
     from dragonfly_executor.backends.local import LocalBackend
+    from dragonfly_executor.backends.ray.backend import RayBackend
     from dragonfly_executor.backends.slurm.backend import SlurmBackend
     from dragonfly_executor.backends.ssh.backend import SSHBackend
     from dragonfly_executor.backends.ssh.hosts import SSHHost
@@ -90,6 +91,7 @@ __all__ = [
     "Pool",
     "PoolBrokenError",
     "ProtocolError",
+    "RayBackend",
     "RemoteCallError",
     "RequirementsError",
     "ResultDeserializationError",
@@ -123,6 +125,7 @@ _ROOMS = {
     "OutputLine": "engine.output.printer",
     "Parent": "protocol.parent",
     "Pool": "api.pool",
+    "RayBackend": "backends.ray.backend",
     "SSHBackend": "backends.ssh.backend",
     "SSHHost": "backends.ssh.hosts",
     "SlurmBackend": "backends.slurm.backend",

@@ -4,6 +4,7 @@
     python examples/transcode.py [VIDEO] --backend ssh --hosts gpu1,user@10.0.0.7:2222 [--install-ffmpeg]
     python examples/transcode.py [VIDEO] --backend slurm --runners 4 [--sbatch partition=short time=10]
     python examples/transcode.py [VIDEO] --backend dask --cluster 10.0.0.7:8786 --runners 4
+    python examples/transcode.py [VIDEO] --backend ray --cluster auto --runners 4
     python examples/transcode.py [VIDEO] --backend fly --runners 4 [--install-ffmpeg]    (on Fly: docs/fly.md)
 
 ffmpeg cuts the video at keyframes, without decoding it. Each call takes one segment, as bytes, runs its own ffmpeg on
@@ -34,7 +35,7 @@ from dragonfly_executor import DragonflyExecutor, LocalBackend, Parent
 
 HEIGHT = 480
 DEFAULT_VIDEO = Path(__file__).parent / "media" / "bigbuckbunny.mp4"
-BACKENDS = ("local", "ssh", "slurm", "dask", "fly")
+BACKENDS = ("local", "ssh", "slurm", "dask", "ray", "fly")
 # One thread for each ffmpeg: calls run in parallel, not threads of ffmpeg.
 ENCODE = ["-c:v", "libx264", "-preset", "medium", "-crf", "23", "-threads", "1", "-filter_threads", "1"]
 # Containers that can be read from a pipe and written to one. Pieces are NUT, which holds any codec with its timestamps
@@ -204,6 +205,11 @@ def open_executor(options: argparse.Namespace) -> DragonflyExecutor:
             return DragonflyExecutor(
                 backend=DaskBackend(options.cluster), max=options.runners, max_concurrency=options.slots
             )
+        case "ray":
+            from dragonfly_executor import RayBackend
+
+            actors = RayBackend(options.cluster, num_cpus=options.slots)
+            return DragonflyExecutor(backend=actors, max=options.runners, max_concurrency=options.slots)
         case _:
             from dragonfly_executor import FlyBackend
 
@@ -269,7 +275,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sbatch", nargs="+", default=[], metavar="NAME=VALUE", help="for --backend slurm: options of the jobs"
     )
-    parser.add_argument("--cluster", metavar="ADDRESS", help="for --backend dask: the scheduler's address")
+    parser.add_argument("--cluster", metavar="ADDRESS", help="for --backend dask and ray: the cluster's address")
     parser.add_argument("--install-ffmpeg", action="store_true", help="for ssh and fly: have pip install one there")
     parser.add_argument("--runners", type=_at_least_one, help="runners at most (default: 1, or one for each host)")
     parser.add_argument(
@@ -282,8 +288,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.backend == "ssh") != bool(options.hosts):
         parser.error("--backend ssh goes with --hosts")
-    if (options.backend == "dask") != bool(options.cluster):
-        parser.error("--backend dask goes with --cluster")
+    if (options.backend in ("dask", "ray")) != bool(options.cluster):
+        parser.error("--backend dask and --backend ray go with --cluster")
     options.sbatch = _settings(options.sbatch, parser)
     options.runners = options.runners or len(options.hosts) or 1
     options.segments = options.segments or 2 * options.slots * options.runners

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -12,6 +11,8 @@ from dragonfly_executor.backends.agent_command import portable_options
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.dask.cluster_scale import ClusterScale
 from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.own_address import address_toward
+from dragonfly_executor.backends.shared_client import SharedClient
 from dragonfly_executor.errors import BootError, BootTimeoutError
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.util.validation import duration, whole
@@ -78,7 +79,6 @@ class DaskBackend(Backend):
     ) -> None:
         _check_installed()
         from dragonfly_executor.backends.dask.runner_tasks import Wanted
-        from dragonfly_executor.backends.dask.shared_tasks import SharedTasks
 
         self._address, found_security = _address_of(cluster)
         self._security = security or found_security
@@ -92,7 +92,7 @@ class DaskBackend(Backend):
         self._python, self._env = python, dict(env or {})
         self._host, self._port = host, whole(port, "port", 0)
         self._queue_timeout = INFINITY if queue_timeout is None else duration(queue_timeout, "queue_timeout")
-        self._shared = SharedTasks(self._connect)
+        self._shared: SharedClient[RunnerTasks] = SharedClient(self._connect)
 
     @classmethod
     def from_text(cls, address: str, *, port: str = "0", resources: str = "", **settings: str) -> DaskBackend:
@@ -226,14 +226,4 @@ def _amounts(resources: Mapping[str, float]) -> dict[str, float]:
 def _own_address(scheduler: str) -> str:
     """Return the address of this machine from which the scheduler is reached. Nothing is sent."""
     host = urlsplit(scheduler).hostname or ""
-    if scheduler.startswith("inproc:") or not host:
-        return "127.0.0.1"
-    try:
-        found = socket.getaddrinfo(host, 1, type=socket.SOCK_DGRAM)
-        family, kind, protocol, _, address = found[0]
-        with socket.socket(family, kind, protocol) as sock:
-            sock.connect(address)
-            own: str = sock.getsockname()[0]
-            return own
-    except OSError:
-        return socket.gethostname()
+    return "127.0.0.1" if scheduler.startswith("inproc:") or not host else address_toward(host)

@@ -128,6 +128,15 @@ class RunnerTasks:
             elif task.state is State.WAITING:
                 task.move(State.UNPLACED)
 
+    @property
+    def is_broken(self) -> bool:
+        """Return True if the connection was lost for good."""
+        return self.connection.is_broken
+
+    def close(self) -> None:
+        """Close the connection. Blocks, for some seconds at most."""
+        self.connection.close()
+
     def worker_names(self) -> list[str]:
         """Return the names of the workers that have runners, or get one. Any thread."""
         tasks = [*self._tasks.values()]
