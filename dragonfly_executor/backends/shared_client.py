@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 
-class Client(Protocol):
+class EngineClient(Protocol):
     """A client of a cluster engine."""
 
     @property
@@ -19,7 +19,7 @@ class Client(Protocol):
         """Close it. Blocks, for some seconds at most."""
 
 
-C = TypeVar("C", bound=Client)
+C = TypeVar("C", bound=EngineClient)
 
 
 class SharedClient(Generic[C]):

@@ -22,7 +22,7 @@ from joblib import Parallel, delayed, effective_n_jobs, parallel_config  # noqa:
 from dragonfly_executor import DragonflyExecutor, Parent, RunnerLostError  # noqa: E402
 from dragonfly_executor.integrations.joblib import DragonflyJoblibBackend  # noqa: E402
 from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, watching  # noqa: E402
-from tests.support.payloads import hold, hold_for_good, pid  # noqa: E402
+from tests.support.payloads import hold, hold_for_good, pid, wait_at  # noqa: E402
 
 pytestmark = pytest.mark.engine
 
