@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.api.pool import Pool, call, cast, configure
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
     from dragonfly_executor.backends.dask.backend import DaskBackend
+    from dragonfly_executor.backends.docker.backend import DockerBackend
+    from dragonfly_executor.backends.ec2.backend import EC2Backend
     from dragonfly_executor.backends.fly.backend import FlyBackend
     from dragonfly_executor.backends.frozen import freeze_support
     from dragonfly_executor.backends.kubernetes.backend import KubernetesBackend
@@ -73,8 +75,10 @@ __all__ = [
     "CallSerializationError",
     "CallTimeoutError",
     "DaskBackend",
+    "DockerBackend",
     "DragonflyError",
     "DragonflyExecutor",
+    "EC2Backend",
     "FlyBackend",
     "ForkedExecutorError",
     "FrameTooLargeError",
@@ -116,7 +120,9 @@ _ROOMS = {
     "Budget": "engine.budget",
     "CallOptions": "engine.options",
     "DaskBackend": "backends.dask.backend",
+    "DockerBackend": "backends.docker.backend",
     "DragonflyExecutor": "api.executor",
+    "EC2Backend": "backends.ec2.backend",
     "FlyBackend": "backends.fly.backend",
     "Future": "engine.future",
     "KubernetesBackend": "backends.kubernetes.backend",

@@ -5,6 +5,7 @@
     python examples/transcode.py [VIDEO] --backend slurm --runners 4 [--sbatch partition=short time=10]
     python examples/transcode.py [VIDEO] --backend dask --cluster 10.0.0.7:8786 --runners 4
     python examples/transcode.py [VIDEO] --backend ray --cluster auto --runners 4
+    python examples/transcode.py [VIDEO] --backend ec2 --runners 4 --ec2 image=ami-... [instance_types=c7i.large]
     python examples/transcode.py [VIDEO] --backend fly --runners 4 [--install-ffmpeg]    (on Fly: docs/fly.md)
 
 ffmpeg cuts the video at keyframes, without decoding it. Each call takes one segment, as bytes, runs its own ffmpeg on
@@ -35,7 +36,7 @@ from dragonfly_executor import DragonflyExecutor, LocalBackend, Parent
 
 HEIGHT = 480
 DEFAULT_VIDEO = Path(__file__).parent / "media" / "bigbuckbunny.mp4"
-BACKENDS = ("local", "ssh", "slurm", "dask", "ray", "fly")
+BACKENDS = ("local", "ssh", "slurm", "dask", "ray", "ec2", "fly")
 # One thread for each ffmpeg: calls run in parallel, not threads of ffmpeg.
 ENCODE = ["-c:v", "libx264", "-preset", "medium", "-crf", "23", "-threads", "1", "-filter_threads", "1"]
 # Containers that can be read from a pipe and written to one. Pieces are NUT, which holds any codec with its timestamps
@@ -210,6 +211,15 @@ def open_executor(options: argparse.Namespace) -> DragonflyExecutor:
 
             actors = RayBackend(options.cluster, num_cpus=options.slots)
             return DragonflyExecutor(backend=actors, max=options.runners, max_concurrency=options.slots)
+        case "ec2":
+            from dragonfly_executor import EC2Backend
+
+            installed = {"requirements": "imageio-ffmpeg"} if options.install_ffmpeg else {}
+            try:
+                instances = EC2Backend.from_text(**installed, **options.ec2)
+            except (TypeError, ValueError) as error:
+                raise Unusable(f"--ec2: {error}") from None
+            return DragonflyExecutor(backend=instances, max=options.runners, max_concurrency=options.slots)
         case _:
             from dragonfly_executor import FlyBackend
 
@@ -276,7 +286,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--sbatch", nargs="+", default=[], metavar="NAME=VALUE", help="for --backend slurm: options of the jobs"
     )
     parser.add_argument("--cluster", metavar="ADDRESS", help="for --backend dask and ray: the cluster's address")
-    parser.add_argument("--install-ffmpeg", action="store_true", help="for ssh and fly: have pip install one there")
+    parser.add_argument(
+        "--ec2", nargs="+", default=[], metavar="NAME=VALUE", help="for --backend ec2: arguments of EC2Backend"
+    )
+    parser.add_argument("--install-ffmpeg", action="store_true", help="not for slurm: have pip install one there")
     parser.add_argument("--runners", type=_at_least_one, help="runners at most (default: 1, or one for each host)")
     parser.add_argument(
         "--slots", type=_at_least_one, default=os.cpu_count() or 1, help="calls at once on a runner (default: CPUs)"
@@ -290,7 +303,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--backend ssh goes with --hosts")
     if (options.backend in ("dask", "ray")) != bool(options.cluster):
         parser.error("--backend dask and --backend ray go with --cluster")
-    options.sbatch = _settings(options.sbatch, parser)
+    options.sbatch = _settings("--sbatch", options.sbatch, parser)
+    options.ec2 = _settings("--ec2", options.ec2, parser)
     options.runners = options.runners or len(options.hosts) or 1
     options.segments = options.segments or 2 * options.slots * options.runners
     options.output = (options.output or Path(f"{options.video.stem}.{HEIGHT}p.mp4")).resolve()
@@ -306,10 +320,10 @@ def _hosts(text: str) -> list[str]:
     return hosts
 
 
-def _settings(texts: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
+def _settings(option: str, texts: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
     pairs = [text.partition("=") for text in texts]
     if not all(name.isidentifier() and equals for name, equals, _ in pairs):
-        parser.error("--sbatch takes NAME=VALUE")
+        parser.error(f"{option} takes NAME=VALUE")
     return {name: value for name, _, value in pairs}
 
 

@@ -46,13 +46,11 @@ class Leftovers:
     Args:
         journal: the journal, or None.
         place: the platform, as the journal's entries name it.
-        noun: the platform's word for a node, such as "job".
     """
 
-    def __init__(self, journal: Journal | None, place: str, noun: str) -> None:
+    def __init__(self, journal: Journal | None, place: str) -> None:
         self._journal = journal
         self._place = place
-        self._noun = noun
 
     def find(
         self,

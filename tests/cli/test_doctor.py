@@ -214,10 +214,18 @@ def test_a_backend_of_another_package_is_examined(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.usefixtures("plugin")
+def test_all_backends_are_named_to_a_user_who_asks_for_another(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", "--backend", "moon"])
+    told = " ".join(capsys.readouterr().err.split()).partition("there are ")[2].partition(". ")[0].split(", ")
+    assert {"local", "ssh", "fly", "slurm", "ec2", "gone", "lost", "mine", "nothing"} <= set(told)
+
+
+@pytest.mark.usefixtures("plugin")
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["moon"], "there are local, ssh, fly, gone, lost, mine, nothing"),
+        (["moon"], "there is no backend 'moon': there are local, ssh, fly, "),
         (["mine"], "refuses --set nothing: TypeError"),
         (["mine", "--set", "colour=green"], "refuses --set colour: TypeError"),
         (["mine", "--set", "color"], "--set takes KEY=VALUE"),

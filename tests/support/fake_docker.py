@@ -13,6 +13,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -41,6 +42,7 @@ class Container:
     def __init__(self, name: str, config: dict[str, Any], folder: Path) -> None:
         self.config = config
         self.folder = folder
+        self.created = int(time.time())
         self.log = folder / "log"
         self.process: subprocess.Popen[bytes] | None = None
         self._mark = f"FAKE_CONTAINER={name}"
@@ -63,6 +65,13 @@ class Container:
                 stderr=log,
                 start_new_session=True,
             )
+
+    @property
+    def status(self) -> str:
+        """Return the Engine's word for the state."""
+        if self.process is None:
+            return "created"
+        return "running" if self.process.poll() is None else "exited"
 
     def running(self) -> list[int]:
         """Return all processes of the container, which end when its first process ends."""
@@ -121,6 +130,14 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             match method, path.strip("/").split("/"):
                 case "POST", ["containers", "create"]:
                     return self._create(query["name"], body)
+                case "GET", ["containers", "json"]:
+                    return self._list(query)
+                case "GET", ["containers", name, "json"]:
+                    found = self._find(name)
+                    config = {"Image": found.config["Image"], "Labels": found.config["Labels"]}
+                    return 200, json.dumps(
+                        {"Name": f"/{name}", "Config": config, "State": {"Status": found.status}}
+                    ).encode()
                 case "POST", ["containers", name, "start"]:
                     self._find(name).start()
                     return 204, b""
@@ -144,13 +161,31 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             raise ErrorResponse(404, f"No such container: {name}")
         return self.containers[name]
 
+    def _list(self, query: dict[str, str]) -> tuple[int, bytes]:
+        """List containers with these labels, the newest first."""
+        wanted = [label.partition("=") for label in json.loads(query["filters"])["label"]]
+        assert query["all"] == "true"
+        found = [
+            {
+                "Id": name * 3,
+                "Names": [f"/{name}"],
+                "Image": container.config["Image"],
+                "Labels": container.config["Labels"],
+                "State": container.status,
+                "Created": container.created,
+            }
+            for name, container in reversed(self.containers.items())
+            if all((container.config["Labels"] or {}).get(key) == value for key, _, value in wanted)
+        ]
+        return 200, json.dumps(found).encode()
+
     def _create(self, name: str, config: dict[str, Any]) -> tuple[int, bytes]:
         if config["Image"] != IMAGE:
             raise ErrorResponse(404, f"No such image: {config['Image']}")
         if name in self.containers:
             raise ErrorResponse(409, f'Conflict. The container name "/{name}" is already in use by container "{name}".')
         assert set(config) <= {"Image", "Cmd", "Env", "Labels", "HostConfig"}
-        assert set(config["HostConfig"]) <= {"NetworkMode", "Init", "Memory"}
+        assert set(config["HostConfig"]) <= {"NetworkMode", "Init", "Memory", "NanoCpus"}
         self.containers[name] = Container(name, config, self._folder / name)
         return 201, json.dumps({"Id": name * 3, "Warnings": []}).encode()
 

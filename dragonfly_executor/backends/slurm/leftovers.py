@@ -41,7 +41,7 @@ class SlurmLeftovers:
         self._commands = commands
         words = (os.uname().nodename, *(environment.get(name, "") for name in ("SLURM_CONF", "SLURM_CLUSTERS")))
         self._place = " ".join(words).rstrip()
-        self._found = Leftovers(journal, self._place, "job")
+        self._found = Leftovers(journal, self._place)
 
     def entry(self, name: str, request: BootRequest) -> JournalEntry:
         """Return the journal entry for a job that is about to be submitted."""

@@ -52,7 +52,7 @@ def journal(tmp_path: Path) -> Journal:
 
 @pytest.fixture
 def leftovers(journal: Journal) -> Leftovers:
-    return Leftovers(journal, "here", "node")
+    return Leftovers(journal, "here")
 
 
 # -- the rules ---------------------------------------------------------------------------------------------------------

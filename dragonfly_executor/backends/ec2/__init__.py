@@ -1,0 +1,1 @@
+"""Runners on instances of Amazon EC2."""
