@@ -73,7 +73,8 @@ class DragonflyJoblibBackend(AutoBatchingMixin, ParallelBackendBase):  # type: i
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
-        return jobs
+        # joblib runs the calls in this process if there is one job.
+        return max(2, jobs)
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Return the number of jobs to plan for.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from joblib import Parallel, delayed, effective_n_jobs, parallel_config  # noqa:
 
 from dragonfly_executor import DragonflyExecutor, Parent, RunnerLostError  # noqa: E402
 from dragonfly_executor.integrations.joblib import DragonflyJoblibBackend  # noqa: E402
-from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, watching  # noqa: E402
+from tests.support.helpers import PATIENCE, Gate, Mailbox, ProcessHandle, all_ended, watching  # noqa: E402
 from tests.support.payloads import hold, hold_for_good, pid, wait_at  # noqa: E402
 
 pytestmark = pytest.mark.engine
@@ -105,6 +106,7 @@ def test_an_executor_of_its_own_lives_for_the_block_and_takes_options() -> None:
         second = set(Parallel()(delayed(os.getpid)() for _ in range(3)))
         assert len(first) == 1
         assert first == second
+        assert os.getpid() not in first
     with watching(*first) as slots:
         # A Parallel and its backend reference each other.
         gc.collect()
@@ -129,10 +131,10 @@ def test_an_exception_ends_the_call_and_the_executor_goes_on(
     executor: DragonflyExecutor, mailbox: Mailbox, gate: Gate
 ) -> None:
     """What still runs is killed, and the error keeps its type."""
-    held: list[int] = []
+    held: list[ProcessHandle] = []
 
     def let_fail() -> None:
-        held.append(int(mailbox.read()))
+        held.append(ProcessHandle(int(mailbox.read())))
         gate.open()
 
     calls = [delayed(hold_for_good)(mailbox.path), delayed(fail_at_gate)(gate.path)]
@@ -143,7 +145,8 @@ def test_an_exception_ends_the_call_and_the_executor_goes_on(
             Parallel(batch_size=1)(calls)
         failing.join()
         assert Parallel()(delayed(square)(number) for number in range(3)) == [0, 1, 4]
-    assert not Path(f"/proc/{held[0]}").exists()
+    with closing(held[0]) as slot:
+        assert slot.ended()
 
 
 def test_a_lost_runner_is_an_error_of_the_call(executor: DragonflyExecutor) -> None:
