@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from dragonfly_executor import errors
 from dragonfly_executor.core.calls import Call, CallState
+from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.usage import Usage
 
 
@@ -51,6 +52,15 @@ def vanished(runner_id: int) -> errors.RunnerLostError:
     return errors.RunnerLostError(f"runner {runner_id} was gone before the call ended", runner_id=runner_id)
 
 
+def ended(runner: Runner) -> errors.RunnerLostError:
+    """Return the error of the calls that ran on a runner when its platform ended it."""
+    return errors.RunnerLostError(
+        f"runner {runner.id} was lost: {runner.ended_by}. The call may have run; use retries= if it is safe to run"
+        " twice, run_timeout= so that it is sent only where it has the time, or on_drain() to save its state",
+        runner_id=runner.id,
+    )
+
+
 def terminated() -> errors.RunnerLostError:
     """Return the error of a call that was on a runner when the pool was killed."""
     return errors.RunnerLostError("the pool was terminated while the call was on a runner")
@@ -61,9 +71,9 @@ def poisoned(call: Call, error: Exception) -> errors.PoisonCallError:
     last = error if isinstance(error, errors.RunnerLostError) else errors.RunnerLostError(str(error))
     poison = errors.PoisonCallError(
         f"each of the call's {call.attempt} attempts lost its slot or runner; it is not tried again; last: {error}",
-        last.exit_code,
-        last.signal,
-        last.runner_id,
+        exit_code=last.exit_code,
+        signal=last.signal,
+        runner_id=last.runner_id,
     )
     poison.__cause__ = error
     return poison

@@ -12,7 +12,8 @@ from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.frames import MAX_INLINE, Flag, Frame, split_bulk
 from dragonfly_executor.protocol.memory_bounds import Download
 from dragonfly_executor.serialization.buffer_cache import PayloadParts
-from dragonfly_executor.transport.link import Buffer, Link
+from dragonfly_executor.transport.link import Link
+from dragonfly_executor.transport.sockets import Buffer
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -134,7 +134,14 @@ def slot_lost(runner_id: int, how: dict[str, Any], node: Node) -> errors.RunnerL
         text += f". {node.stopper} had stopped its runner, which gives calls {how['stopped_after']:g} s to finish"
         text += f": {node.stop_advice}" if node.stop_advice else ""
     return errors.RunnerLostError(
-        text, how["code"], how["signal"], runner_id, how["started"], how["output"], how["stack"], how["out_of_memory"]
+        text,
+        exit_code=how["code"],
+        signal=how["signal"],
+        runner_id=runner_id,
+        may_have_started=how["started"],
+        output=how["output"],
+        stack=how["stack"],
+        out_of_memory=how["out_of_memory"],
     )
 
 

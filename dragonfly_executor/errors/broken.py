@@ -31,6 +31,7 @@ class RunnerLostError(DragonflyError, BrokenProcessPool):
     def __init__(
         self,
         message: str,
+        *,
         exit_code: int | None = None,
         signal: int | None = None,
         runner_id: int | None = None,
@@ -39,7 +40,7 @@ class RunnerLostError(DragonflyError, BrokenProcessPool):
         stack: str = "",
         out_of_memory: bool = False,
     ) -> None:
-        super().__init__(message, exit_code, signal, runner_id, may_have_started, output, stack, out_of_memory)
+        super().__init__(message)
         self.exit_code = exit_code
         self.signal = signal
         self.runner_id = runner_id

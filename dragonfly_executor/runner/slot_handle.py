@@ -95,14 +95,14 @@ class Slot:
     def __init__(
         self,
         loop: Loop,
+        progress: Progress,
+        *,
         setup: bytes,
         place: WorkingDirectory | None,
         inherited: Callable[[], list[int]],
         on_frames: Callable[[Slot, list[Frame]], None],
         output: SlotOutput,
-        progress: Progress,
         title: ProcessTitle | None,
-        *,
         environment: Mapping[str, str],
     ) -> None:
         self.output = output
@@ -143,7 +143,15 @@ class Slot:
             os.environ.update(self._environment)
             if self._title is not None:
                 self._title.set(self._role)
-            slot_process.main(self._taken_by_slot, slot_end, setup, place, agent, self.output.take_over, self.progress)
+            slot_process.main(
+                self._taken_by_slot,
+                slot_end,
+                setup=setup,
+                place=place,
+                agent_pid=agent,
+                take_over_output=self.output.take_over,
+                progress=self.progress,
+            )
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)
         finally:

@@ -60,6 +60,7 @@ FAILED = 70
 def main(
     calls: Socket,
     results: Socket,
+    *,
     setup: bytes,
     place: WorkingDirectory | None,
     agent_pid: int,

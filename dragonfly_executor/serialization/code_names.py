@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
 import sys
 from functools import lru_cache
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
+    from typing import Any
 
 # The body of a class inside a function uses LOAD_NAME (LOAD_FROM_DICT_OR_GLOBALS since Python 3.12).
 _GLOBAL_OPS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
@@ -80,3 +83,44 @@ def submodules(module: ModuleType, names: Iterable[str]) -> tuple[str, ...]:
     wanted = set(names)
     reached = (name for name in list(sys.modules) if name.startswith(prefix))
     return tuple(sorted(name for name in reached if wanted.issuperset(name[len(prefix) :].split("."))))
+
+
+def names_used(value: Any, namespace: dict[str, Any], bound: frozenset[str]) -> set[str]:
+    """Return the globals used by the code of a function or class that the slot imports."""
+    names: set[str] = set()
+    for code in _codes(value, namespace, set()):
+        names |= _precise(code, bound)
+    return names
+
+
+def _precise(code: CodeType, bound: frozenset[str]) -> AbstractSet[str]:
+    every = all_names(code)
+    if every <= bound or not every - bound - vars(builtins).keys():
+        return every & bound
+    return code_names(code)[0]
+
+
+def _codes(value: Any, namespace: dict[str, Any], seen: set[int]) -> Iterable[CodeType]:
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, property):
+        for part in (value.fget, value.fset, value.fdel):
+            yield from _codes(part, namespace, seen)
+    elif isinstance(value, FunctionType):
+        if value.__globals__ is namespace:
+            yield value.__code__
+        for cell in value.__closure__ or ():
+            yield from _codes(_content(cell), namespace, seen)
+    elif isinstance(value, type):
+        for part in list(vars(value).values()):
+            yield from _codes(part, namespace, seen)
+    else:  # static methods and class methods have __wrapped__, too
+        yield from _codes(getattr(value, "__wrapped__", None), namespace, seen) if hasattr(value, "__wrapped__") else ()
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None

@@ -13,19 +13,15 @@ from collections.abc import Callable
 from dragonfly_executor.errors import ProtocolError
 from dragonfly_executor.protocol.frames import (
     CHUNK_SIZE,
-    HEADER,
-    HEADER_SIZE,
     MAX_FRAME,
     MAX_HANDSHAKE_FRAME,
     Decoder,
     Frame,
-    Kind,
 )
 from dragonfly_executor.transport.loop import Loop
-from dragonfly_executor.transport.sockets import Socket
+from dragonfly_executor.transport.sockets import Buffer, Socket
 from dragonfly_executor.transport.streams import DescriptorPair
-
-Buffer = bytes | bytearray | memoryview
+from dragonfly_executor.transport.unwritten_calls import call_of, calls_not_written
 
 READ_SIZE = 64 * 1024
 LARGE_READ_SIZE = 1024 * 1024
@@ -42,12 +38,6 @@ Otherwise a peer that asks and does not read makes the queue grow without end.
 """
 BULK_AHEAD = 4 * CHUNK_SIZE
 """Bytes of the second lane that are passed to one write."""
-
-
-def _ref(header: Buffer) -> tuple[int, int]:
-    """Return id and attempt of the call that a frame belongs to."""
-    _, _, attempt, _, call_id, _ = HEADER.unpack_from(header)
-    return call_id, attempt
 
 
 class Link:
@@ -150,7 +140,7 @@ class Link:
         """Remove a call's chunks from the second lane. Chunks that are already being written still leave."""
         if not self._second_lane:
             return
-        kept = [chunk for chunk in self._second_lane if _ref(chunk[0]) != (call_id, attempt)]
+        kept = [chunk for chunk in self._second_lane if call_of(chunk[0]) != (call_id, attempt)]
         self._second_lane = deque(kept)
         self.queued_bulk = sum(len(header) + len(piece) for header, piece in kept)
 
@@ -198,26 +188,13 @@ class Link:
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._write_fd)
         self._sock.close()
-        self.unwritten = self._unwritten_calls()
+        # The unsent data is the rest of a joined batch of frames, or of chunks.
+        rest = self._unsent[0] if self._unsent and not self._unsent_is_bulk else memoryview(b"")
+        self.unwritten = calls_not_written(rest, self._first_lane)
+        self.unwritten |= {call_of(header) for header, _ in self._second_lane}
         self._first_lane.clear()
         self._second_lane.clear()
         self._unsent.clear()
-
-    def _unwritten_calls(self) -> set[tuple[int, int]]:
-        found = {_ref(header) for header, _ in self._second_lane}
-        # The unsent data is the rest of a joined batch of frames.
-        rest = memoryview(b"") if self._unsent_is_bulk or not self._unsent else self._unsent[0]
-        batch: bytes = rest.obj  # type: ignore[assignment]
-        written = len(batch) - len(rest)
-        for frames in (batch, *self._first_lane):
-            position = 0
-            while position < len(frames):
-                kind, _, attempt, _, call_id, length = HEADER.unpack_from(frames, position)
-                position += HEADER_SIZE + length
-                if kind == Kind.CALL and position > written:
-                    found.add((call_id, attempt))
-            written = 0
-        return found
 
     def fileno(self) -> int:
         """Return the descriptor for reading."""

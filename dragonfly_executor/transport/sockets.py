@@ -33,10 +33,13 @@ __all__ = [
     "SHUT_WR",
     "SOL_SOCKET",
     "SO_SNDBUF",
+    "Buffer",
     "PairedSocket",
     "Socket",
     "socketpair",
 ]
+
+Buffer = bytes | bytearray | memoryview
 
 # macOS has no SOCK_SEQPACKET for unix sockets. Datagrams between a socket pair are as reliable there.
 PACKETS = SOCK_SEQPACKET if sys.platform.startswith("linux") else SOCK_DGRAM

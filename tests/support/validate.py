@@ -2,90 +2,176 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from math import ceil, fsum
 
-from dragonfly_executor.core.call_table import Call, CallState
-from dragonfly_executor.core.calls import DEFAULT_KIND
+from dragonfly_executor.core.call_queue import CallQueue
+from dragonfly_executor.core.calls import DEFAULT_KIND, DELAYED, QUEUED, SETTLED, STARTED, Call
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine
-from dragonfly_executor.core.placement import RANK, CallPlacement
+from dragonfly_executor.core.placement import RANK
+from dragonfly_executor.core.runner import UP, Runner, RunnerState
+from dragonfly_executor.core.runner_endings import fits, next_time
 from dragonfly_executor.core.runner_group import RunnerGroup
-from dragonfly_executor.core.runners import Runner, RunnerState
 from dragonfly_executor.core.sharing import overdue_at
 from dragonfly_executor.core.state import PoolState
 
 
-def validate(machine: Machine, now: float) -> None:
+class Survey:
+    """What one walk over all runners and one walk over all calls find. All checks of a state use the same survey.
+
+    Attributes:
+        runners: all runners.
+        up, booting: the runners in these states.
+        of_kind: the runners of each kind.
+        slots, in_flight, load, busy: sums over the runners that are up.
+        calls_on: each runner, with the number of its calls of each kind.
+        in_flight_of: the number of calls of each kind on all runners.
+        retiring: ids of the runners that are up and retire.
+        flying: ids of the unsettled calls on runners.
+        waiting, started: numbers of unsettled calls by state.
+        given_up: ids of the unsettled calls whose end is decided.
+        first_deadline: the earliest deadline of an unsettled call; None if no call has one.
+    """
+
+    def __init__(self, pool: PoolState) -> None:
+        self.runners = list(pool.runner_table.runners.values())
+        self.up: list[Runner] = []
+        self.booting: list[Runner] = []
+        self.of_kind: dict[str, list[Runner]] = {}
+        self.slots = self.in_flight = self.load = self.busy = 0
+        self.calls_on: list[tuple[Runner, dict[str, int]]] = []
+        self.in_flight_of: Counter[str] = Counter()
+        self.retiring: list[int] = []
+        self.flying: list[int] = []
+        self._walk_over_runners()
+        self.waiting = self.started = 0
+        self.given_up: list[int] = []
+        self.first_deadline: float | None = None
+        self._walk_over_calls(pool)
+
+    def _walk_over_runners(self) -> None:
+        for runner in self.runners:
+            state, load = runner.state, runner.load
+            self.of_kind.setdefault(runner.kind, []).append(runner)
+            if state is UP:
+                self.up.append(runner)
+                self.slots += runner.slots
+                self.in_flight += len(runner.in_flight)
+                self.load += load
+                self.busy += min(load, runner.slots)
+                if runner.retiring:
+                    self.retiring.append(runner.id)
+            elif state is RunnerState.BOOTING:
+                self.booting.append(runner)
+            kinds: dict[str, int] = {}
+            self.calls_on.append((runner, kinds))
+            for call in runner.in_flight.values():
+                kinds[call.kind] = kinds.get(call.kind, 0) + 1
+                if call.state is not SETTLED:
+                    self.flying.append(call.id)
+            self.in_flight_of.update(kinds)
+
+    def _walk_over_calls(self, pool: PoolState) -> None:
+        queues, runners = pool.call_table.queues, pool.runner_table.runners
+        deadlines = []
+        for call_id, call in pool.call_table.calls.items():
+            assert call.id == call_id
+            state = call.state
+            if state <= DELAYED:
+                assert call.runner is None
+                self.waiting += 1
+                if call.queue is not queues[call.kind]:
+                    self.given_up.append(call_id)
+            else:
+                self.started += state is STARTED
+                runner = None if call.runner is None else runners.get(call.runner)
+                found = None if runner is None else runner.in_flight.get(call_id)
+                if found is None:
+                    self.given_up.append(call_id)
+                else:
+                    assert found is call
+            if call.deadline is not None:
+                deadlines.append(call.deadline)
+        self.first_deadline = min(deadlines, default=None)
+
+
+def validate(machine: Machine, now: float) -> Survey:
     """Check all that can be seen in a state. `now`: the time of the last event."""
     pool = machine.pool
-    check_sums(pool)
-    check_what_is_told(pool)
+    survey = Survey(pool)
+    check_sums(pool, survey)
+    check_what_is_told(pool, survey)
     check_meter(pool)
-    check_places(pool)
-    check_boots(pool)
-    check_bounds(pool)
+    check_places(pool, survey)
+    check_boots(pool, survey)
+    check_queued_boots(pool, now)
+    check_endings(pool, now)
+    check_bounds(pool, survey)
     check_nobody_waits_for_nothing(pool, now)
     check_min(pool, now)
-    check_deadline(machine, now)
+    check_deadline(machine, survey, now)
+    return survey
 
 
-def in_state(pool: PoolState, state: RunnerState) -> list[Runner]:
-    return [runner for runner in pool.runner_table.runners.values() if runner.state is state]
+def check_sums(pool: PoolState, survey: Survey) -> None:
+    """Check that the table's sums and orders are what the survey finds."""
+    table, groups = pool.runner_table, pool.runner_table.groups
+    assert groups.keys() == table.placements.keys()
+    for kind, group in groups.items():
+        check_group(kind, group, survey.of_kind.get(kind, []))
+        check_placement(pool, survey, kind)
+    for runner, kinds in survey.calls_on:
+        check_shares(pool, runner, kinds)
+    assert table.up == len(survey.up)
+    assert list(table.booting.values()) == survey.booting
+    assert (table.slots, table.in_flight) == (survey.slots, survey.in_flight)
+    assert (table.load, table.busy) == (survey.load, survey.busy)
+    assert survey.of_kind.keys() <= groups.keys()
+    idle, retiring = 0, list(table.retiring)
+    for group in groups.values():
+        idle += len(group.idle)
+        retiring += group.yielding
+    assert table.idle == idle
+    assert sorted(retiring) == sorted(survey.retiring)
+    assert not table.retired, "a runner that is to retire has no call, and was not told to go"
+    assert pool.call_table.started == survey.started
 
 
-def check_sums(pool: PoolState) -> None:
-    runner_table = pool.runner_table
-    assert runner_table.groups.keys() == runner_table.placements.keys()
-    for kind, group in runner_table.groups.items():
-        check_group(pool, kind, group)
-        check_placement(pool, runner_table.placements[kind], kind)
-    for runner in runner_table.runners.values():
-        check_shares(pool, runner)
-    up = in_state(pool, RunnerState.UP)
-    assert runner_table.up == len(up)
-    assert list(runner_table.booting.values()) == in_state(pool, RunnerState.BOOTING)
-    assert runner_table.slots == sum(runner.slots for runner in up)
-    assert runner_table.in_flight == sum(len(runner.in_flight) for runner in up)
-    assert runner_table.load == sum(runner.load for runner in up)
-    assert runner_table.busy == sum(min(runner.load, runner.slots) for runner in up)
-    assert runner_table.idle == sum(len(group.idle) for group in runner_table.groups.values())
-    assert {runner.kind for runner in runner_table.runners.values()} <= runner_table.groups.keys()
-    retiring = [runner_table.retiring, *(group.yielding for group in runner_table.groups.values())]
-    assert sum(map(len, retiring)) == sum(runner.retiring for runner in up)
-    assert {i for each in retiring for i in each} == {runner.id for runner in up if runner.retiring}
-    assert not runner_table.retired, "a runner that is to retire has no call, and was not told to go"
-    started = [call for call in pool.call_table.calls.values() if call.state is CallState.STARTED]
-    assert pool.call_table.started == len(started)
-
-
-def check_group(pool: PoolState, kind: str, group: RunnerGroup) -> None:
-    """The sums and orders of one kind are what a walk over all runners finds."""
-    runners = [runner for runner in pool.runner_table.runners.values() if runner.kind == kind == group.kind]
-    up = [runner for runner in runners if runner.state is RunnerState.UP]
+def check_group(kind: str, group: RunnerGroup, runners: list[Runner]) -> None:
+    """Check that the sums and orders of one kind are what a walk over its runners finds."""
+    assert group.kind == kind
     assert list(group.runners.values()) == runners
-    assert group.up == len(up)
-    assert list(group.booting.values()) == [runner for runner in runners if runner.state is RunnerState.BOOTING]
-    assert group.slots == sum(runner.slots for runner in up)
-    assert group.in_flight == sum(len(runner.in_flight) for runner in up)
-    assert group.load == sum(runner.load for runner in up)
-    assert group.busy == sum(min(runner.load, runner.slots) for runner in up)
-    assert {**group.idle, **group.idle_check_pending} == {runner.id: runner for runner in up if not runner.in_flight}
+    up = slots = in_flight = load = busy = 0
+    booting, without_call = [], {}
+    for runner in runners:
+        if runner.state is UP:
+            up += 1
+            slots += runner.slots
+            in_flight += len(runner.in_flight)
+            load += runner.load
+            busy += min(runner.load, runner.slots)
+            if not runner.in_flight:
+                without_call[runner.id] = runner
+        elif runner.state is RunnerState.BOOTING:
+            booting.append(runner)
+    assert (group.up, group.slots, group.in_flight, group.load, group.busy) == (up, slots, in_flight, load, busy)
+    assert list(group.booting.values()) == booting
+    assert {**group.idle, **group.idle_check_pending} == without_call
     assert not group.idle.keys() & group.idle_check_pending.keys()
     since = [runner.idle_since for runner in group.idle.values()]
     assert since == sorted(since), "the runner that is idle for the longest time is not first"
     assert group.staying >= 0
 
 
-def check_placement(pool: PoolState, placement: CallPlacement, kind: str) -> None:
-    """The room for calls of a kind is what a walk over all runners finds."""
-    table = pool.runner_table
+def check_placement(pool: PoolState, survey: Survey, kind: str) -> None:
+    """Check that the room for calls of a kind is what a walk over all runners finds."""
+    table, placement = pool.runner_table, pool.runner_table.placements[kind]
     assert placement.kind == kind
-    members = [runner for runner in in_state(pool, RunnerState.UP) if placement.fits(runner)]
+    members = [runner for runner in survey.up if placement.fits(runner)]
     assert {runner.id: runner for runner in members} == placement.members
-    assert placement.yielding == sum(runner.id in table.groups[runner.kind].yielding for runner in members)
-    if kind != DEFAULT_KIND:
-        calls = [call for runner in table.runners.values() for call in runner.in_flight.values()]
-        assert placement.in_flight == sum(call.kind == kind for call in calls)
+    assert placement.yielding == sum([runner.id in table.groups[runner.kind].yielding for runner in members])
+    assert kind == DEFAULT_KIND or placement.in_flight == survey.in_flight_of[kind]
     if placement._packed is not None:
         free = [runner for runner in members if placement.room(runner) > 0]
         free = [runner for runner in free if placement.shares or not (runner.is_short and runner.in_flight)]
@@ -93,36 +179,42 @@ def check_placement(pool: PoolState, placement: CallPlacement, kind: str) -> Non
         assert listed == {runner.id: runner.load for runner in free}
 
 
-def check_shares(pool: PoolState, runner: Runner) -> None:
-    """What the calls of a runner require fits in it together, and is what a walk over them finds."""
+def check_shares(pool: PoolState, runner: Runner, kinds: dict[str, int]) -> None:
+    """Check that what the calls of a runner require fits in it together, and is what a walk over them finds.
+
+    Args:
+        pool: the state.
+        runner: the runner.
+        kinds: the number of its calls of each kind.
+    """
     placements, capacity = pool.runner_table.placements, runner.capacity
     extra = gpus = memory = 0
-    for call in runner.in_flight.values():
-        placement = placements[call.kind]
+    for kind, count in kinds.items():
+        placement = placements[kind]
         assert placement.fits(runner), "a call is on a runner on which it does not fit"
         if placement.requirements is not None and placement.shares:
-            extra += placement.requirements.slots_of(runner.slots, capacity) - 1
-            gpus += placement.requirements.gpus
-            memory += placement.requirements.memory
+            extra += count * (placement.requirements.slots_of(runner.slots, capacity) - 1)
+            gpus += count * placement.requirements.gpus
+            memory += count * placement.requirements.memory
     assert (runner.extra, runner.gpus_used, runner.memory_used) == (extra, gpus, memory)
     assert not extra or runner.load <= runner.slots, "calls take more than the slots of their runner"
     assert capacity is None or (gpus <= capacity.gpus and memory <= capacity.memory)
     is_held = runner is pool.runner_table.held
-    assert (runner.state is RunnerState.UP and runner.held_for is not None) == is_held
+    assert (runner.state is UP and runner.held_for is not None) == is_held
     assert not is_held or placements[runner.held_for or ""].members.get(runner.id) is runner
 
 
-def check_what_is_told(pool: PoolState) -> None:
-    """What is copied for `stats` is what a walk over all runners finds."""
-    walked = {
-        runner.id: (runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done)
-        for runner in pool.runner_table.runners.values()
-    }
-    assert list(pool.runner_table.rows.items()) == list(walked.items())
+def check_what_is_told(pool: PoolState, survey: Survey) -> None:
+    """Check that the rows for `stats` are what a walk over all runners finds."""
+    walked = [
+        (each.id, (each.id, each.state, each.slots, len(each.in_flight), each.done, each.capacity))
+        for each in survey.runners
+    ]
+    assert list(pool.runner_table.rows.items()) == walked
 
 
 def check_meter(pool: PoolState) -> None:
-    """The usage's sums are what a walk over its runners finds, to the last bit."""
+    """Check that the usage's sums are what a walk over its runners finds, to the last bit."""
     usage = pool.usage
     assert usage._runners.keys() <= pool.runner_table.runners.keys()
     prices = [price for _, price in usage._runners.values()]
@@ -131,83 +223,103 @@ def check_meter(pool: PoolState) -> None:
     assert usage.is_capped or usage.until is None
 
 
-def check_places(pool: PoolState) -> None:
-    """Invariant 2: every unsettled call is in exactly one place."""
-    call_table, queues = pool.call_table, pool.call_table.queues
-    queued: list[Call] = []
-    delayed: list[int] = []
+def check_places(pool: PoolState, survey: Survey) -> None:
+    """Check invariant 2: every unsettled call is in exactly one place."""
+    call_table, queues, calls = pool.call_table, pool.call_table.queues, pool.call_table.calls
+    places = [*survey.flying, *survey.given_up]
+    queued = delayed = 0
     for kind, queue in queues.items():
-        calls = [call for call in queue._fresh if call.state is CallState.QUEUED]
-        calls += [entry[2] for entry in (*queue._early, *queue._late) if entry[2].state is CallState.QUEUED]
-        assert all(call.limits.priority == 0 for call in queue._fresh)
-        assert [call.id for call in queue._fresh] == sorted(call.id for call in queue._fresh)
-        assert all(priority <= 0 for priority, _, _ in queue._early)
-        assert all(priority > 0 for priority, _, _ in queue._late)
-        assert queue.has_keys or not any(call.limits.key for call in calls)
-        waits = [call_id for _, call_id in queue.delays if call_id in call_table.calls]
-        assert {call.kind for call in [*calls, *(call_table.calls[i] for i in waits)]} <= {kind}
-        assert (queue.queued, queue.delayed) == (len(calls), len(waits))
+        waits = [call for call in queue._fresh if call.state is QUEUED]
+        waits += [entry[2] for entry in (*queue._early, *queue._late) if entry[2].state is QUEUED]
+        assert queue.has_keys or not any(call.limits.key for call in waits)
+        check_order(queue)
+        delays = [calls[call_id] for _, call_id in queue.delays if call_id in calls]
+        assert (queue.queued, queue.delayed) == (len(waits), len(delays))
         assert queue.total is call_table.total
         assert len(queue._fresh) + len(queue._early) + len(queue._late) <= 2 * queue.queued + 64
         assert len(queue.delays) <= 2 * queue.delayed + 64
-        queued += calls
-        delayed += waits
-    assert queues.keys() >= pool.runner_table.groups.keys() - {
-        runner.kind for runner in pool.runner_table.runners.values()
-    }
-    flying = [
-        call.id
-        for runner in pool.runner_table.runners.values()
-        for call in runner.in_flight.values()
-        if call.state is not CallState.SETTLED
-    ]
-    given_up = [call.id for call in call_table.calls.values() if is_given_up(pool, call)]
-    places = sorted([*(call.id for call in queued), *delayed, *flying, *given_up])
-    assert places == sorted(call_table.calls), "a call is in no place, or in two"
-    assert not given_up or pool.settle_queue.entries, "a call was given up, and nothing settles it"
-    assert (call_table.queued, call_table.delayed) == (len(queued), len(delayed))
-    assert call_table.waiting == sum(call.state <= CallState.DELAYED for call in call_table.calls.values())
-    for call_id, call in call_table.calls.items():
-        assert call.id == call_id
-        if call.state <= CallState.DELAYED:
-            assert call.runner is None
-        elif call_id not in given_up:
-            assert call.runner is not None
-            assert pool.runner_table.runners[call.runner].in_flight[call_id] is call
-    assert call_table.alarms.count <= 2 * len(call_table.calls) + 64
+        queued += len(waits)
+        delayed += len(delays)
+        waits += delays
+        assert {call.kind for call in waits} <= {kind}
+        places += [call.id for call in waits]
+    assert queues.keys() >= pool.runner_table.groups.keys() - survey.of_kind.keys()
+    assert len(places) == len(calls), "a call is in no place, or in two"
+    assert calls.keys() == set(places), "a call is in no place, or in two"
+    assert not survey.given_up or pool.settle_queue.entries, "a call was given up, and nothing settles it"
+    assert (call_table.queued, call_table.delayed) == (queued, delayed)
+    assert call_table.waiting == survey.waiting
+    assert call_table.alarms.count <= 2 * len(calls) + 64
     assert call_table.settled == []
 
 
+def check_order(queue: CallQueue) -> None:
+    """Check that each call is in the part of the queue that its priority asks for."""
+    fresh = [call.id for call in queue._fresh]
+    assert fresh == sorted(fresh)
+    assert not any(call.limits.priority for call in queue._fresh)
+    assert all(priority <= 0 for priority, _, _ in queue._early)
+    assert all(priority > 0 for priority, _, _ in queue._late)
+
+
 def is_given_up(pool: PoolState, call: Call) -> bool:
-    """Whether the end of an unsettled call is decided already."""
-    if call.state <= CallState.DELAYED:
+    """Return True if the end of an unsettled call is decided already."""
+    if call.state <= DELAYED:
         return call.queue is not pool.call_table.queues[call.kind]
     runner = pool.runner_table.runners.get(call.runner or 0)
     return runner is None or call.id not in runner.in_flight
 
 
-def check_boots(pool: PoolState) -> None:
-    """Each boot has a place, and no place is taken by a runner that is up or gone."""
+def check_boots(pool: PoolState, survey: Survey) -> None:
+    """Check that each boot has a place, and that no runner that is up or gone has one."""
     boots = pool.boots
     assert boots._taken >= pool.runner_table.booting.keys()
-    assert boots._taken <= {
-        runner.id for runner in pool.runner_table.runners.values() if runner.state is not RunnerState.UP
-    }
+    assert boots._taken <= {runner.id for runner in survey.runners if runner.state is not UP}
     assert not boots.hung & pool.runner_table.runners.keys()
     assert 0 <= boots.free == boots.at_most - len(boots._taken) - len(boots.hung)
 
 
-def check_bounds(pool: PoolState) -> None:
-    """Invariant 1, as far as a state shows it: what is beyond max after a resize is on its way out."""
+def check_queued_boots(pool: PoolState, now: float) -> None:
+    """A boot in a queue that no call needs is aborted after a while."""
+    groups = pool.runner_table.groups.values()
+    assert pool.runner_table.queued == sum(len(group.queued) for group in groups)
+    for group in groups:
+        assert group.queued.keys() == {runner.id for runner in group.runners.values() if runner.is_queued}
+        assert group.queued.keys() <= group.booting.keys()
+        queue = pool.call_table.queues.get(group.kind)
+        calls = group.ahead + (0 if queue is None else queue.queued + queue.delayed)
+        kept = pool.keep_of(group) - (group.up - len(group.yielding))
+        needed = max(ceil(calls / pool.slots_hint(group)), kept)
+        needless = min(len(group.queued), len(group.booting) - needed)
+        assert (group.needless_since is not None) == (needless > 0)
+        if group.needless_since is not None:
+            assert 0 < group.needless <= needless
+            assert now < group.needless_since + pool.limits.queued_idle_after or not pool.limits.queued_idle_after
+
+
+def check_endings(pool: PoolState, now: float) -> None:
+    """A runner whose end is known has begun to drain in time, and no runner outlives its end."""
+    assert not pool.runner_table.passed_over
+    for runner in pool.runner_table.runners.values():
+        if runner.ends_at is not None and runner.state in (RunnerState.UP, RunnerState.LEAVING):
+            when = next_time(runner)
+            assert when is not None
+            assert when > now, "a runner should drain, or be stopped"
+            assert (when, runner.id) in pool.runner_table.endings
+
+
+def check_bounds(pool: PoolState, survey: Survey) -> None:
+    """Check invariant 1, as far as a state shows it: after a resize the runners beyond max are on their way out."""
     runner_table = pool.runner_table
     excess = runner_table.up + len(runner_table.booting) - pool.max
     going = len(runner_table.retiring) + sum(len(group.yielding) for group in runner_table.groups.values())
     assert excess <= 0 or (len(runner_table.retiring) <= excess <= going and not runner_table.booting)
-    assert all(runner.in_flight for runner in in_state(pool, RunnerState.UP) if runner.retiring)
-    for runner in runner_table.runners.values():
-        if runner.state is RunnerState.LEAVING:
+    for runner in survey.runners:
+        if runner.state is UP:
+            assert runner.in_flight or not runner.retiring
+        elif runner.state is RunnerState.LEAVING:
             assert runner.in_flight, "a runner that leaves is done, and was not told to go"
-        elif runner.state is not RunnerState.UP:
+        else:
             assert not runner.in_flight
         if pool.limits.single_use:
             assert runner.slots <= 1
@@ -225,19 +337,21 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
             assert not queue.queued or waits_for_boots
             assert not queue.delayed
         elif not call_table.is_late(now):  # else the time of a call may be over
-            check_slots_are_full(pool, group)
+            check_slots_are_full(pool, group, now)
             check_boots_come(pool, group, now)
     if pool.starts_calls and not call_table.is_late(now):
         check_room_is_made(pool, now)
 
 
-def check_slots_are_full(pool: PoolState, group: RunnerGroup) -> None:
+def check_slots_are_full(pool: PoolState, group: RunnerGroup, now: float) -> None:
     runner_table, workers = pool.runner_table, pool.limits.max_workers
     binds = workers is not None and runner_table.slots > workers and runner_table.in_flight >= workers
     if pool.call_table.queues[group.kind].queued and not binds:
         placement = runner_table.placements[group.kind]
+        first = pool.call_table.queues[group.kind].first()
         for runner in placement.members.values():
-            assert placement.room(runner) <= 0, f"calls wait, and {runner} has room"
+            has_time = first is None or fits(runner, first, now)
+            assert placement.room(runner) <= 0 or not has_time, f"calls wait, and {runner} has room"
     held = runner_table.held
     if held is not None and not binds:
         waits = pool.call_table.queues[held.held_for or ""].queued
@@ -337,22 +451,25 @@ def check_min(pool: PoolState, now: float) -> None:
         assert kept or cannot_boot(pool, group, now) or bound, "less than min are kept"
 
 
-def check_deadline(machine: Machine, now: float) -> None:
+def check_deadline(machine: Machine, survey: Survey, now: float) -> None:
     """What is due has been done, and what will be due has been asked for."""
     deadline, pool = machine.deadline(), machine.pool
     call_table = pool.call_table
-    delays = [delay for queue in call_table.queues.values() for delay in queue.delays]
-    due = [call_id for due, call_id in delays if call_id in call_table.calls and due <= now]
-    if pool.settle_queue.entries or call_table.is_late(now) or due:
+    is_due = any(
+        due <= now and call_id in call_table.calls
+        for queue in call_table.queues.values()
+        for due, call_id in queue.delays
+    )
+    if pool.settle_queue.entries or call_table.is_late(now) or is_due:
         assert pool.is_behind
         assert deadline == now, "something is left to be done, and the machine does not ask for it"
         return
     assert deadline is None or deadline > now
-    ends = [call.deadline for call in machine.unsettled() if call.deadline is not None]
-    assert all(end > now for end in ends)
-    if ends:
+    # Between two events, no call is settled and still to be taken: `check_places`.
+    if survey.first_deadline is not None:
+        assert survey.first_deadline > now
         assert deadline is not None
-        assert deadline <= min(ends)
+        assert deadline <= survey.first_deadline
 
 
 def boots_are_needed(pool: PoolState, kind: str) -> bool:

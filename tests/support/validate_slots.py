@@ -7,85 +7,108 @@ from dragonfly_executor.core.slot_records import DYING, FULL, NEVER, RESERVED, R
 from dragonfly_executor.core.slot_scheduler import SlotScheduler
 from dragonfly_executor.core.slot_state import SlotTable
 
+MOST_IN_FLIGHT = 1 + prefetch_depth(1e-9)
+"""The running call of a slot, and the calls that may be queued behind it."""
+
 
 def validate_slots(scheduler: SlotScheduler, now: float) -> None:
+    """Check all that can be seen in a state. `now`: the time of the last event."""
     table = scheduler.table
-    check_places(table)
-    check_slots(table)
-    check_idle_check(table)
+    checks = [*check_slots(table), *check_queues(table)]
+    check_idle_check(table, checks)
     check_times(table, now)
     if not table.actions and not scheduler.is_due:
         check_quiet(table)
 
 
-def everywhere(table: SlotTable) -> list[SlotCall]:
-    in_slots = [call for slot in table.slots.values() for call in slot.in_flight]
-    return [*table.waiting, *table.held, *in_slots]
-
-
-def check_places(table: SlotTable) -> None:
-    """Each call is in exactly one place."""
-    calls = everywhere(table)
-    assert len({id(call) for call in calls}) == len(calls), "a call is in two places"
-    in_slots = {call.ref: call for slot in table.slots.values() for call in slot.in_flight if not call.is_check}
-    assert table.calls == in_slots
-    for slot in table.slots.values():
-        assert all(call.slot is slot for call in slot.in_flight)
-    for queue in (table.waiting, table.held):
-        assert all(call.slot is None for call in queue)
-        numbers = [call.number for call in queue]
-        assert numbers == sorted(numbers), "a queue is not in order of arrival"
-    assert table.is_holding or not table.held
-    assert table.is_idle == (not [call for call in calls if not call.is_check or call in table.waiting])
-
-
-def check_slots(table: SlotTable) -> None:
-    useful = [slot for slot in table.slots.values() if not slot.is_retired and not slot.is_dying]
-    # After a close nothing starts, so a slot too many, from the time of a check, does no harm.
-    assert table.is_closed or len(useful) <= table.max_slots + (table.check.call is not None), "too many slots"
-    assert table.extra == 0 or table.check.call is not None
+def check_slots(table: SlotTable) -> list[SlotCall]:
+    """Check each slot, and that each call on it is in one place. Return the idle checks on slots."""
+    checks: list[SlotCall] = []
+    calls: dict[tuple[int, int], SlotCall] = {}
+    count = useful = 0
     for pid, slot in table.slots.items():
         assert slot.pid == pid
-        assert slot.is_checking == any(call.is_check for call in slot.in_flight)
-        assert 0 <= slot.blocked <= RETIRED | DYING | FULL | RESERVED
-        assert slot.handed >= sum(not call.is_check for call in slot.in_flight)
-        assert not table.calls_per_slot or slot.handed <= table.calls_per_slot
-        assert not table.calls_per_slot or slot.handed < table.calls_per_slot or slot.is_retired
-        # The running call, and what may be queued behind it.
-        assert len(slot.in_flight) <= 1 + prefetch_depth(1e-9)
+        blocked, counted = slot.blocked, 0
+        assert 0 <= blocked <= RETIRED | DYING | FULL | RESERVED
+        useful += not blocked & (RETIRED | DYING)
+        is_checking = False
+        for call in slot.in_flight:
+            assert call.slot is slot
+            if call.is_check:
+                is_checking = True
+                checks.append(call)
+            else:
+                counted += 1
+                calls[call.ref] = call
+        count += counted
+        assert slot.is_checking == is_checking
+        assert slot.handed >= counted
+        if table.calls_per_slot:
+            assert slot.handed <= table.calls_per_slot
+            assert slot.handed < table.calls_per_slot or slot.is_retired
+        assert len(slot.in_flight) <= MOST_IN_FLIGHT
+    assert len(calls) == count, "a call is in two places"
+    assert table.calls == calls
+    # After a close nothing starts, so a slot too many, from the time of a check, does no harm.
+    assert table.is_closed or useful <= table.max_slots + (table.check.call is not None), "too many slots"
+    assert table.extra == 0 or table.check.call is not None
     check_numbers(table)
+    return checks
 
 
 def check_numbers(table: SlotTable) -> None:
-    """No two slots have one number, and an extra slot stays no longer than the check for which it was forked."""
-    numbers = sorted(slot.number for slot in table.slots.values())
-    assert numbers == sorted(set(numbers)), "two slots have the same number"
-    assert not numbers or numbers[-1] <= table.max_slots
-    extras = [slot for slot in table.slots.values() if table.is_extra(slot)]
-    assert all(slot.is_retired or table.check.call is not None for slot in extras), "an extra slot stays"
-    busy = sum(bool(slot.in_flight) and not slot.is_checking for slot in table.slots.values())
+    """Check that no two slots have one number, and that an extra slot stays no longer than the check that it is for."""
+    numbers = {slot.number for slot in table.slots.values()}
+    assert len(numbers) == len(table.slots), "two slots have the same number"
+    assert max(numbers, default=0) <= table.max_slots
+    busy = reserved = 0
+    is_extra_busy = False
+    for slot in table.slots.values():
+        busy += bool(slot.in_flight) and not slot.is_checking
+        reserved += bool(slot.blocked & RESERVED)
+        if table.is_extra(slot):
+            assert slot.is_retired or table.check.call is not None, "an extra slot stays"
+            is_extra_busy |= bool(slot.in_flight)
     assert busy <= table.max_slots, "more calls run at once than slots were asked for"
-    reserved = [slot for slot in table.slots.values() if slot.blocked & RESERVED]
-    assert len(reserved) <= 1
-    assert not reserved or any(slot.in_flight for slot in extras), "a slot waits for nothing"
+    assert reserved <= is_extra_busy, "a slot waits for nothing"
 
 
-def check_idle_check(table: SlotTable) -> None:
-    """The check in progress is in one place, and there is no other."""
-    checks = [call for call in everywhere(table) if call.is_check]
+def check_queues(table: SlotTable) -> list[SlotCall]:
+    """Check the calls that wait. Return the idle checks among them."""
+    calls = [*table.waiting, *table.held]
+    if not calls:
+        assert table.is_idle == (not table.calls)
+        return []
+    assert len(set(map(id, calls))) == len(calls), "a call is in two places"
+    assert all(call.slot is None for call in calls)
+    for queue in (table.waiting, table.held):
+        numbers = [call.number for call in queue]
+        assert numbers == sorted(numbers), "a queue is not in order of arrival"
+    assert table.is_holding or not table.held
+    checks = [call for call in calls if call.is_check]
+    is_idle = not table.calls and not table.waiting and all(call.is_check for call in table.held)
+    assert table.is_idle == is_idle
+    return checks
+
+
+def check_idle_check(table: SlotTable, checks: list[SlotCall]) -> None:
+    """Check that the idle check in progress is in one place, and that there is no other."""
     assert checks == ([] if table.check.call is None else [table.check.call])
     assert table.check.call is not None or (table.check.ends == NEVER and not table.check.is_outdated)
 
 
 def check_times(table: SlotTable, now: float) -> None:
-    """What will be due is asked for in time."""
-    due = [table.review_at, table.check.ends, *(slot.limit_at for slot in table.slots.values())]
-    assert table.wake_at <= min(due)
+    """Check that the scheduler asks to be called for all that will be due."""
+    wake_at = table.wake_at
+    assert wake_at <= table.review_at
+    assert wake_at <= table.check.ends
+    for slot in table.slots.values():
+        assert wake_at <= slot.limit_at
     assert table.last_start <= now
 
 
 def check_quiet(table: SlotTable) -> None:
-    """Nothing is left to be done now."""
+    """Check that nothing is left to be done now."""
     for slot in table.slots.values():
         first = slot.in_flight[0] if slot.in_flight else None
         if first is not None and first.limits is not None and first.end_reason is None and first.limits.ends < NEVER:

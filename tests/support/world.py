@@ -17,13 +17,14 @@ from dragonfly_executor import errors
 from dragonfly_executor.core import actions, events
 from dragonfly_executor.core.call_queue import LOOKAHEAD
 from dragonfly_executor.core.call_table import Call, CallLimits
-from dragonfly_executor.core.calls import DEFAULT_KIND
+from dragonfly_executor.core.calls import DEFAULT_KIND, QUEUED
 from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.stats import PoolStats
 from tests.support.validate import boots_are_needed, is_given_up, validate
 
+NEEDLESS = "no call needs it any more"
 ADDRESS = re.compile(r" object at 0x[0-9a-f]+")
 CLOSE = {"rel_tol": 1e-6, "abs_tol": 1e-12}
 """What rounding may make of a sum."""
@@ -44,6 +45,10 @@ class TrackedRunner:
     """Call ids and attempts that are there."""
     had: int = 0
     asked: bool = False
+    ends_at: float | None = None
+    """When its platform ends it, as far as the machine was told."""
+    queued: bool = False
+    """Whether its boot waits in a queue."""
     since: float | None = None
     """When its node was asked for; None before."""
     price: float | None = None
@@ -131,8 +136,8 @@ class World:
         self.flown: list[tuple[int, int, int]] = []
         """Every sending there was: runner, call, attempt."""
         self.last_event: events.Event = events.Tick()
-        # To play it again: how to make each event, since calls change, and what came of it.
-        self.log: list[tuple[Callable[[], events.Event], float, str]] = []
+        # It gets the same events at the same times.
+        self._twin = Machine(limits)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -150,7 +155,7 @@ class World:
         batch = list(limits)
         first = len(self.accounts) + 1
 
-        def make() -> events.Event:
+        def make() -> events.Submitted:
             return events.Submitted(
                 [
                     Call(first + i, b"", None, self._required(each, kind), kind)
@@ -159,15 +164,19 @@ class World:
             )
 
         event = make()
-        assert isinstance(event, events.Submitted)
         accounts = {call.id: TrackedCall(call) for call in event.calls}
         self.accounts |= accounts
         self.pending |= accounts
-        self.feed(event, make)
+        self.feed(event, make())
         return [call.id for call in event.calls]
 
-    def feed(self, event: events.Event, make: Callable[[], events.Event] | None = None) -> list[actions.Action]:
-        """Let something happen now."""
+    def feed(self, event: events.Event, again: events.Event | None = None) -> list[actions.Action]:
+        """Hand the machine an event now, carry out the actions, and check everything.
+
+        Args:
+            event: the event.
+            again: the same event for the twin, if it has objects that a machine changes.
+        """
         self.last_event = event
         mode = self.mode
         self.gives_up = None
@@ -176,17 +185,21 @@ class World:
         self._count_spending()
         result = self.machine.handle(event, self.now)
         assert isinstance(result, list)
-        self.log.append((make or (lambda: event), self.now, describe(result)))
+        same = self._twin.handle(again or event, self.now)
+        assert describe(same) == describe(result), "the same events at the same times give other actions"
         sent_before = {call_id for node in self.nodes.values() for call_id in node.flying}
-        loads = {runner_id: len(node.flying) for runner_id, node in self.nodes.items()}
-        booting = Counter(node.kind for node in self.nodes.values() if not node.up and not node.stopped)
+        loads = {runner_id: len(node.flying) for runner_id, node in self.nodes.items()} if self.limits.packs else {}
+        booting: Counter[str] = Counter()
         if self.mode is not mode:
+            booting.update(node.kind for node in self.nodes.values() if not node.up and not node.stopped)
             # Those that a boot is to take may go to a slot that is free, and that had none while others were settled.
             self.spared = self._waiting(sent_before)
         for action in result:
             assert not self.closed or isinstance(action, actions.Settle), f"{action} after Closed"
             CARRY_OUT[type(action)](self, action)
-        self._check_order(sent_before)
+        self.most_slots = max(self.most_slots, sum(node.slots for node in self.nodes.values()))
+        if result:
+            self._check_order(sent_before)
         if self.mode is not mode:
             # One that asks for less than was asked for already changes nothing.
             self._spare(booting, sent_before)
@@ -196,15 +209,16 @@ class World:
         for action in result:
             if isinstance(action, actions.Boot):
                 assert boots_are_needed(self.machine.pool, action.kind)
-        validate(self.machine, self.now)
-        self._give_up()
+        self._give_up(validate(self.machine, self.now).given_up)
         self._check_accounts()
         return result
 
-    def _give_up(self) -> None:
-        """Keep a list of what was too much for one event. What is on it stays on it until it is settled."""
-        pool, before = self.machine.pool, self.given_up
-        given_up = {i: account.call.kind for i, account in self.pending.items() if is_given_up(pool, account.call)}
+    def _give_up(self, given_up_now: list[int]) -> None:
+        """Note the calls whose end one event has decided, and that later events settle. Each stays noted until then."""
+        before = self.given_up
+        if not before and not given_up_now:
+            return
+        given_up = {call_id: self.pending[call_id].call.kind for call_id in given_up_now}
         assert self.pending.keys() & before.keys() <= given_up.keys(), "a call that was given up is not any more"
         self.given_up = {call_id: before.get(call_id) or self._prospects(kind) for call_id, kind in given_up.items()}
         for call_id in given_up.keys() - before.keys():
@@ -290,8 +304,10 @@ class World:
                 self.broken = True
             case events.BootStarted() if node is not None:
                 self._asks(node)
+                node.queued = False
             case events.BootQueued() if node is not None and not node.up and not node.stopped and not node.leaving:
                 node.since = None
+                node.queued = True
             case events.BootReturned(runner_id):
                 self.hung.discard(runner_id)
             case events.BootSucceeded(_, slots, price, capacity):
@@ -316,6 +332,8 @@ class World:
                 for call_id, attempt in [*never_left, *unbegun]:
                     self._leaves(node, call_id, attempt, may_have_run=False)
                 self._lose(node)
+            case events.RunnerEnding(_, ends_at, _) if node is not None:
+                node.ends_at = max(self.now, ends_at)
             case events.RunnerLeaving() if node is not None:
                 node.leaving = True
             case events.ResultsArrived(_, results) if node is not None:
@@ -450,6 +468,7 @@ class World:
             assert all(call.id not in other.flying for other in self.nodes.values()), "a call is on two runners"
             assert call.attempt not in account.attempts_begun, "an attempt that may have run is sent again"
             assert call.attempt <= 1 + call.limits.retries
+            assert self._has_the_time(action.runner_id, call), "a call is sent to a runner that ends too soon for it"
             assert self.fits(call.kind, node), "a call is sent to a runner on which it does not fit"
             node.flying[call.id] = call.attempt
             node.had += 1
@@ -465,6 +484,14 @@ class World:
         workers = self.limits.max_workers
         if workers is not None and slots > workers:
             assert sum(len(other.flying) for other in up) <= workers, "more calls than max_workers"
+
+    def _has_the_time(self, runner_id: int, call: Call) -> bool:
+        node, seconds = self.nodes[runner_id], call.limits.run_timeout
+        if node.ends_at is None or seconds is None:
+            return True
+        return (
+            seconds <= node.ends_at - self.now or seconds > self.machine.pool.runner_table.runners[runner_id].lifetime
+        )
 
     def fits(self, kind: str, node: TrackedRunner) -> bool:
         """Whether calls of a kind may run on a node."""
@@ -489,17 +516,26 @@ class World:
     def _check_order(self, sent_before: set[int]) -> None:
         """Calls leave the queue by priority, and in the order in which they came.
 
-        Only a call with a key may be overtaken, by few calls, and by none with another priority.
+        Only a call with a key may be overtaken, by few calls, and by none with another priority. But on a runner whose
+        end is known, calls may overtake a first one that has not the time there.
         """
-        self.most_slots = max(self.most_slots, sum(node.slots for node in self.nodes.values()))
         sent = {call_id for node in self.nodes.values() for call_id in node.flying} - sent_before
         call_table = self.machine.pool.call_table
         for kind, queue in call_table.queues.items():
-            queued = [call.id for call in call_table.calls.values() if call.state == 0 and call.queue is queue]
-            gone = [account.turn for i in sent if (account := self.accounts[i]).call.kind == kind]
-            last = max(gone, default=None)
-            for account in map(self.accounts.__getitem__, queued) if last is not None else ():
-                if last is not None and last > account.turn:
+            queued = [
+                self.accounts[i] for i, call in call_table.calls.items() if call.state is QUEUED and call.queue is queue
+            ]
+            first = min(queued, key=lambda account: account.turn, default=None)
+            gone = []
+            for account in (self.accounts[i] for i in sent if self.accounts[i].call.kind == kind):
+                where = next(i for i, node in self.nodes.items() if account.call.id in node.flying)
+                if first is None or self._has_the_time(where, first.call):
+                    gone.append(account.turn)
+            if not gone:
+                continue
+            last = max(gone)
+            for account in queued:
+                if last > account.turn:
                     assert account.call.limits.key, "a call was overtaken by one of its kind"
                     assert last[0] == account.turn[0], "a call was overtaken by one of a lower priority"
                     account.overtaken += sum(turn > account.turn for turn in gone)
@@ -583,10 +619,26 @@ class World:
         node = self.nodes[action.runner_id]
         assert not node.stopped, "a runner is stopped twice"
         assert action.grace >= 0
+        if action.reason == NEEDLESS:
+            assert node.queued, "a boot is aborted because no call needs it, and it waits in no queue"
+            assert not node.up
+        if node.flying and node.leaving and node.ends_at is not None and node.ends_at <= self.now:
+            # Its time is over: its calls have begun, as it has given back those that had not.
+            self._lose(node)
         live = node.flying.keys() & self.pending.keys()
         assert not live or self.broken or self.mode is ShutdownMode.KILL, "a runner is stopped under its calls"
         node.stopped = True
         node.flying.clear()
+
+    def _drain(self, action: actions.Drain) -> None:
+        node = self.nodes[action.runner_id]
+        assert node.up
+        assert not node.leaving, "a runner drains twice"
+        assert not node.stopped
+        assert node.flying, "a runner without calls drains, and is not stopped"
+        assert node.ends_at is not None
+        assert action.seconds == max(0.0, node.ends_at - self.now)
+        node.leaving = True
 
     def _check_idle(self, action: actions.CheckIdle) -> None:
         node = self.nodes[action.runner_id]
@@ -643,7 +695,6 @@ class World:
             self.feed(event)
         assert self.closed, "the pool does not come to its end"
         assert all(len(account.outcomes) == 1 for account in self.accounts.values())
-        self.play_again()
 
     def what_is_next(self) -> events.Event:
         """What comes next where everything works."""
@@ -669,12 +720,6 @@ class World:
             return None
         return Capacity(max(1.0, required.cpus), required.gpus, required.memory, required.labels)
 
-    def play_again(self) -> None:
-        """The same log gives the same actions."""
-        machine = Machine(self.limits)
-        for make, now, described in self.log:
-            assert describe(machine.handle(make(), now)) == described
-
 
 def token_of(call_id: int, attempt: int) -> str:
     return f"result of {call_id}.{attempt}"
@@ -684,9 +729,17 @@ def lost(runner_id: int) -> errors.RunnerLostError:
     return errors.RunnerLostError("killed by SIGKILL", signal=9, runner_id=runner_id)
 
 
-def describe(result: list[actions.Action]) -> str:
-    """Actions as text, without what differs from one run to the next."""
-    return ADDRESS.sub("", repr(result)) if result else ""
+def describe(result: list[actions.Action]) -> list[object]:
+    """Return actions in a form that is equal for two machines in the same state."""
+    return [(type(action), *(_plain(getattr(action, name)) for name in action.__match_args__)) for action in result]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Call):
+        return value.id, value.attempt, value.state, value.runner
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return ADDRESS.sub("", repr(value)) if isinstance(value, Exception) else value
 
 
 CARRY_OUT: dict[type, Callable[[World, object], None]] = {
@@ -695,6 +748,7 @@ CARRY_OUT: dict[type, Callable[[World, object], None]] = {
     actions.Settle: World._settle,
     actions.Boot: World._boot,
     actions.Stop: World._stop,
+    actions.Drain: World._drain,
     actions.CheckIdle: World._check_idle,
     actions.Closed: World._closed,
     actions.Warn: World._warn,

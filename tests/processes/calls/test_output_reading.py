@@ -197,7 +197,7 @@ def test_how_a_slot_ended_is_said_behind_what_its_call_wrote(scene: Scene) -> No
     """Also where that takes the link's second lane."""
     said: list[bytes] = []
     loop: Any = SimpleNamespace(time=lambda: 0.0, call_at=lambda when, callback: SimpleNamespace(when=when))
-    dispatcher = Dispatcher(loop, said.append, lambda: scene.slot)
+    dispatcher = Dispatcher(loop, said.append, lambda number: scene.slot)
     scene.slot.output = scene.output
     scene.slot.stack = SimpleNamespace(read=lambda number: "")
     scene.slot.progress = Progress()
@@ -233,7 +233,15 @@ parent = os.getpid()
 if os.fork() == 0:
     calls.close()
     agent.close()
-    slot_process.main(taken, results, setup, None, parent, output.take_over, Progress())
+    slot_process.main(
+        taken,
+        results,
+        setup=setup,
+        place=None,
+        agent_pid=parent,
+        take_over_output=output.take_over,
+        progress=Progress(),
+    )
 results.close()
 assert agent.recv(HEADER_SIZE)[0] == Kind.READY
 # For as long as anything may take: this is about what does not come.

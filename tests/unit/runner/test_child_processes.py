@@ -125,19 +125,11 @@ class Agent:
         return self.timers[-1]
 
     def make_slot(
-        self,
-        loop: Any,
-        setup: bytes,
-        place: Any,
-        inherited: Any,
-        on_frames: Any,
-        *others: Any,
-        environment: dict[str, str],
+        self, loop: Any, progress: Any, *, output: Any, on_frames: Any, title: Any, environment: Any, **parts: Any
     ) -> FakeSlot:
         if self.full:
             raise BlockingIOError(11, "no process is left")
-        output, progress, _title = others
-        slot = FakeSlot(self, setup, place, inherited, output, progress)
+        slot = FakeSlot(self, **parts, output=output, progress=progress)
         slot.environment = environment
         return slot
 
@@ -231,8 +223,8 @@ def test_a_slot_is_forked_with_the_setup_and_the_parent_is_told(agent: Agent) ->
 
 def test_a_slot_sets_the_variables_of_its_number(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, Parent("media", 1, "local", 1, "host").encode())
-    agent.children.cpus = 2.0
-    agent.children.configure({"slots": 2, "setup_timeout": 3.0, "limit_threads": True})
+    monkeypatch.setattr(agent.children, "machine", SimpleNamespace(cpus=2.0, seen_cpus=2, gpus={}))
+    agent.children.configure({"slots": 2, "setup_timeout": 3.0, "limit_threads": True, "divide_gpus": True})
     assert agent.children.setup_timeout == 3.0
     variables = agent.fork(5).environment
     assert Parent.decode(variables[VARIABLE]).slot == 5
