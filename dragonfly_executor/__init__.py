@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.slurm.backend import SlurmBackend
     from dragonfly_executor.backends.ssh.backend import SSHBackend
     from dragonfly_executor.backends.ssh.hosts import SSHHost
+    from dragonfly_executor.core.capacity import Capacity
     from dragonfly_executor.engine.budget import Budget
     from dragonfly_executor.engine.future import Future
     from dragonfly_executor.engine.options import CallOptions
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         VersionMismatchError,
     )
     from dragonfly_executor.protocol.parent import Parent
+    from dragonfly_executor.runner.drain_notice import on_drain
 
 __all__ = [
     "Backend",
@@ -72,6 +74,7 @@ __all__ = [
     "CallOptions",
     "CallSerializationError",
     "CallTimeoutError",
+    "Capacity",
     "DockerBackend",
     "DragonflyError",
     "DragonflyExecutor",
@@ -108,6 +111,7 @@ __all__ = [
     "cast",
     "configure",
     "freeze_support",
+    "on_drain",
 ]
 
 _ROOMS = {
@@ -115,6 +119,7 @@ _ROOMS = {
     "BootRequest": "backends.base",
     "Budget": "engine.budget",
     "CallOptions": "engine.options",
+    "Capacity": "core.capacity",
     "DockerBackend": "backends.docker.backend",
     "DragonflyExecutor": "api.executor",
     "EC2Backend": "backends.ec2.backend",
@@ -133,6 +138,7 @@ _ROOMS = {
     "cast": "api.pool",
     "configure": "api.pool",
     "freeze_support": "backends.frozen",
+    "on_drain": "runner.drain_notice",
 }
 """The module of each public name. Names that are missing here are errors."""
 

@@ -46,6 +46,7 @@ class Pool(Submitter):
         single_use: stop a runner after its first call.
         limit_threads: whether numeric libraries in a slot use no more threads than the slot's share of the runner's
             CPUs (True). A variable that the user has set stays. docs/runners.md lists the variables.
+        divide_gpus: whether each slot sees its share of the runner's GPUs alone (True). docs/runners.md has the rule.
         backend: boots the runners; by default the backend that `configure` set, otherwise `LocalBackend()`.
         log: level of the pool's own log lines (logger ``dragonfly_executor``); False for none.
         timeout: time limit of a call, waiting and running together; None for no limit.

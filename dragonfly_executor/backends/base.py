@@ -14,6 +14,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dragonfly_executor.backends.backend_check import BackendCheck
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
     from dragonfly_executor.core.capacity import Capacity, Requirements
     from dragonfly_executor.errors import BootError
@@ -93,6 +94,9 @@ class BootClock(Protocol):
     def started(self) -> None:
         """Report that the backend asks for the node, so that the timer starts anew."""
 
+    def ending(self, seconds: float, ended_by: str) -> None:
+        """Report when the platform ends the node."""
+
 
 _Request = namedtuple(  # noqa: PYI024  # typing is slow to import
     "_Request", "runner_id parent timeout given_up clock dialed_in requires", defaults=(None, None, None, None)
@@ -112,8 +116,8 @@ class BootRequest(_Request):
             within 2 s. So `boot` waits on this event, or registers a callback with `CancelToken.call` that unblocks its
             other waits. None if the caller never cancels a boot.
         clock: receives `queued` and `started`. None if the caller does not measure time.
-        dialed_in: set when the runner has dialed back and authenticated before `boot` has returned. The node then
-            exists, even if the platform's answer was lost, and `boot` can return it. None if runners do not dial back.
+        dialed_in: set when the runner has dialed back and authenticated. The node then exists and runs, even if the
+            platform's answer was lost, and `boot` can return it. None if runners do not dial back.
         requires: what the calls that wait for the runner require of it: CPUs, GPUs, memory and labels. The backend asks
             for a node that has at least this, or raises a `BootError`. None if they require nothing.
     """
@@ -141,6 +145,20 @@ class BootRequest(_Request):
         if self.clock is not None:
             self.clock.started()
 
+    def ending(self, seconds: float, ended_by: str) -> None:
+        """Report that the platform ends the node: at a time limit that is known, or after a notice. From any thread.
+
+        The runner then drains before its end. The latest report counts. A backend that knows the end when its runner
+        comes up may set `Node.lifetime` instead.
+
+        Args:
+            seconds: seconds from now until the node ends.
+            ended_by: who ends it and why, as a clause for the error of its calls: "Slurm ended job 17 at its time
+                limit".
+        """
+        if self.clock is not None:
+            self.clock.ending(seconds, ended_by)
+
 
 class Node:
     """A booted node with a running agent on it.
@@ -151,8 +169,14 @@ class Node:
         shares_image: whether the node runs the same image as the parent. If so, its slots import from those entries of
             the parent's ``sys.path`` that exist on the node. They start in the parent's working directory if nothing is
             synced.
+        is_queued: whether the node waits in a queue of the platform until it starts. Only for backends whose runners
+            dial back: `boot` calls `BootRequest.queued` and returns such a node at once, and the node calls
+            `BootRequest.started` when it starts. So no thread waits for hours.
         host: the name of the node's machine, for people to read; "" for the parent's own machine.
         slots: the number of slots, if the node decides it. It overrides the pool's setting. None if the node does not.
+        capacity: what the runner on the node has, if the node says it: CPUs, GPUs, memory and labels. None if the agent
+            is to find it out.
+        labels: free labels of the node, in addition to the backend's.
         price: estimated US dollars per second of this node. None if only `Backend.price` is known.
         sessions: process session ids of the slots on the node, as the agent reported them. The pool updates this.
         starts: shared memory in which the slots mark each call that they begin; `stop` settles it. None if there is
@@ -162,6 +186,9 @@ class Node:
             ``max`` until `stop` returns.
         facts: findings of the boot by boot phase, for people to read.
         renew_every: seconds between two calls of `renew` while the runner is up. None if `renew` is not needed.
+        lifetime: seconds until the platform ends the node, counted from when its runner is up. The pool reads it then.
+            None if it is not known. If it is known later, or changes, see `BootRequest.ending`.
+        ended_by: who ends the node after `lifetime`, and why, as a clause for the error of its calls.
         stopper: the party, apart from the pool, that may stop such a node. Errors name it.
         stop_advice: how to give calls more time after such a stop. Errors quote it.
     """
@@ -169,14 +196,19 @@ class Node:
     stream: Stream | None = None
     shares_disk: bool = True
     shares_image: bool = False
+    is_queued: bool = False
     host: str = ""
     slots: int | None = None
+    capacity: Capacity | None = None
+    labels: Collection[str] = ()
     price: float | None = None
     sessions: Collection[int] = ()
     starts: CallStartTable | None = None
     is_silent: bool = False
     facts: Mapping[str, str] = MappingProxyType({})
     renew_every: float | None = None
+    lifetime: float | None = None
+    ended_by: str = "its platform ended it"
     stopper: str = "another program"
     stop_advice: str = ""
 
@@ -194,17 +226,33 @@ class Node:
     def ended(self, wait: float) -> BootError | None:
         """Return the error of a runner that will never dial back, or None if it may still do so.
 
-        The pool calls this again and again until the runner has dialed back, and only if a subclass overrides it.
+        The pool calls this again and again until the runner has dialed back, and only if a subclass overrides it. So a
+        node that waits in a queue looks here whether it has started.
         Blocks for `wait` seconds or slightly longer, on a thread made for that; returns earlier if the node is stopped.
         Never raises.
         """
         return None
+
+    def progress(self) -> str:
+        """Return how a node that waits in a queue stands, for people to read; "" if that is unknown.
+
+        For instance "job 17 is PENDING (Resources)". Must not block, on any thread: return what `ended` saw last.
+        """
+        return ""
 
     def renew(self) -> None:
         """Tell the platform that the pool still uses this node. Blocks, on a thread made for that. Never raises."""
 
     def output(self) -> str:
         """Return the last output of the node, for the error of a failed boot; "" if it is unknown."""
+        return ""
+
+    def explain_loss(self) -> str:
+        """Return why the platform has ended the node of a runner that was lost, as a sentence; "" if it does not say.
+
+        Errors of lost calls quote it. The pool calls this once, before `stop`, and only if a subclass overrides it.
+        Blocks for some seconds at most, on a thread made for that. Never raises.
+        """
         return ""
 
 
@@ -227,6 +275,7 @@ class Backend:
             needs one, even if nothing is to be sent: ``self.sync = Sync(sync, requirements=requirements)`` in its
             constructor is enough.
         shares_image: whether all nodes run the same image as the parent; see `Node`.
+        labels: free labels of all nodes.
     """
 
     name: str = "backend"
@@ -235,6 +284,7 @@ class Backend:
     max_concurrent_boots: int = 100
     sync: Sync | None = None
     shares_image: bool = False
+    labels: Collection[str] = ()
     phases: tuple[str, ...] = ("create", "connect", "handshake")
     dials_back: bool = False
     advertised_host: str | None = None
@@ -282,13 +332,21 @@ class Backend:
     def boot(self, request: BootRequest) -> Node:
         """Boot a node and start an agent on it. Blocks, on one of `max_concurrent_boots` threads.
 
-        If `boot` waits for its turn, it calls `BootRequest.queued` first and `BootRequest.started` when it goes on.
+        If `boot` waits for its turn, it calls `BootRequest.queued` first and `BootRequest.started` when it goes on. If
+        the node itself waits for hours, `boot` may return it before it starts: see `Node.is_queued`.
         When ``request.given_up`` is set, `boot` returns or raises within 2 s and leaves nothing behind.
 
         Raises:
             BootError: the boot failed and there is no node.
         """
         raise NotImplementedError
+
+    def checks(self) -> Iterable[BackendCheck]:
+        """Return the results of checks that need no runner, for ``dragonfly doctor``. Blocks. Never raises.
+
+        If one fails, the doctor boots no runner. A generator makes each check when its result is asked for.
+        """
+        return ()
 
     # -- nodes whose pool is gone: the defaults are for backends whose nodes always end with their pool ----------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.agent_command import agent_command, is_frozen
@@ -19,6 +19,7 @@ from dragonfly_executor.runner import process_tree
 from dragonfly_executor.runner.machine import default_slots
 from dragonfly_executor.transport.call_start_table import CallStartTable
 from dragonfly_executor.transport.sockets import Socket, socketpair
+from dragonfly_executor.util import validation
 
 MARKER = "DRAGONFLY_RUNNER"
 """Environment variable that all processes of a runner inherit. It identifies them after their agent has died."""
@@ -38,15 +39,19 @@ class LocalBackend(Backend):
         python: the interpreter of the runners; default: the parent's. Its minor version must be the parent's. A frozen
             program runs itself, and must call `freeze_support`.
         env: environment variables for the runners, in addition to the parent's environment.
+        labels: free labels of the runners, such as ``{"big"}``.
     """
 
     name = "local"
     default_max = 1
 
-    def __init__(self, *, python: str | None = None, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *, python: str | None = None, env: dict[str, str] | None = None, labels: Iterable[str] = ()
+    ) -> None:
         self._python = python or sys.executable
         self._is_program = is_frozen() and self._python == sys.executable
         self._env = dict(env or {})
+        self.labels = validation.labels(labels, "labels")
 
     def __repr__(self) -> str:
         return f"LocalBackend(python={self._python!r})"

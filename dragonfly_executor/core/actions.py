@@ -93,6 +93,19 @@ class Stop(Action):
         self.reason = reason
 
 
+class Drain(Action):
+    """An order to a runner to give back the calls that it has not started, and to tell those that run of their end.
+
+    No call is sent there any more. Its calls have ``seconds`` until the runner is stopped.
+    """
+
+    __slots__ = __match_args__ = ("runner_id", "seconds")
+
+    def __init__(self, runner_id: int, seconds: float) -> None:
+        self.runner_id = runner_id
+        self.seconds = seconds
+
+
 class CheckIdle(Action):
     """An order to ask the runner whether it may be stopped. The driver answers with IdleChecked."""
 

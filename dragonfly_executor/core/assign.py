@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from heapq import heapify, heappop, heappush
 
 from dragonfly_executor.core.actions import Send
@@ -9,10 +10,11 @@ from dragonfly_executor.core.call_queue import CallQueue
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call
 from dragonfly_executor.core.placement import CallPlacement
 from dragonfly_executor.core.runner import Runner, RunnerState
+from dragonfly_executor.core.runner_endings import fits
 from dragonfly_executor.core.state import PoolState
 
 
-def assign(pool: PoolState) -> None:
+def assign(pool: PoolState, now: float) -> None:
     """Assign queued calls to free slots over all runners, and only then to prefetch credit."""
     calls, runners = pool.call_table, pool.runner_table
     workers = pool.limits.max_workers
@@ -20,25 +22,33 @@ def assign(pool: PoolState) -> None:
     if is_capped or len(calls.queues) > 1:
         # At most `room` calls, because more slots are up than `max_workers` lets run calls at once.
         room = workers - runners.in_flight if is_capped and workers is not None else calls.total.queued
-        assign_in_turn(pool, room)
-        return
+        assign_in_turn(pool, room, now)
+    else:
+        assign_in_order(pool, now)
+    if runners.passed_over:
+        runners.list_passed_over()
+
+
+def assign_in_order(pool: PoolState, now: float) -> None:
+    """Assign queued calls of the only kind."""
+    calls, runners = pool.call_table, pool.runner_table
     sends: dict[int, Send] = {}
     queue, placement, ahead = calls.queues[DEFAULT_KIND], runners.placements[DEFAULT_KIND], False
     while queue.queued:
         if queue.has_keys:
-            if not send_by_key(pool, queue, placement, sends):
+            if not send_by_key(pool, queue, placement, sends, now):
                 break
             continue
         picked = placement.pick(ahead)
         if picked is not None:
-            send(pool, queue, *picked, sends)
+            send(pool, queue, placement, *picked, sends, now)
         elif ahead:
             break
         else:
             ahead = True
 
 
-def assign_in_turn(pool: PoolState, room: int) -> None:
+def assign_in_turn(pool: PoolState, room: int, now: float) -> None:
     """Assign at most `room` queued calls of all kinds, in the order of their priority and arrival.
 
     Calls of a kind whose turn comes later may be sent before: other runners have room for them. But if the first call
@@ -57,7 +67,7 @@ def assign_in_turn(pool: PoolState, room: int) -> None:
         _, kind = heappop(waiting)
         queue, placement = calls.queues[kind], runners.placements[kind]
         # If another kind waits, it may have the next call.
-        sent = send_next(pool, queue, placement, 1 if waiting else room, sends)
+        sent = send_next(pool, queue, placement, 1 if waiting else room, sends, now)
         room -= sent
         if sent:
             runners.release(kind)
@@ -69,7 +79,9 @@ def assign_in_turn(pool: PoolState, room: int) -> None:
                 runners.hold(kind)
 
 
-def send_next(pool: PoolState, queue: CallQueue, placement: CallPlacement, at_most: int, sends: dict[int, Send]) -> int:
+def send_next(
+    pool: PoolState, queue: CallQueue, placement: CallPlacement, at_most: int, sends: dict[int, Send], now: float
+) -> int:
     """Send at most `at_most` of the next calls of a queue to one runner.
 
     Args:
@@ -80,26 +92,45 @@ def send_next(pool: PoolState, queue: CallQueue, placement: CallPlacement, at_mo
         The number of calls that were sent: 0 if no runner has room.
     """
     if queue.has_keys:
-        return send_by_key(pool, queue, placement, sends)
-    picked = placement.pick(False) or placement.pick(True)
-    if picked is None:
-        return 0
-    return send(pool, queue, picked[0], min(picked[1], at_most), sends)
+        return send_by_key(pool, queue, placement, sends, now)
+    while (picked := placement.pick(False) or placement.pick(True)) is not None:
+        sent = send(pool, queue, placement, picked[0], min(picked[1], at_most), sends, now)
+        if sent:
+            return sent
+    return 0
 
 
-def send(pool: PoolState, queue: CallQueue, runner: Runner, count: int, sends: dict[int, Send]) -> int:
+def send(
+    pool: PoolState,
+    queue: CallQueue,
+    placement: CallPlacement,
+    runner: Runner,
+    count: int,
+    sends: dict[int, Send],
+    now: float,
+) -> int:
     """Send the next calls of a queue to a runner, at most `count`, and return their number.
 
+    A runner with a known end gets only calls that have the time there. If there is none, it is passed over.
+
     Args:
-        pool, queue, runner, count: the pool, the queue, the runner and the number.
+        pool, queue, placement, runner, count: the pool, the queue, its placement, the runner and the number.
         sends: by runner, the orders of this step. A runner gets its calls in one order.
+        now: monotonic seconds.
     """
-    calls = queue.take(count)
+    if runner.ends_at is None:
+        calls = queue.take(count)
+    else:
+        fitting = queue.take_fitting(partial(fits, runner, now=now))
+        if fitting is None:
+            pool.runner_table.pass_over(runner, placement)
+            return 0
+        calls = [fitting]
     send_calls(pool, runner, calls, sends)
     return len(calls)
 
 
-def send_by_key(pool: PoolState, queue: CallQueue, placement: CallPlacement, sends: dict[int, Send]) -> int:
+def send_by_key(pool: PoolState, queue: CallQueue, placement: CallPlacement, sends: dict[int, Send], now: float) -> int:
     """Send one call of a queue in which calls have keys, to where a call with its key was sent last if there is room.
 
     If there is none, a runner that has room takes a call whose key is at home there, before calls that came earlier and
@@ -114,14 +145,14 @@ def send_by_key(pool: PoolState, queue: CallQueue, placement: CallPlacement, sen
     """
     homes, call = pool.homes, queue.first()
     runner = placement.members.get(homes.get(call.limits.key)) if call is not None else None
-    if runner is not None and placement.has_room_soon(runner):
+    has_time = call is not None and runner is not None and fits(runner, call, now)
+    if has_time and runner is not None and placement.has_room_soon(runner):
         calls = queue.take(1)
     else:
-        picked = placement.pick(False) or placement.pick(True)
-        if picked is None:
+        found = pick_by_key(pool, queue, placement, now)
+        if found is None:
             return 0
-        runner = picked[0]
-        calls = [queue.take_preferred(lambda each: is_at_home(pool, each, runner), pool.runner_table.slots)]
+        runner, calls = found
     if key := calls[0].limits.key:
         homes.put(key, runner.id)
     queue.has_keys = queue.queued > 0
@@ -129,7 +160,23 @@ def send_by_key(pool: PoolState, queue: CallQueue, placement: CallPlacement, sen
     return 1
 
 
-def is_at_home(pool: PoolState, call: Call, runner: Runner) -> bool:
+def pick_by_key(
+    pool: PoolState, queue: CallQueue, placement: CallPlacement, now: float
+) -> tuple[Runner, list[Call]] | None:
+    """Return a runner that has room, with a call for it, which has left the queue; None if there is none."""
+    while queue.queued and (picked := placement.pick(False) or placement.pick(True)) is not None:
+        runner = picked[0]
+        if runner.ends_at is None:
+            return runner, [queue.take_preferred(partial(is_at_home, pool, runner), pool.runner_table.slots)]
+        # Calls that have the time there come before calls whose key is at home there.
+        fitting = queue.take_fitting(partial(fits, runner, now=now))
+        if fitting is not None:
+            return runner, [fitting]
+        pool.runner_table.pass_over(runner, placement)
+    return None
+
+
+def is_at_home(pool: PoolState, runner: Runner, call: Call) -> bool:
     """Return whether the runner is the home of the call's key, or the call has no home."""
     home = pool.homes.get(call.limits.key)
     if home == runner.id:

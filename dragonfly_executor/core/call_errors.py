@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from dragonfly_executor import errors
 from dragonfly_executor.core.calls import Call, CallState
+from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.usage import Usage
 
 
@@ -49,6 +50,15 @@ def not_opened(call: Call, seconds: float) -> errors.CallTimeoutError:
 def vanished(runner_id: int) -> errors.RunnerLostError:
     """Return the error of a call that vanished, or whose runner vanished, for an unknown reason."""
     return errors.RunnerLostError(f"runner {runner_id} was gone before the call ended", runner_id=runner_id)
+
+
+def ended(runner: Runner) -> errors.RunnerLostError:
+    """Return the error of the calls that ran on a runner when its platform ended it."""
+    return errors.RunnerLostError(
+        f"runner {runner.id} was lost: {runner.ended_by}. The call may have run; use retries= if it is safe to run"
+        " twice, run_timeout= so that it is sent only where it has the time, or on_drain() to save its state",
+        runner_id=runner.id,
+    )
 
 
 def terminated() -> errors.RunnerLostError:

@@ -133,6 +133,26 @@ class CallQueue(QueueCounts):
                     return call
         return self.take(1)[0]
 
+    def take_fitting(self, fits: Callable[[Call], bool]) -> Call | None:
+        """Remove and return the first call that fits among the next `LOOKAHEAD` calls; None if none of them does.
+
+        The caller places it.
+
+        Args:
+            fits: tells whether a call fits. Of calls that were sent before, or have a priority, only the first is asked
+                about.
+        """
+        first = self.first()
+        if first is None or fits(first):
+            return None if first is None else self.take(1)[0]
+        for index, call in enumerate(islice(self._fresh, LOOKAHEAD)):
+            if call.state is QUEUED and fits(call):
+                del self._fresh[index]
+                self.queued -= 1
+                self.total.queued -= 1
+                return call
+        return None
+
     def first(self) -> Call | None:
         """Return the next call; None if no call is queued."""
         early, fresh, late = self._early, self._fresh, self._late

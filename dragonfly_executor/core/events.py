@@ -72,7 +72,10 @@ class BootStarted(Event):
 
 
 class BootQueued(Event):
-    """A boot without a node: the backend waits for its turn to request one. The wait is no machine time."""
+    """A boot that waits in a queue of the backend. The wait is no machine time, and ends with BootStarted.
+
+    The core aborts the boot if no call needs it any more.
+    """
 
     __slots__ = __match_args__ = ("runner_id",)
 
@@ -156,6 +159,24 @@ class RunnerLeaving(Event):
 
     def __init__(self, runner_id: int) -> None:
         self.runner_id = runner_id
+
+
+class RunnerEnding(Event):
+    """A runner whose platform ends it at a known time.
+
+    The runner drains before that: it takes no more calls, and gives back those that it has not started. The latest
+    event counts, whether it names an earlier time or a later one. A drain that has begun goes on.
+
+    ``ends_at``: monotonic seconds. ``ended_by``: a clause that names who ends it and why, such as "Slurm ended job 17
+    at its time limit".
+    """
+
+    __slots__ = __match_args__ = ("runner_id", "ends_at", "ended_by")
+
+    def __init__(self, runner_id: int, ends_at: float, ended_by: str) -> None:
+        self.runner_id = runner_id
+        self.ends_at = ends_at
+        self.ended_by = ended_by
 
 
 class RunnerGone(Event):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 EDGES: Final[tuple[float, ...]] = tuple(2.0 ** (step / 2) / 16 for step in range(15))
 """Upper bounds of the classes of gaps, in boot times: from 1/16 to 8. Shorter gaps decide nothing."""
-WAIT_WEIGHT: Final = 3.0
+WAIT_WEIGHT: Final = 2.0
 """Seconds of a runner that a second of a waiting call is worth, when a runner is stopped too soon."""
 ENOUGH: Final = 8
 """Number of gaps from which the idle time is learned."""

@@ -21,11 +21,13 @@ class PoolLimits(Record):
             calls come.
         idle_check: ask the runner before it is stopped for being idle.
         single_use: a runner takes one call and goes.
+        queued_idle_after: how long a boot that waits in a queue of the backend is kept though no call needs it.
         max_boot_failures: failed boots in a row, with no runner up, after which waiting calls fail.
         max_concurrent_boots: boots that the backend can run at once.
         at_once: maximum number of calls that one event settles, not counting calls that it names. If a shutdown, a
             broken pool, a budget or a timeout ends more calls, the next ticks settle the rest; the machine asks for
             these ticks at once.
+        drain_before: how long before its known end a runner stops taking calls; at most half of its lifetime.
         shutdown_grace: seconds that a runner may take to go.
         packs: a call goes to the runner with the most calls that has a free slot, and not to the one with the fewest.
         thrifty: boot only runners that pay for themselves; see `core.thrifty`.
@@ -35,8 +37,8 @@ class PoolLimits(Record):
 
     __slots__ = __match_args__ = (
         "min", "max", "max_workers", "slots_hint", "capacity", "idle_after", "min_idle_after", "idle_check",
-        "single_use", "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace", "packs", "thrifty",
-        "learns_idle", "caps",
+        "single_use", "queued_idle_after", "max_boot_failures", "max_concurrent_boots", "at_once", "shutdown_grace",
+        "packs", "thrifty", "learns_idle", "caps", "drain_before",
     )  # fmt: skip
 
     def __init__(
@@ -51,9 +53,11 @@ class PoolLimits(Record):
         min_idle_after: float | None = None,
         idle_check: bool = False,
         single_use: bool = False,
+        queued_idle_after: float = 5.0,
         max_boot_failures: int = 3,
         max_concurrent_boots: int = 100,
         at_once: int = 1000,
+        drain_before: float = 30.0,
         shutdown_grace: float = 30.0,
         packs: bool = False,
         thrifty: bool = False,
@@ -69,9 +73,11 @@ class PoolLimits(Record):
         self.min_idle_after = min_idle_after
         self.idle_check = idle_check
         self.single_use = single_use
+        self.queued_idle_after = queued_idle_after
         self.max_boot_failures = max_boot_failures
         self.max_concurrent_boots = max_concurrent_boots
         self.at_once = at_once
+        self.drain_before = drain_before
         self.shutdown_grace = shutdown_grace
         self.packs = packs
         self.thrifty = thrifty

@@ -10,7 +10,9 @@ from dragonfly_executor.core.actions import Action, Settle
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.core.events import Event, Tick
 from dragonfly_executor.core.limits import PoolLimits
+from dragonfly_executor.core.queued_boots import needless_until
 from dragonfly_executor.core.reconcile import idle_deadline, reconcile
+from dragonfly_executor.core.runner_endings import next_ending
 from dragonfly_executor.core.runners import RunnerState
 from dragonfly_executor.core.sharing import next_review
 from dragonfly_executor.core.state import PoolState
@@ -70,6 +72,12 @@ class Machine:
         if when is not None and (deadline is None or when < deadline):
             deadline = when
         when = idle_deadline(pool) if runners.idle else None
+        if when is not None and (deadline is None or when < deadline):
+            deadline = when
+        when = needless_until(pool) if runners.queued else None
+        if when is not None and (deadline is None or when < deadline):
+            deadline = when
+        when = next_ending(pool) if runners.endings else None
         if when is not None and (deadline is None or when < deadline):
             deadline = when
         if pool.limits.thrifty and pool.call_table.total.queued:

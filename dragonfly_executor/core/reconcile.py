@@ -9,6 +9,8 @@ from dragonfly_executor.core import call_errors
 from dragonfly_executor.core.actions import CheckIdle, Closed, Settle, Warn
 from dragonfly_executor.core.assign import assign
 from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.queued_boots import abort_needless
+from dragonfly_executor.core.runner_endings import end_due
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for
 from dragonfly_executor.core.sharing import fit_yields, grow
@@ -28,8 +30,7 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
     """
     calls, runners = pool.call_table, pool.runner_table
     total, several_kinds = calls.total, len(runners.groups) > 1
-    if pool.usage.is_capped and pool.usage.check(now):
-        spend_no_more(pool, now)
+    apply_ends(pool, now)
     # While unsettled calls have expired, no call is sent and no boot begins: it might serve one of these calls.
     is_late = (calls.may_be_due(now) and expire(pool, now)) if in_turn else calls.is_late(now)
     if runners.retiring or runners.up + len(runners.booting) > pool.max:
@@ -40,7 +41,7 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         give_up_hung(pool, now)
         is_late = is_late and calls.is_late(now)
     if total.queued and not is_late:
-        assign(pool)
+        assign(pool, now)
         if pool.mode is ShutdownMode.CANCEL_QUEUED:
             cancel_unbooted(pool)
     if pool.settle_queue.entries and in_turn:
@@ -50,7 +51,9 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         calls.settled = []
     if not is_late and (several_kinds or may_grow(pool)) and grow(pool, now):
         fit(pool)
-        assign(pool)
+        assign(pool, now)
+    if runners.queued:
+        abort_needless(pool, now)
     if runners.idle or runners.retired or pool.mode is not None:
         shrink(pool, now, is_late=is_late)
     if is_late or pool.settle_queue.entries or total.delayed:
@@ -59,6 +62,14 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         pool.is_behind = False
     if pool.actions:
         calls.sweep()
+
+
+def apply_ends(pool: PoolState, now: float) -> None:
+    """Apply a cap that is reached, and the ends of runners that have come."""
+    if pool.usage.is_capped and pool.usage.check(now):
+        spend_no_more(pool, now)
+    if pool.runner_table.endings:
+        end_due(pool, now)
 
 
 def may_grow(pool: PoolState) -> bool:
@@ -146,7 +157,7 @@ def shrink(pool: PoolState, now: float, *, is_late: bool) -> None:
         # With fewer runners up, a runner need not retire any more, and max_workers may no longer keep slots free.
         fit(pool)
         if pool.call_table.queued and not is_late:
-            assign(pool)
+            assign(pool, now)
 
 
 def stop_idle(pool: PoolState, now: float) -> None:

@@ -49,14 +49,20 @@ class Runner:
         idle_since: monotonic seconds since which it has no call; meaningful only while it has none.
         retiring: True if it takes no more calls because the pool was made smaller, or because another kind needs its
             room.
+        is_queued: True if it boots, and its boot waits in a queue of the backend.
         is_short: True if it has returned calls that it could not begin though slots seemed free, and no call has ended
             there since. Calls go to other runners first.
         done: number of calls that ended here.
+        ends_at: monotonic seconds at which its platform ends it; None = not known.
+        drains_at: monotonic seconds at which it stops taking calls, so that its calls can end before that.
+        lifetime: seconds between its coming up and `ends_at`.
+        ended_by: who ends it, and why, for the error of its calls.
     """
 
     __slots__ = (
-        "capacity", "cost", "counted_load", "done", "extra", "gpus_used", "held_for", "id", "idle_since", "in_flight",
-        "is_short", "kind", "memory_used", "prefetch", "retiring", "round_trip", "slots", "state", "trips",
+        "capacity", "cost", "counted_load", "done", "drains_at", "ended_by", "ends_at", "extra", "gpus_used",
+        "held_for", "id", "idle_since", "in_flight", "is_queued", "is_short", "kind", "lifetime", "memory_used",
+        "prefetch", "retiring", "round_trip", "slots", "state", "trips",
     )  # fmt: skip
 
     def __init__(self, id: int, kind: str) -> None:  # noqa: A002
@@ -77,8 +83,13 @@ class Runner:
         self.trips: tuple[float, ...] = ()
         self.idle_since = 0.0
         self.retiring = False
+        self.is_queued = False
         self.is_short = False
         self.done = 0
+        self.ends_at: float | None = None
+        self.drains_at = 0.0
+        self.lifetime = 0.0
+        self.ended_by = ""
 
     @property
     def load(self) -> int:

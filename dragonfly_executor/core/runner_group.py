@@ -22,6 +22,9 @@ class RunnerGroup:
         thrifty: what is measured for that; None if any runner boots that calls wait for.
         runners: by id; stopping ones included.
         booting: runners that boot, oldest boot first.
+        queued: those of them whose boots wait in a queue of the backend, the one that has waited longest first.
+        needless: number of them that no call has needed since `needless_since`.
+        needless_since: monotonic seconds; None while all of them are needed.
         up: number of runners that are up.
         slots, in_flight: sums over runners that are up: slots, calls.
         load: number of slots that these calls take, those of prefetched calls included.
@@ -35,8 +38,8 @@ class RunnerGroup:
     """
 
     __slots__ = (
-        "back_off", "booting", "busy", "gate", "idle", "idle_check_pending", "in_flight", "kind",
-        "least_loaded", "load", "most_calls", "runners", "slots", "thrifty", "up", "yielding",
+        "back_off", "booting", "busy", "gate", "idle", "idle_check_pending", "in_flight", "kind", "least_loaded",
+        "load", "most_calls", "needless", "needless_since", "queued", "runners", "slots", "thrifty", "up", "yielding",
     )  # fmt: skip
 
     def __init__(self, kind: str, *, thrifty: bool = False) -> None:
@@ -45,6 +48,9 @@ class RunnerGroup:
         self.runners: dict[int, Runner] = {}
         # Ordered dicts if the first or last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
+        self.queued: OrderedDict[int, Runner] = OrderedDict()
+        self.needless = 0
+        self.needless_since: float | None = None
         self.up = 0
         self.slots = 0
         self.busy = 0

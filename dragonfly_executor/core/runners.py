@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "Runner", "RunnerState", "RunnerTable"]
 
-Row: TypeAlias = tuple[int, RunnerState, int, int, int]
-"""A runner's row in `stats`: id, state, slots, calls in flight, calls that ended there."""
+Row: TypeAlias = tuple[int, RunnerState, int, int, int, Capacity | None]
+"""A runner's row in `stats`: id, state, slots, calls in flight, calls that ended there, capacity."""
 
 TRIPS: Final = 4
 """Number of latest round-trip measurements whose minimum counts."""
@@ -38,6 +38,7 @@ class RunnerTable:
         groups: by kind, the runners that were booted for it.
         placements: by kind, the room for its calls on all runners.
         booting: runners that boot, oldest boot first.
+        queued: number of them whose boots wait in a queue of the backend.
         now: monotonic seconds of the current event.
         up: number of runners that are up.
         slots, busy, in_flight: sums over runners that are up: slots, slots with a call, calls.
@@ -46,6 +47,8 @@ class RunnerTable:
         idle: number of runners without a call that are not being asked whether they may go.
         retiring: runners that are up and take no more calls, because they are beyond `max`.
         retired: without a call, those of the runners that take no more calls.
+        passed_over: runners with room, whose end comes too soon for the calls that wait.
+        endings: a heap of (time, id): when a runner begins to drain, or ends. Other entries of a runner are stale.
         rows: the row of each runner, by id. A copy takes microseconds, even with thousands of runners.
     """
 
@@ -58,6 +61,7 @@ class RunnerTable:
         }
         # An ordered dict, because the last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
+        self.queued = 0
         self.now = 0.0
         self.up = 0
         self.slots = 0
@@ -68,6 +72,8 @@ class RunnerTable:
         self.idle = 0
         self.retiring: dict[int, Runner] = {}
         self.retired: dict[int, Runner] = {}
+        self.passed_over: dict[int, Runner] = {}
+        self.endings: list[tuple[float, int]] = []
         self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
         self._packs: Final = packs
@@ -118,6 +124,23 @@ class RunnerTable:
         group.runners[runner_id] = group.booting[runner_id] = runner
         self.note(runner)
 
+    def queue(self, runner: Runner) -> None:
+        """Mark a booting runner as one whose boot waits in a queue."""
+        if not runner.is_queued:
+            runner.is_queued = True
+            self.queued += 1
+            self.groups[runner.kind].queued[runner.id] = runner
+
+    def unqueue(self, runner: Runner) -> None:
+        """Mark the end of a boot's wait in a queue, if it waits in one."""
+        if runner.is_queued:
+            runner.is_queued = False
+            self.queued -= 1
+            group = self.groups[runner.kind]
+            del group.queued[runner.id]
+            if not group.queued:
+                group.needless_since = None
+
     def boot_began(self, runner: Runner, now: float) -> None:
         """Record that the node of a runner is requested."""
         thrifty = self.groups[runner.kind].thrifty
@@ -132,6 +155,7 @@ class RunnerTable:
 
     def came_up(self, runner: Runner, slots: int, capacity: Capacity | None, now: float) -> None:
         """Mark a booting runner as up and idle, with this many slots and this capacity."""
+        self.unqueue(runner)
         group = self.groups[runner.kind]
         del self.booting[runner.id], group.booting[runner.id]
         runner.state = RunnerState.UP
@@ -172,6 +196,7 @@ class RunnerTable:
         self.note(runner)
 
     def _discount(self, runner: Runner) -> None:
+        self.unqueue(runner)
         group = self.groups[runner.kind]
         if runner.state is RunnerState.UP:
             load = runner.counted_load
@@ -206,7 +231,8 @@ class RunnerTable:
 
     def note(self, runner: Runner) -> None:
         """Update the row of a runner."""
-        self.rows[runner.id] = runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done
+        load = len(runner.in_flight)
+        self.rows[runner.id] = runner.id, runner.state, runner.slots, load, runner.done, runner.capacity
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
@@ -283,7 +309,8 @@ class RunnerTable:
         self._changed(runner, group)
 
     def _changed(self, runner: Runner, group: RunnerGroup) -> None:
-        self.rows[runner.id] = runner.id, runner.state, runner.slots, len(runner.in_flight), runner.done
+        load = len(runner.in_flight)
+        self.rows[runner.id] = runner.id, runner.state, runner.slots, load, runner.done, runner.capacity
         if self._least_loaded.is_kept:
             self._least_loaded.changed(runner)
         if group.least_loaded.is_kept:
@@ -338,7 +365,9 @@ class RunnerTable:
 
     def hold(self, kind: str) -> None:
         """Hold the member with the least load for a kind: calls of other kinds are not sent there until `release`."""
-        members = [runner for runner in self.placements[kind].members.values() if not runner.retiring]
+        # A runner whose end is known may not have the time for the call.
+        stays = [runner for runner in self.placements[kind].members.values() if runner.ends_at is None]
+        members = [runner for runner in stays if not runner.retiring]
         if members:
             self.held = min(members, key=attrgetter("load", "id"))
             self.held.held_for = kind
@@ -350,6 +379,17 @@ class RunnerTable:
         if runner is not None and kind in (None, runner.held_for):
             self.held = runner.held_for = None
             self._list(runner)
+
+    def pass_over(self, runner: Runner, placement: CallPlacement) -> None:
+        """Do not pick a runner for this kind until `list_passed_over`: no call that waits has the time there."""
+        placement.unlist(runner)
+        self.passed_over[runner.id] = runner
+
+    def list_passed_over(self) -> None:
+        """List the runners again that were passed over."""
+        for runner in self.passed_over.values():
+            self._list(runner)
+        self.passed_over.clear()
 
     def _list(self, runner: Runner) -> None:
         """List a runner that is up in all its placements."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dragonfly_executor.core.capacity import Capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +23,7 @@ class RunnerStats:
         calls_done: number of calls that ended on it.
         machine_seconds: seconds since its node was requested; 0 while its boot waits for its turn.
         cost: estimated cost in US dollars; None if its price is unknown.
+        capacity: its CPUs, GPUs, memory and labels; None until they are known.
     """
 
     id: int
@@ -27,6 +33,7 @@ class RunnerStats:
     calls_done: int
     machine_seconds: float
     cost: float | None
+    capacity: Capacity | None = None
 
 
 class LazyRunnerStats:
@@ -53,6 +60,7 @@ class PoolStats(_LazySlot):
         min, max: current bounds on the number of runners.
         runners_up, runners_booting, runners_stopping: runners by state. "leaving" runners count as stopping.
         runners_idle: runners that are up and have no call.
+        boots_queued: booting runners whose boots wait in a queue of the backend.
         runners: a record of each runner. The thread that reads this attribute first makes the records.
         slots_busy, slots_free: slots of runners that are up.
         calls_queued: calls that wait for a slot, or were given up while they waited and are about to be settled.
@@ -74,6 +82,7 @@ class PoolStats(_LazySlot):
         cost: estimated cost of that time in US dollars; None if the price of a runner is unknown. The cost falls if a
             runner that is up turns out to be cheaper than estimated.
         prices_as_of: date of the prices that the estimate uses; "" if unknown.
+        progress: how the boots in a queue stand, in the platform's words, the one that has waited longest first.
     """
 
     min: int
@@ -82,6 +91,7 @@ class PoolStats(_LazySlot):
     runners_booting: int
     runners_stopping: int
     runners_idle: int
+    boots_queued: int
     runners: tuple[RunnerStats, ...]
     slots_busy: int
     slots_free: int
@@ -103,6 +113,7 @@ class PoolStats(_LazySlot):
     machine_seconds: float
     cost: float | None
     prices_as_of: str
+    progress: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.runners, LazyRunnerStats):
@@ -118,12 +129,18 @@ class PoolStats(_LazySlot):
         object.__setattr__(self, "runners", runners)
         return runners
 
+    def with_progress(self, progress: Iterable[str]) -> PoolStats:
+        """Return these statistics with texts that say how the boots in a queue stand. Empty texts are left out."""
+        return replace(self, progress=tuple(filter(None, progress)))
+
     @property
     def explain(self) -> str:
         """Return one line: the waiting calls, the runners and slots for them, and the limits that bind."""
         runners = f"{self.runners_up} of at most {self.max} runners up"
         if self.runners_booting:
             runners += f", {self.runners_booting} booting"
+            if self.boots_queued:
+                runners += f" ({self.boots_queued} in a queue{self._first_progress()})"
         if self.runners_stopping:
             runners += f", {self.runners_stopping} stopping"
         slots = f"{self.slots_busy} of {self.slots_busy + self.slots_free} slots busy"
@@ -136,3 +153,9 @@ class PoolStats(_LazySlot):
         if self.last_boot_error is not None and (self.back_off_until is not None or not self.runners_up):
             text += f"; last boot error: {self.last_boot_error}"
         return text
+
+    def _first_progress(self) -> str:
+        if not self.progress:
+            return ""
+        more = f" and {len(self.progress) - 1} more" if len(self.progress) > 1 else ""
+        return f": {self.progress[0]}{more}"

@@ -31,6 +31,7 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
         runners_stopping=len(runner_table.runners) - runner_table.up - len(runner_table.booting),
         runners_idle=runner_table.idle + sum(len(group.idle_check_pending) for group in runner_table.groups.values()),
         runners=LazyRunnerStats(lambda: tuple(_runner(row, usage, now) for row in rows)),  # type: ignore[arg-type]
+        boots_queued=runner_table.queued,
         slots_busy=runner_table.busy,
         slots_free=runner_table.slots - runner_table.busy,
         calls_queued=call_table.waiting - call_table.delayed,
@@ -48,11 +49,11 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
 
 
 def _runner(row: Row, usage: Mapping[int, tuple[float, float | None]], now: float) -> RunnerStats:
-    runner_id, state, slots, in_flight, done = row
+    runner_id, state, slots, in_flight, done, capacity = row
     since, price = usage.get(runner_id, (now, 0.0))
     seconds = max(0.0, now - since)
     cost = None if price is None else price * seconds
-    return RunnerStats(runner_id, state.value, slots, in_flight, done, seconds, cost)
+    return RunnerStats(runner_id, state.value, slots, in_flight, done, seconds, cost, capacity)
 
 
 def _binding(pool: PoolState, holds: bool) -> Iterator[str]:

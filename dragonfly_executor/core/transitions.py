@@ -11,6 +11,7 @@ from dragonfly_executor.core import call_errors, events
 from dragonfly_executor.core.actions import Stop
 from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.runner_endings import note_end, note_left
 from dragonfly_executor.core.runners import Runner, RunnerState
 from dragonfly_executor.core.state import PoolState
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -165,6 +166,7 @@ def _call_gone(pool: PoolState, event: events.CallGone, now: float) -> None:
 def _boot_started(pool: PoolState, event: events.BootStarted, now: float) -> None:
     runner = _find(pool, event.runner_id)
     if runner is not None:
+        pool.runner_table.unqueue(runner)
         pool.usage.began(runner.id, now)
         pool.runner_table.boot_began(runner, now)
 
@@ -174,6 +176,7 @@ def _boot_queued(pool: PoolState, event: events.BootQueued, now: float) -> None:
     runner = _find(pool, event.runner_id)
     # A runner that is up has a node, even if the event says otherwise.
     if runner is not None and runner.state is RunnerState.BOOTING:
+        pool.runner_table.queue(runner)
         pool.usage.withdrawn(runner.id, now)
         pool.runner_table.boot_queued(runner)
 
@@ -197,6 +200,8 @@ def _boot_succeeded(pool: PoolState, event: events.BootSucceeded, now: float) ->
     if runner.state is RunnerState.BOOTING:
         pool.runner_table.came_up(runner, event.slots, event.capacity, now)
         pool.runner_table.groups[runner.kind].back_off.succeeded()
+        if runner.ends_at is not None:
+            note_end(pool, runner, runner.ends_at, runner.ended_by, now)
 
 
 @transition(events.BootFailed)
@@ -224,8 +229,16 @@ def _runner_leaving(pool: PoolState, event: events.RunnerLeaving, _now: float) -
         return
     if runner.state is RunnerState.UP and runner.in_flight:
         pool.runner_table.leave(runner)
+        note_left(pool, runner)
     elif runner.state in (RunnerState.UP, RunnerState.BOOTING):
         pool.stop(runner, "leaving")
+
+
+@transition(events.RunnerEnding)
+def _runner_ending(pool: PoolState, event: events.RunnerEnding, now: float) -> None:
+    runner = _find(pool, event.runner_id)
+    if runner is not None:
+        note_end(pool, runner, max(now, event.ends_at), event.ended_by, now)
 
 
 @transition(events.RunnerGone)

@@ -50,6 +50,7 @@ class ActionRunner:
             actions.Kill: self._kill,
             actions.Boot: self._boot,
             actions.Stop: self._stop,
+            actions.Drain: self._drain,
             actions.CheckIdle: self._check_idle,
             actions.Warn: self._warn,
             actions.Closed: self._closed,
@@ -82,6 +83,11 @@ class ActionRunner:
 
     def _stop(self, action: actions.Stop) -> None:
         self._runner_links.stop(action.runner_id, action.grace, action.reason)
+
+    def _drain(self, action: actions.Drain) -> None:
+        runner = self._runner_links.get(action.runner_id)
+        self._notifications.warn(f"{runner.name} drains: it ends in {action.seconds:.0f} s")
+        runner.drain(action.seconds)
 
     def _check_idle(self, action: actions.CheckIdle) -> None:
         self._runner_links.get(action.runner_id).check_idle(self._runner_links.idle_check)

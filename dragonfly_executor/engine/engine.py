@@ -20,6 +20,7 @@ from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.large_payloads import sendable
 from dragonfly_executor.engine.latch import Latch
 from dragonfly_executor.engine.queries import Queries
+from dragonfly_executor.engine.queue_progress import stats_of
 from dragonfly_executor.engine.shutdown import ForkGuard, watch_exit
 from dragonfly_executor.engine.startup import EngineStart
 from dragonfly_executor.engine.submit_queue import SubmitQueue
@@ -178,7 +179,9 @@ class Engine:
 
     def stats(self) -> PoolStats:
         """Return the statistics of the pool."""
-        return self.ask(lambda machine: machine.stats((Loop if self._thread is None else self._loop).time()))
+        if self._thread is None:
+            return self.ask(lambda machine: machine.stats(Loop.time()))
+        return stats_of(self.ask, self._loop.time, self._components.runner_links.boots.waiting_nodes)
 
     @property
     def is_this_thread(self) -> bool:

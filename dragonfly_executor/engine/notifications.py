@@ -13,6 +13,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
+    from dragonfly_executor.core.capacity import Capacity
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.worker_threads import WorkerThreads
@@ -58,16 +59,23 @@ class Notifications:
                 self._later(self._options.on_grow_start, self._facts(count))
         self._tell("boot", runner_id, f"boots runner {runner_id}", count)
 
-    def grow_ended(
-        self, runner_id: int, count: int, error: Exception | None, took: float, node: Mapping[str, str] | None = None
+    def boot_waits(self, runner_id: int, count: int, progress: str) -> None:
+        """Report how a boot stands that waits in a queue of its platform."""
+        self._tell("queued", runner_id, f"runner {runner_id} waits to start: {progress}", count)
+
+    def runner_up(
+        self, runner_id: int, count: int, took: float, node: Mapping[str, str], capacity: Capacity | None
     ) -> None:
-        """Report that a boot has succeeded or failed. `node`: the backend's facts about the node."""
-        self._end_growth(runner_id, count, lambda: "ok" if error is None else error)
-        if error is None:
-            text = f"runner {runner_id} is up after {took * 1000:.0f} ms"
-            self._tell("up", runner_id, text, count, node=dict(node or {}))
-        else:
-            self._tell("boot failed", runner_id, f"runner {runner_id} failed to boot: {error}", count)
+        """Report that a boot has succeeded. `node`: the backend's facts about the node."""
+        self._end_growth(runner_id, count, lambda: "ok")
+        has = "" if capacity is None else f" with {capacity}"
+        text = f"runner {runner_id} is up after {took * 1000:.0f} ms{has}"
+        self._tell("up", runner_id, text, count, node=dict(node), capacity=capacity)
+
+    def boot_failed(self, runner_id: int, count: int, error: Exception) -> None:
+        """Report that a boot has failed."""
+        self._end_growth(runner_id, count, lambda: error)
+        self._tell("boot failed", runner_id, f"runner {runner_id} failed to boot: {error}", count)
 
     def growth_given_up(self, runner_id: int, count: int, reason: str) -> None:
         """Report that a boot was aborted because its runner is not needed any more."""

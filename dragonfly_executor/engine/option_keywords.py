@@ -41,6 +41,7 @@ class SharedKeywords(CallKeywords, total=False):
     max_concurrency: int | None
     single_use: bool
     limit_threads: bool
+    divide_gpus: bool
     log: int | str | bool
     boot_timeout: Seconds
     shutdown_timeout: Seconds

@@ -136,6 +136,7 @@ class PoolOptions(OptionSet):
     max_concurrency = option(None, positive_or_none)
     single_use = option(False, flag)
     limit_threads = option(True, flag)
+    divide_gpus = option(True, flag)
     log = option(False, log_level)
     boot_timeout = option(30.0, above_zero)
     shutdown_timeout = option(30.0, duration)

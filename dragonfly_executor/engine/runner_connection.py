@@ -62,6 +62,8 @@ class RunnerLink:
         self.id = runner_id
         self.node = node
         self.pid: int | None = None
+        self.reported: tuple[float, int, int] | None = None
+        """CPUs, GPUs and bytes of memory that the runner has, as it says itself; None if unknown."""
         self.never_left: set[Ref] = set()
         """Set when the link has ended: the calls that were not sent completely, so that they cannot have started."""
         self.last_frame = loop.time()
@@ -194,6 +196,10 @@ class RunnerLink:
     def stop(self, grace: float) -> None:
         """Tell the runner to stop. Its running calls have `grace` seconds to end."""
         self.say(encode(Kind.STOP, detail=min(int(grace * 1000), 2**32 - 1)))
+
+    def drain(self, seconds: float) -> None:
+        """Tell the runner to give back the calls that it has not started: it ends in `seconds`."""
+        self.say(encode(Kind.DRAIN, detail=min(int(seconds * 1000), 2**32 - 1)))
 
     def say(self, frame: bytes) -> None:
         """Send a frame ahead of all large payloads."""
@@ -340,5 +346,5 @@ class RunnerLink:
             self.refuse(reason)
             self._handler.runner_broke(self, errors.VersionMismatchError(f"{self.name}: {reason}", "handshake"))
             return
-        self.pid = hello.versions.pid
+        self.pid, self.reported = hello.versions.pid, hello.capacity
         self._on_hello(self, hello)

@@ -26,7 +26,7 @@ from enum import IntEnum
 
 from dragonfly_executor.errors import ProtocolError
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Version of the protocol: the kinds and flags below, and the modules of this package that payloads name.
 
 Every change to these raises the number. Ends with different versions refuse each other in the handshake. So an unknown
@@ -103,6 +103,10 @@ class Kind(IntEnum):
     PARENT_PROOF = 33  # parent -> runner: MAC under the same token
     VERSIONS = 34  # parent -> runner: JSON, the parent's versions, and how long WELCOME may take in seconds
     LOG_LEVEL = 35  # parent -> agent: detail = the lowest level of log records that calls after this frame send
+
+    # parent -> agent: this runner ends in `detail` milliseconds: return the calls that have not started, and tell those
+    # that run. No call follows
+    DRAIN = 36
 
 
 class ScriptImport:

@@ -56,13 +56,20 @@ class Versions:
 
 
 class Hello:
-    """The content of a runner's first frame."""
+    """The content of a runner's first frame.
 
-    __slots__ = ("runner_id", "versions")
+    Attributes:
+        runner_id: the runner's number as it was told to it; "" if it was told none.
+        versions: the runner's.
+        capacity: number of CPUs, number of GPUs, and bytes of memory that the runner may use; None if unknown.
+    """
 
-    def __init__(self, runner_id: str, versions: Versions) -> None:
+    __slots__ = ("capacity", "runner_id", "versions")
+
+    def __init__(self, runner_id: str, versions: Versions, capacity: tuple[float, int, int] | None = None) -> None:
         self.runner_id = runner_id
         self.versions = versions
+        self.capacity = capacity
 
 
 class Greeting:
@@ -76,13 +83,16 @@ class Greeting:
 
 
 CLOUDPICKLE = "cloudpickle"
+MAX_GPUS = 1024
+MAX_MEMORY = 2**62
+"""Largest values of a runner's capacity that a parent takes."""
 UNREADABLE = (ArithmeticError, AttributeError, ValueError, KeyError, TypeError, RecursionError)
 """Exceptions that reading untrusted JSON may raise. ArithmeticError: JSON allows Infinity, and int() overflows."""
 
 
-def hello(runner_id: str, versions: Versions) -> bytes:
+def hello(runner_id: str, versions: Versions, capacity: tuple[float, int, int] | None = None) -> bytes:
     """Return the payload of HELLO."""
-    return json.dumps({"runner": runner_id, "versions": _fields(versions)}).encode()
+    return json.dumps({"runner": runner_id, "versions": _fields(versions), "capacity": capacity}).encode()
 
 
 def read_hello(payload: bytes) -> Hello:
@@ -93,7 +103,7 @@ def read_hello(payload: bytes) -> Hello:
     """
     try:
         said = json.loads(payload)
-        return Hello(str(said["runner"]), _versions(said))
+        return Hello(str(said["runner"]), _versions(said), _capacity(said.get("capacity")))
     except UNREADABLE as error:
         raise ProtocolError(f"not a HELLO: {error}") from None
 
@@ -136,6 +146,16 @@ def _versions(said: Any) -> Versions:
     if not 1 <= needed["cpus"] <= MAX_SLOTS:
         raise ValueError(f"{needed['cpus']} processors, not 1 to {MAX_SLOTS}")
     return Versions(**needed, release=str(found.get("release", "")), packages=packages)
+
+
+def _capacity(said: Any) -> tuple[float, int, int] | None:
+    """Return the capacity that a runner reports; None if it reports none, or one that cannot be."""
+    try:
+        cpus, gpus, memory = float(said[0]), int(said[1]), int(said[2])
+    except (*UNREADABLE, IndexError):
+        return None
+    is_possible = 0 < cpus <= MAX_SLOTS and 0 <= gpus <= MAX_GPUS and 0 <= memory <= MAX_MEMORY
+    return (cpus, gpus, memory) if is_possible else None
 
 
 _FIELDS: dict[str, type] = {
@@ -182,6 +202,7 @@ def welcome(
     output: str = "inherit",
     log_level: int | None = None,
     limit_threads: bool = True,
+    divide_gpus: bool = True,
 ) -> bytes:
     """Return the payload of WELCOME.
 
@@ -193,6 +214,7 @@ def welcome(
         output: "inherit" leaves the output of slots alone, "drop" discards it, "send" sends it to the parent.
         log_level: with "send", the lowest level of root logger records that are sent; None sends no records.
         limit_threads: whether libraries in a slot use no more threads than the slot's share of the runner's CPUs.
+        divide_gpus: whether a slot sees its share of the runner's GPUs alone.
     """
     session = {
         "lease": lease,
@@ -202,5 +224,6 @@ def welcome(
         "output": output,
         "log_level": log_level,
         "limit_threads": limit_threads,
+        "divide_gpus": divide_gpus,
     }
     return json.dumps(session).encode()

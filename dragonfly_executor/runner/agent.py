@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 
 from dragonfly_executor.protocol import handshake
@@ -20,7 +21,6 @@ from dragonfly_executor.runner.child_processes import ChildProcesses
 from dragonfly_executor.runner.dispatch import Dispatcher
 from dragonfly_executor.runner.large_calls import SLOT_BACKLOG, LargeCalls
 from dragonfly_executor.runner.machine import slots_for
-from dragonfly_executor.runner.oom_kills import MemoryWatch
 from dragonfly_executor.runner.os_signals import OsSignals, boot_clock
 from dragonfly_executor.runner.slot_handle import EXIT_TIMEOUT, Slot, SlotOutput
 from dragonfly_executor.transport.call_start_cells import map_cells
@@ -42,6 +42,10 @@ GRACE = 25.0
 """Seconds that calls have to finish after a SIGTERM: most senders kill after 30 s."""
 UNKNOWN_GRACE = 1.0
 """Seconds that the parent has to react to a SIGTERM if it has not admitted the runner yet."""
+TELL_EVERY = 1.0
+"""Seconds between two signals to calls that the runner drains."""
+DRAIN_SLACK = 2.0
+"""Seconds beyond the end that the parent has set. The parent stops the runner at that end, and says why."""
 LEAVE_SLACK = 0.5
 """Seconds between the deadline of the last slots and the exit of the agent."""
 # Plain module names, because an enum lookup takes longer than the comparison.
@@ -91,13 +95,14 @@ class Agent:
         # A runner that the parent itself started has the parent's packages, and must start fast.
         own = versions() if "DRAGONFLY_PARENT_PID" in os.environ else versions_with_packages()
         capacity_check.try_process()
-        own.cpus = slots_for(self._child_processes.cpus)
-        self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own)))
+        machine = self._child_processes.machine
+        own.cpus = slots_for(machine.cpus)
+        self._link.send(encode(Kind.HELLO, payload=handshake.hello(self._runner_id, own, machine.capacity)))
         self._link.flush()
         process_tree.become_subreaper()
         if self._starts_memory is not None:
             self._child_processes.starts = map_cells(self._starts_memory)
-        self._dispatcher.memory = MemoryWatch()
+        self._dispatcher.memory = machine.memory_watch
         # Imported here, while the parent reads the HELLO, because it loads ctypes.
         from dragonfly_executor.runner.process_title import ProcessTitle
 
@@ -150,12 +155,24 @@ class Agent:
         The parent may be sending calls at this moment, so it has to say when none come. It may also just have admitted
         the runner, so this holds before the WELCOME too.
         """
+        self._drain(self._grace if self._welcome else min(self._grace, UNKNOWN_GRACE))
+
+    def _drain(self, grace: float) -> None:
+        """Return the calls that have not started, and end after `grace` seconds at the latest."""
+        # A notice may come before the platform's signal. The earlier end counts.
+        self._end_in(grace)
         if self._leaving:
             return
         self._leaving = True
-        self._end_in(self._grace if self._welcome else min(self._grace, UNKNOWN_GRACE))
         self._link.send(encode(Kind.STOP))
         self._dispatcher.close()
+        self._tell_calls()
+
+    def _tell_calls(self) -> None:
+        """Tell the calls that this runner ends soon, and again for calls that listen later: see `on_drain`."""
+        for pid in self._dispatcher.slots:
+            os.kill(pid, signal.SIGURG)
+        self._loop.call_later(TELL_EVERY, self._tell_calls)
 
     def _leave_without_slots(self, error: OSError) -> None:
         """End, because not even one slot can be forked. Calls go back to the parent, which can use other runners."""
@@ -281,6 +298,8 @@ class Agent:
                 self._dispatcher.kill(frame.call_id, frame.attempt)
             case Kind.STOP:
                 self._stop(frame.detail / 1000)
+            case Kind.DRAIN:
+                self._drain(frame.detail / 1000 + DRAIN_SLACK)
             case Kind.CHECK_IDLE:
                 self._dispatcher.check_idle(frame)
             case Kind.OUTPUT:

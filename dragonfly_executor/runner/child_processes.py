@@ -9,12 +9,10 @@ import os
 import sys
 
 from dragonfly_executor.protocol.frames import SETUP_HEAD, Kind, ScriptImport, encode
-from dragonfly_executor.protocol.versions import usable_cpus
 from dragonfly_executor.runner import process_tree, slot_crash
 from dragonfly_executor.runner import slot_process as slot_main
 from dragonfly_executor.runner import slot_progress as phases
-from dragonfly_executor.runner.cgroups import Cgroups
-from dragonfly_executor.runner.machine import granted_cpus
+from dragonfly_executor.runner.machine import RunnerMachine
 from dragonfly_executor.runner.slot_environment import SlotEnvironment
 from dragonfly_executor.runner.slot_handle import Slot, SlotOutput
 from dragonfly_executor.runner.slot_progress import Progress
@@ -64,7 +62,7 @@ class ChildProcesses:
         """Seconds after its fork within which a slot must be ready."""
         self.setup_parts: list[bytes] = []
         """The parts of the parent's SETUP, which each slot starts with."""
-        self.cpus = granted_cpus(Cgroups())
+        self.machine = RunnerMachine()
         self._environment: SlotEnvironment | None = None
         """The environment variables that slots set; None before WELCOME."""
         self.starts: Cells | None = None
@@ -85,10 +83,10 @@ class ChildProcesses:
         self.setup_timeout = welcome["setup_timeout"]
         self._environment = SlotEnvironment(
             os.environ,
-            slots=welcome["slots"],
-            cpus=self.cpus,
-            seen_cpus=usable_cpus(),
+            self.machine,
+            welcome["slots"],
             limits_threads=welcome["limit_threads"],
+            divides_gpus=welcome["divide_gpus"],
         )
 
     def fork_slot(self, number: int, place: WorkingDirectory | None, output: SlotOutput) -> Slot:

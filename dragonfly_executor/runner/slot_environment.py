@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dragonfly_executor.protocol.parent import VARIABLE, Parent
+from dragonfly_executor.runner.gpus import share_of
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Final
+
+    from dragonfly_executor.runner.machine import RunnerMachine
 
 OPENMP: Final = "OMP_NUM_THREADS"
 FOLLOW_OPENMP: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -35,22 +38,31 @@ class SlotEnvironment:
 
     Args:
         environment: the agent's environment.
+        machine: what the runner may use.
         slots: number of slots.
-        cpus: number of CPUs that the runner may use, by its affinity and its quota.
-        seen_cpus: number of CPUs that libraries see. They know of no quota.
         limits_threads: whether the threads of libraries are limited to a slot's share of the CPUs.
+        divides_gpus: whether a slot sees its share of the GPUs alone.
     """
 
     def __init__(
-        self, environment: Mapping[str, str], *, slots: int, cpus: float, seen_cpus: int, limits_threads: bool
+        self,
+        environment: Mapping[str, str],
+        machine: RunnerMachine,
+        slots: int,
+        *,
+        limits_threads: bool,
+        divides_gpus: bool,
     ) -> None:
         encoded = environment.get(VARIABLE)
         self._parent = Parent.decode(encoded) if encoded else None
-        self._threads = _thread_variables(environment, slots, cpus, seen_cpus) if limits_threads else {}
+        self._slots = slots
+        cpus, seen = machine.cpus, machine.seen_cpus
+        self._threads = _thread_variables(environment, slots, cpus, seen) if limits_threads else {}
+        self._gpus = machine.gpus if divides_gpus else {}
 
     def of(self, number: int) -> dict[str, str]:
         """Return the variables of the slot with this number."""
-        variables = dict(self._threads)
+        variables = self._threads | share_of(self._gpus, number, self._slots)
         if self._parent is not None:
             # In the environment, so that the programs that a call starts have it too.
             variables[VARIABLE] = self._parent._replace(slot=number).encode()

@@ -5,7 +5,7 @@ A function whose call returns a coroutine or a generator is refused: neither can
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from importlib import import_module
 from types import MethodType
@@ -116,6 +116,24 @@ def dollars(value: float | None, name: str, *, positive: bool = False) -> float 
     if not 0 <= value <= MOST or (positive and value == 0):
         raise ValueError(f"{name} must be finite and {'greater than' if positive else 'at least'} 0, not {value!r:.50}")
     return float(value)
+
+
+def labels(value: Iterable[str] | None, name: str) -> frozenset[str]:
+    """Return labels: texts that are not empty.
+
+    Raises:
+        TypeError: `value` is no collection of texts.
+        ValueError: a label is empty or cannot be printed.
+    """
+    if isinstance(value, str) or (value is not None and not isinstance(value, Iterable)):
+        raise TypeError(f"{name} must be several texts, such as {{'eu', 'big'}}, not {value!r:.50}")
+    found = frozenset(value or ())
+    for label in found:
+        if not isinstance(label, str):
+            raise TypeError(f"{name} must be texts, not {type(label).__name__}")
+        if not label or not label.isprintable():
+            raise ValueError(f"{name} must be texts that are not empty and can be printed, not {label!r:.50}")
+    return found
 
 
 def _is_number(value: object, kind: str) -> bool:

@@ -93,10 +93,17 @@ def test_packing_costs_no_more_and_less_where_runners_have_several_slots(name: s
 @pytest.mark.parametrize("slots", SLOTS)
 @pytest.mark.parametrize("name", [name for name in TRACES if name.startswith("Azure")])
 def test_on_public_traces_a_setting_of_ours_waits_no_longer_than_dask(name: str, slots: int) -> None:
-    """The rule of Dask takes a minute for the jobs of the batch system, so those are not played here."""
+    """The rule of Dask takes a minute for the jobs of the batch system, so those are not compared with it."""
     calls, nodes = public_trace(name), SimulatedNodes(BOOT, slots)
     dask = simulate_peer(calls, PEERS["Dask"](), nodes, MOST)
     runs = [simulate(calls, setting.limits(MOST, slots), nodes) for setting in (THRIFTY, FAST, SPREAD)]
     assert runs[0].machine_seconds <= MACHINE_TIME * dask.machine_seconds
     good = [got for got in runs if got.p99 <= dask.p99 * 1.01]
     assert min(got.machine_seconds for got in good) <= MACHINE_TIME * dask.machine_seconds
+
+
+def test_on_jobs_of_a_batch_system_a_thrifty_pool_costs_no_more_than_a_fast_one() -> None:
+    calls, nodes, most = public_trace("lublin_256.swf"), SimulatedNodes(BOOT, 4), 10_000
+    thrifty, fast = (simulate(calls, setting.limits(most, 4), nodes) for setting in (THRIFTY, FAST))
+    assert thrifty.p99 <= BOOT + 0.1
+    assert thrifty.machine_seconds <= fast.machine_seconds

@@ -47,6 +47,7 @@ POOLS: dict[str, Collection[Any]] = {
     "idle_after": [None, 5.0],
     "min_idle_after": [None, 3.0, 9.0],
     "idle_check": BOTH,
+    "queued_idle_after": [5.0, 5.0, 0.0],
     "single_use": [False, False, False, True],
     "packs": BOTH,
     "thrifty": BOTH,
@@ -263,6 +264,13 @@ class MachineAndWorld(StateMachine):
         """Of one that may be up, or gone, or none."""
         said = [events.BootStarted, events.BootQueued, events.BootReturned]
         self.world.feed(said[kind](runner))
+
+    @step(which=SMALL, up=[True, True, False], seconds=[0.0, 1.0, 6.0, 20.0, 500.0], rare=SMALL)
+    def runner_is_told_its_end(self, which: int, up: bool, seconds: float, rare: int) -> None:
+        """Tell a runner's end, once or again: earlier or later."""
+        if rare < 4:
+            runner_id = self.runner(which, up=up)
+            self.world.feed(events.RunnerEnding(runner_id, self.world.now + seconds, "the platform ended it"))
 
     @step(which=SMALL, idle=BOTH)
     def idle_is_checked(self, which: int, idle: bool) -> None:

@@ -19,7 +19,7 @@ class Story(World):
     """Each step gives what the machine wants done, one line for each call or runner:
 
     ``send 1.1 to 1``, ``kill 1.1 on 1``, ``1 = result of 1.1``, ``boot 1``, ``boot 2 of gpu``, ``stop 1: idle``,
-    ``ask 1``, ``closed``.
+    ``drain 1 in 30``, ``ask 1``, ``closed``.
     """
 
     def __init__(self, **limits: Any) -> None:
@@ -65,6 +65,9 @@ class Story(World):
 
     def leaves(self, runner_id: int) -> list[str]:
         return self.tell(events.RunnerLeaving(runner_id))
+
+    def ends(self, runner_id: int, ends_at: float, ended_by: str = "the platform ended it") -> list[str]:
+        return self.tell(events.RunnerEnding(runner_id, ends_at, ended_by))
 
     def is_gone(self, runner_id: int, *, hangs: bool = False) -> list[str]:
         return self.tell(events.RunnerGone(runner_id, hangs))
@@ -118,6 +121,8 @@ class Story(World):
                     lines.append(f"boot {runner_id} of {kind}" if kind else f"boot {runner_id}")
                 case actions.Stop(runner_id, _, reason):
                     lines.append(f"stop {runner_id}: {reason}")
+                case actions.Drain(runner_id, seconds):
+                    lines.append(f"drain {runner_id} in {seconds:g}")
                 case actions.CheckIdle(runner_id):
                     lines.append(f"ask {runner_id}")
                 case actions.Warn(text):

@@ -11,6 +11,7 @@ from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.machine import Machine
 from dragonfly_executor.core.placement import RANK
 from dragonfly_executor.core.runner import UP, Runner, RunnerState
+from dragonfly_executor.core.runner_endings import fits, next_time
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.sharing import overdue_at
 from dragonfly_executor.core.state import PoolState
@@ -104,6 +105,8 @@ def validate(machine: Machine, now: float) -> Survey:
     check_meter(pool)
     check_places(pool, survey)
     check_boots(pool, survey)
+    check_queued_boots(pool, now)
+    check_endings(pool, now)
     check_bounds(pool, survey)
     check_nobody_waits_for_nothing(pool, now)
     check_min(pool, now)
@@ -203,7 +206,10 @@ def check_shares(pool: PoolState, runner: Runner, kinds: dict[str, int]) -> None
 
 def check_what_is_told(pool: PoolState, survey: Survey) -> None:
     """Check that the rows for `stats` are what a walk over all runners finds."""
-    walked = [(each.id, (each.id, each.state, each.slots, len(each.in_flight), each.done)) for each in survey.runners]
+    walked = [
+        (each.id, (each.id, each.state, each.slots, len(each.in_flight), each.done, each.capacity))
+        for each in survey.runners
+    ]
     assert list(pool.runner_table.rows.items()) == walked
 
 
@@ -273,6 +279,35 @@ def check_boots(pool: PoolState, survey: Survey) -> None:
     assert 0 <= boots.free == boots.at_most - len(boots._taken) - len(boots.hung)
 
 
+def check_queued_boots(pool: PoolState, now: float) -> None:
+    """A boot in a queue that no call needs is aborted after a while."""
+    groups = pool.runner_table.groups.values()
+    assert pool.runner_table.queued == sum(len(group.queued) for group in groups)
+    for group in groups:
+        assert group.queued.keys() == {runner.id for runner in group.runners.values() if runner.is_queued}
+        assert group.queued.keys() <= group.booting.keys()
+        queue = pool.call_table.queues.get(group.kind)
+        calls = group.ahead + (0 if queue is None else queue.queued + queue.delayed)
+        kept = pool.keep_of(group) - (group.up - len(group.yielding))
+        needed = max(ceil(calls / pool.slots_hint(group)), kept)
+        needless = min(len(group.queued), len(group.booting) - needed)
+        assert (group.needless_since is not None) == (needless > 0)
+        if group.needless_since is not None:
+            assert 0 < group.needless <= needless
+            assert now < group.needless_since + pool.limits.queued_idle_after or not pool.limits.queued_idle_after
+
+
+def check_endings(pool: PoolState, now: float) -> None:
+    """A runner whose end is known has begun to drain in time, and no runner outlives its end."""
+    assert not pool.runner_table.passed_over
+    for runner in pool.runner_table.runners.values():
+        if runner.ends_at is not None and runner.state in (RunnerState.UP, RunnerState.LEAVING):
+            when = next_time(runner)
+            assert when is not None
+            assert when > now, "a runner should drain, or be stopped"
+            assert (when, runner.id) in pool.runner_table.endings
+
+
 def check_bounds(pool: PoolState, survey: Survey) -> None:
     """Check invariant 1, as far as a state shows it: after a resize the runners beyond max are on their way out."""
     runner_table = pool.runner_table
@@ -302,19 +337,21 @@ def check_nobody_waits_for_nothing(pool: PoolState, now: float) -> None:
             assert not queue.queued or waits_for_boots
             assert not queue.delayed
         elif not call_table.is_late(now):  # else the time of a call may be over
-            check_slots_are_full(pool, group)
+            check_slots_are_full(pool, group, now)
             check_boots_come(pool, group, now)
     if pool.starts_calls and not call_table.is_late(now):
         check_room_is_made(pool, now)
 
 
-def check_slots_are_full(pool: PoolState, group: RunnerGroup) -> None:
+def check_slots_are_full(pool: PoolState, group: RunnerGroup, now: float) -> None:
     runner_table, workers = pool.runner_table, pool.limits.max_workers
     binds = workers is not None and runner_table.slots > workers and runner_table.in_flight >= workers
     if pool.call_table.queues[group.kind].queued and not binds:
         placement = runner_table.placements[group.kind]
+        first = pool.call_table.queues[group.kind].first()
         for runner in placement.members.values():
-            assert placement.room(runner) <= 0, f"calls wait, and {runner} has room"
+            has_time = first is None or fits(runner, first, now)
+            assert placement.room(runner) <= 0 or not has_time, f"calls wait, and {runner} has room"
     held = runner_table.held
     if held is not None and not binds:
         waits = pool.call_table.queues[held.held_for or ""].queued

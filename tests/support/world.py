@@ -24,6 +24,7 @@ from dragonfly_executor.core.machine import Machine, PoolLimits
 from dragonfly_executor.core.stats import PoolStats
 from tests.support.validate import boots_are_needed, is_given_up, validate
 
+NEEDLESS = "no call needs it any more"
 ADDRESS = re.compile(r" object at 0x[0-9a-f]+")
 CLOSE = {"rel_tol": 1e-6, "abs_tol": 1e-12}
 """What rounding may make of a sum."""
@@ -44,6 +45,10 @@ class TrackedRunner:
     """Call ids and attempts that are there."""
     had: int = 0
     asked: bool = False
+    ends_at: float | None = None
+    """When its platform ends it, as far as the machine was told."""
+    queued: bool = False
+    """Whether its boot waits in a queue."""
     since: float | None = None
     """When its node was asked for; None before."""
     price: float | None = None
@@ -299,8 +304,10 @@ class World:
                 self.broken = True
             case events.BootStarted() if node is not None:
                 self._asks(node)
+                node.queued = False
             case events.BootQueued() if node is not None and not node.up and not node.stopped and not node.leaving:
                 node.since = None
+                node.queued = True
             case events.BootReturned(runner_id):
                 self.hung.discard(runner_id)
             case events.BootSucceeded(_, slots, price, capacity):
@@ -325,6 +332,8 @@ class World:
                 for call_id, attempt in [*never_left, *unbegun]:
                     self._leaves(node, call_id, attempt, may_have_run=False)
                 self._lose(node)
+            case events.RunnerEnding(_, ends_at, _) if node is not None:
+                node.ends_at = max(self.now, ends_at)
             case events.RunnerLeaving() if node is not None:
                 node.leaving = True
             case events.ResultsArrived(_, results) if node is not None:
@@ -459,6 +468,7 @@ class World:
             assert all(call.id not in other.flying for other in self.nodes.values()), "a call is on two runners"
             assert call.attempt not in account.attempts_begun, "an attempt that may have run is sent again"
             assert call.attempt <= 1 + call.limits.retries
+            assert self._has_the_time(action.runner_id, call), "a call is sent to a runner that ends too soon for it"
             assert self.fits(call.kind, node), "a call is sent to a runner on which it does not fit"
             node.flying[call.id] = call.attempt
             node.had += 1
@@ -474,6 +484,14 @@ class World:
         workers = self.limits.max_workers
         if workers is not None and slots > workers:
             assert sum(len(other.flying) for other in up) <= workers, "more calls than max_workers"
+
+    def _has_the_time(self, runner_id: int, call: Call) -> bool:
+        node, seconds = self.nodes[runner_id], call.limits.run_timeout
+        if node.ends_at is None or seconds is None:
+            return True
+        return (
+            seconds <= node.ends_at - self.now or seconds > self.machine.pool.runner_table.runners[runner_id].lifetime
+        )
 
     def fits(self, kind: str, node: TrackedRunner) -> bool:
         """Whether calls of a kind may run on a node."""
@@ -498,21 +516,27 @@ class World:
     def _check_order(self, sent_before: set[int]) -> None:
         """Calls leave the queue by priority, and in the order in which they came.
 
-        Only a call with a key may be overtaken, by few calls, and by none with another priority.
+        Only a call with a key may be overtaken, by few calls, and by none with another priority. But on a runner whose
+        end is known, calls may overtake a first one that has not the time there.
         """
         sent = {call_id for node in self.nodes.values() for call_id in node.flying} - sent_before
         call_table = self.machine.pool.call_table
         for kind, queue in call_table.queues.items():
-            gone = [account.turn for i in sent if (account := self.accounts[i]).call.kind == kind]
+            queued = [
+                self.accounts[i] for i, call in call_table.calls.items() if call.state is QUEUED and call.queue is queue
+            ]
+            first = min(queued, key=lambda account: account.turn, default=None)
+            gone = []
+            for account in (self.accounts[i] for i in sent if self.accounts[i].call.kind == kind):
+                where = next(i for i, node in self.nodes.items() if account.call.id in node.flying)
+                if first is None or self._has_the_time(where, first.call):
+                    gone.append(account.turn)
             if not gone:
                 continue
             last = max(gone)
-            for call in call_table.calls.values():
-                if call.state is not QUEUED or call.queue is not queue:
-                    continue
-                account = self.accounts[call.id]
+            for account in queued:
                 if last > account.turn:
-                    assert call.limits.key, "a call was overtaken by one of its kind"
+                    assert account.call.limits.key, "a call was overtaken by one of its kind"
                     assert last[0] == account.turn[0], "a call was overtaken by one of a lower priority"
                     account.overtaken += sum(turn > account.turn for turn in gone)
                     most = LOOKAHEAD * self.most_slots
@@ -595,10 +619,26 @@ class World:
         node = self.nodes[action.runner_id]
         assert not node.stopped, "a runner is stopped twice"
         assert action.grace >= 0
+        if action.reason == NEEDLESS:
+            assert node.queued, "a boot is aborted because no call needs it, and it waits in no queue"
+            assert not node.up
+        if node.flying and node.leaving and node.ends_at is not None and node.ends_at <= self.now:
+            # Its time is over: its calls have begun, as it has given back those that had not.
+            self._lose(node)
         live = node.flying.keys() & self.pending.keys()
         assert not live or self.broken or self.mode is ShutdownMode.KILL, "a runner is stopped under its calls"
         node.stopped = True
         node.flying.clear()
+
+    def _drain(self, action: actions.Drain) -> None:
+        node = self.nodes[action.runner_id]
+        assert node.up
+        assert not node.leaving, "a runner drains twice"
+        assert not node.stopped
+        assert node.flying, "a runner without calls drains, and is not stopped"
+        assert node.ends_at is not None
+        assert action.seconds == max(0.0, node.ends_at - self.now)
+        node.leaving = True
 
     def _check_idle(self, action: actions.CheckIdle) -> None:
         node = self.nodes[action.runner_id]
@@ -708,6 +748,7 @@ CARRY_OUT: dict[type, Callable[[World, object], None]] = {
     actions.Settle: World._settle,
     actions.Boot: World._boot,
     actions.Stop: World._stop,
+    actions.Drain: World._drain,
     actions.CheckIdle: World._check_idle,
     actions.Closed: World._closed,
     actions.Warn: World._warn,

@@ -33,6 +33,7 @@ from dragonfly_executor.backends.label import HOLD_FOR, OwnerLabel, node_name
 from dragonfly_executor.backends.owner import Owner
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.transport.tcp import join_address
+from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import duration
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ class FlyBackend(Backend):
         metadata: metadata for the machines, in addition to the owner label.
         host: the URL of the Machines API; default FLY_FLAPS_BASE_URL or https://api.machines.dev.
         boot_timeout: seconds (or a `timedelta`) for a boot if the pool sets no boot timeout.
-        max_lifetime: seconds after which a machine ends, even while calls run; those calls are lost. At most ten years.
+        max_lifetime: seconds after which a machine ends, even while calls run; those calls are lost. Its runner drains
+            before that. At most ten years.
         max_idle: seconds without a call after which a machine ends, even if its pool wants to keep it; 0 for no limit.
             The pool's ``idle_shutdown_after`` normally applies long before. The pool replaces `min` runners that end
             so.
@@ -114,6 +116,7 @@ class FlyBackend(Backend):
         sweep: whether to sweep beside the first boot, and beside the next boot after a machine whose destruction was
             not confirmed.
         prices: the price list for `Budget` and ``stats()``. It is an estimate as of a date; see `Prices`.
+        labels: free labels of the runners, such as ``{"eu"}``.
 
     Raises:
         ValueError: a setting is missing or invalid.
@@ -161,7 +164,9 @@ class FlyBackend(Backend):
         journal: str | os.PathLike[str] | bool | None = None,
         sweep: bool = True,
         prices: Prices = PRICES,
+        labels: Iterable[str] = (),
     ) -> None:
+        self.labels = validation.labels(labels, "labels")
         access = APIAccess.find(os.environ, app=app, token=token, host=host)
         place = Placement.find(os.environ, image=image, region=region)
         self._address = ParentAddress.find(os.environ, parent_address=parent_address, bind=bind)
@@ -300,6 +305,9 @@ class FlyBackend(Backend):
         sweeps.node_came(FIRST_SWEEP_TIMEOUT)
         sweeps.wait_a_moment(request.given_up, request.dialed_in)
         node.shares_image = self.shares_image
+        # The machine counts from its start, which is a little later.
+        ended_by = f"the max_lifetime of its machine, {self._limits.max_lifetime:g} s, had passed"
+        request.ending(self._limits.max_lifetime, ended_by)
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node
 

@@ -20,14 +20,14 @@ from dragonfly_executor.backends.journal import JournalEntry, open_journal
 from dragonfly_executor.backends.journal_writer import JournalWriter
 from dragonfly_executor.backends.label import node_name
 from dragonfly_executor.backends.slurm.commands import SlurmCommands, SlurmError
-from dragonfly_executor.backends.slurm.job import NEVER_STARTS, Job
 from dragonfly_executor.backends.slurm.leftovers import SlurmLeftovers, comment_of
 from dragonfly_executor.backends.slurm.node import SlurmNode
 from dragonfly_executor.backends.slurm.options import Minutes, Option, check_options, command_line, time_limit
 from dragonfly_executor.backends.slurm.queue_view import QueueView
-from dragonfly_executor.errors import BootError, BootTimeoutError
+from dragonfly_executor.errors import BootError
 from dragonfly_executor.protocol.parent import VARIABLE
 from dragonfly_executor.sync.options import Sync
+from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ SWEEP_TIMEOUT = 60.0
 FIRST_SWEEP_TIMEOUT = 10.0
 """Seconds for the sweep beside the first boot."""
 UNDO_TIMEOUT = 1.5
-"""Seconds for cancelling the job of a boot that was cancelled, which must end within 2 s."""
+"""Seconds for cancelling the job of a submission whose answer was lost: a cancelled boot must end within 2 s."""
 NUMBERS = ("cpus_per_task", "nodes", "port", "queue_timeout")
 TEXTS = ("partition", "account", "qos", "time", "mem", "gres", "python", "setup", "host", "logs", "journal")
 LOGS = "~/.cache/dragonfly_executor/slurm"
@@ -79,6 +79,7 @@ class SlurmBackend(Backend):
         journal: the folder of the journal; default ``$XDG_STATE_HOME/dragonfly_executor/slurm``. False turns the
             journal off. Then only the comments of jobs identify the jobs of a killed parent.
         sweep: whether to cancel the jobs of pools that are gone, beside the first boot.
+        labels: free labels of the runners, such as ``{"eu"}``.
 
     Raises:
         TypeError, ValueError: an argument is invalid.
@@ -114,7 +115,9 @@ class SlurmBackend(Backend):
         command_env: Mapping[str, str] | None = None,
         journal: str | os.PathLike[str] | bool | None = None,
         sweep: bool = True,
+        labels: Iterable[str] = (),
     ) -> None:
+        self.labels = validation.labels(labels, "labels")
         named: dict[str, Option] = {
             "partition": partition, "account": account, "qos": qos, "time": time_limit(time), "mem": mem, "gres": gres,
             "cpus_per_task": None if cpus_per_task is None else whole(cpus_per_task, "cpus_per_task", 1),
@@ -128,7 +131,7 @@ class SlurmBackend(Backend):
         self._python, self._setup = python or sys.executable, setup
         self._env = dict(env or {})
         self._address = host or socket.gethostname(), whole(port, "port", 0)
-        self._queue_timeout = None if queue_timeout is None else duration(queue_timeout, "queue_timeout")
+        self._queue_timeout = INFINITY if queue_timeout is None else duration(queue_timeout, "queue_timeout")
         self._keeps_logs = logs is not None
         self._logs = Path(logs or LOGS).expanduser()
         self._commands = SlurmCommands(command_env)
@@ -173,7 +176,7 @@ class SlurmBackend(Backend):
         return self._cpus
 
     def boot(self, request: BootRequest) -> Node:
-        """See `Backend.boot`. The job waits in Slurm's queue inside of this."""
+        """See `Backend.boot`. The job that it returns waits in Slurm's queue."""
         name = node_name(request.parent.pool)
         deadline = Deadline(request.timeout, request.given_up)
         entry = self._leftovers.entry(name, request)
@@ -183,13 +186,8 @@ class SlurmBackend(Backend):
         except SlurmError as error:
             self._undo(entry, error)
             raise BootError(str(error), "create", final=error.final) from error
-        node = self._node(job_id, entry)
-        try:
-            self._wait_in_queue(node, request)
-        except BaseException:
-            node.stop(UNDO_TIMEOUT)
-            raise
-        # A boot that was cancelled must not wait for a sweep, so a sweep begins with a boot that has ended well.
+        node = self._node(job_id, entry, request)
+        request.queued()
         self._sweeps.node_came(FIRST_SWEEP_TIMEOUT)
         node.call_when_stopped(self._sweeps.node_left)
         return node
@@ -202,14 +200,15 @@ class SlurmBackend(Backend):
         """See `Backend.destroy_nodes`."""
         return self._leftovers.destroy(nodes, Deadline(SWEEP_TIMEOUT))
 
-    def _node(self, job_id: str, entry: JournalEntry) -> SlurmNode:
+    def _node(self, job_id: str, entry: JournalEntry, request: BootRequest) -> SlurmNode:
         known = entry._replace(node_id=job_id)
         self._records.complete(known, f"job {job_id}")
         log = self._logs / f"{job_id}.log"
         forget, abandon = (lambda: self._records.forget(known)), (lambda: self._records.abandon(known, job_id))
         return SlurmNode(
             job_id, entry.name, self._commands, self._queue, log, forget, abandon,
-            shares_disk=self._shares_disk, keeps_log=self._keeps_logs,
+            shares_disk=self._shares_disk, request=request, queue_timeout=self._queue_timeout,
+            keeps_log=self._keeps_logs,
         )  # fmt: skip
 
     def _submit(self, entry: JournalEntry, request: BootRequest, deadline: Deadline) -> str:
@@ -252,31 +251,3 @@ class SlurmBackend(Backend):
         else:
             # The submission may still be under way.
             self._records.abandon(entry, entry.name)
-
-    def _wait_in_queue(self, node: SlurmNode, request: BootRequest) -> None:
-        """Wait until the job runs, or until its runner has dialed back.
-
-        Raises:
-            BootError: the job ended, will never start, or waited for too long.
-        """
-        request.queued()
-        seconds = INFINITY if self._queue_timeout is None else self._queue_timeout
-        # A runner that has dialed back ends the wait, too.
-        deadline = Deadline(seconds, request.given_up, request.dialed_in)
-        job: Job | None = None
-        while not deadline.is_over:
-            with suppress(SlurmError, TimeoutError):  # a controller that is away says nothing about the job
-                job = node.look(deadline)
-                if job is None or job.has_ended:
-                    raise node.error_of_end(job, "queue")
-                if not job.waits:
-                    break
-                if job.reason in NEVER_STARTS:
-                    text = f"{job.describe()}: {NEVER_STARTS[job.reason]}"
-                    raise BootError(text, "queue", final=True)
-        if request.given_up is not None and request.given_up.is_set():
-            raise BootError("the boot was cancelled", "queue")
-        if deadline.is_over and not deadline.is_cancelled:
-            said = f"job {node.job_id}" if job is None else job.describe()
-            raise BootTimeoutError(f"{said}, and did not start within {seconds:g} s (queue_timeout)", "queue")
-        request.started()

@@ -94,16 +94,22 @@ class SlurmCommands:
         """
         return [*self._squeue(["--me"], deadline).values()]
 
-    def end(self, job_id: str, deadline: Deadline) -> None:
+    def end(self, job_id: str, deadline: Deadline, first: Deadline | None = None) -> None:
         """Cancel a job, and wait until its processes are gone.
+
+        Args:
+            job_id: Slurm's number of the job.
+            deadline: for all.
+            first: for the first attempt, if it has less time than all.
 
         Raises:
             SlurmError: it may still wait or run.
         """
         while True:
+            step, first = first or deadline, None
             # First, as the queue may not be readable.
-            self.cancel([job_id], deadline)
-            job = self.jobs([job_id], deadline).get(job_id)
+            self.cancel([job_id], step)
+            job = self.jobs([job_id], step).get(job_id)
             if job is None or (job.has_ended and not job.is_completing):
                 return
             if deadline.is_over:

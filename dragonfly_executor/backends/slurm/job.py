@@ -9,6 +9,8 @@ FORMAT = "%A|%T|%V|%S|%N|%L|%j|%k|%r"
 WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
 """States of a job that has no node, or whose node Slurm still starts."""
 RUNNING = frozenset({"RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"})
+MAX_PARTS = 3
+"""Hours, minutes and seconds."""
 NEVER_STARTS = {
     "BadConstraints": "no node has what the job asks for",
     "InvalidAccount": "Slurm does not know the account",
@@ -71,6 +73,20 @@ class Job(NamedTuple):
     def is_completing(self) -> bool:
         """Return True if the job has ended, and Slurm has yet to see the end of its processes."""
         return self.state == "COMPLETING"
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Return what is left of the time limit of a job that runs; None if it has no limit, or Slurm does not say."""
+        if self.state not in RUNNING:
+            return None
+        days, _, clock = self.time_left.rpartition("-")
+        parts = clock.split(":")
+        if not all(part.isdecimal() for part in [*parts, *([days] if days else [])]) or len(parts) > MAX_PARTS:
+            return None
+        seconds = 0
+        for part in parts:
+            seconds = 60 * seconds + int(part)
+        return 24 * 3600.0 * int(days or 0) + seconds
 
     def describe(self) -> str:
         """Return the state in words, for people who wait for the job."""

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from dragonfly_executor.backends.base import CancelToken, Node
+from dragonfly_executor.backends.base import BootRequest, CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm.commands import SlurmCommands, SlurmError
-from dragonfly_executor.backends.slurm.job import Job
+from dragonfly_executor.backends.slurm.job import NEVER_STARTS, Job
 from dragonfly_executor.backends.slurm.queue_view import QueueView
-from dragonfly_executor.errors import BootError
+from dragonfly_executor.errors import BootError, BootTimeoutError
 
 logger = logging.getLogger("dragonfly_executor")
 
 STOP_TIMEOUT = 30.0
 """Seconds that the end of a job may take. Slurm's own programs end a job within KillWait, which is 30 s by default."""
+QUEUED_STOP_TIMEOUT = 1.5
+"""Seconds that it may take to cancel a job that waits in the queue. A pool that ends waits for this."""
+FIRST_LOOK = 5.0
+"""Seconds until a job that runs is looked at for its time limit, which is not known before."""
+LATER_LOOKS = 300.0
+RENEW_TIMEOUT = 60.0
+END_TOLERANCE = 5.0
+"""Seconds by which a time limit must change to be told. Slurm counts in whole seconds, and answers late."""
+KILL_MARGIN = 5.0
+"""Seconds before the time limit by which calls have ended: Slurm looks at its limits now and then."""
 TAIL = 4096
 """Bytes at the end of a job's log that are read for an error."""
 
 
 class SlurmNode(Node):
-    """A job that has a node, or had one.
+    """A job that waits for its node, has one, or had one.
 
     Args:
         job_id: Slurm's number of the job.
@@ -33,10 +44,13 @@ class SlurmNode(Node):
         forget, abandon: called at the end of `stop`: if the job is gone, or if it may still wait or run. `abandon`
             returns as text how the job gets cancelled.
         shares_disk: whether the job sees the files of this machine.
+        request: hears when the job starts, and says when its runner has dialed back.
+        queue_timeout: seconds that the job may wait in Slurm's queue.
         keeps_log: whether the log stays when the job is stopped.
     """
 
     stopper = "Slurm (at the job's time limit, for a job of higher priority, or by scancel)"
+    renew_every = FIRST_LOOK
     stop_advice = "SlurmBackend(time=...) gives jobs more time"
 
     def __init__(
@@ -50,6 +64,8 @@ class SlurmNode(Node):
         abandon: Callable[[], str],
         *,
         shares_disk: bool,
+        request: BootRequest,
+        queue_timeout: float = float("inf"),
         keeps_log: bool = False,
     ) -> None:
         self.job_id = job_id
@@ -62,56 +78,91 @@ class SlurmNode(Node):
         self._abandon = abandon
         self._keeps_log = keeps_log
         self._stopped = CancelToken()
+        self._request = request
+        self._queue_timeout, self._in_queue = queue_timeout, Deadline(queue_timeout)
         self._when_stopped: Callable[[], object] | None = None
         self._job: Job | None = None
-        queue.follow(job_id)
+        self._end: float | None = None
+        """Monotonic time at which the job reaches its time limit, as the pool was told."""
+        self._is_forgotten = False
+        self.is_queued = True
+        queue.follow(job_id, self._seen)
+        if request.dialed_in is not None:
+            request.dialed_in.call(self._has_started)
 
-    def look(self, deadline: Deadline) -> Job | None:
-        """Return the job as the next look at the queue shows it; None if Slurm has forgotten it.
+    def _seen(self, job: Job | None) -> None:
+        """Note the job as a look at the queue has shown it; None if Slurm has forgotten it."""
+        self._is_forgotten = job is None
+        if job is None:
+            return
+        self._job = job
+        self.host = job.nodes or self.host
+        if self.is_queued and not job.waits:
+            self._has_started()
+        seconds = job.seconds_left
+        if seconds is not None:
+            self._tell_end(seconds)
 
-        Raises:
-            SlurmError, TimeoutError: see `QueueView.look`.
-        """
-        job = self._queue.look(self.job_id, deadline)
-        if job is not None:
-            self._job = job
-            self.host = job.nodes or self.host
-        return job
+    def _tell_end(self, seconds: float) -> None:
+        """Tell the pool when the job reaches its time limit, unless that is what it was told before."""
+        end = time.monotonic() + seconds
+        if self._end is None or abs(end - self._end) > END_TOLERANCE:
+            self._end = end
+            ended_by = f"Slurm ended job {self.job_id} at its time limit: SlurmBackend(time=...) gives jobs more time"
+            self._request.ending(max(0.0, seconds - KILL_MARGIN), ended_by)
+
+    def renew(self) -> None:
+        """See `Node.renew`. The job is looked at, as its time limit is not known before it runs, and can be changed."""
+        with suppress(SlurmError, TimeoutError):
+            self._queue.look(self.job_id, Deadline(RENEW_TIMEOUT, self._stopped), self._stopped)
+            self.renew_every = LATER_LOOKS
+
+    def _has_started(self) -> None:
+        self.is_queued = False
+        self._request.started()
+
+    def progress(self) -> str:
+        """See `Node.progress`."""
+        return f"job {self.job_id} was submitted" if self._job is None else self._job.describe()
 
     def ended(self, wait: float) -> BootError | None:
-        """See `Node.ended`."""
+        """See `Node.ended`. This also sees that the job starts."""
         deadline = Deadline(wait, self._stopped)
         while not deadline.is_over:
-            try:
-                job = self.look(deadline)
-            except (SlurmError, TimeoutError):
-                # A controller that is away says nothing about the job.
-                continue
-            if job is None or job.has_ended:
-                return self.error_of_end(job, "connect")
+            # A controller that is away says nothing about the job.
+            with suppress(SlurmError, TimeoutError):
+                self._queue.look(self.job_id, deadline, self._stopped)
+            if (error := self._verdict()) is not None:
+                return error
         return None
 
-    def error_of_end(self, job: Job | None, phase: str) -> BootError:
-        """Return the error of a boot whose job has ended."""
-        said = f"job {self.job_id} is gone from Slurm's queue" if job is None else job.describe()
-        return BootError(said, phase, output=self.output())
+    def _verdict(self) -> BootError | None:
+        """Return the error of a job that has ended, will never start, or has waited for too long; None for others."""
+        job, phase = self._job, "queue" if self.is_queued else "connect"
+        if self._is_forgotten:
+            return BootError(f"job {self.job_id} is gone from Slurm's queue", phase, output=self.output())
+        if job is not None and job.has_ended:
+            return BootError(job.describe(), phase, output=self.output())
+        if job is not None and job.waits and job.reason in NEVER_STARTS:
+            return BootError(f"{job.describe()}: {NEVER_STARTS[job.reason]}", "queue", final=True)
+        if self.is_queued and self._in_queue.is_over:
+            text = f"{self.progress()}, and did not start within {self._queue_timeout:g} s (queue_timeout)"
+            return BootTimeoutError(text, "queue")
+        return None
 
     def call_when_stopped(self, then: Callable[[], object]) -> None:
         """Call `then` at the end of `stop`, once."""
         self._when_stopped = then
 
-    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
-        """See `Node.stop`.
-
-        Args:
-            timeout: seconds that the end of the job may take. After that a warning names the job.
-        """
+    def stop(self) -> None:
+        """See `Node.stop`. If the job may still wait or run in the end, a warning names it."""
         if self._stopped.is_set():
             return
         self._stopped.set()
-        deadline = Deadline(timeout)
         try:
-            self._commands.end(self.job_id, deadline)
+            # The end of a job that has not started takes no time, unless the controller is away.
+            first = Deadline(QUEUED_STOP_TIMEOUT) if self.is_queued else None
+            self._commands.end(self.job_id, Deadline(STOP_TIMEOUT), first)
         except SlurmError as error:
             then = self._abandon()
             logger.warning("job %s (%s) may still wait or run: %s. %s", self.job_id, self.name, error, then)

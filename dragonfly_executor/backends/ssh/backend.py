@@ -13,6 +13,7 @@ from dragonfly_executor.backends.ssh.hosts import SSHHost, address, variables
 from dragonfly_executor.backends.ssh.settings import HostKeySettings, LoginSettings, SSHSettings
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.transport.tcp import WILDCARDS
+from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import duration, hook, whole
 
 if TYPE_CHECKING:
@@ -69,8 +70,11 @@ class SSHBackend(Backend):
             the loopback, which only this machine can reach. Without a port, any free port is taken.
         bind_address: with "direct", the address to listen on, if it differs from `parent_address`, as behind a
             forwarded port. It has the same form. Default: `parent_address`. A wildcard address logs a warning.
+        max_lifetime: seconds (or a `timedelta`) after which a runner drains and goes, so that its host can be rebooted,
+            or memory that calls leak is returned. Calls that still run then are lost. Default: never.
         client: the SSH client. "paramiko", or "openssh" for the installed program ``ssh`` with one process per runner.
             The program supports neither `password` nor `passphrase` nor `host_key`.
+        labels: free labels of the runners, such as ``{"eu"}``, in addition to those of their hosts.
 
     Raises:
         TypeError, ValueError: an argument is invalid.
@@ -108,8 +112,11 @@ class SSHBackend(Backend):
         parent_address: str | None = None,
         bind_address: str | None = None,
         client: str = "paramiko",
+        max_lifetime: Seconds | None = None,
+        labels: Iterable[str] = (),
     ) -> None:
         self.hosts = _hosts(hosts)
+        self.labels = validation.labels(labels, "labels")
         self.sync = Sync.of(sync, requirements)
         self.dials_back = _one_of(CONNECT, connect, "connect") == "direct"
         self._listen_where(parent_address, bind_address)
@@ -126,6 +133,7 @@ class SSHBackend(Backend):
             is_direct=self.dials_back,
             client=_one_of(CLIENTS, client, "client"),
         )
+        self._max_lifetime = None if max_lifetime is None else duration(max_lifetime, "max_lifetime", positive=True)
         self._booter = _host_booter(settings)
 
     def __repr__(self) -> str:
@@ -159,7 +167,11 @@ class SSHBackend(Backend):
                 "python", "bootstrap" and "handshake".
         """
         self._booter.prepare()
-        return HostRace(self._places, self._booter, request).run()
+        node = HostRace(self._places, self._booter, request).run()
+        if self._max_lifetime is not None:
+            node.lifetime = self._max_lifetime
+            node.ended_by = f"its max_lifetime of {self._max_lifetime:g} s had passed"
+        return node
 
 
 def _hosts(hosts: Iterable[str | SSHHost]) -> list[SSHHost]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from dragonfly_executor.core.record import Record
+from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import whole
 
 MAX_PORT = 65535
@@ -22,12 +23,13 @@ class SSHHost(Record):
         max_concurrency: the number of slots of a runner on the host; default the pool's, then the host's CPUs.
         runners: the maximum number of runners on the host; default the backend's ``runners_per_host``. Hosts get
             runners in proportion to it, so it is also the host's weight.
+        labels: free labels of the runners on the host, such as ``{"a100"}``, in addition to the backend's.
 
     Raises:
         TypeError, ValueError: a value is invalid.
     """
 
-    __match_args__ = ("name", "user", "port", "python", "env", "max_concurrency", "runners")
+    __match_args__ = ("name", "user", "port", "python", "env", "max_concurrency", "runners", "labels")
     __slots__ = __match_args__
 
     def __init__(
@@ -40,6 +42,7 @@ class SSHHost(Record):
         env: Mapping[str, str] | None = None,
         max_concurrency: int | None = None,
         runners: int | None = None,
+        labels: Iterable[str] = (),
     ) -> None:
         named_user, self.name, named_port = parse(name)
         self.user = user_name(user if user is not None else named_user)
@@ -48,6 +51,7 @@ class SSHHost(Record):
         self.env = variables(env)
         self.max_concurrency = None if max_concurrency is None else whole(max_concurrency, "max_concurrency", 1)
         self.runners = None if runners is None else whole(runners, "runners", 1)
+        self.labels = validation.labels(labels, "labels")
 
     def __repr__(self) -> str:
         """Return the host without `env`, as its values may be secret."""

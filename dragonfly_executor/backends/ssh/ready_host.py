@@ -110,6 +110,7 @@ class ReachedHost:
             deadline=self._deadline,
         )
         node.facts = self._facts(address)
+        node.labels = self.host.labels
         self._stderr.pass_on(node.nothing_follows)
         return node
 

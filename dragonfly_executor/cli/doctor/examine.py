@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from queue import SimpleQueue
@@ -56,8 +57,15 @@ def examine(
         A finding for each phase of the boot, and for each check after it.
     """
     heard: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
+
+    def hear(event: Mapping[str, Any]) -> None:
+        """Keep an event. Tell at once that the boot waits in a queue, because that may take hours."""
+        if event["event"] == "queued":
+            sys.stderr.write(f"{event['text']}\n")
+        heard.put(event)
+
     options: dict[str, Any] = {} if boot_timeout is None else {"boot_timeout": boot_timeout}
-    with DragonflyExecutor(backend=backend, max=1, max_boot_failures=1, on_event=heard.put, **options) as executor:
+    with DragonflyExecutor(backend=backend, max=1, max_boot_failures=1, on_event=hear, **options) as executor:
         began = time.monotonic()
         try:
             sight = executor.submit(probe.look).result()

@@ -6,6 +6,7 @@ from dragonfly_executor.core import events
 from dragonfly_executor.core.capacity import Requirements
 from dragonfly_executor.engine.boot.boot_helpers import BootHelpers
 from dragonfly_executor.engine.boot.pending_boot import PendingBoot
+from dragonfly_executor.engine.boot.runner_capacity import capacity_of
 from dragonfly_executor.engine.runner_connection import RunnerHandler
 from dragonfly_executor.util.backoff import delay, prepare
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
@@ -13,7 +14,7 @@ from dragonfly_executor.util.validation import dollars
 
 if TYPE_CHECKING:
     from dragonfly_executor import errors
-    from dragonfly_executor.backends.base import Backend
+    from dragonfly_executor.backends.base import Backend, Node
     from dragonfly_executor.engine.boot.node_release import NodeReleaser
     from dragonfly_executor.engine.boot.session_setup import SessionSetup
     from dragonfly_executor.engine.context import EngineContext
@@ -71,6 +72,7 @@ class BootTable:
         self.hung: set[int] = set()
         self._engine = engine
         self._options = engine.options
+        self._backend = backend
         self._owner = owner
         self._notifications = notifications
         self._pending: dict[int, PendingBoot] = {}
@@ -101,6 +103,11 @@ class BootTable:
     def syncing(self) -> list[RunnerLink]:
         """Return the links of the booting runners that were admitted and receive files."""
         return [boot.link for boot in self._pending.values() if boot.link is not None and boot.is_syncing]
+
+    def waiting_nodes(self) -> list[Node]:
+        """Return the nodes that wait in a queue of their platform, the oldest boot first."""
+        nodes = [boot.waiting_node for boot in self._pending.values()]
+        return [node for node in nodes if node is not None]
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that a forked child must close."""
@@ -134,6 +141,10 @@ class BootTable:
         """Start the heartbeat, which the runner expects while it gets its files."""
         self._owner.start_heartbeat()
 
+    def boot_waits(self, boot: PendingBoot, progress: str) -> None:
+        """Report how a boot stands that waits in a queue."""
+        self._notifications.boot_waits(boot.id, self._owner.count, progress)
+
     def boot_succeeded(self, boot: PendingBoot, runner: RunnerLink) -> None:
         """Move the runner to the table of runners that are up, and tell the core."""
         self._owner.on_boot_succeeded(runner)
@@ -141,9 +152,11 @@ class BootTable:
         del self._pending[boot.id]
         runner.ping()
         self._failures = 0
-        self._notifications.grow_ended(boot.id, self._owner.count, None, boot.seconds, runner.node.facts)
+        capacity = capacity_of(runner, self._backend, self._notifications.warn)
+        self._notifications.runner_up(boot.id, self._owner.count, boot.seconds, runner.node.facts, capacity)
         self._owner.start_heartbeat()
-        self._engine.handle(events.BootSucceeded(boot.id, runner.slots, self._price_of(runner)))
+        self._engine.handle(events.BootSucceeded(boot.id, runner.slots, self._price_of(runner), capacity))
+        boot.tell_lifetime(runner.node)
 
     def _price_of(self, runner: RunnerLink) -> float | None:
         """Return the runner's own price in US dollars per second; None if that of the pool's other runners holds."""
@@ -171,7 +184,7 @@ class BootTable:
             return
         self._failures += 1
         self.boot_began(boot)
-        self._notifications.grow_ended(boot.id, self._owner.count, error, boot.seconds)
+        self._notifications.boot_failed(boot.id, self._owner.count, error)
         retry_in = delay(self._options.boot_wait, self._failures)
         self._engine.handle(events.BootFailed(boot.id, error, retry_in, boot.hangs))
 

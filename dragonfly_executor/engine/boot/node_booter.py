@@ -71,7 +71,8 @@ class NodeBooter:
         # The backend asks for the node from here on, unless it reports that it waits for its turn.
         request.started()
         node = self._backend.boot(request)
-        request.started()
+        if not node.is_queued:
+            request.started()
         try:
             errors.load()
         except errors.StartError:
@@ -149,13 +150,18 @@ class PendingBootClock:
     Args:
         on_engine: runs a function on the engine thread. The functions run in the order of these requests.
         on_change: gets True there when the clock starts, and False when it stops.
+        on_end: gets there, when the platform's end of the node is known, the seconds until then, and who ends it.
     """
 
     def __init__(
-        self, on_engine: Callable[[Callable[[], object]], object], on_change: Callable[[bool], object]
+        self,
+        on_engine: Callable[[Callable[[], object]], object],
+        on_change: Callable[[bool], object],
+        on_end: Callable[[float, str], object],
     ) -> None:
         self._on_engine = on_engine
         self._on_change = on_change
+        self._on_end = on_end
         self._lock = threading.Lock()
         self._runs = False
 
@@ -166,6 +172,10 @@ class PendingBootClock:
     def queued(self) -> None:
         """See `BootClock`. Does nothing if the clock is stopped."""
         self._set(False)
+
+    def ending(self, seconds: float, ended_by: str) -> None:
+        """See `BootClock`."""
+        self._on_engine(lambda: self._on_end(seconds, ended_by))
 
     def _set(self, runs: bool) -> None:
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.base import Node
+from dragonfly_executor.engine.queue_progress import progress_of
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 POLL_TIME = 5.0
 """Maximum duration of one poll of a node, in seconds."""
+QUEUE_POLL_TIME = 1.0
+"""Maximum duration of one poll of a node in a queue: there may be many, and each says how it stands after a poll."""
 POLLS_AT_ONCE = 16
 
 
@@ -22,6 +25,9 @@ class WatchedBoot(Protocol):
     def awaits_runner(self) -> bool:
         """True until the runner has dialed back, or the boot is over."""
         ...
+
+    def node_waits(self, progress: str) -> None:
+        """Report how a node stands that waits in a queue. The text is the platform's."""
 
     def node_ended(self, error: errors.BootError) -> None:
         """Fail: the node has ended, so its runner will not dial back."""
@@ -46,14 +52,17 @@ class NodeWatcher:
 
     def _poll(self, node: Node, boot: WatchedBoot) -> None:
         """Poll the node, on a worker thread."""
-        error = node.ended(POLL_TIME)
+        error = node.ended(QUEUE_POLL_TIME if node.is_queued else POLL_TIME)
+        progress = progress_of(node)
 
         def polled() -> None:
             """Fail the boot or poll again, on the engine thread."""
             # If the runner has just dialed back, the end of its link reports the end of the node.
             if error is not None and boot.awaits_runner:
                 boot.node_ended(error)
-            else:
-                self.watch(node, boot)
+                return
+            if progress and boot.awaits_runner:
+                boot.node_waits(progress)
+            self.watch(node, boot)
 
         self._loop.call_soon_threadsafe(polled)

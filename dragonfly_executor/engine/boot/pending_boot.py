@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from dragonfly_executor.transport.tls import TlsSocket
 
 INFINITY = float("inf")
+PROGRESS_LOG_INTERVAL = 600.0
+"""Minimum seconds between two reports of how a boot stands that waits in a queue."""
 GIVE_UP = 5.0
 """Seconds that a backend has to return from an aborted boot. After that the pool does not wait for it.
 
@@ -47,6 +49,9 @@ class BootOwner(Protocol):
 
     def sync_began(self) -> None:
         """Start the heartbeat: a runner was admitted, and expects it while it gets its files."""
+
+    def boot_waits(self, boot: PendingBoot, progress: str) -> None:
+        """Report how a boot stands that waits in a queue."""
 
     def boot_succeeded(self, boot: PendingBoot, runner: RunnerLink) -> None:
         """Move the runner to the table of runners that are up."""
@@ -83,6 +88,8 @@ class PendingBoot:
         self._timer: Timer | None = None
         self._asked_at: float | None = None
         """The time of the request for the node. None before that, and while the backend waits for its turn."""
+        self._clock = PendingBootClock(self._loop.call_soon_threadsafe, self._clock_changed, self._end_known)
+        self._progress_due = -INFINITY
         self._job = BootJob(helpers.node_booter, self)
         self._may_begin = False
         """True once the listener is open for the runner, or if the runner need not dial back."""
@@ -116,8 +123,8 @@ class PendingBoot:
         """Open the listener if the runner dials back, then ask the backend for a node."""
         helpers = self._helpers
         parent = Parent.new(helpers.engine.options.name, self.id, helpers.backend.name)
-        clock = PendingBootClock(self._loop.call_soon_threadsafe, self._clock_changed)
-        request = BootRequest(self.id, parent, self._timeout, self._given_up, clock, requires=self._requires)
+        clock, requires = self._clock, self._requires
+        request = BootRequest(self.id, parent, self._timeout, self._given_up, clock, requires=requires)
         self._wait_for_thread()
         if helpers.dial_back is None:
             self.listener_opened(request)
@@ -172,11 +179,11 @@ class PendingBoot:
     def runner_joined(self, connection: TlsSocket) -> None:
         """Use the connection of a runner that has authenticated. Its HELLO is still to come."""
         self._connection = connection
-        if self.link is None:
-            # The runner was faster than its backend, which has not returned the node yet.
-            self._dialed_in.set()
-        else:
-            self._use_connection()
+        # The node runs, even if its backend has yet to see that.
+        self._clock.started()
+        # The runner may be faster than its backend, which has not returned the node then.
+        self._dialed_in.set()
+        self._use_connection()
 
     def _use_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -188,6 +195,18 @@ class PendingBoot:
         """True if there is a node, and its runner has not dialed back."""
         is_pending = not (self._is_over or self._is_releasing)
         return is_pending and self.link is not None and self.link.descriptor() < 0
+
+    @property
+    def waiting_node(self) -> Node | None:
+        """The node, if it waits in a queue of its platform."""
+        return self.link.node if self.awaits_runner and self.link is not None and self._asked_at is None else None
+
+    def node_waits(self, progress: str) -> None:
+        """Report how the node stands in its queue: at once, and then now and then."""
+        now = self._loop.time()
+        if now >= self._progress_due and self.waiting_node is not None:
+            self._progress_due = now + PROGRESS_LOG_INTERVAL
+            self._owner.boot_waits(self, progress)
 
     def node_ended(self, error: errors.BootError) -> None:
         """Fail, because the node has ended before its runner dialed back."""
@@ -310,6 +329,15 @@ class PendingBoot:
         if helpers.dial_back is not None:
             helpers.dial_back.extend(self.id, self._timeout)
         helpers.engine.handle(events.BootStarted(self.id))
+
+    def _end_known(self, seconds: float, ended_by: str) -> None:
+        """Tell the core when the platform ends the node. The runner may be up by now, or gone."""
+        self._helpers.engine.handle(events.RunnerEnding(self.id, self._loop.time() + seconds, ended_by))
+
+    def tell_lifetime(self, node: Node) -> None:
+        """Tell the core how long a node has whose runner is up, if the node knows that."""
+        if node.lifetime is not None:
+            self._end_known(node.lifetime, node.ended_by)
 
     def _start_timeout(self) -> None:
         if not (self.abort_reason or self._is_releasing):

@@ -73,6 +73,7 @@ class SessionSetup:
             output=output,
             log_level=log_level,
             limit_threads=options.limit_threads,
+            divide_gpus=options.divide_gpus,
         )
         runner.welcome(session, self._encode_setup(self._setup_for(runner.node)), slots, log_level)
 

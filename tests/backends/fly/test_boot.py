@@ -25,6 +25,7 @@ from tests.support.fly_simulator.calls import Reply
 from tests.support.fly_simulator.faults import rate_limited
 from tests.support.fly_simulator.simulator import Simulator
 from tests.support.helpers import PATIENCE, Events, Gate, Mailbox, error_of
+from tests.support.payloads import hold
 
 
 def test_a_call_runs_on_a_machine_which_is_gone_afterwards(
@@ -47,6 +48,22 @@ def test_two_runners_are_two_machines(on_fly: Simulator, make: Make, make_backen
         ids = {future.result(PATIENCE) for future in [executor.submit(eval, ask) for _ in range(8)]}
         assert ids == {machine.id for machine in on_fly.world.booted}
         assert len(ids) == 2
+    nothing_is_left(on_fly, backend)
+
+
+def test_a_runner_drains_before_its_machine_reaches_its_max_lifetime(
+    on_fly: Simulator, make: Make, make_backend: MakeBackend, mailbox: Mailbox, gate: Gate
+) -> None:
+    """Its call hears which limit ended it, and the next call has another machine."""
+    backend = make_backend(max_lifetime=15)
+    with make(backend) as executor:
+        lost = executor.submit(hold, mailbox.path, gate.path)
+        mailbox.read()
+        error = error_of(lost)
+        assert isinstance(error, RunnerLostError)
+        assert "the max_lifetime of its machine, 15 s, had passed" in str(error)
+        assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
+        assert len({machine.id for machine in on_fly.world.booted}) == 2
     nothing_is_left(on_fly, backend)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
 
-from dragonfly_executor import BootError, BootRequest, BootTimeoutError, DragonflyExecutor, Parent
+from dragonfly_executor import BootError, BootRequest, BootTimeoutError, DragonflyExecutor, Parent, RunnerLostError
 from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.slurm.backend import SlurmBackend
-from tests.support.helpers import PATIENCE, Gate, Mailbox
+from tests.support.helpers import PATIENCE, Events, Gate, Mailbox
 from tests.support.payloads import hold
 from tests.support.slurm_cluster import SlurmCluster
 
@@ -28,9 +30,19 @@ def request(**more: object) -> BootRequest:
 
 
 def boot_error(backend: SlurmBackend) -> BootError:
-    with pytest.raises(BootError) as caught:
-        backend.boot(request()).stop()
-    return caught.value
+    """The error of a boot, whose job may wait until it fails."""
+    try:
+        node = backend.boot(request())
+    except BootError as error:
+        return error
+    try:
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            if (error := node.ended(5.0)) is not None:
+                return error
+        raise AssertionError("the boot did not fail")
+    finally:
+        node.stop()
 
 
 def test_calls_run_on_several_jobs(make_backend: MakeBackend, mailbox: Mailbox, gate: Gate) -> None:
@@ -57,6 +69,80 @@ def test_a_job_that_waits_is_not_late(make_backend: MakeBackend, cluster: SlurmC
         cluster.run("scancel", blocker)
         assert future.result(PATIENCE)
         assert executor.pool.stats().boots_failed == 0
+
+
+def test_a_job_in_the_queue_says_how_it_stands(make_backend: MakeBackend, cluster: SlurmCluster) -> None:
+    """In `stats`, and as an event, which the log shows too."""
+    told = Events()
+    with DragonflyExecutor(backend=make_backend(options={"begin": "now+1hour"}), max=2, on_event=told) as executor:
+        futures = [executor.submit(os.getpid) for _ in range(2)]
+        text = told.wait("queued")["text"]
+        assert re.fullmatch(
+            r"runner \d waits to start: job \d+ is PENDING \(BeginTime\), expected to start at 20.*", text
+        )
+        cluster.wait_until(lambda: len(executor.pool.stats().progress) == 2, "the progress of both")
+        explain = executor.pool.stats().explain
+        assert re.search(r"2 booting \(2 in a queue: job \d+ is PENDING \(BeginTime\), .* and 1 more\)", explain)
+        wait([future for future in futures if not future.cancel()])
+
+
+def test_a_job_at_its_time_limit_gives_way_to_another_one(
+    make_backend: MakeBackend, cluster: SlurmCluster, mailbox: Mailbox, gate: Gate
+) -> None:
+    """Its runner drains before that. The call that is too long for it hears who has ended it."""
+    with DragonflyExecutor(backend=make_backend(time=1), max=2) as executor:
+        future = executor.submit(hold, mailbox.path, gate.path)
+        mailbox.read()
+        cluster.wait_until(lambda: executor.pool.stats().runners_up == 0, "the drain")
+        assert not future.done()
+        assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
+        error = future.exception(PATIENCE)
+        assert isinstance(error, RunnerLostError)
+        assert "Slurm" in str(error)
+        assert "time limit" in str(error)
+
+
+def test_a_pool_ends_in_time_while_squeue_hangs(
+    make_backend: MakeBackend, cluster: SlurmCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether the job is gone cannot be seen then, and is said."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    told = folder / "told"
+    os.mkfifo(told)
+    (folder / "squeue").write_text(f"#!/bin/sh\necho > {told}\nexec sleep 1000\n")
+    (folder / "squeue").chmod(0o755)
+    env = {**cluster.env, "PATH": f"{folder}:{cluster.env['PATH']}"}
+    executor = DragonflyExecutor(backend=make_backend(command_env=env, options={"begin": "now+1hour"}), max=1)
+    future = executor.submit(os.getpid)
+    told.read_text()
+    began = time.monotonic()
+    assert future.cancel()
+    executor.shutdown()
+    assert time.monotonic() - began < 5
+    assert cluster.jobs() == []
+    assert "may still wait or run" in caplog.text
+
+
+def test_a_job_that_no_call_needs_any_more_is_cancelled(
+    make_backend: MakeBackend, cluster: SlurmCluster, mailbox: Mailbox, gate: Gate
+) -> None:
+    """Its call ran on another runner. The runner that is up, and its call, go on."""
+    blocker = cluster.submit("--cpus-per-task=3", "--wrap=sleep 1000")
+    cluster.wait_until(lambda: cluster.state(blocker) == "RUNNING", "the start of the job that is in the way")
+    with DragonflyExecutor(backend=make_backend(), max=2) as executor:
+        first, second = (executor.submit(hold, mailbox.path, gate.path) for _ in range(2))
+        mailbox.read()
+        cluster.wait_until(lambda: executor.pool.stats().boots_queued == 1, "the runner in the queue")
+        assert len(cluster.jobs()) == 3
+        gate.open()
+        wait([first])
+        mailbox.read()
+        cluster.wait_until(lambda: len(cluster.jobs()) == 2, "the end of the job in the queue")
+        assert executor.pool.stats().boots_failed == 0
+        gate.open()
+        wait([second])
+        cluster.run("scancel", blocker)
 
 
 def test_a_job_waits_no_longer_than_queue_timeout(make_backend: MakeBackend, cluster: SlurmCluster) -> None:
@@ -120,25 +206,12 @@ def test_nothing_that_others_see_holds_the_token(make_backend: MakeBackend, clus
     """Other users see a job's options, and the command lines of all processes."""
     secret = Parent.new("test", 1, "slurm")._replace(address="127.0.0.1:9", token="5ec2e7" * 8)
     backend = make_backend(options={"begin": "now+1hour"})
-    given_up = CancelToken()
-    ended: list[BaseException] = []
-
-    def boot() -> None:
-        try:
-            backend.boot(request(parent=secret, given_up=given_up))
-        except BootError as error:
-            ended.append(error)
-
-    thread = threading.Thread(target=boot)
-    thread.start()
-    cluster.wait_until(cluster.jobs, "the job")
+    node = backend.boot(request(parent=secret))
     shown = cluster.run("scontrol", "show", "job", cluster.jobs()[0]) + cluster.run("squeue", "-o", "%all")
-    given_up.set()
-    thread.join()
+    node.stop()
     assert '"dragonfly_pool":"test"' in shown
     assert secret.encode() not in shown
     assert "5ec2e7" not in shown
-    assert len(ended) == 1
     assert cluster.jobs() == []
 
 

@@ -33,7 +33,7 @@ class TestSlurmBackend(BackendContract):
         return self.cluster.jobs()
 
     def hanging_steps(self) -> Sequence[str]:
-        return ["sbatch", "squeue", "queue", "runner"]
+        return ["sbatch", "queue", "runner"]
 
     def make_hanging_backend(self, step: str) -> tuple[Backend, Callable[[], object]]:
         if step == "queue":

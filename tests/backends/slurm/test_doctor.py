@@ -40,12 +40,13 @@ def test_a_job_that_is_held_is_told_with_its_reason(capsys: pytest.CaptureFixtur
                 "--set",
                 "begin=now+1hour",
                 "--set",
-                "queue_timeout=1",
+                "queue_timeout=4",
             ]
         )
         == 1
     )
-    out = capsys.readouterr().out
+    out, told = capsys.readouterr()
+    assert "runner 1 waits to start: job" in told
     assert "BeginTime" in out
     assert "see why the scheduler keeps the job waiting" in out
     assert cluster.jobs() == []

@@ -5,20 +5,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragonfly_executor.backends.base import CancelToken
+from dragonfly_executor.backends.base import BootRequest, CancelToken, Signal
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.slurm import queue_view
 from dragonfly_executor.backends.slurm.backend import SlurmBackend
 from dragonfly_executor.backends.slurm.commands import SlurmError
 from dragonfly_executor.backends.slurm.job import ENDS, NEVER_STARTS, RUNNING, WAITING, Job, parse
+from dragonfly_executor.backends.slurm.node import SlurmNode
 from dragonfly_executor.backends.slurm.options import check_options, command_line, time_limit
 from dragonfly_executor.backends.slurm.queue_view import QueueView
+from dragonfly_executor.errors import BootTimeoutError
+from dragonfly_executor.protocol.parent import Parent
 from tests.support.helpers import PATIENCE
 
 LINE = "7|PENDING|2026-11-29T16:00:00|2026-11-29T18:00:00||1:00:00|dragonfly-1|dragonfly_executor pool=a|Resources"
@@ -137,10 +141,14 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_view, "LOOK_SHARE", 0)
 
 
+def no_look(_job: Job | None) -> None:
+    """What is seen of a job matters to other tests."""
+
+
 def view_of(commands: Commands, *job_ids: str) -> QueueView:
     view = QueueView(commands)  # type: ignore[arg-type]
     for job_id in job_ids:
-        view.follow(job_id)
+        view.follow(job_id, no_look)
     return view
 
 
@@ -149,7 +157,7 @@ def looking(view: QueueView, job_id: str, found: list[object], given_up: CancelT
 
     def look() -> None:
         try:
-            found.append(view.look(job_id, Deadline(PATIENCE, given_up)))
+            found.append(view.look(job_id, Deadline(PATIENCE, given_up), given_up))
         except (SlurmError, TimeoutError) as error:
             found.append(error)
 
@@ -177,6 +185,86 @@ def test_threads_share_a_look() -> None:
         thread.join()
     assert commands.looks == [["1", "2", "3"]]
     assert {found.job_id for found in found if isinstance(found, Job)} == {"1", "2", "3"}
+
+
+def test_a_job_that_is_submitted_during_a_look_is_not_taken_for_gone() -> None:
+    """That look did not ask for it."""
+    commands = Commands(blocks=True)
+    view = view_of(commands, "1")
+    found: list[object] = []
+    first = looking(view, "1", [])
+    assert commands.began.acquire(timeout=PATIENCE)
+    view.follow("2", no_look)
+    second = looking(view, "2", found)
+    waiters(view, 1)
+    commands.go.set()
+    first.join()
+    second.join()
+    assert found == [job("RUNNING", job_id="2")]
+    assert commands.looks == [["1"], ["1", "2"]]
+
+
+class Started:
+    """A boot clock that notes that the node has started."""
+
+    def __init__(self, started: list[str]) -> None:
+        self._noted = started
+
+    def started(self) -> None:
+        self._noted.append("started")
+
+    def queued(self) -> None:
+        """Do nothing."""
+
+    def ending(self, seconds: float, ended_by: str) -> None:
+        """Do nothing."""
+
+
+def node_of(commands: Commands, started: list[str], dialed_in: Signal | None = None, **options: Any) -> SlurmNode:
+    request = BootRequest(1, Parent.new("test", 1, "slurm"), 1.0, None, Started(started), dialed_in)
+    return SlurmNode(
+        "7", "dragonfly-7", commands, QueueView(commands), Path("/nowhere/7.log"), lambda: None, str,  # type: ignore[arg-type]
+        shares_disk=True, request=request, **options,
+    )  # fmt: skip
+
+
+def test_a_node_says_once_that_its_job_has_started() -> None:
+    commands, started = Commands(), list[str]()
+    node = node_of(commands, started)
+    assert node.is_queued
+    assert node.progress() == "job 7 was submitted"
+    node._seen(job("PENDING", "Resources"))
+    assert (node.is_queued, node.progress(), started) == (True, "job 7 is PENDING (Resources)", [])
+    node._seen(job("RUNNING"))
+    node._seen(job("RUNNING"))
+    assert (node.is_queued, started) == (False, ["started"])
+
+
+def test_a_node_whose_runner_has_dialed_back_has_started() -> None:
+    """No look has shown that yet."""
+    started, dialed_in = list[str](), Signal()
+    node = node_of(Commands(), started, dialed_in)
+    dialed_in.set()
+    assert (node.is_queued, started) == (False, ["started"])
+
+
+def test_each_look_tells_all_nodes() -> None:
+    """So one thread's look is enough for hundreds of jobs."""
+    commands = Commands()
+    view = QueueView(commands)  # type: ignore[arg-type]
+    seen: dict[str, Job | None] = {}
+    view.follow("1", lambda job: seen.update({"1": job}))
+    view.follow("2", lambda job: seen.update({"2": job}))
+    view.look("1", Deadline(PATIENCE))
+    assert seen == {"1": job("RUNNING", job_id="1"), "2": job("RUNNING", job_id="2")}
+
+
+def test_a_job_that_has_waited_for_too_long_fails_its_boot() -> None:
+    commands = Commands()
+    commands.fails = True
+    error = node_of(commands, [], queue_timeout=0.0).ended(1.0)
+    assert isinstance(error, BootTimeoutError)
+    assert str(error.args[0]) == "job 7 was submitted, and did not start within 0 s (queue_timeout)"
 
 
 def test_a_boot_that_is_cancelled_does_not_wait_for_anothers_look() -> None:
@@ -221,3 +309,30 @@ def test_a_job_that_is_left_is_not_asked_for() -> None:
     assert commands.looks == [["2"]]
     with pytest.raises(TimeoutError):
         view.look("2", Deadline(0.0))
+
+
+# -- the time limit ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("5", 5), ("1:00", 60), ("2:03:04", 7384), ("1-00:00:01", 86401), ("0:00", 0),
+        ("UNLIMITED", None), ("INVALID", None), ("NOT_SET", None), ("", None), ("-1:00", 60), ("1:2:3:4", None),
+    ],
+)  # fmt: skip
+def test_what_is_left_of_the_time_limit(text: str, seconds: float | None) -> None:
+    assert job("RUNNING")._replace(time_left=text).seconds_left == seconds
+    assert job("PENDING")._replace(time_left=text).seconds_left is None
+
+
+def test_a_node_tells_its_end_once_and_again_if_the_limit_changes() -> None:
+    told: list[float] = []
+    node = node_of(Commands(), [])
+    node._request.clock.ending = lambda seconds, ended_by: told.append(seconds)  # type: ignore[union-attr, method-assign]
+    running = job("RUNNING")
+    node._seen(running._replace(time_left="10:00"))
+    node._seen(running._replace(time_left="9:59"))
+    node._seen(running._replace(time_left="UNLIMITED"))
+    node._seen(running._replace(time_left="1:00:00"))
+    assert told == [595, 3595]

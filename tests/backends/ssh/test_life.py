@@ -33,6 +33,23 @@ QUICK: dict[str, Any] = {"heartbeat": 0.1, "dead_after": 0.6, "lease": 1.0}
 """Where a network has to be given up on, in the hundredth part of the time."""
 
 
+# -- an end that is known ----------------------------------------------------------------------------------------------
+
+
+def test_a_runner_goes_after_its_max_lifetime_and_another_one_comes(
+    host: Host, make_backend: MakeBackend, make: Make, mailbox: Mailbox, gate: Gate
+) -> None:
+    """It drains first: the second call does not go there."""
+    executor = make(make_backend(host, max_lifetime=4, runners_per_host=2), max_concurrency=1)
+    lost = executor.submit(hold(mailbox.path, gate.path))
+    mailbox.read()
+    error = error_of(lost)
+    assert isinstance(error, RunnerLostError)
+    assert "its max_lifetime of 4 s had passed" in str(error)
+    assert executor.submit(pow, 2, 10).result(PATIENCE) == 1024
+    assert executor.pool.stats().boots_attempted == 2
+
+
 # -- the stream --------------------------------------------------------------------------------------------------------
 
 

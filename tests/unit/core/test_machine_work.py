@@ -62,6 +62,17 @@ def booting_machine(runners: int, queued: int, **limits: Any) -> Machine:
     return machine
 
 
+def queueing_machine(runners: int, queued: int) -> Machine:
+    """The boots wait in a queue, and all calls but two are cancelled."""
+    machine = booting_machine(runners, queued)
+    for runner_id in range(2, runners + 2):
+        machine.handle(events.BootQueued(runner_id), 0.0)
+    machine.handle(events.CancelRequested(range(3, runners + queued + 3)), 0.0)
+    assert machine.pool.runner_table.default.needless_since == 0.0
+    machine.deadline()
+    return machine
+
+
 def budgeted_machine(runners: int, queued: int) -> Machine:
     return booting_machine(runners, queued, caps=UsageCaps(machine_seconds=1e9, cost=1e9, price=0.1))
 
@@ -125,6 +136,8 @@ EVENTS: dict[str, tuple[Callable[[int, int], Machine], events.Event]] = {
     "round trip": (busy_machine, events.RoundTrip(1, 0.1)),
     "lost runner": (busy_machine, events.RunnerLost(1, OSError())),
     "runner leaves": (busy_machine, events.RunnerLeaving(1)),
+    "a runner's end is told": (busy_machine, events.RunnerEnding(1, 1000.0, "it ended")),
+    "a runner drains": (busy_machine, events.RunnerEnding(1, 1.0, "it ended")),
     "runner is gone": (busy_machine, events.RunnerGone(1)),
     "stale": (busy_machine, events.CallGone(77, 1, 1)),
     "node asked for": (booting_machine, events.BootStarted(2)),
@@ -133,6 +146,8 @@ EVENTS: dict[str, tuple[Callable[[int, int], Machine], events.Event]] = {
     "runner up": (booting_machine, events.BootSucceeded(2, 2)),
     "runner up at a price": (booting_machine, events.BootSucceeded(2, 2, 0.25)),
     "boot is aborted": (booting_machine, events.RunnerLeaving(3)),
+    "boot goes on": (queueing_machine, events.BootStarted(2)),
+    "submit while boots wait": (queueing_machine, ONE_MORE),
     "boot waits, with a budget": (budgeted_machine, events.BootQueued(2)),
     "runner up, with a budget": (budgeted_machine, events.BootSucceeded(2, 2, 0.25)),
     "boot fails, with a budget": (budgeted_machine, events.BootFailed(2, OSError(), 1.0)),

@@ -182,9 +182,10 @@ KINDS = [
     "PARENT_PROOF",
     "VERSIONS",
     "LOG_LEVEL",
+    "DRAIN",
 ]
 FLAGS = ["ERROR", "RETRYABLE", "MORE", "OPTIONS", "LARGE", "STDERR", "LOG", "END"]
-TABLE_OF_VERSION = 3
+TABLE_OF_VERSION = 4
 
 
 def test_the_version_of_the_protocol_is_that_of_its_table() -> None:

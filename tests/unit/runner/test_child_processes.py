@@ -223,8 +223,8 @@ def test_a_slot_is_forked_with_the_setup_and_the_parent_is_told(agent: Agent) ->
 
 def test_a_slot_sets_the_variables_of_its_number(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, Parent("media", 1, "local", 1, "host").encode())
-    agent.children.cpus = 2.0
-    agent.children.configure({"slots": 2, "setup_timeout": 3.0, "limit_threads": True})
+    monkeypatch.setattr(agent.children, "machine", SimpleNamespace(cpus=2.0, seen_cpus=2, gpus={}))
+    agent.children.configure({"slots": 2, "setup_timeout": 3.0, "limit_threads": True, "divide_gpus": True})
     assert agent.children.setup_timeout == 3.0
     variables = agent.fork(5).environment
     assert Parent.decode(variables[VARIABLE]).slot == 5

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from dragonfly_executor.protocol.parent import VARIABLE, Parent
@@ -15,11 +18,24 @@ from dragonfly_executor.runner.slot_environment import (
 )
 
 
+def made(
+    environment: dict[str, str],
+    slots: int,
+    cpus: float = 1.0,
+    seen: int = 1,
+    *,
+    limits: bool = True,
+    gpus: dict[str, list[str]] | None = None,
+    divides: bool = True,
+) -> SlotEnvironment:
+    machine: Any = SimpleNamespace(cpus=cpus, seen_cpus=seen, gpus=gpus or {})
+    return SlotEnvironment(environment, machine, slots, limits_threads=limits, divides_gpus=divides)
+
+
 def variables(
     environment: dict[str, str] | None = None, *, slots: int, cpus: float, seen: int = 16, limits: bool = True
 ) -> dict[str, str]:
-    made = SlotEnvironment(environment or {}, slots=slots, cpus=cpus, seen_cpus=seen, limits_threads=limits)
-    return made.of(0)
+    return made(environment or {}, slots, cpus, seen, limits=limits).of(0)
 
 
 @pytest.mark.parametrize(
@@ -43,19 +59,19 @@ def test_a_pool_that_limits_no_threads_sets_nothing() -> None:
 @pytest.mark.parametrize("name", [name for name in THREAD_VARIABLES if name != OPENMP])
 @pytest.mark.parametrize("value", ["7", "4", ""])
 def test_a_variable_that_the_user_has_set_stays(name: str, value: str) -> None:
-    made = variables({name: value}, slots=4, cpus=16.0)
-    assert set(made) == {*THREAD_VARIABLES, MARK} - {name}
+    found = variables({name: value}, slots=4, cpus=16.0)
+    assert set(found) == {*THREAD_VARIABLES, MARK} - {name}
 
 
 def test_what_the_user_has_set_for_openmp_holds_for_the_libraries_that_follow_it() -> None:
-    made = variables({OPENMP: "7"}, slots=4, cpus=16.0)
-    assert set(made) == {*THREAD_VARIABLES, MARK} - {OPENMP, *FOLLOW_OPENMP}
+    found = variables({OPENMP: "7"}, slots=4, cpus=16.0)
+    assert set(found) == {*THREAD_VARIABLES, MARK} - {OPENMP, *FOLLOW_OPENMP}
 
 
 def test_a_library_gets_no_more_threads_than_it_takes() -> None:
-    made = variables(slots=2, cpus=256.0, seen=256)
-    assert {name: made[name] for name in MOST} == {"NUMEXPR_NUM_THREADS": "64"}
-    assert made[OPENMP] == "128"
+    found = variables(slots=2, cpus=256.0, seen=256)
+    assert {name: found[name] for name in MOST} == {"NUMEXPR_NUM_THREADS": "64"}
+    assert found[OPENMP] == "128"
 
 
 @pytest.mark.parametrize("cpus", [16.0, 256.0])
@@ -76,9 +92,18 @@ def test_a_mark_that_is_no_number_says_nothing(mark: str) -> None:
     assert variables({MARK: mark}, slots=4, cpus=16.0)[OPENMP] == "4"
 
 
+def test_each_slot_sees_its_gpus_alone() -> None:
+    gpus = {"CUDA_VISIBLE_DEVICES": ["3", "GPU-a", "5"]}
+    environment = made({}, 3, gpus=gpus)
+    assert [environment.of(number) for number in range(3)] == [
+        {"CUDA_VISIBLE_DEVICES": device} for device in gpus["CUDA_VISIBLE_DEVICES"]
+    ]
+    assert made({}, 3, gpus=gpus, divides=False).of(0) == {}
+
+
 def test_each_slot_has_its_number() -> None:
     parent = Parent("media", 7, "local", 1, "host")
-    made = SlotEnvironment({VARIABLE: parent.encode()}, slots=1, cpus=1.0, seen_cpus=1, limits_threads=True)
-    assert [Parent.decode(made.of(number)[VARIABLE]) for number in (0, 5)] == [
+    environment = made({VARIABLE: parent.encode()}, 1)
+    assert [Parent.decode(environment.of(number)[VARIABLE]) for number in (0, 5)] == [
         parent._replace(slot=number) for number in (0, 5)
     ]

@@ -1,0 +1,50 @@
+"""Boots that wait in a queue of the backend, such as that of a batch scheduler, and that no call needs any more.
+
+A boot in a queue costs nothing until its node starts, so a short wait for the next call costs nothing either. Without
+it, calls that come one by one would put a boot into the queue and take it out again, each time.
+"""
+
+from __future__ import annotations
+
+from dragonfly_executor.core.runner_group import RunnerGroup
+from dragonfly_executor.core.scaling import boots_for
+from dragonfly_executor.core.state import PoolState
+
+
+def abort_needless(pool: PoolState, now: float) -> None:
+    """Abort the latest boots in a queue that no call has needed for `PoolLimits.queued_idle_after`.
+
+    Boots that have started count first for the calls that wait. They are not aborted: their nodes exist.
+    """
+    for group in pool.runner_table.groups.values():
+        count = needless(pool, group) if group.queued else 0
+        if count <= 0:
+            group.needless_since = None
+            continue
+        if group.needless_since is None:
+            group.needless_since, group.needless = now, count
+        # Calls may have needed some of these boots in between.
+        group.needless = min(group.needless, count)
+        if now >= group.needless_since + pool.limits.queued_idle_after:
+            pool.abort_boots(group.queued, group.needless, "no call needs it any more")
+            group.needless = needless(pool, group) if group.queued else 0
+            group.needless_since = now if group.needless > 0 else None
+
+
+def needless(pool: PoolState, group: RunnerGroup) -> int:
+    """Return how many of a kind's boots in a queue neither calls nor `min` need; not positive if all are needed."""
+    queue = pool.call_table.queue_of(group.kind)
+    # A call that waits for its retry needs a runner soon, and a new boot would wait at the end of the queue.
+    calls = queue.queued + queue.delayed + group.ahead
+    needed = max(boots_for(calls, pool.slots_hint(group)), pool.keep_of(group) - group.up + len(group.yielding))
+    return min(len(group.queued), len(group.booting) - needed)
+
+
+def needless_until(pool: PoolState) -> float | None:
+    """Return when the next needless boot is aborted, in monotonic seconds; None = never."""
+    first: float | None = None
+    for group in pool.runner_table.groups.values():
+        since = group.needless_since
+        if since is not None and (first is None or since + pool.limits.queued_idle_after < first):
+            first = since + pool.limits.queued_idle_after
+    return first

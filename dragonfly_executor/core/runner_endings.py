@@ -1,0 +1,85 @@
+"""Runners whose platform ends them at a known time, such as a batch job at its time limit.
+
+1. A call that may run for longer than its runner has left is not sent there, unless no new runner would have the time.
+   A call without `run_timeout` is sent until the drain begins.
+2. The drain begins `PoolLimits.drain_before` before the end, or at half of the runner's lifetime if that is later. The
+   runner takes no more calls, gives back those that it has not started, and stops when the others have ended.
+3. At the end, its calls fail with an error that says who has ended it, or are tried again if they may be.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+from dragonfly_executor.core import call_errors
+from dragonfly_executor.core.actions import Drain, Stop
+from dragonfly_executor.core.calls import Call
+from dragonfly_executor.core.runner import Runner, RunnerState
+from dragonfly_executor.core.state import PoolState
+
+
+def note_end(pool: PoolState, runner: Runner, ends_at: float, ended_by: str, now: float) -> None:
+    """Note when a runner ends, and who ends it."""
+    runner.ended_by = ended_by
+    if pool.runner_table.held is runner:
+        pool.runner_table.release()
+    if runner.state is RunnerState.UP:
+        if runner.ends_at is None or not runner.lifetime:
+            runner.lifetime = ends_at - now
+        runner.drains_at = ends_at - min(pool.limits.drain_before, runner.lifetime / 2)
+        heappush(pool.runner_table.endings, (runner.drains_at, runner.id))
+    runner.ends_at = ends_at
+    note_left(pool, runner)
+
+
+def note_left(pool: PoolState, runner: Runner) -> None:
+    """Note that a runner takes no more calls: if its end is known, that comes next."""
+    if runner.state is RunnerState.LEAVING and runner.ends_at is not None:
+        heappush(pool.runner_table.endings, (runner.ends_at, runner.id))
+
+
+def next_time(runner: Runner | None) -> float | None:
+    """Return when the runner begins to drain, or ends, in monotonic seconds; None = never."""
+    if runner is None or runner.ends_at is None:
+        return None
+    if runner.state is RunnerState.UP:
+        return runner.drains_at
+    return runner.ends_at if runner.state is RunnerState.LEAVING else None
+
+
+def next_ending(pool: PoolState) -> float | None:
+    """Return when the next runner begins to drain, or ends, in monotonic seconds; None = never."""
+    endings, runners = pool.runner_table.endings, pool.runner_table.runners
+    while endings and next_time(runners.get(endings[0][1])) != endings[0][0]:
+        heappop(endings)
+    return endings[0][0] if endings else None
+
+
+def end_due(pool: PoolState, now: float) -> None:
+    """Have runners drain whose time has come, and stop those whose end has come."""
+    runners = pool.runner_table
+    while (when := next_ending(pool)) is not None and when <= now:
+        runner = runners.runners[heappop(runners.endings)[1]]
+        if runner.state is RunnerState.UP:
+            begin_drain(pool, runner, now)
+        else:
+            pool.lose(runner, call_errors.ended(runner), now, now)
+            pool.actions.append(Stop(runner.id, 0.0, "its time is over"))
+
+
+def begin_drain(pool: PoolState, runner: Runner, now: float) -> None:
+    """Have a runner that is up take no more calls, and stop once its calls have ended."""
+    if not runner.in_flight:
+        pool.stop(runner, "its time is nearly over")
+        return
+    pool.runner_table.leave(runner)
+    note_left(pool, runner)
+    pool.actions.append(Drain(runner.id, max(0.0, (runner.ends_at or now) - now)))
+
+
+def fits(runner: Runner, call: Call, now: float) -> bool:
+    """Return whether the call's `run_timeout` ends before the runner does, or no new runner would have the time."""
+    seconds = call.limits.run_timeout
+    if seconds is None or runner.ends_at is None:
+        return True
+    return seconds <= runner.ends_at - now or seconds > runner.lifetime

@@ -1,0 +1,107 @@
+"""Finds the GPUs that a runner may use, and divides them. It asks no library, because that takes long."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from dragonfly_executor.runner.cgroups import read
+from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final, TypeAlias
+
+    Gpus: TypeAlias = dict[str, list[str]]
+    """The names of GPUs, by the variable that says which of them a program sees."""
+
+CUDA: Final = "CUDA_VISIBLE_DEVICES"
+HIP: Final = "HIP_VISIBLE_DEVICES"
+ROCR: Final = "ROCR_VISIBLE_DEVICES"
+"""The variable of a layer below `HIP`. `HIP` counts only the GPUs that this layer shows, so a slot never sets both."""
+NAMES: Final = ("GPU-", "MIG-")
+KFD_NODES: Final = "sys/class/kfd/kfd/topology/nodes"
+
+
+def find_gpus(environment: Mapping[str, str], root: str = "/") -> Gpus:
+    """Return the GPUs that this process may use: those that its variables name, otherwise those of the machine."""
+    named = [name for name in (CUDA, HIP) if name in environment] or [name for name in (ROCR,) if name in environment]
+    if named:
+        return {name: visible(environment[name]) for name in named}
+    for variable, count in ((CUDA, _count_nvidia(root)), (ROCR, _count_amd(root))):
+        if count:
+            return {variable: [str(index) for index in range(count)]}
+    return {}
+
+
+def count_gpus(gpus: Gpus) -> int:
+    """Return the number of GPUs."""
+    return len(next(iter(gpus.values()), ()))
+
+
+def share_of(gpus: Gpus, number: int, slots: int) -> dict[str, str]:
+    """Return the variables by which a slot sees its share.
+
+    If there are no more slots than GPUs, each slot has GPUs of its own. Otherwise slots whose numbers differ by a
+    multiple of the number of GPUs have the same GPU.
+
+    Args:
+        gpus: those of the runner.
+        number: the slot's number.
+        slots: the number of slots. One slot has all GPUs, and needs no variable.
+    """
+    if slots == 1:
+        return {}
+    return {name: ",".join(_share(devices, number % slots, slots)) for name, devices in gpus.items() if devices}
+
+
+def _share(devices: Sequence[str], place: int, slots: int) -> Sequence[str]:
+    count = len(devices)
+    if count < slots:
+        return [devices[place % count]]
+    # Neighbours stay together, because they may have a faster connection.
+    return devices[place * count // slots : (place + 1) * count // slots]
+
+
+def visible(text: str) -> list[str]:
+    """Return the GPUs that a variable names: numbers, UUIDs, names of MIG devices.
+
+    CUDA ignores all names from the first invalid one on.
+    """
+    found: list[str] = []
+    for name in text.split(","):
+        device = name.strip()
+        if not (device.isdecimal() or device.startswith(NAMES)):
+            break
+        found.append(device)
+    return found
+
+
+def _count_nvidia(root: str) -> int:
+    """Return the number of NVIDIA devices.
+
+    Not from ``/proc/driver/nvidia``: a container sees all GPUs of the machine there, also those that it may not use.
+    """
+    folder = os.path.join(root, "dev")
+    if not os.path.exists(os.path.join(folder, "nvidiactl")):
+        return 0  # spares reading the folder
+    names = (entry.removeprefix("nvidia") for entry in _entries(folder) if entry.startswith("nvidia"))
+    return sum(name.isdecimal() for name in names)
+
+
+def _count_amd(root: str) -> int:
+    """Return the number of GPUs that ROCm may use.
+
+    A node that is a CPU has the number 0. The number of a GPU that this process may not use cannot be read.
+    """
+    if not os.path.exists(os.path.join(root, "dev/kfd")):
+        return 0
+    folder = os.path.join(root, KFD_NODES)
+    numbers = (read(os.path.join(folder, node), "gpu_id").strip() for node in _entries(folder))
+    return sum(number.isdecimal() and int(number) > 0 for number in numbers)
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
