@@ -104,6 +104,10 @@ class RunnerTable:
             self._memberships[runner_id] = [each for each in self._memberships[runner_id] if each[0] is not placement]
         self.release(kind)
 
+    def placements_of(self, runner: Runner) -> list[CallPlacement]:
+        """Return the placements of which a runner that is up is a member."""
+        return [placement for placement, _ in self._memberships[runner.id]]
+
     def _join(self, runner: Runner, placement: CallPlacement) -> bool:
         """Add a runner that is up to the members of a placement, and return whether its calls fit there."""
         rank = placement.add(runner)

@@ -279,5 +279,8 @@ def spare_runner(pool: PoolState, group: RunnerGroup) -> Runner | None:
         # A runner that retires is about to be stopped.
         if not runner.retiring:
             # Calls that wait on other runners for a slot may come back, and then need the slots of this runner.
-            return None if group.in_flight > group.slots - runner.slots else runner
+            is_needed = group.load > group.slots - runner.slots or any(
+                pool.call_table.queue_of(placement.kind).queued for placement in pool.runner_table.placements_of(runner)
+            )
+            return None if is_needed else runner
     return None

@@ -155,10 +155,10 @@ class PoolState:
         Returns:
             None if the runner is not stopped for being idle in the current state.
         """
-        if group.in_flight > group.slots - runner.slots:
+        if group.load > group.slots - runner.slots:
             # Calls wait on other runners for a slot. If they come back, they need the slots of this runner.
             return None
-        if self.call_table.total.queued and group.staying == 1 and self.call_table.queue_of(group.kind).queued:
+        if self.call_table.total.queued and self._is_last_for_waiting(runner):
             # Its calls wait for their turn within `max_workers`.
             return None
         within_min = group.kind == DEFAULT_KIND and group.up - len(group.idle_check_pending) <= self.floor
@@ -166,6 +166,15 @@ class PoolState:
             return runner.idle_since + group.thrifty.idle_after(group.up)
         after = self.limits.min_idle_after if within_min else self.limits.idle_after
         return None if after is None else runner.idle_since + after
+
+    def _is_last_for_waiting(self, runner: Runner) -> bool:
+        """Return whether calls wait that fit on this runner, and on no other that stays or boots for them."""
+        for placement in self.runner_table.placements_of(runner):
+            if self.call_table.queue_of(placement.kind).queued:
+                booting = len(self.runner_table.groups[placement.kind].booting)
+                if len(placement.members) - placement.yielding + booting == 1:
+                    return True
+        return False
 
     def add_kind(self, kind: str, requirements: Requirements | None) -> None:
         """Add a kind of calls; see `RunnerTable.add_kind`. If there are many kinds, drop those that are not in use."""

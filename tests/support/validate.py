@@ -420,8 +420,12 @@ def check_room_is_made(pool: PoolState, now: float) -> None:
         if not others or queues[kind].queued:
             continue
         kept = group.up + len(group.booting) - len(group.yielding)
-        ahead = group.in_flight > group.slots - max((runner.slots for runner in group.idle.values()), default=0)
-        assert not group.idle or ahead or kept <= pool.keep_of(group), f"calls wait, and a runner of {group} is idle"
+        ahead = group.load > group.slots - max((runner.slots for runner in group.idle.values()), default=0)
+        placements_of = pool.runner_table.placements_of
+        # An idle runner on which waiting calls fit is kept: `max_workers` has them wait.
+        needed = [any(queues[each.kind].queued for each in placements_of(runner)) for runner in group.idle.values()]
+        is_idle = not all(needed)
+        assert not is_idle or ahead or kept <= pool.keep_of(group), f"calls wait, and a runner of {group} is idle"
         starving = [each for each in others if not pool.is_served(each)]
         giving = sum(len(each.yielding) for each in groups.values()) + len(going)
         assert not starving or not group.up or giving, f"calls of a kind without a runner wait, and {group} gives none"

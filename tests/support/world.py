@@ -608,7 +608,10 @@ class World:
         assert not self.all_is_spent, "a boot after a cap was reached"
         kind = action.kind
         booting = any(node.kind == kind and not node.up and not node.stopped for node in self.nodes.values())
-        assert kind not in self.final or not booting, "a boot that cannot end better than the last one"
+        serves = any(
+            node.up and not node.stopped and not node.leaving and self.fits(kind, node) for node in self.nodes.values()
+        )
+        assert kind not in self.final or not booting or serves, "a boot that cannot end better than the last one"
         self.final.pop(kind, None)
         self.nodes[action.runner_id] = TrackedRunner(price=self.limits.caps.price, kind=kind)
         boots = sum(node.boots for node in self.nodes.values()) + len(self.hung)
