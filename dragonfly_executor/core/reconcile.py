@@ -52,10 +52,10 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
     if not is_late and (several_kinds or may_grow(pool)) and grow(pool, now):
         fit(pool)
         assign(pool, now)
-    if runners.queued:
-        abort_needless(pool, now)
     if runners.idle or runners.retired or pool.mode is not None:
         shrink(pool, now, is_late=is_late)
+    if runners.queued:
+        abort_needless(pool, now)
     if is_late or pool.settle_queue.entries or total.delayed:
         pool.is_behind = is_late or len(pool.settle_queue.entries) > 0 or calls.is_due(now)
     else:
