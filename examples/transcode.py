@@ -3,6 +3,7 @@
     python examples/transcode.py [VIDEO] [--runners 1] [--slots 2] [--segments 4] [--output FILE]
     python examples/transcode.py [VIDEO] --backend ssh --hosts gpu1,user@10.0.0.7:2222 [--install-ffmpeg]
     python examples/transcode.py [VIDEO] --backend slurm --runners 4 [--sbatch partition=short time=10]
+    python examples/transcode.py [VIDEO] --backend kubernetes --runners 4 --pod image=registry.example/app:1
     python examples/transcode.py [VIDEO] --backend ec2 --runners 4 --ec2 image=ami-... [instance_types=c7i.large]
     python examples/transcode.py [VIDEO] --backend fly --runners 4 [--install-ffmpeg]    (on Fly: docs/fly.md)
 
@@ -34,7 +35,7 @@ from dragonfly_executor import DragonflyExecutor, LocalBackend, Parent
 
 HEIGHT = 480
 DEFAULT_VIDEO = Path(__file__).parent / "media" / "bigbuckbunny.mp4"
-BACKENDS = ("local", "ssh", "slurm", "ec2", "fly")
+BACKENDS = ("local", "ssh", "slurm", "kubernetes", "ec2", "fly")
 # One thread for each ffmpeg: calls run in parallel, not threads of ffmpeg.
 ENCODE = ["-c:v", "libx264", "-preset", "medium", "-crf", "23", "-threads", "1", "-filter_threads", "1"]
 # Containers that can be read from a pipe and written to one. Pieces are NUT, which holds any codec with its timestamps
@@ -198,6 +199,14 @@ def open_executor(options: argparse.Namespace) -> DragonflyExecutor:
             except (TypeError, ValueError) as error:
                 raise Unusable(f"--sbatch: {error}") from None
             return DragonflyExecutor(backend=jobs, max=options.runners, max_concurrency=options.slots)
+        case "kubernetes":
+            from dragonfly_executor import KubernetesBackend
+
+            try:
+                pods = KubernetesBackend.from_text(**{"cpu": str(options.slots), **options.pod})
+            except (TypeError, ValueError) as error:
+                raise Unusable(f"--pod: {error}") from None
+            return DragonflyExecutor(backend=pods, max=options.runners, max_concurrency=options.slots)
         case "ec2":
             from dragonfly_executor import EC2Backend
 
@@ -273,9 +282,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--sbatch", nargs="+", default=[], metavar="NAME=VALUE", help="for --backend slurm: options of the jobs"
     )
     parser.add_argument(
+        "--pod", nargs="+", default=[], metavar="NAME=VALUE", help="for --backend kubernetes: settings of the Pods"
+    )
+    parser.add_argument(
         "--ec2", nargs="+", default=[], metavar="NAME=VALUE", help="for --backend ec2: arguments of EC2Backend"
     )
-    parser.add_argument("--install-ffmpeg", action="store_true", help="not for slurm: have pip install one there")
+    parser.add_argument(
+        "--install-ffmpeg", action="store_true", help="not for slurm and kubernetes: have pip install one there"
+    )
     parser.add_argument("--runners", type=_at_least_one, help="runners at most (default: 1, or one for each host)")
     parser.add_argument(
         "--slots", type=_at_least_one, default=os.cpu_count() or 1, help="calls at once on a runner (default: CPUs)"
@@ -289,6 +303,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--backend ssh goes with --hosts")
     options.sbatch = _settings("--sbatch", options.sbatch, parser)
     options.ec2 = _settings("--ec2", options.ec2, parser)
+    options.pod = _settings("--pod", options.pod, parser)
     options.runners = options.runners or len(options.hosts) or 1
     options.segments = options.segments or 2 * options.slots * options.runners
     options.output = (options.output or Path(f"{options.video.stem}.{HEIGHT}p.mp4")).resolve()

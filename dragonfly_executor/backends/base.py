@@ -14,6 +14,7 @@ from dragonfly_executor.util.lazy_typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dragonfly_executor.backends.backend_check import BackendCheck
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
     from dragonfly_executor.core.capacity import Capacity, Requirements
     from dragonfly_executor.errors import BootError
@@ -246,6 +247,14 @@ class Node:
         """Return the last output of the node, for the error of a failed boot; "" if it is unknown."""
         return ""
 
+    def explain_loss(self) -> str:
+        """Return why the platform has ended the node of a runner that was lost, as a sentence; "" if it does not say.
+
+        Errors of lost calls quote it. The pool calls this once, before `stop`, and only if a subclass overrides it.
+        Blocks for some seconds at most, on a thread made for that. Never raises.
+        """
+        return ""
+
 
 class Backend:
     """Boots nodes. Subclasses implement `boot` and may override the other defaults.
@@ -331,6 +340,13 @@ class Backend:
             BootError: the boot failed and there is no node.
         """
         raise NotImplementedError
+
+    def checks(self) -> Iterable[BackendCheck]:
+        """Return the results of checks that need no runner, for ``dragonfly doctor``. Blocks. Never raises.
+
+        If one fails, the doctor boots no runner. A generator makes each check when its result is asked for.
+        """
+        return ()
 
     # -- nodes whose pool is gone: the defaults are for backends whose nodes always end with their pool ----------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor import errors
+from dragonfly_executor.backends.base import Node
 from dragonfly_executor.core import events
 from dragonfly_executor.engine.boot.boot_table import BootTable
 from dragonfly_executor.engine.boot.node_release import NodeReleaser
@@ -34,6 +35,8 @@ MAX_UNFRAMED_SILENCES = 4
 
 Otherwise a corrupt length would swallow all later bytes without end, heartbeats too.
 """
+EXPLAIN_TIMEOUT = 10.0
+"""Seconds for a node to say why its runner was lost."""
 STOP_SLACK = 4.0
 """Seconds beyond its grace after which a runner that does not stop is cut off. Its slots may use 2 s of that."""
 
@@ -144,14 +147,38 @@ class RunnerLinks:
             self.boots.link_broke(runner, error)
         elif runner.id in self._up:
             runner.close()
-            text = f"{runner.name} (process {runner.pid}) was lost: {error}"
-            if runner.is_leaving:
-                text += f". {runner.node.stopper} had stopped it"
-            lost = errors.RunnerLostError(text, runner_id=runner.id)
-            lost.__cause__ = error
-            self._lose(runner, lost)
+            if type(runner.node).explain_loss is Node.explain_loss:
+                self._lose(runner, _loss(runner, error))
+            else:
+                self._ask_why(runner, error)
         elif runner.id in self._stopping:
             self._leave(runner.id)
+
+    def _ask_why(self, runner: RunnerLink, error: Exception) -> None:
+        """Report a lost runner to the core when its node has said why, or does not say it in time."""
+        going_on = [True]
+
+        def tell(why: str) -> None:
+            """Report the loss once, and release the node."""
+            limit.cancel()
+            if not going_on:
+                return
+            going_on.clear()
+            self._engine.handle(events.RunnerLost(runner.id, _loss(runner, error, why), runner.never_left, None))
+            self._releaser.release(runner, lambda: self._gone(runner.id))
+
+        def ask() -> None:
+            """Ask the node, on a worker thread."""
+            why = ""
+            try:
+                why = runner.node.explain_loss()
+            finally:
+                self._loop.call_soon_threadsafe(lambda: tell(why))
+
+        self._stopping[runner.id] = (self._up.pop(runner.id), None)
+        self._engine.handle(events.RunnerLeaving(runner.id))
+        limit = self._loop.call_later(EXPLAIN_TIMEOUT, lambda: tell(""))
+        self._workers.run(ask)
 
     def _lose(self, runner: RunnerLink, lost: errors.RunnerLostError) -> None:
         """Report a lost runner to the core, as soon as it is known which of its calls had begun."""
@@ -268,3 +295,15 @@ class RunnerLinks:
         for runner in (*self._up.values(), *(entry[0] for entry in self._stopping.values()), *self.boots.links()):
             self._releaser.abandon(runner)
         self.boots.close()
+
+
+def _loss(runner: RunnerLink, error: Exception, why: str = "") -> errors.RunnerLostError:
+    """Return the error of the calls of a lost runner."""
+    text = f"{runner.name} (process {runner.pid}) was lost: {error}"
+    if why:
+        text += f". {why}"
+    elif runner.is_leaving:
+        text += f". {runner.node.stopper} had stopped it"
+    lost = errors.RunnerLostError(text, runner_id=runner.id)
+    lost.__cause__ = error
+    return lost

@@ -179,6 +179,12 @@ class Mine(LocalBackend):
 
     def __init__(self, *, color, python=None):
         super().__init__(python=python, env={"COLOR": color})
+        self._color = color
+
+    def checks(self):
+        from dragonfly_executor.backends.backend_check import BackendCheck
+
+        yield BackendCheck("color", self._color != "none", f"it is {self._color}", "choose another one")
 
 def nothing():
     return 7
@@ -210,7 +216,17 @@ def test_a_backend_of_another_package_is_examined(capsys: pytest.CaptureFixture[
     assert main(["doctor", "--backend", "mine", "--set", "color=green", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["backend"], told["ok"]) == ("mine", True)
-    assert [finding["name"] for finding in told["hosts"]["mine"]][:3] == PHASES
+    findings = told["hosts"]["mine"]
+    assert (findings[0]["name"], findings[0]["ok"], findings[0]["text"]) == ("color", True, "it is green")
+    assert [finding["name"] for finding in findings][1:4] == PHASES
+
+
+@pytest.mark.usefixtures("plugin")
+def test_no_runner_is_booted_if_a_check_of_the_backend_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--backend", "mine", "--set", "color=none", "--json"]) == 1
+    failed, boot = json.loads(capsys.readouterr().out)["hosts"]["mine"]
+    assert (failed["ok"], failed["advice"]) == (False, "choose another one")
+    assert (boot["name"], boot["ok"], boot["text"]) == ("boot", None, "not reached")
 
 
 @pytest.mark.usefixtures("plugin")

@@ -64,6 +64,8 @@ class ClusterAccess(NamedTuple):
             if config.user is None:
                 raise ValueError(f"the context {config.context_name!r} in {source} names no user")
             settings = ConnectionParams().httpx_params(config)
+            if config.user.exec:
+                settings["auth"] = _program_credentials(config.user.exec, config.fname)
         except (ConfigError, OSError) as error:
             raise ValueError(f"cannot find a Kubernetes cluster: {error}") from None
         except (KeyError, TypeError, AttributeError, AssertionError) as error:
@@ -100,6 +102,18 @@ class ClusterAccess(NamedTuple):
         with socket.socket(family, socket.SOCK_DGRAM) as way:
             way.connect(address)  # UDP: nothing is sent
             return str(way.getsockname()[0])
+
+
+def _program_credentials(described: Any, file: Path | None) -> Any:
+    """Return the credentials that the kubeconfig's program prints, in place of lightkube's.
+
+    Args:
+        described: lightkube's reading of the entry ``exec``.
+        file: the kubeconfig.
+    """
+    from dragonfly_executor.backends.kubernetes.credentials import ProgramCredentials, TokenProgram
+
+    return ProgramCredentials(TokenProgram.of(described, None if file is None else file.absolute().parent))
 
 
 def _configuration(

@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
-import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dragonfly_executor.backends.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.kubernetes.access import ClusterAccess
 from dragonfly_executor.backends.kubernetes.manifest import (
-    DIGITS,
     PodBlueprint,
     PodOwner,
     check_resources,
     check_template,
     check_texts,
     check_tolerations,
-    object_name,
     whole_cpus,
 )
+from dragonfly_executor.backends.label import node_name
 from dragonfly_executor.errors import BootError
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
+    from dragonfly_executor.backends.backend_check import BackendCheck
+    from dragonfly_executor.backends.found_node import FoundNode, SweepResult
     from dragonfly_executor.backends.kubernetes.client import KubernetesAPI
+    from dragonfly_executor.backends.kubernetes.leftovers import KubernetesLeftovers
+    from dragonfly_executor.backends.kubernetes.node import KubernetesNode
     from dragonfly_executor.backends.kubernetes.pod_watch import PodWatch
     from dragonfly_executor.util.validation import Seconds
 
 logger = logging.getLogger("dragonfly_executor")
 
 RESOURCES: Mapping[str, str | int] = {"cpu": 1, "memory": "1Gi"}
-PARENT_ANNOTATION = "dragonfly-executor/parent"
+NO_IMAGE = "none"
+"""The image of a backend that was made from texts without one, which only lists and sweeps."""
+SWEEP_TIMEOUT = 60.0
+FIRST_SWEEP_TIMEOUT = 10.0
+"""Seconds for the sweep beside the first boot."""
 DAY = 24 * 3600.0
 NUMBERS = ("port", "boot_timeout", "queue_timeout", "max_lifetime", "failsafe")
 TEXTS = ("image", "namespace", "kubeconfig", "context", "service_account", "python", "host", "bind", "sync")
@@ -82,6 +88,7 @@ class KubernetesBackend(Backend):
         failsafe: seconds for which a runner tries to reach this program.
         sync: which files of this program are sent to the runners; see `SSHBackend`. None: no files.
         requirements: third-party packages to install in each Pod; see `SSHBackend`. Preferably, put them in the image.
+        sweep: whether to delete the Pods of programs that are gone, beside the first boot.
 
     Raises:
         ImportError: lightkube is not installed.
@@ -119,6 +126,7 @@ class KubernetesBackend(Backend):
         failsafe: Seconds = 20.0,
         sync: Sync | str | Iterable[str | os.PathLike[str]] | None = "auto",
         requirements: Iterable[str] | str | os.PathLike[str] | None = None,
+        sweep: bool = True,
     ) -> None:
         if not isinstance(image, str) or not image.strip():
             raise ValueError(f"image must be the name of an image, not {image!r}")
@@ -142,7 +150,8 @@ class KubernetesBackend(Backend):
         self._find_access = find_access
         self.access = find_access()
         self._lock = threading.Lock()
-        self._api: tuple[int, KubernetesAPI, PodWatch] | None = None
+        self._made: tuple[int, KubernetesAPI, PodWatch, KubernetesLeftovers] | None = None
+        self._sweeps = BackgroundSweeper(self._sweep, backend="kubernetes", noun="Pod", wanted=bool(sweep))
         self._owner: PodOwner | None = None
         self._knows_owner = False
 
@@ -164,9 +173,9 @@ class KubernetesBackend(Backend):
                 arguments[name] = text.lower() in ("1", "true", "yes")
             else:
                 resources[name] = text
-        if "image" not in arguments:
-            raise ValueError("the image of the runners is not set: give image=")
-        return cls(**arguments, resources={**RESOURCES, **resources})
+        if "journal" in resources:
+            raise ValueError("KubernetesBackend has no journal: the cluster lists all Pods")
+        return cls(**{"image": NO_IMAGE, **arguments}, resources={**RESOURCES, **resources})
 
     def __repr__(self) -> str:
         return f"KubernetesBackend({self.blueprint.image!r}, namespace={self.access.namespace!r})"
@@ -194,26 +203,60 @@ class KubernetesBackend(Backend):
         # The timer begins when the Pod has a node.
         request.queued()
         from dragonfly_executor.backends.kubernetes.creation import PodCreation
+        from dragonfly_executor.backends.kubernetes.leftovers import owner_annotation
 
-        api, watch = self._parts()
+        if self.blueprint.image == NO_IMAGE:
+            raise BootError("the image of the runners is not set: give image=", "create", final=True)
+        api, watch, leftovers = self._parts()
         deadline = Deadline(request.timeout, request.given_up)
+
+        def stopped(node: KubernetesNode, *, is_gone: bool) -> None:
+            """Leave a Pod that may still exist to a later sweep."""
+            if not is_gone:
+                leftovers.release(node)
+                self._sweeps.ask()
+            self._sweeps.node_left()
+
         with api:
             owner = self._find_owner(api, deadline)
-            name = object_name(request.parent.pool, os.urandom(DIGITS // 2).hex())
-            manifest = self.blueprint.pod(name, request.parent.pool, owner, _annotations(request))
-            creation = PodCreation(api, watch, self.blueprint, request)
-            return creation.run(name, manifest, deadline, self._queue_timeout)
+            pool = request.parent.pool
+            name = node_name(pool)
+            manifest = self.blueprint.pod(name, pool, owner, owner_annotation(request))
+            node = PodCreation(api, watch, self.blueprint, request).run(name, manifest, deadline, self._queue_timeout)
+        # A boot that was cancelled must not wait for a sweep, so a sweep begins with a boot that has ended well.
+        self._sweeps.node_came(FIRST_SWEEP_TIMEOUT)
+        node.call_when_stopped(stopped)
+        return node
 
-    def _parts(self) -> tuple[KubernetesAPI, PodWatch]:
-        """Return this process's client and watch: a forked child has no thread for those of its parent."""
+    def checks(self) -> Iterable[BackendCheck]:
+        """See `Backend.checks`."""
+        from dragonfly_executor.backends.kubernetes.checks import check_cluster
+
+        return check_cluster(self._parts()[0])
+
+    def list_nodes(self) -> Sequence[FoundNode]:
+        """See `Backend.list_nodes`."""
+        return self._parts()[2].find(Deadline(SWEEP_TIMEOUT))
+
+    def destroy_nodes(self, nodes: Iterable[FoundNode]) -> SweepResult[FoundNode]:
+        """See `Backend.destroy_nodes`."""
+        return self._parts()[2].destroy(nodes, Deadline(SWEEP_TIMEOUT))
+
+    def _sweep(self, deadline: Deadline) -> SweepResult[FoundNode]:
+        return self._parts()[2].sweep(deadline)
+
+    def _parts(self) -> tuple[KubernetesAPI, PodWatch, KubernetesLeftovers]:
+        """Return this process's client, watch and sweeper: a forked child has no thread for those of its parent."""
         from dragonfly_executor.backends.kubernetes.client import KubernetesAPI
+        from dragonfly_executor.backends.kubernetes.leftovers import KubernetesLeftovers
         from dragonfly_executor.backends.kubernetes.pod_watch import PodWatch
 
         with self._lock:
-            if self._api is None or self._api[0] != os.getpid():
+            if self._made is None or self._made[0] != os.getpid():
                 api = KubernetesAPI(self._find_access)
-                self._api = os.getpid(), api, PodWatch(api, self.blueprint.selector)
-            return self._api[1:]
+                parts = api, PodWatch(api, self.blueprint.selector), KubernetesLeftovers(api)
+                self._made = os.getpid(), *parts
+            return self._made[1:]
 
     def _find_owner(self, api: KubernetesAPI, deadline: Deadline) -> PodOwner | None:
         """Return this program's own Pod, if it may own the runners' Pods."""
@@ -241,9 +284,3 @@ class KubernetesBackend(Backend):
             self._owner = PodOwner(name, Pod.parse(said).uid)
         self._knows_owner = True
         return self._owner
-
-
-def _annotations(request: BootRequest) -> dict[str, str]:
-    """Return annotations that say whose Pod it is, for people."""
-    said = {"host": request.parent.host, "pid": request.parent.pid, "pool": request.parent.pool}
-    return {PARENT_ANNOTATION: json.dumps({**said, "runner": request.runner_id, "program": sys.argv[:1]})}

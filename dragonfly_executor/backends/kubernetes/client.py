@@ -149,13 +149,21 @@ class KubernetesAPI:
 
     @contextmanager
     def watch_pods(
-        self, selector: str, version: str, *, seconds: int, silence: float, opened: Callable[[Any], object]
+        self,
+        selector: str,
+        version: str,
+        deadline: Deadline,
+        *,
+        seconds: int,
+        silence: float,
+        opened: Callable[[Any], object],
     ) -> Iterator[Iterator[bytes]]:
         """Yield the lines of a watch of the Pods with these labels.
 
         Args:
             selector: of the labels.
             version: the resource version after which events are wanted.
+            deadline: its cancellation ends a wait for credentials.
             seconds: how long the server watches.
             silence: seconds without data after which the connection counts as dead.
             opened: see `APIConnections.stream`.
@@ -171,7 +179,7 @@ class KubernetesAPI:
         with self._lock:
             connections = self._connections()
         request = APIRequest("GET", self.path("pods"), params)
-        with connections.stream(request, silence=silence, opened=opened) as (answer, lines):
+        with connections.stream(request, deadline, silence=silence, opened=opened) as (answer, lines):
             if answer.status != 200:
                 raise self.error("watch pods", answer)
             yield lines

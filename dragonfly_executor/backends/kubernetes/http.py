@@ -16,6 +16,7 @@ from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.http_connection import HttpConnection
 from dragonfly_executor.backends.kubernetes.access import ClusterAccess
 from dragonfly_executor.backends.kubernetes.answers import APIAnswer
+from dragonfly_executor.backends.kubernetes.credentials import DEADLINE, CredentialsError
 
 CONNECT_TIMEOUT = 5.0
 KEPT_CONNECTIONS = 8
@@ -98,12 +99,18 @@ class APIConnections:
 
     @contextmanager
     def stream(
-        self, request: APIRequest, *, silence: float, opened: Callable[[HttpConnection[httpx2.Client]], object]
+        self,
+        request: APIRequest,
+        deadline: Deadline,
+        *,
+        silence: float,
+        opened: Callable[[HttpConnection[httpx2.Client]], object],
     ) -> Iterator[tuple[APIAnswer, Iterator[bytes]]]:
         """Send a request, and yield its answer without a body, and the lines of the body as they come.
 
         Args:
             request: the request.
+            deadline: its cancellation ends a wait for credentials.
             silence: seconds without data after which the connection counts as dead.
             opened: called with the connection, before it is used. Another thread may cut it.
 
@@ -114,25 +121,31 @@ class APIConnections:
         opened(connection)
         timeout = httpx2.Timeout(silence, connect=CONNECT_TIMEOUT)
         try:
-            with self._open(connection, request, timeout) as response:
+            with self._open(connection, request, timeout, deadline) as response:
                 status = response.status_code
                 body = b"" if status == 200 else _read(response, time.monotonic() + silence) or b""
                 yield APIAnswer(status, body, response.headers.get("retry-after", "")), _lines(response)
-        except ConfigError as error:
-            raise ConnectionError(str(error)) from None
+        except (ConfigError, CredentialsError) as error:
+            raise ConnectionError(f"no credentials: {error}") from None
         except FAILURES as error:
             raise ConnectionError(_words(error)) from None
         finally:
             connection.close()
 
-    def _open(self, connection: HttpConnection[httpx2.Client], request: APIRequest, timeout: httpx2.Timeout) -> Any:
+    def _open(
+        self,
+        connection: HttpConnection[httpx2.Client],
+        request: APIRequest,
+        timeout: httpx2.Timeout,
+        deadline: Deadline,
+    ) -> Any:
         return connection.client.stream(
             request.method,
             request.path,
             params=list(request.params),
             json=request.body,
             timeout=timeout,
-            extensions={"trace": connection.trace},
+            extensions={"trace": connection.trace, DEADLINE: deadline},
         )
 
     def _ask(
@@ -142,12 +155,14 @@ class APIConnections:
         end = time.monotonic() + limit
         try:
             times = httpx2.Timeout(limit, connect=min(limit, CONNECT_TIMEOUT))
-            with self._open(connection, request, times) as response:
+            with self._open(connection, request, times, deadline) as response:
                 body = _read(response, end)
                 if body is None:
                     return APIAnswer(0, failure="the answer was too large, or not complete in time")
                 return APIAnswer(response.status_code, body, response.headers.get("retry-after", ""))
-        except ConfigError as error:
+        except (ConfigError, CredentialsError) as error:
+            if deadline.is_over:
+                return APIAnswer(0, failure=f"no credentials in time: {error}", sent=False)
             # The program that the kubeconfig names for credentials has failed, or their file is gone.
             return APIAnswer(401, failure=f"no credentials: {error}")
         except NOTHING_SENT as error:

@@ -20,13 +20,11 @@ BACKEND_LABEL = "dragonfly-executor/backend"
 """The label by which a backend finds its own Pods."""
 KEY = "parent"
 """The key in the Secret."""
-DIGITS = 16
 GRACE = 30
 """Seconds between SIGTERM and SIGKILL. The runner gives its calls 25 s of them."""
 _QUANTITY = re.compile(r"\+?(\d+(?:\.\d*)?|\.\d+)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?\d+)?")
 _EXPONENTS = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-_NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 
 
 class PodOwner(NamedTuple):
@@ -142,7 +140,7 @@ class PodBlueprint(NamedTuple):
     def _containers(self, pod_name: str, containers: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return the containers of the template, with the runner's first."""
         own = next((one for one in containers if one.get("name") == CONTAINER), None)
-        runner = dict(own or {}) | {"name": CONTAINER, "image": self.image}
+        runner: dict[str, Any] = dict(own or {}) | {"name": CONTAINER, "image": self.image}
         given = runner.get("command")
         if given or self.keep_entrypoint:
             # The template's command, or the image's ENTRYPOINT, runs the runner's as its arguments.
@@ -167,17 +165,6 @@ def label_value(text: str) -> str:
     """Return a text as the value of a label: letters, digits and ``-_.``, at most 63."""
     words = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:63]
     return words.strip("-_.")
-
-
-def object_name(pool: str, random: str) -> str:
-    """Return the name of a Pod and its Secret, which no other object has.
-
-    Args:
-        pool: the name of the pool; some of it is in the name, for people.
-        random: `DIGITS` hexadecimal digits.
-    """
-    words = _NOT_IN_NAMES.sub("-", pool.lower())[:30].strip("-")
-    return "-".join(filter(None, ("dragonfly", words, random)))
 
 
 def check_resources(resources: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
@@ -265,13 +252,13 @@ def check_template(template: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if unknown:
         raise ValueError(f"pod_template has metadata and spec, and not {', '.join(sorted(map(str, unknown)))}")
     for part in ("metadata", "spec"):
-        if not isinstance(template.get(part) or {}, Mapping):
+        if not isinstance(template.get(part, {}), Mapping):
             raise TypeError(f"pod_template[{part!r}] must be a mapping, not {template[part]!r}")
-    spec = template.get("spec") or {}
+    spec = template.get("spec", {})
     own = {"restartPolicy", "activeDeadlineSeconds", "nodeName"} & set(spec)
     if own:
         raise ValueError(f"pod_template must not set {', '.join(sorted(own))} in its spec: KubernetesBackend does")
-    containers = spec.get("containers") or []
+    containers = spec.get("containers", [])
     if not isinstance(containers, list) or not all(isinstance(one, Mapping) for one in containers):
         raise TypeError("pod_template['spec']['containers'] must be a list of mappings")
     return {part: template[part] for part in ("metadata", "spec") if template.get(part)}

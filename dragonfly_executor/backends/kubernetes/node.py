@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Collection
+from typing import Protocol
 
 from dragonfly_executor.backends.base import CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
@@ -12,18 +13,28 @@ from dragonfly_executor.backends.kubernetes.answers import KubernetesAPIError
 from dragonfly_executor.backends.kubernetes.client import KubernetesAPI
 from dragonfly_executor.backends.kubernetes.pod import Pod
 from dragonfly_executor.backends.kubernetes.pod_watch import FollowedPod, PodWatch
+from dragonfly_executor.backends.kubernetes.reasons import LOST_NODES
 from dragonfly_executor.errors import BootError
 
 logger = logging.getLogger("dragonfly_executor")
 
 STOP_TIMEOUT = 30.0
 """Seconds in which a Pod must be gone after its deletion. A node ends a Pod within its grace period and a moment."""
+LOST_TIMEOUT = 3.0
+"""Seconds for that if the node is lost: it confirms nothing, and the runner counts toward ``max`` meanwhile."""
 KILL_AFTER = 1
 """Seconds between SIGTERM and SIGKILL for a Pod that the pool stops: its runner has ended, or must not go on."""
 LATE_CREATION = 0.5
 """Seconds to wait for a Pod whose create request got no answer."""
-LOSS_WAIT = 5.0
+LOSS_WAIT = 3.0
 """Seconds to wait for the reason why a runner was lost. A node reports the end of a container within about 1 s."""
+
+
+class StopHandler(Protocol):
+    """A function that is called at the end of a node's `stop`."""
+
+    def __call__(self, node: KubernetesNode, *, is_gone: bool) -> None:
+        """Handle the end of `stop`."""
 
 
 class KubernetesNode(Node):
@@ -36,7 +47,6 @@ class KubernetesNode(Node):
     """
 
     shares_disk = False
-    stopper = "Kubernetes (kubectl delete or drain, an eviction, a preemption, or the Pod's max_lifetime)"
     stop_advice = "KubernetesBackend(max_lifetime=) gives Pods more time, and a PodDisruptionBudget delays evictions"
 
     def __init__(self, name: str, api: KubernetesAPI, watch: PodWatch) -> None:
@@ -48,6 +58,7 @@ class KubernetesNode(Node):
         self._watch = watch
         self._lock = threading.Lock()
         self._stopping = CancelToken()
+        self._when_stopped: StopHandler | None = None
         api.__enter__()
         self.followed: FollowedPod = watch.follow(name)
 
@@ -58,6 +69,10 @@ class KubernetesNode(Node):
     def pod(self) -> Pod | None:
         """Return the Pod as last seen; None if it was not seen yet."""
         return self.followed.pod
+
+    def call_when_stopped(self, then: StopHandler) -> None:
+        """Call `then` at the end of `stop`, once, with whether the Pod is gone or its deletion was accepted."""
+        self._when_stopped = then
 
     def was_created(self, pod: Pod) -> None:
         """Take the Pod from the answer to its create request."""
@@ -88,6 +103,33 @@ class KubernetesNode(Node):
         self.followed.wait(lambda _: self.failure(), Deadline(wait, self._stopping))
         return None if self._stopping.is_set() else self.failure()
 
+    @property
+    def stopper(self) -> str:
+        """Return what stops the Pod: the cluster says it in the Pod's status."""
+        pod = self.pod
+        if pod is not None and (pod.is_deleted or pod.has_ended or pod.is_disrupted):
+            return f"Kubernetes (Pod {self.name} {pod.end()})"
+        return "Kubernetes (kubectl delete or drain, an eviction, a preemption, or the Pod's max_lifetime)"
+
+    @stopper.setter
+    def stopper(self, _: str) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]  # it has a setter
+        raise AttributeError("the Pod's status says what stops it")
+
+    def explain_loss(self) -> str:
+        """See `Node.explain_loss`."""
+
+        def has_ended(followed: FollowedPod) -> bool:
+            pod = followed.pod
+            return followed.is_gone or (pod is not None and (pod.is_deleted or pod.has_ended))
+
+        self.followed.wait(has_ended, Deadline(LOSS_WAIT, self._stopping))
+        pod = self.pod
+        if pod is None:
+            return ""
+        if has_ended(self.followed):
+            return f"Pod {self.name} {pod.end()}"
+        return f"{self.standing()}: look at that node, and at the network between it and this program"
+
     def standing(self) -> str:
         """Return how the Pod stands, and whether the API server shows it, for people who wait for it."""
         said = f"Pod {self.name} has not been seen yet" if self.pod is None else self.pod.standing()
@@ -113,10 +155,11 @@ class KubernetesNode(Node):
             if self._stopping.is_set():
                 return
             self._stopping.set()
-        deadline = Deadline(timeout)
+        deadline, is_gone = Deadline(timeout), False
         try:
             if self.may_exist:
                 self._delete(deadline)
+            is_gone = True
         except KubernetesAPIError as error:
             logger.warning("Pod %s may still exist: %s. Remove it with kubectl delete pod %s", *self._named(error))
         except Exception:
@@ -124,6 +167,8 @@ class KubernetesNode(Node):
         finally:
             self._watch.leave(self.name)
             self._api.__exit__(None, None, None)
+            if self._when_stopped is not None:
+                self._when_stopped(self, is_gone=is_gone)
 
     def _named(self, error: KubernetesAPIError) -> tuple[str, str, str]:
         return self.name, str(error).rstrip("."), self.name
@@ -137,9 +182,14 @@ class KubernetesNode(Node):
         grace = 0 if pod is None or not pod.is_scheduled else KILL_AFTER
         if not self._api.delete_pod(self.name, self.uid, grace, deadline):
             return
-        if not self.followed.wait(lambda followed: followed.is_gone, deadline):
-            node = self.host or "its node"
+        seconds = LOST_TIMEOUT if self._node_is_lost() else STOP_TIMEOUT
+        if not self.followed.wait(lambda followed: followed.is_gone, deadline.part(seconds)):
             logger.warning(
-                "the deletion of Pod %s was accepted, but %s did not confirm within %.0f s that its processes have "
-                "ended. The cluster removes it when it hears of that node again", self.name, node, STOP_TIMEOUT,
+                "the deletion of Pod %s was accepted, but %s has not confirmed that its processes have ended. The "
+                "cluster removes the Pod when it hears of that node again", self.name, self.host or "its node",
             )  # fmt: skip
+
+    def _node_is_lost(self) -> bool:
+        pod = self.pod
+        # The runner was silent, or the cluster evicts the Pod because its node is.
+        return self.is_silent or (pod is not None and pod.condition("DisruptionTarget").get("reason") in LOST_NODES)

@@ -90,6 +90,11 @@ class Pod(NamedTuple):
         """Return True if its containers have ended, and do not start again."""
         return self.phase in ("Succeeded", "Failed")
 
+    @property
+    def is_disrupted(self) -> bool:
+        """Return True if the cluster has announced that it ends the Pod."""
+        return self.condition("DisruptionTarget").get("status") == "True"
+
     def condition(self, kind: str) -> Mapping[str, Any]:
         """Return a condition of the Pod; an empty mapping if it has none of this kind."""
         for condition in _mappings(self.status.get("conditions")):
@@ -146,15 +151,13 @@ class Pod(NamedTuple):
 
     def end(self) -> str:
         """Return how the Pod has ended, or is about to end, as the end of a sentence about it."""
-        disruption = self.condition("DisruptionTarget")
-        if disruption.get("status") == "True":
-            reason, message = _text(disruption.get("reason")), one_line(_text(disruption.get("message")))
-            said = DISRUPTIONS.get(reason, f"was disrupted ({reason})")
-            return f"{said}{f' ({message})' if message else ''}"
         reason, message = _text(self.status.get("reason")), one_line(_text(self.status.get("message")))
+        if self.is_disrupted and reason not in POD_REASONS:
+            disruption = self.condition("DisruptionTarget")
+            reason, message = _text(disruption.get("reason")), one_line(_text(disruption.get("message")))
+            return f"{DISRUPTIONS.get(reason, f'was disrupted ({reason})')}{f' ({message})' if message else ''}"
         if reason:
-            said = POD_REASONS.get(reason, f"ended as {reason}")
-            return f"{said}{f' ({message})' if message else ''}"
+            return f"{POD_REASONS.get(reason, f'ended as {reason}')}{f' ({message})' if message else ''}"
         for name, ending in self._terminated():
             return f"ended on {self.node}: its container {name} {describe_exit(ending)}"
         if self.is_deleted:

@@ -15,6 +15,7 @@ from dragonfly_executor.backends.kubernetes.answers import AnswerKind, APIAnswer
 from dragonfly_executor.backends.kubernetes.client import KubernetesAPI
 from dragonfly_executor.backends.kubernetes.pod import Pod
 
+INFINITY = float("inf")
 WATCH_SECONDS = 60
 """Seconds after which the server ends a watch, and the next begins where it ended."""
 SILENCE = 75.0
@@ -130,14 +131,18 @@ class PodWatch:
         with self._api:
             pause, version = FIRST_PAUSE, ""
             while not stop.is_set():
+                listed = bool(version)
                 try:
                     if not version:
                         version = self._list(stop)
+                        listed = True
                     version, lasted = self._watch(version, stop)
                 except KubernetesAPIError as error:
                     # The version may be too old (410), and a refused watch says nothing about what happened meanwhile.
                     version, lasted = "", False
-                    self._refused(error if error.final else None)
+                    # Credentials that expired during a watch are read again by the next list.
+                    may_renew = listed and error.kind is AnswerKind.UNAUTHORIZED
+                    self._refused(error if error.final and not may_renew else None)
                 except Exception as error:  # a damaged answer must not end the thread
                     version, lasted = "", False
                     text = f"cannot read the list of Pods: {one_line(str(error))}"
@@ -157,7 +162,6 @@ class PodWatch:
         found = {pod.name: pod for pod in map(Pod.parse, items)}
         with self._lock:
             for name, followed in self._followed.items():
-                followed.refusal = None
                 if name in found:
                     followed.pod = found[name]
                 elif name not in self._unlisted:
@@ -177,8 +181,10 @@ class PodWatch:
         lasted, began = False, time.monotonic()
         try:
             with self._api.watch_pods(
-                self._selector, version, seconds=WATCH_SECONDS, silence=SILENCE, opened=opened
+                self._selector, version, Deadline(INFINITY, stop), seconds=WATCH_SECONDS, silence=SILENCE, opened=opened
             ) as lines:
+                # Not before: an account may list Pods and not watch them.
+                self._refused(None)
                 for line in lines:
                     version, lasted = self._take(line) or version, True
                 lasted = lasted or time.monotonic() - began > LASTING

@@ -30,6 +30,8 @@ DISRUPTIONS = {
     "TerminationByKubelet": "was ended by its node, which shuts down or has no memory or disk left",
 }
 """Reasons of the condition DisruptionTarget."""
+LOST_NODES = ("DeletionByTaintManager", "DeletionByPodGC")
+"""Reasons of the condition DisruptionTarget by which the cluster gives a Pod up whose node it does not hear of."""
 POD_REASONS = {
     "Evicted": "was evicted by its node: ask for what it uses with resources=",
     "DeadlineExceeded": "reached its max_lifetime (activeDeadlineSeconds): give Pods more with max_lifetime=",

@@ -13,6 +13,7 @@ FREE_DISK = "free some space there, or point TMPDIR at a larger disk in the back
 
 _BY_PHASE = {
     "create": "check the backend's own message: no runner could be started",
+    "start": "see the platform's message: the node was created, and ended before its runner had dialed back",
     "resolve": "check the name: ssh HOST must find it; names in ~/.ssh/config count",
     "queue": "see why the scheduler keeps the job waiting, and ask for less; queue_timeout= limits the wait",
     "connect": "check that the host is up and its port is open from here: ssh -v HOST",

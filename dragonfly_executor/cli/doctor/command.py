@@ -8,10 +8,13 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dragonfly_executor.cli import terminal
 from dragonfly_executor.cli.doctor.examine import Finding, examine
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.base import Backend
 
 OPTIONS = {
     "ssh": ("config", "known_hosts", "key_filename", "requirements"),
@@ -182,7 +185,19 @@ def _installed(options: argparse.Namespace) -> Places:
         given = "hosts" if options.hosts else "--python"
         raise ValueError(f"--backend {options.backend} takes no {given}; give its arguments as --set KEY=VALUE")
     backend = plugins.make(point, plugins.read_settings(options.settings or ()))
-    return [(options.backend, examine(backend, boot_timeout=options.timeout))]
+    return [(options.backend, _checked(backend, options.timeout))]
+
+
+def _checked(backend: Backend, boot_timeout: float | None) -> Iterable[Finding]:
+    """Yield the backend's own checks, then those of a boot if none has failed."""
+    well = True
+    for check in backend.checks():
+        well = well and check.ok
+        yield Finding(check.name, check.ok, check.text, check.advice)
+    if well:
+        yield from examine(backend, boot_timeout=boot_timeout)
+    else:
+        yield Finding("boot", None, "not reached")
 
 
 PLACES: dict[str, Callable[[argparse.Namespace], Places]] = {"local": _local, "ssh": _ssh, "fly": _fly}

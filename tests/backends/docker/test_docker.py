@@ -127,11 +127,21 @@ def test_an_engine_that_is_not_there_is_a_boot_error(tmp_path: Path, make_backen
 # -- a parent that was killed ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("journal", ["journal", "another"])
 @pytest.mark.parametrize("moment", ["/create", "/start", "running"])
 def test_the_container_of_a_killed_parent_is_swept(
-    docker: FakeDocker, make_backend: MakeBackend, tmp_path: Path, mailbox: Mailbox, gate: Gate, moment: str
+    docker: FakeDocker,
+    make_backend: MakeBackend,
+    tmp_path: Path,
+    mailbox: Mailbox,
+    gate: Gate,
+    moment: str,
+    journal: str,
 ) -> None:
-    """The Engine has carried the request out, and its answer has not come. Or a call runs."""
+    """The Engine has carried the request out, and its answer has not come. Or a call runs.
+
+    The sweep has the journal of the program that was killed, or only the container's labels.
+    """
     docker.hanging = [moment]
     command = [sys.executable, "-m", "tests.backends.docker.program"]
     words = [docker.path, str(tmp_path / "journal"), mailbox.path, gate.path]
@@ -145,9 +155,9 @@ def test_the_container_of_a_killed_parent_is_swept(
             parent.send_signal(signal.SIGKILL)
         parent.wait()
     docker.hanging = []
-    backend = make_backend()
+    backend = make_backend(journal=tmp_path / journal)
     (found,) = backend.list_nodes()
-    assert (found.liveness, found.in_journal) == (Liveness.GONE, True)
+    assert (found.liveness, found.in_journal) == (Liveness.GONE, journal == "journal")
     assert [one.name for one in backend.sweep().destroyed] == [found.name]
     assert docker.containers == {}
     assert backend.journal is not None

@@ -63,7 +63,7 @@ def make_backend(cluster: Cluster) -> MakeBackend:
     from tests.support.kubernetes_simulator.images import IMAGE
 
     def make(image: str = IMAGE, **arguments: Any) -> KubernetesBackend:
-        return KubernetesBackend(image, **{"host": "127.0.0.1", "sync": None, **arguments})
+        return KubernetesBackend(image, **{"host": "127.0.0.1", "sync": None, "sweep": False, **arguments})
 
     return make
 

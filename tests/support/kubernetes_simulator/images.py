@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+REPOSITORY = Path(__file__).resolve().parents[3]
 IMAGE = "registry.example/app:1"
 
 
@@ -48,7 +49,8 @@ def images(folder: Path) -> dict[str, PodImage]:
     broken = folder / "broken" / "dragonfly_executor"
     broken.mkdir(parents=True)
     broken.joinpath("__init__.py").write_text('raise ImportError("this image lacks libexample.so")\n')
-    env = {"PATH": f"{bin_folder}:{SYSTEM_PATH}"}
+    # The project, with its tests, is the program that such an image has.
+    env = {"PATH": f"{bin_folder}:{SYSTEM_PATH}", "PYTHONPATH": str(REPOSITORY)}
     env |= {key: value for key, value in os.environ.items() if key.startswith("COVERAGE_")}
     denied = "pull access denied, repository does not exist or may require authorization"
     return {
@@ -56,7 +58,7 @@ def images(folder: Path) -> dict[str, PodImage]:
         "registry.example/app:entrypoint": PodImage(env, entrypoint=("init",)),
         "registry.example/app:mute": PodImage(env, entrypoint=("mute",)),
         "registry.example/app:no-python": PodImage({"PATH": str(broken)}),
-        "registry.example/app:broken": PodImage(env | {"PYTHONPATH": str(broken.parent)}),
+        "registry.example/app:broken": PodImage({**env, "PYTHONPATH": str(broken.parent)}),
         "registry.example/app:slow": PodImage(env, pull_time=None),
         "registry.example/app:denied": PodImage(env, failure=denied),
         "registry.example/app:away": PodImage(env, failure="dial tcp 203.0.113.5:443: i/o timeout"),

@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -65,6 +66,7 @@ class Cluster:
         self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
         self._registry = images(self._folder)
         self._change = threading.Condition()
+        self._changes = 0
         self.connections = OpenConnections(self._changed)
         self._loop = asyncio.new_event_loop()
         config = uvicorn.Config(
@@ -92,9 +94,16 @@ class Cluster:
         Raises:
             AssertionError: it has not come true within so many seconds.
         """
-        with self._change:
-            self._change.wait_for(condition, patience)
+        end = time.monotonic() + patience
+        while True:
+            seen = self._changes
+            # Not under the lock: the condition may ask the simulator's thread, which takes the lock.
             found = condition()
+            left = end - time.monotonic()
+            if found or left <= 0:
+                break
+            with self._change:
+                self._change.wait_for(lambda before=seen: self._changes != before, left)  # type: ignore[misc]
         assert found, f"it did not come to that: {self.describe()}"
         return found
 
@@ -256,7 +265,7 @@ class Cluster:
     def _set_up(self) -> None:
         self.images = dict(self._registry)
         self.store, self.faults = Store(), ServerFaults()
-        self.hub = WatchHub(self.store)
+        self.hub = WatchHub(self.store, self._changed)
         pods = Path(tempfile.mkdtemp(dir=self._folder))
         self.nodes = Nodes(self._loop, self.store, self.images, pods)
         self.api = ApiServer(self.store, self.hub, self.nodes.delete)
@@ -273,6 +282,7 @@ class Cluster:
 
     def _changed(self) -> None:
         with self._change:
+            self._changes += 1
             self._change.notify_all()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from tests.support.kubernetes_simulator.statuses import StatusError, expired
 from tests.support.kubernetes_simulator.store import Store, StoredEvent
@@ -14,6 +14,7 @@ class WatchHub:
 
     Args:
         store: the objects.
+        changed: called when a watch begins, and when it ends.
 
     Attributes:
         bookmark_every: seconds between two bookmarks.
@@ -21,8 +22,9 @@ class WatchHub:
         open: how many watches there are.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, changed: Callable[[], object]) -> None:
         self._store = store
+        self._tell = changed
         self._changed = asyncio.Event()
         self._ended = asyncio.Event()
         self.bookmark_every = 60.0
@@ -43,6 +45,7 @@ class WatchHub:
         end = loop.time() + min(seconds, self.longest)
         bookmark = loop.time() + self.bookmark_every
         self.open += 1
+        self._tell()
         try:
             while not ended.is_set():
                 if version < self._store.floor:
@@ -57,9 +60,12 @@ class WatchHub:
                     yield self._store.version
                 if now >= end:
                     return
-                await self._wait(min(end, bookmark) - now, ended)
+                # Others may have taken the wake-up while an event was on its way.
+                if not self._store.events or self._store.events[-1].version <= version:
+                    await self._wait(min(end, bookmark) - now, ended)
         finally:
             self.open -= 1
+            self._tell()
 
     async def _wait(self, seconds: float, ended: asyncio.Event) -> None:
         changed = self._changed
