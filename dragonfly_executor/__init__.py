@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from dragonfly_executor.api.executor import DragonflyExecutor
     from dragonfly_executor.api.pool import Pool, call, cast, configure
     from dragonfly_executor.backends.base import Backend, BootRequest, Node
+    from dragonfly_executor.backends.dask.backend import DaskBackend
     from dragonfly_executor.backends.docker.backend import DockerBackend
     from dragonfly_executor.backends.ec2.backend import EC2Backend
     from dragonfly_executor.backends.fly.backend import FlyBackend
     from dragonfly_executor.backends.frozen import freeze_support
     from dragonfly_executor.backends.kubernetes.backend import KubernetesBackend
     from dragonfly_executor.backends.local import LocalBackend
+    from dragonfly_executor.backends.ray.backend import RayBackend
     from dragonfly_executor.backends.slurm.backend import SlurmBackend
     from dragonfly_executor.backends.ssh.backend import SSHBackend
     from dragonfly_executor.backends.ssh.hosts import SSHHost
@@ -75,6 +77,7 @@ __all__ = [
     "CallSerializationError",
     "CallTimeoutError",
     "Capacity",
+    "DaskBackend",
     "DockerBackend",
     "DragonflyError",
     "DragonflyExecutor",
@@ -95,6 +98,7 @@ __all__ = [
     "Pool",
     "PoolBrokenError",
     "ProtocolError",
+    "RayBackend",
     "RemoteCallError",
     "RequirementsError",
     "ResultDeserializationError",
@@ -120,6 +124,7 @@ _ROOMS = {
     "Budget": "engine.budget",
     "CallOptions": "engine.options",
     "Capacity": "core.capacity",
+    "DaskBackend": "backends.dask.backend",
     "DockerBackend": "backends.docker.backend",
     "DragonflyExecutor": "api.executor",
     "EC2Backend": "backends.ec2.backend",
@@ -131,6 +136,7 @@ _ROOMS = {
     "OutputLine": "engine.output.printer",
     "Parent": "protocol.parent",
     "Pool": "api.pool",
+    "RayBackend": "backends.ray.backend",
     "SSHBackend": "backends.ssh.backend",
     "SSHHost": "backends.ssh.hosts",
     "SlurmBackend": "backends.slurm.backend",

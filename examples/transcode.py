@@ -3,6 +3,8 @@
     python examples/transcode.py [VIDEO] [--runners 1] [--slots 2] [--segments 4] [--output FILE]
     python examples/transcode.py [VIDEO] --backend ssh --hosts gpu1,user@10.0.0.7:2222 [--install-ffmpeg]
     python examples/transcode.py [VIDEO] --backend slurm --runners 4 [--sbatch partition=short time=10]
+    python examples/transcode.py [VIDEO] --backend dask --cluster 10.0.0.7:8786 --runners 4
+    python examples/transcode.py [VIDEO] --backend ray --cluster auto --runners 4
     python examples/transcode.py [VIDEO] --backend kubernetes --runners 4 --pod image=registry.example/app:1
     python examples/transcode.py [VIDEO] --backend ec2 --runners 4 --ec2 image=ami-... [instance_types=c7i.large]
     python examples/transcode.py [VIDEO] --backend fly --runners 4 [--install-ffmpeg]    (on Fly: docs/fly.md)
@@ -35,7 +37,7 @@ from dragonfly_executor import DragonflyExecutor, LocalBackend, Parent
 
 HEIGHT = 480
 DEFAULT_VIDEO = Path(__file__).parent / "media" / "bigbuckbunny.mp4"
-BACKENDS = ("local", "ssh", "slurm", "kubernetes", "ec2", "fly")
+BACKENDS = ("local", "ssh", "slurm", "dask", "ray", "kubernetes", "ec2", "fly")
 # One thread for each ffmpeg: calls run in parallel, not threads of ffmpeg.
 ENCODE = ["-c:v", "libx264", "-preset", "medium", "-crf", "23", "-threads", "1", "-filter_threads", "1"]
 # Containers that can be read from a pipe and written to one. Pieces are NUT, which holds any codec with its timestamps
@@ -199,6 +201,17 @@ def open_executor(options: argparse.Namespace) -> DragonflyExecutor:
             except (TypeError, ValueError) as error:
                 raise Unusable(f"--sbatch: {error}") from None
             return DragonflyExecutor(backend=jobs, max=options.runners, max_concurrency=options.slots)
+        case "dask":
+            from dragonfly_executor import DaskBackend
+
+            return DragonflyExecutor(
+                backend=DaskBackend(options.cluster), max=options.runners, max_concurrency=options.slots
+            )
+        case "ray":
+            from dragonfly_executor import RayBackend
+
+            actors = RayBackend(options.cluster, num_cpus=options.slots)
+            return DragonflyExecutor(backend=actors, max=options.runners, max_concurrency=options.slots)
         case "kubernetes":
             from dragonfly_executor import KubernetesBackend
 
@@ -281,6 +294,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sbatch", nargs="+", default=[], metavar="NAME=VALUE", help="for --backend slurm: options of the jobs"
     )
+    parser.add_argument("--cluster", metavar="ADDRESS", help="for --backend dask and ray: the cluster's address")
     parser.add_argument(
         "--pod", nargs="+", default=[], metavar="NAME=VALUE", help="for --backend kubernetes: settings of the Pods"
     )
@@ -301,6 +315,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.backend == "ssh") != bool(options.hosts):
         parser.error("--backend ssh goes with --hosts")
+    if (options.backend in ("dask", "ray")) != bool(options.cluster):
+        parser.error("--backend dask and --backend ray go with --cluster")
     options.sbatch = _settings("--sbatch", options.sbatch, parser)
     options.ec2 = _settings("--ec2", options.ec2, parser)
     options.pod = _settings("--pod", options.pod, parser)

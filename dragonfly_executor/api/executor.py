@@ -57,6 +57,11 @@ class PoolExecutor(Submitter, Executor):
         """The pool that runs the calls."""
         return self._pool
 
+    @property
+    def _max_workers(self) -> int:
+        """The number of calls that may run at once. Dask reads it, as the standard library's executors have it."""
+        return self._pool.max_calls
+
     def options(self, **changes: Unpack[CallKeywords]) -> PoolExecutor:
         """Return a view of this executor with other call options. The view is an `Executor` itself.
 

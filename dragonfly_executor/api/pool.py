@@ -177,6 +177,19 @@ class Pool(Submitter):
             return True
         return False
 
+    @property
+    def max_calls(self) -> int:
+        """The number of calls that may run at once, when as many runners are up as may be.
+
+        Before the first runner is up, this is an estimate: it then counts the slots that the options or the backend
+        name for each runner, or one.
+        """
+        options, stats = self._engine.options, self.stats()
+        slots = max((runner.slots for runner in stats.runners), default=0)
+        slots = slots or options.max_concurrency or self._backend.default_slots() or 1
+        calls = stats.max * (1 if options.single_use else slots)
+        return calls if options.max_workers is None else min(calls, options.max_workers)
+
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def submit_with(

@@ -174,6 +174,8 @@ class Node:
             `BootRequest.started` when it starts. So no thread waits for hours.
         host: the name of the node's machine, for people to read; "" for the parent's own machine.
         slots: the number of slots, if the node decides it. It overrides the pool's setting. None if the node does not.
+        default_slots: the number of slots if the user gives none, for a backend whose nodes differ. None if only
+            `Backend.default_slots` is known.
         capacity: what the runner on the node has, if the node says it: CPUs, GPUs, memory and labels. None if the agent
             is to find it out.
         labels: free labels of the node, in addition to the backend's.
@@ -199,6 +201,7 @@ class Node:
     is_queued: bool = False
     host: str = ""
     slots: int | None = None
+    default_slots: int | None = None
     capacity: Capacity | None = None
     labels: Collection[str] = ()
     price: float | None = None

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 
 from dragonfly_executor import errors
 from dragonfly_executor.backends.agent_command import agent_command, is_frozen
+from dragonfly_executor.backends.agent_process import MARKER
 from dragonfly_executor.backends.base import Backend, BootRequest, Node, logger
 from dragonfly_executor.errors.exit_status import describe_exit
 from dragonfly_executor.protocol.parent import VARIABLE
@@ -21,13 +22,10 @@ from dragonfly_executor.transport.call_start_table import CallStartTable
 from dragonfly_executor.transport.sockets import Socket, socketpair
 from dragonfly_executor.util import validation
 
-MARKER = "DRAGONFLY_RUNNER"
-"""Environment variable that all processes of a runner inherit. It identifies them after their agent has died."""
 STOP_TIMEOUT = 2.0
 """Seconds that an agent gets to exit once its link is closed."""
 NO_SLOTS_TIMEOUT = 1.0
 """Seconds that an agent without slots gets to exit, as it has no slots to end first. It may not have sent HELLO yet."""
-SWEEPS = 20
 LAST_STARTS = 2.0
 """Seconds that killed processes get to end. Until they have ended, they may still mark a call as begun."""
 
@@ -157,7 +155,7 @@ class LocalNode(Node):
         else:
             self._ended_by_itself = True
         if self._process.returncode != 0:
-            self._sweep()
+            process_tree.kill_members([self._process.pid, *self.sessions], self._marker)
         if self.starts is not None:
             self.starts.settle(LAST_STARTS)
 
@@ -170,15 +168,6 @@ class LocalNode(Node):
         if code is None or not self._ended_by_itself:
             return ""
         return f"process {self._process.pid} {describe_exit(*((code, None) if code >= 0 else (None, -code)))}"
-
-    def _sweep(self) -> None:
-        """Kill processes that outlived the agent."""
-        for _ in range(SWEEPS):
-            left = process_tree.members([self._process.pid, *self.sessions], self._marker)
-            if not left:
-                return
-            for pid in left:
-                process_tree.kill(pid)
 
 
 def _send(sock: Socket, preamble: bytes) -> None:

@@ -8,9 +8,10 @@ slots mark in MEMORY the calls that they start, and hold PIPE open as long as th
 describes. The parent must admit it within ``--failsafe SECONDS`` (20). ``--max-lifetime SECONDS`` starts a watchdog
 process, for a runner that is the main process of a machine. The watchdog ends the runner after this time, and earlier
 if it hangs, or if it has had no call for ``--max-idle SECONDS``. When the machine is stopped, calls have ``--stop-grace
-SECONDS`` to finish (25). A Fly token in the runner's environment is removed, unless ``--keep-token 1`` is given. Calls
-may import from the directory in which the runner was started, after all other entries; ``-P`` keeps Python from putting
-that directory first.
+SECONDS`` to finish (25). With ``--end-with PID`` the runner ends when the process PID ends, which must have started it:
+a worker of a cluster engine. A Fly token in the runner's environment is removed, unless ``--keep-token 1`` is given.
+Calls may import from the directory in which the runner was started, after all other entries; ``-P`` keeps Python from
+putting that directory first.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 USAGE = (
     "usage: python -m dragonfly_executor.runner "
-    "[--fd NUMBER [MEMORY PIPE] | [--failsafe SECONDS] [--keep-token 1] "
+    "[--fd NUMBER [MEMORY PIPE] | [--failsafe SECONDS] [--keep-token 1] [--end-with PID] "
     "[--max-lifetime SECONDS [--max-idle SECONDS] [--stop-grace SECONDS]]]"
 )
 FAILSAFE = 20.0
@@ -63,6 +64,7 @@ def main(arguments: list[str]) -> None:
         "--max-idle": 0.0,
         "--stop-grace": STOP_GRACE,
         "--keep-token": 0.0,
+        "--end-with": 0.0,
     }
     for name, value in zip(arguments[::2], [*arguments[1::2], ""], strict=False):
         if name not in seconds or not value.replace(".", "", 1).isdigit():
@@ -73,13 +75,14 @@ def main(arguments: list[str]) -> None:
 
     _append_working_directory()
     try:
-        parent, failsafe, max_lifetime, max_idle, grace, keeps_token = dialback.take_parent(), *seconds.values()
+        parent = dialback.take_parent()
     except dialback.NotAdmittedError as error:
         _give_up(error)
+    failsafe, max_lifetime, max_idle, grace, keeps_token, starter = seconds.values()
     if not keeps_token:
         dialback.drop(*TOKENS)
     if not max_lifetime:
-        _run_once_admitted(parent, failsafe)
+        _run_beside(int(starter), parent, failsafe)
         return
     from dragonfly_executor.runner import watchdog
 
@@ -94,6 +97,23 @@ def _append_working_directory() -> None:
         sys.path.append(os.getcwd())
     except FileNotFoundError:
         return  # the directory was removed
+
+
+def _run_beside(starter: int, parent: Parent, failsafe: float) -> None:
+    """Run an agent that ends with the process `starter`, if it is not 0."""
+    if not starter:
+        _run_once_admitted(parent, failsafe)
+        return
+    from dragonfly_executor.runner import process_tree
+
+    process_tree.die_with_parent(starter)
+
+    def watch_starter(agent: Agent) -> None:
+        # From now on the agent watches it, and ends in order: the kernel would end the agent alone.
+        process_tree.outlive_parent()
+        agent.end_with(starter)
+
+    _run_once_admitted(parent, failsafe, watch_starter)
 
 
 def _run_once_admitted(parent: Parent, failsafe: float, prepare: Callable[[Agent], None] | None = None) -> None:

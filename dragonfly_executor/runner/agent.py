@@ -81,6 +81,7 @@ class Agent:
         self._leaving = False
         self._shown = loop.time()
         self._starts_memory: int | None = None
+        self._starter: int | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -108,7 +109,7 @@ class Agent:
 
         self._child_processes.title = ProcessTitle()
         self._child_processes.title.set("agent")
-        self._watch.parent(self.exit)
+        self._watch.parent(self.exit, self._starter)
         self._check_lease()
         # Freeze the heap: a garbage collection in a slot that visits these objects copies each page of them.
         gc.freeze()
@@ -117,6 +118,10 @@ class Agent:
     def share_start_cells(self, memory: int | None) -> None:
         """Have slots mark the calls that they start in this shared memory, given by its descriptor."""
         self._starts_memory = memory
+
+    def end_with(self, starter: int) -> None:
+        """End when this process ends. It has started the agent, and is not the parent."""
+        self._starter = starter
 
     def start_heartbeat(self, send_heartbeat: Callable[[bool], None], every: float, grace: float) -> None:
         """Send a heartbeat at regular intervals, and set the grace period of a SIGTERM.

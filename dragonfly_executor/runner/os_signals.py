@@ -52,13 +52,17 @@ class OsSignals:
 
         self._loop.add_reader(receiver.fileno(), on_signal)
 
-    def parent(self, on_death: Callable[[], None]) -> None:
+    def parent(self, on_death: Callable[[], None], starter: int | None) -> None:
         """Call `on_death` when the parent process ends, even if a forked child of it keeps the link's other end open.
 
         This works only if the parent is a process of this machine that started the agent. The local backend says so by
         ``DRAGONFLY_PARENT_PID``.
+
+        Args:
+            on_death: called on the loop.
+            starter: the process id of another process that started the agent, and whose end ends the agent.
         """
-        parent_pid = int(os.environ.get("DRAGONFLY_PARENT_PID", "0"))
+        parent_pid = starter or int(os.environ.get("DRAGONFLY_PARENT_PID", "0"))
         if not parent_pid:
             return
         if os.getppid() != parent_pid:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -20,6 +20,8 @@ DETACH_VARIABLE = "DRAGONFLY_DETACH"
 """Environment variable of a process that may outlive its call and its runner; the value is 1."""
 LOOKS = 10_000
 """Maximum reads of a process's environment during its exec, which takes microseconds."""
+SWEEPS = 20
+"""Maximum rounds of `kill_members`: a process may fork between two of them."""
 
 
 def _prctl(option: int, value: int) -> None:
@@ -41,6 +43,11 @@ def die_with_parent(parent_pid: int) -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def outlive_parent() -> None:
+    """Undo `die_with_parent`."""
+    _prctl(PR_SET_PDEATHSIG, 0)
 
 
 def reset_signals() -> None:
@@ -190,3 +197,13 @@ def members(sessions: Iterable[int], marker: bytes) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def kill_members(sessions: Collection[int], marker: bytes) -> None:
+    """Send SIGKILL to the `members` of these sessions until there are none."""
+    for _ in range(SWEEPS):
+        left = members(sessions, marker)
+        if not left:
+            return
+        for pid in left:
+            kill(pid)

@@ -27,7 +27,7 @@ FLOORS = (
     {"backends"},
     {"engine"},
     {"api"},
-    {"cli", "testing"},
+    {"cli", "integrations", "testing"},
 )
 # Names for users. Nothing in the package imports them.
 FACADE = {"__init__", "__main__", "parent"}

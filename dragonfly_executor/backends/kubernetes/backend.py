@@ -44,6 +44,7 @@ NO_IMAGE = "none"
 SWEEP_TIMEOUT = 60.0
 FIRST_SWEEP_TIMEOUT = 10.0
 """Seconds for the sweep beside the first boot."""
+INFINITY = float("inf")
 DAY = 24 * 3600.0
 NUMBERS = ("port", "boot_timeout", "queue_timeout", "max_lifetime", "failsafe")
 TEXTS = ("image", "namespace", "kubeconfig", "context", "service_account", "python", "host", "bind", "sync")
@@ -139,7 +140,7 @@ class KubernetesBackend(Backend):
             duration(failsafe, "failsafe", positive=True), check_template(pod_template), os.urandom(8).hex(),
         )  # fmt: skip
         self.default_boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
-        self._queue_timeout = None if queue_timeout is None else duration(queue_timeout, "queue_timeout")
+        self._queue_timeout = INFINITY if queue_timeout is None else duration(queue_timeout, "queue_timeout")
         self.sync = Sync.of(sync, requirements)
         self._host, self._bind, self._port = host, bind, whole(port, "port", 0)
         self.advertised_host = host
@@ -193,12 +194,11 @@ class KubernetesBackend(Backend):
         return "pack"
 
     def boot(self, request: BootRequest) -> Node:
-        """Create a Pod, and wait until it has a node. Returns while the image is pulled.
+        """Create a Pod. Returns while the Pod waits for a node.
 
         Raises:
-            BootError: there is no Pod. The phase is "create" or "queue". The error is `final` if every retry fails: the
+            BootError: there is no Pod. The phase is "create". The error is `final` if every retry fails: the
                 credentials, a right, the namespace or the manifest is wrong.
-            BootTimeoutError: the Pod got no node within `queue_timeout`.
         """
         # The timer begins when the Pod has a node.
         request.queued()

@@ -1,4 +1,4 @@
-"""Creates one Pod for one boot, whatever answers are lost, and waits until it has a node."""
+"""Creates one Pod for one boot, whatever answers are lost."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from dragonfly_executor.backends.kubernetes.manifest import PodBlueprint
 from dragonfly_executor.backends.kubernetes.node import KubernetesNode
 from dragonfly_executor.backends.kubernetes.pod import Pod
 from dragonfly_executor.backends.kubernetes.pod_watch import PodWatch
-from dragonfly_executor.errors import BootError, BootTimeoutError
+from dragonfly_executor.errors import BootError
 
-INFINITY = float("inf")
 UNDO_TIMEOUT = 15.0
 """Seconds for deleting the Pod of a failed boot."""
 CANCELLED_TIMEOUT = 1.5
@@ -23,7 +22,7 @@ CANCELLED_TIMEOUT = 1.5
 
 
 class PodCreation:
-    """One boot, up to a Pod that has a node.
+    """One boot, up to a Pod that waits for a node.
 
     Args:
         api, watch: the cluster's.
@@ -37,25 +36,22 @@ class PodCreation:
         self._blueprint = blueprint
         self._request = request
 
-    def run(
-        self, name: str, manifest: Mapping[str, Any], deadline: Deadline, queue_timeout: float | None
-    ) -> KubernetesNode:
-        """Create the Pod and its Secret, and wait for a node.
+    def run(self, name: str, manifest: Mapping[str, Any], deadline: Deadline, queue_timeout: float) -> KubernetesNode:
+        """Create the Pod and its Secret. The Pod that it returns waits for a node.
 
         Raises:
             BootError: there is no Pod.
         """
-        node = KubernetesNode(name, self._api, self._watch)
+        node = KubernetesNode(name, self._api, self._watch, self._request, queue_timeout)
         try:
             self._create(node, manifest, deadline)
-            self._wait_for_node(node, queue_timeout)
         except KubernetesAPIError as error:
             self._undo(node)
             raise BootError(str(error), "create", final=error.final) from error
         except BaseException:
             self._undo(node)
             raise
-        self._request.started()
+        node.wait_in_queue()
         return node
 
     def _create(self, node: KubernetesNode, manifest: Mapping[str, Any], deadline: Deadline) -> None:
@@ -76,26 +72,6 @@ class PodCreation:
         parent = self._request.parent
         secret = self._blueprint.secret(node.name, parent.pool, node.uid or "", parent.encode())
         self._api.create("secrets", secret, deadline)
-
-    def _wait_for_node(self, node: KubernetesNode, queue_timeout: float | None) -> None:
-        """Wait until the Pod has a node, or until its runner has dialed back.
-
-        Raises:
-            BootError: the Pod is gone, or waited for too long, or the boot was cancelled.
-        """
-        seconds = INFINITY if queue_timeout is None else queue_timeout
-        deadline = Deadline(seconds, self._request.given_up, self._request.dialed_in)
-        node.followed.wait(lambda _: (node.pod is not None and node.pod.is_scheduled) or node.failure(), deadline)
-        if self._request.given_up is not None and self._request.given_up.is_set():
-            raise BootError("the boot was cancelled", "queue")
-        failure = node.failure()
-        if failure is not None:
-            raise failure
-        node.was_scheduled()
-        dialed_in = self._request.dialed_in is not None and self._request.dialed_in.is_set()
-        if not dialed_in and (node.pod is None or not node.pod.is_scheduled):
-            said = f"{node.standing()}. It got no node within {seconds:g} s (queue_timeout)"
-            raise BootTimeoutError(said, "queue")
 
     def _undo(self, node: KubernetesNode) -> None:
         given_up = self._request.given_up is not None and self._request.given_up.is_set()

@@ -7,19 +7,23 @@ import threading
 from collections.abc import Collection
 from typing import Protocol
 
-from dragonfly_executor.backends.base import CancelToken, Node
+from dragonfly_executor.backends.base import BootRequest, CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
 from dragonfly_executor.backends.kubernetes.answers import KubernetesAPIError
 from dragonfly_executor.backends.kubernetes.client import KubernetesAPI
 from dragonfly_executor.backends.kubernetes.pod import Pod
 from dragonfly_executor.backends.kubernetes.pod_watch import FollowedPod, PodWatch
 from dragonfly_executor.backends.kubernetes.reasons import LOST_NODES
-from dragonfly_executor.errors import BootError
+from dragonfly_executor.errors import BootError, BootTimeoutError
 
 logger = logging.getLogger("dragonfly_executor")
 
 STOP_TIMEOUT = 30.0
 """Seconds in which a Pod must be gone after its deletion. A node ends a Pod within its grace period and a moment."""
+QUEUED_STOP_TIMEOUT = 5.0
+"""Seconds for that if the Pod waits for a node. A later sweep deletes a Pod that could not be deleted in this time."""
+QUEUED_WAIT = 1.0
+"""Seconds in which a Pod that waited for a node must be seen to be gone. A pool that ends waits for this."""
 LOST_TIMEOUT = 3.0
 """Seconds for that if the node is lost: it confirms nothing, and the runner counts toward ``max`` meanwhile."""
 KILL_AFTER = 1
@@ -38,18 +42,23 @@ class StopHandler(Protocol):
 
 
 class KubernetesNode(Node):
-    """A Pod that has a node, or is about to have one.
+    """A Pod that waits for a node, has one, or had one.
 
     Args:
         name: the Pod's name.
         api: the API server. It is in use until the node is stopped.
         watch: shows the Pod.
+        request: hears when the Pod has a node, and says when its runner has dialed back.
+        queue_timeout: seconds that the Pod may wait for a node.
     """
 
     shares_disk = False
+    stopper = "Kubernetes (kubectl delete or drain, an eviction, a preemption, or the Pod's max_lifetime)"
     stop_advice = "KubernetesBackend(max_lifetime=) gives Pods more time, and a PodDisruptionBudget delays evictions"
 
-    def __init__(self, name: str, api: KubernetesAPI, watch: PodWatch) -> None:
+    def __init__(
+        self, name: str, api: KubernetesAPI, watch: PodWatch, request: BootRequest, queue_timeout: float
+    ) -> None:
         self.name = name
         self.uid: str | None = None
         self.may_exist = False
@@ -58,6 +67,8 @@ class KubernetesNode(Node):
         self._watch = watch
         self._lock = threading.Lock()
         self._stopping = CancelToken()
+        self._request = request
+        self._queue_timeout, self._in_queue = queue_timeout, Deadline(queue_timeout)
         self._when_stopped: StopHandler | None = None
         api.__enter__()
         self.followed: FollowedPod = watch.follow(name)
@@ -79,12 +90,39 @@ class KubernetesNode(Node):
         self.uid = pod.uid or None
         self._watch.created(self.name, pod)
 
-    def was_scheduled(self) -> None:
-        """Take the Pod's node."""
+    def wait_in_queue(self) -> None:
+        """Let the Pod, which was created, wait for its node. The boot's timer starts when the Pod has one."""
+        self.is_queued = True
+        self._in_queue = Deadline(self._queue_timeout)
+        self.followed.on_change = self._look
+        if self._request.dialed_in is not None:
+            self._request.dialed_in.call(self._has_started)
+        self._look()
+
+    def _look(self) -> None:
+        pod = self.pod
+        if pod is None:
+            return
+        if self.is_queued and pod.is_scheduled:
+            self._has_started()
+        if pod.is_deleted or pod.has_ended or pod.is_disrupted:
+            # The cluster says in the Pod's status who ends it.
+            self.stopper = f"Kubernetes (Pod {self.name} {pod.end()})"
+
+    def _has_started(self) -> None:
+        with self._lock:
+            if not self.is_queued:
+                return
+            self.is_queued = False
         pod = self.pod
         if pod is not None and pod.node:
             self.host = pod.node
             self.facts = {"create": f"Pod {self.name}", "queue": f"on {pod.node}"}
+        self._request.started()
+
+    def progress(self) -> str:
+        """See `Node.progress`."""
+        return self.standing()
 
     def failure(self) -> BootError | None:
         """Return the error of a runner that will not come, as far as is known now."""
@@ -95,25 +133,17 @@ class KubernetesNode(Node):
             return BootError(str(self.followed.refusal), "create", final=True)
         failure = None if self.pod is None else self.pod.failure()
         if failure is None:
-            return None
+            if not self.is_queued or not self._in_queue.is_over:
+                return None
+            text = f"{self.standing()}. It got no node within {self._queue_timeout:g} s (queue_timeout)"
+            return BootTimeoutError(text, "queue")
         return BootError(failure.text, failure.phase, output=failure.output, final=failure.final)
 
     def ended(self, wait: float) -> BootError | None:
         """See `Node.ended`."""
-        self.followed.wait(lambda _: self.failure(), Deadline(wait, self._stopping))
+        seconds = self._in_queue.left(wait) if self.is_queued else wait
+        self.followed.wait(lambda _: self.failure(), Deadline(seconds, self._stopping))
         return None if self._stopping.is_set() else self.failure()
-
-    @property
-    def stopper(self) -> str:
-        """Return what stops the Pod: the cluster says it in the Pod's status."""
-        pod = self.pod
-        if pod is not None and (pod.is_deleted or pod.has_ended or pod.is_disrupted):
-            return f"Kubernetes (Pod {self.name} {pod.end()})"
-        return "Kubernetes (kubectl delete or drain, an eviction, a preemption, or the Pod's max_lifetime)"
-
-    @stopper.setter
-    def stopper(self, _: str) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]  # it has a setter
-        raise AttributeError("the Pod's status says what stops it")
 
     def explain_loss(self) -> str:
         """See `Node.explain_loss`."""
@@ -145,12 +175,14 @@ class KubernetesNode(Node):
         """See `Node.descriptors`."""
         return self._watch.descriptors()
 
-    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+    def stop(self, timeout: float | None = None) -> None:
         """Delete the Pod, and wait until its processes have ended.
 
         Args:
-            timeout: seconds for that. After that a warning names the Pod.
+            timeout: seconds for that. After that a warning names the Pod. Default: depends on the state of the Pod.
         """
+        if timeout is None:
+            timeout = QUEUED_STOP_TIMEOUT if self.is_queued else STOP_TIMEOUT
         with self._lock:
             if self._stopping.is_set():
                 return
@@ -182,6 +214,9 @@ class KubernetesNode(Node):
         grace = 0 if pod is None or not pod.is_scheduled else KILL_AFTER
         if not self._api.delete_pod(self.name, self.uid, grace, deadline):
             return
+        if self.is_queued:
+            # It runs nowhere as far as is known, so the API server has removed it at once.
+            deadline = deadline.part(QUEUED_WAIT)
         seconds = LOST_TIMEOUT if self._node_is_lost() else STOP_TIMEOUT
         if not self.followed.wait(lambda followed: followed.is_gone, deadline.part(seconds)):
             logger.warning(

@@ -32,6 +32,7 @@ class FollowedPod:
     """A Pod that a boot or a node follows. Any thread.
 
     Attributes:
+        on_change: called by the watch's thread when the attributes below have changed. It must not block.
         pod: the Pod as last seen; None before it was created.
         is_gone: whether it was seen, or created, and is there no more.
         refusal: why the server does not show the Pods; None if it does, or may soon.
@@ -40,6 +41,7 @@ class FollowedPod:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: set[threading.Event] = set()
+        self.on_change: Callable[[], object] = lambda: None
         self.pod: Pod | None = None
         self.is_gone = False
         self.refusal: KubernetesAPIError | None = None
@@ -66,6 +68,7 @@ class FollowedPod:
         with self._lock:
             for woken in self._waiting:
                 woken.set()
+        self.on_change()
 
 
 class PodWatch:

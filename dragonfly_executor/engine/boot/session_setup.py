@@ -63,7 +63,8 @@ class SessionSetup:
         self._compare(runner, hello)
         options, shares_disk = self._options, runner.node.shares_disk
         output, log_level = self._outputs.agent_settings(shares_disk=shares_disk)
-        wanted = runner.node.slots or options.max_concurrency or self._backend.default_slots()
+        node = runner.node
+        wanted = node.slots or options.max_concurrency or node.default_slots or self._backend.default_slots()
         slots = wanted or hello.versions.cpus
         session = handshake.welcome(
             lease=options.lease,

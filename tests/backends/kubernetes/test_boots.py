@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from dragonfly_executor import BootError, BootRequest, BootTimeoutError, Parent, RunnerLostError
-from dragonfly_executor.backends.base import CancelToken
+from dragonfly_executor.backends.base import CancelToken, Node
 from dragonfly_executor.backends.kubernetes.backend import KubernetesBackend
 from tests.backends.kubernetes.conftest import Make, MakeBackend
 from tests.support.helpers import PATIENCE, Gate, Mailbox, error_of
@@ -27,14 +28,14 @@ class Clock:
 
     def __init__(self) -> None:
         self.reported: list[str] = []
-        self.has_queued = threading.Event()
+        self.has_started = threading.Event()
 
     def queued(self) -> None:
         self.reported.append("queued")
-        self.has_queued.set()
 
     def started(self) -> None:
         self.reported.append("started")
+        self.has_started.set()
 
 
 def request(**more: Any) -> BootRequest:
@@ -49,7 +50,9 @@ def boot_error(backend: KubernetesBackend, **more: Any) -> BootError:
         node = backend.boot(request(**more))
     except BootError as error:
         return error
-    found = node.ended(PATIENCE)
+    found, until = None, time.monotonic() + PATIENCE
+    while found is None and time.monotonic() < until:
+        found = node.ended(5.0)
     node.stop()
     assert found is not None
     return found
@@ -114,12 +117,37 @@ def test_a_pod_that_waits_for_a_node_is_not_late(cluster: Cluster, make: Make, m
     assert executor.pool.stats().boots_failed == 0
 
 
+def started(backend: KubernetesBackend, **more: Any) -> Node:
+    """A node whose Pod has got its node."""
+    clock = Clock()
+    node = backend.boot(request(clock=clock, **more))
+    assert clock.has_started.wait(PATIENCE)
+    return node
+
+
 def test_a_boot_reports_when_it_waits_and_when_it_has_a_node(cluster: Cluster, make_backend: MakeBackend) -> None:
     clock = Clock()
+    cluster.nodes.timing.schedule = 0.3
     node = make_backend().boot(request(clock=clock))
+    assert node.is_queued
+    assert clock.reported == ["queued"]
+    assert clock.has_started.wait(PATIENCE)
     assert clock.reported == ["queued", "started"]
+    assert not node.is_queued
     assert node.host == "node-1"
     node.stop()
+
+
+def test_a_pod_that_waits_says_why(cluster: Cluster, make: Make, make_backend: MakeBackend) -> None:
+    """In `stats().explain`, without a request to the API server."""
+    executor = make(make_backend(resources={"cpu": 1000}))
+    future = executor.submit(pow, 2, 10)
+    cluster.pod(lambda pod: pod["status"].get("conditions"))
+    until = time.monotonic() + PATIENCE
+    while "Insufficient cpu" not in (said := executor.pool.stats().explain) and time.monotonic() < until:
+        threading.Event().wait(0.02)
+    assert "is Pending (Unschedulable): 0/1 nodes are available: 1 Insufficient cpu" in said
+    future.cancel()
 
 
 def test_a_pod_waits_no_longer_than_queue_timeout(cluster: Cluster, make_backend: MakeBackend) -> None:
@@ -139,9 +167,7 @@ def test_tolerations_and_selectors_choose_the_node(cluster: Cluster, make_backen
     given = {"node_selector": {"gpu": "yes"}}
     error = boot_error(make_backend(queue_timeout=0.3, **given))
     assert "untolerated taint {gpu: yes}" in str(error)
-    node = make_backend(tolerations=[{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}], **given).boot(
-        request()
-    )
+    node = started(make_backend(tolerations=[{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}], **given))
     assert node.host == "node-2"
     node.stop()
 

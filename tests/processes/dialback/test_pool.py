@@ -115,7 +115,7 @@ def test_a_runner_that_is_killed_is_lost_and_replaced_by_one_with_a_token_of_its
 
 
 def test_several_runners_dial_in_at_once(make_pool: MakePool, mailbox: Mailbox, gate: Gate) -> None:
-    """Each with its own token, through one door."""
+    """Each runner has its own token, and all dial one listener."""
     pool = make_pool(max=3, max_concurrency=1, backend=DialingBackend())
     futures = [pool.submit(hold, mailbox.path, gate.path, number) for number in range(3)]
     assert len(set(mailbox.numbers(3))) == 3
@@ -167,7 +167,7 @@ def test_a_runner_of_another_version_is_refused_by_both_sides(
     assert f"versions do not match: python is 3.9 in the parent and {own} on the runner" in capfd.readouterr().err
 
 
-# -- the door ----------------------------------------------------------------------------------------------------------
+# -- the listener --------------------------------------------------------------------------------
 
 
 def test_the_door_is_closed_once_everybody_is_there(make: MakeExecutor) -> None:
@@ -533,7 +533,7 @@ def kill_agent_on_the_way(payload: bytes) -> bytes:
 
 
 class Queueing(DialingBackend):
-    """Its boots wait for their turn until the test lets them go on, by a clock that the test moves."""
+    """A backend whose boots wait for their turn until the test lets them go on. The test moves the clock."""
 
     def __init__(self, clock: VirtualClock) -> None:
         super().__init__()
@@ -547,39 +547,28 @@ class Queueing(DialingBackend):
         request.queued()
         self.waits.set()
         assert self.turn.wait(PATIENCE)
+        return self.boot_in_turn(request)
+
+    def boot_in_turn(self, request: BootRequest) -> Node:
         request.started()
         return super().boot(request)
 
 
-def test_a_runner_whose_boot_waited_for_long_is_let_in(make: MakeExecutor) -> None:
-    """Its token is good for as long as the boot has from when its node is asked for."""
-    clock = VirtualClock()
-    backend = Queueing(clock)
-    executor = make(2, backend=backend, boot_timeout=30)
-    future = executor.submit(pow, 2, 5)
-    assert backend.waits.wait(PATIENCE)
-    clock.advance(1000)
-    backend.turn.set()
-    assert future.result(PATIENCE) == 32
-    assert executor.pool.stats().boots_failed == 0
-
-
 class StartsUnseen(Queueing):
-    """Its nodes start in a queue, and it sees that later than the runner dials."""
+    """A backend that sees the start of a node only after its runner has dialed back."""
 
-    def boot(self, request: BootRequest) -> Node:
-        request.queued()
-        self.waits.set()
-        assert self.turn.wait(PATIENCE)
+    def boot_in_turn(self, request: BootRequest) -> Node:
         node = DialingBackend.boot(self, request)
         assert request.dialed_in is not None
         assert request.dialed_in.wait(PATIENCE)
         return node
 
 
-def test_a_runner_that_dials_before_its_backend_sees_it_start_is_let_in(make: MakeExecutor) -> None:
+@pytest.mark.parametrize("backend_class", [Queueing, StartsUnseen])
+def test_a_runner_whose_boot_waited_for_long_is_admitted(make: MakeExecutor, backend_class: type[Queueing]) -> None:
+    """The runner's token is valid for `boot_timeout` from the request for its node, and while the boot waits."""
     clock = VirtualClock()
-    backend = StartsUnseen(clock)
+    backend = backend_class(clock)
     executor = make(2, backend=backend, boot_timeout=30)
     future = executor.submit(pow, 2, 5)
     assert backend.waits.wait(PATIENCE)
@@ -590,7 +579,7 @@ def test_a_runner_that_dials_before_its_backend_sees_it_start_is_let_in(make: Ma
 
 
 class Deaf(DialingBackend):
-    """Nobody can say where it listens, for as long as the test likes."""
+    """A backend that does not say where to listen until the test lets it."""
 
     def __init__(self, clock: VirtualClock) -> None:
         super().__init__()
@@ -606,7 +595,7 @@ class Deaf(DialingBackend):
         return super().listen_address()
 
 
-def test_a_door_that_does_not_open_ends_the_boot(make: MakeExecutor) -> None:
+def test_a_listener_that_does_not_open_ends_the_boot(make: MakeExecutor) -> None:
     clock = VirtualClock()
     backend = Deaf(clock)
     executor = make(2, backend=backend, boot_timeout=30, max_boot_failures=1)

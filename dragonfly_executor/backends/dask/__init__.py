@@ -1,0 +1,1 @@
+"""Runners as long-running tasks of a Dask cluster."""

@@ -1,0 +1,229 @@
+"""`DaskBackend`: runs each runner as a long-running task on a worker of a Dask cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from dragonfly_executor.backends.agent_command import portable_options
+from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.backends.dask.cluster_scale import ClusterScale
+from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.own_address import address_toward
+from dragonfly_executor.backends.shared_client import SharedClient
+from dragonfly_executor.errors import BootError, BootTimeoutError
+from dragonfly_executor.sync.options import Sync
+from dragonfly_executor.util.validation import duration, whole
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.dask.node import DaskNode
+    from dragonfly_executor.backends.dask.runner_tasks import RunnerTasks
+    from dragonfly_executor.util.validation import Seconds
+
+INFINITY = float("inf")
+UNDO_TIMEOUT = 1.5
+"""Seconds for stopping the runner of a boot that was cancelled, which must end within 2 s."""
+
+
+class DaskBackend(Backend):
+    """Boots runners as tasks of a Dask cluster, one runner per worker.
+
+    The workers must have this package, and must reach the machine of this program over the network: a runner dials back
+    to it. Boots that wait for a worker are not late: `boot_timeout` counts from when a worker has begun the task. Dask
+    may run other tasks on the same workers.
+
+    Args:
+        cluster: the scheduler's address, a `Client`, or a cluster object such as `LocalCluster` or `SLURMCluster`. A
+            cluster object is scaled: it gets a worker for each runner that the pool boots, and loses it again. Workers
+            that it had before stay. The backend opens its own connection to the scheduler.
+        resources: what a runner takes from its worker, by Dask's names: ``{"GPU": 1}``.
+        annotations: Dask's annotations of the tasks, such as ``{"priority": 10}``.
+        workers: the addresses, names or hosts of the workers that may get a runner; None for all.
+        security: a `distributed.Security` for an address whose scheduler speaks TLS.
+        python: the interpreter of the runners on the workers; default: the worker's own.
+        env: environment variables for the runners, in addition to the worker's own.
+        host: the address of this machine that the workers dial; default: the one from which it reaches the scheduler.
+        port: the port to listen on; default: any free port.
+        queue_timeout: seconds (or a `timedelta`) that a boot may wait for a worker. Default: as long as it takes.
+        sync: which files of this program are sent to the runners; see `SSHBackend`. None: no files, as the workers see
+            this machine's files under the same paths.
+        requirements: third-party packages to install on each node; see `SSHBackend`.
+
+    Raises:
+        ImportError: `distributed` is not installed.
+        TypeError, ValueError: an argument is invalid.
+    """
+
+    name = "dask"
+    dials_back = True
+    default_boot_timeout = 60.0
+    phases = ("create", "queue", "connect", "handshake", "sync", "requirements")
+
+    def __init__(
+        self,
+        cluster: Any,
+        *,
+        resources: Mapping[str, float] | None = None,
+        annotations: Mapping[str, Any] | None = None,
+        workers: Collection[str] | str | None = None,
+        security: Any = None,
+        python: str | None = None,
+        env: Mapping[str, str] | None = None,
+        host: str | None = None,
+        port: int = 0,
+        queue_timeout: Seconds | None = None,
+        sync: Sync | str | Iterable[str | os.PathLike[str]] | None = "auto",
+        requirements: Iterable[str] | str | os.PathLike[str] | None = None,
+    ) -> None:
+        _check_installed()
+        from dragonfly_executor.backends.dask.runner_tasks import Wanted
+
+        self._address, found_security = _address_of(cluster)
+        self._security = security or found_security
+        self._scale = ClusterScale(cluster) if hasattr(cluster, "scale") else None
+        self._wanted = Wanted(
+            _amounts(resources or {}), [workers] if isinstance(workers, str) else workers, annotations or {}
+        )
+        files = Sync.of(sync, requirements)
+        self._shares_disk = sync is None and requirements is None
+        self.sync = None if self._shares_disk else files
+        self._python, self._env = python, dict(env or {})
+        self._host, self._port = host, whole(port, "port", 0)
+        self._queue_timeout = INFINITY if queue_timeout is None else duration(queue_timeout, "queue_timeout")
+        self._shared: SharedClient[RunnerTasks] = SharedClient(self._connect)
+
+    @classmethod
+    def from_text(cls, address: str, *, port: str = "0", resources: str = "", **settings: str) -> DaskBackend:
+        """Make a backend from texts, as a command line gives them.
+
+        Args:
+            address: the scheduler's.
+            port: the port to listen on.
+            resources: as Dask's own command line takes them: "GPU=1 MEM=4e9".
+            settings: other arguments of the class.
+
+        Raises:
+            ImportError, TypeError, ValueError: see the class.
+        """
+        pairs = (text.partition("=") for text in resources.split())
+        amounts = {name: float(amount) for name, _, amount in pairs}
+        arguments: dict[str, Any] = {**settings}
+        if "queue_timeout" in arguments:
+            arguments["queue_timeout"] = float(arguments["queue_timeout"])
+        if arguments.get("sync") == "none":
+            arguments["sync"] = None
+        return cls(address, port=int(port), resources=amounts, **arguments)
+
+    def __repr__(self) -> str:
+        return f"DaskBackend({self._address!r})"
+
+    def listen_address(self) -> tuple[str, int]:
+        """See `Backend.listen_address`."""
+        return self._host or _own_address(self._address), self._port
+
+    def boot(self, request: BootRequest) -> Node:
+        """See `Backend.boot`. It waits for a worker inside of this."""
+        tasks = self._shared.acquire()
+        try:
+            node = self._start(tasks, request)
+        except BaseException:
+            self._shared.release(tasks)
+            raise
+        if self._scale is not None:
+            self._scale.more()
+        try:
+            self._wait_for_worker(node, tasks, request)
+        except BaseException:
+            node.stop(UNDO_TIMEOUT)
+            raise
+        return node
+
+    def _start(self, tasks: RunnerTasks, request: BootRequest) -> DaskNode:
+        """Make the node of a boot, and wait until the scheduler is reached."""
+        from dragonfly_executor.backends.dask.node import DaskNode
+        from dragonfly_executor.backends.dask.runner_tasks import RunnerTask
+        from dragonfly_executor.backends.dask.scheduler import DaskError
+
+        options = [option for option in portable_options() if option != "-P"]
+        order = {
+            "parent": request.parent.encode(), "python": self._python, "options": options, "env": self._env,
+        }  # fmt: skip
+        try:
+            tasks.connection.thread.call(tasks.connection.client(), Deadline(request.timeout, request.given_up))
+        except (DaskError, TimeoutError) as error:
+            text = str(error) or f"the Dask scheduler at {self._address} did not answer"
+            raise BootError(text, "create", output=text) from error
+        task = RunnerTask(f"dragonfly-runner-{request.runner_id}-{os.urandom(6).hex()}", order)
+        return DaskNode(task, tasks, shares_disk=self._shares_disk, on_stopped=lambda: self._stopped(tasks))
+
+    def _wait_for_worker(self, node: DaskNode, tasks: RunnerTasks, request: BootRequest) -> None:
+        """Wait until a worker has started the runner, or the runner has dialed back.
+
+        Raises:
+            BootError: no worker came in time, or the runner did not start.
+        """
+        from dragonfly_executor.backends.dask.scheduler import DaskError
+
+        request.queued()
+        deadline = Deadline(self._queue_timeout, request.given_up, request.dialed_in)
+        try:
+            tasks.connection.thread.call(tasks.place(node.task, self._wanted), deadline)
+        except DaskError as error:
+            raise BootError(str(error), "queue") from error
+        except TimeoutError as error:
+            if request.given_up is not None and request.given_up.is_set():
+                raise BootError("the boot was cancelled", "queue") from error
+            if not deadline.is_cancelled:
+                text = f"no Dask worker was free within {self._queue_timeout:g} s (queue_timeout)"
+                raise BootTimeoutError(text, "queue") from error
+        node.placed()
+        if node.task.ended.is_set() and not deadline.is_cancelled:
+            raise node.error_of_end("queue")
+        request.started()
+
+    def _stopped(self, tasks: RunnerTasks) -> None:
+        if self._scale is not None:
+            self._scale.less(tasks.worker_names())
+        self._shared.release(tasks)
+
+    def _connect(self) -> RunnerTasks:
+        from dragonfly_executor.backends.dask.runner_tasks import RunnerTasks
+
+        return RunnerTasks(self._address, self._security)
+
+
+def _check_installed() -> None:
+    try:
+        import distributed  # noqa: F401
+    except ImportError as error:
+        raise ImportError("DaskBackend needs Dask: pip install 'dragonfly-executor[dask]'") from error
+
+
+def _address_of(cluster: Any) -> tuple[str, Any]:
+    """Return the scheduler's address, and the security object for it."""
+    if isinstance(cluster, str):
+        address, security = cluster, None
+    elif hasattr(cluster, "scheduler_address"):
+        address, security = cluster.scheduler_address, cluster.security
+    elif hasattr(cluster, "scheduler"):
+        address, security = getattr(cluster.scheduler, "address", ""), cluster.security
+    else:
+        raise TypeError(f"DaskBackend takes an address, a Client or a cluster of Dask, not {cluster!r}")
+    if not address or address == "<Not Connected>":
+        raise ValueError(f"{cluster!r} is not connected to a Dask scheduler")
+    return address if "://" in address else f"tcp://{address}", security
+
+
+def _amounts(resources: Mapping[str, float]) -> dict[str, float]:
+    for name, amount in resources.items():
+        if not isinstance(amount, (int, float)) or amount <= 0:
+            raise ValueError(f"the amount of the Dask resource {name!r} must be a positive number, not {amount!r}")
+    return dict(resources)
+
+
+def _own_address(scheduler: str) -> str:
+    """Return the address of this machine from which the scheduler is reached. Nothing is sent."""
+    host = urlsplit(scheduler).hostname or ""
+    return "127.0.0.1" if scheduler.startswith("inproc:") or not host else address_toward(host)

@@ -1,0 +1,95 @@
+"""`ClusterScale`: has a Dask cluster object start as many workers as a pool wants, and end those that it has left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Collection
+from inspect import isawaitable
+from typing import Any
+
+logger = logging.getLogger("dragonfly_executor")
+
+
+class ClusterScale:
+    """The number of workers of a cluster object, as the nodes of a pool need it. Any thread.
+
+    The workers that the cluster had before are never ended, and count. A cluster that scales itself (``adapt``) is left
+    alone.
+
+    Args:
+        cluster: a `distributed.deploy.Cluster`.
+    """
+
+    def __init__(self, cluster: Any) -> None:
+        self._cluster = cluster
+        self._lock = threading.Lock()
+        self._wanted = 0
+        self._first: frozenset[str] | None = None
+
+    def more(self) -> None:
+        """Count one more node, and have a worker started for it if there are too few."""
+        with self._lock:
+            if self._first is None:
+                self._first = frozenset(map(str, self._cluster.plan or self._cluster.observed))
+            self._wanted += 1
+            if self._is_adaptive() or len(self._cluster.plan) >= self._wanted:
+                return
+            self._act(lambda: self._cluster.scale(self._wanted))
+
+    def less(self, used: Collection[str]) -> None:
+        """Count one node less, and have workers that no node uses ended.
+
+        Args:
+            used: the names of the workers that have a runner.
+        """
+        with self._lock:
+            self._wanted -= 1
+            if self._is_adaptive():
+                return
+            first = self._first or frozenset()
+            surplus = len(self._cluster.plan) - max(len(first), self._wanted)
+            if surplus <= 0:
+                return
+            if not hasattr(self._cluster, "worker_spec"):
+                # Which workers this cluster ends is its own choice, and may be those with runners.
+                if not self._wanted:
+                    self._act(lambda: self._cluster.scale(len(first)))
+                return
+            names = self._unused(surplus, {*used, *first})
+            if names:
+                self._act(lambda: self._cluster.scale_down(names))
+
+    def _unused(self, count: int, kept: Collection[str]) -> list[Any]:
+        """Return the workers to end, at most `count`: first those that have not come up yet. A job's go together."""
+        observed = {str(name) for name in self._cluster.observed}
+        jobs = []
+        for name, spec in self._cluster.worker_spec.items():
+            members = [f"{name}{suffix}" for suffix in spec.get("group", ("",))]
+            if not set(members) & set(kept):
+                jobs.append((sum(member in observed for member in members), len(members), name))
+        names = []
+        for _, size, name in sorted(jobs, key=lambda job: job[0]):
+            if size <= count:
+                count -= size
+                names.append(name)
+        return names
+
+    def _is_adaptive(self) -> bool:
+        return getattr(self._cluster, "_adaptive", None) is not None
+
+    def _act(self, action: Any) -> None:
+        """Run an action of the cluster on its own loop, as Dask's adaptive scaling does. Nothing waits for it."""
+
+        async def act() -> None:
+            try:
+                result = action()
+                if isawaitable(result):
+                    await result
+            except Exception as error:  # of any cluster manager
+                logger.warning(
+                    "the Dask cluster %s did not scale: %s: %s", self._cluster.name, type(error).__name__, error
+                )
+
+        asyncio.run_coroutine_threadsafe(act(), self._cluster.loop.asyncio_loop)

@@ -1,0 +1,1 @@
+"""Runners as actors of a Ray cluster."""

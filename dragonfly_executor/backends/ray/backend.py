@@ -1,0 +1,239 @@
+"""`RayBackend`: runs each runner as an actor of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from dragonfly_executor.backends.agent_command import portable_options
+from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.own_address import address_toward
+from dragonfly_executor.backends.shared_client import SharedClient
+from dragonfly_executor.errors import BootError, BootTimeoutError
+from dragonfly_executor.sync.options import Sync
+from dragonfly_executor.util.validation import duration, whole
+
+if TYPE_CHECKING:
+    from dragonfly_executor.backends.ray.driver_process import DriverProcess
+    from dragonfly_executor.backends.ray.node import RayNode
+    from dragonfly_executor.util.validation import Seconds
+
+INFINITY = float("inf")
+LONGEST_WAIT = 3600.0
+"""Seconds of one wait. A lock takes no infinite timeout."""
+UNDO_TIMEOUT = 1.5
+"""Seconds for stopping the runner of a boot that was cancelled, which must end within 2 s."""
+OWN = frozenset({"max_concurrency", "max_restarts", "max_task_retries", "concurrency_groups", "lifetime", "name"})
+"""Options of actors that the backend sets itself, or that would have an actor outlive its pool."""
+OPTIONS = ("num_cpus", "num_gpus", "memory", "accelerator_type")
+
+
+class RayBackend(Backend):
+    """Boots runners as actors of a Ray cluster, one actor per runner.
+
+    The cluster's nodes must have this package, and must reach the machine of this program over the network: a runner
+    dials back to it. An actor that waits for resources is not late: `boot_timeout` counts from when it runs. Ray's
+    autoscaler starts nodes for actors that wait.
+
+    A process of the backend's own, the driver, is connected to Ray while there are boots or runners. Ray ends the
+    actors of a driver that has ended.
+
+    Args:
+        address: of the cluster, as for ``ray.init``: "auto", "HOST:PORT" or "ray://HOST:10001". Default: the cluster
+            that this program is connected to, else "auto".
+        num_cpus: CPUs of an actor, and the number of calls at once on its runner, rounded down; default 1.
+        num_gpus, memory, accelerator_type, resources: what else an actor takes; memory in bytes.
+        label_selector: labels that an actor's node must have.
+        scheduling_strategy: Ray's: "DEFAULT", "SPREAD", or an object such as `PlacementGroupSchedulingStrategy`.
+        runtime_env: of the actors, and so of the calls.
+        namespace: of the actors.
+        options: more options of Ray's actors, by name.
+        python: the interpreter of the runners on the nodes; default: that of Ray's worker.
+        env: environment variables for the runners, in addition to those of Ray's worker.
+        host: the address of this machine that the nodes dial; default: the one from which it reaches the cluster.
+        port: the port to listen on; default: any free port.
+        queue_timeout: seconds (or a `timedelta`) that an actor may wait for resources. Default: as long as it takes.
+        sync: which files of this program are sent to the runners; see `SSHBackend`. None: no files, as the nodes see
+            this machine's files under the same paths.
+        requirements: third-party packages to install on each node; see `SSHBackend`.
+
+    Raises:
+        ImportError: `ray` is not installed.
+        TypeError, ValueError: an argument is invalid.
+    """
+
+    name = "ray"
+    dials_back = True
+    default_boot_timeout = 60.0
+    phases = ("create", "queue", "connect", "handshake", "sync", "requirements")
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        num_cpus: float | None = None,
+        num_gpus: float | None = None,
+        memory: int | None = None,
+        accelerator_type: str | None = None,
+        resources: Mapping[str, float] | None = None,
+        label_selector: Mapping[str, str] | None = None,
+        scheduling_strategy: Any = None,
+        runtime_env: Mapping[str, Any] | None = None,
+        namespace: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        python: str | None = None,
+        env: Mapping[str, str] | None = None,
+        host: str | None = None,
+        port: int = 0,
+        queue_timeout: Seconds | None = None,
+        sync: Sync | str | Iterable[str | os.PathLike[str]] | None = "auto",
+        requirements: Iterable[str] | str | os.PathLike[str] | None = None,
+    ) -> None:
+        _check_installed()
+        refused = OWN & set(options or {})
+        if refused:
+            raise ValueError(f"RayBackend sets the actor option {min(refused)!r} itself: leave it out")
+        named = {
+            "num_cpus": 1 if num_cpus is None else num_cpus, "num_gpus": num_gpus, "memory": memory,
+            "accelerator_type": accelerator_type, "resources": resources and dict(resources),
+            "label_selector": label_selector and dict(label_selector), "scheduling_strategy": scheduling_strategy,
+            "runtime_env": runtime_env and dict(runtime_env),
+        }  # fmt: skip
+        self._actor_options = {name: value for name, value in named.items() if value is not None} | dict(options or {})
+        self._slots = max(1, int(self._actor_options["num_cpus"]))
+        self._address = address or _address_here()
+        self._namespace = namespace
+        files = Sync.of(sync, requirements)
+        self._shares_disk = sync is None and requirements is None
+        self.sync = None if self._shares_disk else files
+        self._python, self._env = python, dict(env or {})
+        self._host, self._port = host, whole(port, "port", 0)
+        self._queue_timeout = INFINITY if queue_timeout is None else duration(queue_timeout, "queue_timeout")
+        self._shared: SharedClient[DriverProcess] = SharedClient(self._connect)
+
+    @classmethod
+    def from_text(cls, **settings: str) -> RayBackend:
+        """Make a backend from texts, as a command line gives them. `resources` is read as "NAME=AMOUNT NAME=AMOUNT".
+
+        Raises:
+            ImportError, TypeError, ValueError: see the class.
+        """
+        arguments: dict[str, Any] = dict(settings)
+        for name, read in (("num_cpus", float), ("num_gpus", float), ("memory", int), ("port", int)):
+            if name in settings:
+                arguments[name] = read(settings[name])
+        if "queue_timeout" in settings:
+            arguments["queue_timeout"] = float(settings["queue_timeout"])
+        if "resources" in settings:
+            pairs = (text.partition("=") for text in settings["resources"].split())
+            arguments["resources"] = {name: float(amount) for name, _, amount in pairs}
+        if settings.get("sync") == "none":
+            arguments["sync"] = None
+        return cls(**arguments)
+
+    def __repr__(self) -> str:
+        return f"RayBackend({self._address!r})"
+
+    def listen_address(self) -> tuple[str, int]:
+        """See `Backend.listen_address`."""
+        return self._host or _own_address(self._address), self._port
+
+    def default_slots(self) -> int:
+        """See `Backend.default_slots`."""
+        return self._slots
+
+    def boot(self, request: BootRequest) -> Node:
+        """See `Backend.boot`. The actor waits for resources inside of this."""
+        driver = self._shared.acquire()
+        try:
+            node = self._start(driver, request)
+        except BaseException:
+            self._shared.release(driver)
+            raise
+        try:
+            self._wait_for_actor(node, request)
+        except BaseException:
+            node.stop(UNDO_TIMEOUT)
+            raise
+        return node
+
+    def _start(self, driver: DriverProcess, request: BootRequest) -> RayNode:
+        """Wait until the driver is connected, and have it create an actor."""
+        import cloudpickle
+
+        from dragonfly_executor.backends.ray.node import RayNode
+        from dragonfly_executor.backends.ray.runner_actor import RunnerActor
+
+        Deadline(request.timeout, request.given_up, driver.connected).pause(request.timeout)
+        if driver.error or not driver.connected.is_set():
+            text = f"cannot connect to the Ray cluster at {self._address}: {driver.error or 'it does not answer'}"
+            raise BootError(text, "create", output=driver.error)
+        options = [option for option in portable_options() if option != "-P"]
+        order = {
+            "parent": request.parent.encode(), "python": self._python, "options": options, "env": self._env,
+        }  # fmt: skip
+        actor = RunnerActor(f"dragonfly-runner-{request.runner_id}-{os.urandom(6).hex()}", order)
+        driver.boot(actor, cloudpickle.dumps(self._actor_options))
+        return RayNode(actor, driver, shares_disk=self._shares_disk, on_stopped=lambda: self._shared.release(driver))
+
+    def _wait_for_actor(self, node: RayNode, request: BootRequest) -> None:
+        """Wait until the actor has started the runner, or the runner has dialed back.
+
+        Raises:
+            BootError: the actor got no resources in time, or the runner did not start.
+        """
+        request.queued()
+        actor = node.actor
+        deadline = Deadline(self._queue_timeout, request.given_up, request.dialed_in, actor.begun)
+        while not deadline.is_over:
+            deadline.pause(LONGEST_WAIT)
+        node.placed()
+        if request.given_up is not None and request.given_up.is_set():
+            raise BootError("the boot was cancelled", "queue")
+        if not deadline.is_cancelled:
+            text = f"Ray has had no resources for the runner's actor for {self._queue_timeout:g} s (queue_timeout)"
+            raise BootTimeoutError(text, "queue")
+        if actor.ended.is_set() and not (request.dialed_in is not None and request.dialed_in.is_set()):
+            raise node.error_of_end("queue")
+        request.started()
+
+    def _connect(self) -> DriverProcess:
+        from dragonfly_executor.backends.ray.driver_process import DriverProcess
+
+        return DriverProcess(self._address, self._namespace)
+
+
+def _check_installed() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("ray") is None:
+        raise ImportError("RayBackend needs Ray: pip install 'dragonfly-executor[ray]'")
+
+
+def _address_here() -> str:
+    """Return the address of the cluster that this process is connected to; "auto" if it is not."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return str(ray.get_runtime_context().gcs_address)
+    return "auto"
+
+
+def _own_address(cluster: str) -> str:
+    """Return the address of this machine from which the cluster is reached."""
+    if cluster in ("auto", "local"):
+        cluster = os.environ.get("RAY_ADDRESS", "") or _address_of_this_machine()
+    return address_toward(urlsplit(cluster if "://" in cluster else f"ray://{cluster}").hostname or "localhost")
+
+
+def _address_of_this_machine() -> str:
+    """Return the address of the cluster that was started on this machine, as Ray has written it down; "" if none."""
+    try:
+        return Path(tempfile.gettempdir(), "ray", "ray_current_cluster").read_text().strip()
+    except OSError:
+        return ""

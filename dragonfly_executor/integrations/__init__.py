@@ -1,0 +1,1 @@
+"""Executors behind the interfaces of other libraries."""

@@ -1,0 +1,143 @@
+"""Workers that are missing, busy or unsuitable: what a boot makes of each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import wait
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+
+from dragonfly_executor import BootError, BootRequest, BootTimeoutError, DaskBackend, DragonflyExecutor, Node, Parent
+from dragonfly_executor.backends.base import CancelToken
+from tests.support.dask_cluster import DaskCluster
+from tests.support.helpers import PATIENCE, Gate, Mailbox
+from tests.support.payloads import agent_pid, hold
+
+pytestmark = pytest.mark.engine
+
+MakeBackend = Callable[..., DaskBackend]
+SECRET = "5ec2e7" * 8
+
+
+def request(**more: object) -> BootRequest:
+    """A boot without a pool. Its runner has nobody to dial."""
+    return BootRequest(1, Parent.new("test", 1, "dask"), PATIENCE, CancelToken())._replace(**more)
+
+
+def boot_error(backend: DaskBackend) -> BootError:
+    with pytest.raises(BootError) as caught:
+        backend.boot(request()).stop()
+    return caught.value
+
+
+def test_each_worker_gets_one_runner(make_backend: MakeBackend, mailbox: Mailbox, gate: Gate) -> None:
+    """A third boot waits, although Dask's workers have room for any number of seceded tasks."""
+    with DragonflyExecutor(backend=make_backend(), max=3) as executor:
+        futures = [executor.submit(hold, mailbox.path, gate.path) for _ in range(3)]
+        first = mailbox.numbers(2)
+        assert len(set(first)) == 2
+        assert (executor.pool.stats().runners_up, executor.pool.stats().runners_booting) == (2, 1)
+        gate.open(3)
+        wait(futures)
+
+
+def test_a_worker_s_threads_are_the_slots_unless_the_user_says_otherwise(
+    make_backend: MakeBackend, cluster: DaskCluster, mailbox: Mailbox, gate: Gate
+) -> None:
+    cluster.start_worker("wide", "--nthreads", "3")
+    try:
+        for options, slots in (({}, 3), ({"max_concurrency": 2}, 2)):
+            with DragonflyExecutor(backend=make_backend(workers="wide"), max=1, **options) as executor:
+                executor.submit(agent_pid).result(PATIENCE)
+                assert executor.pool.stats().runners[0].slots == slots
+    finally:
+        cluster.kill_worker("wide")
+
+
+class Clock:
+    """Notes what a boot says of its waiting."""
+
+    def __init__(self) -> None:
+        self.was_queued, self.was_started = threading.Event(), threading.Event()
+
+    def queued(self) -> None:
+        self.was_queued.set()
+
+    def started(self) -> None:
+        self.was_started.set()
+
+
+def test_a_boot_that_waits_for_a_worker_is_not_late(make_backend: MakeBackend, cluster: DaskCluster) -> None:
+    """`boot_timeout` stops while the boot waits, and counts from when a worker has begun."""
+    clock, nodes = Clock(), SimpleQueue[Node]()
+    backend = make_backend(resources={"SPECIAL": 1})
+    thread = threading.Thread(target=lambda: nodes.put(backend.boot(request(clock=clock, timeout=0.5))))
+    thread.start()
+    assert clock.was_queued.wait(PATIENCE)
+    cluster.start_worker("special", "--resources", "SPECIAL=1")
+    try:
+        assert clock.was_started.wait(PATIENCE)
+        nodes.get(timeout=PATIENCE).stop()
+    finally:
+        thread.join()
+        cluster.kill_worker("special")
+
+
+def test_a_boot_waits_no_longer_than_queue_timeout(make_backend: MakeBackend) -> None:
+    error = boot_error(make_backend(queue_timeout=0.5, workers=["nobody"]))
+    assert isinstance(error, BootTimeoutError)
+    assert error.phase == "queue"
+    assert "no Dask worker was free within 0.5 s (queue_timeout)" in str(error)
+
+
+def test_a_worker_without_this_package(make_backend: MakeBackend, cluster: DaskCluster, tmp_path: Path) -> None:
+    """The scheduler has it neither, and needs none."""
+    hook = tmp_path / "hides.py"
+    hook.write_text("import sys\ndef dask_setup(worker):\n    sys.modules['dragonfly_executor'] = None\n")
+    cluster.start_worker("bare", "--preload", str(hook))
+    try:
+        error = boot_error(make_backend(workers="bare"))
+    finally:
+        cluster.kill_worker("bare")
+    assert error.final
+    assert "cannot import dragonfly_executor" in str(error)
+    assert "install it for the workers' Python" in str(error)
+
+
+def test_nothing_that_dask_logs_or_shows_holds_the_token(make_backend: MakeBackend, cluster: DaskCluster) -> None:
+    secret = Parent.new("test", 1, "dask")._replace(address="127.0.0.1:9", token=SECRET, fingerprint="00" * 32)
+    node = make_backend().boot(request(parent=secret))
+    shown = repr(node)
+    node.stop()
+    shown += "".join(log.read_text() for log in cluster.folder.glob("*.log"))
+    assert boot_error(make_backend(python="/nowhere")).phase == "queue"
+    assert SECRET not in shown
+    assert secret.encode() not in shown
+
+
+def test_a_scheduler_that_is_not_there(dask_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dragonfly_executor.backends.dask.scheduler.CONNECT_TIMEOUT", 0.5)
+    error = boot_error(DaskBackend("127.0.0.1:9", sync=None))
+    assert error.phase == "create"
+    assert "cannot connect to the Dask scheduler at tcp://127.0.0.1:9" in str(error)
+
+
+@pytest.mark.usefixtures("dask_here")
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"cluster": ""}, ValueError, "not connected"),
+        ({"cluster": 7}, TypeError, "an address, a Client or a cluster"),
+        ({"port": -1}, ValueError, "port"),
+        ({"queue_timeout": -1}, ValueError, "queue_timeout"),
+        ({"resources": {"GPU": 0}}, ValueError, "'GPU' must be a positive number"),
+    ],
+)
+def test_arguments_are_checked_where_they_are_given(
+    arguments: dict[str, object], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        DaskBackend(**{"cluster": "127.0.0.1:1", **arguments})

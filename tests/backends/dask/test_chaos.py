@@ -1,0 +1,173 @@
+"""The parent is killed, and so are Dask's scheduler and workers: calls go on where they can, and no process is left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dragonfly_executor import DaskBackend, DragonflyExecutor, RunnerLostError
+from tests.support.dask_cluster import DaskCluster, dask_cluster
+from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, error_of, watching
+from tests.support.payloads import agent_pid, hold, pid
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture
+def cluster(dask_here: None) -> Iterator[DaskCluster]:
+    """A cluster of the test's own, whose processes it may kill, with one worker."""
+    with tempfile.TemporaryDirectory(prefix="dask") as folder, dask_cluster(Path(folder), "w1") as running:
+        yield running
+
+
+@contextmanager
+def program(cluster: DaskCluster, mailbox: Mailbox, gate: Gate, *resources: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `tests.backends.dask.program`; kill it if it still runs."""
+    words = [cluster.address, mailbox.path, gate.path, *resources]
+    running = subprocess.Popen([sys.executable, "-m", "tests.backends.dask.program", *words])
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.wait()
+
+
+def executor_on(cluster: DaskCluster, **options: object) -> DragonflyExecutor:
+    return DragonflyExecutor(backend=DaskBackend(cluster.address, sync=None), max=1, **options)  # type: ignore[arg-type]
+
+
+def tasks_of(cluster: DaskCluster) -> int:
+    """Return how many tasks the scheduler has."""
+    from distributed import Client
+
+    with Client(cluster.address, set_as_default=False) as client:
+        found: int = client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+        return found
+
+
+def test_a_killed_parent_leaves_no_runner(cluster: DaskCluster, mailbox: Mailbox, gate: Gate) -> None:
+    """Its call's process and its agent end, and Dask has no task of it any more."""
+    with program(cluster, mailbox, gate) as parent:
+        slot = int(mailbox.read())
+        with watching(slot, psutil.Process(slot).ppid()) as processes:
+            parent.kill()
+            assert all_ended(processes)
+    cluster.wait_until(lambda: tasks_of(cluster) == 0, "the end of the task")
+
+
+def test_a_parent_that_is_killed_while_it_waits_for_a_worker_leaves_no_task(
+    cluster: DaskCluster, mailbox: Mailbox, gate: Gate
+) -> None:
+    """No worker that comes later gets its runner."""
+    cluster.kill_worker("w1")
+    with program(cluster, mailbox, gate) as parent:
+        cluster.wait_until(lambda: tasks_of(cluster) == 1, "the task that waits")
+        parent.kill()
+        parent.wait()
+    cluster.wait_until(lambda: tasks_of(cluster) == 0, "the end of the task")
+    cluster.start_worker("w2")
+    assert cluster.agents() == []
+
+
+def test_a_parent_that_is_killed_while_its_runner_starts_leaves_no_runner(
+    cluster: DaskCluster, mailbox: Mailbox, gate: Gate
+) -> None:
+    with program(cluster, mailbox, gate) as parent:
+        cluster.wait_until(cluster.agents, "the agent")
+        (agent,) = cluster.agents()
+        with watching(agent.pid) as processes:
+            parent.kill()
+            assert all_ended(processes, PATIENCE)
+
+
+def test_a_killed_worker_takes_its_runner_with_it(cluster: DaskCluster, mailbox: Mailbox, gate: Gate) -> None:
+    """The call is lost and says so. Calls that follow run on another worker, for which the boot waits."""
+    with executor_on(cluster) as executor:
+        future = executor.submit(hold, mailbox.path, gate.path)
+        slot = int(mailbox.read())
+        with watching(slot, psutil.Process(slot).ppid()) as processes:
+            cluster.kill_worker("w1")
+            error = error_of(future)
+            assert all_ended(processes)
+        assert isinstance(error, RunnerLostError)
+        later = executor.submit(pid)
+        cluster.start_worker("w2")
+        assert later.result(PATIENCE)
+
+
+def test_a_killed_worker_takes_a_runner_with_it_that_was_not_admitted_yet(cluster: DaskCluster) -> None:
+    """Its agent still looks for its parent, which does not answer."""
+    backend = DaskBackend(cluster.address, sync=None)
+    from dragonfly_executor import BootRequest, Parent
+
+    parent = Parent.new("test", 1, "dask")._replace(address="127.0.0.1:9", token="00" * 16, fingerprint="00" * 32)
+    node = backend.boot(BootRequest(1, parent, PATIENCE))
+    cluster.wait_until(cluster.agents, "the agent")
+    with watching(*(agent.pid for agent in cluster.agents())) as agents:
+        cluster.kill_worker("w1")
+        assert all_ended(agents)
+    error = None
+    while error is None:
+        error = node.ended(PATIENCE)
+    assert "has left the cluster" in str(error)
+    node.stop()
+
+
+def test_a_worker_that_its_nanny_restarts_gets_a_runner_again(
+    cluster: DaskCluster, mailbox: Mailbox, gate: Gate
+) -> None:
+    cluster.kill_worker("w1")
+    cluster.start_worker("w2", nanny=True)
+    with executor_on(cluster) as executor:
+        first = executor.submit(agent_pid).result(PATIENCE)
+        future = executor.submit(hold, mailbox.path, gate.path)
+        mailbox.read()
+        worker = psutil.Process(first).parent()
+        assert worker is not None
+        with watching(first) as agent:
+            worker.kill()
+            assert isinstance(error_of(future), RunnerLostError)
+            assert all_ended(agent)
+        assert executor.submit(agent_pid).result(PATIENCE) != first
+
+
+def test_a_worker_that_is_retired_lets_its_calls_finish(cluster: DaskCluster, mailbox: Mailbox, gate: Gate) -> None:
+    """Dask closes the worker in order: the runner takes no more calls, and finishes the ones that it has."""
+    from distributed import Client
+
+    with executor_on(cluster) as executor, Client(cluster.address, set_as_default=False) as client:
+        future = executor.submit(hold, mailbox.path, gate.path, "done")
+        slot = int(mailbox.read())
+        with watching(slot) as slots:
+            client.retire_workers(names=["w1"], close_workers=True)
+            gate.open()
+            assert future.result(PATIENCE) == "done"
+            assert all_ended(slots)
+        cluster.start_worker("w2")
+        assert executor.submit(pid).result(PATIENCE)
+
+
+def test_a_killed_scheduler_loses_the_runners_and_a_new_one_gets_new_ones(
+    cluster: DaskCluster, mailbox: Mailbox, gate: Gate
+) -> None:
+    """Dask's workers end without their scheduler. Calls have some seconds to finish before that."""
+    port = int(cluster.address.rpartition(":")[2])
+    with executor_on(cluster, boot_timeout=60) as executor:
+        future = executor.submit(hold, mailbox.path, gate.path, "done")
+        with watching(int(mailbox.read())) as slots:
+            cluster.kill_scheduler()
+            gate.open()
+            assert future.result(PATIENCE) == "done"
+            assert all_ended(slots, PATIENCE)
+        later = executor.submit(os.getpid)
+        cluster.start_scheduler(port)
+        cluster.start_worker("w2")
+        assert later.result(PATIENCE)

@@ -1,0 +1,148 @@
+"""What the Dask backend decides by itself: which workers fit, how a cluster is scaled, what it says without Dask."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dragonfly_executor import DaskBackend
+from dragonfly_executor.backends.dask.backend import _own_address
+from dragonfly_executor.backends.dask.cluster_scale import ClusterScale
+from dragonfly_executor.backends.dask.runner_tasks import RunnerTask, State, Wanted
+from dragonfly_executor.backends.dask.scheduler import Worker
+
+WORKER = Worker("tcp://10.0.0.5:4000", "w1", "10.0.0.5", 4, {"GPU": 2.0}, 0)
+
+
+@pytest.mark.parametrize(
+    ("resources", "workers", "fits"),
+    [
+        ({}, None, True), ({"GPU": 2}, None, True), ({"GPU": 3}, None, False), ({"TPU": 1}, None, False),
+        ({}, ["w1"], True), ({}, ["10.0.0.5"], True), ({}, ["tcp://10.0.0.5:4000"], True), ({}, ["w2"], False),
+    ],
+)  # fmt: skip
+def test_a_worker_fits_by_what_it_offers_and_by_its_names(
+    resources: dict[str, float], workers: list[str] | None, fits: bool
+) -> None:
+    assert Wanted(resources, workers, {}).fits(WORKER) == fits
+
+
+def test_only_the_first_reason_of_an_end_counts() -> None:
+    task = RunnerTask("key", {})
+    task.end("first", "output")
+    task.end("second")
+    assert (task.error, task.output, task.state) == ("first", "output", State.ENDED)
+
+
+def test_without_dask_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ImportError, match=r"pip install 'dragonfly-executor\[dask\]'"):
+        DaskBackend("127.0.0.1:8786")
+
+
+def test_workers_dial_the_address_from_which_the_scheduler_is_reached() -> None:
+    assert _own_address("tcp://127.0.0.1:8786") == "127.0.0.1"
+    assert _own_address("inproc://10.0.0.5/1/1") == "127.0.0.1"
+
+
+class Cluster:
+    """A cluster that only notes how it is scaled."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *names: str, group: tuple[str, ...] = ("",)) -> None:
+        self.loop = SimpleNamespace(asyncio_loop=loop)
+        self.name = "fake"
+        self.worker_spec: dict[str, dict[str, Any]] = {name: {"group": group} for name in names}
+        self.observed = self.plan
+        self.ended: list[str] = []
+        self._adaptive: object = None
+
+    @property
+    def plan(self) -> set[str]:
+        return {name + suffix for name, spec in self.worker_spec.items() for suffix in spec["group"]}
+
+    def scale(self, count: int) -> None:
+        for number in range(len(self.worker_spec), count):
+            self.worker_spec[f"n{number}"] = {"group": ("",)}
+
+    async def scale_down(self, names: list[str]) -> None:
+        self.ended += names
+        for name in names:
+            del self.worker_spec[name]
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def settled(loop: asyncio.AbstractEventLoop) -> None:
+    """Wait until what was given to the loop is done."""
+    for _ in range(3):
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
+
+
+def test_a_cluster_grows_by_what_is_missing_and_keeps_what_it_had(loop: asyncio.AbstractEventLoop) -> None:
+    cluster = Cluster(loop, "own")
+    scale = ClusterScale(cluster)
+    for _ in range(3):
+        scale.more()
+        settled(loop)
+    assert cluster.plan == {"own", "n1", "n2"}
+    cluster.observed = {"own", "n1"}
+    scale.less(["own", "n1"])
+    settled(loop)
+    assert cluster.ended == ["n2"]
+    scale.less(["own"])
+    scale.less([])
+    settled(loop)
+    assert cluster.plan == {"own"}
+
+
+def test_a_worker_with_a_runner_is_not_ended(loop: asyncio.AbstractEventLoop) -> None:
+    cluster = Cluster(loop)
+    scale = ClusterScale(cluster)
+    scale.more()
+    scale.more()
+    settled(loop)
+    cluster.observed = cluster.plan
+    scale.less(["n0"])
+    settled(loop)
+    assert cluster.ended == ["n1"]
+
+
+def test_the_workers_of_one_job_go_together_once_none_has_a_runner(loop: asyncio.AbstractEventLoop) -> None:
+    cluster = Cluster(loop)
+    scale = ClusterScale(cluster)
+    scale.more()
+    settled(loop)
+    cluster.worker_spec = {"job": {"group": ("-0", "-1")}}
+    cluster.observed = cluster.plan
+    scale.more()
+    scale.less(["job-1"])
+    settled(loop)
+    assert cluster.ended == []
+    scale.less([])
+    settled(loop)
+    assert cluster.ended == ["job"]
+
+
+def test_a_cluster_that_scales_itself_is_not_told_anything(loop: asyncio.AbstractEventLoop) -> None:
+    cluster = Cluster(loop)
+    cluster._adaptive = object()
+    scale = ClusterScale(cluster)
+    scale.more()
+    scale.less([])
+    settled(loop)
+    assert cluster.plan == set()

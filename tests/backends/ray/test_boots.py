@@ -1,0 +1,130 @@
+"""Resources that are missing, environments that fail, options that Ray refuses: what a boot makes of each."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import wait
+
+import pytest
+
+from dragonfly_executor import BootError, BootRequest, BootTimeoutError, DragonflyExecutor, Parent, RayBackend
+from dragonfly_executor.backends.base import CancelToken
+from tests.support.helpers import PATIENCE, Gate, Mailbox
+from tests.support.payloads import hold
+from tests.support.ray_cluster import RayCluster
+
+pytestmark = pytest.mark.engine
+
+MakeBackend = Callable[..., RayBackend]
+SECRET = "5ec2e7" * 8
+
+
+def request(**more: object) -> BootRequest:
+    """A boot without a pool. Its runner has nobody to dial."""
+    return BootRequest(1, Parent.new("test", 1, "ray"), PATIENCE, CancelToken())._replace(**more)
+
+
+def boot_error(backend: RayBackend) -> BootError:
+    with pytest.raises(BootError) as caught:
+        backend.boot(request()).stop()
+    return caught.value
+
+
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+class Clock:
+    """Notes what a boot says of its waiting."""
+
+    def __init__(self) -> None:
+        self.was_queued, self.was_started = threading.Event(), threading.Event()
+
+    def queued(self) -> None:
+        self.was_queued.set()
+
+    def started(self) -> None:
+        self.was_started.set()
+
+
+def test_an_actor_that_waits_for_resources_is_not_late(make_backend: MakeBackend, mailbox: Mailbox, gate: Gate) -> None:
+    """Two actors fill the cluster. The third gets its runner when one of them has ended."""
+    clock = Clock()
+    backend = make_backend()
+    with DragonflyExecutor(backend=make_backend(num_cpus=2), max=1) as executor:
+        future = executor.submit(hold, mailbox.path, gate.path)
+        mailbox.read()
+        thread = threading.Thread(target=lambda: backend.boot(request(clock=clock)).stop())
+        thread.start()
+        assert clock.was_queued.wait(PATIENCE)
+        assert not clock.was_started.is_set()
+        gate.open()
+        wait([future])
+    assert clock.was_started.wait(PATIENCE)
+    thread.join()
+
+
+def test_cpus_are_slots(make_backend: MakeBackend, mailbox: Mailbox, gate: Gate) -> None:
+    with DragonflyExecutor(backend=make_backend(num_cpus=2), max=1) as executor:
+        futures = [executor.submit(hold, mailbox.path, gate.path) for _ in range(2)]
+        assert len(set(mailbox.numbers(2))) == 2
+        assert executor.pool.stats().runners[0].slots == 2
+        gate.open(2)
+        wait(futures)
+
+
+def test_an_actor_waits_no_longer_than_queue_timeout(make_backend: MakeBackend) -> None:
+    error = boot_error(make_backend(queue_timeout=0.5, resources={"unobtainium": 1}))
+    assert isinstance(error, BootTimeoutError)
+    assert "Ray has had no resources for the runner's actor for 0.5 s (queue_timeout)" in str(error)
+
+
+def test_the_runtime_environment_reaches_the_calls(make_backend: MakeBackend) -> None:
+    backend = make_backend(runtime_env={"env_vars": {"FRUIT": "apple"}}, env={"NUT": "hazel"})
+    with DragonflyExecutor(backend=backend, max=1) as executor:
+        assert executor.submit(variable, "FRUIT").result(PATIENCE) == "apple"
+        assert executor.submit(variable, "NUT").result(PATIENCE) == "hazel"
+
+
+def test_an_option_that_ray_refuses_fails_the_boot_for_good(make_backend: MakeBackend) -> None:
+    error = boot_error(make_backend(options={"no_such_option": 1}))
+    assert error.final
+    assert "Ray refuses the runner's actor" in str(error)
+    assert "no_such_option" in str(error)
+
+
+def test_a_node_without_this_package_fails_the_boot_for_good(make_backend: MakeBackend, tmp_path: object) -> None:
+    hidden = {"env_vars": {"PYTHONPATH": f"{tmp_path}"}}
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['dragonfly_executor'] = None\n")  # type: ignore[operator]
+    error = boot_error(make_backend(runtime_env=hidden))
+    assert error.final
+    assert "cannot import dragonfly_executor" in str(error)
+
+
+def test_nothing_that_ray_logs_holds_the_token(make_backend: MakeBackend, cluster: RayCluster) -> None:
+    secret = Parent.new("test", 1, "ray")._replace(address="127.0.0.1:9", token=SECRET, fingerprint="00" * 32)
+    node = make_backend().boot(request(parent=secret))
+    shown = repr(node)
+    node.stop()
+    logs = [path for ending in ("log", "out", "err") for path in cluster.folder.rglob(f"*.{ending}")]
+    assert logs
+    shown += "".join(path.read_text(errors="replace") for path in logs)
+    assert SECRET not in shown
+
+
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"port": -1}, ValueError, "port"),
+        ({"queue_timeout": -1}, ValueError, "queue_timeout"),
+        ({"options": {"lifetime": "detached"}}, ValueError, "sets the actor option 'lifetime' itself"),
+    ],
+)
+def test_arguments_are_checked_where_they_are_given(
+    arguments: dict[str, object], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        RayBackend("127.0.0.1:1", **arguments)  # type: ignore[arg-type]

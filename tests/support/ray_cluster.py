@@ -1,0 +1,134 @@
+"""A real Ray of one machine: a head with its GCS and raylet, which a test may kill."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+
+from tests.support.census import MARK
+
+START_TIMEOUT = 90.0
+END_TIMEOUT = 15.0
+DAEMONS = ("gcs_server", "raylet")
+
+
+def has_ray() -> bool:
+    """Return True if `ray` is installed. There are no wheels for each Python and machine."""
+    return find_spec("ray") is not None
+
+
+class RayCluster:
+    """The processes of a head node with a small object store and no dashboard.
+
+    Args:
+        folder: where its files go. Its path must be short: Unix sockets are in it.
+        cpus: number of CPUs that it claims to have.
+    """
+
+    def __init__(self, folder: Path, cpus: int = 2) -> None:
+        self.folder, self._cpus = folder, cpus
+        self.address = ""
+        self._port = _free_port()
+        # Ray keeps idle workers, which no test has left behind. The timeout is that of the search for a lost GCS.
+        unmarked = {name: value for name, value in os.environ.items() if name != MARK}
+        self._env = {**unmarked, "RAY_gcs_rpc_server_reconnect_timeout_s": "5", "RAY_USAGE_STATS_ENABLED": "0"}
+
+    def start(self) -> None:
+        """Start the head, or start it again at the same port, and wait until it takes drivers."""
+        command = [
+            str(Path(sys.executable).with_name("ray")), "start", "--head", "--port", str(self._port),
+            "--node-ip-address", "127.0.0.1", "--num-cpus", str(self._cpus), "--object-store-memory", "80000000",
+            "--include-dashboard", "false", "--disable-usage-stats", "--temp-dir", str(self.folder),
+        ]  # fmt: skip
+        with (self.folder / "start.log").open("wb") as log:
+            subprocess.run(
+                command,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=START_TIMEOUT,
+                check=True,
+            )
+        # Ray takes this machine's own address for the loopback's.
+        self.address = (self.folder / "ray_current_cluster").read_text().strip()
+
+    def processes(self) -> list[psutil.Process]:
+        """Return all processes of this cluster. They are no children of this process."""
+        mark = str(self.folder)
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if any(mark in word for word in process.cmdline()):
+                    found.append(process)
+        below = [child for process in found for child in _children(process)]
+        return [*{process.pid: process for process in [*found, *below]}.values()]
+
+    def daemon(self, name: str) -> psutil.Process:
+        """Return a daemon: "gcs_server" or "raylet"."""
+        (found,) = (process for process in self.processes() if Path(process.cmdline()[0]).name == name)
+        return found
+
+    def kill(self, name: str) -> None:
+        """Kill a daemon with SIGKILL."""
+        daemon = self.daemon(name)
+        daemon.kill()
+        psutil.wait_procs([daemon], END_TIMEOUT)
+
+    def agents(self) -> list[psutil.Process]:
+        """Return the agents that run below Ray's workers."""
+        return [process for process in self.processes() if _is_agent(process)]
+
+    def stop(self) -> None:
+        """End all processes of the cluster."""
+        while processes := self.processes():
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(processes, END_TIMEOUT)
+
+    def wait_until(self, is_so: Callable[[], object], what: str) -> None:
+        """Wait until `is_so` returns something true."""
+        end = time.monotonic() + START_TIMEOUT
+        while not is_so():
+            assert time.monotonic() < end, f"{what} did not come"
+            # Ray's processes tell nobody what they do: asking is all there is.
+            time.sleep(0.05)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
+
+
+def _is_agent(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return "dragonfly_executor.runner" in process.cmdline() or process.name().startswith("dragonfly")
+    return False
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextmanager
+def ray_cluster(folder: Path, cpus: int = 2) -> Iterator[RayCluster]:
+    """Yield a cluster that is up; end it afterwards."""
+    cluster = RayCluster(folder, cpus)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
