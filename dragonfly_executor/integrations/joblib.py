@@ -65,7 +65,7 @@ class DragonflyJoblibBackend(AutoBatchingMixin, ParallelBackendBase):  # type: i
         self._lock = threading.Lock()
         self._futures: set[Future[Any]] = set()
 
-    def configure(
+    def configure(  # pyright: ignore[reportIncompatibleMethodOverride]  # joblib's method has no types
         self, n_jobs: int = 1, parallel: Any = None, prefer: Any = None, require: Any = None, **options: Any
     ) -> int:
         """Prepare for a call of `parallel`, and return the number of jobs to plan for."""
@@ -76,7 +76,9 @@ class DragonflyJoblibBackend(AutoBatchingMixin, ParallelBackendBase):  # type: i
         # joblib runs the calls in this process if there is one job.
         return max(2, jobs)
 
-    def effective_n_jobs(self, n_jobs: int | None) -> int:
+    def effective_n_jobs(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, n_jobs: int | None
+    ) -> int:
         """Return the number of jobs to plan for.
 
         Raises:

@@ -7,7 +7,6 @@ import sys
 import unittest
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest import mock
 
 from dragonfly_executor.backends.base import Backend
 from dragonfly_executor.backends.found_node import FoundNode, SweepResult
@@ -116,6 +115,9 @@ def _existing(backend: Backend) -> list[FoundNode]:
 @contextmanager
 def _owned_by(owner: Owner) -> Iterator[None]:
     """Have backends take this process for another one while in the block."""
+    # Imported late, because it loads asyncio, and every user of `testing` loads this module.
+    from unittest import mock
+
     with mock.patch.object(Owner, "me", return_value=owner):
         yield
 

@@ -186,7 +186,8 @@ class PendingBoot:
         self._clock.started()
         # The runner may be faster than its backend, which has not returned the node then.
         self._dialed_in.set()
-        self._use_connection()
+        if self.link is not None:
+            self._use_connection()
 
     def _use_connection(self) -> None:
         connection, self._connection = self._connection, None
