@@ -25,15 +25,15 @@ def assign(pool: PoolState, now: float) -> None:
         assign_in_turn(pool, room, now)
     else:
         assign_in_order(pool, now)
-    if runners.passed_over:
-        runners.list_passed_over()
+    if runners.placements.passed_over:
+        runners.placements.list_passed_over()
 
 
 def assign_in_order(pool: PoolState, now: float) -> None:
     """Assign queued calls of the only kind."""
     calls, runners = pool.call_table, pool.runner_table
     sends: dict[int, Send] = {}
-    queue, placement, ahead = calls.queues[DEFAULT_KIND], runners.placements[DEFAULT_KIND], False
+    queue, placement, ahead = calls.queues[DEFAULT_KIND], runners.placements.by_kind[DEFAULT_KIND], False
     while queue.queued:
         if queue.has_keys:
             if not send_by_key(pool, queue, placement, sends, now):
@@ -59,24 +59,24 @@ def assign_in_turn(pool: PoolState, room: int, now: float) -> None:
     sends: dict[int, Send] = {}
     waiting = [(queue.turn(), kind) for kind, queue in calls.queues.items() if queue.queued]
     heapify(waiting)
-    held = runners.held
+    held = runners.placements.held
     if held is not None and (not waiting or held.retiring or held.held_for != waiting[0][1]):
-        runners.release()
+        runners.placements.release()
     is_first = True
     while waiting and room > 0:
         _, kind = heappop(waiting)
-        queue, placement = calls.queues[kind], runners.placements[kind]
+        queue, placement = calls.queues[kind], runners.placements.by_kind[kind]
         # If another kind waits, it may have the next call.
         sent = send_next(pool, queue, placement, 1 if waiting else room, sends, now)
         room -= sent
         if sent:
-            runners.release(kind)
+            runners.placements.release(kind)
             if queue.queued:
                 heappush(waiting, (queue.turn(), kind))
         elif is_first:
             is_first = False
-            if placement.shares and runners.held is None:
-                runners.hold(kind)
+            if placement.shares and runners.placements.held is None:
+                runners.placements.hold(kind)
 
 
 def send_next(
@@ -123,7 +123,7 @@ def send(
     else:
         fitting = queue.take_fitting(partial(fits, runner, now=now))
         if fitting is None:
-            pool.runner_table.pass_over(runner, placement)
+            pool.runner_table.placements.pass_over(runner, placement)
             return 0
         calls = [fitting]
     send_calls(pool, runner, calls, sends)
@@ -173,7 +173,7 @@ def pick_by_key(
         fitting = queue.take_fitting(partial(fits, runner, now=now))
         if fitting is not None:
             return runner, [fitting]
-        pool.runner_table.pass_over(runner, placement)
+        pool.runner_table.placements.pass_over(runner, placement)
     return None
 
 

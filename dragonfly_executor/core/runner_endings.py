@@ -21,8 +21,8 @@ from dragonfly_executor.core.state import PoolState
 def note_end(pool: PoolState, runner: Runner, ends_at: float, ended_by: str, now: float) -> None:
     """Note when a runner ends, and who ends it."""
     runner.ended_by = ended_by
-    if pool.runner_table.held is runner:
-        pool.runner_table.release()
+    if pool.runner_table.placements.held is runner:
+        pool.runner_table.placements.release()
     if runner.state is RunnerState.UP:
         if runner.ends_at is None or not runner.lifetime:
             runner.lifetime = ends_at - now

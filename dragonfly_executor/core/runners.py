@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from operator import attrgetter
 
 from dragonfly_executor.core.calls import DEFAULT_KIND, Call, CallState
 from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.core.least_loaded import LeastLoaded
-from dragonfly_executor.core.placement import CallPlacement
-from dragonfly_executor.core.runner import UP, Runner, RunnerState
+from dragonfly_executor.core.placement_table import PlacementTable
+from dragonfly_executor.core.runner import Runner, RunnerState
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import cost_after, cost_of_stuck
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -36,18 +35,16 @@ class RunnerTable:
     Attributes:
         runners: by id.
         groups: by kind, the runners that were booted for it.
-        placements: by kind, the room for its calls on all runners.
+        placements: the room for the calls of each kind on all runners.
         booting: runners that boot, oldest boot first.
         queued: number of them whose boots wait in a queue of the backend.
         now: monotonic seconds of the current event.
         up: number of runners that are up.
         slots, busy, in_flight: sums over runners that are up: slots, slots with a call, calls.
         load: likewise, number of slots that the calls take, those of prefetched calls included.
-        held: the runner that takes only the next call of one kind, which has no room yet; or None.
         idle: number of runners without a call that are not being asked whether they may go.
         retiring: runners that are up and take no more calls, because they are beyond `max`.
         retired: without a call, those of the runners that take no more calls.
-        passed_over: runners with room, whose end comes too soon for the calls that wait.
         endings: a heap of (time, id): when a runner begins to drain, or ends. Other entries of a runner are stale.
         rows: the row of each runner, by id. A copy takes microseconds, even with thousands of runners.
     """
@@ -56,9 +53,7 @@ class RunnerTable:
         self.runners: dict[int, Runner] = {}
         self.default = RunnerGroup(DEFAULT_KIND, thrifty=thrifty)
         self.groups = {DEFAULT_KIND: self.default}
-        self.placements = {
-            DEFAULT_KIND: CallPlacement(DEFAULT_KIND, Requirements(), single_use=single_use, packs=packs)
-        }
+        self.placements: Final = PlacementTable(single_use=single_use, packs=packs)
         # An ordered dict, because the last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()
         self.queued = 0
@@ -68,19 +63,14 @@ class RunnerTable:
         self.busy = 0
         self.in_flight = 0
         self.load = 0
-        self.held: Runner | None = None
         self.idle = 0
         self.retiring: dict[int, Runner] = {}
         self.retired: dict[int, Runner] = {}
-        self.passed_over: dict[int, Runner] = {}
         self.endings: list[tuple[float, int]] = []
         self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
-        self._packs: Final = packs
         self._thrifty: Final = thrifty
         self._least_loaded: Final = LeastLoaded()
-        # By runner, its placements, and its rank in each of them.
-        self._memberships: dict[int, list[tuple[CallPlacement, int]]] = {}
 
     def add_kind(self, kind: str, requirements: Requirements | None) -> None:
         """Add a kind of calls.
@@ -89,31 +79,13 @@ class RunnerTable:
             kind: the kind.
             requirements: what a call of this kind requires; None if only runners booted for this kind can take it.
         """
-        placement = CallPlacement(kind, requirements, single_use=self._single_use, packs=self._packs)
         self.groups[kind] = RunnerGroup(kind, thrifty=self._thrifty)
-        self.placements[kind] = placement
-        for runner in self.runners.values():
-            if runner.state is UP and self._join(runner, placement):
-                placement.list(runner, self._memberships[runner.id][-1][1])
+        self.placements.add_kind(kind, requirements, self.runners.values())
 
     def drop_kind(self, kind: str) -> None:
         """Remove a kind that has neither calls nor runners."""
-        placement = self.placements.pop(kind)
         del self.groups[kind]
-        for runner_id in placement.members:
-            self._memberships[runner_id] = [each for each in self._memberships[runner_id] if each[0] is not placement]
-        self.release(kind)
-
-    def placements_of(self, runner: Runner) -> list[CallPlacement]:
-        """Return the placements of which a runner that is up is a member."""
-        return [placement for placement, _ in self._memberships[runner.id]]
-
-    def _join(self, runner: Runner, placement: CallPlacement) -> bool:
-        """Add a runner that is up to the members of a placement, and return whether its calls fit there."""
-        rank = placement.add(runner)
-        if rank is not None:
-            self._memberships[runner.id].append((placement, rank))
-        return rank is not None
+        self.placements.drop_kind(kind)
 
     def next_boot(self) -> float | None:
         """Return when the first pause after failed boots ends, in monotonic seconds; None if there is no pause."""
@@ -172,14 +144,12 @@ class RunnerTable:
         group.up += 1
         self.slots += runner.slots
         group.slots += runner.slots
-        required = self.placements[runner.kind].requirements
+        required = self.placements.by_kind[runner.kind].requirements
         calls = runner.slots if required is None else required.calls_at_once(runner.slots, capacity)
         group.most_calls = max(group.most_calls, calls)
         group.idle[runner.id] = runner
         self.idle += 1
-        self._memberships[runner.id] = []
-        for placement in self.placements.values():
-            self._join(runner, placement)
+        self.placements.join(runner)
         self._changed(runner, group)
 
     def stop(self, runner: Runner) -> None:
@@ -187,7 +157,7 @@ class RunnerTable:
         self._discount(runner)
         for call in runner.in_flight.values():
             if call.kind:
-                self.placements[call.kind].give_back(runner)
+                self.placements.by_kind[call.kind].give_back(runner)
         runner.in_flight.clear()
         runner.state = RunnerState.STOPPING
         self.note(runner)
@@ -211,12 +181,7 @@ class RunnerTable:
                 each.in_flight -= len(runner.in_flight)
                 each.load -= load
                 each.busy -= busy
-            yields = runner.id in group.yielding
-            for placement, _ in self._memberships.pop(runner.id):
-                placement.discard(runner)
-                placement.yielding -= yields
-            if runner is self.held:
-                self.held = None
+            self.placements.leave(runner, yields=runner.id in group.yielding)
         if group.thrifty is not None:
             group.thrifty.boot_ended(runner.id)
             for call_id in runner.in_flight:
@@ -250,7 +215,7 @@ class RunnerTable:
             call.runner = runner_id
             in_flight[call.id] = call
             if call.kind:
-                self.placements[call.kind].take(runner)
+                self.placements.by_kind[call.kind].take(runner)
         group = self.groups[runner.kind]
         if group.thrifty is not None:
             group.thrifty.calls_sent(calls, self.now)
@@ -267,7 +232,7 @@ class RunnerTable:
         """Remove a call from a runner. The caller updates the counts."""
         del runner.in_flight[call.id]
         if call.kind:
-            self.placements[call.kind].give_back(runner)
+            self.placements.by_kind[call.kind].give_back(runner)
         thrifty = self.groups[runner.kind].thrifty
         if thrifty is not None:
             thrifty.call_left(call.id)
@@ -319,7 +284,7 @@ class RunnerTable:
             self._least_loaded.changed(runner)
         if group.least_loaded.is_kept:
             group.least_loaded.changed(runner)
-        self._list(runner)
+        self.placements.list(runner)
 
     # -- measurements of a runner --------------------------------------------------------------------------------------
 
@@ -339,7 +304,7 @@ class RunnerTable:
         # Take the minimum: one delayed ping says nothing of the connection, and would send seconds of work ahead.
         runner.trips = (*runner.trips[1 - TRIPS :], seconds)
         runner.round_trip = min(runner.trips)
-        self._list(runner)
+        self.placements.list(runner)
 
     # -- a smaller pool, and room for another kind ---------------------------------------------------------------------
 
@@ -355,56 +320,18 @@ class RunnerTable:
         """Have the least-loaded runner of a kind take no more calls, because another kind needs its room."""
         for runner in group.least_loaded.take(1, group.runners):
             self._retire(runner, group.yielding)
-            for placement, _ in self._memberships[runner.id]:
-                placement.yielding += 1
+            self.placements.count_yielding(runner, 1)
 
     def end_yield(self, group: RunnerGroup) -> None:
         """Let a runner that yields take calls again."""
         runner = group.yielding.popitem()[1]
-        for placement, _ in self._memberships[runner.id]:
-            placement.yielding -= 1
+        self.placements.count_yielding(runner, -1)
         self._serve_again(runner)
-
-    # -- room for a call that takes a large share ----------------------------------------------------------------------
-
-    def hold(self, kind: str) -> None:
-        """Hold the member with the least load for a kind: calls of other kinds are not sent there until `release`."""
-        # A runner whose end is known may not have the time for the call.
-        stays = [runner for runner in self.placements[kind].members.values() if runner.ends_at is None]
-        members = [runner for runner in stays if not runner.retiring]
-        if members:
-            self.held = min(members, key=attrgetter("load", "id"))
-            self.held.held_for = kind
-            self._list(self.held)
-
-    def release(self, kind: str | None = None) -> None:
-        """End the hold of a runner, if there is one, and it is for this kind; None = for any kind."""
-        runner = self.held
-        if runner is not None and kind in (None, runner.held_for):
-            self.held = runner.held_for = None
-            self._list(runner)
-
-    def pass_over(self, runner: Runner, placement: CallPlacement) -> None:
-        """Do not pick a runner for this kind until `list_passed_over`: no call that waits has the time there."""
-        placement.unlist(runner)
-        self.passed_over[runner.id] = runner
-
-    def list_passed_over(self) -> None:
-        """List the runners again that were passed over."""
-        for runner in self.passed_over.values():
-            self._list(runner)
-        self.passed_over.clear()
-
-    def _list(self, runner: Runner) -> None:
-        """List a runner that is up in all its placements."""
-        for placement, rank in self._memberships[runner.id]:
-            placement.list(runner, rank)
 
     def _retire(self, runner: Runner, place: dict[int, Runner]) -> None:
         runner.retiring = True
         place[runner.id] = runner
-        for placement, _ in self._memberships[runner.id]:
-            placement.unlist(runner)
+        self.placements.unlist(runner)
         if not runner.in_flight:
             self.retired[runner.id] = runner
 

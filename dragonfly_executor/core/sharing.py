@@ -280,7 +280,7 @@ def spare_runner(pool: PoolState, group: RunnerGroup) -> Runner | None:
         if not runner.retiring:
             # Calls that wait on other runners for a slot may come back, and then need the slots of this runner.
             is_needed = group.load > group.slots - runner.slots or any(
-                pool.call_table.queue_of(placement.kind).queued for placement in pool.runner_table.placements_of(runner)
+                pool.call_table.queue_of(placement.kind).queued for placement in pool.runner_table.placements.of(runner)
             )
             return None if is_needed else runner
     return None

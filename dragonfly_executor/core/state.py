@@ -116,7 +116,7 @@ class PoolState:
             return 1
         if group.most_calls:
             return group.most_calls
-        placement, slots = self.runner_table.placements[group.kind], max(1, self.limits.slots_hint)
+        placement, slots = self.runner_table.placements.by_kind[group.kind], max(1, self.limits.slots_hint)
         if placement.requirements is None or not placement.shares:
             return slots
         expected = self.limits.capacity
@@ -124,11 +124,11 @@ class PoolState:
 
     def has_member(self, group: RunnerGroup) -> bool:
         """Return whether a runner is up on which calls of a kind fit."""
-        return bool(self.runner_table.placements[group.kind].members)
+        return bool(self.runner_table.placements.by_kind[group.kind].members)
 
     def is_served(self, group: RunnerGroup) -> bool:
         """Return whether a runner on which calls of a kind fit boots for them, or is up and does not yield."""
-        placement = self.runner_table.placements[group.kind]
+        placement = self.runner_table.placements.by_kind[group.kind]
         return bool(group.booting) or len(placement.members) > placement.yielding
 
     @property
@@ -169,7 +169,7 @@ class PoolState:
 
     def _is_last_for_waiting(self, runner: Runner) -> bool:
         """Return whether calls wait that fit on this runner, and on no other that stays or boots for them."""
-        for placement in self.runner_table.placements_of(runner):
+        for placement in self.runner_table.placements.of(runner):
             if self.call_table.queue_of(placement.kind).queued:
                 booting = len(self.runner_table.groups[placement.kind].booting)
                 if len(placement.members) - placement.yielding + booting == 1:
@@ -190,7 +190,7 @@ class PoolState:
         group, queue = self.runner_table.groups[kind], self.call_table.queue_of(kind)
         return (
             kind != DEFAULT_KIND
-            and not (queue.queued or queue.delayed or self.runner_table.placements[kind].in_flight)
+            and not (queue.queued or queue.delayed or self.runner_table.placements.by_kind[kind].in_flight)
             and not group.runners
             and group.back_off.until is None
         )
@@ -284,7 +284,7 @@ class PoolState:
             group.thrifty.runner_needed(self.runner_table.now)
         self.runner_table.add(runner_id, group.kind)
         self.boots.take(runner_id)
-        requirements = self.runner_table.placements[group.kind].requirements if group.kind else None
+        requirements = self.runner_table.placements.by_kind[group.kind].requirements if group.kind else None
         self.actions.append(Boot(runner_id, group.kind, requirements))
 
     def forget(self, runner: Runner, now: float, *, hangs: bool = False) -> None:
@@ -314,7 +314,7 @@ class PoolState:
         """Stop the runners of a kind that are up and have no call, except those on which calls of `demanding` fit."""
         if group.idle or group.idle_check_pending:
             for runner in [*group.idle.values(), *group.idle_check_pending.values()]:
-                if not any(runner.id in self.runner_table.placements[kind].members for kind in demanding):
+                if not any(runner.id in self.runner_table.placements.by_kind[kind].members for kind in demanding):
                     self.stop(runner, reason)
 
     def stop_idle(self, runner: Runner) -> None:

@@ -94,7 +94,7 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
         if thrifty is not None:
             thrifty.call_ended(call_id, cost)
         if call.kind:
-            pool.runner_table.placements[call.kind].give_back(runner)
+            pool.runner_table.placements.by_kind[call.kind].give_back(runner)
         seconds += cost
         state = call.state
         if state is over:

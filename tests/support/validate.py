@@ -117,7 +117,7 @@ def validate(machine: Machine, now: float) -> Survey:
 def check_sums(pool: PoolState, survey: Survey) -> None:
     """Check that the table's sums and orders are what the survey finds."""
     table, groups = pool.runner_table, pool.runner_table.groups
-    assert groups.keys() == table.placements.keys()
+    assert groups.keys() == table.placements.by_kind.keys()
     for kind, group in groups.items():
         check_group(kind, group, survey.of_kind.get(kind, []))
         check_placement(pool, survey, kind)
@@ -166,7 +166,7 @@ def check_group(kind: str, group: RunnerGroup, runners: list[Runner]) -> None:
 
 def check_placement(pool: PoolState, survey: Survey, kind: str) -> None:
     """Check that the room for calls of a kind is what a walk over all runners finds."""
-    table, placement = pool.runner_table, pool.runner_table.placements[kind]
+    table, placement = pool.runner_table, pool.runner_table.placements.by_kind[kind]
     assert placement.kind == kind
     members = [runner for runner in survey.up if placement.fits(runner)]
     assert {runner.id: runner for runner in members} == placement.members
@@ -187,7 +187,7 @@ def check_shares(pool: PoolState, runner: Runner, kinds: dict[str, int]) -> None
         runner: the runner.
         kinds: the number of its calls of each kind.
     """
-    placements, capacity = pool.runner_table.placements, runner.capacity
+    placements, capacity = pool.runner_table.placements.by_kind, runner.capacity
     extra = gpus = memory = 0
     for kind, count in kinds.items():
         placement = placements[kind]
@@ -199,7 +199,7 @@ def check_shares(pool: PoolState, runner: Runner, kinds: dict[str, int]) -> None
     assert (runner.extra, runner.gpus_used, runner.memory_used) == (extra, gpus, memory)
     assert not extra or runner.load <= runner.slots, "calls take more than the slots of their runner"
     assert capacity is None or (gpus <= capacity.gpus and memory <= capacity.memory)
-    is_held = runner is pool.runner_table.held
+    is_held = runner is pool.runner_table.placements.held
     assert (runner.state is UP and runner.held_for is not None) == is_held
     assert not is_held or placements[runner.held_for or ""].members.get(runner.id) is runner
 
@@ -299,7 +299,7 @@ def check_queued_boots(pool: PoolState, now: float) -> None:
 
 def check_endings(pool: PoolState, now: float) -> None:
     """A runner whose end is known has begun to drain in time, and no runner outlives its end."""
-    assert not pool.runner_table.passed_over
+    assert not pool.runner_table.placements.passed_over
     for runner in pool.runner_table.runners.values():
         if runner.ends_at is not None and runner.state in (RunnerState.UP, RunnerState.LEAVING):
             when = next_time(runner)
@@ -347,12 +347,12 @@ def check_slots_are_full(pool: PoolState, group: RunnerGroup, now: float) -> Non
     runner_table, workers = pool.runner_table, pool.limits.max_workers
     binds = workers is not None and runner_table.slots > workers and runner_table.in_flight >= workers
     if pool.call_table.queues[group.kind].queued and not binds:
-        placement = runner_table.placements[group.kind]
+        placement = runner_table.placements.by_kind[group.kind]
         first = pool.call_table.queues[group.kind].first()
         for runner in placement.members.values():
             has_time = first is None or fits(runner, first, now)
             assert placement.room(runner) <= 0 or not has_time, f"calls wait, and {runner} has room"
-    held = runner_table.held
+    held = runner_table.placements.held
     if held is not None and not binds:
         waits = pool.call_table.queues[held.held_for or ""].queued
         assert not waits or held.in_flight, "a runner without calls is held for a call"
@@ -421,7 +421,7 @@ def check_room_is_made(pool: PoolState, now: float) -> None:
             continue
         kept = group.up + len(group.booting) - len(group.yielding)
         ahead = group.load > group.slots - max((runner.slots for runner in group.idle.values()), default=0)
-        placements_of = pool.runner_table.placements_of
+        placements_of = pool.runner_table.placements.of
         # An idle runner on which waiting calls fit is kept: `max_workers` has them wait.
         needed = [any(queues[each.kind].queued for each in placements_of(runner)) for runner in group.idle.values()]
         is_idle = not all(needed)

@@ -473,6 +473,6 @@ def test_the_order_of_runners_keeps_no_more_than_a_few_entries_each(packs: bool)
     for _ in range(300):
         story.submit_calls(1)
         story.results(1, len(story.accounts), cost=1.0)
-    placement = story.machine.pool.runner_table.placements[DEFAULT_KIND]
+    placement = story.machine.pool.runner_table.placements.by_kind[DEFAULT_KIND]
     assert len(placement._free) + len(placement._spare) <= 2 * (4 + 64 + 1)
     assert placement._packed is None or len(placement._packed) == 1

@@ -155,7 +155,7 @@ def test_small_calls_go_on_where_no_room_is_held() -> None:
     story.submit_calls(8)
     story.submit_calls(1, kinds=["cpu 3"])
     story.submit_calls(2)
-    held = story.machine.pool.runner_table.held
+    held = story.machine.pool.runner_table.placements.held
     assert held is not None
     other = 3 - held.id
     (first, *_) = story.nodes[other].flying
@@ -175,10 +175,10 @@ def test_a_runner_that_is_held_and_lost_is_held_no_more() -> None:
     story = pool_of(FOUR_CPUS, FOUR_CPUS)
     story.submit_calls(8)
     story.submit_calls(1, kinds=["cpu 3"])
-    held = story.machine.pool.runner_table.held
+    held = story.machine.pool.runner_table.placements.held
     assert held is not None
     story.loses_runner(held.id)
-    now_held = story.machine.pool.runner_table.held
+    now_held = story.machine.pool.runner_table.placements.held
     assert now_held is not None
     assert now_held.id == 3 - held.id
 
