@@ -5,10 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
+from dragonfly_executor.core.capacity import Capacity
 
-if TYPE_CHECKING:
-    from dragonfly_executor.core.capacity import Capacity
+
+@dataclass(frozen=True, slots=True)
+class CapacityStats:
+    """What a runner has, as plain values that JSON can hold.
+
+    Attributes:
+        cpus: number of CPUs.
+        gpus: number of GPUs.
+        memory: bytes of memory.
+        labels: free labels, in order.
+    """
+
+    cpus: float
+    gpus: int
+    memory: int
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, capacity: Capacity) -> CapacityStats:
+        """Return the values of a capacity."""
+        return cls(capacity.cpus, capacity.gpus, capacity.memory, tuple(sorted(capacity.labels)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +52,7 @@ class RunnerStats:
     calls_done: int
     machine_seconds: float
     cost: float | None
-    capacity: Capacity | None = None
+    capacity: CapacityStats | None = None
 
 
 class LazyRunnerStats:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from dragonfly_executor.core.runners import Row
 from dragonfly_executor.core.state import PoolState
-from dragonfly_executor.core.stats import LazyRunnerStats, PoolStats, RunnerStats
+from dragonfly_executor.core.stats import CapacityStats, LazyRunnerStats, PoolStats, RunnerStats
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def _runner(row: Row, usage: Mapping[int, tuple[float, float | None]], now: floa
     since, price = usage.get(runner_id, (now, 0.0))
     seconds = max(0.0, now - since)
     cost = None if price is None else price * seconds
-    return RunnerStats(runner_id, state.value, slots, in_flight, done, seconds, cost, capacity)
+    has = None if capacity is None else CapacityStats.of(capacity)
+    return RunnerStats(runner_id, state.value, slots, in_flight, done, seconds, cost, has)
 
 
 def _binding(pool: PoolState, holds: bool) -> Iterator[str]:

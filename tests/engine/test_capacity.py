@@ -36,8 +36,8 @@ class Stating(FakeBackend):
 def capacity_of(pool: Any) -> Capacity | None:
     pool.call(echo, 1)
     (runner,) = pool.stats().runners
-    capacity: Capacity | None = runner.capacity
-    return capacity
+    found = runner.capacity
+    return None if found is None else Capacity(found.cpus, found.gpus, found.memory, frozenset(found.labels))
 
 
 def test_an_agent_finds_out_what_it_has(make_pool: MakePool) -> None:

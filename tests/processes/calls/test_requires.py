@@ -8,6 +8,7 @@ import pytest
 
 from dragonfly_executor import DragonflyExecutor, LocalBackend, RequirementsError
 from dragonfly_executor.core.capacity import Capacity
+from dragonfly_executor.core.stats import CapacityStats
 from tests.processes.conftest import Make
 from tests.support import payloads
 from tests.support.helpers import PATIENCE, Gate, Mailbox, values
@@ -21,7 +22,7 @@ def capacity() -> Capacity:
 def test_this_machine_is_known_before_a_runner_is_up(make: Make) -> None:
     ex = make(2)
     ex.submit(payloads.nothing).result(PATIENCE)
-    assert ex.pool.stats().runners[0].capacity == capacity()
+    assert ex.pool.stats().runners[0].capacity == CapacityStats.of(capacity())
     assert capacity().memory > 2**20
     assert 0 < capacity().cpus <= (os.cpu_count() or 1)
 
