@@ -45,6 +45,9 @@ class Clock:
     def started(self) -> None:
         self.heard.append(("started", len(self._fly.history.of("create"))))
 
+    def ending(self, seconds: float, ended_by: str) -> None:
+        assert 0 < seconds <= 86400, ended_by
+
 
 def timed(fly: Simulator, **more: Any) -> tuple[BootRequest, Clock]:
     clock = Clock(fly)
