@@ -16,15 +16,20 @@ from tests.support.payloads import echo, hold_for_good
 
 PACKAGE = Path(dragonfly_executor.__file__).parent
 # A certificate bears dates; they are backdated, and no runner looks at them (tests/processes/dialback/test_pool.py).
-# And people read how old a machine is.
-DATED = {"transport/certificate.py", "backends/fly/machines.py"}
-# What is written on machines elsewhere, and on disk, is for processes that share no other clock; Fly sends dates. A
-# machine that was started again learns from its boot's date that the boot is over, and files have dates. The printer
-# looks whether the date of a call's log record is one.
+# People read how old a machine is. A platform states when it started an instance, and until when a login is good.
+DATED = {
+    "backends/ec2/instances.py", "backends/fly/machines.py", "backends/kubernetes/credentials.py",
+    "transport/certificate.py",
+}  # fmt: skip
+# What is written on machines elsewhere, and on disk, is for processes that share no other clock; Fly and AWS send dates.
+# A machine that was started again learns from its boot's date that the boot is over, and files have dates. A login of
+# Kubernetes ends at a date. The printer looks whether the date of a call's log record is one.
 SHARED_CLOCK = {
-    "backends/fly/backend.py", "backends/fly/client.py", "backends/fly/http.py", "backends/fly/journal.py",
-    "backends/fly/sweep.py", "cli/fleet/command.py", "cli/fleet/fleet.py", "engine/output/printer.py",
-    "runner/dialback.py", "runner/orphans.py",
+    "backends/docker/leftovers.py", "backends/ec2/backend.py", "backends/ec2/client.py", "backends/ec2/leftovers.py",
+    "backends/fly/backend.py", "backends/fly/client.py", "backends/fly/found_machine.py", "backends/fly/http.py",
+    "backends/fly/sweep.py", "backends/journal.py", "backends/kubernetes/credentials.py",
+    "backends/kubernetes/leftovers.py", "backends/leftovers.py", "backends/slurm/leftovers.py",
+    "cli/fleet/command.py", "cli/fleet/fleet.py", "engine/output/printer.py", "runner/dialback.py", "runner/orphans.py",
 }  # fmt: skip
 WALL_CLOCKS = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "time.CLOCK_REALTIME"}
 
