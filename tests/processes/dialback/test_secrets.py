@@ -62,7 +62,17 @@ def test_a_token_is_in_no_command_line_and_no_environment_of_a_runner_that_is_up
     values(futures)
     seen = executor.submit(eval, "dict(__import__('os').environ)").result(PATIENCE)
     described = json.loads(base64.urlsafe_b64decode(seen[VARIABLE]))
-    assert described.keys() == {"pool", "runner_id", "backend", "pid", "host", "depth", "address", "fingerprint"}
+    assert described.keys() == {
+        "pool",
+        "runner_id",
+        "backend",
+        "pid",
+        "host",
+        "depth",
+        "address",
+        "fingerprint",
+        "slot",
+    }
     assert token not in repr(seen)
 
 
