@@ -21,9 +21,9 @@ DATED = {
     "backends/ec2/instances.py", "backends/fly/machines.py", "backends/kubernetes/credentials.py",
     "transport/certificate.py",
 }  # fmt: skip
-# What is written on machines elsewhere, and on disk, is for processes that share no other clock. Platforms send dates.
-# A machine that was started again learns from its boot's date that the boot is over, and files have dates. A login of
-# Kubernetes ends at a date. The printer looks whether the date of a call's log record is one.
+# What is written on machines elsewhere, and on disk, is for processes that share no other clock. Fly and AWS send
+# dates. A machine that was started again learns from its boot's date that the boot is over, and files have dates. A
+# login of Kubernetes ends at a date. The printer looks whether the date of a call's log record is one.
 SHARED_CLOCK = {
     "backends/docker/leftovers.py", "backends/ec2/backend.py", "backends/ec2/client.py", "backends/ec2/leftovers.py",
     "backends/fly/backend.py", "backends/fly/client.py", "backends/fly/found_machine.py", "backends/fly/http.py",
