@@ -20,7 +20,7 @@ engines *args:
 
 # The tests of pure code and of files: seconds
 fast *args:
-    {{python}} -m pytest -q tests/unit {{args}}
+    {{python}} -m pytest -q tests/unit -n 2 {{args}}
 
 # Lint, layout of the code, spelling
 lint:

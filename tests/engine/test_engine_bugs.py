@@ -262,6 +262,7 @@ EVENTS: list[object] = [
     events.BootFailed(1, OSError(), 0.0),
     events.RunnerLost(1, OSError()),
     events.RunnerLeaving(1),
+    events.RunnerEnding(1, 9.0, "its platform"),
     events.RunnerGone(1),
     events.CallsStarted(1, []),
     events.ResultsArrived(1, []),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dragonfly_executor.backends.kubernetes import node as node_module
 from dragonfly_executor.backends.owner import Liveness
 from dragonfly_executor.cli.main import main
 from tests.backends.kubernetes.conftest import Make, MakeBackend
@@ -94,7 +93,7 @@ def test_a_pod_that_could_not_be_deleted_is_left_to_the_next_sweep(
     cluster: Cluster, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Even while this process lives."""
-    monkeypatch.setattr(node_module, "STOP_TIMEOUT", 0.5)
+    monkeypatch.setattr("dragonfly_executor.backends.kubernetes.node.STOP_TIMEOUT", 0.5)
     backend = make_backend()
     node = backend.boot(request())
     cluster.go_away()

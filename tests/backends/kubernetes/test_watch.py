@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dragonfly_executor import BootError
-from dragonfly_executor.backends.kubernetes import pod_watch
 from tests.backends.kubernetes.conftest import Make, MakeBackend
 from tests.backends.kubernetes.test_boots import request
 from tests.support.helpers import PATIENCE, Gate, Mailbox
@@ -152,7 +151,7 @@ def test_a_watch_that_shows_nothing_more_is_dead(
     cluster: Cluster, make: Make, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A half-open connection: no byte and no end. The next watch sees what was missed."""
-    monkeypatch.setattr(pod_watch, "SILENCE", 0.5)
+    monkeypatch.setattr("dragonfly_executor.backends.kubernetes.pod_watch.SILENCE", 0.5)
     cluster.faults.on("watch pods", hang=True)
     assert make(make_backend()).submit(pow, 2, 10).result(PATIENCE) == 1024
 
