@@ -10,7 +10,7 @@ from dragonfly_executor.core.capacity import Capacity
 
 @dataclass(frozen=True, slots=True)
 class CapacityStats:
-    """What a runner has, as plain values that JSON can hold.
+    """The capacity of a runner, as plain values that JSON can hold.
 
     Attributes:
         cpus: number of CPUs.
