@@ -176,5 +176,6 @@ class PoolStats(_LazySlot):
     def _first_progress(self) -> str:
         if not self.progress:
             return ""
-        more = f" and {len(self.progress) - 1} more" if len(self.progress) > 1 else ""
-        return f": {self.progress[0]}{more}"
+        first, *others = self.progress
+        more = f" and {len(others)} more" if others else ""
+        return f": {first}{more}"
