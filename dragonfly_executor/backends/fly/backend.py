@@ -22,6 +22,7 @@ from dragonfly_executor.backends.fly.machine_config import (
     Guest,
     MachineTemplate,
     RunnerLimits,
+    capacity_of,
     check_stop_grace,
     merge,
     runner_command,
@@ -31,6 +32,7 @@ from dragonfly_executor.backends.fly.settings import APIAccess, ParentAddress, P
 from dragonfly_executor.backends.journal_writer import JournalWriter
 from dragonfly_executor.backends.label import HOLD_FOR, OwnerLabel, node_name
 from dragonfly_executor.backends.owner import Owner
+from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.transport.tcp import join_address
 from dragonfly_executor.util import validation
@@ -197,8 +199,14 @@ class FlyBackend(Backend):
 
     def price(self) -> float | None:
         """Return the estimated US dollars per second of a machine in the most expensive of the regions."""
-        guest = merge(self.template.guest.encode(), self.template.more.get("guest", {}))
-        return self.prices.per_second(guest, self._regions)
+        return self.prices.per_second(self._size(), self._regions)
+
+    def capacities(self) -> Sequence[Capacity]:
+        """See `Backend.capacities`. All machines have the size that the user gave."""
+        return (capacity_of(self._size(), self.labels),)
+
+    def _size(self) -> dict[str, Any]:
+        return merge(self.template.guest.encode(), self.template.more.get("guest", {}))
 
     def prices_as_of(self) -> str:
         """Return the date of the price list."""
@@ -308,6 +316,7 @@ class FlyBackend(Backend):
         # The machine counts from its start, which is a little later.
         ended_by = f"the max_lifetime of its machine, {self._limits.max_lifetime:g} s, had passed"
         request.ending(self._limits.max_lifetime, ended_by)
+        (node.capacity,) = self.capacities()
         node.price = self.prices.per_second(machine.guest, [machine.region]) if machine.guest else None
         return node
 

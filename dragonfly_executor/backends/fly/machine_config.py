@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.protocol.parent import VARIABLE
 from dragonfly_executor.util.validation import duration
 
@@ -34,6 +35,20 @@ TOKENS = ("FLY_API_TOKEN", "FLY_ACCESS_TOKEN")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
 GUARDED = ("auto_destroy", "restart")
 """Config keys that users must not set, as they keep machines from being orphaned."""
+
+
+def capacity_of(guest: Mapping[str, Any], labels: frozenset[str]) -> Capacity:
+    """Return what a machine of this size has.
+
+    Args:
+        guest: the size, as the API names it. A value that is no number counts as 0.
+        labels: the labels of the machine.
+    """
+    cpus, memory, gpus = (guest.get(name) for name in ("cpus", "memory_mb", "gpus"))
+    if gpus is None and guest.get("gpu_kind"):
+        gpus = 1
+    found = [value if isinstance(value, int) else 0 for value in (cpus, gpus, memory)]
+    return Capacity(float(found[0]), found[1], found[2] * 2**20, labels)
 
 
 class Guest(NamedTuple):
