@@ -13,7 +13,6 @@ from dragonfly_executor.api.submitter import Submitter
 from dragonfly_executor.core.events import Resized, ShutdownMode
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.option_set import OptionSignature
-from dragonfly_executor.engine.requires import check_possible
 from dragonfly_executor.engine.shutdown import leave
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import whole
@@ -204,6 +203,9 @@ class Pool(Submitter):
         # Before anything is pickled, because pickling may take long and run the user's code.
         engine.check_open()
         if options.requires is not None:
+            # Most programs never come here, and importing takes time.
+            from dragonfly_executor.engine.requires import check_possible
+
             check_possible(options.requires, self._backend.capacities(), self._backend.name)
         parts = self._codec.encode_call(fn, args, kwargs, options.retry_on)
         return engine.submit(parts, options.limits(), cancel_running=options.cancel_running)

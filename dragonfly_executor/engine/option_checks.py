@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import duration, hook, whole
@@ -11,6 +11,7 @@ from dragonfly_executor.util.validation import duration, hook, whole
 if TYPE_CHECKING:
     from typing import Any
 
+    from dragonfly_executor.core.capacity import Requirements
     from dragonfly_executor.engine.option_keywords import IdleCheck, Output
     from dragonfly_executor.util.validation import Seconds
 
@@ -35,6 +36,16 @@ def limit(value: Seconds | None, name: str) -> float | None:
 def at_least(least: int) -> Callable[[int, str], int]:
     """Return a check for whole numbers of at least `least`."""
     return lambda value, name: whole(value, name, least)
+
+
+def requirements_or_none(value: Mapping[str, Any] | Requirements | None, name: str) -> Requirements | None:
+    """Return what a call requires; None if it requires nothing."""
+    if value is None:
+        return None
+    # Most programs never come here, and importing takes time.
+    from dragonfly_executor.engine.requires import requirements
+
+    return requirements(value, name)
 
 
 def hashable(value: Hashable, name: str) -> Hashable:

@@ -24,12 +24,12 @@ from dragonfly_executor.engine.option_checks import (
     one_of,
     output_mode,
     positive_or_none,
+    requirements_or_none,
     seconds_or_none,
     tasks_per_child,
     text,
 )
 from dragonfly_executor.engine.option_set import OptionSet, OptionSignature, option
-from dragonfly_executor.engine.requires import requirements
 from dragonfly_executor.util.backoff import delays as draw
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import duration, finite_number, hook
@@ -75,7 +75,7 @@ class CallOptions(OptionSet, Record):
     retries = option(0, at_least(0))
     retry_on = option((), exception_types)
     retry_wait: Wait | None = option(None, hook)
-    requires = option(None, requirements)
+    requires = option(None, requirements_or_none)
     priority = option(0, finite_number)
     key: Hashable = option(None, hashable)
     cancel_running = option(True, flag)
