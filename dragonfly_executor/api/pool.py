@@ -203,7 +203,7 @@ class Pool(Submitter):
         # Before anything is pickled, because pickling may take long and run the user's code.
         engine.check_open()
         if options.requires is not None:
-            # Most programs never come here, and importing takes time.
+            # Imported here, because importing takes time and most programs do not use `requires`.
             from dragonfly_executor.engine.requires import check_possible
 
             check_possible(options.requires, self._backend.capacities(), self._backend.name)

@@ -1,4 +1,4 @@
-"""An HTTP connection that another thread can abort, for clients of httpx and of its successor httpx2."""
+"""HTTP connections that another thread can abort, for clients of httpx and of its successor httpx2."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import socket
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Generic, Protocol, TypeVar
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+KEPT_CONNECTIONS = 8
+"""The maximum number of idle connections."""
 
 
 class Closeable(Protocol):
@@ -67,3 +71,49 @@ class HttpConnection(Generic[ClientT]):
             if self._handle is not None:
                 self._handle.close()
             self._handle = None
+
+
+class ConnectionCache(Generic[ClientT]):
+    """The idle connections to one server, for the next requests. Any thread.
+
+    A context manager: connections stay open while at least one `with` block is active. Subclasses implement
+    `_make_client`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._idle: list[HttpConnection[ClientT]] = []
+
+    def __enter__(self) -> Self:
+        with self._lock:
+            self._users += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._users -= 1
+            unused, self._idle = ([], self._idle) if self._users else (self._idle, [])
+        for connection in unused:
+            connection.close()
+
+    def _make_client(self) -> ClientT:
+        """Return a new client for one connection."""
+        raise NotImplementedError
+
+    def _take(self) -> HttpConnection[ClientT]:
+        """Return an idle or a new connection, which no other thread uses meanwhile."""
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return HttpConnection(self._make_client())
+
+    def _give_back(self, connection: HttpConnection[ClientT], *, may_be_kept: bool) -> None:
+        """Keep the connection for the next request, or close it."""
+        with self._lock:
+            if may_be_kept and len(self._idle) < KEPT_CONNECTIONS:
+                self._idle.append(connection)
+                return
+        connection.close()

@@ -5,6 +5,7 @@ The link is an inherited socket pair. So there is no listener that an attacker c
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dragonfly_executor import errors
 from dragonfly_executor.backends.agent_command import agent_command, is_frozen
 from dragonfly_executor.backends.agent_process import MARKER
-from dragonfly_executor.backends.base import Backend, BootRequest, Node, logger
+from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.core.capacity import Capacity
 from dragonfly_executor.errors.exit_status import describe_exit
 from dragonfly_executor.protocol.parent import VARIABLE
@@ -22,6 +23,8 @@ from dragonfly_executor.runner.machine import RunnerMachine, default_slots
 from dragonfly_executor.transport.call_start_table import CallStartTable
 from dragonfly_executor.transport.sockets import Socket, socketpair
 from dragonfly_executor.util import validation
+
+logger = logging.getLogger("dragonfly_executor")
 
 STOP_TIMEOUT = 2.0
 """Seconds that an agent gets to exit once its link is closed."""

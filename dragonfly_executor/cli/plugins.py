@@ -41,7 +41,7 @@ def make(point: EntryPoint, settings: Mapping[str, str]) -> Backend:
         settings: keyword arguments, as strings.
 
     Raises:
-        ValueError: it cannot be loaded, refuses the settings, or returns no backend.
+        ValueError: it cannot be loaded, cannot make a backend from the settings, or returns no backend.
     """
     try:
         factory = point.load()
@@ -50,14 +50,24 @@ def make(point: EntryPoint, settings: Mapping[str, str]) -> Backend:
     try:
         backend = factory(**settings)
     except Exception as error:
-        given = ", ".join(settings) or "nothing"
-        raise ValueError(f"the backend {point.name!r} ({point.value}) refuses --set {given}: {_told(error)}") from error
+        raise ValueError(_failure(point, settings, error)) from error
     if not isinstance(backend, Backend):
         found = type(backend).__name__
         raise ValueError(  # noqa: TRY004  # a usage error of the command line
             f"{point.value} of the backend {point.name!r} returned an object of type {found}, which is no Backend"
         )
     return backend
+
+
+def _failure(point: EntryPoint, settings: Mapping[str, str], error: Exception) -> str:
+    """Return the error text for a backend that cannot be made, with what to do next."""
+    text = f"cannot make the backend {point.name!r} ({point.value})"
+    if settings:
+        text += f" with --set {', '.join(settings)}"
+    if isinstance(error, ImportError):
+        return f"{text}: an import failed: {error}"
+    advice = "correct the settings, or add more with --set KEY=VALUE" if settings else "it may need --set KEY=VALUE"
+    return f"{text}: {_told(error)}; {advice}"
 
 
 def read_settings(texts: Iterable[str]) -> dict[str, str]:

@@ -54,8 +54,12 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f"--min must be at most --max, and {options.min} is more than {options.max}")
     try:
         calls = _calls(options.trace)
-    except (TraceError, OSError) as error:
+    except TraceError as error:
         terminal.show(f"dragonfly: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        why = error.strerror or error
+        terminal.show(f"dragonfly: cannot read the trace {options.trace}: {why}", file=sys.stderr)
         return 1
     tries = _tries(calls, options)
     best = choose(tries, options.boot if options.wait is None else options.wait)

@@ -73,6 +73,7 @@ class CallLimits(Record):
 
     def __init__(
         self,
+        *,
         timeout: float | None = None,
         queue_timeout: float | None = None,
         run_timeout: float | None = None,

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dragonfly_executor.core.actions import Action, Settle
 from dragonfly_executor.core.calls import Call
 from dragonfly_executor.core.events import Event, Tick
+from dragonfly_executor.core.idle_limits import idle_deadline
 from dragonfly_executor.core.limits import PoolLimits
 from dragonfly_executor.core.queued_boots import needless_until
-from dragonfly_executor.core.reconcile import idle_deadline, reconcile
+from dragonfly_executor.core.reconcile import reconcile
 from dragonfly_executor.core.runner_endings import next_ending
 from dragonfly_executor.core.runners import RunnerState
 from dragonfly_executor.core.sharing import next_review

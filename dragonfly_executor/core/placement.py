@@ -158,13 +158,15 @@ class CallPlacement:
                 continue
             if runner.held_for is not None and runner.held_for != self.kind:
                 continue
+            if runner.is_short and load and not ahead:
+                continue
             if self.shares:
                 count = self.room(runner)
                 if count > 0:
                     return runner, 1 if room else count
                 continue
             limit = runner.slots + runner.prefetch if ahead else runner.slots
-            if load >= limit or (runner.is_short and load and not ahead):
+            if load >= limit:
                 continue
             rank -= load
             if room and room[0][0] < rank + limit:
@@ -187,7 +189,7 @@ class CallPlacement:
         if self.shares:
             if self.room(runner) <= 0:
                 return
-            room = self._free
+            room = self._spare if runner.is_short and load else self._free
         elif load < runner.slots and not (runner.is_short and load):
             room = self._free
         elif load < runner.slots:

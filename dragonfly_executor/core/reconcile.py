@@ -6,9 +6,10 @@ Each step looks at the current state, and never at the event that led to it.
 from __future__ import annotations
 
 from dragonfly_executor.core import call_errors
-from dragonfly_executor.core.actions import CheckIdle, Closed, Settle, Warn
+from dragonfly_executor.core.actions import Closed, Settle, Warn
 from dragonfly_executor.core.assign import assign
 from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.idle_limits import stop_idle_runners
 from dragonfly_executor.core.queued_boots import abort_needless
 from dragonfly_executor.core.runner_endings import end_due
 from dragonfly_executor.core.runner_group import RunnerGroup
@@ -149,7 +150,7 @@ def shrink(pool: PoolState, now: float, *, is_late: bool) -> None:
     if runners.retired:
         for runner in list(runners.retired.values()):
             pool.stop(runner, "resized" if runner.id in runners.retiring else "room for another kind")
-    stop_idle(pool, now)
+    stop_idle_runners(pool, now)
     if pool.mode is not None and not pool.closed and not runners.runners and not pool.call_table.calls:
         pool.closed = True
         pool.actions.append(Closed())
@@ -158,21 +159,6 @@ def shrink(pool: PoolState, now: float, *, is_late: bool) -> None:
         fit(pool)
         if pool.call_table.queued and not is_late:
             assign(pool, now)
-
-
-def stop_idle(pool: PoolState, now: float) -> None:
-    """Stop the runners that have reached their idle limit, or ask them first whether they may go."""
-    for group in pool.runner_table.groups.values():
-        while group.idle:
-            runner = next(iter(group.idle.values()))
-            until = pool.idle_until(runner, group)
-            if until is None or until > now:
-                break
-            if pool.limits.idle_check:
-                pool.runner_table.ask(runner)
-                pool.actions.append(CheckIdle(runner.id))
-            else:
-                pool.stop_idle(runner)
 
 
 def drain(pool: PoolState) -> None:
@@ -197,16 +183,3 @@ def demand(pool: PoolState, kind: str, group: RunnerGroup) -> tuple[int, bool]:
     if pool.mode is ShutdownMode.DRAIN:
         return queue.queued + queue.delayed + group.ahead, group.load > group.busy
     return 0, False
-
-
-def idle_deadline(pool: PoolState) -> float | None:
-    """Return when the next idle runner reaches its idle limit, in monotonic seconds; None = never."""
-    first: float | None = None
-    for group in pool.runner_table.groups.values():
-        # All of a kind have the same limit, so the runner that has been idle longest is first.
-        for runner in group.idle.values():
-            until = pool.idle_until(runner, group)
-            if until is not None and (first is None or until < first):
-                first = until
-            break
-    return first

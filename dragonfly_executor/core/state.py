@@ -145,37 +145,6 @@ class PoolState:
         workers = self.limits.max_workers
         return coming if workers is None else max(0, min(coming, workers - self.runner_table.in_flight))
 
-    def idle_until(self, runner: Runner, group: RunnerGroup) -> float | None:
-        """Return when an idle runner that is not being asked reaches its idle limit, in monotonic seconds.
-
-        Args:
-            runner: the runner.
-            group: the runners of its kind.
-
-        Returns:
-            None if the runner is not stopped for being idle in the current state.
-        """
-        if group.load > group.slots - runner.slots:
-            # Calls wait on other runners for a slot. If they come back, they need the slots of this runner.
-            return None
-        if self.call_table.total.queued and self._is_last_for_waiting(runner):
-            # Its calls wait for their turn within `max_workers`.
-            return None
-        within_min = group.kind == DEFAULT_KIND and group.up - len(group.idle_check_pending) <= self.floor
-        if group.thrifty is not None and self.limits.learns_idle and not within_min:
-            return runner.idle_since + group.thrifty.idle_after(group.up)
-        after = self.limits.min_idle_after if within_min else self.limits.idle_after
-        return None if after is None else runner.idle_since + after
-
-    def _is_last_for_waiting(self, runner: Runner) -> bool:
-        """Return whether calls wait that fit on this runner, and on no other that stays or boots for them."""
-        for placement in self.runner_table.placements.of(runner):
-            if self.call_table.queue_of(placement.kind).queued:
-                booting = len(self.runner_table.groups[placement.kind].booting)
-                if len(placement.members) - placement.yielding + booting == 1:
-                    return True
-        return False
-
     def add_kind(self, kind: str, requirements: Requirements | None) -> None:
         """Add a kind of calls; see `RunnerTable.add_kind`. If there are many kinds, drop those that are not in use."""
         table = self.runner_table
@@ -316,15 +285,6 @@ class PoolState:
             for runner in [*group.idle.values(), *group.idle_check_pending.values()]:
                 if not any(runner.id in self.runner_table.placements.by_kind[kind].members for kind in demanding):
                     self.stop(runner, reason)
-
-    def stop_idle(self, runner: Runner) -> None:
-        """Stop a runner that has reached its idle limit."""
-        group = self.runner_table.groups[runner.kind]
-        if group.thrifty is not None:
-            group.thrifty.idle_times.stopped(runner.idle_since, group.up)
-        if runner.kind == DEFAULT_KIND and group.up <= self.floor:
-            self.idled_below_min = min(self.min, self.idled_below_min + 1)
-        self.stop(runner, "idle")
 
     def abort_boots(self, booting: OrderedDict[int, Runner], count: int, reason: str) -> None:
         """Abort the latest `count` of these boots, or all boots if there are fewer."""

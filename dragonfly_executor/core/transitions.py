@@ -11,6 +11,7 @@ from dragonfly_executor.core import call_errors, events
 from dragonfly_executor.core.actions import Stop
 from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.idle_limits import idle_until, stop_idle
 from dragonfly_executor.core.runner_endings import note_end, note_left
 from dragonfly_executor.core.runners import Runner, RunnerState
 from dragonfly_executor.core.state import PoolState
@@ -267,9 +268,9 @@ def _idle_checked(pool: PoolState, event: events.IdleChecked, now: float) -> Non
     if group.idle_check_pending.pop(runner.id, None) is None:
         pool.counters.stale += 1
         return
-    until = pool.idle_until(runner, group)
+    until = idle_until(pool, runner, group)
     if event.idle and until is not None and until <= now:
-        pool.stop_idle(runner)
+        stop_idle(pool, runner)
     else:
         pool.runner_table.rest(runner, now)
 

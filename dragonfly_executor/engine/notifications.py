@@ -60,7 +60,7 @@ class Notifications:
         self._tell("boot", runner_id, f"boots runner {runner_id}", count)
 
     def boot_waits(self, runner_id: int, count: int, progress: str) -> None:
-        """Report how a boot stands that waits in a queue of its platform."""
+        """Report the progress of a boot that waits in a queue of its platform."""
         self._tell("queued", runner_id, f"runner {runner_id} waits to start: {progress}", count)
 
     def runner_up(

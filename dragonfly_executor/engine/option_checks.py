@@ -42,7 +42,7 @@ def requirements_or_none(value: Mapping[str, Any] | Requirements | None, name: s
     """Return what a call requires; None if it requires nothing."""
     if value is None:
         return None
-    # Most programs never come here, and importing takes time.
+    # Imported here, because importing takes time and most programs do not use `requires`.
     from dragonfly_executor.engine.requires import requirements
 
     return requirements(value, name)

@@ -107,7 +107,7 @@ class CallOptions(OptionSet, Record):
             requirements=self.requires,
             priority=self.priority,
             # The number of a key is never 0.
-            key=0 if self.key is None else hash(self.key) % 2**64 or 1,
+            key=0 if self.key is None else hash(self.key) % (2**64 - 1) + 1,
         )
         # Each call draws its own pauses, so that calls that failed together are not retried together.
         self._limits = None if self.retries else limits

@@ -21,7 +21,7 @@ def stats_of(
     clock: Callable[[], float],
     waiting_nodes: Callable[[], list[Node]],
 ) -> PoolStats:
-    """Return a pool's statistics, with what its nodes in a queue say.
+    """Return a pool's statistics, with the progress of its nodes that wait in a queue.
 
     Args:
         ask: answers a question about the pool on the engine thread.
@@ -41,9 +41,9 @@ def stats_of(
 
 
 def progress_of(node: Node) -> str:
-    """Return how a node stands that waits in a queue; "" if it does not wait. The node's class may be third-party code.
+    """Return the progress of a node in a queue; "" if the node is not in a queue.
 
-    Not for the engine thread.
+    The node's class may be third-party code, so the engine thread must not call this.
     """
     try:
         return escape_controls(str(node.progress())[:MAX_PROGRESS]) if node.is_queued else ""

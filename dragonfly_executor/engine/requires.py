@@ -35,7 +35,7 @@ def requirements(value: Mapping[str, Any] | Requirements | None, name: str) -> R
     for key in value:
         if key not in KEYS:
             raise TypeError(f"{name} has no {key!r}; it may have {', '.join(KEYS)}")
-    # Few programs come here, and the module needs `re`.
+    # Imported here, because it loads `re`, and few programs use `requires`.
     from dragonfly_executor.util.byte_sizes import byte_size
 
     cpus = finite_number(value.get("cpus", 0), f"{name}['cpus']")

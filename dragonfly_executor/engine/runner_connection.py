@@ -195,11 +195,11 @@ class RunnerLink:
 
     def stop(self, grace: float) -> None:
         """Tell the runner to stop. Its running calls have `grace` seconds to end."""
-        self.say(encode(Kind.STOP, detail=min(int(grace * 1000), 2**32 - 1)))
+        self.say(encode(Kind.STOP, detail=min(int(grace * 1000), MAX_DETAIL)))
 
     def drain(self, seconds: float) -> None:
-        """Tell the runner to give back the calls that it has not started: it ends in `seconds`."""
-        self.say(encode(Kind.DRAIN, detail=min(int(seconds * 1000), 2**32 - 1)))
+        """Tell the runner that it ends in `seconds`. It returns the calls that it has not started."""
+        self.say(encode(Kind.DRAIN, detail=min(int(seconds * 1000), MAX_DETAIL)))
 
     def say(self, frame: bytes) -> None:
         """Send a frame ahead of all large payloads."""

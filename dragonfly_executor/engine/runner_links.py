@@ -156,14 +156,15 @@ class RunnerLinks:
 
     def _ask_why(self, runner: RunnerLink, error: Exception) -> None:
         """Report a lost runner to the core when its node has said why, or does not say it in time."""
-        going_on = [True]
+        is_reported = False
 
         def tell(why: str) -> None:
             """Report the loss once, and release the node."""
+            nonlocal is_reported
             limit.cancel()
-            if not going_on:
+            if is_reported:
                 return
-            going_on.clear()
+            is_reported = True
             self._engine.handle(events.RunnerLost(runner.id, _loss(runner, error, why), runner.never_left, None))
             self._releaser.release(runner, lambda: self._gone(runner.id))
 

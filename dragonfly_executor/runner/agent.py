@@ -1,15 +1,15 @@
 """The agent: the process of a runner that owns the link and never runs user code.
 
 It hands calls to slots, forks slots while calls wait, enforces limits, kills calls on request, and ends when its parent
-is gone. It decodes no payload. It is single-threaded, so that it may fork. This module talks with the parent; the
-dispatcher drives the scheduler that assigns calls to slots, and `ChildProcesses` manages the processes.
+is gone. It decodes no payload. It is single-threaded, so that it may fork. This module talks with the parent.
+`Dispatcher` drives the scheduler that assigns calls to slots, `ChildProcesses` manages the processes, and
+`GracefulExit` ends the runner in order.
 """
 
 from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
 
 from dragonfly_executor.protocol import handshake
@@ -19,13 +19,14 @@ from dragonfly_executor.protocol.versions import usable_cpus, versions, versions
 from dragonfly_executor.runner import capacity_check, process_tree
 from dragonfly_executor.runner.child_processes import ChildProcesses
 from dragonfly_executor.runner.dispatch import Dispatcher
+from dragonfly_executor.runner.graceful_exit import GracefulExit
 from dragonfly_executor.runner.large_calls import SLOT_BACKLOG, LargeCalls
 from dragonfly_executor.runner.machine import slots_for
 from dragonfly_executor.runner.os_signals import OsSignals, boot_clock
-from dragonfly_executor.runner.slot_handle import EXIT_TIMEOUT, Slot, SlotOutput
+from dragonfly_executor.runner.slot_handle import Slot, SlotOutput
 from dragonfly_executor.transport.call_start_cells import map_cells
 from dragonfly_executor.transport.link import Link
-from dragonfly_executor.transport.loop import Loop, Timer
+from dragonfly_executor.transport.loop import Loop
 from dragonfly_executor.transport.sockets import Socket
 from dragonfly_executor.transport.streams import DescriptorPair
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
@@ -38,16 +39,6 @@ if TYPE_CHECKING:
 
 LEASE_CHECKS = 4
 """Checks of the lease within one lease."""
-GRACE = 25.0
-"""Seconds that calls have to finish after a SIGTERM: most senders kill after 30 s."""
-UNKNOWN_GRACE = 1.0
-"""Seconds that the parent has to react to a SIGTERM if it has not admitted the runner yet."""
-TELL_EVERY = 1.0
-"""Seconds between two signals to calls that the runner drains."""
-DRAIN_SLACK = 2.0
-"""Seconds beyond the end that the parent has set. The parent stops the runner at that end, and says why."""
-LEAVE_SLACK = 0.5
-"""Seconds between the deadline of the last slots and the exit of the agent."""
 # Plain module names, because an enum lookup takes longer than the comparison.
 CALL, RESULT, CHUNK, IDLE, RETURNED = map(int, (Kind.CALL, Kind.RESULT, Kind.CHUNK, Kind.IDLE, Kind.RETURNED))
 LARGE, MORE = Flag.LARGE, Flag.MORE
@@ -62,6 +53,7 @@ class Agent:
         self._link = Link(loop, sock, self._on_frames, lambda _reason: self.exit(), handshake=True)
         self._watch = OsSignals(loop)
         self._dispatcher = Dispatcher(loop, self._link.send, self._fork_slot)
+        self._graceful_exit = GracefulExit(loop, self._link, self._dispatcher, self.exit)
         self._child_processes = ChildProcesses(
             loop, self._link, self._dispatcher, self._on_slot_frames, self._descriptors
         )
@@ -71,14 +63,10 @@ class Agent:
         self._make_output: Callable[[], SlotOutput] = lambda: SlotOutput(self._link)
         self._lease = timeout
         self._heard = boot_clock()
-        self._stop_timer: Timer | None = None
-        self._stopping = False
         self._welcome: dict[str, Any] = {}
         """The content of the parent's WELCOME, with the log level that the parent sent last. Empty before that."""
         self._synced: SyncedFiles | None = None
         self._may_linger = usable_cpus() > 1
-        self._grace = GRACE
-        self._leaving = False
         self._shown = loop.time()
         self._starts_memory: int | None = None
         self._starter: int | None = None
@@ -131,7 +119,7 @@ class Agent:
             every: seconds between two heartbeats.
             grace: seconds that calls have to finish when the machine is stopped.
         """
-        self._grace = grace
+        self._graceful_exit.grace = grace
         shown, self._shown = self._shown, self._loop.time()
         send_heartbeat(self._dispatcher.has_worked_since(shown))
         self._loop.call_later(every, lambda: self.start_heartbeat(send_heartbeat, every, grace))
@@ -148,75 +136,18 @@ class Agent:
             self._synced.remove()
         os._exit(0)
 
-    def _stop(self, grace: float) -> None:
-        """End when all calls have ended, or at the latest after `grace` seconds."""
-        self._stopping = True
-        self._end_in(grace)
-        self._end_if_done()
-
     def _on_terminate(self) -> None:
-        """Handle a SIGTERM: ask the parent to send no more calls, and return the calls that have not started.
-
-        The parent may be sending calls at this moment, so it has to say when none come. It may also just have admitted
-        the runner, so this holds before the WELCOME too.
-        """
-        self._drain(self._grace if self._welcome else min(self._grace, UNKNOWN_GRACE))
-
-    def _drain(self, grace: float) -> None:
-        """Return the calls that have not started, and end after `grace` seconds at the latest."""
-        # A notice may come before the platform's signal. The earlier end counts.
-        self._end_in(grace)
-        if self._leaving:
-            return
-        self._leaving = True
-        self._link.send(encode(Kind.STOP))
-        self._dispatcher.close()
-        self._tell_calls()
-
-    def _tell_calls(self) -> None:
-        """Tell the calls that this runner ends soon, and again for calls that listen later: see `on_drain`."""
-        for pid in self._dispatcher.slots:
-            os.kill(pid, signal.SIGURG)
-        self._loop.call_later(TELL_EVERY, self._tell_calls)
+        self._graceful_exit.terminate(is_admitted=bool(self._welcome))
 
     def _leave_without_slots(self, error: OSError) -> None:
         """End, because not even one slot can be forked. Calls go back to the parent, which can use other runners."""
         sys.stderr.write(f"dragonfly runner: cannot start a single slot, so this runner exits: {error}\n")
         self._on_terminate()
 
-    def _end_in(self, grace: float) -> None:
-        """End after `grace` seconds at the latest. If this is called several times, the earliest deadline counts."""
-        when = self._loop.time() + grace
-        if self._stop_timer is None or when < self._stop_timer.when:
-            if self._stop_timer is not None:
-                self._stop_timer.cancel()
-            self._stop_timer = self._loop.call_at(when, self._say_bye)
-
-    def _end_if_done(self) -> None:
-        if self._stopping and self._dispatcher.is_idle:
-            self._say_bye()
-
-    def _say_bye(self) -> None:
-        """End every slot, then exit. Slots that still run a call are killed, the others end by themselves."""
-        self._stopping = True
-        self._dispatcher.stopped_after = self._grace if self._leaving else None
-        self._dispatcher.end_slots()
-        self._loop.call_later(EXIT_TIMEOUT + LEAVE_SLACK, self._leave)
-        self._leave_if_alone()
-
-    def _leave_if_alone(self) -> None:
-        if self._stopping and not self._dispatcher.slots and self._dispatcher.is_idle:
-            self._leave()
-
-    def _leave(self) -> None:
-        self._link.send(encode(Kind.BYE))
-        self._link.flush()
-        self.exit()
-
     def _on_children(self) -> None:
-        self._child_processes.reap(stopping=self._stopping)
-        self._end_if_done()
-        self._leave_if_alone()
+        self._child_processes.reap(stopping=self._graceful_exit.is_stopping)
+        self._graceful_exit.exit_if_done()
+        self._graceful_exit.exit_if_alone()
 
     # -- slots --------------------------------------------------------------------------------------------------------
 
@@ -257,8 +188,7 @@ class Agent:
         self._dispatcher.dispatch()
         # The next call often follows the answer. While calls run here, spinning takes processor time from them.
         self._loop.expects_news = self._may_linger and self._dispatcher.is_idle
-        if self._stopping:
-            self._end_if_done()
+        self._graceful_exit.exit_if_done()
 
     def _on_slot_control(self, slot: Slot, frame: Frame) -> None:
         if frame.kind == Kind.OUTPUT:
@@ -302,9 +232,9 @@ class Agent:
             case Kind.KILL:
                 self._dispatcher.kill(frame.call_id, frame.attempt)
             case Kind.STOP:
-                self._stop(frame.detail / 1000)
+                self._graceful_exit.stop(frame.detail / 1000)
             case Kind.DRAIN:
-                self._drain(frame.detail / 1000 + DRAIN_SLACK)
+                self._graceful_exit.drain(frame.detail / 1000)
             case Kind.CHECK_IDLE:
                 self._dispatcher.check_idle(frame)
             case Kind.OUTPUT:

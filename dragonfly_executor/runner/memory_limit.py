@@ -33,8 +33,11 @@ class MemoryLimit:
             return
         import resource
 
-        with open(STATM, "rb") as statm:
-            used = int(statm.read().split()[0]) * resource.getpagesize()
+        try:
+            with open(STATM, "rb") as statm:
+                used = int(statm.read().split()[0]) * resource.getpagesize()
+        except OSError:
+            return  # a machine without /proc has no such limit, and runs the call all the same
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         if soft == resource.RLIM_INFINITY or used + self._size < soft:
             self._before = soft, hard

@@ -18,7 +18,7 @@ VARIABLE = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
 NOTICE = "/latest/meta-data/spot/instance-action"
 HEADER = "X-aws-ec2-metadata-token"
 EVERY = 5.0
-"""Seconds between two looks."""
+"""Seconds between two requests."""
 TOKEN_TTL = 21600
 """Seconds for which a token of the metadata service is asked for."""
 

@@ -142,7 +142,7 @@ class NameTracking:
         """Return the reduction of a function or class that the far side cannot look up.
 
         Raises:
-            NeedsValue: this pickler pickles by reference only.
+            NeedsValueError: this pickler pickles by reference only.
         """
         raise NeedsValueError(f"{_describe(found)} cannot be imported by a runner")
 

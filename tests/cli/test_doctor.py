@@ -188,11 +188,15 @@ class Mine(LocalBackend):
 
 def nothing():
     return 7
+
+def needy():
+    raise ImportError("needy needs boto9: pip install boto9")
 """
 POINTS = """
 [dragonfly_executor.backends]
 mine = plugin_of_the_doctors_tests:Mine
 nothing = plugin_of_the_doctors_tests:nothing
+needy = plugin_of_the_doctors_tests:needy
 gone = plugin_of_the_doctors_tests:Gone
 lost = no_such_package:Backend
 """
@@ -242,8 +246,11 @@ def test_all_backends_are_named_to_a_user_who_asks_for_another(capsys: pytest.Ca
     ("arguments", "text"),
     [
         (["moon"], "there is no backend 'moon': there are local, ssh, fly, "),
-        (["mine"], "refuses --set nothing: TypeError"),
-        (["mine", "--set", "colour=green"], "refuses --set colour: TypeError"),
+        (["mine"], "cannot make the backend 'mine' (plugin_of_the_doctors_tests:Mine): TypeError"),
+        (["mine"], "; it may need --set KEY=VALUE"),
+        (["mine", "--set", "colour=green"], "(plugin_of_the_doctors_tests:Mine) with --set colour: TypeError"),
+        (["mine", "--set", "colour=green"], "; correct the settings, or add more with --set KEY=VALUE"),
+        (["needy"], "(plugin_of_the_doctors_tests:needy): an import failed: needy needs boto9: pip install boto9"),
         (["mine", "--set", "color"], "--set takes KEY=VALUE"),
         (["mine", "--set", "color=a", "--set", "color=b"], "--set color was given twice"),
         (["mine", "somewhere"], "takes no hosts"),

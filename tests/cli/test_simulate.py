@@ -66,8 +66,9 @@ def test_a_trace_that_cannot_be_read_is_an_error_that_names_the_line(
     assert main(["simulate", str(path)]) == 1
     error = f"dragonfly: {path}, line 2: seconds must be a number of seconds, not 'soon'\n"
     assert capsys.readouterr().err == error
-    assert main(["simulate", str(tmp_path / "none.csv")]) == 1
-    assert "No such file" in capsys.readouterr().err
+    missing = tmp_path / "none.csv"
+    assert main(["simulate", str(missing)]) == 1
+    assert capsys.readouterr().err == f"dragonfly: cannot read the trace {missing}: No such file or directory\n"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a runner has is told: as its node says it, otherwise as its agent has found it, with all labels."""
+"""The capacity of a runner: what its node states, otherwise what its agent has found, with all labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A platform may know why a runner was lost: errors of lost calls say it, and nobody waits for it for ever."""
+"""Errors of lost calls quote the platform's reason. The pool waits for that reason for a limited time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes that wait in a queue of their platform: they are not late, say how they stand, and go if no call needs them."""
+"""Nodes that wait in a queue: they do not time out, report their progress, and are released if no call needs them."""
 
 from __future__ import annotations
 
@@ -100,11 +100,11 @@ def backend(clock: VirtualClock) -> QueueBackend:
 
 
 def wait_until(is_so: Callable[[], object]) -> None:
-    """Ask until it is so: each question is answered by the engine thread, after what it had to do."""
+    """Ask until it is so. The engine thread answers each question after the work that it had before."""
     for _ in range(100_000):
         if is_so():
             return
-    raise AssertionError("it never came")
+    raise AssertionError("the pool did not reach this state")
 
 
 def waiting(pool: Pool) -> int:
@@ -174,7 +174,7 @@ def test_a_node_that_ends_in_the_queue_fails_its_boot(make_pool: MakePool, backe
     assert "job 1 was cancelled" in str(error_of(future))
 
 
-def test_nodes_say_how_they_stand(make_pool: MakePool, backend: QueueBackend) -> None:
+def test_nodes_report_their_progress(make_pool: MakePool, backend: QueueBackend) -> None:
     pool = make_pool(backend=backend, max=2, max_concurrency=1)
     futures = [pool.submit(echo, number) for number in range(2)]
     nodes = sorted((backend.node() for _ in futures), key=lambda node: node.request.runner_id)
@@ -184,7 +184,7 @@ def test_nodes_say_how_they_stand(make_pool: MakePool, backend: QueueBackend) ->
     wait_until(lambda: pool.stats().progress == ("job 2 is PENDING",))
 
 
-def test_it_is_logged_at_first_and_then_now_and_then(
+def test_progress_is_logged_at_once_and_then_at_intervals(
     make_pool: MakePool, backend: QueueBackend, clock: VirtualClock
 ) -> None:
     events = Events()
@@ -214,10 +214,10 @@ def raises() -> str:
     ("says", "progress"),
     [(raises, ()), (lambda: "", ()), (lambda: "\x1b[2Jjob", (r"\x1b[2Jjob",)), (lambda: "x" * 9999, ("x" * 500,))],
 )
-def test_whatever_a_node_says(
+def test_a_progress_text_is_made_safe_to_print(
     make_pool: MakePool, backend: QueueBackend, says: Callable[[], Any], progress: tuple[str, ...]
 ) -> None:
-    """Its class may be anybody's, and its text goes to terminals."""
+    """The node's class may be third-party code, and its text goes to terminals."""
     pool = make_pool(backend=backend)
     future = pool.submit(echo, 1)
     node = backend.node()

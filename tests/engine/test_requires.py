@@ -92,3 +92,10 @@ def test_what_no_runner_can_have_fails_at_submit_and_names_the_nearest(requires:
 def test_what_a_runner_can_have_is_accepted(requires: dict[str, Any]) -> None:
     with DragonflyExecutor(backend=SmallBackend()) as ex:
         assert ex.options(requires=requires).submit(int, "7").result(30) == 7
+
+
+def test_keys_that_are_small_numbers_have_numbers_of_their_own() -> None:
+    numbers = [CallOptions(key=key).limits().key for key in (0, 1, 2, 2**40, -2, "a", None)]
+    assert len(set(numbers)) == len(numbers)
+    assert numbers[-1] == 0
+    assert all(0 < number < 2**64 for number in numbers[:-1])

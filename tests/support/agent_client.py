@@ -53,13 +53,13 @@ class AgentClient:
     def _receive(self) -> bool:
         try:
             data = self._sock.recv(65536)
-        except ConnectionResetError:  # it has gone without reading all that was said
+        except ConnectionResetError:  # the agent has exited before it read all frames
             return False
         self._frames += self._decoder.feed(data)
         return bool(data)
 
     def say(self, kind: Kind, payload: bytes = b"", **more: Any) -> None:
-        with suppress(BrokenPipeError):  # it may have gone by now
+        with suppress(BrokenPipeError):  # the agent may have exited
             self._sock.sendall(encode(kind, payload=payload, **more))
 
     def welcome(self) -> None:
@@ -74,12 +74,13 @@ class AgentClient:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
-    def says_bye(self) -> None:
+    def exit_status_after_bye(self) -> int:
+        """Return the agent's exit status. Fail unless BYE is its last frame."""
         self.hear(Kind.BYE)
         while self._receive():
             continue
-        assert self._frames == []
-        assert self.process.wait(PATIENCE) == 0
+        assert self._frames == [], "frames came after BYE"
+        return self.process.wait(PATIENCE)
 
     def close(self) -> None:
         self._sock.close()

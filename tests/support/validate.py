@@ -174,7 +174,7 @@ def check_placement(pool: PoolState, survey: Survey, kind: str) -> None:
     assert kind == DEFAULT_KIND or placement.in_flight == survey.in_flight_of[kind]
     if placement._packed is not None:
         free = [runner for runner in members if placement.room(runner) > 0]
-        free = [runner for runner in free if placement.shares or not (runner.is_short and runner.in_flight)]
+        free = [runner for runner in free if not (runner.is_short and runner.in_flight)]
         listed = {i: load % RANK for i, load in placement._packed._load_of.items()}
         assert listed == {runner.id: runner.load for runner in free}
 

@@ -13,7 +13,14 @@ from dragonfly_executor.backends.agent_command import runner_options
 from dragonfly_executor.backends.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.base import Backend, BootRequest, CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.ec2.launch import LaunchSettings, candidates, check_env, check_more, template_of
+from dragonfly_executor.backends.ec2.launch import (
+    NOTHING_TO_LAUNCH,
+    LaunchSettings,
+    candidates,
+    check_env,
+    check_more,
+    template_of,
+)
 from dragonfly_executor.backends.ec2.prices import EC2_PRICES, EC2Prices
 from dragonfly_executor.backends.journal import JournalEntry, open_journal
 from dragonfly_executor.backends.journal_writer import JournalWriter
@@ -24,6 +31,7 @@ from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
+    from dragonfly_executor.backends.backend_check import BackendCheck
     from dragonfly_executor.backends.ec2.client import EC2Client
     from dragonfly_executor.backends.ec2.creation import InstanceLaunch
     from dragonfly_executor.backends.ec2.leftovers import EC2Leftovers
@@ -220,7 +228,7 @@ class EC2Backend(Backend):
             BootError: no instance was launched. The phase is "create". The error is `final` if every retry fails.
         """
         if not self.settings.image and not self.settings.template:
-            raise BootError("EC2Backend has neither image= nor launch_template=, so it cannot boot", final=True)
+            raise BootError(NOTHING_TO_LAUNCH, final=True)
         from dragonfly_executor.backends.ec2.creation import InstanceLaunch
 
         label = self._label(request)
@@ -249,6 +257,12 @@ class EC2Backend(Backend):
         node.price = self.prices.per_second(instance.instance_type, self.client.region, is_spot=self.settings.spot)
         self._sweeps.node_came(FIRST_SWEEP_TIMEOUT)
         return node
+
+    def checks(self) -> Iterable[BackendCheck]:
+        """See `Backend.checks`. Launches nothing."""
+        from dragonfly_executor.backends.ec2.checks import check_ec2
+
+        return check_ec2(self.client, self.settings, self._candidates)
 
     def list_nodes(self) -> Sequence[FoundNode]:
         """See `Backend.list_nodes`."""

@@ -18,6 +18,7 @@ MAX_USER_DATA = 16 * 1024
 """Bytes of user data at most, by EC2's rules."""
 LIFETIME_SLACK = 600.0
 """Seconds by which the instance's own timer is later than the runner's, so that the runner can say why it ends."""
+NOTHING_TO_LAUNCH = "EC2Backend has neither image= nor launch_template=, so it cannot boot"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

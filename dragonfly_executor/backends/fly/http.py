@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
@@ -16,12 +14,10 @@ from dragonfly_executor.backends.fly.errors import OutOfTimeError
 from dragonfly_executor.backends.fly.rate_limit import RateLimiter
 from dragonfly_executor.backends.fly.responses import APIResponse, ResponseKind
 from dragonfly_executor.backends.fly.settings import APIAccess
-from dragonfly_executor.backends.http_connection import HttpConnection
+from dragonfly_executor.backends.http_connection import ConnectionCache, HttpConnection
 from dragonfly_executor.protocol.versions import __version__
 
 CONNECT_TIMEOUT = 5.0
-KEPT_CONNECTIONS = 8
-"""The maximum number of idle connections."""
 MAX_BODY = 16 * 1024 * 1024
 """Bytes. The list of all machines of a large app fits."""
 KEPT_HEADERS = ("fly-request-id", "retry-after")
@@ -34,10 +30,8 @@ NOTHING_SENT = (
 )
 
 
-class HttpConnections:
+class HttpConnections(ConnectionCache[httpx.Client]):
     """The connections to the API, with the rate limit and the cookies that route requests to the right Fly host.
-
-    A context manager: connections stay open while at least one `with` block is active.
 
     Args:
         access: the API's URL and the token.
@@ -45,31 +39,15 @@ class HttpConnections:
     """
 
     def __init__(self, access: APIAccess, transport: httpx.BaseTransport | None = None) -> None:
+        super().__init__()
         self._access = access
         self._transport = transport
-        self._lock = threading.Lock()
-        self._users = 0
-        self._idle: list[HttpConnection[httpx.Client]] = []
         self._cookies = httpx.Cookies()
         self._rate_limiter = RateLimiter()
         self._clock_began: float | None = None
         """The epoch time at which the monotonic clock was 0, by the ``Date`` of API responses."""
         # Made once, as it reads all certificates of this machine and takes a while.
         self._verify = httpx.create_ssl_context() if access.host.startswith("https:") else False
-
-    def __enter__(self) -> Self:
-        with self._lock:
-            self._users += 1
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with self._lock:
-            self._users -= 1
-            unused, self._idle = ([], self._idle) if self._users else (self._idle, [])
-        for connection in unused:
-            connection.close()
 
     def now(self) -> float:
         """Return seconds since the epoch by the API's clock, or by this machine's clock until the first response."""
@@ -92,20 +70,14 @@ class HttpConnections:
         )
 
     def _take(self) -> HttpConnection[httpx.Client]:
-        """Return an idle or a new connection, which no other thread uses meanwhile."""
-        with self._lock:
-            connection = self._idle.pop() if self._idle else HttpConnection(self._make_client())
-            # httpx copies the cookies: each connection has its own while in use.
-            connection.client.cookies = self._cookies
+        connection = super()._take()
+        # httpx copies the cookies: each connection has its own while in use.
+        connection.client.cookies = self._cookies
         return connection
 
     def _give_back(self, connection: HttpConnection[httpx.Client], *, may_be_kept: bool) -> None:
-        with self._lock:
-            self._cookies = httpx.Cookies(connection.client.cookies)
-            if may_be_kept and len(self._idle) < KEPT_CONNECTIONS:
-                self._idle.append(connection)
-                return
-        connection.close()
+        self._cookies = httpx.Cookies(connection.client.cookies)
+        super()._give_back(connection, may_be_kept=may_be_kept)
 
     def exchange(
         self,

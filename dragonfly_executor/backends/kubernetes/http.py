@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import httpx2
 from lightkube import ConfigError
 
 from dragonfly_executor.backends.deadline import Deadline
-from dragonfly_executor.backends.http_connection import HttpConnection
+from dragonfly_executor.backends.http_connection import ConnectionCache, HttpConnection
 from dragonfly_executor.backends.kubernetes.access import ClusterAccess
 from dragonfly_executor.backends.kubernetes.answers import APIAnswer
 from dragonfly_executor.backends.kubernetes.credentials import DEADLINE, CredentialsError
 
 CONNECT_TIMEOUT = 5.0
-KEPT_CONNECTIONS = 8
-"""The maximum number of idle connections."""
 MAX_BODY = 64 * 1024 * 1024
 """Bytes. The list of all Pods of a backend fits."""
 MAX_LINE = 4 * 1024 * 1024
@@ -50,34 +46,20 @@ class APIRequest(NamedTuple):
     body: Mapping[str, Any] | None = None
 
 
-class APIConnections:
+class APIConnections(ConnectionCache[httpx2.Client]):
     """Connections to one API server.
-
-    A context manager: connections stay open while at least one `with` block is active.
 
     Args:
         access: the server and the credentials.
     """
 
     def __init__(self, access: ClusterAccess) -> None:
+        super().__init__()
         self._access = access
-        self._lock = threading.Lock()
-        self._idle: list[HttpConnection[httpx2.Client]] = []
-        self._users = 0
 
-    def __enter__(self) -> Self:
-        with self._lock:
-            self._users += 1
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with self._lock:
-            self._users -= 1
-            unused, self._idle = ([], self._idle) if self._users else (self._idle, [])
-        for connection in unused:
-            connection.close()
+    def _make_client(self) -> httpx2.Client:
+        client: httpx2.Client = self._access.client()
+        return client
 
     def send(self, request: APIRequest, deadline: Deadline, *, timeout: float) -> APIAnswer:
         """Send a request and return the answer.
@@ -117,7 +99,7 @@ class APIConnections:
         Raises:
             ConnectionError: the stream cannot be read, or not any more.
         """
-        connection = HttpConnection(self._access.client())
+        connection = HttpConnection(self._make_client())
         opened(connection)
         timeout = httpx2.Timeout(silence, connect=CONNECT_TIMEOUT)
         try:
@@ -169,19 +151,6 @@ class APIConnections:
             return APIAnswer(0, failure=_words(error, deadline), sent=False)
         except FAILURES as error:
             return APIAnswer(0, failure=_words(error, deadline))
-
-    def _take(self) -> HttpConnection[httpx2.Client]:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        return HttpConnection(self._access.client())
-
-    def _give_back(self, connection: HttpConnection[httpx2.Client], *, may_be_kept: bool) -> None:
-        with self._lock:
-            if may_be_kept and len(self._idle) < KEPT_CONNECTIONS:
-                self._idle.append(connection)
-                return
-        connection.close()
 
 
 def _read(response: httpx2.Response, end: float) -> bytes | None:

@@ -140,7 +140,7 @@ class BootTable:
         self._owner.start_heartbeat()
 
     def boot_waits(self, boot: PendingBoot, progress: str) -> None:
-        """Report how a boot stands that waits in a queue."""
+        """Report the progress of a boot that waits in a queue."""
         self._notifications.boot_waits(boot.id, self._owner.count, progress)
 
     def boot_succeeded(self, boot: PendingBoot, runner: RunnerLink) -> None:

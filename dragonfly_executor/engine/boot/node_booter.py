@@ -150,7 +150,7 @@ class PendingBootClock:
     Args:
         on_engine: runs a function on the engine thread. The functions run in the order of these requests.
         on_change: gets True there when the clock starts, and False when it stops.
-        on_end: gets there, when the platform's end of the node is known, the seconds until then, and who ends it.
+        on_end: called there once the end of the node is known, with the seconds until then and the reason.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 POLL_TIME = 5.0
 """Maximum duration of one poll of a node, in seconds."""
 QUEUE_POLL_TIME = 1.0
-"""Maximum duration of one poll of a node in a queue: there may be many, and each says how it stands after a poll."""
+"""Maximum duration of one poll of a node in a queue. Many nodes may wait there, and each poll brings their progress."""
 POLLS_AT_ONCE = 16
 
 
@@ -27,7 +27,7 @@ class WatchedBoot(Protocol):
         ...
 
     def node_waits(self, progress: str) -> None:
-        """Report how a node stands that waits in a queue. The text is the platform's."""
+        """Report the progress of a node that waits in a queue, in the platform's words."""
 
     def node_ended(self, error: errors.BootError) -> None:
         """Fail: the node has ended, so its runner will not dial back."""

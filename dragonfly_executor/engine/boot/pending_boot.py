@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 INFINITY = float("inf")
 PROGRESS_LOG_INTERVAL = 600.0
-"""Minimum seconds between two reports of how a boot stands that waits in a queue."""
+"""Minimum seconds between two progress reports of a boot that waits in a queue."""
 GIVE_UP = 5.0
 """Seconds that a backend has to return from an aborted boot. After that the pool does not wait for it.
 
@@ -52,7 +52,7 @@ class BootOwner(Protocol):
         """Start the heartbeat: a runner was admitted, and expects it while it gets its files."""
 
     def boot_waits(self, boot: PendingBoot, progress: str) -> None:
-        """Report how a boot stands that waits in a queue."""
+        """Report the progress of a boot that waits in a queue."""
 
     def boot_succeeded(self, boot: PendingBoot, runner: RunnerLink) -> None:
         """Move the runner to the table of runners that are up."""
@@ -184,7 +184,7 @@ class PendingBoot:
         self._connection = connection
         # The node runs, even if its backend has yet to see that.
         self._clock.started()
-        # The runner may be faster than its backend, which has not returned the node then.
+        # The runner may dial back before its backend has returned the node.
         self._dialed_in.set()
         if self.link is not None:
             self._use_connection()
@@ -206,7 +206,7 @@ class PendingBoot:
         return self.link.node if self.awaits_runner and self.link is not None and self._asked_at is None else None
 
     def node_waits(self, progress: str) -> None:
-        """Report how the node stands in its queue: at once, and then now and then."""
+        """Report the node's progress in its queue: at once, then once in `PROGRESS_LOG_INTERVAL` seconds at most."""
         now = self._loop.time()
         if now >= self._progress_due and self.waiting_node is not None:
             self._progress_due = now + PROGRESS_LOG_INTERVAL
@@ -342,7 +342,7 @@ class PendingBoot:
         self._helpers.engine.handle(events.RunnerEnding(self.id, self._loop.time() + seconds, ended_by))
 
     def tell_lifetime(self, node: Node) -> None:
-        """Tell the core how long a node has whose runner is up, if the node knows that."""
+        """Tell the core when the node of a runner that is up ends, if the node knows its lifetime."""
         if node.lifetime is not None:
             self._end_known(node.lifetime, node.ended_by)
 

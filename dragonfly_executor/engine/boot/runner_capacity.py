@@ -17,8 +17,8 @@ def capacity_of(runner: RunnerLink, backend: Backend, warn: Callable[[str], obje
 
     Args:
         runner: a runner that has said HELLO.
-        backend: the one that booted it.
-        warn: logs a warning about a node whose capacity is none.
+        backend: the backend that booted it.
+        warn: logs a warning about a node whose `capacity` is of another type.
     """
     labels = frozenset(runner.node.labels) | frozenset(backend.labels)
     stated: object = runner.node.capacity

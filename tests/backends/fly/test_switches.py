@@ -232,7 +232,8 @@ def test_an_image_that_turns_out_to_be_missing_ends_the_boot(
     noted = turned(on_fly, case)
     stuck = case["missing_image"] == "stuck"
     backend = make_backend(**NO_IMAGE)
-    with make(backend, boot_timeout=0.7 if stuck else 300.0, max_boot_failures=1) as executor:
+    # The boot must also send its create request within this time, on a machine that is busy.
+    with make(backend, boot_timeout=3.0 if stuck else 300.0, max_boot_failures=1) as executor:
         error = error_of(executor.submit(pow, 2, 3))
     assert isinstance(error, BootError)
     assert isinstance(error, BootTimeoutError) == stuck

@@ -83,10 +83,15 @@ def test_a_call_whose_slot_is_busy_runs_in_another(make: Make, mailbox: Mailbox,
     held.result(PATIENCE)
 
 
-def test_calls_with_a_key_go_to_one_runner_of_several() -> None:
+def test_calls_with_a_key_go_to_one_runner_of_several(mailbox: Mailbox, gate: Gate) -> None:
     with Pool("order", min=3, max=3, max_concurrency=1) as pool, DragonflyExecutor(pool=pool) as ex:
-        values(ex.submit(payloads.nap, 0.05) for _ in range(6))
-        homes = {key: slot_of(ex, key) for key in range(3)}
+        first = []
+        for key in range(3):  # all at once, so that each gets a runner of its own
+            first.append(ex.options(key=key).submit(hold_and_return_pid, mailbox.path, gate.path))
+            mailbox.read()
+        gate.open(3)
+        homes = values(first)
+        assert len(set(homes)) == 3
         for key in [2, 0, 1, 1, 0, 2, 0, 0]:
             assert slot_of(ex, key) == homes[key]
 

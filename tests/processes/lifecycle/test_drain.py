@@ -1,7 +1,8 @@
-"""A runner that drains, after a SIGTERM or at a word of its parent, heard word by word, by a parent that is none."""
+"""A runner that drains, after a SIGTERM or its parent's DRAIN. The test is its parent, and reads each frame."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -20,8 +21,10 @@ from tests.support.helpers import Gate, Mailbox
 from tests.support.trees import file_of
 
 
-def test_one_that_its_parent_has_just_let_in_gives_back_what_comes(talk: Callable[[float], AgentClient]) -> None:
-    """It may have said so, and have sent calls, though nothing of it has been read here."""
+def test_a_runner_that_was_just_admitted_returns_the_calls_that_come(
+    talk: Callable[[float], AgentClient],
+) -> None:
+    """WELCOME and calls may be on their way when the SIGTERM comes."""
     agent = talk(LONG)
     agent.hear(Kind.HELLO)
     agent.terminate()
@@ -29,24 +32,24 @@ def test_one_that_its_parent_has_just_let_in_gives_back_what_comes(talk: Callabl
     agent.welcome()
     agent.call(1, payloads.pid)
     assert agent.hear(Kind.RETURNED).call_id == 1
-    agent.terminate()  # once more is nothing new
+    agent.terminate()  # a second signal changes nothing
     agent.say(Kind.STOP, detail=int(LONG * 1000))
-    agent.says_bye()
+    assert agent.exit_status_after_bye() == 0
 
 
-def test_one_that_nobody_lets_in_goes_soon(talk: Callable[[float], AgentClient]) -> None:
+def test_a_runner_that_is_not_admitted_ends_long_before_its_grace_is_over(talk: Callable[[float], AgentClient]) -> None:
     agent = talk(LONG)
     agent.hear(Kind.HELLO)
     agent.terminate()
     agent.hear(Kind.STOP)
-    agent.says_bye()
+    assert agent.exit_status_after_bye() == 0
 
 
-@pytest.mark.parametrize("first", ["whoever is in a hurry", "the parent"])
-def test_of_two_that_want_it_to_go_the_one_counts_that_waits_the_least(
+@pytest.mark.parametrize("first", ["the platform", "the parent"])
+def test_of_two_deadlines_the_earlier_one_counts(
     talk: Callable[[float], AgentClient], mailbox: Mailbox, first: str
 ) -> None:
-    """Who sends a SIGTERM kills later, whatever a parent's `shutdown_timeout` is."""
+    """The sender of a SIGTERM kills the runner later, whatever the parent's `shutdown_timeout` is."""
     agent = talk(0.2)
     agent.hear(Kind.HELLO)
     agent.welcome()
@@ -63,13 +66,13 @@ def test_of_two_that_want_it_to_go_the_one_counts_that_waits_the_least(
         agent.say(Kind.STOP, detail=int(LONG * 1000))
     if first == "the parent":
         agent.hear(Kind.STOP)
-    assert agent.hear(Kind.LOST).call_id == 1
-    agent.says_bye()
+    lost = agent.hear(Kind.LOST)
+    assert lost.call_id == 1
+    assert json.loads(bytes(lost.payload))["stopped_after"] == 0.2
+    assert agent.exit_status_after_bye() == 0
 
 
-def test_a_parents_grace_holds_where_it_is_the_shorter_one(
-    talk: Callable[[float], AgentClient], mailbox: Mailbox
-) -> None:
+def test_a_parents_grace_counts_if_it_is_shorter(talk: Callable[[float], AgentClient], mailbox: Mailbox) -> None:
     agent = talk(LONG)
     agent.hear(Kind.HELLO)
     agent.welcome()
@@ -79,13 +82,13 @@ def test_a_parents_grace_holds_where_it_is_the_shorter_one(
     agent.hear(Kind.STOP)
     agent.say(Kind.STOP, detail=100)
     assert agent.hear(Kind.LOST).call_id == 1
-    agent.says_bye()
+    assert agent.exit_status_after_bye() == 0
 
 
-def test_what_comes_amid_files_that_change_is_given_back_at_once(
+def test_a_call_that_comes_during_a_sync_is_returned_at_once(
     talk: Callable[[float], AgentClient], mailbox: Mailbox, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sync may take longer than there is time."""
+    """A sync may take longer than the runner has left."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     agent = talk(LONG)
@@ -103,14 +106,14 @@ def test_what_comes_amid_files_that_change_is_given_back_at_once(
     gate.open()
     assert agent.hear(Kind.RESULT).call_id == 1
     agent.say(Kind.STOP, detail=int(LONG * 1000))
-    agent.says_bye()
+    assert agent.exit_status_after_bye() == 0
 
 
 # -- on_drain ----------------------------------------------------------------------------------------------------------
 
 
 def inside_a_runner() -> None:
-    """Set what a pool sets: these runners have a parent that is none."""
+    """Set the variable that a pool sets: the runners of this test have no pool."""
     os.environ[VARIABLE] = Parent.new("test", 1, "local").encode()
 
 
@@ -168,7 +171,7 @@ def test_a_call_is_told_once_that_its_runner_drains(
     assert agent.hear(Kind.RESULT).call_id == 1
     assert [mailbox.read(), mailbox.read()] == ["outer", "inner"]
     agent.say(Kind.STOP, detail=0)
-    agent.says_bye()
+    assert agent.exit_status_after_bye() == 0
 
 
 def test_an_exception_of_the_hook_ends_the_call(talk: Callable[[float], AgentClient], mailbox: Mailbox) -> None:
@@ -190,17 +193,19 @@ def test_a_call_that_listens_late_is_told(talk: Callable[[float], AgentClient], 
     assert agent.hear(Kind.RESULT).call_id == 1
 
 
-def test_the_parents_word_ends_calls_that_take_too_long(
-    talk: Callable[[float], AgentClient], mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+def test_a_drain_of_the_parent_ends_calls_that_take_too_long(
+    talk: Callable[[float], AgentClient], mailbox: Mailbox
 ) -> None:
-    """The parent itself stops the runner at the end. This is for a parent that does not."""
+    """Usually the parent stops the runner at that time. This parent does not."""
     agent = admitted(talk)
     agent.call(1, payloads.hold_for_good, mailbox.path)
     mailbox.numbers(1)
     agent.say(Kind.DRAIN, detail=0)
     agent.hear(Kind.STOP)
-    assert agent.hear(Kind.LOST).call_id == 1
-    agent.says_bye()
+    lost = agent.hear(Kind.LOST)
+    assert lost.call_id == 1
+    assert json.loads(bytes(lost.payload))["stopped_after"] is None, "nothing but its parent has stopped it"
+    assert agent.exit_status_after_bye() == 0
 
 
 def test_outside_a_runner_nothing_happens() -> None:

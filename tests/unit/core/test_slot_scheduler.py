@@ -734,6 +734,18 @@ def test_a_check_during_which_another_was_requested_keeps_the_runner() -> None:
     assert made.checks == [False, True]
 
 
+def with_extra_slot() -> tuple[SlotWorld, PlayedSlot, PlayedSlot]:
+    """A world whose only slot runs a check that hangs. Call 1 got an extra slot, which is not ready yet."""
+    made = world(1)
+    (slot,) = slots_of(made)
+    made.request_check()
+    made.take(slot)
+    made.arrive(1)
+    made.advance(2 * REVIEW_AFTER)
+    _, extra = slots_of(made)
+    return made, slot, extra
+
+
 def test_no_call_waits_behind_a_check_that_hangs() -> None:
     """It runs in an extra slot, which goes when the check has ended and its calls have."""
     made = world(1)
@@ -762,13 +774,7 @@ def test_no_call_waits_behind_a_check_that_hangs() -> None:
 
 
 def test_an_extra_slot_without_calls_goes_when_its_check_has_ended() -> None:
-    made = world(1)
-    (slot,) = slots_of(made)
-    made.request_check()
-    made.take(slot)
-    made.arrive(1)
-    made.advance(2 * REVIEW_AFTER)
-    _, extra = slots_of(made)
+    made, slot, extra = with_extra_slot()
     made.get_ready(extra)
     made.answer(extra)
     assert not extra.is_closed
@@ -779,13 +785,7 @@ def test_an_extra_slot_without_calls_goes_when_its_check_has_ended() -> None:
 
 
 def test_an_extra_slot_that_dies_lets_the_slot_of_the_check_take_calls_again() -> None:
-    made = world(1)
-    (slot,) = slots_of(made)
-    made.request_check()
-    made.take(slot)
-    made.arrive(1)
-    made.advance(2 * REVIEW_AFTER)
-    _, extra = slots_of(made)
+    made, slot, extra = with_extra_slot()
     made.get_ready(extra)
     made.take(extra)
     made.answer(slot)
@@ -796,13 +796,7 @@ def test_an_extra_slot_that_dies_lets_the_slot_of_the_check_take_calls_again() -
 
 
 def test_a_slot_that_was_killed_for_its_check_is_replaced_under_its_number_once_the_extra_slot_is_gone() -> None:
-    made = world(1)
-    (slot,) = slots_of(made)
-    made.request_check()
-    made.take(slot)
-    made.arrive(1)
-    made.advance(2 * REVIEW_AFTER)
-    _, extra = slots_of(made)
+    made, slot, extra = with_extra_slot()
     made.get_ready(extra)
     made.take(extra)
     made.advance(slot_idle_check.LIMIT)
@@ -826,14 +820,8 @@ def test_a_slot_whose_check_ends_stays_where_no_other_has_taken_its_place() -> N
 
 
 def test_a_slot_whose_check_ends_stays_while_that_of_the_check_before_is_still_ending() -> None:
-    made = world(1)
-    (slot,) = slots_of(made)
-    made.request_check()
-    made.take(slot)
-    made.arrive(1)
-    made.advance(2 * REVIEW_AFTER)
+    made, slot, other = with_extra_slot()
     made.answer(slot)
-    _, other = slots_of(made)
     assert other.is_closed
     made.get_ready(other)
     made.answer(other)
