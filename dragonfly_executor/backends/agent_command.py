@@ -100,6 +100,11 @@ def portable_options() -> list[str]:
     return options
 
 
+def runner_options() -> list[str]:
+    """Return `portable_options` without ``-P``, which is in the command of each runner on another machine."""
+    return [option for option in portable_options() if option != "-P"]
+
+
 def _warning_rules() -> Iterable[str]:
     """Return the rules of ``-W``, without the rules that ``-b`` and ``-X dev`` imply."""
     rules = list(sys.warnoptions)

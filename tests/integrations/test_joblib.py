@@ -45,6 +45,14 @@ def fail_at_gate(gate: str) -> None:
     raise ValueError("this one fails")
 
 
+def die_once(mark: Path, value: int) -> int:
+    """Kill the slot in the first run, which makes the file `mark`."""
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
 def where() -> tuple[int, bool]:
     return os.getpid(), Parent.get() is not None
 
@@ -91,7 +99,7 @@ def test_lambdas_and_closures_travel(executor: DragonflyExecutor) -> None:
 def test_the_number_of_jobs(executor: DragonflyExecutor, n_jobs: int) -> None:
     """With one job the calls run here, as with joblib's own backends."""
     with parallel_config("dragonfly", executor=executor, n_jobs=n_jobs):
-        assert effective_n_jobs(n_jobs) == abs(n_jobs) if n_jobs > 0 else 2
+        assert effective_n_jobs(n_jobs) == (n_jobs if n_jobs > 0 else 2)
         assert (os.getpid() in set(Parallel()(delayed(os.getpid)() for _ in range(8)))) == (n_jobs == 1)
 
 
@@ -113,9 +121,11 @@ def test_an_executor_of_its_own_lives_for_the_block_and_takes_options() -> None:
         assert all_ended(slots, PATIENCE)
 
 
-def test_a_view_of_an_executor_brings_its_options(executor: DragonflyExecutor, mailbox: Mailbox) -> None:
+def test_a_view_of_an_executor_brings_its_options(executor: DragonflyExecutor, tmp_path: Path) -> None:
+    """The call loses its slot once, and runs again."""
+    mark = tmp_path / "mark"
     with parallel_config("dragonfly", executor=executor.options(retries=1)):
-        assert Parallel()(delayed(square)(number) for number in range(3)) == [0, 1, 4]
+        assert Parallel()([delayed(die_once)(mark, 3)]) == [3]
 
 
 @pytest.mark.parametrize(
@@ -274,8 +284,10 @@ def test_a_grid_search_finds_what_it_finds_here(executor: DragonflyExecutor, dig
     def search() -> Any:
         return GridSearchCV(SVC(), {"C": [0.1, 1, 10], "gamma": [1e-3, 1e-4]}, cv=3, n_jobs=None).fit(*digits)
 
+    before = executor.pool.stats().calls_done
     with parallel_config("dragonfly", executor=executor):
         there = search()
+    assert executor.pool.stats().calls_done > before
     here = search()
     assert there.best_params_ == here.best_params_
     assert there.cv_results_["mean_test_score"].tolist() == here.cv_results_["mean_test_score"].tolist()
@@ -292,14 +304,14 @@ def test_scores_of_a_pipeline_in_a_cross_validation(executor: DragonflyExecutor,
         assert cross_val_score(pipeline, *digits, cv=4).min() > 0.9
 
 
-def test_a_forest_grows_its_trees_with_threads_as_it_asks_for(
-    executor: DragonflyExecutor, digits: tuple[Any, Any]
-) -> None:
-    """A forest prefers threads; a backend that the user names wins, unless shared memory is required."""
+def test_a_forest_grows_its_trees_on_runners(executor: DragonflyExecutor, digits: tuple[Any, Any]) -> None:
+    """A forest prefers threads, but the backend that the user names wins. Its prediction requires shared memory."""
     from sklearn.ensemble import RandomForestClassifier
 
     with parallel_config("dragonfly", executor=executor):
+        before = executor.pool.stats().calls_done
         forest = RandomForestClassifier(20, random_state=0).fit(*digits)
+        assert executor.pool.stats().calls_done > before
         assert forest.score(*digits) == 1.0
     assert (
         forest.predict(digits[0]) == RandomForestClassifier(20, random_state=0).fit(*digits).predict(digits[0])

@@ -7,31 +7,25 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from dragonfly_executor.backends.agent_command import portable_options
-from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backends.dask.cluster_scale import ClusterScale
 from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.engine_tasks.backend import EngineTaskBackend, arguments_from_text
 from dragonfly_executor.backends.own_address import address_toward
-from dragonfly_executor.backends.shared_client import SharedClient
-from dragonfly_executor.errors import BootError, BootTimeoutError
-from dragonfly_executor.sync.options import Sync
-from dragonfly_executor.util.validation import duration, whole
+from dragonfly_executor.errors import BootError
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.dask.node import DaskNode
     from dragonfly_executor.backends.dask.runner_tasks import RunnerTasks
+    from dragonfly_executor.sync.options import Sync
     from dragonfly_executor.util.validation import Seconds
 
-INFINITY = float("inf")
-UNDO_TIMEOUT = 1.5
-"""Seconds for stopping the runner of a boot that was cancelled, which must end within 2 s."""
 
-
-class DaskBackend(Backend):
+class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
     """Boots runners as tasks of a Dask cluster, one runner per worker.
 
     The workers must have this package, and must reach the machine of this program over the network: a runner dials back
-    to it. Boots that wait for a worker are not late: `boot_timeout` counts from when a worker has begun the task. Dask
+    to it. A boot that waits for a worker is not late: `boot_timeout` counts from when a worker has begun the task. Dask
     may run other tasks on the same workers.
 
     Args:
@@ -57,9 +51,10 @@ class DaskBackend(Backend):
     """
 
     name = "dask"
-    dials_back = True
-    default_boot_timeout = 60.0
-    phases = ("create", "queue", "connect", "handshake", "sync", "requirements")
+    _no_worker = (
+        "no Dask worker was free within {seconds} s (queue_timeout): "
+        "start workers that meet workers= and resources=, or raise queue_timeout"
+    )
 
     def __init__(
         self,
@@ -78,6 +73,15 @@ class DaskBackend(Backend):
         requirements: Iterable[str] | str | os.PathLike[str] | None = None,
     ) -> None:
         _check_installed()
+        super().__init__(
+            python=python,
+            env=env,
+            host=host,
+            port=port,
+            queue_timeout=queue_timeout,
+            sync=sync,
+            requirements=requirements,
+        )
         from dragonfly_executor.backends.dask.runner_tasks import Wanted
 
         self._address, found_security = _address_of(cluster)
@@ -86,107 +90,59 @@ class DaskBackend(Backend):
         self._wanted = Wanted(
             _amounts(resources or {}), [workers] if isinstance(workers, str) else workers, annotations or {}
         )
-        files = Sync.of(sync, requirements)
-        self._shares_disk = sync is None and requirements is None
-        self.sync = None if self._shares_disk else files
-        self._python, self._env = python, dict(env or {})
-        self._host, self._port = host, whole(port, "port", 0)
-        self._queue_timeout = INFINITY if queue_timeout is None else duration(queue_timeout, "queue_timeout")
-        self._shared: SharedClient[RunnerTasks] = SharedClient(self._connect)
 
     @classmethod
-    def from_text(cls, address: str, *, port: str = "0", resources: str = "", **settings: str) -> DaskBackend:
+    def from_text(cls, address: str, **settings: str) -> DaskBackend:
         """Make a backend from texts, as a command line gives them.
 
         Args:
             address: the scheduler's.
-            port: the port to listen on.
-            resources: as Dask's own command line takes them: "GPU=1 MEM=4e9".
-            settings: other arguments of the class.
+            settings: other arguments of the class; `resources` as Dask's own command line takes them: "GPU=1 MEM=4e9".
 
         Raises:
             ImportError, TypeError, ValueError: see the class.
         """
-        pairs = (text.partition("=") for text in resources.split())
-        amounts = {name: float(amount) for name, _, amount in pairs}
-        arguments: dict[str, Any] = {**settings}
-        if "queue_timeout" in arguments:
-            arguments["queue_timeout"] = float(arguments["queue_timeout"])
-        if arguments.get("sync") == "none":
-            arguments["sync"] = None
-        return cls(address, port=int(port), resources=amounts, **arguments)
+        return cls(address, **arguments_from_text(settings))
 
     def __repr__(self) -> str:
         return f"DaskBackend({self._address!r})"
 
-    def listen_address(self) -> tuple[str, int]:
-        """See `Backend.listen_address`."""
-        return self._host or _own_address(self._address), self._port
+    def _own_address(self) -> str:
+        return _own_address(self._address)
 
-    def boot(self, request: BootRequest) -> Node:
-        """See `Backend.boot`. It waits for a worker inside of this."""
-        tasks = self._shared.acquire()
-        try:
-            node = self._start(tasks, request)
-        except BaseException:
-            self._shared.release(tasks)
-            raise
-        if self._scale is not None:
-            self._scale.more()
-        try:
-            self._wait_for_worker(node, tasks, request)
-        except BaseException:
-            node.stop(UNDO_TIMEOUT)
-            raise
-        return node
-
-    def _start(self, tasks: RunnerTasks, request: BootRequest) -> DaskNode:
-        """Make the node of a boot, and wait until the scheduler is reached."""
+    def _make_node(self, client: RunnerTasks, request: BootRequest) -> DaskNode:
         from dragonfly_executor.backends.dask.node import DaskNode
         from dragonfly_executor.backends.dask.runner_tasks import RunnerTask
         from dragonfly_executor.backends.dask.scheduler import DaskError
 
-        options = [option for option in portable_options() if option != "-P"]
-        order = {
-            "parent": request.parent.encode(), "python": self._python, "options": options, "env": self._env,
-        }  # fmt: skip
         try:
-            tasks.connection.thread.call(tasks.connection.client(), Deadline(request.timeout, request.given_up))
+            client.connection.thread.call(client.connection.client(), Deadline(request.timeout, request.given_up))
         except (DaskError, TimeoutError) as error:
             text = str(error) or f"the Dask scheduler at {self._address} did not answer"
             raise BootError(text, "create", output=text) from error
-        task = RunnerTask(f"dragonfly-runner-{request.runner_id}-{os.urandom(6).hex()}", order)
-        return DaskNode(task, tasks, shares_disk=self._shares_disk, on_stopped=lambda: self._stopped(tasks))
+        task = RunnerTask(self._task_key(request), self._order(request))
+        node = DaskNode(task, client, shares_disk=self._shares_disk, on_stopped=lambda: self._stopped(client))
+        if self._scale is not None:
+            self._scale.more()
+        return node
 
-    def _wait_for_worker(self, node: DaskNode, tasks: RunnerTasks, request: BootRequest) -> None:
-        """Wait until a worker has started the runner, or the runner has dialed back.
-
-        Raises:
-            BootError: no worker came in time, or the runner did not start.
-        """
+    def _queue(self, node: DaskNode, client: RunnerTasks, request: BootRequest) -> None:
         from dragonfly_executor.backends.dask.scheduler import DaskError
 
-        request.queued()
         deadline = Deadline(self._queue_timeout, request.given_up, request.dialed_in)
         try:
-            tasks.connection.thread.call(tasks.place(node.task, self._wanted), deadline)
+            client.connection.thread.call(client.place(node.task, self._wanted), deadline)
         except DaskError as error:
             raise BootError(str(error), "queue") from error
-        except TimeoutError as error:
-            if request.given_up is not None and request.given_up.is_set():
-                raise BootError("the boot was cancelled", "queue") from error
-            if not deadline.is_cancelled:
-                text = f"no Dask worker was free within {self._queue_timeout:g} s (queue_timeout)"
-                raise BootTimeoutError(text, "queue") from error
-        node.placed()
-        if node.task.ended.is_set() and not deadline.is_cancelled:
-            raise node.error_of_end("queue")
-        request.started()
+        except TimeoutError:
+            return
 
     def _stopped(self, tasks: RunnerTasks) -> None:
-        if self._scale is not None:
-            self._scale.less(tasks.worker_names())
-        self._shared.release(tasks)
+        try:
+            if self._scale is not None:
+                self._scale.less(tasks.worker_names())
+        finally:
+            self._shared.release(tasks)
 
     def _connect(self) -> RunnerTasks:
         from dragonfly_executor.backends.dask.runner_tasks import RunnerTasks

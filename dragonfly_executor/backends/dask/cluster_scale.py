@@ -1,11 +1,11 @@
-"""`ClusterScale`: has a Dask cluster object start as many workers as a pool wants, and end those that it has left."""
+"""`ClusterScale`: scales a Dask cluster object, so that it has a worker for each node of a pool."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from inspect import isawaitable
 from typing import Any
 
@@ -36,7 +36,7 @@ class ClusterScale:
             self._wanted += 1
             if self._is_adaptive() or len(self._cluster.plan) >= self._wanted:
                 return
-            self._act(lambda: self._cluster.scale(self._wanted))
+            self._start(lambda: self._cluster.scale(self._wanted))
 
     def less(self, used: Collection[str]) -> None:
         """Count one node less, and have workers that no node uses ended.
@@ -55,14 +55,17 @@ class ClusterScale:
             if not hasattr(self._cluster, "worker_spec"):
                 # Which workers this cluster ends is its own choice, and may be those with runners.
                 if not self._wanted:
-                    self._act(lambda: self._cluster.scale(len(first)))
+                    self._start(lambda: self._cluster.scale(len(first)))
                 return
             names = self._unused(surplus, {*used, *first})
             if names:
-                self._act(lambda: self._cluster.scale_down(names))
+                self._start(lambda: self._cluster.scale_down(names))
 
     def _unused(self, count: int, kept: Collection[str]) -> list[Any]:
-        """Return the workers to end, at most `count`: first those that have not come up yet. A job's go together."""
+        """Return the names of the workers to end, `count` of them at most. Those that are not up yet come first.
+
+        A cluster of jobs has several workers in one job. They have one name here, and end together.
+        """
         observed = {str(name) for name in self._cluster.observed}
         jobs = []
         for name, spec in self._cluster.worker_spec.items():
@@ -79,17 +82,28 @@ class ClusterScale:
     def _is_adaptive(self) -> bool:
         return getattr(self._cluster, "_adaptive", None) is not None
 
-    def _act(self, action: Any) -> None:
-        """Run an action of the cluster on its own loop, as Dask's adaptive scaling does. Nothing waits for it."""
+    def _start(self, action: Callable[[], Any]) -> None:
+        """Start an action of the cluster on the cluster's own loop, as Dask's adaptive scaling does. Never raises."""
+        work = self._run(action)
+        try:
+            asyncio.run_coroutine_threadsafe(work, self._cluster.loop.asyncio_loop)
+        except RuntimeError as error:  # the loop of a closed cluster is closed
+            work.close()
+            self._warn(error)
 
-        async def act() -> None:
-            try:
-                result = action()
-                if isawaitable(result):
-                    await result
-            except Exception as error:  # of any cluster manager
-                logger.warning(
-                    "the Dask cluster %s did not scale: %s: %s", self._cluster.name, type(error).__name__, error
-                )
+    async def _run(self, action: Callable[[], Any]) -> None:
+        """Run an action, which may return an awaitable. If it fails, log a warning."""
+        try:
+            result = action()
+            if isawaitable(result):
+                await result
+        except Exception as error:  # of any cluster manager
+            self._warn(error)
 
-        asyncio.run_coroutine_threadsafe(act(), self._cluster.loop.asyncio_loop)
+    def _warn(self, error: Exception) -> None:
+        logger.warning(
+            "the Dask cluster %s did not scale (%s: %s): boots may wait for workers, or workers may stay",
+            self._cluster.name,
+            type(error).__name__,
+            error,
+        )

@@ -8,13 +8,12 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any
 
-from dragonfly_executor.backends.base import Signal
 from dragonfly_executor.backends.dask.scheduler import Connection, Worker
 from dragonfly_executor.backends.dask.tasks import runner_task, stop_task
-from dragonfly_executor.errors.exit_status import describe_exit
+from dragonfly_executor.backends.engine_tasks.task import EngineTask
 
-LOOK_EVERY = 5.0
-"""Seconds between two looks for a free worker. Dask announces new workers, but not that a paused one goes on."""
+CHECK_EVERY = 5.0
+"""Seconds between two checks for a free worker. Dask announces new workers, but not that a paused one resumes."""
 
 
 class State(Enum):
@@ -48,7 +47,7 @@ class Wanted:
         return all(worker.resources.get(name, 0) >= amount for name, amount in self.resources.items())
 
 
-class RunnerTask:
+class RunnerTask(EngineTask):
     """A runner's task. Its attributes change on the connection's loop.
 
     Args:
@@ -58,38 +57,38 @@ class RunnerTask:
     Attributes:
         worker: the worker that was chosen. None before, and for a task that Dask gives to any worker.
         address: the address of the worker that has begun the task; before that, of the one that was chosen.
-        ended: set when the runner has ended.
-        error: why it ended; "" before that.
-        output: the runner's last output.
-        pid: the process id of its agent, on the worker's machine; 0 if unknown.
-        is_final: True if another runner will not start either.
     """
 
     def __init__(self, key: str, order: Mapping[str, Any]) -> None:
-        self.key, self.order = key, order
+        super().__init__(key, order)
         self.worker: Worker | None = None
         self.address: str | None = None
         self.state = State.WAITING
-        self.ended = Signal()
-        self.error = self.output = ""
-        self.pid = 0
-        self.is_final = False
-        self.ended_well = False
         self.future: Any = None
         self.watcher: asyncio.Task[None] | None = None
-        self.news = asyncio.Event()
+        self._state_changed = asyncio.Event()
+
+    def start(self, address: str, pid: int) -> None:
+        """Note that a worker has started the runner."""
+        self.address, self.pid = address, pid
+        self.move(State.STARTED)
+        self.begun.set()
 
     def end(self, error: str, output: str = "", *, is_final: bool = False) -> None:
-        """Note the end of the runner. Only the first reason counts."""
-        if self.state is not State.ENDED:
-            self.error, self.output, self.is_final = error, output, is_final
-            self.move(State.ENDED)
-            self.ended.set()
+        """See `EngineTask.end`."""
+        super().end(error, output, is_final=is_final)
+        self.move(State.ENDED)
 
     def move(self, state: State) -> None:
-        """Change the state, and wake who waits for it."""
+        """Change the state, and wake `left_waiting`."""
         self.state = state
-        self.news.set()
+        self._state_changed.set()
+
+    async def left_waiting(self) -> None:
+        """Wait until the state is not `State.WAITING`."""
+        while self.state is State.WAITING:
+            self._state_changed.clear()
+            await self._state_changed.wait()
 
     @property
     def place(self) -> str:
@@ -116,8 +115,7 @@ class RunnerTasks:
         """Take an event of the topic: a worker has started a runner."""
         task = self._tasks.get(message["key"])
         if task is not None and task.state is State.WAITING:
-            task.address, task.pid = message["worker"], message["pid"]
-            task.move(State.STARTED)
+            task.start(message["worker"], message["pid"])
 
     def _on_workers(self, gone: str | None) -> None:
         """Take an event of the cluster: a worker has come, or the one with this address has gone."""
@@ -155,7 +153,7 @@ class RunnerTasks:
                 task.worker = await self._free_worker(wanted)
                 task.address = None if task.worker is None else task.worker.address
                 if task.worker is None:
-                    # Dask learns of the demand by a task that waits. Other boots keep off the first worker meanwhile.
+                    # Adaptive scaling starts a worker for a task that waits. The lock keeps other boots off the worker.
                     await self._run(task, wanted)
             if task.worker is not None:
                 await self._run(task, wanted)
@@ -176,7 +174,7 @@ class RunnerTasks:
             if free:
                 return min(free, key=lambda worker: (worker.executing, worker.address))
             try:
-                await asyncio.wait_for(self._workers_changed.wait(), LOOK_EVERY)
+                await asyncio.wait_for(self._workers_changed.wait(), CHECK_EVERY)
             except TimeoutError:
                 continue
 
@@ -189,13 +187,10 @@ class RunnerTasks:
         if task.worker is None and wanted.workers is not None:
             where = {"workers": [*wanted.workers], "allow_other_workers": False}
         function = runner_task(task.key, self._topic, task.order)
-        task.news.clear()
         with annotate(**wanted.annotations):
             task.future = client.submit(function, key=task.key, pure=False, resources=wanted.resources or None, **where)
         task.watcher = asyncio.ensure_future(_watch(task, task.future))
-        while task.state is State.WAITING:
-            await task.news.wait()
-            task.news.clear()
+        await task.left_waiting()
 
     async def stop(self, task: RunnerTask, grace: float, sessions: Sequence[int]) -> None:
         """Stop a runner, wherever it is.
@@ -211,11 +206,12 @@ class RunnerTasks:
         try:
             if task.future is not None:
                 if task.address is None:
-                    # No worker has begun it, as far as is known. Afterwards none will.
+                    # A worker may have begun the task without its event having arrived. `stop_task` ends the runner
+                    # there, and prevents its start on the other workers.
                     await self._forget_future(task)
                     for worker in await self.connection.workers():
                         await self.connection.run(stop_task(task.key, grace, sessions), worker.address)
-                elif not task.ended_well:
+                elif task.exit_code != 0:
                     await self.connection.run(stop_task(task.key, grace, sessions), task.address)
                 await self._forget_future(task)
         finally:
@@ -244,20 +240,4 @@ async def _watch(task: RunnerTask, future: Any) -> None:
     except Exception as error:  # Dask's own, and whatever a worker raises
         task.end(f"{task.place} did not run the runner's task: {type(error).__name__}: {error}")
     else:
-        _note_result(task, result)
-
-
-def _note_result(task: RunnerTask, result: Mapping[str, Any]) -> None:
-    """Note how a runner ended, as its worker tells it."""
-    match result:
-        case {"failed": "no package", "error": error}:
-            text = f"{task.place} cannot import dragonfly_executor ({error}): install it for the workers' Python"
-            task.end(text, error, is_final=True)
-        case {"error": error}:
-            task.end(f"{task.place} could not start a runner: {error}", error)
-        case {"code": code, "output": output}:
-            task.ended_well = code == 0
-            exit_text = describe_exit(*((code, None) if code >= 0 else (None, -code)))
-            task.end(f"the runner on {task.place} {exit_text}", output)
-        case _:
-            task.end(f"{task.place} answered {result!r}")
+        task.take_result(result)

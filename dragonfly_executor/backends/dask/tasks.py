@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-NO_PACKAGE = "no package"
-
 
 def runner_task(key: str, topic: str, order: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
     """Return the task that runs a runner on a worker until the runner ends.
@@ -24,6 +22,7 @@ def runner_task(key: str, topic: str, order: Mapping[str, Any]) -> Callable[[], 
     """
 
     def dragonfly_runner() -> dict[str, Any]:
+        """Run the runner until it ends, and return how it ended. Dask shows the name of this function."""
         try:
             from dragonfly_executor.backends.dask.worker import run_agent
         except ImportError as error:
@@ -43,10 +42,11 @@ def stop_task(key: str, grace: float, sessions: Sequence[int]) -> Callable[[Any]
     """
 
     async def stop_dragonfly_runner(dask_worker: Any) -> None:
+        """Stop the runner on this worker, or prevent its start. Dask fills in `dask_worker` by its name."""
         try:
             from dragonfly_executor.backends.dask.worker import stop_agent
         except ImportError:
-            return  # so there is no runner
+            return  # a worker without this package has no runner
         await stop_agent(dask_worker, key, grace, sessions)
 
     return stop_dragonfly_runner

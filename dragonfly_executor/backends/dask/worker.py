@@ -1,4 +1,4 @@
-"""Functions that run on a Dask worker, and keep a runner's agent as the worker's child process."""
+"""Functions that run on a Dask worker. They start, watch and end a runner's agent as the worker's child process."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from dragonfly_executor.backends.agent_process import AgentProcess
 
 EXTENSION = "dragonfly_executor"
 REMEMBERED = 1000
-"""Number of stopped tasks that a worker remembers: each of them may begin for an instant after its stop."""
-
-
+"""Number of stopped tasks that a worker remembers. Dask may begin such a task shortly after its stop."""
 CLOSE_GRACE = 20.0
 """Seconds that calls have to finish when Dask closes the worker in order."""
 

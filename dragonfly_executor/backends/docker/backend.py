@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dragonfly_executor.backends.agent_command import portable_options
+from dragonfly_executor.backends.agent_command import runner_options
 from dragonfly_executor.backends.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.journal import JournalEntry, open_journal
@@ -101,7 +101,7 @@ class DockerBackend(Backend):
         # Init: the runner is not process 1, whose orphans it would have to reap. No restart policy: see the guide.
         self._host_config = {"NetworkMode": network, "Init": True, **given, **(host_config or {})}
         self._config = dict(config or {})
-        options = [option for option in portable_options() if option != "-P"]
+        options = runner_options()
         self._command = [python, "-P", *options, "-m", "dragonfly_executor.runner"]
         self._engine = _engine(find_socket(socket, os.environ))
         self.journal = open_journal(journal, "docker")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dragonfly_executor.backends.agent_command import portable_options
+from dragonfly_executor.backends.agent_command import runner_options
 from dragonfly_executor.backends.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.base import Backend, BootRequest, CancelToken, Node
 from dragonfly_executor.backends.deadline import Deadline
@@ -309,7 +309,7 @@ def _client(region: str | None, profile: str | None, endpoint_url: str | None) -
 
 
 def _command(python: str, module: str, times: Mapping[str, float]) -> tuple[str, ...]:
-    options = [option for option in portable_options() if option != "-P"]
+    options = runner_options()
     words = [word for name, seconds in times.items() for word in (name, f"{seconds:.3f}")]
     return (python, "-P", *options, "-m", module, *words)
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from dragonfly_executor.backends.agent_command import portable_options
+from dragonfly_executor.backends.agent_command import runner_options
 from dragonfly_executor.backends.kubernetes.pod import CONTAINER
 from dragonfly_executor.protocol.parent import VARIABLE
 
@@ -78,7 +78,7 @@ class PodBlueprint(NamedTuple):
 
     def command(self) -> list[str]:
         """Return the command that starts a runner."""
-        options = [option for option in portable_options() if option != "-P"]
+        options = runner_options()
         return [
             self.python, "-P", *options, "-m", "dragonfly_executor.runner", "--failsafe", f"{self.failsafe:g}",
         ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The actor that keeps a runner's agent as its child process. The class travels by value, so Ray needs no package."""
+"""The class of the actors. It travels by value, so a node without this package can say that it has none."""
 
 from __future__ import annotations
 
@@ -12,53 +12,36 @@ def runner_class() -> type[Any]:
     """Return the class of the actors. Ray pickles a nested class by value."""
 
     class DragonflyRunner:
-        """An actor with threads: one runs the agent, one tells of its start, one stops it."""
+        """An actor that runs an agent. Each of its methods takes a thread of the actor."""
 
         def __init__(self) -> None:
-            import threading
-
-            self._lock = threading.Lock()
-            self._begun = threading.Event()
             self._agent: Any = None
-            self._stopped = False
-            self._failed: dict[str, Any] = {}
+            self._missing = ""
+            try:
+                from dragonfly_executor.backends.ray.agent_of_actor import AgentOfActor
+            except ImportError as error:
+                self._missing = str(error)
+            else:
+                self._agent = AgentOfActor()
 
         def run(self, order: Mapping[str, Any]) -> dict[str, Any]:
             """Run the agent until it ends, and return how it ended."""
-            try:
-                from dragonfly_executor.backends.agent_process import AgentProcess
-
-                with self._lock:
-                    if not self._stopped:
-                        self._agent = AgentProcess(**order)
-            except ImportError as error:
-                self._failed = {"failed": "no package", "error": str(error)}
-            except OSError as error:
-                self._failed = {"failed": "no process", "error": str(error)}
-            self._begun.set()
             if self._agent is None:
-                return self._failed or {"failed": "stopped", "error": "the runner was stopped before it began"}
-            code, output = self._agent.wait()
-            return {"code": code, "output": output}
+                return {"failed": "no package", "error": self._missing}
+            ended: dict[str, Any] = self._agent.run(order)
+            return ended
 
         def started(self) -> dict[str, Any]:
             """Wait until the agent has been started or has failed to, and return where."""
             import ray
 
-            self._begun.wait()
-            context = ray.get_runtime_context()
-            return {
-                **self._failed,
-                "pid": self._agent.pid if self._agent is not None else 0,
-                "host": ray.util.get_node_ip_address(),
-                "node": context.get_node_id(),
-            }
+            pid = 0 if self._agent is None else self._agent.wait_for_start()
+            node = ray.get_runtime_context().get_node_id()
+            return {"pid": pid, "host": ray.util.get_node_ip_address(), "node": node}
 
         def stop(self, grace: float, sessions: Sequence[int]) -> None:
             """End the agent, or prevent its start."""
-            with self._lock:
-                self._stopped = True
             if self._agent is not None:
-                self._agent.end(grace, sessions)
+                self._agent.stop(grace, sessions)
 
     return DragonflyRunner

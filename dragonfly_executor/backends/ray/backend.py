@@ -10,31 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from dragonfly_executor.backends.agent_command import portable_options
-from dragonfly_executor.backends.base import Backend, BootRequest, Node
+from dragonfly_executor.backends.base import BootRequest
 from dragonfly_executor.backends.deadline import Deadline
+from dragonfly_executor.backends.engine_tasks.backend import EngineTaskBackend, arguments_from_text
 from dragonfly_executor.backends.own_address import address_toward
-from dragonfly_executor.backends.shared_client import SharedClient
-from dragonfly_executor.errors import BootError, BootTimeoutError
-from dragonfly_executor.sync.options import Sync
-from dragonfly_executor.util.validation import duration, whole
+from dragonfly_executor.errors import BootError
 
 if TYPE_CHECKING:
     from dragonfly_executor.backends.ray.driver_process import DriverProcess
     from dragonfly_executor.backends.ray.node import RayNode
+    from dragonfly_executor.sync.options import Sync
     from dragonfly_executor.util.validation import Seconds
 
-INFINITY = float("inf")
 LONGEST_WAIT = 3600.0
 """Seconds of one wait. A lock takes no infinite timeout."""
-UNDO_TIMEOUT = 1.5
-"""Seconds for stopping the runner of a boot that was cancelled, which must end within 2 s."""
 OWN = frozenset({"max_concurrency", "max_restarts", "max_task_retries", "concurrency_groups", "lifetime", "name"})
 """Options of actors that the backend sets itself, or that would have an actor outlive its pool."""
-OPTIONS = ("num_cpus", "num_gpus", "memory", "accelerator_type")
 
 
-class RayBackend(Backend):
+class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
     """Boots runners as actors of a Ray cluster, one actor per runner.
 
     The cluster's nodes must have this package, and must reach the machine of this program over the network: a runner
@@ -69,9 +63,10 @@ class RayBackend(Backend):
     """
 
     name = "ray"
-    dials_back = True
-    default_boot_timeout = 60.0
-    phases = ("create", "queue", "connect", "handshake", "sync", "requirements")
+    _no_worker = (
+        "Ray has had no resources for the runner's actor for {seconds} s (queue_timeout): "
+        "see `ray status`, start nodes that have them, or raise queue_timeout"
+    )
 
     def __init__(
         self,
@@ -96,6 +91,15 @@ class RayBackend(Backend):
         requirements: Iterable[str] | str | os.PathLike[str] | None = None,
     ) -> None:
         _check_installed()
+        super().__init__(
+            python=python,
+            env=env,
+            host=host,
+            port=port,
+            queue_timeout=queue_timeout,
+            sync=sync,
+            requirements=requirements,
+        )
         refused = OWN & set(options or {})
         if refused:
             raise ValueError(f"RayBackend sets the actor option {min(refused)!r} itself: leave it out")
@@ -109,99 +113,47 @@ class RayBackend(Backend):
         self._slots = max(1, int(self._actor_options["num_cpus"]))
         self._address = address or _address_here()
         self._namespace = namespace
-        files = Sync.of(sync, requirements)
-        self._shares_disk = sync is None and requirements is None
-        self.sync = None if self._shares_disk else files
-        self._python, self._env = python, dict(env or {})
-        self._host, self._port = host, whole(port, "port", 0)
-        self._queue_timeout = INFINITY if queue_timeout is None else duration(queue_timeout, "queue_timeout")
-        self._shared: SharedClient[DriverProcess] = SharedClient(self._connect)
 
     @classmethod
     def from_text(cls, **settings: str) -> RayBackend:
-        """Make a backend from texts, as a command line gives them. `resources` is read as "NAME=AMOUNT NAME=AMOUNT".
+        """Make a backend from texts, as a command line gives them.
+
+        Args:
+            settings: arguments of the class; `resources` as "NAME=AMOUNT NAME=AMOUNT".
 
         Raises:
             ImportError, TypeError, ValueError: see the class.
         """
-        arguments: dict[str, Any] = dict(settings)
-        for name, read in (("num_cpus", float), ("num_gpus", float), ("memory", int), ("port", int)):
-            if name in settings:
-                arguments[name] = read(settings[name])
-        if "queue_timeout" in settings:
-            arguments["queue_timeout"] = float(settings["queue_timeout"])
-        if "resources" in settings:
-            pairs = (text.partition("=") for text in settings["resources"].split())
-            arguments["resources"] = {name: float(amount) for name, _, amount in pairs}
-        if settings.get("sync") == "none":
-            arguments["sync"] = None
-        return cls(**arguments)
+        return cls(**arguments_from_text(settings, num_cpus=float, num_gpus=float, memory=int))
 
     def __repr__(self) -> str:
         return f"RayBackend({self._address!r})"
-
-    def listen_address(self) -> tuple[str, int]:
-        """See `Backend.listen_address`."""
-        return self._host or _own_address(self._address), self._port
 
     def default_slots(self) -> int:
         """See `Backend.default_slots`."""
         return self._slots
 
-    def boot(self, request: BootRequest) -> Node:
-        """See `Backend.boot`. The actor waits for resources inside of this."""
-        driver = self._shared.acquire()
-        try:
-            node = self._start(driver, request)
-        except BaseException:
-            self._shared.release(driver)
-            raise
-        try:
-            self._wait_for_actor(node, request)
-        except BaseException:
-            node.stop(UNDO_TIMEOUT)
-            raise
-        return node
+    def _own_address(self) -> str:
+        return _own_address(self._address)
 
-    def _start(self, driver: DriverProcess, request: BootRequest) -> RayNode:
-        """Wait until the driver is connected, and have it create an actor."""
+    def _make_node(self, client: DriverProcess, request: BootRequest) -> RayNode:
         import cloudpickle
 
         from dragonfly_executor.backends.ray.node import RayNode
         from dragonfly_executor.backends.ray.runner_actor import RunnerActor
 
-        Deadline(request.timeout, request.given_up, driver.connected).pause(request.timeout)
-        if driver.error or not driver.connected.is_set():
-            text = f"cannot connect to the Ray cluster at {self._address}: {driver.error or 'it does not answer'}"
-            raise BootError(text, "create", output=driver.error)
-        options = [option for option in portable_options() if option != "-P"]
-        order = {
-            "parent": request.parent.encode(), "python": self._python, "options": options, "env": self._env,
-        }  # fmt: skip
-        actor = RunnerActor(f"dragonfly-runner-{request.runner_id}-{os.urandom(6).hex()}", order)
-        driver.boot(actor, cloudpickle.dumps(self._actor_options))
-        return RayNode(actor, driver, shares_disk=self._shares_disk, on_stopped=lambda: self._shared.release(driver))
+        Deadline(request.timeout, request.given_up, client.connected).pause(request.timeout)
+        if client.error or not client.connected.is_set():
+            text = f"cannot connect to the Ray cluster at {self._address}: {client.error or 'it does not answer'}"
+            raise BootError(text, "create", output=client.error)
+        actor = RunnerActor(self._task_key(request), self._order(request))
+        client.boot(actor, cloudpickle.dumps(self._actor_options))
+        return RayNode(actor, client, shares_disk=self._shares_disk, on_stopped=lambda: self._shared.release(client))
 
-    def _wait_for_actor(self, node: RayNode, request: BootRequest) -> None:
-        """Wait until the actor has started the runner, or the runner has dialed back.
-
-        Raises:
-            BootError: the actor got no resources in time, or the runner did not start.
-        """
-        request.queued()
-        actor = node.actor
-        deadline = Deadline(self._queue_timeout, request.given_up, request.dialed_in, actor.begun)
+    def _queue(self, node: RayNode, client: DriverProcess, request: BootRequest) -> None:
+        deadline = Deadline(self._queue_timeout, request.given_up, request.dialed_in, node.task.begun)
         while not deadline.is_over:
             deadline.pause(LONGEST_WAIT)
-        node.placed()
-        if request.given_up is not None and request.given_up.is_set():
-            raise BootError("the boot was cancelled", "queue")
-        if not deadline.is_cancelled:
-            text = f"Ray has had no resources for the runner's actor for {self._queue_timeout:g} s (queue_timeout)"
-            raise BootTimeoutError(text, "queue")
-        if actor.ended.is_set() and not (request.dialed_in is not None and request.dialed_in.is_set()):
-            raise node.error_of_end("queue")
-        request.started()
 
     def _connect(self) -> DriverProcess:
         from dragonfly_executor.backends.ray.driver_process import DriverProcess
@@ -227,11 +179,11 @@ def _address_here() -> str:
 def _own_address(cluster: str) -> str:
     """Return the address of this machine from which the cluster is reached."""
     if cluster in ("auto", "local"):
-        cluster = os.environ.get("RAY_ADDRESS", "") or _address_of_this_machine()
+        cluster = os.environ.get("RAY_ADDRESS", "") or _cluster_of_this_machine()
     return address_toward(urlsplit(cluster if "://" in cluster else f"ray://{cluster}").hostname or "localhost")
 
 
-def _address_of_this_machine() -> str:
+def _cluster_of_this_machine() -> str:
     """Return the address of the cluster that was started on this machine, as Ray has written it down; "" if none."""
     try:
         return Path(tempfile.gettempdir(), "ray", "ray_current_cluster").read_text().strip()

@@ -22,7 +22,7 @@ from dragonfly_executor.backends.ray.actor import runner_class
 STOP_TIMEOUT = 5.0
 """Seconds that an actor may take to end its agent. Then Ray kills the actor, and the agent ends with it."""
 THREADS = 3
-"""Threads of an actor: one method each runs, tells and stops."""
+"""Threads of an actor: `run`, `started` and `stop` may run at once."""
 
 
 class Driver:
@@ -84,7 +84,7 @@ class Driver:
     def _stop_agent(self, key: str, actor: Any, grace: float, sessions: list[int]) -> None:
         import ray
 
-        with suppress(Exception):  # it is gone, or Ray is: the rest is the same
+        with suppress(Exception):  # the actor or Ray is gone, and `_kill` finds out which
             ray.get(actor.stop.remote(grace, sessions), timeout=grace + STOP_TIMEOUT)
         self._kill(key, actor)
 
@@ -93,7 +93,7 @@ class Driver:
 
         try:
             ray.kill(actor, no_restart=True)
-        except Exception as error:  # it is gone, or Ray is
+        except Exception as error:  # the actor or Ray is gone
             self._send("stopped", key, _text(error))
         else:
             self._send("stopped", key, None)
@@ -108,7 +108,7 @@ class Driver:
         elif event == "started":
             return  # `run` fails with the same error
         else:
-            value = {"failed": type(error).__name__, "error": _text(error)}
+            value = {"failed": "Ray", "kind": type(error).__name__, "error": _text(error)}
         self._send(event, key, value)
 
     def _send(self, *message: Any) -> None:
@@ -141,7 +141,7 @@ def main(fd: int) -> None:
     except (EOFError, OSError):
         pass  # the parent is gone, or has closed the connection
     finally:
-        # Ray kills the actors when the driver's connection ends. Its own clean-up may wait for a cluster that is gone.
+        # Ray kills the actors when the driver's connection ends. Ray's exit handlers may wait for a lost cluster.
         os._exit(0)
 
 

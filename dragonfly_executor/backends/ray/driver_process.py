@@ -12,7 +12,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from dragonfly_executor.backends.agent_command import portable_options
+from dragonfly_executor.backends.agent_command import runner_options
 from dragonfly_executor.backends.base import Signal
 from dragonfly_executor.backends.ray.runner_actor import RunnerActor
 
@@ -29,7 +29,7 @@ class DriverProcess:
 
     Attributes:
         connected: set when the driver is connected to Ray, or has failed to connect or ended: see `error`.
-        error: why the driver is not connected; "" if it is, or has yet to be.
+        error: why the driver is not connected; "" if it is connected, or still connects.
     """
 
     def __init__(self, address: str, namespace: str | None) -> None:
@@ -38,7 +38,7 @@ class DriverProcess:
         self._lock = threading.Lock()
         self._actors: dict[str, RunnerActor] = {}
         own, theirs = socket.socketpair()
-        options = [option for option in portable_options() if option != "-P"]
+        options = runner_options()
         with theirs:
             try:
                 self._process = subprocess.Popen(
@@ -84,7 +84,7 @@ class DriverProcess:
     def close(self) -> None:
         """End the driver, and with it all actors that are left. Blocks."""
         if not self.connected.is_set():
-            # It waits for Ray, and not for its parent.
+            # While the driver connects to Ray, it does not read from its parent.
             self._process.kill()
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -102,11 +102,11 @@ class DriverProcess:
         return [self._connection.fileno(), self._socket.fileno()]
 
     def _send(self, *message: Any) -> None:
-        with self._lock, suppress(OSError):  # the reader tells of a driver that has ended
+        with self._lock, suppress(OSError):  # `_read` notices that the driver has ended
             self._connection.send(message)
 
     def _read(self) -> None:
-        """Take what the driver tells."""
+        """Take the driver's events until the driver ends."""
         try:
             while True:
                 event, key, value = self._connection.recv()

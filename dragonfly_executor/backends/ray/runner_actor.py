@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dragonfly_executor.backends.base import Signal
-from dragonfly_executor.errors.exit_status import describe_exit
-
-FINAL = frozenset({"no package", "refused", "RuntimeEnvSetupError"})
-"""Failures that the next boot would repeat."""
+from dragonfly_executor.backends.engine_tasks.task import EngineTask
 
 
-class RunnerActor:
+class RunnerActor(EngineTask):
     """A runner's actor. The driver's reader changes its attributes.
 
     Args:
@@ -20,23 +17,22 @@ class RunnerActor:
         order: the arguments for `AgentProcess`.
 
     Attributes:
-        begun: set when the agent has been started, or never will be.
-        ended: set when the runner has ended.
         stopped: set when Ray was told to end the actor.
         host: the machine of its node; "" if unknown.
         node: Ray's id of its node.
-        pid: the process id of its agent, on that machine; 0 if unknown.
-        error: why it ended; "" before that.
-        output: the runner's last output.
-        is_final: True if another runner will not start either.
     """
 
+    workers_python = "Ray's Python"
+
     def __init__(self, key: str, order: Mapping[str, Any]) -> None:
-        self.key, self.order = key, dict(order)
-        self.begun, self.ended, self.stopped = Signal(), Signal(), Signal()
-        self.host = self.node = self.error = self.output = ""
-        self.pid = 0
-        self.is_final = False
+        super().__init__(key, order)
+        self.stopped = Signal()
+        self.host = self.node = ""
+
+    @property
+    def place(self) -> str:
+        """Return the node, for people to read."""
+        return f"Ray node {self.host}" if self.host else "a Ray node"
 
     def take(self, event: str, value: Any) -> None:
         """Take an event of the driver."""
@@ -45,31 +41,21 @@ class RunnerActor:
             if self.pid:
                 self.begun.set()
         elif event == "ended":
-            self._end(value)
+            self.take_result(value)
         elif event == "stopped":
             self.stopped.set()
         elif event == "lost":
-            self._end({"failed": "lost", "error": "the connection to the Ray cluster has ended"})
+            self.end("the connection to the Ray cluster has ended")
             self.stopped.set()
 
-    def _end(self, value: Mapping[str, Any]) -> None:
-        """Note the end of the runner. Only the first reason counts."""
-        if not self.ended.is_set():
-            place = f"Ray node {self.host}" if self.host else "a Ray node"
-            match value:
-                case {"failed": "no package", "error": error}:
-                    self.error = f"{place} cannot import dragonfly_executor ({error}): install it for Ray's Python"
-                case {"failed": "refused", "error": error}:
-                    self.error = f"Ray refuses the runner's actor: {error}"
-                case {"failed": "lost", "error": error}:
-                    self.error = error
-                case {"failed": _, "error": error}:
-                    self.error = f"{place} did not run the runner's actor: {error}"
-                case {"code": code}:
-                    self.error = (
-                        f"the runner on {place} {describe_exit(*((code, None) if code >= 0 else (None, -code)))}"
-                    )
-            self.output = value.get("output") or value.get("error", "")
-            self.is_final = value.get("failed") in FINAL
-            self.ended.set()
-        self.begun.set()
+    def take_result(self, result: Any) -> None:
+        """See `EngineTask.take_result`. The driver adds failures of Ray."""
+        match result:
+            case {"failed": "refused", "error": error}:
+                self.end(f"Ray refuses the runner's actor: {error}", error, is_final=True)
+            case {"failed": "Ray", "kind": kind, "error": error}:
+                # The next actor needs the same environment, which fails again.
+                is_final = kind == "RuntimeEnvSetupError"
+                self.end(f"{self.place} did not run the runner's actor: {error}", error, is_final=is_final)
+            case _:
+                super().take_result(result)

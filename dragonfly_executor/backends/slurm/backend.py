@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dragonfly_executor.backends.agent_command import portable_options
+from dragonfly_executor.backends.agent_command import runner_options
 from dragonfly_executor.backends.background_sweep import BackgroundSweeper
 from dragonfly_executor.backends.base import Backend, BootRequest, Node
 from dragonfly_executor.backends.deadline import Deadline
@@ -242,7 +242,7 @@ class SlurmBackend(Backend):
         return self._commands.submit(command_line({**self._options_for(request), **own}), self._script(), env, deadline)
 
     def _script(self) -> str:
-        options = [option for option in portable_options() if option != "-P"]
+        options = runner_options()
         command = [self._python, "-P", *options, "-m", "dragonfly_executor.runner"]
         # exec: Slurm's SIGTERM goes to the batch shell, which has to be the runner.
         return f"#!/bin/sh\n{self._setup}\nexec {shlex.join(command)}\n"

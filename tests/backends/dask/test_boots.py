@@ -10,27 +10,15 @@ from queue import SimpleQueue
 
 import pytest
 
-from dragonfly_executor import BootError, BootRequest, BootTimeoutError, DaskBackend, DragonflyExecutor, Node, Parent
-from dragonfly_executor.backends.base import CancelToken
+from dragonfly_executor import BootTimeoutError, DaskBackend, DragonflyExecutor, Node
 from tests.support.dask_cluster import DaskCluster
+from tests.support.engine_tasks import SECRET, WaitingClock, boot_error, boot_request, secret_parent
 from tests.support.helpers import PATIENCE, Gate, Mailbox
 from tests.support.payloads import agent_pid, hold
 
 pytestmark = pytest.mark.engine
 
 MakeBackend = Callable[..., DaskBackend]
-SECRET = "5ec2e7" * 8
-
-
-def request(**more: object) -> BootRequest:
-    """A boot without a pool. Its runner has nobody to dial."""
-    return BootRequest(1, Parent.new("test", 1, "dask"), PATIENCE, CancelToken())._replace(**more)
-
-
-def boot_error(backend: DaskBackend) -> BootError:
-    with pytest.raises(BootError) as caught:
-        backend.boot(request()).stop()
-    return caught.value
 
 
 def test_each_worker_gets_one_runner(make_backend: MakeBackend, mailbox: Mailbox, gate: Gate) -> None:
@@ -57,24 +45,11 @@ def test_a_worker_s_threads_are_the_slots_unless_the_user_says_otherwise(
         cluster.kill_worker("wide")
 
 
-class Clock:
-    """Notes what a boot says of its waiting."""
-
-    def __init__(self) -> None:
-        self.was_queued, self.was_started = threading.Event(), threading.Event()
-
-    def queued(self) -> None:
-        self.was_queued.set()
-
-    def started(self) -> None:
-        self.was_started.set()
-
-
 def test_a_boot_that_waits_for_a_worker_is_not_late(make_backend: MakeBackend, cluster: DaskCluster) -> None:
     """`boot_timeout` stops while the boot waits, and counts from when a worker has begun."""
-    clock, nodes = Clock(), SimpleQueue[Node]()
+    clock, nodes = WaitingClock(), SimpleQueue[Node]()
     backend = make_backend(resources={"SPECIAL": 1})
-    thread = threading.Thread(target=lambda: nodes.put(backend.boot(request(clock=clock, timeout=0.5))))
+    thread = threading.Thread(target=lambda: nodes.put(backend.boot(boot_request(clock=clock, timeout=0.5))))
     thread.start()
     assert clock.was_queued.wait(PATIENCE)
     cluster.start_worker("special", "--resources", "SPECIAL=1")
@@ -108,12 +83,16 @@ def test_a_worker_without_this_package(make_backend: MakeBackend, cluster: DaskC
 
 
 def test_nothing_that_dask_logs_or_shows_holds_the_token(make_backend: MakeBackend, cluster: DaskCluster) -> None:
-    secret = Parent.new("test", 1, "dask")._replace(address="127.0.0.1:9", token=SECRET, fingerprint="00" * 32)
-    node = make_backend().boot(request(parent=secret))
+    """Dask logs the arguments of a task that fails, so one of the two boots fails."""
+    secret = secret_parent()
+    node = make_backend().boot(boot_request(parent=secret))
     shown = repr(node)
     node.stop()
-    shown += "".join(log.read_text() for log in cluster.folder.glob("*.log"))
-    assert boot_error(make_backend(python="/nowhere")).phase == "queue"
+    error = boot_error(make_backend(python="/nowhere"), parent=secret)
+    assert error.phase == "queue"
+    logs = [log.read_text() for log in cluster.folder.glob("*.log")]
+    assert logs
+    shown += f"{error!r} {error} {''.join(logs)}"
     assert SECRET not in shown
     assert secret.encode() not in shown
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -15,6 +12,7 @@ import pytest
 
 from dragonfly_executor import DaskBackend, DragonflyExecutor, RunnerLostError
 from tests.support.dask_cluster import DaskCluster, dask_cluster
+from tests.support.engine_tasks import boot_request, program, secret_parent
 from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, error_of, watching
 from tests.support.payloads import agent_pid, hold, pid
 
@@ -26,18 +24,6 @@ def cluster(dask_here: None) -> Iterator[DaskCluster]:
     """A cluster of the test's own, whose processes it may kill, with one worker."""
     with tempfile.TemporaryDirectory(prefix="dask") as folder, dask_cluster(Path(folder), "w1") as running:
         yield running
-
-
-@contextmanager
-def program(cluster: DaskCluster, mailbox: Mailbox, gate: Gate, *resources: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `tests.backends.dask.program`; kill it if it still runs."""
-    words = [cluster.address, mailbox.path, gate.path, *resources]
-    running = subprocess.Popen([sys.executable, "-m", "tests.backends.dask.program", *words])
-    try:
-        yield running
-    finally:
-        running.kill()
-        running.wait()
 
 
 def executor_on(cluster: DaskCluster, **options: object) -> DragonflyExecutor:
@@ -55,7 +41,7 @@ def tasks_of(cluster: DaskCluster) -> int:
 
 def test_a_killed_parent_leaves_no_runner(cluster: DaskCluster, mailbox: Mailbox, gate: Gate) -> None:
     """Its call's process and its agent end, and Dask has no task of it any more."""
-    with program(cluster, mailbox, gate) as parent:
+    with program("dask", cluster, mailbox, gate) as parent:
         slot = int(mailbox.read())
         with watching(slot, psutil.Process(slot).ppid()) as processes:
             parent.kill()
@@ -68,7 +54,7 @@ def test_a_parent_that_is_killed_while_it_waits_for_a_worker_leaves_no_task(
 ) -> None:
     """No worker that comes later gets its runner."""
     cluster.kill_worker("w1")
-    with program(cluster, mailbox, gate) as parent:
+    with program("dask", cluster, mailbox, gate) as parent:
         cluster.wait_until(lambda: tasks_of(cluster) == 1, "the task that waits")
         parent.kill()
         parent.wait()
@@ -80,7 +66,7 @@ def test_a_parent_that_is_killed_while_it_waits_for_a_worker_leaves_no_task(
 def test_a_parent_that_is_killed_while_its_runner_starts_leaves_no_runner(
     cluster: DaskCluster, mailbox: Mailbox, gate: Gate
 ) -> None:
-    with program(cluster, mailbox, gate) as parent:
+    with program("dask", cluster, mailbox, gate) as parent:
         cluster.wait_until(cluster.agents, "the agent")
         (agent,) = cluster.agents()
         with watching(agent.pid) as processes:
@@ -105,11 +91,7 @@ def test_a_killed_worker_takes_its_runner_with_it(cluster: DaskCluster, mailbox:
 
 def test_a_killed_worker_takes_a_runner_with_it_that_was_not_admitted_yet(cluster: DaskCluster) -> None:
     """Its agent still looks for its parent, which does not answer."""
-    backend = DaskBackend(cluster.address, sync=None)
-    from dragonfly_executor import BootRequest, Parent
-
-    parent = Parent.new("test", 1, "dask")._replace(address="127.0.0.1:9", token="00" * 16, fingerprint="00" * 32)
-    node = backend.boot(BootRequest(1, parent, PATIENCE))
+    node = DaskBackend(cluster.address, sync=None).boot(boot_request(parent=secret_parent()))
     cluster.wait_until(cluster.agents, "the agent")
     with watching(*(agent.pid for agent in cluster.agents())) as agents:
         cluster.kill_worker("w1")

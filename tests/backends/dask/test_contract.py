@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from dragonfly_executor.backends.base import Backend
 from dragonfly_executor.backends.dask.backend import DaskBackend
 from dragonfly_executor.backends.dask.scheduler import Worker
-from dragonfly_executor.testing import BackendContract
-from tests.support.dask_cluster import DaskCluster
-from tests.support.helpers import PATIENCE, all_ended, watching
+from tests.support.engine_tasks import EngineTaskContract
+from tests.support.helpers import PATIENCE
 
 pytestmark = pytest.mark.engine
 
 
-class TestDaskBackend(BackendContract):
-    @pytest.fixture(autouse=True)
-    def _cluster(
-        self, cluster: DaskCluster, make_backend: Callable[..., DaskBackend], tmp_path: Path
-    ) -> Iterator[None]:
-        self.cluster, self.make_backend, self.folder = cluster, make_backend, tmp_path  # type: ignore[method-assign]
-        with ExitStack() as self.stack:
-            yield
-
-    def make_broken_backend(self) -> Backend:
-        return self.make_backend(python="/nowhere/python")
-
-    def kill(self, node: Any) -> None:
-        with watching(node.task.pid) as agent:
-            os.kill(node.task.pid, signal.SIGKILL)
-            assert all_ended(agent)
-
-    def left_running(self, backend: Backend) -> Sequence[object]:
-        return self.cluster.agents()
-
+class TestDaskBackend(EngineTaskContract):
     def hanging_steps(self) -> Sequence[str]:
         return ["scheduler", "worker", "runner"]
 
@@ -53,6 +28,7 @@ class TestDaskBackend(BackendContract):
             return backend, lambda: self.stack.enter_context(silent.accept()[0])
         if step == "worker":
             backend = self.make_backend(resources={"UNOBTAINIUM": 1})
+            assert isinstance(backend, DaskBackend)
             looks, fits = threading.Semaphore(0), backend._wanted.fits
 
             def look(worker: Worker) -> bool:
@@ -61,9 +37,4 @@ class TestDaskBackend(BackendContract):
 
             backend._wanted.fits = look  # type: ignore[method-assign]
             return backend, lambda: looks.acquire(timeout=PATIENCE)
-        told = self.folder / "told"
-        os.mkfifo(told)
-        program = self.folder / "runner"
-        program.write_text(f"#!/bin/sh\necho > {told}\nexec sleep 1000\n")
-        program.chmod(0o755)
-        return self.make_backend(python=str(program)), told.read_text
+        return self.make_backend_with_silent_runner()

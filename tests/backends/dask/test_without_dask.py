@@ -138,6 +138,16 @@ def test_the_workers_of_one_job_go_together_once_none_has_a_runner(loop: asyncio
     assert cluster.ended == ["job"]
 
 
+def test_a_closed_cluster_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """The user may close a cluster object before the executor. Its loop is closed then."""
+    loop = asyncio.new_event_loop()
+    loop.close()
+    scale = ClusterScale(Cluster(loop))
+    scale.more()
+    scale.less([])
+    assert "the Dask cluster fake did not scale (RuntimeError: Event loop is closed)" in caplog.text
+
+
 def test_a_cluster_that_scales_itself_is_not_told_anything(loop: asyncio.AbstractEventLoop) -> None:
     cluster = Cluster(loop)
     cluster._adaptive = object()

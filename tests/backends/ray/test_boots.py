@@ -6,11 +6,12 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import wait
+from pathlib import Path
 
 import pytest
 
-from dragonfly_executor import BootError, BootRequest, BootTimeoutError, DragonflyExecutor, Parent, RayBackend
-from dragonfly_executor.backends.base import CancelToken
+from dragonfly_executor import BootTimeoutError, DragonflyExecutor, RayBackend
+from tests.support.engine_tasks import SECRET, WaitingClock, boot_error, boot_request, secret_parent
 from tests.support.helpers import PATIENCE, Gate, Mailbox
 from tests.support.payloads import hold
 from tests.support.ray_cluster import RayCluster
@@ -18,45 +19,20 @@ from tests.support.ray_cluster import RayCluster
 pytestmark = pytest.mark.engine
 
 MakeBackend = Callable[..., RayBackend]
-SECRET = "5ec2e7" * 8
-
-
-def request(**more: object) -> BootRequest:
-    """A boot without a pool. Its runner has nobody to dial."""
-    return BootRequest(1, Parent.new("test", 1, "ray"), PATIENCE, CancelToken())._replace(**more)
-
-
-def boot_error(backend: RayBackend) -> BootError:
-    with pytest.raises(BootError) as caught:
-        backend.boot(request()).stop()
-    return caught.value
 
 
 def variable(name: str) -> str | None:
     return os.environ.get(name)
 
 
-class Clock:
-    """Notes what a boot says of its waiting."""
-
-    def __init__(self) -> None:
-        self.was_queued, self.was_started = threading.Event(), threading.Event()
-
-    def queued(self) -> None:
-        self.was_queued.set()
-
-    def started(self) -> None:
-        self.was_started.set()
-
-
 def test_an_actor_that_waits_for_resources_is_not_late(make_backend: MakeBackend, mailbox: Mailbox, gate: Gate) -> None:
     """Two actors fill the cluster. The third gets its runner when one of them has ended."""
-    clock = Clock()
+    clock = WaitingClock()
     backend = make_backend()
     with DragonflyExecutor(backend=make_backend(num_cpus=2), max=1) as executor:
         future = executor.submit(hold, mailbox.path, gate.path)
         mailbox.read()
-        thread = threading.Thread(target=lambda: backend.boot(request(clock=clock)).stop())
+        thread = threading.Thread(target=lambda: backend.boot(boot_request(clock=clock)).stop())
         thread.start()
         assert clock.was_queued.wait(PATIENCE)
         assert not clock.was_started.is_set()
@@ -95,23 +71,27 @@ def test_an_option_that_ray_refuses_fails_the_boot_for_good(make_backend: MakeBa
     assert "no_such_option" in str(error)
 
 
-def test_a_node_without_this_package_fails_the_boot_for_good(make_backend: MakeBackend, tmp_path: object) -> None:
-    hidden = {"env_vars": {"PYTHONPATH": f"{tmp_path}"}}
-    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['dragonfly_executor'] = None\n")  # type: ignore[operator]
+def test_a_node_without_this_package_fails_the_boot_for_good(make_backend: MakeBackend, tmp_path: Path) -> None:
+    hidden = {"env_vars": {"PYTHONPATH": str(tmp_path)}}
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['dragonfly_executor'] = None\n")
     error = boot_error(make_backend(runtime_env=hidden))
     assert error.final
     assert "cannot import dragonfly_executor" in str(error)
 
 
 def test_nothing_that_ray_logs_holds_the_token(make_backend: MakeBackend, cluster: RayCluster) -> None:
-    secret = Parent.new("test", 1, "ray")._replace(address="127.0.0.1:9", token=SECRET, fingerprint="00" * 32)
-    node = make_backend().boot(request(parent=secret))
+    secret = secret_parent()
+    node = make_backend().boot(boot_request(parent=secret))
     shown = repr(node)
     node.stop()
+    error = boot_error(make_backend(python="/nowhere"), parent=secret)
+    assert error.phase == "queue"
+    shown += f"{error!r} {error}"
     logs = [path for ending in ("log", "out", "err") for path in cluster.folder.rglob(f"*.{ending}")]
     assert logs
     shown += "".join(path.read_text(errors="replace") for path in logs)
     assert SECRET not in shown
+    assert secret.encode() not in shown
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from dragonfly_executor import DragonflyExecutor, RayBackend, RunnerLostError
+from tests.support.engine_tasks import program
 from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, error_of, watching
 from tests.support.payloads import agent_pid, hold
 from tests.support.ray_cluster import RayCluster, ray_cluster
 
 pytestmark = pytest.mark.engine
-
-
-@contextmanager
-def program(cluster: RayCluster, mailbox: Mailbox, gate: Gate, *resources: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `tests.backends.ray.program`; kill it if it still runs."""
-    words = [cluster.address, mailbox.path, gate.path, *resources]
-    running = subprocess.Popen([sys.executable, "-m", "tests.backends.ray.program", *words])
-    try:
-        yield running
-    finally:
-        running.kill()
-        running.wait()
 
 
 def driver_of(parent: int) -> psutil.Process | None:
@@ -41,7 +26,7 @@ def driver_of(parent: int) -> psutil.Process | None:
 
 
 def test_a_killed_parent_leaves_no_runner_and_no_driver(cluster: RayCluster, mailbox: Mailbox, gate: Gate) -> None:
-    with program(cluster, mailbox, gate) as parent:
+    with program("ray", cluster, mailbox, gate) as parent:
         slot = int(mailbox.read())
         driver = driver_of(parent.pid)
         assert driver is not None
@@ -54,7 +39,7 @@ def test_a_parent_that_is_killed_while_its_actor_waits_leaves_no_driver(
     cluster: RayCluster, mailbox: Mailbox, gate: Gate
 ) -> None:
     """Ray drops the actors of a driver that has ended."""
-    with program(cluster, mailbox, gate, "unobtainium") as parent:
+    with program("ray", cluster, mailbox, gate, "unobtainium") as parent:
         cluster.wait_until(lambda: driver_of(parent.pid), "the driver")
         driver = driver_of(parent.pid)
         assert driver is not None

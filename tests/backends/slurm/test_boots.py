@@ -17,6 +17,7 @@ from dragonfly_executor.backends.base import CancelToken
 from dragonfly_executor.backends.slurm.backend import SlurmBackend
 from tests.support.helpers import PATIENCE, Events, Gate, Mailbox
 from tests.support.payloads import hold
+from tests.support.silent_program import silent_program
 from tests.support.slurm_cluster import SlurmCluster
 
 pytestmark = pytest.mark.engine
@@ -108,14 +109,11 @@ def test_a_pool_ends_in_time_while_squeue_hangs(
     """Whether the job is gone cannot be seen then, and is said."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    told = folder / "told"
-    os.mkfifo(told)
-    (folder / "squeue").write_text(f"#!/bin/sh\necho > {told}\nexec sleep 1000\n")
-    (folder / "squeue").chmod(0o755)
+    _, wait_for_squeue = silent_program(folder / "squeue")
     env = {**cluster.env, "PATH": f"{folder}:{cluster.env['PATH']}"}
     executor = DragonflyExecutor(backend=make_backend(command_env=env, options={"begin": "now+1hour"}), max=1)
     future = executor.submit(os.getpid)
-    told.read_text()
+    wait_for_squeue()
     began = time.monotonic()
     assert future.cancel()
     executor.shutdown()

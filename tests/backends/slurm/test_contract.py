@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from dragonfly_executor.backends.base import Backend
 from dragonfly_executor.backends.slurm.backend import SlurmBackend
 from dragonfly_executor.testing import BackendContract
+from tests.support.silent_program import silent_program
 from tests.support.slurm_cluster import SlurmCluster
 
 pytestmark = pytest.mark.engine
@@ -41,12 +41,8 @@ class TestSlurmBackend(BackendContract):
             return backend, lambda: self.cluster.wait_until(self.cluster.jobs, "a job in the queue")
         folder = self.folder / step
         folder.mkdir()
-        told = folder / "told"
-        os.mkfifo(told)
-        program = f"#!/bin/sh\necho > {told}\nexec sleep 1000\n"
-        (folder / step).write_text(program)
-        (folder / step).chmod(0o755)
+        program, wait = silent_program(folder / step)
         if step == "runner":
-            return self.make_backend(python=str(folder / step)), told.read_text
+            return self.make_backend(python=program), wait
         path = f"{folder}:{self.cluster.env['PATH']}"
-        return self.make_backend(command_env={**self.cluster.env, "PATH": path}), told.read_text
+        return self.make_backend(command_env={**self.cluster.env, "PATH": path}), wait

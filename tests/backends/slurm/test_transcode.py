@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.slurm_cluster import SlurmCluster
+from tests.support.transcode import transcode_on_two_runners
 
 pytestmark = pytest.mark.engine
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "transcode.py"
-
 
 def test_a_video_is_transcoded_on_two_jobs(cluster: SlurmCluster, tmp_path: Path) -> None:
-    """The frames are counted against the original's."""
-    arguments = ["--backend", "slurm", "--runners", "2", "--slots", "1", "--quiet", "--no-comparison"]
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE), *arguments, "--sbatch", "host=127.0.0.1", "--output", str(tmp_path / "out.mp4")],
-        env={**cluster.env, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "runners     2 (" in done.stdout
-    assert "132 frames, 5.28 s, as the original has" in done.stdout
+    env = {**cluster.env, "HOME": str(tmp_path)}
+    transcode_on_two_runners(tmp_path, "slurm", "--sbatch", "host=127.0.0.1", env=env)
     assert cluster.jobs() == []

@@ -1,0 +1,65 @@
+"""`EngineTask`: what this process knows of the task of one runner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dragonfly_executor.backends.base import Signal
+from dragonfly_executor.errors.exit_status import describe_exit
+
+
+class EngineTask:
+    """A runner's task. The thread that reads the engine's events changes its attributes.
+
+    Args:
+        key: the task's name.
+        order: the arguments for `AgentProcess` on the worker.
+
+    Attributes:
+        begun: set when the agent has been started, or never will be.
+        ended: set when the runner has ended.
+        error: why the runner ended; "" before that.
+        output: the runner's last output.
+        exit_code: the agent's exit code, negative for a signal; None if unknown.
+        pid: the process id of the agent, on the worker's machine; 0 if unknown.
+        is_final: True if another runner will not start either.
+        workers_python: names the interpreter that needs this package, for an error.
+    """
+
+    workers_python = "the workers' Python"
+
+    def __init__(self, key: str, order: Mapping[str, Any]) -> None:
+        self.key, self.order = key, dict(order)
+        self.begun, self.ended = Signal(), Signal()
+        self.error = self.output = ""
+        self.exit_code: int | None = None
+        self.pid = 0
+        self.is_final = False
+
+    @property
+    def place(self) -> str:
+        """Return where the runner is, for people to read."""
+        raise NotImplementedError
+
+    def end(self, error: str, output: str = "", *, is_final: bool = False) -> None:
+        """Note the end of the runner. Only the first reason counts."""
+        if not self.ended.is_set():
+            self.error, self.output, self.is_final = error, output, is_final
+            self.ended.set()
+        self.begun.set()
+
+    def take_result(self, result: Any) -> None:
+        """Note the end of the runner, as the task's result tells it."""
+        match result:
+            case {"failed": "no package", "error": error}:
+                advice = f"install it for {self.workers_python}"
+                self.end(f"{self.place} cannot import dragonfly_executor ({error}): {advice}", error, is_final=True)
+            case {"failed": _, "error": error}:
+                self.end(f"{self.place} could not start a runner: {error}", error)
+            case {"code": code, "output": output}:
+                self.exit_code = code
+                exit_text = describe_exit(code, None) if code >= 0 else describe_exit(None, -code)
+                self.end(f"the runner on {self.place} {exit_text}", output)
+            case _:
+                self.end(f"{self.place} answered {result!r}: install the same version of dragonfly_executor there")

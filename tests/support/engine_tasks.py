@@ -1,0 +1,137 @@
+"""What the tests of the backends on Dask and Ray share: boots without a pool, the contract, a program to kill.
+
+python -m tests.support.engine_tasks BACKEND ADDRESS MAILBOX GATE [RESOURCE]
+
+runs that program: its pool has one call on a runner of the cluster at ADDRESS.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from dragonfly_executor import BootError, BootRequest, DaskBackend, DragonflyExecutor, Parent, RayBackend
+from dragonfly_executor.backends.base import Backend, CancelToken
+from dragonfly_executor.testing import BackendContract
+from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, watching
+from tests.support.payloads import hold
+from tests.support.silent_program import silent_program
+
+BACKENDS = {"dask": DaskBackend, "ray": RayBackend}
+SECRET = "5ec2e7" * 8
+
+
+class EngineCluster(Protocol):
+    """A cluster that the tests have started."""
+
+    address: str
+
+    def agents(self) -> Sequence[object]:
+        """Return the agents that run on the cluster."""
+
+
+# -- boots without a pool ----------------------------------------------------------------------------------------------
+
+
+def boot_request(**more: object) -> BootRequest:
+    """A boot whose runner has no parent to dial."""
+    return BootRequest(1, Parent.new("test", 1, "test"), PATIENCE, CancelToken())._replace(**more)
+
+
+def secret_parent() -> Parent:
+    """A parent whose token is `SECRET`. It does not answer."""
+    return Parent.new("test", 1, "test")._replace(address="127.0.0.1:9", token=SECRET, fingerprint="00" * 32)
+
+
+def boot_error(backend: Backend, **more: object) -> BootError:
+    """The error of a boot. `more` are fields of its request."""
+    with pytest.raises(BootError) as caught:
+        backend.boot(boot_request(**more)).stop()
+    return caught.value
+
+
+class WaitingClock:
+    """A boot's clock that notes when the boot waits in the queue, and when it goes on."""
+
+    def __init__(self) -> None:
+        self.was_queued, self.was_started = threading.Event(), threading.Event()
+
+    def queued(self) -> None:
+        self.was_queued.set()
+
+    def started(self) -> None:
+        self.was_started.set()
+
+
+# -- the contract ------------------------------------------------------------------------------------------------------
+
+
+class EngineTaskContract(BackendContract):
+    """The contract of a backend on a cluster. A subclass adds the steps at which only its own boots can hang."""
+
+    @pytest.fixture(autouse=True)
+    def _cluster(self, cluster: EngineCluster, make_backend: Callable[..., Backend], tmp_path: Path) -> Iterator[None]:
+        self.cluster, self.make_backend, self.folder = cluster, make_backend, tmp_path  # type: ignore[method-assign]
+        with ExitStack() as self.stack:
+            yield
+
+    def make_broken_backend(self) -> Backend:
+        return self.make_backend(python="/nowhere/python")
+
+    def kill(self, node: Any) -> None:
+        with watching(node.task.pid) as agent:
+            os.kill(node.task.pid, signal.SIGKILL)
+            assert all_ended(agent)
+
+    def left_running(self, backend: Backend) -> Sequence[object]:
+        return self.cluster.agents()
+
+    def make_backend_with_silent_runner(self) -> tuple[Backend, Callable[[], object]]:
+        """Return a backend whose runners never dial, and a function that waits until one runs."""
+        python, wait = silent_program(self.folder / "runner")
+        return self.make_backend(python=python), wait
+
+
+# -- a program to kill -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def program(
+    backend: str, cluster: EngineCluster, mailbox: Mailbox, gate: Gate, *resources: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run this module as a program; kill it if it still runs.
+
+    Args:
+        backend: "dask" or "ray".
+        cluster: where its runner is.
+        mailbox, gate: of its call; see `hold`.
+        resources: names of resources that the runner needs.
+    """
+    words = [backend, cluster.address, mailbox.path, gate.path, *resources]
+    running = subprocess.Popen([sys.executable, "-m", "tests.support.engine_tasks", *words])
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.wait()
+
+
+def main(name: str, address: str, mailbox: str, gate: str, *resources: str) -> None:
+    """Does not return by itself."""
+    backend = BACKENDS[name](address, sync=None, resources=dict.fromkeys(resources, 1))
+    executor = DragonflyExecutor(backend=backend, max=1)
+    executor.submit(hold, mailbox, gate)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
