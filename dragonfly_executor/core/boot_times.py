@@ -1,4 +1,4 @@
-"""How long boots take: the boots that are under way, and the mean of the last ones."""
+"""Durations of boots: the pending ones, and the mean of the last ones that succeeded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What calls cost: the seconds that calls of one kind take, and those that run now."""
+"""Durations of calls: the mean of those of one kind, and the calls that run now."""
 
 from __future__ import annotations
 
