@@ -117,7 +117,7 @@ class Story(World):
                     lines.append(f"kill {call.id}.{call.attempt} on {runner_id}")
                 case actions.Settle(outcomes):
                     lines += [self._outcome(call, outcome) for call, outcome in outcomes]
-                case actions.Boot(runner_id, kind, _):
+                case actions.Boot(runner_id, kind):
                     lines.append(f"boot {runner_id} of {kind}" if kind else f"boot {runner_id}")
                 case actions.Stop(runner_id, _, reason):
                     lines.append(f"stop {runner_id}: {reason}")
