@@ -20,7 +20,7 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
     """
     call_table, runner_table = pool.call_table, pool.runner_table
     counts: dict[str, Any] = vars(pool.counters)
-    ends = [group.back_off.until for group in pool.runner_table.groups.values() if group.back_off.holds(now)]
+    ends = [group.back_off.until for group in pool.runner_table.all_groups if group.back_off.holds(now)]
     back_off_until = min((end for end in ends if end is not None), default=None)
     rows, usage = list(runner_table.rows.values()), pool.usage.snapshot()
     return PoolStats(
@@ -29,7 +29,7 @@ def summarize(pool: PoolState, now: float) -> PoolStats:
         runners_up=runner_table.up,
         runners_booting=len(runner_table.booting),
         runners_stopping=len(runner_table.runners) - runner_table.up - len(runner_table.booting),
-        runners_idle=runner_table.idle + sum(len(group.idle_check_pending) for group in runner_table.groups.values()),
+        runners_idle=runner_table.idle + sum(len(group.idle_check_pending) for group in runner_table.all_groups),
         runners=LazyRunnerStats(lambda: tuple(_runner(row, usage, now) for row in rows)),  # type: ignore[arg-type]
         boots_queued=runner_table.queued,
         slots_busy=runner_table.busy,
@@ -59,16 +59,16 @@ def _runner(row: Row, usage: Mapping[int, tuple[float, float | None]], now: floa
 
 def _binding(pool: PoolState, holds: bool) -> Iterator[str]:
     runners, workers = pool.runner_table, pool.limits.max_workers
-    groups = runners.groups.values()
+    groups = runners.all_groups
     waits = pool.call_table.queued + sum(group.ahead for group in groups) > 0
     if waits and len(runners.runners) >= pool.max:
         yield "max"
     coming = sum(len(group.booting) * pool.slots_hint(group) for group in groups)
     if waits and workers is not None and runners.slots + coming >= workers:
         yield "max_workers"
-    if waits and pool.boots.free <= 0:
+    if waits and any(tier.boots.free <= 0 for tier in runners.tiers):
         yield "max_concurrent_boots"
-    if waits and pool.limits.thrifty and runners.slots and not all(map(pool.has_boots_for_all, groups)):
+    if waits and pool.limits.thrifty and runners.slots and not all(map(pool.has_boots_for_all, runners.groups)):
         yield "thrifty"
     if holds:
         yield "back-off"

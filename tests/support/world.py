@@ -289,7 +289,7 @@ class World:
         if self.mode is ShutdownMode.CANCEL_QUEUED:
             taken = Counter(self.accounts[i].call.kind for i in self.spared | (flying - sent_before))
             for kind, count in taken.items():
-                group = self.machine.pool.runner_table.groups[kind]
+                group = self.machine.pool.runner_table.groups[kind][0]
                 hint = self.machine.pool.slots_hint(group)
                 assert count <= booting[kind] * hint, "calls wait, and no boot will take them"
 
