@@ -13,7 +13,7 @@ In time is within the later tier's boot time.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil, inf
+from math import ceil, floor
 
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for
@@ -78,18 +78,18 @@ def calls_left(pool: PoolState, group: RunnerGroup, promised: Promises, now: flo
         if seconds:
             left = in_time - earlier.tier.boot_seconds
             coming += boots * pool.slots_hint(earlier) * max(1.0, left / seconds)
-    when = overdue_at(pool, group)
     if not slots and not least:
         return waiting
+    when, overdue = overdue_at(pool, group), 0
     if when is not None and when <= now:
-        return max(pool.slots_hint(group) * max(1, group.up), 0 if slots else waiting)
-    if seconds is None:
-        return 0
-    begun = coming + slots * in_time / seconds * share(pool, group) if seconds else inf
+        overdue = pool.slots_hint(group) * max(1, group.up) if slots else waiting
+    if not seconds:
+        return overdue
+    left = waiting - coming - slots * in_time / seconds * share(pool, group)
     if is_known(pool, group):
-        return max(0, ceil(waiting - begun - ROUNDING))
-    # The calls have run for longer by now, so the estimate only falls. One call too many is better than one too few.
-    return int(waiting - begun + ROUNDING) + 1 if waiting - begun > -ROUNDING else 0
+        return max(overdue, ceil(left - ROUNDING))
+    # The calls run on, so the estimate only grows: count the call that it is about to reach.
+    return max(overdue, floor(left + ROUNDING) + 1)
 
 
 def slots_before(pool: PoolState, group: RunnerGroup, now: float) -> int:

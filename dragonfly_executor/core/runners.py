@@ -50,6 +50,7 @@ class RunnerTable:
         retiring: runners that are up and take no more calls, because they are beyond `max`.
         retired: without a call, those of the runners that take no more calls.
         endings: a heap of (time, id): when a runner begins to drain, or ends. Other entries of a runner are stale.
+        later: by id, the tier of each runner that is not of the first one.
         rows: the row of each runner, by id. A copy takes microseconds, even with thousands of runners.
     """
 
@@ -72,6 +73,7 @@ class RunnerTable:
         self.retiring: dict[int, Runner] = {}
         self.retired: dict[int, Runner] = {}
         self.endings: list[tuple[float, int]] = []
+        self.later: dict[int, int] = {}
         self.rows: dict[int, Row] = {}
         self._single_use: Final = single_use
         self._thrifty: Final = thrifty
@@ -116,6 +118,8 @@ class RunnerTable:
         """Add a booting runner."""
         runner = Runner(runner_id, group.kind, group.tier.index)
         group.tier.count += 1
+        if group.tier.index:
+            self.later[runner_id] = group.tier.index
         self.runners[runner_id] = self.booting[runner_id] = runner
         group.runners[runner_id] = group.booting[runner_id] = runner
         self.note(runner)
@@ -223,6 +227,7 @@ class RunnerTable:
         del group.runners[runner.id]
         group.tier.count -= 1
         del self.rows[runner.id]
+        self.later.pop(runner.id, None)
 
     def note(self, runner: Runner) -> None:
         """Update the row of a runner."""

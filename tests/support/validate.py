@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from math import ceil, fsum
 
+from dragonfly_executor.core import overflow
+from dragonfly_executor.core.actions import Boot
 from dragonfly_executor.core.call_queue import CallQueue
 from dragonfly_executor.core.calls import DEFAULT_KIND, DELAYED, QUEUED, SETTLED, STARTED, Call
 from dragonfly_executor.core.events import ShutdownMode
@@ -185,6 +187,7 @@ def check_placement(pool: PoolState, survey: Survey, kind: str) -> None:
     if placement._packed is not None:
         free = [runner for runner in members if placement.room(runner) > 0]
         free = [runner for runner in free if not (runner.is_short and runner.in_flight)]
+        free = [runner for runner in free if placement._packs[runner.tier]]
         listed = {i: load % RANK for i, load in placement._packed._load_of.items()}
         assert listed == {runner.id: runner.load for runner in free}
 
@@ -407,6 +410,11 @@ def check_tiers_boot(pool: PoolState, groups: Sequence[RunnerGroup], now: float)
         return
     for group in groups:
         full = len(pool.runner_table.runners) >= pool.max or group.tier.count == group.tier.limits.max
+        if any(pool.may_boot(earlier) for earlier in groups[: group.tier.index]):
+            # An earlier tier is to boot for these calls first, until they have waited for this tier's boot time.
+            due = overflow.overdue_at(pool, group)
+            if due is not None and due > now:
+                continue
         assert cannot_boot(pool, group, now) or full or not pool.may_boot(group) or has_slots_enough(pool, group), (
             f"{waiting} calls wait for nothing"
         )
@@ -513,9 +521,10 @@ def check_deadline(machine: Machine, survey: Survey, now: float) -> None:
         assert deadline <= survey.first_deadline
 
 
-def boots_are_needed(pool: PoolState, kind: str) -> bool:
+def boots_are_needed(pool: PoolState, boot: Boot) -> bool:
     """After an event with boots: whether the last of those of a kind is needed, by waiting calls or by min."""
-    group = pool.runner_table.groups[kind][0]
+    kind = boot.kind
+    group = pool.runner_table.groups[kind][boot.tier]
     others = len(group.booting) - 1
     waiting = pool.waiting_calls(kind)
     least = pool.min if kind == DEFAULT_KIND else 0
