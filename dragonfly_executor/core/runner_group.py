@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from dragonfly_executor.core.boot_times import BootTimes
+from dragonfly_executor.core.call_costs import CallCosts
 from dragonfly_executor.core.least_loaded import LeastLoaded
 from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.scaling import BackOff
@@ -15,11 +17,12 @@ class RunnerGroup:
 
     Args:
         kind: the kind.
-
         thrifty: whether only runners boot that pay for themselves.
 
     Attributes:
-        thrifty: what is measured for that; None if any runner boots that calls wait for.
+        boot_times: how long boots take, and those that are under way.
+        costs: how long calls on these runners take, and those that run; None if that is not measured.
+        thrifty: the decisions of a thrifty pool; None if any runner boots that calls wait for.
         runners: by id; stopping ones included.
         booting: runners that boot, oldest boot first.
         queued: those of them whose boots wait in a queue of the backend, the one that has waited longest first.
@@ -38,13 +41,16 @@ class RunnerGroup:
     """
 
     __slots__ = (
-        "back_off", "booting", "busy", "gate", "idle", "idle_check_pending", "in_flight", "kind", "least_loaded",
-        "load", "most_calls", "needless", "needless_since", "queued", "runners", "slots", "thrifty", "up", "yielding",
+        "back_off", "boot_times", "booting", "busy", "costs", "gate", "idle", "idle_check_pending", "in_flight", "kind",
+        "least_loaded", "load", "most_calls", "needless", "needless_since", "queued", "runners", "slots", "thrifty",
+        "up", "yielding",
     )  # fmt: skip
 
     def __init__(self, kind: str, *, thrifty: bool = False) -> None:
         self.kind = kind
-        self.thrifty = ThriftyScaling() if thrifty else None
+        self.boot_times = BootTimes()
+        self.costs = CallCosts() if thrifty else None
+        self.thrifty = None if self.costs is None else ThriftyScaling(self.boot_times, self.costs)
         self.runners: dict[int, Runner] = {}
         # Ordered dicts if the first or last entry is needed: a plain dict walks over all deleted entries there.
         self.booting: OrderedDict[int, Runner] = OrderedDict()

@@ -119,15 +119,12 @@ class RunnerTable:
 
     def boot_began(self, runner: Runner, now: float) -> None:
         """Record that the node of a runner is requested."""
-        thrifty = self.groups[runner.kind].thrifty
-        if thrifty is not None and runner.state is RunnerState.BOOTING:
-            thrifty.boot_began(runner.id, now)
+        if runner.state is RunnerState.BOOTING:
+            self.groups[runner.kind].boot_times.began(runner.id, now)
 
     def boot_queued(self, runner: Runner) -> None:
         """Record that a booting runner has no node yet after all."""
-        thrifty = self.groups[runner.kind].thrifty
-        if thrifty is not None:
-            thrifty.boot_ended(runner.id)
+        self.groups[runner.kind].boot_times.ended(runner.id)
 
     def came_up(self, runner: Runner, slots: int, capacity: Capacity | None, now: float) -> None:
         """Mark a booting runner as up and idle, with this many slots and this capacity."""
@@ -138,8 +135,9 @@ class RunnerTable:
         runner.slots = 1 if self._single_use else max(1, slots)
         runner.capacity = capacity
         runner.idle_since = now
+        group.boot_times.ended(runner.id, now)
         if group.thrifty is not None:
-            group.thrifty.boot_ended(runner.id, now)
+            group.thrifty.boot_succeeded()
         self.up += 1
         group.up += 1
         self.slots += runner.slots
@@ -182,10 +180,10 @@ class RunnerTable:
                 each.load -= load
                 each.busy -= busy
             self.placements.leave(runner, yields=runner.id in group.yielding)
-        if group.thrifty is not None:
-            group.thrifty.boot_ended(runner.id)
-            for call_id in runner.in_flight:
-                group.thrifty.call_left(call_id)
+        group.boot_times.ended(runner.id)
+        if group.costs is not None:
+            for call in runner.in_flight.values():
+                group.costs.left(call)
         self.idle -= runner.id in group.idle
         places = (self.booting, self.retiring, self.retired)
         for place in (*places, group.booting, group.idle, group.idle_check_pending, group.yielding):
@@ -217,8 +215,8 @@ class RunnerTable:
             if call.kind:
                 self.placements.by_kind[call.kind].take(runner)
         group = self.groups[runner.kind]
-        if group.thrifty is not None:
-            group.thrifty.calls_sent(calls, self.now)
+        if group.costs is not None:
+            group.costs.sent(calls, self.now)
         if not before:
             if group.idle.pop(runner_id, None) is not None:
                 self.idle -= 1
@@ -233,9 +231,9 @@ class RunnerTable:
         del runner.in_flight[call.id]
         if call.kind:
             self.placements.by_kind[call.kind].give_back(runner)
-        thrifty = self.groups[runner.kind].thrifty
-        if thrifty is not None:
-            thrifty.call_left(call.id)
+        costs = self.groups[runner.kind].costs
+        if costs is not None:
+            costs.left(call)
 
     def left(self, runner: Runner, before: int, now: float) -> None:
         """Update the counts after calls have left a runner that had `before` calls."""

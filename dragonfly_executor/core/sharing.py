@@ -21,7 +21,6 @@ from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.runner_group import RunnerGroup
 from dragonfly_executor.core.scaling import boots_for, boots_needed
 from dragonfly_executor.core.state import PoolState
-from dragonfly_executor.core.thrifty import OVERDUE
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -96,9 +95,10 @@ def boots_that_pay(pool: PoolState, group: RunnerGroup, waiting: int, now: float
 def overdue_at(pool: PoolState, group: RunnerGroup) -> float | None:
     """Return when the next call of a kind has waited for too long in a thrifty pool, in monotonic seconds."""
     first = pool.call_table.queue_of(group.kind).first()
-    if first is None or group.thrifty is None or group.thrifty.boot is None:
+    if first is None or group.thrifty is None:
         return None
-    return first.submitted_at + OVERDUE * group.thrifty.boot
+    after = group.thrifty.overdue_after()
+    return None if after is None else first.submitted_at + after
 
 
 def next_review(pool: PoolState) -> float | None:

@@ -84,7 +84,7 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
     if runner is None:
         return
     in_flight, call_table, over, began = runner.in_flight, pool.call_table, CallState.SETTLED, CallState.STARTED
-    calls, settled, thrifty = call_table.calls, call_table.settled, pool.runner_table.groups[runner.kind].thrifty
+    calls, settled, costs = call_table.calls, call_table.settled, pool.runner_table.groups[runner.kind].costs
     before, settled_before, seconds, ended = len(in_flight), len(settled), 0.0, 0
     for call_id, attempt, cost, outcome, retryable in event.results:
         call = in_flight.get(call_id)
@@ -92,8 +92,8 @@ def _results_arrived(pool: PoolState, event: events.ResultsArrived, now: float) 
             pool.counters.stale += 1
             continue
         del in_flight[call_id]
-        if thrifty is not None:
-            thrifty.call_ended(call_id, cost)
+        if costs is not None:
+            costs.ended(call, cost)
         if call.kind:
             pool.runner_table.placements.by_kind[call.kind].give_back(runner)
         seconds += cost
