@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 from dragonfly_executor.backends.kubernetes.manifest import (
     PodBlueprint,
     PodOwner,
-    check_resources,
     check_template,
-    check_texts,
     check_tolerations,
     label_value,
-    whole_cpus,
 )
+from dragonfly_executor.backends.kubernetes.resources import check_resources, check_texts, whole_cpus
 
 NAME = "dragonfly-p-0123"
 PLAIN = PodBlueprint("image:1", "python3", {}, {}, {}, (), "", 60.0, False, 20.0, {}, "b1")
