@@ -31,11 +31,14 @@ from dragonfly_executor.sync.options import Sync
 from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.backend_check import BackendCheck
     from dragonfly_executor.backends.ec2.client import EC2Client
     from dragonfly_executor.backends.ec2.creation import InstanceLaunch
     from dragonfly_executor.backends.ec2.leftovers import EC2Leftovers
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.util.validation import Seconds
 
 logger = logging.getLogger("dragonfly_executor")
@@ -98,6 +101,7 @@ class EC2Backend(Backend):
             only tags identify the instances of a killed parent.
         sweep: whether to terminate the instances of pools that are gone, beside the first boot.
         prices: the price list for `Budget` and ``stats()``. It is an estimate as of a date; see `EC2Prices`.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         TypeError, ValueError: an argument is invalid, or no region is configured.
@@ -107,6 +111,7 @@ class EC2Backend(Backend):
 
     name = "ec2"
     dials_back = True
+    expected_boot_time = 60.0
     phases = ("create", "start", "connect", "handshake", "sync", "requirements")
 
     def __init__(
@@ -140,7 +145,9 @@ class EC2Backend(Backend):
         journal: str | os.PathLike[str] | bool | None = None,
         sweep: bool = True,
         prices: EC2Prices = EC2_PRICES,
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
         self.default_boot_timeout = duration(boot_timeout, "boot_timeout", positive=True)
         self.sync = Sync.of(sync, requirements)
         self.prices = _checked_prices(prices)

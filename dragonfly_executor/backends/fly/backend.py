@@ -39,11 +39,14 @@ from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import duration
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.fly.client import MachinesAPI
     from dragonfly_executor.backends.fly.creation import MachineCreation
     from dragonfly_executor.backends.fly.machines import FlyMachine
     from dragonfly_executor.backends.fly.sweep import FoundMachine, Sweeper
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.util.validation import Seconds
 
 logger = logging.getLogger("dragonfly_executor")
@@ -119,6 +122,7 @@ class FlyBackend(Backend):
             not confirmed.
         prices: the price list for `Budget` and ``stats()``. It is an estimate as of a date; see `Prices`.
         labels: free labels of the runners, such as ``{"eu"}``.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         ValueError: a setting is missing or invalid.
@@ -129,6 +133,7 @@ class FlyBackend(Backend):
 
     name = "fly"
     dials_back = True
+    expected_boot_time = 10.0
     default_max = None
     default_boot_timeout = 120.0
     phases = ("create", "start", "connect", "handshake", "sync", "requirements")
@@ -167,7 +172,9 @@ class FlyBackend(Backend):
         sweep: bool = True,
         prices: Prices = PRICES,
         labels: Iterable[str] = (),
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
         self.labels = validation.labels(labels, "labels")
         access = APIAccess.find(os.environ, app=app, token=token, host=host)
         place = Placement.find(os.environ, image=image, region=region)
