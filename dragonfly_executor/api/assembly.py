@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dragonfly_executor import errors
 from dragonfly_executor.api.options import core_limits, read_options
 from dragonfly_executor.engine.option_checks import above_zero
-from dragonfly_executor.engine.tier import Tier
+from dragonfly_executor.engine.tier_settings import TierSettings
 from dragonfly_executor.protocol.parent import Parent, max_depth
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ def make_engine(
     return Engine(options, _core_limits(options, tiers), tiers, codec), codec
 
 
-def _core_limits(options: PoolOptions, tiers: Sequence[Tier]) -> PoolLimits:
+def _core_limits(options: PoolOptions, tiers: Sequence[TierSettings]) -> PoolLimits:
     if len(tiers) == 1:
         return core_limits(options, tiers[0])
     # Imported here, because most pools have one backend.
@@ -65,15 +65,17 @@ def _core_limits(options: PoolOptions, tiers: Sequence[Tier]) -> PoolLimits:
     return limits_of_several(options, tiers)
 
 
-def _make_tiers(backends: Sequence[Backend], options: PoolOptions, given: Mapping[str, Any]) -> tuple[Tier, ...]:
+def _make_tiers(
+    backends: Sequence[Backend], options: PoolOptions, given: Mapping[str, Any]
+) -> tuple[TierSettings, ...]:
     """Return the tiers of a pool, with its options for each."""
-    made: list[Tier] = []
+    made: list[TierSettings] = []
     for backend in backends:
         same = sum(backend.name == tier.backend.name for tier in made)
         budgets = (options.budget, backend.budget)
         # The pool's options have the default of its only backend.
         is_own = len(backends) > 1 and "boot_timeout" not in given
-        tier = Tier(
+        tier = TierSettings(
             f"{backend.name}-{same + 1}" if same else backend.name,
             backend,
             _file_snapshot(backend),

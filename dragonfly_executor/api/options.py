@@ -11,7 +11,7 @@ from math import inf
 from dragonfly_executor.core.usage import UsageCaps
 from dragonfly_executor.engine.option_checks import one_of
 from dragonfly_executor.engine.options import CallOptions, PoolOptions
-from dragonfly_executor.engine.tier import most_runners
+from dragonfly_executor.engine.tier_settings import most_runners
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import dollars, whole
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.budget import Budget
     from dragonfly_executor.core.limits import TierLimits
     from dragonfly_executor.core.machine import PoolLimits
-    from dragonfly_executor.engine.tier import Tier
+    from dragonfly_executor.engine.tier_settings import TierSettings
 
 __all__ = ["CallOptions", "PoolOptions", "core_limits", "read_options"]
 
@@ -89,7 +89,7 @@ def _max_runners(backends: Sequence[Backend], wanted: int | None) -> int:
 
 
 def core_limits(
-    options: PoolOptions, tier: Tier, tiers: tuple[TierLimits, ...] = (), shared: UsageCaps | None = None
+    options: PoolOptions, tier: TierSettings, tiers: tuple[TierLimits, ...] = (), shared: UsageCaps | None = None
 ) -> PoolLimits:
     """Return the options that the core enforces, completed by the backend.
 

@@ -14,7 +14,7 @@ from dragonfly_executor.core.events import Resized, ShutdownMode
 from dragonfly_executor.engine.future import Future
 from dragonfly_executor.engine.option_set import OptionSignature
 from dragonfly_executor.engine.shutdown import leave
-from dragonfly_executor.engine.tier import capacities_of, most_calls, most_runners, names_of
+from dragonfly_executor.engine.tier_settings import capacities_of, most_calls, most_runners, names_of
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 from dragonfly_executor.util.validation import whole
 

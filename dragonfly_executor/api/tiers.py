@@ -13,10 +13,10 @@ from dragonfly_executor.util.validation import duration
 if TYPE_CHECKING:
     from dragonfly_executor.backends.budget import Budget
     from dragonfly_executor.engine.options import PoolOptions
-    from dragonfly_executor.engine.tier import Tier
+    from dragonfly_executor.engine.tier_settings import TierSettings
 
 
-def limits_of_several(options: PoolOptions, tiers: Sequence[Tier]) -> PoolLimits:
+def limits_of_several(options: PoolOptions, tiers: Sequence[TierSettings]) -> PoolLimits:
     """Return the options that the core enforces for a pool with several backends.
 
     Raises:
@@ -26,7 +26,7 @@ def limits_of_several(options: PoolOptions, tiers: Sequence[Tier]) -> PoolLimits
     return core_limits(options, tiers[0], limits, _shared_caps(options.budget, limits))
 
 
-def _tier_limits(tier: Tier, options: PoolOptions) -> TierLimits:
+def _tier_limits(tier: TierSettings, options: PoolOptions) -> TierLimits:
     """Return the limits of a tier: those of its backend, otherwise the pool's."""
     backend = tier.backend
     idle, sorts = backend.idle_shutdown_after, tuple(backend.capacities())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.core.machine import Machine
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
-    from dragonfly_executor.engine.tier import Tier
+    from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
 
     T = TypeVar("T")
@@ -37,7 +37,7 @@ class EngineContext(Protocol):
     options: PoolOptions
     codec: CallCodec
     outputs: OutputRouter
-    tiers: tuple[Tier, ...]
+    tiers: tuple[TierSettings, ...]
 
     def handle(self, event: Any) -> None:
         """Hand the core an event, and carry out the actions."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.options import PoolOptions
     from dragonfly_executor.engine.output.router import OutputRouter
     from dragonfly_executor.engine.runner_links import RunnerLinks
-    from dragonfly_executor.engine.tier import Tier
+    from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.serialization import CallCodec
     from dragonfly_executor.transport.sockets import Buffer
 
@@ -57,7 +57,7 @@ class Engine:
         self,
         options: PoolOptions,
         limits: PoolLimits,
-        tiers: tuple[Tier, ...],
+        tiers: tuple[TierSettings, ...],
         codec: CallCodec,
     ) -> None:
         self.options = options

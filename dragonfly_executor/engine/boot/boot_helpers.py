@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.engine.boot.node_release import NodeReleaser
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.runner_connection import RunnerHandler
-    from dragonfly_executor.engine.tier import Tier
+    from dragonfly_executor.engine.tier_settings import TierSettings
     from dragonfly_executor.engine.worker_threads import WorkerThreadGroups, WorkerThreads
     from dragonfly_executor.sync import FileSnapshot
     from dragonfly_executor.transport.loop import Loop
@@ -52,7 +52,7 @@ class BootHelpers:
     def __init__(
         self,
         engine: EngineContext,
-        tier: Tier,
+        tier: TierSettings,
         loop: Loop,
         worker_groups: WorkerThreadGroups,
         *,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.backends.base import Node
     from dragonfly_executor.engine.context import EngineContext
     from dragonfly_executor.engine.runner_connection import RunnerLink
-    from dragonfly_executor.engine.tier import Tier
+    from dragonfly_executor.engine.tier_settings import TierSettings
 
 
 class SessionSetup:
@@ -29,7 +29,7 @@ class SessionSetup:
     def __init__(
         self,
         engine: EngineContext,
-        tier: Tier,
+        tier: TierSettings,
         initializer: bytes,
         warn: Callable[[str], object],
     ) -> None:

@@ -1,4 +1,4 @@
-"""`Tier`: one backend of a pool, with the pool's settings for it."""
+"""`TierSettings`: one backend of a pool, with the pool's settings for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dragonfly_executor.sync import FileSnapshot
 
 
-class Tier(Record):
+class TierSettings(Record):
     """One backend of a pool. A pool has its tiers in order of preference, and most pools have one.
 
     Args:
@@ -80,7 +80,7 @@ def most_runners(backends: Sequence[Backend]) -> int | None:
     return total
 
 
-def most_calls(tiers: Sequence[Tier], stats: PoolStats, *, single_use: bool) -> int:
+def most_calls(tiers: Sequence[TierSettings], stats: PoolStats, *, single_use: bool) -> int:
     """Return how many calls may run at once when as many runners are up as may be, earlier tiers first.
 
     Until a tier has a runner that is up, the slots of its runners are estimated.
@@ -94,12 +94,12 @@ def most_calls(tiers: Sequence[Tier], stats: PoolStats, *, single_use: bool) -> 
     return calls
 
 
-def names_of(tiers: Iterable[Tier]) -> str:
+def names_of(tiers: Iterable[TierSettings]) -> str:
     """Return the names of the backends as one word, such as "local+fly"."""
     return "+".join(tier.backend.name for tier in tiers)
 
 
-def capacities_of(tiers: Sequence[Tier]) -> Sequence[Capacity]:
+def capacities_of(tiers: Sequence[TierSettings]) -> Sequence[Capacity]:
     """Return what runners of the tiers can have; empty if that is unknown of one of them."""
     if len(tiers) == 1:
         return tiers[0].backend.capacities()
