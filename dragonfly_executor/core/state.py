@@ -57,7 +57,7 @@ class PoolState:
         self.limits: Final = limits
         self.min = min(limits.min, limits.max)
         self.max = limits.max
-        self.call_table: Final = CallTable()
+        self.call_table: Final = CallTable(measures_keys=limits.thrifty)
         self.runner_table: Final = RunnerTable(single_use=limits.single_use, packs=limits.packs, thrifty=limits.thrifty)
         self.settle_queue: Final = SettleQueue()
         self.is_behind = False
