@@ -45,8 +45,8 @@ class CallCosts:
     """The seconds of one kind's calls.
 
     One long call changes the mean of all calls a lot. So there is a second mean, in which a call counts with its
-    seconds up to a cap. A call that runs for twice the mean, and for the cap, is *long*: its slot is not expected to be
-    free soon. If the calls of its key take that long on average, it is long at once. No call is long without a cap.
+    seconds up to a cap. A call that runs for much longer than the mean is *long*, once `review` has noted it: its slot
+    is not expected to be free soon. If the calls of its key take that long on average, it is long at once.
 
     Attributes:
         mean: the mean seconds of a call; its value is None before the first call has ended.
@@ -72,7 +72,7 @@ class CallCosts:
 
     @property
     def long_after(self) -> float | None:
-        """Return after how many seconds a call is long; None while no call is."""
+        """Return after how many seconds a call is long: twice the mean, and the cap. None while there is no cap."""
         return None if self.cap is None else max(self.cap, LONG * (self.mean.value or 0.0))
 
     def sent(self, calls: Sequence[Call], now: float) -> None:
@@ -103,29 +103,29 @@ class CallCosts:
         else:
             self._left(call)
 
-    def review(self, now: float) -> None:
-        """Note the calls that are long now. Each call becomes long at most once."""
-        cap, after = self.cap, self.long_after
-        while self.running and cap is not None and after is not None:
+    def review(self, now: float, after: float) -> None:
+        """Note the calls that have run for `after` seconds as long. Each call becomes long at most once."""
+        while self.running:
             call, since = next(iter(self.running.items()))
             if since + after > now:
                 return
-            self._becomes_long(call, after, cap)
+            self._becomes_long(call, after)
 
     def _sent_with_key(self, call: Call) -> None:
         keys, key = call.queue.key_costs, call.limits.key
         if keys is not None:
             keys.sent(key)
-            cap, after = self.cap, self.long_after
-            if cap is not None and after is not None and keys.seconds_of(key) > after:
-                self._becomes_long(call, 0.0, cap)
+            after = self.long_after
+            if after is not None and keys.seconds_of(key) > after:
+                self._becomes_long(call, 0.0)
 
-    def _becomes_long(self, call: Call, seconds: float, cap: float) -> None:
+    def _becomes_long(self, call: Call, seconds: float) -> None:
         del self.running[call]
         self.long.add(call)
-        self.capped.add(cap)
+        if self.cap is not None:
+            self.capped.add(self.cap)
         if call.limits.key and call.queue.key_costs is not None:
-            call.queue.key_costs.became_long(call.limits.key, seconds, cap)
+            call.queue.key_costs.became_long(call.limits.key, seconds, self.cap)
 
     def _left(self, call: Call) -> None:
         if call.limits.key and call.queue.key_costs is not None:

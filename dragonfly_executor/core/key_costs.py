@@ -126,17 +126,18 @@ class KeyCosts:
         """Record that a call that is not long has left its slot."""
         self._change(key, running=-1)
 
-    def became_long(self, key: int, seconds: float, cap: float) -> None:
+    def became_long(self, key: int, seconds: float, cap: float | None) -> None:
         """Record that a running call is long from now on.
 
         Args:
             key: its key.
             seconds: for how long it has run.
-            cap: its capped seconds.
+            cap: its capped seconds; None if they are unknown.
         """
         cost = self._take_out(key)
         cost.running -= 1
-        cost.add_capped(cap)
+        if cap is not None:
+            cost.add_capped(cap)
         cost.at_least(seconds)
         self._put_in(key, cost)
 

@@ -70,7 +70,7 @@ class ThriftyScaling:
             # Calls may take milliseconds or hours: in the middle, on a scale of powers, between one boot and all.
             return ceil(2 * sqrt(waiting / slots))
         span = SPAN * boot
-        costs.review(now)
+        costs.review(now, costs.long_after or span)
         capped, mean = costs.capped.value, costs.mean.value
         short = FIRST_GUESS * boot if capped is None else max(capped, LEAST)
         cost = max(short, mean or 0.0)
@@ -79,9 +79,12 @@ class ThriftyScaling:
         left, taken = waiting * short, short / cost
         in_progress = len(costs.running) * short
         if keys is not None and (keys.waiting.calls or keys.new_calls):
-            weight = max(0, waiting - keys.waiting.calls - keys.new_calls) + keys.new_weight
+            with_key = keys.waiting.calls + keys.new_calls
+            weight = max(0, waiting - with_key) + keys.new_weight
             left = keys.waiting.capped + weight * short
             taken = min(1.0, left / max(keys.waiting.seconds + weight * cost, LEAST))
+            # Some of these calls may be left to others.
+            left *= min(1.0, waiting / with_key)
         if keys is not None and keys.running.calls:
             in_progress = keys.running.capped + max(0, len(costs.running) - keys.running.calls) * short
         # A long call occupies a slot for its whole time, but counts with a span at most.

@@ -86,14 +86,13 @@ def test_a_call_becomes_long_once_and_counts_in_the_capped_mean_then() -> None:
     costs.sent([first], 0.0)
     costs.sent([second], 2.0)
     assert costs.oldest_running == 0.0
-    costs.review(100.0)
-    assert not costs.long, "there is no cap yet"
+    assert costs.long_after is None, "there is no cap yet"
     costs.cap = 3.0
     assert costs.long_after == 5.0, "twice the mean"
-    costs.review(4.0)
+    costs.review(4.0, 5.0)
     assert not costs.long
-    costs.review(5.0)
-    costs.review(6.0)
+    costs.review(5.0, 5.0)
+    costs.review(6.0, 5.0)
     assert costs.long == {first}
     assert costs.capped.value == 3.0
     assert costs.oldest_running == 2.0
@@ -108,7 +107,7 @@ def test_a_long_call_that_is_lost_is_forgotten() -> None:
     costs, lost = CallCosts(), call(1)
     costs.cap = 3.0
     costs.sent([lost], 0.0)
-    costs.review(9.0)
+    costs.review(9.0, 5.0)
     assert costs.long
     costs.left(lost)
     assert not costs.long
@@ -199,7 +198,7 @@ def test_a_running_call_tells_of_its_key_once_it_is_long() -> None:
     pool = Keyed()
     calls = pool.waits(1, 5)
     pool.costs.sent(calls[:1], 0.0)
-    pool.costs.review(3.0)
+    pool.costs.review(3.0, 3.0)
     assert pool.costs.long == {calls[0]}
     assert (pool.keys.waiting.capped, pool.keys.waiting.seconds) == (4 * 3.0, 4 * 3.0)
     assert pool.keys.running.calls == 0
