@@ -56,7 +56,7 @@ class PoolState:
         self.limits: Final = limits
         self.min = min(limits.min, limits.max)
         self.max = limits.max
-        self.call_table: Final = CallTable()
+        self.call_table: Final = CallTable(measures_keys=limits.thrifty)
         self.is_tiered: Final = len(limits.tiers) > 1
         self.runner_table: Final = RunnerTable(limits.of_tiers(), single_use=limits.single_use, thrifty=limits.thrifty)
         self.settle_queue: Final = SettleQueue()
