@@ -84,7 +84,7 @@ def pass_over(pool: PoolState, group: RunnerGroup, error: Exception, now: float)
 
 
 def end_pauses(pool: PoolState, now: float) -> None:
-    """Let tiers that were passed over try one boot again, if their pause is over, or nothing else can take the calls."""
+    """Let tiers that were passed over try one boot again, if their pause is over or nothing else can take the calls."""
     for kind, groups in pool.runner_table.groups.items():
         passed_over = [group for group in groups if group.passed_over]
         if not passed_over:

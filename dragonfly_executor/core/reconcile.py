@@ -42,13 +42,8 @@ def reconcile(pool: PoolState, now: float, *, in_turn: bool) -> None:
         fit(pool)
     if several_groups:
         fit_yields(pool, now)
-    if pool.is_tiered:
-        end_pauses(pool, now)
-    if total.queued and (pool.is_tiered or runners.default.tier.boots.all_hang) and pool.starts_calls:
-        give_up_hung(pool, now)
-        is_late = is_late and calls.is_late(now)
-    if pool.is_tiered and total.queued:
-        fail_unpaid(pool, now)
+    if total.queued and (pool.is_tiered or runners.default.tier.boots.all_hang):
+        give_up_hopeless(pool, now)
         is_late = is_late and calls.is_late(now)
     if total.queued and not is_late:
         assign(pool, now)
@@ -94,6 +89,15 @@ def may_grow(pool: PoolState) -> bool:
         or runners.up + len(runners.booting) < pool.min
         or runners.default.back_off.until is not None
     )
+
+
+def give_up_hopeless(pool: PoolState, now: float) -> None:
+    """Fail the calls for which no boot can ever begin."""
+    if pool.is_tiered:
+        end_pauses(pool, now)
+        fail_unpaid(pool, now)
+    if pool.starts_calls:
+        give_up_hung(pool, now)
 
 
 def give_up_hung(pool: PoolState, now: float) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter, itemgetter
 
+from dragonfly_executor.core.losses import end_pauses
 from dragonfly_executor.core.overflow import Promises, calls_left, next_overflows
 from dragonfly_executor.core.runner import Runner
 from dragonfly_executor.core.runner_group import RunnerGroup
@@ -46,6 +47,8 @@ def grow(pool: PoolState, now: float) -> bool:
             pool.boot(group)
         return False
     changed, promised = False, Promises()
+    if pool.is_tiered:
+        end_pauses(pool, now)
     for tier in table.tiers:
         wants = wants_of(pool, tier, promised, now)
         if wants:
