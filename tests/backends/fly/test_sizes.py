@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragonfly_executor import BootError, Budget, RequirementsError
+from dragonfly_executor.backends.base import Signal
 from dragonfly_executor.backends.fly.prices import PRICES
 from dragonfly_executor.backends.fly.sizes import CPUS, MEMORY, Guest, MachineSizes, capacity_of
 from dragonfly_executor.core.capacity import Capacity, Requirements
@@ -105,12 +106,20 @@ def test_calls_that_require_little_get_the_users_size(on_fly: Simulator, make_ba
     assert [machine.guest["cpus"] for machine in on_fly.world.booted] == [2]
 
 
-def test_the_price_is_that_of_the_chosen_size_even_if_no_answer_tells_the_size(
-    on_fly: Simulator, make_backend: MakeBackend
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_price_and_journal_have_the_chosen_size_even_if_no_answer_tells_it(
+    on_fly: Simulator, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch, is_seen: bool
 ) -> None:
+    """The runner has dialed in, but all answers are lost."""
+    dialed_in = Signal()
+    if not is_seen:
+        monkeypatch.setattr("dragonfly_executor.backends.fly.creation.LOOK_FOR_RUNNERS", 0.1)
+        on_fly.faults.on("create", hang=True, after=lambda call: dialed_in.set())
+        on_fly.faults.on("list", hang=True)
     prices = PRICES._replace(regions={"cdg": 1.0})
     backend = make_backend(prices=prices, region="cdg", machine_config=ASLEEP_CONFIG)
-    node = boot(backend, requires=Requirements(cpus=4))
+    node = boot(backend, requires=Requirements(cpus=4), dialed_in=dialed_in)
+    assert bool(node.machine_id) is is_seen
     size = {"cpu_kind": "performance", "cpus": 4, "memory_mb": 8192}
     assert node.price == prices.per_second(size, ["cdg"])
     assert backend.journal is not None
