@@ -15,12 +15,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import pytest
 
 from dragonfly_executor import BootError, BootRequest, DaskBackend, DragonflyExecutor, Parent, RayBackend
-from dragonfly_executor.backends.base import Backend, CancelToken
+from dragonfly_executor.backends.base import Backend, CancelToken, Node
 from dragonfly_executor.testing import BackendContract
 from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, watching
 from tests.support.payloads import hold
@@ -53,23 +54,47 @@ def secret_parent() -> Parent:
 
 
 def boot_error(backend: Backend, **more: object) -> BootError:
-    """The error of a boot. `more` are fields of its request."""
-    with pytest.raises(BootError) as caught:
-        backend.boot(boot_request(**more)).stop()
-    return caught.value
+    """The error of a boot, at once or after its node has waited. `more` are fields of its request."""
+    try:
+        node = backend.boot(boot_request(**more))
+    except BootError as error:
+        return error
+    try:
+        return end_of(node)
+    finally:
+        node.stop()
+
+
+def end_of(node: Node) -> BootError:
+    """The error of a node whose runner will never dial back."""
+    error = node.ended(PATIENCE)
+    assert error is not None
+    return error
+
+
+def begun(backend: Backend, **more: object) -> Node:
+    """A node whose runner was started. `more` are fields of the boot's request."""
+    clock = WaitingClock()
+    node = backend.boot(boot_request(**{"clock": clock, **more}))
+    assert clock.was_started.wait(PATIENCE), node.progress()
+    return node
 
 
 class WaitingClock:
-    """A boot's clock that notes when the boot waits in the queue, and when it goes on."""
+    """A boot's clock that notes when the boot waits in the queue, when it goes on, and when its node ends."""
 
     def __init__(self) -> None:
         self.was_queued, self.was_started = threading.Event(), threading.Event()
+        self.endings: SimpleQueue[tuple[float, str]] = SimpleQueue()
 
     def queued(self) -> None:
         self.was_queued.set()
 
     def started(self) -> None:
         self.was_started.set()
+
+    def ending(self, seconds: float, ended_by: str) -> None:
+        self.endings.put((seconds, ended_by))
 
 
 # -- the contract ------------------------------------------------------------------------------------------------------
@@ -88,6 +113,7 @@ class EngineTaskContract(BackendContract):
         return self.make_backend(python="/nowhere/python")
 
     def kill(self, node: Any) -> None:
+        assert node.task.begun.wait(PATIENCE)
         with watching(node.task.pid) as agent:
             os.kill(node.task.pid, signal.SIGKILL)
             assert all_ended(agent)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import wait
 from pathlib import Path
-from queue import SimpleQueue
 
 import pytest
 
-from dragonfly_executor import BootTimeoutError, DaskBackend, DragonflyExecutor, Node
+from dragonfly_executor import BootTimeoutError, DaskBackend, DragonflyExecutor
 from tests.support.dask_cluster import DaskCluster
-from tests.support.engine_tasks import SECRET, WaitingClock, boot_error, boot_request, secret_parent
+from tests.support.engine_tasks import SECRET, WaitingClock, begun, boot_error, boot_request, secret_parent
 from tests.support.helpers import PATIENCE, Gate, Mailbox
 from tests.support.payloads import agent_pid, hold
 
@@ -47,17 +45,20 @@ def test_a_worker_s_threads_are_the_slots_unless_the_user_says_otherwise(
 
 def test_a_boot_that_waits_for_a_worker_is_not_late(make_backend: MakeBackend, cluster: DaskCluster) -> None:
     """`boot_timeout` stops while the boot waits, and counts from when a worker has begun."""
-    clock, nodes = WaitingClock(), SimpleQueue[Node]()
-    backend = make_backend(resources={"SPECIAL": 1})
-    thread = threading.Thread(target=lambda: nodes.put(backend.boot(boot_request(clock=clock, timeout=0.5))))
-    thread.start()
-    assert clock.was_queued.wait(PATIENCE)
+    clock = WaitingClock()
+    node = make_backend(resources={"SPECIAL": 1}).boot(boot_request(clock=clock, timeout=0.5))
+    assert node.is_queued
+    assert clock.was_queued.is_set()
+    cluster.wait_until(lambda: "SPECIAL=1" in node.progress(), "a look at the workers")
+    text = "none of the 2 Dask workers has SPECIAL=1 (they declare no resources); 1 runner waits"
+    assert node.progress() == text
+    assert not clock.was_started.is_set()
     cluster.start_worker("special", "--resources", "SPECIAL=1")
     try:
         assert clock.was_started.wait(PATIENCE)
-        nodes.get(timeout=PATIENCE).stop()
+        assert not node.is_queued
+        node.stop()
     finally:
-        thread.join()
         cluster.kill_worker("special")
 
 
@@ -65,7 +66,8 @@ def test_a_boot_waits_no_longer_than_queue_timeout(make_backend: MakeBackend) ->
     error = boot_error(make_backend(queue_timeout=0.5, workers=["nobody"]))
     assert isinstance(error, BootTimeoutError)
     assert error.phase == "queue"
-    assert "no Dask worker was free within 0.5 s (queue_timeout)" in str(error)
+    assert "none of the 2 Dask workers has one of the names nobody" in str(error)
+    assert "did not start within 0.5 s (queue_timeout): start workers that meet workers=" in str(error)
 
 
 def test_a_worker_without_this_package(make_backend: MakeBackend, cluster: DaskCluster, tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_a_worker_without_this_package(make_backend: MakeBackend, cluster: DaskC
 def test_nothing_that_dask_logs_or_shows_holds_the_token(make_backend: MakeBackend, cluster: DaskCluster) -> None:
     """Dask logs the arguments of a task that fails, so one of the two boots fails."""
     secret = secret_parent()
-    node = make_backend().boot(boot_request(parent=secret))
+    node = begun(make_backend(), parent=secret)
     shown = repr(node)
     node.stop()
     error = boot_error(make_backend(python="/nowhere"), parent=secret)

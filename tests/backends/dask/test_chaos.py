@@ -12,7 +12,7 @@ import pytest
 
 from dragonfly_executor import DaskBackend, DragonflyExecutor, RunnerLostError
 from tests.support.dask_cluster import DaskCluster, dask_cluster
-from tests.support.engine_tasks import boot_request, program, secret_parent
+from tests.support.engine_tasks import begun, end_of, program, secret_parent
 from tests.support.helpers import PATIENCE, Gate, Mailbox, all_ended, error_of, watching
 from tests.support.payloads import agent_pid, hold, pid
 
@@ -91,15 +91,12 @@ def test_a_killed_worker_takes_its_runner_with_it(cluster: DaskCluster, mailbox:
 
 def test_a_killed_worker_takes_a_runner_with_it_that_was_not_admitted_yet(cluster: DaskCluster) -> None:
     """Its agent still looks for its parent, which does not answer."""
-    node = DaskBackend(cluster.address, sync=None).boot(boot_request(parent=secret_parent()))
+    node = begun(DaskBackend(cluster.address, sync=None), parent=secret_parent())
     cluster.wait_until(cluster.agents, "the agent")
     with watching(*(agent.pid for agent in cluster.agents())) as agents:
         cluster.kill_worker("w1")
         assert all_ended(agents)
-    error = None
-    while error is None:
-        error = node.ended(PATIENCE)
-    assert "has left the cluster" in str(error)
+    assert "has left the cluster without notice" in str(end_of(node))
     node.stop()
 
 

@@ -14,8 +14,8 @@ import pytest
 from dragonfly_executor import DaskBackend
 from dragonfly_executor.backends.dask.backend import _own_address
 from dragonfly_executor.backends.dask.cluster_scale import ClusterScale
-from dragonfly_executor.backends.dask.runner_tasks import RunnerTask, State, Wanted
 from dragonfly_executor.backends.dask.scheduler import Worker
+from dragonfly_executor.backends.dask.wanted import Wanted
 
 WORKER = Worker("tcp://10.0.0.5:4000", "w1", "10.0.0.5", 4, {"GPU": 2.0}, 0)
 
@@ -31,13 +31,6 @@ def test_a_worker_fits_by_what_it_offers_and_by_its_names(
     resources: dict[str, float], workers: list[str] | None, fits: bool
 ) -> None:
     assert Wanted(resources, workers, {}).fits(WORKER) == fits
-
-
-def test_only_the_first_reason_of_an_end_counts() -> None:
-    task = RunnerTask("key", {})
-    task.end("first", "output")
-    task.end("second")
-    assert (task.error, task.output, task.state) == ("first", "output", State.ENDED)
 
 
 def test_without_dask_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +53,7 @@ class Cluster:
         self.worker_spec: dict[str, dict[str, Any]] = {name: {"group": group} for name in names}
         self.observed = self.plan
         self.ended: list[str] = []
-        self._adaptive: object = None
+        self._adaptive: SimpleNamespace | None = None
 
     @property
     def plan(self) -> set[str]:
@@ -148,11 +141,18 @@ def test_a_closed_cluster_is_a_warning(caplog: pytest.LogCaptureFixture) -> None
     assert "the Dask cluster fake did not scale (RuntimeError: Event loop is closed)" in caplog.text
 
 
-def test_a_cluster_that_scales_itself_is_not_told_anything(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_cluster_that_scales_itself_has_its_minimum_raised_within_its_maximum(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """Dask's own rule starts no worker for a task without a length. In the end, the user's minimum is there again."""
     cluster = Cluster(loop)
-    cluster._adaptive = object()
+    adaptive = cluster._adaptive = SimpleNamespace(minimum=1, maximum=3)
     scale = ClusterScale(cluster)
-    scale.more()
-    scale.less([])
+    minimums = []
+    for change in (*[scale.more] * 4, *[lambda: scale.less([])] * 4):
+        change()
+        minimums.append(adaptive.minimum)
     settled(loop)
+    assert minimums == [1, 2, 3, 3, 3, 2, 1, 1]
     assert cluster.plan == set()
+    assert scale.describe() == "the cluster scales itself, from 1 to 3 workers"

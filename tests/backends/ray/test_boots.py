@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import wait
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dragonfly_executor import BootTimeoutError, DragonflyExecutor, RayBackend
-from tests.support.engine_tasks import SECRET, WaitingClock, boot_error, boot_request, secret_parent
+from tests.support.engine_tasks import SECRET, WaitingClock, begun, boot_error, boot_request, secret_parent
 from tests.support.helpers import PATIENCE, Gate, Mailbox
 from tests.support.payloads import hold
 from tests.support.ray_cluster import RayCluster
@@ -25,21 +24,25 @@ def variable(name: str) -> str | None:
     return os.environ.get(name)
 
 
-def test_an_actor_that_waits_for_resources_is_not_late(make_backend: MakeBackend, mailbox: Mailbox, gate: Gate) -> None:
+def test_an_actor_that_waits_for_resources_is_not_late(
+    make_backend: MakeBackend, cluster: RayCluster, mailbox: Mailbox, gate: Gate
+) -> None:
     """Two actors fill the cluster. The third gets its runner when one of them has ended."""
     clock = WaitingClock()
     backend = make_backend()
     with DragonflyExecutor(backend=make_backend(num_cpus=2), max=1) as executor:
         future = executor.submit(hold, mailbox.path, gate.path)
         mailbox.read()
-        thread = threading.Thread(target=lambda: backend.boot(boot_request(clock=clock)).stop())
-        thread.start()
-        assert clock.was_queued.wait(PATIENCE)
+        node = backend.boot(boot_request(clock=clock))
+        assert node.is_queued
+        cluster.wait_until(lambda: "actor waits" in node.progress(), "a look at the cluster")
+        assert node.progress() == "other work uses CPU=1 on the 1 of 1 Ray nodes that have it; 1 actor waits"
         assert not clock.was_started.is_set()
         gate.open()
         wait([future])
     assert clock.was_started.wait(PATIENCE)
-    thread.join()
+    assert not node.is_queued
+    node.stop()
 
 
 def test_cpus_are_slots(make_backend: MakeBackend, mailbox: Mailbox, gate: Gate) -> None:
@@ -54,7 +57,7 @@ def test_cpus_are_slots(make_backend: MakeBackend, mailbox: Mailbox, gate: Gate)
 def test_an_actor_waits_no_longer_than_queue_timeout(make_backend: MakeBackend) -> None:
     error = boot_error(make_backend(queue_timeout=0.5, resources={"unobtainium": 1}))
     assert isinstance(error, BootTimeoutError)
-    assert "Ray has had no resources for the runner's actor for 0.5 s (queue_timeout)" in str(error)
+    assert "did not start within 0.5 s (queue_timeout): see `ray status`" in str(error)
 
 
 def test_the_runtime_environment_reaches_the_calls(make_backend: MakeBackend) -> None:
@@ -81,7 +84,7 @@ def test_a_node_without_this_package_fails_the_boot_for_good(make_backend: MakeB
 
 def test_nothing_that_ray_logs_holds_the_token(make_backend: MakeBackend, cluster: RayCluster) -> None:
     secret = secret_parent()
-    node = make_backend().boot(boot_request(parent=secret))
+    node = begun(make_backend(), parent=secret)
     shown = repr(node)
     node.stop()
     error = boot_error(make_backend(python="/nowhere"), parent=secret)
