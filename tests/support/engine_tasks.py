@@ -1,8 +1,8 @@
 """What the tests of the backends on Dask and Ray share: boots without a pool, the contract, a program to kill.
 
-python -m tests.support.engine_tasks BACKEND ADDRESS MAILBOX GATE [RESOURCE]
+python -m tests.support.engine_tasks BACKEND ADDRESS CALLS MAILBOX GATE [RESOURCE]
 
-runs that program: its pool has one call on a runner of the cluster at ADDRESS.
+runs that program: its pool has this number of calls, each on a runner of its own of the cluster at ADDRESS.
 """
 
 from __future__ import annotations
@@ -74,9 +74,10 @@ def end_of(node: Node) -> BootError:
 
 def begun(backend: Backend, **more: object) -> Node:
     """A node whose runner was started. `more` are fields of the boot's request."""
-    clock = WaitingClock()
-    node = backend.boot(boot_request(**{"clock": clock, **more}))
-    assert clock.was_started.wait(PATIENCE), node.progress()
+    request = boot_request(**{"clock": WaitingClock(), **more})
+    node = backend.boot(request)
+    assert isinstance(request.clock, WaitingClock)
+    assert request.clock.was_started.wait(PATIENCE), node.progress()
     return node
 
 
@@ -132,7 +133,7 @@ class EngineTaskContract(BackendContract):
 
 @contextmanager
 def program(
-    backend: str, cluster: EngineCluster, mailbox: Mailbox, gate: Gate, *resources: str
+    backend: str, cluster: EngineCluster, mailbox: Mailbox, gate: Gate, *resources: str, calls: int = 1
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run this module as a program; kill it if it still runs.
 
@@ -141,8 +142,9 @@ def program(
         cluster: where its runner is.
         mailbox, gate: of its call; see `hold`.
         resources: names of resources that the runner needs.
+        calls: number of its calls, and of its runners at most.
     """
-    words = [backend, cluster.address, mailbox.path, gate.path, *resources]
+    words = [backend, cluster.address, str(calls), mailbox.path, gate.path, *resources]
     running = subprocess.Popen([sys.executable, "-m", "tests.support.engine_tasks", *words])
     try:
         yield running
@@ -151,11 +153,12 @@ def program(
         running.wait()
 
 
-def main(name: str, address: str, mailbox: str, gate: str, *resources: str) -> None:
+def main(name: str, address: str, calls: str, mailbox: str, gate: str, *resources: str) -> None:
     """Does not return by itself."""
     backend = BACKENDS[name](address, sync=None, resources=dict.fromkeys(resources, 1))
-    executor = DragonflyExecutor(backend=backend, max=1)
-    executor.submit(hold, mailbox, gate)
+    executor = DragonflyExecutor(backend=backend, max=int(calls))
+    for _ in range(int(calls)):
+        executor.submit(hold, mailbox, gate)
     signal.pause()
 
 
