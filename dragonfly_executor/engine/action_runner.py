@@ -60,7 +60,7 @@ class ActionRunner:
     def _send(self, action: actions.Send) -> None:
         runner = self._runner_links.get(action.runner_id)
         if self._file_snapshot is not None:
-            runner.update_files(action.calls)
+            runner.file_updates.send_ahead_of(action.calls)
         if self._outputs.has_records:
             runner.follow_log_level(self._outputs.log_level())
         now = self._loop.time()

@@ -128,7 +128,7 @@ class RunnerLinks:
         if said.setup_failure is not None:
             self._engine.setup_failed(*said.setup_failure)
         if said.synced:
-            runner.sync_answered(said.synced)
+            runner.file_updates.answered(said.synced)
         if said.bye:
             self._on_bye(runner)
 

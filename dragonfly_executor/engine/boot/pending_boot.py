@@ -265,7 +265,7 @@ class PendingBoot:
 
     def link_broke(self, runner: RunnerLink, error: Exception) -> None:
         """Fail, because the link has ended, or must end."""
-        phase, _ = runner.sync_progress or ("handshake", "")
+        phase, _ = runner.file_updates.progress or ("handshake", "")
         self._end(boot_errors.as_boot_error(error, phase))
 
     def _end(self, error: errors.BootError | None = None) -> None:
