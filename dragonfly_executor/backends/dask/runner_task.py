@@ -15,10 +15,8 @@ from dragonfly_executor.backends.engine_tasks.task import EngineTask
 class State(Enum):
     """The state of a runner's task."""
 
-    WAITING = auto()
-    """It has no worker."""
-    SUBMITTED = auto()
-    """Dask has the task, and its worker has not begun it."""
+    WAITING = auto()  # no worker was chosen
+    SUBMITTED = auto()  # Dask has the task, and its worker has not begun it
     STARTED = auto()
     ENDED = auto()
 

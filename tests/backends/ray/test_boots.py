@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable
 from concurrent.futures import wait
 from pathlib import Path
+from threading import Lock
 
 import pytest
 
 from dragonfly_executor import BootTimeoutError, DragonflyExecutor, RayBackend
 from tests.support.engine_tasks import SECRET, WaitingClock, begun, boot_error, boot_request, secret_parent
 from tests.support.helpers import PATIENCE, Gate, Mailbox
-from tests.support.payloads import hold
+from tests.support.payloads import agent_pid, hold
 from tests.support.ray_cluster import RayCluster
 
 pytestmark = pytest.mark.engine
@@ -111,3 +112,42 @@ def test_arguments_are_checked_where_they_are_given(
 ) -> None:
     with pytest.raises(error, match=text):
         RayBackend("127.0.0.1:1", **arguments)  # type: ignore[arg-type]
+
+
+def test_an_actor_asks_for_what_calls_require(make_backend: MakeBackend, cluster: RayCluster) -> None:
+    """Its runner has that, and a call that requires nothing shares it."""
+    with DragonflyExecutor(backend=make_backend(), max=1) as executor:
+        large = executor.options(requires={"cpus": 2, "memory": "100MiB"})
+        first = large.submit(agent_pid).result(PATIENCE)
+        (runner,) = executor.pool.stats().runners
+        assert runner.slots == 2
+        assert runner.capacity is not None
+        assert (runner.capacity.cpus, runner.capacity.memory) == (2, 100 * 2**20)
+        assert executor.submit(agent_pid).result(PATIENCE) == first
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        ({"gpus": 1}, "none of the 1 Ray nodes has CPU=1, GPU=1; 1 actor waits"),
+        ({"label": "eu"}, "none of the 1 Ray nodes has CPU=1, eu=0.001; 1 actor waits"),
+        ({"label": "region=eu"}, "none of the 1 Ray nodes has CPU=1, the label region=eu; 1 actor waits"),
+    ],
+)
+def test_what_no_node_has_is_named(
+    make_backend: MakeBackend, cluster: RayCluster, wanted: dict[str, object], text: str
+) -> None:
+    """A node that has it may come, so the actor waits. It goes when its call is cancelled."""
+    with DragonflyExecutor(backend=make_backend(), max=1) as executor:
+        future = executor.options(requires=wanted).submit(agent_pid)
+        stats = executor.pool.stats
+        cluster.wait_until(lambda: [*stats().progress] == [text], text)
+        assert future.cancel()
+        cluster.wait_until(lambda: stats().runners_booting == 0, "the end of the boot")
+
+
+def test_options_that_cannot_be_pickled_fail_the_boot_for_good(make_backend: MakeBackend) -> None:
+    error = boot_error(make_backend(scheduling_strategy=Lock()))
+    assert error.final
+    assert error.phase == "create"
+    assert "the options of RayBackend cannot be pickled: TypeError" in str(error)
