@@ -104,7 +104,9 @@ def boots_that_pay(pool: PoolState, group: RunnerGroup, waiting: int, now: float
     """
     if group.thrifty is None:
         return boots_for(waiting, pool.slots_hint(group))
-    boots = group.thrifty.boots(waiting, group.slots, pool.slots_hint(group), now)
+    boots = group.thrifty.boots(
+        waiting, group.slots, pool.slots_hint(group), now, pool.call_table.queue_of(group.kind).key_costs
+    )
     if group.up == len(group.yielding):
         boots = max(1, boots)
     due = overdue_at(pool, group)

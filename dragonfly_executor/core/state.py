@@ -56,7 +56,7 @@ class PoolState:
         self.limits: Final = limits
         self.min = min(limits.min, limits.max)
         self.max = limits.max
-        self.call_table: Final = CallTable()
+        self.call_table: Final = CallTable(measures_keys=limits.thrifty)
         self.is_tiered: Final = len(limits.tiers) > 1
         self.runner_table: Final = RunnerTable(limits.of_tiers(), single_use=limits.single_use, thrifty=limits.thrifty)
         self.settle_queue: Final = SettleQueue()
@@ -111,9 +111,8 @@ class PoolState:
 
     def may_boot(self, group: RunnerGroup) -> bool:
         """Return whether boots of a group may begin, now or after a pause that any failed boot brings."""
-        return not (group.passed_over or group.tier.usage.exhausted or group.tier.boots.all_hang) and (
-            not self.is_tiered or group.tier.can_have(self.runner_table.placements.by_kind[group.kind].requirements)
-        )
+        tier = group.tier
+        return group.is_possible and not (group.passed_over or tier.usage.exhausted or tier.boots.all_hang)
 
     def waiting_calls(self, kind: str) -> int:
         """Return how many calls of a kind have no slot: queued ones, and those that wait on runners."""

@@ -12,6 +12,7 @@ from math import ceil, sqrt
 from dragonfly_executor.core.boot_times import BootTimes
 from dragonfly_executor.core.call_costs import CallCosts
 from dragonfly_executor.core.idle_times import IdleTimes
+from dragonfly_executor.core.key_costs import KeyCosts
 from dragonfly_executor.util.lazy_typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ FIRST_GUESS: Final = 1 / 30
 """Seconds of a call in boot times, until a call has ended or has run for a span."""
 LEAST: Final = 1e-6
 """Minimum seconds of a call."""
-LONG: Final = 2.0
-"""Multiple of the mean run time after which a running call counts as long: its slot is not expected to be free soon."""
 OVERDUE: Final = 2.0
 """Boot times after which a waiting call has a runner booted in any case."""
 
@@ -56,7 +55,7 @@ class ThriftyScaling:
 
     # -- boots ---------------------------------------------------------------------------------------------------------
 
-    def boots(self, waiting: int, slots_up: int, slots: int, now: float) -> int:
+    def boots(self, waiting: int, slots_up: int, slots: int, now: float, keys: KeyCosts | None = None) -> int:
         """Return how many runners should be booting.
 
         Args:
@@ -64,26 +63,38 @@ class ThriftyScaling:
             slots_up: slots of the runners that are up.
             slots: expected slots of a new runner.
             now: monotonic seconds.
+            keys: how long calls of each key take.
         """
         boot, costs = self._boot_times.seconds, self._costs
         if boot is None:
             # Calls may take milliseconds or hours: in the middle, on a scale of powers, between one boot and all.
             return ceil(2 * sqrt(waiting / slots))
         span = SPAN * boot
-        costs.review(now, self._long_after(boot))
+        costs.review(now, costs.long_after or span)
         capped, mean = costs.capped.value, costs.mean.value
         short = FIRST_GUESS * boot if capped is None else max(capped, LEAST)
         cost = max(short, mean or 0.0)
         able = max(0, slots_up - len(costs.long)) * (ABLE * boot + span)
         able += slots * ABLE_BOOTING * self._boot_times.spent(now)
+        left, taken = waiting * short, short / cost
+        in_progress = len(costs.running) * short
+        if keys is not None and (keys.waiting.calls or keys.new_calls):
+            with_key = keys.waiting.calls + keys.new_calls
+            weight = max(0, waiting - with_key) + keys.new_weight
+            left = keys.waiting.capped + weight * short
+            taken = min(1.0, left / max(keys.waiting.seconds + weight * cost, LEAST))
+            # Some of these calls may be left to others.
+            left *= min(1.0, waiting / with_key)
+        if keys is not None and keys.running.calls:
+            in_progress = keys.running.capped + max(0, len(costs.running) - keys.running.calls) * short
         # A long call occupies a slot for its whole time, but counts with a span at most.
-        left = (waiting + len(costs.running) / 2) * short - able * short / cost
+        left += in_progress / 2 - able * taken
         return max(0, int(left / (slots * span) + 0.5))
 
     def next_review(self) -> float | None:
         """Return when the next running call counts as long, in monotonic seconds; None if there is none."""
-        boot, since = self._boot_times.seconds, self._costs.oldest_running
-        return None if boot is None or since is None else since + self._long_after(boot)
+        since, after = self._costs.oldest_running, self._costs.long_after
+        return None if since is None or after is None else since + after
 
     def overdue_after(self) -> float | None:
         """Return after how many seconds a waiting call has a runner booted in any case; None while that is unknown."""
@@ -94,9 +105,6 @@ class ThriftyScaling:
         """Note that the mean seconds of a boot have changed."""
         if self._boot_times.seconds is not None:
             self._costs.cap = SPAN * self._boot_times.seconds
-
-    def _long_after(self, boot: float) -> float:
-        return max(SPAN * boot, LONG * (self._costs.mean.value or 0.0))
 
     # -- idle runners --------------------------------------------------------------------------------------------------
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from math import ceil, fsum
+from math import ceil, fsum, isclose
 
 from dragonfly_executor.core import overflow
 from dragonfly_executor.core.actions import Boot
 from dragonfly_executor.core.call_queue import CallQueue
 from dragonfly_executor.core.calls import DEFAULT_KIND, DELAYED, QUEUED, SETTLED, STARTED, Call
 from dragonfly_executor.core.events import ShutdownMode
+from dragonfly_executor.core.key_costs import weight_of
 from dragonfly_executor.core.machine import Machine
 from dragonfly_executor.core.placement import RANK
 from dragonfly_executor.core.runner import UP, Runner, RunnerState
@@ -251,6 +252,7 @@ def check_places(pool: PoolState, survey: Survey) -> None:
         waits += [entry[2] for entry in (*queue._early, *queue._late) if entry[2].state is QUEUED]
         assert queue.has_keys or not any(call.limits.key for call in waits)
         check_order(queue)
+        check_key_costs(pool, queue, waits)
         delays = [calls[call_id] for _, call_id in queue.delays if call_id in calls]
         assert (queue.queued, queue.delayed) == (len(waits), len(delays))
         assert queue.total is call_table.total
@@ -278,6 +280,34 @@ def check_order(queue: CallQueue) -> None:
     assert not any(call.limits.priority for call in queue._fresh)
     assert all(priority <= 0 for priority, _, _ in queue._early)
     assert all(priority > 0 for priority, _, _ in queue._late)
+
+
+def check_key_costs(pool: PoolState, queue: CallQueue, waits: list[Call]) -> None:
+    """Check that the expected work of the calls with a key is what a walk over these calls finds."""
+    keys = queue.key_costs
+    assert (keys is not None) == pool.limits.thrifty
+    if keys is None:
+        return
+    running = [
+        call
+        for group in pool.runner_table.all_groups
+        if group.costs is not None
+        for call in group.costs.running
+        if call.queue is queue
+    ]
+    waiting, runs = (Counter(call.limits.key for call in calls if call.limits.key) for calls in (waits, running))
+    for number, cost in keys._costs.items():
+        assert (cost.waiting, cost.running) == (waiting[number], runs[number])
+        assert (number in keys._resting) == (not cost.waiting and not cost.running)
+    assert waiting.keys() | runs.keys() <= keys._costs.keys()
+    known = {number: cost for number, cost in keys._costs.items() if cost.capped is not None}
+    for work, counts in ((keys.waiting, waiting), (keys.running, runs)):
+        assert work.calls == sum(counts[number] for number in known)
+        assert isclose(work.capped, sum(counts[i] * (cost.capped or 0.0) for i, cost in known.items()), abs_tol=1e-6)
+        assert isclose(work.seconds, sum(counts[i] * cost.seconds for i, cost in known.items()), abs_tol=1e-6)
+    new = [count for number, count in waiting.items() if number not in known]
+    assert keys.new_calls == sum(new)
+    assert isclose(keys.new_weight, sum(map(weight_of, new)), abs_tol=1e-6)
 
 
 def is_given_up(pool: PoolState, call: Call) -> bool:
@@ -418,7 +448,10 @@ def check_tiers_boot(pool: PoolState, groups: Sequence[RunnerGroup], now: float)
         assert cannot_boot(pool, group, now) or full or not pool.may_boot(group) or has_slots_enough(pool, group), (
             f"{waiting} calls wait for nothing"
         )
-    assert any(pool.may_boot(group) for group in groups), "calls wait, and no boot can ever begin"
+    # Boots that hang are told to the calls only after the pause of a failed boot.
+    hang = any(group.tier.boots.all_hang for group in groups)
+    pauses = hang and any(group.back_off.until is not None and group.back_off.until > now for group in groups)
+    assert pauses or any(pool.may_boot(group) for group in groups), "calls wait, and no boot can ever begin"
 
 
 def cannot_boot(pool: PoolState, group: RunnerGroup, now: float) -> bool:

@@ -15,8 +15,11 @@ from dragonfly_executor.backends.own_address import address_toward
 from dragonfly_executor.errors import BootError
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.dask.node import DaskNode
     from dragonfly_executor.backends.dask.runner_tasks import RunnerTasks
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.sync.options import Sync
     from dragonfly_executor.util.validation import Seconds
 
@@ -45,6 +48,7 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
             this machine's files under the same paths.
         requirements: third-party packages to install on each node; see `SSHBackend`.
         labels: free labels of the runners, such as ``{"eu"}``.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         ImportError: `distributed` is not installed.
@@ -69,6 +73,7 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
         sync: Sync | str | Iterable[str | os.PathLike[str]] | None = "auto",
         requirements: Iterable[str] | str | os.PathLike[str] | None = None,
         labels: Iterable[str] = (),
+        **tier: Unpack[TierKeywords],
     ) -> None:
         _check_installed()
         super().__init__(
@@ -80,6 +85,7 @@ class DaskBackend(EngineTaskBackend["RunnerTasks", "DaskNode"]):
             sync=sync,
             requirements=requirements,
             labels=labels,
+            **tier,
         )
         self._address, found_security = _address_of(cluster)
         self._security = security or found_security

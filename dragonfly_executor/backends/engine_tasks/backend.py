@@ -15,6 +15,9 @@ from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.util.validation import Seconds
 
 INFINITY = float("inf")
@@ -37,12 +40,14 @@ class EngineTaskBackend(Backend, Generic[C, N]):
         sync: which files of this program are sent to the runners; None if the workers see them.
         requirements: third-party packages to install on each node.
         labels: free labels of the runners.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         TypeError, ValueError: an argument is invalid.
     """
 
     dials_back = True
+    expected_boot_time = 5.0
     default_boot_timeout = 60.0
     phases = ("create", "queue", "connect", "handshake", "sync", "requirements")
 
@@ -57,7 +62,9 @@ class EngineTaskBackend(Backend, Generic[C, N]):
         sync: Sync | str | Iterable[str | os.PathLike[str]] | None,
         requirements: Iterable[str] | str | os.PathLike[str] | None,
         labels: Iterable[str],
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
         self.labels = validation.labels(labels, "labels")
         files = Sync.of(sync, requirements)
         self._shares_disk = sync is None and requirements is None

@@ -18,8 +18,11 @@ from dragonfly_executor.backends.ray.options import meet, slots_of
 from dragonfly_executor.errors import BootError
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.ray.driver_process import DriverProcess
     from dragonfly_executor.backends.ray.node import RayNode
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.sync.options import Sync
     from dragonfly_executor.util.validation import Seconds
 
@@ -56,6 +59,7 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
             this machine's files under the same paths.
         requirements: third-party packages to install on each node; see `SSHBackend`.
         labels: free labels of the runners, such as ``{"eu"}``.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         ImportError: `ray` is not installed.
@@ -86,6 +90,7 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
         sync: Sync | str | Iterable[str | os.PathLike[str]] | None = "auto",
         requirements: Iterable[str] | str | os.PathLike[str] | None = None,
         labels: Iterable[str] = (),
+        **tier: Unpack[TierKeywords],
     ) -> None:
         _check_installed()
         super().__init__(
@@ -97,6 +102,7 @@ class RayBackend(EngineTaskBackend["DriverProcess", "RayNode"]):
             sync=sync,
             requirements=requirements,
             labels=labels,
+            **tier,
         )
         refused = OWN & set(options or {})
         if refused:

@@ -39,7 +39,10 @@ from dragonfly_executor.util import validation
 from dragonfly_executor.util.validation import duration, whole
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from dragonfly_executor.backends.found_node import FoundNode, SweepResult
+    from dragonfly_executor.backends.tier_keywords import TierKeywords
     from dragonfly_executor.util.validation import Seconds
 
 logger = logging.getLogger("dragonfly_executor")
@@ -88,6 +91,7 @@ class SlurmBackend(Backend):
             journal off. Then only the comments of jobs identify the jobs of a killed parent.
         sweep: whether to cancel the jobs of pools that are gone, beside the first boot.
         labels: free labels of the runners, such as ``{"eu"}``.
+        tier: `max`, `idle_shutdown_after` and `budget` of the runners of this backend; see `Backend.set_limits`.
 
     Raises:
         TypeError, ValueError: an argument is invalid.
@@ -96,6 +100,7 @@ class SlurmBackend(Backend):
 
     name = "slurm"
     dials_back = True
+    expected_boot_time = 20.0
     default_boot_timeout = 60.0
     phases = ("create", "queue", "connect", "handshake", "sync", "requirements")
 
@@ -124,7 +129,9 @@ class SlurmBackend(Backend):
         journal: str | os.PathLike[str] | bool | None = None,
         sweep: bool = True,
         labels: Iterable[str] = (),
+        **tier: Unpack[TierKeywords],
     ) -> None:
+        self.set_limits(**tier)
         self.labels = validation.labels(labels, "labels")
         named: dict[str, Option] = {
             "partition": partition, "account": account, "qos": qos, "time": time_limit(time), "mem": mem, "gres": gres,

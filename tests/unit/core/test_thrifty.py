@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from dragonfly_executor.core.boot_times import BootTimes
 from dragonfly_executor.core.call_costs import CallCosts
-from dragonfly_executor.core.calls import Call, CallLimits
+from dragonfly_executor.core.call_queue import CallQueue
+from dragonfly_executor.core.calls import Call, CallLimits, QueueTotal
 from dragonfly_executor.core.idle_times import EDGES, GapHistogram, IdleTimes
+from dragonfly_executor.core.key_costs import KeyCosts
 from dragonfly_executor.core.thrifty import ThriftyScaling
 from tests.support.story import Story
 
+QUEUE = CallQueue({}, QueueTotal())
+
 
 def a_call(number: int) -> Call:
-    return Call(number, b"", None, CallLimits())
+    call = Call(number, b"", None, CallLimits())
+    call.queue = QUEUE
+    return call
 
 
 class Measured:
@@ -66,6 +72,25 @@ def test_a_slot_with_a_long_call_counts_for_nothing() -> None:
     assert pool.scaling.next_review() is None
     pool.costs.ended(call, 600.0)
     assert pool.boots(16, 1, 1, 3.0) == 3, "the mean is of at most a span each"
+
+
+def test_calls_with_keys_count_with_the_means_of_their_keys() -> None:
+    pool, keys = Measured(seconds=1.0), KeyCosts()
+    for key, seconds in ((1, 0.15), (2, 20.0)):
+        keys.queued(key)
+        keys.sent(key)
+        keys.left(key)
+        keys.ended(key, seconds, min(seconds, 3.0))
+    assert pool.scaling.boots(100, 0, 1, 0.0, keys) == 33, "calls without a key"
+    for _ in range(100):
+        keys.queued(1)
+    assert pool.scaling.boots(100, 0, 1, 0.0, keys) == 5
+    for _ in range(10):
+        keys.queued(2)
+    assert pool.scaling.boots(110, 0, 1, 0.0, keys) == 15
+    for _ in range(100):
+        keys.queued(3)
+    assert pool.scaling.boots(210, 0, 1, 0.0, keys) == 22, "a key that is new: as many as twenty calls without a key"
 
 
 # -- the pool ----------------------------------------------------------------------------------------------------------
