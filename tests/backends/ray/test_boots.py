@@ -118,7 +118,7 @@ def test_an_actor_asks_for_what_calls_require(make_backend: MakeBackend, cluster
     """Its runner has that, and a call that requires nothing shares it."""
     with DragonflyExecutor(backend=make_backend(), max=1) as executor:
         large = executor.options(requires={"cpus": 2, "memory": "100MiB"})
-        first = large.submit(agent_pid).result(PATIENCE)
+        first = large.submit(agent_pid).result(60)
         (runner,) = executor.pool.stats().runners
         assert runner.slots == 2
         assert runner.capacity is not None
