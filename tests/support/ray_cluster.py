@@ -86,13 +86,11 @@ class RayCluster:
 
     def drain(self, seconds: float) -> None:
         """Announce that the node goes after this time, as for a preemption."""
-        import ray
-
-        ray.init(self.address, log_to_driver=False, configure_logging=False)
-        try:
-            (node,) = (node["NodeID"] for node in ray.nodes() if node["Alive"])
-        finally:
-            ray.shutdown()
+        # In a process of its own: Ray keeps descriptors in each process that was connected.
+        script = "import ray, sys; ray.init(sys.argv[1]); print(ray.nodes()[0]['NodeID'])"
+        asked = [sys.executable, "-c", script, self.address]
+        found = subprocess.run(asked, env=self._env, capture_output=True, text=True, timeout=60, check=True)
+        node = found.stdout.split()[-1]
         command = [
             str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.address, "--node-id", node,
             "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test",
