@@ -87,7 +87,11 @@ def main(arguments: list[str]) -> None:
     from dragonfly_executor.runner import watchdog
 
     def run_agent(send_heartbeat: Callable[[bool], None]) -> None:
-        _run_once_admitted(parent, failsafe, lambda agent: agent.start_heartbeat(send_heartbeat, watchdog.EVERY, grace))
+        def prepare(agent: Agent) -> None:
+            agent.owns_node = True
+            agent.start_heartbeat(send_heartbeat, watchdog.EVERY, grace)
+
+        _run_once_admitted(parent, failsafe, prepare)
 
     watchdog.guard(run_agent, max_lifetime, failsafe, max_idle)
 
@@ -102,7 +106,11 @@ def _append_working_directory() -> None:
 def _run_beside(starter: int, parent: Parent, failsafe: float) -> None:
     """Run an agent that ends with the process `starter`, if it is not 0."""
     if not starter:
-        _run_once_admitted(parent, failsafe)
+
+        def prepare(agent: Agent) -> None:
+            agent.owns_node = True
+
+        _run_once_admitted(parent, failsafe, prepare)
         return
     from dragonfly_executor.runner import process_tree
 

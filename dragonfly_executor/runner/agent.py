@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from dragonfly_executor.runner.memory_cgroups import MemoryCgroups
     from dragonfly_executor.runner.sync_receiver import SyncedFiles
 
 LEASE_CHECKS = 4
@@ -60,6 +61,9 @@ class Agent:
         self._link.on_drained = self._child_processes.resume
         self._large_calls = LargeCalls(self._link, self._dispatcher)
         self._dispatcher.on_no_slots = self._leave_without_slots
+        self._dispatcher.on_memory_required = self._make_cgroups
+        self.owns_node = False
+        """Whether the node exists for this runner alone."""
         self._make_output: Callable[[], SlotOutput] = lambda: SlotOutput(self._link)
         self._lease = timeout
         self._heard = boot_clock()
@@ -154,6 +158,16 @@ class Agent:
     def _fork_slot(self, number: int, gpus: frozenset[int] | None) -> Slot:
         place = None if self._synced is None else self._synced.place
         return self._child_processes.fork_slot(number, place, self._make_output(), gpus)
+
+    def _make_cgroups(self) -> MemoryCgroups | None:
+        """Make the cgroups that limit the memory of calls, if this machine has such and they may be made here."""
+        if sys.platform != "linux":
+            return None
+        # Imported only for the first call that requires memory.
+        from dragonfly_executor.runner.cgroup_files import CgroupFiles
+        from dragonfly_executor.runner.memory_cgroups import set_up
+
+        return set_up(CgroupFiles(), owns_node=self.owns_node)
 
     def _descriptors(self) -> list[int]:
         """Return the descriptors that only the agent may hold open."""
