@@ -45,6 +45,7 @@ def core_limits(options: PoolOptions, backend: Backend) -> PoolLimits:
     """Return the options that the core enforces, completed by the backend."""
     from dragonfly_executor.core.machine import PoolLimits
 
+    whole(backend.max_boots_per_request, f"max_boots_per_request of the {backend.name} backend", 1)
     return PoolLimits(
         min=options.min,
         max=options.max,

@@ -316,7 +316,7 @@ class PoolState:
         state, calls = runner.state, list(runner.in_flight.values())
         self.runner_table.stop(runner)
         if state is RunnerState.BOOTING:
-            self._boot_failed(self.runner_table.groups[runner.kind], error, next_boot)
+            self.boot_failed(self.runner_table.groups[runner.kind], error, next_boot)
         for call in calls:
             ref = call.id, call.attempt
             if ref not in never_left and (begun is None or ref in begun):
@@ -324,7 +324,8 @@ class PoolState:
             elif call.state is not CallState.SETTLED:
                 self.never_started(call, now)
 
-    def _boot_failed(self, group: RunnerGroup, error: Exception, next_boot: float) -> None:
+    def boot_failed(self, group: RunnerGroup, error: Exception, next_boot: float) -> None:
+        """Count a failed boot of a kind, and fail the calls that wait if no boot can help them."""
         self.counters.boots_failed += 1
         self.last_boot_error = error
         group.back_off.failed(next_boot)

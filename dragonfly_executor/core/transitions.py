@@ -12,6 +12,7 @@ from dragonfly_executor.core.actions import Stop
 from dragonfly_executor.core.calls import Call, CallState
 from dragonfly_executor.core.events import ShutdownMode
 from dragonfly_executor.core.idle_limits import idle_until, stop_idle
+from dragonfly_executor.core.reassigned_boots import reassign
 from dragonfly_executor.core.runner_endings import note_end, note_left
 from dragonfly_executor.core.runners import Runner, RunnerState
 from dragonfly_executor.core.state import PoolState
@@ -213,6 +214,11 @@ def _boot_failed(pool: PoolState, event: events.BootFailed, now: float) -> None:
         pool.boots.leave(runner.id, hangs=event.hangs)
         pool.lose(runner, event.error, now, now + event.retry_in)
         pool.forget(runner, now)
+
+
+@transition(events.BootReassigned)
+def _boot_reassigned(pool: PoolState, event: events.BootReassigned, now: float) -> None:
+    reassign(pool, event.runner_id, event.kind, event.error, now + event.retry_in)
 
 
 @transition(events.RunnerLost)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dragonfly_executor.core import events
-from dragonfly_executor.core.capacity import Requirements
+from dragonfly_executor.core.capacity import Capacity, Requirements
 from dragonfly_executor.engine.boot.boot_helpers import BootHelpers
 from dragonfly_executor.engine.boot.pending_boot import PendingBoot
 from dragonfly_executor.engine.runner_connection import RunnerHandler
@@ -166,6 +166,17 @@ class BootTable:
         except (TypeError, ValueError) as error:
             self._notifications.warn(f"{error}; the price of the pool's other runners counts for it")
             return None
+
+    def serves_others(self, boot: PendingBoot, capacity: Capacity, error: errors.BootError) -> bool:
+        """Have a runner that is too small for the calls it was booted for serve other calls that wait, if any fit."""
+        kind = self._engine.ask(lambda machine: machine.use_of(capacity))
+        if kind is None:
+            return False
+        self._failures += 1
+        self._notifications.warn(f"{error.args[0]}. It runs other calls, which fit there")
+        retry_in = delay(self._options.boot_wait, self._failures)
+        self._engine.handle(events.BootReassigned(boot.id, kind, error, retry_in))
+        return True
 
     def boot_ended(self, boot: PendingBoot, error: errors.BootError | None) -> None:
         """Tell the core that a boot has failed, or was aborted."""
