@@ -137,7 +137,7 @@ class SlurmNode(Node):
         job = self._job
         if job is None:
             return f"job {self.job_id} was submitted"
-        # Slurm gives the reason for which an array waits a moment after its submission: without it, nothing is told yet.
+        # Slurm gives the reason for which an array waits a moment after its submission.
         return "" if self._looks == 1 and job.waits and job.reason in ("", "None") else job.describe()
 
     def ended(self, wait: float) -> BootError | None:
@@ -163,7 +163,8 @@ class SlurmNode(Node):
         if job is not None and job.waits and job.reason in NEVER_STARTS:
             return BootError(f"{job.describe()}: {NEVER_STARTS[job.reason]}", "queue", final=True)
         if self.is_queued and self._in_queue.is_over:
-            text = f"{self.progress() or f'job {self.job_id} waits'}, and did not start within {self._queue_timeout:g} s (queue_timeout)"
+            said = self.progress() or f"job {self.job_id} waits"
+            text = f"{said}, and did not start within {self._queue_timeout:g} s (queue_timeout)"
             return BootTimeoutError(text, "queue")
         return None
 
